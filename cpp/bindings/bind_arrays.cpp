@@ -1,0 +1,90 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "bindings.h"
+#include "dlpack.h"
+
+namespace resmem {
+namespace {
+
+// (largest |value|, -1) or, if a row holds NaN or infinity, (nan, that first row).
+py::tuple inspect_rows(const Array<float>& rows, std::size_t threads, const std::string& isa) {
+  require(rows.ndim() == 2, "rows must be (n, d)");
+  const std::size_t n = extent(rows, 0), d = extent(rows, 1);
+  const KernelTable& kernels = select_kernels(isa);
+  const float* data = rows.data();
+  const std::size_t block = std::max<std::size_t>(1, (std::size_t{1} << 18) / std::max<std::size_t>(1, d));
+  const std::size_t tasks = (n + block - 1) / block;
+  std::vector<float> largest(tasks);
+  without_gil([&](Interrupt& interrupt) {
+    parallel_for(tasks, threads > 0 ? threads : default_threads(), interrupt,
+                 [&](std::size_t task, bool) {
+                   const std::size_t first = task * block;
+                   largest[task] =
+                       kernels.max_abs(data + first * d, std::min(block, n - first) * d);
+                 });
+  });
+  float result = 0;
+  for (std::size_t task = 0; task < tasks; ++task) {
+    if (std::isnan(largest[task])) {
+      std::size_t row = task * block;
+      while (!std::isnan(kernels.max_abs(data + row * d, d))) ++row;
+      return py::make_tuple(largest[task], row);
+    }
+    result = std::max(result, largest[task]);
+  }
+  return py::make_tuple(result, -1);
+}
+
+float widen_bfloat16(std::uint16_t half) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Copies an n-dimensional strided bfloat16 tensor out in row-major order.
+void copy_bfloat16(const dlpack::Tensor& tensor, int axis, const std::uint16_t* from, float*& to) {
+  if (axis == tensor.ndim) {
+    *to++ = widen_bfloat16(*from);
+    return;
+  }
+  std::int64_t stride = 1;
+  if (tensor.strides != nullptr)
+    stride = tensor.strides[axis];
+  else
+    for (int i = axis + 1; i < tensor.ndim; ++i) stride *= tensor.shape[i];
+  for (std::int64_t i = 0; i < tensor.shape[axis]; ++i)
+    copy_bfloat16(tensor, axis + 1, from + i * stride, to);
+}
+
+// NumPy has no bfloat16, so numpy.from_dlpack cannot read such a tensor. None if the capsule
+// holds anything else than bfloat16 in CPU memory; the capsule is then left untouched.
+py::object bfloat16_from_dlpack(py::capsule capsule) {
+  if (std::strcmp(capsule.name(), "dltensor") != 0) return py::none();
+  auto* managed = capsule.get_pointer<dlpack::ManagedTensor>();
+  const dlpack::Tensor& tensor = managed->tensor;
+  if (tensor.dtype.code != dlpack::kBfloat || tensor.dtype.bits != 16 || tensor.dtype.lanes != 1 ||
+      tensor.device.type != dlpack::kCpu)
+    return py::none();
+  Array<float> out(std::vector<py::ssize_t>(tensor.shape, tensor.shape + tensor.ndim));
+  float* to = out.mutable_data();
+  const auto* bytes = static_cast<const std::uint8_t*>(tensor.data) + tensor.byte_offset;
+  copy_bfloat16(tensor, 0, static_cast<const std::uint16_t*>(static_cast<const void*>(bytes)), to);
+  capsule.set_name("used_dltensor");
+  if (managed->deleter != nullptr) managed->deleter(managed);
+  return std::move(out);
+}
+
+}  // namespace
+
+void register_arrays(py::module_& module) {
+  using namespace py::literals;
+  module.def("inspect_rows", &inspect_rows, py::arg("rows").noconvert(), "threads"_a = 0,
+             "isa"_a = "", "(largest absolute value, first row with NaN or infinity or -1).");
+  module.def("bfloat16_from_dlpack", &bfloat16_from_dlpack, "capsule"_a,
+             "A float32 copy of a CPU bfloat16 tensor, or None.");
+}
+
+}  // namespace resmem

@@ -1,0 +1,59 @@
+// What the tests need to see from inside. Nothing in the package calls these.
+#include "../core/search.h"
+#include "search_request.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace resmem {
+namespace {
+
+// Puts the calling thread into (or out of) flush-to-zero and denormals-are-zero.
+void set_flush_to_zero(bool on) {
+#if defined(__x86_64__)
+  constexpr unsigned int kFlush = 0x8040;
+  _mm_setcsr(on ? _mm_getcsr() | kFlush : _mm_getcsr() & ~kFlush);
+#else
+  std::uint64_t fpcr = 0;
+  asm volatile("mrs %0, fpcr" : "=r"(fpcr));
+  constexpr std::uint64_t kFlush = std::uint64_t{1} << 24;
+  fpcr = on ? fpcr | kFlush : fpcr & ~kFlush;
+  asm volatile("msr fpcr, %0" : : "r"(fpcr));
+#endif
+}
+
+py::tuple brackets_python(const Array<float>& queries, float queries_max_abs,
+                          const py::list& segments, const std::string& metric,
+                          const std::string& filter, const std::string& isa,
+                          std::size_t depth_block) {
+  SearchRequest request = request_from(queries, queries_max_abs, segments, 1, metric);
+  require(request.segments.size() == 1, "one segment");
+  request.filter = filter_named(filter);
+  request.blocks.depth = depth_block;
+  const std::vector<std::size_t> shape{request.q, request.segments[0].n};
+  Array<double> low(shape), high(shape);
+  filter_brackets(request, select_kernels(isa), low.mutable_data(), high.mutable_data());
+  return py::make_tuple(low, high);
+}
+
+Array<double> exp_python(const Array<double>& x, const std::string& isa) {
+  require(x.ndim() == 1, "x must be one-dimensional");
+  Array<double> out(x.shape(0));
+  std::copy_n(x.data(), x.size(), out.mutable_data());
+  select_kernels(isa).exp(out.mutable_data(), extent(out, 0));
+  return out;
+}
+
+}  // namespace
+
+void register_testing(py::module_& module) {
+  using namespace py::literals;
+  module.def("set_flush_to_zero", &set_flush_to_zero, "on"_a);
+  module.def("filter_brackets", &brackets_python, py::arg("queries").noconvert(),
+             "queries_max_abs"_a, "segments"_a, "metric"_a, "filter"_a = "dot", "isa"_a = "",
+             "depth_block"_a = 0, "Bounds (low, high) of the canonical keys, (q, n) each.");
+  module.def("exp", &exp_python, py::arg("x").noconvert(), "isa"_a = "");
+}
+
+}  // namespace resmem

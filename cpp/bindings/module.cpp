@@ -1,0 +1,10 @@
+#include "bindings.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The compiled core of resmem. Private: use the functions of `resmem` itself.";
+  resmem::register_system(module);
+  resmem::register_arrays(module);
+  resmem::register_search(module);
+  resmem::register_aggregate(module);
+  resmem::register_testing(module);
+}

@@ -1,0 +1,77 @@
+// The order that decides: canonical keys, and the exact end of every search.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "../kernels/kernel_table.h"
+#include "row_set.h"
+
+namespace resmem {
+
+struct Neighbour {
+  double key;
+  std::int64_t id;
+  std::size_t position;
+  bool operator<(const Neighbour& other) const {
+    return key < other.key || (key == other.key && id < other.id);
+  }
+};
+
+// Canonical order keys of one query (CONTRACT.md, "Distances and order").
+class CanonicalKey {
+ public:
+  CanonicalKey(const SearchRequest& request, const KernelTable& kernels, std::size_t query)
+      : kernels_(kernels), metric_(request.metric), d_(request.d), query_(request.queries + query * d_) {
+    if (metric_ == Metric::cosine) square_ = kernels_.dot(query_, query_, d_);
+  }
+
+  double operator()(const float* row) const {
+    switch (metric_) {
+      case Metric::inner_product:
+        return -kernels_.dot(query_, row, d_);
+      case Metric::cosine: {
+        const double product = square_ * kernels_.dot(row, row, d_);
+        if (product == 0) return 1;
+        const double c = 1 - kernels_.dot(query_, row, d_) / std::sqrt(product);
+        return c > 0 ? c : 0;
+      }
+      default:
+        return kernels_.squared_distance(query_, row, d_);
+    }
+  }
+
+ private:
+  const KernelTable& kernels_;
+  Metric metric_;
+  std::size_t d_;
+  const float* query_;
+  double square_ = 0;
+};
+
+// Sorts the neighbours found, keeps the first k, pads, and turns keys into values.
+// Positions may be left out (nullptr).
+inline void write_neighbours(std::vector<Neighbour>& found, Metric metric, std::size_t k,
+                             double* values, std::int64_t* ids, std::int64_t* positions) {
+  const std::size_t kept = std::min(k, found.size());
+  const auto last = found.begin() + static_cast<std::ptrdiff_t>(kept);
+  if (last != found.end()) std::nth_element(found.begin(), last, found.end());
+  std::sort(found.begin(), last);
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (std::size_t j = 0; j < k; ++j) {
+    double value = metric == Metric::inner_product ? -infinity : infinity;
+    if (j < kept) {
+      const double key = found[j].key;
+      value = metric == Metric::euclidean ? std::sqrt(key)
+              : metric == Metric::inner_product ? 0.0 - key : key;
+    }
+    values[j] = value;
+    ids[j] = j < kept ? found[j].id : -1;
+    if (positions != nullptr)
+      positions[j] = j < kept ? static_cast<std::int64_t>(found[j].position) : -1;
+  }
+}
+
+}  // namespace resmem

@@ -1,0 +1,45 @@
+#include "cpu.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace resmem {
+
+const std::vector<const KernelTable*>& available_kernels() {
+  static const std::vector<const KernelTable*> tables = [] {
+    std::vector<const KernelTable*> found{&scalar_kernels()};
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+      found.push_back(&avx2_kernels());
+    const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    // Emulated AVX-512 is itself compiled to AVX2.
+    if (avx512_kernels().emulated ? found.size() == 2 : avx512) found.push_back(&avx512_kernels());
+#elif defined(__aarch64__)
+    found.push_back(&neon_kernels());
+#endif
+    return found;
+  }();
+  return tables;
+}
+
+const KernelTable& select_kernels(const std::string& name) {
+  std::string wanted = name;
+  if (wanted.empty()) {
+    const char* forced = std::getenv("RESMEM_ISA");
+    wanted = forced == nullptr ? "" : forced;
+  }
+  const KernelTable* fastest = nullptr;
+  std::string names;
+  for (const KernelTable* table : available_kernels()) {
+    if (wanted == table->name) return *table;
+    if (!table->emulated) fastest = table;
+    names += (names.empty() ? "" : ", ") + std::string(table->name);
+  }
+  if (wanted.empty()) return *fastest;
+  throw std::invalid_argument("ISA '" + wanted + "' is not available here; there is: " + names +
+                              " (RESMEM_ISA chooses one of them)");
+}
+
+}  // namespace resmem

@@ -1,0 +1,232 @@
+#include "scanner.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "canonical.h"
+#include "select.h"
+
+namespace resmem {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+std::size_t round_to(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
+
+// A leading dimension that is a whole number of cache lines, but not of pages, so that the
+// rows of a tile do not fall into the same cache sets.
+std::size_t leading_dimension(std::size_t depth) {
+  const std::size_t ld = round_to(depth, 16);
+  return ld % 1024 == 0 ? ld + 16 : ld;
+}
+
+}  // namespace
+
+Scanner::Scanner(const SearchRequest& request, const RowSet& rows, const Exclusions& exclusions,
+                 const KernelTable& kernels, const ScoreSpace& space, const ScanPlan& plan)
+    : request_(request),
+      rows_(rows),
+      exclusions_(exclusions),
+      kernels_(kernels),
+      space_(space),
+      plan_(plan),
+      depth_(round_to(request.d, kDepthStep)),
+      ld_(leading_dimension(depth_)) {
+  scratch_.resize(plan_.capacity);
+  const std::size_t padded = round_to(plan_.block_rows, kernels_.row_step);
+  init_.assign(padded, 0.0F);
+  spread_.assign(padded, 0.0F);
+  if (plan_.stream) {
+    hits_.resize(plan_.block_rows);
+    return;
+  }
+  staged_rows_.assign(padded * ld_, 0.0F);
+  hits_.resize(padded * kernels_.query_lanes);
+  if (depth_ > plan_.depth_block) partial_.resize(padded * kernels_.query_lanes);
+}
+
+void Scanner::begin(const std::size_t* queries, std::size_t count) {
+  queries_ = queries;
+  query_count_ = count;
+  const std::size_t lanes = kernels_.query_lanes, panels = (count + lanes - 1) / lanes;
+  staged_queries_.assign(count, {});
+  thresholds_.assign(panels * lanes, kInfinity);  // an unused lane never hits
+  std::fill_n(thresholds_.begin(), count, -kInfinity);
+  deferred_.assign(count, 0);
+  seen_rows_ = 0;
+  count_.assign(count, 0);
+  pool_.resize(count * plan_.capacity);
+
+  std::vector<float> staged(request_.d);
+  if (!plan_.stream) panels_.assign(panels * lanes * depth_, 0.0F);
+  for (std::size_t i = 0; i < count; ++i) {
+    staged_queries_[i] = space_.stage_query(request_.queries + queries[i] * request_.d, staged.data());
+    if (plan_.stream) continue;
+    float* lane = panels_.data() + i / lanes * lanes * depth_ + i % lanes;
+    for (std::size_t p = 0; p < request_.d; ++p) lane[p * lanes] = staged[p];
+  }
+}
+
+void Scanner::scan(std::size_t first, std::size_t last, Interrupt& interrupt, bool calling_thread) {
+  for (std::size_t s = rows_.segment_of(first); first < last; ++s) {
+    const std::size_t start = rows_.start(s);
+    const std::size_t end = std::min(last, start + rows_.segments()[s].n);
+    if (end <= first) continue;
+    if (plan_.stream)
+      scan_stream(s, first - start, end - start, interrupt, calling_thread);
+    else
+      scan_tiles(s, first - start, end - start, interrupt, calling_thread);
+    first = end;
+  }
+}
+
+void Scanner::scan_tiles(std::size_t s, std::size_t first, std::size_t last, Interrupt& interrupt,
+                         bool calling_thread) {
+  const std::size_t lanes = kernels_.query_lanes;
+  const auto filter =
+      space_.filter() == FilterKind::dot ? kernels_.scan_dot : kernels_.scan_diff;
+  ScanArgs args{};
+  args.rows = staged_rows_.data();
+  args.ld = ld_;
+  args.init = init_.data();
+  args.depth = depth_;
+  args.depth_block = plan_.depth_block;
+  args.partial = partial_.data();
+  args.hits = hits_.data();
+  for (std::size_t row = first; row < last; row += args.row_count) {  // 4th loop: mc rows
+    args.row_count = next_block(last - row);
+    stage_block(rows_.segments()[s], row, args.row_count);
+    for (std::size_t q = 0; q < query_count_; q += lanes) {  // 3rd loop: a panel of NR queries
+      interrupt.poll(calling_thread);
+      args.panel = panels_.data() + q * depth_;
+      args.thresholds = thresholds_.data() + q;
+      take_hits(filter(args), q, s, row);
+    }
+    stats.pairs_filtered += args.row_count * query_count_;
+    if (args.row_count < plan_.block_rows) tighten();
+  }
+}
+
+void Scanner::scan_stream(std::size_t s, std::size_t first, std::size_t last, Interrupt& interrupt,
+                          bool calling_thread) {
+  const Segment& segment = rows_.segments()[s];
+  std::size_t count = 0;
+  for (std::size_t row = first; row < last; row += count) {
+    count = next_block(last - row);
+    interrupt.poll(calling_thread);
+    for (std::size_t q = 0; q < query_count_; ++q) {
+      const StreamArgs args{request_.queries + queries_[q] * request_.d,
+                            segment.rows + row * request_.d,
+                            request_.d,
+                            count,
+                            thresholds_[q],
+                            hits_.data()};
+      take_hits(kernels_.stream_diff(args), q, s, row);
+    }
+    stats.pairs_filtered += count * query_count_;
+    if (count < plan_.block_rows) tighten();
+  }
+}
+
+// Thresholds are as old as the block: while few rows have been seen they rise fast, so a
+// block is no larger than what was seen before it (and lets a buffer fill at first).
+std::size_t Scanner::next_block(std::size_t left) {
+  const std::size_t step = kernels_.row_step;
+  const std::size_t seen = std::max(seen_rows_, plan_.capacity);
+  const std::size_t most = std::min(plan_.block_rows, (seen + step - 1) / step * step);
+  const std::size_t count = std::min(most, left);
+  seen_rows_ += count;
+  return count;
+}
+
+// Thresholds for the next block from what there is, before any buffer is full.
+void Scanner::tighten() {
+  for (std::size_t q = 0; q < query_count_; ++q)
+    if (count_[q] > request_.k) thin(q);
+}
+
+void Scanner::stage_block(const Segment& segment, std::size_t first, std::size_t count) {
+  space_.stage_rows(segment.rows + first * request_.d, count, ld_, staged_rows_.data(),
+                    init_.data(), spread_.data());
+}
+
+void Scanner::take_hits(std::size_t found, std::size_t first_query, std::size_t s,
+                        std::size_t first_row) {
+  const Segment& segment = rows_.segments()[s];
+  stats.hits += found;
+  for (std::size_t h = 0; h < found; ++h) {
+    const std::size_t query = first_query + hits_[h].where % kMaxQueryLanes;
+    const std::size_t in_block = hits_[h].where / kMaxQueryLanes, row = first_row + in_block;
+    const float score = hits_[h].score;
+    if (score < thresholds_[query]) continue;  // the threshold has risen since
+    if (segment.alive != nullptr && segment.alive[row] == 0) continue;
+    if (exclusions_.excludes(queries_[query], segment.id(row))) continue;
+    push(query, {score, ScoreSpace::lower_end(score, spread_[in_block]), rows_.start(s) + row});
+  }
+}
+
+void Scanner::push(std::size_t query, const Candidate& candidate) {
+  if (count_[query] == plan_.capacity) {
+    thin(query);
+    if (candidate.high < thresholds_[query]) return;
+  }
+  pool_[query * plan_.capacity + count_[query]++] = candidate;
+}
+
+// Drops what cannot be among the k nearest. Called with more than k candidates.
+void Scanner::thin(std::size_t query) {
+  Candidate* const begin = pool_.data() + query * plan_.capacity;
+  Candidate* const end = begin + count_[query];
+  float* low = scratch_.data();
+  for (const Candidate* c = begin; c != end; ++c) *low++ = c->low;
+  const float kth = kth_largest(scratch_.data(), count_[query], request_.k);
+  const float threshold =
+      std::max(thresholds_[query], space_.threshold(kth, staged_queries_[query]));
+  thresholds_[query] = threshold;
+  Candidate* kept = begin;
+  for (const Candidate* c = begin; c != end; ++c) {  // branch-free
+    *kept = *c;
+    kept += c->high >= threshold ? 1 : 0;
+  }
+  count_[query] = static_cast<std::size_t>(kept - begin);
+  ++stats.thinnings;
+  // Half of the room above k must come free, or thinning would not be amortised.
+  if (count_[query] <= (request_.k + plan_.capacity) / 2) return;
+  if (space_.places_keys()) {
+    thin_exactly(query);
+  } else {
+    deferred_[query] = 1;
+    ++stats.deferred;
+    count_[query] = 0;
+    thresholds_[query] = kInfinity;
+  }
+}
+
+// Ties, duplicates, distances closer than the bounds: canonical keys decide.
+void Scanner::thin_exactly(std::size_t query) {
+  Candidate* const begin = pool_.data() + query * plan_.capacity;
+  const CanonicalKey key(request_, kernels_, queries_[query]);
+  std::vector<Neighbour> exact;
+  exact.reserve(count_[query]);
+  for (const Candidate* c = begin; c != begin + count_[query]; ++c)
+    exact.push_back({key(rows_.row(c->position)), rows_.id(c->position), c->position});
+  stats.rescored += exact.size();
+  ++stats.exact_thinnings;
+  const auto kth = exact.begin() + static_cast<std::ptrdiff_t>(request_.k - 1);
+  std::nth_element(exact.begin(), kth, exact.end());
+  const StagedQuery& staged = staged_queries_[query];
+  const double worst = kth->key;
+  // Nothing is nearer than distance 0, and later rows have larger ids.
+  const bool settled =
+      space_.filter() == FilterKind::difference && worst == 0 && rows_.ascending();
+  thresholds_[query] =
+      settled ? kInfinity : std::max(thresholds_[query], space_.threshold_of_key(worst, staged));
+  count_[query] = request_.k;
+  for (std::size_t j = 0; j < request_.k; ++j) {
+    const double each = exact[j].key;
+    begin[j] = {space_.upper_end_of_key(each, staged), space_.lower_end_of_key(each, staged),
+                exact[j].position};
+  }
+}
+
+}  // namespace resmem

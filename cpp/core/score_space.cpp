@@ -1,0 +1,220 @@
+#include "score_space.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+// Derivation of the brackets
+// ==========================
+// Notation: u = 2^-24 (float32 rounding), v = 2^-53 (float64), eta = 2^-149 (the largest
+// error of a float32 operation that underflows), g(n) = n u / (1 - n u), h(n) = n v / (1 - n v)
+// (Higham: n roundings change a sum of terms by at most g(n) times the sum of their sizes).
+// x^ and q^ are the staged vectors, X = |x^|^2, Q = |q^|^2, S = scale^2 s the scaled canonical
+// squared distance before its own rounding, theta = h(ceil(d/8) + 6) that rounding: three on a
+// squared difference, at most ceil(d/8) in its partial sum, three in the tree. Canonical dot
+// products take fewer, since a product of two float32 values is exact in float64.
+//
+// 1. Euclidean, dot filter. score = init + sum x^ q^, init = -X/2 + E_x; t = (Q - S~)/2 with
+//    S~ the rounded S. Staging: x^ = x*scale - offset with one rounding, |error| <= u|x^|, and
+//    eta where the product underflows; so with N = |x^| + |q^|, the staged difference misses
+//    the true one by a vector of norm <= u N + 2 eta sqrt(d), and half its square by
+//        N (u N + 2 eta sqrt d) + (u N + 2 eta sqrt d)^2 / 2
+//          <= u(1+u) N^2 + eta d + (terms of eta X, eta Q below v X, v Q),
+//        N^2 <= 2 (X + Q).
+//    Summation: at most d + 1 roundings: g(d+1) (|init| + sum |x^ q^|) <= g(d+1) (X + Q/2),
+//    because 0 <= E_x <= X/2 makes |init| <= X/2, and 2|x^ q^| <= x^^2 + q^^2; d eta underflow.
+//    Canonical rounding: theta S/2 <= theta (1+u)^2 N^2/2 <= theta (1+4u) (X + Q).
+//    X and Q are computed in float64: theta X/2 more. Separated into a part of the row and a
+//    part of the query (this is why sum |x^ q^| was split so):
+//        E_x = [g(d+1) + 2u(1+u) + theta (2+4u)] X + a,   E_q likewise with g(d+1)/2 and Q,
+//        a = 4 (d+1) eta.
+//    g(d+1) <= 1/16 for d <= 2^19 keeps E_x below X/2.
+//
+// 2. Inner product. Rows scaled by one power of two to |x_i| <= 1, each query by its own to
+//    |q^| <= 1 (the order of its rows does not change). score = E_x + sum x^ q^, t the scaled
+//    canonical dot. Staging errs only by underflow: eta (sqrt d |q^| + sqrt d |x^|) + d eta^2
+//    <= 3 d eta. Summation: g(d+1) (E_x + |x^| |q^|) with E_x <= |x^|/8:
+//        E_x = |x^| [9/8 g(d+1) + 2 theta] + a,   E_q = a.
+//
+// 3. Cosine. x^ = float(x / |x|): |error| <= w |x^_i| + eta, w = u + 2 theta (the float64 norm,
+//    its root, quotient and product stay within theta each way). |x^|, |q^| <= 1 + 2w:
+//        E_x = 9/8 g(d+1) (1+2w)^2 + 2w (1+2w) + 4 theta + a,   E_q = a;
+//    4 theta is the canonical similarity's own rounding: theta in the dot, theta/2 in each
+//    norm, four single roundings (4v <= theta) and the second order. Clamping at 0 only moves
+//    the rounded distance towards the true one. A zero vector has score E_x: t = 0.
+//
+// 4. Euclidean, difference filter. score = -sum (x^ - q^)^2, t = -S~. Every term carries at
+//    most d + 3 roundings, all relative: |score| = S (1 +- g(d+3)) +- a; with the canonical
+//    rounding, rho = g(d+3) + 2 theta: (1+g)/(1-theta) <= 1 + g + 2 theta as g <= 1/16.
+//    Staging is a power of two: exact but for underflow, which moves S by at most
+//    8 d eta (|x^_i|, |q^_i| <= 1); a = 10 (d+1) eta with the products' own underflow.
+//
+// The constants are evaluated in float64 with fewer than 16 roundings each; kGuard covers them.
+
+namespace resmem {
+namespace {
+
+constexpr double kU = 0x1p-24, kV = 0x1p-53, kEta = 0x1p-149;
+constexpr double kGuard = 1 + 16 * kV;
+
+double roundings(double n, double unit) { return n * unit / (1 - n * unit); }
+
+float round_down(double value) {
+  const auto near = static_cast<float>(value);
+  return static_cast<double>(near) > value
+             ? std::nextafter(near, -std::numeric_limits<float>::infinity())
+             : near;
+}
+
+float round_up(double value) { return -round_down(-value); }
+
+// The power of two that brings `largest` into (1/2, 1], within what a float can scale by.
+float unit_scale(float largest) {
+  if (!(largest > 0)) return 1;
+  int exponent = 0;
+  std::frexp(largest, &exponent);
+  return std::ldexp(1.0F, std::clamp(-exponent, -126, 126));
+}
+
+// The mean of some rows, evenly spaced: any offset is valid, a central one makes X small.
+std::vector<float> central_offset(const SearchRequest& request, float scale) {
+  constexpr std::size_t kSample = 256;
+  std::size_t total = 0;
+  for (const Segment& segment : request.segments) total += segment.n;
+  std::vector<double> sum(request.d);
+  const std::size_t step = std::max<std::size_t>(1, total / kSample);
+  std::size_t start = 0, taken = 0;
+  for (const Segment& segment : request.segments) {
+    for (std::size_t r = (start + step - 1) / step * step; r < start + segment.n; r += step, ++taken)
+      for (std::size_t i = 0; i < request.d; ++i)
+        sum[i] += static_cast<double>(segment.rows[(r - start) * request.d + i]);
+    start += segment.n;
+  }
+  std::vector<float> offset(request.d);
+  for (std::size_t i = 0; i < request.d && taken > 0; ++i)
+    offset[i] = static_cast<float>(sum[i] / static_cast<double>(taken) * static_cast<double>(scale));
+  return offset;
+}
+
+}  // namespace
+
+ScoreSpace::ScoreSpace(const SearchRequest& request, FilterKind filter, bool raw,
+                       const KernelTable& kernels)
+    : kernels_(kernels),
+      euclidean_(request.metric == Metric::euclidean || request.metric == Metric::sqeuclidean),
+      cosine_(request.metric == Metric::cosine),
+      filter_(filter),
+      d_(request.d) {
+  float rows_max = 0;
+  for (const Segment& segment : request.segments) rows_max = std::max(rows_max, segment.max_abs);
+  if (!cosine_ && !raw) scale_ = unit_scale(euclidean_ ? std::max(rows_max, request.queries_max_abs) : rows_max);
+
+  const auto d = static_cast<double>(d_);
+  const double g = roundings(d + 1, kU), theta = roundings(std::ceil(d / 8) + 6, kV);
+  absolute_ = 4 * (d + 1) * kEta;
+  if (filter_ == FilterKind::difference) {
+    offset_.assign(d_, 0.0F);
+    rho_ = (roundings(d + 3, kU) + 2 * theta) * kGuard;
+    absolute_ = 10 * (d + 1) * kEta;
+  } else if (euclidean_) {
+    offset_ = central_offset(request, scale_);
+    row_relative_ = (g + 2 * kU * (1 + kU) + theta * (2 + 4 * kU)) * kGuard;
+    query_relative_ = (g / 2 + 2 * kU * (1 + kU) + theta * (2 + 4 * kU)) * kGuard;
+  } else if (cosine_) {
+    const double w = kU + 2 * theta, norm = 1 + 2 * w;
+    row_relative_ = (9.0 / 8 * g * norm * norm + 2 * w * norm + 4 * theta) * kGuard;
+  } else {
+    offset_.assign(d_, 0.0F);
+    row_relative_ = (9.0 / 8 * g + 2 * theta) * kGuard;
+  }
+}
+
+void ScoreSpace::stage_rows(const float* rows, std::size_t count, std::size_t ld, float* staged,
+                            float* init, float* spread) const {
+  for (std::size_t r = 0; r < count; ++r) {
+    const float* x = rows + r * d_;
+    float* out = staged + r * ld;
+    double base = 0, error = 0;
+    if (cosine_) {
+      const double square = kernels_.dot(x, x, d_);
+      kernels_.stage_unit(x, square > 0 ? 1 / std::sqrt(square) : 0, out, d_);
+      error = row_relative_ + absolute_;
+    } else {
+      kernels_.stage(x, offset_.data(), scale_, out, d_);
+      if (filter_ == FilterKind::dot) {
+        const double square = kernels_.dot(out, out, d_);
+        if (euclidean_) base = -square / 2;
+        error = row_relative_ * (euclidean_ ? square : std::sqrt(square)) + absolute_;
+      }
+    }
+    std::fill(out + d_, out + ld, 0.0F);
+    init[r] = round_up(base + error);
+    spread[r] = round_up(static_cast<double>(init[r]) - base + error);
+  }
+}
+
+StagedQuery ScoreSpace::stage_query(const float* query, float* staged) const {
+  StagedQuery result;
+  result.slack = absolute_;
+  if (euclidean_) {
+    kernels_.stage(query, offset_.data(), scale_, staged, d_);
+    result.key_scale = static_cast<double>(scale_) * static_cast<double>(scale_);
+    result.square = kernels_.dot(staged, staged, d_);
+    if (filter_ == FilterKind::dot) result.slack += query_relative_ * result.square;
+    return result;
+  }
+  const double norm = std::sqrt(kernels_.dot(query, query, d_));
+  double scale = 0;
+  if (norm > 0) {
+    int exponent = 0;
+    std::frexp(norm, &exponent);
+    scale = cosine_ ? 1 / norm : std::ldexp(1.0, -exponent);
+    if (!cosine_) result.key_scale = scale * static_cast<double>(scale_);
+  }
+  kernels_.stage_unit(query, scale, staged, d_);
+  return result;
+}
+
+float ScoreSpace::threshold(float low, const StagedQuery& query) const {
+  const auto end = static_cast<double>(low);
+  if (filter_ == FilterKind::dot) return round_down((end - 2 * query.slack) - kGuard * kEta);
+  return round_down(((end - absolute_) * ((1 + rho_) / (1 - rho_)) - absolute_) * kGuard);
+}
+
+double ScoreSpace::exact_score(double key, const StagedQuery& query) const {
+  return cosine_ ? 1 - key : -key * query.key_scale;
+}
+
+float ScoreSpace::lower_end_of_key(double key, const StagedQuery& query) const {
+  return round_down(exact_score(key, query));
+}
+
+float ScoreSpace::upper_end_of_key(double key, const StagedQuery& query) const {
+  return round_up(exact_score(key, query));
+}
+
+float ScoreSpace::threshold_of_key(double key, const StagedQuery& query) const {
+  const double t = exact_score(key, query);
+  if (filter_ == FilterKind::dot) return round_down(t - query.slack);
+  return round_down((t * (1 + rho_) - absolute_) * kGuard);
+}
+
+void ScoreSpace::key_bracket(float score, float spread, const StagedQuery& query, double* low,
+                             double* high) const {
+  const auto value = static_cast<double>(score);
+  if (filter_ == FilterKind::difference) {
+    *low = std::max(0.0, -value - absolute_) / (1 + rho_) / query.key_scale;
+    *high = (-value + absolute_) / (1 - rho_) / query.key_scale;
+    return;
+  }
+  const double top = value + query.slack;
+  const double bottom = value - static_cast<double>(spread) - query.slack;
+  const auto key = [&](double t) {
+    if (euclidean_) return (query.square - 2 * t) / query.key_scale;
+    return cosine_ ? 1 - t : -t / query.key_scale;
+  };
+  *low = key(top);
+  *high = key(bottom);
+}
+
+}  // namespace resmem

@@ -1,0 +1,324 @@
+#include "search.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <stdexcept>
+
+#include "canonical.h"
+#include "row_set.h"
+#include "scanner.h"
+#include "score_space.h"
+#include "select.h"
+
+namespace resmem {
+namespace {
+
+// Anonymous memory of all threads' scanners together; the results and the stored rows are
+// not counted. Half of the 64 MiB promised, as staging and rounding to panels come on top.
+constexpr std::size_t kScannerBytes = std::size_t{32} << 20;
+
+// Up to here one pass over the raw rows per query beats staging and packing them: a query of
+// a stream costs 1.5 cycles for every 4 bytes of a row, a panel of 16 costs 1 and staging 0.3.
+constexpr std::size_t kStreamQueries = 10;
+
+// From here on every thread stages all rows for queries of its own; below, threads split the
+// rows. Staging a row costs as much as about 5 queries of a panel do.
+constexpr std::size_t kQueriesPerThread = 128;
+
+std::size_t level2_bytes() {
+  static const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  return std::clamp<std::size_t>(bytes > 0 ? static_cast<std::size_t>(bytes) : 0,
+                                 std::size_t{256} << 10, std::size_t{2} << 20);
+}
+
+bool is_euclidean(Metric metric) {
+  return metric == Metric::euclidean || metric == Metric::sqeuclidean;
+}
+
+struct Plan {
+  Strategy strategy = Strategy::automatic;
+  FilterKind filter = FilterKind::dot;
+  ScanPlan scan;
+  std::size_t queries_per_task = 1;
+};
+
+// Scratch squares stay normal float32 numbers without any scaling.
+bool unscaled_squares_are_safe(const SearchRequest& request) {
+  float largest = request.queries_max_abs;
+  for (const Segment& segment : request.segments) largest = std::max(largest, segment.max_abs);
+  return largest >= 0x1p-40F && largest <= 0x1p40F;
+}
+
+Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTable& kernels) {
+  Plan plan;
+  // Room above k: more makes thresholds stale, less makes thinning frequent (measured flat
+  // between k/2 and 2k at k = 50 .. 100).
+  const std::size_t room = std::max<std::size_t>(64, request.k);
+  const std::size_t buffer =
+      request.k + (request.blocks.buffer > request.k ? request.blocks.buffer - request.k : room);
+  plan.scan.capacity = std::min(buffer, std::max(rows.size(), request.k + 1));
+
+  plan.strategy = request.strategy;
+  const bool may_stream = is_euclidean(request.metric) && request.filter != FilterKind::dot;
+  if (!ScoreSpace::certifiable(request.d)) {
+    plan.strategy = Strategy::exact;
+  } else if (plan.strategy == Strategy::stream && !may_stream) {
+    throw std::invalid_argument("strategy 'stream' serves the Euclidean metrics and the difference filter only");
+  } else if (plan.strategy == Strategy::automatic) {
+    if (rows.size() <= plan.scan.capacity)
+      plan.strategy = Strategy::exact;  // every row would be a candidate
+    else if (may_stream && request.q <= kStreamQueries && unscaled_squares_are_safe(request))
+      plan.strategy = Strategy::stream;
+    else if (request.q >= kQueriesPerThread * request.threads)
+      plan.strategy = Strategy::by_queries;
+    else
+      plan.strategy = Strategy::by_rows;
+  }
+
+  plan.scan.stream = plan.strategy == Strategy::stream;
+  plan.filter = plan.scan.stream ? FilterKind::difference : request.filter;
+  if (plan.filter == FilterKind::automatic) plan.filter = FilterKind::dot;
+  if (plan.filter == FilterKind::difference && !is_euclidean(request.metric))
+    throw std::invalid_argument("the difference filter serves the Euclidean metrics only");
+
+  // mc: half of the level-2 cache holds the staged rows, the rest streams panels.
+  const std::size_t row_bytes = sizeof(float) * (request.d + 16);
+  std::size_t mc = std::min<std::size_t>(level2_bytes() / 2 / row_bytes, 1024);
+  if (plan.scan.stream) mc = std::max<std::size_t>(mc, 64);
+  if (request.blocks.rows > 0) mc = request.blocks.rows;
+  plan.scan.block_rows = std::clamp<std::size_t>(mc / kernels.row_step * kernels.row_step,
+                                                 kernels.row_step, std::size_t{1} << 20);
+  const std::size_t kc = request.blocks.depth > 0 ? request.blocks.depth : 2048;
+  plan.scan.depth_block = std::max(kDepthStep, kc / kDepthStep * kDepthStep);
+
+  // Queries a task holds: within the budget, at least a task per thread, and up to four when
+  // they stay long enough to amortise staging.
+  const std::size_t query_bytes =
+      sizeof(float) * (request.d + 8) + sizeof(Candidate) * plan.scan.capacity;
+  std::size_t most = std::max<std::size_t>(1, kScannerBytes / request.threads / query_bytes);
+  if (plan.strategy == Strategy::by_queries) {
+    const auto share = [&](std::size_t tasks) { return (request.q + tasks - 1) / tasks; };
+    most = std::min(most, std::max(share(4 * request.threads),
+                                   std::min<std::size_t>(512, share(request.threads))));
+  }
+  const std::size_t lanes = kernels.query_lanes;
+  if (most > lanes) most = most / lanes * lanes;
+  plan.queries_per_task = request.blocks.queries > 0 ? request.blocks.queries : most;
+  return plan;
+}
+
+class Search {
+ public:
+  Search(const SearchRequest& request, const KernelTable& kernels, const SearchOutput& output,
+         Interrupt& interrupt)
+      : request_(request),
+        kernels_(kernels),
+        rows_(request.segments, request.d),
+        exclusions_(request),
+        plan_(make_plan(request, rows_, kernels)),
+        output_(output),
+        interrupt_(interrupt) {}
+
+  SearchStats run() {
+    static const char* const names[] = {"automatic", "by_queries", "by_rows", "stream", "exact"};
+    stats_.isa = kernels_.name;
+    stats_.strategy = names[static_cast<int>(plan_.strategy)];
+    std::vector<std::size_t> queries(request_.q);
+    std::iota(queries.begin(), queries.end(), std::size_t{0});
+    if (plan_.strategy == Strategy::exact) {
+      stats_.filter = "none";
+      search_exactly(queries);
+      return stats_;
+    }
+    stats_.filter = plan_.filter == FilterKind::dot ? "dot" : "difference";
+    filter(queries, plan_.filter);
+    if (!deferred_.empty()) {
+      std::sort(deferred_.begin(), deferred_.end());
+      queries.swap(deferred_);
+      filter(queries, FilterKind::difference);
+    }
+    return stats_;
+  }
+
+ private:
+  void filter(const std::vector<std::size_t>& queries, FilterKind kind) {
+    const ScoreSpace space(request_, kind, plan_.scan.stream, kernels_);
+    if (plan_.strategy == Strategy::by_queries)
+      filter_by_queries(queries, space);
+    else
+      filter_by_rows(queries, space);
+  }
+
+  // Many queries: each task takes a block of them past all rows (5th loop).
+  void filter_by_queries(const std::vector<std::size_t>& queries, const ScoreSpace& space) {
+    const std::size_t per_task = plan_.queries_per_task;
+    const std::size_t tasks = (queries.size() + per_task - 1) / per_task;
+    parallel_for(tasks, request_.threads, interrupt_, [&](std::size_t task, bool calling_thread) {
+      Scanner scanner(request_, rows_, exclusions_, kernels_, space, plan_.scan);
+      const std::size_t first = task * per_task;
+      const std::size_t count = std::min(per_task, queries.size() - first);
+      scanner.begin(queries.data() + first, count);
+      scanner.scan(0, rows_.size(), interrupt_, calling_thread);
+      for (std::size_t i = 0; i < count; ++i) finish(queries[first + i], i, {&scanner}, space);
+      add(scanner.stats);
+    });
+  }
+
+  // Few queries: the threads take turns at chunks of rows, each with thresholds of its own;
+  // what they kept is merged.
+  void filter_by_rows(const std::vector<std::size_t>& queries, const ScoreSpace& space) {
+    const std::size_t block = plan_.scan.block_rows, total = rows_.size();
+    const std::size_t blocks = (total + block - 1) / block;
+    const std::size_t chunk = std::max<std::size_t>(1, blocks / (16 * request_.threads)) * block;
+    const std::size_t chunks = (total + chunk - 1) / chunk;
+    const std::size_t slots = std::min(request_.threads, chunks);
+    std::vector<std::unique_ptr<Scanner>> scanners(slots);
+    for (std::size_t first = 0; first < queries.size(); first += plan_.queries_per_task) {
+      const std::size_t count = std::min(plan_.queries_per_task, queries.size() - first);
+      std::atomic<std::size_t> next{0};
+      parallel_for(slots, slots, interrupt_, [&](std::size_t slot, bool calling_thread) {
+        auto& scanner = scanners[slot];
+        if (!scanner)
+          scanner = std::make_unique<Scanner>(request_, rows_, exclusions_, kernels_, space, plan_.scan);
+        scanner->begin(queries.data() + first, count);
+        for (std::size_t c = next++; c < chunks; c = next++)
+          scanner->scan(c * chunk, std::min(total, (c + 1) * chunk), interrupt_, calling_thread);
+      });
+      std::vector<const Scanner*> parts;
+      for (const auto& scanner : scanners) parts.push_back(scanner.get());
+      parallel_for(count, request_.threads, interrupt_, [&](std::size_t i, bool) {
+        finish(queries[first + i], i, parts, space);
+      });
+    }
+    for (const auto& scanner : scanners) add(scanner->stats);
+  }
+
+  // Certify and rescore: the last threshold over all parts' candidates, then canonical keys.
+  void finish(std::size_t query, std::size_t local, const std::vector<const Scanner*>& parts,
+              const ScoreSpace& space) {
+    std::vector<float> lows;
+    for (const Scanner* part : parts) {
+      if (part->deferred(local)) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        deferred_.push_back(query);
+        return;
+      }
+      const Candidate* c = part->candidates(local);
+      for (std::size_t j = 0; j < part->candidate_count(local); ++j) lows.push_back(c[j].low);
+    }
+    float threshold = -std::numeric_limits<float>::infinity();
+    if (lows.size() > request_.k) {
+      const float kth = kth_largest(lows.data(), lows.size(), request_.k);
+      threshold = space.threshold(kth, parts[0]->staged(local));
+    }
+    const CanonicalKey key(request_, kernels_, query);
+    std::vector<Neighbour> found;
+    found.reserve(request_.k + 16);
+    for (const Scanner* part : parts) {
+      const Candidate* c = part->candidates(local);
+      for (std::size_t j = 0; j < part->candidate_count(local); ++j)
+        if (c[j].high >= threshold)
+          found.push_back(
+              {key(rows_.row(c[j].position)), rows_.id(c[j].position), c[j].position});
+    }
+    rescored_ += found.size();
+    write(query, found);
+  }
+
+  // No filter: canonical keys of every row.
+  void search_exactly(const std::vector<std::size_t>& queries) {
+    parallel_for(queries.size(), request_.threads, interrupt_, [&](std::size_t i, bool calling) {
+      const std::size_t query = queries[i];
+      const CanonicalKey key(request_, kernels_, query);
+      std::vector<Neighbour> found;
+      for (std::size_t s = 0; s < request_.segments.size(); ++s) {
+        const Segment& segment = request_.segments[s];
+        for (std::size_t r = 0; r < segment.n; ++r) {
+          if (r % 1024 == 0) interrupt_.poll(calling);
+          if (segment.alive != nullptr && segment.alive[r] == 0) continue;
+          if (exclusions_.excludes(query, segment.id(r))) continue;
+          found.push_back({key(segment.rows + r * request_.d), segment.id(r), rows_.start(s) + r});
+        }
+      }
+      rescored_ += found.size();
+      write(query, found);
+    });
+    stats_.rescored = rescored_;
+  }
+
+  void write(std::size_t query, std::vector<Neighbour>& found) {
+    const std::size_t at = query * request_.k;
+    write_neighbours(found, request_.metric, request_.k, output_.values + at, output_.ids + at,
+                     output_.positions == nullptr ? nullptr : output_.positions + at);
+  }
+
+  void add(const SearchStats& part) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stats_.pairs_filtered += part.pairs_filtered;
+    stats_.hits += part.hits;
+    stats_.thinnings += part.thinnings;
+    stats_.exact_thinnings += part.exact_thinnings;
+    stats_.deferred += part.deferred;
+    stats_.rescored = rescored_ += part.rescored;
+  }
+
+  const SearchRequest& request_;
+  const KernelTable& kernels_;
+  const RowSet rows_;
+  const Exclusions exclusions_;
+  const Plan plan_;
+  const SearchOutput output_;
+  Interrupt& interrupt_;
+
+  std::mutex mutex_;
+  std::vector<std::size_t> deferred_;
+  std::atomic<std::uint64_t> rescored_{0};
+  SearchStats stats_;
+};
+
+}  // namespace
+
+SearchStats search(const SearchRequest& request, const KernelTable& kernels,
+                   const SearchOutput& output, Interrupt& interrupt) {
+  if (request.q == 0 || request.k == 0) return {};
+  return Search(request, kernels, output, interrupt).run();
+}
+
+void filter_brackets(const SearchRequest& request, const KernelTable& kernels, double* low,
+                     double* high) {
+  const FilterKind kind =
+      request.filter == FilterKind::difference ? FilterKind::difference : FilterKind::dot;
+  const ScoreSpace space(request, kind, false, kernels);
+  const Segment& segment = request.segments.at(0);
+  const std::size_t depth = (request.d + kDepthStep - 1) / kDepthStep * kDepthStep;
+  const std::size_t padded = (segment.n + kernels.row_step) / kernels.row_step * kernels.row_step;
+  const std::size_t lanes = kernels.query_lanes;
+  std::vector<float> staged(padded * depth), init(padded), spread(padded), query(request.d);
+  std::vector<float> partial(padded * lanes), panel(lanes * depth);
+  std::vector<float> thresholds(lanes, std::numeric_limits<float>::infinity());
+  thresholds[0] = -std::numeric_limits<float>::infinity();
+  std::vector<Hit> hits(padded * lanes);
+  space.stage_rows(segment.rows, segment.n, depth, staged.data(), init.data(), spread.data());
+  const std::size_t kc = request.blocks.depth > 0 ? request.blocks.depth : depth;
+  const ScanArgs args{panel.data(), staged.data(), depth, init.data(), segment.n, depth, kc,
+                      thresholds.data(), partial.data(), hits.data()};
+  for (std::size_t q = 0; q < request.q; ++q) {
+    const StagedQuery facts = space.stage_query(request.queries + q * request.d, query.data());
+    for (std::size_t p = 0; p < request.d; ++p) panel[p * lanes] = query[p];
+    const std::size_t found =
+        kind == FilterKind::dot ? kernels.scan_dot(args) : kernels.scan_diff(args);
+    for (std::size_t h = 0; h < found; ++h) {
+      const std::size_t row = hits[h].where / kMaxQueryLanes;
+      space.key_bracket(hits[h].score, spread[row], facts, low + q * segment.n + row,
+                        high + q * segment.n + row);
+    }
+  }
+}
+
+}  // namespace resmem

@@ -1,0 +1,26 @@
+// Exact k nearest neighbours: filter, certify, rescore.
+#pragma once
+
+#include "../kernels/kernel_table.h"
+#include "threads.h"
+#include "types.h"
+
+namespace resmem {
+
+// (q, k) each; positions, numbered through all segments, may be left out.
+struct SearchOutput {
+  double* values = nullptr;
+  std::int64_t* ids = nullptr;
+  std::int64_t* positions = nullptr;
+};
+
+// Fills the output as CONTRACT.md says. Throws Interrupted.
+SearchStats search(const SearchRequest& request, const KernelTable& kernels,
+                   const SearchOutput& output, Interrupt& interrupt);
+
+// The brackets in which the filter believes each canonical key to lie, (q, n) each: what the
+// certificate promises, laid open for tests. One segment.
+void filter_brackets(const SearchRequest& request, const KernelTable& kernels, double* low,
+                     double* high);
+
+}  // namespace resmem

@@ -1,0 +1,52 @@
+// Our own thread pool: no OpenMP, no BLAS, safe to fork around.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <stdexcept>
+
+namespace resmem {
+
+// Thrown out of long work when the caller asked to stop (Ctrl-C).
+struct Interrupted : std::runtime_error {
+  Interrupted() : std::runtime_error("interrupted") {}
+};
+
+// Asks the caller, now and then, whether to stop. `ask` runs only on the calling thread.
+class Interrupt {
+ public:
+  using Ask = bool (*)();
+  explicit Interrupt(Ask ask = nullptr) : ask_(ask) {}
+
+  // Called by every thread between pieces of work of at most a few milliseconds.
+  void poll(bool calling_thread) {
+    if (calling_thread && ask_ != nullptr) {
+      const auto now = std::chrono::steady_clock::now();
+      if (now - last_ >= kPeriod) {
+        last_ = now;
+        if (ask_()) stop();
+      }
+    }
+    if (stopped_.load(std::memory_order_relaxed)) throw Interrupted();
+  }
+  void stop() { stopped_.store(true, std::memory_order_relaxed); }
+
+  static constexpr std::chrono::milliseconds kPeriod{40};
+
+ private:
+  Ask ask_;
+  std::atomic<bool> stopped_{false};
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+// Threads this process may use: RESMEM_NUM_THREADS, else CPU affinity and cgroup quota.
+std::size_t default_threads();
+
+// Runs body(task, calling_thread) for every task in [0, tasks) on at most `threads` threads,
+// the calling one included. The first exception stops the rest and is rethrown here.
+void parallel_for(std::size_t tasks, std::size_t threads, Interrupt& interrupt,
+                  const std::function<void(std::size_t task, bool calling_thread)>& body);
+
+}  // namespace resmem

@@ -1,0 +1,64 @@
+// What a search is asked, and what it reports.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace resmem {
+
+enum class Metric { euclidean, sqeuclidean, cosine, inner_product };
+
+// Rows that lie together in memory; a memory is a list of these, never changed in place.
+struct Segment {
+  const float* rows = nullptr;         // (n, d) row-major, finite
+  std::size_t n = 0;
+  const std::int64_t* ids = nullptr;   // n of them, or none: first_id, first_id + 1, ..
+  std::int64_t first_id = 0;
+  const std::uint8_t* alive = nullptr; // n flags, or none: every row lives
+  float max_abs = 0;                   // largest |value| of the rows
+
+  std::int64_t id(std::size_t row) const {
+    return ids != nullptr ? ids[row] : first_id + static_cast<std::int64_t>(row);
+  }
+};
+
+// Block sizes; 0 lets the planner choose. Results never depend on them.
+struct Blocks {
+  std::size_t queries = 0;  // queries a task holds (5th loop)
+  std::size_t rows = 0;     // mc: staged rows (4th loop)
+  std::size_t depth = 0;    // kc (2nd loop)
+  std::size_t buffer = 0;   // candidates held per query before they are thinned
+};
+
+enum class Strategy { automatic, by_queries, by_rows, stream, exact };
+enum class FilterKind { automatic, dot, difference };
+
+struct SearchRequest {
+  const float* queries = nullptr;  // (q, d) row-major, finite
+  std::size_t q = 0, d = 0, k = 0;
+  float queries_max_abs = 0;
+  std::vector<Segment> segments;
+  Metric metric = Metric::euclidean;
+  const std::int64_t* exclude = nullptr;  // (q, exclude_width), -1 for none
+  std::size_t exclude_width = 0;
+  std::size_t threads = 1;
+  // For tests: force a path.
+  Blocks blocks;
+  Strategy strategy = Strategy::automatic;
+  FilterKind filter = FilterKind::automatic;
+};
+
+// What really ran: summed over threads, asserted by tests.
+struct SearchStats {
+  std::string isa, strategy, filter;
+  std::uint64_t pairs_filtered = 0;   // (row, query) pairs scored by a filter kernel
+  std::uint64_t hits = 0;             // pairs that reached their threshold
+  std::uint64_t thinnings = 0;        // times a candidate buffer was cut by bounds
+  std::uint64_t exact_thinnings = 0;  // times bounds could not cut it and distances did
+  std::uint64_t deferred = 0;         // queries handed from the dot to the difference filter
+  std::uint64_t rescored = 0;         // canonical distances computed
+};
+
+}  // namespace resmem

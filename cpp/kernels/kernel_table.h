@@ -1,0 +1,101 @@
+// The contract between the ISA-neutral core and the per-ISA kernels.
+//
+// Everything that touches a vector register is behind this table; there is one table per
+// ISA, filled from one source body (kernels-inl.h). Filter kernels may round as they like
+// within the bounds named here. Canonical kernels must return the bits of cpp/CONTRACT.md.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace resmem {
+
+// One (row, query) pair whose score reached the query's threshold.
+struct Hit {
+  float score;
+  std::uint32_t where;  // row within the block * kMaxQueryLanes + lane within the panel
+};
+
+inline constexpr std::uint32_t kMaxQueryLanes = 32;
+inline constexpr std::size_t kDepthStep = 4;  // staged depth is padded with zeros to this
+
+// A panel of queries against a block of staged rows.
+//
+//   panel   depth x query_lanes, lane fastest:  panel[p * query_lanes + lane]
+//   rows    rows_padded x ld, row-major:        rows[r * ld + p]
+//
+//             query_lanes (NR)
+//            +--------------+
+//            |    panel     | depth
+//            +--------------+
+//   depth    +--------------+
+//  +------+  |  scores of   | row_step rows (MR) at a time stay in registers,
+//  | rows |  |  one tile    | are compared with the NR thresholds and forgotten;
+//  +------+  +--------------+ only hits leave the tile
+//
+// Edges are the caller's: depth is a multiple of kDepthStep (zero filled), the rows are
+// readable up to the next multiple of row_step, unused lanes have threshold +inf.
+struct ScanArgs {
+  const float* panel;
+  const float* rows;
+  std::size_t ld;
+  const float* init;        // score of a row before its first product, padded like the rows
+  std::size_t row_count;    // hits are reported for rows below this
+  std::size_t depth;
+  std::size_t depth_block;  // kc: the depth a tile keeps in registers between visits
+  const float* thresholds;  // query_lanes of them
+  float* partial;           // row_count_padded * query_lanes floats; used if depth > depth_block
+  Hit* hits;                // room for row_count * query_lanes
+};
+
+// One query against raw rows that are read once (few queries: bound by memory).
+struct StreamArgs {
+  const float* query;  // d floats
+  const float* rows;   // row-major, leading dimension d, no padding
+  std::size_t d;
+  std::size_t row_count;
+  float threshold;
+  Hit* hits;           // room for row_count
+};
+
+struct KernelTable {
+  const char* name;
+  bool emulated;              // executed through an emulation header, not by the CPU itself
+  std::uint32_t query_lanes;  // NR <= kMaxQueryLanes
+  std::uint32_t row_step;     // common multiple of the tiles' MR
+
+  // --- Filter: float32. Hits come in no particular order; a pair is a hit iff its computed
+  // score >= threshold. With u = 2^-24 and every intermediate finite:
+  //   scan_dot     score = init + sum rows*panel,      at most depth + 1 roundings on any term
+  //   scan_diff    score = init - sum (rows-panel)^2,  at most depth + 3 roundings on any term
+  //   stream_diff  score =      - sum (rows-query)^2,  at most d + 3 roundings on any term
+  // plus at most 2^-149 absolute error per term from underflow.
+  std::size_t (*scan_dot)(const ScanArgs& args);
+  std::size_t (*scan_diff)(const ScanArgs& args);
+  std::size_t (*stream_diff)(const StreamArgs& args);
+
+  // out = x * scale - offset (the product is exact or underflows: one rounding).
+  void (*stage)(const float* x, const float* offset, float scale, float* out, std::size_t d);
+  // out = float(double(x) * scale).
+  void (*stage_unit)(const float* x, double scale, float* out, std::size_t d);
+  // Largest |x|, or NaN if any value is not finite.
+  float (*max_abs)(const float* x, std::size_t n);
+
+  // --- Canonical: the bits of CONTRACT.md.
+  double (*squared_distance)(const float* q, const float* x, std::size_t d);
+  double (*dot)(const float* q, const float* x, std::size_t d);
+  double (*csum)(const double* terms, std::size_t n);
+  void (*exp)(double* x, std::size_t n);                       // in place
+  void (*softmax)(const float* logits, double temperature, double* out, std::size_t n);
+  // acc[c] += weight[j] * rows[j][c] for j ascending, multiply then add.
+  void (*accumulate)(double* acc, const float* const* rows, const double* weights,
+                     std::size_t count, std::size_t columns);
+};
+
+// One definition per object file that the build compiles.
+const KernelTable& scalar_kernels();
+const KernelTable& avx2_kernels();
+const KernelTable& avx512_kernels();
+const KernelTable& neon_kernels();
+
+}  // namespace resmem

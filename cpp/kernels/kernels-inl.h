@@ -1,0 +1,398 @@
+// The one kernel body. Each kernels_<isa>.cpp includes a simd_<isa>.h and then this file;
+// everything lives in an unnamed namespace, and no standard template is instantiated here,
+// so no code compiled for a newer ISA can leak into the rest of the library.
+//
+// The numbered loops around the micro-tile (cpp/README.md draws them):
+//   5  query blocks, 4  row blocks, 3  query panels      core/search.cpp
+//   2  depth blocks of kc, 1  groups of MR rows           scan() below
+
+#include "kernel_table.h"
+
+#define RESMEM_INLINE inline __attribute__((always_inline))
+#define RESMEM_LAMBDA __attribute__((always_inline))
+
+namespace resmem {
+namespace {
+
+constexpr int kNR = kPanelVectors * F32::kLanes;
+static_assert(kNR <= static_cast<int>(kMaxQueryLanes));
+
+template <int I>
+struct Index {
+  static constexpr int value = I;
+};
+
+// Calls f(Index<0>), f(Index<1>) .. f(Index<N-1>): the subscripts are constants, so that
+// arrays of vectors stay in registers.
+template <int N, int I = 0, class F>
+RESMEM_INLINE void unroll(const F& f) {
+  if constexpr (I < N) {
+    f(Index<I>{});
+    unroll<N, I + 1>(f);
+  }
+}
+
+// ------------------------------------------------------------------ filter: tiles
+
+template <int MR>
+struct Tile {
+  F32 acc[MR][kPanelVectors];
+};
+
+// acc[i][lane] += rows[i][p] * panel[p][lane], or -= (rows[i][p] - panel[p][lane])^2.
+template <bool kDifference, int MR>
+RESMEM_INLINE void micro_tile(Tile<MR>& tile, const float* rows, std::size_t ld,
+                              const float* panel, std::size_t depth) {
+#pragma GCC unroll 4
+  for (std::size_t p = 0; p < depth; ++p) {
+    F32 b[kPanelVectors];
+    unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA {
+      b[v.value] = F32::load(panel + p * kNR + v.value * F32::kLanes);
+    });
+    unroll<MR>([&](auto i) RESMEM_LAMBDA {
+      const F32 a = F32::set1(rows[i.value * ld + p]);
+      unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA {
+        F32& acc = tile.acc[i.value][v.value];
+        if constexpr (kDifference) {
+          const F32 t = sub(a, b[v.value]);
+          acc = fnma(t, t, acc);
+        } else {
+          acc = fma(a, b[v.value], acc);
+        }
+      });
+    });
+  }
+}
+
+// Appends the pairs of one tile whose score reaches the threshold of their query.
+template <int MR>
+RESMEM_INLINE std::size_t emit_hits(const Tile<MR>& tile, const F32* thresholds, std::size_t row,
+                                    std::size_t row_count, Hit* hits) {
+  F32 best[kPanelVectors];
+  unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA { best[v.value] = tile.acc[0][v.value]; });
+  unroll<MR - 1>([&](auto i) RESMEM_LAMBDA {
+    unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA {
+      best[v.value] = max(best[v.value], tile.acc[i.value + 1][v.value]);
+    });
+  });
+  std::uint32_t any = 0;
+  unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA {
+    any |= ge_mask(best[v.value], thresholds[v.value]);
+  });
+  if (__builtin_expect(any == 0, 1)) return 0;
+
+  float score[MR][kNR];
+  std::uint32_t mask[MR];
+  unroll<MR>([&](auto i) RESMEM_LAMBDA {
+    mask[i.value] = 0;
+    unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA {
+      const F32 acc = tile.acc[i.value][v.value];
+      acc.store(&score[i.value][v.value * F32::kLanes]);
+      mask[i.value] |= ge_mask(acc, thresholds[v.value]) << (v.value * F32::kLanes);
+    });
+  });
+  std::size_t found = 0;
+  for (std::size_t i = 0; i < MR && row + i < row_count; ++i) {
+    for (std::uint32_t m = mask[i]; m != 0; m &= m - 1) {
+      const auto lane = static_cast<std::uint32_t>(__builtin_ctz(m));
+      hits[found++] = {score[i][lane],
+                       static_cast<std::uint32_t>(row + i) * kMaxQueryLanes + lane};
+    }
+  }
+  return found;
+}
+
+template <bool kDifference, int MR>
+std::size_t scan(const ScanArgs& args) {
+  F32 thresholds[kPanelVectors];
+  unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA {
+    thresholds[v.value] = F32::load(args.thresholds + v.value * F32::kLanes);
+  });
+  std::size_t found = 0;
+  for (std::size_t start = 0; start < args.depth; start += args.depth_block) {  // 2nd loop
+    const bool first = start == 0, last = args.depth - start <= args.depth_block;
+    const std::size_t depth = last ? args.depth - start : args.depth_block;
+    for (std::size_t row = 0; row < args.row_count; row += MR) {  // 1st loop
+      Tile<MR> tile;
+      float* partial = args.partial + row * kNR;
+      unroll<MR>([&](auto i) RESMEM_LAMBDA {
+        unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA {
+          tile.acc[i.value][v.value] =
+              first ? F32::set1(args.init[row + i.value])
+                    : F32::load(partial + i.value * kNR + v.value * F32::kLanes);
+        });
+      });
+      micro_tile<kDifference>(tile, args.rows + row * args.ld + start, args.ld,
+                              args.panel + start * kNR, depth);
+      if (last) {
+        found += emit_hits(tile, thresholds, row, args.row_count, args.hits + found);
+      } else {
+        unroll<MR>([&](auto i) RESMEM_LAMBDA {
+          unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA {
+            tile.acc[i.value][v.value].store(partial + i.value * kNR + v.value * F32::kLanes);
+          });
+        });
+      }
+    }
+  }
+  return found;
+}
+
+// ------------------------------------------------------------------ filter: one query, raw rows
+
+// Eight rows at a time: eight independent sums, one combined reduction, one comparison.
+std::size_t stream_diff(const StreamArgs& args) {
+  constexpr std::size_t kRows = 8;
+  constexpr std::size_t kAhead = 2 * kRows;  // rows between use and prefetch
+  constexpr std::size_t kLine = 16;          // floats in a cache line
+  const std::size_t whole = args.d - args.d % F32::kLanes;
+  const int rest = static_cast<int>(args.d - whole);
+  std::size_t found = 0;
+  for (std::size_t row = 0; row < args.row_count; row += kRows) {
+    const std::size_t left = args.row_count - row;
+    const float* x[kRows];
+    for (std::size_t i = 0; i < kRows; ++i)
+      x[i] = args.rows + (row + (i < left ? i : left - 1)) * args.d;
+    if (left > kAhead + kRows) {
+      const float* ahead = x[0] + kAhead * args.d;
+      for (std::size_t p = 0; p < kRows * args.d; p += kLine) __builtin_prefetch(ahead + p);
+    }
+    F32 acc[kRows];
+    unroll<kRows>([&](auto i) RESMEM_LAMBDA { acc[i.value] = F32::set1(0.0F); });
+    for (std::size_t p = 0; p < whole; p += F32::kLanes) {
+      const F32 q = F32::load(args.query + p);
+      unroll<kRows>([&](auto i) RESMEM_LAMBDA {
+        const F32 t = sub(q, F32::load(x[i.value] + p));
+        acc[i.value] = fma(t, t, acc[i.value]);
+      });
+    }
+    if (rest != 0) {
+      const F32 q = F32::load_first(args.query + whole, rest);
+      unroll<kRows>([&](auto i) RESMEM_LAMBDA {
+        const F32 t = sub(q, F32::load_first(x[i.value] + whole, rest));
+        acc[i.value] = fma(t, t, acc[i.value]);
+      });
+    }
+    float score[kRows];
+    negated_sums(acc, score);
+    for (std::size_t i = 0; i < kRows && i < left; ++i) {
+      args.hits[found] = {score[i], static_cast<std::uint32_t>(row + i) * kMaxQueryLanes};
+      found += score[i] >= args.threshold ? 1 : 0;
+    }
+  }
+  return found;
+}
+
+// ------------------------------------------------------------------ staging
+
+void stage(const float* x, const float* offset, float scale, float* out, std::size_t d) {
+  const F32 s = F32::set1(scale);
+  std::size_t p = 0;
+  for (; p + F32::kLanes <= d; p += F32::kLanes)
+    sub(mul(F32::load(x + p), s), F32::load(offset + p)).store(out + p);
+  for (; p < d; ++p) out[p] = x[p] * scale - offset[p];
+}
+
+void stage_unit(const float* x, double scale, float* out, std::size_t d) {
+  const F64 s = F64::set1(scale);
+  std::size_t p = 0;
+  for (; p + F64::kLanes <= d; p += F64::kLanes) mul(F64::widen(x + p), s).narrow(out + p);
+  for (; p < d; ++p) out[p] = static_cast<float>(static_cast<double>(x[p]) * scale);
+}
+
+float max_abs(const float* x, std::size_t n) {
+  F32 largest = F32::set1(0.0F), zeros = F32::set1(0.0F);
+  std::size_t p = 0;
+  for (; p + F32::kLanes <= n; p += F32::kLanes) {
+    const F32 value = F32::load(x + p);
+    largest = max(largest, abs(value));
+    zeros = fma(value, F32::set1(0.0F), zeros);  // stays 0 unless a value is inf or NaN
+  }
+  float lane[F32::kLanes], zero[F32::kLanes];
+  largest.store(lane);
+  zeros.store(zero);
+  float result = 0.0F, nan = 0.0F;
+  for (int i = 0; i < F32::kLanes; ++i) {
+    result = lane[i] > result ? lane[i] : result;
+    nan += zero[i];
+  }
+  for (; p < n; ++p) {
+    const float value = x[p] < 0 ? -x[p] : x[p];
+    result = value > result ? value : result;
+    nan += value * 0.0F;
+  }
+  return nan == 0.0F ? result : nan;
+}
+
+// ------------------------------------------------------------------ canonical: float64, no FMA
+
+constexpr int kPartials = 8;
+constexpr int kPartialVectors = kPartials / F64::kLanes;
+
+double combine(const F64* partial, const double* tail, std::size_t tail_count) {
+  double p[kPartials];
+  unroll<kPartialVectors>(
+      [&](auto v) RESMEM_LAMBDA { partial[v.value].store(p + v.value * F64::kLanes); });
+  for (std::size_t i = 0; i < tail_count; ++i) p[i] += tail[i];
+  return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]));
+}
+
+// The canonical sum of term(i) for i < n; `vector_term(i)` gives F64::kLanes terms from i on.
+template <class VectorTerm, class Term>
+RESMEM_INLINE double canonical_sum(std::size_t n, const VectorTerm& vector_term, const Term& term) {
+  F64 partial[kPartialVectors];
+  unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA { partial[v.value] = F64::set1(0.0); });
+  std::size_t i = 0;
+  for (; i + kPartials <= n; i += kPartials)
+    unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
+      partial[v.value] = add(partial[v.value], vector_term(i + v.value * F64::kLanes));
+    });
+  double tail[kPartials];
+  const std::size_t tail_count = n - i;
+  for (std::size_t j = 0; j < tail_count; ++j) tail[j] = term(i + j);
+  return combine(partial, tail, tail_count);
+}
+
+double squared_distance(const float* q, const float* x, std::size_t d) {
+  return canonical_sum(
+      d,
+      [&](std::size_t i) RESMEM_LAMBDA {
+        const F64 t = sub(F64::widen(q + i), F64::widen(x + i));
+        return mul(t, t);
+      },
+      [&](std::size_t i) RESMEM_LAMBDA {
+        const double t = static_cast<double>(q[i]) - static_cast<double>(x[i]);
+        return t * t;
+      });
+}
+
+double dot(const float* q, const float* x, std::size_t d) {
+  return canonical_sum(
+      d,
+      [&](std::size_t i) RESMEM_LAMBDA { return mul(F64::widen(q + i), F64::widen(x + i)); },
+      [&](std::size_t i) RESMEM_LAMBDA {
+        return static_cast<double>(q[i]) * static_cast<double>(x[i]);
+      });
+}
+
+double csum(const double* terms, std::size_t n) {
+  return canonical_sum(
+      n, [&](std::size_t i) RESMEM_LAMBDA { return F64::load(terms + i); },
+      [&](std::size_t i) RESMEM_LAMBDA { return terms[i]; });
+}
+
+constexpr double kShift = 0x1.8p52;
+constexpr double kLog2e = 0x1.71547652b82fep+0;
+constexpr double kLn2High = 0x1.62e42fee00000p-1;
+constexpr double kLn2Low = 0x1.a39ef35793c76p-33;
+constexpr double kInverseFactorial[14] = {1.0,
+                                          1.0,
+                                          1.0 / 2,
+                                          1.0 / 6,
+                                          1.0 / 24,
+                                          1.0 / 120,
+                                          1.0 / 720,
+                                          1.0 / 5040,
+                                          1.0 / 40320,
+                                          1.0 / 362880,
+                                          1.0 / 3628800,
+                                          1.0 / 39916800,
+                                          1.0 / 479001600,
+                                          1.0 / 6227020800};
+
+RESMEM_INLINE F64 canonical_exp(F64 x) {
+  const F64 shift = F64::set1(kShift);
+  x = min(max(x, F64::set1(-746.0)), F64::set1(710.0));
+  const F64 n = sub(add(mul(x, F64::set1(kLog2e)), shift), shift);
+  const F64 r = sub(sub(x, mul(n, F64::set1(kLn2High))), mul(n, F64::set1(kLn2Low)));
+  F64 q = F64::set1(kInverseFactorial[13]);
+  unroll<11>([&](auto j) RESMEM_LAMBDA {
+    q = add(mul(q, r), F64::set1(kInverseFactorial[12 - j.value]));
+  });
+  const F64 e = add(F64::set1(1.0), add(r, mul(mul(r, r), q)));
+  const F64 half = add(mul(n, F64::set1(0.5)), shift);  // n1, shifted
+  const F64 n2 = sub(n, sub(half, shift));
+  return mul(mul(e, pow2_of_shifted(half)), pow2_of_shifted(add(n2, shift)));
+}
+
+void exp_in_place(double* x, std::size_t n) {
+  std::size_t i = 0;
+  for (; i + F64::kLanes <= n; i += F64::kLanes) canonical_exp(F64::load(x + i)).store(x + i);
+  if (i < n) {
+    double lane[F64::kLanes] = {};
+    for (std::size_t j = 0; j < n - i; ++j) lane[j] = x[i + j];
+    canonical_exp(F64::load(lane)).store(lane);
+    for (std::size_t j = 0; j < n - i; ++j) x[i + j] = lane[j];
+  }
+}
+
+void softmax(const float* logits, double temperature, double* out, std::size_t n) {
+  double largest = -__builtin_inf();
+  for (std::size_t i = 0; i < n; ++i) {
+    out[i] = static_cast<double>(logits[i]) / temperature;
+    largest = out[i] > largest ? out[i] : largest;
+  }
+  for (std::size_t i = 0; i < n; ++i) out[i] -= largest;
+  exp_in_place(out, n);
+  const double total = csum(out, n);
+  for (std::size_t i = 0; i < n; ++i) out[i] /= total;
+}
+
+// Four neighbours a pass, so that the sums are loaded and stored once per four rows read;
+// meanwhile the rows of the next pass are fetched, a cache line of each per line used.
+void accumulate(double* acc, const float* const* rows, const double* weights, std::size_t count,
+                std::size_t columns) {
+  constexpr std::size_t kPass = 4, kLine = 16;
+  std::size_t j = 0;
+  for (; j + kPass <= count; j += kPass) {
+    const float* const* row = rows + j;
+    const double* weight = weights + j;
+    const std::size_t ahead = count - j >= 2 * kPass ? kPass : 0;
+    std::size_t c = 0;
+    for (; c + kLine <= columns; c += kLine) {
+      unroll<kPass>([&](auto i) RESMEM_LAMBDA { __builtin_prefetch(row[i.value + ahead] + c); });
+      unroll<kLine / F64::kLanes>([&](auto v) RESMEM_LAMBDA {
+        const std::size_t at = c + v.value * F64::kLanes;
+        F64 sum = F64::load(acc + at);
+        unroll<kPass>([&](auto i) RESMEM_LAMBDA {
+          sum = add(sum, mul(F64::set1(weight[i.value]), F64::widen(row[i.value] + at)));
+        });
+        sum.store(acc + at);
+      });
+    }
+    for (; c < columns; ++c)
+      for (std::size_t i = 0; i < kPass; ++i)
+        acc[c] += weight[i] * static_cast<double>(row[i][c]);
+  }
+  for (; j < count; ++j)
+    for (std::size_t c = 0; c < columns; ++c)
+      acc[c] += weights[j] * static_cast<double>(rows[j][c]);
+}
+
+constexpr int common_multiple(int a, int b) {
+  int m = a;
+  while (m % b != 0) m += a;
+  return m;
+}
+
+constexpr KernelTable make_table(const char* name, bool emulated) {
+  return {name,
+          emulated,
+          static_cast<std::uint32_t>(kNR),
+          static_cast<std::uint32_t>(common_multiple(kDotRows, kDiffRows)),
+          scan<false, kDotRows>,
+          scan<true, kDiffRows>,
+          stream_diff,
+          stage,
+          stage_unit,
+          max_abs,
+          squared_distance,
+          dot,
+          csum,
+          exp_in_place,
+          softmax,
+          accumulate};
+}
+
+}  // namespace
+}  // namespace resmem

@@ -1,0 +1,18 @@
+#include "simd_avx512.h"
+// The vector types come first: the body is written in terms of them.
+#include "kernels-inl.h"
+
+namespace resmem {
+
+#ifdef RESMEM_EMULATE_AVX512
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
+
+const KernelTable& avx512_kernels() {
+  static constexpr KernelTable table = make_table("avx512", kEmulated);
+  return table;
+}
+
+}  // namespace resmem

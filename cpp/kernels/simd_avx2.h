@@ -1,0 +1,72 @@
+// AVX2 + FMA: 16 registers of 8 floats.
+//
+// Dot tile: 6 rows x 2 vectors = 12 accumulators + 2 panel vectors + 1 broadcast = 15
+// registers; two FMA pipes of latency 4-5 need 8-10 independent accumulators.
+// Difference tile: 4 x 2 = 8 accumulators, since each pair also needs a subtraction and its
+// result, and cores that issue four vector operations a cycle are then bound by issue.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace resmem {
+namespace {
+
+struct F32 {
+  __m256 v;
+  static constexpr int kLanes = 8;
+  static F32 set1(float x) { return {_mm256_set1_ps(x)}; }
+  static F32 load(const float* p) { return {_mm256_loadu_ps(p)}; }
+  static F32 load_first(const float* p, int n) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return {_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane))};
+  }
+  void store(float* p) const { _mm256_storeu_ps(p, v); }
+};
+inline F32 sub(F32 a, F32 b) { return {_mm256_sub_ps(a.v, b.v)}; }
+inline F32 mul(F32 a, F32 b) { return {_mm256_mul_ps(a.v, b.v)}; }
+inline F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.v, b.v)}; }
+inline F32 abs(F32 a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0F), a.v)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32 fnma(F32 a, F32 b, F32 c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }
+inline std::uint32_t ge_mask(F32 a, F32 b) {
+  return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)));
+}
+// out[i] = -(sum of acc[i]), eight accumulators at once.
+inline void negated_sums(const F32* acc, float* out) {
+  const __m256 a = _mm256_hadd_ps(acc[0].v, acc[1].v), b = _mm256_hadd_ps(acc[2].v, acc[3].v);
+  const __m256 c = _mm256_hadd_ps(acc[4].v, acc[5].v), d = _mm256_hadd_ps(acc[6].v, acc[7].v);
+  const __m256 ab = _mm256_hadd_ps(a, b), cd = _mm256_hadd_ps(c, d);
+  const __m256 low = _mm256_permute2f128_ps(ab, cd, 0x20);
+  const __m256 high = _mm256_permute2f128_ps(ab, cd, 0x31);
+  _mm256_storeu_ps(out, _mm256_xor_ps(_mm256_add_ps(low, high), _mm256_set1_ps(-0.0F)));
+}
+
+struct F64 {
+  __m256d v;
+  static constexpr int kLanes = 4;
+  static F64 set1(double x) { return {_mm256_set1_pd(x)}; }
+  static F64 load(const double* p) { return {_mm256_loadu_pd(p)}; }
+  static F64 widen(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
+  void store(double* p) const { _mm256_storeu_pd(p, v); }
+  void narrow(float* p) const { _mm_storeu_ps(p, _mm256_cvtpd_ps(v)); }
+};
+inline F64 add(F64 a, F64 b) { return {_mm256_add_pd(a.v, b.v)}; }
+inline F64 sub(F64 a, F64 b) { return {_mm256_sub_pd(a.v, b.v)}; }
+inline F64 mul(F64 a, F64 b) { return {_mm256_mul_pd(a.v, b.v)}; }
+inline F64 div(F64 a, F64 b) { return {_mm256_div_pd(a.v, b.v)}; }
+inline F64 min(F64 a, F64 b) { return {_mm256_min_pd(a.v, b.v)}; }
+inline F64 max(F64 a, F64 b) { return {_mm256_max_pd(a.v, b.v)}; }
+// 2^n, given n + 0x1.8p52, whose low bits are n in two's complement.
+inline F64 pow2_of_shifted(F64 shifted) {
+  const __m256i biased = _mm256_add_epi64(_mm256_castpd_si256(shifted.v), _mm256_set1_epi64x(1023));
+  return {_mm256_castsi256_pd(_mm256_slli_epi64(biased, 52))};
+}
+
+constexpr int kPanelVectors = 2;  // NR = 16
+constexpr int kDotRows = 6;
+constexpr int kDiffRows = 4;
+
+}  // namespace
+}  // namespace resmem

@@ -1,0 +1,76 @@
+// AVX-512 F: 32 registers of 16 floats.
+//
+// Dot tile: 12 rows x 2 vectors = 24 accumulators + 2 panel vectors; the broadcast is an
+// operand of the FMA. Difference tile: 8 x 2 = 16 accumulators + 2 + temporaries.
+// RESMEM_EMULATE_AVX512 runs the same body through SIMDe on a CPU without AVX-512.
+#pragma once
+
+#ifdef RESMEM_EMULATE_AVX512
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#else
+#include <immintrin.h>
+#endif
+
+#include <cstdint>
+
+namespace resmem {
+namespace {
+
+struct F32 {
+  __m512 v;
+  static constexpr int kLanes = 16;
+  static F32 set1(float x) { return {_mm512_set1_ps(x)}; }
+  static F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static F32 load_first(const float* p, int n) {
+    return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << n) - 1), p)};
+  }
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+};
+inline F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32 mul(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32 abs(F32 a) { return {_mm512_abs_ps(a.v)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32 fnma(F32 a, F32 b, F32 c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
+inline std::uint32_t ge_mask(F32 a, F32 b) {
+  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ);
+}
+// out[i] = -(sum of acc[i]). Through memory: once per eight rows.
+inline void negated_sums(const F32* acc, float* out) {
+  for (int i = 0; i < 8; ++i) {
+    float lane[16];
+    acc[i].store(lane);
+    for (int width = 8; width > 0; width /= 2)
+      for (int j = 0; j < width; ++j) lane[j] += lane[j + width];
+    out[i] = -lane[0];
+  }
+}
+
+struct F64 {
+  __m512d v;
+  static constexpr int kLanes = 8;
+  static F64 set1(double x) { return {_mm512_set1_pd(x)}; }
+  static F64 load(const double* p) { return {_mm512_loadu_pd(p)}; }
+  static F64 widen(const float* p) { return {_mm512_cvtps_pd(_mm256_loadu_ps(p))}; }
+  void store(double* p) const { _mm512_storeu_pd(p, v); }
+  void narrow(float* p) const { _mm256_storeu_ps(p, _mm512_cvtpd_ps(v)); }
+};
+inline F64 add(F64 a, F64 b) { return {_mm512_add_pd(a.v, b.v)}; }
+inline F64 sub(F64 a, F64 b) { return {_mm512_sub_pd(a.v, b.v)}; }
+inline F64 mul(F64 a, F64 b) { return {_mm512_mul_pd(a.v, b.v)}; }
+inline F64 div(F64 a, F64 b) { return {_mm512_div_pd(a.v, b.v)}; }
+inline F64 min(F64 a, F64 b) { return {_mm512_min_pd(a.v, b.v)}; }
+inline F64 max(F64 a, F64 b) { return {_mm512_max_pd(a.v, b.v)}; }
+// 2^n, given n + 0x1.8p52, whose low bits are n in two's complement.
+inline F64 pow2_of_shifted(F64 shifted) {
+  const __m512i biased = _mm512_add_epi64(_mm512_castpd_si512(shifted.v), _mm512_set1_epi64(1023));
+  return {_mm512_castsi512_pd(_mm512_slli_epi64(biased, 52))};
+}
+
+constexpr int kPanelVectors = 2;  // NR = 32
+constexpr int kDotRows = 12;
+constexpr int kDiffRows = 8;
+
+}  // namespace
+}  // namespace resmem

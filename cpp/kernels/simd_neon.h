@@ -1,0 +1,66 @@
+// NEON (AArch64): 32 registers of 4 floats.
+//
+// Dot tile: 6 rows x 4 vectors = 24 accumulators + 4 panel vectors + 1 broadcast = 29.
+// Difference tile: 4 x 4 = 16 accumulators + 4 + temporaries.
+#pragma once
+
+#include <arm_neon.h>
+
+#include <cstdint>
+
+namespace resmem {
+namespace {
+
+struct F32 {
+  float32x4_t v;
+  static constexpr int kLanes = 4;
+  static F32 set1(float x) { return {vdupq_n_f32(x)}; }
+  static F32 load(const float* p) { return {vld1q_f32(p)}; }
+  static F32 load_first(const float* p, int n) {
+    float lane[4] = {0, 0, 0, 0};
+    for (int i = 0; i < n; ++i) lane[i] = p[i];
+    return load(lane);
+  }
+  void store(float* p) const { vst1q_f32(p, v); }
+};
+inline F32 sub(F32 a, F32 b) { return {vsubq_f32(a.v, b.v)}; }
+inline F32 mul(F32 a, F32 b) { return {vmulq_f32(a.v, b.v)}; }
+inline F32 max(F32 a, F32 b) { return {vmaxq_f32(a.v, b.v)}; }
+inline F32 abs(F32 a) { return {vabsq_f32(a.v)}; }
+inline F32 fma(F32 a, F32 b, F32 c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+inline F32 fnma(F32 a, F32 b, F32 c) { return {vfmsq_f32(c.v, a.v, b.v)}; }
+inline std::uint32_t ge_mask(F32 a, F32 b) {
+  const uint32x4_t bit = {1, 2, 4, 8};
+  return vaddvq_u32(vandq_u32(vcgeq_f32(a.v, b.v), bit));
+}
+inline void negated_sums(const F32* acc, float* out) {
+  for (int i = 0; i < 8; ++i) out[i] = -vaddvq_f32(acc[i].v);
+}
+
+struct F64 {
+  float64x2_t v;
+  static constexpr int kLanes = 2;
+  static F64 set1(double x) { return {vdupq_n_f64(x)}; }
+  static F64 load(const double* p) { return {vld1q_f64(p)}; }
+  static F64 widen(const float* p) { return {vcvt_f64_f32(vld1_f32(p))}; }
+  void store(double* p) const { vst1q_f64(p, v); }
+  void narrow(float* p) const { vst1_f32(p, vcvt_f32_f64(v)); }
+};
+inline F64 add(F64 a, F64 b) { return {vaddq_f64(a.v, b.v)}; }
+inline F64 sub(F64 a, F64 b) { return {vsubq_f64(a.v, b.v)}; }
+inline F64 mul(F64 a, F64 b) { return {vmulq_f64(a.v, b.v)}; }
+inline F64 div(F64 a, F64 b) { return {vdivq_f64(a.v, b.v)}; }
+inline F64 min(F64 a, F64 b) { return {vminq_f64(a.v, b.v)}; }
+inline F64 max(F64 a, F64 b) { return {vmaxq_f64(a.v, b.v)}; }
+// 2^n, given n + 0x1.8p52, whose low bits are n in two's complement.
+inline F64 pow2_of_shifted(F64 shifted) {
+  const int64x2_t biased = vaddq_s64(vreinterpretq_s64_f64(shifted.v), vdupq_n_s64(1023));
+  return {vreinterpretq_f64_s64(vshlq_n_s64(biased, 52))};
+}
+
+constexpr int kPanelVectors = 4;  // NR = 16
+constexpr int kDotRows = 6;
+constexpr int kDiffRows = 4;
+
+}  // namespace
+}  // namespace resmem

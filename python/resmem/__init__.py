@@ -1,0 +1,14 @@
+"""Residual memories over any model: exact nearest neighbours and residual correction.
+
+``search`` finds exact nearest neighbours. ``Memory`` keeps a model's embeddings and
+residuals and corrects its predictions with those of the nearest training examples
+(ResMem, Yang et al., NeurIPS 2023, arXiv:2302.01576).
+"""
+
+from resmem._core import __version__
+from resmem._errors import NotFittedError
+from resmem._memory import Memory
+from resmem._search import search
+from resmem._versions import show_versions
+
+__all__ = ["Memory", "NotFittedError", "__version__", "search", "show_versions"]

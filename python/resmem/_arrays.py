@@ -1,0 +1,207 @@
+"""From whatever the caller has to the arrays the core reads.
+
+NumPy arrays, anything with DLPack (bfloat16 included) and anything with ``__array__`` are
+taken. Integers convert; bool, object and complex arrays are refused, as they are nearly
+always a mistake. A float32 C-contiguous array is passed on without a copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _core
+
+F32: TypeAlias = npt.NDArray[np.float32]
+F64: TypeAlias = npt.NDArray[np.float64]
+I64: TypeAlias = npt.NDArray[np.int64]
+
+
+def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
+    """The value as a NumPy array, its dtype kept (bfloat16 becomes float32)."""
+    if isinstance(value, np.ndarray):
+        array = value
+    elif getattr(value, "requires_grad", False):
+        raise TypeError(f"{name} is a tensor that requires grad; pass {name}.detach()")
+    elif hasattr(value, "__dlpack__") and (wide := _from_bfloat16(value)) is not None:
+        array = wide
+    else:
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError, BufferError) as error:
+            raise TypeError(
+                f"{name} cannot be read as an array: {type(value).__name__} ({error}); "
+                "pass a NumPy array or a CPU tensor"
+            ) from error
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _from_bfloat16(value: Any) -> F32 | None:
+    """A float32 copy of a bfloat16 tensor; None for every other dtype."""
+    if "bfloat16" not in str(getattr(value, "dtype", "")):
+        return None
+    try:
+        return _core.bfloat16_from_dlpack(value.__dlpack__())
+    except (BufferError, RuntimeError, TypeError):
+        return None
+
+
+def real(value: Any, name: str, shape: str) -> npt.NDArray[Any]:
+    """A numeric array with the dimensions that ``shape`` lists, such as "(n, d)"."""
+    array = to_numpy(value, name)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(
+            f"{name} must hold real numbers, got dtype {array.dtype}; convert it, "
+            f"for example with {name}.astype('float32')"
+        )
+    dimensions = shape.count(",") + (0 if shape.endswith(",)") else 1)
+    if array.ndim != dimensions:
+        hint = f"; a single row is {name}[None, :]" if (array.ndim, dimensions) == (1, 2) else ""
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}{hint}")
+    return array
+
+
+def float32(value: Any, name: str, shape: str) -> F32:
+    """A C-contiguous float32 array; finite float64 values beyond float32 are refused later."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(real(value, name, shape), dtype=np.float32)
+
+
+def float64(value: Any, name: str, shape: str, first_row: int = 0) -> F64:
+    """A C-contiguous, finite float64 array."""
+    array = np.ascontiguousarray(real(value, name, shape), dtype=np.float64)
+    finite = np.isfinite(array)
+    if not finite.all():
+        raise _not_finite(name, first_row + int(np.argwhere(~finite)[0][0]), as_dtype="float64")
+    return array
+
+
+def vectors(
+    value: Any, name: str, d: int | None = None, threads: int = 0, first_row: int = 0
+) -> tuple[F32, float]:
+    """Finite embeddings (n, d) and their largest absolute value.
+
+    ``first_row``: the number of the first row, for messages about a block of a larger array.
+    """
+    array = float32(value, name, "(n, d)")
+    if array.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column, got shape {array.shape}")
+    if d is not None and array.shape[1] != d:
+        raise ValueError(f"{name} must have {d} columns like the stored rows, got {array.shape[1]}")
+    largest, bad_row = _core.inspect_rows(array, threads)
+    if bad_row >= 0:
+        raise _not_finite(name, first_row + bad_row)
+    return array, largest
+
+
+def logits(value: Any, name: str, first_row: int = 0) -> F32:
+    """Logits (n, C): -inf is legal, but not for a whole row; NaN and +inf are not."""
+    array = float32(value, name, "(n, C)")
+    if array.size and not np.isfinite(array.min(initial=0) + array.max(initial=0)):
+        bad = np.isnan(array).any(axis=1) | (array == np.inf).any(axis=1)
+        if bad.any():
+            raise _not_finite(name, first_row + int(np.argmax(bad)), "; only -inf is allowed in logits")
+        whole = (array == -np.inf).all(axis=1)
+        if whole.any():
+            raise ValueError(
+                f"{name}: row {first_row + int(np.argmax(whole))} is -inf throughout, so no class is possible"
+            )
+    return array
+
+
+def probabilities(value: Any, name: str, first_row: int = 0) -> F32:
+    """Probabilities (n, C): in [0, 1], rows summing to 1 within float16's rounding."""
+    array = float32(value, name, "(n, C)")
+    ok = (array >= 0) & (array <= 1)
+    if not ok.all():
+        row = int(np.argmin(ok.all(axis=1)))
+        raise ValueError(
+            f"{name}: row {first_row + row} holds values outside [0, 1]; "
+            "for raw scores use output_kind='logits'"
+        )
+    totals = array.sum(axis=1, dtype=np.float64)
+    off = np.abs(totals - 1) > 1e-2
+    if off.any():
+        row = int(np.argmax(off))
+        raise ValueError(f"{name}: row {first_row + row} sums to {totals[row]:.6g}, expected 1")
+    return array
+
+
+def integers(value: Any, name: str, shape: str) -> I64:
+    """A C-contiguous int64 array from an integer array, values unchanged."""
+    array = to_numpy(value, name)
+    if array.size == 0 and array.dtype.kind == "f":
+        array = array.astype(np.int64)  # an empty list is float64 to NumPy
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
+    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} holds values beyond int64")
+    dimensions = shape.count(",") + (0 if shape.endswith(",)") else 1)
+    if array.ndim != dimensions:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def labels(value: Any, n: int, classes: int) -> I64:
+    """Class indices (n,) in [0, classes)."""
+    array = integers(value, "targets", "(n,)")
+    same_length("targets", len(array), "embeddings", n)
+    bad = (array < 0) | (array >= classes)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"targets: row {row} is class {array[row]}, but outputs have {classes} columns, "
+            f"so classes are 0 to {classes - 1}"
+        )
+    return array
+
+
+def row_ids(value: Any, n: int) -> I64:
+    """Unique, non-negative row ids (n,)."""
+    array = integers(value, "ids", "(n,)")
+    same_length("ids", len(array), "embeddings", n)
+    if n and array.min() < 0:
+        row = int(np.argmax(array < 0))
+        raise ValueError(f"ids must not be negative, got {array[row]} at row {row}")
+    ordered = np.sort(array)
+    twice = ordered[1:] == ordered[:-1]
+    if twice.any():
+        raise ValueError(f"ids must be unique, got {ordered[1:][twice][0]} more than once")
+    return array
+
+
+def excluded_ids(value: Any, q: int) -> I64 | None:
+    """Ids a query must not be answered with: (q,) or (q, m), -1 for none."""
+    if value is None:
+        return None
+    array = to_numpy(value, "exclude_ids")
+    array = integers(value, "exclude_ids", "(q,)" if array.ndim == 1 else "(q, m)")
+    if array.ndim == 1:
+        array = array[:, None]
+    same_length("exclude_ids", len(array), "queries", q)
+    return array
+
+
+def same_length(name: str, got: int, other: str, expected: int) -> None:
+    if got != expected:
+        raise ValueError(f"{name} must have one row per row of {other} ({expected}), got {got}")
+
+
+def count(value: Any, name: str, least: int = 1) -> int:
+    """A whole number of at least ``least``."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def thread_count(value: Any) -> int:
+    """Threads to use; 0 tells the core to decide."""
+    return 0 if value is None else count(value, "threads")
+
+
+def _not_finite(name: str, row: int, more: str = "", as_dtype: str = "float32") -> ValueError:
+    return ValueError(f"{name}: row {row} holds NaN or infinity (as {as_dtype}){more}")

@@ -1,0 +1,408 @@
+"""The numeric contract (``cpp/CONTRACT.md``) in NumPy: slow, plain and exact to the bit.
+
+Every function follows one section of the contract, named in its docstring. Only elementwise
+float64 operations are used (each rounds once, in any SIMD width); ``np.sum``, ``np.dot`` and
+``np.exp`` are not, for their order or rounding is not that of the contract.
+
+This file imports NumPy alone, so that a fault of the engine cannot hide in its own oracle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+Array = npt.NDArray[Any]
+
+Metric = Literal["euclidean", "sqeuclidean", "inner_product", "cosine"]
+Task = Literal["classification", "regression"]
+OutputKind = Literal["logits", "probabilities", "values"]
+
+ROW_BLOCK = 4096  # rows whose terms are held at once; no effect on any bit
+
+# Constants of `cexp`.
+LOG2E = float.fromhex("0x1.71547652b82fep+0")
+LN2_HI = float.fromhex("0x1.62e42fee00000p-1")
+LN2_LO = float.fromhex("0x1.a39ef35793c76p-33")
+SHIFT = float.fromhex("0x1.8p52")
+
+
+# ---- Canonical sum ------------------------------------------------------------------------
+
+
+def csum(terms: npt.ArrayLike) -> Float64:
+    """Canonical sum over the last axis. Contract: "Canonical sum"."""
+    t = np.asarray(terms, dtype=np.float64)
+    p = np.zeros((*t.shape[:-1], 8))  # p_0 .. p_7, all +0.0
+    for start in range(0, t.shape[-1], 8):  # i ascending: terms i .. i+7, one per partial sum
+        eight = t[..., start : start + 8]
+        p[..., : eight.shape[-1]] += eight
+    p0, p1, p2, p3, p4, p5, p6, p7 = (p[..., j] for j in range(8))
+    total: Float64 = ((p0 + p4) + (p2 + p6)) + ((p1 + p5) + (p3 + p7))
+    return total
+
+
+# ---- Distances and order ------------------------------------------------------------------
+
+
+def widen(array: npt.ArrayLike) -> Float64:
+    """Float32 values (float16 converts exactly) widened to float64, before any arithmetic."""
+    return np.asarray(array, dtype=np.float32).astype(np.float64)
+
+
+def _block_key(q: Float64, x: Float64, metric: Metric) -> Float64:
+    """Order key of one query ``q`` (d,) against the rows ``x`` (n, d), all float64."""
+    if metric in ("euclidean", "sqeuclidean"):
+        difference = q - x
+        return csum(difference * difference)
+    if metric == "inner_product":
+        return -csum(q * x)
+    if metric == "cosine":
+        p = csum(q * x)
+        norms = csum(q * q) * csum(x * x)  # qq * xx
+        zero = norms == 0.0
+        c = np.maximum(0.0, 1.0 - p / np.sqrt(np.where(zero, 1.0, norms)))
+        return np.where(zero, 1.0, c)
+    raise ValueError(f"unknown metric: {metric!r}")
+
+
+def order_key(queries: npt.ArrayLike, rows: npt.ArrayLike, metric: Metric) -> Float64:
+    """Key of the order, (q, n), ascending. Contract: "Distances and order", second column."""
+    q, x = widen(queries), np.asarray(rows)
+    keys = np.empty((q.shape[0], x.shape[0]))
+    for start in range(0, x.shape[0], ROW_BLOCK):
+        block = widen(x[start : start + ROW_BLOCK])
+        for i, query in enumerate(q):
+            keys[i, start : start + ROW_BLOCK] = _block_key(query, block, metric)
+    return keys
+
+
+def _key_to_value(key: Float64, metric: Metric) -> Float64:
+    """Contract: "Distances and order", second column to third."""
+    if metric == "euclidean":
+        root: Float64 = np.sqrt(key)
+        return root
+    return -key if metric == "inner_product" else key
+
+
+def value(queries: npt.ArrayLike, rows: npt.ArrayLike, metric: Metric) -> Float64:
+    """Value returned, (q, n). Contract: "Distances and order", third column."""
+    return _key_to_value(order_key(queries, rows, metric), metric)
+
+
+def search(
+    queries: npt.ArrayLike,
+    rows: npt.ArrayLike,
+    k: int,
+    metric: Metric = "euclidean",
+    ids: npt.ArrayLike | None = None,
+    exclude_ids: npt.ArrayLike | None = None,
+    alive: npt.ArrayLike | None = None,
+) -> tuple[Float64, Int64]:
+    """The ``k`` smallest rows by (order key, id): values and ids, (q, k) each.
+
+    ``ids`` are the positions if not given; ``exclude_ids`` is (q,) or (q, m), -1 for none;
+    ``alive`` (n,) is False for removed rows. Contract: "Distances and order", last paragraph.
+    """
+    keys = order_key(queries, rows, metric)
+    n_queries, n = keys.shape
+    row_ids = np.arange(n) if ids is None else np.asarray(ids)
+    row_ids = row_ids.astype(np.int64)
+    live = np.ones(n, dtype=np.bool_) if alive is None else np.asarray(alive, dtype=np.bool_)
+    none = np.full(n_queries, -1)
+    excluded = np.asarray(none if exclude_ids is None else exclude_ids, dtype=np.int64)
+    excluded = excluded.reshape(n_queries, -1 if excluded.size else 0)
+
+    values = np.full((n_queries, k), -np.inf if metric == "inner_product" else np.inf)
+    found = np.full((n_queries, k), -1, dtype=np.int64)
+    for i in range(n_queries):
+        candidates = np.flatnonzero(live & ~np.isin(row_ids, excluded[i][excluded[i] >= 0]))
+        order = np.lexsort((row_ids[candidates], keys[i, candidates]))  # last key is primary
+        best = candidates[order[:k]]
+        values[i, : best.size] = _key_to_value(keys[i, best], metric)
+        found[i, : best.size] = row_ids[best]
+    return values, found
+
+
+# ---- exp ----------------------------------------------------------------------------------
+
+
+def cexp(x: npt.ArrayLike) -> Float64:
+    """Elementwise exponential, one line per line of the contract. Contract: "exp"."""
+    x = np.minimum(np.maximum(np.asarray(x, dtype=np.float64), -746.0), 710.0)
+    n = (x * LOG2E + SHIFT) - SHIFT
+    r = (x - n * LN2_HI) - n * LN2_LO
+    q = np.full_like(r, 1.0 / math.factorial(13))  # 13! < 2^53: the quotient is float64(1/13!)
+    for j in range(12, 1, -1):
+        q = q * r + 1.0 / math.factorial(j)
+    e = 1.0 + (r + (r * r) * q)
+    n1 = (n * 0.5 + SHIFT) - SHIFT
+    n2 = n - n1
+    with np.errstate(over="ignore", under="ignore"):
+        result: Float64 = (e * _power_of_two(n1)) * _power_of_two(n2)
+    return result
+
+
+def _power_of_two(n: Float64) -> Float64:
+    """2^n for integral float64 ``n`` within [-538, 512]: always a normal number."""
+    power: Float64 = np.ldexp(1.0, n.astype(np.int64))
+    return power
+
+
+# ---- Softmax, residuals -------------------------------------------------------------------
+
+
+def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Float64:
+    """Softmax over the last axis. Contract: "Softmax, residuals", formula."""
+    z = widen(logits) / np.float64(temperature)
+    m = np.max(z, axis=-1, keepdims=True)
+    e = cexp(z - m)
+    probabilities: Float64 = e / csum(e)[..., None]  # W = csum(e)
+    return probabilities
+
+
+def base(output_kind: OutputKind, outputs: npt.ArrayLike, temperature: float = 1.0) -> Float64:
+    """Base output ``b_c``, (n, C). Contract: "Softmax, residuals", table, second column."""
+    if output_kind == "logits":
+        return softmax(outputs, temperature)
+    if temperature != 1.0:
+        raise ValueError(f"temperature must be 1 for {output_kind}, got {temperature}")
+    if output_kind == "probabilities":
+        return widen(outputs)
+    return _columns(outputs)
+
+
+def residuals(
+    task: Task,
+    output_kind: OutputKind,
+    outputs: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    temperature: float = 1.0,
+) -> Float32:
+    """Residuals, (n, C), rounded once. Contract: "Softmax, residuals", table, third column."""
+    if (task == "regression") != (output_kind == "values"):
+        raise ValueError(f"{output_kind} is no output kind of {task}")
+    b = base(output_kind, outputs, temperature)
+    if task == "classification":
+        onehot = np.zeros_like(b)
+        onehot[np.arange(b.shape[0]), np.asarray(targets, dtype=np.int64)] = 1.0
+        return (onehot - b).astype(np.float32)
+    return (_columns(targets) - b).astype(np.float32)
+
+
+def _columns(values: npt.ArrayLike) -> Float64:
+    """Regression values, (n,) or (n, C), as float64 (n, C)."""
+    v = np.asarray(values, dtype=np.float64)
+    return v[:, None] if v.ndim == 1 else v
+
+
+# ---- Weights, correction, prediction ------------------------------------------------------
+
+
+def weights(distances: npt.ArrayLike, sigma: float) -> Float64:
+    """Weights over the last axis; padding (+inf, last) weighs 0. Contract: "Weights"."""
+    distance = np.asarray(distances, dtype=np.float64)
+    there = np.isfinite(distance)
+    D = np.where(there, distance, 0.0)
+    with np.errstate(over="ignore"):  # a tiny sigma may give -inf, and cexp(-inf) = 0
+        e = np.where(there, cexp((D[..., :1] - D) / np.float64(sigma)), 0.0)
+    W = np.zeros(e.shape[:-1])
+    for j in range(e.shape[-1]):  # neighbour order; 0 + e_1 = e_1, and padding adds +0.0
+        W = W + e[..., j]
+    W = np.where(W == 0.0, 1.0, W)  # m = 0: all weights 0
+    w: Float64 = e / W[..., None]
+    return w
+
+
+def correction(
+    distances: npt.ArrayLike, positions: npt.ArrayLike, residuals: npt.ArrayLike, sigma: float
+) -> Float64:
+    """Weighted sum of residuals, (q, C). Contract: "Weights, correction", ``correction_c``.
+
+    ``positions`` (q, k) are rows of ``residuals`` (n, C), -1 for padding.
+    """
+    position, r = np.asarray(positions, dtype=np.int64), widen(residuals)
+    there = position >= 0
+    w = weights(np.where(there, distances, np.inf), sigma)
+    total = np.zeros((position.shape[0], r.shape[1]))
+    for j in range(position.shape[1]):  # neighbour order
+        at = there[:, j]  # padding is left out
+        total[at] = total[at] + w[at, j, None] * r[position[at, j]]
+    return total
+
+
+def correct(base: npt.ArrayLike, correction: npt.ArrayLike, strength: float = 1.0) -> Float64:
+    """``b_c + strength * correction_c``. Contract: "Weights, correction", last formula."""
+    corrected: Float64 = np.asarray(base, np.float64) + np.float64(strength) * np.asarray(
+        correction, np.float64
+    )
+    return corrected
+
+
+def simplex(corrected: npt.ArrayLike, floor: float = 1e-6) -> Float64:
+    """Rows mapped to the simplex. Contract: "Weights, correction", last paragraph."""
+    v = np.maximum(np.asarray(corrected, dtype=np.float64), floor)
+    probabilities: Float64 = v / csum(v)[..., None]
+    return probabilities
+
+
+# ---- sigma="auto" -------------------------------------------------------------------------
+
+
+def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int) -> float:
+    """The scale found at ``fit``. Contract: 'sigma="auto"'. A single row gives 1.0."""
+    rows = np.asarray(keys)
+    n = rows.shape[0]
+    row_ids = np.arange(n) if ids is None else np.asarray(ids)
+    sample = np.arange(n)
+    if n > 256:
+        sample = np.sort(np.random.RandomState(0).permutation(n)[:256])
+    neighbours = min(k, n - 1)
+    if neighbours == 0:
+        return 1.0  # no neighbour, hence no positive m_i
+    D, _ = search(rows[sample], rows, neighbours, ids=row_ids, exclude_ids=row_ids[sample])
+
+    total = np.zeros(sample.size)
+    for j in range(neighbours):  # neighbour order
+        total = total + (D[:, j] - D[:, 0])
+    m = total / neighbours
+    ascending = np.sort(m)
+    low, high = ascending[(m.size - 1) // 2], ascending[m.size // 2]
+    median = float(low) if m.size % 2 else float((low + high) / 2.0)
+    if median != 0.0:
+        return median
+    positive = [float(value) for value in m if value > 0.0]
+    running = 0.0
+    for term in positive:  # sample order
+        running = running + term
+    return running / len(positive) if positive else 1.0
+
+
+# ---- The whole memory ---------------------------------------------------------------------
+
+
+class OracleMemory:
+    """The functions above put together, in the shape of ``resmem.Memory``.
+
+    Keys are used as given (no preprocessing). Regression outputs and results are (n, C),
+    with C = 1 for targets of shape (n,). Rows without given ids get the next ones after the
+    largest id ever held.
+    """
+
+    def __init__(
+        self,
+        task: Task = "classification",
+        output_kind: OutputKind = "logits",
+        k: int = 50,
+        sigma: float | Literal["auto"] = "auto",
+        temperature: float = 1.0,
+        strength: float = 1.0,
+    ) -> None:
+        self.task: Task = task
+        self.output_kind: OutputKind = output_kind
+        self.k = k
+        self.sigma: float | Literal["auto"] = sigma
+        self.temperature = temperature
+        self.strength = strength
+
+    def fit(
+        self,
+        embeddings: npt.ArrayLike,
+        outputs: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        ids: npt.ArrayLike | None = None,
+    ) -> OracleMemory:
+        keys = np.asarray(embeddings, dtype=np.float32)
+        self.keys_: Float32 = keys[:0]
+        self.residuals_: Float32 = self._residuals(outputs, targets)[:0]
+        self.ids_: Int64 = np.empty(0, dtype=np.int64)
+        self.alive_: Bool = np.empty(0, dtype=np.bool_)
+        self.add(keys, outputs, targets, ids)
+        # Only here: `add` and `remove` leave sigma_ as it is.
+        self.sigma_ = auto_sigma(keys, self.ids_, self.k) if self.sigma == "auto" else self.sigma
+        return self
+
+    def add(
+        self,
+        embeddings: npt.ArrayLike,
+        outputs: npt.ArrayLike,
+        targets: npt.ArrayLike,
+        ids: npt.ArrayLike | None = None,
+    ) -> OracleMemory:
+        keys = np.asarray(embeddings, dtype=np.float32)
+        first = int(self.ids_.max(initial=-1)) + 1
+        new = np.arange(first, first + len(keys)) if ids is None else np.asarray(ids)
+        self.keys_ = np.concatenate([self.keys_, keys])
+        self.residuals_ = np.concatenate([self.residuals_, self._residuals(outputs, targets)])
+        self.ids_ = np.concatenate([self.ids_, new.astype(np.int64)])
+        self.alive_ = np.concatenate([self.alive_, np.ones(len(keys), dtype=np.bool_)])
+        return self
+
+    def remove(self, ids: Sequence[int] | Array) -> OracleMemory:
+        self.alive_ = self.alive_ & ~np.isin(self.ids_, np.asarray(ids, dtype=np.int64))
+        return self
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.alive_))
+
+    def kneighbors(
+        self,
+        embeddings: npt.ArrayLike,
+        k: int | None = None,
+        exclude_ids: npt.ArrayLike | None = None,
+    ) -> tuple[Float64, Int64]:
+        count = self.k if k is None else k
+        return search(
+            embeddings, self.keys_, count, "euclidean", self.ids_, exclude_ids, self.alive_
+        )
+
+    def correction(
+        self, embeddings: npt.ArrayLike, exclude_ids: npt.ArrayLike | None = None
+    ) -> Float64:
+        distances, found = self.kneighbors(embeddings, exclude_ids=exclude_ids)
+        position_of = {int(row_id): position for position, row_id in enumerate(self.ids_)}
+        positions = [[position_of.get(int(row_id), -1) for row_id in row] for row in found]
+        where = np.array(positions, dtype=np.int64).reshape(found.shape)
+        return correction(distances, where, self.residuals_, self.sigma_)
+
+    def correct(
+        self,
+        embeddings: npt.ArrayLike,
+        outputs: npt.ArrayLike,
+        exclude_ids: npt.ArrayLike | None = None,
+    ) -> Float64:
+        b = base(self.output_kind, outputs, self.temperature)
+        return correct(b, self.correction(embeddings, exclude_ids), self.strength)
+
+    def predict(
+        self,
+        embeddings: npt.ArrayLike,
+        outputs: npt.ArrayLike,
+        exclude_ids: npt.ArrayLike | None = None,
+    ) -> Array:
+        corrected = self.correct(embeddings, outputs, exclude_ids)
+        if self.task == "regression":
+            return corrected
+        labels: Int64 = np.argmax(corrected, axis=1)  # the first largest
+        return labels
+
+    def predict_proba(
+        self,
+        embeddings: npt.ArrayLike,
+        outputs: npt.ArrayLike,
+        exclude_ids: npt.ArrayLike | None = None,
+    ) -> Float64:
+        if self.task == "regression":
+            raise ValueError("predict_proba is for classification")
+        return simplex(self.correct(embeddings, outputs, exclude_ids))
+
+    def _residuals(self, outputs: npt.ArrayLike, targets: npt.ArrayLike) -> Float32:
+        return residuals(self.task, self.output_kind, outputs, targets, self.temperature)
