@@ -9,9 +9,6 @@ namespace {
 // to answer an interrupt.
 constexpr std::size_t kTaskValues = std::size_t{1} << 16;
 
-// Columns summed at a time: 16 KiB of float64 sums stay in the level-1 cache.
-constexpr std::size_t kColumnBlock = 2048;
-
 void for_row_blocks(std::size_t n, std::size_t row_cost, std::size_t threads, Interrupt& interrupt,
                     const std::function<void(std::size_t first, std::size_t last)>& body) {
   const std::size_t block = std::max<std::size_t>(1, kTaskValues / std::max<std::size_t>(1, row_cost));
@@ -31,6 +28,7 @@ class ResidualRows {
     }
   }
   const float* operator[](std::size_t position) const {
+    if (segments_.size() == 1) return segments_[0].residuals + position * columns_;
     const auto after = std::upper_bound(starts_.begin(), starts_.end(), position);
     const auto s = static_cast<std::size_t>(after - starts_.begin()) - 1;
     return segments_[s].residuals + (position - starts_[s]) * columns_;
@@ -88,11 +86,7 @@ std::size_t neighbour_weights(const double* distances, const std::int64_t* posit
                               double* out) {
   std::size_t count = 0;
   while (count < k && positions[count] >= 0) ++count;
-  for (std::size_t j = 0; j < count; ++j) out[j] = (distances[0] - distances[j]) / sigma;
-  kernels.exp(out, count);
-  double total = 0;
-  for (std::size_t j = 0; j < count; ++j) total += out[j];
-  for (std::size_t j = 0; j < count; ++j) out[j] /= total;
+  if (count > 0) kernels.neighbour_weights(distances, count, sigma, out);
   return count;
 }
 
@@ -102,23 +96,22 @@ void aggregate(const AggregateRequest& request, const KernelTable& kernels, doub
   const std::size_t columns = request.columns, k = request.k;
   for_row_blocks(request.q, k * columns / 8, request.threads, interrupt, [&](std::size_t first,
                                                                             std::size_t last) {
-    std::vector<double> weights(k), sums(std::min(columns, kColumnBlock));
-    std::vector<const float*> rows(k), block(k);
+    std::vector<double> weights(k), sums(columns);
+    // The neighbours of all these queries in a row, so that the kernel can look ahead.
+    std::vector<const float*> rows((last - first) * k + kRowsAhead);
+    for (std::size_t j = 0; j < (last - first) * k; ++j) {
+      const std::int64_t position = request.positions[first * k + j];
+      rows[j] = position < 0 ? nullptr : residuals[static_cast<std::size_t>(position)];
+    }
     for (std::size_t q = first; q < last; ++q) {
-      const std::int64_t* positions = request.positions + q * k;
-      const std::size_t count = neighbour_weights(request.distances + q * k, positions, k,
-                                                  request.sigma, kernels, weights.data());
-      for (std::size_t j = 0; j < count; ++j)
-        rows[j] = residuals[static_cast<std::size_t>(positions[j])];
-      for (std::size_t start = 0; start < columns; start += kColumnBlock) {
-        const std::size_t width = std::min(kColumnBlock, columns - start);
-        for (std::size_t j = 0; j < count; ++j) block[j] = rows[j] + start;
-        std::fill_n(sums.begin(), width, 0.0);
-        kernels.accumulate(sums.data(), block.data(), weights.data(), count, width);
-        double* target = out + q * columns + start;
-        for (std::size_t c = 0; c < width; ++c)
-          target[c] = request.add_to_out ? target[c] + request.strength * sums[c] : sums[c];
-      }
+      const std::size_t count =
+          neighbour_weights(request.distances + q * k, request.positions + q * k, k,
+                            request.sigma, kernels, weights.data());
+      double* sum = request.add_to_out ? sums.data() : out + q * columns;
+      kernels.weighted_sum(sum, rows.data() + (q - first) * k, weights.data(), count, columns);
+      if (request.add_to_out)
+        for (std::size_t c = 0; c < columns; ++c)
+          out[q * columns + c] += request.strength * sum[c];
     }
   });
 }

@@ -24,12 +24,16 @@ namespace {
 constexpr std::size_t kScannerBytes = std::size_t{32} << 20;
 
 // Up to here one pass over the raw rows per query beats staging and packing them: a query of
-// a stream costs 1.5 cycles for every 4 bytes of a row, a panel of 16 costs 1 and staging 0.3.
-constexpr std::size_t kStreamQueries = 10;
+// a stream costs about 1 cycle for every 8 values of a row, a panel of 16 and its staging 16.
+constexpr std::size_t kStreamQueries = 8;
 
-// From here on every thread stages all rows for queries of its own; below, threads split the
-// rows. Staging a row costs as much as about 5 queries of a panel do.
-constexpr std::size_t kQueriesPerThread = 128;
+// From so many queries per thread on, each thread takes queries of its own past all rows; below,
+// the threads split the rows. Split rows are staged once, not once per thread (as dear as 5
+// queries of a panel, and bound by memory), but thresholds are found once per thread (so many
+// threads prefer to split queries).
+std::size_t queries_worth_a_thread(std::size_t threads) {
+  return std::clamp<std::size_t>(2048 / threads, 128, 1024);
+}
 
 std::size_t level2_bytes() {
   static const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
@@ -75,7 +79,7 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTab
       plan.strategy = Strategy::exact;  // every row would be a candidate
     else if (may_stream && request.q <= kStreamQueries && unscaled_squares_are_safe(request))
       plan.strategy = Strategy::stream;
-    else if (request.q >= kQueriesPerThread * request.threads)
+    else if (request.q >= queries_worth_a_thread(request.threads) * request.threads)
       plan.strategy = Strategy::by_queries;
     else
       plan.strategy = Strategy::by_rows;

@@ -17,6 +17,7 @@ struct Hit {
 };
 
 inline constexpr std::uint32_t kMaxQueryLanes = 32;
+inline constexpr std::size_t kRowsAhead = 16;
 inline constexpr std::size_t kDepthStep = 4;  // staged depth is padded with zeros to this
 
 // A panel of queries against a block of staged rows.
@@ -87,9 +88,12 @@ struct KernelTable {
   double (*csum)(const double* terms, std::size_t n);
   void (*exp)(double* x, std::size_t n);                       // in place
   void (*softmax)(const float* logits, double temperature, double* out, std::size_t n);
-  // acc[c] += weight[j] * rows[j][c] for j ascending, multiply then add.
-  void (*accumulate)(double* acc, const float* const* rows, const double* weights,
-                     std::size_t count, std::size_t columns);
+  // The weights of count >= 1 neighbours at these distances.
+  void (*neighbour_weights)(const double* distances, std::size_t count, double sigma, double* out);
+  // out[c] = sum of weights[j] * rows[j][c] from 0, j ascending, multiply then add.
+  // `rows` holds count + kRowsAhead pointers; the further ones are only prefetched.
+  void (*weighted_sum)(double* out, const float* const* rows, const double* weights,
+                       std::size_t count, std::size_t columns);
 };
 
 // One definition per object file that the build compiles.

@@ -140,42 +140,44 @@ std::size_t scan(const ScanArgs& args) {
 
 // ------------------------------------------------------------------ filter: one query, raw rows
 
-// Eight rows at a time: eight independent sums, one combined reduction, one comparison.
+// -(query - row)^2, left in the lanes of one vector. The row is read front to back, which is
+// what the hardware prefetcher follows; four chains hide the latency of the sum.
+RESMEM_INLINE F32 lane_sums(const float* query, const float* row, std::size_t d) {
+  constexpr std::size_t kChains = 4, kStep = kChains * F32::kLanes;
+  F32 acc[kChains];
+  unroll<kChains>([&](auto j) RESMEM_LAMBDA { acc[j.value] = F32::set1(0.0F); });
+  const auto take = [&](F32& sum, F32 q, F32 x) RESMEM_LAMBDA {
+    const F32 t = sub(q, x);
+    sum = fnma(t, t, sum);
+  };
+  std::size_t p = 0;
+  for (; p + kStep <= d; p += kStep)
+    unroll<kChains>([&](auto j) RESMEM_LAMBDA {
+      const std::size_t at = p + j.value * F32::kLanes;
+      take(acc[j.value], F32::load(query + at), F32::load(row + at));
+    });
+  for (; p + F32::kLanes <= d; p += F32::kLanes)
+    take(acc[0], F32::load(query + p), F32::load(row + p));
+  if (p < d) {
+    const int rest = static_cast<int>(d - p);
+    take(acc[1], F32::load_first(query + p, rest), F32::load_first(row + p, rest));
+  }
+  return add(add(acc[0], acc[1]), add(acc[2], acc[3]));
+}
+
+// Eight rows share one reduction over lanes.
 std::size_t stream_diff(const StreamArgs& args) {
   constexpr std::size_t kRows = 8;
-  constexpr std::size_t kAhead = 2 * kRows;  // rows between use and prefetch
-  constexpr std::size_t kLine = 16;          // floats in a cache line
-  const std::size_t whole = args.d - args.d % F32::kLanes;
-  const int rest = static_cast<int>(args.d - whole);
   std::size_t found = 0;
   for (std::size_t row = 0; row < args.row_count; row += kRows) {
-    const std::size_t left = args.row_count - row;
-    const float* x[kRows];
-    for (std::size_t i = 0; i < kRows; ++i)
-      x[i] = args.rows + (row + (i < left ? i : left - 1)) * args.d;
-    if (left > kAhead + kRows) {
-      const float* ahead = x[0] + kAhead * args.d;
-      for (std::size_t p = 0; p < kRows * args.d; p += kLine) __builtin_prefetch(ahead + p);
-    }
-    F32 acc[kRows];
-    unroll<kRows>([&](auto i) RESMEM_LAMBDA { acc[i.value] = F32::set1(0.0F); });
-    for (std::size_t p = 0; p < whole; p += F32::kLanes) {
-      const F32 q = F32::load(args.query + p);
-      unroll<kRows>([&](auto i) RESMEM_LAMBDA {
-        const F32 t = sub(q, F32::load(x[i.value] + p));
-        acc[i.value] = fma(t, t, acc[i.value]);
-      });
-    }
-    if (rest != 0) {
-      const F32 q = F32::load_first(args.query + whole, rest);
-      unroll<kRows>([&](auto i) RESMEM_LAMBDA {
-        const F32 t = sub(q, F32::load_first(x[i.value] + whole, rest));
-        acc[i.value] = fma(t, t, acc[i.value]);
-      });
-    }
+    const std::size_t count = args.row_count - row < kRows ? args.row_count - row : kRows;
+    F32 sums[kRows];
+    for (std::size_t i = 0; i < count; ++i)
+      sums[i] = lane_sums(args.query, args.rows + (row + i) * args.d, args.d);
+    for (std::size_t i = count; i < kRows; ++i) sums[i] = F32::set1(0.0F);
     float score[kRows];
-    negated_sums(acc, score);
-    for (std::size_t i = 0; i < kRows && i < left; ++i) {
+    add_lanes(sums, score);
+    for (std::size_t i = 0; i < count; ++i) {
       args.hits[found] = {score[i], static_cast<std::uint32_t>(row + i) * kMaxQueryLanes};
       found += score[i] >= args.threshold ? 1 : 0;
     }
@@ -338,35 +340,71 @@ void softmax(const float* logits, double temperature, double* out, std::size_t n
   for (std::size_t i = 0; i < n; ++i) out[i] /= total;
 }
 
-// Four neighbours a pass, so that the sums are loaded and stored once per four rows read;
-// meanwhile the rows of the next pass are fetched, a cache line of each per line used.
-void accumulate(double* acc, const float* const* rows, const double* weights, std::size_t count,
-                std::size_t columns) {
-  constexpr std::size_t kPass = 4, kLine = 16;
+void neighbour_weights(const double* distances, std::size_t count, double sigma, double* out) {
+  const F64 nearest = F64::set1(distances[0]), scale = F64::set1(sigma);
   std::size_t j = 0;
-  for (; j + kPass <= count; j += kPass) {
-    const float* const* row = rows + j;
-    const double* weight = weights + j;
-    const std::size_t ahead = count - j >= 2 * kPass ? kPass : 0;
-    std::size_t c = 0;
-    for (; c + kLine <= columns; c += kLine) {
-      unroll<kPass>([&](auto i) RESMEM_LAMBDA { __builtin_prefetch(row[i.value + ahead] + c); });
-      unroll<kLine / F64::kLanes>([&](auto v) RESMEM_LAMBDA {
-        const std::size_t at = c + v.value * F64::kLanes;
-        F64 sum = F64::load(acc + at);
-        unroll<kPass>([&](auto i) RESMEM_LAMBDA {
-          sum = add(sum, mul(F64::set1(weight[i.value]), F64::widen(row[i.value] + at)));
-        });
-        sum.store(acc + at);
-      });
-    }
-    for (; c < columns; ++c)
-      for (std::size_t i = 0; i < kPass; ++i)
-        acc[c] += weight[i] * static_cast<double>(row[i][c]);
+  for (; j + F64::kLanes <= count; j += F64::kLanes)
+    canonical_exp(div(sub(nearest, F64::load(distances + j)), scale)).store(out + j);
+  if (j < count) {
+    const std::size_t rest = j;
+    for (; j < count; ++j) out[j] = (distances[0] - distances[j]) / sigma;
+    exp_in_place(out + rest, count - rest);
   }
-  for (; j < count; ++j)
-    for (std::size_t c = 0; c < columns; ++c)
-      acc[c] += weights[j] * static_cast<double>(rows[j][c]);
+  double total = 0;
+  for (j = 0; j < count; ++j) total += out[j];
+  const F64 sum = F64::set1(total);
+  for (j = 0; j + F64::kLanes <= count; j += F64::kLanes)
+    div(F64::load(out + j), sum).store(out + j);
+  for (; j < count; ++j) out[j] /= total;
+}
+
+// out += the weighted sum of kRows rows, read front to back; `ahead[i]` is the row to fetch
+// meanwhile, since rows lie at random places.
+template <int kRows>
+RESMEM_INLINE void add_rows(double* out, const float* const* rows, const float* const* ahead,
+                            const double* weights, std::size_t columns) {
+  constexpr std::size_t kLine = 16;  // floats in a cache line
+  F64 weight[kRows];
+  const float *row[kRows], *later[kRows];  // copies: the stores to `out` cannot change them
+  unroll<kRows>([&](auto i) RESMEM_LAMBDA {
+    weight[i.value] = F64::set1(weights[i.value]);
+    row[i.value] = rows[i.value];
+    later[i.value] = ahead[i.value];
+  });
+  const auto add_at = [&](std::size_t c) RESMEM_LAMBDA {
+    F64 sum = F64::load(out + c);
+    unroll<kRows>([&](auto i) RESMEM_LAMBDA {
+      sum = add(sum, mul(weight[i.value], F64::widen(row[i.value] + c)));
+    });
+    sum.store(out + c);
+  };
+  std::size_t c = 0;
+  for (; c + kLine <= columns; c += kLine) {
+    unroll<kRows>([&](auto i) RESMEM_LAMBDA { __builtin_prefetch(later[i.value] + c); });
+    unroll<kLine / F64::kLanes>(
+        [&](auto v) RESMEM_LAMBDA { add_at(c + v.value * F64::kLanes); });
+  }
+  unroll<kRows>([&](auto i) RESMEM_LAMBDA { __builtin_prefetch(later[i.value] + c); });
+  for (; c + F64::kLanes <= columns; c += F64::kLanes) add_at(c);
+  for (; c < columns; ++c) {
+    double sum = out[c];
+    unroll<kRows>([&](auto i) RESMEM_LAMBDA {
+      sum += weights[i.value] * static_cast<double>(row[i.value][c]);
+    });
+    out[c] = sum;
+  }
+}
+
+// Four rows a pass: the sums are loaded and stored once per four rows read.
+void weighted_sum(double* out, const float* const* rows, const double* weights, std::size_t count,
+                  std::size_t columns) {
+  // Short rows take less time than memory does: look further ahead.
+  const std::size_t ahead = columns <= 256 ? kRowsAhead : kRowsAhead / 4;
+  for (std::size_t c = 0; c < columns; ++c) out[c] = 0;
+  std::size_t j = 0;
+  for (; j + 4 <= count; j += 4)
+    add_rows<4>(out, rows + j, rows + j + ahead, weights + j, columns);
+  for (; j < count; ++j) add_rows<1>(out, rows + j, rows + j + ahead, weights + j, columns);
 }
 
 constexpr int common_multiple(int a, int b) {
@@ -391,7 +429,8 @@ constexpr KernelTable make_table(const char* name, bool emulated) {
           csum,
           exp_in_place,
           softmax,
-          accumulate};
+          neighbour_weights,
+          weighted_sum};
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ struct F32 {
   }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
 };
+inline F32 add(F32 a, F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {_mm256_sub_ps(a.v, b.v)}; }
 inline F32 mul(F32 a, F32 b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.v, b.v)}; }
@@ -33,14 +34,14 @@ inline F32 fnma(F32 a, F32 b, F32 c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)};
 inline std::uint32_t ge_mask(F32 a, F32 b) {
   return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)));
 }
-// out[i] = -(sum of acc[i]), eight accumulators at once.
-inline void negated_sums(const F32* acc, float* out) {
-  const __m256 a = _mm256_hadd_ps(acc[0].v, acc[1].v), b = _mm256_hadd_ps(acc[2].v, acc[3].v);
-  const __m256 c = _mm256_hadd_ps(acc[4].v, acc[5].v), d = _mm256_hadd_ps(acc[6].v, acc[7].v);
+// out[i] = the sum of the lanes of sums[i], for eight of them.
+inline void add_lanes(const F32* sums, float* out) {
+  const __m256 a = _mm256_hadd_ps(sums[0].v, sums[1].v), b = _mm256_hadd_ps(sums[2].v, sums[3].v);
+  const __m256 c = _mm256_hadd_ps(sums[4].v, sums[5].v), d = _mm256_hadd_ps(sums[6].v, sums[7].v);
   const __m256 ab = _mm256_hadd_ps(a, b), cd = _mm256_hadd_ps(c, d);
   const __m256 low = _mm256_permute2f128_ps(ab, cd, 0x20);
   const __m256 high = _mm256_permute2f128_ps(ab, cd, 0x31);
-  _mm256_storeu_ps(out, _mm256_xor_ps(_mm256_add_ps(low, high), _mm256_set1_ps(-0.0F)));
+  _mm256_storeu_ps(out, _mm256_add_ps(low, high));
 }
 
 struct F64 {

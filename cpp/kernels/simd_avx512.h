@@ -27,6 +27,7 @@ struct F32 {
   }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
 };
+inline F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F32 mul(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
@@ -36,14 +37,15 @@ inline F32 fnma(F32 a, F32 b, F32 c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)};
 inline std::uint32_t ge_mask(F32 a, F32 b) {
   return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ);
 }
-// out[i] = -(sum of acc[i]). Through memory: once per eight rows.
-inline void negated_sums(const F32* acc, float* out) {
+// out[i] = the sum of the lanes of sums[i], for eight of them: through memory, once per
+// eight rows.
+inline void add_lanes(const F32* sums, float* out) {
   for (int i = 0; i < 8; ++i) {
     float lane[16];
-    acc[i].store(lane);
+    sums[i].store(lane);
     for (int width = 8; width > 0; width /= 2)
       for (int j = 0; j < width; ++j) lane[j] += lane[j + width];
-    out[i] = -lane[0];
+    out[i] = lane[0];
   }
 }
 

@@ -23,6 +23,7 @@ struct F32 {
   }
   void store(float* p) const { vst1q_f32(p, v); }
 };
+inline F32 add(F32 a, F32 b) { return {vaddq_f32(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {vsubq_f32(a.v, b.v)}; }
 inline F32 mul(F32 a, F32 b) { return {vmulq_f32(a.v, b.v)}; }
 inline F32 max(F32 a, F32 b) { return {vmaxq_f32(a.v, b.v)}; }
@@ -33,8 +34,9 @@ inline std::uint32_t ge_mask(F32 a, F32 b) {
   const uint32x4_t bit = {1, 2, 4, 8};
   return vaddvq_u32(vandq_u32(vcgeq_f32(a.v, b.v), bit));
 }
-inline void negated_sums(const F32* acc, float* out) {
-  for (int i = 0; i < 8; ++i) out[i] = -vaddvq_f32(acc[i].v);
+// out[i] = the sum of the lanes of sums[i], for eight of them.
+inline void add_lanes(const F32* sums, float* out) {
+  for (int i = 0; i < 8; ++i) out[i] = vaddvq_f32(sums[i].v);
 }
 
 struct F64 {

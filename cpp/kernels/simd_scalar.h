@@ -15,6 +15,7 @@ struct F32 {
   static F32 load_first(const float* p, int n) { return {n > 0 ? *p : 0.0F}; }
   void store(float* p) const { *p = v; }
 };
+inline F32 add(F32 a, F32 b) { return {a.v + b.v}; }
 inline F32 sub(F32 a, F32 b) { return {a.v - b.v}; }
 inline F32 mul(F32 a, F32 b) { return {a.v * b.v}; }
 inline F32 max(F32 a, F32 b) { return {a.v > b.v ? a.v : b.v}; }
@@ -22,8 +23,9 @@ inline F32 abs(F32 a) { return {a.v < 0 ? -a.v : a.v}; }
 inline F32 fma(F32 a, F32 b, F32 c) { return {a.v * b.v + c.v}; }
 inline F32 fnma(F32 a, F32 b, F32 c) { return {c.v - a.v * b.v}; }
 inline std::uint32_t ge_mask(F32 a, F32 b) { return a.v >= b.v ? 1U : 0U; }
-inline void negated_sums(const F32* acc, float* out) {
-  for (int i = 0; i < 8; ++i) out[i] = -acc[i].v;
+// out[i] = the sum of the lanes of sums[i], for eight of them.
+inline void add_lanes(const F32* sums, float* out) {
+  for (int i = 0; i < 8; ++i) out[i] = sums[i].v;
 }
 
 struct F64 {
