@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import resmem
+
+
+def picture_path(text: str) -> Path:
+    """A file that a picture can be written to, checked before the work and not after it."""
+    path = Path(text)
+    if path.suffix.lower() not in {".png", ".pdf", ".svg"}:
+        raise argparse.ArgumentTypeError(f"expected a .png, .pdf or .svg file, got {text!r}")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
+    return path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--output",
-        type=Path,
+        type=picture_path,
         default=Path("resmem-demo.png"),
         metavar="FILE",
         help="the picture to write (default: %(default)s; needs matplotlib)",
@@ -47,5 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def restrain_blas() -> None:
+    """Start over with BLAS on one thread, unless the caller has set a number.
+
+    Multiplying matrices as small as the demo's, a second thread gains next to nothing, and on a
+    busy machine the two wait for each other many times longer than they compute. BLAS reads the
+    setting when NumPy is loaded, so it has to be there from the start.
+    """
+    if "OPENBLAS_NUM_THREADS" not in os.environ:
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
+
+
 if __name__ == "__main__":
+    if "demo" in sys.argv[1:]:
+        restrain_blas()
     sys.exit(main())
