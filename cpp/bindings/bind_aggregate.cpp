@@ -122,8 +122,8 @@ void register_aggregate(py::module_& module) {
   module.def("class_residuals", &residuals_python, py::arg("outputs").noconvert(),
              py::arg("labels").noconvert(), "temperature"_a, "threads"_a = 0, "isa"_a = "",
              "onehot(label) - base, float32; temperature 0: the outputs are probabilities.");
-  module.def("simplex", &simplex_python, py::arg("values").noconvert(), "floor"_a,
-             "threads"_a = 0, "isa"_a = "", "Clips rows at floor and renormalises, in place.");
+  module.def("simplex", &simplex_python, py::arg("values").noconvert(), "floor"_a, "threads"_a = 0,
+             "isa"_a = "", "Clips rows at floor and renormalises, in place.");
   module.def("aggregate", &aggregate_python, "segments"_a, py::arg("distances").noconvert(),
              py::arg("positions").noconvert(), "sigma"_a, "columns"_a, "strength"_a = 1.0,
              "base"_a = py::none(), "threads"_a = 0, "isa"_a = "",

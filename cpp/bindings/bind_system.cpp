@@ -7,11 +7,14 @@ void register_system(py::module_& module) {
   module.attr("__version__") = RESMEM_VERSION;
   module.def("default_threads", &default_threads, "Threads a call uses unless told otherwise.");
   module.def("selected_isa", [] { return std::string(select_kernels("").name); });
-  module.def("available_isas", [] {
-    py::dict found;
-    for (const KernelTable* table : available_kernels()) found[table->name] = table->emulated;
-    return found;
-  }, "Kernels this machine can run; the value tells whether they are emulated.");
+  module.def(
+      "available_isas",
+      [] {
+        py::dict found;
+        for (const KernelTable* table : available_kernels()) found[table->name] = table->emulated;
+        return found;
+      },
+      "Kernels this machine can run; the value tells whether they are emulated.");
   module.def("build_info", [] {
     py::dict info;
 #if defined(__clang__)
@@ -19,8 +22,8 @@ void register_system(py::module_& module) {
 #else
     info["compiler"] = "gcc " __VERSION__;
 #endif
-    info["pybind11"] = std::to_string(PYBIND11_VERSION_MAJOR) + "." +
-                       std::to_string(PYBIND11_VERSION_MINOR);
+    info["pybind11"] =
+        std::to_string(PYBIND11_VERSION_MAJOR) + "." + std::to_string(PYBIND11_VERSION_MINOR);
     return info;
   });
 }

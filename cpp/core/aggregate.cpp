@@ -11,7 +11,8 @@ constexpr std::size_t kTaskValues = std::size_t{1} << 16;
 
 void for_row_blocks(std::size_t n, std::size_t row_cost, std::size_t threads, Interrupt& interrupt,
                     const std::function<void(std::size_t first, std::size_t last)>& body) {
-  const std::size_t block = std::max<std::size_t>(1, kTaskValues / std::max<std::size_t>(1, row_cost));
+  const std::size_t block =
+      std::max<std::size_t>(1, kTaskValues / std::max<std::size_t>(1, row_cost));
   parallel_for((n + block - 1) / block, threads, interrupt, [&](std::size_t task, bool) {
     body(task * block, std::min(n, (task + 1) * block));
   });
@@ -81,9 +82,8 @@ void simplex_rows(double* values, std::size_t n, std::size_t columns, double flo
   });
 }
 
-std::size_t neighbour_weights(const double* distances, const std::int64_t* positions,
-                              std::size_t k, double sigma, const KernelTable& kernels,
-                              double* out) {
+std::size_t neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
+                              double sigma, const KernelTable& kernels, double* out) {
   std::size_t count = 0;
   while (count < k && positions[count] >= 0) ++count;
   if (count > 0) kernels.neighbour_weights(distances, count, sigma, out);
@@ -94,26 +94,27 @@ void aggregate(const AggregateRequest& request, const KernelTable& kernels, doub
                Interrupt& interrupt) {
   const ResidualRows residuals(request.segments, request.columns);
   const std::size_t columns = request.columns, k = request.k;
-  for_row_blocks(request.q, k * columns / 8, request.threads, interrupt, [&](std::size_t first,
-                                                                            std::size_t last) {
-    std::vector<double> weights(k), sums(columns);
-    // The neighbours of all these queries in a row, so that the kernel can look ahead.
-    std::vector<const float*> rows((last - first) * k + kRowsAhead);
-    for (std::size_t j = 0; j < (last - first) * k; ++j) {
-      const std::int64_t position = request.positions[first * k + j];
-      rows[j] = position < 0 ? nullptr : residuals[static_cast<std::size_t>(position)];
-    }
-    for (std::size_t q = first; q < last; ++q) {
-      const std::size_t count =
-          neighbour_weights(request.distances + q * k, request.positions + q * k, k,
-                            request.sigma, kernels, weights.data());
-      double* sum = request.add_to_out ? sums.data() : out + q * columns;
-      kernels.weighted_sum(sum, rows.data() + (q - first) * k, weights.data(), count, columns);
-      if (request.add_to_out)
-        for (std::size_t c = 0; c < columns; ++c)
-          out[q * columns + c] += request.strength * sum[c];
-    }
-  });
+  for_row_blocks(
+      request.q, k * columns / 8, request.threads, interrupt,
+      [&](std::size_t first, std::size_t last) {
+        std::vector<double> weights(k), sums(columns);
+        // The neighbours of all these queries in a row, so that the kernel can look ahead.
+        std::vector<const float*> rows((last - first) * k + kRowsAhead);
+        for (std::size_t j = 0; j < (last - first) * k; ++j) {
+          const std::int64_t position = request.positions[first * k + j];
+          rows[j] = position < 0 ? nullptr : residuals[static_cast<std::size_t>(position)];
+        }
+        for (std::size_t q = first; q < last; ++q) {
+          const std::size_t count =
+              neighbour_weights(request.distances + q * k, request.positions + q * k, k,
+                                request.sigma, kernels, weights.data());
+          double* sum = request.add_to_out ? sums.data() : out + q * columns;
+          kernels.weighted_sum(sum, rows.data() + (q - first) * k, weights.data(), count, columns);
+          if (request.add_to_out)
+            for (std::size_t c = 0; c < columns; ++c)
+              out[q * columns + c] += request.strength * sum[c];
+        }
+      });
 }
 
 }  // namespace resmem

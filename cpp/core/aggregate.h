@@ -55,7 +55,7 @@ void aggregate(const AggregateRequest& request, const KernelTable& kernels, doub
                Interrupt& interrupt);
 
 // The weights of one query's neighbours, in order; returns how many there are (no padding).
-std::size_t neighbour_weights(const double* distances, const std::int64_t* positions,
-                              std::size_t k, double sigma, const KernelTable& kernels, double* out);
+std::size_t neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
+                              double sigma, const KernelTable& kernels, double* out);
 
 }  // namespace resmem

@@ -24,7 +24,10 @@ struct Neighbour {
 class CanonicalKey {
  public:
   CanonicalKey(const SearchRequest& request, const KernelTable& kernels, std::size_t query)
-      : kernels_(kernels), metric_(request.metric), d_(request.d), query_(request.queries + query * d_) {
+      : kernels_(kernels),
+        metric_(request.metric),
+        d_(request.d),
+        query_(request.queries + query * d_) {
     if (metric_ == Metric::cosine) square_ = kernels_.dot(query_, query_, d_);
   }
 
@@ -64,8 +67,9 @@ inline void write_neighbours(std::vector<Neighbour>& found, Metric metric, std::
     double value = metric == Metric::inner_product ? -infinity : infinity;
     if (j < kept) {
       const double key = found[j].key;
-      value = metric == Metric::euclidean ? std::sqrt(key)
-              : metric == Metric::inner_product ? 0.0 - key : key;
+      value = metric == Metric::euclidean       ? std::sqrt(key)
+              : metric == Metric::inner_product ? 0.0 - key
+                                                : key;
     }
     values[j] = value;
     ids[j] = j < kept ? found[j].id : -1;

@@ -31,8 +31,9 @@ class RowSet {
   bool ascending() const { return ascending_; }
 
   std::size_t segment_of(std::size_t position) const {
-    return static_cast<std::size_t>(
-               std::upper_bound(starts_.begin(), starts_.end(), position) - starts_.begin()) - 1;
+    return static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end(), position) -
+                                    starts_.begin()) -
+           1;
   }
   const float* row(std::size_t position) const {
     const std::size_t s = segment_of(position);

@@ -60,7 +60,8 @@ void Scanner::begin(const std::size_t* queries, std::size_t count) {
   std::vector<float> staged(request_.d);
   if (!plan_.stream) panels_.assign(panels * lanes * depth_, 0.0F);
   for (std::size_t i = 0; i < count; ++i) {
-    staged_queries_[i] = space_.stage_query(request_.queries + queries[i] * request_.d, staged.data());
+    staged_queries_[i] =
+        space_.stage_query(request_.queries + queries[i] * request_.d, staged.data());
     if (plan_.stream) continue;
     float* lane = panels_.data() + i / lanes * lanes * depth_ + i % lanes;
     for (std::size_t p = 0; p < request_.d; ++p) lane[p * lanes] = staged[p];
@@ -83,8 +84,7 @@ void Scanner::scan(std::size_t first, std::size_t last, Interrupt& interrupt, bo
 void Scanner::scan_tiles(std::size_t s, std::size_t first, std::size_t last, Interrupt& interrupt,
                          bool calling_thread) {
   const std::size_t lanes = kernels_.query_lanes;
-  const auto filter =
-      space_.filter() == FilterKind::dot ? kernels_.scan_dot : kernels_.scan_diff;
+  const auto filter = space_.filter() == FilterKind::dot ? kernels_.scan_dot : kernels_.scan_diff;
   ScanArgs args{};
   args.rows = staged_rows_.data();
   args.ld = ld_;
@@ -217,8 +217,7 @@ void Scanner::thin_exactly(std::size_t query) {
   const StagedQuery& staged = staged_queries_[query];
   const double worst = kth->key;
   // Nothing is nearer than distance 0, and later rows have larger ids.
-  const bool settled =
-      space_.filter() == FilterKind::difference && worst == 0 && rows_.ascending();
+  const bool settled = space_.filter() == FilterKind::difference && worst == 0 && rows_.ascending();
   thresholds_[query] =
       settled ? kInfinity : std::max(thresholds_[query], space_.threshold_of_key(worst, staged));
   count_[query] = request_.k;

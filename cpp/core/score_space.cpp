@@ -85,14 +85,16 @@ std::vector<float> central_offset(const SearchRequest& request, float scale) {
   const std::size_t step = std::max<std::size_t>(1, total / kSample);
   std::size_t start = 0, taken = 0;
   for (const Segment& segment : request.segments) {
-    for (std::size_t r = (start + step - 1) / step * step; r < start + segment.n; r += step, ++taken)
+    for (std::size_t r = (start + step - 1) / step * step; r < start + segment.n;
+         r += step, ++taken)
       for (std::size_t i = 0; i < request.d; ++i)
         sum[i] += static_cast<double>(segment.rows[(r - start) * request.d + i]);
     start += segment.n;
   }
   std::vector<float> offset(request.d);
   for (std::size_t i = 0; i < request.d && taken > 0; ++i)
-    offset[i] = static_cast<float>(sum[i] / static_cast<double>(taken) * static_cast<double>(scale));
+    offset[i] =
+        static_cast<float>(sum[i] / static_cast<double>(taken) * static_cast<double>(scale));
   return offset;
 }
 
@@ -107,7 +109,8 @@ ScoreSpace::ScoreSpace(const SearchRequest& request, FilterKind filter, bool raw
       d_(request.d) {
   float rows_max = 0;
   for (const Segment& segment : request.segments) rows_max = std::max(rows_max, segment.max_abs);
-  if (!cosine_ && !raw) scale_ = unit_scale(euclidean_ ? std::max(rows_max, request.queries_max_abs) : rows_max);
+  if (!cosine_ && !raw)
+    scale_ = unit_scale(euclidean_ ? std::max(rows_max, request.queries_max_abs) : rows_max);
 
   const auto d = static_cast<double>(d_);
   const double g = roundings(d + 1, kU), theta = roundings(std::ceil(d / 8) + 6, kV);

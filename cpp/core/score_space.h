@@ -47,7 +47,7 @@ class ScoreSpace {
 
   // The lower end of a score, slack left out.
   static float lower_end(float score, float spread) {
-    const float end = score - spread;  // rounded: at most u|end| off, exact if subnormal
+    const float end = score - spread;        // rounded: at most u|end| off, exact if subnormal
     return end - std::fabs(end) * 0x1p-22F;  // 4u|end| lower, less u|end| of its own rounding
   }
   // What a score must reach when the k-th largest lower end is `low`.

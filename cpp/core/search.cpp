@@ -27,12 +27,15 @@ constexpr std::size_t kScannerBytes = std::size_t{32} << 20;
 // a stream costs about 1 cycle for every 8 values of a row, a panel of 16 and its staging 16.
 constexpr std::size_t kStreamQueries = 8;
 
-// From so many queries per thread on, each thread takes queries of its own past all rows; below,
-// the threads split the rows. Split rows are staged once, not once per thread (as dear as 5
-// queries of a panel, and bound by memory), but thresholds are found once per thread (so many
-// threads prefer to split queries).
-std::size_t queries_worth_a_thread(std::size_t threads) {
-  return std::clamp<std::size_t>(2048 / threads, 128, 1024);
+// Threads take queries of their own past all rows, or split the rows. Split rows are staged
+// once, not once per thread (as dear as 5 queries of a panel, and bound by memory). Split
+// queries find their thresholds once, not once per thread, and hold fewer panels: panels
+// should stay in the last cache that a thread can count on.
+bool worth_splitting_queries(const SearchRequest& request) {
+  const std::size_t threads = request.threads;
+  if (request.q < 128 * threads) return false;
+  const std::size_t panel_bytes = sizeof(float) * request.q * request.d;
+  return panel_bytes > (std::size_t{2} << 20) || request.q >= 2048 || threads > 8;
 }
 
 std::size_t level2_bytes() {
@@ -73,13 +76,14 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTab
   if (!ScoreSpace::certifiable(request.d)) {
     plan.strategy = Strategy::exact;
   } else if (plan.strategy == Strategy::stream && !may_stream) {
-    throw std::invalid_argument("strategy 'stream' serves the Euclidean metrics and the difference filter only");
+    throw std::invalid_argument(
+        "strategy 'stream' serves the Euclidean metrics and the difference filter only");
   } else if (plan.strategy == Strategy::automatic) {
     if (rows.size() <= plan.scan.capacity)
       plan.strategy = Strategy::exact;  // every row would be a candidate
     else if (may_stream && request.q <= kStreamQueries && unscaled_squares_are_safe(request))
       plan.strategy = Strategy::stream;
-    else if (request.q >= queries_worth_a_thread(request.threads) * request.threads)
+    else if (worth_splitting_queries(request))
       plan.strategy = Strategy::by_queries;
     else
       plan.strategy = Strategy::by_rows;
@@ -189,16 +193,16 @@ class Search {
       parallel_for(slots, slots, interrupt_, [&](std::size_t slot, bool calling_thread) {
         auto& scanner = scanners[slot];
         if (!scanner)
-          scanner = std::make_unique<Scanner>(request_, rows_, exclusions_, kernels_, space, plan_.scan);
+          scanner =
+              std::make_unique<Scanner>(request_, rows_, exclusions_, kernels_, space, plan_.scan);
         scanner->begin(queries.data() + first, count);
         for (std::size_t c = next++; c < chunks; c = next++)
           scanner->scan(c * chunk, std::min(total, (c + 1) * chunk), interrupt_, calling_thread);
       });
       std::vector<const Scanner*> parts;
       for (const auto& scanner : scanners) parts.push_back(scanner.get());
-      parallel_for(count, request_.threads, interrupt_, [&](std::size_t i, bool) {
-        finish(queries[first + i], i, parts, space);
-      });
+      parallel_for(count, request_.threads, interrupt_,
+                   [&](std::size_t i, bool) { finish(queries[first + i], i, parts, space); });
     }
     for (const auto& scanner : scanners) add(scanner->stats);
   }
@@ -228,8 +232,7 @@ class Search {
       const Candidate* c = part->candidates(local);
       for (std::size_t j = 0; j < part->candidate_count(local); ++j)
         if (c[j].high >= threshold)
-          found.push_back(
-              {key(rows_.row(c[j].position)), rows_.id(c[j].position), c[j].position});
+          found.push_back({key(rows_.row(c[j].position)), rows_.id(c[j].position), c[j].position});
     }
     rescored_ += found.size();
     write(query, found);
@@ -310,8 +313,9 @@ void filter_brackets(const SearchRequest& request, const KernelTable& kernels, d
   std::vector<Hit> hits(padded * lanes);
   space.stage_rows(segment.rows, segment.n, depth, staged.data(), init.data(), spread.data());
   const std::size_t kc = request.blocks.depth > 0 ? request.blocks.depth : depth;
-  const ScanArgs args{panel.data(), staged.data(), depth, init.data(), segment.n, depth, kc,
-                      thresholds.data(), partial.data(), hits.data()};
+  const ScanArgs args{panel.data(),   staged.data(), depth, init.data(),
+                      segment.n,      depth,         kc,    thresholds.data(),
+                      partial.data(), hits.data()};
   for (std::size_t q = 0; q < request.q; ++q) {
     const StagedQuery facts = space.stage_query(request.queries + q * request.d, query.data());
     for (std::size_t p = 0; p < request.d; ++p) panel[p * lanes] = query[p];

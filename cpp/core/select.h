@@ -13,7 +13,8 @@ inline float kth_largest(float* values, std::size_t n, std::size_t k) {
   std::size_t rounds = 0;
   while (n > 16) {
     if (++rounds > 64) {  // an adversarial order: fall back to a bounded selection
-      std::nth_element(values, values + (k - 1), values + n, [](float a, float b) { return a > b; });
+      std::nth_element(values, values + (k - 1), values + n,
+                       [](float a, float b) { return a > b; });
       return values[k - 1];
     }
     const float a = values[0], b = values[n / 2], c = values[n - 1];

@@ -12,12 +12,12 @@ enum class Metric { euclidean, sqeuclidean, cosine, inner_product };
 
 // Rows that lie together in memory; a memory is a list of these, never changed in place.
 struct Segment {
-  const float* rows = nullptr;         // (n, d) row-major, finite
+  const float* rows = nullptr;  // (n, d) row-major, finite
   std::size_t n = 0;
-  const std::int64_t* ids = nullptr;   // n of them, or none: first_id, first_id + 1, ..
+  const std::int64_t* ids = nullptr;  // n of them, or none: first_id, first_id + 1, ..
   std::int64_t first_id = 0;
-  const std::uint8_t* alive = nullptr; // n flags, or none: every row lives
-  float max_abs = 0;                   // largest |value| of the rows
+  const std::uint8_t* alive = nullptr;  // n flags, or none: every row lives
+  float max_abs = 0;                    // largest |value| of the rows
 
   std::int64_t id(std::size_t row) const {
     return ids != nullptr ? ids[row] : first_id + static_cast<std::int64_t>(row);

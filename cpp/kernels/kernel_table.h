@@ -40,8 +40,8 @@ struct ScanArgs {
   const float* panel;
   const float* rows;
   std::size_t ld;
-  const float* init;        // score of a row before its first product, padded like the rows
-  std::size_t row_count;    // hits are reported for rows below this
+  const float* init;      // score of a row before its first product, padded like the rows
+  std::size_t row_count;  // hits are reported for rows below this
   std::size_t depth;
   std::size_t depth_block;  // kc: the depth a tile keeps in registers between visits
   const float* thresholds;  // query_lanes of them
@@ -56,7 +56,7 @@ struct StreamArgs {
   std::size_t d;
   std::size_t row_count;
   float threshold;
-  Hit* hits;           // room for row_count
+  Hit* hits;  // room for row_count
 };
 
 struct KernelTable {
@@ -86,7 +86,7 @@ struct KernelTable {
   double (*squared_distance)(const float* q, const float* x, std::size_t d);
   double (*dot)(const float* q, const float* x, std::size_t d);
   double (*csum)(const double* terms, std::size_t n);
-  void (*exp)(double* x, std::size_t n);                       // in place
+  void (*exp)(double* x, std::size_t n);  // in place
   void (*softmax)(const float* logits, double temperature, double* out, std::size_t n);
   // The weights of count >= 1 neighbours at these distances.
   void (*neighbour_weights)(const double* distances, std::size_t count, double sigma, double* out);

@@ -41,8 +41,8 @@ struct Tile {
 
 // acc[i][lane] += rows[i][p] * panel[p][lane], or -= (rows[i][p] - panel[p][lane])^2.
 template <bool kDifference, int MR>
-RESMEM_INLINE void micro_tile(Tile<MR>& tile, const float* rows, std::size_t ld,
-                              const float* panel, std::size_t depth) {
+RESMEM_INLINE void micro_tile(Tile<MR>& tile, const float* rows, std::size_t ld, const float* panel,
+                              std::size_t depth) {
 #pragma GCC unroll 4
   for (std::size_t p = 0; p < depth; ++p) {
     F32 b[kPanelVectors];
@@ -76,9 +76,8 @@ RESMEM_INLINE std::size_t emit_hits(const Tile<MR>& tile, const F32* thresholds,
     });
   });
   std::uint32_t any = 0;
-  unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA {
-    any |= ge_mask(best[v.value], thresholds[v.value]);
-  });
+  unroll<kPanelVectors>([&](auto v)
+                            RESMEM_LAMBDA { any |= ge_mask(best[v.value], thresholds[v.value]); });
   if (__builtin_expect(any == 0, 1)) return 0;
 
   float score[MR][kNR];
@@ -95,8 +94,7 @@ RESMEM_INLINE std::size_t emit_hits(const Tile<MR>& tile, const F32* thresholds,
   for (std::size_t i = 0; i < MR && row + i < row_count; ++i) {
     for (std::uint32_t m = mask[i]; m != 0; m &= m - 1) {
       const auto lane = static_cast<std::uint32_t>(__builtin_ctz(m));
-      hits[found++] = {score[i][lane],
-                       static_cast<std::uint32_t>(row + i) * kMaxQueryLanes + lane};
+      hits[found++] = {score[i][lane], static_cast<std::uint32_t>(row + i) * kMaxQueryLanes + lane};
     }
   }
   return found;
@@ -233,8 +231,8 @@ constexpr int kPartialVectors = kPartials / F64::kLanes;
 
 double combine(const F64* partial, const double* tail, std::size_t tail_count) {
   double p[kPartials];
-  unroll<kPartialVectors>(
-      [&](auto v) RESMEM_LAMBDA { partial[v.value].store(p + v.value * F64::kLanes); });
+  unroll<kPartialVectors>([&](auto v)
+                              RESMEM_LAMBDA { partial[v.value].store(p + v.value * F64::kLanes); });
   for (std::size_t i = 0; i < tail_count; ++i) p[i] += tail[i];
   return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]));
 }
@@ -270,11 +268,9 @@ double squared_distance(const float* q, const float* x, std::size_t d) {
 
 double dot(const float* q, const float* x, std::size_t d) {
   return canonical_sum(
-      d,
-      [&](std::size_t i) RESMEM_LAMBDA { return mul(F64::widen(q + i), F64::widen(x + i)); },
-      [&](std::size_t i) RESMEM_LAMBDA {
-        return static_cast<double>(q[i]) * static_cast<double>(x[i]);
-      });
+      d, [&](std::size_t i) RESMEM_LAMBDA { return mul(F64::widen(q + i), F64::widen(x + i)); },
+      [&](std::size_t i)
+          RESMEM_LAMBDA { return static_cast<double>(q[i]) * static_cast<double>(x[i]); });
 }
 
 double csum(const double* terms, std::size_t n) {
@@ -308,9 +304,8 @@ RESMEM_INLINE F64 canonical_exp(F64 x) {
   const F64 n = sub(add(mul(x, F64::set1(kLog2e)), shift), shift);
   const F64 r = sub(sub(x, mul(n, F64::set1(kLn2High))), mul(n, F64::set1(kLn2Low)));
   F64 q = F64::set1(kInverseFactorial[13]);
-  unroll<11>([&](auto j) RESMEM_LAMBDA {
-    q = add(mul(q, r), F64::set1(kInverseFactorial[12 - j.value]));
-  });
+  unroll<11>([&](auto j)
+                 RESMEM_LAMBDA { q = add(mul(q, r), F64::set1(kInverseFactorial[12 - j.value])); });
   const F64 e = add(F64::set1(1.0), add(r, mul(mul(r, r), q)));
   const F64 half = add(mul(n, F64::set1(0.5)), shift);  // n1, shifted
   const F64 n2 = sub(n, sub(half, shift));
@@ -381,8 +376,7 @@ RESMEM_INLINE void add_rows(double* out, const float* const* rows, const float* 
   std::size_t c = 0;
   for (; c + kLine <= columns; c += kLine) {
     unroll<kRows>([&](auto i) RESMEM_LAMBDA { __builtin_prefetch(later[i.value] + c); });
-    unroll<kLine / F64::kLanes>(
-        [&](auto v) RESMEM_LAMBDA { add_at(c + v.value * F64::kLanes); });
+    unroll<kLine / F64::kLanes>([&](auto v) RESMEM_LAMBDA { add_at(c + v.value * F64::kLanes); });
   }
   unroll<kRows>([&](auto i) RESMEM_LAMBDA { __builtin_prefetch(later[i.value] + c); });
   for (; c + F64::kLanes <= columns; c += F64::kLanes) add_at(c);
@@ -402,8 +396,7 @@ void weighted_sum(double* out, const float* const* rows, const double* weights, 
   const std::size_t ahead = columns <= 256 ? kRowsAhead : kRowsAhead / 4;
   for (std::size_t c = 0; c < columns; ++c) out[c] = 0;
   std::size_t j = 0;
-  for (; j + 4 <= count; j += 4)
-    add_rows<4>(out, rows + j, rows + j + ahead, weights + j, columns);
+  for (; j + 4 <= count; j += 4) add_rows<4>(out, rows + j, rows + j + ahead, weights + j, columns);
   for (; j < count; ++j) add_rows<1>(out, rows + j, rows + j + ahead, weights + j, columns);
 }
 

@@ -34,9 +34,7 @@ inline F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F32 abs(F32 a) { return {_mm512_abs_ps(a.v)}; }
 inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F32 fnma(F32 a, F32 b, F32 c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
-inline std::uint32_t ge_mask(F32 a, F32 b) {
-  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ);
-}
+inline std::uint32_t ge_mask(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
 // out[i] = the sum of the lanes of sums[i], for eight of them: through memory, once per
 // eight rows.
 inline void add_lanes(const F32* sums, float* out) {

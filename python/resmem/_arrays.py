@@ -102,7 +102,9 @@ def logits(value: Any, name: str, first_row: int = 0) -> F32:
     if array.size and not np.isfinite(array.min(initial=0) + array.max(initial=0)):
         bad = np.isnan(array).any(axis=1) | (array == np.inf).any(axis=1)
         if bad.any():
-            raise _not_finite(name, first_row + int(np.argmax(bad)), "; only -inf is allowed in logits")
+            raise _not_finite(
+                name, first_row + int(np.argmax(bad)), "; only -inf is allowed in logits"
+            )
         whole = (array == -np.inf).all(axis=1)
         if whole.any():
             raise ValueError(

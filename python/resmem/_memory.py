@@ -89,7 +89,7 @@ class Memory:
 
     @property
     def task(self) -> str:
-        """"classification" or "regression"."""
+        """ "classification" or "regression"."""
         return self._task
 
     @property

@@ -102,7 +102,7 @@ class Snapshot:
 
     @property
     def d(self) -> int:
-        return self.segments[0].keys.shape[1]
+        return int(self.segments[0].keys.shape[1])
 
     @property
     def columns(self) -> int:
@@ -135,9 +135,7 @@ class Snapshot:
         highest = segment.first_id + len(segment) - 1
         if segment.ids is not None:
             highest = int(segment.ids.max(initial=-1))
-        return replace(
-            self, segments=tuple(segments), next_id=max(self.next_id, highest + 1)
-        )
+        return replace(self, segments=tuple(segments), next_id=max(self.next_id, highest + 1))
 
     def without(self, ids: I64) -> Snapshot:
         """With these rows removed; ValueError, naming one, if any is not there."""
@@ -149,7 +147,9 @@ class Snapshot:
             here = rows >= 0
             missing &= ~here
             if here.any():
-                alive = np.ones(len(segment), bool) if segment.alive is None else segment.alive.copy()
+                alive = (
+                    np.ones(len(segment), bool) if segment.alive is None else segment.alive.copy()
+                )
                 alive[rows[here]] = False
                 segment = replace(segment, alive=alive)  # noqa: PLW2901
             segments.append(segment)

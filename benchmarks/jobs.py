@@ -1,0 +1,87 @@
+"""What a worker does for each kind of case: load a shape, then answer calls."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import data
+from cases import Case
+from data import AnyArray, Shape
+from peers import PEERS, Peer
+from peers_residual import AGGREGATORS, CORRECTORS, Aggregator, Corrector
+
+Answer = tuple[AnyArray, ...]
+
+
+class Timing(NamedTuple):
+    """Seconds one call took, and what the processors spent on the whole timing."""
+
+    seconds: float
+    processor: float
+
+
+class Job(Protocol):
+    """Call number ``i`` of a case takes its own queries, so that nothing is answered twice."""
+
+    def load(self, shape: Shape) -> None: ...
+    def call(self, label: str, case: Case, i: int) -> Answer: ...
+
+
+class SearchJob:
+    """Answers (distances, ids)."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+
+    def load(self, shape: Shape) -> None:
+        rows, self.queries = data.embeddings(shape)
+        self.peer.load(rows)
+
+    def call(self, label: str, case: Case, i: int) -> Answer:
+        start = i * case.queries % (len(self.queries) - case.queries + 1)
+        return self.peer.search(label, self.queries[start : start + case.queries], case.k)
+
+
+class AggregateJob:
+    """Answers the sums of weighted residuals."""
+
+    def __init__(self, aggregator: Aggregator) -> None:
+        self.aggregator = aggregator
+
+    def load(self, shape: Shape) -> None:
+        self.aggregator.load(data.residuals(shape))
+        self.distances, self.ids = data.neighbours(shape, shape.queries, shape.ks[-1])
+
+    def call(self, label: str, case: Case, i: int) -> Answer:
+        block = slice(case.queries)
+        return (self.aggregator.aggregate(self.distances[block], self.ids[block]),)
+
+
+class CorrectJob:
+    """Answers the corrected outputs."""
+
+    def __init__(self, corrector: Corrector) -> None:
+        self.corrector = corrector
+
+    def load(self, shape: Shape) -> None:
+        rows, self.queries = data.embeddings(shape)
+        self.corrector.load(rows, *data.logits(shape, shape.rows, part=0))
+        self.logits, _ = data.logits(shape, shape.queries, part=1)
+
+    def call(self, label: str, case: Case, i: int) -> Answer:
+        block = slice(case.queries)
+        return (self.corrector.correct(self.queries[block], self.logits[block], case.k),)
+
+
+def make(group: str, label: str, threads: int) -> Job:
+    """The job of one contender; an ImportError means that its library is missing."""
+    if group == "aggregate":
+        return AggregateJob(AGGREGATORS[label](threads))
+    if group == "correct":
+        return CorrectJob(CORRECTORS[label](threads))
+    return SearchJob(PEERS[label](threads))
+
+
+def library(group: str, label: str) -> str:
+    """The name of a contender's worker; labels that have the same one share a process."""
+    return PEERS[label].__name__ if group == "search" else label

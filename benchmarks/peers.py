@@ -1,0 +1,195 @@
+"""Search engines side by side, each with its best settings. Run inside a worker process.
+
+A peer imports its library in ``__init__`` (an ImportError there reports it as missing), takes a
+shape's rows in ``load``, and answers ``search(label, queries, k)``. One library may enter under
+several labels.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from data import AnyArray, Float32
+
+Found = tuple[AnyArray, AnyArray]  # distances, ids
+
+# Tuned by hand: larger blocks are no faster, smaller ones slower.
+FAISS_ROWS = 4096
+SCANN_BATCH = 512
+TORCH_QUERIES = 1000
+TORCH_ROWS = 65536
+
+
+class Peer(Protocol):
+    """What a worker needs of a search engine."""
+
+    def __init__(self, threads: int) -> None: ...
+    def load(self, rows: Float32) -> None: ...
+    def search(self, label: str, queries: Float32, k: int) -> Found: ...
+
+
+class Resmem:
+    """Prepared: a fitted ``Memory``. One-shot: ``resmem.search``, which prepares every time."""
+
+    def __init__(self, threads: int) -> None:
+        import resmem
+
+        self.resmem, self.threads = resmem, threads
+
+    def load(self, rows: Float32) -> None:
+        nothing = np.zeros((len(rows), 1), np.float32)
+        self.rows = rows
+        self.memory = self.resmem.Memory("regression", output_kind="values", k=1, sigma=1.0)
+        self.memory.fit(rows, nothing, nothing, copy=False)
+
+    def search(self, label: str, queries: Float32, k: int) -> Found:
+        if label == "resmem":
+            return self.memory.kneighbors(queries, k, threads=self.threads)
+        return self.resmem.search(queries, self.rows, k, threads=self.threads)
+
+
+class Faiss:
+    """``IndexFlatL2``: by default its own SIMD loop up to a threshold, or BLAS for all batches."""
+
+    def __init__(self, threads: int) -> None:
+        import faiss
+
+        self.faiss = faiss
+        self.default_threshold = faiss.cvar.distance_compute_blas_threshold
+        faiss.cvar.distance_compute_blas_database_bs = FAISS_ROWS
+        faiss.omp_set_num_threads(threads)
+
+    def load(self, rows: Float32) -> None:
+        self.index = self.faiss.IndexFlatL2(rows.shape[1])
+        self.index.add(rows)
+
+    def search(self, label: str, queries: Float32, k: int) -> Found:
+        blas = label == "faiss, BLAS"
+        self.faiss.cvar.distance_compute_blas_threshold = 1 if blas else self.default_threshold
+        return self.index.search(queries, k)
+
+
+class Scann:
+    """Brute force over float32; its own thread pool for batches."""
+
+    def __init__(self, threads: int) -> None:
+        import scann
+
+        self.scann, self.threads = scann, threads
+
+    def load(self, rows: Float32) -> None:
+        builder = self.scann.scann_ops_pybind.builder(rows, 10, "squared_l2")
+        self.searcher = builder.score_brute_force().build()
+        self.searcher.set_num_threads(self.threads)
+
+    def search(self, label: str, queries: Float32, k: int) -> Found:
+        if len(queries) == 1:
+            ids, distances = self.searcher.search(queries[0], final_num_neighbors=k)
+            return distances[None], ids[None]
+        if self.threads == 1:
+            ids, distances = self.searcher.search_batched(queries, k)
+        else:
+            batch = min(SCANN_BATCH, -(-len(queries) // self.threads))
+            ids, distances = self.searcher.search_batched_parallel(queries, k, batch_size=batch)
+        return distances, ids
+
+
+class Sklearn:
+    """scikit-learn's brute force (threads from the environment: OpenMP and BLAS)."""
+
+    def __init__(self, threads: int) -> None:
+        import sklearn
+        from sklearn.neighbors import NearestNeighbors
+
+        sklearn.set_config(assume_finite=True)
+        self.estimator = NearestNeighbors(algorithm="brute")
+
+    def load(self, rows: Float32) -> None:
+        self.estimator.fit(rows)
+
+    def search(self, label: str, queries: Float32, k: int) -> Found:
+        distances, ids = self.estimator.kneighbors(queries, k)
+        return distances, ids
+
+
+class SklearnIntelex(Sklearn):
+    """The same estimator as patched by scikit-learn-intelex (oneDAL)."""
+
+    def __init__(self, threads: int) -> None:
+        import daal4py
+        import sklearnex
+        from sklearnex.neighbors import NearestNeighbors
+
+        daal4py.daalinit(threads)
+        sklearnex.set_config(assume_finite=True)
+        self.estimator = NearestNeighbors(algorithm="brute")
+
+
+class Torch:
+    """Matrix products and ``topk`` over blocks of rows and queries."""
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.torch = torch
+
+    def load(self, rows: Float32) -> None:
+        self.rows = self.torch.from_numpy(rows)
+        self.norms = (self.rows * self.rows).sum(dim=1)
+
+    def search(self, label: str, queries: Float32, k: int) -> Found:
+        found = [
+            self.search_block(self.torch.from_numpy(queries[start : start + TORCH_QUERIES]), k)
+            for start in range(0, len(queries), TORCH_QUERIES)
+        ]
+        distances, ids = (self.torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+        return distances, ids
+
+    def search_block(self, queries: Any, k: int) -> tuple[Any, Any]:
+        """The ``k`` smallest of ``norm - 2 <q, x>``, block of rows by block of rows."""
+        best, best_ids = [], []
+        for start in range(0, len(self.rows), TORCH_ROWS):
+            block = slice(start, start + TORCH_ROWS)
+            scores = self.torch.addmm(self.norms[block], queries, self.rows[block].T, alpha=-2)
+            values, ids = scores.topk(k, largest=False, sorted=False)
+            best.append(values)
+            best_ids.append(ids + start)
+        values, order = self.torch.cat(best, 1).topk(k, largest=False)
+        norms = (queries * queries).sum(dim=1, keepdim=True)
+        return values + norms, self.torch.cat(best_ids, 1).gather(1, order)
+
+
+class Numpy:
+    """A matrix product and ``argpartition``, the plain way to ask one question."""
+
+    def __init__(self, threads: int) -> None:
+        pass  # BLAS threads come from the environment
+
+    def load(self, rows: Float32) -> None:
+        self.rows = rows
+        self.norms = np.einsum("nd,nd->n", rows, rows)
+
+    def search(self, label: str, queries: Float32, k: int) -> Found:
+        scores = self.norms - 2 * (queries @ self.rows.T)
+        ids = np.argpartition(scores, k, axis=1)[:, :k]
+        values = np.take_along_axis(scores, ids, axis=1)
+        order = np.argsort(values, axis=1)
+        norms = np.einsum("nd,nd->n", queries, queries)[:, None]
+        taken = np.take_along_axis(values, order, axis=1) + norms
+        return taken, np.take_along_axis(ids, order, axis=1)
+
+
+PEERS: dict[str, type[Peer]] = {  # by label
+    "resmem": Resmem,
+    "resmem one-shot": Resmem,
+    "faiss": Faiss,
+    "faiss, BLAS": Faiss,
+    "ScaNN": Scann,
+    "scikit-learn": Sklearn,
+    "scikit-learn-intelex": SklearnIntelex,
+    "torch": Torch,
+    "NumPy": Numpy,
+}

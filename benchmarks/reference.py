@@ -1,0 +1,88 @@
+"""What the answers are checked against: float64 throughout, and the tests' oracle at the end."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+import data
+import oracle  # tests/oracle.py
+from cases import Case
+from data import SIGMA, AnyArray, Float32, Float64, Int64, Shape
+
+SAMPLE = 24  # queries checked per case
+SPARE = 16  # candidates beyond k, so that rounding cannot hide a neighbour
+BLOCK = 65536
+
+
+def sample(case: Case) -> Int64:
+    """Positions of the queries to check, spread over the batch."""
+    return np.unique(np.linspace(0, case.queries - 1, SAMPLE).astype(np.int64))
+
+
+@cache
+def neighbours(shape: Shape, k: int, queries: int) -> tuple[Float64, Int64]:
+    """The oracle's distances and ids for the sample of a case, kept on disk."""
+    positions = sample(Case("search", shape, queries, k, threads=1, rounds=1))
+    path = data.CACHE / f"{shape.name}-q{queries}-k{k}-reference.npz"
+    if not path.exists():
+        rows, questions = data.embeddings(shape, mmap=True)
+        distances, ids = exact(rows, questions[positions], k)
+        np.savez(path, distances=distances, ids=ids)
+    with np.load(path) as stored:
+        return stored["distances"], stored["ids"]
+
+
+def exact(rows: Float32, queries: Float32, k: int) -> tuple[Float64, Int64]:
+    """Candidates by a float64 matrix product; the oracle decides among them."""
+    wide = queries.astype(np.float64)
+    squares, candidates = shortlist(rows, wide, k + SPARE)
+    distances, ids = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+    for i, near in enumerate(np.sort(candidates, axis=1)):
+        values, order = oracle.search(queries[i : i + 1], rows[near], k, ids=near)
+        distances[i], ids[i] = values[0], order[0]
+    slack = 1e-11 * (wide * wide).sum(axis=1).max() + 1e-12
+    if not (distances[:, -1] ** 2 + slack < squares.max(axis=1)).all():
+        raise RuntimeError("too many rows at the same distance to certify the reference")
+    return distances, ids
+
+
+def shortlist(rows: Float32, queries: Float64, size: int) -> tuple[Float64, Int64]:
+    """Squared distances, up to rounding, and ids of the ``size`` nearest rows, in any order."""
+    best, ids = np.empty((len(queries), 0)), np.empty((len(queries), 0), np.int64)
+    norms = np.einsum("qd,qd->q", queries, queries)[:, None]
+    for start in range(0, len(rows), BLOCK):
+        block = rows[start : start + BLOCK].astype(np.float64)
+        squares = norms + np.einsum("nd,nd->n", block, block) - 2 * queries @ block.T
+        best = np.hstack([best, squares])
+        fresh = np.arange(start, start + len(block))
+        ids = np.hstack([ids, np.broadcast_to(fresh, squares.shape)])
+        if best.shape[1] > size:
+            nearest = np.argpartition(best, size - 1, axis=1)[:, :size]
+            best = np.take_along_axis(best, nearest, axis=1)
+            ids = np.take_along_axis(ids, nearest, axis=1)
+    return best, ids
+
+
+def recall(found: AnyArray, expected: Int64) -> float:
+    """The share of expected ids that were found."""
+    pairs = zip(found, expected, strict=True)
+    return float(np.mean([np.isin(wanted, got).mean() for got, wanted in pairs]))
+
+
+@cache
+def sums(case: Case) -> Float64:
+    """The oracle's corrections or corrected outputs for the sample of a case."""
+    shape, positions = case.shape, sample(case)
+    if case.kind == "aggregate":
+        distances, ids = data.neighbours(shape, shape.queries, shape.ks[-1])
+        residuals = data.residuals(shape)
+        return oracle.correction(distances[positions], ids[positions], residuals, SIGMA)
+    distances, ids = neighbours(shape, case.k, case.queries)
+    logits, targets = data.logits(shape, shape.rows, part=0)
+    rows, places = np.unique(ids, return_inverse=True)
+    residuals = oracle.residuals("classification", "logits", logits[rows], targets[rows])
+    added = oracle.correction(distances, places.reshape(ids.shape), residuals, SIGMA)
+    outputs, _ = data.logits(shape, shape.queries, part=1)
+    return oracle.correct(oracle.softmax(outputs[positions]), added)

@@ -1,0 +1,96 @@
+"""Inputs that searches go wrong on, and a search through every path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import oracle
+
+from resmem import _core
+
+F32 = npt.NDArray[np.float32]
+METRICS = ("euclidean", "sqeuclidean", "cosine", "inner_product")
+ISAS = tuple(_core.available_isas())
+Maker = Callable[[np.random.Generator, int, int], npt.NDArray[Any]]
+
+
+def _one_ulp(rng: np.random.Generator, n: int, d: int) -> npt.NDArray[Any]:
+    base = np.tile(rng.standard_normal(d).astype(np.float32), (n, 1))
+    steps = rng.integers(-1, 2, (n, d))
+    up, down = np.nextafter(base, np.float32(np.inf)), np.nextafter(base, np.float32(-np.inf))
+    return np.where(steps == 1, up, np.where(steps == -1, down, base))
+
+
+FAMILIES: dict[str, Maker] = {
+    "gaussian": lambda rng, n, d: rng.standard_normal((n, d)),
+    "integers": lambda rng, n, d: rng.integers(-2, 3, (n, d)),
+    "equal": lambda rng, n, d: np.full((n, d), 1.5),
+    "zeros": lambda rng, n, d: np.zeros((n, d)),
+    "one hot": lambda rng, n, d: np.eye(d)[rng.integers(0, d, n)],
+    "duplicates": lambda rng, n, d: rng.standard_normal((3, d))[rng.integers(0, 3, n)],
+    "offset 1e3": lambda rng, n, d: rng.standard_normal((n, d)) + 1e3,
+    "offset 1e4": lambda rng, n, d: rng.standard_normal((n, d)) + 1e4,
+    "offset 1e6": lambda rng, n, d: rng.standard_normal((n, d)) + 1e6,
+    "1e-30": lambda rng, n, d: rng.standard_normal((n, d)) * 1e-30,
+    "1e30": lambda rng, n, d: rng.standard_normal((n, d)) * 1e30,
+    "subnormal": lambda rng, n, d: rng.integers(-9, 10, (n, d)) * 1e-45,
+    "largest": lambda rng, n, d: rng.choice([-3.4e38, 3.4e38, 3.3e38], (n, d)),
+    "mixed norms": lambda rng, n, d: (
+        rng.standard_normal((n, d)) * 10.0 ** rng.integers(-30, 31, (n, 1))
+    ),
+    "mixed dimensions": lambda rng, n, d: (
+        rng.standard_normal((n, d)) * 10.0 ** rng.integers(-20, 21, (1, d))
+    ),
+    "far clusters": lambda rng, n, d: (
+        rng.standard_normal((n, d)) + 1e5 * rng.integers(-2, 3, (n, 1))
+    ),
+    "one ulp": _one_ulp,
+}
+
+
+def make(family: str, seed: int, n: int, q: int, d: int) -> tuple[F32, F32]:
+    """Queries and rows of one family; some queries are rows."""
+    rng = np.random.default_rng(seed)
+    both = FAMILIES[family](rng, n + q, d).astype(np.float32)
+    queries, rows = both[:q].copy(), both[q:].copy()
+    if n and q:
+        queries[::3] = rows[rng.integers(0, n, len(queries[::3]))]
+    return queries, rows
+
+
+def max_abs(array: F32) -> float:
+    return float(np.abs(array).max(initial=0))
+
+
+def core_search(
+    queries: F32, rows: F32, k: int, metric: str = "euclidean", **options: Any
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], Any]:
+    """The core's search on one plain segment."""
+    segment = (rows, None, 0, None, max_abs(rows))
+    return _core.search(queries, max_abs(queries), [segment], k, metric, **options)
+
+
+def paths(metric: str) -> Iterator[dict[str, str]]:
+    """Every strategy with every filter it can have."""
+    euclidean = "euclidean" in metric
+    yield {"strategy": "automatic"}
+    yield {"strategy": "exact"}
+    for strategy in ("by_queries", "by_rows"):
+        yield {"strategy": strategy, "filter": "dot"}
+        if euclidean:
+            yield {"strategy": strategy, "filter": "difference"}
+    if euclidean:
+        yield {"strategy": "stream"}
+
+
+def assert_same(got: tuple[Any, ...], wanted: tuple[Any, ...], what: object = "") -> None:
+    """Values to the bit, ids to the number."""
+    assert np.array_equal(got[1], wanted[1]), what
+    assert np.array_equal(got[0].view(np.int64), wanted[0].view(np.int64)), what
+
+
+def oracle_search(queries: F32, rows: F32, k: int, metric: str, **options: Any) -> tuple[Any, ...]:
+    return oracle.search(queries, rows, k, metric, **options)
