@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import oracle
 
+import oracle
 from resmem import _core
 
 F32 = npt.NDArray[np.float32]

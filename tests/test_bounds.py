@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import FAMILIES, ISAS, METRICS, core_search, make, max_abs
 from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
+from cases import FAMILIES, ISAS, METRICS, core_search, make, max_abs
 from resmem import _core
 
 U = 2.0**-24

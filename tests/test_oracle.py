@@ -12,11 +12,12 @@ from typing import Any, get_args
 import mpmath  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+import oracle
 
 METRICS: tuple[oracle.Metric, ...] = get_args(oracle.Metric)
 UNIT = Fraction(1, 2**53)  # unit roundoff of float64

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import FAMILIES, ISAS, METRICS, assert_same, core_search, make, max_abs, paths
 from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
 import resmem
+from cases import FAMILIES, ISAS, METRICS, assert_same, core_search, make, max_abs, paths
 from resmem import _core
 
 # Around the tiles (2 to 12 rows, 8 to 32 queries), the depth step (4) and small blocks.

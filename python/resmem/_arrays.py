@@ -108,7 +108,8 @@ def logits(value: Any, name: str, first_row: int = 0) -> F32:
         whole = (array == -np.inf).all(axis=1)
         if whole.any():
             raise ValueError(
-                f"{name}: row {first_row + int(np.argmax(whole))} is -inf throughout, so no class is possible"
+                f"{name}: row {first_row + int(np.argmax(whole))} is -inf throughout, "
+                "so no class is possible"
             )
     return array
 

@@ -151,7 +151,7 @@ class Snapshot:
                     np.ones(len(segment), bool) if segment.alive is None else segment.alive.copy()
                 )
                 alive[rows[here]] = False
-                segment = replace(segment, alive=alive)  # noqa: PLW2901
+                segment = replace(segment, alive=alive)
             segments.append(segment)
         if missing.any():
             raise ValueError(f"ids to remove must be in the memory, {ids[missing][0]} is not")

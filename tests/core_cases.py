@@ -1,0 +1,325 @@
+"""Writes the cases that ``contract_check`` runs: inputs and the oracle's bits.
+
+    python tests/core_cases.py OUT
+
+The file is little-endian, without padding. ``u64``, ``i64`` and ``f64`` are single values; ``T[n]``
+is the count as u64, then n elements; ``str`` is u8[n]. Shapes are those of ``core/search.h`` and
+``core/aggregate.h``, row-major.
+
+    magic    8 bytes "RESMEM01"
+    u64      number of records
+    records  u64 kind, str name, then by kind:
+
+    1 search     u64 metric (0 euclidean, 1 sqeuclidean, 2 cosine, 3 inner_product), u64 q, d, k
+                 f32[q*d] queries
+                 u64 segments, each: u64 n, i64 first_id, f32[n*d] rows,
+                     i64[n or 0] ids (none: first_id, first_id + 1, ..), u8[n or 0] alive
+                 u64 exclude_width, i64[q*exclude_width] exclude
+                 f64[q*k] values, i64[q*k] ids wanted
+    2 exp        f64[n] x, f64[n] wanted
+    3 softmax    u64 n, columns, f64 temperature, f32[n*columns] logits, f64[n*columns] wanted
+    4 residuals  u64 n, columns, f64 temperature (0: probabilities), f32[n*columns] outputs,
+                 i64[n] labels, f32[n*columns] wanted
+    5 simplex    u64 n, columns, f64 floor, f64[n*columns] values, f64[n*columns] wanted
+    6 weights    u64 q, k, f64 sigma, f64[q*k] distances, i64[q*k] positions, f64[q*k] wanted
+    7 aggregate  u64 q, k, columns, f64 sigma, strength
+                 u64 segments, each: u64 n, f32[n*columns] residuals
+                 f64[q*k] distances, i64[q*k] positions
+                 f64[q*columns or 0] base outputs to add to, f64[q*columns] wanted
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import oracle
+
+Array = npt.NDArray[Any]
+Maker = Callable[[np.random.Generator, int, int], Array]
+
+METRICS = ("euclidean", "sqeuclidean", "cosine", "inner_product")
+# Around the tiles (2 to 12 rows, 8 to 32 queries), the depth step (4) and vectors of 4 to 16.
+ROWS = (0, 1, 2, 3, 5, 7, 11, 12, 13, 16, 17, 23, 24, 25, 31, 48, 49, 97, 131, 257)
+DEPTHS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 15, 16, 17, 31, 32, 33, 64, 65, 127)
+QUERIES = (0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65)
+COUNTS = (1, 2, 3, 5, 8, 13, 40)
+COLUMNS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 257)
+
+
+def _one_ulp(rng: np.random.Generator, n: int, d: int) -> Array:
+    base = np.tile(rng.standard_normal(d).astype(np.float32), (n, 1))
+    steps = rng.integers(-1, 2, (n, d))
+    up, down = np.nextafter(base, np.float32(np.inf)), np.nextafter(base, np.float32(-np.inf))
+    return np.where(steps == 1, up, np.where(steps == -1, down, base))
+
+
+def _scaled(offset: float, factor: float) -> Maker:
+    return lambda rng, n, d: rng.standard_normal((n, d)) * factor + offset
+
+
+FAMILIES: dict[str, Maker] = {
+    "gaussian": _scaled(0, 1),
+    "integers": lambda rng, n, d: rng.integers(-2, 3, (n, d)),
+    "equal": lambda rng, n, d: np.full((n, d), 1.5),
+    "zeros": lambda rng, n, d: np.zeros((n, d)),
+    "signed zeros": lambda rng, n, d: rng.choice([0.0, -0.0, 1.0], (n, d)),
+    "one hot": lambda rng, n, d: np.eye(d)[rng.integers(0, d, n)],
+    "duplicates": lambda rng, n, d: rng.standard_normal((3, d))[rng.integers(0, 3, n)],
+    "offset 1e3": _scaled(1e3, 1),
+    "offset 1e4": _scaled(-1e4, 1),
+    "offset 1e5": _scaled(1e5, 1),
+    "offset 1e6": _scaled(1e6, 1),
+    "1e-30": _scaled(0, 1e-30),
+    "1e-12": _scaled(0, 1e-12),
+    "1e12": _scaled(0, 1e12),
+    "1e30": _scaled(0, 1e30),
+    "subnormal": lambda rng, n, d: rng.integers(-9, 10, (n, d)) * 1e-45,
+    "largest": lambda rng, n, d: rng.choice([-3.4e38, 3.4e38, 3.3e38], (n, d)),
+    "mixed norms": lambda rng, n, d: (
+        rng.standard_normal((n, d)) * 10.0 ** rng.integers(-30, 31, (n, 1))
+    ),
+    "mixed dimensions": lambda rng, n, d: (
+        rng.standard_normal((n, d)) * 10.0 ** rng.integers(-20, 21, (1, d))
+    ),
+    "far clusters": lambda rng, n, d: (
+        rng.standard_normal((n, d)) + 1e5 * rng.integers(-2, 3, (n, 1))
+    ),
+    "farther clusters": lambda rng, n, d: (
+        rng.standard_normal((n, d)) * 1e-3 + 1e15 * rng.integers(0, 2, (n, 1))
+    ),
+    "one ulp": _one_ulp,
+}
+
+
+class Writer:
+    """Gathers records and writes them with their number in front."""
+
+    def __init__(self) -> None:
+        self.records: list[bytes] = []
+
+    def add(self, kind: int, name: str, *fields: object) -> None:
+        parts = [struct.pack("<Q", kind), _field(np.frombuffer(name.encode(), np.uint8))]
+        parts += [_field(field) for field in fields]
+        self.records.append(b"".join(parts))
+
+    def write(self, path: Path) -> None:
+        head = b"RESMEM01" + struct.pack("<Q", len(self.records))
+        path.write_bytes(head + b"".join(self.records))
+
+
+def _field(value: object) -> bytes:
+    """An int as 8 bytes (u64 and i64 alike), a float as f64, an array as count and elements."""
+    if isinstance(value, np.ndarray):
+        little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
+        return struct.pack("<Q", value.size) + little.tobytes()
+    if isinstance(value, float):
+        return struct.pack("<d", value)
+    assert isinstance(value, int)
+    return struct.pack("<q", value)
+
+
+# ---- Search -------------------------------------------------------------------------------
+
+
+def make(rng: np.random.Generator, family: str, n: int, q: int, d: int) -> tuple[Array, Array]:
+    """Queries and rows of one family; every third query is a row."""
+    both = FAMILIES[family](rng, n + q, d).astype(np.float32)
+    queries, rows = both[:q].copy(), both[q:].copy()
+    if n and q:
+        queries[::3] = rows[rng.integers(0, n, len(queries[::3]))]
+    return queries, rows
+
+
+def add_search(
+    out: Writer,
+    rng: np.random.Generator,
+    family: str,
+    shape: tuple[int, int, int, int],
+    metric: str,
+    sizes: Sequence[int] | None = None,
+    id_style: str = "implied",
+    live: float = 1.0,
+    width: int = 0,
+) -> None:
+    """One case of ``n, q, d, k``: rows split in ``sizes``, a share alive, ids excluded."""
+    n, q, d, k = shape
+    queries, rows = make(rng, family, n, q, d)
+    sizes = [n] if sizes is None else sizes
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+    explicit = rng.permutation(n).astype(np.int64) * 7
+    if n:
+        explicit[explicit.argmax()] = 2**63 - 1
+    ids = np.arange(n, dtype=np.int64)
+    alive = rng.random(n) < live
+    fields: list[object] = []
+    for number, size in enumerate(sizes):
+        part = slice(starts[number], starts[number + 1])
+        given = id_style == "explicit" or (id_style == "mixed" and number % 2 == 0)
+        first = 0
+        if given:
+            ids[part] = explicit[part]
+        elif id_style != "implied":  # later segments have the smaller ids
+            first = 10**12 - 10**9 * number
+            ids[part] = first + np.arange(size)
+        else:
+            first = int(starts[number])
+        fields += [size, first, rows[part]]
+        fields += [ids[part] if given else ids[:0]]
+        fields += [alive[part].astype(np.uint8) if live < 1 else np.zeros(0, np.uint8)]
+    exclude = rng.choice(np.append(ids, -1), (q, width)).astype(np.int64)
+    values, found = oracle.search(
+        queries, rows, k, metric, ids=ids, exclude_ids=exclude if width else None, alive=alive
+    )
+    name = f"{metric}, {family}, n={n} q={q} d={d} k={k}, {len(sizes)} segments, {id_style} ids"
+    name += f", {live:.1f} alive, {width} excluded"
+    code = METRICS.index(metric)
+    out.add(
+        1, name, code, q, d, k, queries, len(sizes), *fields, width, exclude, values, found
+    )  # fmt: skip
+
+
+def random_searches(out: Writer, count: int) -> None:
+    """Random shapes and layouts, every family and metric in turn."""
+    families = tuple(FAMILIES)
+    for number in range(count):
+        rng = np.random.default_rng([1, number])
+        n, q, d = (int(rng.choice(choices)) for choices in (ROWS, QUERIES, DEPTHS))
+        k = int(rng.choice([*COUNTS, max(1, n - 1), max(1, n), n + 1]))
+        sizes = [n]
+        if number % 2:
+            cuts = np.sort(rng.integers(0, n + 1, int(rng.integers(1, 6))))
+            sizes = [int(size) for size in np.diff(np.concatenate([[0], cuts, [n]]))]
+        id_style = ("implied", "explicit", "mixed", "descending")[int(rng.integers(4))]
+        live = float(rng.choice([1.0, 0.7, 0.1, 0.0], p=[0.5, 0.3, 0.15, 0.05]))
+        width = int(rng.choice([0, 1, 3, 16, 17, 40], p=[0.5, 0.1, 0.1, 0.1, 0.1, 0.1]))
+        metric = METRICS[(number // len(families)) % 4]
+        shape = (n, q, d, k)
+        family = families[number % len(families)]
+        add_search(out, rng, family, shape, metric, sizes, id_style, live, width)
+
+
+def chosen_searches(out: Writer) -> None:
+    """Every family past the default buffers, and the shapes that paths turn on."""
+    for number, family in enumerate(FAMILIES):
+        for code, metric in enumerate(METRICS):
+            rng = np.random.default_rng([2, number, code])
+            add_search(out, rng, family, (601, 13, 18, 9), metric)
+    rng = np.random.default_rng(3)
+    for metric in METRICS:
+        add_search(out, rng, "gaussian", (0, 3, 4, 2), metric, sizes=[])  # no segment at all
+        add_search(out, rng, "gaussian", (0, 3, 4, 2), metric, sizes=[0, 0])
+        add_search(out, rng, "gaussian", (40, 5, 3, 0), metric)  # k = 0
+        add_search(out, rng, "gaussian", (90, 4, 2060, 5), metric)  # past the default depth block
+        add_search(out, rng, "gaussian", (1031, 33, 9, 5), metric, [512, 0, 519], "mixed", 0.6, 3)
+        add_search(out, rng, "integers", (1031, 140, 5, 70), metric, [1, 1029, 1], "explicit")
+    for d in (2**19, 2**19 + 1):  # the last depth that bounds hold at, and the next
+        add_search(out, rng, "gaussian", (3, 1, d, 1), "sqeuclidean")
+
+
+# ---- Numbers ------------------------------------------------------------------------------
+
+
+def add_exp(out: Writer, rng: np.random.Generator) -> None:
+    edges = [0.0, -0.0, -np.inf, np.inf, -746.0, -745.2, -745.13, -708.4, -1e-300, 709.78, 710.0]
+    edges += [1e-17, -1e308, 1e308, 0.5 * np.log(2), -0.5 * np.log(2), 5e-324]
+    many = np.concatenate([edges, -rng.exponential(20, 2000), rng.uniform(-747, 711, 2000)])
+    for x in [many, *(rng.uniform(-40, 4, n) for n in range(40))]:
+        out.add(2, f"exp, n={x.size}", x, oracle.cexp(x))
+
+
+def add_softmax(out: Writer, rng: np.random.Generator, n: int, columns: int) -> None:
+    logits = (rng.standard_normal((n, columns)) * 8).astype(np.float32)
+    if columns > 2 and n > 3:
+        logits[2, 1:] = -np.inf
+        logits[3, ::2] = 3e38
+    labels = rng.integers(0, columns, n)
+    for temperature in (1.0, 0.31, 1e3):
+        what = f"n={n} columns={columns} temperature={temperature}"
+        wanted = oracle.softmax(logits, temperature) if n else np.zeros((0, columns))
+        out.add(3, f"softmax, {what}", n, columns, temperature, logits, wanted)
+        wanted = oracle.residuals("classification", "logits", logits, labels, temperature)
+        out.add(4, f"residuals, {what}", n, columns, temperature, logits, labels, wanted)
+    p = oracle.softmax(logits).astype(np.float32)
+    wanted = oracle.residuals("classification", "probabilities", p, labels)
+    what = f"residuals of probabilities, n={n} columns={columns}"
+    out.add(4, what, n, columns, 0.0, p, labels, wanted)
+
+
+def add_simplex(out: Writer, rng: np.random.Generator, n: int, columns: int) -> None:
+    values = rng.standard_normal((n, columns)) * 10.0 ** rng.integers(-9, 3, (n, 1))
+    if n > 2:
+        values[1], values[2, 0] = -1.0, -0.0  # all clipped
+    for floor in (1e-6, 0.25):
+        wanted = oracle.simplex(values, floor)
+        what = f"simplex, n={n} columns={columns} floor={floor}"
+        out.add(5, what, n, columns, floor, values, wanted)
+
+
+def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns: int) -> None:
+    n = 60
+    residuals = rng.standard_normal((n, columns)).astype(np.float32)
+    residuals[:5] *= np.float32(1e-30)
+    distances = np.sort(rng.random((q, k)), axis=1) * 10.0 ** rng.integers(-5, 6, (q, 1))
+    positions = rng.integers(0, n, (q, k))
+    if k and q > 3:
+        distances[1] = distances[1, 0]  # ties
+        distances[2, k // 2 :], positions[2, k // 2 :] = np.inf, -1  # padding
+        distances[3], positions[3] = np.inf, -1
+    layouts = ([n], [7, 0, n - 7], [1] * n)
+    for number, sigma in enumerate((0.1, 3.0, np.inf, 1e-300)):
+        what = f"q={q} k={k} columns={columns} sigma={sigma}"
+        weights = oracle.weights(distances, sigma)
+        out.add(6, f"weights, {what}", q, k, float(sigma), distances, positions, weights)
+        wanted = oracle.correction(distances, positions, residuals, sigma)
+        base, strength = np.zeros(0), 1.0
+        if number % 2:
+            base, strength = rng.random((q, columns)), 0.7
+            wanted = oracle.correct(base, wanted, strength)
+        sizes = layouts[(number + k + columns) % 3]
+        ends = np.cumsum(sizes)
+        fields: list[object] = []
+        for end, size in zip(ends, sizes, strict=True):
+            fields += [size, residuals[end - size : end]]
+        out.add(
+            7, f"aggregate, {what}, {len(sizes)} segments", q, k, columns, float(sigma), strength,
+            len(sizes), *fields, distances, positions, base, wanted,
+        )  # fmt: skip
+
+
+def numbers(out: Writer) -> None:
+    """exp, softmax, residuals, simplex, weights and aggregates."""
+    rng = np.random.default_rng(4)
+    add_exp(out, rng)
+    for columns in COLUMNS:
+        add_softmax(out, rng, 6, columns)
+        add_simplex(out, rng, 5, columns)
+    for n, columns in ((0, 3), (1, 1), (33, 2049)):  # the last is several tasks
+        add_softmax(out, rng, n, columns)
+        add_simplex(out, rng, n, columns)
+    for columns in COLUMNS:
+        for k in (0, 1, 2, 5, 8):
+            add_aggregate(out, rng, 5, k, columns)
+    for q, k, columns in ((0, 3, 2), (1, 53, 17), (90, 53, 130)):
+        add_aggregate(out, rng, q, k, columns)
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: {sys.argv[0]} OUT")
+    out = Writer()
+    random_searches(out, 440)
+    chosen_searches(out)
+    numbers(out)
+    out.write(Path(sys.argv[1]))
+    print(f"{len(out.records)} cases written to {sys.argv[1]}")
+
+
+if __name__ == "__main__":
+    main()
