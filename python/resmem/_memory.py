@@ -139,6 +139,8 @@ class Memory:
     @temperature.setter
     def temperature(self, value: float) -> None:
         temperature = _positive(value, "temperature")
+        if not 1e-100 <= temperature <= 1e100:  # so that logits / T stays finite
+            raise ValueError(f"temperature must lie between 1e-100 and 1e100, got {value!r}")
         if self._output_kind != "logits" and temperature != 1:
             raise ValueError(
                 f"temperature must be 1 for {self._output_kind}, got {value!r}: "
@@ -374,7 +376,16 @@ class Memory:
 
     def _residuals(self, base: npt.NDArray[Any], targets: npt.NDArray[Any]) -> F32:
         if self._task == "regression":
-            return np.ascontiguousarray(targets - base, dtype=np.float32)
+            with np.errstate(over="ignore"):
+                residuals = np.ascontiguousarray(targets - base, dtype=np.float32)
+            finite = np.isfinite(residuals).all(axis=1)
+            if not finite.all():
+                row = int(np.argmin(finite))
+                raise ValueError(
+                    f"targets - outputs: row {row} is beyond float32, in which residuals are "
+                    "kept; rescale targets and outputs"
+                )
+            return residuals
         temperature = self._temperature if self._output_kind == "logits" else 0.0
         return _core.class_residuals(base, targets, temperature)
 
