@@ -22,8 +22,10 @@ struct F32 {
   static constexpr int kLanes = 16;
   static F32 set1(float x) { return {_mm512_set1_ps(x)}; }
   static F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
-  static F32 load_first(const float* p, int n) {
-    return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << n) - 1), p)};
+  static F32 load_first(const float* p, int n) {  // SIMDe has no masked load; once per row
+    float lane[16] = {};
+    for (int i = 0; i < n; ++i) lane[i] = p[i];
+    return load(lane);
   }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
 };
@@ -52,9 +54,25 @@ struct F64 {
   static constexpr int kLanes = 8;
   static F64 set1(double x) { return {_mm512_set1_pd(x)}; }
   static F64 load(const double* p) { return {_mm512_loadu_pd(p)}; }
-  static F64 widen(const float* p) { return {_mm512_cvtps_pd(_mm256_loadu_ps(p))}; }
+  static F64 widen(const float* p) {
+#ifdef RESMEM_EMULATE_AVX512  // SIMDe has no conversions of this width
+    double lane[8];
+    for (int i = 0; i < 8; ++i) lane[i] = static_cast<double>(p[i]);
+    return load(lane);
+#else
+    return {_mm512_cvtps_pd(_mm256_loadu_ps(p))};
+#endif
+  }
   void store(double* p) const { _mm512_storeu_pd(p, v); }
-  void narrow(float* p) const { _mm256_storeu_ps(p, _mm512_cvtpd_ps(v)); }
+  void narrow(float* p) const {
+#ifdef RESMEM_EMULATE_AVX512
+    double lane[8];
+    store(lane);
+    for (int i = 0; i < 8; ++i) p[i] = static_cast<float>(lane[i]);
+#else
+    _mm256_storeu_ps(p, _mm512_cvtpd_ps(v));
+#endif
+  }
 };
 inline F64 add(F64 a, F64 b) { return {_mm512_add_pd(a.v, b.v)}; }
 inline F64 sub(F64 a, F64 b) { return {_mm512_sub_pd(a.v, b.v)}; }
