@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import oracle
 from resmem import _core
 
 F32 = npt.NDArray[np.float32]
@@ -29,6 +28,7 @@ FAMILIES: dict[str, Maker] = {
     "integers": lambda rng, n, d: rng.integers(-2, 3, (n, d)),
     "equal": lambda rng, n, d: np.full((n, d), 1.5),
     "zeros": lambda rng, n, d: np.zeros((n, d)),
+    "some zeros": lambda rng, n, d: rng.standard_normal((n, d)) * rng.integers(0, 2, (n, 1)),
     "one hot": lambda rng, n, d: np.eye(d)[rng.integers(0, d, n)],
     "duplicates": lambda rng, n, d: rng.standard_normal((3, d))[rng.integers(0, 3, n)],
     "offset 1e3": lambda rng, n, d: rng.standard_normal((n, d)) + 1e3,
@@ -65,12 +65,16 @@ def max_abs(array: F32) -> float:
     return float(np.abs(array).max(initial=0))
 
 
+def only_segment(rows: F32) -> list[Any]:
+    """Rows as the core takes them, with their numbers for ids."""
+    return [(rows, None, 0, None, max_abs(rows))]
+
+
 def core_search(
     queries: F32, rows: F32, k: int, metric: str = "euclidean", **options: Any
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], Any]:
     """The core's search on one plain segment."""
-    segment = (rows, None, 0, None, max_abs(rows))
-    return _core.search(queries, max_abs(queries), [segment], k, metric, **options)
+    return _core.search(queries, max_abs(queries), only_segment(rows), k, metric, **options)
 
 
 def paths(metric: str) -> Iterator[dict[str, str]]:
@@ -90,7 +94,3 @@ def assert_same(got: tuple[Any, ...], wanted: tuple[Any, ...], what: object = ""
     """Values to the bit, ids to the number."""
     assert np.array_equal(got[1], wanted[1]), what
     assert np.array_equal(got[0].view(np.int64), wanted[0].view(np.int64)), what
-
-
-def oracle_search(queries: F32, rows: F32, k: int, metric: str, **options: Any) -> tuple[Any, ...]:
-    return oracle.search(queries, rows, k, metric, **options)

@@ -1,4 +1,4 @@
-"""Hypothesis profiles, and a report of the ISAs that were really executed."""
+"""Hypothesis profiles, and a report of what was really executed and reached."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from resmem import _core
 
-hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=150)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1500)
+hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=400)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=5000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 ALL_ISAS = ("scalar", "avx2", "avx512", "neon")
@@ -25,3 +25,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for isa in ALL_ISAS
     ]
     terminalreporter.write_line("kernels  " + ", ".join(states))
+
+    largest: dict[str, float] = {}
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "reach":
+                case, reach = value
+                largest[case] = max(reach, largest.get(case, 0.0))
+    if largest:
+        texts = [f"{case}: {reach:.4f}" for case, reach in largest.items()]
+        terminalreporter.write_line("largest error, as a part of its bound  " + ", ".join(texts))

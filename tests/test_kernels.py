@@ -10,12 +10,31 @@ import oracle
 from cases import ISAS
 from resmem import _core
 
-COLUMNS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 257, 2049)
+COLUMNS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 257, 2047, 2048, 2049)
+SMALLEST = np.float32(2.0**-149)
 pytestmark = pytest.mark.parametrize("isa", ISAS)
 
 
 def same_bits(a, b):
-    return np.array_equal(np.asarray(a).view(np.uint8), np.asarray(b).view(np.uint8))
+    a, b = np.asarray(a), np.asarray(b)
+    return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+@pytest.fixture
+def flushing():
+    """A caller whose thread flushes subnormal numbers to zero, and who finds it still so after."""
+    smallest = np.array([SMALLEST])
+    _core.set_flush_to_zero(True)
+    try:
+        yield
+        still = (smallest * np.float32(1)).item() == 0.0
+    finally:
+        _core.set_flush_to_zero(False)
+    assert still
+    assert (smallest * np.float32(1)).item() > 0.0
+
+
+# ---- exp -----------------------------------------------------------------------------------
 
 
 def test_exp_is_within_two_ulp_and_has_the_bits_of_the_oracle(isa):
@@ -25,27 +44,97 @@ def test_exp_is_within_two_ulp_and_has_the_bits_of_the_oracle(isa):
     got = _core.exp(x, isa)
     assert same_bits(got, oracle.cexp(x))
     with mpmath.workprec(120):
-        for value, result in zip(x[::7], got[::7], strict=True):
+        for value, result in zip(x[::3], got[::3], strict=True):
             exact = mpmath.exp(mpmath.mpf(float(value)))
+            if np.isinf(result):
+                assert exact > np.finfo(np.float64).max
+                continue
             assert abs(mpmath.mpf(float(result)) - exact) <= 2 * np.spacing(result)
 
 
-@pytest.mark.parametrize("columns", COLUMNS)
-def test_softmax_and_residuals(isa, columns):
-    rng = np.random.default_rng(columns)
-    logits = (rng.standard_normal((13, columns)) * 8).astype(np.float32)
-    if columns > 2:
+def test_exp_does_not_depend_on_where_a_value_stands(isa):
+    x = np.random.default_rng(1).uniform(-30, 30, 41)
+    whole = oracle.cexp(x)
+    for start in range(9):
+        for stop in range(start, len(x) + 1):
+            assert same_bits(_core.exp(x[start:stop].copy(), isa), whole[start:stop])
+
+
+# ---- Softmax, residuals, simplex -------------------------------------------------------------
+
+
+def logits_of(rng, n, columns):
+    logits = (rng.standard_normal((n, columns)) * 8).astype(np.float32)
+    if columns > 2 and n > 3:
         logits[3, 1:] = -np.inf
-    labels = rng.integers(0, columns, 13)
+    return logits
+
+
+@pytest.mark.parametrize("columns", COLUMNS)
+@pytest.mark.parametrize("n", [0, 1, 13, 83])  # 83 rows of 2049 are several tasks
+def test_softmax_and_residuals(isa, columns, n):
+    rng = np.random.default_rng(columns)
+    logits, labels = logits_of(rng, n, columns), rng.integers(0, columns, n)
     for temperature in (1.0, 0.31, 7.0):
-        assert same_bits(
-            _core.softmax(logits, temperature, 2, isa), oracle.softmax(logits, temperature)
-        )
+        base = oracle.softmax(logits, temperature)
         wanted = oracle.residuals("classification", "logits", logits, labels, temperature)
-        assert same_bits(_core.class_residuals(logits, labels, temperature, 2, isa), wanted)
-    p = oracle.softmax(logits, 1.0).astype(np.float32)
-    wanted = oracle.residuals("classification", "probabilities", p, labels, 1.0)
+        for threads in (1, 2, 7):
+            assert same_bits(_core.softmax(logits, temperature, threads, isa), base)
+            got = _core.class_residuals(logits, labels, temperature, threads, isa)
+            assert same_bits(got, wanted)
+    p = oracle.softmax(logits).astype(np.float32)
+    wanted = oracle.residuals("classification", "probabilities", p, labels)
     assert same_bits(_core.class_residuals(p, labels, 0.0, 2, isa), wanted)
+
+
+@pytest.mark.parametrize("temperature", [1e-100, 1e-30, 1.0, 1e30, 1e100])
+def test_softmax_of_extreme_logits(isa, temperature):
+    largest = np.finfo(np.float32).max
+    values = np.array([largest, -largest, 0, -0.0, SMALLEST, -SMALLEST, 1e-38, 88.7, -np.inf])
+    rows = np.random.default_rng(0).choice(values.astype(np.float32), (50, 6))
+    rows[:, 0] = np.where(np.isneginf(rows).all(axis=1), 0, rows[:, 0])
+    got = _core.softmax(rows, temperature, 1, isa)
+    assert same_bits(got, oracle.softmax(rows, temperature))
+    assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("columns", COLUMNS)
+@pytest.mark.parametrize("n", [0, 1, 11, 83])
+def test_simplex(isa, columns, n):
+    values = np.random.default_rng(columns).standard_normal((n, columns))
+    for threads in (1, 2, 7):
+        for floor in (1e-6, 0.5):
+            got = values.copy()
+            _core.simplex(got, floor, threads, isa)
+            assert same_bits(got, oracle.simplex(values, floor))
+            assert np.allclose(got.sum(axis=1), 1, atol=1e-12)
+
+
+def test_a_row_longer_than_a_task(isa):
+    rng = np.random.default_rng(2)
+    logits, labels = logits_of(rng, 5, 70_001), np.arange(5)
+    base = oracle.softmax(logits, 2.0)
+    residuals = oracle.residuals("classification", "logits", logits, labels, 2.0)
+    assert same_bits(_core.softmax(logits, 2.0, 2, isa), base)
+    assert same_bits(_core.class_residuals(logits, labels, 2.0, 2, isa), residuals)
+    distances, positions = np.sort(rng.random((5, 6)), axis=1), rng.integers(0, 5, (5, 6))
+    got = _core.aggregate([residuals], distances, positions, 0.5, 70_001, 0.25, base.copy(), 2, isa)
+    wanted = oracle.correct(base, oracle.correction(distances, positions, residuals, 0.5), 0.25)
+    assert same_bits(got, wanted)
+    _core.simplex(got, 1e-6, 2, isa)
+    assert same_bits(got, oracle.simplex(wanted))
+
+
+# ---- Weights and weighted sums -----------------------------------------------------------------
+
+
+def neighbours(rng, q, k, n):
+    """Distances and positions; some queries have fewer than k neighbours, one has none."""
+    distances, positions = np.sort(rng.random((q, k)), axis=1), rng.integers(0, n, (q, k))
+    if k and q > 3:
+        distances[2, k // 2 :], positions[2, k // 2 :] = np.inf, -1
+        distances[3], positions[3] = np.inf, -1
+    return distances, positions
 
 
 @pytest.mark.parametrize("columns", COLUMNS)
@@ -54,11 +143,8 @@ def test_weights_and_weighted_sums(isa, columns, k):
     rng = np.random.default_rng(columns * 100 + k)
     q, n = 9, 60
     residuals = rng.standard_normal((n, columns)).astype(np.float32)
-    distances = np.sort(rng.random((q, k)), axis=1)
-    positions = rng.integers(0, n, (q, k))
-    if k:
-        distances[2, k // 2 :], positions[2, k // 2 :] = np.inf, -1  # padding
-        distances[3], positions[3] = np.inf, -1
+    distances, positions = neighbours(rng, q, k, n)
+    base = rng.random((q, columns))
     for sigma in (0.1, 3.0, np.inf):
         wanted = oracle.weights(distances, sigma)
         assert same_bits(_core.weights(distances, positions, sigma, isa), wanted)
@@ -69,20 +155,91 @@ def test_weights_and_weighted_sums(isa, columns, k):
                     parts, distances, positions, sigma, columns, threads=threads, isa=isa
                 )
                 assert same_bits(got, wanted)
-        base = rng.random((q, columns))
+        for strength in (0.7, 0.0, -2.0):
+            got = _core.aggregate(
+                [residuals], distances, positions, sigma, columns, strength, base.copy(), isa=isa
+            )
+            assert same_bits(got, oracle.correct(base, wanted, strength))
+
+
+@pytest.mark.parametrize("q", [0, 1, 2, 17, 64, 257])
+def test_weighted_sums_of_many_queries(isa, q):
+    """Tasks of several queries each, so that the rows to be fetched next are another query's."""
+    rng = np.random.default_rng(q)
+    residuals = rng.standard_normal((300, 1000)).astype(np.float32)
+    distances, positions = neighbours(rng, q, 20, 300)
+    wanted = oracle.correction(distances, positions, residuals, 0.3)
+    for threads in (1, 2, 7):
         got = _core.aggregate(
-            [residuals], distances, positions, sigma, columns, 0.7, base.copy(), isa=isa
+            [residuals], distances, positions, 0.3, 1000, threads=threads, isa=isa
         )
-        assert same_bits(got, base + 0.7 * wanted)
+        assert same_bits(got, wanted)
 
 
-@pytest.mark.parametrize("columns", COLUMNS)
-def test_simplex(isa, columns):
-    values = np.random.default_rng(columns).standard_normal((11, columns))
-    got = values.copy()
-    _core.simplex(got, 1e-6, 2, isa)
-    assert same_bits(got, oracle.simplex(values, 1e-6))
+@pytest.mark.parametrize("sigma", [5e-324, 1e-300, 1e-5, 1.0, 1e300, np.inf])
+def test_weights_at_the_ends_of_the_scale(isa, sigma):
+    distances = np.sort(np.random.default_rng(0).choice([0, 5e-324, 1e-45, 1e-3, 1, 700, 1e39], 90))
+    distances = np.sort(distances.reshape(10, 9), axis=1)
+    positions = np.zeros((10, 9), dtype=np.int64)
+    got = _core.weights(distances, positions, sigma, isa)
+    assert same_bits(got, oracle.weights(distances, sigma))
     assert np.allclose(got.sum(axis=1), 1, atol=1e-12)
+
+
+def test_a_position_beyond_the_rows_is_refused(isa):
+    with pytest.raises(IndexError, match="position 5 is beyond the 5 rows"):
+        _core.aggregate(
+            [np.zeros((5, 2), np.float32)], np.zeros((1, 1)), np.array([[5]]), 1.0, 2, isa=isa
+        )
+
+
+# ---- A caller that flushes to zero ---------------------------------------------------------------
+
+
+def test_flushing_to_zero_does_not_reach_softmax_and_residuals(isa, flushing):
+    logits = np.array([[0, -80, -700, -745, SMALLEST], [1e-40, 0, -1, -90, -95]], np.float32)
+    labels = np.array([0, 1])
+    _core.set_flush_to_zero(False)
+    base = oracle.softmax(logits, 1.0)
+    residuals = oracle.residuals("classification", "logits", logits, labels)
+    p = base.astype(np.float32)
+    of_p = oracle.residuals("classification", "probabilities", p, labels)
+    assert (np.abs(residuals) < np.finfo(np.float32).tiny).any()  # there is something to flush
+    _core.set_flush_to_zero(True)
+    got = _core.softmax(logits, 1.0, 2, isa)
+    got_residuals = _core.class_residuals(logits, labels, 1.0, 2, isa)
+    got_of_p = _core.class_residuals(p, labels, 0.0, 2, isa)
+    assert same_bits(got, base)
+    assert same_bits(got_residuals, residuals)
+    assert same_bits(got_of_p, of_p)
+
+
+def test_flushing_to_zero_does_not_reach_weights_and_sums(isa, flushing):
+    _core.set_flush_to_zero(False)
+    rng = np.random.default_rng(0)
+    residuals = (rng.integers(-9, 10, (20, 5)) * SMALLEST).astype(np.float32)
+    distances = np.sort(rng.uniform(600, 745, (6, 7)), axis=1)
+    distances[:, 0] = 0
+    positions = rng.integers(0, 20, (6, 7))
+    base = rng.random((6, 5)) * 1e-310
+    weights = oracle.weights(distances, 1.0)
+    correction = oracle.correction(distances, positions, residuals, 1.0)
+    corrected = oracle.correct(base, correction * 0, 1.0)
+    simplex = oracle.simplex(base, 1e-320)
+    assert ((weights > 0) & (weights < np.finfo(np.float64).tiny)).any()
+    _core.set_flush_to_zero(True)
+    got = [
+        _core.weights(distances, positions, 1.0, isa),
+        _core.aggregate([residuals], distances, positions, 1.0, 5, threads=2, isa=isa),
+        _core.aggregate([residuals * 0], distances, positions, 1.0, 5, 1.0, base.copy(), 2, isa),
+        base.copy(),
+    ]
+    _core.simplex(got[3], 1e-320, 2, isa)
+    for mine, wanted in zip(got, (weights, correction, corrected, simplex), strict=True):
+        assert same_bits(mine, wanted)
+
+
+# ---- Inspection ----------------------------------------------------------------------------------
 
 
 def test_inspect_rows_finds_the_first_bad_row(isa):
@@ -98,8 +255,19 @@ def test_inspect_rows_finds_the_first_bad_row(isa):
                 assert _core.inspect_rows(spoiled, 2, isa)[1] == n - 3
 
 
-def test_a_position_beyond_the_rows_is_refused(isa):
-    with pytest.raises(IndexError, match="position 5 is beyond the 5 rows"):
-        _core.aggregate(
-            [np.zeros((5, 2), np.float32)], np.zeros((1, 1)), np.array([[5]]), 1.0, 2, isa=isa
-        )
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_inspect_rows_looks_at_every_value(isa, value):
+    rows = np.full((7, 5), -2.0, np.float32)
+    for row in range(7):
+        for column in range(5):
+            spoiled = rows.copy()
+            spoiled[row, column] = value
+            assert _core.inspect_rows(spoiled, 1, isa)[1] == row
+            spoiled[row, column] = -3
+            assert _core.inspect_rows(spoiled, 1, isa) == (3.0, -1)
+
+
+@pytest.mark.parametrize("value", [np.finfo(np.float32).max, SMALLEST, 0.0])
+def test_inspect_rows_at_the_ends_of_float32(isa, value):
+    rows = np.full((40, 9), -value, np.float32)
+    assert _core.inspect_rows(rows, 2, isa) == (value, -1)

@@ -9,13 +9,24 @@ from hypothesis import strategies as st
 
 import oracle
 import resmem
-from cases import FAMILIES, ISAS, METRICS, assert_same, core_search, make, max_abs, paths
+from cases import (
+    FAMILIES,
+    ISAS,
+    METRICS,
+    assert_same,
+    core_search,
+    make,
+    max_abs,
+    only_segment,
+    paths,
+)
 from resmem import _core
 
 # Around the tiles (2 to 12 rows, 8 to 32 queries), the depth step (4) and small blocks.
-ROWS = st.sampled_from([0, 1, 2, 3, 5, 7, 11, 12, 13, 23, 24, 25, 97, 131, 257])
-DEPTHS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 127])
+ROWS = st.sampled_from([0, 1, 2, 3, 5, 7, 11, 12, 13, 23, 24, 25, 47, 48, 49, 97, 131, 257])
+DEPTHS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129])
 QUERIES = st.sampled_from([0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65])
+LARGEST_ID = 2**63 - 1
 BLOCKS = st.tuples(
     st.sampled_from([0, 1, 5, 16, 17]),  # queries
     st.sampled_from([0, 12, 24]),  # rows
@@ -30,13 +41,14 @@ BLOCKS = st.tuples(
     n=ROWS,
     d=DEPTHS,
     q=QUERIES,
-    k=st.integers(1, 40),
+    k=st.one_of(st.integers(1, 40), st.integers(-2, 3)),  # below 1: from the number of rows
     metric=st.sampled_from(METRICS),
     blocks=BLOCKS,
     threads=st.sampled_from([1, 2, 7]),
 )
 def test_every_path_gives_the_bits_of_the_oracle(family, seed, n, d, q, k, metric, blocks, threads):
     queries, rows = make(family, seed, n, q, d)
+    k = k if k > 0 else max(1, n - k)
     wanted = oracle.search(queries, rows, k, metric)
     for isa in ISAS:
         for path in paths(metric):
@@ -44,6 +56,21 @@ def test_every_path_gives_the_bits_of_the_oracle(family, seed, n, d, q, k, metri
                 queries, rows, k, metric, isa=isa, threads=threads, blocks=blocks, **path
             )
             assert_same(got, wanted, (isa, path))
+            if q > 0:
+                check_counts(got[3], n, q, isa, path)
+
+
+def check_counts(stats, n, q, isa, path):
+    """The path asked for has run, and over every pair."""
+    assert stats["isa"] == isa
+    assert path["strategy"] in ("automatic", stats["strategy"])
+    if stats["strategy"] == "exact":
+        assert stats["pairs_filtered"] == stats["deferred"] == 0
+        assert stats["rescored"] == n * q
+        return
+    assert stats["filter"] == path.get("filter", stats["filter"])
+    assert stats["pairs_filtered"] == n * (q + stats["deferred"])
+    assert stats["hits"] <= stats["pairs_filtered"]
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -59,25 +86,31 @@ def test_every_family_on_larger_blocks(isa, metric, family):
 
 @given(
     seed=st.integers(0, 2**31),
-    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=6),
     metric=st.sampled_from(METRICS),
-    width=st.sampled_from([0, 1, 3, 40]),
-    family=st.sampled_from(["gaussian", "integers", "duplicates"]),
+    width=st.sampled_from([0, 1, 3, 16, 17, 40]),
+    removed=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+    k=st.sampled_from([1, 8, 70]),
+    family=st.sampled_from(sorted(FAMILIES)),
+    threads=st.sampled_from([1, 2, 7]),
 )
-def test_segments_ids_removed_rows_and_exclusions(seed, sizes, metric, width, family):
+def test_segments_ids_removed_rows_and_exclusions(
+    seed, sizes, metric, width, removed, k, family, threads
+):
     rng = np.random.default_rng(seed)
-    n, d, q, k = sum(sizes), 6, 19, 8
+    n, d, q = sum(sizes), 6, 19
     queries, rows = make(family, seed, n, q, d)
-    ids = rng.choice(2**63 - 1, size=n, replace=False).astype(np.int64)
-    alive = rng.random(n) < 0.7
+    ids = rng.choice(2**62, size=n, replace=False).astype(np.int64)
+    alive = rng.random(n) >= removed
     segments, start = [], 0
     for number, size in enumerate(sizes):
         part = slice(start, start + size)
-        if number % 2:  # ids implied by the first
-            ids[part] = 10**9 * (number + 1) + np.arange(size)
+        first = LARGEST_ID - 1000 * number - max(0, size - 1)  # ids implied by the first
+        if number % 2:
+            ids[part] = first + np.arange(size)
         given_ids = None if number % 2 else ids[part]
-        first = 10**9 * (number + 1)
-        segments.append((rows[part], given_ids, first, alive[part], max_abs(rows[part])))
+        flags = alive[part] if removed else None
+        segments.append((rows[part], given_ids, first, flags, max_abs(rows[part])))
         start += size
     exclude = None
     if width:
@@ -86,16 +119,45 @@ def test_segments_ids_removed_rows_and_exclusions(seed, sizes, metric, width, fa
     for isa in ISAS:
         for path in paths(metric):
             got = _core.search(
-                queries, max_abs(queries), segments, k, metric, exclude, 2, isa,
+                queries, max_abs(queries), segments, k, metric, exclude, threads, isa,
                 blocks=(0, 12, 0, 0), **path,
             )  # fmt: skip
             assert_same(got, wanted, (isa, path))
             found = got[2] >= 0
+            assert np.array_equal(found, got[1] >= 0)
             assert np.array_equal(ids[got[2][found]], got[1][found])
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", "shuffled"])
+@pytest.mark.parametrize("implied", [True, False])
+def test_of_duplicates_the_smallest_ids_are_found(order, implied):
+    """Once k rows at distance 0 are known, later ones may be left out only if ids ascend."""
+    n, k = 600, 5
+    rows = np.tile(np.float32([[1, 2, 3]]), (n, 1))
+    ids = np.arange(n)
+    starts = np.arange(0, n, 100)
+    if order == "descending":
+        ids, starts = ids[::-1].copy(), starts[::-1]
+    elif order == "shuffled":
+        rng = np.random.default_rng(0)
+        ids, starts = rng.permutation(n), rng.permutation(starts)
+    if implied:
+        segments = [(rows[:100], None, first, None, 3.0) for first in starts]
+    else:
+        segments = [(rows, ids, 0, None, 3.0)]
+    for path in paths("euclidean"):
+        for threads in (1, 3):
+            got = _core.search(
+                rows[:9], 3.0, segments, k, "euclidean", threads=threads,
+                blocks=(0, 12, 0, 0), **path,
+            )  # fmt: skip
+            assert (got[0] == 0).all()
+            assert (got[1] == np.arange(k)).all(), path
 
 
 @pytest.mark.parametrize("offset", [1e3, 1e4, 1e6])
 def test_an_offset_loses_no_neighbour(offset):
+    """Around such an offset float32 products say nothing about distances of a few units."""
     rng = np.random.default_rng(5)
     rows = (rng.standard_normal((20_000, 64)) + offset).astype(np.float32)
     queries = (rng.standard_normal((16, 64)) + offset).astype(np.float32)
@@ -141,6 +203,45 @@ def test_the_planner_streams_few_queries_and_tiles_many():
     assert core_search(queries[:9], rows[:20], 5)[3]["strategy"] == "exact"
 
 
+@pytest.mark.parametrize("family", ["1e30", "1e-30"])
+def test_the_planner_streams_no_squares_that_would_overflow_or_vanish(family):
+    queries, rows = make(family, 1, 4000, 1, 16)
+    assert core_search(queries, rows, 5)[3]["strategy"] == "by_rows"
+    assert core_search(queries, rows, 5, "cosine")[3]["strategy"] == "by_rows"
+
+
+def test_what_no_path_serves_is_refused():
+    queries, rows = make("gaussian", 1, 300, 2, 16)
+    for metric in ("cosine", "inner_product"):
+        with pytest.raises(ValueError, match="'stream' serves the Euclidean metrics"):
+            core_search(queries, rows, 5, metric, strategy="stream")
+        with pytest.raises(ValueError, match="difference filter serves the Euclidean metrics"):
+            core_search(queries, rows, 5, metric, filter="difference")
+    with pytest.raises(ValueError, match=r"expected one of 'automatic', 'by_queries', .*, got 'x'"):
+        core_search(queries, rows, 5, strategy="x")
+    with pytest.raises(ValueError, match="ISA 'x' is not available here; there is: scalar"):
+        core_search(queries, rows, 5, isa="x")
+
+
+def test_the_core_converts_nothing():
+    queries, rows = make("gaussian", 1, 300, 20, 16)
+    segment = only_segment(rows)
+    for wrong in (queries.astype(np.float64), queries[::2], np.asfortranarray(queries)):
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            _core.search(wrong, 1.0, segment, 5, "euclidean")
+
+
+@pytest.mark.parametrize("strategy", ["by_rows", "by_queries", "stream"])
+def test_copies_of_the_query_end_its_search(strategy):
+    """Of ascending ids, the first k rows at distance 0 are the answer: nothing after them hits."""
+    rows = np.tile(np.float32([[1, 2, 3]]), (5000, 1))
+    stats = core_search(
+        rows[:20], rows, 10, strategy=strategy, filter="difference", threads=1, blocks=(0, 64, 0, 0)
+    )[3]
+    assert stats["exact_thinnings"] == 20
+    assert stats["hits"] < 20 * 300
+
+
 def test_duplicates_are_settled_by_distances():
     queries, rows = make("duplicates", 2, 4000, 20, 16)
     for strategy, filtering in (("by_rows", "difference"), ("stream", "automatic")):
@@ -163,13 +264,12 @@ def test_depth_blocks_carry_partial_sums():
 
 
 def test_beyond_the_certificate_the_exact_path_answers():
-    rng = np.random.default_rng(0)
     d = (1 << 19) + 1
-    rows = rng.standard_normal((200, 1)).astype(np.float32) * np.ones((1, d), np.float32)
-    queries = rows[:2] + np.float32(0.25)
-    got = core_search(queries, rows, 3)
-    assert got[3]["strategy"] == "exact"
-    assert_same(got, oracle.search(queries, rows, 3))
+    queries, rows = make("gaussian", 0, 8, 2, d)
+    for path in paths("euclidean"):
+        got = core_search(queries, rows, 3, **path)
+        assert got[3]["strategy"] == "exact"
+        assert_same(got, oracle.search(queries, rows, 3))
 
 
 def test_search_pads_where_rows_run_out():

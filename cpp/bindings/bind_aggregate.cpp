@@ -7,8 +7,6 @@
 namespace resmem {
 namespace {
 
-std::size_t thread_count(std::size_t threads) { return threads > 0 ? threads : default_threads(); }
-
 std::vector<std::size_t> shape_of(const py::array& array) {
   return {extent(array, 0), extent(array, 1)};
 }

@@ -19,11 +19,10 @@ py::tuple inspect_rows(const Array<float>& rows, std::size_t threads, const std:
   const std::size_t tasks = (n + block - 1) / block;
   std::vector<float> largest(tasks);
   without_gil([&](Interrupt& interrupt) {
-    parallel_for(
-        tasks, threads > 0 ? threads : default_threads(), interrupt, [&](std::size_t task, bool) {
-          const std::size_t first = task * block;
-          largest[task] = kernels.max_abs(data + first * d, std::min(block, n - first) * d);
-        });
+    parallel_for(tasks, thread_count(threads), interrupt, [&](std::size_t task, bool) {
+      const std::size_t first = task * block;
+      largest[task] = kernels.max_abs(data + first * d, std::min(block, n - first) * d);
+    });
   });
   float result = 0;
   for (std::size_t task = 0; task < tasks; ++task) {

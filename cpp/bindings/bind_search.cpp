@@ -31,7 +31,7 @@ py::tuple search_python(const Array<float>& queries, float queries_max_abs,
     request.exclude = exclude->data();
     request.exclude_width = extent(*exclude, 1);
   }
-  request.threads = threads > 0 ? threads : default_threads();
+  request.threads = thread_count(threads);
   request.strategy = choice<Strategy>(strategy, {{"automatic", Strategy::automatic},
                                                  {"by_queries", Strategy::by_queries},
                                                  {"by_rows", Strategy::by_rows},

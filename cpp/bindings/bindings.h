@@ -9,6 +9,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "../core/cpu.h"
 #include "../core/threads.h"
 
@@ -41,6 +43,11 @@ auto without_gil(const Work& work) {
   } catch (const Interrupted&) {
     throw py::error_already_set();
   }
+}
+
+// The threads a call may use; 0: the default.
+inline std::size_t thread_count(std::size_t threads) {
+  return std::min(threads > 0 ? threads : default_threads(), kMostThreads);
 }
 
 inline void require(bool condition, const char* message) {

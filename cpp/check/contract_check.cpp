@@ -6,9 +6,9 @@
 // give the oracle's bits. tests/core_cases.py documents the file.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <exception>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -26,13 +26,12 @@ namespace {
 constexpr std::size_t kThreads[] = {1, 2, 7};
 constexpr Blocks kSmallBlocks[] = {{1, 1, 4, 1}, {5, 12, 8, 9}, {17, 24, 16, 40}, {16, 48, 0, 2}};
 constexpr std::size_t kHeavyCase = 500000;  // multiplications above which fewer settings are tried
-constexpr int kFailuresShown = 20;          // per table
+constexpr std::size_t kFailuresShown = 20;  // per table
+constexpr std::int8_t kBlank = -77;         // neither padding nor a result of any case
 
 using Floats = std::vector<float>;
 using Doubles = std::vector<double>;
 using Integers = std::vector<std::int64_t>;
-
-// ---- The file -----------------------------------------------------------------------------
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::runtime_error(std::string("malformed file: ") + message);
@@ -45,26 +44,19 @@ std::size_t times(std::size_t a, std::size_t b) {
 
 class Reader {
  public:
-  explicit Reader(std::vector<char> bytes) : bytes_(std::move(bytes)) {}
-
+  explicit Reader(const std::vector<char>& bytes) : bytes_(bytes) {}
   bool at_end() const { return at_ == bytes_.size(); }
-
   template <class T>
   T value() {
-    T result;
-    copy(&result, 1);
-    return result;
+    require(sizeof(T) <= bytes_.size() - at_, "it is cut off");
+    return take<T>(1)[0];
   }
   std::size_t size() { return static_cast<std::size_t>(value<std::uint64_t>()); }
-
-  // Copied, so that the memory checkers see a read past the end.
   template <class T>
   std::vector<T> array() {
     const std::size_t count = size();
     require(count <= (bytes_.size() - at_) / sizeof(T), "an array is cut off");
-    std::vector<T> result(count);
-    if (count > 0) copy(result.data(), count);
-    return result;
+    return take<T>(count);
   }
   template <class T>
   std::vector<T> array(std::size_t count) {
@@ -72,90 +64,62 @@ class Reader {
     require(result.size() == count, "an array has not the size of its shape");
     return result;
   }
-  Floats finite_array(std::size_t count) {
-    Floats result = array<float>(count);
-    for (const float x : result) require(std::isfinite(x), "a vector is not finite");
-    return result;
-  }
   std::string text() {
-    const std::vector<char> characters = array<char>();
-    return {characters.begin(), characters.end()};
+    const std::vector<char> bytes = array<char>();
+    return {bytes.begin(), bytes.end()};
   }
 
  private:
+  // Copied, so that the memory checkers see a read past the end.
   template <class T>
-  void copy(T* target, std::size_t count) {
-    require(count * sizeof(T) <= bytes_.size() - at_, "it is cut off");
-    std::memcpy(target, bytes_.data() + at_, count * sizeof(T));
+  std::vector<T> take(std::size_t count) {
+    std::vector<T> result(count);
+    if (count > 0) std::memcpy(result.data(), bytes_.data() + at_, count * sizeof(T));
     at_ += count * sizeof(T);
+    return result;
   }
 
-  std::vector<char> bytes_;
+  const std::vector<char>& bytes_;
   std::size_t at_ = 0;
 };
 
-// ---- Results ------------------------------------------------------------------------------
-
-struct Tally {
-  std::size_t passed = 0, failed = 0;
-};
-
 // What runs now, for messages and counts.
-class Context {
- public:
+struct Context {
   explicit Context(const KernelTable& table) : kernels(table) {}
-
-  // Neither padding nor a result of any case.
-  template <class T>
-  static std::vector<T> blank(std::size_t count) {
-    return std::vector<T>(count, static_cast<T>(-77));
-  }
-
   template <class T>
   bool same(const std::vector<T>& got, const std::vector<T>& wanted, const char* what) {
     if (got.empty() || std::memcmp(got.data(), wanted.data(), got.size() * sizeof(T)) == 0)
       return true;
     std::size_t at = 0;
     while (std::memcmp(&got[at], &wanted[at], sizeof(T)) == 0) ++at;
-    return fail(std::string(what) + "[" + std::to_string(at) + "] is " + text(got[at]) +
-                ", wanted " + text(wanted[at]));
+    char message[160];
+    std::snprintf(message, sizeof message, "%s[%zu] is %.21Lg, wanted %.21Lg", what, at,
+                  static_cast<long double>(got[at]), static_cast<long double>(wanted[at]));
+    return fail(message);
   }
-
   bool fail(const std::string& message) {
-    if (++failures_ <= kFailuresShown)
+    if (++shown <= kFailuresShown)
       std::printf("FAILED %s, %s, %s: %s\n", kernels.name, name.c_str(), path.c_str(),
                   message.c_str());
     return false;
   }
-  void count(bool passed) { ++(passed ? tally.passed : tally.failed); }
+  void count(bool good) { ++(good ? passed : failed); }
 
   const KernelTable& kernels;
   std::string name, path;
-  Tally tally;
-
- private:
-  static std::string text(double x) {
-    char characters[40];
-    std::snprintf(characters, sizeof characters, "%a", x);
-    return characters;
-  }
-  static std::string text(std::int64_t x) { return std::to_string(x); }
-
-  int failures_ = 0;
+  std::size_t number = 0, passed = 0, failed = 0, shown = 0;
 };
 
 template <class T, class Body>
 void check_output(Context& context, const std::vector<T>& wanted, Body&& body) {
   for (const std::size_t threads : kThreads) {
     context.path = std::to_string(threads) + " threads";
-    std::vector<T> out = Context::blank<T>(wanted.size());
-    Interrupt interrupt;
-    body(threads, out, interrupt);
+    std::vector<T> out(wanted.size(), T{kBlank});
+    Interrupt stop;
+    body(threads, out, stop);
     context.count(context.same(out, wanted, "output"));
   }
 }
-
-// ---- Search -------------------------------------------------------------------------------
 
 struct Path {
   Strategy strategy;
@@ -163,7 +127,7 @@ struct Path {
   bool euclidean_only;
   const char* name;
 };
-
+constexpr std::size_t kCertifiedDepth = std::size_t{1} << 19;  // deeper, the exact path answers
 constexpr Path kPaths[] = {
     {Strategy::automatic, FilterKind::automatic, false, "automatic"},
     {Strategy::exact, FilterKind::automatic, false, "exact"},
@@ -173,33 +137,32 @@ constexpr Path kPaths[] = {
     {Strategy::by_rows, FilterKind::difference, true, "by_rows"},
     {Strategy::stream, FilterKind::automatic, true, "stream"},
 };
-constexpr std::size_t kCertifiedDepth = std::size_t{1} << 19;  // deeper, the exact path answers
 
 float max_abs(const Floats& values) {
   float largest = 0;
-  for (const float x : values) largest = std::max(largest, std::fabs(x));
+  for (const float x : values) {
+    require(std::isfinite(x), "a vector is not finite");
+    largest = std::max(largest, std::fabs(x));
+  }
   return largest;
 }
 
-struct StoredSegment {
-  Floats rows;
-  Integers ids;
-  std::vector<std::uint8_t> alive;
-};
-
 // Owns what a request points to.
 struct SearchCase {
+  struct Stored {
+    Floats rows;
+    Integers ids;
+    std::vector<std::uint8_t> alive;
+  };
   explicit SearchCase(Reader& reader) {
-    static constexpr Metric metrics[] = {Metric::euclidean, Metric::sqeuclidean, Metric::cosine,
-                                         Metric::inner_product};
     const std::size_t metric = reader.size();
-    require(metric < std::size(metrics), "unknown metric");
-    request.metric = metrics[metric];
+    require(metric < 4, "unknown metric");
+    request.metric = static_cast<Metric>(metric);
     request.q = reader.size();
     request.d = reader.size();
     request.k = reader.size();
     require(request.d > 0, "no dimension");
-    queries = reader.finite_array(times(request.q, request.d));
+    queries = reader.array<float>(times(request.q, request.d));
     request.queries = queries.data();
     request.queries_max_abs = max_abs(queries);
     const std::size_t segments = reader.size();
@@ -207,9 +170,9 @@ struct SearchCase {
       Segment segment;
       segment.n = reader.size();
       segment.first_id = reader.value<std::int64_t>();
-      stored.push_back({reader.finite_array(times(segment.n, request.d)),
+      stored.push_back({reader.array<float>(times(segment.n, request.d)),
                         reader.array<std::int64_t>(), reader.array<std::uint8_t>()});
-      const StoredSegment& data = stored.back();  // moved with the vector, but not its arrays
+      const Stored& data = stored.back();  // moved with the vector, but not its arrays
       require(data.ids.empty() || data.ids.size() == segment.n, "not an id per row");
       require(data.alive.empty() || data.alive.size() == segment.n, "not a flag per row");
       segment.rows = data.rows.data();
@@ -238,41 +201,39 @@ struct SearchCase {
 
   SearchRequest request;
   Floats queries;
-  std::vector<StoredSegment> stored;
-  Integers exclude;
+  std::vector<Stored> stored;
   std::size_t total = 0;
+  Integers exclude, ids;
   Doubles values;
-  Integers ids;
 };
 
 bool search_once(Context& context, const SearchCase& search_case, const SearchRequest& request,
                  const Path& path) {
-  Doubles values = Context::blank<double>(search_case.values.size());
-  Integers ids = Context::blank<std::int64_t>(values.size()), positions = ids;
-  Interrupt interrupt;
+  Doubles values(search_case.values.size(), kBlank);
+  Integers ids(values.size(), kBlank), positions = ids;
+  Interrupt stop;
   SearchStats stats;
   try {
-    stats =
-        search(request, context.kernels, {values.data(), ids.data(), positions.data()}, interrupt);
+    stats = search(request, context.kernels, {values.data(), ids.data(), positions.data()}, stop);
   } catch (const std::exception& error) {
     return context.fail(error.what());
   }
   for (std::int64_t& position : positions) position = search_case.id_at(position);
-  bool passed = context.same(ids, search_case.ids, "ids");
-  passed = context.same(values, search_case.values, "values") && passed;
-  passed = context.same(positions, search_case.ids, "ids of positions") && passed;
-  if (values.empty()) return passed;  // nothing runs
+  if (!context.same(ids, search_case.ids, "ids") ||
+      !context.same(values, search_case.values, "values") ||
+      !context.same(positions, search_case.ids, "ids of positions"))
+    return false;
+  if (values.empty()) return true;  // nothing runs
   const bool forced = path.strategy != Strategy::automatic && request.d <= kCertifiedDepth;
-  if (stats.isa != context.kernels.name || (forced && stats.strategy != path.name))
-    return context.fail("ran " + stats.strategy + " on " + stats.isa);
-  return passed;
+  return (stats.isa == context.kernels.name && (!forced || stats.strategy == path.name)) ||
+         context.fail("ran " + stats.strategy + " on " + stats.isa);
 }
 
-void check_search(Context& context, Reader& reader, std::size_t number) {
+void check_search(Context& context, Reader& reader) {
   const SearchCase search_case(reader);
   SearchRequest request = search_case.request;
-  const bool euclidean =
-      request.metric == Metric::euclidean || request.metric == Metric::sqeuclidean;
+  const Metric metric = request.metric;
+  const bool euclidean = metric == Metric::euclidean || metric == Metric::sqeuclidean;
   const bool heavy = request.q * search_case.total * request.d > kHeavyCase;
   for (const Path& path : kPaths) {
     if (path.euclidean_only && !euclidean) continue;
@@ -280,17 +241,16 @@ void check_search(Context& context, Reader& reader, std::size_t number) {
     request.filter = path.filter;
     // Threads and blocks all with all; of a heavy case a half, in turn.
     for (std::size_t setting = 0; setting < 2 * std::size(kThreads); ++setting) {
-      if (heavy && setting % 2 != number % 2) continue;
+      if (heavy && setting % 2 != context.number % 2) continue;
       request.threads = kThreads[setting % std::size(kThreads)];
       const bool small = setting >= std::size(kThreads);
-      request.blocks = small ? kSmallBlocks[number % std::size(kSmallBlocks)] : Blocks{};
+      request.blocks = small ? kSmallBlocks[context.number % std::size(kSmallBlocks)] : Blocks{};
       context.path = std::string(path.name) +
                      (path.filter == FilterKind::difference ? " difference, " : ", ") +
                      std::to_string(request.threads) + (small ? " threads, small" : " threads");
       context.count(search_once(context, search_case, request, path));
     }
   }
-  context.path = "max_abs";
   for (std::size_t s = 0; s < search_case.stored.size(); ++s) {
     const Floats& rows = search_case.stored[s].rows;
     const Doubles got{context.kernels.max_abs(rows.data(), rows.size())};
@@ -298,14 +258,11 @@ void check_search(Context& context, Reader& reader, std::size_t number) {
   }
 }
 
-// ---- Numbers ------------------------------------------------------------------------------
-
 void check_exp(Context& context, Reader& reader) {
   const Doubles x = reader.array<double>(), wanted = reader.array<double>(x.size());
   Doubles out = x;
-  context.path = "exp";
   context.kernels.exp(out.data(), out.size());
-  context.count(context.same(out, wanted, "output"));
+  context.count(context.same(out, wanted, "exp"));
 }
 
 void check_softmax(Context& context, Reader& reader) {
@@ -313,9 +270,9 @@ void check_softmax(Context& context, Reader& reader) {
   const auto temperature = reader.value<double>();
   const Floats logits = reader.array<float>(times(n, columns));
   const Doubles wanted = reader.array<double>(logits.size());
-  check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& interrupt) {
+  check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
     softmax_rows(logits.data(), n, columns, temperature, context.kernels, threads, out.data(),
-                 interrupt);
+                 stop);
   });
 }
 
@@ -329,8 +286,8 @@ void check_residuals(Context& context, Reader& reader) {
   const Floats wanted = reader.array<float>(outputs.size());
   rows.outputs = outputs.data();
   rows.labels = labels.data();
-  check_output(context, wanted, [&](std::size_t threads, Floats& out, Interrupt& interrupt) {
-    class_residuals(rows, context.kernels, threads, out.data(), interrupt);
+  check_output(context, wanted, [&](std::size_t threads, Floats& out, Interrupt& stop) {
+    class_residuals(rows, context.kernels, threads, out.data(), stop);
   });
 }
 
@@ -339,9 +296,9 @@ void check_simplex(Context& context, Reader& reader) {
   const auto floor = reader.value<double>();
   const Doubles values = reader.array<double>(times(n, columns));
   const Doubles wanted = reader.array<double>(values.size());
-  check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& interrupt) {
+  check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
     out = values;
-    simplex_rows(out.data(), n, columns, floor, context.kernels, threads, interrupt);
+    simplex_rows(out.data(), n, columns, floor, context.kernels, threads, stop);
   });
 }
 
@@ -352,11 +309,9 @@ void check_weights(Context& context, Reader& reader) {
   const Integers positions = reader.array<std::int64_t>(distances.size());
   const Doubles wanted = reader.array<double>(distances.size());
   Doubles out(distances.size());  // padding weighs 0
-  for (std::size_t i = 0; i < q; ++i)
-    neighbour_weights(distances.data() + i * k, positions.data() + i * k, k, sigma, context.kernels,
-                      out.data() + i * k);
-  context.path = "weights";
-  context.count(context.same(out, wanted, "output"));
+  for (std::size_t i = 0; i < distances.size(); i += k)
+    neighbour_weights(&distances[i], &positions[i], k, sigma, context.kernels, &out[i]);
+  context.count(context.same(out, wanted, "weights"));
 }
 
 void check_aggregate(Context& context, Reader& reader) {
@@ -385,52 +340,28 @@ void check_aggregate(Context& context, Reader& reader) {
   request.distances = distances.data();
   request.positions = positions.data();
   request.add_to_out = !base.empty();
-  check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& interrupt) {
+  check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
     if (request.add_to_out) out = base;
     request.threads = threads;
-    aggregate(request, context.kernels, out.data(), interrupt);
+    aggregate(request, context.kernels, out.data(), stop);
   });
 }
 
-// ---- All of it ----------------------------------------------------------------------------
-
-Tally check_table(const KernelTable& kernels, const std::vector<char>& file) {
-  static constexpr char magic[] = "RESMEM01";
-  Context context(kernels);
+void check_table(Context& context, const std::vector<char>& file) {
+  using Check = void (*)(Context&, Reader&);
+  static constexpr Check checks[] = {check_search,  check_exp,     check_softmax,  check_residuals,
+                                     check_simplex, check_weights, check_aggregate};
   Reader reader(file);
-  for (std::size_t i = 0; i < 8; ++i) require(reader.value<char>() == magic[i], "not of this kind");
+  for (const char c : std::string("RESMEM01")) require(reader.value<char>() == c, "no such kind");
   const std::size_t records = reader.size();
-  for (std::size_t number = 0; number < records; ++number) {
+  for (context.number = 0; context.number < records; ++context.number) {
     const std::size_t kind = reader.size();
     context.name = reader.text();
-    switch (kind) {
-      case 1:
-        check_search(context, reader, number);
-        break;
-      case 2:
-        check_exp(context, reader);
-        break;
-      case 3:
-        check_softmax(context, reader);
-        break;
-      case 4:
-        check_residuals(context, reader);
-        break;
-      case 5:
-        check_simplex(context, reader);
-        break;
-      case 6:
-        check_weights(context, reader);
-        break;
-      case 7:
-        check_aggregate(context, reader);
-        break;
-      default:
-        require(false, "unknown kind of record");
-    }
+    context.path = "all";
+    require(kind >= 1 && kind <= std::size(checks), "unknown kind of record");
+    checks[kind - 1](context, reader);
   }
   require(reader.at_end(), "something follows the last record");
-  return context.tally;
 }
 
 int check_file(const char* path) {
@@ -438,33 +369,31 @@ int check_file(const char* path) {
   if (!stream) throw std::runtime_error(std::string("cannot read ") + path);
   const std::vector<char> file{std::istreambuf_iterator<char>(stream), {}};
   std::vector<std::string> missing{"scalar", "avx2", "avx512", "neon"};
-  Tally all;
+  std::size_t passed = 0, failed = 0;
   for (const KernelTable* table : available_kernels()) {
-    const Tally tally = check_table(*table, file);
+    Context context(*table);
+    check_table(context, file);
     std::printf("%s (%s): %zu checks, %zu failed\n", table->name,
-                table->emulated ? "emulated" : "native", tally.passed + tally.failed, tally.failed);
-    std::fflush(stdout);
-    all.passed += tally.passed;
-    all.failed += tally.failed;
+                table->emulated ? "emulated" : "native", context.passed + context.failed,
+                context.failed);
+    passed += context.passed;
+    failed += context.failed;
     missing.erase(std::remove(missing.begin(), missing.end(), table->name), missing.end());
   }
   for (const std::string& name : missing) std::printf("%s: not available here\n", name.c_str());
-  std::printf("%zu passed, %zu failed\n", all.passed, all.failed);
-  return all.failed == 0 && all.passed > 0 ? 0 : 1;
+  std::printf("%zu passed, %zu failed\n", passed, failed);
+  return failed == 0 && passed > 0 ? 0 : 1;
 }
 
 }  // namespace
 }  // namespace resmem
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: contract_check FILE\n");
-    return 2;
-  }
   try {
+    if (argc != 2) throw std::runtime_error("usage: contract_check FILE");
     return resmem::check_file(argv[1]);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "contract_check: %s\n", error.what());
+    std::fprintf(stderr, "%s\n", error.what());
     return 2;
   }
 }

@@ -44,6 +44,9 @@ class Interrupt {
 // Threads this process may use: RESMEM_NUM_THREADS, else CPU affinity and cgroup quota.
 std::size_t default_threads();
 
+// No call uses more threads than this, whatever it is asked for.
+inline constexpr std::size_t kMostThreads = 1024;
+
 // Runs body(task, calling_thread) for every task in [0, tasks) on at most `threads` threads,
 // the calling one included. The first exception stops the rest and is rethrown here.
 void parallel_for(std::size_t tasks, std::size_t threads, Interrupt& interrupt,

@@ -29,7 +29,8 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
         array = wide
     else:
         try:
-            array = np.asarray(value)
+            only_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
+            array = np.from_dlpack(value) if only_dlpack else np.asarray(value)
         except (TypeError, ValueError, RuntimeError, BufferError) as error:
             raise TypeError(
                 f"{name} cannot be read as an array: {type(value).__name__} ({error}); "
@@ -99,7 +100,7 @@ def vectors(
 def logits(value: Any, name: str, first_row: int = 0) -> F32:
     """Logits (n, C): -inf is legal, but not for a whole row; NaN and +inf are not."""
     array = float32(value, name, "(n, C)")
-    if array.size and not np.isfinite(array.min(initial=0) + array.max(initial=0)):
+    if not (np.isfinite(array.min(initial=0)) and np.isfinite(array.max(initial=0))):
         bad = np.isnan(array).any(axis=1) | (array == np.inf).any(axis=1)
         if bad.any():
             raise _not_finite(
@@ -198,6 +199,8 @@ def count(value: Any, name: str, least: int = 1) -> int:
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must be within int64, got {value}")
     return int(value)
 
 

@@ -14,10 +14,11 @@ import numpy.typing as npt
 from resmem import _arrays, _core
 from resmem._arrays import F32, F64, I64
 from resmem._errors import NotFittedError
-from resmem._rows import Segment, Snapshot
+from resmem._rows import Segment, Snapshot, merge
 
 _KINDS = {"classification": ("logits", "probabilities"), "regression": ("values",)}
 _SIMPLEX_FLOOR = 1e-6  # CONTRACT.md; smallest probability that predict_proba gives
+_LAST_ID = 2**63 - 1
 _SIGMA_SAMPLE = 256  # rows that sigma="auto" looks at
 _BLOCK_BYTES = 16 << 20  # neighbours held at a time: distances, ids and positions
 
@@ -147,13 +148,15 @@ class Memory:
                 "only logits have one"
             )
         with self._lock:
-            self._temperature = temperature
-            if self._snapshot is not None and self._output_kind == "logits":
+            rows = self._snapshot
+            if rows is not None and self._output_kind == "logits":
+                # An interrupt in here leaves the old temperature and its residuals.
                 segments = tuple(
-                    replace(s, residuals=self._residuals(s.outputs, s.targets))
-                    for s in self._snapshot.segments
+                    replace(s, residuals=self._residuals(s.outputs, s.targets, temperature))
+                    for s in rows.segments
                 )
-                self._snapshot = replace(self._snapshot, segments=segments)
+                self._snapshot = replace(rows, segments=segments)
+            self._temperature = temperature
 
     @property
     def strength(self) -> float:
@@ -162,9 +165,10 @@ class Memory:
 
     @strength.setter
     def strength(self, value: float) -> None:
-        self._strength = _number(value, "strength")
-        if not math.isfinite(self._strength):
+        strength = _number(value, "strength")
+        if not math.isfinite(strength):
             raise ValueError(f"strength must be finite, got {value!r}")
+        self._strength = strength
 
     # ---------------------------------------------------------------- rows
 
@@ -265,7 +269,7 @@ class Memory:
         self, embeddings: Any, exclude_ids: Any = None, threads: int | None = None
     ) -> F64:
         """The memory's term ``sum_j w_j r_j`` alone, float64 (q, C)."""
-        return self._corrected(embeddings, None, exclude_ids, threads)
+        return self._corrected(embeddings, None, exclude_ids, threads, with_base=False)
 
     def correct(
         self,
@@ -330,6 +334,12 @@ class Memory:
         keys, largest = _arrays.vectors(embeddings, "embeddings", like.d if like else None)
         base, values, flat = self._checked(outputs, targets, len(keys), like)
         given = None if ids is None else _arrays.row_ids(ids, len(keys))
+        if given is not None:
+            first_id = 0
+        elif first_id + len(keys) > _LAST_ID + 1:
+            raise ValueError(
+                f"ids must be given: default ids would continue at {first_id}, past int64"
+            )
         if copy:
             keys, base, values = (
                 _own(keys, embeddings), _own(base, outputs), _own(values, targets)
@@ -374,7 +384,9 @@ class Memory:
             )
         return base
 
-    def _residuals(self, base: npt.NDArray[Any], targets: npt.NDArray[Any]) -> F32:
+    def _residuals(
+        self, base: npt.NDArray[Any], targets: npt.NDArray[Any], temperature: float | None = None
+    ) -> F32:
         if self._task == "regression":
             with np.errstate(over="ignore"):
                 residuals = np.ascontiguousarray(targets - base, dtype=np.float32)
@@ -386,8 +398,9 @@ class Memory:
                     "kept; rescale targets and outputs"
                 )
             return residuals
-        temperature = self._temperature if self._output_kind == "logits" else 0.0
-        return _core.class_residuals(base, targets, temperature)
+        if self._output_kind != "logits":
+            return _core.class_residuals(base, targets, 0.0)
+        return _core.class_residuals(base, targets, temperature or self._temperature)
 
     def _search(
         self,
@@ -405,8 +418,11 @@ class Memory:
         return distances, ids, positions
 
     def _measure_sigma(self, rows: Snapshot) -> float:
-        """The rule of CONTRACT.md, "sigma='auto'"; ``rows`` are one segment, as fitted."""
-        (segment,) = rows.segments
+        """The rule of CONTRACT.md, "sigma='auto'", over the living rows in order."""
+        segment = rows.segments[0]
+        for later in rows.segments[1:]:
+            segment = merge(segment, later)
+        segment = segment.compact()
         n = len(segment)
         sample = np.arange(n)
         if n > _SIGMA_SAMPLE:
@@ -416,7 +432,8 @@ class Memory:
             return 1.0
         excluded = np.ascontiguousarray(segment.all_ids()[sample])[:, None]
         queries = np.ascontiguousarray(segment.keys[sample])
-        distances, _, _ = self._search(rows, queries, segment.keys_max, k, excluded, 0)
+        one = replace(rows, segments=(segment,))
+        distances, _, _ = self._search(one, queries, segment.keys_max, k, excluded, 0)
         gaps = np.add.accumulate(distances - distances[:, :1], axis=1)[:, -1] / k
         ordered = np.sort(gaps)
         half = len(ordered) // 2
@@ -427,7 +444,12 @@ class Memory:
         return float(np.add.accumulate(positive)[-1] / len(positive)) if len(positive) else 1.0
 
     def _corrected(
-        self, embeddings: Any, outputs: Any, exclude_ids: Any, threads: int | None
+        self,
+        embeddings: Any,
+        outputs: Any,
+        exclude_ids: Any,
+        threads: int | None,
+        with_base: bool = True,
     ) -> F64:
         """Correction, added to the base where outputs are given; block by block of queries, so
         that neighbours take bounded memory."""
@@ -435,10 +457,15 @@ class Memory:
         workers = _arrays.thread_count(threads)
         source = _arrays.real(embeddings, "embeddings", "(q, d)")
         excluded = _arrays.excluded_ids(exclude_ids, len(source))
+        # Shapes and dtypes are checked here, even of no rows; values block by block.
+        _arrays.vectors(source[:0], "embeddings", rows.d)
         given = None
-        if outputs is not None:
+        if with_base:
             given = _arrays.to_numpy(outputs, "outputs")
+            if given.ndim == 0:
+                raise ValueError("outputs must have shape (n, C), got ()")
             _arrays.same_length("outputs", len(given), "embeddings", len(source))
+            self._base_array(given[:0], rows)
         residuals = [segment.residuals for segment in rows.segments]
         result = np.empty((len(source), rows.columns))
         for block in _blocks(len(source), 24 * k):
@@ -513,6 +540,8 @@ def _number(value: Any, name: str) -> float:
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} must be within float64, got a larger number") from error
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be a number, got {value!r}") from error
 

@@ -54,12 +54,29 @@ class Segment:
         elif len(self) == 0:
             rows = np.full(len(ids), -1, dtype=np.int64)
         else:
-            order = self._order.setdefault("by_id", np.argsort(self.ids, kind="stable"))
+            if "by_id" not in self._order:
+                self._order["by_id"] = np.argsort(self.ids, kind="stable")
+            order = self._order["by_id"]
             at = np.minimum(np.searchsorted(self.ids, ids, sorter=order), len(self) - 1)
             rows = np.where(self.ids[order[at]] == ids, order[at], -1)
         if self.alive is not None:
             rows = np.where((rows >= 0) & self.alive[rows], rows, -1)
         return rows.astype(np.int64)
+
+    def compact(self) -> Segment:
+        """Without its dead rows."""
+        if self.alive is None:
+            return self
+        return replace(
+            self,
+            keys=self.keys[self.alive],
+            outputs=self.outputs[self.alive],
+            targets=self.targets[self.alive],
+            residuals=self.residuals[self.alive],
+            ids=self.all_ids()[self.alive],
+            alive=None,
+            _order={},
+        )
 
     def core(self) -> tuple[F32, I64 | None, int, npt.NDArray[np.bool_] | None, float]:
         """What the core's search takes."""
@@ -68,19 +85,15 @@ class Segment:
 
 def merge(first: Segment, second: Segment) -> Segment:
     """One segment with the living rows of both."""
-    parts = (first, second)
+    parts = (first.compact(), second.compact())
 
     def joined(name: str) -> npt.NDArray[Any]:
-        return np.concatenate(
-            [getattr(s, name) if s.alive is None else getattr(s, name)[s.alive] for s in parts]
-        )
+        return np.concatenate([getattr(part, name) for part in parts])
 
-    implicit = all(s.ids is None and s.alive is None for s in parts)
     ids = None
+    implicit = all(part.ids is None for part in parts)
     if not implicit or first.first_id + len(first) != second.first_id:
-        ids = np.concatenate(
-            [s.all_ids() if s.alive is None else s.all_ids()[s.alive] for s in parts]
-        )
+        ids = np.concatenate([part.all_ids() for part in parts])
     return Segment(
         keys=joined("keys"),
         keys_max=max(first.keys_max, second.keys_max),

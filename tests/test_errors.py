@@ -1,0 +1,398 @@
+"""Every message: what is refused, how it is said, and that nothing has changed after it."""
+
+# ruff: noqa: E501 - one case a line
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import resmem
+from resmem import _core
+
+RNG = np.random.default_rng(3)
+N, D, C = 6, 3, 2
+Z = RNG.standard_normal((N, D)).astype(np.float32)
+L = RNG.standard_normal((N, C)).astype(np.float32)
+Y = RNG.integers(0, C, N)
+P = np.full((N, C), 0.5, np.float32)
+V = RNG.standard_normal(N)
+TOO_MANY = 2**64
+
+
+def with_value(array, row, value, dtype=np.float32):
+    changed = array.astype(dtype)
+    changed[row, -1 if array.ndim > 1 else ...] = value
+    return changed
+
+
+class Unreadable:
+    """An array-like on a device that NumPy cannot read."""
+
+    def __array__(self, *_args, **_kwargs):
+        raise RuntimeError("the data are elsewhere")
+
+
+class Attached:
+    """A tensor that records operations."""
+
+    requires_grad = True
+
+
+def memory(**options):
+    return resmem.Memory(k=2, **options).fit(Z, L, Y)
+
+
+def chances():
+    return resmem.Memory(k=2, output_kind="probabilities").fit(Z, P, Y)
+
+
+def values(two_dimensional=False):
+    pair = [a[:, None] if two_dimensional else a for a in (V, V[::-1].copy())]
+    return resmem.Memory("regression", k=2).fit(Z, *pair)
+
+
+NAN = with_value(Z, 4, np.nan)
+NO_ROWS = np.empty((0, D)), np.empty((0, C)), np.empty(0, dtype=int)
+
+# call, exception, the whole message as a regular expression
+SEARCHES = [
+    (lambda: resmem.search(NAN, Z, 1), ValueError, r"queries: row 4 holds NaN or infinity \(as float32\)"),
+    (lambda: resmem.search(Z, NAN, 1), ValueError, r"rows: row 4 holds NaN or infinity \(as float32\)"),
+    (lambda: resmem.search(with_value(Z, 1, np.inf), Z, 1), ValueError, r"queries: row 1 holds NaN or infinity \(as float32\)"),
+    (lambda: resmem.search(Z, with_value(Z, 0, -np.inf), 1), ValueError, r"rows: row 0 holds NaN or infinity \(as float32\)"),
+    (lambda: resmem.search(with_value(Z, 2, 1e39, np.float64), Z, 1), ValueError, r"queries: row 2 holds NaN or infinity \(as float32\)"),
+    (lambda: resmem.search(Z[0], Z, 1), ValueError, r"queries must have shape \(n, d\), got \(3,\); a single row is queries\[None, :\]"),
+    (lambda: resmem.search(Z, Z[None], 1), ValueError, r"rows must have shape \(n, d\), got \(1, 6, 3\)"),
+    (lambda: resmem.search(Z, 1.5, 1), ValueError, r"rows must have shape \(n, d\), got \(\)"),
+    (lambda: resmem.search(Z[:, :0], Z[:, :0], 1), ValueError, r"rows must have at least one column, got shape \(6, 0\)"),
+    (lambda: resmem.search(Z[:, :2], Z, 1), ValueError, r"queries must have 3 columns like the stored rows, got 2"),
+    (lambda: resmem.search(Z > 0, Z, 1), TypeError, r"queries must hold real numbers, got dtype bool; convert it, for example with queries\.astype\('float32'\)"),
+    (lambda: resmem.search(Z, Z.astype(object), 1), TypeError, r"rows must hold real numbers, got dtype object; .*"),
+    (lambda: resmem.search(Z * 1j, Z, 1), TypeError, r"queries must hold real numbers, got dtype complex64; .*"),
+    (lambda: resmem.search([["a"]], Z, 1), TypeError, r"queries must hold real numbers, got dtype <U1; .*"),
+    (lambda: resmem.search(None, Z, 1), TypeError, r"queries must hold real numbers, got dtype object; .*"),
+    (lambda: resmem.search(Z.astype("datetime64[s]"), Z, 1), TypeError, r"queries must hold real numbers, got dtype datetime64\[s\]; .*"),
+    (lambda: resmem.search([[1, 2, 3], [4]], Z, 1), TypeError, r"queries cannot be read as an array: list \(.*\); pass a NumPy array or a CPU tensor"),
+    (lambda: resmem.search(Unreadable(), Z, 1), TypeError, r"queries cannot be read as an array: Unreadable \(the data are elsewhere\); pass a NumPy array or a CPU tensor"),
+    (lambda: resmem.search(Attached(), Z, 1), TypeError, r"queries is a tensor that requires grad; pass queries\.detach\(\)"),
+    (lambda: resmem.search(Z, Z, 0), ValueError, r"k must be at least 1, got 0"),
+    (lambda: resmem.search(Z, Z, -3), ValueError, r"k must be at least 1, got -3"),
+    (lambda: resmem.search(Z, Z, 1.0), TypeError, r"k must be an integer, got 1\.0"),
+    (lambda: resmem.search(Z, Z, True), TypeError, r"k must be an integer, got True"),
+    (lambda: resmem.search(Z, Z, "1"), TypeError, r"k must be an integer, got '1'"),
+    (lambda: resmem.search(Z, Z, None), TypeError, r"k must be an integer, got None"),
+    (lambda: resmem.search(Z, Z, 1, threads=0), ValueError, r"threads must be at least 1, got 0"),
+    (lambda: resmem.search(Z, Z, 1, threads=2.0), TypeError, r"threads must be an integer, got 2\.0"),
+    (lambda: resmem.search(Z, Z, 1, "l2"), ValueError, r"metric must be one of 'euclidean', 'sqeuclidean', 'cosine', 'inner_product', got 'l2'"),
+    (lambda: resmem.search(Z, Z, 1, exclude_ids=[0, 1]), ValueError, r"exclude_ids must have one row per row of queries \(6\), got 2"),
+    (lambda: resmem.search(Z, Z, 1, exclude_ids=[0.5] * N), TypeError, r"exclude_ids must hold integers, got dtype float64"),
+    (lambda: resmem.search(Z, Z, 1, exclude_ids=[True] * N), TypeError, r"exclude_ids must hold integers, got dtype bool"),
+    (lambda: resmem.search(Z, Z, 1, exclude_ids=np.zeros((N, 1, 1), int)), ValueError, r"exclude_ids must have shape \(q, m\), got \(6, 1, 1\)"),
+    (lambda: resmem.search(Z, Z, 1, exclude_ids=np.full(N, 2**63, np.uint64)), ValueError, r"exclude_ids holds values beyond int64"),
+]  # fmt: skip
+
+PARAMETERS = [
+    (lambda: resmem.Memory("ranking"), ValueError, r"task must be 'classification' or 'regression', got 'ranking'"),
+    (lambda: resmem.Memory(output_kind="values"), ValueError, r"output_kind must be 'logits' or 'probabilities' for classification, got 'values'"),
+    (lambda: resmem.Memory("regression", "logits"), ValueError, r"output_kind must be 'values' for regression, got 'logits'"),
+    (lambda: resmem.Memory(k=0), ValueError, r"k must be at least 1, got 0"),
+    (lambda: resmem.Memory(k=2.5), TypeError, r"k must be an integer, got 2\.5"),
+    (lambda: resmem.Memory(sigma=0), ValueError, r"sigma must be a positive number or 'auto', got 0"),
+    (lambda: resmem.Memory(sigma=-1.5), ValueError, r"sigma must be a positive number or 'auto', got -1\.5"),
+    (lambda: resmem.Memory(sigma=np.nan), ValueError, r"sigma must be a positive number or 'auto', got nan"),
+    (lambda: resmem.Memory(sigma="large"), ValueError, r"sigma must be a positive number or 'auto', got 'large'"),
+    (lambda: resmem.Memory(sigma=None), TypeError, r"sigma must be a number, got None"),
+    (lambda: resmem.Memory(sigma=True), TypeError, r"sigma must be a number, got True"),
+    (lambda: resmem.Memory(sigma=10**400), ValueError, r"sigma must be within float64, got a larger number"),
+    (lambda: resmem.Memory(sigma=1j), TypeError, r"sigma must be a number, got 1j"),
+    (lambda: resmem.Memory(temperature=0), ValueError, r"temperature must be a positive number, got 0"),
+    (lambda: resmem.Memory(temperature=np.inf), ValueError, r"temperature must be a positive number, got inf"),
+    (lambda: resmem.Memory(temperature=1e-300), ValueError, r"temperature must lie between 1e-100 and 1e100, got 1e-300"),
+    (lambda: resmem.Memory(temperature="1"), TypeError, r"temperature must be a number, got '1'"),
+    (lambda: resmem.Memory("regression", temperature=2), ValueError, r"temperature must be 1 for values, got 2: only logits have one"),
+    (lambda: resmem.Memory(output_kind="probabilities", temperature=2), ValueError, r"temperature must be 1 for probabilities, got 2: only logits have one"),
+    (lambda: resmem.Memory(strength=np.inf), ValueError, r"strength must be finite, got inf"),
+    (lambda: resmem.Memory(strength=b"1"), TypeError, r"strength must be a number, got b'1'"),
+]  # fmt: skip
+
+UNFITTED = r"this Memory holds no rows yet; call fit first"
+UNFIT = [
+    (lambda m: m.kneighbors(Z), resmem.NotFittedError, UNFITTED),
+    (lambda m: m.correction(Z), resmem.NotFittedError, UNFITTED),
+    (lambda m: m.correct(Z, L), resmem.NotFittedError, UNFITTED),
+    (lambda m: m.predict(Z, L), resmem.NotFittedError, UNFITTED),
+    (lambda m: m.predict_proba(Z, L), resmem.NotFittedError, UNFITTED),
+    (lambda m: m.add(Z, L, Y), resmem.NotFittedError, UNFITTED),
+    (lambda m: m.remove([0]), resmem.NotFittedError, UNFITTED),
+    (lambda m: m.sigma_, resmem.NotFittedError, UNFITTED),
+]
+
+# On a fitted memory, which must be as before.
+CLASSES = [
+    (lambda m: m.fit(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
+    (lambda m: m.fit(Z[0], L, Y), ValueError, r"embeddings must have shape \(n, d\), got \(3,\); a single row is embeddings\[None, :\]"),
+    (lambda m: m.fit(Z, L[:4], Y), ValueError, r"outputs must have one row per row of embeddings \(6\), got 4"),
+    (lambda m: m.fit(Z, L[0], Y), ValueError, r"outputs must have shape \(n, C\), got \(2,\); a single row is outputs\[None, :\]"),
+    (lambda m: m.fit(Z, L[:, :0], Y), ValueError, r"outputs must have at least one column, got shape \(6, 0\)"),
+    (lambda m: m.fit(Z, with_value(L, 3, np.nan), Y), ValueError, r"outputs: row 3 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
+    (lambda m: m.fit(Z, with_value(L, 5, np.inf), Y), ValueError, r"outputs: row 5 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
+    (lambda m: m.fit(Z, np.where(np.arange(N)[:, None] == 2, -np.inf, L), Y), ValueError, r"outputs: row 2 is -inf throughout, so no class is possible"),
+    (lambda m: m.fit(Z, L, Y[:5]), ValueError, r"targets must have one row per row of embeddings \(6\), got 5"),
+    (lambda m: m.fit(Z, L, Y[:, None]), ValueError, r"targets must have shape \(n,\), got \(6, 1\)"),
+    (lambda m: m.fit(Z, L, Y * 1.0), TypeError, r"targets must hold integers, got dtype float64"),
+    (lambda m: m.fit(Z, L, Y == 1), TypeError, r"targets must hold integers, got dtype bool"),
+    (lambda m: m.fit(Z, L, [0, 1, 2, 0, 0, 0]), ValueError, r"targets: row 2 is class 2, but outputs have 2 columns, so classes are 0 to 1"),
+    (lambda m: m.fit(Z, L, [0, -1, 0, 0, 0, 0]), ValueError, r"targets: row 1 is class -1, but outputs have 2 columns, so classes are 0 to 1"),
+    (lambda m: m.fit(Z, L, Y, ids=[0, 1]), ValueError, r"ids must have one row per row of embeddings \(6\), got 2"),
+    (lambda m: m.fit(Z, L, Y, ids=[0, 1, 2, 3, 1, 0]), ValueError, r"ids must be unique, got 0 more than once"),
+    (lambda m: m.fit(Z, L, Y, ids=[0, 1, -2, 3, 4, 5]), ValueError, r"ids must not be negative, got -2 at row 2"),
+    (lambda m: m.fit(Z, L, Y, ids=np.arange(N) / 1), TypeError, r"ids must hold integers, got dtype float64"),
+    (lambda m: m.fit(Z, L, Y, ids=np.arange(N, dtype=np.uint64) + np.uint64(2**63)), ValueError, r"ids holds values beyond int64"),
+    (lambda m: m.add(Z[:, :2], L, Y), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
+    (lambda m: m.add(Z, L[:, :1], Y), ValueError, r"outputs must have 2 columns as in fit, got 1"),
+    (lambda m: m.add(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
+    (lambda m: m.add(Z, L, Y, ids=[20, 21, 22, 23, 24, 5]), ValueError, r"ids must never have been used before in this memory, got 5"),
+    (lambda m: m.add(Z[:1], L[:1], Y[:1], ids=[3]), ValueError, r"ids must never have been used before in this memory, got 3"),
+    (lambda m: m.add(Z[:2], L[:2], Y[:2], ids=[7, 7]), ValueError, r"ids must be unique, got 7 more than once"),
+    (lambda m: m.remove([0, 9]), ValueError, r"ids to remove must be in the memory, 9 is not"),
+    (lambda m: m.remove(3), ValueError, r"ids to remove must be in the memory, 3 is not"),
+    (lambda m: m.remove([-1]), ValueError, r"ids to remove must be in the memory, -1 is not"),
+    (lambda m: m.remove([1.0]), TypeError, r"ids must hold integers, got dtype float64"),
+    (lambda m: m.remove([[1]]), ValueError, r"ids must have shape \(n,\), got \(1, 1\)"),
+    (lambda m: m.kneighbors(NAN), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
+    (lambda m: m.kneighbors(Z[:, :2]), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
+    (lambda m: m.kneighbors(np.empty((0, 2))), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
+    (lambda m: m.kneighbors(Z, k=0), ValueError, r"k must be at least 1, got 0"),
+    (lambda m: m.kneighbors(Z, exclude_ids=5), ValueError, r"exclude_ids must have shape \(q, m\), got \(\)"),
+    (lambda m: m.kneighbors(Z, threads=-1), ValueError, r"threads must be at least 1, got -1"),
+    (lambda m: m.correction(NAN), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
+    (lambda m: m.correction(Z[0]), ValueError, r"embeddings must have shape \(q, d\), got \(3,\); a single row is embeddings\[None, :\]"),
+    (lambda m: m.correction(np.empty((0, 2))), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
+    (lambda m: m.correction(Z, exclude_ids=[0]), ValueError, r"exclude_ids must have one row per row of queries \(6\), got 1"),
+    (lambda m: m.correct(Z, L[:2]), ValueError, r"outputs must have one row per row of embeddings \(6\), got 2"),
+    (lambda m: m.correct(Z, L[:, :1]), ValueError, r"outputs must have 2 columns as in fit, got 1"),
+    (lambda m: m.correct(NO_ROWS[0], np.empty((0, 5))), ValueError, r"outputs must have 2 columns as in fit, got 5"),
+    (lambda m: m.correct(Z, 3.0), ValueError, r"outputs must have shape \(n, C\), got \(\)"),
+    (lambda m: m.correct(Z, with_value(L, 1, np.nan)), ValueError, r"outputs: row 1 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
+    (lambda m: m.predict(Z, L > 0), TypeError, r"outputs must hold real numbers, got dtype bool; .*"),
+    (lambda m: m.predict_proba(Z, L, threads=0), ValueError, r"threads must be at least 1, got 0"),
+    (lambda m: setattr(m, "k", 0), ValueError, r"k must be at least 1, got 0"),
+    (lambda m: setattr(m, "sigma", "automatic"), ValueError, r"sigma must be a positive number or 'auto', got 'automatic'"),
+    (lambda m: setattr(m, "temperature", -1), ValueError, r"temperature must be a positive number, got -1"),
+    (lambda m: setattr(m, "strength", np.nan), ValueError, r"strength must be finite, got nan"),
+    (lambda m: setattr(m, "task", "regression"), AttributeError, r"property 'task' of 'Memory' object has no setter|can't set attribute.*"),
+]  # fmt: skip
+
+PROBABILITIES = [
+    (lambda m: m.fit(Z, P * -1, Y), ValueError, r"outputs: row 0 holds values outside \[0, 1\]; for raw scores use output_kind='logits'"),
+    (lambda m: m.fit(Z, with_value(P, 3, 1.1), Y), ValueError, r"outputs: row 3 holds values outside \[0, 1\]; .*"),
+    (lambda m: m.fit(Z, with_value(P, 4, np.nan), Y), ValueError, r"outputs: row 4 holds values outside \[0, 1\]; .*"),
+    (lambda m: m.correct(Z, with_value(P, 2, 0.25)), ValueError, r"outputs: row 2 sums to 0\.75, expected 1"),
+    (lambda m: setattr(m, "temperature", 3), ValueError, r"temperature must be 1 for probabilities, got 3: only logits have one"),
+]  # fmt: skip
+
+VALUES = [
+    (lambda m: m.fit(Z, V, V[:4]), ValueError, r"targets must have one row per row of embeddings \(6\), got 4"),
+    (lambda m: m.fit(Z, L, V), ValueError, r"targets \(6, 1\) and outputs \(6, 2\) must have one shape"),
+    (lambda m: m.fit(Z, L, L[None]), ValueError, r"targets must have shape \(n, C\), got \(1, 6, 2\)"),
+    (lambda m: m.fit(Z, with_value(V, 2, np.nan, float), V), ValueError, r"outputs: row 2 holds NaN or infinity \(as float64\)"),
+    (lambda m: m.fit(Z, V, with_value(V, 5, np.inf, float)), ValueError, r"targets: row 5 holds NaN or infinity \(as float64\)"),
+    (lambda m: m.fit(Z, with_value(V, 1, 1e39, float), V), ValueError, r"targets - outputs: row 1 is beyond float32, in which residuals are kept; rescale targets and outputs"),
+    (lambda m: m.add(Z, V, V[:, None]), ValueError, r"targets must have shape \(n,\) as in fit"),
+    (lambda m: values(True).add(Z, V[:, None], V), ValueError, r"targets must have shape \(n, C\) as in fit"),
+    (lambda m: m.predict(Z, with_value(V, 0, np.nan, float)), ValueError, r"outputs: row 0 holds NaN or infinity \(as float64\)"),
+    (lambda m: m.predict_proba(Z, V), ValueError, r"predict_proba needs task='classification'; use predict"),
+    (lambda m: setattr(m, "temperature", 3), ValueError, r"temperature must be 1 for values, got 3: only logits have one"),
+]  # fmt: skip
+
+
+def caught(call, *arguments):
+    try:
+        call(*arguments)
+    except Exception as error:
+        return error
+    return None
+
+
+def check(error, kind, pattern):
+    assert type(error) is kind
+    assert re.fullmatch(pattern, str(error), re.DOTALL), str(error)
+
+
+def state(mem, outputs):
+    """What a failed call must not have changed."""
+    answers = mem.kneighbors(Z), mem.correct(Z, outputs)
+    flat = [a.tobytes() for part in answers for a in (part if isinstance(part, tuple) else (part,))]
+    return flat, repr(mem), mem.nbytes, mem.sigma_, mem._snapshot.next_id
+
+
+@pytest.mark.parametrize(("call", "kind", "pattern"), SEARCHES + PARAMETERS)
+def test_message(call, kind, pattern):
+    check(caught(call), kind, pattern)
+
+
+@pytest.mark.parametrize(("call", "kind", "pattern"), UNFIT)
+def test_message_before_fit(call, kind, pattern):
+    check(caught(call, resmem.Memory()), kind, pattern)
+    assert issubclass(kind, ValueError)
+    assert issubclass(kind, AttributeError)
+
+
+FITTED = [
+    (make, outputs, *case)
+    for make, outputs, cases in (
+        (memory, L, CLASSES),
+        (chances, P, PROBABILITIES),
+        (values, V, VALUES),
+    )
+    for case in cases
+]
+
+
+@pytest.mark.parametrize(("make", "outputs", "call", "kind", "pattern"), FITTED)
+def test_message_of_a_fitted_memory_that_stays_as_it_was(make, outputs, call, kind, pattern):
+    mem = make()
+    if make is memory:  # so that some rows are gone
+        mem.remove([3])
+    before = state(mem, outputs)
+    check(caught(call, mem), kind, pattern)
+    assert state(mem, outputs) == before
+
+
+def test_the_row_of_a_message_is_that_of_the_whole_array(monkeypatch):
+    """Queries are worked through in blocks; rows are still counted from the first."""
+    mem = memory()
+    monkeypatch.setattr(resmem._memory, "_BLOCK_BYTES", 24 * mem.k * 2)  # two queries
+    check(caught(mem.correction, NAN), ValueError, r"embeddings: row 4 holds NaN or inf.*")
+    bad = with_value(L, 3, np.nan)
+    check(caught(mem.correct, Z, bad), ValueError, r"outputs: row 3 holds NaN or inf.*")
+
+
+def test_ids_have_no_room_after_the_largest():
+    for last in (2**63 - 1, 2**63 - 2):
+        mem = resmem.Memory(k=2).fit(Z[:1], L[:1], Y[:1], ids=[last])
+        error = caught(mem.add, Z[:2], L[:2], Y[:2])
+        assert type(error) is ValueError
+        assert "ids" in str(error)
+        assert len(mem) == 1
+        mem.add(Z[:2], L[:2], Y[:2], ids=[5, 6])
+        assert mem.kneighbors(Z[:1], k=1)[1][0, 0] in (last, 5)
+
+
+@pytest.mark.parametrize("value", [2**63, 2**64, 2**70])
+def test_numbers_beyond_the_machine_are_refused_by_name(value):
+    for name, call in (
+        ("k", lambda: resmem.search(Z, Z, value)),
+        ("threads", lambda: resmem.search(Z, Z, 1, threads=value)),
+    ):
+        error = caught(call)
+        assert type(error) is ValueError
+        assert re.match(rf"{name} must ", str(error)), str(error)
+
+
+# ---- Nothing is left out ---------------------------------------------------------------------
+
+EXCEPTIONS = {"ValueError", "TypeError", "NotFittedError"}
+
+
+def messages():
+    """Every message in the package's sources as a regular expression, and where it stands."""
+    package = Path(resmem.__file__).parent
+    for path in sorted(package.glob("_*.py")):
+        if path.name == "__main__.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") in EXCEPTIONS):
+                continue
+            (text,) = node.args
+            parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+            pattern = "".join(
+                re.escape(part.value) if isinstance(part, ast.Constant) else ".*" for part in parts
+            )
+            yield f"{path.name}:{node.lineno}", pattern
+
+
+def test_every_message_of_the_package_is_tested():
+    mem = {make: make() for make in (memory, chances, values)}
+    mem[memory].remove([3])
+    seen = [str(caught(call)) for call, *_ in SEARCHES + PARAMETERS]
+    seen += [str(caught(call, resmem.Memory())) for call, *_ in UNFIT]
+    seen += [str(caught(call, mem[make])) for make, _, call, *_ in FITTED]
+    seen.append(str(caught(lambda: resmem.search(Z, Z, TOO_MANY))))
+    last = resmem.Memory().fit(Z[:1], L[:1], Y[:1], ids=[2**63 - 1])
+    seen.append(str(caught(last.add, Z, L, Y)))
+    untested = [
+        f"{place}: {pattern}"
+        for place, pattern in messages()
+        if not any(re.fullmatch(pattern, text, re.DOTALL) for text in seen)
+    ]
+    assert not untested, "\n".join(untested)
+
+
+# ---- The environment -------------------------------------------------------------------------
+
+SEARCH = "import resmem; resmem.search([[1.0]], [[2.0]], 1)"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "pattern"),
+    [
+        ("RESMEM_NUM_THREADS", "0", r"RESMEM_NUM_THREADS must be .*, got '0'"),
+        ("RESMEM_NUM_THREADS", "two", r"RESMEM_NUM_THREADS must be .*, got 'two'"),
+        ("RESMEM_NUM_THREADS", "2.5", r"RESMEM_NUM_THREADS must be .*, got '2\.5'"),
+        ("RESMEM_NUM_THREADS", "-1", r"RESMEM_NUM_THREADS must be .*, got '-1'"),
+        ("RESMEM_ISA", "mmx", r"ISA 'mmx' is not available here; there is: scalar.* \(RESMEM_ISA .*\)"),
+        ("RESMEM_ISA", "AVX2", r"ISA 'AVX2' is not available here; there is: scalar.* \(RESMEM_ISA .*\)"),
+    ],
+)  # fmt: skip
+def test_message_for_the_environment(name, value, pattern):
+    done = subprocess.run(
+        [sys.executable, "-c", SEARCH],
+        env={**os.environ, name: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(f"ValueError: {pattern}", last), done.stderr
+
+
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_the_environment_chooses_the_kernels(isa):
+    code = "from resmem import _core; print(_core.selected_isa())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "RESMEM_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [isa]
+
+
+def test_a_thread_count_that_multiplies_to_zero_is_no_division_by_zero():
+    """16 times 2^60 is 0 in 64 bits."""
+    code = """
+import numpy as np, resmem
+rows = np.random.default_rng(0).random((900, 4), dtype=np.float32)
+for threads in (2**60, 2**61, 2**62, 2**63 - 1, None):
+    for count in (1, 40, 900):
+        try:
+            assert (resmem.search(rows[:count], rows, 1, threads=threads)[0] == 0).all()
+        except ValueError as error:  # as good an answer
+            assert "hreads" in str(error), error
+"""
+    environment = {**os.environ, "RESMEM_NUM_THREADS": str(2**60)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr)
