@@ -104,10 +104,12 @@ Array<double> weights_python(const Array<double>& distances, const Array<std::in
   const std::size_t q = extent(distances, 0), k = extent(distances, 1);
   Array<double> out(std::vector<std::size_t>{q, k});
   double* target = out.mutable_data();
-  std::fill_n(target, q * k, 0.0);
-  for (std::size_t i = 0; i < q; ++i)
-    neighbour_weights(distances.data() + i * k, positions.data() + i * k, k, sigma, kernels,
-                      target + i * k);
+  without_gil([&](Interrupt&) {
+    std::fill_n(target, q * k, 0.0);
+    for (std::size_t i = 0; i < q; ++i)
+      neighbour_weights(distances.data() + i * k, positions.data() + i * k, k, sigma, kernels,
+                        target + i * k);
+  });
   return out;
 }
 

@@ -33,6 +33,7 @@ py::tuple brackets_python(const Array<float>& queries, float queries_max_abs,
   request.blocks.depth = depth_block;
   const std::vector<std::size_t> shape{request.q, request.segments[0].n};
   Array<double> low(shape), high(shape);
+  const FpGuard guard;
   filter_brackets(request, select_kernels(isa), low.mutable_data(), high.mutable_data());
   return py::make_tuple(low, high);
 }
@@ -41,6 +42,7 @@ Array<double> exp_python(const Array<double>& x, const std::string& isa) {
   require(x.ndim() == 1, "x must be one-dimensional");
   Array<double> out(x.shape(0));
   std::copy_n(x.data(), x.size(), out.mutable_data());
+  const FpGuard guard;
   select_kernels(isa).exp(out.mutable_data(), extent(out, 0));
   return out;
 }

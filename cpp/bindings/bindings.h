@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "../core/cpu.h"
+#include "../core/fp_guard.h"
 #include "../core/threads.h"
 
 namespace resmem {
@@ -33,12 +34,14 @@ inline bool signal_raised() {
   return PyErr_CheckSignals() != 0;
 }
 
-// Runs work(interrupt) without the GIL; a signal handler's exception comes out as itself.
+// Runs work(interrupt) without the GIL and in the contract's floating-point state; a signal
+// handler's exception comes out as itself.
 template <class Work>
 auto without_gil(const Work& work) {
   Interrupt interrupt(signal_raised);
   try {
     const py::gil_scoped_release release;
+    const FpGuard guard;
     return work(interrupt);
   } catch (const Interrupted&) {
     throw py::error_already_set();
