@@ -274,6 +274,19 @@ def test_the_row_of_a_message_is_that_of_the_whole_array(monkeypatch):
     check(caught(mem.correction, NAN), ValueError, r"embeddings: row 4 holds NaN or inf.*")
     bad = with_value(L, 3, np.nan)
     check(caught(mem.correct, Z, bad), ValueError, r"outputs: row 3 holds NaN or inf.*")
+    bad = with_value(P, 5, 0.9)
+    check(caught(chances().correct, Z, bad), ValueError, r"outputs: row 5 sums to 1\.4, .*")
+    bad = with_value(V, 3, np.inf, float)
+    check(caught(values().correct, Z, bad), ValueError, r"outputs: row 3 holds NaN or inf.*")
+
+
+def test_probabilities_may_be_rounded_to_half_precision():
+    third = np.tile(np.array([1 / 3, 1 / 3, 1 / 3]), (N, 1))
+    for array in (third.astype(np.float16), third + 0.003, third - 0.003):
+        resmem.Memory(output_kind="probabilities").fit(Z, array, Y)
+    for array in (third + 0.004, third - 0.004):
+        error = caught(resmem.Memory(output_kind="probabilities").fit, Z, array, Y)
+        check(error, ValueError, r"outputs: row 0 sums to (1\.012|0\.988), expected 1")
 
 
 def test_ids_have_no_room_after_the_largest():

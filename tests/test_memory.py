@@ -78,7 +78,7 @@ def fitted():
 
 
 @pytest.mark.parametrize(("task", "kind"), KINDS)
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples // 10)
 @given(
     seed=st.integers(0, 2**31),
     first=st.integers(0, 40),
@@ -229,6 +229,35 @@ def test_parameters_set_later_are_those_of_a_memory_made_with_them():
     same_answers(mem, wanted.fit(*rows).add(*more), queries, outputs)
     mem.sigma = np.float32(np.inf)
     assert mem.sigma_ == np.inf
+
+
+def test_temperature_set_between_changes_of_rows():
+    rng = np.random.default_rng(22)
+    rows, more, last = (examples(rng, "logits", n) for n in (50, 9, 30))
+    mem = resmem.Memory(k=6, sigma=0.8, temperature=5.0).fit(*rows).add(*more)
+    mem.remove([0, 3, 55]).temperature = 2.0
+    mem.add(*last).temperature = 0.5
+    wanted = oracle.OracleMemory(k=6, sigma=0.8, temperature=0.5)
+    wanted.fit(*rows).add(*more).remove([0, 3, 55]).add(*last)
+    same_answers(mem, wanted, *examples(rng, "logits", 12)[:2])
+
+
+def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatch):
+    mem, (keys, logits, _) = fitted
+    mem.sigma = 2.0
+    mem._auto_sigma = None  # as after a fit with a number
+    before = mem.correct(keys, logits)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for method, name, value in (("_residuals", "temperature", 3.0), ("_search", "sigma", "auto")):
+        with monkeypatch.context() as patch:
+            patch.setattr(mem, method, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                setattr(mem, name, value)
+        assert (mem.temperature, mem.sigma) == (1.0, 2.0)
+        same_bits(mem.correct(keys, logits), before)
 
 
 def test_strength_zero_is_the_base_model(fitted):
@@ -403,6 +432,9 @@ def test_default_ids_continue_and_are_never_used_again():
     assert len(mem) == 7
     mem.add(*rows, ids=[21])  # free, though others beyond were used
     assert len(mem) == 8
+    rows = examples(rng, "logits", 1)
+    mem.add(*rows)
+    assert mem.kneighbors(rows[0])[1].tolist() == [[92]]
     mem.fit(*rows, ids=[0])  # a new start
     assert mem.kneighbors(rows[0])[1].tolist() == [[0]]
 
@@ -418,6 +450,27 @@ def test_removed_ids_stay_refused_after_rows_are_merged():
     with pytest.raises(ValueError, match="1 is not"):
         mem.remove([0, 1])
     assert len(mem) == 43
+
+
+def test_adding_no_rows_leaves_the_rows_as_they_are(fitted):
+    mem, rows = fitted
+    before = mem._snapshot
+    mem.add(*(part[:0] for part in rows))
+    mem.add(*(part[:0] for part in rows), ids=[])
+    assert mem._snapshot is before
+
+
+@pytest.mark.parametrize("magnitudes", [(1e30, 1e-30), (1e-30, 1e30), (1.0, 3e38)])
+def test_rows_of_very_different_magnitude_come_together(magnitudes):
+    rng = np.random.default_rng(23)
+    mine, theirs = pair("classification", "logits", k=5, sigma=1.0)
+    for number, magnitude in enumerate(magnitudes):
+        keys, logits, targets = examples(rng, "logits", 200)
+        keys = (np.clip(keys, -1, 1) * np.float32(magnitude)).astype(np.float32)
+        for mem in (mine, theirs):
+            (mem.fit if number == 0 else mem.add)(keys, logits, targets)
+    assert len(mine._snapshot.segments) == 1
+    same_answers(mine, theirs, mine._snapshot.segments[0].keys[::9], np.zeros((45, 3)))
 
 
 def test_unsorted_ids_up_to_the_largest_there_is():
@@ -490,6 +543,8 @@ def test_size_and_description(fitted):
     )
     mem.remove(range(20))
     assert "[100 rows," in repr(mem)
+    assert mem.nbytes == stored + 120 + 20 * 8  # a flag per row, the ids not to be used again
+    assert mem.fit(*rows, ids=np.arange(120)).nbytes == stored + 120 * 8
     new = resmem.Memory(task="regression", sigma=2.5)
     assert (len(new), new.nbytes) == (0, 0)
     assert new
@@ -531,7 +586,9 @@ def test_a_running_query_keeps_the_rows_it_found(fitted, monkeypatch):
     mem, (keys, logits, targets) = fitted
     before = mem.correct(keys, logits)
     first = mem.kneighbors(keys)
-    monkeypatch.setattr(resmem._memory, "_BLOCK_BYTES", 24 * 7 * 30)  # four blocks
+    monkeypatch.setattr(
+        resmem._memory, "_BLOCK_BYTES", (24 * 7 + 16 * mem.correct(keys, logits).shape[1]) * 30
+    )  # four blocks
     search, calls = mem._search, []
 
     def change():

@@ -1,7 +1,8 @@
-"""Fork, threads, Ctrl-C, the GIL, and arrays beyond 2^32 elements."""
+"""The engine inside a process: fork, threads, signals, the GIL, arrays beyond 2^32 elements."""
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import signal
@@ -9,47 +10,165 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cases import core_search, make
+import oracle
+import resmem
+from cases import make
 from resmem import _core
 
 QUERIES, ROWS = make("gaussian", 0, 20_000, 200, 64)
+FEW, OTHERS = make("gaussian", 1, 1500, 40, 24)
+PATIENCE = 60  # seconds after which what should have ended counts as hung
+
+forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
-def test_two_threads_search_at_once():
-    wanted = core_search(QUERIES, ROWS, 9, threads=1)[1]
-    found = {}
-    workers = [
-        threading.Thread(
-            target=lambda i=i: found.update({i: core_search(QUERIES, ROWS, 9, threads=2)[1]})
-        )
-        for i in range(4)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert all(np.array_equal(found[i], wanted) for i in range(4))
+def same(got, wanted):
+    return all(a.tobytes() == b.tobytes() for a, b in zip(got, wanted, strict=True))
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_child_searches_even_if_the_parent_was_searching():
-    wanted = core_search(QUERIES, ROWS, 9, threads=2)[1]
-    busy = threading.Thread(target=lambda: core_search(QUERIES, ROWS, 9, threads=2))
-    busy.start()
+@pytest.fixture(scope="module")
+def answer():
+    """To a search of some milliseconds."""
+    return oracle.search(FEW, OTHERS, 9)
+
+
+@pytest.fixture(scope="module")
+def long():
+    """Queries whose search takes half a second or more on one thread, and the answer."""
+    queries, shortest = QUERIES, 0.0
+    while shortest < 0.5 and len(queries) < 100_000:
+        queries = np.concatenate([queries, queries])
+        moments = [time.monotonic()]
+        for _ in range(2):  # the machine may be held up once
+            wanted = resmem.search(queries, ROWS, 9, threads=1)
+            moments.append(time.monotonic())
+        shortest = min(np.diff(moments))
+    return queries, wanted
+
+
+def forked(work):
+    """Whether `work()` is true in a forked child, which must not hang."""
     child = os.fork()
-    if child == 0:
-        signal.alarm(30)
-        same = np.array_equal(core_search(QUERIES, ROWS, 9, threads=2)[1], wanted)
-        os._exit(0 if same else 1)
-    busy.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    if child == 0:  # never back into pytest
+        status = 2
+        try:
+            signal.alarm(PATIENCE)
+            status = 0 if work() else 1
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_the_gil_is_released():
+# ---- Fork ------------------------------------------------------------------------------------
+
+
+@forks
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_children_and_their_children_search(answer, threads):
+    def search():
+        return same(resmem.search(FEW, OTHERS, 9, threads=threads), answer)
+
+    assert same(resmem.search(FEW, OTHERS, 9, threads=2), answer)  # there are helpers to lose
+    assert forked(lambda: search() and forked(search) and search())
+    assert search()
+
+
+@forks
+@pytest.mark.parametrize("moment", [0.0, 0.02, 0.1])
+def test_a_child_forked_while_another_thread_searches(long, answer, moment):
+    queries, wanted = long
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(resmem.search, queries, ROWS, 9, threads=2)
+        time.sleep(moment)
+        for _ in range(3):
+            assert forked(lambda: same(resmem.search(FEW, OTHERS, 9, threads=2), answer))
+        assert same(busy.result(PATIENCE), wanted)
+
+
+@forks
+def test_the_rows_of_a_child_are_its_own():
+    mem = resmem.Memory(k=9).fit(OTHERS, OTHERS[:, :3], np.arange(len(OTHERS)) % 3)
+    wanted = mem.correct(FEW, FEW[:, :3])
+
+    def change():
+        mem.add(FEW, FEW[:, :3], np.zeros(len(FEW), dtype=int))
+        changed = mem.correct(FEW, FEW[:, :3])
+        mem.remove(np.arange(len(OTHERS), len(OTHERS) + len(FEW)))
+        back = mem.correct(FEW, FEW[:, :3])
+        return same([back], [wanted]) and not same([changed], [wanted])
+
+    assert forked(change)
+    assert len(mem) == len(OTHERS)
+
+
+# ---- Threads ---------------------------------------------------------------------------------
+
+
+def test_threads_that_search_at_once_get_their_own_answers():
+    cases = [make("gaussian", seed, 700 + 100 * seed, 50, 8 + seed) for seed in range(4)]
+    wanted = [oracle.search(*case, 7) for case in cases]
+    barrier = threading.Barrier(len(cases))
+
+    def repeat(i):
+        barrier.wait(PATIENCE)
+        return all(
+            same(resmem.search(*cases[i], 7, threads=1 + turn % 3), wanted[i]) for turn in range(25)
+        )
+
+    with ThreadPoolExecutor(len(cases)) as pool:
+        assert all(pool.map(repeat, range(len(cases)), timeout=PATIENCE))
+
+
+def test_two_long_searches_share_the_helpers(long):
+    queries, wanted = long
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(resmem.search, queries, ROWS, 9, threads=2) for _ in range(2)]
+        assert all(same(one.result(PATIENCE), wanted) for one in both)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 64])
+@pytest.mark.parametrize(("n", "q"), [(1, 1), (3, 2), (0, 4), (5, 0), (1500, 40)])
+def test_more_threads_than_work(n, q, threads):
+    queries, rows = FEW[:q], OTHERS[:n]
+    assert same(resmem.search(queries, rows, 4, threads=threads), oracle.search(queries, rows, 4))
+
+
+def test_queries_see_the_rows_of_one_moment():
+    half, nothing, ones = OTHERS[:700], np.zeros(700), np.ones(700)
+    mem = resmem.Memory("regression", k=5, sigma=1.0).fit(half, nothing, ones)
+    moments = [mem.kneighbors(FEW)[0].tobytes()]
+    stop = threading.Event()
+
+    def ask():
+        seen = set()
+        while not stop.is_set():
+            seen.add(mem.kneighbors(FEW, threads=2)[0].tobytes())
+        return seen
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            for first in range(700, 700 * 30, 700):
+                mem.add(OTHERS[700:1400], nothing, ones)
+                moments.append(mem.kneighbors(FEW)[0].tobytes())
+                mem.remove(np.arange(first, first + 700))
+        finally:
+            stop.set()
+        seen = asking.result(PATIENCE)
+    assert len(set(moments)) == 2
+    assert seen <= set(moments)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_gil_is_released(long, threads):
+    queries, wanted = long
     ticks = []
     stop = threading.Event()
 
@@ -60,85 +179,203 @@ def test_the_gil_is_released():
     other = threading.Thread(target=tick)
     other.start()
     start = time.monotonic()
-    core_search(np.repeat(QUERIES, 10, axis=0), ROWS, 9, threads=1, strategy="by_queries")
+    got = resmem.search(queries, ROWS, 9, threads=threads)
     end = time.monotonic()
     stop.set()
     other.join()
-    during = sum(start < t < end for t in ticks)
-    assert during >= 5
+    assert same(got, wanted)
+    tenths = {int(10 * (t - start) / (end - start)) for t in ticks if start < t < end}
+    assert len(tenths) >= 5  # it ran from beginning to end
 
+
+def default_threads(**environment):
+    done = subprocess.run(
+        [sys.executable, "-c", "from resmem import _core; print(_core.default_threads())"],
+        env={k: v for k, v in os.environ.items() if k != "RESMEM_NUM_THREADS"} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def test_the_environment_sets_the_number_of_threads():
+    assert default_threads(RESMEM_NUM_THREADS="1") == 1
+    assert default_threads(RESMEM_NUM_THREADS="37") == 37
+    assert default_threads(RESMEM_NUM_THREADS="") == default_threads()
+
+
+def test_the_affinity_bounds_the_number_of_threads():
+    script = """
+import os
+from resmem import _core
+allowed = sorted(os.sched_getaffinity(0))
+before = _core.default_threads()
+os.sched_setaffinity(0, allowed[:1])
+print(1 <= before <= len(allowed), _core.default_threads())  # a cgroup may allow fewer
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "RESMEM_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True 1\n"
+
+
+# ---- Signals ---------------------------------------------------------------------------------
 
 INTERRUPTED = """
-import sys, time
-import numpy as np, resmem
+import signal, sys, time
+import numpy as np
+import resmem
+from resmem import _core
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+call, threads = sys.argv[1], int(sys.argv[2])
 rng = np.random.default_rng(0)
-z = rng.standard_normal((100_000, 256), dtype=np.float32)
-mem = resmem.Memory(task="regression", k=5, sigma=1.0).fit(z, np.zeros(100_000), np.ones(100_000))
-before = mem.kneighbors(z[:20])[1]
+n = 100_000
+z = rng.random((n, 256), dtype=np.float32)
+mem = resmem.Memory(task="regression", k=5, sigma=1.0).fit(z, np.zeros(n), np.ones(n), copy=False)
+before = mem.kneighbors(z[:20])
+queries = np.concatenate([z] * 3)
+segment = (z, None, 0, None, 1.0)
+calls = {
+    "kneighbors": lambda: mem.kneighbors(queries, threads=threads),
+    "correction": lambda: mem.correction(queries, threads=threads),
+    "exact": lambda: _core.search(queries, 1.0, [segment], 5, "cosine", None, threads, "", "exact"),
+    "fit": lambda: [mem.fit(z, np.zeros(n), np.ones(n)) for _ in range(1000)],
+}
 print("ready", flush=True)
 try:
-    mem.kneighbors(np.concatenate([z] * 3), threads=int(sys.argv[1]))
+    calls[call]()
 except KeyboardInterrupt:
     print(time.monotonic(), flush=True)
-assert np.array_equal(mem.kneighbors(z[:20])[1], before)
-print("same", flush=True)
+after = mem.kneighbors(z[:20])
+print(before[0].tobytes() == after[0].tobytes(), (before[1] == after[1]).all(), len(mem) == n)
 """
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_ctrl_c_answers_at_once_and_leaves_the_memory_as_it_was(threads):
+@pytest.mark.parametrize("call", ["kneighbors", "correction", "exact", "fit"])
+def test_ctrl_c_answers_at_once_and_leaves_the_memory_as_it_was(call, threads):
     delays = []
-    for _ in range(3):  # a busy machine may be late once
-        child = subprocess.Popen(
-            [sys.executable, "-c", INTERRUPTED, str(threads)], stdout=subprocess.PIPE, text=True
-        )
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        time.sleep(1.0)
-        sent = time.monotonic()
-        child.send_signal(signal.SIGINT)
-        delays.append(float(child.stdout.readline()) - sent)
-        assert child.stdout.readline() == "same\n"
-        assert child.wait(30) == 0
-        child.stdout.close()
+    for attempt in range(3):  # a busy machine may be late once
+        command = [sys.executable, "-c", INTERRUPTED, call, str(threads)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout.readline() == "ready\n"
+            time.sleep(0.4 + 0.3 * attempt)
+            sent = time.monotonic()  # one clock for all processes
+            child.send_signal(signal.SIGINT)
+            arrived, *unharmed = child.communicate(timeout=PATIENCE)[0].split()
+        assert unharmed == ["True", "True", "True"]
+        assert child.returncode == 0
+        delays.append(float(arrived) - sent)
         if delays[-1] < 0.2:
             break
     assert min(delays) < 0.2
 
 
-def test_rows_beyond_two_to_the_32_elements():
-    d, n = 1 << 16, (1 << 16) + 70
+class Ring(Exception):  # noqa: N818
+    """Raised by a signal handler."""
+
+
+def ring(*_):
+    raise Ring
+
+
+@contextmanager
+def handler(number, function):
+    """Handles a signal; without garbage collection, whose callbacks swallow exceptions."""
+    previous = signal.signal(number, function)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(number, previous)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 64])
+def test_the_exception_of_a_signal_handler_comes_out_as_itself(long, answer, threads):
+    queries, _ = long
+    with handler(signal.SIGALRM, ring):
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Ring):
+            resmem.search(queries, ROWS, 9, threads=threads)
+    assert same(resmem.search(FEW, OTHERS, 9, threads=threads), answer)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_signal_handler_may_search(long, answer, threads):
+    queries, wanted = long
+    inside = []
+    with handler(
+        signal.SIGALRM,
+        lambda *_: inside.append(same(resmem.search(FEW, OTHERS, 9, threads=threads), answer)),
+    ):
+        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.05)
+        got = resmem.search(queries, ROWS, 9, threads=threads)
+    assert same(got, wanted)
+    assert inside
+    assert all(inside)
+
+
+def test_a_signal_does_not_stop_the_search_of_another_thread(long):
+    queries, wanted = long
+    with handler(signal.SIGUSR1, ring), ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(resmem.search, queries, ROWS, 9, threads=2)
+        time.sleep(0.05)
+        with pytest.raises(Ring):  # in the main thread, where Python runs handlers
+            signal.raise_signal(signal.SIGUSR1)
+        assert same(busy.result(PATIENCE), wanted)
+
+
+# ---- Very large arrays -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vast():
+    """An array of more than 2^32 elements, 0 but for some rows; zeros take no memory."""
+    n, d = 2**22 + 1000, 1024
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
     try:
         buffer = mmap.mmap(-1, 4 * n * d, flags=flags)
     except OSError as error:
         pytest.skip(f"no {4 * n * d >> 30} GiB of address space: {error}")
-    rows = np.frombuffer(buffer, np.float32).reshape(n, d)
-    rows[n - 3] = 2
-    rows[n - 1, 5] = 1
-    alive = np.zeros(n, bool)
-    alive[n - 40 :] = True
-    queries = rows[[n - 1, n - 3]] + np.float32(0)
-    assert (n - 40) * d > 2**32
-    for strategy in ("exact", "by_rows"):
-        part = alive if strategy == "exact" else None
-        first = 0 if strategy == "exact" else 1 << 16
-        segment = (rows[first:] if first else rows, None, first, part, 2.0)
-        _, ids, _, _ = _core.search(
-            queries, 2.0, [segment], 1, "sqeuclidean", None, 2, strategy=strategy
-        )
-        assert ids.ravel().tolist() == [n - 1, n - 3]
-    del rows, segment
+    shared = Path("/sys/kernel/mm/transparent_hugepage/use_zero_page")
+    if shared.exists() and shared.read_text().strip() == "1":
+        buffer.madvise(mmap.MADV_HUGEPAGE)
+    rows = np.frombuffer(buffer, dtype=np.float32).reshape(n, d)
+    planted = np.array([3, 2**21 - 1, 2**21, 2**22 - 1, 2**22, n - 1])  # 2^31 and 2^32 elements
+    rows[planted] = np.random.default_rng(0).uniform(-1, 1, (6, d)).astype(np.float32)
+    return rows, planted
 
 
-def test_threads_by_environment():
-    def run(value):
-        return subprocess.run(
-            [sys.executable, "-c", "from resmem import _core; print(_core.default_threads())"],
-            env={**os.environ, "RESMEM_NUM_THREADS": value},
-            capture_output=True,
-            text=True,
-        )
+@pytest.mark.parametrize("strategy", ["stream", "by_rows"])
+def test_rows_beyond_two_to_the_32_elements(vast, strategy):
+    rows, planted = vast
+    queries = rows[planted[[0, 4, 5]]]
+    kept = np.concatenate([[0, 1, 2], planted])  # the others are as far as 0, 1 and 2
+    values, at = oracle.search(queries, rows[kept], 3, "sqeuclidean")
+    segment = (rows, None, 0, None, 1.0)
+    got = _core.search(queries, 1.0, [segment], 3, "sqeuclidean", None, 2, "", strategy)
+    assert same(got[:2], (values, kept[at]))
+    assert np.array_equal(got[2], kept[at])
 
-    assert run("5").stdout == "5\n"
-    assert "RESMEM_NUM_THREADS must be a whole number" in run("many").stderr
+
+def test_the_exact_path_beyond_two_to_the_32_elements(vast):
+    rows, planted = vast
+    alive = np.zeros(len(rows), dtype=bool)
+    alive[planted] = True
+    segment = (rows, None, 0, alive, 1.0)
+    got = _core.search(rows[planted], 1.0, [segment], 1, "cosine", None, 2, "", "exact")
+    assert np.array_equal(got[1][:, 0], planted)
+
+
+def test_inspection_beyond_two_to_the_32_elements(vast):
+    rows, planted = vast
+    largest = np.abs(rows[planted]).max()
+    assert _core.inspect_rows(rows, 2) == (largest, -1)
+    last = rows[-1].copy()
+    rows[-1, -1] = np.inf
+    assert _core.inspect_rows(rows, 2)[1] == len(rows) - 1
+    rows[-1] = last

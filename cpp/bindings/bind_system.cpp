@@ -6,6 +6,15 @@ void register_system(py::module_& module) {
   using namespace py::literals;
   module.attr("__version__") = RESMEM_VERSION;
   module.def("default_threads", &default_threads, "Threads a call uses unless told otherwise.");
+  module.def(
+      "enter_float_state",
+      [] {
+        const std::uint64_t saved = float_state();
+        set_float_state(kContractState);
+        return saved;
+      },
+      "Puts the calling thread into the contract's floating-point state; returns the one before.");
+  module.def("leave_float_state", &set_float_state, "saved"_a);
   module.def("selected_isa", [] { return std::string(select_kernels("").name); });
   module.def(
       "available_isas",

@@ -2,25 +2,17 @@
 #include "../core/search.h"
 #include "search_request.h"
 
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
-
 namespace resmem {
 namespace {
 
 // Puts the calling thread into (or out of) flush-to-zero and denormals-are-zero.
 void set_flush_to_zero(bool on) {
 #if defined(__x86_64__)
-  constexpr unsigned int kFlush = 0x8040;
-  _mm_setcsr(on ? _mm_getcsr() | kFlush : _mm_getcsr() & ~kFlush);
+  constexpr std::uint64_t kFlush = 0x8040;
 #else
-  std::uint64_t fpcr = 0;
-  asm volatile("mrs %0, fpcr" : "=r"(fpcr));
   constexpr std::uint64_t kFlush = std::uint64_t{1} << 24;
-  fpcr = on ? fpcr | kFlush : fpcr & ~kFlush;
-  asm volatile("msr fpcr, %0" : : "r"(fpcr));
 #endif
+  set_float_state(on ? float_state() | kFlush : float_state() & ~kFlush);
 }
 
 py::tuple brackets_python(const Array<float>& queries, float queries_max_abs,

@@ -9,31 +9,32 @@
 
 namespace resmem {
 
-// Round to nearest, gradual underflow, no traps; the caller's state comes back on exit.
-class FpGuard {
- public:
 #if defined(__x86_64__)
-  FpGuard() : saved_(_mm_getcsr()) { _mm_setcsr(0x1F80); }
-  ~FpGuard() { _mm_setcsr(saved_); }
-
- private:
-  unsigned int saved_;
+inline std::uint64_t float_state() { return _mm_getcsr(); }
+inline void set_float_state(std::uint64_t state) { _mm_setcsr(static_cast<unsigned int>(state)); }
+inline constexpr std::uint64_t kContractState = 0x1F80;
 #elif defined(__aarch64__)
-  FpGuard() {
-    asm volatile("mrs %0, fpcr" : "=r"(saved_));
-    asm volatile("msr fpcr, %0" : : "r"(std::uint64_t{0}));
-  }
-  ~FpGuard() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
-
- private:
-  std::uint64_t saved_ = 0;
+inline std::uint64_t float_state() {
+  std::uint64_t state = 0;
+  asm volatile("mrs %0, fpcr" : "=r"(state));
+  return state;
+}
+inline void set_float_state(std::uint64_t state) { asm volatile("msr fpcr, %0" : : "r"(state)); }
+inline constexpr std::uint64_t kContractState = 0;
 #else
 #error "resmem supports x86-64 and AArch64"
 #endif
 
+// Round to nearest, gradual underflow, no traps; the caller's state comes back on exit.
+class FpGuard {
  public:
+  FpGuard() : saved_(float_state()) { set_float_state(kContractState); }
+  ~FpGuard() { set_float_state(saved_); }
   FpGuard(const FpGuard&) = delete;
   FpGuard& operator=(const FpGuard&) = delete;
+
+ private:
+  std::uint64_t saved_;
 };
 
 }  // namespace resmem

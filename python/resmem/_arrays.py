@@ -7,6 +7,8 @@ always a mistake. A float32 C-contiguous array is passed on without a copy.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +19,17 @@ from resmem import _core
 F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
 I64: TypeAlias = npt.NDArray[np.int64]
+
+
+@contextmanager
+def float_state() -> Iterator[None]:
+    """The contract's floating-point state for what NumPy computes: gradual underflow, whatever
+    the caller's thread is set to, which it gets back. Serves as a decorator too."""
+    saved = _core.enter_float_state()
+    try:
+        yield
+    finally:
+        _core.leave_float_state(saved)
 
 
 def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:

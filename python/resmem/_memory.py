@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
@@ -20,7 +22,7 @@ _KINDS = {"classification": ("logits", "probabilities"), "regression": ("values"
 _SIMPLEX_FLOOR = 1e-6  # CONTRACT.md; smallest probability that predict_proba gives
 _LAST_ID = 2**63 - 1
 _SIGMA_SAMPLE = 256  # rows that sigma="auto" looks at
-_BLOCK_BYTES = 16 << 20  # neighbours held at a time: distances, ids and positions
+_BLOCK_BYTES = 24 << 20  # neighbours and outputs of the queries in hand
 
 
 class Memory:
@@ -81,6 +83,7 @@ class Memory:
         self._flat = False  # regression fitted on one-dimensional targets
         self._auto_sigma: float | None = None
         self._lock = threading.Lock()
+        _alive.add(self)
         self.k = k
         self.sigma = sigma
         self.temperature = temperature
@@ -113,13 +116,14 @@ class Memory:
         return self._sigma
 
     @sigma.setter
+    @_arrays.float_state()
     def sigma(self, value: float | Literal["auto"]) -> None:
         if isinstance(value, str):
             if value != "auto":
                 raise ValueError(f"sigma must be a positive number or 'auto', got {value!r}")
-            self._sigma: float | Literal["auto"] = "auto"
             if self._snapshot is not None and self._auto_sigma is None:
                 self._auto_sigma = self._measure_sigma(self._snapshot)
+            self._sigma: float | Literal["auto"] = "auto"
         else:
             self._sigma = _positive(value, "sigma", " or 'auto'", infinite=True)
 
@@ -138,6 +142,7 @@ class Memory:
         return self._temperature
 
     @temperature.setter
+    @_arrays.float_state()
     def temperature(self, value: float) -> None:
         temperature = _positive(value, "temperature")
         if not 1e-100 <= temperature <= 1e100:  # so that logits / T stays finite
@@ -172,6 +177,7 @@ class Memory:
 
     # ---------------------------------------------------------------- rows
 
+    @_arrays.float_state()
     def fit(
         self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None, copy: bool = True
     ) -> Memory:
@@ -204,6 +210,7 @@ class Memory:
             self._snapshot, self._flat, self._auto_sigma = snapshot, flat, auto
         return self
 
+    @_arrays.float_state()
     def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> Memory:
         """Store more rows; see ``fit``. Default ids continue after the largest ever used.
 
@@ -245,6 +252,7 @@ class Memory:
 
     # ---------------------------------------------------------------- queries
 
+    @_arrays.float_state()
     def kneighbors(
         self,
         embeddings: Any,
@@ -294,8 +302,13 @@ class Memory:
         threads: int | None = None,
     ) -> I64 | F64:
         """Class indices (q,), the first of equal ones; for regression corrected values."""
-        corrected = self._corrected(embeddings, outputs, exclude_ids, threads)
-        return np.argmax(corrected, axis=1) if self._task == "classification" else corrected
+        if self._task == "regression":
+            return self._corrected(embeddings, outputs, exclude_ids, threads)
+        parts = [
+            np.argmax(part, axis=1)
+            for part in self._corrected_blocks(embeddings, outputs, exclude_ids, threads)
+        ]
+        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
     def predict_proba(
         self,
@@ -451,8 +464,24 @@ class Memory:
         threads: int | None,
         with_base: bool = True,
     ) -> F64:
-        """Correction, added to the base where outputs are given; block by block of queries, so
-        that neighbours take bounded memory."""
+        """Correction (q, C), added to the base unless told otherwise."""
+        source = _arrays.real(embeddings, "embeddings", "(q, d)")
+        result = np.empty((len(source), self._rows().columns))
+        start = 0
+        for part in self._corrected_blocks(source, outputs, exclude_ids, threads, with_base):
+            result[start : start + len(part)] = part
+            start += len(part)
+        return result[:, 0] if self._flat else result
+
+    def _corrected_blocks(
+        self,
+        embeddings: Any,
+        outputs: Any,
+        exclude_ids: Any,
+        threads: int | None,
+        with_base: bool = True,
+    ) -> Iterator[F64]:
+        """The same, block by block of queries, so that it takes bounded memory."""
         rows, k, sigma = self._rows(), self._k, self.sigma_
         workers = _arrays.thread_count(threads)
         source = _arrays.real(embeddings, "embeddings", "(q, d)")
@@ -467,18 +496,22 @@ class Memory:
             _arrays.same_length("outputs", len(given), "embeddings", len(source))
             self._base_array(given[:0], rows)
         residuals = [segment.residuals for segment in rows.segments]
-        result = np.empty((len(source), rows.columns))
-        for block in _blocks(len(source), 24 * k):
-            queries, largest = _arrays.vectors(
-                source[block], "embeddings", rows.d, workers, first_row=block.start
-            )
-            base = None if given is None else self._base(given[block], rows, workers, block.start)
-            part = None if excluded is None else excluded[block]
-            distances, _, positions = self._search(rows, queries, largest, k, part, workers)
-            result[block] = _core.aggregate(
-                residuals, distances, positions, sigma, rows.columns, self._strength, base, workers
-            )
-        return result[:, 0] if self._flat else result
+        # Of a query: distance, id and position of k neighbours; base or sum, and its checks.
+        for block in _blocks(len(source), 24 * k + 16 * rows.columns):
+            with _arrays.float_state():
+                queries, largest = _arrays.vectors(
+                    source[block], "embeddings", rows.d, workers, first_row=block.start
+                )
+                base = None
+                if given is not None:
+                    base = self._base(given[block], rows, workers, block.start)
+                part = None if excluded is None else excluded[block]
+                distances, _, positions = self._search(rows, queries, largest, k, part, workers)
+                corrected = _core.aggregate(
+                    residuals, distances, positions, sigma, rows.columns, self._strength, base,
+                    workers,
+                )  # fmt: skip
+            yield corrected
 
     def _base(self, outputs: Any, rows: Snapshot, threads: int, first_row: int) -> F64:
         base = self._base_array(outputs, rows, first_row)
@@ -515,12 +548,25 @@ class Memory:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
+        _alive.add(self)
         rows = self._snapshot
         if rows is not None:
             segments = tuple(
                 replace(s, residuals=self._residuals(s.outputs, s.targets)) for s in rows.segments
             )
             self._snapshot = replace(rows, segments=segments)
+
+
+# A child forked while another thread was changing a memory would find its lock held for ever.
+_alive: weakref.WeakSet[Memory] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for memory in _alive:
+        memory._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _blocks(n: int, row_bytes: int) -> Iterator[slice]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias, get_args
 
 from resmem import _core
-from resmem._arrays import F64, I64, count, excluded_ids, thread_count, vectors
+from resmem._arrays import F64, I64, count, excluded_ids, float_state, thread_count, vectors
 
 Metric: TypeAlias = Literal["euclidean", "sqeuclidean", "cosine", "inner_product"]
 
 
+@float_state()
 def search(
     queries: Any,
     rows: Any,

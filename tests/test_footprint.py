@@ -1,0 +1,93 @@
+"""Memory taken by calls: beyond stored rows, inputs and results, 64 MiB whatever the sizes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PREPARE = """
+import numpy as np
+import resmem
+from resmem import _core
+
+def highest():
+    for line in open("/proc/self/status"):
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+
+def measure(call):
+    open("/proc/self/clear_refs", "w").write("5")  # the high-water mark starts anew
+    before = highest()
+    results = call()
+    results = results if isinstance(results, tuple) else (results,)
+    taken = highest() - before
+    print(taken - sum(part.nbytes for part in results if isinstance(part, np.ndarray)) / 2**20)
+
+rng = np.random.default_rng(0)
+"""
+
+SEARCH = """
+n, d, q, k, threads, strategy = {}
+rows, queries = rng.random((n, d), dtype=np.float32), rng.random((q, d), dtype=np.float32)
+segments = [(rows, None, 0, None, 1.0)]
+def search(queries):
+    return _core.search(queries, 1.0, segments, k, "euclidean", None, threads, "", strategy)
+search(queries[:40])
+measure(lambda: search(queries))
+"""
+
+QUERY = """
+n, q, columns, k = 1000, {}, {}, {}
+keys = rng.random((n, 8), dtype=np.float32)
+memory = resmem.Memory(k=k, sigma=1.0)
+memory.fit(keys, rng.random((n, columns), dtype=np.float32), np.zeros(n, dtype=int), copy=False)
+queries, outputs = rng.random((q, 8), dtype=np.float32), rng.random((q, columns), dtype=np.float32)
+memory.predict(queries[:2], outputs[:2])
+measure(lambda: memory.{})
+"""
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="/proc/self/clear_refs is not there"
+)
+
+
+def extra(script):
+    """MiB taken beyond the results."""
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARE + script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "q", "k", "threads", "strategy"),
+    [
+        (60_000, 128, 2000, 10, 2, "automatic"),
+        (10_000, 128, 2000, 10, 16, "by_rows"),
+        (10_000, 128, 2000, 10, 16, "by_queries"),
+        (10_000, 128, 50, 10, 16, "stream"),
+        (5_000, 64, 500, 2000, 2, "automatic"),
+        (3_000, 9000, 100, 5, 2, "automatic"),
+    ],
+)
+def test_a_search(n, d, q, k, threads, strategy):
+    assert extra(SEARCH.format((n, d, q, k, threads, strategy))) <= 64
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "correct(queries, outputs)",
+        "correction(queries)",
+        "predict(queries, outputs)",
+        "predict_proba(queries, outputs)",
+    ],
+)
+@pytest.mark.parametrize(("q", "columns", "k"), [(1200, 10_000, 20), (60_000, 3, 200)])
+def test_a_query_of_a_memory(q, columns, k, call):
+    """Never an array (q, n) or (q, k, C), nor a second one (q, C)."""
+    assert extra(QUERY.format(q, columns, k, call)) <= 64
