@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import data
 from cases import Case
@@ -80,6 +80,13 @@ def make(group: str, label: str, threads: int) -> Job:
     if group == "correct":
         return CorrectJob(CORRECTORS[label](threads))
     return SearchJob(PEERS[label](threads))
+
+
+def environment(group: str, label: str) -> dict[str, str]:
+    """What a contender wants set before its process starts."""
+    contenders: dict[str, Any] = {"aggregate": AGGREGATORS, "correct": CORRECTORS}.get(group, PEERS)
+    found: dict[str, str] = getattr(contenders[label], "environment", {})
+    return found
 
 
 def library(group: str, label: str) -> str:

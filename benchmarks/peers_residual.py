@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from data import SIGMA, AnyArray, Float32, Float64, Int64
-from peers import Faiss
+from peers import FaissTuned
 
 GATHER_BYTES = 64 << 20  # of residuals that NumPy gathers at a time
 
@@ -124,19 +124,20 @@ class ResmemCorrector:
 
 
 class FaissCorrector:
-    """faiss (BLAS) for the search, then one of the aggregators."""
+    """faiss, tuned, for the search, then one of the aggregators."""
 
     aggregator: type[Aggregator]
+    environment = FaissTuned.environment
 
     def __init__(self, threads: int) -> None:
-        self.faiss, self.sums = Faiss(threads), self.aggregator(threads)
+        self.faiss, self.sums = FaissTuned(threads), self.aggregator(threads)
 
     def load(self, rows: Float32, logits: Float32, targets: Int64) -> None:
         self.faiss.load(rows)
         self.sums.load(residuals(logits, targets))
 
     def correct(self, queries: Float32, logits: Float32, k: int) -> AnyArray:
-        squares, ids = self.faiss.search("faiss, BLAS", queries, k)
+        squares, ids = self.faiss.search("faiss, tuned", queries, k)
         distances: Any = np.sqrt(np.maximum(squares, 0), dtype=np.float32)
         return softmax(logits) + self.sums.aggregate(distances, ids)
 

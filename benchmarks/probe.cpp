@@ -5,6 +5,7 @@
 // Build: g++ -O3 -march=native -ffp-contract=fast -pthread probe.cpp -o probe
 
 #include <algorithm>
+#include <array>
 #include <barrier>
 #include <chrono>
 #include <cstdio>
@@ -68,28 +69,33 @@ void Read(const char* memory) {
   for (const Vector& sum : sums) Consume(sum);
 }
 
-// The shortest of `kPasses` passes in which all threads run `work(thread)` at once.
+// The shortest of `kPasses` passes in which all threads run `work(thread)` at once: from the first
+// start to the last end, as the threads saw them (this thread may be woken late).
 template <class Work>
 double BestPass(int threads, Work work) {
-  std::barrier gate(threads + 1);
+  std::barrier gate(threads);
+  std::vector<std::array<double, kPasses>> start(threads), end(threads);
   std::vector<std::thread> pool;
   for (int t = 0; t < threads; ++t) {
     pool.emplace_back([&, t] {
       for (int pass = 0; pass < kPasses; ++pass) {
         gate.arrive_and_wait();
+        start[t][pass] = Seconds();
         work(t);
-        gate.arrive_and_wait();
+        end[t][pass] = Seconds();
       }
     });
   }
+  for (std::thread& thread : pool) thread.join();
   double best = 1e30;
   for (int pass = 0; pass < kPasses; ++pass) {
-    gate.arrive_and_wait();
-    const double start = Seconds();
-    gate.arrive_and_wait();
-    best = std::min(best, Seconds() - start);
+    double first = start[0][pass], last = end[0][pass];
+    for (int t = 1; t < threads; ++t) {
+      first = std::min(first, start[t][pass]);
+      last = std::max(last, end[t][pass]);
+    }
+    best = std::min(best, last - first);
   }
-  for (std::thread& thread : pool) thread.join();
   return best;
 }
 

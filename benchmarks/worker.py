@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jobs
 from data import Shape
 
 SESSION = Path(__file__).with_name("session.py")
@@ -36,6 +37,7 @@ class Worker:
         program = [sys.executable, str(SESSION), group, label, str(threads)]
         command = ["taskset", "--cpu-list", cores, *program]
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads))
+        environment |= jobs.environment(group, label)
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment)
         self.shape: Shape | None = None

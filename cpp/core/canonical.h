@@ -1,6 +1,7 @@
 // The order that decides: canonical keys, and the exact end of every search.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -53,6 +54,12 @@ class CanonicalKey {
   const float* query_;
   double square_ = 0;
 };
+
+// Asks for a row before it is needed: survivors lie at random places.
+inline void prefetch_row(const float* row, std::size_t d) {
+  constexpr std::size_t kLine = 16, kMost = 1024;  // floats; the hardware follows longer rows
+  for (std::size_t i = 0; i < std::min(d, kMost); i += kLine) __builtin_prefetch(row + i);
+}
 
 // Sorts the neighbours found, keeps the first k, pads, and turns keys into values.
 // Positions may be left out (nullptr).

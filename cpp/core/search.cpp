@@ -225,14 +225,19 @@ class Search {
       const float kth = kth_largest(lows.data(), lows.size(), request_.k);
       threshold = space.threshold(kth, parts[0]->staged(local));
     }
+    constexpr std::size_t kAhead = 2;  // rows on their way while one is rescored
     const CanonicalKey key(request_, kernels_, query);
     std::vector<Neighbour> found;
     found.reserve(request_.k + 16);
     for (const Scanner* part : parts) {
       const Candidate* c = part->candidates(local);
       for (std::size_t j = 0; j < part->candidate_count(local); ++j)
-        if (c[j].high >= threshold)
-          found.push_back({key(rows_.row(c[j].position)), rows_.id(c[j].position), c[j].position});
+        if (c[j].high >= threshold) found.push_back({0, rows_.id(c[j].position), c[j].position});
+    }
+    for (std::size_t j = 0; j < found.size(); ++j) {
+      if (j + kAhead < found.size())
+        prefetch_row(rows_.row(found[j + kAhead].position), request_.d);
+      found[j].key = key(rows_.row(found[j].position));
     }
     rescored_ += found.size();
     write(query, found);

@@ -30,20 +30,30 @@ inline float kth_largest(float* values, std::size_t n, std::size_t k) {
       n = larger;
       continue;
     }
-    std::size_t equal = 0;  // values[larger, larger + equal) == pivot
-    for (std::size_t i = larger; i < n; ++i) {
+    values += larger;
+    n -= larger;
+    k -= larger;
+    if (larger > 0) continue;
+    std::size_t equal = 0;  // the pivot was the largest: set it and its equals apart
+    for (std::size_t i = 0; i < n; ++i) {
       const float value = values[i];
-      values[i] = values[larger + equal];
-      values[larger + equal] = value;
+      values[i] = values[equal];
+      values[equal] = value;
       equal += value == pivot ? 1 : 0;
     }
-    if (k <= larger + equal) return pivot;
-    values += larger + equal;
-    n -= larger + equal;
-    k -= larger + equal;
+    if (k <= equal) return pivot;
+    values += equal;
+    n -= equal;
+    k -= equal;
   }
-  std::partial_sort(values, values + k, values + n, [](float a, float b) { return a > b; });
-  return values[k - 1];
+  for (std::size_t i = 0;; ++i) {  // few are left: count, free of branches
+    std::size_t larger = 0, equal = 0;
+    for (std::size_t j = 0; j < n; ++j) {
+      larger += values[j] > values[i] ? 1 : 0;
+      equal += values[j] == values[i] ? 1 : 0;
+    }
+    if (larger < k && k <= larger + equal) return values[i];
+  }
 }
 
 }  // namespace resmem

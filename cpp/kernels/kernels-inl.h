@@ -14,6 +14,8 @@
 namespace resmem {
 namespace {
 
+constexpr std::size_t kLine = 16;  // floats in a cache line
+
 constexpr int kNR = kPanelVectors * F32::kLanes;
 static_assert(kNR <= static_cast<int>(kMaxQueryLanes));
 
@@ -138,6 +140,10 @@ std::size_t scan(const ScanArgs& args) {
 
 // ------------------------------------------------------------------ filter: one query, raw rows
 
+// Rows follow one another, so this is also the next rows' data. Hardware prefetchers stop at the
+// end of a page; two pages (8 KB) of lead hide the start of the next one.
+constexpr std::size_t kStreamAhead = 2048;
+
 // -(query - row)^2, left in the lanes of one vector. The row is read front to back, which is
 // what the hardware prefetcher follows; four chains hide the latency of the sum.
 RESMEM_INLINE F32 lane_sums(const float* query, const float* row, std::size_t d) {
@@ -152,6 +158,7 @@ RESMEM_INLINE F32 lane_sums(const float* query, const float* row, std::size_t d)
   for (; p + kStep <= d; p += kStep)
     unroll<kChains>([&](auto j) RESMEM_LAMBDA {
       const std::size_t at = p + j.value * F32::kLanes;
+      if constexpr (j.value * F32::kLanes % kLine == 0) __builtin_prefetch(row + at + kStreamAhead);
       take(acc[j.value], F32::load(query + at), F32::load(row + at));
     });
   for (; p + F32::kLanes <= d; p += F32::kLanes)
@@ -358,7 +365,6 @@ void neighbour_weights(const double* distances, std::size_t count, double sigma,
 template <int kRows>
 RESMEM_INLINE void add_rows(double* out, const float* const* rows, const float* const* ahead,
                             const double* weights, std::size_t columns) {
-  constexpr std::size_t kLine = 16;  // floats in a cache line
   F64 weight[kRows];
   const float *row[kRows], *later[kRows];  // copies: the stores to `out` cannot change them
   unroll<kRows>([&](auto i) RESMEM_LAMBDA {

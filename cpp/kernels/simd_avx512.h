@@ -37,16 +37,19 @@ inline F32 abs(F32 a) { return {_mm512_abs_ps(a.v)}; }
 inline F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F32 fnma(F32 a, F32 b, F32 c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
 inline std::uint32_t ge_mask(F32 a, F32 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
-// out[i] = the sum of the lanes of sums[i], for eight of them: through memory, once per
-// eight rows.
+// out[i] = the sum of the lanes of sums[i], for eight of them.
 inline void add_lanes(const F32* sums, float* out) {
-  for (int i = 0; i < 8; ++i) {
-    float lane[16];
-    sums[i].store(lane);
-    for (int width = 8; width > 0; width /= 2)
-      for (int j = 0; j < width; ++j) lane[j] += lane[j + width];
-    out[i] = lane[0];
-  }
+  __m256 half[8];
+  for (int i = 0; i < 8; ++i)
+    half[i] =
+        _mm256_add_ps(_mm512_castps512_ps256(sums[i].v),
+                      _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(sums[i].v), 1)));
+  const __m256 a = _mm256_hadd_ps(half[0], half[1]), b = _mm256_hadd_ps(half[2], half[3]);
+  const __m256 c = _mm256_hadd_ps(half[4], half[5]), d = _mm256_hadd_ps(half[6], half[7]);
+  const __m256 ab = _mm256_hadd_ps(a, b), cd = _mm256_hadd_ps(c, d);
+  const __m256 low = _mm256_permute2f128_ps(ab, cd, 0x20);
+  const __m256 high = _mm256_permute2f128_ps(ab, cd, 0x31);
+  _mm256_storeu_ps(out, _mm256_add_ps(low, high));
 }
 
 struct F64 {
