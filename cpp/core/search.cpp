@@ -115,8 +115,6 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTab
     most = std::min(most, std::max(share(4 * request.threads),
                                    std::min<std::size_t>(512, share(request.threads))));
   }
-  const std::size_t lanes = kernels.query_lanes;
-  if (most > lanes) most = most / lanes * lanes;
   plan.queries_per_task = request.blocks.queries > 0 ? request.blocks.queries : most;
   return plan;
 }
@@ -167,10 +165,14 @@ class Search {
   void filter_by_queries(const std::vector<std::size_t>& queries, const ScoreSpace& space) {
     const std::size_t per_task = plan_.queries_per_task;
     const std::size_t tasks = (queries.size() + per_task - 1) / per_task;
+    // Whole panels, evenly: a short last task would stage all rows for a few queries.
+    const std::size_t panel = std::min<std::size_t>(kernels_.query_lanes, per_task);
+    const std::size_t panels = (queries.size() + panel - 1) / panel;
     parallel_for(tasks, request_.threads, interrupt_, [&](std::size_t task, bool calling_thread) {
       Scanner scanner(request_, rows_, exclusions_, kernels_, space, plan_.scan);
-      const std::size_t first = task * per_task;
-      const std::size_t count = std::min(per_task, queries.size() - first);
+      const std::size_t first = panels * task / tasks * panel;
+      const std::size_t last = std::min(queries.size(), panels * (task + 1) / tasks * panel);
+      const std::size_t count = last - first;
       scanner.begin(queries.data() + first, count);
       scanner.scan(0, rows_.size(), interrupt_, calling_thread);
       for (std::size_t i = 0; i < count; ++i) finish(queries[first + i], i, {&scanner}, space);
