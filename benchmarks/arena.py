@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -112,9 +113,10 @@ class Arena:
     def close(self) -> None:
         """End all workers; note the libraries they used."""
         for name, worker in self.workers.items():
-            if name not in self.absent:
-                self.pools[name] = worker.call("pools")
-            worker.close()
+            with contextlib.suppress(BrokenPipeError, WorkerError):  # Ctrl-C ends workers too
+                if name not in self.absent:
+                    self.pools[name] = worker.call("pools")
+                worker.close()
         self.workers = {}
 
 
