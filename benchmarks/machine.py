@@ -69,15 +69,21 @@ def unset_blas_variables() -> str:
     return f"unset for this run: {' and '.join(found)}" if found else f"{names} are not set"
 
 
-def describe() -> dict[str, Any]:
-    """Processor, flags and versions."""
+def processor() -> tuple[str, list[str]]:
+    """Its name, and what it says it can do."""
     info = dict(
         line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line
     )
     fields = {key.strip(): value.strip() for key, value in info.items()}
     flags = fields.get("flags", fields.get("Features", "")).split()
+    return fields.get("model name", "unknown"), flags
+
+
+def describe() -> dict[str, Any]:
+    """Processor, flags and versions."""
+    name, flags = processor()
     return {
-        "processor": fields.get("model name", "unknown"),
+        "processor": name,
         "cores": len(os.sched_getaffinity(0)),
         "flags": [flag for flag in FLAGS if flag in flags],
         "load": os.getloadavg()[0],

@@ -7,12 +7,12 @@ several labels.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from data import AnyArray, Float32
+from machine import processor
 
 Found = tuple[AnyArray, AnyArray]  # distances, ids
 
@@ -21,12 +21,6 @@ FAISS_ROWS = 4096
 SCANN_BATCH = 512
 TORCH_QUERIES = 1000
 TORCH_ROWS = 65536
-
-
-def cpu_flags() -> list[str]:
-    """What the processor says it can do."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split() for line in lines if line.startswith("flags")), [])
 
 
 class Peer(Protocol):
@@ -60,8 +54,6 @@ class Resmem:
 class Faiss:
     """``IndexFlatL2`` as it comes: its own SIMD loop for small batches, else BLAS."""
 
-    environment: ClassVar[dict[str, str]] = {}
-
     def __init__(self, threads: int) -> None:
         import faiss
 
@@ -84,7 +76,7 @@ class FaissTuned(Faiss):
     """
 
     environment: ClassVar[dict[str, str]] = (
-        {"OPENBLAS_CORETYPE": "SkylakeX"} if "avx512f" in cpu_flags() else {}
+        {"OPENBLAS_CORETYPE": "SkylakeX"} if "avx512f" in processor()[1] else {}
     )
 
     def __init__(self, threads: int) -> None:

@@ -57,7 +57,7 @@ class CanonicalKey {
 
 // Asks for a row before it is needed: survivors lie at random places.
 inline void prefetch_row(const float* row, std::size_t d) {
-  constexpr std::size_t kLine = 16, kMost = 1024;  // floats; the hardware follows longer rows
+  constexpr std::size_t kMost = 1024;  // floats; the hardware follows longer rows
   for (std::size_t i = 0; i < std::min(d, kMost); i += kLine) __builtin_prefetch(row + i);
 }
 

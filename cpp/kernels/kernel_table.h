@@ -18,6 +18,7 @@ struct Hit {
 
 inline constexpr std::uint32_t kMaxQueryLanes = 32;
 inline constexpr std::size_t kRowsAhead = 16;
+inline constexpr std::size_t kLine = 16;      // floats in a cache line
 inline constexpr std::size_t kDepthStep = 4;  // staged depth is padded with zeros to this
 
 // A panel of queries against a block of staged rows.

@@ -14,8 +14,6 @@
 namespace resmem {
 namespace {
 
-constexpr std::size_t kLine = 16;  // floats in a cache line
-
 constexpr int kNR = kPanelVectors * F32::kLanes;
 static_assert(kNR <= static_cast<int>(kMaxQueryLanes));
 

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "simd_x86.h"
+
 namespace resmem {
 namespace {
 
@@ -36,12 +38,9 @@ inline std::uint32_t ge_mask(F32 a, F32 b) {
 }
 // out[i] = the sum of the lanes of sums[i], for eight of them.
 inline void add_lanes(const F32* sums, float* out) {
-  const __m256 a = _mm256_hadd_ps(sums[0].v, sums[1].v), b = _mm256_hadd_ps(sums[2].v, sums[3].v);
-  const __m256 c = _mm256_hadd_ps(sums[4].v, sums[5].v), d = _mm256_hadd_ps(sums[6].v, sums[7].v);
-  const __m256 ab = _mm256_hadd_ps(a, b), cd = _mm256_hadd_ps(c, d);
-  const __m256 low = _mm256_permute2f128_ps(ab, cd, 0x20);
-  const __m256 high = _mm256_permute2f128_ps(ab, cd, 0x31);
-  _mm256_storeu_ps(out, _mm256_add_ps(low, high));
+  __m256 whole[8];
+  for (int i = 0; i < 8; ++i) whole[i] = sums[i].v;
+  add_lanes_256(whole, out);
 }
 
 struct F64 {

@@ -14,6 +14,8 @@
 
 #include <cstdint>
 
+#include "simd_x86.h"
+
 namespace resmem {
 namespace {
 
@@ -44,12 +46,7 @@ inline void add_lanes(const F32* sums, float* out) {
     half[i] =
         _mm256_add_ps(_mm512_castps512_ps256(sums[i].v),
                       _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(sums[i].v), 1)));
-  const __m256 a = _mm256_hadd_ps(half[0], half[1]), b = _mm256_hadd_ps(half[2], half[3]);
-  const __m256 c = _mm256_hadd_ps(half[4], half[5]), d = _mm256_hadd_ps(half[6], half[7]);
-  const __m256 ab = _mm256_hadd_ps(a, b), cd = _mm256_hadd_ps(c, d);
-  const __m256 low = _mm256_permute2f128_ps(ab, cd, 0x20);
-  const __m256 high = _mm256_permute2f128_ps(ab, cd, 0x31);
-  _mm256_storeu_ps(out, _mm256_add_ps(low, high));
+  add_lanes_256(half, out);
 }
 
 struct F64 {
