@@ -16,8 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+Float16 = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 Array = npt.NDArray[Any]
@@ -25,6 +27,8 @@ Array = npt.NDArray[Any]
 Metric = Literal["euclidean", "sqeuclidean", "inner_product", "cosine"]
 Task = Literal["classification", "regression"]
 OutputKind = Literal["logits", "probabilities", "values"]
+KeyDtype = Literal["float32", "float16", "bfloat16"]
+ResidualDtype = Literal["float32", "float16"]
 
 ROW_BLOCK = 4096  # rows whose terms are held at once; no effect on any bit
 
@@ -33,6 +37,41 @@ LOG2E = float.fromhex("0x1.71547652b82fep+0")
 LN2_HI = float.fromhex("0x1.62e42fee00000p-1")
 LN2_LO = float.fromhex("0x1.a39ef35793c76p-33")
 SHIFT = float.fromhex("0x1.8p52")
+
+
+# ---- Stored values ------------------------------------------------------------------------
+
+
+def narrow(values: npt.ArrayLike, dtype: npt.DTypeLike) -> Array:
+    """Finite values rounded once, to nearest even; one that would become infinite is refused."""
+    wide = np.asarray(values)
+    with np.errstate(over="ignore"):  # refused below
+        rounded = wide.astype(dtype)
+    _refuse_infinite(wide, rounded, np.dtype(dtype).name)
+    return rounded
+
+
+def round_keys(keys: npt.ArrayLike, dtype: KeyDtype) -> Float32:
+    """The keys as stored, widened to float32 again. Contract: its second paragraph."""
+    x = np.asarray(keys, dtype=np.float32)
+    if dtype == "float32":
+        return x
+    if dtype == "float16":
+        return narrow(x, np.float16).astype(np.float32)
+    if dtype == "bfloat16":  # the upper 16 bits of a float32
+        bits = x.view(np.uint32)
+        odd = (bits >> np.uint32(16)) & np.uint32(1)  # a tie goes up from an odd value only
+        up = bits + np.uint32(0x7FFF) + odd
+        rounded = (up & np.uint32(0xFFFF0000)).view(np.float32)
+        _refuse_infinite(x, rounded, dtype)
+        return rounded
+    raise ValueError(f"unknown key dtype: {dtype!r}")
+
+
+def _refuse_infinite(values: Array, rounded: Array, dtype: str) -> None:
+    infinite = np.isinf(rounded)
+    if np.any(infinite):
+        raise ValueError(f"{values[infinite][0]} is infinite as {dtype}: scale the values down")
 
 
 # ---- Canonical sum ------------------------------------------------------------------------
@@ -186,22 +225,86 @@ def residuals(
     outputs: npt.ArrayLike,
     targets: npt.ArrayLike,
     temperature: float = 1.0,
-) -> Float32:
-    """Residuals, (n, C), rounded once. Contract: "Softmax, residuals", table, third column."""
+    half: bool = False,
+) -> Float32 | Float16:
+    """Residuals, (n, C), rounded once, or once more if ``half``: float32, or float16.
+
+    Contract: "Softmax, residuals", table, third column, and the paragraph that follows it.
+    """
     if (task == "regression") != (output_kind == "values"):
         raise ValueError(f"{output_kind} is no output kind of {task}")
     b = base(output_kind, outputs, temperature)
     if task == "classification":
-        onehot = np.zeros_like(b)
-        onehot[np.arange(b.shape[0]), np.asarray(targets, dtype=np.int64)] = 1.0
-        return (onehot - b).astype(np.float32)
-    return (_columns(targets) - b).astype(np.float32)
+        return _stored(_onehot(targets, b.shape[1]) - b, half)
+    return _stored(_columns(targets) - b, half)
+
+
+def _stored(values: Float64, half: bool) -> Float32 | Float16:
+    """Rounded to float32, and from there to float16 if ``half``."""
+    single: Float32 = narrow(values, np.float32)
+    return narrow(single, np.float16) if half else single
+
+
+def _onehot(labels: npt.ArrayLike, C: int) -> Float64:
+    """(n, C), 1 at the label of each row."""
+    label = np.asarray(labels, dtype=np.int64)
+    onehot = np.zeros((label.size, C))
+    onehot[np.arange(label.size), label] = 1.0
+    return onehot
 
 
 def _columns(values: npt.ArrayLike) -> Float64:
     """Regression values, (n,) or (n, C), as float64 (n, C)."""
     v = np.asarray(values, dtype=np.float64)
     return v[:, None] if v.ndim == 1 else v
+
+
+# ---- Sparse and head residuals ------------------------------------------------------------
+
+
+def sparse_residuals(
+    base: Float64, labels: npt.ArrayLike, m: int, half: bool = False
+) -> tuple[Int32, Float32 | Float16, Float32, float]:
+    """``S`` and ``v`` (n, s + 1), ``u`` (n,) and the largest ``error``. Contract: "Sparse".
+
+    The class of a row is the first of its ``S``. Without rows the error is 0.0.
+    """
+    n, C = base.shape
+    s = min(m, C - 1)
+    onehot = _onehot(labels, C)
+    classes = np.broadcast_to(np.arange(C), base.shape)
+    # By the last key first: y, then the largest b_c, then the smaller class.
+    S = np.lexsort((classes, -base, -onehot), axis=-1)[:, : s + 1]
+    others = base.copy()
+    np.put_along_axis(others, S, 0.0, axis=1)
+    rho = csum(others)  # t_c = 0 for c in S
+    rest: Float32 = narrow(rho / (C - s - 1) if s + 1 < C else np.zeros(n), np.float32)
+
+    u, b = widen(rest)[:, None], np.take_along_axis(base, S, axis=1)
+    v = u - b
+    v[:, :1] = (1.0 - b[:, :1]) + u
+    index, value = S.astype(np.int32), _stored(v, half)
+    # Outside S this is |-u - (0 - b_c)|, which is |b_c - u| to the bit.
+    wrong = np.abs(sparse_dense(index, value, rest, C) - (onehot - base))
+    return index, value, rest, float(np.max(wrong, initial=0.0))
+
+
+def sparse_dense(index: Array, value: Array, rest: Array, C: int) -> Float64:
+    """The residual that is kept, (n, C): ``v_c - u`` in ``S``, ``-u`` elsewhere."""
+    u = widen(rest)[:, None]
+    kept = np.repeat(-u, C, axis=1)
+    np.put_along_axis(kept, index.astype(np.int64), widen(value) - u, axis=1)
+    return kept
+
+
+def head_logits(keys: npt.ArrayLike, weight: npt.ArrayLike, bias: npt.ArrayLike) -> Float32:
+    """Logits of a linear layer, (n, C), never infinite. Contract: "Head residuals"."""
+    x, W, a = widen(keys), widen(weight), widen(bias)
+    logits = np.empty((x.shape[0], W.shape[0]))
+    for i, key in enumerate(x):
+        logits[i] = csum(W * key) + a
+    largest = float(np.finfo(np.float32).max)
+    return np.clip(logits, -largest, largest).astype(np.float32)
 
 
 # ---- Weights, correction, prediction ------------------------------------------------------
@@ -236,6 +339,29 @@ def correction(
     for j in range(position.shape[1]):  # neighbour order
         at = there[:, j]  # padding is left out
         total[at] = total[at] + w[at, j, None] * r[position[at, j]]
+    return total
+
+
+def sparse_correction(
+    distances: npt.ArrayLike,
+    positions: npt.ArrayLike,
+    index: Array,
+    value: Array,
+    rest: Array,
+    C: int,
+    sigma: float,
+) -> Float64:
+    """``correction`` of sparse residuals, (q, C). Contract: "Weights, correction", ``U``."""
+    position, v = np.asarray(positions, dtype=np.int64), widen(value)
+    there = position >= 0
+    w = weights(np.where(there, distances, np.inf), sigma)
+    U = correction(distances, position, -rest[:, None], sigma)
+    total = np.repeat(U, C, axis=1)
+    for j in range(position.shape[1]):  # neighbour order
+        at = np.flatnonzero(there[:, j])
+        row = position[at, j]
+        S = index[row]  # distinct classes: each is added to once
+        total[at[:, None], S] = total[at[:, None], S] + w[at, j, None] * v[row]
     return total
 
 
@@ -294,7 +420,8 @@ class OracleMemory:
 
     Keys are used as given (no preprocessing). Regression outputs and results are (n, C),
     with C = 1 for targets of shape (n,). Rows without given ids get the next ones after the
-    largest id ever held.
+    largest id ever held. ``store="head"`` takes no outputs for rows and needs none for queries:
+    they are those of ``head``, a weight (C, d) and a bias (C,).
     """
 
     def __init__(
@@ -305,27 +432,43 @@ class OracleMemory:
         sigma: float | Literal["auto"] = "auto",
         temperature: float = 1.0,
         strength: float = 1.0,
+        key_dtype: KeyDtype = "float32",
+        residual_dtype: ResidualDtype = "float32",
+        store: str = "dense",
+        head: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
     ) -> None:
+        if store != "dense" and task != "classification":
+            raise ValueError(f'store="dense" expected for {task}, got {store!r}')
+        if store == "head" and (output_kind, residual_dtype) != ("logits", "float32"):
+            raise ValueError("a head makes float32 residuals of logits")
+        if (store == "head") != (head is not None):
+            raise ValueError('a head expected for store="head", and for no other')
         self.task: Task = task
         self.output_kind: OutputKind = output_kind
         self.k = k
         self.sigma: float | Literal["auto"] = sigma
         self.temperature = temperature
         self.strength = strength
+        self.key_dtype: KeyDtype = key_dtype
+        self.half = residual_dtype == "float16"
+        self.m = _sparse_m(store)
+        self.head = head
 
     def fit(
         self,
         embeddings: npt.ArrayLike,
-        outputs: npt.ArrayLike,
+        outputs: npt.ArrayLike | None,
         targets: npt.ArrayLike,
         ids: npt.ArrayLike | None = None,
     ) -> OracleMemory:
-        keys = np.asarray(embeddings, dtype=np.float32)
+        keys = round_keys(embeddings, self.key_dtype)
+        stored, _ = self._residuals(keys, outputs, targets)
         self.keys_: Float32 = keys[:0]
-        self.residuals_: Float32 = self._residuals(outputs, targets)[:0]
+        self.stored_: tuple[Array, ...] = tuple(part[:0] for part in stored)
+        self.residual_error_ = 0.0
         self.ids_: Int64 = np.empty(0, dtype=np.int64)
         self.alive_: Bool = np.empty(0, dtype=np.bool_)
-        self.add(keys, outputs, targets, ids)
+        self.add(embeddings, outputs, targets, ids)
         # Only here: `add` and `remove` leave sigma_ as it is.
         self.sigma_ = auto_sigma(keys, self.ids_, self.k) if self.sigma == "auto" else self.sigma
         return self
@@ -333,15 +476,18 @@ class OracleMemory:
     def add(
         self,
         embeddings: npt.ArrayLike,
-        outputs: npt.ArrayLike,
+        outputs: npt.ArrayLike | None,
         targets: npt.ArrayLike,
         ids: npt.ArrayLike | None = None,
     ) -> OracleMemory:
-        keys = np.asarray(embeddings, dtype=np.float32)
+        keys = round_keys(embeddings, self.key_dtype)
+        stored, error = self._residuals(keys, outputs, targets)
         first = int(self.ids_.max(initial=-1)) + 1
         new = np.arange(first, first + len(keys)) if ids is None else np.asarray(ids)
         self.keys_ = np.concatenate([self.keys_, keys])
-        self.residuals_ = np.concatenate([self.residuals_, self._residuals(outputs, targets)])
+        pairs = zip(self.stored_, stored, strict=True)
+        self.stored_ = tuple(np.concatenate(pair) for pair in pairs)
+        self.residual_error_ = max(self.residual_error_, error)  # of every row ever held
         self.ids_ = np.concatenate([self.ids_, new.astype(np.int64)])
         self.alive_ = np.concatenate([self.alive_, np.ones(len(keys), dtype=np.bool_)])
         return self
@@ -365,27 +511,37 @@ class OracleMemory:
         )
 
     def correction(
-        self, embeddings: npt.ArrayLike, exclude_ids: npt.ArrayLike | None = None
+        self,
+        embeddings: npt.ArrayLike,
+        exclude_ids: npt.ArrayLike | None = None,
+        columns: npt.ArrayLike | None = None,
     ) -> Float64:
         distances, found = self.kneighbors(embeddings, exclude_ids=exclude_ids)
         position_of = {int(row_id): position for position, row_id in enumerate(self.ids_)}
         positions = [[position_of.get(int(row_id), -1) for row_id in row] for row in found]
         where = np.array(positions, dtype=np.int64).reshape(found.shape)
-        return correction(distances, where, self.residuals_, self.sigma_)
+        if self.m is None:
+            (whole,) = self.stored_
+            return _chosen(correction(distances, where, whole, self.sigma_), columns)
+        index, value, rest = self.stored_
+        sparse = sparse_correction(distances, where, index, value, rest, self.C_, self.sigma_)
+        return _chosen(sparse, columns)
 
     def correct(
         self,
         embeddings: npt.ArrayLike,
-        outputs: npt.ArrayLike,
+        outputs: npt.ArrayLike | None = None,
         exclude_ids: npt.ArrayLike | None = None,
+        columns: npt.ArrayLike | None = None,
     ) -> Float64:
-        b = base(self.output_kind, outputs, self.temperature)
-        return correct(b, self.correction(embeddings, exclude_ids), self.strength)
+        b = base(self.output_kind, self._outputs(embeddings, outputs), self.temperature)
+        corrected = correct(b, self.correction(embeddings, exclude_ids), self.strength)
+        return _chosen(corrected, columns)
 
     def predict(
         self,
         embeddings: npt.ArrayLike,
-        outputs: npt.ArrayLike,
+        outputs: npt.ArrayLike | None = None,
         exclude_ids: npt.ArrayLike | None = None,
     ) -> Array:
         corrected = self.correct(embeddings, outputs, exclude_ids)
@@ -397,12 +553,51 @@ class OracleMemory:
     def predict_proba(
         self,
         embeddings: npt.ArrayLike,
-        outputs: npt.ArrayLike,
+        outputs: npt.ArrayLike | None = None,
         exclude_ids: npt.ArrayLike | None = None,
     ) -> Float64:
         if self.task == "regression":
             raise ValueError("predict_proba is for classification")
         return simplex(self.correct(embeddings, outputs, exclude_ids))
 
-    def _residuals(self, outputs: npt.ArrayLike, targets: npt.ArrayLike) -> Float32:
-        return residuals(self.task, self.output_kind, outputs, targets, self.temperature)
+    def _outputs(self, keys: npt.ArrayLike, outputs: npt.ArrayLike | None) -> npt.ArrayLike:
+        """The outputs given, or those of the head."""
+        if outputs is not None:
+            return outputs
+        if self.head is None:
+            raise ValueError('outputs expected: only store="head" makes them')
+        return head_logits(keys, *self.head)
+
+    def _residuals(
+        self, keys: Float32, outputs: npt.ArrayLike | None, targets: npt.ArrayLike
+    ) -> tuple[tuple[Array, ...], float]:
+        """What is stored for rows, and its ``error``: 0.0 for residuals that are kept whole."""
+        if self.head is not None and outputs is not None:
+            raise ValueError('no outputs expected for rows: store="head" makes them')
+        outputs = self._outputs(keys, outputs)
+        if self.m is None:
+            kind = self.output_kind
+            return (residuals(self.task, kind, outputs, targets, self.temperature, self.half),), 0.0
+        b = base(self.output_kind, outputs, self.temperature)
+        self.C_ = b.shape[1]
+        index, value, rest, error = sparse_residuals(b, targets, self.m, self.half)
+        return (index, value, rest), error
+
+
+def _sparse_m(store: str) -> int | None:
+    """``m`` of ``"sparse:m"``, None for the stores that keep residuals whole."""
+    if store in ("dense", "head"):
+        return None
+    kind, _, m = store.partition(":")
+    if kind != "sparse" or not m.isdecimal() or int(m) < 1:
+        raise ValueError(f"store 'dense', 'sparse:m' (m >= 1) or 'head' expected, got {store!r}")
+    return int(m)
+
+
+def _chosen(result: Float64, columns: npt.ArrayLike | None) -> Float64:
+    """Columns (t,), or (q, t) per row, of a result (q, C). None: all of it."""
+    if columns is None:
+        return result
+    column = np.asarray(columns, dtype=np.int64)
+    wanted = np.broadcast_to(column, (result.shape[0], column.shape[-1]))
+    return np.take_along_axis(result, wanted, axis=1)
