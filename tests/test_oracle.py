@@ -53,6 +53,24 @@ def sqrt(a: float) -> float:
     return float(Fraction(2 * root + sticky, 2 * 2**bits))
 
 
+PRECISION_AND_RANGE = {"float32": (24, 128), "float16": (11, 16), "bfloat16": (8, 128)}
+
+
+def rounded(x: float, dtype: str) -> float:
+    """``x`` as the nearest multiple of its last digit's value in ``dtype``; a tie to the even."""
+    precision, beyond = PRECISION_AND_RANGE[dtype]  # significant bits; all is below 2^beyond
+    if x == 0.0:
+        return x
+    digit = Fraction(2) ** (max(math.frexp(x)[1], 3 - beyond) - precision)
+    nearest = round(Fraction(x) / digit) * digit
+    size = math.inf if abs(nearest) >= 2**beyond else float(abs(nearest))
+    return math.copysign(size, x)
+
+
+def single(x: float) -> float:
+    return rounded(x, "float32")
+
+
 def exact_csum(terms: Sequence[float]) -> float:
     p = [0.0] * 8
     for i, term in enumerate(terms):
@@ -158,6 +176,62 @@ def test_the_oracle_imports_numpy_and_the_standard_library_only() -> None:
 @pytest.mark.parametrize("a", [0.0, 5e-324, 1e-310, 2.0, 3.0, 1e300, 1.7976931348623157e308])
 def test_the_rational_square_root_is_that_of_ieee(a: float) -> None:
     assert sqrt(a) == math.sqrt(a)
+
+
+# ---- Stored values ------------------------------------------------------------------------
+
+
+def finite_values(dtype: str) -> oracle.Float32:
+    """Every value >= 0 of ``dtype`` in order: those of its bit patterns 0, 1, 2, ..."""
+    if dtype == "float16":
+        return np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    return (np.arange(0x7F80, dtype=np.uint32) << np.uint32(16)).view(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@few
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False) | st.floats(-9, 9, width=32))
+def test_a_stored_key_is_the_nearest_value(dtype: oracle.KeyDtype, x: float) -> None:
+    expected = rounded(x, dtype)
+    if math.isinf(expected):
+        with pytest.raises(ValueError, match=f"infinite as {dtype}"):
+            oracle.round_keys([[x]], dtype)
+    else:
+        same_bits(oracle.round_keys([[x]], dtype), np.array([[expected]], dtype=np.float32))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_every_stored_value_stays_and_every_halfway_goes_to_the_even_one(
+    dtype: oracle.KeyDtype, sign: int
+) -> None:
+    values = finite_values(dtype)
+    low, high = values[:-1], values[1:]
+    half_way = ((low.astype(np.float64) + high) / 2).astype(np.float32)
+    assert np.all((low < half_way) & (half_way < high))
+    even = np.where(np.arange(low.size) % 2 == 0, low, high)
+    below, above = np.nextafter(half_way, low), np.nextafter(half_way, high)
+    for x, stored in ((values, values), (half_way, even), (below, low), (above, high)):
+        same_bits(oracle.round_keys(sign * x[None], dtype), sign * stored[None])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_key_that_would_become_infinite_is_refused(dtype: oracle.KeyDtype, sign: int) -> None:
+    largest, before = (float(x) for x in finite_values(dtype)[[-1, -2]])
+    half_way = np.float32(largest + (largest - before) / 2)  # where the next value would be tied
+    below = np.nextafter(half_way, np.float32(0))
+    same_bits(oracle.round_keys([[sign * below]], dtype), np.array([[sign * largest]], np.float32))
+    for x in (half_way, np.finfo(np.float32).max):
+        with pytest.raises(ValueError, match=f"infinite as {dtype}"):
+            oracle.round_keys([[0.0, sign * x]], dtype)
+
+
+def test_float32_keys_are_stored_as_they_are() -> None:
+    keys = np.array([[1e-45, -0.0, 3.4e38, 1 / 3]], dtype=np.float32)
+    same_bits(oracle.round_keys(keys, "float32"), keys)
+    with pytest.raises(ValueError, match="dtype"):
+        oracle.round_keys(keys, "float64")  # type: ignore[arg-type]
 
 
 # ---- Canonical sum ------------------------------------------------------------------------
@@ -484,6 +558,231 @@ def test_residuals_of_each_output_kind() -> None:
         oracle.residuals("regression", "logits", logits, [0, 1])
 
 
+def test_float16_residuals_are_rounded_twice() -> None:
+    # float32 drops 2^-40 and leaves a tie, which goes to 1; at once it would be 1 + 2^-10.
+    y = [1 + 2.0**-11 + 2.0**-40, 65519.99, 0.1]
+    r = oracle.residuals("regression", "values", [0.0, 0.0, 0.0], y, half=True)
+    expected = [[rounded(single(value), "float16")] for value in y]
+    assert expected[:2] == [[1.0], [65504.0]]
+    same_bits(r, np.array(expected, dtype=np.float16))
+
+
+@pytest.mark.parametrize(("beyond", "half"), [(65520.0, True), (3.5e38, False), (3.5e38, True)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_residual_that_would_become_infinite_is_refused(
+    beyond: float, half: bool, sign: int
+) -> None:
+    with pytest.raises(ValueError, match="infinite as float"):
+        oracle.residuals("regression", "values", [0.0, 0.0], [0.0, sign * beyond], half=half)
+
+
+# ---- Sparse and head residuals ------------------------------------------------------------
+
+# Few values, so that many tie; 0 is the probability of a logit of -inf.
+some_bases = st.lists(
+    st.sampled_from([0.0, 0.125, 0.25, 1.0]) | st.floats(0, 1) | st.floats(0, 1e-30),
+    min_size=1,
+    max_size=12,
+)
+
+
+def exact_sparse(
+    b: list[float], y: int, m: int, half: bool
+) -> tuple[list[int], list[float], float, float]:
+    C, s = len(b), min(m, len(b) - 1)
+    others = sorted((c for c in range(C) if c != y), key=lambda c: (-b[c], c))
+    S = [y, *others[:s]]
+    rho = exact_csum([0.0 if c in S else b[c] for c in range(C)])
+    u = 0.0 if s + 1 == C else single(div(rho, C - s - 1))
+    v = [single(add(sub(1.0, b[y]), u)), *(single(sub(u, b[c])) for c in S[1:])]
+    if half:
+        v = [rounded(value, "float16") for value in v]
+    wrong = [abs(sub(b[c], u)) for c in range(C) if c not in S]
+    for c, value in zip(S, v, strict=True):
+        wrong.append(abs(sub(sub(value, u), sub(float(c == y), b[c]))))
+    return S, v, u, max(wrong)
+
+
+@settings(max_examples=150, deadline=None)
+@given(some_bases, st.integers(0, 11), st.integers(1, 14), st.booleans())
+def test_sparse_residuals_are_the_contract_step_by_step(
+    b: list[float], y: int, m: int, half: bool
+) -> None:
+    y %= len(b)
+    S, v, u, error = exact_sparse(b, y, m, half)
+    index, value, rest, largest = oracle.sparse_residuals(np.array([b]), [y], m, half)
+    same_bits(index, np.array([S], dtype=np.int32))
+    same_bits(value, np.array([v], dtype=np.float16 if half else np.float32))
+    same_bits(rest, np.array([u], dtype=np.float32))
+    same_bits(largest, error)
+    kept = [sub(v[S.index(c)], u) if c in S else -u for c in range(len(b))]
+    # Equality, not bits: rationals have no -0.0.
+    np.testing.assert_array_equal(oracle.sparse_dense(index, value, rest, len(b)), [kept])
+
+
+def test_sparse_residuals_by_hand() -> None:
+    b = np.array([[0.25, 0.125, 0.25, 0.25, 0.125], [0.0, 0.0, 0.0, 1.0, 0.0]])
+    index, value, rest, error = oracle.sparse_residuals(b, [3, 1], 2)
+    assert index.tolist() == [[3, 0, 2], [1, 3, 0]]  # ties by the smaller class
+    assert rest.tolist() == [0.125, 0.0]
+    assert value.tolist() == [[0.875, -0.125, -0.125], [1.0, -1.0, 0.0]]
+    assert error == 0.0  # what is left is spread evenly already
+    assert oracle.sparse_residuals(b[:1], [3], 1)[3] == 0.25 - single(0.5 / 3)  # class 2
+
+
+def test_sparse_residuals_of_one_class_and_of_no_row() -> None:
+    index, value, rest, error = oracle.sparse_residuals(np.array([[1.0]]), [0], 4)
+    assert (index.tolist(), value.tolist(), rest.tolist(), error) == ([[0]], [[0.0]], [0.0], 0.0)
+    index, value, rest, error = oracle.sparse_residuals(np.empty((0, 5)), [], 2)
+    assert (index.shape, value.shape, rest.shape, error) == ((0, 3), (0, 3), (0,), 0.0)
+
+
+def test_a_sparse_value_that_would_become_infinite_is_refused() -> None:
+    for b, half in ((1e5, True), (1e39, False)):
+        with pytest.raises(ValueError, match="infinite as float"):
+            oracle.sparse_residuals(np.array([[b, 0.0]]), [1], 1, half)
+
+
+@st.composite
+def softmax_rows(draw: Callable[..., Any]) -> tuple[oracle.Float64, list[int]]:
+    """Base outputs of 1 to 6 rows, zeros and ties among them, and their classes."""
+    n, C = draw(st.integers(1, 6)), draw(st.integers(1, 12))
+    logit = st.sampled_from([-math.inf, 0.0, 2.0]) | st.floats(-12, 12, width=32)
+    logits = draw(arrays(np.float32, (n, C), elements=logit))
+    labels = draw(st.lists(st.integers(0, C - 1), min_size=n, max_size=n))
+    logits[:, draw(st.integers(0, C - 1))] = 1.0  # no row is all -inf
+    return oracle.softmax(logits, 1.5), labels
+
+
+def true_residuals(b: oracle.Float64, labels: list[int]) -> list[list[Fraction]]:
+    rows = zip(b.tolist(), labels, strict=True)
+    return [[(c == y) - Fraction(b_c) for c, b_c in enumerate(row)] for row, y in rows]
+
+
+@few
+@given(softmax_rows(), st.integers(1, 12), st.booleans())
+def test_the_error_of_sparse_residuals_bounds_every_column(
+    rows: tuple[oracle.Float64, list[int]], m: int, half: bool
+) -> None:
+    b, labels = rows
+    index, value, rest, error = oracle.sparse_residuals(b, labels, m, half)
+    kept = oracle.sparse_dense(index, value, rest, b.shape[1])
+    true = true_residuals(b, labels)
+    # Three roundings of numbers of at most 2 stand between the error and the true one.
+    slack = 6 * UNIT
+    for i, residual in enumerate(true):
+        for c, r in enumerate(residual):
+            assert abs(Fraction(float(kept[i, c])) - r) <= Fraction(error) + slack
+
+    n = len(labels)
+    positions, distances = np.arange(n)[None], np.sort(np.arange(n) % 3 * 0.7)[None]
+    w = [Fraction(x) for x in oracle.weights(distances[0], 0.8).tolist()]
+    corrected = oracle.sparse_correction(distances, positions, index, value, rest, b.shape[1], 0.8)
+    for c, total in enumerate(corrected[0].tolist()):
+        exact = sum((w[j] * true[j][c] for j in range(n)), Fraction(0))
+        # At most 4 roundings for each neighbour, and weights that sum to 1 but for n of them.
+        assert abs(Fraction(total) - exact) <= Fraction(error) + slack + 12 * n * UNIT
+
+
+@few
+@given(softmax_rows(), st.integers(1, 12))
+def test_what_sparse_residuals_leave_out_is_small_and_spread_evenly(
+    rows: tuple[oracle.Float64, list[int]], m: int
+) -> None:
+    b, labels = rows
+    C = b.shape[1]
+    index, value, rest, _ = oracle.sparse_residuals(b, labels, m)
+    kept = oracle.sparse_dense(index, value, rest, C)
+    for row, S, residual in zip(b.tolist(), index.tolist(), kept.tolist(), strict=True):
+        outside = [row[c] for c in range(C) if c not in S]
+        rho = exact_csum([0.0 if c in S else row[c] for c in range(C)])
+        for b_c in outside:
+            assert b_c <= rho
+            assert b_c <= min(row[c] for c in S[1:])
+        # Residuals sum to 1 - sum b. float32 rounds each v, at most 2, and u, which all share.
+        true = 1 - exact_sum(row)
+        assert abs(exact_sum(residual) - true) <= (len(S) + C) * Fraction(1, 2**23)
+
+
+@few
+@given(softmax_rows(), st.integers(0, 3), st.booleans())
+def test_sparse_residuals_of_all_classes_are_the_dense_ones(
+    rows: tuple[oracle.Float64, list[int]], more: int, half: bool
+) -> None:
+    b, labels = rows
+    n, C = b.shape
+    probabilities = b.astype(np.float32)
+    dense = oracle.residuals("classification", "probabilities", probabilities, labels, half=half)
+    stored = oracle.sparse_residuals(
+        oracle.widen(probabilities), labels, max(1, C - 1 + more), half
+    )[:3]
+    # To the bit: u is 0, and v is rounded as a dense residual is.
+    same_bits(oracle.sparse_dense(*stored, C), oracle.widen(dense))
+    positions, distances = np.arange(n)[None], np.arange(n)[None] * 0.3
+    same_bits(
+        oracle.sparse_correction(distances, positions, *stored, C, 0.5),
+        oracle.correction(distances, positions, dense, 0.5),
+    )
+
+
+@few
+@given(st.integers(1, 5), st.integers(1, 9), st.integers(0, 3), st.booleans(), st.integers(0, 99))
+def test_the_sparse_correction_is_the_contract_step_by_step(
+    neighbours: int, C: int, padding: int, half: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    S = np.argsort(rng.random((7, C)), axis=1)[:, : rng.integers(1, C + 1)].astype(np.int32)
+    v = rng.standard_normal(S.shape).astype(np.float16 if half else np.float32)
+    u = rng.standard_normal(7).astype(np.float32)
+    at = rng.permutation(7)[:neighbours].tolist()
+    D = sorted(rng.random(neighbours).tolist())
+    w = oracle.weights(D, 0.3).tolist()
+
+    U = exact_running_sum([mul(w_j, -float(u[j])) for w_j, j in zip(w, at, strict=True)])
+    expected = [U] * C
+    for w_j, j in zip(w, at, strict=True):
+        for c, value in zip(S[j].tolist(), v[j].tolist(), strict=True):
+            expected[c] = add(expected[c], mul(w_j, value))
+    none = [-1] * (neighbours + padding)
+    positions = np.array([at + [-1] * padding, none])
+    distances = np.array([D + [np.inf] * padding, [np.inf] * len(none)])
+    same_bits(
+        oracle.sparse_correction(distances, positions, S, v, u, C, 0.3),
+        np.array([expected, [0.0] * C]),
+    )
+
+
+@few
+@given(st.integers(1, 19), st.integers(1, 4), st.data())
+def test_head_logits_are_the_contract_step_by_step(d: int, C: int, data: st.DataObject) -> None:
+    x, W = data.draw(matrices(2, d)), data.draw(matrices(C, d))
+    a = data.draw(matrices(1, C))[0]
+    largest = float(np.finfo(np.float32).max)
+    expected = [
+        [
+            max(-largest, min(largest, single(add(exact_dot(weight, key), bias))))
+            for weight, bias in zip(W.tolist(), a.tolist(), strict=True)
+        ]
+        for key in x.tolist()
+    ]
+    np.testing.assert_array_equal(oracle.head_logits(x, W, a), np.float32(expected))
+
+
+def test_head_logits_are_rounded_once() -> None:
+    # The sum is half way between two float32, where it would go to 1; the bias lifts it.
+    logits = oracle.head_logits([[1, 1]], [[1, 2.0**-24]], [2.0**-30])
+    same_bits(logits, np.array([[1 + 2.0**-23]], dtype=np.float32))
+
+
+def test_head_logits_beyond_float32_are_its_largest() -> None:
+    largest = np.finfo(np.float32).max
+    below = np.nextafter(largest, np.float32(0))
+    W, a = [[1e38, 0], [0, largest], [0, largest]], np.float32([0, 0, 1.1e31])
+    # 1.1e31 is more than half the spacing there.
+    same_bits(oracle.head_logits([[9, 1]], W, a), np.array([[largest] * 3]))
+    same_bits(oracle.head_logits([[-9, -1]], W, a), np.array([[-largest, -largest, -below]]))
+
+
 # ---- Weights, correction, prediction ------------------------------------------------------
 
 
@@ -669,3 +968,136 @@ def test_memory_for_regression() -> None:
     same_bits(memory.predict([[0.2], [0.3]], [10.0, 20.0]), np.array([[11.0], [21.0]]))
     with pytest.raises(ValueError, match="classification"):
         memory.predict_proba([[0.2]], [10.0])
+
+
+# ---- The whole memory: stored keys, sparse and head residuals, columns --------------------
+
+
+def stored_memory(**options: Any) -> tuple[oracle.OracleMemory, dict[str, Any]]:
+    """A memory of 20 rows fitted and 10 added, and the data of ``classification``."""
+    _, data = classification()
+    memory = oracle.OracleMemory(k=5, sigma=0.7, temperature=1.5, strength=0.8, **options)
+    names = ("keys", "outputs", "targets", "ids")
+    columns = [None if memory.head and name == "outputs" else data[name] for name in names]
+    memory.fit(*(None if column is None else column[:20] for column in columns))
+    memory.add(*(None if column is None else column[20:] for column in columns))
+    return memory, data
+
+
+@pytest.mark.parametrize("key_dtype", ["float16", "bfloat16"])
+def test_memory_rounds_keys_and_no_query(key_dtype: oracle.KeyDtype) -> None:
+    memory, data = stored_memory(key_dtype=key_dtype)
+    keys = oracle.round_keys(data["keys"], key_dtype)
+    same_bits(memory.keys_, keys)
+    distances, found = memory.kneighbors(data["keys"], k=3)
+    wanted = oracle.search(data["keys"], keys, 3, ids=data["ids"])
+    same_bits(distances, wanted[0])
+    same_bits(found, wanted[1])
+    assert np.all(distances[:, 0] > 0)  # a query is not at the key that was stored for it
+
+
+@pytest.mark.parametrize("key_dtype", ["float16", "bfloat16"])
+def test_memory_finds_sigma_among_the_stored_keys(key_dtype: oracle.KeyDtype) -> None:
+    _, data = classification()
+    memory = oracle.OracleMemory(k=5, key_dtype=key_dtype)
+    memory.fit(data["keys"], data["outputs"], data["targets"], data["ids"])
+    keys = oracle.round_keys(data["keys"], key_dtype)
+    assert memory.sigma_ == oracle.auto_sigma(keys, data["ids"], 5)
+    assert memory.sigma_ != oracle.auto_sigma(data["keys"], data["ids"], 5)
+
+
+@pytest.mark.parametrize("residual_dtype", ["float32", "float16"])
+def test_memory_corrects_by_its_stored_residuals(residual_dtype: oracle.ResidualDtype) -> None:
+    half = residual_dtype == "float16"
+    memory, data = stored_memory(residual_dtype=residual_dtype)
+    queries, labels = data["queries"], data["targets"]
+    distances, at = oracle.search(queries, data["keys"], 5)
+    r = oracle.residuals("classification", "logits", data["outputs"], labels, 1.5, half)
+    same_bits(memory.correction(queries), oracle.correction(distances, at, r, 0.7))
+    assert memory.residual_error_ == 0.0
+
+    sparse, _ = stored_memory(residual_dtype=residual_dtype, store="sparse:1")
+    b = oracle.softmax(data["outputs"], 1.5)
+    index, value, rest, error = oracle.sparse_residuals(b, labels, 1, half)
+    wanted = oracle.sparse_correction(distances, at, index, value, rest, 3, 0.7)
+    same_bits(sparse.correction(queries), wanted)
+    assert sparse.residual_error_ == error > 0
+    corrected = oracle.correct(oracle.softmax(data["query_outputs"], 1.5), wanted, 0.8)
+    same_bits(sparse.correct(queries, data["query_outputs"]), corrected)
+
+
+def test_memory_keeps_the_largest_error_of_the_rows_it_ever_held() -> None:
+    memory = oracle.OracleMemory(output_kind="probabilities", k=1, sigma=1.0, store="sparse:1")
+    memory.fit([[0.0]], [[0.5, 0.5, 0.0, 0.0]], [0])
+    assert memory.residual_error_ == 0.0
+    memory.add([[1.0], [2.0]], [[0.5, 0.25, 0.25, 0.0], [0.5, 0.25, 0.0, 0.25]], [0, 1])
+    assert memory.residual_error_ == 0.125  # b_c is 0.25 and 0, u is 0.125
+    memory.add([[3.0]], [[0.5, 0.5, 0.0, 0.0]], [0]).remove([1, 2])
+    assert memory.residual_error_ == 0.125
+    assert memory.fit([[0.0]], [[0.5, 0.5, 0.0, 0.0]], [0]).residual_error_ == 0.0
+
+
+@pytest.mark.parametrize("key_dtype", ["float32", "bfloat16"])
+def test_a_head_is_a_dense_memory_fitted_with_its_logits(key_dtype: oracle.KeyDtype) -> None:
+    rng = np.random.default_rng(4)
+    head = rng.standard_normal((3, 4)).astype(np.float32), np.float32([0.5, -1.0, 0.0])
+    memory, data = stored_memory(key_dtype=key_dtype, store="head", head=head)
+    dense = oracle.OracleMemory(k=5, sigma=0.7, temperature=1.5, strength=0.8, key_dtype=key_dtype)
+    # The head reads the keys as they are stored, and the queries as they come.
+    stored = oracle.round_keys(data["keys"], key_dtype)
+    dense.fit(data["keys"], oracle.head_logits(stored, *head), data["targets"], data["ids"])
+    queries, exclude = data["queries"], data["ids"][:6]
+    logits = oracle.head_logits(queries, *head)
+    same_bits(memory.correction(queries, exclude), dense.correction(queries, exclude))
+    same_bits(memory.correct(queries), dense.correct(queries, logits))
+    same_bits(memory.predict(queries), dense.predict(queries, logits))
+    same_bits(memory.predict_proba(queries), dense.predict_proba(queries, logits))
+    given_outputs = queries, data["query_outputs"]
+    same_bits(memory.correct(*given_outputs), dense.correct(*given_outputs))
+    assert memory.residual_error_ == 0.0
+
+
+@pytest.mark.parametrize("store", ["dense", "sparse:1"])
+def test_columns_have_the_bits_of_the_full_result(store: str) -> None:
+    memory, data = stored_memory(store=store)
+    queries, outputs = data["queries"], data["query_outputs"]
+    whole, corrected = memory.correction(queries), memory.correct(queries, outputs)
+    per_row = [[i % 3, 2, 0, 2] for i in range(len(queries))]
+    for columns, wanted in (([2, 0], [[2, 0]] * 6), (per_row, per_row), ([], [[]] * 6)):
+        for full, got in (
+            (whole, memory.correction(queries, columns=columns)),
+            (corrected, memory.correct(queries, outputs, columns=columns)),
+        ):
+            rows = zip(full.tolist(), wanted, strict=True)
+            same_bits(got, np.array([[row[c] for c in chosen] for row, chosen in rows], float))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "regression", "output_kind": "values", "store": "sparse:2"}, "regression"),
+        ({"task": "regression", "output_kind": "values", "store": "head"}, "regression"),
+        ({"output_kind": "probabilities", "store": "head", "head": ([[1.0]], [0.0])}, "logits"),
+        ({"residual_dtype": "float16", "store": "head", "head": ([[1.0]], [0.0])}, "float32"),
+        ({"store": "head"}, "head expected"),
+        ({"head": ([[1.0]], [0.0])}, "head expected"),
+        ({"store": "sparse:0"}, "sparse:m"),
+        ({"store": "sparse"}, "sparse:m"),
+        ({"store": "sparser:3"}, "sparse:m"),
+    ],
+)
+def test_memory_refuses_stores_that_have_no_meaning(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        oracle.OracleMemory(**options)
+
+
+def test_memory_asks_for_outputs_unless_a_head_makes_them() -> None:
+    memory = oracle.OracleMemory(k=1, sigma=1.0)
+    with pytest.raises(ValueError, match="outputs expected"):
+        memory.fit([[0.0]], None, [0])
+    memory.fit([[0.0]], [[1.0, 2.0]], [0])
+    with pytest.raises(ValueError, match="outputs expected"):
+        memory.predict([[0.0]])
+    head = [[1.0], [2.0]], [0.0, 0.0]
+    with pytest.raises(ValueError, match="no outputs expected"):
+        oracle.OracleMemory(store="head", head=head).fit([[0.0]], [[1.0, 2.0]], [0])
