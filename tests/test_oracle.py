@@ -630,6 +630,18 @@ def test_sparse_residuals_by_hand() -> None:
     assert oracle.sparse_residuals(b[:1], [3], 1)[3] == 0.25 - single(0.5 / 3)  # class 2
 
 
+def test_sparse_residuals_round_in_the_order_of_the_contract() -> None:
+    # Half way between two float32 but for 2^-52, which is there only if classes 2 and 10 meet
+    # in one partial sum: the classes of S, 1 and 9, must keep their places.
+    b = np.zeros((1, 18))
+    b[0, [0, 2, 9, 10]] = 1 + 2.0**-24, 2.0**-53, 2.0, 2.0**-53
+    assert oracle.sparse_residuals(b, [1], 1)[2].tolist() == [(1 + 2.0**-23) / 16]
+    # 1 - b_y rounds to 1 - 2^-53; with u = 3 * 2^-24 that is half way, to the bit. Added to u
+    # first, b_y would leave less.
+    b = np.array([[5 * 2.0**-55, 1.0, 3 * 2.0**-24]])
+    assert oracle.sparse_residuals(b, [0], 1)[1][0, 0] == 1 + 2.0**-22
+
+
 def test_sparse_residuals_of_one_class_and_of_no_row() -> None:
     index, value, rest, error = oracle.sparse_residuals(np.array([[1.0]]), [0], 4)
     assert (index.tolist(), value.tolist(), rest.tolist(), error) == ([[0]], [[0.0]], [0.0], 0.0)
