@@ -201,7 +201,7 @@ PROBABILITIES = [
 
 VALUES = [
     (lambda m: m.fit(Z, V, V[:4]), ValueError, r"targets must have one row per row of embeddings \(6\), got 4"),
-    (lambda m: m.fit(Z, L, V), ValueError, r"targets \(6, 1\) and outputs \(6, 2\) must have one shape"),
+    (lambda m: m.fit(Z, L, V), ValueError, r"targets \(6,\) and outputs \(6, 2\) must have one shape"),
     (lambda m: m.fit(Z, L, L[None]), ValueError, r"targets must have shape \(n, C\), got \(1, 6, 2\)"),
     (lambda m: m.fit(Z, with_value(V, 2, np.nan, float), V), ValueError, r"outputs: row 2 holds NaN or infinity \(as float64\)"),
     (lambda m: m.fit(Z, V, with_value(V, 5, np.inf, float)), ValueError, r"targets: row 5 holds NaN or infinity \(as float64\)"),
@@ -270,7 +270,7 @@ def test_message_of_a_fitted_memory_that_stays_as_it_was(make, outputs, call, ki
 def test_the_row_of_a_message_is_that_of_the_whole_array(monkeypatch):
     """Queries are worked through in blocks; rows are still counted from the first."""
     mem = memory()
-    monkeypatch.setattr(resmem._memory, "_BLOCK_BYTES", 24 * mem.k * 2)  # two queries
+    monkeypatch.setattr(resmem._ingest, "_BLOCK_BYTES", 24 * mem.k * 2)  # two queries
     check(caught(mem.correction, NAN), ValueError, r"embeddings: row 4 holds NaN or inf.*")
     bad = with_value(L, 3, np.nan)
     check(caught(mem.correct, Z, bad), ValueError, r"outputs: row 3 holds NaN or inf.*")

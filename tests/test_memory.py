@@ -251,9 +251,12 @@ def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatc
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    for method, name, value in (("_residuals", "temperature", 3.0), ("_search", "sigma", "auto")):
+    for module, function, name, value in (
+        (resmem._memory, "_derived", "temperature", 3.0),
+        (resmem._sigma, "measure", "sigma", "auto"),
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(mem, method, interrupt)
+            patch.setattr(module, function, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 setattr(mem, name, value)
         assert (mem.temperature, mem.sigma) == (1.0, 2.0)
@@ -386,7 +389,7 @@ def test_batches_blocks_and_threads_do_not_show(task, kind, monkeypatch):
         split = [mem.correct(queries[p], outputs[p], exclude[p]) for p in parts]
         same_bits(np.concatenate(split), whole)
     for block in (1, 24 * 6 * 5, 1000):
-        monkeypatch.setattr(resmem._memory, "_BLOCK_BYTES", block)
+        monkeypatch.setattr(resmem._ingest, "_BLOCK_BYTES", block)
         for threads in (1, 2, 5):
             same_bits(mem.correct(queries, outputs, exclude, threads), whole)
 
@@ -439,17 +442,18 @@ def test_default_ids_continue_and_are_never_used_again():
     assert mem.kneighbors(rows[0])[1].tolist() == [[0]]
 
 
-def test_removed_ids_stay_refused_after_rows_are_merged():
+def test_removed_ids_stay_refused_after_compaction():
     rng = np.random.default_rng(13)
     mem = resmem.Memory(k=1).fit(*examples(rng, "logits", 4))
-    mem.remove([1]).add(*examples(rng, "logits", 40))
-    assert len(mem._snapshot.segments) == 1
+    mem.remove([1, 2, 3]).add(*examples(rng, "logits", 40))
+    mem._compactor.join()
+    assert [len(s) for s in mem._snapshot.segments] == [1, 40]
     row = examples(rng, "logits", 1)
     with pytest.raises(ValueError, match=r"got 1$"):
         mem.add(*row, ids=[1])
     with pytest.raises(ValueError, match="1 is not"):
         mem.remove([0, 1])
-    assert len(mem) == 43
+    assert len(mem) == 41
 
 
 def test_adding_no_rows_leaves_the_rows_as_they_are(fitted):
@@ -469,8 +473,8 @@ def test_rows_of_very_different_magnitude_come_together(magnitudes):
         keys = (np.clip(keys, -1, 1) * np.float32(magnitude)).astype(np.float32)
         for mem in (mine, theirs):
             (mem.fit if number == 0 else mem.add)(keys, logits, targets)
-    assert len(mine._snapshot.segments) == 1
-    same_answers(mine, theirs, mine._snapshot.segments[0].keys[::9], np.zeros((45, 3)))
+    queries = np.concatenate([segment["keys"] for segment in mine._snapshot.segments])[::9]
+    same_answers(mine, theirs, queries, np.zeros((45, 3)))
 
 
 def test_unsorted_ids_up_to_the_largest_there_is():
@@ -526,7 +530,7 @@ def test_segments_stay_few():
         most = max(most, len(mem._snapshot.segments))
     assert most <= 10  # log2(1000)
     assert len(mem) == 1000
-    assert mem._snapshot.segments[0].ids is None  # ids that follow on are not stored
+    assert not any(s.has_ids for s in mem._snapshot.segments)  # ids that follow on are not stored
     at_once = resmem.Memory(k=3, sigma=1.0).fit(*rows)
     same_bits(mem.correct(*rows[:2]), at_once.correct(*rows[:2]))
 
@@ -543,7 +547,7 @@ def test_size_and_description(fitted):
     )
     mem.remove(range(20))
     assert "[100 rows," in repr(mem)
-    assert mem.nbytes == stored + 120 + 20 * 8  # a flag per row, the ids not to be used again
+    assert mem.nbytes == stored + 120 * 8  # the time of every row's removal
     assert mem.fit(*rows, ids=np.arange(120)).nbytes == stored + 120 * 8
     new = resmem.Memory(task="regression", sigma=2.5)
     assert (len(new), new.nbytes) == (0, 0)
@@ -562,7 +566,7 @@ def test_borrowed_rows_share_memory_and_copied_rows_do_not(task, kind):
         mem = resmem.Memory(task=task, output_kind=kind, sigma=1.0)
         mem.fit(*rows, ids=ids, copy=copied)
         (segment,) = mem._snapshot.segments
-        stored = (segment.keys, segment.outputs, segment.targets, segment.ids)
+        stored = tuple(segment[name] for name in ("keys", "outputs", "targets", "ids"))
         for mine, theirs in zip(stored, (*rows, ids), strict=True):
             assert np.shares_memory(mine, theirs) is not copied
             assert np.array_equal(mine, theirs)
@@ -587,9 +591,9 @@ def test_a_running_query_keeps_the_rows_it_found(fitted, monkeypatch):
     before = mem.correct(keys, logits)
     first = mem.kneighbors(keys)
     monkeypatch.setattr(
-        resmem._memory, "_BLOCK_BYTES", (24 * 7 + 16 * mem.correct(keys, logits).shape[1]) * 30
+        resmem._ingest, "_BLOCK_BYTES", (24 * 7 + 16 * mem.correct(keys, logits).shape[1]) * 30
     )  # four blocks
-    search, calls = mem._search, []
+    search, calls = resmem._correct.search, []
 
     def change():
         mem.remove(np.arange(0, 120, 2))
@@ -603,7 +607,7 @@ def test_a_running_query_keeps_the_rows_it_found(fitted, monkeypatch):
         calls.append(None)
         return search(*arguments)
 
-    monkeypatch.setattr(mem, "_search", slow_search)
+    monkeypatch.setattr(resmem._correct, "search", slow_search)
     same_bits(mem.correct(keys, logits), before)
     assert len(calls) == 4
     assert len(mem) == 180
@@ -659,7 +663,7 @@ def test_pickling_with_buffers_of_their_own(mem, kind, mutable):
     data = pickle.dumps(mem, 5, buffer_callback=buffers.append)
     views = [bytearray(b.raw()) if mutable else bytes(b.raw()) for b in buffers]
     if len(mem):
-        assert sum(map(len, views)) > mem._snapshot.segments[0].keys.nbytes
+        assert sum(map(len, views)) > mem._snapshot.segments[0]["keys"].nbytes
         assert len(data) < 4000
     is_equal_but_separate(pickle.loads(data, buffers=views), mem, kind)
 
@@ -845,7 +849,7 @@ def test_a_file_mapped_into_memory(tmp_path):
     np.save(tmp_path / "keys.npy", keys)
     mapped = np.load(tmp_path / "keys.npy", mmap_mode="r")
     mem = resmem.Memory(k=4).fit(mapped, logits, targets, copy=False)
-    assert np.shares_memory(mem._snapshot.segments[0].keys, mapped)
+    assert np.shares_memory(mem._snapshot.segments[0]["keys"], mapped)
     wanted = resmem.Memory(k=4).fit(keys, logits, targets)
     same_bits(mem.correct(mapped, logits), wanted.correct(keys, logits))
 

@@ -6,9 +6,9 @@ residuals and corrects its predictions with those of the nearest training exampl
 """
 
 from resmem._core import __version__
-from resmem._errors import NotFittedError
+from resmem._errors import FileFormatError, NotFittedError
 from resmem._memory import Memory
 from resmem._search import search
 from resmem._versions import show_versions
 
-__all__ = ["Memory", "NotFittedError", "__version__", "search", "show_versions"]
+__all__ = ["FileFormatError", "Memory", "NotFittedError", "__version__", "search", "show_versions"]

@@ -7,6 +7,7 @@ always a mistake. A float32 C-contiguous array is passed on without a copy.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -52,6 +53,37 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
+def rows_of(value: Any, name: str) -> Any:
+    """Something that rows can be sliced from, with a shape.
+
+    Arrays are taken as NumPy arrays. What only looks like one, such as a data set in a file, is
+    left where it is and read block by block.
+    """
+    lazy = all(hasattr(value, part) for part in ("shape", "dtype", "__getitem__"))
+    if isinstance(value, np.ndarray) or not lazy:
+        return to_numpy(value, name)
+    if len(value.shape) == 0 or hasattr(value, "__dlpack__") or hasattr(value, "iloc"):
+        return to_numpy(value, name)
+    return value
+
+
+def forget(rows: Any, block: slice) -> None:
+    """Let go of pages of a mapped file that have been read, so that one pass over a file larger
+    than memory does not fill it. They stay in the system's cache."""
+    if not isinstance(rows, np.memmap) or rows.mode not in ("r", "r+"):
+        return  # pages of a private map may hold changes
+    part = rows[block]
+    mapped = getattr(rows, "_mmap", None)
+    if mapped is None or not part.flags.c_contiguous or part.nbytes == 0:
+        return
+    base = np.frombuffer(mapped, dtype=np.uint8).__array_interface__["data"][0]
+    start = part.__array_interface__["data"][0] - base
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    length = (start + part.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+    if length > 0:
+        mapped.madvise(mmap.MADV_DONTNEED, first, length)
+
+
 def _from_bfloat16(value: Any) -> F32 | None:
     """A float32 copy of a bfloat16 tensor; None for every other dtype."""
     if "bfloat16" not in str(getattr(value, "dtype", "")):
@@ -65,22 +97,39 @@ def _from_bfloat16(value: Any) -> F32 | None:
 def real(value: Any, name: str, shape: str) -> npt.NDArray[Any]:
     """A numeric array with the dimensions that ``shape`` lists, such as "(n, d)"."""
     array = to_numpy(value, name)
-    if array.dtype.kind not in "fiu":
+    layout(array, name, shape)
+    return array
+
+
+def layout(rows: Any, name: str, shape: str) -> None:
+    """Refuse what does not hold real numbers or has other dimensions than ``shape`` lists."""
+    if rows.dtype.kind not in "fiu":
         raise TypeError(
-            f"{name} must hold real numbers, got dtype {array.dtype}; convert it, "
+            f"{name} must hold real numbers, got dtype {rows.dtype}; convert it, "
             f"for example with {name}.astype('float32')"
         )
-    dimensions = shape.count(",") + (0 if shape.endswith(",)") else 1)
-    if array.ndim != dimensions:
-        hint = f"; a single row is {name}[None, :]" if (array.ndim, dimensions) == (1, 2) else ""
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}{hint}")
-    return array
+    dimensions, got = shape.count(",") + (0 if shape.endswith(",)") else 1), tuple(rows.shape)
+    if len(got) != dimensions:
+        hint = f"; a single row is {name}[None, :]" if (len(got), dimensions) == (1, 2) else ""
+        raise ValueError(f"{name} must have shape {shape}, got {got}{hint}")
+
+
+def embedding_layout(rows: Any, name: str, d: int | None = None, shape: str = "(n, d)") -> None:
+    """Refuse what cannot be embeddings, with ``d`` columns if given."""
+    layout(rows, name, shape)
+    if rows.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column, got shape {tuple(rows.shape)}")
+    if d is not None and rows.shape[1] != d:
+        raise ValueError(f"{name} must have {d} columns like the stored rows, got {rows.shape[1]}")
 
 
 def float32(value: Any, name: str, shape: str) -> F32:
     """A C-contiguous float32 array; finite float64 values beyond float32 are refused later."""
+    array = real(value, name, shape)
+    if array.dtype == np.float16 and array.ndim == 2:
+        return _core.widen(np.ascontiguousarray(array))  # many times as fast as NumPy
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(real(value, name, shape), dtype=np.float32)
+        return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def float64(value: Any, name: str, shape: str, first_row: int = 0) -> F64:
@@ -100,10 +149,7 @@ def vectors(
     ``first_row``: the number of the first row, for messages about a block of a larger array.
     """
     array = float32(value, name, "(n, d)")
-    if array.shape[1] == 0:
-        raise ValueError(f"{name} must have at least one column, got shape {array.shape}")
-    if d is not None and array.shape[1] != d:
-        raise ValueError(f"{name} must have {d} columns like the stored rows, got {array.shape[1]}")
+    embedding_layout(array, name, d)
     largest, bad_row = _core.inspect_rows(array, threads)
     if bad_row >= 0:
         raise _not_finite(name, first_row + bad_row)
@@ -161,16 +207,15 @@ def integers(value: Any, name: str, shape: str) -> I64:
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def labels(value: Any, n: int, classes: int) -> I64:
+def labels(value: Any, classes: int, first_row: int = 0) -> I64:
     """Class indices (n,) in [0, classes)."""
     array = integers(value, "targets", "(n,)")
-    same_length("targets", len(array), "embeddings", n)
     bad = (array < 0) | (array >= classes)
     if bad.any():
         row = int(np.argmax(bad))
         raise ValueError(
-            f"targets: row {row} is class {array[row]}, but outputs have {classes} columns, "
-            f"so classes are 0 to {classes - 1}"
+            f"targets: row {first_row + row} is class {array[row]}, but outputs have {classes} "
+            f"columns, so classes are 0 to {classes - 1}"
         )
     return array
 
@@ -198,6 +243,20 @@ def excluded_ids(value: Any, q: int) -> I64 | None:
     if array.ndim == 1:
         array = array[:, None]
     same_length("exclude_ids", len(array), "queries", q)
+    return array
+
+
+def column_numbers(value: Any, q: int, columns: int) -> I64 | None:
+    """Output columns asked for, (t,) for all queries alike or (q, t)."""
+    if value is None:
+        return None
+    array = to_numpy(value, "columns")
+    array = integers(array, "columns", "(t,)" if array.ndim == 1 else "(q, t)")
+    if array.ndim == 2:
+        same_length("columns", len(array), "queries", q)
+    bad = (array < 0) | (array >= columns)
+    if bad.any():
+        raise ValueError(f"columns must lie between 0 and {columns - 1}, got {array[bad][0]}")
     return array
 
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _core
-from resmem._arrays import F32, F64, I64
+from resmem import _arrays, _core, _export, _persist, _sigma
+from resmem._arrays import F64, I64
+from resmem._correct import Corrector, search
 from resmem._errors import NotFittedError
+from resmem._estimate import Estimate, estimate
+from resmem._ingest import Incoming, Spec, blocks
 from resmem._rows import Segment, Snapshot, merge
+from resmem._stores import KEY_DTYPES, Dense, Head, store_named
 
 _KINDS = {"classification": ("logits", "probabilities"), "regression": ("values",)}
 _SIMPLEX_FLOOR = 1e-6  # CONTRACT.md; smallest probability that predict_proba gives
 _LAST_ID = 2**63 - 1
-_SIGMA_SAMPLE = 256  # rows that sigma="auto" looks at
-_BLOCK_BYTES = 24 << 20  # neighbours and outputs of the queries in hand
+_SETTINGS = (
+    "task", "output_kind", "k", "sigma", "temperature", "strength",
+    "key_dtype", "residual_dtype", "store", "base",
+)  # fmt: skip
 
 
 class Memory:
@@ -52,6 +60,24 @@ class Memory:
         Softmax temperature T of the logits: ``base = softmax(logits / T)``.
     strength : float
         1 is the method as published, 0 the base model.
+    key_dtype : {"float32", "float16", "bfloat16"}
+        How embeddings are stored. The half-width types round them once; search is exact with
+        respect to what is stored.
+    residual_dtype : {"float32", "float16"}
+        How residual values are stored.
+    store : "dense", "sparse:m" or "head"
+        What is kept of the residuals. "dense": all ``C`` of them, and the outputs. "sparse:m",
+        such as "sparse:32", for classification: the class and the ``m`` largest other
+        probabilities, the rest of the probability spread evenly over the other classes;
+        ``residual_error_`` tells by how much that can be off, and the temperature stays that of
+        ``fit``. "head", for logits: the classes alone; the residuals of the neighbours found
+        are computed again from the base model's last layer, so ``outputs`` are not needed.
+        ``Memory.estimate`` tells what each would take.
+    head : (weight, bias) or a linear layer, for store="head"
+        Weight (C, d) and bias (C,) or None; the embeddings are what this layer reads.
+    base : str or dict, optional
+        What made the outputs and embeddings, such as a model's name, layer and fingerprint.
+        Kept with the memory; ``correct`` and its like check it when asked to.
 
     Examples
     --------
@@ -71,6 +97,11 @@ class Memory:
         sigma: float | Literal["auto"] = "auto",
         temperature: float = 1.0,
         strength: float = 1.0,
+        key_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        residual_dtype: Literal["float32", "float16"] = "float32",
+        store: str = "dense",
+        head: Any = None,
+        base: str | dict[str, Any] | None = None,
     ) -> None:
         if task not in _KINDS:
             raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
@@ -78,28 +109,70 @@ class Memory:
         if kind not in _KINDS[task]:
             names = " or ".join(map(repr, _KINDS[task]))
             raise ValueError(f"output_kind must be {names} for {task}, got {output_kind!r}")
-        self._task, self._output_kind = task, kind
+        if key_dtype not in KEY_DTYPES:
+            names = ", ".join(map(repr, KEY_DTYPES))
+            raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
+        self._residual_dtype = residual_dtype
+        self._spec = Spec(
+            task, kind, key_dtype, store_named(store, task, kind, residual_dtype, head)
+        )
+        self._base: str | dict[str, Any] | None = _identity(base)
         self._snapshot: Snapshot | None = None
         self._flat = False  # regression fitted on one-dimensional targets
         self._auto_sigma: float | None = None
-        self._lock = threading.Lock()
-        _alive.add(self)
+        self._file: _persist.File | None = None  # where the rows were last saved to or loaded from
+        self._live()
         self.k = k
         self.sigma = sigma
         self.temperature = temperature
         self.strength = strength
+
+    def _live(self) -> None:
+        """What no copy or file of a memory carries."""
+        self._lock = threading.Lock()
+        self._compactor: threading.Thread | None = None
+        _alive.add(self)
 
     # ---------------------------------------------------------------- parameters
 
     @property
     def task(self) -> str:
         """ "classification" or "regression"."""
-        return self._task
+        return self._spec.task
 
     @property
     def output_kind(self) -> str:
         """What the outputs are: "logits", "probabilities" or "values"."""
-        return self._output_kind
+        return self._spec.output_kind
+
+    @property
+    def key_dtype(self) -> str:
+        """How embeddings are stored: "float32", "float16" or "bfloat16"."""
+        return self._spec.key_dtype
+
+    @property
+    def residual_dtype(self) -> str:
+        """How residual values are stored: "float32" or "float16"."""
+        return self._residual_dtype
+
+    @property
+    def store(self) -> str:
+        """What is kept of the residuals: "dense", "sparse:m" or "head"."""
+        return self._spec.store.name
+
+    @property
+    def base(self) -> str | dict[str, Any] | None:
+        """What made the outputs and embeddings, as told."""
+        return self._base
+
+    @property
+    def residual_error_(self) -> float:
+        """No residual of a sparse store, and so no column of a correction, is off by more.
+
+        Largest over the rows there are; 0 for the other stores, whose residuals are those of
+        the outputs but for the rounding to ``residual_dtype``.
+        """
+        return self._rows().error
 
     @property
     def k(self) -> int:
@@ -122,7 +195,7 @@ class Memory:
             if value != "auto":
                 raise ValueError(f"sigma must be a positive number or 'auto', got {value!r}")
             if self._snapshot is not None and self._auto_sigma is None:
-                self._auto_sigma = self._measure_sigma(self._snapshot)
+                self._auto_sigma = _sigma.measure(self._snapshot, self._k)
             self._sigma: float | Literal["auto"] = "auto"
         else:
             self._sigma = _positive(value, "sigma", " or 'auto'", infinite=True)
@@ -147,21 +220,28 @@ class Memory:
         temperature = _positive(value, "temperature")
         if not 1e-100 <= temperature <= 1e100:  # so that logits / T stays finite
             raise ValueError(f"temperature must lie between 1e-100 and 1e100, got {value!r}")
-        if self._output_kind != "logits" and temperature != 1:
+        if self._spec.output_kind != "logits" and temperature != 1:
             raise ValueError(
-                f"temperature must be 1 for {self._output_kind}, got {value!r}: "
+                f"temperature must be 1 for {self._spec.output_kind}, got {value!r}: "
                 "only logits have one"
             )
         with self._lock:
             rows = self._snapshot
-            if rows is not None and self._output_kind == "logits":
+            if rows is not None and temperature != self._temperature:
                 # An interrupt in here leaves the old temperature and its residuals.
-                segments = tuple(
-                    replace(s, residuals=self._residuals(s.outputs, s.targets, temperature))
-                    for s in rows.segments
-                )
-                self._snapshot = replace(rows, segments=segments)
-            self._temperature = temperature
+                self._snapshot = self._at_temperature(rows, temperature)
+            self._temperature: float = temperature
+
+    def _at_temperature(self, rows: Snapshot, temperature: float) -> Snapshot:
+        store = self._spec.store
+        if isinstance(store, Head):
+            return rows
+        if not isinstance(store, Dense):
+            raise ValueError(
+                f"temperature is fixed at fit for store={store.name!r} "
+                f"({self._temperature:g}), got {temperature:g}; fit again, or use store='dense'"
+            )
+        return replace(rows, segments=tuple(_derived(s, store, temperature) for s in rows.segments))
 
     @property
     def strength(self) -> float:
@@ -186,58 +266,123 @@ class Memory:
         Parameters
         ----------
         embeddings : array (n, d)
-            Keys, finite; stored as float32.
-        outputs : array (n, C), for regression also (n,)
+            Keys, finite; stored as ``key_dtype``.
+        outputs : array (n, C), for regression also (n,); None for store="head"
             The base model's outputs for the same examples, of ``output_kind``. To be honest
             residuals they should be held-out outputs: a model's outputs on examples it was
             trained on have residuals that are too small. Stored as float32
-            (classification) or float64 (regression).
+            (classification) or float64 (regression) by store="dense".
         targets : int array (n,) of classes 0 to C-1; for regression array (n,) or (n, C)
         ids : int array (n,), optional
             Unique and non-negative; default 0 to n-1.
         copy : bool
             False borrows arrays that need no conversion; they must not change afterwards.
 
+        Arrays mapped from files, and data sets that are sliced like arrays, are read block by
+        block, so that they may be larger than memory.
+
         Returns
         -------
         self
         """
-        segment, flat = self._segment(embeddings, outputs, targets, ids, 0, copy)
-        empty = Snapshot((), 0, np.empty(0, dtype=np.int64))
-        snapshot = empty.append(segment)
-        auto = self._measure_sigma(snapshot) if self._sigma == "auto" else None
+        rows = Incoming(self._spec, embeddings, outputs, targets, ids)
+        snapshot = Snapshot((), rows.d, rows.columns)
+        arrays = {} if copy else rows.borrowable()
+        if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
+            arrays["ids"] = rows.ids
+        if rows.n:
+            snapshot = self._with(snapshot, rows, arrays)
+        auto = _sigma.measure(snapshot, self._k) if self._sigma == "auto" else None
         with self._lock:
-            self._snapshot, self._flat, self._auto_sigma = snapshot, flat, auto
+            self._snapshot, self._flat, self._auto_sigma = snapshot, rows.flat, auto
+            self._file = None
         return self
 
     @_arrays.float_state()
     def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> Memory:
         """Store more rows; see ``fit``. Default ids continue after the largest ever used.
 
-        Ids are never reused, not even those of removed rows. ``sigma_`` stays as fitted.
+        Ids are never reused, not even those of removed rows. ``sigma_`` stays as fitted. Rows
+        that are already there are not copied. Where most of a part of the memory has been
+        removed, a thread of its own gives that space back.
         """
         with self._lock:
-            rows = self._rows()
-            segment, flat = self._segment(
-                embeddings, outputs, targets, ids, rows.next_id, True, rows
-            )
-            if len(segment) and flat != self._flat:
+            before = self._rows()
+            rows = Incoming(self._spec, embeddings, outputs, targets, ids, before)
+            if rows.n == 0:
+                return self
+            if rows.flat != self._flat:
                 expected = "(n,)" if self._flat else "(n, C)"
                 raise ValueError(f"targets must have shape {expected} as in fit")
-            if segment.ids is not None:
-                rows.refuse_used(segment.ids)
-            if len(segment):
-                self._snapshot = rows.append(segment)
+            if rows.ids is not None:
+                before.refuse_used(rows.ids)
+            self._snapshot = self._with(before, rows)
+            self._compact_later()
         return self
 
+    def _with(
+        self, before: Snapshot, rows: Incoming, borrowed: dict[str, npt.NDArray[Any]] | None = None
+    ) -> Snapshot:
+        """The snapshot after these rows came."""
+        if rows.ids is None and before.next_id + rows.n > _LAST_ID + 1:
+            raise ValueError(
+                f"ids must be given: default ids would continue at {before.next_id}, past int64"
+            )
+        schema = self._spec.schema(rows.d, rows.columns)
+        if borrowed is not None:
+            tail = before.first(schema, rows.n, rows.ids is not None, borrowed)
+        else:
+            tail = before.tail(schema, rows.n, rows.ids is not None)
+        if tail.has_ids and "ids" not in (borrowed or ()):
+            ids = rows.ids
+            if ids is None:
+                ids = np.arange(before.next_id, before.next_id + rows.n)
+            tail.arrays["ids"][tail.n : tail.n + rows.n] = ids
+        largest, error = rows.write(
+            tail.arrays, tail.n, self._temperature, frozenset(borrowed or ())
+        )
+        return before.grown(tail, rows.n, largest, error)
+
     def remove(self, ids: Any) -> Memory:
-        """Remove rows by id; nothing is removed if one of them is not there."""
+        """Remove rows by id; nothing is removed if one of them is not there.
+
+        The time it takes does not depend on the number of rows.
+        """
+        array = _arrays.to_numpy(ids, "ids")
+        flat = _arrays.integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
         with self._lock:
-            rows = self._rows()
-            array = _arrays.to_numpy(ids, "ids")
-            flat = array[None] if array.ndim == 0 else array
-            self._snapshot = rows.without(_arrays.integers(flat, "ids", "(n,)"))
+            before = self._rows()
+            try:
+                self._snapshot = before.without(flat)
+            except BaseException:
+                if self._snapshot is before:
+                    before.withdraw_later()
+                raise
         return self
+
+    def _compact_later(self) -> None:
+        """Start a thread that merges segments, if that is worth it and none is at it."""
+        assert self._snapshot is not None
+        if self._compactor is not None and self._compactor.is_alive():
+            return
+        at = self._snapshot.worth_compacting()
+        if at is None:
+            return
+        self._snapshot = self._snapshot.sealed()
+        thread = threading.Thread(
+            target=self._compact, args=(self._snapshot, at), name="resmem-compact", daemon=True
+        )
+        with contextlib.suppress(RuntimeError):  # no thread to be had: another time
+            thread.start()
+            self._compactor = thread
+
+    def _compact(self, before: Snapshot, at: slice) -> None:
+        with contextlib.suppress(MemoryError):  # no room to tidy up: rows stay where they are
+            merged = merge(before.segments[at], before.version)
+            with self._lock:
+                if self._snapshot is not None:
+                    after = self._snapshot.compacted(at, before, merged)
+                    self._snapshot = self._snapshot if after is None else after
 
     def __len__(self) -> int:
         return 0 if self._snapshot is None else len(self._snapshot)
@@ -249,6 +394,22 @@ class Memory:
     def nbytes(self) -> int:
         """Bytes of the stored rows: keys, outputs, targets, residuals and ids."""
         return 0 if self._snapshot is None else self._snapshot.nbytes
+
+    @staticmethod
+    def estimate(
+        n: int,
+        d: int,
+        C: int,
+        task: Literal["classification", "regression"] = "classification",
+        key_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        budget: int | None = None,
+    ) -> Estimate:
+        """What a memory of ``n`` rows would take with every store, before it is built.
+
+        Printed, it is a table that marks the store to start with: the first that fits into
+        ``budget`` bytes (default: half of the memory that the system has available).
+        """
+        return estimate(n, d, C, task, key_dtype, budget)
 
     # ---------------------------------------------------------------- queries
 
@@ -270,62 +431,236 @@ class Memory:
         workers = _arrays.thread_count(threads)
         queries, largest = _arrays.vectors(embeddings, "embeddings", rows.d, workers)
         excluded = _arrays.excluded_ids(exclude_ids, len(queries))
-        distances, ids, _ = self._search(rows, queries, largest, wanted, excluded, workers)
+        distances, ids, _ = search(rows, queries, largest, wanted, excluded, workers)
         return distances, ids
 
     def correction(
-        self, embeddings: Any, exclude_ids: Any = None, threads: int | None = None
+        self,
+        embeddings: Any,
+        exclude_ids: Any = None,
+        threads: int | None = None,
+        columns: Any = None,
     ) -> F64:
-        """The memory's term ``sum_j w_j r_j`` alone, float64 (q, C)."""
-        return self._corrected(embeddings, None, exclude_ids, threads, with_base=False)
+        """The memory's term ``sum_j w_j r_j`` alone, float64 (q, C).
+
+        ``columns``: as in ``correct``.
+        """
+        return self._corrector().whole(
+            embeddings, None, exclude_ids, threads, columns, with_base=False
+        )
 
     def correct(
         self,
         embeddings: Any,
-        outputs: Any,
+        outputs: Any = None,
         exclude_ids: Any = None,
         threads: int | None = None,
+        columns: Any = None,
+        base: str | dict[str, Any] | None = None,
     ) -> F64:
         """The paper's sum ``base + strength * correction``, float64 (q, C).
 
         For classification the base is a probability vector, but the sum may leave [0, 1];
-        ``predict_proba`` maps it back. ``outputs`` (q, C) are the base model's for the
-        queries, of ``output_kind``.
+        ``predict_proba`` maps it back.
+
+        Parameters
+        ----------
+        embeddings : array (q, d)
+        outputs : array (q, C), for regression also (q,)
+            The base model's for the queries, of ``output_kind``. May be left out with
+            store="head", which computes them.
+        exclude_ids : int array (q,) or (q, m), optional
+            Rows a query must not be corrected by; -1 for none.
+        threads : int, optional
+        columns : int array (t,) or (q, t), optional
+            Output columns wanted, for all queries alike or for each; the result is (q, t).
+        base : str or dict, optional
+            What made these outputs and embeddings: refused unless the memory was made by the
+            same.
         """
-        return self._corrected(embeddings, outputs, exclude_ids, threads)
+        return self._corrector(base).whole(embeddings, outputs, exclude_ids, threads, columns)
 
     def predict(
         self,
         embeddings: Any,
-        outputs: Any,
+        outputs: Any = None,
         exclude_ids: Any = None,
         threads: int | None = None,
+        base: str | dict[str, Any] | None = None,
     ) -> I64 | F64:
-        """Class indices (q,), the first of equal ones; for regression corrected values."""
-        if self._task == "regression":
-            return self._corrected(embeddings, outputs, exclude_ids, threads)
-        parts = [
-            np.argmax(part, axis=1)
-            for part in self._corrected_blocks(embeddings, outputs, exclude_ids, threads)
-        ]
+        """Class indices (q,), the first of equal ones; for regression corrected values.
+
+        Arguments as for ``correct``.
+        """
+        corrector = self._corrector(base)
+        if self.task == "regression":
+            return corrector.whole(embeddings, outputs, exclude_ids, threads)
+        blocks = corrector.blocks(embeddings, outputs, exclude_ids, threads)
+        parts = [np.argmax(part, axis=1) for part in blocks]
         return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
     def predict_proba(
         self,
         embeddings: Any,
-        outputs: Any,
+        outputs: Any = None,
         exclude_ids: Any = None,
         threads: int | None = None,
+        base: str | dict[str, Any] | None = None,
     ) -> F64:
         """Corrected class probabilities (q, C): non-negative rows that sum to 1.
 
-        ``correct`` clipped from below at 1e-6 and renormalised.
+        ``correct`` clipped from below at 1e-6 and renormalised. Arguments as for ``correct``.
         """
-        if self._task != "classification":
+        if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
-        corrected = self._corrected(embeddings, outputs, exclude_ids, threads)
+        corrected = self._corrector(base).whole(embeddings, outputs, exclude_ids, threads)
         _core.simplex(corrected, _SIMPLEX_FLOOR, _arrays.thread_count(threads))
         return corrected
+
+    # ---------------------------------------------------------------- files
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        append: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> Memory:
+        """Write everything to one file; ``load`` reads it. The format is in FORMAT.md.
+
+        The file is written beside and put in place when it is safe on disk: whatever happens,
+        ``path`` is the old file or the new one.
+
+        Parameters
+        ----------
+        path : path
+        append : bool
+            Add only what is new since this memory was loaded from or saved to ``path``: rows,
+            removals, settings. A file that changed since then is refused. A new temperature
+            writes the residuals of all rows again. Space of removed rows stays taken until a
+            save without ``append``.
+        progress : callable, optional
+            Called with numbers of bytes as they are written.
+
+        Raises
+        ------
+        OSError
+            As the system gives it (disk full, no permission); the old file is unharmed.
+        ValueError
+            ``append`` and the file is not the one this memory continues.
+        """
+        file = self._file if append else None
+        if append and (file is None or file.path != os.path.abspath(os.fspath(path))):
+            last = "no file yet" if self._file is None else f"{self._file.path!r}"
+            raise ValueError(
+                f"append=True continues the file that this memory was loaded from or last saved "
+                f"to ({last}), got {os.fspath(path)!r}; save without append"
+            )
+        with self._lock:
+            rows = self._snapshot = self._rows().sealed()
+            settings = self._settings()
+        stored, written = _persist.save(path, settings, self._head(), rows, file, progress)
+        with self._lock:
+            if self._snapshot is not None:
+                self._snapshot = self._snapshot.marked(stored)
+            self._file = written
+        return self
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        verify: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> Memory:
+        """The memory in a file that ``save`` or ``export`` wrote.
+
+        Rows are mapped, not read: they take no memory until they are needed, and processes that
+        load one file share it. A mapped file must not be cut short by other programs;
+        ``save`` and ``append`` never do that.
+
+        Parameters
+        ----------
+        path : path
+        verify : bool
+            Check every block of the rows against its checksum, which reads the whole file.
+            Headers are always checked.
+        progress : callable, optional
+            Called with numbers of bytes as they are checked.
+
+        Raises
+        ------
+        FileFormatError
+            The file is damaged, or no such file at all.
+        OSError
+            The file cannot be read.
+        """
+        export = _export.is_export(path)
+        saved = _export.load(path) if export else _persist.load(path, verify, progress)
+        given: dict[str, Any] = {name: saved.settings.get(name) for name in _SETTINGS}
+        if given["sigma"] == "inf":
+            given["sigma"] = math.inf
+        flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
+        try:
+            if saved.settings.get("preprocess") != "none":
+                raise ValueError(f"preprocess is {saved.settings.get('preprocess')!r}")
+            memory = cls(**given, head=Head(**saved.head) if saved.head else None)
+            memory._auto_sigma = None if sigma is None else _positive(sigma, "sigma_")
+            if type(flat) is not bool or (memory._auto_sigma is None and memory.sigma == "auto"):
+                raise ValueError("flat or sigma_ is missing")
+        except (TypeError, ValueError) as error:
+            raise saved.bad(f"its settings make no sense: {error}") from error
+        memory._flat = flat
+        memory._snapshot, memory._file = saved.rows(memory._spec.schema)
+        return memory
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        progress: Callable[[int], None] | None = None,
+    ) -> Memory:
+        """Write the living rows as plain arrays, to a .npz or .safetensors file.
+
+        Arrays "embeddings", "targets" and "ids", those of the store ("outputs" and "residuals";
+        "index", "value" and "rest"), "head_weight" and "head_bias", and "resmem", the settings
+        as JSON. ``load`` reads such a file too. In a .npz, bfloat16 keys are float32.
+        """
+        _export.save(path, self._settings(), self._head(), self._rows(), progress)
+        return self
+
+    def info(self) -> dict[str, Any]:
+        """What the memory is and holds, as plain numbers and strings."""
+        rows, file = self._rows(), self._file
+        about = {
+            "rows": len(rows),
+            "d": rows.d,
+            "columns": rows.columns,
+            **self._settings(),
+            "sigma_": self.sigma_,
+            "residual_error_": rows.error,
+            "nbytes": rows.nbytes,
+            "segments": len(rows.segments),
+            "removed": sum(s.dead for s in rows.segments),
+        }
+        if file is not None:
+            about["file"] = file.path
+            about["file_bytes"] = os.path.getsize(file.path) if os.path.exists(file.path) else None
+            about["generation"] = file.version.generation
+        return about
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        if settings["sigma"] == math.inf:
+            settings["sigma"] = "inf"
+        return {
+            **settings,
+            "preprocess": "none",
+            "flat": self._flat,
+            "sigma_": self._auto_sigma,
+        }
+
+    def _head(self) -> dict[str, npt.NDArray[Any]]:
+        store = self._spec.store
+        return {"weight": store.weight, "bias": store.bias} if isinstance(store, Head) else {}
 
     # ---------------------------------------------------------------- inside
 
@@ -334,190 +669,15 @@ class Memory:
             raise NotFittedError("this Memory holds no rows yet; call fit first")
         return self._snapshot
 
-    def _segment(
-        self,
-        embeddings: Any,
-        outputs: Any,
-        targets: Any,
-        ids: Any,
-        first_id: int,
-        copy: bool,
-        like: Snapshot | None = None,
-    ) -> tuple[Segment, bool]:
-        keys, largest = _arrays.vectors(embeddings, "embeddings", like.d if like else None)
-        base, values, flat = self._checked(outputs, targets, len(keys), like)
-        given = None if ids is None else _arrays.row_ids(ids, len(keys))
-        if given is not None:
-            first_id = 0
-        elif first_id + len(keys) > _LAST_ID + 1:
-            raise ValueError(
-                f"ids must be given: default ids would continue at {first_id}, past int64"
-            )
-        if copy:
-            keys, base, values = (
-                _own(keys, embeddings), _own(base, outputs), _own(values, targets)
-            )  # fmt: skip
-            given = None if given is None else _own(given, ids)
-        residuals = self._residuals(base, values)
-        return Segment(keys, largest, base, values, residuals, first_id, given), flat
-
-    def _checked(
-        self, outputs: Any, targets: Any, n: int, like: Snapshot | None
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], bool]:
-        """Outputs and targets of n rows as stored, and whether targets came as (n,)."""
-        base = self._base_array(outputs, like)
-        _arrays.same_length("outputs", len(base), "embeddings", n)
-        if self._task == "classification":
-            return base, _arrays.labels(targets, n, base.shape[1]), False
-        flat = _arrays.to_numpy(targets, "targets").ndim == 1
-        values = _arrays.float64(targets, "targets", "(n,)" if flat else "(n, C)")
-        _arrays.same_length("targets", len(values), "embeddings", n)
-        values = values[:, None] if flat else values
-        if values.shape != base.shape:
-            raise ValueError(f"targets {values.shape} and outputs {base.shape} must have one shape")
-        return base, values, flat
-
-    def _base_array(
-        self, outputs: Any, like: Snapshot | None, first_row: int = 0
-    ) -> npt.NDArray[Any]:
-        base: npt.NDArray[Any]
-        if self._output_kind == "logits":
-            base = _arrays.logits(outputs, "outputs", first_row)
-        elif self._output_kind == "probabilities":
-            base = _arrays.probabilities(outputs, "outputs", first_row)
-        else:
-            flat = _arrays.to_numpy(outputs, "outputs").ndim == 1
-            base = _arrays.float64(outputs, "outputs", "(n,)" if flat else "(n, C)", first_row)
-            base = base[:, None] if flat else base
-        if base.shape[1] == 0:
-            raise ValueError(f"outputs must have at least one column, got shape {base.shape}")
-        if like is not None and base.shape[1] != like.columns:
-            raise ValueError(
-                f"outputs must have {like.columns} columns as in fit, got {base.shape[1]}"
-            )
-        return base
-
-    def _residuals(
-        self, base: npt.NDArray[Any], targets: npt.NDArray[Any], temperature: float | None = None
-    ) -> F32:
-        if self._task == "regression":
-            with np.errstate(over="ignore"):
-                residuals = np.ascontiguousarray(targets - base, dtype=np.float32)
-            finite = np.isfinite(residuals).all(axis=1)
-            if not finite.all():
-                row = int(np.argmin(finite))
-                raise ValueError(
-                    f"targets - outputs: row {row} is beyond float32, in which residuals are "
-                    "kept; rescale targets and outputs"
-                )
-            return residuals
-        if self._output_kind != "logits":
-            return _core.class_residuals(base, targets, 0.0)
-        return _core.class_residuals(base, targets, temperature or self._temperature)
-
-    def _search(
-        self,
-        rows: Snapshot,
-        queries: F32,
-        largest: float,
-        k: int,
-        excluded: I64 | None,
-        threads: int,
-    ) -> tuple[F64, I64, I64]:
-        segments = [segment.core() for segment in rows.segments]
-        distances, ids, positions, _ = _core.search(
-            queries, largest, segments, k, "euclidean", excluded, threads
+    def _corrector(self, base: Any = None) -> Corrector:
+        """What a call computes with, whatever changes meanwhile."""
+        rows = self._rows()
+        if base is not None and _identity(base) != self._base:
+            made = "an unnamed base" if self._base is None else f"base {self._base!r}"
+            raise ValueError(f"this memory was made from {made}, not from {base!r}")
+        return Corrector(
+            self._spec, rows, self._flat, self._k, self.sigma_, self._temperature, self._strength
         )
-        return distances, ids, positions
-
-    def _measure_sigma(self, rows: Snapshot) -> float:
-        """The rule of CONTRACT.md, "sigma='auto'", over the living rows in order."""
-        segment = rows.segments[0]
-        for later in rows.segments[1:]:
-            segment = merge(segment, later)
-        segment = segment.compact()
-        n = len(segment)
-        sample = np.arange(n)
-        if n > _SIGMA_SAMPLE:
-            sample = np.sort(np.random.RandomState(0).permutation(n)[:_SIGMA_SAMPLE])
-        k = min(self._k, n - 1)
-        if k < 1:
-            return 1.0
-        excluded = np.ascontiguousarray(segment.all_ids()[sample])[:, None]
-        queries = np.ascontiguousarray(segment.keys[sample])
-        one = replace(rows, segments=(segment,))
-        distances, _, _ = self._search(one, queries, segment.keys_max, k, excluded, 0)
-        gaps = np.add.accumulate(distances - distances[:, :1], axis=1)[:, -1] / k
-        ordered = np.sort(gaps)
-        half = len(ordered) // 2
-        median = ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
-        if median > 0:
-            return float(median)
-        positive = gaps[gaps > 0]
-        return float(np.add.accumulate(positive)[-1] / len(positive)) if len(positive) else 1.0
-
-    def _corrected(
-        self,
-        embeddings: Any,
-        outputs: Any,
-        exclude_ids: Any,
-        threads: int | None,
-        with_base: bool = True,
-    ) -> F64:
-        """Correction (q, C), added to the base unless told otherwise."""
-        source = _arrays.real(embeddings, "embeddings", "(q, d)")
-        result = np.empty((len(source), self._rows().columns))
-        start = 0
-        for part in self._corrected_blocks(source, outputs, exclude_ids, threads, with_base):
-            result[start : start + len(part)] = part
-            start += len(part)
-        return result[:, 0] if self._flat else result
-
-    def _corrected_blocks(
-        self,
-        embeddings: Any,
-        outputs: Any,
-        exclude_ids: Any,
-        threads: int | None,
-        with_base: bool = True,
-    ) -> Iterator[F64]:
-        """The same, block by block of queries, so that it takes bounded memory."""
-        rows, k, sigma = self._rows(), self._k, self.sigma_
-        workers = _arrays.thread_count(threads)
-        source = _arrays.real(embeddings, "embeddings", "(q, d)")
-        excluded = _arrays.excluded_ids(exclude_ids, len(source))
-        # Shapes and dtypes are checked here, even of no rows; values block by block.
-        _arrays.vectors(source[:0], "embeddings", rows.d)
-        given = None
-        if with_base:
-            given = _arrays.to_numpy(outputs, "outputs")
-            if given.ndim == 0:
-                raise ValueError("outputs must have shape (n, C), got ()")
-            _arrays.same_length("outputs", len(given), "embeddings", len(source))
-            self._base_array(given[:0], rows)
-        residuals = [segment.residuals for segment in rows.segments]
-        # Of a query: distance, id and position of k neighbours; base or sum, and its checks.
-        for block in _blocks(len(source), 24 * k + 16 * rows.columns):
-            with _arrays.float_state():
-                queries, largest = _arrays.vectors(
-                    source[block], "embeddings", rows.d, workers, first_row=block.start
-                )
-                base = None
-                if given is not None:
-                    base = self._base(given[block], rows, workers, block.start)
-                part = None if excluded is None else excluded[block]
-                distances, _, positions = self._search(rows, queries, largest, k, part, workers)
-                corrected = _core.aggregate(
-                    residuals, distances, positions, sigma, rows.columns, self._strength, base,
-                    workers,
-                )  # fmt: skip
-            yield corrected
-
-    def _base(self, outputs: Any, rows: Snapshot, threads: int, first_row: int) -> F64:
-        base = self._base_array(outputs, rows, first_row)
-        if self._output_kind == "logits":
-            return _core.softmax(base, self._temperature, threads)
-        return base.astype(np.float64)
 
     # ---------------------------------------------------------------- object protocol
 
@@ -526,9 +686,14 @@ class Memory:
         if self._sigma == "auto" and self._snapshot is not None:
             sigma += f" ({self.sigma_:.4g})"
         text = (
-            f"Memory(task={self._task!r}, output_kind={self._output_kind!r}, k={self._k}, "
-            f"sigma={sigma}, temperature={self._temperature:g}, strength={self._strength:g})"
+            f"Memory(task={self.task!r}, output_kind={self.output_kind!r}, k={self._k}, "
+            f"sigma={sigma}, temperature={self._temperature:g}, strength={self._strength:g}"
         )
+        usual = {"key_dtype": "float32", "residual_dtype": "float32", "store": "dense"}
+        for name, value in usual.items():
+            if getattr(self, name) != value:
+                text += f", {name}={getattr(self, name)!r}"
+        text += ")"
         if self._snapshot is None:
             return text + " [not fitted]"
         rows = self._snapshot
@@ -536,25 +701,41 @@ class Memory:
         return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB]"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything by value; residuals are derived anew, so they are left out."""
-        state = {name: value for name, value in self.__dict__.items() if name != "_lock"}
-        rows = self._snapshot
-        if rows is not None:
-            none = np.empty((0, 0), dtype=np.float32)
-            segments = tuple(replace(s, residuals=none, _order={}) for s in rows.segments)
-            state["_snapshot"] = replace(rows, segments=segments)
+        """Everything by value; residuals that follow from outputs are left out."""
+        state = self.__dict__.copy()
+        for name in ("_lock", "_compactor", "_file"):
+            del state[name]
+        if self._snapshot is not None:
+            state["_snapshot"] = self._snapshot.portable(self._spec.store.derived)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock = threading.Lock()
-        _alive.add(self)
-        rows = self._snapshot
-        if rows is not None:
-            segments = tuple(
-                replace(s, residuals=self._residuals(s.outputs, s.targets)) for s in rows.segments
-            )
-            self._snapshot = replace(rows, segments=segments)
+        self._file = None
+        self._live()
+        parts, store = state["_snapshot"], self._spec.store
+        if parts is not None:
+            rows = Snapshot.restored(parts)
+            if isinstance(store, Dense):
+                softmax_at = self._spec.softmax_at(self._temperature)
+                segments = (_derived(s, store, softmax_at) for s in rows.segments)
+                rows = replace(rows, segments=tuple(segments))
+            self._snapshot = rows
+
+
+@_arrays.float_state()
+def _derived(segment: Segment, store: Dense, temperature: float) -> Segment:
+    """With the derived arrays computed again."""
+    arrays = dict(segment.arrays)
+    schema = store.schema(arrays["outputs"].shape[1])
+    for name in store.derived:
+        dtype, shape = schema[name]
+        arrays[name] = np.empty((segment.capacity, *shape), dtype)
+    for block in blocks(segment.n, 16 * arrays["outputs"].shape[1]):
+        part = {name: segment[name][block] for name in ("outputs", "targets")}
+        for name, rows in store.derive(part, temperature).items():
+            arrays[name][block] = rows
+    return segment.with_arrays(arrays, store.derived)
 
 
 # A child forked while another thread was changing a memory would find its lock held for ever.
@@ -564,21 +745,24 @@ _alive: weakref.WeakSet[Memory] = weakref.WeakSet()
 def _renew_locks() -> None:
     for memory in _alive:
         memory._lock = threading.Lock()
+        memory._compactor = None
 
 
 os.register_at_fork(after_in_child=_renew_locks)
 
 
-def _blocks(n: int, row_bytes: int) -> Iterator[slice]:
-    step = max(1, _BLOCK_BYTES // row_bytes)
-    for start in range(0, n, step):
-        yield slice(start, min(n, start + step))
-
-
-def _own(array: npt.NDArray[Any], source: Any) -> npt.NDArray[Any]:
-    """A copy, unless conversion already made one."""
-    shares = not isinstance(source, np.ndarray) or np.may_share_memory(array, source)
-    return array.copy() if shares else array
+def _identity(base: Any) -> Any:
+    """A base's description as a file keeps it."""
+    if base is None or isinstance(base, str):
+        return base
+    if not isinstance(base, dict):
+        raise TypeError(f"base must be a string or a dict, got {type(base).__name__}")
+    try:
+        return json.loads(json.dumps(base, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"base must hold what JSON can: strings, numbers, lists, dicts ({error})"
+        ) from error
 
 
 def _number(value: Any, name: str) -> float:

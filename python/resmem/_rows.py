@@ -1,107 +1,176 @@
-"""The rows of a memory: immutable segments, published as snapshots.
+"""The rows of a memory: segments that grow at their end only, published as snapshots.
 
-A search takes the snapshot it finds and keeps it; ``append`` and ``without`` build the next
-one and never touch what is already there.
+Three rules let a running search keep the snapshot it found, without a copy:
+
+1. a published row is never written again; new rows go behind the last published one;
+2. a removal stamps its row with the version of the first snapshot that lacks it, and a search
+   ignores the stamps of versions later than its own;
+3. whoever adds, removes or compacts holds the memory's lock and publishes a new snapshot.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem._arrays import F32, I64
+from resmem import _core
+from resmem._arrays import I64
+
+Array: TypeAlias = npt.NDArray[Any]
+Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]  # dtype, shape of a row
+KeySegment: TypeAlias = tuple[Array, "I64 | None", int, "I64 | None", float]
+
+_LEAST_ROOM = 1 << 20  # bytes of a new segment that rows will be added to
+_COPY_BYTES = 8 << 20  # compaction copies this much at a time
+_FEW_SEGMENTS = 8  # this many of similar size are merged into one
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a segment lies in a file."""
+
+    uuid: str
+    number: int
+    names: frozenset[str]  # the arrays that are there as they are here
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows that lie together. Arrays are never written to after construction."""
+    """Rows that lie together: the first ``n`` of some arrays."""
 
-    keys: F32  # (n, d)
-    keys_max: float  # largest |value| of keys
-    outputs: npt.NDArray[Any]  # (n, C): float32 (classification) or float64 (regression)
-    targets: npt.NDArray[Any]  # (n,) int64 classes or (n, C) float64 values
-    residuals: F32  # (n, C), derived
-    first_id: int  # ids are first_id, first_id + 1, .. unless given
-    ids: I64 | None = None
-    alive: npt.NDArray[np.bool_] | None = None  # None: every row lives
-    _order: dict[str, I64] = field(default_factory=dict, repr=False, compare=False)
+    arrays: dict[str, Array]  # by name, (capacity, ..): "keys", "targets", perhaps "ids", residuals
+    n: int
+    keys_max: float = 0.0  # no |value| of the keys is larger
+    first_id: int = 0  # ids are first_id, first_id + 1, .. unless there are "ids"
+    error: float = 0.0  # no residual is off by more
+    died: I64 | None = None  # (capacity,) versions at which rows were removed; 0: it lives
+    dead: int = 0  # rows that are removed
+    growing: bool = False  # rows may be added behind the last one
+    stored: Stored | None = None
+    _table: list[_core.IdTable] = field(default_factory=list, repr=False, compare=False)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return self.n
+
+    def __getitem__(self, name: str) -> Array:
+        return self.arrays[name][: self.n]
+
+    @property
+    def capacity(self) -> int:
+        return len(self.arrays["keys"])
+
+    @property
+    def has_ids(self) -> bool:
+        return "ids" in self.arrays
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.keys, self.outputs, self.targets, self.residuals, self.ids, self.alive)
-        return sum(a.nbytes for a in arrays if a is not None)
+        died = 0 if self.died is None else 8 * self.n
+        return died + sum(self[name].nbytes for name in self.arrays)
 
-    @property
-    def live(self) -> int:
-        return len(self) if self.alive is None else int(self.alive.sum())
-
-    def all_ids(self) -> I64:
-        if self.ids is not None:
-            return self.ids
-        return np.arange(self.first_id, self.first_id + len(self), dtype=np.int64)
+    def ids_of(self, rows: I64) -> I64:
+        ids: I64 = self["ids"][rows] if self.has_ids else rows + self.first_id
+        return ids
 
     def find(self, ids: I64) -> I64:
-        """Row of each id, -1 where this segment has no such living row."""
-        if self.ids is None:
-            rows = np.where((ids >= self.first_id) & (ids - self.first_id < len(self)),
-                            ids - self.first_id, -1)  # fmt: skip
-        elif len(self) == 0:
-            rows = np.full(len(ids), -1, dtype=np.int64)
-        else:
-            if "by_id" not in self._order:
-                self._order["by_id"] = np.argsort(self.ids, kind="stable")
-            order = self._order["by_id"]
-            at = np.minimum(np.searchsorted(self.ids, ids, sorter=order), len(self) - 1)
-            rows = np.where(self.ids[order[at]] == ids, order[at], -1)
-        if self.alive is not None:
-            rows = np.where((rows >= 0) & self.alive[rows], rows, -1)
-        return rows.astype(np.int64)
+        """Row of each id, removed ones too; -1 where this segment never had it."""
+        if not self.has_ids:
+            rows = ids - self.first_id
+            return np.where((ids >= self.first_id) & (rows < self.n), rows, -1)
+        if not self._table:
+            self._table.append(_core.IdTable())
+        table = self._table[0]
+        if len(table) < self.n:
+            table.extend(np.ascontiguousarray(self["ids"][len(table) :]))
+        return table.find(np.ascontiguousarray(ids))
 
-    def compact(self) -> Segment:
-        """Without its dead rows."""
-        if self.alive is None:
-            return self
-        return replace(
-            self,
-            keys=self.keys[self.alive],
-            outputs=self.outputs[self.alive],
-            targets=self.targets[self.alive],
-            residuals=self.residuals[self.alive],
-            ids=self.all_ids()[self.alive],
-            alive=None,
-            _order={},
-        )
+    def living(self, version: int) -> I64:
+        """The rows that live at this version."""
+        if self.died is None:
+            return np.arange(self.n)
+        died = self.died[: self.n]
+        return np.flatnonzero((died == 0) | (died > version))
 
-    def core(self) -> tuple[F32, I64 | None, int, npt.NDArray[np.bool_] | None, float]:
+    def dead_rows(self, version: int) -> I64:
+        """The rows removed up to this version."""
+        if self.died is None:
+            return np.empty(0, dtype=np.int64)
+        died = self.died[: self.n]
+        return np.flatnonzero((died > 0) & (died <= version))
+
+    def with_dead(self, rows: I64, version: int) -> Segment:
+        """With these living rows removed."""
+        died = np.zeros(self.capacity, dtype=np.int64) if self.died is None else self.died
+        _core.mark_died(died, rows, version)
+        return replace(self, died=died, dead=self.dead + len(rows))
+
+    def with_arrays(self, arrays: dict[str, Array], changed: frozenset[str]) -> Segment:
+        """With other arrays, of which a file does not have those ``changed``."""
+        stored = self.stored
+        if stored is not None:
+            stored = replace(stored, names=stored.names - changed)
+        return replace(self, arrays=arrays, stored=stored)
+
+    def portable(self, without: frozenset[str]) -> dict[str, Any]:
+        """What a copy by value carries; not the arrays named."""
+        carried = ("n", "keys_max", "first_id", "error")
+        return {
+            **{name: getattr(self, name) for name in carried},
+            "arrays": {name: self[name] for name in self.arrays if name not in without},
+        }
+
+    def keys_for_core(self) -> KeySegment:
         """What the core's search takes."""
-        return (self.keys, self.ids, self.first_id, self.alive, self.keys_max)
+        died = None if self.died is None or self.dead == 0 else self.died[: self.n]
+        ids = self["ids"] if self.has_ids else None
+        return (self["keys"], ids, self.first_id, died, self.keys_max)
 
 
-def merge(first: Segment, second: Segment) -> Segment:
-    """One segment with the living rows of both."""
-    parts = (first.compact(), second.compact())
+def room(schema: Schema, rows: int) -> dict[str, Array]:
+    """Arrays with room for so many rows, none of them touched yet."""
+    return {name: np.empty((rows, *shape), dtype) for name, (dtype, shape) in schema.items()}
 
-    def joined(name: str) -> npt.NDArray[Any]:
-        return np.concatenate([getattr(part, name) for part in parts])
 
-    ids = None
-    implicit = all(part.ids is None for part in parts)
-    if not implicit or first.first_id + len(first) != second.first_id:
-        ids = np.concatenate([part.all_ids() for part in parts])
+def row_bytes(schema: Schema) -> int:
+    """Bytes of one row."""
+    return sum(np.dtype(dtype).itemsize * int(np.prod(s)) for dtype, s in schema.values())
+
+
+def merge(segments: tuple[Segment, ...], version: int) -> Segment:
+    """One segment with the rows of these that live at this version."""
+    rows = [segment.living(version) for segment in segments]
+    ends = np.cumsum([len(part) for part in rows])
+    schema: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
+        name: (array.dtype, array.shape[1:]) for name, array in segments[0].arrays.items()
+    }
+    first = next(
+        (int(s.ids_of(r[:1])[0]) for s, r in zip(segments, rows, strict=True) if len(r)), 0
+    )
+    run = first
+    for segment, part in zip(segments, rows, strict=True):
+        if segment.has_ids or segment.dead or (len(part) and segment.first_id != run):
+            schema["ids"] = (np.int64, ())
+            break
+        run += len(part)
+    arrays = room(schema, int(ends[-1]))
+    for segment, part, end in zip(segments, rows, ends, strict=True):
+        for name, target in arrays.items():
+            step = max(1, _COPY_BYTES // max(1, target[:1].nbytes))
+            for start in range(0, len(part), step):
+                some = part[start : start + step]
+                at = end - len(part) + start
+                source = segment.ids_of(some) if name == "ids" else segment[name][some]
+                target[at : at + len(some)] = source
     return Segment(
-        keys=joined("keys"),
-        keys_max=max(first.keys_max, second.keys_max),
-        outputs=joined("outputs"),
-        targets=joined("targets"),
-        residuals=joined("residuals"),
-        first_id=first.first_id,
-        ids=ids,
+        arrays,
+        int(ends[-1]),
+        keys_max=max(segment.keys_max for segment in segments),
+        first_id=first,
+        error=max(segment.error for segment in segments),
     )
 
 
@@ -110,26 +179,43 @@ class Snapshot:
     """Every row at one moment."""
 
     segments: tuple[Segment, ...]
-    next_id: int
-    retired: I64  # ids that were removed, sorted: never given out again
-
-    @property
-    def d(self) -> int:
-        return int(self.segments[0].keys.shape[1])
-
-    @property
-    def columns(self) -> int:
-        return int(self.segments[0].outputs.shape[1])
+    d: int
+    columns: int
+    next_id: int = 0
+    version: int = 0  # counts removals
+    retired: I64 = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # sorted ids of
+    # removed rows that no segment holds any longer; they are never given out again
 
     def __len__(self) -> int:
-        return sum(s.live for s in self.segments)
+        return sum(s.n - s.dead for s in self.segments)
 
     @property
     def nbytes(self) -> int:
         return sum(s.nbytes for s in self.segments) + self.retired.nbytes
 
+    @property
+    def error(self) -> float:
+        return max((s.error for s in self.segments), default=0.0)
+
+    def keys_for_core(self) -> list[KeySegment]:
+        return [segment.keys_for_core() for segment in self.segments]
+
+    def sample(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
+        """Segments and their rows at these ascending positions among the living rows."""
+        start = 0
+        for segment in self.segments:
+            count = segment.n - segment.dead
+            here = positions[(positions >= start) & (positions < start + count)] - start
+            if len(here):
+                yield segment, segment.living(self.version)[here] if segment.dead else here
+            start += count
+
+    # ------------------------------------------------------------------ the next snapshot
+
     def refuse_used(self, ids: I64) -> None:
         """ValueError if an id is or was taken."""
+        if len(ids) == 0 or int(ids.min()) >= self.next_id:
+            return
         used = np.isin(ids, self.retired)
         for segment in self.segments:
             used |= segment.find(ids) >= 0
@@ -138,35 +224,150 @@ class Snapshot:
                 f"ids must never have been used before in this memory, got {ids[used][0]}"
             )
 
-    def append(self, segment: Segment) -> Snapshot:
-        """With more rows. Segments of similar size are merged, so that there are few of them
-        and a row is copied O(log n) times in its life."""
-        segments = [*self.segments, segment]
-        while len(segments) > 1 and len(segments[-2]) <= 2 * len(segments[-1]):
-            last = segments.pop()
-            segments[-1] = merge(segments[-1], last)
-        highest = segment.first_id + len(segment) - 1
-        if segment.ids is not None:
-            highest = int(segment.ids.max(initial=-1))
-        return replace(self, segments=tuple(segments), next_id=max(self.next_id, highest + 1))
+    def tail(self, schema: Schema, rows: int, given_ids: bool) -> Segment:
+        """Where so many more rows go: the last segment if it grows and has the room, else a new,
+        empty one as large as all there is, so that few are ever needed and none is copied."""
+        if self.segments:
+            last = self.segments[-1]
+            follows = last.has_ids or (
+                not given_ids and last.first_id + last.n == self.next_id and last.n > 0
+            )
+            if last.growing and follows and last.capacity - last.n >= rows:
+                return last
+        if given_ids:
+            schema = {**schema, "ids": (np.int64, ())}
+        least = _LEAST_ROOM // max(1, row_bytes(schema))
+        try:
+            arrays = room(schema, max(rows, least, sum(s.n for s in self.segments)))
+        except MemoryError:
+            arrays = room(schema, rows)
+        return Segment(arrays, 0, first_id=0 if given_ids else self.next_id, growing=True)
+
+    def grown(self, tail: Segment, rows: int, keys_max: float, error: float) -> Snapshot:
+        """With so many rows, written behind those of ``tail``, published."""
+        grown = replace(
+            tail,
+            n=tail.n + rows,
+            keys_max=max(tail.keys_max, keys_max),
+            error=max(tail.error, error),
+        )
+        same = bool(self.segments) and self.segments[-1].arrays is tail.arrays
+        kept = self.segments[:-1] if same else self.segments
+        if tail.has_ids:
+            highest = int(tail.arrays["ids"][tail.n : grown.n].max(initial=-1))
+        else:
+            highest = grown.first_id + grown.n - 1
+        return replace(self, segments=(*kept, grown), next_id=max(self.next_id, highest + 1))
 
     def without(self, ids: I64) -> Snapshot:
-        """With these rows removed; ValueError, naming one, if any is not there."""
+        """With these rows removed; ValueError, naming one, if any is not there.
+
+        Takes constant time per id, whatever the number of rows.
+        """
         ids = np.unique(ids)
         missing = np.ones(len(ids), dtype=bool)
-        segments = []
+        found: list[I64] = []
         for segment in self.segments:
             rows = segment.find(ids)
             here = rows >= 0
+            if segment.died is not None:
+                here[here] = segment.died[rows[here]] == 0
             missing &= ~here
-            if here.any():
-                alive = (
-                    np.ones(len(segment), bool) if segment.alive is None else segment.alive.copy()
-                )
-                alive[rows[here]] = False
-                segment = replace(segment, alive=alive)
-            segments.append(segment)
+            found.append(rows[here])
         if missing.any():
             raise ValueError(f"ids to remove must be in the memory, {ids[missing][0]} is not")
-        retired = np.union1d(self.retired, ids)
-        return replace(self, segments=tuple(segments), retired=retired)
+        segments = tuple(
+            segment.with_dead(rows, self.version + 1) if len(rows) else segment
+            for segment, rows in zip(self.segments, found, strict=True)
+        )
+        return replace(self, segments=segments, version=self.version + 1)
+
+    def withdraw_later(self) -> None:
+        """Take back the stamps of a removal that was interrupted before it was published."""
+        for segment in self.segments:
+            if segment.died is not None:
+                late = np.flatnonzero(segment.died[: segment.n] > self.version)
+                _core.mark_died(segment.died, late, 0)
+
+    def sealed(self) -> Snapshot:
+        """The same rows; what is added later goes into a segment of its own."""
+        return replace(self, segments=tuple(replace(s, growing=False) for s in self.segments))
+
+    def first(
+        self, schema: Schema, rows: int, given_ids: bool, borrowed: Mapping[str, Array]
+    ) -> Segment:
+        """Where the rows of a fit go: arrays of just that size, or those borrowed."""
+        if given_ids:
+            schema = {**schema, "ids": (np.int64, ())}
+        missing = {name: kind for name, kind in schema.items() if name not in borrowed}
+        return Segment({**room(missing, rows), **borrowed}, 0)
+
+    def marked(self, as_stored: Snapshot) -> Snapshot:
+        """With what ``as_stored``, an earlier snapshot, says of where segments are stored."""
+        places = {id(s.arrays): s.stored for s in as_stored.segments}
+        return replace(
+            self,
+            segments=tuple(
+                replace(s, stored=places.get(id(s.arrays), s.stored)) for s in self.segments
+            ),
+        )
+
+    # ------------------------------------------------------------------ copies by value
+
+    def portable(self, without: frozenset[str]) -> dict[str, Any]:
+        """What a copy carries; not the arrays named."""
+        parts = [s.portable(without) for s in self.segments]
+        for part, segment in zip(parts, self.segments, strict=True):
+            part["dead"] = segment.dead_rows(self.version)
+        carried = ("d", "columns", "next_id", "retired")
+        return {**{name: getattr(self, name) for name in carried}, "segments": parts}
+
+    @staticmethod
+    def restored(parts: Mapping[str, Any]) -> Snapshot:
+        """A snapshot of what ``portable`` gave."""
+        segments = []
+        for part in parts["segments"]:
+            dead = part["dead"]
+            segment = Segment(**{**part, "dead": 0})
+            segments.append(segment.with_dead(dead, 1) if len(dead) else segment)
+        return Snapshot(**{**parts, "segments": tuple(segments), "version": 1})
+
+    # ------------------------------------------------------------------ compaction
+
+    def worth_compacting(self) -> slice | None:
+        """Segments that should be one: a mostly dead one, or many of similar size."""
+        for i, segment in enumerate(self.segments):
+            if 2 * segment.dead > segment.n:
+                return slice(i, i + 1)
+        if len(self.segments) > _FEW_SEGMENTS:
+            for stop in range(len(self.segments), 0, -1):
+                first, rows, largest = stop, 0, 0
+                while first and (first == stop or self.segments[first - 1].n <= 2 * rows):
+                    first -= 1
+                    rows += self.segments[first].n
+                    largest = max(largest, self.segments[first].n)
+                # Not for the sake of one large segment: growing ones double in size.
+                if stop - first > _FEW_SEGMENTS and rows >= 4 * largest:
+                    return slice(first, stop)
+        return None
+
+    def compacted(self, at: slice, of: Snapshot, merged: Segment) -> Snapshot | None:
+        """With ``merged``, made of ``of.segments[at]``, in their place, and rows removed since
+        then removed there too; None if the segments are no longer those."""
+        before, now = of.segments[at], self.segments[at]
+        if [id(s.arrays) for s in before] != [id(s.arrays) for s in now] or any(
+            a.n != b.n for a, b in zip(before, now, strict=True)
+        ):
+            return None
+        gone = np.concatenate([s.ids_of(s.dead_rows(of.version)) for s in before])
+        start = 0
+        for old, new in zip(before, now, strict=True):
+            living = old.living(of.version)
+            if new.died is not None:
+                late = np.flatnonzero(new.died[living] > 0)
+                if len(late):
+                    merged = merged.with_dead(late + start, self.version)
+            start += len(living)
+        segments = [*self.segments]
+        segments[at] = [merged]
+        return replace(self, segments=tuple(segments), retired=np.union1d(self.retired, gone))

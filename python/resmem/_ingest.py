@@ -1,0 +1,191 @@
+"""From a caller's arrays to the rows of a segment: checked and converted block by block, so that
+mapped files larger than memory pass through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _arrays
+from resmem._arrays import F64, I64
+from resmem._rows import Array, Schema, Snapshot
+from resmem._stores import KEY_DTYPES, Head, KeyDtype, Store, narrow_keys, widen_keys
+
+_BLOCK_BYTES = 24 << 20  # of the rows in hand, converted
+
+
+def blocks(n: int, row_bytes: int) -> Iterator[slice]:
+    """Rows 0 to n, in slices that take about 24 MiB at so many bytes a row."""
+    step = max(1, _BLOCK_BYTES // max(1, row_bytes))
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a memory keeps of a row."""
+
+    task: str
+    output_kind: str
+    key_dtype: KeyDtype
+    store: Store
+
+    def schema(self, d: int, columns: int) -> Schema:
+        """Names, dtypes and shapes of the arrays of a segment."""
+        target = (np.int64, ()) if self.task == "classification" else (np.float64, (columns,))
+        return {
+            "keys": (KEY_DTYPES[self.key_dtype], (d,)),
+            "targets": target,
+            **self.store.schema(columns),
+        }
+
+    def softmax_at(self, temperature: float) -> float:
+        """The temperature as the core takes it: 0 if outputs are probabilities."""
+        return temperature if self.output_kind == "logits" else 0.0
+
+    def layout(self, outputs: Any, like: int | None) -> int:
+        """How many columns outputs have; refused if not as many as ``like``."""
+        flat = self.task == "regression" and len(outputs.shape) == 1
+        _arrays.layout(outputs, "outputs", "(n,)" if flat else "(n, C)")
+        columns = 1 if flat else int(outputs.shape[1])
+        if columns == 0:
+            shape = tuple(outputs.shape)
+            raise ValueError(f"outputs must have at least one column, got shape {shape}")
+        if like is not None and columns != like:
+            raise ValueError(f"outputs must have {like} columns as in fit, got {columns}")
+        return columns
+
+    def outputs(self, outputs: Any, first_row: int = 0) -> npt.NDArray[Any]:
+        """Checked outputs (n, C): float32 for classification, else float64."""
+        if self.output_kind == "logits":
+            return _arrays.logits(outputs, "outputs", first_row)
+        if self.output_kind == "probabilities":
+            return _arrays.probabilities(outputs, "outputs", first_row)
+        return self.values(outputs, "outputs", first_row)
+
+    @staticmethod
+    def values(values: Any, name: str, first_row: int = 0) -> F64:
+        """Regression values (n,) or (n, C) as (n, C)."""
+        flat = _arrays.to_numpy(values, name).ndim == 1
+        array = _arrays.float64(values, name, "(n,)" if flat else "(n, C)", first_row)
+        return array[:, None] if flat else array
+
+
+class Incoming:
+    """Rows that a caller hands over. Shapes and dtypes are checked at once, values in ``write``."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        embeddings: Any,
+        outputs: Any,
+        targets: Any,
+        ids: Any,
+        like: Snapshot | None = None,
+    ) -> None:
+        self.spec = spec
+        self.embeddings = _arrays.rows_of(embeddings, "embeddings")
+        self.targets = _arrays.rows_of(targets, "targets")
+        _arrays.embedding_layout(self.embeddings, "embeddings", like.d if like else None)
+        self.n, self.d = self.embeddings.shape
+        self.outputs: Any = None
+        if isinstance(spec.store, Head):
+            self.columns = self._head_columns(spec.store, outputs)
+        else:
+            self.outputs = _arrays.rows_of(outputs, "outputs")
+            self.columns = spec.layout(self.outputs, like.columns if like else None)
+            _arrays.same_length("outputs", self.outputs.shape[0], "embeddings", self.n)
+        self.flat = len(self.targets.shape) == 1 and spec.task == "regression"
+        self._check_targets()
+        _arrays.same_length("targets", self.targets.shape[0], "embeddings", self.n)
+        if spec.task == "regression" and self._width(self.targets) != self._width(self.outputs):
+            shapes = f"targets {tuple(self.targets.shape)} and outputs {tuple(self.outputs.shape)}"
+            raise ValueError(f"{shapes} must have one shape")
+        self.ids: I64 | None = None if ids is None else _arrays.row_ids(ids, self.n)
+
+    def _head_columns(self, head: Head, outputs: Any) -> int:
+        if outputs is not None:
+            raise ValueError(
+                "outputs must be None with store='head': the head gives them from the embeddings"
+            )
+        columns, d = map(int, head.weight.shape)
+        if self.d != d:
+            raise ValueError(
+                f"embeddings must have {d} columns like the head's weight, got {self.d}"
+            )
+        return columns
+
+    def _check_targets(self) -> None:
+        if self.spec.task == "regression":
+            _arrays.layout(self.targets, "targets", "(n,)" if self.flat else "(n, C)")
+        elif len(self.targets.shape) != 1:
+            raise ValueError(f"targets must have shape (n,), got {tuple(self.targets.shape)}")
+        else:
+            _arrays.integers(self.targets[:0], "targets", "(n,)")
+
+    @staticmethod
+    def _width(values: Any) -> int:
+        return 1 if len(values.shape) == 1 else int(values.shape[1])
+
+    def borrowable(self) -> dict[str, Array]:
+        """Arrays that can be kept as they are."""
+        given = {"keys": self.embeddings, "outputs": self.outputs, "targets": self.targets}
+        if self.spec.task == "regression":
+            for name in ("outputs", "targets"):
+                array = given[name]
+                given[name] = array[:, None] if array.ndim == 1 else array
+        found = {}
+        for name, (dtype, shape) in self.spec.schema(self.d, self.columns).items():
+            array = given.get(name)
+            if (
+                isinstance(array, np.ndarray)
+                and array.dtype == dtype
+                and array.shape[1:] == shape
+                and array.flags.c_contiguous
+                and not (name == "keys" and self.spec.key_dtype == "bfloat16")
+            ):
+                found[name] = array
+        return found
+
+    def write(
+        self, arrays: dict[str, Array], at: int, temperature: float, skip: frozenset[str]
+    ) -> tuple[float, float]:
+        """Write all rows but the arrays to ``skip`` to ``arrays``, from row ``at`` on.
+
+        Returns the largest |value| of the stored keys and the largest error of a residual.
+        """
+        keys_max, error = 0.0, 0.0
+        for block in blocks(self.n, 8 * self.d + 16 * self.columns):
+            parts, largest, wrong = self._block(block, temperature)
+            keys_max, error = max(keys_max, largest), max(error, wrong)
+            for name, part in parts.items():
+                if name not in skip:
+                    arrays[name][at + block.start : at + block.stop] = part
+            for rows in (self.embeddings, self.outputs, self.targets):
+                _arrays.forget(rows, block)
+        if self.spec.key_dtype != "float32":  # rounding is monotonic
+            one = np.full((1, 1), keys_max, dtype=np.float32)
+            keys_max = float(widen_keys(narrow_keys(one, self.spec.key_dtype))[0, 0])
+        return keys_max, error
+
+    def _block(self, block: slice, temperature: float) -> tuple[dict[str, Array], float, float]:
+        first, spec = block.start, self.spec
+        keys, largest = _arrays.vectors(
+            self.embeddings[block], "embeddings", self.d, first_row=first
+        )
+        outputs = np.empty((0, self.columns), dtype=np.float32)
+        if self.outputs is not None:
+            outputs = spec.outputs(self.outputs[block], first)
+        targets: Array
+        if spec.task == "classification":
+            targets = _arrays.labels(self.targets[block], self.columns, first)
+        else:
+            targets = spec.values(self.targets[block], "targets", first)
+        softmax_at = spec.softmax_at(temperature)
+        parts, error = spec.store.rows(outputs, targets, softmax_at, first)
+        parts = {**parts, "keys": narrow_keys(keys, spec.key_dtype, first), "targets": targets}
+        return parts, largest, error

@@ -1,0 +1,299 @@
+"""Rows that come and go: segments that grow, removals, compaction, snapshots of searches."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import oracle
+import resmem
+from resmem import _rows
+from resmem._correct import search
+from resmem._rows import Segment, Snapshot, merge
+
+D, C = 3, 2
+
+
+def examples(rng, n):
+    keys = rng.standard_normal((n, D)).astype(np.float32)
+    return keys, rng.standard_normal((n, C)).astype(np.float32), rng.integers(0, C, n)
+
+
+def settled(mem):
+    """After its compaction, if there is one."""
+    if mem._compactor is not None:
+        mem._compactor.join()
+    return mem
+
+
+def ids_of(mem):
+    rows = mem._snapshot
+    return np.concatenate([s.ids_of(s.living(rows.version)) for s in rows.segments])
+
+
+# ---- Growth --------------------------------------------------------------------------------
+
+
+def test_rows_that_are_there_are_never_copied_to_add_more(monkeypatch):
+    monkeypatch.setattr(_rows, "_LEAST_ROOM", 1)
+    rng = np.random.default_rng(0)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 1))
+    places = {}
+    for _ in range(400):
+        mem.add(*examples(rng, 1))
+        for number, segment in enumerate(mem._snapshot.segments):
+            address = segment["keys"].ctypes.data
+            assert places.setdefault(number, address) == address
+    assert len(places) <= 10  # log2(401) segments, rounded up, and the first
+
+
+def test_a_chunk_that_does_not_fit_starts_a_segment_with_room_for_as_many_rows_as_there_are():
+    rng = np.random.default_rng(1)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 100_000))
+    mem.add(*examples(rng, 5))
+    assert [s.capacity for s in mem._snapshot.segments] == [100_000, 100_000]
+    mem.add(*examples(rng, 200_000))
+    assert [len(s) for s in mem._snapshot.segments] == [100_000, 5, 200_000]
+
+
+def test_without_memory_for_spare_room_rows_are_added_all_the_same(monkeypatch):
+    real, asked = _rows.room, []
+
+    def scarce(schema, rows):
+        asked.append(rows)
+        if rows > 7:
+            raise MemoryError
+        return real(schema, rows)
+
+    rng = np.random.default_rng(2)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 30))
+    monkeypatch.setattr(_rows, "room", scarce)
+    mem.add(*examples(rng, 7))
+    assert len(mem) == 37
+    assert asked[0] > 7
+    assert asked[1:] == [7]
+
+
+def test_given_and_default_ids_share_a_segment_once_it_holds_ids():
+    rng = np.random.default_rng(3)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 4))
+    mem.add(*examples(rng, 2), ids=[50, 40])
+    mem.add(*examples(rng, 2)).add(*examples(rng, 1), ids=[7])
+    assert len(mem._snapshot.segments) == 2
+    assert list(ids_of(mem)) == [0, 1, 2, 3, 50, 40, 51, 52, 7]
+
+
+def test_a_failed_add_leaves_room_and_rows_as_they_were():
+    rng = np.random.default_rng(4)
+    mem = resmem.Memory(k=2, sigma=1.0).fit(*examples(rng, 4)).add(*examples(rng, 3))
+    before = mem._snapshot
+    keys, logits, targets = examples(rng, 5)
+    keys[4, 1] = np.nan
+    with pytest.raises(ValueError, match="row 4 holds NaN"):
+        mem.add(keys, logits, targets)
+    assert mem._snapshot is before
+    mem.add(np.zeros((1, D)), logits[:1], targets[:1])
+    assert list(mem.kneighbors(np.zeros((1, D)), k=1)[1][0]) == [7]
+
+
+# ---- Removal and compaction ------------------------------------------------------------------
+
+
+def test_a_removal_that_names_an_absent_row_removes_nothing():
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(np.random.default_rng(5), 9))
+    for absent in ([3, 9], [2, -1], [2**62, 1]):
+        with pytest.raises(ValueError, match=f"{max(absent) if max(absent) > 8 else -1} is not"):
+            mem.remove(absent)
+    assert len(mem) == 9
+    mem.remove([4, 4])
+    with pytest.raises(ValueError, match="4 is not"):
+        mem.remove(4)
+    assert list(ids_of(mem)) == [0, 1, 2, 3, 5, 6, 7, 8]
+
+
+def test_an_interrupted_removal_is_taken_back(monkeypatch):
+    rng = np.random.default_rng(6)
+    rows = examples(rng, 20)
+    mem = resmem.Memory(k=20, sigma=1.0).fit(*rows).add(*examples(rng, 20)).remove([1, 30])
+    real, calls = Segment.with_dead, []
+
+    def interrupted(segment, dead, version):
+        result = real(segment, dead, version)
+        calls.append(version)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segment, "with_dead", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mem.remove([5, 25])
+    assert len(calls) == 2
+    mem.remove([2])  # whose version the stamps of the interrupted one had
+    assert sorted(ids_of(mem)) == sorted(set(range(40)) - {1, 2, 30})
+    assert 5 in mem.kneighbors(rows[0][5:6], k=1)[1]
+
+
+def test_a_mostly_dead_segment_is_written_anew_by_a_later_add():
+    rng = np.random.default_rng(7)
+    mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 100))
+    mem.remove(np.arange(60))
+    assert mem._snapshot.segments[0].n == 100
+    settled(mem.add(*examples(rng, 1)))
+    assert [len(s) for s in mem._snapshot.segments] == [40, 1]
+    assert list(ids_of(mem)) == list(range(60, 101))
+    assert list(mem._snapshot.retired) == list(range(60))
+
+
+def test_many_small_segments_become_one():
+    rng = np.random.default_rng(8)
+    mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 1000))
+    for _ in range(12):
+        with mem._lock:
+            mem._snapshot = mem._snapshot.sealed()
+        settled(mem.add(*examples(rng, 10)))
+    assert len(mem._snapshot.segments) < 9
+    assert mem._snapshot.segments[0].n == 1000  # the large one stays where it is
+    assert list(ids_of(mem)) == list(range(1120))
+
+
+def test_rows_removed_during_a_compaction_stay_removed():
+    rng = np.random.default_rng(9)
+    mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 10)).remove(range(6))
+    before = mem._snapshot.sealed()
+    mem._snapshot = before
+    merged = merge(before.segments, before.version)
+    mem.remove([8])
+    after = mem._snapshot.compacted(slice(0, 1), before, merged)
+    assert after is not None
+    assert list(after.segments[0].ids_of(after.segments[0].living(after.version))) == [6, 7, 9]
+    assert len(after) == 3
+    assert list(after.retired) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_compaction_of_rows_that_were_replaced_meanwhile_is_dropped():
+    rng = np.random.default_rng(10)
+    mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 10)).remove(range(6))
+    before = mem._snapshot
+    merged = merge(before.segments, before.version)
+    mem.fit(*examples(rng, 3))
+    now = mem._snapshot
+    mem._compact(before, slice(0, 1))
+    assert mem._snapshot is now
+    assert now.compacted(slice(0, 1), before, merged) is None
+
+
+@settings(max_examples=settings().max_examples // 8)
+@given(
+    seed=st.integers(0, 2**31),
+    steps=st.lists(
+        st.sampled_from(["add", "given ids", "remove", "remove most", "seal", "save"]), max_size=14
+    ),
+)
+def test_any_history_with_compactions(tmp_path_factory, seed, steps):
+    """Segments of every kind, merged or not, hold the oracle's rows."""
+    rng = np.random.default_rng(seed)
+    path = tmp_path_factory.mktemp("rows") / "memory.resmem"
+    mine, theirs = resmem.Memory(k=9, sigma=1.0), oracle.OracleMemory(k=9, sigma=1.0)
+    first = examples(rng, 12)
+    for m in (mine, theirs):
+        m.fit(*first)
+    for step in steps:
+        rows = examples(rng, int(rng.integers(1, 6)))
+        living = theirs.ids_[theirs.alive_]
+        if step == "add":
+            mine.add(*rows)
+            theirs.add(*rows)
+        elif step == "given ids":
+            ids = rng.permutation(len(rows[0])) * 3 + int(theirs.ids_.max()) + 1
+            mine.add(*rows, ids=ids)
+            theirs.add(*rows, ids=ids)
+        elif step == "seal":
+            mine._snapshot = mine._snapshot.sealed()
+        elif step == "save":
+            mine = resmem.Memory.load(mine.save(path, append=mine._file is not None)._file.path)
+        else:
+            share = 0.9 if step == "remove most" else 0.2
+            gone = living[rng.random(len(living)) < share]
+            mine.remove(gone)
+            theirs.remove(gone)
+        settled(mine)
+    assert list(ids_of(mine)) == list(theirs.ids_[theirs.alive_])
+    queries, outputs, _ = examples(rng, 5)
+    for got, wanted in zip(mine.kneighbors(queries), theirs.kneighbors(queries), strict=True):
+        assert got.tobytes() == wanted.tobytes()
+    assert mine.correct(queries, outputs).tobytes() == theirs.correct(queries, outputs).tobytes()
+    used = theirs.ids_
+    for id_ in used:
+        with pytest.raises(ValueError, match="never have been used"):
+            mine.add(*(part[:1] for part in examples(rng, 1)), ids=[id_])
+
+
+# ---- Running searches --------------------------------------------------------------------------
+
+
+def test_every_search_answers_for_one_snapshot_while_rows_come_and_go():
+    """A row's neighbours at distance 0 are the copies of it that live: always as many."""
+    rng = np.random.default_rng(11)
+    keys, logits, targets = examples(rng, 50)
+    copies = 4
+    mem = resmem.Memory(k=copies + 2, sigma=1.0)
+    mem.fit(*(np.concatenate([part] * copies) for part in (keys, logits, targets)))
+    stop, wrong = threading.Event(), []
+
+    def search():
+        while not stop.is_set():
+            distances, ids = mem.kneighbors(keys, threads=2)
+            found = (distances == 0).sum(axis=1)
+            if not (found == copies).all() or any(len(set(row)) != copies + 2 for row in ids):
+                wrong.append(found)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(150):  # one copy of every row comes, the oldest goes, in one step
+        oldest = np.sort(ids_of(mem))[:50]
+        replace_copy(mem, keys, logits, targets, oldest)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(mem) == 50 * copies
+
+
+def replace_copy(mem, keys, logits, targets, oldest):
+    """Rows added and removed, published as one snapshot."""
+    twin = resmem.Memory(k=1, sigma=1.0)
+    twin._snapshot, twin._auto_sigma = mem._snapshot, mem._auto_sigma
+    twin.add(keys, logits, targets).remove(oldest)
+    with mem._lock:
+        mem._snapshot = twin._snapshot
+    settled(twin)
+
+
+def test_snapshots_that_share_rows_differ_in_what_was_removed():
+    rng = np.random.default_rng(12)
+    mem = resmem.Memory(k=9, sigma=1.0).fit(*examples(rng, 9))
+    snapshots = [mem._snapshot]
+    for gone in ([0], [3, 4], [8]):
+        snapshots.append(mem.remove(gone)._snapshot)
+    seen = [
+        sorted(np.concatenate([s.ids_of(s.living(v.version)) for s in v.segments]))
+        for v in snapshots
+    ]
+    assert [len(rows) for rows in seen] == [len(v) for v in snapshots] == [9, 8, 6, 5]
+    for rows, snapshot in zip(seen, snapshots, strict=True):
+        query = np.zeros((1, D), np.float32)
+        _, ids, _ = search(snapshot, query, 0.0, 9, None, 0)
+        assert sorted(ids[0][ids[0] >= 0]) == rows
+
+
+def test_nothing_is_worth_compacting_in_a_fresh_or_a_growing_memory():
+    growing = [Segment({"keys": np.zeros((n, D))}, n) for n in (100, 100, 200, 400, 800)]
+    growing += [Segment({"keys": np.zeros((n, D))}, n) for n in (1600, 3200, 6400, 12800, 25600, 9)]
+    assert Snapshot(tuple(growing), D, C).worth_compacting() is None
+    assert Snapshot((), D, C).worth_compacting() is None
