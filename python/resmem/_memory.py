@@ -426,7 +426,7 @@ class Memory:
     ) -> tuple[F64, I64, I64]:
         segments = [segment.core() for segment in rows.segments]
         distances, ids, positions, _ = _core.search(
-            queries, largest, segments, k, "euclidean", excluded, threads
+            queries, largest, segments, k, "euclidean", excluded, threads, version=1
         )
         return distances, ids, positions
 
@@ -495,7 +495,9 @@ class Memory:
                 raise ValueError("outputs must have shape (n, C), got ()")
             _arrays.same_length("outputs", len(given), "embeddings", len(source))
             self._base_array(given[:0], rows)
-        residuals = [segment.residuals for segment in rows.segments]
+        residuals: list[tuple[Literal["dense"], F32]] = [
+            ("dense", segment.residuals) for segment in rows.segments
+        ]
         # Of a query: distance, id and position of k neighbours; base or sum, and its checks.
         for block in _blocks(len(source), 24 * k + 16 * rows.columns):
             with _arrays.float_state():

@@ -78,9 +78,10 @@ class Segment:
             _order={},
         )
 
-    def core(self) -> tuple[F32, I64 | None, int, npt.NDArray[np.bool_] | None, float]:
-        """What the core's search takes."""
-        return (self.keys, self.ids, self.first_id, self.alive, self.keys_max)
+    def core(self) -> tuple[F32, I64 | None, int, I64 | None, float]:
+        """What the core's search takes, at version 1."""
+        died = None if self.alive is None else (~self.alive).astype(np.int64)
+        return (self.keys, self.ids, self.first_id, died, self.keys_max)
 
 
 def merge(first: Segment, second: Segment) -> Segment:
