@@ -20,6 +20,10 @@ def same_bits(a, b):
     return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
 
 
+def dense(*residuals):
+    return [("dense", part) for part in residuals]
+
+
 @pytest.fixture
 def flushing():
     """A caller whose thread flushes subnormal numbers to zero, and who finds it still so after."""
@@ -118,7 +122,9 @@ def test_a_row_longer_than_a_task(isa):
     assert same_bits(_core.softmax(logits, 2.0, 2, isa), base)
     assert same_bits(_core.class_residuals(logits, labels, 2.0, 2, isa), residuals)
     distances, positions = np.sort(rng.random((5, 6)), axis=1), rng.integers(0, 5, (5, 6))
-    got = _core.aggregate([residuals], distances, positions, 0.5, 70_001, 0.25, base.copy(), 2, isa)
+    got = _core.aggregate(
+        dense(residuals), distances, positions, 0.5, 70_001, 0.25, base.copy(), 2, isa
+    )
     wanted = oracle.correct(base, oracle.correction(distances, positions, residuals, 0.5), 0.25)
     assert same_bits(got, wanted)
     _core.simplex(got, 1e-6, 2, isa)
@@ -149,7 +155,7 @@ def test_weights_and_weighted_sums(isa, columns, k):
         wanted = oracle.weights(distances, sigma)
         assert same_bits(_core.weights(distances, positions, sigma, isa), wanted)
         wanted = oracle.correction(distances, positions, residuals, sigma)
-        for parts in ([residuals], [residuals[:7], residuals[7:7], residuals[7:]]):
+        for parts in (dense(residuals), dense(residuals[:7], residuals[7:7], residuals[7:])):
             for threads in (1, 2, 7):
                 got = _core.aggregate(
                     parts, distances, positions, sigma, columns, threads=threads, isa=isa
@@ -157,7 +163,14 @@ def test_weights_and_weighted_sums(isa, columns, k):
                 assert same_bits(got, wanted)
         for strength in (0.7, 0.0, -2.0):
             got = _core.aggregate(
-                [residuals], distances, positions, sigma, columns, strength, base.copy(), isa=isa
+                dense(residuals),
+                distances,
+                positions,
+                sigma,
+                columns,
+                strength,
+                base.copy(),
+                isa=isa,
             )
             assert same_bits(got, oracle.correct(base, wanted, strength))
 
@@ -171,7 +184,7 @@ def test_weighted_sums_of_many_queries(isa, q):
     wanted = oracle.correction(distances, positions, residuals, 0.3)
     for threads in (1, 2, 7):
         got = _core.aggregate(
-            [residuals], distances, positions, 0.3, 1000, threads=threads, isa=isa
+            dense(residuals), distances, positions, 0.3, 1000, threads=threads, isa=isa
         )
         assert same_bits(got, wanted)
 
@@ -189,7 +202,7 @@ def test_weights_at_the_ends_of_the_scale(isa, sigma):
 def test_a_position_beyond_the_rows_is_refused(isa):
     with pytest.raises(IndexError, match="position 5 is beyond the 5 rows"):
         _core.aggregate(
-            [np.zeros((5, 2), np.float32)], np.zeros((1, 1)), np.array([[5]]), 1.0, 2, isa=isa
+            dense(np.zeros((5, 2), np.float32)), np.zeros((1, 1)), np.array([[5]]), 1.0, 2, isa=isa
         )
 
 
@@ -230,8 +243,10 @@ def test_flushing_to_zero_does_not_reach_weights_and_sums(isa, flushing):
     _core.set_flush_to_zero(True)
     got = [
         _core.weights(distances, positions, 1.0, isa),
-        _core.aggregate([residuals], distances, positions, 1.0, 5, threads=2, isa=isa),
-        _core.aggregate([residuals * 0], distances, positions, 1.0, 5, 1.0, base.copy(), 2, isa),
+        _core.aggregate(dense(residuals), distances, positions, 1.0, 5, threads=2, isa=isa),
+        _core.aggregate(
+            dense(residuals * 0), distances, positions, 1.0, 5, 1.0, base.copy(), 2, isa
+        ),
         base.copy(),
     ]
     _core.simplex(got[3], 1e-320, 2, isa)

@@ -112,8 +112,8 @@ def test_segments_ids_removed_rows_and_exclusions(
         if number % 2:
             ids[part] = first + np.arange(size)
         given_ids = None if number % 2 else ids[part]
-        flags = alive[part] if removed else None
-        segments.append((rows[part], given_ids, first, flags, max_abs(rows[part])))
+        died = np.where(alive[part], 0, 1) if removed else None
+        segments.append((rows[part], given_ids, first, died, max_abs(rows[part])))
         start += size
     exclude = None
     if width:
@@ -123,7 +123,7 @@ def test_segments_ids_removed_rows_and_exclusions(
         for path in paths(metric):
             got = _core.search(
                 queries, max_abs(queries), segments, k, metric, exclude, threads, isa,
-                blocks=(0, 12, 0, 0), **path,
+                blocks=(0, 12, 0, 0), version=1, **path,
             )  # fmt: skip
             assert_same(got, wanted, (isa, path))
             found = got[2] >= 0

@@ -1,43 +1,13 @@
 #include "../core/aggregate.h"
 
 #include <optional>
+#include <tuple>
 
 #include "bindings.h"
+#include "linear_head.h"
 
 namespace resmem {
 namespace {
-
-std::vector<std::size_t> shape_of(const py::array& array) {
-  return {extent(array, 0), extent(array, 1)};
-}
-
-Array<double> softmax_python(const Array<float>& logits, double temperature, std::size_t threads,
-                             const std::string& isa) {
-  require(logits.ndim() == 2, "logits must be (n, C)");
-  const KernelTable& kernels = select_kernels(isa);
-  Array<double> out(shape_of(logits));
-  double* target = out.mutable_data();
-  without_gil([&](Interrupt& interrupt) {
-    softmax_rows(logits.data(), extent(logits, 0), extent(logits, 1), temperature, kernels,
-                 thread_count(threads), target, interrupt);
-  });
-  return out;
-}
-
-Array<float> residuals_python(const Array<float>& outputs, const Array<std::int64_t>& labels,
-                              double temperature, std::size_t threads, const std::string& isa) {
-  require(outputs.ndim() == 2 && labels.ndim() == 1 && extent(labels, 0) == extent(outputs, 0),
-          "outputs must be (n, C) and labels (n,)");
-  const KernelTable& kernels = select_kernels(isa);
-  const ClassRows rows{outputs.data(), labels.data(), extent(outputs, 0), extent(outputs, 1),
-                       temperature};
-  Array<float> out(shape_of(outputs));
-  float* target = out.mutable_data();
-  without_gil([&](Interrupt& interrupt) {
-    class_residuals(rows, kernels, thread_count(threads), target, interrupt);
-  });
-  return out;
-}
 
 void simplex_python(Array<double>& values, double floor, std::size_t threads,
                     const std::string& isa) {
@@ -50,23 +20,103 @@ void simplex_python(Array<double>& values, double floor, std::size_t threads,
   });
 }
 
-Array<double> aggregate_python(const py::list& segments, const Array<double>& distances,
+DenseSegment dense_segment(const py::tuple& parts, std::size_t columns) {
+  require(parts.size() == 2, "a dense segment must be ('dense', residuals)");
+  DenseSegment segment;
+  segment.residuals = stored_numbers(parts[1], "residuals", columns);
+  segment.n = py::len(parts[1]);
+  require(segment.residuals.type != NumberType::bfloat16, "residuals must be float32 or float16");
+  return segment;
+}
+
+SparseSegment sparse_segment(const py::tuple& parts, std::size_t) {
+  require(parts.size() == 4, "a sparse segment must be ('sparse', index, value, rest)");
+  SparseSegment segment;
+  const auto index = exact_array<std::int32_t>(parts[1], "a contiguous int32 index");
+  require(index.ndim() == 2, "index must be (n, s + 1)");
+  segment.index = index.data();
+  segment.n = extent(index, 0);
+  segment.width = extent(index, 1);
+  segment.value = stored_numbers(parts[2], "value", segment.width);
+  require(segment.value.type != NumberType::bfloat16, "value must be float32 or float16");
+  const auto rest = exact_array<float>(parts[3], "a contiguous float32 rest");
+  require(py::len(parts[2]) == segment.n && rest.ndim() == 1 && extent(rest, 0) == segment.n,
+          "index and value must be (n, s + 1), rest (n,)");
+  segment.rest = rest.data();
+  return segment;
+}
+
+HeadSegment head_segment(const py::tuple& parts, std::size_t d) {
+  require(parts.size() == 3, "a head segment must be ('head', keys, labels)");
+  HeadSegment segment;
+  segment.keys = stored_numbers(parts[1], "keys", d);
+  const auto labels = exact_array<std::int64_t>(parts[2], "contiguous int64 labels");
+  require(labels.ndim() == 1 && extent(labels, 0) == py::len(parts[1]),
+          "keys must be (n, d) and labels (n,)");
+  segment.labels = labels.data();
+  segment.n = extent(labels, 0);
+  return segment;
+}
+
+// All segments, which must be of the first one's kind; returns how many rows they hold.
+template <class Segment>
+std::size_t take_segments(ResidualStore& store, const py::sequence& segments, const char* kind,
+                          Segment (*take)(const py::tuple&, std::size_t), std::size_t columns) {
+  std::vector<Segment> taken;
+  std::size_t total = 0;
+  for (const py::handle& item : segments) {
+    const auto parts = py::reinterpret_borrow<py::tuple>(item);
+    require(parts[0].cast<std::string>() == kind, "segments must be of one kind");
+    taken.push_back(take(parts, columns));
+    total += taken.back().n;
+  }
+  store = std::move(taken);
+  return total;
+}
+
+std::size_t take_store(AggregateRequest& request, const py::sequence& segments) {
+  for (const py::handle& item : segments)
+    require(py::isinstance<py::tuple>(item) && py::len(item) > 0,
+            "a segment must be a tuple that begins with its kind");
+  const std::string kind =
+      segments.empty() ? "dense" : segments[0].cast<py::tuple>()[0].cast<std::string>();
+  if (kind == "dense")
+    return take_segments(request.store, segments, "dense", dense_segment, request.columns);
+  if (kind == "sparse")
+    return take_segments(request.store, segments, "sparse", sparse_segment, request.columns);
+  require(kind == "head", "a segment's kind must be 'dense', 'sparse' or 'head'");
+  require(request.head.columns == request.columns, "head must have a row per column");
+  return take_segments(request.store, segments, "head", head_segment, request.head.d);
+}
+
+// Every position and every column asked for must be there.
+void check_numbers(const AggregateRequest& request, std::size_t total) {
+  const std::int64_t* positions = request.positions;
+  for (std::size_t i = 0; i < request.q * request.k; ++i)
+    if (positions[i] >= static_cast<std::int64_t>(total))
+      throw std::out_of_range("position " + std::to_string(positions[i]) + " is beyond the " +
+                              std::to_string(total) + " rows");
+  for (std::size_t i = 0; request.select != nullptr && i < request.q * request.selected; ++i)
+    if (static_cast<std::uint64_t>(request.select[i]) >= request.columns)
+      throw std::out_of_range("column " + std::to_string(request.select[i]) +
+                              " is not one of the columns 0 to " +
+                              std::to_string(static_cast<std::int64_t>(request.columns) - 1));
+}
+
+using Head = std::tuple<Array<float>, Array<float>, double>;
+
+Array<double> aggregate_python(const py::sequence& segments, const Array<double>& distances,
                                const Array<std::int64_t>& positions, double sigma,
                                std::size_t columns, double strength,
                                std::optional<Array<double>> base, std::size_t threads,
-                               const std::string& isa) {
-  AggregateRequest request;
-  std::size_t total = 0;
-  for (const py::handle& item : segments) {
-    const auto residuals = item.cast<Array<float>>();
-    require(residuals.ndim() == 2 && extent(residuals, 1) == columns, "residuals must be (n, C)");
-    request.segments.push_back({residuals.data(), extent(residuals, 0)});
-    total += extent(residuals, 0);
-  }
+                               const std::string& isa, const std::optional<Head>& head,
+                               const std::optional<Array<std::int64_t>>& select) {
   require(distances.ndim() == 2 && positions.ndim() == 2 &&
               extent(positions, 0) == extent(distances, 0) &&
               extent(positions, 1) == extent(distances, 1),
           "distances and positions must be (q, k)");
+  require(columns > 0, "columns must be 1 or more");
+  AggregateRequest request;
   request.columns = columns;
   request.distances = distances.data();
   request.positions = positions.data();
@@ -76,19 +126,22 @@ Array<double> aggregate_python(const py::list& segments, const Array<double>& di
   request.strength = strength;
   request.threads = thread_count(threads);
   request.add_to_out = base.has_value();
+  if (head) request.head = std::apply(linear_head, *head);
+  const std::size_t total = take_store(request, segments);
+  if (select) {
+    require(select->ndim() == 2 && extent(*select, 0) == request.q, "select must be (q, t)");
+    request.select = select->data();
+    request.selected = extent(*select, 1);
+  }
+  const std::vector<std::size_t> shape{request.q, request.width()};
   if (base)
-    require(base->ndim() == 2 && extent(*base, 0) == request.q && extent(*base, 1) == columns,
-            "base must be (q, C)");
+    require(base->ndim() == 2 && shape_of(*base) == shape,
+            "base must be (q, C), or (q, t) like select");
   const KernelTable& kernels = select_kernels(isa);
-  Array<double> out =
-      base ? std::move(*base) : Array<double>(std::vector<std::size_t>{request.q, columns});
+  Array<double> out = base ? std::move(*base) : Array<double>(shape);
   double* target = out.mutable_data();
   without_gil([&](Interrupt& interrupt) {
-    const std::int64_t* last = request.positions + request.q * request.k;
-    for (const std::int64_t* p = request.positions; p != last; ++p)
-      if (*p >= static_cast<std::int64_t>(total))
-        throw std::out_of_range("position " + std::to_string(*p) + " is beyond the " +
-                                std::to_string(total) + " rows");
+    check_numbers(request, total);
     aggregate(request, kernels, target, interrupt);
   });
   return out;
@@ -117,17 +170,14 @@ Array<double> weights_python(const Array<double>& distances, const Array<std::in
 
 void register_aggregate(py::module_& module) {
   using namespace py::literals;
-  module.def("softmax", &softmax_python, py::arg("logits").noconvert(), "temperature"_a,
-             "threads"_a = 0, "isa"_a = "", "Row-wise softmax(logits / temperature), float64.");
-  module.def("class_residuals", &residuals_python, py::arg("outputs").noconvert(),
-             py::arg("labels").noconvert(), "temperature"_a, "threads"_a = 0, "isa"_a = "",
-             "onehot(label) - base, float32; temperature 0: the outputs are probabilities.");
   module.def("simplex", &simplex_python, py::arg("values").noconvert(), "floor"_a, "threads"_a = 0,
              "isa"_a = "", "Clips rows at floor and renormalises, in place.");
   module.def("aggregate", &aggregate_python, "segments"_a, py::arg("distances").noconvert(),
              py::arg("positions").noconvert(), "sigma"_a, "columns"_a, "strength"_a = 1.0,
-             "base"_a = py::none(), "threads"_a = 0, "isa"_a = "",
-             "Weighted residual sums (q, C); added, times strength, into `base` if given.");
+             "base"_a = py::none(), "threads"_a = 0, "isa"_a = "", "head"_a = py::none(),
+             "select"_a = py::none(),
+             "Weighted residual sums (q, C), or of the columns select (q, t) alone; added, times "
+             "strength, into `base` if given.");
   module.def("weights", &weights_python, py::arg("distances").noconvert(),
              py::arg("positions").noconvert(), "sigma"_a, "isa"_a = "",
              "The neighbours' weights (q, k), 0 for padding.");

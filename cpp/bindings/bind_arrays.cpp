@@ -36,6 +36,43 @@ py::tuple inspect_rows(const Array<float>& rows, std::size_t threads, const std:
   return py::make_tuple(result, -1);
 }
 
+// Runs body(first, last) over n numbers, in parallel.
+template <class Body>
+void for_numbers(std::size_t n, std::size_t threads, const Body& body) {
+  without_gil([&](Interrupt& interrupt) {
+    parallel_for_rows(n, 1, thread_count(threads), interrupt,
+                      [&](std::size_t first, std::size_t last, bool) { body(first, last); });
+  });
+}
+
+py::array narrow_python(const Array<float>& rows, const std::string& dtype, std::size_t threads,
+                        const std::string& isa) {
+  require(rows.ndim() == 2, "rows must be (n, m)");
+  const bool half = dtype == "float16";
+  require(half || dtype == "bfloat16", "dtype must be 'float16' or 'bfloat16'");
+  const KernelTable& kernels = select_kernels(isa);
+  py::array out(half ? float16() : py::dtype::of<std::uint16_t>(), shape_of(rows));
+  auto* target = static_cast<std::uint16_t*>(out.mutable_data());
+  const auto narrow = half ? kernels.narrow_float16 : kernels.narrow_bfloat16;
+  for_numbers(extent(rows, 0) * extent(rows, 1), threads, [&](std::size_t first, std::size_t last) {
+    narrow(rows.data() + first, target + first, last - first);
+  });
+  return out;
+}
+
+Array<float> widen_python(const py::array& rows, std::size_t threads, const std::string& isa) {
+  require(rows.ndim() == 2, "rows must be (n, m)");
+  const Numbers numbers = stored_numbers(rows, "rows", extent(rows, 1));
+  const KernelTable& kernels = select_kernels(isa);
+  Array<float> out(shape_of(rows));
+  float* target = out.mutable_data();
+  for_numbers(extent(rows, 0) * extent(rows, 1), threads, [&](std::size_t first, std::size_t last) {
+    const float* read = numbers.read(first, last - first, target + first, kernels);
+    if (read != target + first) std::copy_n(read, last - first, target + first);
+  });
+  return out;
+}
+
 float widen_bfloat16(std::uint16_t half) {
   const std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
   float value;
@@ -82,6 +119,10 @@ void register_arrays(py::module_& module) {
   using namespace py::literals;
   module.def("inspect_rows", &inspect_rows, py::arg("rows").noconvert(), "threads"_a = 0,
              "isa"_a = "", "(largest absolute value, first row with NaN or infinity or -1).");
+  module.def("narrow", &narrow_python, py::arg("rows").noconvert(), "dtype"_a, "threads"_a = 0,
+             "isa"_a = "", "Rounded to float16, or to bfloat16 (as uint16).");
+  module.def("widen", &widen_python, py::arg("rows").noconvert(), "threads"_a = 0, "isa"_a = "",
+             "float32 from float16 or bfloat16 (uint16), exactly.");
   module.def("bfloat16_from_dlpack", &bfloat16_from_dlpack, "capsule"_a,
              "A float32 copy of a CPU bfloat16 tensor, or None.");
 }

@@ -21,10 +21,11 @@ py::dict as_dict(const SearchStats& stats) {
 }
 
 py::tuple search_python(const Array<float>& queries, float queries_max_abs,
-                        const py::list& segments, std::size_t k, const std::string& metric,
+                        const py::sequence& segments, std::size_t k, const std::string& metric,
                         const std::optional<Array<std::int64_t>>& exclude, std::size_t threads,
                         const std::string& isa, const std::string& strategy,
-                        const std::string& filter, const std::array<std::size_t, 4>& blocks) {
+                        const std::string& filter, const std::array<std::size_t, 4>& blocks,
+                        std::int64_t version) {
   SearchRequest request = request_from(queries, queries_max_abs, segments, k, metric);
   if (exclude) {
     require(exclude->ndim() == 2 && extent(*exclude, 0) == request.q, "exclude must be (q, m)");
@@ -38,6 +39,7 @@ py::tuple search_python(const Array<float>& queries, float queries_max_abs,
                                                  {"stream", Strategy::stream},
                                                  {"exact", Strategy::exact}});
   request.filter = filter_named(filter);
+  request.version = version;
   request.blocks = {blocks[0], blocks[1], blocks[2], blocks[3]};
   const KernelTable& kernels = select_kernels(isa);
 
@@ -57,7 +59,7 @@ void register_search(py::module_& module) {
   module.def("search", &search_python, py::arg("queries").noconvert(), "queries_max_abs"_a,
              "segments"_a, "k"_a, "metric"_a, "exclude"_a = py::none(), "threads"_a = 0,
              "isa"_a = "", "strategy"_a = "automatic", "filter"_a = "automatic",
-             "blocks"_a = std::array<std::size_t, 4>{},
+             "blocks"_a = std::array<std::size_t, 4>{}, "version"_a = 0,
              "Values, ids and positions, (q, k) each, and what really ran.");
 }
 

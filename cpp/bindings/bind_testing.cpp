@@ -16,7 +16,7 @@ void set_flush_to_zero(bool on) {
 }
 
 py::tuple brackets_python(const Array<float>& queries, float queries_max_abs,
-                          const py::list& segments, const std::string& metric,
+                          const py::sequence& segments, const std::string& metric,
                           const std::string& filter, const std::string& isa,
                           std::size_t depth_block) {
   SearchRequest request = request_from(queries, queries_max_abs, segments, 1, metric);

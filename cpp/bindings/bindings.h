@@ -10,9 +10,12 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <string>
+#include <vector>
 
 #include "../core/cpu.h"
 #include "../core/fp_guard.h"
+#include "../core/numbers.h"
 #include "../core/threads.h"
 
 namespace resmem {
@@ -23,6 +26,8 @@ template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
 void register_search(py::module_& module);
+void register_rows(py::module_& module);
+void register_residuals(py::module_& module);
 void register_aggregate(py::module_& module);
 void register_arrays(py::module_& module);
 void register_system(py::module_& module);
@@ -57,8 +62,49 @@ inline void require(bool condition, const char* message) {
   if (!condition) throw py::value_error(message);
 }
 
+// An array inside a tuple or list, which Python keeps alive: nothing is converted.
+template <class T>
+Array<T> exact_array(const py::handle& object, const char* expected) {
+  if (!py::isinstance<Array<T>>(object))
+    throw py::type_error(std::string("expected ") + expected + ", got " +
+                         std::string(py::str(py::type::of(object))));
+  return py::reinterpret_borrow<Array<T>>(object);
+}
+
 inline std::size_t extent(const py::array& array, int axis) {
   return static_cast<std::size_t>(array.shape(axis));
+}
+
+inline std::vector<std::size_t> shape_of(const py::array& matrix) {
+  return {extent(matrix, 0), extent(matrix, 1)};
+}
+
+inline py::dtype float16() { return py::dtype("e"); }
+
+inline bool is_float16(const py::handle& object) {
+  if (!py::isinstance<py::array>(object)) return false;
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  return array.dtype().equal(float16()) && (array.flags() & py::array::c_style) != 0;
+}
+
+// A C-contiguous (n, columns) array of stored numbers; bfloat16 comes as its bits, uint16.
+inline Numbers stored_numbers(const py::handle& object, const char* name, std::size_t columns) {
+  Numbers numbers;
+  if (py::isinstance<Array<float>>(object))
+    numbers.type = NumberType::float32;
+  else if (py::isinstance<Array<std::uint16_t>>(object))
+    numbers.type = NumberType::bfloat16;
+  else if (is_float16(object))
+    numbers.type = NumberType::float16;
+  else
+    throw py::type_error(std::string(name) + " must be C-contiguous float32, float16 or uint16 " +
+                         "(the bits of bfloat16), got " +
+                         std::string(py::str(py::type::of(object))));
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  require(array.ndim() == 2 && extent(array, 1) == columns,
+          (std::string(name) + " must have " + std::to_string(columns) + " columns").c_str());
+  numbers.data = array.data();
+  return numbers;
 }
 
 }  // namespace resmem

@@ -5,6 +5,8 @@ PYBIND11_MODULE(_core, module) {
   resmem::register_system(module);
   resmem::register_arrays(module);
   resmem::register_search(module);
+  resmem::register_rows(module);
+  resmem::register_residuals(module);
   resmem::register_aggregate(module);
   resmem::register_testing(module);
 }

@@ -31,33 +31,30 @@ inline FilterKind filter_named(const std::string& name) {
                                    {"difference", FilterKind::difference}});
 }
 
-// (rows, ids or None, first_id, alive or None, max_abs)
+// (keys, ids or None, first_id, died or None, max_abs)
 inline Segment segment_from(const py::tuple& parts, std::size_t d) {
+  require(parts.size() == 5, "a segment must be (keys, ids, first_id, died, max_abs)");
   Segment segment;
-  const auto rows = parts[0].cast<Array<float>>();
-  require(rows.ndim() == 2 && extent(rows, 1) == d, "segment rows must be (n, d)");
-  segment.rows = rows.data();
-  segment.n = extent(rows, 0);
-  if (!parts[1].is_none()) {
-    const auto ids = parts[1].cast<Array<std::int64_t>>();
-    require(ids.ndim() == 1 && extent(ids, 0) == segment.n, "segment ids must be (n,)");
-    segment.ids = ids.data();
-  }
+  segment.keys = stored_numbers(parts[0], "segment keys", d);
+  segment.n = py::len(parts[0]);
+  const auto per_row = [&](const py::handle& object) -> const std::int64_t* {
+    if (object.is_none()) return nullptr;
+    const auto array = exact_array<std::int64_t>(object, "contiguous int64 ids or versions");
+    require(array.ndim() == 1 && extent(array, 0) == segment.n,
+            "segment ids and died must be (n,)");
+    return array.data();
+  };
+  segment.ids = per_row(parts[1]);
   segment.first_id = parts[2].cast<std::int64_t>();
-  if (!parts[3].is_none()) {
-    const auto alive = parts[3].cast<Array<bool>>();
-    require(alive.ndim() == 1 && extent(alive, 0) == segment.n, "segment alive must be (n,)");
-    static_assert(sizeof(bool) == sizeof(std::uint8_t));
-    segment.alive = static_cast<const std::uint8_t*>(static_cast<const void*>(alive.data()));
-  }
+  segment.died = per_row(parts[3]);
   segment.max_abs = parts[4].cast<float>();
   return segment;
 }
 
 inline SearchRequest request_from(const Array<float>& queries, float queries_max_abs,
-                                  const py::list& segments, std::size_t k,
+                                  const py::sequence& segments, std::size_t k,
                                   const std::string& metric) {
-  require(queries.ndim() == 2, "queries must be (q, d)");
+  require(queries.ndim() == 2 && extent(queries, 1) > 0, "queries must be (q, d), d >= 1");
   SearchRequest request;
   request.queries = queries.data();
   request.q = extent(queries, 0);

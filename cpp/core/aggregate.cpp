@@ -2,85 +2,213 @@
 
 #include <algorithm>
 
+#include "aggregate_head.h"
+#include "located.h"
+
 namespace resmem {
 namespace {
 
-// A task is about this many output values: long enough to be worth handing out, short enough
-// to answer an interrupt.
-constexpr std::size_t kTaskValues = std::size_t{1} << 16;
+// Neighbours times columns between two polls: a few milliseconds.
+constexpr std::size_t kPolledValues = std::size_t{1} << 22;
 
-void for_row_blocks(std::size_t n, std::size_t row_cost, std::size_t threads, Interrupt& interrupt,
-                    const std::function<void(std::size_t first, std::size_t last)>& body) {
-  const std::size_t block =
-      std::max<std::size_t>(1, kTaskValues / std::max<std::size_t>(1, row_cost));
-  parallel_for((n + block - 1) / block, threads, interrupt, [&](std::size_t task, bool) {
-    body(task * block, std::min(n, (task + 1) * block));
-  });
-}
+// What a thread needs at hand to sum the residuals of queries, one after the other.
+struct Worker {
+  const AggregateRequest& request;
+  const KernelTable& kernels;
+  Interrupt& interrupt;
+  bool calling_thread;
 
-class ResidualRows {
+  void poll() const { interrupt.poll(calling_thread); }
+};
+
+// ---- Dense ---------------------------------------------------------------------------------
+
+// Rows of float32 alone: summed where they lie.
+class DenseSum {
  public:
-  ResidualRows(const std::vector<ResidualSegment>& segments, std::size_t columns)
-      : segments_(segments), columns_(columns) {
-    std::size_t start = 0;
-    for (const ResidualSegment& segment : segments) {
-      starts_.push_back(start);
-      start += segment.n;
-    }
+  DenseSum(const Located<DenseSegment>& rows, const Worker& worker)
+      : rows_(rows), worker_(worker), row_(worker.request.k + kRowsAhead) {}
+
+  static std::size_t cost(const AggregateRequest& request) {
+    return request.k * request.columns / 8;
   }
-  const float* operator[](std::size_t position) const {
-    if (segments_.size() == 1) return segments_[0].residuals + position * columns_;
-    const auto after = std::upper_bound(starts_.begin(), starts_.end(), position);
-    const auto s = static_cast<std::size_t>(after - starts_.begin()) - 1;
-    return segments_[s].residuals + (position - starts_[s]) * columns_;
+
+  void operator()(std::size_t query, const double* weights, std::size_t count, double* sums) {
+    const AggregateRequest& request = worker_.request;
+    const std::size_t first = query * request.k, last = request.q * request.k;
+    for (std::size_t j = 0; j < row_.size(); ++j) {  // those of the next query to be fetched ahead
+      const std::int64_t position = first + j < last ? request.positions[first + j] : -1;
+      row_[j] = position < 0 ? nullptr : at(position);
+    }
+    std::fill_n(sums, request.columns, 0.0);
+    const std::size_t step = std::max<std::size_t>(4, kPolledValues / request.columns / 4 * 4);
+    for (std::size_t j = 0; j < count; j += step) {
+      if (j > 0) worker_.poll();
+      worker_.kernels.weighted_sum(sums, row_.data() + j, weights + j, std::min(step, count - j),
+                                   request.columns);
+    }
   }
 
  private:
-  const std::vector<ResidualSegment>& segments_;
-  std::size_t columns_;
-  std::vector<std::size_t> starts_;
+  const float* at(std::int64_t position) const {
+    const auto [segment, row] = rows_[position];
+    return static_cast<const float*>(segment.residuals.at(row * worker_.request.columns));
+  }
+
+  const Located<DenseSegment>& rows_;
+  const Worker worker_;
+  std::vector<const float*> row_;
 };
 
-}  // namespace
+// Rows that must be widened, or of which a few columns are asked for: pieces of a few rows at a
+// time are brought into scratch.
+class PieceSum {
+ public:
+  PieceSum(const Located<DenseSegment>& rows, const Worker& worker)
+      : rows_(rows),
+        worker_(worker),
+        columns_(std::min(worker.request.width(), kColumns)),
+        piece_(kRows * columns_),
+        halves_(columns_) {
+    for (std::size_t r = 0; r < kRows + kRowsAhead; ++r)  // nothing that could be fetched ahead
+      row_[r] = r < kRows ? piece_.data() + r * columns_ : nullptr;
+  }
 
-void softmax_rows(const float* logits, std::size_t n, std::size_t columns, double temperature,
-                  const KernelTable& kernels, std::size_t threads, double* out,
-                  Interrupt& interrupt) {
-  for_row_blocks(n, columns, threads, interrupt, [&](std::size_t first, std::size_t last) {
-    for (std::size_t i = first; i < last; ++i)
-      kernels.softmax(logits + i * columns, temperature, out + i * columns, columns);
-  });
-}
+  static std::size_t cost(const AggregateRequest& request) {
+    return request.k * request.width() / 4;
+  }
 
-void class_residuals(const ClassRows& rows, const KernelTable& kernels, std::size_t threads,
-                     float* out, Interrupt& interrupt) {
-  const std::size_t columns = rows.columns;
-  for_row_blocks(rows.n, columns, threads, interrupt, [&](std::size_t first, std::size_t last) {
-    std::vector<double> base(columns);
-    for (std::size_t i = first; i < last; ++i) {
-      const float* outputs = rows.outputs + i * columns;
-      if (rows.temperature > 0)
-        kernels.softmax(outputs, rows.temperature, base.data(), columns);
+  void operator()(std::size_t query, const double* weights, std::size_t count, double* sums) {
+    const AggregateRequest& request = worker_.request;
+    const std::int64_t* positions = request.positions + query * request.k;
+    std::fill_n(sums, request.width(), 0.0);
+    for (std::size_t c = 0; c < request.width(); c += columns_) {
+      const std::size_t n = std::min(columns_, request.width() - c);
+      for (std::size_t j = 0; j < count; j += kRows) {
+        if (j / kRows % 256 == 255) worker_.poll();
+        const std::size_t some = std::min(kRows, count - j);
+        for (std::size_t r = 0; r < some; ++r) bring(query, positions[j + r], c, n, r);
+        worker_.kernels.weighted_sum(sums + c, row_, weights + j, some, n);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::size_t kRows = 4, kColumns = 1024;  // 16 KB: level-1 cache
+
+  void bring(std::size_t query, std::int64_t position, std::size_t first, std::size_t n,
+             std::size_t to) {
+    const AggregateRequest& request = worker_.request;
+    const auto [segment, row] = rows_[position];
+    const Numbers& residuals = segment.residuals;
+    float* piece = piece_.data() + to * columns_;
+    row_[to] = piece;
+    const std::size_t start = row * request.columns;
+    if (request.select == nullptr) {
+      row_[to] = residuals.read(start + first, n, piece, worker_.kernels);
+      return;
+    }
+    const std::int64_t* column = request.select + query * request.selected + first;
+    for (std::size_t c = 0; c < n; ++c) {
+      const void* from = residuals.at(start + static_cast<std::size_t>(column[c]));
+      if (residuals.type == NumberType::float32)
+        piece[c] = *static_cast<const float*>(from);
       else
-        std::copy_n(outputs, columns, base.begin());
-      const auto label = static_cast<std::size_t>(rows.labels[i]);
-      for (std::size_t c = 0; c < columns; ++c)
-        out[i * columns + c] = static_cast<float>((c == label ? 1.0 : 0.0) - base[c]);
+        halves_[c] = *static_cast<const std::uint16_t*>(from);
     }
-  });
+    if (residuals.type != NumberType::float32)
+      Numbers{halves_.data(), residuals.type}.read(0, n, piece, worker_.kernels);
+  }
+
+  const Located<DenseSegment>& rows_;
+  const Worker worker_;
+  std::size_t columns_;
+  std::vector<float> piece_;
+  std::vector<std::uint16_t> halves_;
+  const float* row_[kRows + kRowsAhead];
+};
+
+// ---- Sparse --------------------------------------------------------------------------------
+
+class SparseSum {
+ public:
+  SparseSum(const Located<SparseSegment>& rows, const Worker& worker)
+      : rows_(rows), worker_(worker) {
+    for (const SparseSegment& segment : rows.segments())
+      scratch_.resize(std::max(scratch_.size(), segment.width));
+    if (worker.request.select != nullptr) all_.resize(worker.request.columns);
+  }
+
+  static std::size_t cost(const AggregateRequest& request) {
+    std::size_t width = 0;
+    for (const SparseSegment& segment : std::get<std::vector<SparseSegment>>(request.store))
+      width = std::max(width, segment.width);
+    return request.columns + request.k * width;
+  }
+
+  void operator()(std::size_t query, const double* weights, std::size_t count, double* sums) {
+    const AggregateRequest& request = worker_.request;
+    const std::int64_t* positions = request.positions + query * request.k;
+    double* all = request.select == nullptr ? sums : all_.data();
+    double rest = 0;
+    for (std::size_t j = 0; j < count; ++j) {
+      const auto [segment, row] = rows_[positions[j]];
+      rest += weights[j] * -static_cast<double>(segment.rest[row]);
+    }
+    std::fill_n(all, request.columns, rest);
+    for (std::size_t j = 0; j < count; ++j) {
+      if (j % 1024 == 1023) worker_.poll();
+      add(positions[j], weights[j], all);
+    }
+    if (request.select == nullptr) return;
+    const std::int64_t* column = request.select + query * request.selected;
+    for (std::size_t c = 0; c < request.selected; ++c) sums[c] = all[column[c]];
+  }
+
+ private:
+  void add(std::int64_t position, double weight, double* all) {
+    const auto [segment, row] = rows_[position];
+    const std::size_t first = row * segment.width, columns = worker_.request.columns;
+    const float* value = segment.value.read(first, segment.width, scratch_.data(), worker_.kernels);
+    for (std::size_t i = 0; i < segment.width; ++i) {
+      const std::int32_t c = segment.index[first + i];
+      if (static_cast<std::uint32_t>(c) >= columns) throw DamagedRows("index", c, columns);
+      all[c] += weight * static_cast<double>(value[i]);
+    }
+  }
+
+  const Located<SparseSegment>& rows_;
+  const Worker worker_;
+  std::vector<float> scratch_;
+  std::vector<double> all_;  // every column, when some are asked for
+};
+
+// ---- Queries -------------------------------------------------------------------------------
+
+// Weighs the neighbours of every query, lets Sum sum their residuals, and puts the sums in place.
+template <class Sum, class Segment>
+void sum_by_queries(const std::vector<Segment>& segments, const AggregateRequest& request,
+                    const KernelTable& kernels, double* out, Interrupt& interrupt) {
+  const Located<Segment> rows(segments);
+  const std::size_t k = request.k, width = request.width();
+  parallel_for_rows(request.q, Sum::cost(request), request.threads, interrupt,
+                    [&](std::size_t first, std::size_t last, bool calling_thread) {
+                      Sum sum(rows, {request, kernels, interrupt, calling_thread});
+                      std::vector<double> weights(k), apart(request.add_to_out ? width : 0);
+                      for (std::size_t q = first; q < last; ++q) {
+                        const std::size_t count =
+                            neighbour_weights(request.distances + q * k, request.positions + q * k,
+                                              k, request.sigma, kernels, weights.data());
+                        double* sums = request.add_to_out ? apart.data() : out + q * width;
+                        sum(q, weights.data(), count, sums);
+                        if (!request.add_to_out) continue;
+                        for (std::size_t c = 0; c < width; ++c)
+                          out[q * width + c] += request.strength * sums[c];
+                      }
+                    });
 }
 
-void simplex_rows(double* values, std::size_t n, std::size_t columns, double floor,
-                  const KernelTable& kernels, std::size_t threads, Interrupt& interrupt) {
-  for_row_blocks(n, columns, threads, interrupt, [&](std::size_t first, std::size_t last) {
-    for (std::size_t i = first; i < last; ++i) {
-      double* row = values + i * columns;
-      for (std::size_t c = 0; c < columns; ++c) row[c] = row[c] > floor ? row[c] : floor;
-      const double total = kernels.csum(row, columns);
-      for (std::size_t c = 0; c < columns; ++c) row[c] /= total;
-    }
-  });
-}
+}  // namespace
 
 std::size_t neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
                               double sigma, const KernelTable& kernels, double* out) {
@@ -92,29 +220,33 @@ std::size_t neighbour_weights(const double* distances, const std::int64_t* posit
 
 void aggregate(const AggregateRequest& request, const KernelTable& kernels, double* out,
                Interrupt& interrupt) {
-  const ResidualRows residuals(request.segments, request.columns);
-  const std::size_t columns = request.columns, k = request.k;
-  for_row_blocks(
-      request.q, k * columns / 8, request.threads, interrupt,
-      [&](std::size_t first, std::size_t last) {
-        std::vector<double> weights(k), sums(columns);
-        // The neighbours of all these queries in a row, so that the kernel can look ahead.
-        std::vector<const float*> rows((last - first) * k + kRowsAhead);
-        for (std::size_t j = 0; j < (last - first) * k; ++j) {
-          const std::int64_t position = request.positions[first * k + j];
-          rows[j] = position < 0 ? nullptr : residuals[static_cast<std::size_t>(position)];
-        }
-        for (std::size_t q = first; q < last; ++q) {
-          const std::size_t count =
-              neighbour_weights(request.distances + q * k, request.positions + q * k, k,
-                                request.sigma, kernels, weights.data());
-          double* sum = request.add_to_out ? sums.data() : out + q * columns;
-          kernels.weighted_sum(sum, rows.data() + (q - first) * k, weights.data(), count, columns);
-          if (request.add_to_out)
-            for (std::size_t c = 0; c < columns; ++c)
-              out[q * columns + c] += request.strength * sum[c];
-        }
-      });
+  if (const auto* dense = std::get_if<std::vector<DenseSegment>>(&request.store)) {
+    const bool in_place = request.select == nullptr &&
+                          std::all_of(dense->begin(), dense->end(), [](const DenseSegment& s) {
+                            return s.residuals.type == NumberType::float32;
+                          });
+    if (in_place)
+      sum_by_queries<DenseSum>(*dense, request, kernels, out, interrupt);
+    else
+      sum_by_queries<PieceSum>(*dense, request, kernels, out, interrupt);
+  } else if (const auto* sparse = std::get_if<std::vector<SparseSegment>>(&request.store)) {
+    sum_by_queries<SparseSum>(*sparse, request, kernels, out, interrupt);
+  } else {
+    aggregate_head(std::get<std::vector<HeadSegment>>(request.store), request, kernels, out,
+                   interrupt);
+  }
+}
+
+void simplex_rows(double* values, std::size_t n, std::size_t columns, double floor,
+                  const KernelTable& kernels, std::size_t threads, Interrupt& interrupt) {
+  parallel_for_rows(n, columns, threads, interrupt, [&](std::size_t first, std::size_t last, bool) {
+    for (std::size_t i = first; i < last; ++i) {
+      double* row = values + i * columns;
+      for (std::size_t c = 0; c < columns; ++c) row[c] = row[c] > floor ? row[c] : floor;
+      const double total = kernels.csum(row, columns);
+      for (std::size_t c = 0; c < columns; ++c) row[c] /= total;
+    }
+  });
 }
 
 }  // namespace resmem

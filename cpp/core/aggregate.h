@@ -1,61 +1,76 @@
-// Softmax, residuals, and the residuals' weighted sums over neighbours (CONTRACT.md,
-// "Softmax, residuals" and "Weights, correction, prediction").
+// Weights of neighbours and the weighted sums of their residuals (CONTRACT.md, "Weights,
+// correction, prediction").
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <variant>
 #include <vector>
 
 #include "../kernels/kernel_table.h"
+#include "head.h"
+#include "numbers.h"
 #include "threads.h"
 
 namespace resmem {
 
-// out (n, columns) float64 = softmax(logits / temperature), row by row.
-void softmax_rows(const float* logits, std::size_t n, std::size_t columns, double temperature,
-                  const KernelTable& kernels, std::size_t threads, double* out,
-                  Interrupt& interrupt);
-
-// Class indices and the base model's outputs of n rows.
-struct ClassRows {
-  const float* outputs = nullptr;  // (n, columns): logits, or probabilities if temperature is 0
-  const std::int64_t* labels = nullptr;
-  std::size_t n = 0, columns = 0;
-  double temperature = 0;
-};
-
-// out (n, columns) float32 = onehot(label) - base output.
-void class_residuals(const ClassRows& rows, const KernelTable& kernels, std::size_t threads,
-                     float* out, Interrupt& interrupt);
-
-// out (n, columns): clipped from below at `floor` and renormalised, in place.
-void simplex_rows(double* values, std::size_t n, std::size_t columns, double floor,
-                  const KernelTable& kernels, std::size_t threads, Interrupt& interrupt);
-
-// Residuals that lie together, (n, columns) float32.
-struct ResidualSegment {
-  const float* residuals = nullptr;
+// The three ways in which the residuals of n rows may be at hand.
+struct DenseSegment {
+  Numbers residuals;  // (n, columns)
   std::size_t n = 0;
+};
+struct SparseSegment {
+  const std::int32_t* index = nullptr;  // (n, width)
+  Numbers value;                        // (n, width)
+  const float* rest = nullptr;          // (n,)
+  std::size_t n = 0, width = 0;
+};
+struct HeadSegment {  // computed when asked for
+  Numbers keys;       // (n, head.d)
+  const std::int64_t* labels = nullptr;
+  std::size_t n = 0;
+};
+using ResidualStore =
+    std::variant<std::vector<DenseSegment>, std::vector<SparseSegment>, std::vector<HeadSegment>>;
+
+// Stored rows that this library cannot have written.
+struct DamagedRows : std::invalid_argument {
+  DamagedRows(const char* what, std::int64_t got, std::size_t columns)
+      : std::invalid_argument("the stored rows are damaged: " + std::string(what) + " " +
+                              std::to_string(got) + " is not one of the classes 0 to " +
+                              std::to_string(columns - 1)) {}
 };
 
 struct AggregateRequest {
-  std::vector<ResidualSegment> segments;
+  ResidualStore store;
+  LinearHead head;  // of head segments
   std::size_t columns = 0;
   const double* distances = nullptr;        // (q, k) Euclidean, ascending
   const std::int64_t* positions = nullptr;  // (q, k) numbered through all segments, -1 padding
   std::size_t q = 0, k = 0;
+  const std::int64_t* select = nullptr;  // (q, selected) column numbers, or none: all of them
+  std::size_t selected = 0;
   double sigma = 1;
   double strength = 1;
   std::size_t threads = 1;
   bool add_to_out = false;  // out holds the base outputs
+
+  std::size_t width() const { return select == nullptr ? columns : selected; }
 };
 
-// out (q, columns) += strength * correction, or = correction (strength unused).
+// out (q, width) += strength * correction, or = correction (strength unused).
+// Throws DamagedRows, Interrupted.
 void aggregate(const AggregateRequest& request, const KernelTable& kernels, double* out,
                Interrupt& interrupt);
 
 // The weights of one query's neighbours, in order; returns how many there are (no padding).
 std::size_t neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
                               double sigma, const KernelTable& kernels, double* out);
+
+// out (n, columns): clipped from below at `floor` and renormalised, in place.
+void simplex_rows(double* values, std::size_t n, std::size_t columns, double floor,
+                  const KernelTable& kernels, std::size_t threads, Interrupt& interrupt);
 
 }  // namespace resmem

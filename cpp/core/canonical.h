@@ -32,7 +32,14 @@ class CanonicalKey {
     if (metric_ == Metric::cosine) square_ = kernels_.dot(query_, query_, d_);
   }
 
+  // Never NaN, so that keys can be sorted: a row that is not finite (a damaged file) comes last.
   double operator()(const float* row) const {
+    const double key = of_finite(row);
+    return std::isnan(key) ? std::numeric_limits<double>::infinity() : key;
+  }
+
+ private:
+  double of_finite(const float* row) const {
     switch (metric_) {
       case Metric::inner_product:
         return -kernels_.dot(query_, row, d_);
@@ -47,19 +54,12 @@ class CanonicalKey {
     }
   }
 
- private:
   const KernelTable& kernels_;
   Metric metric_;
   std::size_t d_;
   const float* query_;
   double square_ = 0;
 };
-
-// Asks for a row before it is needed: survivors lie at random places.
-inline void prefetch_row(const float* row, std::size_t d) {
-  constexpr std::size_t kMost = 1024;  // floats; the hardware follows longer rows
-  for (std::size_t i = 0; i < std::min(d, kMost); i += kLine) __builtin_prefetch(row + i);
-}
 
 // Sorts the neighbours found, keeps the first k, pads, and turns keys into values.
 // Positions may be left out (nullptr).

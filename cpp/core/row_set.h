@@ -1,4 +1,5 @@
 // The rows of all segments, numbered through: a position is a row's number in that order.
+// RowSet finds them, RowReader reads them as float32, Exclusions hides some of them.
 #pragma once
 
 #include <algorithm>
@@ -27,6 +28,7 @@ class RowSet {
   std::size_t size() const { return size_; }
   const std::vector<Segment>& segments() const { return segments_; }
   std::size_t start(std::size_t segment) const { return starts_[segment]; }
+  std::size_t d() const { return d_; }
   // Ids are known to grow with position.
   bool ascending() const { return ascending_; }
 
@@ -34,10 +36,6 @@ class RowSet {
     return static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end(), position) -
                                     starts_.begin()) -
            1;
-  }
-  const float* row(std::size_t position) const {
-    const std::size_t s = segment_of(position);
-    return segments_[s].rows + (position - starts_[s]) * d_;
   }
   std::int64_t id(std::size_t position) const {
     const std::size_t s = segment_of(position);
@@ -50,6 +48,38 @@ class RowSet {
   std::vector<std::size_t> starts_;
   std::size_t size_ = 0;
   bool ascending_ = true;
+};
+
+// Reads rows as float32. A pointer holds until the next row is read.
+class RowReader {
+ public:
+  RowReader(const RowSet& rows, const KernelTable& kernels) : rows_(rows), kernels_(kernels) {}
+
+  // `count` rows of a segment that follow one another.
+  const float* rows(const Segment& segment, std::size_t first, std::size_t count) {
+    const std::size_t d = rows_.d();
+    if (segment.keys.type != NumberType::float32 && scratch_.size() < count * d)
+      scratch_.resize(count * d);
+    return segment.keys.read(first * d, count * d, scratch_.data(), kernels_);
+  }
+  const float* row(std::size_t position) {
+    const std::size_t s = rows_.segment_of(position);
+    return rows(rows_.segments()[s], position - rows_.start(s), 1);
+  }
+  // Asks for a row before it is needed: survivors lie at random places.
+  void prefetch(std::size_t position) const {
+    constexpr std::size_t kMost = 4096, kStep = 64;  // bytes; the hardware follows longer rows
+    const std::size_t s = rows_.segment_of(position);
+    const Numbers& keys = rows_.segments()[s].keys;
+    const auto* row = static_cast<const char*>(keys.at((position - rows_.start(s)) * rows_.d()));
+    for (std::size_t i = 0; i < std::min(keys.bytes(rows_.d()), kMost); i += kStep)
+      __builtin_prefetch(row + i);
+  }
+
+ private:
+  const RowSet& rows_;
+  const KernelTable& kernels_;
+  std::vector<float> scratch_;
 };
 
 // Which rows a query must not see.

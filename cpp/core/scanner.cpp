@@ -1,6 +1,7 @@
 #include "scanner.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "canonical.h"
@@ -31,7 +32,8 @@ Scanner::Scanner(const SearchRequest& request, const RowSet& rows, const Exclusi
       space_(space),
       plan_(plan),
       depth_(round_to(request.d, kDepthStep)),
-      ld_(leading_dimension(depth_)) {
+      ld_(leading_dimension(depth_)),
+      reader_(rows, kernels) {
   scratch_.resize(plan_.capacity);
   const std::size_t padded = round_to(plan_.block_rows, kernels_.row_step);
   init_.assign(padded, 0.0F);
@@ -114,18 +116,31 @@ void Scanner::scan_stream(std::size_t s, std::size_t first, std::size_t last, In
   for (std::size_t row = first; row < last; row += count) {
     count = next_block(last - row);
     interrupt.poll(calling_thread);
-    for (std::size_t q = 0; q < query_count_; ++q) {
-      const StreamArgs args{request_.queries + queries_[q] * request_.d,
-                            segment.rows + row * request_.d,
-                            request_.d,
-                            count,
-                            thresholds_[q],
-                            hits_.data()};
-      take_hits(kernels_.stream_diff(args), q, s, row);
+    const std::size_t step = rows_at_once(segment, count);
+    for (std::size_t first_read = 0; first_read < count; first_read += step) {
+      const std::size_t read = std::min(step, count - first_read);
+      const float* rows = reader_.rows(segment, row + first_read, read);
+      for (std::size_t q = 0; q < query_count_; ++q) {
+        const StreamArgs args{request_.queries + queries_[q] * request_.d,
+                              rows,
+                              request_.d,
+                              read,
+                              thresholds_[q],
+                              hits_.data()};
+        take_hits(kernels_.stream_diff(args), q, s, row + first_read);
+      }
     }
     stats.pairs_filtered += count * query_count_;
     if (count < plan_.block_rows) tighten();
   }
+}
+
+// A stream reads float32 rows where they lie, others a few at a time: widened, they stay in the
+// level-1 cache.
+std::size_t Scanner::rows_at_once(const Segment& segment, std::size_t count) const {
+  constexpr std::size_t kFloats = 4096, kRows = 8;
+  if (segment.keys.type == NumberType::float32) return count;
+  return std::max(kRows, kFloats / request_.d / kRows * kRows);
 }
 
 // Thresholds are as old as the block: while few rows have been seen they rise fast, so a
@@ -146,8 +161,9 @@ void Scanner::tighten() {
 }
 
 void Scanner::stage_block(const Segment& segment, std::size_t first, std::size_t count) {
-  space_.stage_rows(segment.rows + first * request_.d, count, ld_, staged_rows_.data(),
-                    init_.data(), spread_.data());
+  for (std::size_t r = 0; r < count; ++r)
+    space_.stage_row(reader_.rows(segment, first + r, 1), ld_, staged_rows_.data() + r * ld_,
+                     &init_[r], &spread_[r]);
 }
 
 void Scanner::take_hits(std::size_t found, std::size_t first_query, std::size_t s,
@@ -159,9 +175,11 @@ void Scanner::take_hits(std::size_t found, std::size_t first_query, std::size_t 
     const std::size_t in_block = hits_[h].where / kMaxQueryLanes, row = first_row + in_block;
     const float score = hits_[h].score;
     if (score < thresholds_[query]) continue;  // the threshold has risen since
-    if (segment.alive != nullptr && segment.alive[row] == 0) continue;
+    if (segment.dead(row, request_.version)) continue;
     if (exclusions_.excludes(queries_[query], segment.id(row))) continue;
-    push(query, {score, ScoreSpace::lower_end(score, spread_[in_block]), rows_.start(s) + row});
+    const float low = ScoreSpace::lower_end(score, spread_[in_block]);
+    if (std::isnan(low)) continue;  // only of a row that is not finite or beyond its max_abs
+    push(query, {score, low, rows_.start(s) + row});
   }
 }
 
@@ -209,7 +227,7 @@ void Scanner::thin_exactly(std::size_t query) {
   std::vector<Neighbour> exact;
   exact.reserve(count_[query]);
   for (const Candidate* c = begin; c != begin + count_[query]; ++c)
-    exact.push_back({key(rows_.row(c->position)), rows_.id(c->position), c->position});
+    exact.push_back({key(reader_.row(c->position)), rows_.id(c->position), c->position});
   stats.rescored += exact.size();
   ++stats.exact_thinnings;
   const auto kth = exact.begin() + static_cast<std::ptrdiff_t>(request_.k - 1);

@@ -58,6 +58,7 @@ class Scanner {
   std::size_t next_block(std::size_t left);
   void tighten();
   void stage_block(const Segment& segment, std::size_t first, std::size_t count);
+  std::size_t rows_at_once(const Segment& segment, std::size_t count) const;
   void take_hits(std::size_t found, std::size_t first_query, std::size_t segment,
                  std::size_t first_row);
   void push(std::size_t query, const Candidate& candidate);
@@ -71,6 +72,7 @@ class Scanner {
   const ScoreSpace& space_;
   const ScanPlan plan_;
   std::size_t depth_, ld_;
+  RowReader reader_;
 
   const std::size_t* queries_ = nullptr;
   std::size_t query_count_ = 0;

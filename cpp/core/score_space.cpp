@@ -77,24 +77,29 @@ float unit_scale(float largest) {
 }
 
 // The mean of some rows, evenly spaced: any offset is valid, a central one makes X small.
-std::vector<float> central_offset(const SearchRequest& request, float scale) {
+std::vector<float> central_offset(const SearchRequest& request, float scale,
+                                  const KernelTable& kernels) {
   constexpr std::size_t kSample = 256;
   std::size_t total = 0;
   for (const Segment& segment : request.segments) total += segment.n;
   std::vector<double> sum(request.d);
+  std::vector<float> scratch(request.d);
   const std::size_t step = std::max<std::size_t>(1, total / kSample);
   std::size_t start = 0, taken = 0;
   for (const Segment& segment : request.segments) {
     for (std::size_t r = (start + step - 1) / step * step; r < start + segment.n;
-         r += step, ++taken)
-      for (std::size_t i = 0; i < request.d; ++i)
-        sum[i] += static_cast<double>(segment.rows[(r - start) * request.d + i]);
+         r += step, ++taken) {
+      const float* row =
+          segment.keys.read((r - start) * request.d, request.d, scratch.data(), kernels);
+      for (std::size_t i = 0; i < request.d; ++i) sum[i] += static_cast<double>(row[i]);
+    }
     start += segment.n;
   }
   std::vector<float> offset(request.d);
-  for (std::size_t i = 0; i < request.d && taken > 0; ++i)
-    offset[i] =
-        static_cast<float>(sum[i] / static_cast<double>(taken) * static_cast<double>(scale));
+  for (std::size_t i = 0; i < request.d && taken > 0; ++i) {
+    const double mean = sum[i] / static_cast<double>(taken) * static_cast<double>(scale);
+    if (std::fabs(mean) <= 4) offset[i] = static_cast<float>(mean);  // more: a damaged row
+  }
   return offset;
 }
 
@@ -120,7 +125,7 @@ ScoreSpace::ScoreSpace(const SearchRequest& request, FilterKind filter, bool raw
     rho_ = (roundings(d + 3, kU) + 2 * theta) * kGuard;
     absolute_ = 10 * (d + 1) * kEta;
   } else if (euclidean_) {
-    offset_ = central_offset(request, scale_);
+    offset_ = central_offset(request, scale_, kernels_);
     row_relative_ = (g + 2 * kU * (1 + kU) + theta * (2 + 4 * kU)) * kGuard;
     query_relative_ = (g / 2 + 2 * kU * (1 + kU) + theta * (2 + 4 * kU)) * kGuard;
   } else if (cosine_) {
@@ -132,28 +137,24 @@ ScoreSpace::ScoreSpace(const SearchRequest& request, FilterKind filter, bool raw
   }
 }
 
-void ScoreSpace::stage_rows(const float* rows, std::size_t count, std::size_t ld, float* staged,
-                            float* init, float* spread) const {
-  for (std::size_t r = 0; r < count; ++r) {
-    const float* x = rows + r * d_;
-    float* out = staged + r * ld;
-    double base = 0, error = 0;
-    if (cosine_) {
-      const double square = kernels_.dot(x, x, d_);
-      kernels_.stage_unit(x, square > 0 ? 1 / std::sqrt(square) : 0, out, d_);
-      error = row_relative_ + absolute_;
-    } else {
-      kernels_.stage(x, offset_.data(), scale_, out, d_);
-      if (filter_ == FilterKind::dot) {
-        const double square = kernels_.dot(out, out, d_);
-        if (euclidean_) base = -square / 2;
-        error = row_relative_ * (euclidean_ ? square : std::sqrt(square)) + absolute_;
-      }
+void ScoreSpace::stage_row(const float* row, std::size_t ld, float* staged, float* init,
+                           float* spread) const {
+  double base = 0, error = 0;
+  if (cosine_) {
+    const double square = kernels_.dot(row, row, d_);
+    kernels_.stage_unit(row, square > 0 ? 1 / std::sqrt(square) : 0, staged, d_);
+    error = row_relative_ + absolute_;
+  } else {
+    kernels_.stage(row, offset_.data(), scale_, staged, d_);
+    if (filter_ == FilterKind::dot) {
+      const double square = kernels_.dot(staged, staged, d_);
+      if (euclidean_) base = -square / 2;
+      error = row_relative_ * (euclidean_ ? square : std::sqrt(square)) + absolute_;
     }
-    std::fill(out + d_, out + ld, 0.0F);
-    init[r] = round_up(base + error);
-    spread[r] = round_up(static_cast<double>(init[r]) - base + error);
   }
+  std::fill(staged + d_, staged + ld, 0.0F);
+  *init = round_up(base + error);
+  *spread = round_up(static_cast<double>(*init) - base + error);
 }
 
 StagedQuery ScoreSpace::stage_query(const float* query, float* staged) const {

@@ -40,9 +40,8 @@ class ScoreSpace {
   // buffer by exact distances. The Euclidean dot filter cannot: its scores leave out |q|^2.
   bool places_keys() const { return !euclidean_ || filter_ == FilterKind::difference; }
 
-  // Stages `count` rows (leading dimension d) at leading dimension ld; fills init and spread.
-  void stage_rows(const float* rows, std::size_t count, std::size_t ld, float* staged, float* init,
-                  float* spread) const;
+  // Stages a row, padded with zeros to ld; sets its init and spread.
+  void stage_row(const float* row, std::size_t ld, float* staged, float* init, float* spread) const;
   StagedQuery stage_query(const float* query, float* staged) const;
 
   // The lower end of a score, slack left out.

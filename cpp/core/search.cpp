@@ -229,6 +229,7 @@ class Search {
     }
     constexpr std::size_t kAhead = 2;  // rows on their way while one is rescored
     const CanonicalKey key(request_, kernels_, query);
+    RowReader reader(rows_, kernels_);
     std::vector<Neighbour> found;
     found.reserve(request_.k + 16);
     for (const Scanner* part : parts) {
@@ -237,9 +238,8 @@ class Search {
         if (c[j].high >= threshold) found.push_back({0, rows_.id(c[j].position), c[j].position});
     }
     for (std::size_t j = 0; j < found.size(); ++j) {
-      if (j + kAhead < found.size())
-        prefetch_row(rows_.row(found[j + kAhead].position), request_.d);
-      found[j].key = key(rows_.row(found[j].position));
+      if (j + kAhead < found.size()) reader.prefetch(found[j + kAhead].position);
+      found[j].key = key(reader.row(found[j].position));
     }
     rescored_ += found.size();
     write(query, found);
@@ -250,14 +250,15 @@ class Search {
     parallel_for(queries.size(), request_.threads, interrupt_, [&](std::size_t i, bool calling) {
       const std::size_t query = queries[i];
       const CanonicalKey key(request_, kernels_, query);
+      RowReader reader(rows_, kernels_);
       std::vector<Neighbour> found;
       for (std::size_t s = 0; s < request_.segments.size(); ++s) {
         const Segment& segment = request_.segments[s];
         for (std::size_t r = 0; r < segment.n; ++r) {
           if (r % 1024 == 0) interrupt_.poll(calling);
-          if (segment.alive != nullptr && segment.alive[r] == 0) continue;
+          if (segment.dead(r, request_.version)) continue;
           if (exclusions_.excludes(query, segment.id(r))) continue;
-          found.push_back({key(segment.rows + r * request_.d), segment.id(r), rows_.start(s) + r});
+          found.push_back({key(reader.rows(segment, r, 1)), segment.id(r), rows_.start(s) + r});
         }
       }
       rescored_ += found.size();
@@ -318,7 +319,11 @@ void filter_brackets(const SearchRequest& request, const KernelTable& kernels, d
   std::vector<float> thresholds(lanes, std::numeric_limits<float>::infinity());
   thresholds[0] = -std::numeric_limits<float>::infinity();
   std::vector<Hit> hits(padded * lanes);
-  space.stage_rows(segment.rows, segment.n, depth, staged.data(), init.data(), spread.data());
+  const RowSet rows(request.segments, request.d);
+  RowReader reader(rows, kernels);
+  for (std::size_t r = 0; r < segment.n; ++r)
+    space.stage_row(reader.rows(segment, r, 1), depth, staged.data() + r * depth, &init[r],
+                    &spread[r]);
   const std::size_t kc = request.blocks.depth > 0 ? request.blocks.depth : depth;
   const ScanArgs args{panel.data(),   staged.data(), depth, init.data(),
                       segment.n,      depth,         kc,    thresholds.data(),

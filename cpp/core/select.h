@@ -46,7 +46,7 @@ inline float kth_largest(float* values, std::size_t n, std::size_t k) {
     n -= equal;
     k -= equal;
   }
-  for (std::size_t i = 0;; ++i) {  // few are left: count, free of branches
+  for (std::size_t i = 0; i < n; ++i) {  // few are left: count, free of branches
     std::size_t larger = 0, equal = 0;
     for (std::size_t j = 0; j < n; ++j) {
       larger += values[j] > values[i] ? 1 : 0;
@@ -54,6 +54,7 @@ inline float kth_largest(float* values, std::size_t n, std::size_t k) {
     }
     if (larger < k && k <= larger + equal) return values[i];
   }
+  return values[0];  // not reached
 }
 
 }  // namespace resmem

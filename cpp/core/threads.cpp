@@ -80,8 +80,8 @@ class Pool {
     while (workers_ < helpers) {
       try {
         std::thread([this] { serve(); }).detach();
-      } catch (const std::system_error&) {
-        break;  // no more threads to be had: those there are, and the caller, do it all
+      } catch (const std::exception&) {
+        break;  // no thread or no memory for one: those there are, and the caller, do it all
       }
       ++workers_;
     }
@@ -212,6 +212,17 @@ void parallel_for(std::size_t tasks, std::size_t threads, Interrupt& interrupt,
   job.body = &body;
   job.interrupt = &interrupt;
   pool().run(job, tasks == 0 ? 0 : std::min(threads, tasks) - 1);
+}
+
+void parallel_for_rows(std::size_t n, std::size_t row_cost, std::size_t threads,
+                       Interrupt& interrupt,
+                       const std::function<void(std::size_t, std::size_t, bool)>& body) {
+  constexpr std::size_t kTaskCost = std::size_t{1} << 16;
+  const std::size_t block =
+      std::max<std::size_t>(1, kTaskCost / std::max<std::size_t>(1, row_cost));
+  parallel_for((n + block - 1) / block, threads, interrupt, [&](std::size_t task, bool calling) {
+    body(task * block, std::min(n, (task + 1) * block), calling);
+  });
 }
 
 }  // namespace resmem

@@ -52,4 +52,10 @@ inline constexpr std::size_t kMostThreads = 1024;
 void parallel_for(std::size_t tasks, std::size_t threads, Interrupt& interrupt,
                   const std::function<void(std::size_t task, bool calling_thread)>& body);
 
+// Runs body(first, last, calling_thread) over blocks of n rows, each of `row_cost` values: long
+// enough to be worth handing out, short enough to answer an interrupt.
+void parallel_for_rows(
+    std::size_t n, std::size_t row_cost, std::size_t threads, Interrupt& interrupt,
+    const std::function<void(std::size_t first, std::size_t last, bool calling_thread)>& body);
+
 }  // namespace resmem

@@ -6,21 +6,31 @@
 #include <string>
 #include <vector>
 
+#include "numbers.h"
+
 namespace resmem {
 
 enum class Metric { euclidean, sqeuclidean, cosine, inner_product };
 
-// Rows that lie together in memory; a memory is a list of these, never changed in place.
+// Rows that lie together in memory; a memory is a list of these. Only `died` ever changes.
 struct Segment {
-  const float* rows = nullptr;  // (n, d) row-major, finite
+  Numbers keys;  // (n, d) row-major, finite
   std::size_t n = 0;
   const std::int64_t* ids = nullptr;  // n of them, or none: first_id, first_id + 1, ..
   std::int64_t first_id = 0;
-  const std::uint8_t* alive = nullptr;  // n flags, or none: every row lives
-  float max_abs = 0;                    // largest |value| of the rows
+  // n versions at which the rows were removed (0: never), or none: every row lives. Another
+  // thread may be marking rows with versions to come.
+  const std::int64_t* died = nullptr;
+  float max_abs = 0;  // largest |value| of the keys
 
-  std::int64_t id(std::size_t row) const {
-    return ids != nullptr ? ids[row] : first_id + static_cast<std::int64_t>(row);
+  std::int64_t id(std::size_t row) const {  // unsigned: whatever a file says, it wraps
+    return ids != nullptr ? ids[row]
+                          : static_cast<std::int64_t>(static_cast<std::uint64_t>(first_id) + row);
+  }
+  bool dead(std::size_t row, std::int64_t version) const {
+    if (died == nullptr) return false;
+    const std::int64_t at = __atomic_load_n(died + row, __ATOMIC_RELAXED);
+    return at > 0 && at <= version;
   }
 };
 
@@ -43,6 +53,7 @@ struct SearchRequest {
   Metric metric = Metric::euclidean;
   const std::int64_t* exclude = nullptr;  // (q, exclude_width), -1 for none
   std::size_t exclude_width = 0;
+  std::int64_t version = 0;  // rows that had died by then are not seen
   std::size_t threads = 1;
   // For tests: force a path.
   Blocks blocks;

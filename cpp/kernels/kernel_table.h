@@ -20,6 +20,7 @@ inline constexpr std::uint32_t kMaxQueryLanes = 32;
 inline constexpr std::size_t kRowsAhead = 16;
 inline constexpr std::size_t kLine = 16;      // floats in a cache line
 inline constexpr std::size_t kDepthStep = 4;  // staged depth is padded with zeros to this
+inline constexpr std::size_t kPartials = 8;   // of a canonical sum
 
 // A panel of queries against a block of staged rows.
 //
@@ -60,11 +61,32 @@ struct StreamArgs {
   Hit* hits;  // room for row_count
 };
 
+// A few keys against rows of a linear layer.
+//
+//   panel   head_keys rows of float64, row-major:   panel[key * ld + i], zero from d to ld;
+//           rows without a key hold zeros
+//   weight  columns x d, row-major, not padded
+//
+// out[key * out_ld + c] = float32(csum(weight[c][i] * panel[key][i]) + bias[c]) for key < keys,
+// clamped to what float32 can hold.
+struct HeadArgs {
+  const double* panel;
+  std::size_t ld;  // d rounded up to a multiple of kPartials
+  const float* weight;
+  const float* bias;
+  std::size_t d;
+  std::size_t columns;
+  std::size_t keys;
+  float* out;
+  std::size_t out_ld;
+};
+
 struct KernelTable {
   const char* name;
   bool emulated;              // executed through an emulation header, not by the CPU itself
   std::uint32_t query_lanes;  // NR <= kMaxQueryLanes
   std::uint32_t row_step;     // common multiple of the tiles' MR
+  std::uint32_t head_keys;    // keys of a panel of HeadArgs
 
   // --- Filter: float32. Hits come in no particular order; a pair is a hit iff its computed
   // score >= threshold. With u = 2^-24 and every intermediate finite:
@@ -91,10 +113,18 @@ struct KernelTable {
   void (*softmax)(const float* logits, double temperature, double* out, std::size_t n);
   // The weights of count >= 1 neighbours at these distances.
   void (*neighbour_weights)(const double* distances, std::size_t count, double sigma, double* out);
-  // out[c] = sum of weights[j] * rows[j][c] from 0, j ascending, multiply then add.
+  // out[c] = (out[c] + weights[0] * rows[0][c]) + .., j ascending, multiply then add.
   // `rows` holds count + kRowsAhead pointers; the further ones are only prefetched.
   void (*weighted_sum)(double* out, const float* const* rows, const double* weights,
                        std::size_t count, std::size_t columns);
+  void (*head_logits)(const HeadArgs& args);
+
+  // --- Numbers half as wide. Widening is exact; narrowing rounds to nearest even, to infinity
+  // beyond the largest number. NaN stays NaN.
+  void (*widen_float16)(const std::uint16_t* x, float* out, std::size_t n);
+  void (*widen_bfloat16)(const std::uint16_t* x, float* out, std::size_t n);
+  void (*narrow_float16)(const float* x, std::uint16_t* out, std::size_t n);
+  void (*narrow_bfloat16)(const float* x, std::uint16_t* out, std::size_t n);
 };
 
 // One definition per object file that the build compiles.

@@ -231,8 +231,7 @@ float max_abs(const float* x, std::size_t n) {
 
 // ------------------------------------------------------------------ canonical: float64, no FMA
 
-constexpr int kPartials = 8;
-constexpr int kPartialVectors = kPartials / F64::kLanes;
+constexpr int kPartialVectors = static_cast<int>(kPartials) / F64::kLanes;
 
 double combine(const F64* partial, const double* tail, std::size_t tail_count) {
   double p[kPartials];
@@ -398,10 +397,107 @@ void weighted_sum(double* out, const float* const* rows, const double* weights, 
                   std::size_t columns) {
   // Short rows take less time than memory does: look further ahead.
   const std::size_t ahead = columns <= 256 ? kRowsAhead : kRowsAhead / 4;
-  for (std::size_t c = 0; c < columns; ++c) out[c] = 0;
   std::size_t j = 0;
   for (; j + 4 <= count; j += 4) add_rows<4>(out, rows + j, rows + j + ahead, weights + j, columns);
   for (; j < count; ++j) add_rows<1>(out, rows + j, rows + j + ahead, weights + j, columns);
+}
+
+// ------------------------------------------------------------------ canonical: a linear layer
+
+// kHeadKeys keys x kColumns rows of the layer: the partial sums stay in registers, every widened
+// weight serves all keys and every vector of the panel all rows.
+template <int kColumns>
+RESMEM_INLINE void head_tile(const HeadArgs& args, std::size_t first) {
+  F64 partial[kColumns][kHeadKeys][kPartialVectors];
+  unroll<kColumns>([&](auto c) RESMEM_LAMBDA {
+    unroll<kHeadKeys>([&](auto k) RESMEM_LAMBDA {
+      unroll<kPartialVectors>(
+          [&](auto v) RESMEM_LAMBDA { partial[c.value][k.value][v.value] = F64::set1(0.0); });
+    });
+  });
+  const auto take = [&](const float* weight, std::size_t weight_ld, std::size_t i) RESMEM_LAMBDA {
+    unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
+      constexpr std::size_t at = v.value * F64::kLanes;
+      F64 w[kColumns];
+      unroll<kColumns>([&](auto c) RESMEM_LAMBDA {
+        w[c.value] = F64::widen(weight + c.value * weight_ld + at);
+      });
+      unroll<kHeadKeys>([&](auto k) RESMEM_LAMBDA {
+        const F64 key = F64::load(args.panel + k.value * args.ld + i + at);
+        unroll<kColumns>([&](auto c) RESMEM_LAMBDA {
+          F64& sum = partial[c.value][k.value][v.value];
+          sum = add(sum, mul(w[c.value], key));
+        });
+      });
+    });
+  };
+  const float* weight = args.weight + first * args.d;
+  std::size_t i = 0;
+  for (; i + kPartials <= args.d; i += kPartials) take(weight + i, args.d, i);
+  if (i < args.d) {  // the last few, padded with zeros
+    float tail[kColumns][kPartials] = {};
+    for (std::size_t c = 0; c < kColumns; ++c)
+      for (std::size_t j = 0; j < args.d - i; ++j) tail[c][j] = weight[c * args.d + i + j];
+    take(tail[0], kPartials, i);
+  }
+  constexpr double kLargest = 0x1.fffffep+127;
+  for (std::size_t k = 0; k < args.keys; ++k)
+    for (std::size_t c = 0; c < kColumns; ++c) {
+      double logit = combine(partial[c][k], nullptr, 0) + static_cast<double>(args.bias[first + c]);
+      logit = logit > kLargest ? kLargest : logit < -kLargest ? -kLargest : logit;
+      args.out[k * args.out_ld + first + c] = static_cast<float>(logit);
+    }
+}
+
+void head_logits(const HeadArgs& args) {
+  std::size_t c = 0;
+  for (; c + kHeadColumns <= args.columns; c += kHeadColumns) head_tile<kHeadColumns>(args, c);
+  for (; c < args.columns; ++c) head_tile<1>(args, c);
+}
+
+// ------------------------------------------------------------------ numbers half as wide
+
+void widen_float16(const std::uint16_t* x, float* out, std::size_t n) {
+  std::size_t i = 0;
+  for (; i + F32::kLanes <= n; i += F32::kLanes) F32::widen(x + i).store(out + i);
+  if (i < n) {
+    std::uint16_t half[F32::kLanes] = {};
+    float lane[F32::kLanes];
+    for (std::size_t j = 0; j < n - i; ++j) half[j] = x[i + j];
+    F32::widen(half).store(lane);
+    for (std::size_t j = 0; j < n - i; ++j) out[i + j] = lane[j];
+  }
+}
+
+void narrow_float16(const float* x, std::uint16_t* out, std::size_t n) {
+  std::size_t i = 0;
+  for (; i + F32::kLanes <= n; i += F32::kLanes) F32::load(x + i).narrow(out + i);
+  if (i < n) {
+    std::uint16_t half[F32::kLanes];
+    float lane[F32::kLanes] = {};
+    for (std::size_t j = 0; j < n - i; ++j) lane[j] = x[i + j];
+    F32::load(lane).narrow(half);
+    for (std::size_t j = 0; j < n - i; ++j) out[i + j] = half[j];
+  }
+}
+
+// A bfloat16 is the upper half of a float32: integers throughout, left to the compiler.
+void widen_bfloat16(const std::uint16_t* x, float* out, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(x[i]) << 16;
+    __builtin_memcpy(out + i, &bits, sizeof bits);
+  }
+}
+
+void narrow_bfloat16(const float* x, std::uint16_t* out, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, x + i, sizeof bits);
+    const std::uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    const std::uint32_t quiet = bits >> 16 | 0x40;  // rounding could carry a NaN to infinity
+    const bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;
+    out[i] = static_cast<std::uint16_t>(nan ? quiet : rounded);
+  }
 }
 
 constexpr int common_multiple(int a, int b) {
@@ -415,6 +511,7 @@ constexpr KernelTable make_table(const char* name, bool emulated) {
           emulated,
           static_cast<std::uint32_t>(kNR),
           static_cast<std::uint32_t>(common_multiple(kDotRows, kDiffRows)),
+          static_cast<std::uint32_t>(kHeadKeys),
           scan<false, kDotRows>,
           scan<true, kDiffRows>,
           stream_diff,
@@ -427,7 +524,12 @@ constexpr KernelTable make_table(const char* name, bool emulated) {
           exp_in_place,
           softmax,
           neighbour_weights,
-          weighted_sum};
+          weighted_sum,
+          head_logits,
+          widen_float16,
+          widen_bfloat16,
+          narrow_float16,
+          narrow_bfloat16};
 }
 
 }  // namespace

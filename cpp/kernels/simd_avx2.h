@@ -1,9 +1,11 @@
-// AVX2 + FMA: 16 registers of 8 floats.
+// AVX2 + FMA + F16C: 16 registers of 8 floats.
 //
 // Dot tile: 6 rows x 2 vectors = 12 accumulators + 2 panel vectors + 1 broadcast = 15
 // registers; two FMA pipes of latency 4-5 need 8-10 independent accumulators.
 // Difference tile: 4 x 2 = 8 accumulators, since each pair also needs a subtraction and its
 // result, and cores that issue four vector operations a cycle are then bound by issue.
+// Head tile: 3 keys x 2 columns, a half of the eight partial sums at a time: 2 x 6 accumulators
+// + 2 weights + 1 key or product = 15.
 #pragma once
 
 #include <immintrin.h>
@@ -24,7 +26,14 @@ struct F32 {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return {_mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane))};
   }
+  static F32 widen(const std::uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+  }
   void store(float* p) const { _mm256_storeu_ps(p, v); }
+  void narrow(std::uint16_t* p) const {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
 };
 inline F32 add(F32 a, F32 b) { return {_mm256_add_ps(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {_mm256_sub_ps(a.v, b.v)}; }
@@ -67,6 +76,8 @@ inline F64 pow2_of_shifted(F64 shifted) {
 constexpr int kPanelVectors = 2;  // NR = 16
 constexpr int kDotRows = 6;
 constexpr int kDiffRows = 4;
+constexpr int kHeadKeys = 3;
+constexpr int kHeadColumns = 2;
 
 }  // namespace
 }  // namespace resmem

@@ -2,6 +2,7 @@
 //
 // Dot tile: 12 rows x 2 vectors = 24 accumulators + 2 panel vectors; the broadcast is an
 // operand of the FMA. Difference tile: 8 x 2 = 16 accumulators + 2 + temporaries.
+// Head tile: 4 keys x 4 columns = 16 accumulators + 4 weights + temporaries.
 // RESMEM_EMULATE_AVX512 runs the same body through SIMDe on a CPU without AVX-512.
 #pragma once
 
@@ -29,7 +30,30 @@ struct F32 {
     for (int i = 0; i < n; ++i) lane[i] = p[i];
     return load(lane);
   }
+  static F32 widen(const std::uint16_t* p) {
+#ifdef RESMEM_EMULATE_AVX512  // SIMDe has no conversions of this width
+    float lane[16];
+    for (int i = 0; i < 16; i += 8)
+      _mm256_storeu_ps(lane + i,
+                       _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i))));
+    return load(lane);
+#else
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+#endif
+  }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void narrow(std::uint16_t* p) const {
+    constexpr int kRounding = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+#ifdef RESMEM_EMULATE_AVX512
+    float lane[16];
+    store(lane);
+    for (int i = 0; i < 16; i += 8)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p + i),
+                       _mm256_cvtps_ph(_mm256_loadu_ps(lane + i), kRounding));
+#else
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, kRounding));
+#endif
+  }
 };
 inline F32 add(F32 a, F32 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -89,6 +113,8 @@ inline F64 pow2_of_shifted(F64 shifted) {
 constexpr int kPanelVectors = 2;  // NR = 32
 constexpr int kDotRows = 12;
 constexpr int kDiffRows = 8;
+constexpr int kHeadKeys = 4;
+constexpr int kHeadColumns = 4;
 
 }  // namespace
 }  // namespace resmem

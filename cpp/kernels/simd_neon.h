@@ -2,6 +2,7 @@
 //
 // Dot tile: 6 rows x 4 vectors = 24 accumulators + 4 panel vectors + 1 broadcast = 29.
 // Difference tile: 4 x 4 = 16 accumulators + 4 + temporaries.
+// Head tile: 3 keys x 2 columns x 4 vectors of partial sums = 24 accumulators + 2 + temporaries.
 #pragma once
 
 #include <arm_neon.h>
@@ -21,7 +22,11 @@ struct F32 {
     for (int i = 0; i < n; ++i) lane[i] = p[i];
     return load(lane);
   }
+  static F32 widen(const std::uint16_t* p) {
+    return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))};
+  }
   void store(float* p) const { vst1q_f32(p, v); }
+  void narrow(std::uint16_t* p) const { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(v))); }
 };
 inline F32 add(F32 a, F32 b) { return {vaddq_f32(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {vsubq_f32(a.v, b.v)}; }
@@ -63,6 +68,8 @@ inline F64 pow2_of_shifted(F64 shifted) {
 constexpr int kPanelVectors = 4;  // NR = 16
 constexpr int kDotRows = 6;
 constexpr int kDiffRows = 4;
+constexpr int kHeadKeys = 3;
+constexpr int kHeadColumns = 2;
 
 }  // namespace
 }  // namespace resmem

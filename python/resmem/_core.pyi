@@ -1,14 +1,24 @@
-from typing import Any, TypeAlias, TypedDict
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 __version__: str
 
+_F16: TypeAlias = npt.NDArray[np.float16]
 _F32: TypeAlias = npt.NDArray[np.float32]
 _F64: TypeAlias = npt.NDArray[np.float64]
+_I32: TypeAlias = npt.NDArray[np.int32]
 _I64: TypeAlias = npt.NDArray[np.int64]
-_Segment: TypeAlias = tuple[_F32, _I64 | None, int, npt.NDArray[np.bool_] | None, float]
+_Stored: TypeAlias = _F32 | _F16 | npt.NDArray[np.uint16]  # uint16: the bits of bfloat16
+# keys, ids, first id, versions of removal, largest absolute value of a key
+_Segment: TypeAlias = tuple[_Stored, _I64 | None, int, _I64 | None, float]
+_Residuals: TypeAlias = (
+    tuple[Literal["dense"], _F32 | _F16]
+    | tuple[Literal["sparse"], _I32, _F32 | _F16, _F32]  # index, value, rest
+    | tuple[Literal["head"], _Stored, _I64]  # keys, labels
+)
 
 class SearchStats(TypedDict):
     isa: str
@@ -24,7 +34,7 @@ class SearchStats(TypedDict):
 def search(
     queries: _F32,
     queries_max_abs: float,
-    segments: list[_Segment],
+    segments: Sequence[_Segment],
     k: int,
     metric: str,
     exclude: _I64 | None = None,
@@ -33,14 +43,32 @@ def search(
     strategy: str = "automatic",
     filter: str = "automatic",
     blocks: tuple[int, int, int, int] = (0, 0, 0, 0),
+    version: int = 0,
 ) -> tuple[_F64, _I64, _I64, SearchStats]: ...
 def softmax(logits: _F32, temperature: float, threads: int = 0, isa: str = "") -> _F64: ...
 def class_residuals(
-    outputs: _F32, labels: _I64, temperature: float, threads: int = 0, isa: str = ""
+    outputs: _F32,
+    labels: _I64,
+    temperature: float,
+    threads: int = 0,
+    isa: str = "",
+    half: bool = False,
+) -> npt.NDArray[Any]: ...
+def sparse_residuals(
+    outputs: _F32,
+    labels: _I64,
+    temperature: float,
+    m: int,
+    half: bool = False,
+    threads: int = 0,
+    isa: str = "",
+) -> tuple[_I32, npt.NDArray[Any], _F32, float]: ...
+def head_logits(
+    keys: _Stored, weight: _F32, bias: _F32, threads: int = 0, isa: str = ""
 ) -> _F32: ...
 def simplex(values: _F64, floor: float, threads: int = 0, isa: str = "") -> None: ...
 def aggregate(
-    segments: list[_F32],
+    segments: Sequence[_Residuals],
     distances: _F64,
     positions: _I64,
     sigma: float,
@@ -49,10 +77,26 @@ def aggregate(
     base: _F64 | None = None,
     threads: int = 0,
     isa: str = "",
+    head: tuple[_F32, _F32, float] | None = None,
+    select: _I64 | None = None,
 ) -> _F64: ...
 def weights(distances: _F64, positions: _I64, sigma: float, isa: str = "") -> _F64: ...
 def inspect_rows(rows: _F32, threads: int = 0, isa: str = "") -> tuple[float, int]: ...
+def narrow(
+    rows: _F32, dtype: Literal["float16", "bfloat16"], threads: int = 0, isa: str = ""
+) -> npt.NDArray[Any]: ...
+def widen(rows: _Stored, threads: int = 0, isa: str = "") -> _F32: ...
 def bfloat16_from_dlpack(capsule: Any) -> _F32 | None: ...
+def mark_died(died: _I64, rows: _I64, version: int) -> None: ...
+
+class IdTable:
+    def __init__(self) -> None: ...
+    def extend(self, ids: _I64) -> None: ...
+    def find(self, ids: _I64) -> _I64: ...
+    def __len__(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
 def default_threads() -> int: ...
 def enter_float_state() -> int: ...
 def leave_float_state(saved: int) -> None: ...
@@ -63,7 +107,7 @@ def set_flush_to_zero(on: bool) -> None: ...
 def filter_brackets(
     queries: _F32,
     queries_max_abs: float,
-    segments: list[_Segment],
+    segments: Sequence[_Segment],
     metric: str,
     filter: str = "dot",
     isa: str = "",

@@ -1,0 +1,50 @@
+#include "../core/id_table.h"
+#include "bindings.h"
+
+namespace resmem {
+namespace {
+
+void mark_died(Array<std::int64_t>& died, const Array<std::int64_t>& rows, std::int64_t version) {
+  require(died.ndim() == 1 && rows.ndim() == 1, "died must be (n,) and rows (m,)");
+  std::int64_t* target = died.mutable_data();
+  const std::int64_t *first = rows.data(), *last = first + rows.size();
+  for (const std::int64_t* row = first; row != last; ++row)
+    if (*row < 0 || *row >= died.size())
+      throw py::index_error("row " + std::to_string(*row) + " is not one of the " +
+                            std::to_string(died.size()) + " rows");
+  for (const std::int64_t* row = first; row != last; ++row)
+    __atomic_store_n(target + *row, version, __ATOMIC_RELAXED);
+}
+
+void check_signals() {
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+void extend_python(IdTable& table, const Array<std::int64_t>& ids) {
+  require(ids.ndim() == 1, "ids must be (m,)");
+  table.extend(ids.data(), extent(ids, 0), check_signals);
+}
+
+Array<std::int64_t> find_python(const IdTable& table, const Array<std::int64_t>& ids) {
+  require(ids.ndim() == 1, "ids must be (m,)");
+  Array<std::int64_t> rows(ids.size());
+  table.find(ids.data(), extent(ids, 0), rows.mutable_data(), check_signals);
+  return rows;
+}
+
+}  // namespace
+
+void register_rows(py::module_& module) {
+  using namespace py::literals;
+  module.def("mark_died", &mark_died, py::arg("died").noconvert(), py::arg("rows").noconvert(),
+             "version"_a, "Stamps rows with the version at which they were removed.");
+  py::class_<IdTable>(module, "IdTable", "Rows of one segment by id.")
+      .def(py::init<>())
+      .def("extend", &extend_python, py::arg("ids").noconvert(),
+           "Adds rows, numbered on; of equal ids the first is found.")
+      .def("find", &find_python, py::arg("ids").noconvert(), "Row of each id, or -1.")
+      .def("__len__", &IdTable::size)
+      .def_property_readonly("nbytes", &IdTable::bytes);
+}
+
+}  // namespace resmem

@@ -1,0 +1,14 @@
+// Weighted sums of residuals that are computed when they are asked for.
+#pragma once
+
+#include <vector>
+
+#include "aggregate.h"
+
+namespace resmem {
+
+// aggregate() of head segments.
+void aggregate_head(const std::vector<HeadSegment>& segments, const AggregateRequest& request,
+                    const KernelTable& kernels, double* out, Interrupt& interrupt);
+
+}  // namespace resmem
