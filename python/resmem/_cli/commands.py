@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager, redirect_stdout
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,6 @@ _PARAMETERS = (
     "task", "output_kind", "k", "sigma", "temperature", "strength",
     "key_dtype", "residual_dtype", "store", "base",
 )  # fmt: skip
-_ROWS = ("embeddings", "outputs", "targets", "ids")
 
 
 def run(options: Namespace) -> None:
@@ -44,7 +44,7 @@ def fit(options: Namespace) -> Told:
     _check_target(options.out, *_row_files(options))
     parameters = _parameters(options)
     memory = resmem.Memory(**parameters)
-    rows = _rows(options)
+    rows = _training(options)
     estimate = _estimate(rows, parameters)
     if not options.quiet:
         say(str(estimate))
@@ -60,7 +60,7 @@ def add(options: Namespace) -> Told:
     wanted = any(_row_files(options))
     if not wanted and options.remove is None:
         raise ValueError("nothing to do: give --embeddings, --outputs and --targets, or --remove")
-    rows = _rows(options) if wanted else None
+    rows = _training(options) if wanted else None
     memory = _load(options)
     before = len(memory)
     if options.remove is not None:
@@ -88,7 +88,7 @@ def predict(options: Namespace) -> Told:
         if getattr(options, name) is not None:
             setattr(memory, name, getattr(options, name))
     queries = Queries(memory, options)
-    with _bar(options, "predict", len(queries), "rows") as step:
+    with _bar(options, "predict", len(queries), "rows", wanted=not printed) as step:
         if printed:
             outputs.print_rows(queries.answers(step))
             return Told({}, "")
@@ -151,27 +151,40 @@ _COMMANDS: dict[str, Callable[[Namespace], Told]] = {
 # ---- What they share -------------------------------------------------------------------------
 
 
+class _Training(NamedTuple):
+    """What Memory.fit and Memory.add take."""
+
+    embeddings: Rows
+    outputs: Rows | None
+    targets: Rows
+    ids: Rows | None
+
+
 def _row_files(options: Namespace) -> list[str]:
     """The inputs with one row per row, of those given."""
-    texts = (getattr(options, name, None) for name in _ROWS)
+    texts = (getattr(options, name, None) for name in _Training._fields)
     return [text for text in texts if text is not None]
 
 
-def _rows(options: Namespace) -> list[Rows | None]:
-    """What Memory.fit and Memory.add take."""
+def _training(options: Namespace) -> _Training:
     for name in ("embeddings", "targets"):
         if getattr(options, name) is None:
             raise ValueError(f"--{name} is missing: rows have embeddings, outputs and targets")
-    texts = ((getattr(options, name), name) for name in _ROWS)
-    return [None if text is None else inputs.rows(text, name) for text, name in texts]
+    return _Training(
+        inputs.rows(options.embeddings, "embeddings"),
+        inputs.given(options.outputs, "outputs"),
+        inputs.rows(options.targets, "targets"),
+        inputs.given(options.ids, "ids"),
+    )
 
 
-def _estimate(rows: list[Rows | None], parameters: dict[str, Any]) -> Any:
+def _estimate(rows: _Training, parameters: dict[str, Any]) -> Any:
     """Memory.estimate for these rows."""
-    embeddings, outputs = rows[:2]
-    n, d = embeddings.shape
-    columns = outputs.shape[1] if len(outputs.shape) == 2 else 1
-    return resmem.Memory.estimate(n, d, columns, **parameters)
+    shape = rows.embeddings.shape
+    if len(shape) != 2:
+        raise ValueError(f"embeddings must have shape (n, d), got {shape}")
+    columns = 1 if rows.outputs is None else math.prod(rows.outputs.shape[1:])
+    return resmem.Memory.estimate(*shape, columns, **parameters)
 
 
 def _parameters(options: Namespace) -> dict[str, Any]:
@@ -204,9 +217,9 @@ def _check_target(path: str, *sources: str) -> None:
 
 
 def _bar(
-    options: Namespace, label: str, total: int, unit: str = "B"
+    options: Namespace, label: str, total: int, unit: str = "B", wanted: bool = True
 ) -> AbstractContextManager[Step]:
-    return bar(label, total, unit, wanted=not (options.quiet or options.no_progress))
+    return bar(label, total, unit, wanted and not (options.quiet or options.no_progress))
 
 
 def _summary(memory: resmem.Memory) -> str:

@@ -100,9 +100,11 @@ def _mapped(
         there = os.path.getsize(path) - offset
         if size > there:
             raise ValueError(f"it ends early: {size} bytes of {shape} should follow, got {there}")
-        array: npt.NDArray[Any] = np.empty(shape, dtype)
+        array: npt.NDArray[Any]
         if size:
             array = np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+        else:  # nothing cannot be mapped
+            array = np.empty(shape, dtype)
         as_it_is = array.flags.aligned and not bfloat16
         return array if as_it_is else Converted(array, bfloat16)
 

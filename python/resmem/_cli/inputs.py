@@ -32,6 +32,11 @@ def rows(text: str, option: str) -> Rows:
     return found[name]()
 
 
+def given(text: str | None, option: str) -> Rows | None:
+    """The same for an option that may be left out."""
+    return None if text is None else rows(text, option)
+
+
 def array(text: str | None, option: str) -> npt.NDArray[Any] | None:
     """The same read whole, for what is small."""
     return None if text is None else np.asarray(rows(text, option)[:])

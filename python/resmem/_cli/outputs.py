@@ -61,7 +61,7 @@ def _save_npz(file: IO[bytes], folder: str, n: int, empty: Block, blocks: Iterab
             waiting[name].seek(0)
             with _member(archive, name) as member:
                 _write_header(member, n, empty[name])
-                shutil.copyfileobj(waiting[name], member, 1 << 20)
+                shutil.copyfileobj(waiting[name], member)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:

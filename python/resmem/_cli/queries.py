@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
@@ -28,9 +29,10 @@ class Queries:
                 raise ValueError("--columns goes with --what correct and --what correction")
             self._settings["columns"] = inputs.array(options.columns, "columns")
         self._embeddings = inputs.rows(options.embeddings, "embeddings")
-        self._outputs = self._beside(options.outputs, "outputs")
+        uses_outputs = self._what in ("predict", "proba", "correct")
+        self._outputs = self._beside(options.outputs if uses_outputs else None, "outputs")
         self._excluded = self._beside(options.exclude_ids, "exclude_ids")
-        if self._what in ("predict", "proba", "correct") and options.base is not None:
+        if uses_outputs and options.base is not None:
             self._settings["base"] = options.base
         self.empty = self._answer(slice(0, 0))  # the layout of every block
 
@@ -52,10 +54,8 @@ class Queries:
             step(stop - start)
 
     def _beside(self, text: str | None, option: str) -> Rows | None:
-        if text is None:
-            return None
-        rows = inputs.rows(text, option)
-        if len(rows) != len(self):
+        rows = inputs.given(text, option)
+        if rows is not None and len(rows) != len(self):
             raise ValueError(
                 f"{option} must have one row per row of embeddings ({len(self)}), got {len(rows)}"
             )
@@ -84,5 +84,5 @@ class Queries:
         arrays = [self._embeddings, *self.empty.values()]
         if self._outputs is not None:
             arrays.append(self._outputs)
-        row = sum(8 * max(1, *part.shape[1:]) for part in arrays) + 24 * self._memory.k
+        row = sum(8 * math.prod(part.shape[1:]) for part in arrays) + 24 * self._memory.k
         return max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // row))
