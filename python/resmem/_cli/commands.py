@@ -172,9 +172,9 @@ def _training(options: Namespace) -> _Training:
             raise ValueError(f"--{name} is missing: rows have embeddings, outputs and targets")
     return _Training(
         inputs.rows(options.embeddings, "embeddings"),
-        inputs.given(options.outputs, "outputs"),
+        inputs.optional(options.outputs, "outputs"),
         inputs.rows(options.targets, "targets"),
-        inputs.given(options.ids, "ids"),
+        inputs.optional(options.ids, "ids"),
     )
 
 
@@ -190,10 +190,12 @@ def _estimate(rows: _Training, parameters: dict[str, Any]) -> Any:
 def _parameters(options: Namespace) -> dict[str, Any]:
     """What Memory is made with; what is not given is left to it."""
     given = {name: getattr(options, name) for name in _PARAMETERS}
-    weight = inputs.array(options.head_weight, "head_weight")
-    if weight is not None:
-        bias = inputs.array(options.head_bias, "head_bias")
-        given["head"] = (weight, np.zeros(len(weight), np.float32) if bias is None else bias)
+    if options.head_weight is not None:
+        weight = inputs.array(options.head_weight, "head_weight")
+        bias = np.zeros(len(weight), np.float32)
+        if options.head_bias is not None:
+            bias = inputs.array(options.head_bias, "head_bias")
+        given["head"] = weight, bias
     elif options.head_bias is not None:
         raise ValueError("--head-bias goes with --head-weight")
     return {name: value for name, value in given.items() if value is not None}

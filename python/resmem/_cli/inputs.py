@@ -32,23 +32,21 @@ def rows(text: str, option: str) -> Rows:
     return found[name]()
 
 
-def given(text: str | None, option: str) -> Rows | None:
+def optional(text: str | None, option: str) -> Rows | None:
     """The same for an option that may be left out."""
     return None if text is None else rows(text, option)
 
 
-def array(text: str | None, option: str) -> npt.NDArray[Any] | None:
-    """The same read whole, for what is small."""
-    return None if text is None else np.asarray(rows(text, option)[:])
+def array(text: str, option: str) -> npt.NDArray[Any]:
+    """The same in one piece."""
+    return np.asarray(rows(text, option)[:])
 
 
 def ids(text: str, option: str) -> npt.NDArray[Any]:
     """Ids from a file, or written out: `3,17,20`."""
     if re.fullmatch(r"-?\d+(,-?\d+)*", text) and not os.path.exists(text):
         return np.array([int(word) for word in text.split(",")])
-    found = array(text, option)
-    assert found is not None
-    return found
+    return array(text, option)
 
 
 def path(text: str) -> str:

@@ -49,7 +49,7 @@ def _fit(commands: _Commands) -> None:
     more.add_argument("--residual-dtype", metavar="DTYPE", help="float32 or float16")
     more.add_argument("--store", help="residuals: dense, sparse:M or head")
     more.add_argument("--head-weight", metavar=_ARRAY, help="(C, d), for --store head")
-    more.add_argument("--head-bias", metavar=_ARRAY, help="(C,), for --store head")
+    more.add_argument("--head-bias", metavar=_ARRAY, help="(C,), by default 0")
     more.add_argument("--base", metavar="TEXT", help="which base model the outputs are of")
 
 

@@ -54,7 +54,7 @@ class Queries:
             step(stop - start)
 
     def _beside(self, text: str | None, option: str) -> Rows | None:
-        rows = inputs.given(text, option)
+        rows = inputs.optional(text, option)
         if rows is not None and len(rows) != len(self):
             raise ValueError(
                 f"{option} must have one row per row of embeddings ({len(self)}), got {len(rows)}"
