@@ -1,49 +1,15 @@
-"""The command line: `python -m resmem`."""
+"""The command line: `resmem`, or `python -m resmem`."""
 
 from __future__ import annotations
 
-import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
 
-import resmem
-
-
-def picture_path(text: str) -> Path:
-    """A file that a picture can be written to, checked before the work and not after it."""
-    path = Path(text)
-    if path.suffix.lower() not in {".png", ".pdf", ".svg"}:
-        raise argparse.ArgumentTypeError(f"expected a .png, .pdf or .svg file, got {text!r}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
-    return path
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of `python -m resmem`."""
-    top = argparse.ArgumentParser(
-        prog="python -m resmem", description="Residual memories over any model."
-    )
-    top.add_argument("--version", action="version", version=f"resmem {resmem.__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    demo = commands.add_parser(
-        "demo",
-        help="train two small models on Fashion-MNIST and correct them, in seconds",
-        description="Train two small models on a part of Fashion-MNIST, give each a residual "
-        "memory, and compare base model, neighbours alone and ResMem on test images.",
-    )
-    demo.add_argument(
-        "--output",
-        type=picture_path,
-        default=Path("resmem-demo.png"),
-        metavar="FILE",
-        help="the picture to write (default: %(default)s; needs matplotlib)",
-    )
-    demo.add_argument("--no-picture", action="store_true", help="write no picture")
-    demo.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
-    return top
+from resmem._cli.parser import parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,10 +18,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser().print_help()
         return 0
-    from resmem.demo import run
+    if options.command == "demo" and arguments is None:
+        restrain_blas()
+    try:
+        with terminable():
+            from resmem._cli.commands import run
 
-    run(picture=None if options.no_picture else options.output, quick=options.quick)
+            run(options)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever reads has read enough
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        if os.environ.get("RESMEM_DEBUG") == "1":
+            raise
+        complain(error)
+        return 2
+    finally:
+        drop_unwritable()
     return 0
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM unwinds the stack, so that nothing half done is left behind."""
+
+    def leave(*_: object) -> NoReturn:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def complain(error: Exception) -> None:
+    """One line on standard error that says what was wrong."""
+    from resmem._cli.report import say
+
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.strerror}: {error.filename!r}"
+    elif isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])  # str(error) has quotes around it
+    else:
+        text = str(error)
+    if not isinstance(error, (ValueError, TypeError, OSError)) or not text:
+        text = f"{type(error).__name__}: {text}"
+    say("resmem: error: " + " ".join(text.split()))
+
+
+def drop_unwritable() -> None:
+    """Send to nowhere what standard output does not take: Python would try again at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def restrain_blas() -> None:
@@ -71,6 +94,4 @@ def restrain_blas() -> None:
 
 
 if __name__ == "__main__":
-    if "demo" in sys.argv[1:]:
-        restrain_blas()
     sys.exit(main())

@@ -1,0 +1,229 @@
+"""What the commands do. Each gives its facts and the text that tells them."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, redirect_stdout
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import resmem
+
+from . import inputs, outputs
+from .formats import Rows
+from .progress import Step, bar
+from .queries import Queries
+from .report import Told, in_bytes, say, table, tell
+
+_PARAMETERS = (
+    "task", "output_kind", "k", "sigma", "temperature", "strength",
+    "key_dtype", "residual_dtype", "store", "base",
+)  # fmt: skip
+
+
+def run(options: Namespace) -> None:
+    """Do what was asked for, and tell the outcome on standard output."""
+    if options.command == "demo":
+        _demo(options)
+    else:
+        tell(_COMMANDS[options.command](options), options.json, options.quiet)
+
+
+# ---- Commands --------------------------------------------------------------------------------
+
+
+def fit(options: Namespace) -> Told:
+    """Memory.fit and save."""
+    if os.path.lexists(options.out) and not options.force:
+        raise ValueError(f"{options.out!r} exists; --force replaces it")
+    _check_target(options.out, *_row_files(options))
+    parameters = _parameters(options)
+    memory = resmem.Memory(**parameters)
+    rows = _training(options)
+    estimate = _estimate(rows, parameters)
+    if not options.quiet:
+        say(str(estimate))
+    memory.fit(*rows, copy=False)
+    with _bar(options, "save", memory.nbytes) as step:
+        memory.save(options.out, progress=step)
+    facts = {"file": options.out, "memory": memory.info(), "estimate": estimate.to_dict()}
+    return Told(facts, f"{options.out}: {_summary(memory)}")
+
+
+def add(options: Namespace) -> Told:
+    """Memory.remove, add and append to the file."""
+    wanted = any(_row_files(options))
+    if not wanted and options.remove is None:
+        raise ValueError("nothing to do: give --embeddings, --outputs and --targets, or --remove")
+    rows = _training(options) if wanted else None
+    memory = _load(options)
+    before = len(memory)
+    if options.remove is not None:
+        memory.remove(inputs.ids(options.remove, "remove"))
+    kept = len(memory)
+    if rows is not None:
+        memory.add(*rows)
+    with _bar(options, "save", memory.nbytes) as step:
+        memory.save(options.memory, append=True, progress=step)
+    facts = {"file": options.memory, "added": len(memory) - kept, "removed": before - kept}
+    text = f"{facts['added']} rows added, {facts['removed']} removed; {_summary(memory)}"
+    return Told({**facts, "rows": len(memory)}, f"{options.memory}: {text}")
+
+
+def predict(options: Namespace) -> Told:
+    """Memory.predict and its sisters, block by block of queries."""
+    printed = options.output == "-"
+    if printed and options.json:
+        raise ValueError("--json and --output - both claim standard output; give a file")
+    outputs.check_suffix(options.output, arrays=2 if options.what == "neighbors" else 1)
+    if not printed:
+        _check_target(options.output, options.memory, *_row_files(options))
+    memory = _load(options)
+    for name in ("k", "sigma", "strength"):
+        if getattr(options, name) is not None:
+            setattr(memory, name, getattr(options, name))
+    queries = Queries(memory, options)
+    with _bar(options, "predict", len(queries), "rows", wanted=not printed) as step:
+        if printed:
+            outputs.print_rows(queries.answers(step))
+            return Told({}, "")
+        outputs.save(options.output, len(queries), queries.empty, queries.answers(step))
+    shapes = {name: [len(queries), *part.shape[1:]] for name, part in queries.empty.items()}
+    facts = {"file": options.output, "arrays": shapes}
+    return Told(facts, f"{options.output}: {options.what} of {len(queries)} queries")
+
+
+def info(options: Namespace) -> Told:
+    """Memory.info of a file, whose blocks are not checked."""
+    facts = resmem.Memory.load(options.memory, verify=False).info()
+    return Told(facts, table(facts))
+
+
+def verify(options: Namespace) -> Told:
+    """verify_file: every block."""
+    length = os.path.getsize(options.memory)
+    with _bar(options, "verify", length) as step:
+        facts = resmem.verify_file(options.memory, progress=step)
+    return Told(facts, f"{options.memory}: ok, {length} bytes")
+
+
+def export(options: Namespace) -> Told:
+    """Memory.export to another format."""
+    _check_target(options.out, options.memory)
+    memory = _load(options)
+    with _bar(options, "export", memory.nbytes) as step:
+        memory.export(options.out, progress=step)
+    length = os.path.getsize(options.out)
+    return Told({"file": options.out, "bytes": length}, f"{options.out}: {length} bytes")
+
+
+def version(_options: Namespace) -> Told:
+    """show_versions."""
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        resmem.show_versions()
+    text = printed.getvalue().rstrip("\n")
+    pairs = (line.split(":", 1) for line in text.splitlines())
+    return Told({name.strip(): value.strip() for name, value in pairs}, text)
+
+
+def _demo(options: Namespace) -> None:
+    from resmem.demo import run
+
+    run(picture=None if options.no_picture else options.output, quick=options.quick)
+
+
+_COMMANDS: dict[str, Callable[[Namespace], Told]] = {
+    "fit": fit,
+    "add": add,
+    "predict": predict,
+    "info": info,
+    "verify": verify,
+    "export": export,
+    "version": version,
+}
+
+# ---- What they share -------------------------------------------------------------------------
+
+
+class _Training(NamedTuple):
+    """What Memory.fit and Memory.add take."""
+
+    embeddings: Rows
+    outputs: Rows | None
+    targets: Rows
+    ids: Rows | None
+
+
+def _row_files(options: Namespace) -> list[str]:
+    """The inputs with one row per row, of those given."""
+    texts = (getattr(options, name, None) for name in _Training._fields)
+    return [text for text in texts if text is not None]
+
+
+def _training(options: Namespace) -> _Training:
+    for name in ("embeddings", "targets"):
+        if getattr(options, name) is None:
+            raise ValueError(f"--{name} is missing: rows have embeddings, outputs and targets")
+    return _Training(
+        inputs.rows(options.embeddings, "embeddings"),
+        inputs.optional(options.outputs, "outputs"),
+        inputs.rows(options.targets, "targets"),
+        inputs.optional(options.ids, "ids"),
+    )
+
+
+def _estimate(rows: _Training, parameters: dict[str, Any]) -> Any:
+    """Memory.estimate for these rows."""
+    shape = rows.embeddings.shape
+    if len(shape) != 2:
+        raise ValueError(f"embeddings must have shape (n, d), got {shape}")
+    columns = 1 if rows.outputs is None else math.prod(rows.outputs.shape[1:])
+    return resmem.Memory.estimate(*shape, columns, **parameters)
+
+
+def _parameters(options: Namespace) -> dict[str, Any]:
+    """What Memory is made with; what is not given is left to it."""
+    given = {name: getattr(options, name) for name in _PARAMETERS}
+    if options.head_weight is not None:
+        weight = inputs.array(options.head_weight, "head_weight")
+        bias = np.zeros(len(weight), np.float32)
+        if options.head_bias is not None:
+            bias = inputs.array(options.head_bias, "head_bias")
+        given["head"] = weight, bias
+    elif options.head_bias is not None:
+        raise ValueError("--head-bias goes with --head-weight")
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _load(options: Namespace) -> resmem.Memory:
+    with _bar(options, "load", os.path.getsize(options.memory)) as step:
+        return resmem.Memory.load(options.memory, progress=step)
+
+
+def _check_target(path: str, *sources: str) -> None:
+    """That a result can stand at ``path``, and is none of what it is made from."""
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise ValueError(f"there is no folder {folder!r} for {os.path.basename(path)!r}")
+    if os.path.isdir(path):
+        raise ValueError(f"{path!r} is a folder; give a file")
+    for source in map(inputs.path, sources):
+        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise ValueError(f"{path!r} is read by this command; write to another file")
+
+
+def _bar(
+    options: Namespace, label: str, total: int, unit: str = "B", wanted: bool = True
+) -> AbstractContextManager[Step]:
+    return bar(label, total, unit, wanted and not (options.quiet or options.no_progress))
+
+
+def _summary(memory: resmem.Memory) -> str:
+    facts = memory.info()
+    return f"{facts['rows']} rows, d={facts['d']}, C={facts['columns']}, {in_bytes(memory.nbytes)}"

@@ -1,0 +1,92 @@
+"""Results written block by block, so that they need not fit in memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from itertools import chain
+from typing import IO, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem._atomic import replacing
+
+Block: TypeAlias = dict[str, npt.NDArray[Any]]  # arrays by name, one row per query
+
+
+def check_suffix(path: str, arrays: int) -> None:
+    """ValueError unless a file called so can hold as many arrays; asked before the work."""
+    suffix = os.path.splitext(path)[1].lower()
+    if path != "-" and suffix not in (".npy", ".npz"):
+        raise ValueError(f"the output must be a .npy or .npz file, or '-' for text, got {path!r}")
+    if suffix == ".npy" and arrays > 1:
+        raise ValueError(f"{arrays} arrays need a .npz file, got {path!r}")
+
+
+def save(path: str, n: int, empty: Block, blocks: Iterable[Block]) -> None:
+    """``n`` rows of arrays with the dtypes and columns of ``empty``, to a .npy or .npz that
+    appears under its name when it is whole."""
+    with replacing(path) as raw:
+        file = io.BufferedWriter(raw, 1 << 20)  # of its own, `raw` may write less than it is given
+        if os.path.splitext(path)[1].lower() == ".npy":
+            (name,) = empty
+            _write_header(file, n, empty[name])
+            for block in blocks:
+                _write(file, block[name])
+        else:
+            _save_npz(file, os.path.dirname(path) or ".", n, empty, blocks)
+        file.flush()
+
+
+def _save_npz(file: IO[bytes], folder: str, n: int, empty: Block, blocks: Iterable[Block]) -> None:
+    """An archive holds one array after the other: all but the first wait in nameless files."""
+    first, *later = empty
+    with ExitStack() as stack:
+        waiting = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in later}
+        archive = stack.enter_context(zipfile.ZipFile(file, "w"))
+        with _member(archive, first) as member:
+            _write_header(member, n, empty[first])
+            for block in blocks:
+                _write(member, block[first])
+                for name in later:
+                    _write(waiting[name], block[name])
+        for name in later:
+            waiting[name].seek(0)
+            with _member(archive, name) as member:
+                _write_header(member, n, empty[name])
+                shutil.copyfileobj(waiting[name], member)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+
+
+def _write_header(file: IO[bytes], n: int, empty: npt.NDArray[Any]) -> None:
+    header = {
+        "descr": np.lib.format.dtype_to_descr(empty.dtype),
+        "fortran_order": False,
+        "shape": (n, *empty.shape[1:]),
+    }
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _write(file: IO[bytes], block: npt.NDArray[Any]) -> None:
+    if block.size:  # a buffer of no bytes has no flat view
+        file.write(np.ascontiguousarray(block).data.cast("B"))
+
+
+def print_rows(blocks: Iterable[Block]) -> None:
+    """One line per query, its values separated by commas; of several arrays one after the other."""
+    if sys.stdout is None:
+        raise ValueError("standard output is closed")
+    for block in blocks:
+        parts = [part.reshape(len(part), -1).tolist() for part in block.values()]
+        for row in zip(*parts, strict=True):
+            print(*chain.from_iterable(row), sep=",")

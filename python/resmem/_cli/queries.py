@@ -1,0 +1,88 @@
+"""The answers of `resmem predict`, block by block of queries."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+from resmem import Memory
+
+from . import inputs
+from .formats import Rows
+from .outputs import Block
+from .progress import Step
+
+_BLOCK_BYTES = 64 << 20  # of inputs and results in hand
+_BLOCK_ROWS = 16384  # so that the bar moves
+
+
+class Queries:
+    """Queries in files, and what a memory says to them."""
+
+    def __init__(self, memory: Memory, options: Namespace) -> None:
+        self._memory, self._what = memory, options.what
+        self._settings: dict[str, Any] = {"threads": options.threads}
+        if options.columns is not None:
+            if self._what not in ("correct", "correction"):
+                raise ValueError("--columns goes with --what correct and --what correction")
+            self._settings["columns"] = inputs.array(options.columns, "columns")
+        self._embeddings = inputs.rows(options.embeddings, "embeddings")
+        uses_outputs = self._what in ("predict", "proba", "correct")
+        self._outputs = self._beside(options.outputs if uses_outputs else None, "outputs")
+        self._excluded = self._beside(options.exclude_ids, "exclude_ids")
+        if uses_outputs and options.base is not None:
+            self._settings["base"] = options.base
+        self.empty = self._answer(slice(0, 0))  # the layout of every block
+
+    def __len__(self) -> int:
+        return len(self._embeddings)
+
+    def answers(self, step: Step) -> Iterator[Block]:
+        """Every answer in order; ``step`` is told of the rows done."""
+        size = self._block_rows()
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            try:
+                block = self._answer(slice(start, stop))
+            except ValueError as error:
+                if start:  # rows in the message are those of the block
+                    error.args = (f"{error} (counting from query {start})",)
+                raise
+            yield block
+            step(stop - start)
+
+    def _beside(self, text: str | None, option: str) -> Rows | None:
+        rows = inputs.optional(text, option)
+        if rows is not None and len(rows) != len(self):
+            raise ValueError(
+                f"{option} must have one row per row of embeddings ({len(self)}), got {len(rows)}"
+            )
+        return rows
+
+    def _answer(self, rows: slice) -> Block:
+        settings = dict(self._settings)
+        if self._excluded is not None:
+            settings["exclude_ids"] = self._excluded[rows]
+        keys = self._embeddings[rows]
+        if self._what == "neighbors":
+            distances, ids = self._memory.kneighbors(keys, **settings)
+            return {"distances": distances, "ids": ids}
+        if self._what == "correction":
+            return {"correction": self._memory.correction(keys, **settings)}
+        methods = {
+            "predict": self._memory.predict,
+            "proba": self._memory.predict_proba,
+            "correct": self._memory.correct,
+        }
+        base = None if self._outputs is None else self._outputs[rows]
+        return {self._what: methods[self._what](keys, base, **settings)}
+
+    def _block_rows(self) -> int:
+        """Queries at a time: their inputs, neighbours and results."""
+        arrays = [self._embeddings, *self.empty.values()]
+        if self._outputs is not None:
+            arrays.append(self._outputs)
+        row = sum(8 * math.prod(part.shape[1:]) for part in arrays) + 24 * self._memory.k
+        return max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // row))

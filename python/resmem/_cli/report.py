@@ -1,0 +1,66 @@
+"""What a command says: its outcome on standard output, anything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import Any, NamedTuple
+
+
+class Told(NamedTuple):
+    """The outcome of a command, for programs and for people."""
+
+    facts: dict[str, Any]
+    text: str
+
+
+def tell(told: Told, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print(json.dumps(_plain(told.facts), allow_nan=False))
+    elif told.text and not quiet:
+        print(told.text)
+
+
+def say(text: str) -> None:
+    """On standard error, if there is one; `print` would take standard output instead."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr)
+
+
+def in_bytes(count: int) -> str:
+    """A number of bytes as people read it."""
+    value = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{value:.4g} TiB"
+
+
+def table(facts: dict[str, Any]) -> str:
+    """One line per fact, those of inner tables as `outer.inner`."""
+    lines = dict(_flat(facts, ""))
+    width = max(map(len, lines), default=0)
+    return "\n".join(f"{name:>{width}}: {value}" for name, value in lines.items())
+
+
+def _flat(facts: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
+    lines: list[tuple[str, str]] = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines += _flat(value, f"{prefix}{name}.")
+        else:
+            is_size = "bytes" in name and isinstance(value, int)
+            text = f"{value} ({in_bytes(value)})" if is_size else str(value)
+            lines.append((prefix + name, text))
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    """As JSON can say it, which has no infinity."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,885 @@
+"""The command line: every command, every form of input, every way to go wrong."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+import tracemalloc
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import resmem
+from resmem.__main__ import main
+from resmem._cli import inputs, progress, queries
+from resmem._cli.formats import members
+
+F32 = np.arange(12, dtype=np.float32).reshape(6, 2) - 3.5
+HALVES = np.array([[1.0, -2.5], [0.0, 3.140625]], np.float32)  # bfloat16 holds them exactly
+CODES = {"float32": "F32", "float16": "F16", "int64": "I64", "uint16": "BF16"}
+
+
+def safetensors(path, arrays, pad=0, **entries):
+    """A .safetensors file of ``arrays``; ``entries`` replace what the header says of some."""
+    header, data = {}, b""
+    for name, array in arrays.items():
+        code = {"float32": "F32", "float16": "F16", "int64": "I64", "uint16": "BF16"}[
+            str(array.dtype)
+        ]
+        span = [len(data), len(data) + array.nbytes]
+        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": span}
+        data += array.tobytes()
+    return raw_safetensors(path, json.dumps({**header, **entries}).encode() + b" " * pad, data)
+
+
+def raw_safetensors(path, header, data=b"", length=None):
+    size = len(header) if length is None else length
+    path.write_bytes(struct.pack("<Q", size) + header + data)
+    return str(path)
+
+
+def npy(path, array):
+    np.save(path, array)
+    return str(path)
+
+
+# ---- Inputs ----------------------------------------------------------------------------------
+
+
+def written(path, array):
+    """The array in every kind of file."""
+    np.save(path / "a.npy", array)
+    np.savez(path / "a.npz", a=array)
+    np.savez_compressed(path / "b.npz", a=array)
+    files = [path / "a.npy", path / "a.npz", path / "b.npz"]
+    if array.flags.c_contiguous and array.dtype.isnative:
+        safetensors(path / "a.safetensors", {"a": array})
+        safetensors(path / "b.safetensors", {"a": array}, pad=3)  # not aligned
+        files += [path / "a.safetensors", path / "b.safetensors"]
+    return [str(file) for file in files]
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        F32,
+        F32.astype(np.float16),
+        np.arange(7),
+        np.zeros((0, 3), np.float32),
+        np.zeros((3, 0), np.float32),
+        np.asfortranarray(F32),
+        F32.astype(">f4"),
+    ],
+    ids=["float32", "float16", "int64", "no rows", "no columns", "by columns", "big-endian"],
+)
+def test_every_kind_of_file_gives_the_array_that_was_written(tmp_path, array):
+    for file in written(tmp_path, array):
+        got = inputs.rows(file, "embeddings")
+        assert (got.shape, got.dtype, len(got)) == (array.shape, array.dtype, len(array))
+        for part in (slice(0, 0), slice(1, 3), slice(2, 100)):
+            assert got[part].flags.aligned
+            assert np.array_equal(got[part], array[part])
+        assert np.array_equal(np.asarray(got), array)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors", "b.safetensors"])
+def test_what_can_be_mapped_is_not_read(tmp_path, name):
+    written(tmp_path, F32)
+    got = inputs.rows(str(tmp_path / name), "embeddings")
+    assert isinstance(getattr(got, "_stored", got), np.memmap)
+
+
+def test_bfloat16_becomes_float32_as_it_is_sliced(tmp_path):
+    bits = (HALVES.view(np.uint32) >> 16).astype(np.uint16)
+    got = inputs.rows(safetensors(tmp_path / "h.safetensors", {"h": bits}), "embeddings")
+    assert got.dtype == np.float32
+    assert got[1:].tobytes() == HALVES[1:].tobytes()
+    assert np.array_equal(np.asarray(got, dtype=np.float64), HALVES)
+
+
+def test_files_of_the_library_itself_are_read(tmp_path):
+    library = pytest.importorskip("safetensors.numpy")
+    library.save_file({"a": F32, "b": np.arange(3)}, tmp_path / "a.safetensors", {"made": "here"})
+    for name, array in (("a", F32), ("b", np.arange(3))):
+        assert np.array_equal(inputs.rows(f"{tmp_path}/a.safetensors:{name}", "ids")[:], array)
+
+
+def test_a_name_chooses_one_of_several_arrays(tmp_path):
+    several = {"embeddings": F32, "other": F32 + 1, "with:colon": F32 + 2}
+    np.savez(tmp_path / "s.npz", **several)
+    safetensors(tmp_path / "s.safetensors", several)
+    for file in (f"{tmp_path}/s.npz", f"{tmp_path}/s.safetensors"):
+        assert np.array_equal(inputs.rows(file, "embeddings")[:], F32)
+        for name, array in several.items():
+            assert np.array_equal(inputs.rows(f"{file}:{name}", "outputs")[:], array)
+        with pytest.raises(ValueError, match=r"no array 'outputs'; .*'embeddings', 'other'"):
+            inputs.rows(file, "outputs")
+        with pytest.raises(ValueError, match="no array ''"):
+            inputs.rows(f"{file}:", "outputs")
+
+
+def test_a_long_list_of_names_is_cut(tmp_path):
+    np.savez(tmp_path / "s.npz", **{f"a{i}": F32 for i in range(30)})
+    with pytest.raises(ValueError, match=r"and 10 more$"):
+        inputs.rows(f"{tmp_path}/s.npz", "outputs")
+
+
+def test_the_only_array_needs_no_name(tmp_path):
+    np.savez(tmp_path / "s.npz", anything=F32)
+    assert np.array_equal(inputs.rows(f"{tmp_path}/s.npz", "outputs")[:], F32)
+
+
+def test_a_path_may_hold_colons(tmp_path):
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    npy(folder / "c:d.npy", F32)
+    np.savez(folder / "e:f.npz", x=F32, y=F32 + 1)
+    assert np.array_equal(inputs.rows(f"{folder}/c:d.npy", "ids")[:], F32)
+    assert np.array_equal(inputs.rows(f"{folder}/e:f.npz:y", "ids")[:], F32 + 1)
+
+
+def test_ids_are_written_out_or_in_a_file(tmp_path):
+    assert inputs.ids("3", "remove").tolist() == [3]
+    assert inputs.ids("3,17,20", "remove").tolist() == [3, 17, 20]
+    assert inputs.ids(npy(tmp_path / "i.npy", np.arange(4)), "remove").tolist() == [0, 1, 2, 3]
+
+
+def refused(path, option="embeddings"):
+    with pytest.raises(ValueError, match=re.escape(path.name)) as caught:
+        inputs.rows(str(path), option)[:]
+    return str(caught.value)
+
+
+def test_files_of_other_kinds_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("1 2 3")
+    assert "must be a .npy, .npz or .safetensors file" in refused(tmp_path / "a.txt")
+    (tmp_path / "folder.npy").mkdir()
+    assert "regular file" in refused(tmp_path / "folder.npy")
+    npy(tmp_path / "a.npy", F32)
+    with pytest.raises(ValueError, match="leave out ':x'"):
+        inputs.rows(f"{tmp_path}/a.npy:x", "embeddings")
+    np.savez(tmp_path / "none.npz")
+    assert "holds no array" in refused(tmp_path / "none.npz")
+    with pytest.raises(FileNotFoundError):
+        inputs.rows(f"{tmp_path}/gone.npy", "embeddings")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    assert "regular file" in refused(tmp_path / "pipe.npy")
+
+
+def test_damaged_npy_files_are_refused(tmp_path):
+    whole = Path(npy(tmp_path / "whole.npy", F32)).read_bytes()
+    file = tmp_path / "a.npy"
+    for content, message in (
+        (b"", "magic"),
+        (b"not an array", "magic string"),
+        (whole[:40], "EOF"),
+        (whole[:-1], "ends early: 48 bytes of .6, 2. should follow, got 47"),
+        (whole.replace(b"(6, 2)", b"(6,-2)"), "shape"),
+        (whole.replace(b"2), }" + b" " * 30, b"2" + b"0" * 30 + b"), }"), "ends early"),
+        (whole[:6] + b"\x03" + whole[7:], "version"),
+        (whole.replace(b"'<f4'", b"'|O' "), "plain numbers"),
+    ):  # fmt: skip
+        file.write_bytes(content)
+        assert re.search(message, refused(file))
+    npy(file, np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f4")]))
+    assert "plain numbers" in refused(file)
+    npy(file, np.float32(3))
+    assert "array of rows" in refused(file)
+
+
+def test_damaged_npz_files_are_refused(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez_compressed(file, a=F32)
+    packed = bytearray(file.read_bytes())
+    np.savez(file, a=F32)
+    stored = file.read_bytes()
+
+    def message(content):
+        file.write_bytes(content)
+        return refused(file)
+
+    assert "not a zip file" in message(b"nothing of the kind")
+    assert "not a zip file" in message(stored[:-30])
+    assert "not where the directory says" in message(b"XX" + stored[2:])
+    assert "should have" in message(stored.replace(b"(6, 2)", b"(7, 2)"))
+    packed[60] ^= 255
+    message(packed)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.npy", b"no array")
+    assert "magic" in refused(file)
+
+
+def test_a_compressed_member_is_held_to_its_checksum(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez_compressed(file, a=F32)
+    with zipfile.ZipFile(file) as archive:
+        crc = struct.pack("<L", archive.getinfo("a.npy").CRC)
+    file.write_bytes(file.read_bytes().replace(crc, b"\0\0\0\0"))
+    assert "CRC" in refused(file)
+
+
+def test_an_encrypted_member_is_refused(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez(file, a=F32)
+    content = bytearray(file.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    file.write_bytes(content)
+    assert "encrypted" in refused(file)
+
+
+ENTRY = {"dtype": "F32", "shape": [6, 2], "data_offsets": [0, 48]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"dtype": "F32", "shape": [6, 2]}, "lacks"),
+        ([1, 2, 3], "lacks"),
+        (None, "lacks"),
+        ({**ENTRY, "data_offsets": [0, 1, 2]}, "lacks"),
+        ({**ENTRY, "dtype": 3}, "wrong kind"),
+        ({**ENTRY, "shape": [6, -2]}, "wrong kind"),
+        ({**ENTRY, "shape": [6, 2.0]}, "wrong kind"),
+        ({**ENTRY, "shape": [6, True]}, "wrong kind"),
+        ({**ENTRY, "shape": "62"}, "wrong kind"),
+        ({**ENTRY, "data_offsets": [0.0, 48]}, "wrong kind"),
+        ({**ENTRY, "data_offsets": [48, 0]}, "ends before it starts"),
+        ({**ENTRY, "shape": [2**40, 2**40]}, "should have"),
+        ({**ENTRY, "data_offsets": [0, 40]}, "should have 48 bytes, got 40"),
+        ({**ENTRY, "data_offsets": [8, 56]}, "should start at byte 0"),
+        ({**ENTRY, "shape": [7, 2], "data_offsets": [0, 56]}, "bytes are expected"),
+        ({**ENTRY, "dtype": "F8_E4M3"}, "dtype F8_E4M3, expected one of F64"),
+    ],
+)
+def test_damaged_safetensors_entries_are_refused(tmp_path, entry, message):
+    file = tmp_path / "a.safetensors"
+    safetensors(file, {"a": F32}, a=entry)
+    assert message in refused(file)
+
+
+def test_damaged_safetensors_files_are_refused(tmp_path):
+    file = tmp_path / "a.safetensors"
+    whole = json.dumps({"a": ENTRY}).encode()
+    for header, data, length, message in (
+        (b"", b"", 0, "does not fit"),
+        (whole, b"", 2**63, "does not fit"),
+        (whole, F32.tobytes(), 100_000_001, "does not fit"),
+        (b"[]", b"", None, "JSON object"),
+        (b"{} x", b"", None, "Extra data"),
+        (b"\xff\xff", b"", None, "decode"),
+        (b"[" * 100_000, b"", None, "recursion"),
+        (b'{"__metadata__": {"a": 1}}', b"", None, "__metadata__"),
+        (b'{"a": {}, "a": {}}', b"", None, "twice"),
+        (whole, F32.tobytes()[:-1], None, "bytes are expected"),
+        (whole, F32.tobytes() + b"\0", None, "bytes are expected"),
+    ):
+        raw_safetensors(file, header, data, length)
+        assert message in refused(file)
+    file.write_bytes(b"\0\0\0")
+    assert "does not fit" in refused(file)
+    overlap = {"a": ENTRY, "b": {**ENTRY, "data_offsets": [24, 72]}}
+    raw_safetensors(file, json.dumps(overlap).encode(), bytes(72))
+    assert "'b' should start at byte 48" in refused(file)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "b.npz", "a.safetensors"])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_in_a_file_it_is_read_or_refused(tmp_path, name, data):
+    if not (tmp_path / name).exists():
+        written(tmp_path, F32)
+    content = bytearray((tmp_path / name).read_bytes())
+    for _ in range(data.draw(st.integers(0, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file = tmp_path / f"changed{Path(name).suffix}"
+    file.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    try:
+        arrays = [opened() for opened in members(str(file)).values()]
+    except ValueError as error:
+        named = str(error)
+    else:
+        named = str(file)
+        assert all(np.asarray(array[:]).nbytes < 10_000 for array in arrays)
+    assert str(file) in named
+
+
+# ---- Commands --------------------------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+N, Q, D, C = 60, 23, 4, 3
+TRAIN = {
+    "embeddings": RNG.standard_normal((N, D), dtype=np.float32),
+    "outputs": RNG.standard_normal((N, C), dtype=np.float32),
+    "targets": RNG.integers(0, C, N),
+    "ids": np.arange(N) * 2 + 5,
+}
+QUERY = {
+    "embeddings": RNG.standard_normal((Q, D), dtype=np.float32),
+    "outputs": RNG.standard_normal((Q, C), dtype=np.float32),
+    "exclude_ids": RNG.integers(0, N, Q) * 2 + 5,
+}
+ROWS = ("embeddings", "outputs", "targets")
+FIT = "fit m.resmem --embeddings train.npz --outputs train.npz --targets train.npz"
+ASK = "predict m.resmem --embeddings query.npz --outputs query.npz"
+
+
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """Runs a command line in a folder with rows and queries."""
+    monkeypatch.chdir(tmp_path)
+    np.savez("train.npz", **TRAIN)
+    np.savez("query.npz", **QUERY)
+
+    def run(line, *more):
+        status = main([*line.split(), *more])
+        return Done(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def fitted(cli):
+    """The same, where `m.resmem` has been fitted."""
+    assert cli(f"{FIT} --ids train.npz --k 5 --quiet") == (0, "", "")
+    return cli
+
+
+def memory():
+    """What `fitted` has saved."""
+    return resmem.Memory(k=5).fit(*TRAIN.values())
+
+
+def litter():
+    """Files in the folder that no test wanted there."""
+    return sorted(set(os.listdir()) - {"train.npz", "query.npz", "m.resmem"})
+
+
+def test_fit_saves_the_memory_and_says_so(cli):
+    done = cli(f"{FIT} --ids train.npz --k 5")
+    assert done.status == 0
+    assert done.out.startswith("m.resmem: 60 rows, d=4, C=3, ")
+    assert done.out.count("\n") == 1
+    assert done.err == str(resmem.Memory.estimate(N, D, C, k=5)) + "\n"
+    saved = resmem.Memory.load("m.resmem")
+    got = saved.correct(QUERY["embeddings"], QUERY["outputs"])
+    assert got.tobytes() == memory().correct(QUERY["embeddings"], QUERY["outputs"]).tobytes()
+    assert not litter()
+
+
+def test_fit_tells_programs_the_same(cli):
+    done = cli(f"{FIT} --json --quiet")
+    assert done.err == ""
+    facts = json.loads(done.out)
+    assert facts["file"] == "m.resmem"
+    assert facts["memory"]["rows"] == N
+    assert facts["estimate"] == resmem.Memory.estimate(N, D, C).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "value"),
+    [
+        ("--k 7", "k", 7),
+        ("--sigma 2.5", "sigma", 2.5),
+        ("--sigma inf", "sigma", "inf"),
+        ("--sigma auto", "sigma", "auto"),
+        ("--temperature 1.5", "temperature", 1.5),
+        ("--strength 0.5", "strength", 0.5),
+        ("--key-dtype bfloat16", "key_dtype", "bfloat16"),
+        ("--residual-dtype float16", "residual_dtype", "float16"),
+        ("--store sparse:1", "store", "sparse:1"),
+        ("--base resnet", "base", "resnet"),
+    ],
+)
+def test_fit_takes_every_parameter(cli, option, name, value):
+    facts = json.loads(cli(f"{FIT} {option} --json").out)
+    assert facts["memory"][name] == value
+
+
+def test_fit_takes_a_regression(cli):
+    np.save("values.npy", TRAIN["outputs"][:, 0])
+    line = "fit m.resmem --embeddings train.npz --outputs values.npy --targets values.npy"
+    facts = json.loads(cli(f"{line} --task regression --output-kind values --json").out)
+    assert facts["memory"]["task"] == "regression"
+    assert facts["memory"]["output_kind"] == "values"
+    line = "predict m.resmem --embeddings train.npz --outputs values.npy -o p.npy"
+    assert cli(line).status == 0
+    assert np.load("p.npy").shape == (N,)
+
+
+def test_fit_takes_a_head(cli):
+    weight, bias = np.ones((C, D), np.float32), np.arange(C, dtype=np.float32)
+    np.savez("head.npz", weight=weight, bias=bias)
+    line = f"{FIT} --store head --head-weight head.npz:weight"
+    assert cli(f"{line} --head-bias head.npz:bias").status == 0
+    got = resmem.Memory.load("m.resmem").correct(QUERY["embeddings"], None)
+    wanted = resmem.Memory(store="head", head=(weight, bias)).fit(*[TRAIN[n] for n in ROWS])
+    assert got.tobytes() == wanted.correct(QUERY["embeddings"], None).tobytes()
+    assert cli(f"{line} --force").status == 0  # without a bias it is 0
+    got = resmem.Memory.load("m.resmem").correct(QUERY["embeddings"], None)
+    wanted = resmem.Memory(store="head", head=(weight, 0 * bias)).fit(*[TRAIN[n] for n in ROWS])
+    assert got.tobytes() == wanted.correct(QUERY["embeddings"], None).tobytes()
+
+
+def test_an_existing_file_is_replaced_only_when_forced(fitted):
+    before = Path("m.resmem").read_bytes()
+    done = fitted(f"{FIT} --k 9")
+    assert done.status == 2
+    assert "'m.resmem' exists; --force replaces it" in done.err
+    assert Path("m.resmem").read_bytes() == before
+    assert fitted(f"{FIT} --k 9 --force").status == 0
+    assert resmem.Memory.load("m.resmem").k == 9
+
+
+def test_a_failing_fit_leaves_the_existing_file(fitted):
+    before = Path("m.resmem").read_bytes()
+    np.save("targets.npy", np.full(N, C))
+    done = fitted(f"{FIT} --force --targets targets.npy --quiet")
+    assert (done.status, done.out) == (2, "")
+    assert "targets: row 0 is class 3" in done.err
+    assert Path("m.resmem").read_bytes() == before
+    assert litter() == ["targets.npy"]
+
+
+def test_add_appends_rows_and_removes_others(fitted):
+    added = {n: TRAIN[n][:10] for n in ROWS} | {"ids": np.arange(1000, 1010)}
+    np.savez("more.npz", **added)
+    line = "add m.resmem --embeddings more.npz --outputs more.npz --targets more.npz --ids more.npz"
+    done = fitted(f"{line} --remove 5,7")
+    assert done.status == 0
+    assert done.out.startswith("m.resmem: 10 rows added, 2 removed; 68 rows, ")
+    wanted = memory()
+    wanted.remove([5, 7])
+    wanted.add(*added.values())
+    got = resmem.Memory.load("m.resmem")
+    query = QUERY["embeddings"], QUERY["outputs"]
+    assert got.correct(*query).tobytes() == wanted.correct(*query).tobytes()
+    np.save("ids.npy", np.arange(1000, 1010))
+    facts = json.loads(fitted("add m.resmem --remove ids.npy --json").out)
+    assert facts == {"file": "m.resmem", "added": 0, "removed": 10, "rows": 58}
+    assert len(resmem.Memory.load("m.resmem")) == 58
+
+
+def test_add_counts_ids_on(fitted):
+    line = "add m.resmem --embeddings train.npz --outputs train.npz --targets train.npz --quiet"
+    assert fitted(line) == (0, "", "")
+    assert resmem.Memory.load("m.resmem").kneighbors(TRAIN["embeddings"][:1], k=2)[1].tolist() == [
+        [5, 2 * N + 4]
+    ]
+
+
+ANSWERS = {
+    "predict": lambda m, **more: m.predict(QUERY["embeddings"], QUERY["outputs"], **more),
+    "proba": lambda m, **more: m.predict_proba(QUERY["embeddings"], QUERY["outputs"], **more),
+    "correct": lambda m, **more: m.correct(QUERY["embeddings"], QUERY["outputs"], **more),
+    "correction": lambda m, **more: m.correction(QUERY["embeddings"], **more),
+}
+
+
+@pytest.mark.parametrize("rows", [1, 7, 10**6])
+@pytest.mark.parametrize("what", ANSWERS)
+def test_predict_gives_what_the_memory_gives_whatever_the_blocks(fitted, monkeypatch, what, rows):
+    monkeypatch.setattr(queries, "_BLOCK_ROWS", rows)
+    wanted = ANSWERS[what](memory())
+    assert fitted(f"{ASK} -o p.npy --what {what} --quiet") == (0, "", "")
+    assert fitted(f"{ASK} -o p.npz --what {what}").out == f"p.npz: {what} of 23 queries\n"
+    with np.load("p.npz") as archive:
+        assert archive.files == [what]
+        for got in (np.load("p.npy"), archive[what]):
+            assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+            assert got.tobytes() == wanted.tobytes()
+    printed = fitted(f"{ASK} -o - --what {what}").out
+    values = np.array([line.split(",") for line in printed.splitlines()], wanted.dtype)
+    assert values.reshape(wanted.shape).tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("rows", [7, 10**6])
+def test_predict_gives_neighbors(fitted, monkeypatch, rows):
+    monkeypatch.setattr(queries, "_BLOCK_ROWS", rows)
+    distances, ids = memory().kneighbors(QUERY["embeddings"])
+    line = "predict m.resmem --what neighbors --embeddings query.npz"
+    facts = json.loads(fitted(f"{line} -o p.npz --json").out)
+    assert facts == {"file": "p.npz", "arrays": {"distances": [Q, 5], "ids": [Q, 5]}}
+    with np.load("p.npz") as archive:
+        assert archive["distances"].tobytes() == distances.tobytes()
+        assert archive["ids"].tobytes() == ids.tobytes()
+    first = fitted(f"{line} -o -").out.splitlines()[0].split(",")
+    assert [float(word) for word in first[:5]] == distances[0].tolist()
+    assert [int(word) for word in first[5:]] == ids[0].tolist()
+    assert litter() == ["p.npz"]
+
+
+def test_predict_of_no_queries(fitted):
+    np.savez("none.npz", **{n: QUERY[n][:0] for n in ("embeddings", "outputs")})
+    line = ASK.replace("query", "none")
+    assert fitted(f"{line} -o p.npy --what proba").status == 0
+    assert np.load("p.npy").shape == (0, C)
+    assert fitted(f"{line} -o p.npz --what neighbors").status == 0
+    with np.load("p.npz") as archive:
+        assert archive["ids"].shape == (0, 5)
+    assert fitted(f"{line} -o -") == (0, "", "")
+
+
+def test_predict_takes_its_options(fitted):
+    np.save("columns.npy", [2, 0])
+    for options, mem, more in (
+        ("--exclude-ids query.npz", memory(), {"exclude_ids": QUERY["exclude_ids"]}),
+        ("--columns columns.npy", memory(), {"columns": np.array([2, 0])}),
+        ("--k 3", resmem.Memory(k=3, sigma=memory().sigma_).fit(*TRAIN.values()), {}),
+        ("--sigma inf", resmem.Memory(k=5, sigma=np.inf).fit(*TRAIN.values()), {}),
+        ("--strength 0.25", resmem.Memory(k=5, strength=0.25).fit(*TRAIN.values()), {}),
+        ("--threads 1", memory(), {}),
+    ):
+        assert fitted(f"{ASK} -o p.npy --what correct {options}").status == 0
+        assert np.load("p.npy").tobytes() == ANSWERS["correct"](mem, **more).tobytes()
+    assert resmem.Memory.load("m.resmem").k == 5  # the file keeps its own
+
+
+def test_predict_refuses_another_base(cli):
+    cli(f"{FIT} --base one")
+    assert cli(f"{ASK} -o p.npy --base one").status == 0
+    done = cli(f"{ASK} -o p.npy --base other")
+    assert done.status == 2
+    assert "base" in done.err
+
+
+def test_an_error_in_a_later_block_says_where_that_starts(fitted, monkeypatch):
+    monkeypatch.setattr(queries, "_BLOCK_ROWS", 10)
+    bad = QUERY["embeddings"].copy()
+    bad[13] = np.nan
+    np.save("bad.npy", bad)
+    done = fitted(f"{ASK} --embeddings bad.npy -o p.npy")
+    assert "row 3 holds NaN" in done.err
+    assert "(counting from query 10)" in done.err
+    assert litter() == ["bad.npy"]  # and no half result
+
+
+@pytest.mark.parametrize("options", ["--what correct -o p.npy", "--what neighbors -o p.npz"])
+def test_results_are_not_held_in_memory(fitted, monkeypatch, options):
+    monkeypatch.setattr(queries, "_BLOCK_ROWS", 1000)
+
+    def peak(many):
+        np.save("z.npy", np.zeros((many, D), np.float32))
+        np.save("o.npy", np.zeros((many, C), np.float32))
+        tracemalloc.start()
+        line = "predict m.resmem --embeddings z.npy --outputs o.npy"
+        assert fitted(f"{line} {options}").status == 0
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    few, many = 10_000, 100_000
+    peak(few)  # imports what it needs
+    assert peak(many) < peak(few) + 8 * C * (many - few) / 4
+
+
+def test_info_says_what_is_in_a_file(fitted):
+    done = fitted("info m.resmem")
+    assert done.status == 0
+    lines = dict(line.strip().split(": ", 1) for line in done.out.splitlines())
+    assert (lines["rows"], lines["d"], lines["k"]) == ("60", "4", "5")
+    assert json.loads(fitted("info m.resmem --json").out)["rows"] == 60
+    assert fitted("info m.resmem --quiet") == (0, "", "")
+
+
+def test_verify_finds_a_changed_byte(fitted):
+    size = os.path.getsize("m.resmem")
+    assert fitted("verify m.resmem").out == f"m.resmem: ok, {size} bytes\n"
+    assert isinstance(json.loads(fitted("verify m.resmem --json").out), dict)
+    content = bytearray(Path("m.resmem").read_bytes())
+    content[content.index(TRAIN["embeddings"][:2].tobytes())] ^= 1
+    Path("m.resmem").write_bytes(content)
+    done = fitted("verify m.resmem")
+    assert (done.status, done.out) == (2, "")
+    assert "'m.resmem'" in done.err or "m.resmem" in done.err
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.safetensors"])
+def test_export_writes_what_can_be_read_again(fitted, name):
+    done = fitted(f"export m.resmem {name}")
+    assert done.out == f"{name}: {os.path.getsize(name)} bytes\n"
+    facts = json.loads(fitted(f"export m.resmem {name} --json").out)
+    assert facts == {"file": name, "bytes": os.path.getsize(name)}
+    assert fitted(f"{ASK} -o p.npy".replace("m.resmem", name)).status == 0
+    assert np.array_equal(np.load("p.npy"), ANSWERS["predict"](memory()))
+
+
+def test_version_says_what_show_versions_does(cli, capsys):
+    resmem.show_versions()
+    wanted = capsys.readouterr().out
+    assert cli("version") == (0, wanted, "")
+    facts = json.loads(cli("version --json").out)
+    assert facts["resmem"] == resmem.__version__
+    assert facts["numpy"] == np.__version__
+    assert len(facts) == len(wanted.splitlines())
+
+
+# ---- Errors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (FIT.replace("m.resmem", "gone/m.resmem"), "there is no folder 'gone'"),
+        (FIT.replace("m.resmem", "."), "exists"),
+        (FIT.replace("m.resmem", ".") + " --force", "'.' is a folder"),
+        (FIT.replace("m.resmem", "train.npz") + " --force", "'train.npz' is read by this command"),
+        (FIT + " --force --k 0", "k must be at least 1, got 0"),
+        (FIT + " --force --task ranking", "task must be"),
+        (FIT + " --force --ids query.npz", "no array 'ids'"),
+        (FIT + " --force --embeddings train.npz:targets", "embeddings must have shape (n, d)"),
+        (FIT + " --force --targets train.npz:embeddings", "targets must hold integers"),
+        (FIT + " --force --embeddings query.npz", "one row per row of embeddings"),
+        (FIT + " --force --head-bias train.npz:ids", "--head-bias goes with --head-weight"),
+        (FIT + " --force --outputs gone.npy", "No such file or directory: 'gone.npy'"),
+        ("fit x.resmem --embeddings train.npz --targets train.npz", "outputs"),
+        ("add m.resmem", "nothing to do"),
+        ("add m.resmem --embeddings train.npz", "--targets is missing"),
+        ("add m.resmem --targets train.npz", "--embeddings is missing"),
+        ("add m.resmem --remove 4", "ids to remove must be in the memory, 4 is not"),
+        ("add m.resmem --remove x.npy", "No such file or directory: 'x.npy'"),
+        ("add gone.resmem --remove 4", "No such file or directory: 'gone.resmem'"),
+        (ASK + " -o p.txt", "must be a .npy or .npz file, or '-' for text, got 'p.txt'"),
+        (ASK + " -o p.safetensors", "must be a .npy or .npz file"),
+        (ASK + " -o p.npy --what neighbors", "2 arrays need a .npz file"),
+        (ASK + " -o gone/p.npy", "there is no folder 'gone'"),
+        (ASK + " -o query.npz", "'query.npz' is read by this command"),
+        (ASK + " -o - --json", "both claim standard output"),
+        (ASK + " -o p.npy --columns train.npz:ids", "--columns goes with"),
+        (ASK + " -o p.npy --what correct --columns train.npz:ids", "column"),
+        (ASK + " -o p.npy --outputs train.npz", "outputs must have one row per row of embeddings"),
+        (ASK + " -o p.npy --exclude-ids train.npz:ids", "exclude_ids must have one row per row"),
+        (ASK + " -o p.npy --embeddings query.npz:outputs", "embeddings must have 4 columns"),
+        (ASK + " -o p.npy --threads 0", "threads must be at least 1"),
+        (ASK + " -o p.npy --sigma -1", "sigma must be a positive number"),
+        ("predict m.resmem --embeddings query.npz -o p.npy", "outputs"),
+        ("predict train.npz --embeddings query.npz --outputs query.npz -o p.npy", "train.npz"),
+        ("predict query.npy --embeddings query.npz --outputs query.npz -o p.npy", "query.npy"),
+        ("info gone.resmem", "No such file or directory: 'gone.resmem'"),
+        ("info .", "Is a directory"),
+        ("verify gone.resmem", "No such file or directory: 'gone.resmem'"),
+        ("verify train.npz", "train.npz"),
+        ("export m.resmem e.txt", ".npz or .safetensors"),
+        ("export m.resmem m.resmem", "'m.resmem' is read by this command"),
+        ("export m.resmem gone/e.npz", "there is no folder 'gone'"),
+    ],
+)
+def test_every_error_is_one_line_and_status_2(fitted, line, message):
+    before = Path("m.resmem").read_bytes()
+    done = fitted(line, "--quiet")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("resmem: error: ")
+    assert done.err.count("\n") == 1
+    assert message in done.err
+    assert Path("m.resmem").read_bytes() == before
+    assert not litter()
+
+
+def test_every_command_helps(cli, capsys):
+    commands = re.findall(r"^    (\w+) ", cli("").out, re.MULTILINE)
+    assert {"fit", "add", "predict", "info", "verify", "export", "version", "demo"} == set(commands)
+    for command in commands:
+        with pytest.raises(SystemExit, match="0"):
+            cli(f"{command} --help")
+        assert f"usage: resmem {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["nothing", "fit", "fit m.resmem --k five", "info", ASK, ASK + " -o p.npy --what else",
+     ASK + " -o p.npy --sigma wide", "info m.resmem --js", "version extra"],
+)  # fmt: skip
+def test_what_cannot_be_asked_for_has_status_2(cli, capsys, line):
+    with pytest.raises(SystemExit, match="2"):
+        cli(line)
+    assert "usage: resmem" in capsys.readouterr().err
+
+
+def test_other_exceptions_are_one_line_too(cli, monkeypatch):
+    for error, message in (
+        (KeyError("'x' is not there"), "KeyError: 'x' is not there"),
+        (MemoryError("Unable to allocate\n8 TiB"), "MemoryError: Unable to allocate 8 TiB"),
+        (OSError(28, "No space left on device", "x"), "No space left on device: 'x'"),
+        (OSError("odd"), "odd"),
+        (ValueError(), "ValueError: "),
+    ):
+        monkeypatch.setattr(resmem, "show_versions", Mock(side_effect=error))
+        assert cli("version") == (2, "", f"resmem: error: {message.rstrip()}\n")
+
+
+def test_debugging_raises_them(cli, monkeypatch):
+    monkeypatch.setenv("RESMEM_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        cli("info gone.resmem")
+
+
+# ---- Progress --------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_for_terminals(monkeypatch):
+    for stderr, wanted in ((io.StringIO(), True), (Terminal(), False), (None, True)):
+        monkeypatch.setattr("sys.stderr", stderr)
+        with progress.bar("work", 10, "B", wanted) as step:
+            step(10)
+        assert stderr is None or stderr.getvalue() == ""
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with progress.bar("work", 10, "B") as step:
+        step(10)
+    assert "work" in sys.stderr.getvalue()
+
+
+def test_without_tqdm_there_is_no_bar(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    with progress.bar("work", 10, "B") as step:
+        step(10)
+    assert sys.stderr.getvalue() == ""
+
+
+# ---- As a program ----------------------------------------------------------------------------
+
+
+def program(line, **more):
+    """Start `python -m resmem`."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "resmem", *line.split()], **streams | more)
+
+
+def ended(child):
+    """Status and what was printed of a program that must end."""
+    out, err = child.communicate(timeout=60)
+    return Done(child.returncode, out, err)
+
+
+def on_terminal(line):
+    """What a program shows on a terminal that is its standard error."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    child = program(line, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 65536):
+            shown += part
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert ended(child).status == 0
+    return shown.decode()
+
+
+def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(fitted):
+    assert "predict:" in on_terminal(f"{ASK} -o p.npy")
+    assert on_terminal(f"{ASK} -o p.npy --no-progress") == ""
+    assert on_terminal(f"{ASK} -o p.npy --quiet") == ""
+    assert ended(program(f"{ASK} -o p.npy")).err == ""
+
+
+def endless(path, columns, dtype="<f4"):
+    """A .npy file of many rows of zeros, none of which is on the disk."""
+    rows = 50_000_000
+    with open(path, "wb") as file:
+        header = {"descr": dtype, "fortran_order": False, "shape": (rows, *columns)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + rows * int(np.prod(columns)) * np.dtype(dtype).itemsize)
+
+
+def when_it_reads(child, name):
+    """Wait until a file is mapped by a program."""
+    deadline = time.monotonic() + 60
+    while name not in Path(f"/proc/{child.pid}/maps").read_text():
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    "line",
+    [
+        FIT + " --force --embeddings endless.npy --outputs outputs.npy --targets targets.npy",
+        ASK + " --embeddings endless.npy --outputs outputs.npy -o p.npy",
+        ASK + " --embeddings endless.npy -o p.npz --what neighbors",
+    ],
+)
+def test_an_interrupted_program_leaves_nothing_behind(fitted, line, number, status):
+    before = Path("m.resmem").read_bytes()
+    endless("endless.npy", (D,))
+    endless("outputs.npy", (C,))
+    endless("targets.npy", (), "<i8")
+    child = program(
+        line + " --quiet",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    when_it_reads(child, "endless.npy")
+    child.send_signal(number)
+    assert ended(child) == (status, "", "")
+    assert Path("m.resmem").read_bytes() == before
+    assert litter() == ["endless.npy", "outputs.npy", "targets.npy"]
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing_behind(fitted):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400, 400))  # noqa: E731
+    for output in ("p.npy", "p.npz"):
+        done = ended(program(f"{ASK} --what proba -o {output}", preexec_fn=limit))
+        assert (done.status, done.out) == (2, "")
+        assert done.err == f"resmem: error: File too large: '{output}'\n"
+        assert not litter()
+
+
+def test_a_reader_that_has_read_enough_is_no_error(fitted):
+    endless("endless.npy", (D,))
+    child = program("predict m.resmem --what correction --embeddings endless.npy -o -")
+    assert len(child.stdout.readline().split(",")) == C
+    child.stdout.close()
+    assert child.stderr.read() == ""
+    assert child.wait(60) == 141
+    child.stderr.close()
+
+
+def test_output_that_cannot_be_written_is_an_error(fitted):
+    with open("/dev/full", "w") as full:
+        done = ended(program("info m.resmem", stdout=full))
+    assert done.status == 2
+    assert done.err == "resmem: error: [Errno 28] No space left on device\n"
+    closed = program(f"{ASK} -o -", preexec_fn=lambda: os.close(1))
+    assert ended(closed).err == "resmem: error: standard output is closed\n"
+
+
+def test_the_program_is_installed_under_its_name(fitted):
+    script = Path(sys.executable).with_name("resmem")
+    if not script.exists():
+        pytest.skip("resmem is on the path without being installed as a distribution")
+    done = subprocess.run([script, "info", "m.resmem"], capture_output=True, text=True, check=True)
+    assert done.stdout == fitted("info m.resmem").out
