@@ -316,8 +316,8 @@ def test_exports_that_make_no_sense_are_refused(tmp_path):
     refused("d is -4", resmem=about(d=-4))
     refused("error is 'x'", resmem=about(error="x"))
     refused("settings make no sense: k must be", resmem=about(k=0))
-    refused("settings make no sense: preprocess", resmem=about(preprocess="unit"))
-    refused("settings make no sense: flat or sigma_", resmem=about(sigma_=None))
+    refused("preprocess is", resmem=about(preprocess="unit"))
+    refused("flat or sigma_ is missing", resmem=about(sigma_=None))
     refused("store='head'|head_weight", resmem=about(store="head"))
     with pytest.raises(ValueError, match=r"path must end in \.npz or \.safetensors"):
         memory().export(tmp_path / "m.csv")
@@ -342,8 +342,8 @@ def settings_changed(path, change):
         (lambda m: m["memory"].update(k=-1), "settings make no sense: k must be"),
         (lambda m: m["memory"].update(task=None), "settings make no sense: task must be"),
         (lambda m: m["memory"].update(sigma=[]), "settings make no sense: sigma must be"),
-        (lambda m: m["memory"].update(flat=1), "settings make no sense: flat"),
-        (lambda m: m["memory"].update(preprocess="pca:2"), "settings make no sense: preprocess"),
+        (lambda m: m["memory"].update(flat=1), "flat or sigma_ is missing"),
+        (lambda m: m["memory"].update(preprocess="pca:2"), "preprocess is"),
         (lambda m: m["memory"].update(store="sparse:2"), "section '0/index' is missing"),
         (lambda m: m["memory"].update(key_dtype="float16"), "'0/keys' is float32"),
         (lambda m: m.update(d=5), r"'0/keys' is float32 \(30, 4\), expected float32 \(30, 5\)"),

@@ -601,14 +601,14 @@ class Memory:
             given["sigma"] = math.inf
         flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
         try:
-            if saved.settings.get("preprocess") != "none":
-                raise ValueError(f"preprocess is {saved.settings.get('preprocess')!r}")
             memory = cls(**given, head=Head(**saved.head) if saved.head else None)
             memory._auto_sigma = None if sigma is None else _positive(sigma, "sigma_")
-            if type(flat) is not bool or (memory._auto_sigma is None and memory.sigma == "auto"):
-                raise ValueError("flat or sigma_ is missing")
         except (TypeError, ValueError) as error:
             raise saved.bad(f"its settings make no sense: {error}") from error
+        if (preprocess := saved.settings.get("preprocess")) != "none":
+            raise saved.bad(f"preprocess is {preprocess!r}, expected 'none'")
+        if type(flat) is not bool or (sigma is None and memory.sigma == "auto"):
+            raise saved.bad("flat or sigma_ is missing")
         memory._flat = flat
         memory._snapshot, memory._file = saved.rows(memory._spec.schema)
         return memory
