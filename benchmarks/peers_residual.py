@@ -57,7 +57,7 @@ class ResmemAggregator:
     def aggregate(self, distances: Float64, ids: Int64) -> AnyArray:
         columns = self.residuals.shape[1]
         return self.core.aggregate(
-            [self.residuals], distances, ids, SIGMA, columns, 1.0, None, self.threads, ""
+            [("dense", self.residuals)], distances, ids, SIGMA, columns, 1.0, None, self.threads
         )
 
 

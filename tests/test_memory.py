@@ -331,7 +331,7 @@ def test_a_temperature_that_could_not_be_set_leaves_the_memory_as_it_was(monkeyp
     mem = resmem.Memory(k=5).fit(*rows)
     before = mem.correct(*rows[:2])
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

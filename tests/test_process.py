@@ -364,10 +364,10 @@ def test_rows_beyond_two_to_the_32_elements(vast, strategy):
 
 def test_the_exact_path_beyond_two_to_the_32_elements(vast):
     rows, planted = vast
-    alive = np.zeros(len(rows), dtype=bool)
-    alive[planted] = True
-    segment = (rows, None, 0, alive, 1.0)
-    got = _core.search(rows[planted], 1.0, [segment], 1, "cosine", None, 2, "", "exact")
+    died = np.ones(len(rows), dtype=np.int64)
+    died[planted] = 0
+    segment = (rows, None, 0, died, 1.0)
+    got = _core.search(rows[planted], 1.0, [segment], 1, "cosine", None, 2, "", "exact", version=1)
     assert np.array_equal(got[1][:, 0], planted)
 
 

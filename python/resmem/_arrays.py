@@ -50,7 +50,8 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
                 f"{name} cannot be read as an array: {type(value).__name__} ({error}); "
                 "pass a NumPy array or a CPU tensor"
             ) from error
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    is_bfloat16 = array.dtype.kind == "V" and array.dtype.name == "bfloat16"
+    return array.astype(np.float32) if is_bfloat16 else array
 
 
 def rows_of(value: Any, name: str) -> Any:
