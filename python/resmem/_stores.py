@@ -21,7 +21,11 @@ Rows: TypeAlias = "tuple[dict[str, Array], float]"  # arrays by name, largest er
 
 KeyDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 
-KEY_DTYPES: dict[KeyDtype, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+KEY_DTYPES: dict[KeyDtype, Any] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+}
 VALUE_DTYPES = {"float32": np.float32, "float16": np.float16}
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import resmem
+from resmem._estimate import Estimate
 
 from . import inputs, outputs
 from .formats import Rows
@@ -44,7 +45,7 @@ def fit(options: Namespace) -> Told:
     _check_target(options.out, *_row_files(options))
     parameters = _parameters(options)
     memory = resmem.Memory(**parameters)
-    rows = _training(options)
+    rows = _training(options, memory)
     estimate = _estimate(rows, parameters)
     if not options.quiet:
         say(str(estimate))
@@ -60,15 +61,15 @@ def add(options: Namespace) -> Told:
     wanted = any(_row_files(options))
     if not wanted and options.remove is None:
         raise ValueError("nothing to do: give --embeddings, --outputs and --targets, or --remove")
-    rows = _training(options) if wanted else None
     memory = _load(options)
+    rows = _training(options, memory) if wanted else None
     before = len(memory)
     if options.remove is not None:
         memory.remove(inputs.ids(options.remove, "remove"))
     kept = len(memory)
     if rows is not None:
         memory.add(*rows)
-    with _bar(options, "save", memory.nbytes) as step:
+    with _bar(options, "save", None) as step:  # what is new is known to the file alone
         memory.save(options.memory, append=True, progress=step)
     facts = {"file": options.memory, "added": len(memory) - kept, "removed": before - kept}
     text = f"{facts['added']} rows added, {facts['removed']} removed; {_summary(memory)}"
@@ -166,9 +167,9 @@ def _row_files(options: Namespace) -> list[str]:
     return [text for text in texts if text is not None]
 
 
-def _training(options: Namespace) -> _Training:
-    for name in ("embeddings", "targets"):
-        if getattr(options, name) is None:
+def _training(options: Namespace, memory: resmem.Memory) -> _Training:
+    for name in ("embeddings", "outputs", "targets"):
+        if getattr(options, name) is None and (name, memory.store) != ("outputs", "head"):
             raise ValueError(f"--{name} is missing: rows have embeddings, outputs and targets")
     return _Training(
         inputs.rows(options.embeddings, "embeddings"),
@@ -178,13 +179,17 @@ def _training(options: Namespace) -> _Training:
     )
 
 
-def _estimate(rows: _Training, parameters: dict[str, Any]) -> Any:
+def _estimate(rows: _Training, parameters: dict[str, Any]) -> Estimate:
     """Memory.estimate for these rows."""
     shape = rows.embeddings.shape
     if len(shape) != 2:
         raise ValueError(f"embeddings must have shape (n, d), got {shape}")
-    columns = 1 if rows.outputs is None else math.prod(rows.outputs.shape[1:])
-    return resmem.Memory.estimate(*shape, columns, **parameters)
+    if rows.outputs is None:
+        columns = len(parameters["head"][0])
+    else:
+        columns = math.prod(rows.outputs.shape[1:])
+    matters = {name: parameters[name] for name in ("task", "key_dtype") if name in parameters}
+    return resmem.Memory.estimate(*shape, columns, **matters)
 
 
 def _parameters(options: Namespace) -> dict[str, Any]:
@@ -219,7 +224,7 @@ def _check_target(path: str, *sources: str) -> None:
 
 
 def _bar(
-    options: Namespace, label: str, total: int, unit: str = "B", wanted: bool = True
+    options: Namespace, label: str, total: int | None, unit: str = "B", wanted: bool = True
 ) -> AbstractContextManager[Step]:
     return bar(label, total, unit, wanted and not (options.quiet or options.no_progress))
 

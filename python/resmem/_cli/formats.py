@@ -20,6 +20,8 @@ from typing import IO, Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from resmem._arrays import forget
+
 _HEADER_LIMIT = 100_000_000  # bytes of a .safetensors header, as its own library has it
 _SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
@@ -60,6 +62,7 @@ class Converted:
 
     def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
         part = np.array(self._stored[rows], order="C")
+        forget(self._stored, rows)
         return (part.astype(np.uint32) << 16).view(np.float32) if self._bfloat16 else part
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:

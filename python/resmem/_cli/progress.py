@@ -11,9 +11,10 @@ Step: TypeAlias = Callable[[int], None]
 
 
 @contextmanager
-def bar(label: str, total: int, unit: str, wanted: bool = True) -> Iterator[Step]:
+def bar(label: str, total: int | None, unit: str, wanted: bool = True) -> Iterator[Step]:
     """Yields what is told of every step done. A bar is drawn if standard error is a terminal
-    and tqdm is installed; it is gone at the end, so that only results stay."""
+    and tqdm is installed; it is gone at the end, so that only results stay. Without a total it
+    counts."""
     if not (wanted and sys.stderr is not None and sys.stderr.isatty()):
         yield _unseen
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from resmem import Memory
@@ -30,6 +30,8 @@ class Queries:
             self._settings["columns"] = inputs.array(options.columns, "columns")
         self._embeddings = inputs.rows(options.embeddings, "embeddings")
         uses_outputs = self._what in ("predict", "proba", "correct")
+        if uses_outputs and options.outputs is None and memory.store != "head":
+            raise ValueError(f"--outputs is missing: {self._what} needs the base model's outputs")
         self._outputs = self._beside(options.outputs if uses_outputs else None, "outputs")
         self._excluded = self._beside(options.exclude_ids, "exclude_ids")
         if uses_outputs and options.base is not None:
@@ -71,7 +73,7 @@ class Queries:
             return {"distances": distances, "ids": ids}
         if self._what == "correction":
             return {"correction": self._memory.correction(keys, **settings)}
-        methods = {
+        methods: dict[str, Callable[..., Any]] = {
             "predict": self._memory.predict,
             "proba": self._memory.predict_proba,
             "correct": self._memory.correct,
