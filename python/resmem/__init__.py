@@ -2,13 +2,22 @@
 
 ``search`` finds exact nearest neighbours. ``Memory`` keeps a model's embeddings and
 residuals and corrects its predictions with those of the nearest training examples
-(ResMem, Yang et al., NeurIPS 2023, arXiv:2302.01576).
+(ResMem, Yang et al., NeurIPS 2023, arXiv:2302.01576). It is saved to one file, which
+``Memory.load`` maps and ``verify_file`` checks.
 """
 
 from resmem._core import __version__
 from resmem._errors import FileFormatError, NotFittedError
-from resmem._memory import Memory
+from resmem._memory import Memory, verify_file
 from resmem._search import search
 from resmem._versions import show_versions
 
-__all__ = ["FileFormatError", "Memory", "NotFittedError", "__version__", "search", "show_versions"]
+__all__ = [
+    "FileFormatError",
+    "Memory",
+    "NotFittedError",
+    "__version__",
+    "search",
+    "show_versions",
+    "verify_file",
+]

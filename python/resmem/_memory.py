@@ -723,6 +723,16 @@ class Memory:
             self._snapshot = rows
 
 
+def verify_file(
+    path: str | os.PathLike[str], progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Check every block of a memory's file; what it holds, as ``Memory.info``.
+
+    Raises ``FileFormatError`` naming what is wrong.
+    """
+    return Memory.load(path, verify=True, progress=progress).info()
+
+
 @_arrays.float_state()
 def _derived(segment: Segment, store: Dense, temperature: float) -> Segment:
     """With the derived arrays computed again."""
