@@ -853,6 +853,8 @@ def when_it_reads(child, name):
     "line",
     [
         FIT + " --force --embeddings endless.npy --outputs outputs.npy --targets targets.npy",
+        FIT.replace("fit", "add")
+        + " --embeddings endless.npy --outputs outputs.npy --targets targets.npy",
         ASK + " --embeddings endless.npy --outputs outputs.npy -o p.npy",
         ASK + " --embeddings endless.npy -o p.npz --what neighbors",
     ],
