@@ -423,6 +423,7 @@ def test_fit_tells_programs_the_same(cli):
     ("option", "name", "value"),
     [
         ("--k 7", "k", 7),
+        ("-k 7", "k", 7),
         ("--sigma 2.5", "sigma", 2.5),
         ("--sigma inf", "sigma", "inf"),
         ("--sigma auto", "sigma", "auto"),

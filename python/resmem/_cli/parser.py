@@ -41,7 +41,7 @@ def _fit(commands: _Commands) -> None:
     more = fit.add_argument_group("parameters", "those of resmem.Memory, with its defaults")
     more.add_argument("--task", metavar="TASK", help="classification or regression")
     more.add_argument("--output-kind", metavar="KIND", help="logits, probabilities or values")
-    more.add_argument("--k", type=int, metavar="N", help="neighbours per query")
+    more.add_argument("-k", "--k", type=int, metavar="N", help="neighbours per query")
     more.add_argument("--sigma", type=_sigma, help="length scale of the weights, or auto")
     more.add_argument("--temperature", type=float, metavar="T", help="softmax temperature")
     more.add_argument("--strength", type=float, metavar="X", help="factor of the correction")
@@ -95,7 +95,7 @@ def _predict(commands: _Commands) -> None:
         "--exclude-ids", metavar=_ARRAY, help="ids not to answer with (q,) or (q, m); -1: none"
     )
     predict.add_argument("--threads", type=int, metavar="N", help="default: all that may be used")
-    predict.add_argument("--k", type=int, metavar="N", help="instead of the memory's own")
+    predict.add_argument("-k", "--k", type=int, metavar="N", help="instead of the memory's own")
     predict.add_argument("--sigma", type=_sigma, help="instead of the memory's own")
     predict.add_argument("--strength", type=float, metavar="X", help="instead of the memory's own")
     predict.add_argument("--base", metavar="TEXT", help="which base model the outputs are of")
