@@ -208,4 +208,3 @@ def _rows(
         raise bad(f"error is {error!r}")
     only = Segment(arrays, len(ids), keys_max=largest, error=float(error), borrowed=True)
     return Snapshot((only,), d, columns, next_id=max(next_id, int(ids.max(initial=-1)) + 1))
-

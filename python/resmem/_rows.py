@@ -350,16 +350,18 @@ class Snapshot:
         if len(self.segments) <= _FEW_SEGMENTS:
             return None
         for stop in range(len(self.segments), 0, -1):
-            first, rows, largest, taken = stop, 0, 0, 0
-            while first:
-                segment = self.segments[first - 1]
+            start, rows, largest, taken = None, 0, 0, 0
+            for first in range(stop - 1, -1, -1):
+                segment = self.segments[first]
                 taken += segment.copied_bytes
-                if (first < stop and segment.n > 2 * rows) or taken > _MOST_COPIED:
+                if (rows and segment.n > 2 * rows) or taken > _MOST_COPIED:
                     break
-                first, rows, largest = first - 1, rows + segment.n, max(largest, segment.n)
-            # Not for the sake of one large segment: growing ones double in size.
-            if stop - first > _FEW_SEGMENTS and rows >= 4 * largest:
-                return slice(first, stop)
+                rows, largest = rows + segment.n, max(largest, segment.n)
+                # Not for the sake of one large segment: growing ones double in size.
+                if stop - first > _FEW_SEGMENTS and rows >= 4 * largest:
+                    start = first
+            if start is not None:
+                return slice(start, stop)
         return None
 
     def compacted(self, at: slice, of: Snapshot, merged: Segment) -> Snapshot | None:
