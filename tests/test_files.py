@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import random
 import subprocess
 import sys
 import zipfile
@@ -258,6 +260,18 @@ def test_compaction_between_appends_does_not_show(tmp_path):
     same_memory(resmem.Memory.load(path), twin)
 
 
+def test_a_file_that_is_continued_by_many_processes_keeps_few_segments(tmp_path):
+    path = tmp_path / "m"
+    rng = np.random.default_rng(14)
+    mem = resmem.Memory(k=4, sigma=1.0).fit(*examples(rng, 50)).save(path)
+    for _ in range(40):
+        mem = resmem.Memory.load(path).add(*examples(rng, 2)).save(path, append=True)
+    assert len(mem._snapshot.segments) < 20
+    twin = resmem.Memory.load(path)
+    assert len(twin) == 130
+    same_memory(twin, mem)
+
+
 # ---- Exports -------------------------------------------------------------------------------
 
 
@@ -466,6 +480,21 @@ def test_unverified_damage_is_never_a_crash(tmp_path):
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+
+
+def test_nonsense_under_right_checksums_is_refused_or_harmless():
+    sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+    fuzz = importlib.import_module("fuzz_memory")
+    seeds = fuzz.seeds()
+    assert all(map(fuzz.check, seeds.values()))
+    accepted = 0
+    for number in range(400):
+        rng = random.Random(number)
+        data = rng.choice(list(seeds.values()))
+        for _ in range(rng.randrange(1, 3)):
+            data = rng.choice(fuzz.MUTATIONS)(data, rng)
+        accepted += fuzz.check(data)
+    assert 50 < accepted < 350  # both ways are taken
 
 
 def test_a_load_under_a_memory_limit_is_a_memory_error(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -170,6 +171,34 @@ def test_the_oracle_imports_numpy_alone():
 @pytest.mark.parametrize("code", blocks(), ids=lambda code: code.splitlines()[0])
 def test_the_code_of_the_readme_runs(code):
     exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.skipif(not README.is_file(), reason="the README is not beside the tests")
+def test_the_shell_session_of_the_readme_runs(tmp_path):
+    text = README.read_text(encoding="utf-8")
+    (session,) = [b for b in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) if "npy" in b]
+    program = tmp_path / "resmem"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m resmem "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    (tmp_path / "python3").symlink_to(sys.executable)
+    done = subprocess.run(
+        ["sh", "-e", "-c", session],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{Path(sys.executable).parent}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.splitlines()
+    labels = [int(line) for line in printed[1:6]]
+    truth = np.load(tmp_path / "new_classes.npy")
+    assert labels == list(truth)  # which the base model's logits alone do not give
+    assert list(np.load(tmp_path / "new_logits.npy").argmax(axis=1)) != labels
+    chances = np.load(tmp_path / "probabilities.npy")
+    assert list(chances.argmax(axis=1)) == labels
+    assert "2000" in done.stdout
+    assert " ok" in printed[-1]
 
 
 @pytest.mark.parametrize("module", [resmem, _memory, _search], ids=lambda m: m.__name__)

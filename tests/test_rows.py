@@ -161,6 +161,24 @@ def test_many_small_segments_become_one():
     assert list(ids_of(mem)) == list(range(1120))
 
 
+def test_many_rows_of_a_file_are_not_taken_into_memory(tmp_path, monkeypatch):
+    rng = np.random.default_rng(13)
+    path = tmp_path / "m"
+    resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 3000)).save(path)
+    for most, expected in ((0, [3000, 1]), (1 << 20, [1000, 1])):
+        monkeypatch.setattr(_rows, "_MOST_COPIED", most)
+        mem = resmem.Memory.load(path).remove(np.arange(2000))
+        settled(mem.add(*examples(rng, 1)))
+        assert [len(s) for s in mem._snapshot.segments] == expected
+
+
+def test_rows_added_after_a_save_do_not_ask_for_room_for_all_that_is_saved(tmp_path):
+    rng = np.random.default_rng(14)
+    mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 100_000)).save(tmp_path / "m")
+    mem.add(*examples(rng, 1))
+    assert mem._snapshot.segments[1].capacity < 50_000
+
+
 def test_rows_removed_during_a_compaction_stay_removed():
     rng = np.random.default_rng(9)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 10)).remove(range(6))

@@ -9,7 +9,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}  # EBADF: as NFS says it
 
@@ -36,9 +36,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.FileIO]:
                     os.fchmod(fd, permissions)
                 yield file
                 os.fsync(fd)
-                if nameless:  # with a src_dir_fd this is linkat, which can follow the link
-                    os.link(f"/proc/self/fd/{fd}", temporary, src_dir_fd=fd, follow_symlinks=True)
-            _move(temporary, target)
+                with _without_appenders(target):
+                    if nameless:  # a src_dir_fd makes this linkat, which can follow the link
+                        made = f"/proc/self/fd/{fd}"
+                        os.link(made, temporary, src_dir_fd=fd, follow_symlinks=True)
+                    os.replace(temporary, target)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
@@ -121,13 +123,13 @@ def _create(folder: str, temporary: str) -> tuple[int, bool]:
     return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), False
 
 
-def _move(temporary: str, target: str) -> None:
-    """Rename, while no other process appends to the file that goes: it would append in vain."""
-    try:
-        with locked(target, os.O_RDONLY):
-            os.replace(temporary, target)
-    except (FileNotFoundError, PermissionError):  # nothing there, or nothing we may lock
-        os.replace(temporary, target)
+@contextmanager
+def _without_appenders(target: str) -> Iterator[None]:
+    """No other process appends meanwhile to the file that is to go: it would do so in vain."""
+    with ExitStack() as stack:
+        with suppress(FileNotFoundError, PermissionError):  # nothing there, or not ours to lock
+            stack.enter_context(locked(target, os.O_RDONLY))
+        yield
 
 
 def _sync_folder(folder: str) -> None:

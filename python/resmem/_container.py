@@ -71,6 +71,7 @@ class Version:
 
     uuid: str
     generation: int
+    manifest: int  # its CRC-32: copies of one file may have been appended to differently
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def save(
         root = _write_state(fd, _HEADERS, meta, (), sections, progress)
         head = _sealed(_HEAD.pack(MAGIC, FORMAT, identity))
         _write(fd, head + 2 * _sealed(_SLOT.pack(1, *root)), 0)
-    return Version(identity.hex(), 1)
+    return Version(identity.hex(), 1, root[2])
 
 
 def append(
@@ -150,7 +151,8 @@ def append(
 ) -> Version:
     """Publish a state with the sections of ``after`` named in ``keep`` and new ones.
 
-    ValueError if the file is not in the state ``after``. If this raises, the file still is.
+    ValueError if the file is not in the state ``after``. If this raises, the file still is in it;
+    only where the very publishing is interrupted, it may be in the new state instead.
     """
     _check_meta(meta)
     name = os.fsdecode(path)
@@ -174,7 +176,7 @@ def append(
         for slot in (1 - state.slot, state.slot):  # from here on readers may see the new state
             _write(fd, _sealed(_SLOT.pack(after.generation + 1, *root)), PAGE * (1 + slot))
             os.fsync(fd)
-    return Version(after.uuid, after.generation + 1)
+    return Version(after.uuid, after.generation + 1, root[2])
 
 
 def load(
@@ -394,7 +396,8 @@ def _read_state(fd: int, name: str) -> _State:
     if len(manifest) != length or zlib.crc32(manifest) != crc:
         raise _damaged(name, "its manifest does not match its checksum")
     meta, entries = _parse_manifest(manifest, offset, name)
-    return _State(Version(identity.hex(), generation), slot, offset + length, meta, entries)
+    published = Version(identity.hex(), generation, crc)
+    return _State(published, slot, offset + length, meta, entries)
 
 
 def _current_slot(fd: int, name: str) -> tuple[int, int, int, int, int]:
@@ -403,8 +406,7 @@ def _current_slot(fd: int, name: str) -> tuple[int, int, int, int, int]:
     A writer changes one slot after the other, so one of them is; but a reader that is held up
     between them may see both halfway, and looks again.
     """
-    for attempt in range(3):
-        time.sleep(0.01 * attempt)
+    for _ in range(3):
         pages = [_read(fd, PAGE * (1 + slot), PAGE) for slot in (0, 1)]
         whole = [(slot, *_SLOT.unpack_from(p)) for slot, p in enumerate(pages) if _intact(p)]
         if whole:
@@ -415,6 +417,9 @@ def _current_slot(fd: int, name: str) -> tuple[int, int, int, int, int]:
             if length > MAX_MANIFEST:
                 raise _damaged(name, f"its manifest has {length} bytes, more than {MAX_MANIFEST}")
             return newest
+        if len(pages[1]) < PAGE:
+            break
+        time.sleep(0.01)
     raise _damaged(name, "neither of its two slots matches its checksum")
 
 

@@ -179,7 +179,8 @@ def _rows(
     for name in ("d", "columns", "next_id"):
         value = about.get(name)
         least = 0 if name == "next_id" else 1
-        if type(value) is not int or not least <= value <= 2**63:
+        most = 2**63 if name == "next_id" else 2**31 - 1
+        if type(value) is not int or not least <= value <= most:
             raise bad(f"{name} is {value!r}")
     d, columns, next_id = about["d"], about["columns"], about["next_id"]
     snapshot = Snapshot((), d, columns, next_id=next_id)
@@ -205,6 +206,5 @@ def _rows(
     error = about.get("error")
     if not isinstance(error, (int, float)) or not error >= 0:
         raise bad(f"error is {error!r}")
-    only = Segment(arrays, len(ids), keys_max=largest, error=float(error))
+    only = Segment(arrays, len(ids), keys_max=largest, error=float(error), borrowed=True)
     return Snapshot((only,), d, columns, next_id=max(next_id, int(ids.max(initial=-1)) + 1))
-

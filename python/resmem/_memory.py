@@ -555,6 +555,8 @@ class Memory:
                 f"append=True continues the file that this memory was loaded from or last saved "
                 f"to ({last}), got {os.fspath(path)!r}; save without append"
             )
+        if self._compactor is not None:
+            self._compactor.join()  # what it merges need not be written twice
         with self._lock:
             rows = self._snapshot = self._rows().sealed()
             settings = self._settings()

@@ -219,8 +219,8 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
 def _rows(reader: Reader, file: File, schema_of: SchemaOf) -> tuple[Snapshot, File]:
     meta = reader.meta
     d, columns = reader.whole(meta, "d"), reader.whole(meta, "columns")
-    if d == 0 or columns == 0:
-        raise reader.bad(f"d is {d} and columns {columns}, expected at least 1")
+    if not (0 < d < 2**31 and 0 < columns < 2**31):
+        raise reader.bad(f"d is {d} and columns {columns}, expected 1 to 2^31 - 1")
     schema = schema_of(d, columns)
     described = reader.field(meta, "segments")
     if not isinstance(described, list):
@@ -260,6 +260,7 @@ def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment
         keys_max=reader.number(fields, "keys_max"),
         first_id=reader.whole(fields, "first_id", _LAST_ID - max(0, n - 1)),
         error=reader.number(fields, "error"),
+        borrowed=True,
         stored=Stored(file.version.uuid, number, frozenset(arrays)),
     )
     dead = reader.whole(fields, "removed", n)

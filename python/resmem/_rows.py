@@ -27,6 +27,7 @@ KeySegment: TypeAlias = tuple[Array, "I64 | None", int, "I64 | None", float]
 _LEAST_ROOM = 1 << 20  # bytes of a new segment that rows will be added to
 _COPY_BYTES = 8 << 20  # compaction copies this much at a time
 _FEW_SEGMENTS = 8  # this many of similar size are merged into one
+_MOST_COPIED = 64 << 20  # bytes of borrowed rows that a compaction may take into memory
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Segment:
     died: I64 | None = None  # (capacity,) versions at which rows were removed; 0: it lives
     dead: int = 0  # rows that are removed
     growing: bool = False  # rows may be added behind the last one
+    borrowed: bool = False  # arrays lie in a file or belong to the caller: they cost no memory
     stored: Stored | None = None
     _table: list[_core.IdTable] = field(default_factory=list, repr=False, compare=False)
 
@@ -71,6 +73,11 @@ class Segment:
     def nbytes(self) -> int:
         died = 0 if self.died is None else 8 * self.n
         return died + sum(self[name].nbytes for name in self.arrays)
+
+    @property
+    def copied_bytes(self) -> int:
+        """Memory that a copy of its living rows would newly take."""
+        return self.nbytes * (self.n - self.dead) // max(1, self.n) if self.borrowed else 0
 
     def ids_of(self, rows: I64) -> I64:
         ids: I64 = self["ids"][rows] if self.has_ids else rows + self.first_id
@@ -226,7 +233,7 @@ class Snapshot:
 
     def tail(self, schema: Schema, rows: int, given_ids: bool) -> Segment:
         """Where so many more rows go: the last segment if it grows and has the room, else a new,
-        empty one as large as all there is, so that few are ever needed and none is copied."""
+        empty one as large as all that is in no file, so that few are ever needed."""
         if self.segments:
             last = self.segments[-1]
             follows = last.has_ids or (
@@ -238,7 +245,8 @@ class Snapshot:
             schema = {**schema, "ids": (np.int64, ())}
         least = _LEAST_ROOM // max(1, row_bytes(schema))
         try:
-            arrays = room(schema, max(rows, least, sum(s.n for s in self.segments)))
+            unsaved = sum(s.n for s in self.segments if s.stored is None)
+            arrays = room(schema, max(rows, least, unsaved))
         except MemoryError:
             arrays = room(schema, rows)
         return Segment(arrays, 0, first_id=0 if given_ids else self.next_id, growing=True)
@@ -300,7 +308,7 @@ class Snapshot:
         if given_ids:
             schema = {**schema, "ids": (np.int64, ())}
         missing = {name: kind for name, kind in schema.items() if name not in borrowed}
-        return Segment({**room(missing, rows), **borrowed}, 0)
+        return Segment({**room(missing, rows), **borrowed}, 0, borrowed=bool(borrowed))
 
     def marked(self, as_stored: Snapshot) -> Snapshot:
         """With what ``as_stored``, an earlier snapshot, says of where segments are stored."""
@@ -337,18 +345,23 @@ class Snapshot:
     def worth_compacting(self) -> slice | None:
         """Segments that should be one: a mostly dead one, or many of similar size."""
         for i, segment in enumerate(self.segments):
-            if 2 * segment.dead > segment.n:
+            if 2 * segment.dead > segment.n and segment.copied_bytes <= _MOST_COPIED:
                 return slice(i, i + 1)
-        if len(self.segments) > _FEW_SEGMENTS:
-            for stop in range(len(self.segments), 0, -1):
-                first, rows, largest = stop, 0, 0
-                while first and (first == stop or self.segments[first - 1].n <= 2 * rows):
-                    first -= 1
-                    rows += self.segments[first].n
-                    largest = max(largest, self.segments[first].n)
+        if len(self.segments) <= _FEW_SEGMENTS:
+            return None
+        for stop in range(len(self.segments), 0, -1):
+            start, rows, largest, taken = None, 0, 0, 0
+            for first in range(stop - 1, -1, -1):
+                segment = self.segments[first]
+                taken += segment.copied_bytes
+                if (rows and segment.n > 2 * rows) or taken > _MOST_COPIED:
+                    break
+                rows, largest = rows + segment.n, max(largest, segment.n)
                 # Not for the sake of one large segment: growing ones double in size.
                 if stop - first > _FEW_SEGMENTS and rows >= 4 * largest:
-                    return slice(first, stop)
+                    start = first
+            if start is not None:
+                return slice(start, stop)
         return None
 
     def compacted(self, at: slice, of: Snapshot, merged: Segment) -> Snapshot | None:

@@ -1,0 +1,172 @@
+"""A fuzz target for memories in files: any bytes are refused with FileFormatError, or answer.
+
+`python tests/fuzz/fuzz_memory.py CORPUS [libFuzzer options]` needs atheris; see README.md. What a
+file holds may be nonsense under right checksums, since most mutations mend them: queries may then
+be refused with ValueError, but never crash, hang, or touch what is not theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from fuzz_container import VALUES, manifest_of, mended, restructured, summed, with_manifest
+
+D, C = 2, 3
+
+
+def check(data: bytes) -> bool:
+    """Whether the bytes are accepted. Whatever is not an error that was announced is raised."""
+    import resmem
+
+    fd = os.memfd_create("fuzz")
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        accepted = False
+        for verify in (False, True):
+            try:
+                mem = resmem.Memory.load(f"/proc/self/fd/{fd}", verify=verify)
+            except resmem.FileFormatError:
+                accepted = False
+            else:
+                accepted = True
+                use(mem)
+        return accepted
+    finally:
+        os.close(fd)
+
+
+def use(mem: Any) -> None:
+    """Everything that reads rows."""
+    import numpy as np
+
+    repr(mem)
+    about = mem.info()
+    if about["d"] > 64 or about["columns"] > 64 or about["k"] > 1000:
+        return  # legal, but the arrays below would be large
+    queries = np.linspace(-1, 1, 3 * about["d"], dtype=np.float32).reshape(3, -1)
+    outputs = np.full((3, about["columns"]), 1 / about["columns"])
+    if mem._flat:
+        outputs = outputs[:, 0]
+    rows = (queries, None if mem.store == "head" else outputs, [0, 0, 0])
+    if mem.task == "regression":
+        rows = (queries, outputs, outputs)
+    for call in (
+        lambda: mem.correct(queries, outputs, exclude_ids=[0, -1, 2]),
+        lambda: mem.predict(queries, outputs),
+        lambda: mem.remove([1]),
+        lambda: mem.add(*rows),
+        lambda: mem.correction(queries, threads=1),
+    ):
+        with contextlib.suppress(ValueError):  # says what is wrong with the rows
+            call()
+    if mem._compactor is not None:
+        mem._compactor.join()
+
+
+def redescribed(data: bytes, rng: random.Random) -> bytes:
+    """With one value of ``meta`` replaced or removed, and all checksums right."""
+    try:
+        fields = json.loads(manifest_of(data))
+        place: Any = fields["meta"]
+        while True:
+            at = rng.choice(list(place) if isinstance(place, dict) else range(len(place)))
+            if not (isinstance(place[at], (dict, list)) and place[at]) or rng.random() < 0.1:
+                break
+            place = place[at]
+        if rng.random() < 0.1:
+            del place[at]
+        else:
+            place[at] = rng.choice([*VALUES, "auto", "inf", "head", "sparse:1", "dense", -2, 3])
+        return with_manifest(data, json.dumps(fields).encode())
+    except (ValueError, LookupError, TypeError):
+        return mended(data)
+
+
+def refilled(data: bytes, rng: random.Random) -> bytes:
+    """With some bytes of the rows changed, and all checksums right."""
+    try:
+        fields = json.loads(manifest_of(data))
+        changed = bytearray(data)
+        section = rng.choice(fields["sections"])
+        for _ in range(rng.randrange(1, 9)):
+            at = section["offset"] + rng.randrange(max(1, section["length"]))
+            changed[at] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+        mended_data = summed(bytes(changed), fields["sections"])
+        return with_manifest(mended_data, json.dumps(fields).encode())
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return mended(data)
+
+
+MUTATIONS = (restructured, redescribed, refilled)
+
+
+def seeds() -> dict[str, bytes]:
+    """A small memory of every store and key type."""
+    import tempfile
+
+    import numpy as np
+
+    import resmem
+
+    rng = np.random.default_rng(0)
+    head = (rng.standard_normal((C, D)), rng.standard_normal(C))
+    kinds: dict[str, dict[str, Any]] = {
+        "dense": {},
+        "sparse": {"store": "sparse:1", "key_dtype": "float16", "residual_dtype": "float16"},
+        "head": {"store": "head", "key_dtype": "bfloat16", "head": head, "base": {"a": [1]}},
+        "regression": {"task": "regression", "sigma": 0.5},
+    }
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, options in kinds.items():
+            path = os.path.join(folder, name)
+            mem = resmem.Memory(k=2, **options)
+            keys = rng.standard_normal((4, D))
+            outputs: Any = rng.standard_normal((4, C))
+            targets: Any = np.array([0, 1, 2, 1])
+            if name == "regression":
+                targets = outputs * 2
+            if name == "head":
+                outputs = None
+            mem.fit(keys, outputs, targets, ids=[5, 3, 8, 2])
+            mem.add(keys, outputs, targets).remove([3, 9]).save(path)
+            with open(path, "rb") as file:
+                found[name] = file.read()
+    return found
+
+
+def main() -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=["resmem"]):
+        import resmem  # noqa: F401
+
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        kind = rng.randrange(6)
+        if kind < 3:
+            return MUTATIONS[kind](data, rng)[:max_size]
+        if kind == 3:
+            manifest = manifest_of(data) or b"{}"
+            return with_manifest(data, atheris.Mutate(manifest, len(manifest) + 256))[:max_size]
+        changed = atheris.Mutate(data, max_size)
+        return (changed if kind == 4 else mended(changed))[:max_size]
+
+    def one_input(data: bytes) -> None:
+        check(data)
+
+    atheris.Setup(sys.argv, one_input, custom_mutator=mutate)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
