@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 import resmem
 from resmem.__main__ import main
 from resmem._cli import inputs, progress, queries
-from resmem._cli.formats import members
+from resmem._formats import members
 
 F32 = np.arange(12, dtype=np.float32).reshape(6, 2) - 3.5
 HALVES = np.array([[1.0, -2.5], [0.0, 3.140625]], np.float32)  # bfloat16 holds them exactly

@@ -169,7 +169,8 @@ def test_the_oracle_imports_numpy_alone():
 
 
 @pytest.mark.parametrize("code", blocks(), ids=lambda code: code.splitlines()[0])
-def test_the_code_of_the_readme_runs(code):
+def test_the_code_of_the_readme_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(compile(code, str(README), "exec"), {"__name__": "readme"})
 
 

@@ -13,9 +13,8 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+from resmem import _core, _formats
 from resmem._atomic import replacing
-from resmem._cli import formats
 from resmem._errors import FileFormatError
 from resmem._ingest import blocks
 from resmem._persist import Saved, SchemaOf
@@ -150,7 +149,7 @@ def load(path: str | os.PathLike[str]) -> Saved:
         return FileFormatError(f"{name} is not a memory that resmem exported: {what}")
 
     try:
-        members = formats.members(name)
+        members = _formats.members(name)
         found = {each: np.asarray(read()) for each, read in members.items()}
         about = json.loads(found.pop("resmem").tobytes())
     except KeyError as error:

@@ -14,9 +14,9 @@ import numpy as np
 
 import resmem
 from resmem._estimate import Estimate
+from resmem._formats import Rows
 
 from . import inputs, outputs
-from .formats import Rows
 from .progress import Step, bar
 from .queries import Queries
 from .report import Told, in_bytes, say, table, tell

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from resmem import Memory
+from resmem._formats import Rows
 
 from . import inputs
-from .formats import Rows
 from .outputs import Block
 from .progress import Step
 
