@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -136,8 +137,8 @@ class SparseWriter {
       base = 0;
     }
     const double left = kernels_.csum(base_.data(), columns);
-    // A NaN is never found, so that with too few found the sum is NaN too.
-    if (!std::isfinite(left + kept_[0]))
+    // A NaN is never found, so that where too few are found what is left is NaN.
+    if (!std::isfinite(std::accumulate(kept_.begin(), kept_.end(), left)))
       throw std::invalid_argument("outputs must be finite, row " + std::to_string(row) +
                                   " gives a base output that is not");
     const auto rest =

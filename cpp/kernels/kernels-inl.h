@@ -68,11 +68,12 @@ RESMEM_INLINE void micro_tile(Tile<MR>& tile, const float* rows, std::size_t ld,
 template <int MR>
 RESMEM_INLINE std::size_t emit_hits(const Tile<MR>& tile, const F32* thresholds, std::size_t row,
                                     std::size_t row_count, Hit* hits) {
-  F32 best[kPanelVectors];
-  unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA { best[v.value] = tile.acc[0][v.value]; });
-  unroll<MR - 1>([&](auto i) RESMEM_LAMBDA {
+  F32 best[kPanelVectors];  // max(x, best) is best if x is NaN: a damaged row hides no other
+  unroll<kPanelVectors>([&](auto v)
+                            RESMEM_LAMBDA { best[v.value] = F32::set1(-__builtin_inff()); });
+  unroll<MR>([&](auto i) RESMEM_LAMBDA {
     unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA {
-      best[v.value] = max(best[v.value], tile.acc[i.value + 1][v.value]);
+      best[v.value] = max(tile.acc[i.value][v.value], best[v.value]);
     });
   });
   std::uint32_t any = 0;
