@@ -70,6 +70,17 @@ def only_segment(rows: F32) -> list[Any]:
     return [(rows, None, 0, None, max_abs(rows))]
 
 
+STORED = ("float32", "float16", "bfloat16")
+
+
+def as_stored(rows: F32, kind: str) -> tuple[npt.NDArray[Any], F32]:
+    """Rows as the core stores them (within what float16 can hold), and what is read from them."""
+    if kind == "float32":
+        return rows, rows
+    narrow = _core.narrow(rows.clip(-65504, 65504), kind)  # type: ignore[arg-type]
+    return narrow, _core.widen(narrow)
+
+
 def core_search(
     queries: F32, rows: F32, k: int, metric: str = "euclidean", **options: Any
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], Any]:

@@ -3,29 +3,41 @@
     python tests/core_cases.py OUT
 
 The file is little-endian, without padding. ``u64``, ``i64`` and ``f64`` are single values; ``T[n]``
-is the count as u64, then n elements; ``str`` is u8[n]. Shapes are those of ``core/search.h`` and
-``core/aggregate.h``, row-major.
+is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, then f32[n] (type
+0) or u16[n] (1 float16, 2 bfloat16). Shapes are those of ``core/search.h``,
+``core/residual_store.h`` and ``core/aggregate.h``, row-major.
 
-    magic    8 bytes "RESMEM01"
+    magic    8 bytes "RESMEM02"
     u64      number of records
     records  u64 kind, str name, then by kind:
 
     1 search     u64 metric (0 euclidean, 1 sqeuclidean, 2 cosine, 3 inner_product), u64 q, d, k
                  f32[q*d] queries
-                 u64 segments, each: u64 n, i64 first_id, f32[n*d] rows,
-                     i64[n or 0] ids (none: first_id, first_id + 1, ..), u8[n or 0] alive
-                 u64 exclude_width, i64[q*exclude_width] exclude
+                 u64 segments, each: u64 n, i64 first_id, num[n*d] keys,
+                     i64[n or 0] ids (none: first_id, first_id + 1, ..), i64[n or 0] died
+                 i64 version, u64 exclude_width, i64[q*exclude_width] exclude
                  f64[q*k] values, i64[q*k] ids wanted
     2 exp        f64[n] x, f64[n] wanted
     3 softmax    u64 n, columns, f64 temperature, f32[n*columns] logits, f64[n*columns] wanted
     4 residuals  u64 n, columns, f64 temperature (0: probabilities), f32[n*columns] outputs,
-                 i64[n] labels, f32[n*columns] wanted
+                 i64[n] labels, num[n*columns] wanted
     5 simplex    u64 n, columns, f64 floor, f64[n*columns] values, f64[n*columns] wanted
     6 weights    u64 q, k, f64 sigma, f64[q*k] distances, i64[q*k] positions, f64[q*k] wanted
-    7 aggregate  u64 q, k, columns, f64 sigma, strength
-                 u64 segments, each: u64 n, f32[n*columns] residuals
+    7 aggregate  u64 q, k, columns, f64 sigma, strength, u64 store
+                 store 2: u64 d, f64 temperature, f32[columns*d] weight, f32[columns] bias
+                 u64 segments, each: u64 n,
+                     store 0 (dense): num[n*columns] residuals
+                     store 1 (sparse): u64 width, i32[n*width] index, num[n*width] value,
+                         f32[n] rest
+                     store 2 (head): num[n*d] keys, i64[n] labels
                  f64[q*k] distances, i64[q*k] positions
-                 f64[q*columns or 0] base outputs to add to, f64[q*columns] wanted
+                 u64 selected, i64[q*selected] select (0: every column; width is columns)
+                 f64[q*width or 0] base outputs to add to, f64[q*width] wanted
+    8 sparse     u64 n, columns, others, f64 temperature, f32[n*columns] outputs, i64[n] labels,
+                 i32[n*(others+1)] index, num[n*(others+1)] value, f32[n] rest, f64 error wanted
+    9 logits     u64 n, columns, d, num[n*d] keys, f32[columns*d] weight, f32[columns] bias,
+                 f32[n*columns] wanted
+    10 numbers   u64 type, u16[n] halves, f32[n] widened, f32[m] x, u16[m] narrowed
 """
 
 from __future__ import annotations
@@ -45,6 +57,8 @@ Array = npt.NDArray[Any]
 Maker = Callable[[np.random.Generator, int, int], Array]
 
 METRICS = ("euclidean", "sqeuclidean", "cosine", "inner_product")
+TYPES = ("float32", "float16", "bfloat16")
+LARGEST = {"float32": 3.4028234663852886e38, "float16": 65504.0, "bfloat16": 3.3895313892515355e38}
 # Around the tiles (2 to 12 rows, 8 to 32 queries), the depth step (4) and vectors of 4 to 16.
 ROWS = (0, 1, 2, 3, 5, 7, 11, 12, 13, 16, 17, 23, 24, 25, 31, 48, 49, 97, 131, 257)
 DEPTHS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 15, 16, 17, 31, 32, 33, 64, 65, 127)
@@ -110,12 +124,15 @@ class Writer:
         self.records.append(b"".join(parts))
 
     def write(self, path: Path) -> None:
-        head = b"RESMEM01" + struct.pack("<Q", len(self.records))
+        head = b"RESMEM02" + struct.pack("<Q", len(self.records))
         path.write_bytes(head + b"".join(self.records))
 
 
 def _field(value: object) -> bytes:
-    """An int as 8 bytes (u64 and i64 alike), a float as f64, an array as count and elements."""
+    """An int as 8 bytes (u64 and i64 alike), a float as f64, an array as count and elements, a
+    list (of what `stored` gives) one after the other."""
+    if isinstance(value, list):
+        return b"".join(map(_field, value))
     if isinstance(value, np.ndarray):
         little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
         return struct.pack("<Q", value.size) + little.tobytes()
@@ -123,6 +140,22 @@ def _field(value: object) -> bytes:
         return struct.pack("<d", value)
     assert isinstance(value, int)
     return struct.pack("<q", value)
+
+
+def stored(values: Array, kind: str) -> tuple[list[object], Array]:
+    """The fields of num[n], and what is read from them: values cut to the range of the type."""
+    largest = np.float32(LARGEST[kind])
+    wide = oracle.round_keys(np.clip(values, -largest, largest), kind)  # type: ignore[arg-type]
+    if kind == "float32":
+        return [0, wide], wide
+    if kind == "float16":
+        return [1, wide.astype(np.float16).view(np.uint16)], wide
+    return [2, (wide.view(np.uint32) >> 16).astype(np.uint16)], wide
+
+
+def numbers_of(array: Array) -> list[object]:
+    """The fields of num[n] for an array of float32 or float16."""
+    return [0, array] if array.dtype == np.float32 else [1, array.view(np.uint16)]
 
 
 # ---- Search -------------------------------------------------------------------------------
@@ -147,8 +180,10 @@ def add_search(
     id_style: str = "implied",
     live: float = 1.0,
     width: int = 0,
+    kinds: Sequence[str] = ("float32",),
 ) -> None:
     """One case of ``n, q, d, k``: rows split in ``sizes``, a share alive, ids excluded."""
+    version = 3
     n, q, d, k = shape
     queries, rows = make(rng, family, n, q, d)
     sizes = [n] if sizes is None else sizes
@@ -170,18 +205,19 @@ def add_search(
             ids[part] = first + np.arange(size)
         else:
             first = int(starts[number])
-        fields += [size, first, rows[part]]
-        fields += [ids[part] if given else ids[:0]]
-        fields += [alive[part].astype(np.uint8) if live < 1 else np.zeros(0, np.uint8)]
+        keys, rows[part] = stored(rows[part], kinds[number % len(kinds)])
+        died = np.where(alive[part], rng.choice([0, version + 1], size), version)
+        fields += [size, first, keys]
+        fields += [ids[part] if given else ids[:0], died if live < 1 else died[:0]]
     exclude = rng.choice(np.append(ids, -1), (q, width)).astype(np.int64)
     values, found = oracle.search(
         queries, rows, k, metric, ids=ids, exclude_ids=exclude if width else None, alive=alive
     )
     name = f"{metric}, {family}, n={n} q={q} d={d} k={k}, {len(sizes)} segments, {id_style} ids"
-    name += f", {live:.1f} alive, {width} excluded"
+    name += f", {live:.1f} alive, {width} excluded, {' '.join(kinds)}"
     code = METRICS.index(metric)
     out.add(
-        1, name, code, q, d, k, queries, len(sizes), *fields, width, exclude, values, found
+        1, name, code, q, d, k, queries, len(sizes), *fields, version, width, exclude, values, found
     )  # fmt: skip
 
 
@@ -202,7 +238,8 @@ def random_searches(out: Writer, count: int) -> None:
         metric = METRICS[(number // len(families)) % 4]
         shape = (n, q, d, k)
         family = families[number % len(families)]
-        add_search(out, rng, family, shape, metric, sizes, id_style, live, width)
+        kinds = (("float32",), ("float16",), ("bfloat16",), TYPES)[number % 7 % 4]
+        add_search(out, rng, family, shape, metric, sizes, id_style, live, width, kinds)
 
 
 def chosen_searches(out: Writer) -> None:
@@ -210,7 +247,8 @@ def chosen_searches(out: Writer) -> None:
     for number, family in enumerate(FAMILIES):
         for code, metric in enumerate(METRICS):
             rng = np.random.default_rng([2, number, code])
-            add_search(out, rng, family, (601, 13, 18, 9), metric)
+            kinds = TYPES[(number + code) % 3 :]
+            add_search(out, rng, family, (601, 13, 18, 9), metric, kinds=kinds[:1])
     rng = np.random.default_rng(3)
     for metric in METRICS:
         add_search(out, rng, "gaussian", (0, 3, 4, 2), metric, sizes=[])  # no segment at all
@@ -218,6 +256,7 @@ def chosen_searches(out: Writer) -> None:
         add_search(out, rng, "gaussian", (40, 5, 3, 0), metric)  # k = 0
         add_search(out, rng, "gaussian", (90, 4, 2060, 5), metric)  # past the default depth block
         add_search(out, rng, "gaussian", (1031, 33, 9, 5), metric, [512, 0, 519], "mixed", 0.6, 3)
+        add_search(out, rng, "duplicates", (900, 5, 3, 40), metric, [400, 500], kinds=TYPES[1:])
         add_search(out, rng, "integers", (1031, 140, 5, 70), metric, [1, 1029, 1], "explicit")
     for d in (2**19, 2**19 + 1):  # the last depth that bounds hold at, and the next
         add_search(out, rng, "gaussian", (3, 1, d, 1), "sqeuclidean")
@@ -245,11 +284,28 @@ def add_softmax(out: Writer, rng: np.random.Generator, n: int, columns: int) -> 
         wanted = oracle.softmax(logits, temperature) if n else np.zeros((0, columns))
         out.add(3, f"softmax, {what}", n, columns, temperature, logits, wanted)
         wanted = oracle.residuals("classification", "logits", logits, labels, temperature)
-        out.add(4, f"residuals, {what}", n, columns, temperature, logits, labels, wanted)
+        out.add(4, f"residuals, {what}", n, columns, temperature, logits, labels, [0, wanted])
+        half = wanted.astype(np.float16).view(np.uint16)
+        out.add(4, f"float16, {what}", n, columns, temperature, logits, labels, [1, half])
+        add_sparse(out, f"sparse, {what}", logits, labels, temperature)
     p = oracle.softmax(logits).astype(np.float32)
     wanted = oracle.residuals("classification", "probabilities", p, labels)
     what = f"residuals of probabilities, n={n} columns={columns}"
-    out.add(4, what, n, columns, 0.0, p, labels, wanted)
+    out.add(4, what, n, columns, 0.0, p, labels, [0, wanted])
+    add_sparse(out, f"sparse {what}", p, labels, 0.0)
+
+
+def add_sparse(out: Writer, name: str, outputs: Array, labels: Array, temperature: float) -> None:
+    n, columns = outputs.shape
+    base = oracle.widen(outputs)
+    if temperature:
+        base = oracle.softmax(outputs, temperature) if n else np.zeros((0, columns))
+    for m, half in ((1, False), (8, True), (40, False)):
+        index, value, rest, error = oracle.sparse_residuals(base, labels, m, half)
+        out.add(
+            8, f"{name} m={m}", n, columns, min(m, columns - 1), temperature, outputs, labels,
+            index, numbers_of(value), rest, error,
+        )  # fmt: skip
 
 
 def add_simplex(out: Writer, rng: np.random.Generator, n: int, columns: int) -> None:
@@ -262,10 +318,51 @@ def add_simplex(out: Writer, rng: np.random.Generator, n: int, columns: int) -> 
         out.add(5, what, n, columns, floor, values, wanted)
 
 
-def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns: int) -> None:
-    n = 60
+Store = tuple[str, list[object], Callable[[slice], list[object]], Array]
+
+
+def dense_store(rng: np.random.Generator, n: int, columns: int, half: bool, where: Any) -> Store:
+    """Name, fields in front of the segments, those of some rows, and the oracle's correction."""
     residuals = rng.standard_normal((n, columns)).astype(np.float32)
     residuals[:5] *= np.float32(1e-30)
+    if half:
+        residuals = residuals.astype(np.float16)
+    distances, positions, sigma = where
+    wanted = oracle.correction(distances, positions, residuals, sigma)
+    return f"{residuals.dtype}", [0], lambda rows: numbers_of(residuals[rows]), wanted
+
+
+def sparse_store(rng: np.random.Generator, n: int, columns: int, half: bool, where: Any) -> Store:
+    base = oracle.softmax(rng.standard_normal((n, columns)))
+    labels = rng.integers(0, columns, n)
+    index, value, rest, _ = oracle.sparse_residuals(base, labels, 5, half)
+    distances, positions, sigma = where
+    wanted = oracle.sparse_correction(distances, positions, index, value, rest, columns, sigma)
+
+    def fields(rows: slice) -> list[object]:
+        return [index.shape[1], index[rows], numbers_of(value[rows]), rest[rows]]
+
+    return f"sparse {value.dtype}", [1], fields, wanted
+
+
+def head_store(rng: np.random.Generator, n: int, columns: int, kind: str, where: Any) -> Store:
+    d, temperature, labels = 11, 0.8, rng.integers(0, columns, n)
+    keys = rng.standard_normal((n, d)).astype(np.float32)
+    weight = rng.standard_normal((columns, d)).astype(np.float32)
+    bias = rng.standard_normal(columns).astype(np.float32)
+    logits = oracle.head_logits(stored(keys, kind)[1], weight, bias)
+    residuals = oracle.residuals("classification", "logits", logits, labels, temperature)
+    distances, positions, sigma = where
+    wanted = oracle.correction(distances, positions, residuals, sigma)
+
+    def fields(rows: slice) -> list[object]:
+        return [stored(keys[rows], kind)[0], labels[rows]]
+
+    return f"head {kind}", [2, d, temperature, weight, bias], fields, wanted
+
+
+def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns: int) -> None:
+    n = 60
     distances = np.sort(rng.random((q, k)), axis=1) * 10.0 ** rng.integers(-5, 6, (q, 1))
     positions = rng.integers(0, n, (q, k))
     if k and q > 3:
@@ -273,30 +370,78 @@ def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns
         distances[2, k // 2 :], positions[2, k // 2 :] = np.inf, -1  # padding
         distances[3], positions[3] = np.inf, -1
     layouts = ([n], [7, 0, n - 7], [1] * n)
+    makers: list[tuple[Callable[..., Store], object]] = [
+        (dense_store, False), (dense_store, True), (sparse_store, False), (sparse_store, True),
+        *((head_store, kind) for kind in TYPES),
+    ]  # fmt: skip
     for number, sigma in enumerate((0.1, 3.0, np.inf, 1e-300)):
         what = f"q={q} k={k} columns={columns} sigma={sigma}"
         weights = oracle.weights(distances, sigma)
         out.add(6, f"weights, {what}", q, k, float(sigma), distances, positions, weights)
-        wanted = oracle.correction(distances, positions, residuals, sigma)
-        base, strength = np.zeros(0), 1.0
-        if number % 2:
-            base, strength = rng.random((q, columns)), 0.7
-            wanted = oracle.correct(base, wanted, strength)
-        sizes = layouts[(number + k + columns) % 3]
-        ends = np.cumsum(sizes)
-        fields: list[object] = []
-        for end, size in zip(ends, sizes, strict=True):
-            fields += [size, residuals[end - size : end]]
-        out.add(
-            7, f"aggregate, {what}, {len(sizes)} segments", q, k, columns, float(sigma), strength,
-            len(sizes), *fields, distances, positions, base, wanted,
-        )  # fmt: skip
+        for turn, (maker, kind) in enumerate(makers):
+            if turn and (number + turn + k) % 4:
+                continue  # every kind with every shape, but not with every sigma
+            name, front, fields, wanted = maker(
+                rng, n, columns, kind, (distances, positions, sigma)
+            )
+            selected = (0, 3)[(number + turn) % 2]
+            select = rng.integers(0, columns, (q, selected))
+            base, strength = np.zeros(0), 1.0
+            if selected:
+                wanted = np.take_along_axis(wanted, select, axis=1)
+            if (number + k) % 2:
+                base, strength = rng.random(wanted.shape), 0.7
+                wanted = oracle.correct(base, wanted, strength)
+            sizes = layouts[(number + k + columns) % 3]
+            ends = np.cumsum(sizes)
+            segments = [
+                [size, fields(slice(end - size, end))]
+                for end, size in zip(ends.tolist(), sizes, strict=True)
+            ]
+            out.add(
+                7, f"aggregate {name}, {what}, {len(sizes)} segments, {selected} selected",
+                q, k, columns, float(sigma), strength, front, len(sizes), segments,
+                distances, positions, selected, select, base, wanted,
+            )  # fmt: skip
+
+
+def add_logits(out: Writer, rng: np.random.Generator, n: int, columns: int, d: int) -> None:
+    for kind in TYPES:
+        keys, wide = stored(rng.standard_normal((n, d)).astype(np.float32), kind)
+        weight = rng.standard_normal((columns, d)).astype(np.float32)
+        bias = rng.standard_normal(columns).astype(np.float32)
+        weight[:1] *= np.float32(3e38)  # beyond float32
+        wanted = oracle.head_logits(wide, weight, bias)
+        what = f"logits {kind}, n={n} columns={columns} d={d}"
+        out.add(9, what, n, columns, d, keys, weight, bias, wanted)
+
+
+def add_numbers(out: Writer, rng: np.random.Generator) -> None:
+    """Every finite half and infinity; float32 numbers about the points where rounding turns."""
+    halves = np.arange(2**16, dtype=np.uint32).astype(np.uint16)
+    any_bits = rng.integers(0, 2**32, 20_000, dtype=np.uint32).view(np.float32)
+    for code, kind in enumerate(TYPES[1:], 1):
+        wide = halves.view(np.float16).astype(np.float32)
+        if kind == "bfloat16":
+            wide = (halves.astype(np.uint32) << 16).view(np.float32)
+        number = ~np.isnan(wide)
+        ordered = np.sort(wide[np.isfinite(wide)]).astype(np.float64)
+        halfway = ((ordered[:-1] + ordered[1:]) / 2).astype(np.float32)
+        x = np.concatenate(
+            [halfway, np.nextafter(halfway, np.float32(9)), np.nextafter(halfway, np.float32(-9))]
+        )
+        x = np.concatenate([x, any_bits[np.abs(any_bits) < LARGEST[kind]]])
+        narrow = stored(x, kind)[0][1]
+        out.add(10, f"numbers {kind}", code, halves[number], wide[number], x, narrow)
+        for n in range(40):
+            out.add(10, f"{n} numbers", code, halves[:n], wide[:n], x[:n], narrow[:n])  # type: ignore[index]
 
 
 def numbers(out: Writer) -> None:
-    """exp, softmax, residuals, simplex, weights and aggregates."""
+    """exp, softmax, residuals, simplex, weights, aggregates, logits and narrow numbers."""
     rng = np.random.default_rng(4)
     add_exp(out, rng)
+    add_numbers(out, rng)
     for columns in COLUMNS:
         add_softmax(out, rng, 6, columns)
         add_simplex(out, rng, 5, columns)
@@ -308,6 +453,10 @@ def numbers(out: Writer) -> None:
             add_aggregate(out, rng, 5, k, columns)
     for q, k, columns in ((0, 3, 2), (1, 53, 17), (90, 53, 130)):
         add_aggregate(out, rng, q, k, columns)
+    for n in (0, 1, 2, 3, 4, 5, 13):
+        for columns in (1, 2, 3, 4, 5, 16, 17):
+            add_logits(out, rng, n, columns, int(rng.choice(DEPTHS)))
+    add_logits(out, rng, 130, 7, 5000)  # several panels
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ from cases import (
     FAMILIES,
     ISAS,
     METRICS,
+    STORED,
+    as_stored,
     assert_same,
     core_search,
     make,
@@ -27,6 +29,7 @@ ROWS = st.sampled_from([0, 1, 2, 3, 5, 7, 11, 12, 13, 23, 24, 25, 47, 48, 49, 97
 DEPTHS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129])
 QUERIES = st.sampled_from([0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65])
 LARGEST_ID = 2**63 - 1
+VERSION = 5
 BLOCKS = st.tuples(
     st.sampled_from([0, 1, 5, 16, 17]),  # queries
     st.sampled_from([0, 12, 24]),  # rows
@@ -112,8 +115,11 @@ def test_segments_ids_removed_rows_and_exclusions(
         if number % 2:
             ids[part] = first + np.arange(size)
         given_ids = None if number % 2 else ids[part]
-        died = np.where(alive[part], 0, 1) if removed else None
-        segments.append((rows[part], given_ids, first, died, max_abs(rows[part])))
+        died = rng.choice([1, VERSION], size) * ~alive[part]
+        died += rng.choice([0, VERSION + 1], size) * alive[part]  # removed later
+        keys, rows[part] = as_stored(rows[part], STORED[number % 3])
+        largest = max_abs(rows[part])
+        segments.append((keys, given_ids, first, died if removed else None, largest))
         start += size
     exclude = None
     if width:
@@ -123,12 +129,117 @@ def test_segments_ids_removed_rows_and_exclusions(
         for path in paths(metric):
             got = _core.search(
                 queries, max_abs(queries), segments, k, metric, exclude, threads, isa,
-                blocks=(0, 12, 0, 0), version=1, **path,
+                blocks=(0, 12, 0, 0), version=VERSION, **path,
             )  # fmt: skip
             assert_same(got, wanted, (isa, path))
             found = got[2] >= 0
             assert np.array_equal(found, got[1] >= 0)
             assert np.array_equal(ids[got[2][found]], got[1][found])
+
+
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    seed=st.integers(0, 2**31),
+    n=ROWS,
+    d=DEPTHS,
+    k=st.integers(1, 40),
+    metric=st.sampled_from(METRICS),
+    blocks=BLOCKS,
+    threads=st.sampled_from([1, 2]),
+    stored=st.sampled_from(["float16", "bfloat16"]),
+)
+def test_keys_half_as_wide_are_what_they_hold(
+    family, seed, n, d, k, metric, blocks, threads, stored
+):
+    queries, rows = make(family, seed, n, 9, d)
+    keys, wide = as_stored(rows, stored)
+    wanted = oracle.search(queries, wide, k, metric)
+    segment = (keys, None, 0, None, max_abs(wide))
+    for isa in ISAS:
+        for path in paths(metric):
+            got = _core.search(
+                queries, max_abs(queries), [segment], k, metric, isa=isa, threads=threads,
+                blocks=blocks, **path,
+            )  # fmt: skip
+            assert_same(got, wanted, (isa, path))
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_streams_of_stored_keys_read_every_row(stored):
+    """Depths at which a stream widens one or many rows at a time."""
+    for d in (1, 100, 600, 5000):
+        queries, rows = make("gaussian", 1, 700, 3, d)
+        keys, wide = as_stored(rows, stored)
+        wanted = oracle.search(queries, wide, 9)
+        for isa in ISAS:
+            got = _core.search(
+                queries, 6.0, [(keys, None, 0, None, 6.0)], 9, "euclidean", isa=isa,
+                strategy="stream",
+            )  # fmt: skip
+            assert_same(got, wanted)
+
+
+def test_a_version_sees_what_was_removed_later():
+    queries, rows = make("gaussian", 0, 300, 4, 5)
+    died = np.arange(300) % 7  # 0: never
+    for version in range(8):
+        alive = (died == 0) | (died > version)
+        wanted = oracle.search(queries, rows, 9, alive=alive)
+        for path in paths("euclidean"):
+            got = _core.search(
+                queries, 6.0, [(rows, None, 0, died, 6.0)], 9, "euclidean", version=version, **path
+            )
+            assert_same(got, wanted)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("stored", STORED)
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_that_are_not_finite_are_never_found_and_hide_no_other(metric, stored, isa):
+    """A damaged file may hold them, whatever it says of its largest value."""
+    queries, rows = make("gaussian", 3, 1500, 21, 17)
+    rng = np.random.default_rng(0)
+    whole = rng.random(1500) < 0.8
+    rows[~whole, rng.integers(0, 17, (~whole).sum())] = np.nan
+    keys = rows if stored == "float32" else _core.narrow(rows, stored)
+    wide = np.nan_to_num(rows if stored == "float32" else _core.widen(keys))
+    for k in (1, 20, 1500):
+        wanted = oracle.search(queries, wide, k, metric, alive=whole)
+        for path in paths(metric):
+            for threads in (1, 2):
+                segment = (keys, None, 0, None, 6.0)
+                got = _core.search(queries, 6.0, [segment], k, metric, None, threads, isa, **path)
+                assert_same(got, wanted, path)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    stored=st.sampled_from(STORED),
+    claimed=st.sampled_from([0.0, 1e-30, 1.0, 1e38, -1.0, np.inf, -np.inf, np.nan]),
+    share=st.sampled_from([0.01, 0.5, 1.0]),
+    k=st.sampled_from([1, 9, 400]),
+    metric=st.sampled_from(METRICS),
+    threads=st.sampled_from([1, 2]),
+)
+def test_a_damaged_file_crashes_no_search(seed, stored, claimed, share, k, metric, threads):
+    """Any bits for keys, ids and versions, and any largest value: what is found may be wrong."""
+    rng = np.random.default_rng(seed)
+    n, d = 500, 7
+    queries, rows = make("gaussian", seed, n, 9, d)
+    noise = rng.integers(0, 2**32, (n, d), dtype=np.uint32).view(np.float32)
+    rows = np.where(rng.random((n, d)) < share, noise, rows)
+    if stored != "float32":
+        half = rng.integers(0, 2**16, (n, d), dtype=np.uint16)
+        rows = half.view(np.float16) if stored == "float16" else half
+    ids, died = rng.integers(-(2**63), 2**63, (2, n))
+    segments = [(rows, ids, 0, died, claimed), (rows, None, LARGEST_ID - 1, None, claimed)]
+    for isa in ISAS:
+        for path in paths(metric):
+            values, _, positions, _ = _core.search(
+                queries, 6.0, segments, k, metric, None, threads, isa, version=1, **path
+            )
+            assert not np.isnan(values).any()
+            assert ((positions >= -1) & (positions < 2 * n)).all()
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending", "shuffled"])
@@ -232,6 +343,12 @@ def test_the_core_converts_nothing():
     for wrong in (queries.astype(np.float64), queries[::2], np.asfortranarray(queries)):
         with pytest.raises(TypeError, match="incompatible function arguments"):
             _core.search(wrong, 1.0, segment, 5, "euclidean")
+        with pytest.raises(TypeError, match="segment keys must be C-contiguous float32, float16"):
+            _core.search(queries, 1.0, [(wrong, None, 0, None, 1.0)], 5, "euclidean")
+    for wrong in (np.zeros(300, np.int32), np.zeros(300, bool), np.zeros(600, np.int64)[::2]):
+        for segment in ((rows, wrong, 0, None, 1.0), (rows, None, 0, wrong, 1.0)):
+            with pytest.raises(TypeError, match="expected contiguous int64 ids or versions"):
+                _core.search(queries, 1.0, [segment], 5, "euclidean")
 
 
 @pytest.mark.parametrize("strategy", ["by_rows", "by_queries", "stream"])

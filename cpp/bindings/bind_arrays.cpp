@@ -48,8 +48,7 @@ void for_numbers(std::size_t n, std::size_t threads, const Body& body) {
 py::array narrow_python(const Array<float>& rows, const std::string& dtype, std::size_t threads,
                         const std::string& isa) {
   require(rows.ndim() == 2, "rows must be (n, m)");
-  const bool half = dtype == "float16";
-  require(half || dtype == "bfloat16", "dtype must be 'float16' or 'bfloat16'");
+  const bool half = choice<bool>(dtype, {{"float16", true}, {"bfloat16", false}});
   const KernelTable& kernels = select_kernels(isa);
   py::array out(half ? float16() : py::dtype::of<std::uint16_t>(), shape_of(rows));
   auto* target = static_cast<std::uint16_t*>(out.mutable_data());

@@ -62,6 +62,16 @@ inline void require(bool condition, const char* message) {
   if (!condition) throw py::value_error(message);
 }
 
+template <class T>
+T choice(const std::string& name, std::initializer_list<std::pair<const char*, T>> choices) {
+  std::string known;
+  for (const auto& [key, value] : choices) {
+    if (name == key) return value;
+    known += (known.empty() ? "'" : ", '") + std::string(key) + "'";
+  }
+  throw py::value_error("expected one of " + known + ", got '" + name + "'");
+}
+
 // An array inside a tuple or list, which Python keeps alive: nothing is converted.
 template <class T>
 Array<T> exact_array(const py::handle& object, const char* expected) {

@@ -8,16 +8,6 @@
 
 namespace resmem {
 
-template <class T>
-T choice(const std::string& name, std::initializer_list<std::pair<const char*, T>> choices) {
-  std::string known;
-  for (const auto& [key, value] : choices) {
-    if (name == key) return value;
-    known += (known.empty() ? "'" : ", '") + std::string(key) + "'";
-  }
-  throw py::value_error("expected one of " + known + ", got '" + name + "'");
-}
-
 inline Metric metric_named(const std::string& name) {
   return choice<Metric>(name, {{"euclidean", Metric::euclidean},
                                {"sqeuclidean", Metric::sqeuclidean},

@@ -18,6 +18,7 @@
 
 #include "../core/aggregate.h"
 #include "../core/cpu.h"
+#include "../core/residual_store.h"
 #include "../core/search.h"
 
 namespace resmem {
@@ -32,6 +33,7 @@ constexpr std::int8_t kBlank = -77;         // neither padding nor a result of a
 using Floats = std::vector<float>;
 using Doubles = std::vector<double>;
 using Integers = std::vector<std::int64_t>;
+using Halves = std::vector<std::uint16_t>;
 
 void require(bool condition, const char* message) {
   if (!condition) throw std::runtime_error(std::string("malformed file: ") + message);
@@ -41,6 +43,18 @@ std::size_t times(std::size_t a, std::size_t b) {
   require(b == 0 || a <= std::numeric_limits<std::size_t>::max() / b, "a shape overflows");
   return a * b;
 }
+
+// Owns what Numbers points to.
+struct StoredVector {
+  NumberType type = NumberType::float32;
+  Floats floats;
+  Halves halves;
+  std::size_t size() const { return type == NumberType::float32 ? floats.size() : halves.size(); }
+  Numbers numbers() const {
+    if (type == NumberType::float32) return {floats.data(), type};
+    return {halves.data(), type};
+  }
+};
 
 class Reader {
  public:
@@ -62,6 +76,20 @@ class Reader {
   std::vector<T> array(std::size_t count) {
     std::vector<T> result = array<T>();
     require(result.size() == count, "an array has not the size of its shape");
+    return result;
+  }
+  NumberType type() {
+    const std::size_t code = size();
+    require(code <= 2, "unknown type of numbers");
+    return static_cast<NumberType>(code);
+  }
+  StoredVector numbers(std::size_t count) {
+    StoredVector result;
+    result.type = type();
+    if (result.type == NumberType::float32)
+      result.floats = array<float>(count);
+    else
+      result.halves = array<std::uint16_t>(count);
     return result;
   }
   std::string text() {
@@ -147,12 +175,18 @@ float max_abs(const Floats& values) {
   return largest;
 }
 
+Floats read(const StoredVector& stored) {
+  Floats scratch(stored.size());
+  const float* values =
+      stored.numbers().read(0, scratch.size(), scratch.data(), *available_kernels()[0]);
+  return {values, values + scratch.size()};
+}
+
 // Owns what a request points to.
 struct SearchCase {
   struct Stored {
-    Floats rows;
-    Integers ids;
-    std::vector<std::uint8_t> alive;
+    StoredVector keys;
+    Integers ids, died;
   };
   explicit SearchCase(Reader& reader) {
     const std::size_t metric = reader.size();
@@ -170,18 +204,19 @@ struct SearchCase {
       Segment segment;
       segment.n = reader.size();
       segment.first_id = reader.value<std::int64_t>();
-      stored.push_back({reader.array<float>(times(segment.n, request.d)),
-                        reader.array<std::int64_t>(), reader.array<std::uint8_t>()});
+      stored.push_back({reader.numbers(times(segment.n, request.d)), reader.array<std::int64_t>(),
+                        reader.array<std::int64_t>()});
       const Stored& data = stored.back();  // moved with the vector, but not its arrays
       require(data.ids.empty() || data.ids.size() == segment.n, "not an id per row");
-      require(data.alive.empty() || data.alive.size() == segment.n, "not a flag per row");
-      segment.rows = data.rows.data();
+      require(data.died.empty() || data.died.size() == segment.n, "not a version per row");
+      segment.keys = data.keys.numbers();
       segment.ids = data.ids.empty() ? nullptr : data.ids.data();
-      segment.alive = data.alive.empty() ? nullptr : data.alive.data();
-      segment.max_abs = max_abs(data.rows);
+      segment.died = data.died.empty() ? nullptr : data.died.data();
+      segment.max_abs = max_abs(read(data.keys));
       request.segments.push_back(segment);
       total += segment.n;
     }
+    request.version = reader.value<std::int64_t>();
     request.exclude_width = reader.size();
     exclude = reader.array<std::int64_t>(times(request.q, request.exclude_width));
     request.exclude = exclude.empty() ? nullptr : exclude.data();
@@ -252,7 +287,7 @@ void check_search(Context& context, Reader& reader) {
     }
   }
   for (std::size_t s = 0; s < search_case.stored.size(); ++s) {
-    const Floats& rows = search_case.stored[s].rows;
+    const Floats rows = read(search_case.stored[s].keys);
     const Doubles got{context.kernels.max_abs(rows.data(), rows.size())};
     context.count(context.same(got, {request.segments[s].max_abs}, "max_abs"));
   }
@@ -276,19 +311,112 @@ void check_softmax(Context& context, Reader& reader) {
   });
 }
 
-void check_residuals(Context& context, Reader& reader) {
+// Owns what ClassRows points to.
+struct ClassCase {
+  ClassCase(Reader& reader, std::size_t n, std::size_t columns) {
+    rows.n = n;
+    rows.columns = columns;
+    rows.temperature = reader.value<double>();
+    outputs = reader.array<float>(times(n, columns));
+    labels = reader.array<std::int64_t>(n);
+    rows.outputs = outputs.data();
+    rows.labels = labels.data();
+  }
   ClassRows rows;
-  rows.n = reader.size();
-  rows.columns = reader.size();
-  rows.temperature = reader.value<double>();
-  const Floats outputs = reader.array<float>(times(rows.n, rows.columns));
-  const Integers labels = reader.array<std::int64_t>(rows.n);
-  const Floats wanted = reader.array<float>(outputs.size());
-  rows.outputs = outputs.data();
-  rows.labels = labels.data();
-  check_output(context, wanted, [&](std::size_t threads, Floats& out, Interrupt& stop) {
-    class_residuals(rows, context.kernels, threads, out.data(), stop);
+  Floats outputs;
+  Integers labels;
+};
+
+// Room for numbers like those wanted, and whether they came.
+struct StoredOutput {
+  explicit StoredOutput(const StoredVector& like)
+      : wanted(like), floats(like.floats.size()), halves(like.halves.size()) {
+    if (like.type == NumberType::float32)
+      numbers.floats = floats.data();
+    else
+      numbers.halves = halves.data();
+  }
+  bool same(Context& context) const {
+    return context.same(floats, wanted.floats, "float32") &&
+           context.same(halves, wanted.halves, "float16");
+  }
+  const StoredVector& wanted;
+  Floats floats;
+  Halves halves;
+  StoredNumbers numbers;
+};
+
+template <class Body>
+void for_threads(Context& context, Body&& body) {
+  for (const std::size_t threads : kThreads) {
+    context.path = std::to_string(threads) + " threads";
+    Interrupt stop;
+    context.count(body(threads, stop));
+  }
+}
+
+void check_residuals(Context& context, Reader& reader) {
+  const std::size_t n = reader.size(), columns = reader.size();
+  const ClassCase given(reader, n, columns);
+  const StoredVector wanted = reader.numbers(given.outputs.size());
+  for_threads(context, [&](std::size_t threads, Interrupt& stop) {
+    StoredOutput out(wanted);
+    class_residuals(given.rows, context.kernels, threads, out.numbers, stop);
+    return out.same(context);
   });
+}
+
+void check_sparse(Context& context, Reader& reader) {
+  const std::size_t n = reader.size(), columns = reader.size(), others = reader.size();
+  require(others < columns, "more classes than there are");
+  const ClassCase given(reader, n, columns);
+  const auto index = reader.array<std::int32_t>(times(n, others + 1));
+  const StoredVector value = reader.numbers(index.size());
+  const Floats rest = reader.array<float>(n);
+  const auto error = reader.value<double>();
+  for_threads(context, [&](std::size_t threads, Interrupt& stop) {
+    std::vector<std::int32_t> got_index(index.size());
+    StoredOutput got_value(value);
+    Floats got_rest(n);
+    const SparseResiduals out{got_index.data(), got_value.numbers, got_rest.data()};
+    const Doubles got_error{
+        sparse_residuals(given.rows, others, context.kernels, threads, out, stop)};
+    return context.same(got_index, index, "index") && got_value.same(context) &&
+           context.same(got_rest, rest, "rest") && context.same(got_error, {error}, "error");
+  });
+}
+
+void check_logits(Context& context, Reader& reader) {
+  const std::size_t n = reader.size();
+  LinearHead head;
+  head.columns = reader.size();
+  head.d = reader.size();
+  const StoredVector keys = reader.numbers(times(n, head.d));
+  const Floats weight = reader.array<float>(times(head.columns, head.d));
+  const Floats bias = reader.array<float>(head.columns);
+  const Floats wanted = reader.array<float>(times(n, head.columns));
+  head.weight = weight.data();
+  head.bias = bias.data();
+  const auto key = [&](std::size_t i, float* scratch) {
+    return keys.numbers().read(i * head.d, head.d, scratch, context.kernels);
+  };
+  check_output(context, wanted, [&](std::size_t threads, Floats& out, Interrupt& stop) {
+    head_logits(head, n, key, context.kernels, threads, out.data(), stop);
+  });
+}
+
+void check_numbers(Context& context, Reader& reader) {
+  const bool half = reader.type() == NumberType::float16;
+  const KernelTable& k = context.kernels;
+  const Halves halves = reader.array<std::uint16_t>();
+  const Floats wide = reader.array<float>(halves.size()), x = reader.array<float>();
+  const Halves narrow = reader.array<std::uint16_t>(x.size());
+  Floats got_wide(wide.size());
+  Halves got_narrow(narrow.size());
+  (half ? k.widen_float16 : k.widen_bfloat16)(halves.data(), got_wide.data(), wide.size());
+  (half ? k.narrow_float16 : k.narrow_bfloat16)(x.data(), got_narrow.data(), x.size());
+  context.count(context.same(got_wide, wide, "widened"));
+  context.count(context.same(got_narrow, narrow, "narrowed"));
 }
 
 void check_simplex(Context& context, Reader& reader) {
@@ -314,34 +442,100 @@ void check_weights(Context& context, Reader& reader) {
   context.count(context.same(out, wanted, "weights"));
 }
 
-void check_aggregate(Context& context, Reader& reader) {
-  AggregateRequest request;
-  request.q = reader.size();
-  request.k = reader.size();
-  request.columns = reader.size();
-  request.sigma = reader.value<double>();
-  request.strength = reader.value<double>();
-  const std::size_t segments = reader.size();
-  std::vector<Floats> residuals;
-  std::size_t total = 0;
-  for (std::size_t s = 0; s < segments; ++s) {
-    const std::size_t n = reader.size();
-    residuals.push_back(reader.array<float>(times(n, request.columns)));
-    request.segments.push_back({residuals.back().data(), n});
-    total += n;
+// Owns what an AggregateRequest points to.
+struct AggregateCase {
+  explicit AggregateCase(Reader& reader) {
+    request.q = reader.size();
+    request.k = reader.size();
+    request.columns = reader.size();
+    request.sigma = reader.value<double>();
+    request.strength = reader.value<double>();
+    const std::size_t kind = reader.size();
+    require(kind <= 2, "unknown store");
+    if (kind == 2) read_head(reader);
+    const std::size_t segments = reader.size();
+    stored.reserve(segments);  // their arrays stay where they are
+    if (kind == 0)
+      read_segments<DenseSegment>(reader, segments);
+    else if (kind == 1)
+      read_segments<SparseSegment>(reader, segments);
+    else
+      read_segments<HeadSegment>(reader, segments);
+    distances = reader.array<double>(times(request.q, request.k));
+    positions = reader.array<std::int64_t>(distances.size());
+    for (const std::int64_t position : positions)
+      require(position < static_cast<std::int64_t>(total), "a position is beyond the rows");
+    request.selected = reader.size();
+    select = reader.array<std::int64_t>(times(request.q, request.selected));
+    if (request.selected > 0) request.select = select.data();
+    base = reader.array<double>();
+    wanted = reader.array<double>(times(request.q, request.width()));
+    require(base.empty() || base.size() == wanted.size(), "the base outputs have another shape");
+    request.distances = distances.data();
+    request.positions = positions.data();
+    request.add_to_out = !base.empty();
   }
-  const Doubles distances = reader.array<double>(times(request.q, request.k));
-  const Integers positions = reader.array<std::int64_t>(distances.size());
-  for (const std::int64_t position : positions)
-    require(position < static_cast<std::int64_t>(total), "a position is beyond the rows");
-  const Doubles base = reader.array<double>();
-  const Doubles wanted = reader.array<double>(times(request.q, request.columns));
-  require(base.empty() || base.size() == wanted.size(), "the base outputs have another shape");
-  request.distances = distances.data();
-  request.positions = positions.data();
-  request.add_to_out = !base.empty();
-  check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
-    if (request.add_to_out) out = base;
+
+  struct Stored {
+    StoredVector numbers;  // residuals, values or keys
+    std::vector<std::int32_t> index;
+    Floats rest;
+    Integers labels;
+  };
+
+  void read_head(Reader& reader) {
+    request.head.columns = request.columns;
+    request.head.d = reader.size();
+    request.head.temperature = reader.value<double>();
+    weight = reader.array<float>(times(request.columns, request.head.d));
+    bias = reader.array<float>(request.columns);
+    request.head.weight = weight.data();
+    request.head.bias = bias.data();
+  }
+  template <class Segment>
+  void read_segments(Reader& reader, std::size_t count) {
+    std::vector<Segment> segments(count);
+    for (Segment& segment : segments) {
+      segment.n = reader.size();
+      total += segment.n;
+      stored.emplace_back();
+      read_segment(reader, segment, stored.back());
+    }
+    request.store = std::move(segments);
+  }
+  void read_segment(Reader& reader, DenseSegment& segment, Stored& data) const {
+    data.numbers = reader.numbers(times(segment.n, request.columns));
+    segment.residuals = data.numbers.numbers();
+  }
+  void read_segment(Reader& reader, SparseSegment& segment, Stored& data) const {
+    segment.width = reader.size();
+    data.index = reader.array<std::int32_t>(times(segment.n, segment.width));
+    data.numbers = reader.numbers(data.index.size());
+    data.rest = reader.array<float>(segment.n);
+    segment.index = data.index.data();
+    segment.value = data.numbers.numbers();
+    segment.rest = data.rest.data();
+  }
+  void read_segment(Reader& reader, HeadSegment& segment, Stored& data) const {
+    data.numbers = reader.numbers(times(segment.n, request.head.d));
+    data.labels = reader.array<std::int64_t>(segment.n);
+    segment.keys = data.numbers.numbers();
+    segment.labels = data.labels.data();
+  }
+
+  AggregateRequest request;
+  std::vector<Stored> stored;
+  std::size_t total = 0;
+  Floats weight, bias;
+  Integers positions, select;
+  Doubles distances, base, wanted;
+};
+
+void check_aggregate(Context& context, Reader& reader) {
+  const AggregateCase given(reader);
+  AggregateRequest request = given.request;
+  check_output(context, given.wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
+    if (request.add_to_out) out = given.base;
     request.threads = threads;
     aggregate(request, context.kernels, out.data(), stop);
   });
@@ -349,10 +543,11 @@ void check_aggregate(Context& context, Reader& reader) {
 
 void check_table(Context& context, const std::vector<char>& file) {
   using Check = void (*)(Context&, Reader&);
-  static constexpr Check checks[] = {check_search,  check_exp,     check_softmax,  check_residuals,
-                                     check_simplex, check_weights, check_aggregate};
+  static constexpr Check checks[] = {check_search,  check_exp,     check_softmax,   check_residuals,
+                                     check_simplex, check_weights, check_aggregate, check_sparse,
+                                     check_logits,  check_numbers};
   Reader reader(file);
-  for (const char c : std::string("RESMEM01")) require(reader.value<char>() == c, "no such kind");
+  for (const char c : std::string("RESMEM02")) require(reader.value<char>() == c, "no such kind");
   const std::size_t records = reader.size();
   for (context.number = 0; context.number < records; ++context.number) {
     const std::size_t kind = reader.size();

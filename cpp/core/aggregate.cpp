@@ -87,6 +87,8 @@ class PieceSum {
       for (std::size_t j = 0; j < count; j += kRows) {
         if (j / kRows % 256 == 255) worker_.poll();
         const std::size_t some = std::min(kRows, count - j);
+        for (std::size_t r = kRows; r < std::min(2 * kRows, count - j); ++r)
+          fetch(positions[j + r], c, n);
         for (std::size_t r = 0; r < some; ++r) bring(query, positions[j + r], c, n, r);
         worker_.kernels.weighted_sum(sums + c, row_, weights + j, some, n);
       }
@@ -95,6 +97,17 @@ class PieceSum {
 
  private:
   static constexpr std::size_t kRows = 4, kColumns = 1024;  // 16 KB: level-1 cache
+
+  // Asks for a piece before it is needed: neighbours lie at random places.
+  void fetch(std::int64_t position, std::size_t first, std::size_t n) const {
+    if (worker_.request.select != nullptr) return;
+    const auto [segment, row] = rows_[position];
+    const Numbers& residuals = segment.residuals;
+    const auto* from =
+        static_cast<const char*>(residuals.at(row * worker_.request.columns + first));
+    for (std::size_t i = 0; i < residuals.bytes(n); i += sizeof(float) * kLine)
+      __builtin_prefetch(from + i);
+  }
 
   void bring(std::size_t query, std::int64_t position, std::size_t first, std::size_t n,
              std::size_t to) {

@@ -32,10 +32,10 @@ class CanonicalKey {
     if (metric_ == Metric::cosine) square_ = kernels_.dot(query_, query_, d_);
   }
 
-  // Never NaN, so that keys can be sorted: a row that is not finite (a damaged file) comes last.
+  // Finite, or +inf of a row that is not (a damaged file): such rows are no neighbours.
   double operator()(const float* row) const {
     const double key = of_finite(row);
-    return std::isnan(key) ? std::numeric_limits<double>::infinity() : key;
+    return std::isfinite(key) ? key : std::numeric_limits<double>::infinity();
   }
 
  private:
@@ -47,7 +47,7 @@ class CanonicalKey {
         const double product = square_ * kernels_.dot(row, row, d_);
         if (product == 0) return 1;
         const double c = 1 - kernels_.dot(query_, row, d_) / std::sqrt(product);
-        return c > 0 ? c : 0;
+        return c < 0 ? 0 : c;  // NaN stays
       }
       default:
         return kernels_.squared_distance(query_, row, d_);
@@ -65,11 +65,12 @@ class CanonicalKey {
 // Positions may be left out (nullptr).
 inline void write_neighbours(std::vector<Neighbour>& found, Metric metric, std::size_t k,
                              double* values, std::int64_t* ids, std::int64_t* positions) {
-  const std::size_t kept = std::min(k, found.size());
+  std::size_t kept = std::min(k, found.size());
   const auto last = found.begin() + static_cast<std::ptrdiff_t>(kept);
   if (last != found.end()) std::nth_element(found.begin(), last, found.end());
   std::sort(found.begin(), last);
   const double infinity = std::numeric_limits<double>::infinity();
+  while (kept > 0 && found[kept - 1].key == infinity) --kept;
   for (std::size_t j = 0; j < k; ++j) {
     double value = metric == Metric::inner_product ? -infinity : infinity;
     if (j < kept) {

@@ -15,6 +15,34 @@ constexpr std::size_t kLayerBytes = std::size_t{128} << 10;
 // Multiplications of a task: about a millisecond.
 constexpr std::size_t kTaskProducts = std::size_t{1} << 22;
 
+// So that no vector of a panel lies on two cache lines.
+struct alignas(64) Line {
+  double values[kPartials];
+};
+
+// Some keys at a time, widened once for all threads.
+class Panel {
+ public:
+  Panel(std::size_t d, std::size_t keys)
+      : d_(d), lines_(blocks_of(d, kPartials)), data_(keys * lines_) {}
+
+  std::size_t ld() const { return lines_ * kPartials; }
+  const double* key(std::size_t i) const { return data_[i * lines_].values; }
+
+  void fill(std::size_t first, std::size_t count, const KeySource& key, std::size_t threads,
+            Interrupt& interrupt) {
+    parallel_for_rows(count, d_, threads, interrupt, [&](std::size_t begin, std::size_t end, bool) {
+      std::vector<float> scratch(d_);
+      for (std::size_t i = begin; i < end; ++i)
+        std::copy_n(key(first + i, scratch.data()), d_, data_[i * lines_].values);
+    });
+  }
+
+ private:
+  std::size_t d_, lines_;
+  std::vector<Line> data_;
+};
+
 }  // namespace
 
 // Three loops: panels of keys; tasks, a block of the layer times a block of the panel's keys; and
@@ -22,34 +50,30 @@ constexpr std::size_t kTaskProducts = std::size_t{1} << 22;
 void head_logits(const LinearHead& head, std::size_t n, const KeySource& key,
                  const KernelTable& kernels, std::size_t threads, float* out,
                  Interrupt& interrupt) {
-  const std::size_t d = head.d, ld = blocks_of(d, kPartials) * kPartials;
-  const std::size_t step = kernels.head_keys;  // keys of a kernel call
-  const std::size_t fit = kPanelBytes / (sizeof(double) * ld) / step * step;
-  const std::size_t held = std::min(std::max(fit, step), blocks_of(n, step) * step);
-  const std::size_t rows = std::clamp<std::size_t>(kLayerBytes / (sizeof(float) * d), 4,
-                                                   std::max<std::size_t>(4, head.columns));
+  const std::size_t d = head.d, step = kernels.head_keys;  // keys of a kernel call
+  const std::size_t fit = std::max(step, kPanelBytes / (sizeof(double) * d) / step * step);
+  const std::size_t held = std::min(fit, blocks_of(n, step) * step);
+  const std::size_t rows =
+      std::min(head.columns, std::max<std::size_t>(4, kLayerBytes / (sizeof(float) * d) / 4 * 4));
   const std::size_t keys = std::max(step, kTaskProducts / (rows * d) / step * step);
   const std::size_t layer_blocks = blocks_of(head.columns, rows);
-  std::vector<double> panel(held * ld);
-  std::vector<float> scratch(d);
+  Panel panel(d, held);
   for (std::size_t first = 0; first < n; first += held) {
     const std::size_t count = std::min(held, n - first);
-    for (std::size_t i = 0; i < count; ++i)
-      std::copy_n(key(first + i, scratch.data()), d,
-                  panel.begin() + static_cast<std::ptrdiff_t>(i * ld));
+    panel.fill(first, count, key, threads, interrupt);
     const std::size_t tasks = layer_blocks * blocks_of(count, keys);
     parallel_for(tasks, threads, interrupt, [&](std::size_t task, bool) {
       const std::size_t row = task % layer_blocks * rows, begin = task / layer_blocks * keys;
       const std::size_t end = std::min(count, begin + keys);
       HeadArgs args{};
-      args.ld = ld;
+      args.ld = panel.ld();
       args.weight = head.weight + row * d;
       args.bias = head.bias + row;
       args.d = d;
       args.columns = std::min(rows, head.columns - row);
       args.out_ld = head.columns;
       for (std::size_t i = begin; i < end; i += step) {
-        args.panel = panel.data() + i * ld;
+        args.panel = panel.key(i);
         args.keys = std::min(step, end - i);
         args.out = out + (first + i) * head.columns + row;
         kernels.head_logits(args);

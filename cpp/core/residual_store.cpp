@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -56,14 +57,14 @@ class Largest {
     items_.clear();
     if (count_ == 0) return items_;
     // One pass against the last of those kept: indices ascend, so an equal value comes too late.
-    double least = -std::numeric_limits<double>::infinity();
-    for (std::size_t i = 0; i < n; ++i) {
-      if (!(values[i] > least) || i == skipped) continue;
-      items_.push_back({values[i], static_cast<std::int32_t>(i)});
-      if (items_.size() < 2 * count_ + kRoom) continue;
-      cut();
-      least = items_.back().value;
+    least_ = -std::numeric_limits<double>::infinity();
+    std::size_t i = 0;
+    for (; i + kBlock <= n; i += kBlock) {
+      bool any = false;  // seldom, after the first few
+      for (std::size_t j = 0; j < kBlock; ++j) any |= values[i + j] > least_;
+      for (std::size_t j = i; any && j < i + kBlock; ++j) look(values[j], j, skipped);
     }
+    for (; i < n; ++i) look(values[i], i, skipped);
     if (items_.size() > count_) cut();
     std::sort(items_.begin(), items_.end());
     return items_;
@@ -71,6 +72,15 @@ class Largest {
 
  private:
   static constexpr std::size_t kRoom = 32;  // so that cuts are rare for small counts too
+  static constexpr std::size_t kBlock = 8;
+
+  void look(double value, std::size_t i, std::size_t skipped) {
+    if (!(value > least_) || i == skipped) return;
+    items_.push_back({value, static_cast<std::int32_t>(i)});
+    if (items_.size() < 2 * count_ + kRoom) return;
+    cut();
+    least_ = items_.back().value;
+  }
 
   // Keeps the first `count`, the last of them at the end.
   void cut() {
@@ -81,6 +91,7 @@ class Largest {
 
   std::size_t count_;
   std::vector<Item> items_;
+  double least_ = 0;  // what a value must exceed
 };
 
 // The largest |values[i] - u|; eight at a time, since a maximum waits for the one before it.
@@ -126,8 +137,8 @@ class SparseWriter {
       base = 0;
     }
     const double left = kernels_.csum(base_.data(), columns);
-    // A NaN is never found, so that with too few found the sum is NaN too.
-    if (!std::isfinite(left + kept_[0]))
+    // A NaN is never found, so that where too few are found what is left is NaN.
+    if (!std::isfinite(std::accumulate(kept_.begin(), kept_.end(), left)))
       throw std::invalid_argument("outputs must be finite, row " + std::to_string(row) +
                                   " gives a base output that is not");
     const auto rest =

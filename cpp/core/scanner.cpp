@@ -224,10 +224,11 @@ void Scanner::thin(std::size_t query) {
 void Scanner::thin_exactly(std::size_t query) {
   Candidate* const begin = pool_.data() + query * plan_.capacity;
   const CanonicalKey key(request_, kernels_, queries_[query]);
+  RowReader reader(rows_, kernels_);  // its own: a stream is still at the rows of reader_
   std::vector<Neighbour> exact;
   exact.reserve(count_[query]);
   for (const Candidate* c = begin; c != begin + count_[query]; ++c)
-    exact.push_back({key(reader_.row(c->position)), rows_.id(c->position), c->position});
+    exact.push_back({key(reader.row(c->position)), rows_.id(c->position), c->position});
   stats.rescored += exact.size();
   ++stats.exact_thinnings;
   const auto kth = exact.begin() + static_cast<std::ptrdiff_t>(request_.k - 1);

@@ -64,7 +64,7 @@ struct StreamArgs {
 // A few keys against rows of a linear layer.
 //
 //   panel   head_keys rows of float64, row-major:   panel[key * ld + i], zero from d to ld;
-//           rows without a key hold zeros
+//           best on cache lines; the rows from `keys` on are read too
 //   weight  columns x d, row-major, not padded
 //
 // out[key * out_ld + c] = float32(csum(weight[c][i] * panel[key][i]) + bias[c]) for key < keys,

@@ -68,11 +68,12 @@ RESMEM_INLINE void micro_tile(Tile<MR>& tile, const float* rows, std::size_t ld,
 template <int MR>
 RESMEM_INLINE std::size_t emit_hits(const Tile<MR>& tile, const F32* thresholds, std::size_t row,
                                     std::size_t row_count, Hit* hits) {
-  F32 best[kPanelVectors];
-  unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA { best[v.value] = tile.acc[0][v.value]; });
-  unroll<MR - 1>([&](auto i) RESMEM_LAMBDA {
+  F32 best[kPanelVectors];  // max(x, best) is best if x is NaN: a damaged row hides no other
+  unroll<kPanelVectors>([&](auto v)
+                            RESMEM_LAMBDA { best[v.value] = F32::set1(-__builtin_inff()); });
+  unroll<MR>([&](auto i) RESMEM_LAMBDA {
     unroll<kPanelVectors>([&](auto v) RESMEM_LAMBDA {
-      best[v.value] = max(best[v.value], tile.acc[i.value + 1][v.value]);
+      best[v.value] = max(tile.acc[i.value][v.value], best[v.value]);
     });
   });
   std::uint32_t any = 0;
@@ -233,12 +234,20 @@ float max_abs(const float* x, std::size_t n) {
 
 constexpr int kPartialVectors = static_cast<int>(kPartials) / F64::kLanes;
 
-double combine(const F64* partial, const double* tail, std::size_t tail_count) {
-  double p[kPartials];
-  unroll<kPartialVectors>([&](auto v)
-                              RESMEM_LAMBDA { partial[v.value].store(p + v.value * F64::kLanes); });
-  for (std::size_t i = 0; i < tail_count; ++i) p[i] += tail[i];
-  return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]));
+// The fixed tree over the partial sums; its first level is p_i + p_{i+4}.
+RESMEM_INLINE double combine(const F64* partial) {
+  constexpr int kHalf = static_cast<int>(kPartials) / 2;
+  double sum[kPartials];
+  if constexpr (kPartialVectors == 1) {
+    partial[0].store(sum);
+    for (int i = 0; i < kHalf; ++i) sum[i] += sum[i + kHalf];
+  } else {
+    unroll<kPartialVectors / 2>([&](auto v) RESMEM_LAMBDA {
+      add(partial[v.value], partial[v.value + kPartialVectors / 2])
+          .store(sum + v.value * F64::kLanes);
+    });
+  }
+  return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 
 // The canonical sum of term(i) for i < n; `vector_term(i)` gives F64::kLanes terms from i on.
@@ -251,10 +260,14 @@ RESMEM_INLINE double canonical_sum(std::size_t n, const VectorTerm& vector_term,
     unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
       partial[v.value] = add(partial[v.value], vector_term(i + v.value * F64::kLanes));
     });
-  double tail[kPartials];
-  const std::size_t tail_count = n - i;
-  for (std::size_t j = 0; j < tail_count; ++j) tail[j] = term(i + j);
-  return combine(partial, tail, tail_count);
+  if (i < n) {  // the last few, padded with zeros
+    double tail[kPartials] = {};
+    for (std::size_t j = 0; j < n - i; ++j) tail[j] = term(i + j);
+    unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
+      partial[v.value] = add(partial[v.value], F64::load(tail + v.value * F64::kLanes));
+    });
+  }
+  return combine(partial);
 }
 
 double squared_distance(const float* q, const float* x, std::size_t d) {
@@ -328,15 +341,26 @@ void exp_in_place(double* x, std::size_t n) {
 }
 
 void softmax(const float* logits, double temperature, double* out, std::size_t n) {
-  double largest = -__builtin_inf();
-  for (std::size_t i = 0; i < n; ++i) {
+  const F64 scale = F64::set1(temperature);
+  F64 largest_lanes = F64::set1(-__builtin_inf());
+  std::size_t i = 0;
+  for (; i + F64::kLanes <= n; i += F64::kLanes) {
+    const F64 z = div(F64::widen(logits + i), scale);
+    z.store(out + i);
+    largest_lanes = max(largest_lanes, z);
+  }
+  double lane[F64::kLanes];
+  largest_lanes.store(lane);
+  double largest = lane[0];
+  for (const double each : lane) largest = each > largest ? each : largest;
+  for (; i < n; ++i) {
     out[i] = static_cast<double>(logits[i]) / temperature;
     largest = out[i] > largest ? out[i] : largest;
   }
-  for (std::size_t i = 0; i < n; ++i) out[i] -= largest;
+  for (i = 0; i < n; ++i) out[i] -= largest;
   exp_in_place(out, n);
   const double total = csum(out, n);
-  for (std::size_t i = 0; i < n; ++i) out[i] /= total;
+  for (i = 0; i < n; ++i) out[i] /= total;
 }
 
 void neighbour_weights(const double* distances, std::size_t count, double sigma, double* out) {
@@ -404,13 +428,13 @@ void weighted_sum(double* out, const float* const* rows, const double* weights, 
 
 // ------------------------------------------------------------------ canonical: a linear layer
 
-// kHeadKeys keys x kColumns rows of the layer: the partial sums stay in registers, every widened
-// weight serves all keys and every vector of the panel all rows.
-template <int kColumns>
+// kKeys keys x kColumns rows of the layer, from row `first` on: the partial sums stay in
+// registers, every widened weight serves all keys and every vector of a key all rows.
+template <int kKeys, int kColumns>
 RESMEM_INLINE void head_tile(const HeadArgs& args, std::size_t first) {
-  F64 partial[kColumns][kHeadKeys][kPartialVectors];
+  F64 partial[kColumns][kKeys][kPartialVectors];
   unroll<kColumns>([&](auto c) RESMEM_LAMBDA {
-    unroll<kHeadKeys>([&](auto k) RESMEM_LAMBDA {
+    unroll<kKeys>([&](auto k) RESMEM_LAMBDA {
       unroll<kPartialVectors>(
           [&](auto v) RESMEM_LAMBDA { partial[c.value][k.value][v.value] = F64::set1(0.0); });
     });
@@ -422,7 +446,7 @@ RESMEM_INLINE void head_tile(const HeadArgs& args, std::size_t first) {
       unroll<kColumns>([&](auto c) RESMEM_LAMBDA {
         w[c.value] = F64::widen(weight + c.value * weight_ld + at);
       });
-      unroll<kHeadKeys>([&](auto k) RESMEM_LAMBDA {
+      unroll<kKeys>([&](auto k) RESMEM_LAMBDA {
         const F64 key = F64::load(args.panel + k.value * args.ld + i + at);
         unroll<kColumns>([&](auto c) RESMEM_LAMBDA {
           F64& sum = partial[c.value][k.value][v.value];
@@ -434,25 +458,34 @@ RESMEM_INLINE void head_tile(const HeadArgs& args, std::size_t first) {
   const float* weight = args.weight + first * args.d;
   std::size_t i = 0;
   for (; i + kPartials <= args.d; i += kPartials) take(weight + i, args.d, i);
-  if (i < args.d) {  // the last few, padded with zeros
+  if (i < args.d) {  // the last few, padded with zeros like the keys
     float tail[kColumns][kPartials] = {};
     for (std::size_t c = 0; c < kColumns; ++c)
       for (std::size_t j = 0; j < args.d - i; ++j) tail[c][j] = weight[c * args.d + i + j];
     take(tail[0], kPartials, i);
   }
   constexpr double kLargest = 0x1.fffffep+127;
-  for (std::size_t k = 0; k < args.keys; ++k)
+  for (std::size_t k = 0; k < kKeys && k < args.keys; ++k)
     for (std::size_t c = 0; c < kColumns; ++c) {
-      double logit = combine(partial[c][k], nullptr, 0) + static_cast<double>(args.bias[first + c]);
+      double logit = combine(partial[c][k]) + static_cast<double>(args.bias[first + c]);
       logit = logit > kLargest ? kLargest : logit < -kLargest ? -kLargest : logit;
       args.out[k * args.out_ld + first + c] = static_cast<float>(logit);
     }
 }
 
-void head_logits(const HeadArgs& args) {
+template <int kKeys, int kColumns>
+void head_tiles(const HeadArgs& args) {
   std::size_t c = 0;
-  for (; c + kHeadColumns <= args.columns; c += kHeadColumns) head_tile<kHeadColumns>(args, c);
-  for (; c < args.columns; ++c) head_tile<1>(args, c);
+  for (; c + kColumns <= args.columns; c += kColumns) head_tile<kKeys, kColumns>(args, c);
+  for (; c < args.columns; ++c) head_tile<kKeys, 1>(args, c);
+}
+
+// A single key gets as many sums by taking more rows.
+void head_logits(const HeadArgs& args) {
+  if (args.keys == 1)
+    head_tiles<1, kHeadKeys * kHeadColumns>(args);
+  else
+    head_tiles<kHeadKeys, kHeadColumns>(args);
 }
 
 // ------------------------------------------------------------------ numbers half as wide

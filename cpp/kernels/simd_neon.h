@@ -31,7 +31,7 @@ struct F32 {
 inline F32 add(F32 a, F32 b) { return {vaddq_f32(a.v, b.v)}; }
 inline F32 sub(F32 a, F32 b) { return {vsubq_f32(a.v, b.v)}; }
 inline F32 mul(F32 a, F32 b) { return {vmulq_f32(a.v, b.v)}; }
-inline F32 max(F32 a, F32 b) { return {vmaxq_f32(a.v, b.v)}; }
+inline F32 max(F32 a, F32 b) { return {vmaxnmq_f32(a.v, b.v)}; }
 inline F32 abs(F32 a) { return {vabsq_f32(a.v)}; }
 inline F32 fma(F32 a, F32 b, F32 c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
 inline F32 fnma(F32 a, F32 b, F32 c) { return {vfmsq_f32(c.v, a.v, b.v)}; }
