@@ -71,7 +71,7 @@ class Corrector:
         with_base: bool = True,
     ) -> Iterator[F64]:
         """The same, block by block of queries, so that it takes bounded memory."""
-        rows, store = self.rows, self.spec.store
+        rows = self.rows
         workers = _arrays.thread_count(threads)
         # Shapes and dtypes are checked here, even of no rows; values block by block.
         source = _arrays.rows_of(embeddings, "embeddings")
@@ -79,8 +79,6 @@ class Corrector:
         q = source.shape[0]
         excluded = _arrays.excluded_ids(exclude_ids, q)
         given = self._given(outputs, q) if with_base else None
-        residuals = [store.for_core(segment) for segment in rows.segments]
-        head = (store.weight, store.bias, self.temperature) if isinstance(store, Head) else None
         # Of a query: distance, id and position of k neighbours; base or sum, and its checks.
         for block in blocks(q, 24 * self.k + 16 * rows.columns):
             with _arrays.float_state():
@@ -93,14 +91,30 @@ class Corrector:
                     part = None if given is None else given[block]
                     base = self._base(queries, part, select, workers, block.start)
                 out = None if excluded is None else excluded[block]
-                distances, _, positions = search(rows, queries, largest, self.k, out, workers)
-                corrected = _core.aggregate(
-                    residuals, distances, positions, self.sigma, rows.columns, self.strength,
-                    base, workers, head=head, select=select,
-                )  # fmt: skip
+                corrected = self._corrected(queries, largest, out, base, select, workers)
             yield corrected
+            del corrected
             for read in (source, given):
                 _arrays.forget(read, block)
+
+    def _corrected(
+        self,
+        queries: F32,
+        largest: float,
+        excluded: I64 | None,
+        base: F64 | None,
+        select: I64 | None,
+        threads: int,
+    ) -> F64:
+        """Of one block of queries: the correction, added to the base in place if there is one."""
+        rows, store = self.rows, self.spec.store
+        residuals = [store.for_core(segment) for segment in rows.segments]
+        head = (store.weight, store.bias, self.temperature) if isinstance(store, Head) else None
+        distances, _, positions = search(rows, queries, largest, self.k, excluded, threads)
+        return _core.aggregate(
+            residuals, distances, positions, self.sigma, rows.columns, self.strength, base,
+            threads, head=head, select=select,
+        )  # fmt: skip
 
     def _given(self, outputs: Any, q: int) -> Any:
         """Outputs of the queries, to be sliced; None where the head computes them."""

@@ -198,10 +198,10 @@ def _rows(
         arrays[name] = np.ascontiguousarray(array)
     largest = 0.0
     for block in blocks(len(ids), 8 * d):
-        most, row = _core.inspect_rows(widen_keys(arrays["keys"][block]))
+        peak, row = _core.inspect_rows(widen_keys(arrays["keys"][block]))
         if row >= 0:
             raise bad(f"embeddings: row {block.start + row} holds NaN or infinity")
-        largest = max(largest, most)
+        largest = max(largest, peak)
     error = about.get("error")
     if not isinstance(error, (int, float)) or not error >= 0:
         raise bad(f"error is {error!r}")
