@@ -481,8 +481,6 @@ def _parse_entry(fields: Any) -> _Entry:
     )
     if not name or len(shape) > MAX_DIMENSIONS or entry.offset % ALIGN:
         raise ValueError(f"section {name!r}: no name, too many dimensions, or not aligned")
-    if entry.end > MAX_INT:
-        raise ValueError(f"section {name!r} ends beyond any file")
     if (dtype := _DTYPES.get(entry.dtype)) is not None:
         # Empty arrays may have large dimensions, but not such as NumPy cannot count.
         if math.prod(max(n, 1) for n in shape) > MAX_INT // dtype.itemsize:
