@@ -251,7 +251,7 @@ def test_files_are_as_documented(path):
 def test_every_file_of_the_corpus_is_loaded_or_refused(file):
     data = file.read_bytes()
     assert fuzz_container.check(data) == (file.name in {"saved", "appended"})
-    assert fuzz_container.check(fuzz_container.mended(data)) in {True, False}
+    fuzz_container.check(fuzz_container.mended(data))  # raises if it is neither
 
 
 def test_files_of_the_first_version_are_read():

@@ -1,7 +1,7 @@
 """A fuzz target for the file format: any bytes load, or are refused with FileFormatError.
 
 `python tests/fuzz/fuzz_container.py CORPUS [libFuzzer options]` needs atheris; see README.md.
-Half of the mutations mend the checksums afterwards, so that what lies behind them is reached.
+Most mutations mend the checksums afterwards, so that what lies behind them is reached.
 """
 
 from __future__ import annotations
