@@ -1170,3 +1170,16 @@ def test_the_folder_and_the_file_reach_the_disk_in_order(path, monkeypatch):
     events.clear()
     append(path, load(path).version, {}, ["a"], [])
     assert events[-5:] == ["fsync", "slot 0", "fsync", "slot 1", "fsync"]  # the torn one first
+
+
+def test_sums_are_the_same_with_and_without_the_faster_library(tmp_path, monkeypatch):
+    pytest.importorskip("isal")
+    assert _container._bulk_crc32() is not zlib.crc32
+    rng = np.random.default_rng(3)
+    arrays = [Section(str(n), rng.integers(0, 255, n, np.uint8)) for n in (1, 2**20, 3 * 2**20 + 5)]
+    save(tmp_path / "fast", {}, arrays)
+    monkeypatch.setattr(_container, "_bulk_crc32", lambda: zlib.crc32)
+    assert len(load(tmp_path / "fast").arrays) == 3
+    save(tmp_path / "slow", {}, arrays)
+    fast, slow = ((tmp_path / name).read_bytes() for name in ("fast", "slow"))
+    assert fast[12288:] == slow[12288:]

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -328,7 +329,18 @@ def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def _checksums(data: memoryview) -> list[int]:
-    return [zlib.crc32(data[start : start + BLOCK]) for start in range(0, len(data), BLOCK)]
+    crc32 = _bulk_crc32()
+    return [crc32(data[start : start + BLOCK]) for start in range(0, len(data), BLOCK)]
+
+
+@cache
+def _bulk_crc32() -> Callable[..., int]:
+    """zlib's, or the same sums three times as fast."""
+    try:
+        from isal.isal_zlib import crc32
+    except ImportError:
+        return zlib.crc32
+    return crc32
 
 
 def _sealed(page: bytes) -> bytes:
@@ -554,10 +566,10 @@ def _read_table(fd: int, entry: _Entry, name: str) -> npt.NDArray[np.uint32]:
 
 def _checksum_of(fd: int, offset: int, length: int, buffer: bytearray) -> int:
     """CRC-32 of a part of the file; of as much of it as there is."""
-    crc = 0
+    crc, crc32 = 0, _bulk_crc32()
     with memoryview(buffer) as view:
         while length > 0 and (got := os.preadv(fd, [view[: min(length, len(view))]], offset)):
-            crc = zlib.crc32(view[:got], crc)
+            crc = crc32(view[:got], crc)
             offset, length = offset + got, length - got
     return crc
 

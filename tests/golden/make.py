@@ -1,0 +1,56 @@
+"""Wrote the files beside it, once, with the first version that had the format.
+
+`python tests/golden/make.py FOLDER` writes such files for another version, to be added under
+other names; those that are here stay as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import resmem
+
+D, C = 4, 3
+KINDS: dict[str, dict[str, Any]] = {
+    "dense": {"temperature": 1.5},
+    "sparse": {"store": "sparse:2", "key_dtype": "float16", "residual_dtype": "float16"},
+    "head": {"store": "head", "key_dtype": "bfloat16", "strength": 0.5},
+    "regression": {"task": "regression", "sigma": 0.7},
+}
+
+
+def main(folder: Path) -> None:
+    """A memory of every kind, saved, added to, removed from, continued; and its answers."""
+    rng = np.random.default_rng(1)
+    for name, options in KINDS.items():
+        if name == "head":
+            options["head"] = (rng.standard_normal((C, D)), rng.standard_normal(C))
+        mem = resmem.Memory(k=4, base={"model": "golden", "layer": -1}, **options)
+
+        def rows(n: int, name: str = name) -> tuple[Any, Any, Any]:
+            outputs: Any = rng.standard_normal((n, C)).astype(np.float32)
+            targets: Any = rng.integers(0, C, n)
+            if name == "regression":
+                targets = rng.standard_normal((n, C))
+            keys = rng.standard_normal((n, D)).astype(np.float32)
+            return keys, None if name == "head" else outputs, targets
+
+        path = folder / f"{name}-1.resmem"
+        mem.fit(*rows(20)).save(path)
+        mem.add(*rows(3), ids=[70, 50, 60]).remove([2, 60]).save(path, append=True)
+        queries, outputs, _ = rows(6)
+        np.savez(
+            path.with_suffix(".npz"),
+            queries=queries,
+            outputs=np.zeros((6, C)) if outputs is None else outputs,
+            corrected=mem.correct(queries, outputs),
+            ids=mem.kneighbors(queries)[1],
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
