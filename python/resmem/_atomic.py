@@ -6,7 +6,6 @@ import errno
 import fcntl
 import io
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,7 +25,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.FileIO]:
     named = os.fsdecode(path)
     target = os.path.realpath(named)
     folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name[:50]}.{secrets.token_hex(6)}.tmp")
+    temporary = os.path.join(folder, f".{name[:50]}.{os.urandom(6).hex()}.tmp")
     with naming(named, temporary):
         permissions = _permissions(target)
         fd, nameless = _create(folder, temporary)

@@ -17,14 +17,13 @@ from resmem import _core, _formats
 from resmem._atomic import replacing
 from resmem._errors import FileFormatError
 from resmem._ingest import blocks
-from resmem._persist import Saved, SchemaOf
+from resmem._persist import EXPORTS, Saved, SchemaOf
 from resmem._rows import Array, Segment, Snapshot
 from resmem._stores import widen_keys
 
 Progress: TypeAlias = "Callable[[int], None] | None"
 
 _NAMES = {"keys": "embeddings"}  # of arrays that are called otherwise in an export
-_SUFFIXES = (".npz", ".safetensors")
 _TYPES = {
     np.dtype(np.float64): "F64", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16",
     np.dtype(np.int64): "I64", np.dtype(np.int32): "I32", np.dtype(np.uint8): "U8",
@@ -46,11 +45,6 @@ class _Column:
         return self.dtype.itemsize * int(np.prod(self.shape))
 
 
-def is_export(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is called like an export."""
-    return os.fspath(path).lower().endswith(_SUFFIXES)
-
-
 def save(
     path: str | os.PathLike[str],
     settings: Mapping[str, Any],
@@ -60,7 +54,7 @@ def save(
 ) -> None:
     """Write the living rows."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
-    if suffix not in _SUFFIXES:
+    if suffix not in EXPORTS:
         raise ValueError(f"path must end in .npz or .safetensors, got {os.fspath(path)!r}")
     about = {**settings, "d": rows.d, "columns": rows.columns, "next_id": rows.next_id}
     about["error"] = rows.error

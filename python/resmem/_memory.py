@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _core, _export, _persist, _sigma
+from resmem import _arrays, _core, _persist, _sigma
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, search
 from resmem._errors import NotFittedError
@@ -596,8 +596,12 @@ class Memory:
         OSError
             The file cannot be read.
         """
-        export = _export.is_export(path)
-        saved = _export.load(path) if export else _persist.load(path, verify, progress)
+        if os.fspath(path).lower().endswith(_persist.EXPORTS):
+            from resmem import _export  # which is seldom needed
+
+            saved = _export.load(path)
+        else:
+            saved = _persist.load(path, verify, progress)
         given: dict[str, Any] = {name: saved.settings.get(name) for name in _SETTINGS}
         if given["sigma"] == "inf":
             given["sigma"] = math.inf
@@ -626,6 +630,8 @@ class Memory:
         "index", "value" and "rest"), "head_weight" and "head_bias", and "resmem", the settings
         as JSON. ``load`` reads such a file too. In a .npz, bfloat16 keys are float32.
         """
+        from resmem import _export  # which is seldom needed
+
         _export.save(path, self._settings(), self._head(), self._rows(), progress)
         return self
 

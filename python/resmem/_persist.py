@@ -22,6 +22,8 @@ from resmem._rows import Array, Schema, Segment, Snapshot, Stored
 
 Progress: TypeAlias = "Callable[[int], None] | None"
 
+EXPORTS = (".npz", ".safetensors")  # files called so are not ours but _export's
+
 _LAST_ID = 2**63 - 1
 
 
