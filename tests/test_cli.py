@@ -634,9 +634,12 @@ def test_verify_finds_a_changed_byte(fitted):
     content = bytearray(Path("m.resmem").read_bytes())
     content[content.index(TRAIN["embeddings"][:2].tobytes())] ^= 1
     Path("m.resmem").write_bytes(content)
-    done = fitted("verify m.resmem")
-    assert (done.status, done.out) == (2, "")
-    assert "'m.resmem'" in done.err or "m.resmem" in done.err
+    for command in ("verify m.resmem", f"{ASK} -o p.npy", "export m.resmem e.npz"):
+        done = fitted(command)
+        assert (done.status, done.out) == (2, "")
+        assert "m.resmem" in done.err
+    assert litter() == []
+    assert fitted(f"{ASK} -o p.npy --no-verify").status == 0
 
 
 @pytest.mark.parametrize("name", ["e.npz", "e.safetensors"])

@@ -208,7 +208,7 @@ def _parameters(options: Namespace) -> dict[str, Any]:
 
 def _load(options: Namespace) -> resmem.Memory:
     with _bar(options, "load", os.path.getsize(options.memory)) as step:
-        return resmem.Memory.load(options.memory, progress=step)
+        return resmem.Memory.load(options.memory, verify=not options.no_verify, progress=step)
 
 
 def _check_target(path: str, *sources: str) -> None:

@@ -102,11 +102,11 @@ def _predict(commands: _Commands) -> None:
 
 
 def _info(commands: _Commands) -> None:
-    _add_memory(_command(commands, "info", "say what a saved memory holds"))
+    _add_memory(_command(commands, "info", "say what a saved memory holds"), checked=False)
 
 
 def _verify(commands: _Commands) -> None:
-    _add_memory(_command(commands, "verify", "check every byte of a saved memory"))
+    _add_memory(_command(commands, "verify", "check every byte of a saved memory"), checked=False)
 
 
 def _export(commands: _Commands) -> None:
@@ -152,8 +152,14 @@ def _command(commands: _Commands, name: str, does: str, more: str = "") -> argpa
     return command
 
 
-def _add_memory(command: argparse.ArgumentParser) -> None:
+def _add_memory(command: argparse.ArgumentParser, checked: bool = True) -> None:
     command.add_argument("memory", metavar="M.resmem", help="a saved memory")
+    if checked:
+        command.add_argument(
+            "--no-verify",
+            action="store_true",
+            help="trust the file: do not read all of it to check its blocks first",
+        )
 
 
 def _add_rows(command: argparse.ArgumentParser, required: bool) -> None:
