@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -618,6 +619,9 @@ for name, call in calls.items():
 """
 
 
+@pytest.mark.skipif(
+    "asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer needs address space"
+)
 @pytest.mark.parametrize("kibibytes", [64, 1500, 20_000])
 def test_without_memory_there_is_an_error_and_no_crash(kibibytes):
     done = subprocess.run(
