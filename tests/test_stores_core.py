@@ -427,6 +427,11 @@ def test_segments_that_are_none_are_refused():
             sum_of(segments, None)
     with pytest.raises(TypeError, match="expected a contiguous int32 index, got"):
         sum_of([("sparse", sparse[1].astype(np.int64), *sparse[2:])], None)
+    head, (weight, bias, _) = stores["head"]
+    with pytest.raises(TypeError, match="expected a contiguous float32 weight, got"):
+        sum_of(head, (weight.astype(np.float64), bias, 1.0))
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        sum_of([dense], None, select=np.zeros((1, 2), np.int32))
 
 
 class Ring(Exception):  # noqa: N818
