@@ -17,8 +17,8 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+from resmem import _core, _threads
 from resmem._arrays import count
 from resmem._atomic import locked, naming, open_regular, replacing
 from resmem._errors import FileFormatError
@@ -234,7 +234,7 @@ def _write_state(
 ) -> tuple[int, int, int]:
     """Write sections and manifest from ``position`` on; what a slot says of the manifest."""
     entries = {entry.name: entry for entry in kept}
-    with ThreadPoolExecutor(1) as pool:
+    with _threads.pool(1) as pool:
         for section in sections:
             if section.name in entries:
                 raise ValueError(f"sections must have unique names, got {section.name!r} twice")
@@ -246,7 +246,7 @@ def _write_state(
 
 
 def _write_section(
-    fd: int, offset: int, section: Section, pool: Executor, progress: Progress | None
+    fd: int, offset: int, section: Section, pool: Executor | None, progress: Progress | None
 ) -> _Entry:
     """Write payload and table of checksums; sums run ahead of the writing, in the pool."""
     dtype = _check_section(section)
@@ -338,7 +338,7 @@ def _bulk_crc32() -> Callable[..., int]:
     """zlib's, or the same sums three times as fast."""
     try:
         from isal.isal_zlib import crc32
-    except ImportError:
+    except (ImportError, SystemError):  # SystemError: there was no memory to load it
         return zlib.crc32
     return crc32
 
@@ -551,7 +551,7 @@ def _verify(
                 )
         return stop - start
 
-    with ThreadPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+    with _threads.pool(workers if workers > 1 else 0) as pool:
         for checked in _ahead(pool, check, chunks, 2 * workers):
             if progress is not None:
                 progress(checked)
@@ -616,7 +616,7 @@ def _ahead(
         return
     pending: deque[Future[_R]] = deque()
     for item in items:
-        pending.append(pool.submit(work, item))
+        pending.append(_threads.submit(pool, work, item))
         if len(pending) > depth:
             yield pending.popleft().result()
     while pending:

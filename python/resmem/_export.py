@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import struct
@@ -66,8 +67,10 @@ def save(
         wide = suffix == ".npz"  # NumPy has no bfloat16
         columns += [_column(rows, name, wide) for name in names]
     write = _write_npz if suffix == ".npz" else _write_safetensors
-    with replacing(path) as file:
+    with replacing(path) as raw:
+        file = io.BufferedWriter(raw)  # `raw` may write less than it is given
         write(file, columns, progress or (lambda _: None))
+        file.flush()
 
 
 def _whole(name: str, array: Array) -> _Column:

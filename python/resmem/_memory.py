@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _core, _persist, _sigma
+from resmem import _arrays, _core, _persist, _sigma, _threads
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, search
 from resmem._errors import NotFittedError
@@ -366,7 +366,7 @@ class Memory:
         if self._compactor is not None and self._compactor.is_alive():
             return
         at = self._snapshot.worth_compacting()
-        if at is None:
+        if at is None or not _threads.room_for(1):
             return
         self._snapshot = self._snapshot.sealed()
         thread = threading.Thread(
