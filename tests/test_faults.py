@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
+import sys
 import threading
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 
 import resmem
 from resmem import _core
+from resmem.__main__ import main as resmem_main
 
 
 @contextmanager
@@ -91,3 +95,28 @@ def test_where_no_thread_can_be_started_files_are_saved_and_verified(tmp_path, m
         file.write(b"something else")
     with pytest.raises(resmem.FileFormatError, match="does not match its checksum"):
         resmem.Memory.load(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_first_imports_is_not_lost(monkeypatch, number):
+    """What a handler raises in one of importlib's callbacks is swallowed there."""
+
+    class Key:
+        pass
+
+    class Finder:
+        @staticmethod
+        def find_spec(*_):
+            key = Key()
+            watch = weakref.ref(key, lambda _: os.kill(os.getpid(), number))
+            del key
+            assert watch() is None
+
+    monkeypatch.delitem(sys.modules, "resmem._cli.commands", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    if number == signal.SIGINT:
+        assert resmem_main(["version", "--quiet"]) == 130
+    else:
+        with pytest.raises(SystemExit) as caught:
+            resmem_main(["version", "--quiet"])
+        assert caught.value.code == 143
