@@ -107,7 +107,7 @@ def fitted(seed, n, d=4, columns=3, **options):
 def answers(memory):
     """A digest of what a memory says, wherever its rows lie."""
     about = memory.info()
-    queries, outputs, _ = rows(99, 5, about["d"], about["columns"])
+    queries, outputs, _ = rows(99, 5 + len(memory) // 40, about["d"], about["columns"])
     corrected = memory.correct(queries, None if memory.store == "head" else outputs)
     parts = [corrected, *memory.kneighbors(queries)]
     settings = f"{len(memory)} {memory.k} {memory.sigma_} {memory.temperature} {memory.strength}"
@@ -159,6 +159,7 @@ class Child:
         return self._pipe.readline().rstrip("\n")
 
     def working(self) -> bool:
+        """Whether it has not ended yet."""
         if self._status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self._status = status if pid else None
@@ -171,9 +172,7 @@ class Child:
         if self._status is None:
             self._status = os.waitpid(self.pid, 0)[1]
         code = os.waitstatus_to_exitcode(self._status)
-        return lines, "" if code == 0 else signal.Signals(
-            -code
-        ).name if code < 0 else f"exit {code}"
+        return lines, signal.Signals(-code).name if code < 0 else f"exit {code}" if code else ""
 
 
 def in_child(work: Callable[[], str]) -> str:
