@@ -410,7 +410,7 @@ def add_logits(out: Writer, rng: np.random.Generator, n: int, columns: int, d: i
         keys, wide = stored(rng.standard_normal((n, d)).astype(np.float32), kind)
         weight = rng.standard_normal((columns, d)).astype(np.float32)
         bias = rng.standard_normal(columns).astype(np.float32)
-        weight[:1] *= np.float32(3e38)  # beyond float32
+        weight[:1] = np.copysign(np.float32(3e38), weight[:1])  # logits beyond float32
         wanted = oracle.head_logits(wide, weight, bias)
         what = f"logits {kind}, n={n} columns={columns} d={d}"
         out.add(9, what, n, columns, d, keys, weight, bias, wanted)

@@ -41,6 +41,16 @@ def declared() -> dict[str, Signature]:
     return {node.name: signature(node) for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
+def classes() -> dict[str, set[str]]:
+    """Members of the stub's classes, but for the shapes of dictionaries."""
+    tree = ast.parse(STUB.read_text(encoding="utf-8"))
+    nodes = [n for n in tree.body if isinstance(n, ast.ClassDef) and not n.bases]
+    return {
+        node.name: {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+        for node in nodes
+    }
+
+
 def compiled(name: str) -> Signature:
     """Signature of the extension's function: the first line of its docstring."""
     line = getattr(_core, name).__doc__.splitlines()[0]
@@ -67,7 +77,11 @@ def test_the_package_is_marked_as_typed():
 
 def test_the_stub_names_what_the_extension_has():
     public = {name for name in dir(_core) if not name.startswith("__")}
-    assert set(declared()) | {"IdTable"} == public
+    assert set(declared()) | set(classes()) == public
+    for name, members in classes().items():
+        there = dir(getattr(_core, name))
+        assert members <= set(there)
+        assert {member for member in there if not member.startswith("_")} <= members
     assert isinstance(_core.__version__, str)
 
 

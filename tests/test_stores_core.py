@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -426,6 +427,11 @@ def test_segments_that_are_none_are_refused():
             sum_of(segments, None)
     with pytest.raises(TypeError, match="expected a contiguous int32 index, got"):
         sum_of([("sparse", sparse[1].astype(np.int64), *sparse[2:])], None)
+    head, (weight, bias, _) = stores["head"]
+    with pytest.raises(TypeError, match="expected a contiguous float32 weight, got"):
+        sum_of(head, (weight.astype(np.float64), bias, 1.0))
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        sum_of([dense], None, select=np.zeros((1, 2), np.int32))
 
 
 class Ring(Exception):  # noqa: N818
@@ -618,6 +624,9 @@ for name, call in calls.items():
 """
 
 
+@pytest.mark.skipif(
+    "asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer needs address space"
+)
 @pytest.mark.parametrize("kibibytes", [64, 1500, 20_000])
 def test_without_memory_there_is_an_error_and_no_crash(kibibytes):
     done = subprocess.run(

@@ -1,7 +1,6 @@
 #include "../core/aggregate.h"
 
 #include <optional>
-#include <tuple>
 
 #include "bindings.h"
 #include "linear_head.h"
@@ -103,13 +102,19 @@ void check_numbers(const AggregateRequest& request, std::size_t total) {
                               std::to_string(static_cast<std::int64_t>(request.columns) - 1));
 }
 
-using Head = std::tuple<Array<float>, Array<float>, double>;
+// (weight, bias, temperature)
+LinearHead head_from(const py::tuple& parts) {
+  require(parts.size() == 3, "head must be (weight, bias, temperature)");
+  return linear_head(exact_array<float>(parts[0], "a contiguous float32 weight"),
+                     exact_array<float>(parts[1], "a contiguous float32 bias"),
+                     parts[2].cast<double>());
+}
 
 Array<double> aggregate_python(const py::sequence& segments, const Array<double>& distances,
                                const Array<std::int64_t>& positions, double sigma,
                                std::size_t columns, double strength,
                                std::optional<Array<double>> base, std::size_t threads,
-                               const std::string& isa, const std::optional<Head>& head,
+                               const std::string& isa, const std::optional<py::tuple>& head,
                                const std::optional<Array<std::int64_t>>& select) {
   require(distances.ndim() == 2 && positions.ndim() == 2 &&
               extent(positions, 0) == extent(distances, 0) &&
@@ -126,7 +131,7 @@ Array<double> aggregate_python(const py::sequence& segments, const Array<double>
   request.strength = strength;
   request.threads = thread_count(threads);
   request.add_to_out = base.has_value();
-  if (head) request.head = std::apply(linear_head, *head);
+  if (head) request.head = head_from(*head);
   const std::size_t total = take_store(request, segments);
   if (select) {
     require(select->ndim() == 2 && extent(*select, 0) == request.q, "select must be (q, t)");
@@ -174,8 +179,8 @@ void register_aggregate(py::module_& module) {
              "isa"_a = "", "Clips rows at floor and renormalises, in place.");
   module.def("aggregate", &aggregate_python, "segments"_a, py::arg("distances").noconvert(),
              py::arg("positions").noconvert(), "sigma"_a, "columns"_a, "strength"_a = 1.0,
-             "base"_a = py::none(), "threads"_a = 0, "isa"_a = "", "head"_a = py::none(),
-             "select"_a = py::none(),
+             py::arg("base").noconvert() = py::none(), "threads"_a = 0, "isa"_a = "",
+             "head"_a = py::none(), py::arg("select").noconvert() = py::none(),
              "Weighted residual sums (q, C), or of the columns select (q, t) alone; added, times "
              "strength, into `base` if given.");
   module.def("weights", &weights_python, py::arg("distances").noconvert(),

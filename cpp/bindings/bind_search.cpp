@@ -57,8 +57,8 @@ py::tuple search_python(const Array<float>& queries, float queries_max_abs,
 void register_search(py::module_& module) {
   using namespace py::literals;
   module.def("search", &search_python, py::arg("queries").noconvert(), "queries_max_abs"_a,
-             "segments"_a, "k"_a, "metric"_a, "exclude"_a = py::none(), "threads"_a = 0,
-             "isa"_a = "", "strategy"_a = "automatic", "filter"_a = "automatic",
+             "segments"_a, "k"_a, "metric"_a, py::arg("exclude").noconvert() = py::none(),
+             "threads"_a = 0, "isa"_a = "", "strategy"_a = "automatic", "filter"_a = "automatic",
              "blocks"_a = std::array<std::size_t, 4>{}, "version"_a = 0,
              "Values, ids and positions, (q, k) each, and what really ran.");
 }

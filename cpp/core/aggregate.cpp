@@ -88,7 +88,7 @@ class PieceSum {
         if (j / kRows % 256 == 255) worker_.poll();
         const std::size_t some = std::min(kRows, count - j);
         for (std::size_t r = kRows; r < std::min(2 * kRows, count - j); ++r)
-          fetch(positions[j + r], c, n);
+          fetch(query, positions[j + r], c, n);
         for (std::size_t r = 0; r < some; ++r) bring(query, positions[j + r], c, n, r);
         worker_.kernels.weighted_sum(sums + c, row_, weights + j, some, n);
       }
@@ -98,30 +98,39 @@ class PieceSum {
  private:
   static constexpr std::size_t kRows = 4, kColumns = 1024;  // 16 KB: level-1 cache
 
+  // The columns asked for, from the first-th on, if not all are.
+  const std::int64_t* selected(std::size_t query, std::size_t first) const {
+    const AggregateRequest& request = worker_.request;
+    return request.select == nullptr ? nullptr : request.select + query * request.selected + first;
+  }
+
   // Asks for a piece before it is needed: neighbours lie at random places.
-  void fetch(std::int64_t position, std::size_t first, std::size_t n) const {
-    if (worker_.request.select != nullptr) return;
+  void fetch(std::size_t query, std::int64_t position, std::size_t first, std::size_t n) const {
+    constexpr std::size_t kStep = sizeof(float) * kLine;
     const auto [segment, row] = rows_[position];
     const Numbers& residuals = segment.residuals;
-    const auto* from =
-        static_cast<const char*>(residuals.at(row * worker_.request.columns + first));
-    for (std::size_t i = 0; i < residuals.bytes(n); i += sizeof(float) * kLine)
-      __builtin_prefetch(from + i);
+    const std::size_t start = row * worker_.request.columns;
+    if (const std::int64_t* column = selected(query, first)) {
+      for (std::size_t c = 0; c < n; ++c)
+        __builtin_prefetch(residuals.at(start + static_cast<std::size_t>(column[c])));
+      return;
+    }
+    const auto* from = static_cast<const char*>(residuals.at(start + first));
+    for (std::size_t i = 0; i < residuals.bytes(n); i += kStep) __builtin_prefetch(from + i);
   }
 
   void bring(std::size_t query, std::int64_t position, std::size_t first, std::size_t n,
              std::size_t to) {
-    const AggregateRequest& request = worker_.request;
     const auto [segment, row] = rows_[position];
     const Numbers& residuals = segment.residuals;
     float* piece = piece_.data() + to * columns_;
     row_[to] = piece;
-    const std::size_t start = row * request.columns;
-    if (request.select == nullptr) {
+    const std::size_t start = row * worker_.request.columns;
+    const std::int64_t* column = selected(query, first);
+    if (column == nullptr) {
       row_[to] = residuals.read(start + first, n, piece, worker_.kernels);
       return;
     }
-    const std::int64_t* column = request.select + query * request.selected + first;
     for (std::size_t c = 0; c < n; ++c) {
       const void* from = residuals.at(start + static_cast<std::size_t>(column[c]));
       if (residuals.type == NumberType::float32)
