@@ -747,7 +747,7 @@ def meanwhile(children, look):
 def saves_at_once(folder, count):
     """Two processes save to one path at once, and a third reads."""
     path, reads = folder / "m.resmem", []
-    memories = [fitted(i, 40_000 + 1000 * i) for i in range(2)]
+    memories = [fitted(i, 40_000 + 1000 * i).remove([i]) for i in range(2)]
     states = {answers(memory): f"process {i}" for i, memory in enumerate(memories)}
     memories[0].save(path)
     for turn in range(count):
@@ -897,6 +897,7 @@ LIMITED = {
     "load": lambda w, _: resmem.Memory.load(w.path),
     "load-unverified": lambda w, _: resmem.Memory.load(w.path, verify=False),
     "save": lambda w, _: w.dense.save(w.copy) and w.copy,
+    "save-removed": lambda w, _: w.worn.save(w.copy) and w.copy,
     "append": lambda w, _: w.continued.save(w.path, append=True) and w.path,
     "export": lambda w, _: w.dense.export(w.export) and w.export,
     "pickle": lambda w, _: pickle.loads(pickle.dumps(w.dense)),
