@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,14 +44,16 @@ def ids_of(mem):
 def test_rows_that_are_there_are_never_copied_to_add_more(monkeypatch):
     monkeypatch.setattr(_rows, "_LEAST_ROOM", 1)
     rng = np.random.default_rng(0)
-    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 1))
+    rows = examples(rng, 401)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*(part[:1] for part in rows))
     places = {}
-    for _ in range(400):
-        mem.add(*examples(rng, 1))
+    for i in range(1, 401):
+        mem.add(*(part[i : i + 1] for part in rows))
         for number, segment in enumerate(mem._snapshot.segments):
             address = segment["keys"].ctypes.data
             assert places.setdefault(number, address) == address
     assert len(places) <= 10  # log2(401) segments, rounded up, and the first
+    assert list(mem.kneighbors(rows[0])[1][:, 0]) == list(range(401))
 
 
 def test_a_chunk_that_does_not_fit_starts_a_segment_with_room_for_as_many_rows_as_there_are():
@@ -149,6 +152,18 @@ def test_a_mostly_dead_segment_is_written_anew_by_a_later_add():
     assert [len(s) for s in mem._snapshot.segments] == [40, 1]
     assert list(ids_of(mem)) == list(range(60, 101))
     assert mem._snapshot.retired.tolist() == [[0, 59]]
+
+
+def test_what_is_merged_piece_by_piece_is_what_it_was(monkeypatch):
+    monkeypatch.setattr(_rows, "_COPY_BYTES", 50)
+    rng = np.random.default_rng(22)
+    rows = examples(rng, 60)
+    mem = resmem.Memory(k=9, sigma=1.0).fit(*(part[:40] for part in rows))
+    mem.add(*(part[40:] for part in rows), ids=np.arange(59, 39, -1)).remove([2, 3, 50])
+    merged = merge(mem._snapshot.segments, mem._snapshot.version)
+    wanted = mem.correct(*rows[:2])
+    mem._snapshot = replace(mem._snapshot, segments=(merged,))
+    assert mem.correct(*rows[:2]).tobytes() == wanted.tobytes()
 
 
 def test_many_small_segments_become_one():

@@ -186,6 +186,7 @@ def test_rounded_keys_find_what_is_nearest_to_the_rounded_ones(dtype):
     stored = oracle.round_keys(keys, dtype)
     assert not np.array_equal(stored, keys)
     assert (mem.kneighbors(stored, k=1)[0] == 0).all()
+    assert mem._snapshot.segments[0].keys_max == np.abs(stored).max()
     for got, wanted in zip(mem.kneighbors(keys), oracle.search(keys, stored, 5), strict=True):
         same_bits(got, wanted)
 
@@ -238,6 +239,17 @@ def test_data_sets_are_read_block_by_block(monkeypatch):
     mem.remove(range(200, 400))
     same_bits(mem.correct(*asked), wanted.correct(*queries[:2]))
     assert all(0 < source.most < 50 for source in asked)
+
+
+@pytest.mark.parametrize("store", ["dense", "sparse:2"])
+def test_columns_of_every_query_are_its_own_in_every_block(store, monkeypatch):
+    rng = np.random.default_rng(13)
+    mem = resmem.Memory(k=4, sigma=1.0, store=store).fit(*examples(rng, 60))
+    queries, outputs, _ = examples(rng, 50)
+    columns = rng.integers(0, C, (50, 2))
+    wanted = np.take_along_axis(mem.correct(queries, outputs), columns, axis=1)
+    monkeypatch.setattr(resmem._ingest, "_BLOCK_BYTES", 1000)
+    same_bits(mem.correct(queries, outputs, columns=columns), wanted)
 
 
 class Foreign:
