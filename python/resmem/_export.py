@@ -103,13 +103,12 @@ def _living(segment: Segment, version: int, row_bytes: int) -> Iterator[npt.NDAr
 
 
 def _write_npz(file: IO[bytes], columns: list[_Column], progress: Callable[[int], None]) -> None:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for column in columns:
-            with archive.open(f"{column.name}.npy", "w", force_zip64=True) as member:
-                about = {"descr": column.dtype.str, "fortran_order": False, "shape": column.shape}
-                np.lib.format.write_array_header_2_0(member, about)
+            with _formats.npz_member(archive, file, column.name) as member:
+                _formats.write_header(member, column.dtype, column.shape)
                 for part in column.parts():
-                    member.write(_bytes(part))
+                    _formats.write_rows(member, part)
                     progress(part.nbytes)
 
 
@@ -130,12 +129,8 @@ def _write_safetensors(
     file.write(struct.pack("<Q", len(text)) + text)
     for column in columns:
         for part in column.parts():
-            file.write(_bytes(part))
+            _formats.write_rows(file, part)
             progress(part.nbytes)
-
-
-def _bytes(part: Array) -> memoryview:
-    return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
 
 
 def load(path: str | os.PathLike[str]) -> Saved:
