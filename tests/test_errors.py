@@ -41,6 +41,15 @@ class Unreadable:
         raise RuntimeError("the data are elsewhere")
 
 
+class Short:
+    """A data set that gives fewer rows than asked for."""
+
+    shape, dtype = Z.shape, Z.dtype
+
+    def __getitem__(self, rows):
+        return Z[:1]
+
+
 class Attached:
     """A tensor that records operations."""
 
@@ -213,6 +222,11 @@ CLASSES = [
     (lambda m: m.correction(Z, columns=[0.5]), TypeError, r"columns must hold integers, got dtype float64"),
     (lambda m: m.correct(Z, L, base="other"), ValueError, r"this memory was made from an unnamed base, not from 'other'"),
     (lambda m: m.save("x", append=True), ValueError, r"append=True continues the file that this memory was loaded from or last saved to \(no file yet\), got 'x'; save without append"),
+    (lambda m: m.save("x.npz"), ValueError, r"path must not end in \.npz or \.safetensors, got 'x\.npz'; export writes such files"),
+    (lambda m: m.fit(np.ma.masked_array(Z), L, Y), TypeError, r"embeddings is a masked array; fill it or drop its masked rows"),
+    (lambda m: m.fit(Z, None, Y), ValueError, r"outputs are missing; only store='head' does without them"),
+    (lambda m: m.correct(Z), ValueError, r"outputs are missing; only store='head' does without them"),
+    (lambda m: m.correct(Short(), L), ValueError, r"embeddings: asked for rows 0 to 5, got an array of shape \(1, 3\)"),
     (lambda m: m.export("x.csv"), ValueError, r"path must end in \.npz or \.safetensors, got 'x\.csv'"),
     (lambda m: m.predict(Z, L > 0), TypeError, r"outputs must hold real numbers, got dtype bool; .*"),
     (lambda m: m.predict_proba(Z, L, threads=0), ValueError, r"threads must be at least 1, got 0"),

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -46,6 +47,13 @@ def memory(**options):
     return mem.add(*examples(rng, 5)).remove([3, 31])
 
 
+def continued(path):
+    """A file of two segments, which lists a removed row of each."""
+    rng = np.random.default_rng(0)
+    mem = resmem.Memory(k=4).fit(*examples(rng, 30)).add(*examples(rng, 5)).save(path)
+    return mem.remove([3, 31]).save(path, append=True)
+
+
 def same_memory(twin, mem):
     """The same answers, settings and rows."""
     mine, theirs = mem.info(), twin.info()
@@ -64,7 +72,9 @@ def same_memory(twin, mem):
 
 @pytest.fixture(autouse=True)
 def _one_column(monkeypatch):
-    monkeypatch.setattr(resmem.Memory, "columns_of_one", property(lambda m: m._flat), raising=False)
+    monkeypatch.setattr(
+        resmem.Memory, "columns_of_one", property(lambda m: m._snapshot.flat), raising=False
+    )
 
 
 # ---- There and back ------------------------------------------------------------------------
@@ -272,6 +282,92 @@ def test_a_file_that_is_continued_by_many_processes_keeps_few_segments(tmp_path)
     same_memory(twin, mem)
 
 
+def test_a_save_leaves_removed_rows_out(tmp_path):
+    path = tmp_path / "m"
+    rng = np.random.default_rng(15)
+    keys, outputs, targets = examples(rng, 3000)
+    mem = resmem.Memory(k=4, sigma=1.0).fit(keys, outputs, targets).save(path)
+    whole = path.stat().st_size
+    mem.remove(np.arange(100, 2900)).save(path, append=True)
+    assert path.stat().st_size > whole
+    assert keys[500].tobytes() in path.read_bytes()
+    wanted = mem.correct(keys[:9], outputs[:9])
+    mem.save(path)
+    assert path.stat().st_size < whole / 5
+    assert keys[500].tobytes() not in path.read_bytes()
+    assert keys[50].tobytes() in path.read_bytes()
+    for twin in (mem, resmem.Memory.load(path)):
+        assert [len(s) for s in twin._snapshot.segments] == [200]
+        assert twin._snapshot.retired.tolist() == [[100, 2899]]
+        assert twin.correct(keys[:9], outputs[:9]).tobytes() == wanted.tobytes()
+        with pytest.raises(ValueError, match="never have been used"):
+            twin.add(*examples(rng, 1), ids=[500])
+    small = path.stat().st_size
+    mem.add(*examples(rng, 1)).remove([7]).save(path, append=True)  # nothing else is written
+    assert path.stat().st_size < small + 8192
+    same_memory(resmem.Memory.load(path), mem)
+
+
+def test_rows_removed_while_a_save_runs_are_removed_after_it(tmp_path):
+    path = tmp_path / "m"
+    mem = memory()
+    mem.save(path, progress=lambda _: mem.remove([5]) if 5 in ids_of(mem) else None)
+    assert 5 not in ids_of(mem)
+    assert len(mem) == 32
+    assert 5 in ids_of(resmem.Memory.load(path))
+    mem.save(path, append=True)
+    same_memory(resmem.Memory.load(path), mem)
+
+
+def ids_of(mem):
+    rows = mem._snapshot
+    return [int(i) for s in rows.segments for i in s.ids_of(s.living(rows.version))]
+
+
+def test_consecutive_removals_reach_the_file_though_they_are_one_run(tmp_path):
+    path = tmp_path / "m"
+    rng = np.random.default_rng(16)
+    mem = resmem.Memory(k=4, sigma=1.0).fit(*examples(rng, 40)).save(path)
+    for gone in (range(25), range(25, 33)):
+        mem.remove(gone).add(*examples(rng, 1))
+        if mem._compactor is not None:
+            mem._compactor.join()
+        mem.save(path, append=True)
+        assert len(mem._snapshot.all_retired()) == 1
+        twin = resmem.Memory.load(path)
+        with pytest.raises(ValueError, match="never have been used"):
+            twin.add(*examples(rng, 1), ids=[gone[-1]])
+
+
+def test_a_memory_is_not_saved_under_the_name_of_an_export(tmp_path):
+    for name in ("m.npz", "m.SafeTensors"):
+        with pytest.raises(ValueError, match="path must not end in"):
+            memory().save(tmp_path / name)
+    mem = memory().save(tmp_path / "m")
+    (tmp_path / "m").rename(tmp_path / "m.npz")  # and is read under any
+    same_memory(resmem.Memory.load(tmp_path / "m.npz"), mem)
+
+
+def test_threads_that_append_take_turns(tmp_path):
+    path = tmp_path / "m"
+    mem = memory().save(path)
+    failed = []
+
+    def work(seed):
+        try:
+            mem.add(*examples(np.random.default_rng(seed), 2)).save(path, append=True)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    same_memory(resmem.Memory.load(path), mem)
+
+
 # ---- Exports -------------------------------------------------------------------------------
 
 
@@ -383,7 +479,7 @@ def settings_changed(path, change):
 )  # fmt: skip
 def test_fields_that_make_no_sense_are_refused(tmp_path, change, match):
     path = tmp_path / "m"
-    memory().save(path)
+    continued(path)
     settings_changed(path, change)
     with pytest.raises(resmem.FileFormatError, match=match) as caught:
         resmem.Memory.load(path)
@@ -392,7 +488,7 @@ def test_fields_that_make_no_sense_are_refused(tmp_path, change, match):
 
 def test_removed_rows_must_be_rows_in_order(tmp_path):
     path = tmp_path / "m"
-    mem = memory().remove([7]).save(path)
+    mem = continued(path).remove([7]).save(path, append=True)
     assert mem._snapshot.segments[0].dead == 2
     loaded = _container.load(path)
     for rows in ([7, 3], [3, 3], [-1, 3], [3, 30]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import threading
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 import oracle
 import resmem
-from resmem import _rows
+from resmem import _correct, _ingest, _rows
 from resmem._correct import search
 from resmem._rows import Segment, Snapshot, merge
 
@@ -146,7 +148,7 @@ def test_a_mostly_dead_segment_is_written_anew_by_a_later_add():
     settled(mem.add(*examples(rng, 1)))
     assert [len(s) for s in mem._snapshot.segments] == [40, 1]
     assert list(ids_of(mem)) == list(range(60, 101))
-    assert list(mem._snapshot.retired) == list(range(60))
+    assert mem._snapshot.retired.tolist() == [[0, 59]]
 
 
 def test_many_small_segments_become_one():
@@ -186,11 +188,12 @@ def test_rows_removed_during_a_compaction_stay_removed():
     mem._snapshot = before
     merged = merge(before.segments, before.version)
     mem.remove([8])
-    after = mem._snapshot.compacted(slice(0, 1), before, merged)
+    after = mem._snapshot.compacted(slice(0, 1), before, merged, before.gone(slice(0, 1)))
     assert after is not None
     assert list(after.segments[0].ids_of(after.segments[0].living(after.version))) == [6, 7, 9]
     assert len(after) == 3
-    assert list(after.retired) == [0, 1, 2, 3, 4, 5]
+    assert after.retired.tolist() == [[0, 5]]
+    assert after.all_retired().tolist() == [[0, 5], [8, 8]]
 
 
 def test_a_compaction_of_rows_that_were_replaced_meanwhile_is_dropped():
@@ -202,7 +205,7 @@ def test_a_compaction_of_rows_that_were_replaced_meanwhile_is_dropped():
     now = mem._snapshot
     mem._compact(before, slice(0, 1))
     assert mem._snapshot is now
-    assert now.compacted(slice(0, 1), before, merged) is None
+    assert now.compacted(slice(0, 1), before, merged, before.gone(slice(0, 1))) is None
 
 
 @settings(max_examples=settings().max_examples // 8)
@@ -251,6 +254,162 @@ def test_any_history_with_compactions(tmp_path_factory, seed, steps):
             mine.add(*(part[:1] for part in examples(rng, 1)), ids=[id_])
 
 
+def test_a_window_that_slides_for_long_stays_small():
+    rng = np.random.default_rng(15)
+    mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 1000))
+    for i in range(150):
+        settled(mem.add(*examples(rng, 100)))
+        mem.remove(np.arange(i * 100, i * 100 + 100))
+    assert len(mem) == 1000
+    assert len(mem._snapshot.segments) < 20
+    assert mem._snapshot.all_retired().tolist() == [[0, 14_999]]
+    assert mem.nbytes < 20 * 1000 * 60
+
+
+@given(st.lists(st.sets(st.integers(0, 60)), max_size=5))
+def test_runs_hold_the_ids_that_were_put_in(parts):
+    taken, of = set(), _rows.NO_RUNS
+    for part in parts:
+        new = part - taken
+        of = _rows.joined(of, _rows.runs(np.array(sorted(new), dtype=np.int64)))
+        taken |= new
+    every = np.arange(-1, 63)
+    assert list(_rows.in_runs(every, of)) == [int(i) in taken for i in every]
+    assert (of[1:, 0] > of[:-1, 1] + 1).all()  # as few as can be
+
+
+def test_the_largest_id_is_a_run_like_any_other():
+    last = 2**63 - 1
+    of = _rows.runs(np.array([last, last - 1, 5]))
+    assert of.tolist() == [[5, 5], [last - 1, last]]
+    assert list(_rows.in_runs(np.array([last, last - 2, 5]), of)) == [True, False, True]
+
+
+def test_rows_whose_thread_could_not_be_started_for_an_interrupt_did_not_come(monkeypatch):
+    rng = np.random.default_rng(16)
+    mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 100)).remove(range(60))
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            mem.add(*examples(rng, 7))
+    assert len(mem) == 40
+    settled(mem.add(*examples(rng, 7)))
+    assert list(ids_of(mem)) == list(range(60, 107))
+
+
+# ---- What else may happen meanwhile --------------------------------------------------------
+
+
+def test_a_query_computes_with_the_temperature_of_its_rows(monkeypatch):
+    rng = np.random.default_rng(17)
+    rows = examples(rng, 50)
+    mem = resmem.Memory(k=5, sigma=1.0).fit(*rows)
+    queries = examples(rng, 6)
+    wanted = mem.correct(*queries[:2])
+    real = _correct.search
+
+    def meanwhile(*arguments):
+        mem.temperature = 5.0
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_correct, "search", meanwhile)
+        assert mem.correct(*queries[:2]).tobytes() == wanted.tobytes()
+    again = resmem.Memory(k=5, sigma=1.0, temperature=5.0).fit(*rows)
+    assert mem.correct(*queries[:2]).tobytes() == again.correct(*queries[:2]).tobytes()
+
+
+def test_a_temperature_set_during_a_fit_is_that_of_its_residuals(monkeypatch):
+    rng = np.random.default_rng(18)
+    rows, queries = examples(rng, 50), examples(rng, 6)
+    mem = resmem.Memory(k=5, sigma=1.0)
+    real = _ingest.Incoming.write
+
+    def meanwhile(*arguments):
+        mem.temperature = 5.0
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_ingest.Incoming, "write", meanwhile)
+        mem.fit(*rows)
+    again = resmem.Memory(k=5, sigma=1.0, temperature=5.0).fit(*rows)
+    assert mem.temperature == 5.0
+    assert mem.correct(*queries[:2]).tobytes() == again.correct(*queries[:2]).tobytes()
+
+
+def test_a_signal_handler_that_interrupts_a_change_may_save_but_not_change(tmp_path, monkeypatch):
+    rng = np.random.default_rng(19)
+    mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 50)).remove([3])
+    real, said = _ingest.Incoming.write, []
+
+    def handler_runs(*arguments):
+        mem.save(tmp_path / "m")
+        for change in (
+            lambda: mem.remove([4]),
+            lambda: mem.add(*examples(rng, 1)),
+            lambda: mem.fit(*examples(rng, 0)),
+            lambda: setattr(mem, "temperature", 2.0),
+        ):
+            with pytest.raises(RuntimeError, match="is being changed by the code that was inter"):
+                change()
+            said.append(change)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_ingest.Incoming, "write", handler_runs)
+        mem.add(*examples(rng, 7))
+    assert len(said) == 4
+    assert len(mem) == 56
+    assert len(resmem.Memory.load(tmp_path / "m")) == 49
+    mem.remove([4]).save(tmp_path / "m", append=True)
+    assert list(ids_of(resmem.Memory.load(tmp_path / "m"))) == list(ids_of(mem))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_child_forked_during_a_removal_has_all_its_rows(monkeypatch):
+    rng = np.random.default_rng(20)
+    keys, logits, targets = examples(rng, 100)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(keys, logits, targets)
+    stamped, go_on, real = threading.Event(), threading.Event(), Segment.with_dead
+
+    def held_up(segment, rows, version):
+        result = real(segment, rows, version)
+        if 5 in rows:
+            stamped.set()
+            go_on.wait()
+        return result
+
+    monkeypatch.setattr(Segment, "with_dead", held_up)
+    mem.remove([99])  # so that there are stamps to share
+    thread = threading.Thread(target=mem.remove, args=([5, 6],))
+    thread.start()
+    stamped.wait()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            mem.remove([50])
+            found = mem.kneighbors(keys[[5, 6, 50]])[1][:, 0]
+            code = 0 if list(found[:2]) == [5, 6] and found[2] != 50 and len(mem) == 98 else 2
+        finally:
+            os._exit(code)
+    go_on.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(mem) == 97
+
+
+def test_a_copy_of_a_mapped_memory_is_not_taken_for_rows_of_its_own(tmp_path):
+    path = tmp_path / "m"
+    resmem.Memory(k=1, sigma=1.0).fit(*examples(np.random.default_rng(21), 9)).save(path)
+    twin = copy.copy(resmem.Memory.load(path))
+    assert [s.borrowed for s in twin._snapshot.segments] == [True]
+
+
 # ---- Running searches --------------------------------------------------------------------------
 
 
@@ -286,7 +445,7 @@ def test_every_search_answers_for_one_snapshot_while_rows_come_and_go():
 def replace_copy(mem, keys, logits, targets, oldest):
     """Rows added and removed, published as one snapshot."""
     twin = resmem.Memory(k=1, sigma=1.0)
-    twin._snapshot, twin._auto_sigma = mem._snapshot, mem._auto_sigma
+    twin._snapshot = mem._snapshot
     twin.add(keys, logits, targets).remove(oldest)
     with mem._lock:
         mem._snapshot = twin._snapshot

@@ -240,6 +240,63 @@ def test_data_sets_are_read_block_by_block(monkeypatch):
     assert all(0 < source.most < 50 for source in asked)
 
 
+class Foreign:
+    """An array of another library, with a dtype of its own."""
+
+    dtype = "float32 of another kind"
+
+    def __init__(self, array):
+        self.array, self.shape = array, array.shape
+
+    def __getitem__(self, rows):
+        raise AssertionError("read as a whole")
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+def test_arrays_of_other_libraries_are_converted_whole():
+    rng = np.random.default_rng(10)
+    keys, outputs, targets = examples(rng, 40)
+    mem = resmem.Memory(k=4, sigma=1.0).fit(Foreign(keys), Foreign(outputs), Foreign(targets))
+    same = resmem.Memory(k=4, sigma=1.0).fit(keys, outputs, targets)
+    same_bits(mem.correct(Foreign(keys), Foreign(outputs)), same.correct(keys, outputs))
+    same_bits(mem.kneighbors(OnDisk(keys))[1], same.kneighbors(keys)[1])
+
+
+class Short(OnDisk):
+    """A data set that gives fewer rows than asked for."""
+
+    def __getitem__(self, rows):
+        return super().__getitem__(rows)[:1]
+
+
+def test_data_sets_that_give_too_few_rows_are_refused():
+    rng = np.random.default_rng(11)
+    rows = examples(rng, 40)
+    mem = resmem.Memory(k=4, sigma=1.0).fit(*rows)
+    message = r"asked for rows 0 to 39, got an array of shape \(1"
+    for at in range(3):
+        given_rows = [Short(part) if i == at else part for i, part in enumerate(rows)]
+        with pytest.raises(ValueError, match=message):
+            resmem.Memory(k=4).fit(*given_rows)
+    for call in (mem.correction, mem.kneighbors, lambda z: mem.correct(z, rows[1])):
+        with pytest.raises(ValueError, match=message):
+            call(Short(rows[0]))
+    with pytest.raises(ValueError, match=message):
+        mem.correct(rows[0], Short(rows[1]))
+
+
+def test_far_more_neighbours_than_rows_cost_nothing():
+    rng = np.random.default_rng(12)
+    rows = examples(rng, 40)
+    mem = resmem.Memory(k=2**62, sigma=1.0).fit(*rows)
+    same = resmem.Memory(k=40, sigma=1.0).fit(*rows)
+    same_bits(mem.correct(*rows[:2]), same.correct(*rows[:2]))
+    mem.remove(range(40))
+    assert (mem.correction(rows[0]) == 0).all()
+
+
 def test_pages_of_a_mapped_file_are_let_go(tmp_path):
     n = 60_000
     outputs = np.lib.format.open_memmap(tmp_path / "o.npy", "w+", np.float16, (n, 256))

@@ -36,6 +36,8 @@ def float_state() -> Iterator[None]:
 def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
     """The value as a NumPy array, its dtype kept (bfloat16 becomes float32)."""
     if isinstance(value, np.ndarray):
+        if hasattr(value, "mask"):
+            raise TypeError(f"{name} is a masked array; fill it or drop its masked rows")
         array = value
     elif getattr(value, "requires_grad", False):
         raise TypeError(f"{name} is a tensor that requires grad; pass {name}.detach()")
@@ -60,12 +62,25 @@ def rows_of(value: Any, name: str) -> Any:
     Arrays are taken as NumPy arrays. What only looks like one, such as a data set in a file, is
     left where it is and read block by block.
     """
-    lazy = all(hasattr(value, part) for part in ("shape", "dtype", "__getitem__"))
+    lazy = isinstance(getattr(value, "dtype", None), np.dtype) and all(
+        hasattr(value, part) for part in ("shape", "__getitem__")
+    )
     if isinstance(value, np.ndarray) or not lazy:
         return to_numpy(value, name)
     if len(value.shape) == 0 or hasattr(value, "__dlpack__") or hasattr(value, "iloc"):
         return to_numpy(value, name)
     return value
+
+
+def block_of(rows: Any, block: slice, name: str) -> npt.NDArray[Any]:
+    """Some rows of what ``rows_of`` gave, all of them."""
+    part = to_numpy(rows[block], name)
+    if part.ndim == 0 or len(part) != block.stop - block.start:
+        raise ValueError(
+            f"{name}: asked for rows {block.start} to {block.stop - 1}, got an array of shape "
+            f"{part.shape}"
+        )
+    return part
 
 
 def forget(rows: Any, block: slice) -> None:

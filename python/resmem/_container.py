@@ -58,11 +58,24 @@ _R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """An array that is made while it is written: parts whose bytes follow one another."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    parts: Callable[[], Iterator[npt.NDArray[Any]]]
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
 class Section:
     """A named array of a file. Readers that do not know its dtype skip it unless ``required``."""
 
     name: str
-    array: npt.NDArray[Any]  # C-contiguous, of one of the dtypes above; must not change meanwhile
+    array: npt.NDArray[Any] | Pieces  # of one of the dtypes above, C-contiguous; must not change
     required: bool = True
 
 
@@ -161,8 +174,9 @@ def append(
         state = _read_state(fd, name)
         if state.version != after:
             raise ValueError(
-                f"{name!r} has changed since it was loaded or saved: another process appended "
-                "to it or replaced it; load it again, and repeat what is to be appended"
+                f"{name!r} has changed since it was loaded or saved: another process appended to "
+                "it or replaced it, or an append of this one was interrupted at its end; load it "
+                "again, and repeat what is to be appended"
             )
         if after.generation == MAX_INT:
             raise ValueError(f"{name!r} cannot be appended to any more; save it as a new file")
@@ -250,29 +264,31 @@ def _write_section(
 ) -> _Entry:
     """Write payload and table of checksums; sums run ahead of the writing, in the pool."""
     dtype = _check_section(section)
-    flat = section.array.reshape(-1).view(np.uint8)
-    payload = flat.data
-    chunks = [payload[start : start + _CHUNK] for start in range(0, len(payload), _CHUNK)]
+    array, length = section.array, section.array.nbytes
     sums: list[int] = []
-    for chunk, more in zip(chunks, _ahead(pool, _checksums, chunks, 2), strict=True):
-        start = len(sums) * BLOCK
-        _write(fd, chunk, offset + start)
+    written = 0
+    for chunk, more in _ahead(pool, _checksums, _chunks(array), 2):
+        _write(fd, chunk, offset + written)
         sums += more
-        _forget(flat, start, len(chunk))
+        if isinstance(array, np.ndarray):
+            _forget(array.reshape(-1).view(np.uint8), written, len(chunk))
+        written += len(chunk)
         if progress is not None:
             progress(len(chunk))
-    padding = bytes(_aligned(len(payload)) - len(payload))
+    if written != length:
+        raise ValueError(f"section {section.name!r} has {written} bytes, not {length}")
+    padding = bytes(_aligned(length) - length)
     if padding:
         sums[-1] = zlib.crc32(padding, sums[-1])
     table = np.array(sums, "<u4").tobytes()
     table += bytes(_aligned(len(table)) - len(table))
-    _write(fd, padding + table, offset + len(payload))
+    _write(fd, padding + table, offset + length)
     return _Entry(
         section.name,
         dtype,
-        section.array.shape,
+        array.shape,
         offset,
-        len(payload),
+        length,
         section.required,
         zlib.crc32(table),
     )
@@ -286,7 +302,9 @@ def _check_section(section: Section) -> str:
     if array.dtype not in _NAMES:
         allowed = ", ".join(_DTYPES)
         raise ValueError(f"section {name!r} must be of one of {allowed}, got {array.dtype}")
-    if not array.flags.c_contiguous or array.ndim > MAX_DIMENSIONS:
+    if len(array.shape) > MAX_DIMENSIONS or (
+        isinstance(array, np.ndarray) and not array.flags.c_contiguous
+    ):
         raise ValueError(
             f"section {name!r} must be C-contiguous with at most {MAX_DIMENSIONS} dimensions"
         )
@@ -326,6 +344,22 @@ def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(fd, view, offset)
         view, offset = view[written:], offset + written
+
+
+def _chunks(array: npt.NDArray[Any] | Pieces) -> Iterator[memoryview]:
+    """The bytes of an array, ``_CHUNK`` at a time."""
+    if isinstance(array, np.ndarray):
+        payload = array.reshape(-1).view(np.uint8).data
+        yield from (payload[start : start + _CHUNK] for start in range(0, len(payload), _CHUNK))
+        return
+    gathered = bytearray()
+    for part in array.parts():
+        gathered += np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+        while len(gathered) >= _CHUNK:
+            whole, gathered = gathered[:_CHUNK], gathered[_CHUNK:]
+            yield memoryview(whole)
+    if gathered:
+        yield memoryview(gathered)
 
 
 def _checksums(data: memoryview) -> list[int]:
@@ -552,7 +586,7 @@ def _verify(
         return stop - start
 
     with _threads.pool(workers if workers > 1 else 0) as pool:
-        for checked in _ahead(pool, check, chunks, 2 * workers):
+        for _, checked in _ahead(pool, check, chunks, 2 * workers):
             if progress is not None:
                 progress(checked)
 
@@ -606,21 +640,22 @@ def _damaged(name: str, what: str) -> FileFormatError:
 
 def _ahead(
     pool: Executor | None, work: Callable[[_T], _R], items: Iterable[_T], depth: int
-) -> Iterator[_R]:
-    """The work of every item, in order, done in the pool while earlier results are used.
+) -> Iterator[tuple[_T, _R]]:
+    """Every item and its work, in order, done in the pool while earlier results are used.
 
     Only ``depth`` items ahead: an error or an interrupt has little to wait for.
     """
     if pool is None:
-        yield from map(work, items)
+        yield from ((item, work(item)) for item in items)
         return
-    pending: deque[Future[_R]] = deque()
+    pending: deque[tuple[_T, Future[_R]]] = deque()
     for item in items:
-        pending.append(_threads.submit(pool, work, item))
+        pending.append((item, _threads.submit(pool, work, item)))
         if len(pending) > depth:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+            first, future = pending.popleft()
+            yield first, future.result()
+    for first, future in pending:
+        yield first, future.result()
 
 
 def _aligned(position: int, to: int = ALIGN) -> int:

@@ -32,10 +32,8 @@ class Corrector:
 
     spec: Spec
     rows: Snapshot
-    flat: bool  # regression values come and go as (q,)
-    k: int
+    k: int  # no more than there are rows
     sigma: float
-    temperature: float
     strength: float
 
     def whole(
@@ -52,14 +50,14 @@ class Corrector:
         _arrays.embedding_layout(source, "embeddings", self.rows.d, "(q, d)")
         q = source.shape[0]
         wanted = _arrays.column_numbers(columns, q, self.rows.columns)
-        if wanted is not None and self.flat:
+        if wanted is not None and self.rows.flat:
             raise ValueError("columns needs outputs of several columns, this memory has (n,)")
         result = np.empty((q, self.rows.columns if wanted is None else wanted.shape[-1]))
         start = 0
         for part in self.blocks(source, outputs, exclude_ids, threads, wanted, with_base):
             result[start : start + len(part)] = part
             start += len(part)
-        return result[:, 0] if self.flat else result
+        return result[:, 0] if self.rows.flat else result
 
     def blocks(
         self,
@@ -83,12 +81,16 @@ class Corrector:
         for block in blocks(q, 24 * self.k + 16 * rows.columns):
             with _arrays.float_state():
                 queries, largest = _arrays.vectors(
-                    source[block], "embeddings", rows.d, workers, first_row=block.start
+                    _arrays.block_of(source, block, "embeddings"),
+                    "embeddings",
+                    rows.d,
+                    workers,
+                    first_row=block.start,
                 )
                 select = None if columns is None else _columns_of(columns, block)
                 base = None
                 if with_base:
-                    part = None if given is None else given[block]
+                    part = None if given is None else _arrays.block_of(given, block, "outputs")
                     base = self._base(queries, part, select, workers, block.start)
                 out = None if excluded is None else excluded[block]
                 corrected = self._corrected(queries, largest, out, base, select, workers)
@@ -109,7 +111,9 @@ class Corrector:
         """Of one block of queries: the correction, added to the base in place if there is one."""
         rows, store = self.rows, self.spec.store
         residuals = [store.for_core(segment) for segment in rows.segments]
-        head = (store.weight, store.bias, self.temperature) if isinstance(store, Head) else None
+        head = (
+            (store.weight, store.bias, self.rows.temperature) if isinstance(store, Head) else None
+        )
         distances, _, positions = search(rows, queries, largest, self.k, excluded, threads)
         return _core.aggregate(
             residuals, distances, positions, self.sigma, rows.columns, self.strength, base,
@@ -121,10 +125,10 @@ class Corrector:
         if outputs is None and isinstance(self.spec.store, Head):
             return None
         given = _arrays.rows_of(outputs, "outputs")
-        if len(given.shape) == 0:
+        if len(given.shape) == 0 and outputs is not None:
             raise ValueError("outputs must have shape (n, C), got ()")
-        _arrays.same_length("outputs", given.shape[0], "embeddings", q)
         self.spec.layout(given, self.rows.columns)
+        _arrays.same_length("outputs", given.shape[0], "embeddings", q)
         return given
 
     def _base(
@@ -136,7 +140,7 @@ class Corrector:
             outputs = self.spec.store.logits(queries, threads)
         base = self.spec.outputs(outputs, first_row)
         if self.spec.output_kind == "logits":
-            base = _core.softmax(base, self.temperature, threads)
+            base = _core.softmax(base, self.rows.temperature, threads)
         if select is not None:
             base = np.take_along_axis(base, select, axis=1)
         return base.astype(np.float64)  # a copy: the sum is written into it

@@ -49,6 +49,8 @@ class Spec:
 
     def layout(self, outputs: Any, like: int | None) -> int:
         """How many columns outputs have; refused if not as many as ``like``."""
+        if outputs.dtype == object and outputs.shape == ():
+            raise ValueError("outputs are missing; only store='head' does without them")
         flat = self.task == "regression" and len(outputs.shape) == 1
         _arrays.layout(outputs, "outputs", "(n,)" if flat else "(n, C)")
         columns = 1 if flat else int(outputs.shape[1])
@@ -175,16 +177,19 @@ class Incoming:
     def _block(self, block: slice, temperature: float) -> tuple[dict[str, Array], float, float]:
         first, spec = block.start, self.spec
         keys, largest = _arrays.vectors(
-            self.embeddings[block], "embeddings", self.d, first_row=first
+            _arrays.block_of(self.embeddings, block, "embeddings"),
+            "embeddings",
+            self.d,
+            first_row=first,
         )
         outputs = np.empty((0, self.columns), dtype=np.float32)
         if self.outputs is not None:
-            outputs = spec.outputs(self.outputs[block], first)
-        targets: Array
+            outputs = spec.outputs(_arrays.block_of(self.outputs, block, "outputs"), first)
+        targets: Array = _arrays.block_of(self.targets, block, "targets")
         if spec.task == "classification":
-            targets = _arrays.labels(self.targets[block], self.columns, first)
+            targets = _arrays.labels(targets, self.columns, first)
         else:
-            targets = spec.values(self.targets[block], "targets", first)
+            targets = spec.values(targets, "targets", first)
         softmax_at = spec.softmax_at(temperature)
         parts, error = spec.store.rows(outputs, targets, softmax_at, first)
         parts = {**parts, "keys": narrow_keys(keys, spec.key_dtype, first), "targets": targets}

@@ -8,14 +8,14 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _core, _persist, _sigma, _threads
+from resmem import _arrays, _container, _core, _persist, _sigma, _threads
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, search
 from resmem._errors import NotFittedError
@@ -118,8 +118,6 @@ class Memory:
         )
         self._base: str | dict[str, Any] | None = _identity(base)
         self._snapshot: Snapshot | None = None
-        self._flat = False  # regression fitted on one-dimensional targets
-        self._auto_sigma: float | None = None
         self._file: _persist.File | None = None  # where the rows were last saved to or loaded from
         self._live()
         self.k = k
@@ -129,7 +127,9 @@ class Memory:
 
     def _live(self) -> None:
         """What no copy or file of a memory carries."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._changing = False  # somebody who holds the lock is about to publish a snapshot
+        self._saving = threading.RLock()
         self._compactor: threading.Thread | None = None
         _alive.add(self)
 
@@ -170,7 +170,8 @@ class Memory:
         """No residual of a sparse store, and so no column of a correction, is off by more.
 
         Largest over the rows there are; 0 for the other stores, whose residuals are those of
-        the outputs but for the rounding to ``residual_dtype``.
+        the outputs (store="head": of the layer, given the keys as they are stored) but for
+        the rounding to ``residual_dtype``.
         """
         return self._rows().error
 
@@ -194,8 +195,11 @@ class Memory:
         if isinstance(value, str):
             if value != "auto":
                 raise ValueError(f"sigma must be a positive number or 'auto', got {value!r}")
-            if self._snapshot is not None and self._auto_sigma is None:
-                self._auto_sigma = _sigma.measure(self._snapshot, self._k)
+            while (rows := self._snapshot) is not None and rows.auto_sigma is None:
+                measured = replace(rows, auto_sigma=_sigma.measure(rows, self._k))
+                with self._change():
+                    if self._snapshot is rows:
+                        self._snapshot = measured
             self._sigma: float | Literal["auto"] = "auto"
         else:
             self._sigma = _positive(value, "sigma", " or 'auto'", infinite=True)
@@ -203,11 +207,12 @@ class Memory:
     @property
     def sigma_(self) -> float:
         """The length scale in use: ``sigma``, or what "auto" measured at ``fit``."""
+        return self._scale(self._rows()) if self._sigma == "auto" else float(self._sigma)
+
+    def _scale(self, rows: Snapshot) -> float:
         if self._sigma != "auto":
             return float(self._sigma)
-        self._rows()
-        assert self._auto_sigma is not None
-        return self._auto_sigma
+        return _sigma.measure(rows, self._k) if rows.auto_sigma is None else rows.auto_sigma
 
     @property
     def temperature(self) -> float:
@@ -225,23 +230,23 @@ class Memory:
                 f"temperature must be 1 for {self._spec.output_kind}, got {value!r}: "
                 "only logits have one"
             )
-        with self._lock:
+        with self._change():
             rows = self._snapshot
-            if rows is not None and temperature != self._temperature:
-                # An interrupt in here leaves the old temperature and its residuals.
+            if rows is not None and temperature != rows.temperature:
                 self._snapshot = self._at_temperature(rows, temperature)
             self._temperature: float = temperature
 
     def _at_temperature(self, rows: Snapshot, temperature: float) -> Snapshot:
         store = self._spec.store
-        if isinstance(store, Head):
-            return rows
-        if not isinstance(store, Dense):
+        segments = rows.segments
+        if isinstance(store, Dense):
+            segments = tuple(_derived(s, store, temperature) for s in segments)
+        elif not isinstance(store, Head):
             raise ValueError(
                 f"temperature is fixed at fit for store={store.name!r} "
-                f"({self._temperature:g}), got {temperature:g}; fit again, or use store='dense'"
+                f"({rows.temperature:g}), got {temperature:g}; fit again, or use store='dense'"
             )
-        return replace(rows, segments=tuple(_derived(s, store, temperature) for s in rows.segments))
+        return replace(rows, segments=segments, temperature=temperature)
 
     @property
     def strength(self) -> float:
@@ -286,16 +291,18 @@ class Memory:
         self
         """
         rows = Incoming(self._spec, embeddings, outputs, targets, ids)
-        snapshot = Snapshot((), rows.d, rows.columns)
+        snapshot = Snapshot((), rows.d, rows.columns, self._temperature, rows.flat)
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
             arrays["ids"] = rows.ids
         if rows.n:
             snapshot = self._with(snapshot, rows, arrays)
-        auto = _sigma.measure(snapshot, self._k) if self._sigma == "auto" else None
-        with self._lock:
-            self._snapshot, self._flat, self._auto_sigma = snapshot, rows.flat, auto
-            self._file = None
+        if self._sigma == "auto":
+            snapshot = replace(snapshot, auto_sigma=_sigma.measure(snapshot, self._k))
+        with self._change():
+            if self._temperature != snapshot.temperature:  # somebody has set it meanwhile
+                snapshot = self._at_temperature(snapshot, self._temperature)
+            self._snapshot, self._file = snapshot, None
         return self
 
     @_arrays.float_state()
@@ -304,21 +311,40 @@ class Memory:
 
         Ids are never reused, not even those of removed rows. ``sigma_`` stays as fitted. Rows
         that are already there are not copied. Where most of a part of the memory has been
-        removed, a thread of its own gives that space back.
+        removed, a thread of its own gives that space back (of rows that are mapped or borrowed
+        only if few of them are left).
         """
-        with self._lock:
+        with self._change():
             before = self._rows()
             rows = Incoming(self._spec, embeddings, outputs, targets, ids, before)
             if rows.n == 0:
                 return self
-            if rows.flat != self._flat:
-                expected = "(n,)" if self._flat else "(n, C)"
+            if rows.flat != before.flat:
+                expected = "(n,)" if before.flat else "(n, C)"
                 raise ValueError(f"targets must have shape {expected} as in fit")
             if rows.ids is not None:
                 before.refuse_used(rows.ids)
-            self._snapshot = self._with(before, rows)
-            self._compact_later()
+            self._publish(before, self._with(before, rows))
         return self
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Hold the lock, to publish a new snapshot.
+
+        What a signal handler would publish while it interrupts a change would be overwritten by
+        that one, so it is refused.
+        """
+        with self._lock:
+            if self._changing:
+                raise RuntimeError(
+                    "this memory is being changed by the code that was interrupted; "
+                    "change it when that is done"
+                )
+            self._changing = True
+            try:
+                yield
+            finally:
+                self._changing = False
 
     def _with(
         self, before: Snapshot, rows: Incoming, borrowed: dict[str, npt.NDArray[Any]] | None = None
@@ -339,18 +365,19 @@ class Memory:
                 ids = np.arange(before.next_id, before.next_id + rows.n)
             tail.arrays["ids"][tail.n : tail.n + rows.n] = ids
         largest, error = rows.write(
-            tail.arrays, tail.n, self._temperature, frozenset(borrowed or ())
+            tail.arrays, tail.n, before.temperature, frozenset(borrowed or ())
         )
         return before.grown(tail, rows.n, largest, error)
 
     def remove(self, ids: Any) -> Memory:
         """Remove rows by id; nothing is removed if one of them is not there.
 
-        The time it takes does not depend on the number of rows.
+        The time it takes does not depend on the number of rows, but for the first call on rows
+        with given ids, which hashes those.
         """
         array = _arrays.to_numpy(ids, "ids")
         flat = _arrays.integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
-        with self._lock:
+        with self._change():
             before = self._rows()
             try:
                 self._snapshot = before.without(flat)
@@ -360,28 +387,33 @@ class Memory:
                 raise
         return self
 
-    def _compact_later(self) -> None:
-        """Start a thread that merges segments, if that is worth it and none is at it."""
-        assert self._snapshot is not None
-        if self._compactor is not None and self._compactor.is_alive():
-            return
-        at = self._snapshot.worth_compacting()
+    def _publish(self, before: Snapshot, after: Snapshot) -> None:
+        """Publish rows that were added, and start a thread that merges segments if that is
+        worth it and none is at it."""
+        idle = self._compactor is None or not self._compactor.is_alive()
+        at = after.worth_compacting() if idle else None
         if at is None or not _threads.room_for(1):
+            self._snapshot = after
             return
-        self._snapshot = self._snapshot.sealed()
+        self._snapshot = after = after.sealed()
         thread = threading.Thread(
-            target=self._compact, args=(self._snapshot, at), name="resmem-compact", daemon=True
+            target=self._compact, args=(after, at), name="resmem-compact", daemon=True
         )
-        with contextlib.suppress(RuntimeError):  # no thread to be had: another time
+        try:
             thread.start()
             self._compactor = thread
+        except RuntimeError:
+            pass  # no thread to be had: another time
+        except BaseException:  # an interrupt: the rows did not come
+            self._snapshot = before
+            raise
 
     def _compact(self, before: Snapshot, at: slice) -> None:
         with contextlib.suppress(MemoryError):  # no room to tidy up: rows stay where they are
-            merged = merge(before.segments[at], before.version)
+            merged, gone = merge(before.segments[at], before.version), before.gone(at)
             with self._lock:
                 if self._snapshot is not None:
-                    after = self._snapshot.compacted(at, before, merged)
+                    after = self._snapshot.compacted(at, before, merged, gone)
                     self._snapshot = self._snapshot if after is None else after
 
     def __len__(self) -> int:
@@ -429,7 +461,10 @@ class Memory:
         rows = self._rows()
         wanted = self._k if k is None else _arrays.count(k, "k")
         workers = _arrays.thread_count(threads)
-        queries, largest = _arrays.vectors(embeddings, "embeddings", rows.d, workers)
+        source = _arrays.rows_of(embeddings, "embeddings")
+        _arrays.embedding_layout(source, "embeddings", rows.d, "(q, d)")
+        part = _arrays.block_of(source, slice(0, source.shape[0]), "embeddings")
+        queries, largest = _arrays.vectors(part, "embeddings", rows.d, workers)
         excluded = _arrays.excluded_ids(exclude_ids, len(queries))
         distances, ids, _ = search(rows, queries, largest, wanted, excluded, workers)
         return distances, ids
@@ -528,7 +563,8 @@ class Memory:
         """Write everything to one file; ``load`` reads it. The format is in FORMAT.md.
 
         The file is written beside and put in place when it is safe on disk: whatever happens,
-        ``path`` is the old file or the new one.
+        ``path`` is the old file or the new one. Rows of a part of the memory from which some were
+        removed are mapped from the new file afterwards.
 
         Parameters
         ----------
@@ -536,8 +572,8 @@ class Memory:
         append : bool
             Add only what is new since this memory was loaded from or saved to ``path``: rows,
             removals, settings. A file that changed since then is refused. A new temperature
-            writes the residuals of all rows again. Space of removed rows stays taken until a
-            save without ``append``.
+            writes the residuals of all rows again. Removed rows stay in the file until a save
+            without ``append``, which leaves them out.
         progress : callable, optional
             Called with numbers of bytes as they are written.
 
@@ -548,23 +584,30 @@ class Memory:
         ValueError
             ``append`` and the file is not the one this memory continues.
         """
-        file = self._file if append else None
-        if append and (file is None or file.path != os.path.abspath(os.fspath(path))):
-            last = "no file yet" if self._file is None else f"{self._file.path!r}"
+        if os.fspath(path).lower().endswith(_persist.EXPORTS):
             raise ValueError(
-                f"append=True continues the file that this memory was loaded from or last saved "
-                f"to ({last}), got {os.fspath(path)!r}; save without append"
+                f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "
+                "export writes such files"
             )
-        if self._compactor is not None:
-            self._compactor.join()  # what it merges need not be written twice
-        with self._lock:
-            rows = self._snapshot = self._rows().sealed()
-            settings = self._settings()
-        stored, written = _persist.save(path, settings, self._head(), rows, file, progress)
-        with self._lock:
-            if self._snapshot is not None:
-                self._snapshot = self._snapshot.marked(stored)
-            self._file = written
+        with self._saving:
+            file = self._file if append else None
+            if append and (file is None or file.path != os.path.abspath(os.fspath(path))):
+                last = "no file yet" if self._file is None else f"{self._file.path!r}"
+                raise ValueError(
+                    f"append=True continues the file that this memory was loaded from or last saved "
+                    f"to ({last}), got {os.fspath(path)!r}; save without append"
+                )
+            if self._compactor is not None and not self._changing:
+                self._compactor.join()  # what it merges need not be written twice
+            with self._lock:
+                rows, settings = self._rows().sealed(), self._settings()
+                if not self._changing:
+                    self._snapshot = rows
+            saved = _persist.save(path, settings, self._head(), rows, file, progress)
+            with self._lock:
+                if self._snapshot is not None:
+                    self._snapshot = saved.followed_by(self._snapshot)
+                self._file = saved.file
         return self
 
     @classmethod
@@ -596,7 +639,8 @@ class Memory:
         OSError
             The file cannot be read.
         """
-        if os.fspath(path).lower().endswith(_persist.EXPORTS):
+        named = os.fspath(path).lower().endswith(_persist.EXPORTS)
+        if named and not _container.is_container(path):
             from resmem import _export  # which is seldom needed
 
             saved = _export.load(path)
@@ -608,15 +652,17 @@ class Memory:
         flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
         try:
             memory = cls(**given, head=Head(**saved.head) if saved.head else None)
-            memory._auto_sigma = None if sigma is None else _positive(sigma, "sigma_")
+            auto = None if sigma is None else _positive(sigma, "sigma_")
         except (TypeError, ValueError) as error:
             raise saved.bad(f"its settings make no sense: {error}") from error
         if (preprocess := saved.settings.get("preprocess")) != "none":
             raise saved.bad(f"preprocess is {preprocess!r}, expected 'none'")
         if type(flat) is not bool or (sigma is None and memory.sigma == "auto"):
             raise saved.bad("flat or sigma_ is missing")
-        memory._flat = flat
-        memory._snapshot, memory._file = saved.rows(memory._spec.schema)
+        rows, memory._file = saved.rows(memory._spec.schema)
+        memory._snapshot = replace(
+            rows, temperature=memory._temperature, flat=flat, auto_sigma=auto
+        )
         return memory
 
     def export(
@@ -632,7 +678,9 @@ class Memory:
         """
         from resmem import _export  # which is seldom needed
 
-        _export.save(path, self._settings(), self._head(), self._rows(), progress)
+        with self._lock:
+            rows, settings = self._rows(), self._settings()
+        _export.save(path, settings, self._head(), rows, progress)
         return self
 
     def info(self) -> dict[str, Any]:
@@ -656,14 +704,16 @@ class Memory:
         return about
 
     def _settings(self) -> dict[str, Any]:
+        rows = self._rows()
         settings = {name: getattr(self, name) for name in _SETTINGS}
+        settings["temperature"] = rows.temperature
         if settings["sigma"] == math.inf:
             settings["sigma"] = "inf"
         return {
             **settings,
             "preprocess": "none",
-            "flat": self._flat,
-            "sigma_": self._auto_sigma,
+            "flat": rows.flat,
+            "sigma_": rows.auto_sigma if self._sigma != "auto" else self._scale(rows),
         }
 
     def _head(self) -> dict[str, npt.NDArray[Any]]:
@@ -684,7 +734,11 @@ class Memory:
             made = "an unnamed base" if self._base is None else f"base {self._base!r}"
             raise ValueError(f"this memory was made from {made}, not from {base!r}")
         return Corrector(
-            self._spec, rows, self._flat, self._k, self.sigma_, self._temperature, self._strength
+            self._spec,
+            rows,
+            min(self._k, max(1, len(rows))),  # weights run over the rows that there are
+            self._scale(rows),
+            self._strength,
         )
 
     # ---------------------------------------------------------------- object protocol
@@ -711,7 +765,7 @@ class Memory:
     def __getstate__(self) -> dict[str, Any]:
         """Everything by value; residuals that follow from outputs are left out."""
         state = self.__dict__.copy()
-        for name in ("_lock", "_compactor", "_file"):
+        for name in ("_lock", "_changing", "_saving", "_compactor", "_file"):
             del state[name]
         if self._snapshot is not None:
             state["_snapshot"] = self._snapshot.portable(self._spec.store.derived)
@@ -725,7 +779,7 @@ class Memory:
         if parts is not None:
             rows = Snapshot.restored(parts)
             if isinstance(store, Dense):
-                softmax_at = self._spec.softmax_at(self._temperature)
+                softmax_at = self._spec.softmax_at(rows.temperature)
                 segments = (_derived(s, store, softmax_at) for s in rows.segments)
                 rows = replace(rows, segments=tuple(segments))
             self._snapshot = rows
@@ -762,8 +816,10 @@ _alive: weakref.WeakSet[Memory] = weakref.WeakSet()
 
 def _renew_locks() -> None:
     for memory in _alive:
-        memory._lock = threading.Lock()
-        memory._compactor = None
+        if memory._changing and memory._snapshot is not None:
+            memory._snapshot.withdraw_later()  # of a removal that nobody will publish here
+        memory._lock, memory._saving = threading.RLock(), threading.RLock()
+        memory._changing, memory._compactor = False, None
 
 
 os.register_at_fork(after_in_child=_renew_locks)

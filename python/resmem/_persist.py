@@ -11,20 +11,22 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from resmem import _container
-from resmem._container import Section, Version
+from resmem._container import Pieces, Section, Version
 from resmem._errors import FileFormatError
-from resmem._rows import Array, Schema, Segment, Snapshot, Stored
+from resmem._rows import NO_RUNS, Array, Schema, Segment, Snapshot, Stored
 
 Progress: TypeAlias = "Callable[[int], None] | None"
 
 EXPORTS = (".npz", ".safetensors")  # files called so are not ours but _export's
 
 _LAST_ID = 2**63 - 1
+_PIECE = 4 << 20  # bytes of rows that are gathered to be written
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,25 @@ class File:
     version: Version
     numbers: int = 0  # segments it ever held
     removed: Mapping[int, int] = field(default_factory=dict)  # removed rows, by segment
-    retired: int = 0
+    retired: Array = field(default_factory=lambda: NO_RUNS)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a save has put into a file."""
+
+    file: File
+    rows: Snapshot  # that were saved, segments marked as stored
+    mapped: dict[int, Segment]  # those of the file that lack removed rows, by number in ``rows``
+
+    def followed_by(self, now: Snapshot) -> Snapshot:
+        """``now``, a later snapshot, with its segments where they are in the file."""
+        now = now.marked(self.rows)
+        for at, segment in self.mapped.items():
+            place = slice(at, at + 1)
+            after = now.compacted(place, self.rows, segment, self.rows.gone(place))
+            now = now if after is None else after
+        return now
 
 
 def save(
@@ -45,34 +65,48 @@ def save(
     rows: Snapshot,
     after: File | None,
     progress: Progress,
-) -> tuple[Snapshot, File]:
-    """Write a memory; with ``after``, only what is not yet in that file.
-
-    Returns the snapshot, its segments marked as stored, and the file.
-    """
+) -> Written:
+    """Write a memory: the living rows; with ``after``, only what is not yet in that file."""
     name = os.path.abspath(os.fspath(path))
     work = _Writing(rows, head, after)
-    meta = {
-        "memory": dict(settings),
-        "d": rows.d,
-        "columns": rows.columns,
-        "next_id": rows.next_id,
-        "numbers": work.numbers,
-        "segments": [work.described(s, n) for s, n in zip(rows.segments, work.number, strict=True)],
-    }
     if after is None:
-        version = _container.save(name, meta, work.sections(), progress)
+        version = _container.save(name, work.meta(settings), work.sections(), progress)
     else:
         version = _container.append(
-            name, after.version, meta, work.kept(), work.sections(), progress
+            name, after.version, work.meta(settings), work.kept(), work.sections(), progress
         )
-    stored = tuple(
-        replace(s, stored=Stored(version.uuid, number, frozenset(s.arrays)))
-        for s, number in zip(rows.segments, work.number, strict=True)
-    )
-    removed = {n: s.dead for s, n in zip(rows.segments, work.number, strict=True) if s.dead}
-    file = File(name, version, work.numbers, removed, len(rows.retired))
-    return replace(rows, segments=stored), file
+    file = File(name, version, work.numbers, work.removed(), work.retired)
+    stored, mapped = [], {}
+    for at, (segment, number) in enumerate(zip(rows.segments, work.number, strict=True)):
+        if work.leaves_out(segment):
+            mapped[at] = number
+        else:
+            place = Stored(version.uuid, number, frozenset(segment.arrays))
+            segment = replace(segment, stored=place)
+        stored.append(segment)
+    found = _mapped(name, rows, version, mapped) if mapped else {}
+    return Written(file, replace(rows, segments=tuple(stored)), found)
+
+
+def _mapped(
+    name: str, rows: Snapshot, version: Version, numbers: dict[int, int]
+) -> dict[int, Segment]:
+    """Segments of a file just written; none if somebody has replaced it already."""
+    loaded = _container.load(name, verify=False)
+    if loaded.version != version:
+        return {}
+    reader = Reader(name, loaded)
+    described = {each["number"]: each for each in reader.field(reader.meta, "segments")}
+    file = File(name, version, len(described))
+    found = {}
+    for at, number in numbers.items():
+        schema = {
+            each: (array.dtype, array.shape[1:])
+            for each, array in rows.segments[at].arrays.items()
+            if each != "ids"
+        }
+        found[at] = _segment(reader, described[number], schema, file)
+    return found
 
 
 class _Writing:
@@ -80,6 +114,7 @@ class _Writing:
 
     def __init__(self, rows: Snapshot, head: Mapping[str, Array], after: File | None) -> None:
         self.rows, self.head, self.after = rows, head, after
+        self.retired = rows.all_retired() if after is None else rows.retired
         self.numbers = 0 if after is None else after.numbers
         self.number: list[int] = []
         for segment in rows.segments:
@@ -97,39 +132,79 @@ class _Writing:
             return frozenset()
         return stored.names
 
-    @staticmethod
-    def described(segment: Segment, number: int) -> dict[str, Any]:
+    def leaves_out(self, segment: Segment) -> bool:
+        """Whether dead rows of this segment stay out of the file."""
+        return self.after is None and segment.dead > 0
+
+    def removed(self) -> dict[int, int]:
+        """How many rows the file lists as removed, by number of segment."""
+        pairs = zip(self.rows.segments, self.number, strict=True)
+        return {n: s.dead for s, n in pairs if s.dead and not self.leaves_out(s)}
+
+    def meta(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        pairs = zip(self.rows.segments, self.number, strict=True)
+        return {
+            "memory": dict(settings),
+            "d": self.rows.d,
+            "columns": self.rows.columns,
+            "next_id": self.rows.next_id,
+            "numbers": self.numbers,
+            "segments": [self._described(segment, number) for segment, number in pairs],
+        }
+
+    def _described(self, segment: Segment, number: int) -> dict[str, Any]:
+        less = self.leaves_out(segment)
         return {
             "number": number,
-            "rows": segment.n,
-            "first_id": segment.first_id,
-            "has_ids": segment.has_ids,
+            "rows": segment.n - segment.dead if less else segment.n,
+            "first_id": 0 if less else segment.first_id,
+            "has_ids": segment.has_ids or less,
             "keys_max": segment.keys_max,
             "error": segment.error,
-            "removed": segment.dead,
+            "removed": 0 if less else segment.dead,
         }
 
     def kept(self) -> list[str]:
         return [name for name, array in self._all() if array is None]
 
     def sections(self) -> Iterator[Section]:
-        return (Section(name, array) for name, array in self._all() if array is not None)
+        return (Section(name, array()) for name, array in self._all() if array is not None)
 
-    def _all(self) -> Iterator[tuple[str, Array | None]]:
-        """Names of all sections, and the arrays of those that are to be written."""
+    def _all(self) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
+        """Names of all sections, and for those that are to be written what gives the array."""
         for name, array in self.head.items():
-            yield f"head/{name}", array if self.after is None else None
-        if len(self.rows.retired):
-            same = self.after is not None and self.after.retired == len(self.rows.retired)
-            yield "retired", None if same else self.rows.retired
+            yield f"head/{name}", partial(np.asarray, array) if self.after is None else None
+        if len(self.retired):
+            same = self.after is not None and np.array_equal(self.after.retired, self.retired)
+            yield "retired", None if same else partial(np.asarray, self.retired)
         for segment, number in zip(self.rows.segments, self.number, strict=True):
             there = self._names(segment)
+            if self.leaves_out(segment):
+                for name in {**segment.arrays, "ids": None}:
+                    yield f"{number}/{name}", partial(self._living, segment, name)
+                continue
             for name in segment.arrays:
-                yield f"{number}/{name}", None if name in there else segment[name]
+                written = None if name in there else partial(segment.__getitem__, name)
+                yield f"{number}/{name}", written
             if segment.dead:
-                same = bool(there) and self.after.removed.get(number, 0) == segment.dead  # type: ignore[union-attr]
-                dead = None if same else segment.dead_rows(self.rows.version)
-                yield f"{number}/removed", dead
+                known = {} if self.after is None else self.after.removed
+                same = bool(there) and known.get(number, 0) == segment.dead
+                dead = partial(segment.dead_rows, self.rows.version)
+                yield f"{number}/removed", None if same else dead
+
+    def _living(self, segment: Segment, name: str) -> Pieces:
+        """An array without the dead rows."""
+        of_ids = name == "ids"
+        row = np.empty((0,), np.int64) if of_ids else segment[name][:0]
+        step = max(1, _PIECE // max(1, row.dtype.itemsize * math.prod(row.shape[1:])))
+
+        def parts() -> Iterator[Array]:
+            living = segment.living(self.rows.version)
+            for start in range(0, len(living), step):
+                some = living[start : start + step]
+                yield segment.ids_of(some) if of_ids else segment[name][some]
+
+        return Pieces(row.dtype, (segment.n - segment.dead, *row.shape[1:]), parts)
 
 
 # ---- reading -------------------------------------------------------------------------------
@@ -189,9 +264,9 @@ class Reader:
         return array
 
     def size(self, name: str) -> int:
-        """Length of a one-dimensional array; 0 if there is none."""
+        """Length of an array; 0 if there is none."""
         array = self._arrays.get(name)
-        return 0 if array is None or array.ndim != 1 else len(array)
+        return 0 if array is None or array.ndim == 0 else len(array)
 
     def finish(self) -> None:
         """A required section that nobody asked for says something this version cannot know."""
@@ -230,7 +305,12 @@ def _rows(reader: Reader, file: File, schema_of: SchemaOf) -> tuple[Snapshot, Fi
     segments = tuple(_segment(reader, each, schema, file) for each in described)
     if len({s.stored.number for s in segments if s.stored}) != len(segments):
         raise reader.bad("two segments have one number")
-    retired = reader.array("retired", np.int64, (n,)) if (n := reader.size("retired")) else None
+    retired = NO_RUNS
+    if size := reader.size("retired"):
+        retired = reader.array("retired", np.int64, (size, 2))
+        first, last = retired[:, 0], retired[:, 1]
+        if (last < first).any() or (first[1:] <= last[:-1]).any() or first[0] < 0:
+            raise reader.bad("section 'retired' does not list runs of ids in ascending order")
     reader.finish()
     rows = Snapshot(
         segments,
@@ -238,10 +318,10 @@ def _rows(reader: Reader, file: File, schema_of: SchemaOf) -> tuple[Snapshot, Fi
         columns,
         next_id=reader.whole(meta, "next_id", _LAST_ID + 1),
         version=1,
-        retired=np.empty(0, dtype=np.int64) if retired is None else retired,
+        retired=retired,
     )
     removed = {s.stored.number: s.dead for s in segments if s.stored and s.dead}
-    return rows, replace(file, removed=removed, retired=len(rows.retired))
+    return rows, replace(file, removed=removed, retired=rows.retired)
 
 
 def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment:

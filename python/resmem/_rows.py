@@ -30,6 +30,9 @@ _FEW_SEGMENTS = 8  # this many of similar size are merged into one
 _MOST_COPIED = 64 << 20  # bytes of borrowed rows that a compaction may take into memory
 
 
+NO_RUNS: I64 = np.empty((0, 2), dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class Stored:
     """Where a segment lies in a file."""
@@ -147,6 +150,33 @@ def row_bytes(schema: Schema) -> int:
     return sum(np.dtype(dtype).itemsize * int(np.prod(s)) for dtype, s in schema.values())
 
 
+def runs(ids: I64) -> I64:
+    """Ids as runs of consecutive ones: sorted, first and last of each, (r, 2)."""
+    ids = np.unique(ids)
+    ends = np.flatnonzero(np.diff(ids) != 1)
+    if len(ids) == 0:
+        return NO_RUNS
+    return np.stack([ids[np.r_[0, ends + 1]], ids[np.r_[ends, len(ids) - 1]]], axis=1)
+
+
+def joined(one: I64, other: I64) -> I64:
+    """The runs of both, neighbours made one; no id is in both."""
+    if not (len(one) and len(other)):
+        return one if len(one) else other
+    both = np.concatenate([one, other])
+    both = both[np.argsort(both[:, 0])]
+    apart = both[1:, 0] - 1 != both[:-1, 1]
+    return np.stack([both[np.r_[True, apart], 0], both[np.r_[apart, True], 1]], axis=1)
+
+
+def in_runs(ids: I64, of: I64) -> npt.NDArray[np.bool_]:
+    """Which ids lie in one of the runs."""
+    if len(of) == 0:
+        return np.zeros(len(ids), dtype=np.bool_)
+    at = np.searchsorted(of[:, 0], ids, side="right") - 1
+    return np.asarray((at >= 0) & (ids <= of[np.maximum(at, 0), 1]))
+
+
 def merge(segments: tuple[Segment, ...], version: int) -> Segment:
     """One segment with the rows of these that live at this version."""
     rows = [segment.living(version) for segment in segments]
@@ -183,15 +213,18 @@ def merge(segments: tuple[Segment, ...], version: int) -> Segment:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Every row at one moment."""
+    """Every row at one moment, and what was derived from them then."""
 
     segments: tuple[Segment, ...]
     d: int
     columns: int
+    temperature: float = 1.0  # of the residuals
+    flat: bool = False  # regression values came as (n,)
+    auto_sigma: float | None = None
     next_id: int = 0
     version: int = 0  # counts removals
-    retired: I64 = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # sorted ids of
-    # removed rows that no segment holds any longer; they are never given out again
+    retired: I64 = field(default_factory=lambda: NO_RUNS)  # runs of ids of removed rows that no
+    # segment holds any longer; they are never given out again
 
     def __len__(self) -> int:
         return sum(s.n - s.dead for s in self.segments)
@@ -203,6 +236,14 @@ class Snapshot:
     @property
     def error(self) -> float:
         return max((s.error for s in self.segments), default=0.0)
+
+    def all_retired(self) -> I64:
+        """Runs of the ids of all rows that were ever removed."""
+        found = self.retired
+        for segment in self.segments:
+            if segment.dead:
+                found = joined(found, runs(segment.ids_of(segment.dead_rows(self.version))))
+        return found
 
     def keys_for_core(self) -> list[KeySegment]:
         return [segment.keys_for_core() for segment in self.segments]
@@ -223,7 +264,7 @@ class Snapshot:
         """ValueError if an id is or was taken."""
         if len(ids) == 0 or int(ids.min()) >= self.next_id:
             return
-        used = np.isin(ids, self.retired)
+        used = in_runs(ids, self.retired)
         for segment in self.segments:
             used |= segment.find(ids) >= 0
         if used.any():
@@ -327,7 +368,7 @@ class Snapshot:
         parts = [s.portable(without) for s in self.segments]
         for part, segment in zip(parts, self.segments, strict=True):
             part["dead"] = segment.dead_rows(self.version)
-        carried = ("d", "columns", "next_id", "retired")
+        carried = ("d", "columns", "temperature", "flat", "auto_sigma", "next_id", "retired")
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
 
     @staticmethod
@@ -336,7 +377,8 @@ class Snapshot:
         segments = []
         for part in parts["segments"]:
             dead = part["dead"]
-            segment = Segment(**{**part, "dead": 0})
+            owned = all(array.flags.owndata for array in part["arrays"].values())
+            segment = Segment(**{**part, "dead": 0}, borrowed=not owned)
             segments.append(segment.with_dead(dead, 1) if len(dead) else segment)
         return Snapshot(**{**parts, "segments": tuple(segments), "version": 1})
 
@@ -364,15 +406,17 @@ class Snapshot:
                 return slice(start, stop)
         return None
 
-    def compacted(self, at: slice, of: Snapshot, merged: Segment) -> Snapshot | None:
+    def compacted(self, at: slice, of: Snapshot, merged: Segment, gone: I64) -> Snapshot | None:
         """With ``merged``, made of ``of.segments[at]``, in their place, and rows removed since
-        then removed there too; None if the segments are no longer those."""
+        then removed there too; None if the segments are no longer those.
+
+        ``gone``: runs of the ids that it lacks.
+        """
         before, now = of.segments[at], self.segments[at]
         if [id(s.arrays) for s in before] != [id(s.arrays) for s in now] or any(
             a.n != b.n for a, b in zip(before, now, strict=True)
         ):
             return None
-        gone = np.concatenate([s.ids_of(s.dead_rows(of.version)) for s in before])
         start = 0
         for old, new in zip(before, now, strict=True):
             living = old.living(of.version)
@@ -383,4 +427,8 @@ class Snapshot:
             start += len(living)
         segments = [*self.segments]
         segments[at] = [merged]
-        return replace(self, segments=tuple(segments), retired=np.union1d(self.retired, gone))
+        return replace(self, segments=tuple(segments), retired=joined(self.retired, gone))
+
+    def gone(self, at: slice) -> I64:
+        """Runs of the ids of the dead rows of these segments."""
+        return replace(self, segments=self.segments[at], retired=NO_RUNS).all_retired()

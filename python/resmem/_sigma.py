@@ -14,9 +14,10 @@ _SAMPLE = 256  # rows that it looks at
 def measure(rows: Snapshot, k: int) -> float:
     """Over the living rows in order: the median of the mean of ``D_j - D_1``."""
     n = len(rows)
-    sample = np.arange(n)
     if n > _SAMPLE:
         sample = np.sort(np.random.RandomState(0).permutation(n)[:_SAMPLE])
+    else:
+        sample = np.arange(n)
     k = min(k, n - 1)
     if k < 1:
         return 1.0

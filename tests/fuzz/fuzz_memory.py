@@ -54,7 +54,7 @@ def use(mem: Any) -> None:
         return  # legal, but the arrays below would be large
     queries = np.linspace(-1, 1, 3 * about["d"], dtype=np.float32).reshape(3, -1)
     outputs = np.full((3, about["columns"]), 1 / about["columns"])
-    if mem._flat:
+    if mem._snapshot.flat:
         outputs = outputs[:, 0]
     rows = (queries, None if mem.store == "head" else outputs, [0, 0, 0])
     if mem.task == "regression":

@@ -24,7 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def main(folder: Path) -> None:
-    """A memory of every kind, saved, added to, removed from, continued; and its answers."""
+    """A memory of every kind, of two segments, rows removed before and after it was saved."""
     rng = np.random.default_rng(1)
     for name, options in KINDS.items():
         if name == "head":
@@ -40,8 +40,8 @@ def main(folder: Path) -> None:
             return keys, None if name == "head" else outputs, targets
 
         path = folder / f"{name}-1.resmem"
-        mem.fit(*rows(20)).save(path)
-        mem.add(*rows(3), ids=[70, 50, 60]).remove([2, 60]).save(path, append=True)
+        mem.fit(*rows(20)).add(*rows(3), ids=[70, 50, 60]).remove([2, 60]).save(path)
+        mem.add(*rows(2)).remove([3, 50]).save(path, append=True)
         queries, outputs, _ = rows(6)
         np.savez(
             path.with_suffix(".npz"),
