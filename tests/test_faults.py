@@ -4,27 +4,115 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
+import signal
+import sys
 import threading
-from contextlib import contextmanager
-from pathlib import Path
+import weakref
 
 import numpy as np
 import pytest
 
+import faults
 import resmem
 from resmem import _core
+from resmem.__main__ import main as resmem_main
 
 
-@contextmanager
-def largest_file(size):
-    """No file grows beyond `size`; Python ignores the signal, so that writing fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+def holds(name):
+    """Runs a case in small numbers."""
+    case = faults.CASES[name]
     try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        outcomes = case.outcomes(full=False)
+    except faults.Skipped as why:
+        pytest.skip(str(why))
+    assert outcomes
+    assert case.others(outcomes) == []
+
+
+def cases(prefix):
+    """The cases whose names begin so."""
+    names = [name for name in faults.CASES if name.startswith(prefix)]
+    assert names
+    return pytest.mark.parametrize("name", names)
+
+
+@cases("flips")
+def test_a_changed_byte_is_found_or_harmless(name):
+    holds(name)
+
+
+@cases("truncations")
+def test_a_file_cut_short_is_refused_everywhere(name):
+    holds(name)
+
+
+@cases("junk")
+def test_junk_behind_the_end_is_ignored_and_dropped(name):
+    holds(name)
+
+
+@cases("kill")
+def test_a_killed_process_leaves_the_old_state_or_the_new_one(name):
+    holds(name)
+
+
+@cases("full-disk")
+def test_a_full_disk_is_an_error_and_harms_nothing(name):
+    holds(name)
+
+
+@cases("file-limit")
+def test_a_limit_on_files_is_an_error_and_harms_nothing(name):
+    holds(name)
+
+
+@cases("path")
+def test_paths_of_every_kind_are_used_or_refused_as_meant(name):
+    holds(name)
+
+
+@cases("saves-at-once")
+def test_of_two_saves_at_once_one_is_there_whole(name):
+    holds(name)
+
+
+@cases("appends-at-once")
+def test_of_appends_at_once_none_is_lost(name):
+    holds(name)
+
+
+@cases("saves-beside-appends")
+def test_saves_and_appends_at_once_come_one_after_the_other(name):
+    holds(name)
+
+
+@cases("memory")
+def test_too_little_memory_is_a_memory_error_and_changes_nothing(name):
+    holds(name)
+
+
+@cases("signals")
+def test_an_interrupted_command_leaves_nothing_behind(name):
+    holds(name)
+
+
+def test_every_case_is_a_test():
+    marks = [mark for item in globals().values() for mark in getattr(item, "pytestmark", [])]
+    names = [name for mark in marks if mark.args[0] == "name" for name in mark.args[1]]
+    assert sorted(names) == sorted(faults.CASES)
+
+
+def test_the_program_counts_what_is_not_allowed(monkeypatch, capsys):
+    table = {}
+    monkeypatch.setattr(faults, "CASES", table)
+    outcomes = {"good": ["well", "well"], "bad": ["well", "ill"]}
+    for name, ends in outcomes.items():
+        faults.case(name, "well", "fair", few=2, many=9)(lambda _, count, ends=ends: ends[:count])
+    assert faults.main(["good"]) == 0
+    assert faults.main([]) == 1
+    lines = [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == ["good", "2", "ok", "well 2, fair 0, other 0"]
+    assert lines[-1] == ["bad", "2", "FAULT", "well 1, fair 0, other 1, 'ill' 1"]
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
@@ -37,7 +125,7 @@ def test_an_export_that_lacks_its_last_bytes_is_an_error(tmp_path, suffix):
     for missing in (1, 20, 300):
         with (
             pytest.raises(OSError, match=str(path)) as caught,
-            largest_file(len(whole) - missing),
+            faults.largest_file(len(whole) - missing),
         ):
             memory.export(path)
         assert caught.value.errno == errno.EFBIG
@@ -45,16 +133,7 @@ def test_an_export_that_lacks_its_last_bytes_is_an_error(tmp_path, suffix):
         assert os.listdir(tmp_path) == [path.name]
 
 
-@contextmanager
-def little_memory(margin):
-    """No more address space than is in use, and a margin."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + margin, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+# ---- What was found ------------------------------------------------------------------------
 
 
 def large():
@@ -69,10 +148,14 @@ def test_without_memory_for_a_thread_none_is_started(tmp_path, monkeypatch):
     memory, path = large(), tmp_path / "m"
     monkeypatch.setattr(_core, "default_threads", lambda: 2)
     monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("started"))
-    with little_memory(4 << 20):
-        memory.save(path)
-    with little_memory((4 << 20) + path.stat().st_size):
-        assert len(resmem.Memory.load(path)) == len(memory)
+
+    def work(margin, call):
+        with faults.little_memory(margin):
+            return len(call(path))
+
+    for margin, call in ((4 << 20, memory.save), (40 << 20, resmem.Memory.load)):
+        outcome = faults.in_child(lambda: work(margin, call))  # noqa: B023
+        assert outcome == f"{len(memory)}"
     with pytest.raises(pytest.fail.Exception):
         memory.save(path)
 
@@ -91,3 +174,28 @@ def test_where_no_thread_can_be_started_files_are_saved_and_verified(tmp_path, m
         file.write(b"something else")
     with pytest.raises(resmem.FileFormatError, match="does not match its checksum"):
         resmem.Memory.load(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_first_imports_is_not_lost(monkeypatch, number):
+    """What a handler raises in one of importlib's callbacks is swallowed there."""
+
+    class Key:
+        pass
+
+    class Finder:
+        @staticmethod
+        def find_spec(*_):
+            key = Key()
+            watch = weakref.ref(key, lambda _: os.kill(os.getpid(), number))
+            del key
+            assert watch() is None
+
+    monkeypatch.delitem(sys.modules, "resmem._cli.commands", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    if number == signal.SIGINT:
+        assert resmem_main(["version", "--quiet"]) == 130
+    else:
+        with pytest.raises(SystemExit) as caught:
+            resmem_main(["version", "--quiet"])
+        assert caught.value.code == 143

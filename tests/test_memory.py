@@ -253,7 +253,7 @@ def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatc
         raise KeyboardInterrupt
 
     for module, function, name, value in (
-        (resmem._memory, "_derived", "temperature", 3.0),
+        (resmem._state, "_derived", "temperature", 3.0),
         (resmem._sigma, "measure", "sigma", "auto"),
     ):
         with monkeypatch.context() as patch:

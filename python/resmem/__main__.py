@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         restrain_blas()
     try:
         with terminable():
-            from resmem._cli.commands import run
-
+            with signals_waiting():
+                from resmem._cli.commands import run
             run(options)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -53,6 +53,22 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def signals_waiting() -> Iterator[None]:
+    """SIGINT and SIGTERM come after the block. What their handlers raise inside of an import may
+    be swallowed there, and leave the lock of imports held for ever."""
+    came: list[int] = []
+    waiting = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: came.append(number)) for number in waiting]
+    try:
+        yield
+    finally:
+        for number, handler in zip(waiting, before, strict=True):
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
 
 
 def complain(error: Exception) -> None:

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
-import threading
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _core, _persist, _sigma, _threads
+from resmem import _arrays, _container, _core, _persist, _sigma
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, search
-from resmem._errors import NotFittedError
 from resmem._estimate import Estimate, estimate
-from resmem._ingest import Incoming, Spec, blocks
-from resmem._rows import Segment, Snapshot, merge
-from resmem._stores import KEY_DTYPES, Dense, Head, store_named
+from resmem._ingest import Incoming
+from resmem._rows import Snapshot
+from resmem._state import SETTINGS, State, identity, positive
+from resmem._stores import Head
 
-_KINDS = {"classification": ("logits", "probabilities"), "regression": ("values",)}
 _SIMPLEX_FLOOR = 1e-6  # CONTRACT.md; smallest probability that predict_proba gives
 _LAST_ID = 2**63 - 1
-_SETTINGS = (
-    "task", "output_kind", "k", "sigma", "temperature", "strength",
-    "key_dtype", "residual_dtype", "store", "base",
-)  # fmt: skip
 
 
-class Memory:
+class Memory(State):
     """Residuals of a trained model, kept by embedding, that correct its predictions.
 
     For a query with embedding ``z`` the ``k`` nearest stored rows are found exactly and their
@@ -88,177 +79,6 @@ class Memory:
     >>> mem.predict(np.array([[1.9]]), np.array([[0.2, 0.0]]))
     array([1])
     """
-
-    def __init__(
-        self,
-        task: Literal["classification", "regression"] = "classification",
-        output_kind: Literal["logits", "probabilities", "values"] | None = None,
-        k: int = 50,
-        sigma: float | Literal["auto"] = "auto",
-        temperature: float = 1.0,
-        strength: float = 1.0,
-        key_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
-        residual_dtype: Literal["float32", "float16"] = "float32",
-        store: str = "dense",
-        head: Any = None,
-        base: str | dict[str, Any] | None = None,
-    ) -> None:
-        if task not in _KINDS:
-            raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
-        kind = _KINDS[task][0] if output_kind is None else output_kind
-        if kind not in _KINDS[task]:
-            names = " or ".join(map(repr, _KINDS[task]))
-            raise ValueError(f"output_kind must be {names} for {task}, got {output_kind!r}")
-        if key_dtype not in KEY_DTYPES:
-            names = ", ".join(map(repr, KEY_DTYPES))
-            raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
-        self._residual_dtype = residual_dtype
-        self._spec = Spec(
-            task, kind, key_dtype, store_named(store, task, kind, residual_dtype, head)
-        )
-        self._base: str | dict[str, Any] | None = _identity(base)
-        self._snapshot: Snapshot | None = None
-        self._file: _persist.File | None = None  # where the rows were last saved to or loaded from
-        self._live()
-        self.k = k
-        self.sigma = sigma
-        self.temperature = temperature
-        self.strength = strength
-
-    def _live(self) -> None:
-        """What no copy or file of a memory carries."""
-        self._lock = threading.RLock()
-        self._changing = False  # somebody who holds the lock is about to publish a snapshot
-        self._saving = threading.RLock()
-        self._compactor: threading.Thread | None = None
-        _alive.add(self)
-
-    # ---------------------------------------------------------------- parameters
-
-    @property
-    def task(self) -> str:
-        """ "classification" or "regression"."""
-        return self._spec.task
-
-    @property
-    def output_kind(self) -> str:
-        """What the outputs are: "logits", "probabilities" or "values"."""
-        return self._spec.output_kind
-
-    @property
-    def key_dtype(self) -> str:
-        """How embeddings are stored: "float32", "float16" or "bfloat16"."""
-        return self._spec.key_dtype
-
-    @property
-    def residual_dtype(self) -> str:
-        """How residual values are stored: "float32" or "float16"."""
-        return self._residual_dtype
-
-    @property
-    def store(self) -> str:
-        """What is kept of the residuals: "dense", "sparse:m" or "head"."""
-        return self._spec.store.name
-
-    @property
-    def base(self) -> str | dict[str, Any] | None:
-        """What made the outputs and embeddings, as told."""
-        return self._base
-
-    @property
-    def residual_error_(self) -> float:
-        """No residual of a sparse store, and so no column of a correction, is off by more.
-
-        Largest over the rows there are; 0 for the other stores, whose residuals are those of
-        the outputs (store="head": of the layer, given the keys as they are stored) but for
-        the rounding to ``residual_dtype``.
-        """
-        return self._rows().error
-
-    @property
-    def k(self) -> int:
-        """Neighbours per query; may be set at any time."""
-        return self._k
-
-    @k.setter
-    def k(self, value: int) -> None:
-        self._k = _arrays.count(value, "k")
-
-    @property
-    def sigma(self) -> float | Literal["auto"]:
-        """Length scale of the weights, or "auto"; may be set at any time."""
-        return self._sigma
-
-    @sigma.setter
-    @_arrays.float_state()
-    def sigma(self, value: float | Literal["auto"]) -> None:
-        if isinstance(value, str):
-            if value != "auto":
-                raise ValueError(f"sigma must be a positive number or 'auto', got {value!r}")
-            while (rows := self._snapshot) is not None and rows.auto_sigma is None:
-                measured = replace(rows, auto_sigma=_sigma.measure(rows, self._k))
-                with self._change():
-                    if self._snapshot is rows:
-                        self._snapshot = measured
-            self._sigma: float | Literal["auto"] = "auto"
-        else:
-            self._sigma = _positive(value, "sigma", " or 'auto'", infinite=True)
-
-    @property
-    def sigma_(self) -> float:
-        """The length scale in use: ``sigma``, or what "auto" measured at ``fit``."""
-        return self._scale(self._rows()) if self._sigma == "auto" else float(self._sigma)
-
-    def _scale(self, rows: Snapshot) -> float:
-        if self._sigma != "auto":
-            return float(self._sigma)
-        return _sigma.measure(rows, self._k) if rows.auto_sigma is None else rows.auto_sigma
-
-    @property
-    def temperature(self) -> float:
-        """Softmax temperature; setting it derives the residuals anew."""
-        return self._temperature
-
-    @temperature.setter
-    @_arrays.float_state()
-    def temperature(self, value: float) -> None:
-        temperature = _positive(value, "temperature")
-        if not 1e-100 <= temperature <= 1e100:  # so that logits / T stays finite
-            raise ValueError(f"temperature must lie between 1e-100 and 1e100, got {value!r}")
-        if self._spec.output_kind != "logits" and temperature != 1:
-            raise ValueError(
-                f"temperature must be 1 for {self._spec.output_kind}, got {value!r}: "
-                "only logits have one"
-            )
-        with self._change():
-            rows = self._snapshot
-            if rows is not None and temperature != rows.temperature:
-                self._snapshot = self._at_temperature(rows, temperature)
-            self._temperature: float = temperature
-
-    def _at_temperature(self, rows: Snapshot, temperature: float) -> Snapshot:
-        store = self._spec.store
-        segments = rows.segments
-        if isinstance(store, Dense):
-            segments = tuple(_derived(s, store, temperature) for s in segments)
-        elif not isinstance(store, Head):
-            raise ValueError(
-                f"temperature is fixed at fit for store={store.name!r} "
-                f"({rows.temperature:g}), got {temperature:g}; fit again, or use store='dense'"
-            )
-        return replace(rows, segments=segments, temperature=temperature)
-
-    @property
-    def strength(self) -> float:
-        """Factor of the correction; may be set at any time."""
-        return self._strength
-
-    @strength.setter
-    def strength(self, value: float) -> None:
-        strength = _number(value, "strength")
-        if not math.isfinite(strength):
-            raise ValueError(f"strength must be finite, got {value!r}")
-        self._strength = strength
 
     # ---------------------------------------------------------------- rows
 
@@ -327,25 +147,6 @@ class Memory:
             self._publish(before, self._with(before, rows))
         return self
 
-    @contextlib.contextmanager
-    def _change(self) -> Iterator[None]:
-        """Hold the lock, to publish a new snapshot.
-
-        What a signal handler would publish while it interrupts a change would be overwritten by
-        that one, so it is refused.
-        """
-        with self._lock:
-            if self._changing:
-                raise RuntimeError(
-                    "this memory is being changed by the code that was interrupted; "
-                    "change it when that is done"
-                )
-            self._changing = True
-            try:
-                yield
-            finally:
-                self._changing = False
-
     def _with(
         self, before: Snapshot, rows: Incoming, borrowed: dict[str, npt.NDArray[Any]] | None = None
     ) -> Snapshot:
@@ -386,35 +187,6 @@ class Memory:
                     before.withdraw_later()
                 raise
         return self
-
-    def _publish(self, before: Snapshot, after: Snapshot) -> None:
-        """Publish rows that were added, and start a thread that merges segments if that is
-        worth it and none is at it."""
-        idle = self._compactor is None or not self._compactor.is_alive()
-        at = after.worth_compacting() if idle else None
-        if at is None or not _threads.room_for(1):
-            self._snapshot = after
-            return
-        self._snapshot = after = after.sealed()
-        thread = threading.Thread(
-            target=self._compact, args=(after, at), name="resmem-compact", daemon=True
-        )
-        try:
-            thread.start()
-            self._compactor = thread
-        except RuntimeError:
-            pass  # no thread to be had: another time
-        except BaseException:  # an interrupt: the rows did not come
-            self._snapshot = before
-            raise
-
-    def _compact(self, before: Snapshot, at: slice) -> None:
-        with contextlib.suppress(MemoryError):  # no room to tidy up: rows stay where they are
-            merged, gone = merge(before.segments[at], before.version), before.gone(at)
-            with self._lock:
-                if self._snapshot is not None:
-                    after = self._snapshot.compacted(at, before, merged, gone)
-                    self._snapshot = self._snapshot if after is None else after
 
     def __len__(self) -> int:
         return 0 if self._snapshot is None else len(self._snapshot)
@@ -594,8 +366,8 @@ class Memory:
             if append and (file is None or file.path != os.path.abspath(os.fspath(path))):
                 last = "no file yet" if self._file is None else f"{self._file.path!r}"
                 raise ValueError(
-                    f"append=True continues the file that this memory was loaded from or last saved "
-                    f"to ({last}), got {os.fspath(path)!r}; save without append"
+                    "append=True continues the file that this memory was loaded from or last "
+                    f"saved to ({last}), got {os.fspath(path)!r}; save without append"
                 )
             if self._compactor is not None and not self._changing:
                 self._compactor.join()  # what it merges need not be written twice
@@ -646,13 +418,13 @@ class Memory:
             saved = _export.load(path)
         else:
             saved = _persist.load(path, verify, progress)
-        given: dict[str, Any] = {name: saved.settings.get(name) for name in _SETTINGS}
+        given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
         if given["sigma"] == "inf":
             given["sigma"] = math.inf
         flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
         try:
             memory = cls(**given, head=Head(**saved.head) if saved.head else None)
-            auto = None if sigma is None else _positive(sigma, "sigma_")
+            auto = None if sigma is None else positive(sigma, "sigma_")
         except (TypeError, ValueError) as error:
             raise saved.bad(f"its settings make no sense: {error}") from error
         if (preprocess := saved.settings.get("preprocess")) != "none":
@@ -703,34 +475,12 @@ class Memory:
             about["generation"] = file.version.generation
         return about
 
-    def _settings(self) -> dict[str, Any]:
-        rows = self._rows()
-        settings = {name: getattr(self, name) for name in _SETTINGS}
-        settings["temperature"] = rows.temperature
-        if settings["sigma"] == math.inf:
-            settings["sigma"] = "inf"
-        return {
-            **settings,
-            "preprocess": "none",
-            "flat": rows.flat,
-            "sigma_": rows.auto_sigma if self._sigma != "auto" else self._scale(rows),
-        }
-
-    def _head(self) -> dict[str, npt.NDArray[Any]]:
-        store = self._spec.store
-        return {"weight": store.weight, "bias": store.bias} if isinstance(store, Head) else {}
-
     # ---------------------------------------------------------------- inside
-
-    def _rows(self) -> Snapshot:
-        if self._snapshot is None:
-            raise NotFittedError("this Memory holds no rows yet; call fit first")
-        return self._snapshot
 
     def _corrector(self, base: Any = None) -> Corrector:
         """What a call computes with, whatever changes meanwhile."""
         rows = self._rows()
-        if base is not None and _identity(base) != self._base:
+        if base is not None and identity(base) != self._base:
             made = "an unnamed base" if self._base is None else f"base {self._base!r}"
             raise ValueError(f"this memory was made from {made}, not from {base!r}")
         return Corrector(
@@ -762,28 +512,6 @@ class Memory:
         size = self.nbytes / (1 << 20)
         return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB]"
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything by value; residuals that follow from outputs are left out."""
-        state = self.__dict__.copy()
-        for name in ("_lock", "_changing", "_saving", "_compactor", "_file"):
-            del state[name]
-        if self._snapshot is not None:
-            state["_snapshot"] = self._snapshot.portable(self._spec.store.derived)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._file = None
-        self._live()
-        parts, store = state["_snapshot"], self._spec.store
-        if parts is not None:
-            rows = Snapshot.restored(parts)
-            if isinstance(store, Dense):
-                softmax_at = self._spec.softmax_at(rows.temperature)
-                segments = (_derived(s, store, softmax_at) for s in rows.segments)
-                rows = replace(rows, segments=tuple(segments))
-            self._snapshot = rows
-
 
 def verify_file(
     path: str | os.PathLike[str], progress: Callable[[int], None] | None = None
@@ -793,65 +521,3 @@ def verify_file(
     Raises ``FileFormatError`` naming what is wrong.
     """
     return Memory.load(path, verify=True, progress=progress).info()
-
-
-@_arrays.float_state()
-def _derived(segment: Segment, store: Dense, temperature: float) -> Segment:
-    """With the derived arrays computed again."""
-    arrays = dict(segment.arrays)
-    schema = store.schema(arrays["outputs"].shape[1])
-    for name in store.derived:
-        dtype, shape = schema[name]
-        arrays[name] = np.empty((segment.capacity, *shape), dtype)
-    for block in blocks(segment.n, 16 * arrays["outputs"].shape[1]):
-        part = {name: segment[name][block] for name in ("outputs", "targets")}
-        for name, rows in store.derive(part, temperature).items():
-            arrays[name][block] = rows
-    return segment.with_arrays(arrays, store.derived)
-
-
-# A child forked while another thread was changing a memory would find its lock held for ever.
-_alive: weakref.WeakSet[Memory] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    for memory in _alive:
-        if memory._changing and memory._snapshot is not None:
-            memory._snapshot.withdraw_later()  # of a removal that nobody will publish here
-        memory._lock, memory._saving = threading.RLock(), threading.RLock()
-        memory._changing, memory._compactor = False, None
-
-
-os.register_at_fork(after_in_child=_renew_locks)
-
-
-def _identity(base: Any) -> Any:
-    """A base's description as a file keeps it."""
-    if base is None or isinstance(base, str):
-        return base
-    if not isinstance(base, dict):
-        raise TypeError(f"base must be a string or a dict, got {type(base).__name__}")
-    try:
-        return json.loads(json.dumps(base, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(
-            f"base must hold what JSON can: strings, numbers, lists, dicts ({error})"
-        ) from error
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, (bool, np.bool_, str, bytes)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise ValueError(f"{name} must be within float64, got a larger number") from error
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a number, got {value!r}") from error
-
-
-def _positive(value: Any, name: str, more: str = "", infinite: bool = False) -> float:
-    number = _number(value, name)
-    if not number > 0 or (math.isinf(number) and not infinite):
-        raise ValueError(f"{name} must be a positive number{more}, got {value!r}")
-    return number
