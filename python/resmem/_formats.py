@@ -25,6 +25,7 @@ from resmem._arrays import forget
 
 _ALIGN = 64  # of the data of arrays that are written, as NumPy aligns that of a .npy
 _LOCAL_HEADER = 30  # bytes of a member of a .npz before its name
+_PIECE = 1 << 20  # bytes that are read at a time
 _HEADER_LIMIT = 100_000_000  # bytes of a .safetensors header, as its own library has it
 _SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
@@ -56,6 +57,7 @@ class Converted:
 
     def __init__(self, stored: npt.NDArray[Any], bfloat16: bool) -> None:
         self._stored, self._bfloat16 = stored, bfloat16
+        self.bits = stored if bfloat16 and stored.flags.aligned else None  # which may be mapped
         self.shape: tuple[int, ...] = stored.shape
         self.dtype: np.dtype[Any] = np.dtype(np.float32) if bfloat16 else stored.dtype
         self.ndim = stored.ndim
@@ -198,6 +200,21 @@ def _unpacked(path: str, info: zipfile.ZipInfo) -> Rows:
         if file.read(1):
             raise ValueError(f"{info.filename!r} holds more than its header says")
         return array
+
+
+def held_to_checksums(path: str) -> Iterator[int]:
+    """Read all of a .npz, yielding numbers of bytes; ValueError if a checksum is another."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as member:
+                while piece := member.read(_PIECE):
+                    yield len(piece)
+
+
+def bytes_with_checksums(path: str) -> int:
+    """What ``held_to_checksums`` adds up to."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        return sum(info.file_size for info in archive.infolist())
 
 
 # ---- .safetensors ----------------------------------------------------------------------------
