@@ -11,7 +11,6 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -283,17 +282,21 @@ class _Reader:
 
     def check(self, name: str, array: Array, columns: int) -> None:
         """That the values are such as ``fit`` could have stored."""
-        refuse: Callable[[Array, str, int], Any] = _finite
-        if array.dtype.kind == "i":
-            refuse = partial(_classes, columns=columns)
-        elif name == "outputs":
-            kinds = {"logits": _arrays.logits, "probabilities": _arrays.probabilities}
-            refuse = kinds.get(self.about["output_kind"], _finite)
+        kinds = {"logits": _arrays.logits, "probabilities": _arrays.probabilities}
+        refuse = kinds.get(self.about["output_kind"]) if name == "outputs" else None
+        classes = array.dtype.kind == "i"
         for block, part in self.blocks(name, array):
-            try:
-                refuse(part, name, block.start)
-            except ValueError as error:
-                raise self.bad(str(error)) from error
+            if refuse is not None:
+                try:
+                    refuse(part, name, block.start)
+                except ValueError as error:
+                    raise self.bad(str(error)) from error
+                continue
+            good = (part >= 0) & (part < columns) if classes else np.isfinite(part)
+            rows = good.reshape(len(part), -1).all(axis=1)
+            if not rows.all():
+                what = f"no class from 0 to {columns - 1}" if classes else "NaN or infinity"
+                raise self.bad(f"{name}: row {block.start + int(np.argmin(rows))} holds {what}")
 
     def blocks(self, name: str, array: Array) -> Iterator[tuple[slice, Array]]:
         """Some rows at a time, which are let go of again."""
@@ -306,16 +309,3 @@ class _Reader:
 
 def _row_bytes(rows: Rows) -> int:
     return rows.dtype.itemsize * math.prod(rows.shape[1:])
-
-
-def _finite(part: Array, name: str, first_row: int) -> None:
-    good = np.isfinite(part).reshape(len(part), -1).all(axis=1)
-    if not good.all():
-        raise ValueError(f"{name}: row {first_row + int(np.argmin(good))} holds NaN or infinity")
-
-
-def _classes(part: Array, name: str, first_row: int, columns: int) -> None:
-    good = ((part >= 0) & (part < columns)).reshape(len(part), -1).all(axis=1)
-    if not good.all():
-        row = first_row + int(np.argmin(good))
-        raise ValueError(f"{name}: row {row} holds no class from 0 to {columns - 1}")
