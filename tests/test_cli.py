@@ -17,6 +17,7 @@ import termios
 import time
 import tracemalloc
 import zipfile
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import Mock
@@ -27,8 +28,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import resmem
+from resmem import _estimate
 from resmem.__main__ import main
 from resmem._cli import inputs, progress, queries
+from resmem._estimate import in_bytes
 from resmem._formats import members
 
 F32 = np.arange(12, dtype=np.float32).reshape(6, 2) - 3.5
@@ -385,8 +388,14 @@ def test_fit_saves_the_memory_and_says_so(cli):
     assert done.status == 0
     assert done.out.startswith("m.resmem: 60 rows, d=4, C=3, ")
     assert done.out.count("\n") == 1
-    assert "60 rows, d=4, C=3" in done.err  # the estimate
-    assert "store='dense'" in done.err
+    estimate = done.err.splitlines()
+    assert re.fullmatch(
+        r"60 rows, d=4, C=3, float32 keys; -> is the first that fits into [\d.]+ [KMGT]iB "
+        r"\(half of the memory available\)",
+        estimate[0],
+    )
+    assert [line.startswith("->") for line in estimate[1:]] == [True, False, False, False, False]
+    assert re.match(r"-> +2.\d KiB  store dense  ", estimate[1])
     saved = resmem.Memory.load("m.resmem")
     got = saved.correct(QUERY["embeddings"], QUERY["outputs"])
     assert got.tobytes() == memory().correct(QUERY["embeddings"], QUERY["outputs"]).tobytes()
@@ -408,6 +417,22 @@ def test_fit_reads_every_kind_of_file(cli, suffix):
     assert cli(f"{line} --k 5").status == 0
     got = resmem.Memory.load("m.resmem").correct(QUERY["embeddings"], QUERY["outputs"])
     assert got.tobytes() == ANSWERS["correct"](memory()).tobytes()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--k 0",
+        "--embeddings query.npz",
+        "--targets train.npz:embeddings",
+        "--ids query.npz:targets",
+    ],
+)
+def test_fit_estimates_nothing_that_cannot_be_fitted(cli, wrong):
+    np.savez("query.npz", **QUERY, targets=np.zeros(N, int))
+    done = cli(f"{FIT} {wrong}")
+    assert done.status == 2
+    assert done.err.startswith("resmem: error: ")
 
 
 def test_fit_tells_programs_the_same(cli):
@@ -511,6 +536,21 @@ def test_add_counts_ids_on(fitted):
     assert resmem.Memory.load("m.resmem").kneighbors(TRAIN["embeddings"][:1], k=2)[1].tolist() == [
         [5, 2 * N + 4]
     ]
+
+
+@pytest.mark.parametrize("name", ["e.npz", "e.SAFETENSORS"])
+def test_an_export_is_neither_fitted_nor_added_to(fitted, name):
+    done = fitted(FIT.replace("m.resmem", name))
+    assert done.status == 2
+    assert f"'{name}' is the name of an export: fit a .resmem file" in done.err
+    assert "resmem export" in done.err
+    assert litter() == []
+    fitted(f"export m.resmem {name}")
+    before = Path(name).read_bytes()
+    done = fitted(f"add {name} --remove 7")
+    wanted = f"resmem: error: '{name}' is an export; only .resmem files can be added to\n"
+    assert done == (2, "", wanted)
+    assert Path(name).read_bytes() == before
 
 
 ANSWERS = {
@@ -648,6 +688,12 @@ def test_export_writes_what_can_be_read_again(fitted, name):
     assert done.out == f"{name}: {os.path.getsize(name)} bytes\n"
     facts = json.loads(fitted(f"export m.resmem {name} --json").out)
     assert facts == {"file": name, "bytes": os.path.getsize(name)}
+    checked = f"ok, {os.path.getsize(name)} bytes"
+    if name == "e.safetensors":
+        checked = "readable, but .safetensors has no checksums"
+    assert fitted(f"verify {name}") == (0, f"{name}: {checked}\n", "")
+    facts = json.loads(fitted(f"verify {name} --json").out)
+    assert facts["checksums"] == (name == "e.npz")
     assert fitted(f"{ASK} -o p.npy".replace("m.resmem", name)).status == 0
     assert np.array_equal(np.load("p.npy"), ANSWERS["predict"](memory()))
 
@@ -663,6 +709,48 @@ def test_version_says_what_show_versions_does(cli, capsys):
 
 
 # ---- Errors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--store head", "--head-weight and --store head go together, one is missing"),
+        ("--head-weight head.npy", "--head-weight and --store head go together"),
+        ("--store head --head-weight head.npy", "--outputs must be left out: the head of this"),
+        ("--store sparse:1 --task regression", "--store sparse:1 is for classification"),
+        ("--store sparse:1 --task regression", "regression needs --store dense"),
+        (
+            "--store head --head-weight head.npy --output-kind probabilities",
+            "--store head gives logits",
+        ),
+        (
+            "--store head --head-weight head.npy --residual-dtype float16",
+            "residual_dtype must be 'float32' with --store head",
+        ),
+        ("--output-kind probabilities", "for raw scores use --output-kind logits"),
+        ("--key-dtype float16 --embeddings far.npy", "use --key-dtype bfloat16 or 'float32'"),
+        (
+            "--task regression --outputs far.npy --targets train.npz:embeddings "
+            "--residual-dtype float16",
+            "or use --residual-dtype float32",
+        ),
+    ],
+)
+def test_errors_speak_of_options_and_not_of_arguments(cli, options, message):
+    np.save("head.npy", np.zeros((C, D), np.float32))
+    np.save("far.npy", np.full((N, D), 1e6, np.float32))
+    done = cli(f"{FIT} {options}", "--quiet")
+    assert done.status == 2
+    assert message in done.err
+    assert not re.search(r"\w=['\w]", done.err)
+
+
+def test_only_classes_have_probabilities(cli):
+    line = "fit m.resmem --embeddings train.npz --outputs train.npz --targets train.npz:outputs"
+    assert cli(f"{line} --task regression").status == 0
+    done = cli(f"{ASK} -o p.npy --what proba")
+    assert (done.status, done.out) == (2, "")
+    assert "--what proba is for classification; --what predict gives values" in done.err
 
 
 @pytest.mark.parametrize(
@@ -791,6 +879,101 @@ def test_without_tqdm_there_is_no_bar(monkeypatch):
     with progress.bar("work", 10, "B") as step:
         step(10)
     assert sys.stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize("name", ["m.resmem", "e.npz", "e.safetensors"])
+@pytest.mark.parametrize("line", ["verify {}", "export {} other.npz"])
+def test_a_file_that_is_checked_fills_its_bar(fitted, monkeypatch, name, line):
+    fitted("export m.resmem e.npz")
+    fitted("export m.resmem e.safetensors")
+    drawn = {}
+
+    @contextmanager
+    def bar(label, total, *_):
+        drawn[label] = [total, 0]
+
+        def step(done):
+            drawn[label][1] += done
+
+        yield step
+
+    monkeypatch.setattr("resmem._cli.commands.bar", bar)
+    assert fitted(line.format(name)).status == 0
+    total, done = drawn["verify" if line.startswith("verify") else "load"]
+    assert total == done > 0
+
+
+def test_no_bar_is_drawn_for_what_is_not_checked(fitted, monkeypatch):
+    wanted = {}
+    monkeypatch.setattr(
+        "resmem._cli.commands.bar",
+        lambda label, _total, _unit, shown: wanted.update({label: shown}) or nullcontext(id),
+    )
+    for option in ("", " --no-verify"):
+        assert fitted(f"export m.resmem e.npz{option}").status == 0
+        assert wanted == {"load": option == "", "export": True}
+
+
+# ---- Estimates -------------------------------------------------------------------------------
+
+
+def test_an_estimate_is_of_a_task_that_there_is():
+    message = r"^task must be 'classification' or 'regression', got 'foo'$"
+    with pytest.raises(ValueError, match=message):
+        resmem.Memory.estimate(10, 2, 3, task="foo")
+
+
+def test_an_estimate_marks_the_suggested_store_alone():
+    for budget, line in ((10**9, "-> is the first that fits into 953.7 MiB"), (1, "none fits")):
+        estimate = resmem.Memory.estimate(1000, 8, 10, budget=budget)
+        first, *options = str(estimate).splitlines()
+        assert line in first
+        assert "memory available" not in first
+        marked = [option for option in options if option.startswith("->")]
+        assert len(marked) == 1
+        assert f"store {estimate.suggested.store} " in marked[0]
+
+
+def test_sizes_are_for_people():
+    shown = {
+        0: "0 bytes",
+        1023: "1023 bytes",
+        1024: "1.0 KiB",
+        1536: "1.5 KiB",
+        2**20 - 1: "1.0 MiB",
+        2**30 - 1: "1.0 GiB",
+        5 * 2**40: "5.0 TiB",
+    }
+    assert {count: in_bytes(count) for count in shown} == shown
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "wanted"),
+    [
+        ("0::/", {}, 4000 * 1024),
+        ("0::/a/b", {"a/b/memory.max": "max"}, 4000 * 1024),
+        ("0::/a/b", {"a/b/memory.max": "1000000"}, 1000000),
+        ("0::/a/b", {"a/b/memory.max": "3000000", "a/memory.max": "2000000"}, 2000000),
+        ("0::/elsewhere", {"memory.max": "2500000"}, 2500000),
+        ("0::/a", {"a/memory.max": str(2**40)}, 4000 * 1024),
+        ("4:cpu,memory:/a:b", {"memory/a:b/memory.limit_in_bytes": "900000"}, 900000),
+        ("4:memory:/host", {"memory/memory.limit_in_bytes": "800000"}, 800000),
+        ("4:memory:/", {"memory/memory.limit_in_bytes": str(2**63 - 4096)}, 4000 * 1024),
+        ("4:cpu:/a\n0::/a", {"memory/a/memory.limit_in_bytes": "1"}, 4000 * 1024),
+    ],
+)
+def test_the_memory_available_is_that_of_the_control_group(tmp_path, groups, files, wanted):
+    files = {f"sys/fs/cgroup/{name}": text for name, text in files.items()}
+    files["proc/self/cgroup"] = groups
+    files["proc/meminfo"] = "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n"
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert _estimate._available(str(tmp_path)) == wanted
+
+
+def test_without_a_word_from_the_system_some_memory_is_taken_to_be_there(tmp_path):
+    assert _estimate._available(str(tmp_path)) == 8 << 30
 
 
 # ---- As a program ----------------------------------------------------------------------------

@@ -224,11 +224,6 @@ def is_container(path: str | os.PathLike[str]) -> bool:
         return _read(fd, 0, len(MAGIC)) == MAGIC
 
 
-def bytes_to_write(sections: Iterable[Section]) -> int:
-    """What ``progress`` adds up to when these are saved or appended."""
-    return sum(section.array.nbytes for section in sections)
-
-
 def bytes_to_verify(path: str | os.PathLike[str]) -> int:
     """What ``progress`` adds up to when the file at ``path`` is loaded and verified."""
     with _opened(path) as (fd, name):

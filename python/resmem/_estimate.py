@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
 
 from resmem import _arrays
 from resmem._ingest import Spec
@@ -10,7 +13,7 @@ from resmem._rows import row_bytes
 from resmem._stores import KEY_DTYPES, Dense, KeyDtype, Store, store_named
 
 _SUGGESTED_M = 32  # entries of the sparse store that an estimate shows
-_SHARE = 0.5  # of the memory available that a suggestion may take
+_SHARE = 0.5  # of the memory available that a suggestion may take, unless told
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Estimate:
     columns: int
     key_dtype: str
     budget: int  # bytes that a memory may take
+    budget_is_default: bool
     options: tuple[Option, ...]
     suggested: Option
 
@@ -40,34 +44,37 @@ class Estimate:
         return asdict(self)
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.n:,} rows, d={self.d}, C={self.columns:,}, {self.key_dtype} keys; "
-            f"up to {gib(self.budget)} wanted"
-        ]
+        limit = in_bytes(self.budget)
+        if self.budget_is_default:
+            limit += " (half of the memory available)"
+        if self.suggested.nbytes <= self.budget:
+            hint = f"-> is the first that fits into {limit}"
+        else:
+            hint = f"none fits into {limit}: keep fewer rows, or keys of half the width"
+        lines = [f"{self.n:,} rows, d={self.d}, C={self.columns:,}, {self.key_dtype} keys; {hint}"]
         for option in self.options:
-            mark = "->" if option is self.suggested else "  "
-            name = f"store={option.store!r}"
+            mark = "->" if option == self.suggested else "  "
+            name = f"store {option.store}"
             if option.residual_dtype != "float32":
-                name += f", residual_dtype={option.residual_dtype!r}"
-            lines.append(f"{mark} {gib(option.nbytes):>10}  {name:<46} {option.keeps}")
-        if self.suggested.nbytes > self.budget:
-            lines.append("   none fits: keep fewer rows, or keys of half the width")
+                name += f", residual_dtype {option.residual_dtype}"
+            lines.append(f"{mark} {in_bytes(option.nbytes):>11}  {name:<40} {option.keeps}")
         return "\n".join(lines)
 
 
-def gib(size: float) -> str:
+def in_bytes(count: int) -> str:
     """A number of bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.2f} GiB"
+    value, units = float(count), ["bytes", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1023.95 and len(units) > 1:  # which would be shown as 1024.0
+        value, units = value / 1024, units[1:]
+    return f"{count} bytes" if units[0] == "bytes" else f"{value:.1f} {units[0]}"
 
 
 def estimate(
     n: int, d: int, columns: int, task: str, key_dtype: KeyDtype, budget: int | None
 ) -> Estimate:
     """See ``Memory.estimate``."""
+    if task not in ("classification", "regression"):
+        raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
     n = _arrays.count(n, "n", 0)
     d, columns = _arrays.count(d, "d"), _arrays.count(columns, "C")
     if key_dtype not in KEY_DTYPES:
@@ -97,16 +104,33 @@ def estimate(
         options.append(Option(name, dtype, n * row_bytes(schema) + fixed, keeps))
     fits = [option for option in options if option.nbytes <= limit]
     smallest = min(options, key=lambda option: option.nbytes)
-    return Estimate(n, d, columns, key_dtype, limit, tuple(options), (fits or [smallest])[0])
+    suggested = (fits or [smallest])[0]
+    return Estimate(n, d, columns, key_dtype, limit, budget is None, tuple(options), suggested)
 
 
-def _available() -> int:
-    """Bytes of memory that the system can give."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 8 << 30
+def _available(root: str = "/") -> int:
+    """Bytes of memory that the system can give and the process's control group may take."""
+    found = _group_limits(root)
+    with suppress(OSError), open(os.path.join(root, "proc/meminfo"), encoding="ascii") as file:
+        found += [int(x.split()[1]) * 1024 for x in file if x.startswith("MemAvailable:")]
+    return min(found, default=8 << 30)
+
+
+def _group_limits(root: str) -> list[int]:
+    """Of the control groups (v2 and v1) that the process is in, and of those around them."""
+    found = []
+    with suppress(OSError), open(os.path.join(root, "proc/self/cgroup"), "rb") as file:
+        for line in map(os.fsdecode, file):
+            _, controllers, group = line.rstrip("\n").split(":", 2)
+            if controllers == "":
+                folder, name = "", "memory.max"
+            elif "memory" in controllers.split(","):
+                folder, name = "memory", "memory.limit_in_bytes"
+            else:
+                continue
+            inside = PurePosixPath(group.lstrip("/"))
+            for each in (inside, *inside.parents):
+                with suppress(OSError, ValueError):  # no such file; "max"
+                    path = Path(root, "sys/fs/cgroup", folder, each, name)
+                    found.append(int(path.read_text()))
+    return found

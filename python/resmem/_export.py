@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import struct
+import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import IO, Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core, _formats
+from resmem import _arrays, _core, _formats
 from resmem._atomic import replacing
 from resmem._errors import FileFormatError
+from resmem._formats import Rows
 from resmem._ingest import blocks
-from resmem._persist import EXPORTS, Saved, SchemaOf
-from resmem._rows import Array, Segment, Snapshot
+from resmem._persist import EXPORTS, Progress, Saved, SchemaOf
+from resmem._rows import NO_RUNS, Array, Segment, Snapshot, in_runs
 from resmem._stores import widen_keys
 
-Progress: TypeAlias = "Callable[[int], None] | None"
-
 _NAMES = {"keys": "embeddings"}  # of arrays that are called otherwise in an export
+_ROWS = ("ids", "embeddings", "targets", "outputs", "residuals", "index", "value", "rest")
 _TYPES = {
     np.dtype(np.float64): "F64", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16",
     np.dtype(np.int64): "I64", np.dtype(np.int32): "I32", np.dtype(np.uint8): "U8",
@@ -60,7 +62,7 @@ def save(
     about = {**settings, "d": rows.d, "columns": rows.columns, "next_id": rows.next_id}
     about["error"] = rows.error
     text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
-    columns = [_whole("resmem", text)]
+    columns = [_whole("resmem", text), _whole("retired", rows.all_retired())]
     columns += [_whole(f"head_{name}", array) for name, array in head.items()]
     if rows.segments:
         names = ["ids", *(name for name in rows.segments[0].arrays if name != "ids")]
@@ -103,13 +105,12 @@ def _living(segment: Segment, version: int, row_bytes: int) -> Iterator[npt.NDAr
 
 
 def _write_npz(file: IO[bytes], columns: list[_Column], progress: Callable[[int], None]) -> None:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for column in columns:
-            with archive.open(f"{column.name}.npy", "w", force_zip64=True) as member:
-                about = {"descr": column.dtype.str, "fortran_order": False, "shape": column.shape}
-                np.lib.format.write_array_header_2_0(member, about)
+            with _formats.npz_member(archive, file, column.name) as member:
+                _formats.write_header(member, column.dtype, column.shape)
                 for part in column.parts():
-                    member.write(_bytes(part))
+                    _formats.write_rows(member, part)
                     progress(part.nbytes)
 
 
@@ -130,77 +131,181 @@ def _write_safetensors(
     file.write(struct.pack("<Q", len(text)) + text)
     for column in columns:
         for part in column.parts():
-            file.write(_bytes(part))
+            _formats.write_rows(file, part)
             progress(part.nbytes)
 
 
-def _bytes(part: Array) -> memoryview:
-    return np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+# ---- Reading ---------------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike[str]) -> Saved:
-    """Read an export; its arrays are mapped where they lie, if they can be."""
+def has_checksums(path: str | os.PathLike[str]) -> bool:
+    """Those of zip; .safetensors has none."""
+    return os.fspath(path).lower().endswith(".npz")
+
+
+def bytes_to_verify(path: str | os.PathLike[str]) -> int:
+    """What ``progress`` adds up to when the export at ``path`` is loaded and verified."""
     name = os.path.abspath(os.fspath(path))
+    members = _formats.members(name)
+    rows = [members[each]() for each in _ROWS if each in members]
+    total = sum(len(each) * _row_bytes(each) for each in rows)
+    return total + (_formats.bytes_with_checksums(name) if has_checksums(name) else 0)
 
-    def bad(what: str) -> FileFormatError:
-        return FileFormatError(f"{name} is not a memory that resmem exported: {what}")
 
+def load(path: str | os.PathLike[str], verify: bool = True, progress: Progress = None) -> Saved:
+    """Read an export; its arrays are mapped where they lie, if they can be.
+
+    Layout, keys and ids are always checked, as search relies on them; with ``verify`` the
+    checksums of a .npz and all other values too.
+    """
+    name = os.path.abspath(os.fspath(path))
+    step = progress if progress and verify else lambda _: None
     try:
         members = _formats.members(name)
-        found = {each: np.asarray(read()) for each, read in members.items()}
-        about = json.loads(found.pop("resmem").tobytes())
-    except KeyError as error:
-        raise bad("it has no array 'resmem'; fit a memory to its arrays instead") from error
-    except (ValueError, RecursionError) as error:
-        raise bad(str(error)) from error
-    if not isinstance(about, dict):
-        raise bad("'resmem' is not a table of settings")
-    head = {}
-    if about.get("store") == "head":
-        weight, bias = found.get("head_weight"), found.get("head_bias")
-        if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
-            raise bad("head_weight (C, d) and head_bias (C,) are not there")
-        if weight.dtype != np.float32 or bias.dtype != np.float32:
-            raise bad("head_weight and head_bias must be float32")
-        head = {"weight": weight, "bias": bias}
-    return Saved(about, head, lambda schema_of: (_rows(about, found, schema_of, bad), None), bad)
+        if verify and has_checksums(name):
+            for done in _formats.held_to_checksums(name):
+                step(done)
+        found = {each: opened() for each, opened in members.items()}
+    except ValueError as error:
+        raise FileFormatError(str(error)) from error
+    reader = _Reader(name, found, verify, step)
+    return Saved(
+        reader.about, reader.head(), lambda schema: (reader.rows(schema), None), reader.bad
+    )
 
 
-def _rows(
-    about: dict[str, Any],
-    found: dict[str, Array],
-    schema_of: SchemaOf,
-    bad: Callable[[str], FileFormatError],
-) -> Snapshot:
-    for name in ("d", "columns", "next_id"):
-        value = about.get(name)
-        least = 0 if name == "next_id" else 1
-        most = 2**63 if name == "next_id" else 2**31 - 1
+class _Reader:
+    """Settings and arrays of an export, each checked when it is taken."""
+
+    def __init__(
+        self, path: str, found: Mapping[str, Rows], verify: bool, step: Callable[[int], None]
+    ) -> None:
+        self.path, self.found, self.verify, self.step = path, found, verify, step
+        if "resmem" not in found:
+            raise self.bad("it has no array 'resmem'; fit a memory to its arrays instead")
+        try:
+            about = json.loads(found["resmem"][:].tobytes())
+        except (ValueError, RecursionError) as error:
+            raise self.bad(f"'resmem' is not JSON ({error})") from error
+        if not isinstance(about, dict):
+            raise self.bad("'resmem' is not a table of settings")
+        self.about: dict[str, Any] = about
+
+    def bad(self, what: str) -> FileFormatError:
+        return FileFormatError(f"{self.path} is not a memory that resmem exported: {what}")
+
+    def whole(self, name: str, least: int, most: int) -> int:
+        value = self.about.get(name)
         if type(value) is not int or not least <= value <= most:
-            raise bad(f"{name} is {value!r}")
-    d, columns, next_id = about["d"], about["columns"], about["next_id"]
-    snapshot = Snapshot((), d, columns, next_id=next_id)
-    ids = found.get("ids")
-    if ids is None:
-        return snapshot
-    arrays = {}
-    for name, (dtype, shape) in {**schema_of(d, columns), "ids": (np.int64, ())}.items():
-        array = found.get(_NAMES.get(name, name))
-        wanted = (len(ids), *shape)
-        if array is not None and name == "keys" and dtype == np.uint16 and array.shape == wanted:
-            array = _core.narrow(np.ascontiguousarray(array, dtype=np.float32), "bfloat16")
-        if array is None or array.dtype != dtype or array.shape != wanted:
-            got = "nothing" if array is None else f"{array.dtype} {array.shape}"
-            raise bad(f"{_NAMES.get(name, name)} is {got}, expected {np.dtype(dtype)} {wanted}")
-        arrays[name] = np.ascontiguousarray(array)
-    largest = 0.0
-    for block in blocks(len(ids), 8 * d):
-        peak, row = _core.inspect_rows(widen_keys(arrays["keys"][block]))
-        if row >= 0:
-            raise bad(f"embeddings: row {block.start + row} holds NaN or infinity")
-        largest = max(largest, peak)
-    error = about.get("error")
-    if not isinstance(error, (int, float)) or not error >= 0:
-        raise bad(f"error is {error!r}")
-    only = Segment(arrays, len(ids), keys_max=largest, error=float(error), borrowed=True)
-    return Snapshot((only,), d, columns, next_id=max(next_id, int(ids.max(initial=-1)) + 1))
+            raise self.bad(f"{name} is {value!r}, expected a whole number from {least} to {most}")
+        return value
+
+    def array(self, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Array:
+        rows = self.found.get(name)
+        bfloat16 = name == _NAMES["keys"] and dtype == np.uint16
+        wanted = np.dtype(np.float32 if bfloat16 else dtype)
+        if rows is None or rows.dtype != wanted or rows.shape != shape:
+            got = "nothing" if rows is None else f"{rows.dtype} {rows.shape}"
+            raise self.bad(f"{name} is {got}, expected {wanted} {shape}")
+        if bfloat16 and isinstance(rows, _formats.Converted) and rows.bits is not None:
+            return np.ascontiguousarray(rows.bits)
+        array = np.ascontiguousarray(rows[:])
+        return _core.narrow(array, "bfloat16") if bfloat16 else array
+
+    def head(self) -> dict[str, Array]:
+        if self.about.get("store") != "head":
+            return {}
+        d, columns = self.whole("d", 1, 2**31 - 1), self.whole("columns", 1, 2**31 - 1)
+        head = {
+            "weight": self.array("head_weight", np.float32, (columns, d)),
+            "bias": self.array("head_bias", np.float32, (columns,)),
+        }
+        if not all(np.isfinite(array).all() for array in head.values()):
+            raise self.bad("head_weight or head_bias holds NaN or infinity")
+        return head
+
+    def rows(self, schema_of: SchemaOf) -> Snapshot:
+        d, columns = self.whole("d", 1, 2**31 - 1), self.whole("columns", 1, 2**31 - 1)
+        if not isinstance(self.about.get("output_kind"), str):
+            raise self.bad("output_kind is missing")
+        next_id, retired = self.whole("next_id", 0, 2**63), self.retired()
+        next_id = max(next_id, int(retired.max(initial=-1)) + 1)
+        empty = Snapshot((), d, columns, next_id=next_id, retired=retired)
+        if "ids" not in self.found:
+            return empty
+        n = len(self.found["ids"])
+        arrays = {"ids": self.ids(n, retired)}
+        for name, (dtype, shape) in schema_of(d, columns).items():
+            arrays[name] = self.array(_NAMES.get(name, name), dtype, (n, *shape))
+        largest = self.inspected(arrays["keys"])
+        for name, array in arrays.items():
+            if self.verify and name not in ("ids", "keys"):
+                self.check(name, array, columns)
+        error = self.about.get("error")
+        if not isinstance(error, (int, float)) or not 0 <= error <= sys.float_info.max:
+            raise self.bad(f"error is {error!r}, expected a number of at least 0")
+        only = Segment(arrays, n, keys_max=largest, error=float(error), borrowed=True)
+        highest = int(arrays["ids"].max(initial=-1))
+        return replace(empty, segments=(only,), next_id=max(next_id, highest + 1))
+
+    def retired(self) -> Array:
+        """Runs of ids; none in a file that does not speak of them."""
+        if "retired" not in self.found:
+            return NO_RUNS
+        runs = self.array("retired", np.int64, (len(self.found["retired"]), 2))
+        first, last = runs[:, 0], runs[:, 1]
+        if (first < 0).any() or (last < first).any() or (first[1:] <= last[:-1]).any():
+            raise self.bad("retired does not list runs of ids, first and last, in ascending order")
+        return runs
+
+    def ids(self, n: int, retired: Array) -> Array:
+        ids = self.array("ids", np.int64, (n,))
+        try:
+            _arrays.row_ids(ids, n)
+        except ValueError as error:
+            raise self.bad(str(error)) from error
+        again = in_runs(ids, retired)
+        if again.any():
+            raise self.bad(f"ids holds {ids[again][0]}, which is retired")
+        self.step(ids.nbytes)
+        return ids
+
+    def inspected(self, keys: Array) -> float:
+        """The largest |value| of the keys."""
+        largest = 0.0
+        for block, part in self.blocks("embeddings", keys):
+            peak, row = _core.inspect_rows(widen_keys(part))
+            if row >= 0:
+                raise self.bad(f"embeddings: row {block.start + row} holds NaN or infinity")
+            largest = max(largest, peak)
+        return largest
+
+    def check(self, name: str, array: Array, columns: int) -> None:
+        """That the values are such as ``fit`` could have stored."""
+        kinds = {"logits": _arrays.logits, "probabilities": _arrays.probabilities}
+        refuse = kinds.get(self.about["output_kind"]) if name == "outputs" else None
+        classes = array.dtype.kind == "i"
+        for block, part in self.blocks(name, array):
+            if refuse is not None:
+                try:
+                    refuse(part, name, block.start)
+                except ValueError as error:
+                    raise self.bad(str(error)) from error
+                continue
+            good = (part >= 0) & (part < columns) if classes else np.isfinite(part)
+            rows = good.reshape(len(part), -1).all(axis=1)
+            if not rows.all():
+                what = f"no class from 0 to {columns - 1}" if classes else "NaN or infinity"
+                raise self.bad(f"{name}: row {block.start + int(np.argmin(rows))} holds {what}")
+
+    def blocks(self, name: str, array: Array) -> Iterator[tuple[slice, Array]]:
+        """Some rows at a time, which are let go of again."""
+        rows = self.found[name]
+        for block in blocks(len(array), 8 * math.prod(array.shape[1:])):
+            yield block, array[block]
+            _arrays.forget(rows, block)
+            self.step((block.stop - block.start) * _row_bytes(rows))
+
+
+def _row_bytes(rows: Rows) -> int:
+    return rows.dtype.itemsize * math.prod(rows.shape[1:])

@@ -1,4 +1,5 @@
-"""Arrays in .npy, .npz and .safetensors files, mapped where they lie instead of read.
+"""Arrays in .npy, .npz and .safetensors files, mapped where they lie instead of read; and .npy and
+.npz written block by block.
 
 Nothing that a file says of itself is believed: sizes are checked, in whole numbers of Python's,
 against the bytes that are there before anything is mapped.
@@ -22,6 +23,9 @@ import numpy.typing as npt
 
 from resmem._arrays import forget
 
+_ALIGN = 64  # of the data of arrays that are written, as NumPy aligns that of a .npy
+_LOCAL_HEADER = 30  # bytes of a member of a .npz before its name
+_PIECE = 1 << 20  # bytes that are read at a time
 _HEADER_LIMIT = 100_000_000  # bytes of a .safetensors header, as its own library has it
 _SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
@@ -47,12 +51,13 @@ Members: TypeAlias = dict[str, Callable[[], Rows]]  # the arrays of a file, open
 class Converted:
     """Rows that cannot be used where they lie, converted as they are sliced.
 
-    An array in a .npz starts at any byte, and NumPy has no bfloat16: its 16 bits are the upper
-    half of a float32.
+    An array in a .npz that NumPy wrote starts at any byte, and NumPy has no bfloat16: its 16 bits
+    are the upper half of a float32.
     """
 
     def __init__(self, stored: npt.NDArray[Any], bfloat16: bool) -> None:
         self._stored, self._bfloat16 = stored, bfloat16
+        self.bits = stored if bfloat16 and stored.flags.aligned else None  # which may be mapped
         self.shape: tuple[int, ...] = stored.shape
         self.dtype: np.dtype[Any] = np.dtype(np.float32) if bfloat16 else stored.dtype
         self.ndim = stored.ndim
@@ -169,8 +174,8 @@ def _npz_member(path: str, info: zipfile.ZipInfo) -> Rows:
 def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
     """Where the bytes of a member start: after a header whose length only it knows."""
     file.seek(max(info.header_offset, 0))
-    header = file.read(30)
-    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+    header = file.read(_LOCAL_HEADER)
+    if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
         raise ValueError(f"{info.filename!r} is not where the directory says")
     name, extra = struct.unpack("<HH", header[26:])
     return int(info.header_offset + len(header) + name + extra)
@@ -195,6 +200,21 @@ def _unpacked(path: str, info: zipfile.ZipInfo) -> Rows:
         if file.read(1):
             raise ValueError(f"{info.filename!r} holds more than its header says")
         return array
+
+
+def held_to_checksums(path: str) -> Iterator[int]:
+    """Read all of a .npz, yielding numbers of bytes; ValueError if a checksum is another."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            with archive.open(info) as member:
+                while piece := member.read(_PIECE):
+                    yield len(piece)
+
+
+def bytes_with_checksums(path: str) -> int:
+    """What ``held_to_checksums`` adds up to."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        return sum(info.file_size for info in archive.infolist())
 
 
 # ---- .safetensors ----------------------------------------------------------------------------
@@ -265,3 +285,32 @@ def _safetensors_member(
     return _mapped(
         path, np.dtype(_SAFETENSORS[code]), shape, offset, bfloat16=code == "BF16"
     )  # fmt: skip
+
+
+# ---- Writing ---------------------------------------------------------------------------------
+
+
+def write_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """The header of a .npy; the rows follow it."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    about = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, about)
+
+
+def write_rows(file: IO[bytes], rows: npt.NDArray[Any]) -> None:
+    """Some rows, as they lie in a .npy."""
+    file.write(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
+
+
+def npz_member(archive: zipfile.ZipFile, file: IO[bytes], name: str) -> IO[bytes]:
+    """A .npy to be written to the end of an archive, which is ``file``.
+
+    Its data is aligned, so that it can be mapped, by an extra field that readers skip: Android's,
+    which has the alignment and zeros.
+    """
+    info = zipfile.ZipInfo(f"{name}.npy")
+    ours, sizes = struct.calcsize("<HHH"), struct.calcsize("<HHQQ")  # the latter as zip64 has it
+    start = file.tell() + _LOCAL_HEADER + len(info.filename.encode()) + ours + sizes
+    padding = -start % _ALIGN
+    info.extra = struct.pack("<HHH", 0xD935, 2 + padding, _ALIGN) + bytes(padding)
+    return archive.open(info, "w", force_zip64=True)

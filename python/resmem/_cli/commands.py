@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 from argparse import Namespace
 from collections.abc import Callable
@@ -13,26 +12,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import resmem
-from resmem._estimate import Estimate
+from resmem import _container, _export
+from resmem._estimate import estimate, in_bytes
 from resmem._formats import Rows
+from resmem._ingest import Incoming
+from resmem._persist import EXPORTS
+from resmem._state import SETTINGS
 
 from . import inputs, outputs
 from .progress import Step, bar
 from .queries import Queries
-from .report import Told, in_bytes, say, table, tell
-
-_PARAMETERS = (
-    "task", "output_kind", "k", "sigma", "temperature", "strength",
-    "key_dtype", "residual_dtype", "store", "base",
-)  # fmt: skip
+from .report import Told, in_options, say, table, tell
 
 
 def run(options: Namespace) -> None:
     """Do what was asked for, and tell the outcome on standard output."""
     if options.command == "demo":
         _demo(options)
-    else:
-        tell(_COMMANDS[options.command](options), options.json, options.quiet)
+        return
+    try:
+        told = _COMMANDS[options.command](options)
+    except (ValueError, TypeError) as error:
+        error.args = (in_options(str(error)),)
+        raise
+    tell(told, options.json, options.quiet)
 
 
 # ---- Commands --------------------------------------------------------------------------------
@@ -43,16 +46,23 @@ def fit(options: Namespace) -> Told:
     if os.path.lexists(options.out) and not options.force:
         raise ValueError(f"{options.out!r} exists; --force replaces it")
     _check_target(options.out, *_row_files(options))
-    parameters = _parameters(options)
-    memory = resmem.Memory(**parameters)
+    if options.out.lower().endswith(EXPORTS):
+        raise ValueError(
+            f"{options.out!r} is the name of an export: fit a .resmem file, and turn that into "
+            "one with resmem export"
+        )
+    memory = resmem.Memory(**_parameters(options))
     rows = _training(options, memory)
-    estimate = _estimate(rows, parameters)
+    checked = Incoming(memory._spec, *rows)  # errors that need no work come first
+    needs = estimate(
+        checked.n, checked.d, checked.columns, checked.spec.task, checked.spec.key_dtype, None
+    )
     if not options.quiet:
-        say(str(estimate))
+        say(str(needs))
     memory.fit(*rows, copy=False)
     with _bar(options, "save", memory.nbytes) as step:
         memory.save(options.out, progress=step)
-    facts = {"file": options.out, "memory": memory.info(), "estimate": estimate.to_dict()}
+    facts = {"file": options.out, "memory": memory.info(), "estimate": needs.to_dict()}
     return Told(facts, f"{options.out}: {_summary(memory)}")
 
 
@@ -61,6 +71,8 @@ def add(options: Namespace) -> Told:
     wanted = any(_row_files(options))
     if not wanted and options.remove is None:
         raise ValueError("nothing to do: give --embeddings, --outputs and --targets, or --remove")
+    if _is_export(options.memory):
+        raise ValueError(f"{options.memory!r} is an export; only .resmem files can be added to")
     memory = _load(options)
     rows = _training(options, memory) if wanted else None
     before = len(memory)
@@ -107,10 +119,12 @@ def info(options: Namespace) -> Told:
 
 def verify(options: Namespace) -> Told:
     """verify_file: every block."""
-    length = os.path.getsize(options.memory)
-    with _bar(options, "verify", length) as step:
+    with _bar(options, "verify", _bytes_to_verify(options.memory)) as step:
         facts = resmem.verify_file(options.memory, progress=step)
-    return Told(facts, f"{options.memory}: ok, {length} bytes")
+    checksums = not _is_export(options.memory) or _export.has_checksums(options.memory)
+    length = os.path.getsize(options.memory)
+    text = f"ok, {length} bytes" if checksums else "readable, but .safetensors has no checksums"
+    return Told({**facts, "checksums": checksums}, f"{options.memory}: {text}")
 
 
 def export(options: Namespace) -> Told:
@@ -168,6 +182,8 @@ def _row_files(options: Namespace) -> list[str]:
 
 
 def _training(options: Namespace, memory: resmem.Memory) -> _Training:
+    if memory.store == "head" and options.outputs is not None:
+        raise ValueError("--outputs must be left out: the head of this memory computes them")
     for name in ("embeddings", "outputs", "targets"):
         if getattr(options, name) is None and (name, memory.store) != ("outputs", "head"):
             raise ValueError(f"--{name} is missing: rows have embeddings, outputs and targets")
@@ -179,22 +195,9 @@ def _training(options: Namespace, memory: resmem.Memory) -> _Training:
     )
 
 
-def _estimate(rows: _Training, parameters: dict[str, Any]) -> Estimate:
-    """Memory.estimate for these rows."""
-    shape = rows.embeddings.shape
-    if len(shape) != 2:
-        raise ValueError(f"embeddings must have shape (n, d), got {shape}")
-    if rows.outputs is None:
-        columns = len(parameters["head"][0])
-    else:
-        columns = math.prod(rows.outputs.shape[1:])
-    matters = {name: parameters[name] for name in ("task", "key_dtype") if name in parameters}
-    return resmem.Memory.estimate(*shape, columns, **matters)
-
-
 def _parameters(options: Namespace) -> dict[str, Any]:
     """What Memory is made with; what is not given is left to it."""
-    given = {name: getattr(options, name) for name in _PARAMETERS}
+    given = {name: getattr(options, name) for name in SETTINGS}
     if options.head_weight is not None:
         weight = inputs.array(options.head_weight, "head_weight")
         bias = np.zeros(len(weight), np.float32)
@@ -203,12 +206,26 @@ def _parameters(options: Namespace) -> dict[str, Any]:
         given["head"] = weight, bias
     elif options.head_bias is not None:
         raise ValueError("--head-bias goes with --head-weight")
+    if ("head" in given) != (options.store == "head"):
+        raise ValueError("--head-weight and --store head go together, one is missing")
     return {name: value for name, value in given.items() if value is not None}
 
 
 def _load(options: Namespace) -> resmem.Memory:
-    with _bar(options, "load", os.path.getsize(options.memory)) as step:
-        return resmem.Memory.load(options.memory, verify=not options.no_verify, progress=step)
+    checked = not options.no_verify
+    length = _bytes_to_verify(options.memory) if checked else None
+    with _bar(options, "load", length, wanted=checked) as step:
+        return resmem.Memory.load(options.memory, verify=checked, progress=step)
+
+
+def _bytes_to_verify(path: str) -> int:
+    if _is_export(path):
+        return _export.bytes_to_verify(path)
+    return _container.bytes_to_verify(path)
+
+
+def _is_export(path: str) -> bool:
+    return path.lower().endswith(EXPORTS) and not _container.is_container(path)
 
 
 def _check_target(path: str, *sources: str) -> None:

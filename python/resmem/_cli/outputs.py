@@ -13,10 +13,10 @@ from contextlib import ExitStack
 from itertools import chain
 from typing import IO, Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 from resmem._atomic import replacing
+from resmem._formats import npz_member, write_header, write_rows
 
 Block: TypeAlias = dict[str, npt.NDArray[Any]]  # arrays by name, one row per query
 
@@ -39,7 +39,7 @@ def save(path: str, n: int, empty: Block, blocks: Iterable[Block]) -> None:
             (name,) = empty
             _write_header(file, n, empty[name])
             for block in blocks:
-                _write(file, block[name])
+                write_rows(file, block[name])
         else:
             _save_npz(file, os.path.dirname(path) or ".", n, empty, blocks)
         file.flush()
@@ -51,35 +51,21 @@ def _save_npz(file: IO[bytes], folder: str, n: int, empty: Block, blocks: Iterab
     with ExitStack() as stack:
         waiting = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in later}
         archive = stack.enter_context(zipfile.ZipFile(file, "w"))
-        with _member(archive, first) as member:
+        with npz_member(archive, file, first) as member:
             _write_header(member, n, empty[first])
             for block in blocks:
-                _write(member, block[first])
+                write_rows(member, block[first])
                 for name in later:
-                    _write(waiting[name], block[name])
+                    write_rows(waiting[name], block[name])
         for name in later:
             waiting[name].seek(0)
-            with _member(archive, name) as member:
+            with npz_member(archive, file, name) as member:
                 _write_header(member, n, empty[name])
                 shutil.copyfileobj(waiting[name], member)
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
-
-
 def _write_header(file: IO[bytes], n: int, empty: npt.NDArray[Any]) -> None:
-    header = {
-        "descr": np.lib.format.dtype_to_descr(empty.dtype),
-        "fortran_order": False,
-        "shape": (n, *empty.shape[1:]),
-    }
-    np.lib.format.write_array_header_1_0(file, header)
-
-
-def _write(file: IO[bytes], block: npt.NDArray[Any]) -> None:
-    if block.size:  # a buffer of no bytes has no flat view
-        file.write(np.ascontiguousarray(block).data.cast("B"))
+    write_header(file, empty.dtype, (n, *empty.shape[1:]))
 
 
 def print_rows(blocks: Iterable[Block]) -> None:

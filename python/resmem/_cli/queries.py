@@ -28,6 +28,8 @@ class Queries:
             if self._what not in ("correct", "correction"):
                 raise ValueError("--columns goes with --what correct and --what correction")
             self._settings["columns"] = inputs.array(options.columns, "columns")
+        if self._what == "proba" and memory.task != "classification":
+            raise ValueError("--what proba is for classification; --what predict gives values")
         self._embeddings = inputs.rows(options.embeddings, "embeddings")
         uses_outputs = self._what in ("predict", "proba", "correct")
         if uses_outputs and options.outputs is None and memory.store != "head":

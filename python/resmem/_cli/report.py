@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from typing import Any, NamedTuple
+
+from resmem._estimate import in_bytes
+from resmem._state import SETTINGS
 
 
 class Told(NamedTuple):
@@ -28,14 +32,14 @@ def say(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def in_bytes(count: int) -> str:
-    """A number of bytes as people read it."""
-    value = float(count)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.4g} {unit}"
-        value /= 1024
-    return f"{value:.4g} TiB"
+def in_options(text: str) -> str:
+    """A message of the library's with its arguments as they are given here."""
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        return f"--{name.replace('_', '-')} {value}"
+
+    return re.sub(rf"\b({'|'.join(SETTINGS)})='([\w:]+)'", option, text)
 
 
 def table(facts: dict[str, Any]) -> str:
