@@ -375,7 +375,8 @@ def test_an_export_is_plain_arrays(tmp_path):
     mem = memory(key_dtype="bfloat16").export(tmp_path / "m.npz")
     with np.load(tmp_path / "m.npz") as found:
         arrays = dict(found)
-    assert set(arrays) == {"embeddings", "targets", "ids", "outputs", "residuals", "resmem"}
+    names = {"embeddings", "targets", "ids", "outputs", "residuals", "retired", "resmem"}
+    assert set(arrays) == names
     assert list(arrays["ids"]) == sorted(set(range(35)) - {3, 31})
     assert arrays["embeddings"].dtype == np.float32
     assert json.loads(arrays["resmem"].tobytes())["k"] == 4
@@ -475,6 +476,7 @@ def settings_changed(path, change):
         (lambda m: m["segments"][0].update(removed=2), "'0/removed' is int64"),
         (lambda m: m["segments"][0].update(removed=0), "section '0/removed' is unknown"),
         (lambda m: m["segments"][0].update(error=-1), "error is -1"),
+        (lambda m: m["segments"][0].update(error=10**400), "error is 1000"),
     ],
 )  # fmt: skip
 def test_fields_that_make_no_sense_are_refused(tmp_path, change, match):

@@ -162,8 +162,13 @@ def test_what_is_merged_piece_by_piece_is_what_it_was(monkeypatch):
     mem.add(*(part[40:] for part in rows), ids=np.arange(59, 39, -1)).remove([2, 3, 50])
     merged = merge(mem._snapshot.segments, mem._snapshot.version)
     wanted = mem.correct(*rows[:2])
+    mem.temperature = 2.0  # derives residuals from outputs and targets
+    warmer = mem.correct(*rows[:2])
+    mem.temperature = 1.0
     mem._snapshot = replace(mem._snapshot, segments=(merged,))
     assert mem.correct(*rows[:2]).tobytes() == wanted.tobytes()
+    mem.temperature = 2.0
+    assert mem.correct(*rows[:2]).tobytes() == warmer.tobytes()
 
 
 def test_many_small_segments_become_one():

@@ -400,7 +400,8 @@ class Memory(State):
         path : path
         verify : bool
             Check every block of the rows against its checksum, which reads the whole file.
-            Headers are always checked.
+            Headers are always checked. Of an export: what checksums a .npz has, and that its
+            values make sense.
         progress : callable, optional
             Called with numbers of bytes as they are checked.
 
@@ -415,7 +416,7 @@ class Memory(State):
         if named and not _container.is_container(path):
             from resmem import _export  # which is seldom needed
 
-            saved = _export.load(path)
+            saved = _export.load(path, verify, progress)
         else:
             saved = _persist.load(path, verify, progress)
         given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
@@ -445,8 +446,9 @@ class Memory(State):
         """Write the living rows as plain arrays, to a .npz or .safetensors file.
 
         Arrays "embeddings", "targets" and "ids", those of the store ("outputs" and "residuals";
-        "index", "value" and "rest"), "head_weight" and "head_bias", and "resmem", the settings
-        as JSON. ``load`` reads such a file too. In a .npz, bfloat16 keys are float32.
+        "index", "value" and "rest"), "head_weight" and "head_bias", "retired" (runs of ids of
+        removed rows, first and last), and "resmem", the settings as JSON. ``load`` reads such a
+        file too. In a .npz, bfloat16 keys are float32.
         """
         from resmem import _export  # which is seldom needed
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -244,7 +245,7 @@ class Reader:
 
     def number(self, fields: Any, name: str) -> float:
         value = self.field(fields, name)
-        if type(value) not in (int, float) or not (math.isfinite(value) and value >= 0):
+        if type(value) not in (int, float) or not 0 <= value <= sys.float_info.max:
             raise self.bad(f"{name} is {value!r}, expected a number of at least 0")
         return float(value)
 
