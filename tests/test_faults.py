@@ -14,7 +14,7 @@ import pytest
 
 import faults
 import resmem
-from resmem import _core
+from resmem import _container, _core
 from resmem.__main__ import main as resmem_main
 
 
@@ -174,6 +174,26 @@ def test_where_no_thread_can_be_started_files_are_saved_and_verified(tmp_path, m
         file.write(b"something else")
     with pytest.raises(resmem.FileFormatError, match="does not match its checksum"):
         resmem.Memory.load(path)
+
+
+@pytest.mark.parametrize("error", [MemoryError, FileNotFoundError, resmem.FileFormatError])
+def test_a_save_whose_rows_cannot_be_mapped_afterwards_is_done(tmp_path, monkeypatch, error):
+    """Nobody may be told that it failed when the new file is in place."""
+
+    def load(*_, **__):
+        raise error
+
+    path, memory = tmp_path / "m", faults.fitted(0, 50).remove([3, 4])
+    with monkeypatch.context() as patched:
+        patched.setattr(_container, "load", load)
+        memory.save(path)
+    assert faults.loaded(path) == faults.answers(memory)
+    memory.add(*faults.rows(1, 5)).remove([7]).save(path, append=True)
+    loaded = resmem.Memory.load(path)
+    assert faults.answers(loaded) == faults.answers(memory)
+    for each in (loaded, memory):
+        with pytest.raises(ValueError, match="never have been used before"):
+            each.add(*faults.rows(2, 1), ids=[4])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

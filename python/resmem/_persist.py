@@ -92,8 +92,12 @@ def save(
 def _mapped(
     name: str, rows: Snapshot, version: Version, numbers: dict[int, int]
 ) -> dict[int, Segment]:
-    """Segments of a file just written; none if somebody has replaced it already."""
-    loaded = _container.load(name, verify=False)
+    """Segments of a file just written; none if they cannot be mapped, or somebody has replaced it
+    already: it is written all the same."""
+    try:
+        loaded = _container.load(name, verify=False)
+    except (OSError, FileFormatError, MemoryError):
+        return {}
     if loaded.version != version:
         return {}
     reader = Reader(name, loaded)
