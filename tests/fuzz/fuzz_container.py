@@ -12,6 +12,8 @@ import random
 import struct
 import sys
 import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 PAGE, ALIGN, BLOCK, HEADERS = 4096, 64, 1 << 20, 3 * 4096  # as FORMAT.md has them
@@ -21,27 +23,37 @@ VALUES: list[Any] = [0, 1, -1, 63, 64, 4096, HEADERS, BLOCK, 2**31, 2**32, 2**62
 VALUES += [2**64 + 64, 10**40, 1.5, True, None, "", "float32", "float8", [], [0], [2**62, 4, 0], {}]
 
 
-def check(data: bytes) -> bool:
-    """Whether the bytes are accepted as a file. Whatever is not FileFormatError is raised."""
-    from resmem import _container
+def accepted(data: bytes, load: Callable[..., Any], use: Callable[[Any], None]) -> bool:
+    """Whether the bytes are accepted, verified, as a file. FileFormatError alone refuses them;
+    what is loaded, verified or not, is used."""
+    from resmem import FileFormatError
 
     fd = os.memfd_create("fuzz")
     try:
         with open(fd, "wb", closefd=False) as file:
             file.write(data)
-        accepted = False
         for verify in (False, True):
             try:
-                loaded = _container.load(f"/proc/self/fd/{fd}", verify=verify, threads=1)
-            except _container.FileFormatError:
-                accepted = False
+                loaded = load(f"/proc/self/fd/{fd}", verify=verify)
+            except FileFormatError:
+                if verify:
+                    return False
             else:
-                accepted = True
-                for array in loaded.arrays.values():
-                    array.tobytes()  # every byte can be read
-        return accepted
+                use(loaded)
+        return True
     finally:
         os.close(fd)
+
+
+def check(data: bytes) -> bool:
+    """Whether the bytes are accepted; every byte of every array can then be read."""
+    from resmem import _container
+
+    def read(loaded: Any) -> None:
+        for array in loaded.arrays.values():
+            array.tobytes()
+
+    return accepted(data, partial(_container.load, threads=1), read)
 
 
 def aligned(position: int) -> int:

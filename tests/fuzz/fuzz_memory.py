@@ -17,7 +17,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from fuzz_container import VALUES, manifest_of, mended, restructured, summed, with_manifest
+from fuzz_container import (
+    VALUES,
+    accepted,
+    manifest_of,
+    mended,
+    restructured,
+    summed,
+    with_manifest,
+)
 
 D, C = 2, 3
 
@@ -26,22 +34,7 @@ def check(data: bytes) -> bool:
     """Whether the bytes are accepted. Whatever is not an error that was announced is raised."""
     import resmem
 
-    fd = os.memfd_create("fuzz")
-    try:
-        with open(fd, "wb", closefd=False) as file:
-            file.write(data)
-        accepted = False
-        for verify in (False, True):
-            try:
-                mem = resmem.Memory.load(f"/proc/self/fd/{fd}", verify=verify)
-            except resmem.FileFormatError:
-                accepted = False
-            else:
-                accepted = True
-                use(mem)
-        return accepted
-    finally:
-        os.close(fd)
+    return accepted(data, resmem.Memory.load, use)
 
 
 def use(mem: Any) -> None:
