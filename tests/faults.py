@@ -976,7 +976,7 @@ def started(line, folder):
         [sys.executable, "-m", "resmem", *words(line, folder), "--quiet"],
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(resmem.__file__).parents[1]),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "PYTHONFAULTHANDLER": "1",  # says where it was if it has to be aborted
         },
         stdout=subprocess.DEVNULL,
