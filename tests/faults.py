@@ -107,7 +107,7 @@ def fitted(seed, n, d=4, columns=3, **options):
 def answers(memory):
     """A digest of what a memory says, wherever its rows lie."""
     about = memory.info()
-    queries, outputs, _ = rows(99, 5 + len(memory) // 40, about["d"], about["columns"])
+    queries, outputs, _ = rows(99, 5 + len(memory) // 200, about["d"], about["columns"])
     corrected = memory.correct(queries, None if memory.store == "head" else outputs)
     parts = [corrected, *memory.kneighbors(queries)]
     settings = f"{len(memory)} {memory.k} {memory.sigma_} {memory.temperature} {memory.strength}"
@@ -285,9 +285,9 @@ def junk(make):
 
 
 for make in (saved, appended):
-    case(f"flips-{make.__name__}", "refused", "same", few=800, many=EVERYTHING)(flips(make))
-    case(f"truncations-{make.__name__}", "refused", few=80, many=EVERYTHING)(truncations(make))
-    case(f"junk-{make.__name__}", "same", few=30, many=1000)(junk(make))
+    case(f"flips-{make.__name__}", "refused", "same", few=500, many=EVERYTHING)(flips(make))
+    case(f"truncations-{make.__name__}", "refused", few=50, many=EVERYTHING)(truncations(make))
+    case(f"junk-{make.__name__}", "same", few=20, many=1000)(junk(make))
 
 
 # ---- Kills -----------------------------------------------------------------------------------
@@ -976,7 +976,7 @@ def started(line, folder):
         [sys.executable, "-m", "resmem", *words(line, folder), "--quiet"],
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(resmem.__file__).parents[1]),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "PYTHONFAULTHANDLER": "1",  # says where it was if it has to be aborted
         },
         stdout=subprocess.DEVNULL,
