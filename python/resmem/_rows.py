@@ -150,9 +150,15 @@ def row_bytes(schema: Schema) -> int:
     return sum(np.dtype(dtype).itemsize * int(np.prod(s)) for dtype, s in schema.values())
 
 
+def distinct(ids: I64) -> I64:
+    """Each id once, ascending. (NumPy's ``unique`` may hash, which takes much memory.)"""
+    ids = np.sort(ids)
+    return ids[np.r_[True, ids[1:] != ids[:-1]]] if len(ids) else ids
+
+
 def runs(ids: I64) -> I64:
     """Ids as runs of consecutive ones: sorted, first and last of each, (r, 2)."""
-    ids = np.unique(ids)
+    ids = distinct(ids)
     ends = np.flatnonzero(np.diff(ids) != 1)
     if len(ids) == 0:
         return NO_RUNS
@@ -313,7 +319,7 @@ class Snapshot:
 
         Takes constant time per id, whatever the number of rows.
         """
-        ids = np.unique(ids)
+        ids = distinct(ids)
         missing = np.ones(len(ids), dtype=bool)
         found: list[I64] = []
         for segment in self.segments:
