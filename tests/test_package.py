@@ -192,10 +192,11 @@ def test_the_code_of_the_readme_runs(code, tmp_path, monkeypatch):
 def test_the_shell_session_of_the_readme_runs(tmp_path):
     text = README.read_text(encoding="utf-8")
     (session,) = [b for b in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) if "npy" in b]
-    program = tmp_path / "resmem"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m resmem "$@"\n', encoding="utf-8")
-    program.chmod(0o755)
-    (tmp_path / "python3").symlink_to(sys.executable)
+    for name, arguments in (("resmem", "-m resmem"), ("python3", "")):
+        program = tmp_path / name
+        text = f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n'
+        program.write_text(text, encoding="utf-8")
+        program.chmod(0o755)
     done = subprocess.run(
         ["sh", "-e", "-c", session],
         cwd=tmp_path,
