@@ -20,7 +20,6 @@ import tempfile
 import threading
 import time
 import zlib
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from faults import largest_file
 from fuzz import fuzz_container
 from fuzz.fuzz_container import build, sealed
 from resmem import _container
@@ -85,17 +85,6 @@ def forked(work):
         answer = pipe.read()
     os.waitpid(child, 0)
     return json.loads(answer)
-
-
-@contextmanager
-def largest_file(size):
-    """No file grows beyond `size`; Python ignores the signal, so that writing fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # ---- Round trips -------------------------------------------------------------------------------

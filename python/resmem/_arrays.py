@@ -84,20 +84,26 @@ def block_of(rows: Any, block: slice, name: str) -> npt.NDArray[Any]:
 
 
 def forget(rows: Any, block: slice) -> None:
-    """Let go of pages of a mapped file that have been read, so that one pass over a file larger
-    than memory does not fill it. They stay in the system's cache."""
-    if not isinstance(rows, np.memmap) or rows.mode not in ("r", "r+"):
-        return  # pages of a private map may hold changes
-    part = rows[block]
-    mapped = getattr(rows, "_mmap", None)
-    if mapped is None or not part.flags.c_contiguous or part.nbytes == 0:
+    """Let go of pages of a mapped file whose rows have been used, so that one pass over a file
+    larger than memory does not fill it. They stay in the system's cache."""
+    if not isinstance(rows, np.ndarray):
         return
-    base = np.frombuffer(mapped, dtype=np.uint8).__array_interface__["data"][0]
-    start = part.__array_interface__["data"][0] - base
-    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-    length = (start + part.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
-    if length > 0:
-        mapped.madvise(mmap.MADV_DONTNEED, first, length)
+    part = rows[block]
+    if not part.flags.c_contiguous or part.nbytes == 0:
+        return
+    base: Any = part
+    while isinstance(base, (np.ndarray, memoryview)):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if not isinstance(base, mmap.mmap):
+        return
+    if memoryview(base).readonly or getattr(part, "mode", "") == "r+":  # private pages may differ
+        first = _address(part) - _address(np.frombuffer(base, dtype=np.uint8))
+        page = first // mmap.PAGESIZE * mmap.PAGESIZE
+        base.madvise(mmap.MADV_DONTNEED, page, first + part.nbytes - page)
+
+
+def _address(array: npt.NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _from_bfloat16(value: Any) -> F32 | None:

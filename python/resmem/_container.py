@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _core, _threads
-from resmem._arrays import count
+from resmem._arrays import count, forget
 from resmem._atomic import locked, naming, open_regular, replacing
 from resmem._errors import FileFormatError
 
@@ -266,7 +266,8 @@ def _write_section(
         _write(fd, chunk, offset + written)
         sums += more
         if isinstance(array, np.ndarray):
-            _forget(array.reshape(-1).view(np.uint8), written, len(chunk))
+            flat = array.reshape(-1).view(np.uint8)
+            forget(flat, slice(written, written + len(chunk)))
         written += len(chunk)
         if progress is not None:
             progress(len(chunk))
@@ -376,24 +377,6 @@ def _sealed(page: bytes) -> bytes:
     """A page that begins so and ends with its own checksum."""
     body = page.ljust(PAGE - _CRC.size, b"\0")
     return body + _CRC.pack(zlib.crc32(body))
-
-
-def _forget(flat: npt.NDArray[np.uint8], start: int, length: int) -> None:
-    """Let go of pages of a mapped file, so that a file larger than memory passes through.
-
-    Only of read-only maps: their pages are in the file still.
-    """
-    base: Any = flat
-    while isinstance(base, (np.ndarray, memoryview)):
-        base = base.base if isinstance(base, np.ndarray) else base.obj
-    if isinstance(base, mmap.mmap) and memoryview(base).readonly:
-        first = _address(flat) - _address(np.frombuffer(base, np.uint8)) + start
-        page = first // mmap.PAGESIZE * mmap.PAGESIZE
-        base.madvise(mmap.MADV_DONTNEED, page, first + length - page)
-
-
-def _address(array: npt.NDArray[np.uint8]) -> int:
-    return int(array.__array_interface__["data"][0])
 
 
 # ---- Reading -----------------------------------------------------------------------------------
