@@ -61,6 +61,7 @@ def same_answers(mine, theirs, queries, outputs, exclude=None):
     same_bits(found[0], wanted[0])
     same_bits(found[1], wanted[1])
     same_bits(mine.correction(queries, exclude), theirs.correction(queries, exclude))
+    same_bits(mine.aggregate(*found, outputs), theirs.correct(queries, outputs, exclude))
     for method in ("correct", "predict", "predict_proba"):
         if method == "predict_proba" and mine.task == "regression":
             continue

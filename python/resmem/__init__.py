@@ -6,6 +6,7 @@ residuals and corrects its predictions with those of the nearest training exampl
 ``Memory.load`` maps and ``verify_file`` checks.
 """
 
+from resmem._aggregate import aggregate
 from resmem._core import __version__
 from resmem._errors import FileFormatError, NotFittedError
 from resmem._memory import Memory, verify_file
@@ -17,6 +18,7 @@ __all__ = [
     "Memory",
     "NotFittedError",
     "__version__",
+    "aggregate",
     "search",
     "show_versions",
     "verify_file",

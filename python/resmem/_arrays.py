@@ -268,6 +268,33 @@ def excluded_ids(value: Any, q: int) -> I64 | None:
     return array
 
 
+def neighbours(distances: Any, ids: Any, metric: str) -> tuple[F64, I64]:
+    """Euclidean distances and ids, (q, k) each, of neighbours that somebody else found;
+    ValueError, naming a row, if they cannot be that."""
+    if metric not in ("euclidean", "sqeuclidean"):
+        raise ValueError(f"metric must be 'euclidean' or 'sqeuclidean', got {metric!r}")
+    found = integers(ids, "ids", "(q, k)")
+    given = real(distances, "distances", "(q, k)")
+    if given.shape != found.shape:
+        raise ValueError(f"distances {given.shape} and ids {found.shape} must have one shape")
+    apart = np.array(given, dtype=np.float64, order="C")
+    there = found >= 0
+    late = (there[:, 1:] > there[:, :-1]).any(axis=1)
+    if late.any():
+        row = int(np.argmax(late))
+        raise ValueError(f"ids: row {row} has -1, which is padding, before other ids")
+    apart[~there] = np.inf
+    good = ~there | ((apart >= 0) & (apart < np.inf))
+    good[:, 1:] &= apart[:, 1:] >= apart[:, :-1]
+    if not good.all():
+        row = int(np.argmin(good.all(axis=1)))
+        raise ValueError(
+            f"distances: row {row} must be finite, not negative and ascending; "
+            "sort neighbours by distance"
+        )
+    return np.sqrt(apart) if metric == "sqeuclidean" else apart, found
+
+
 def column_numbers(value: Any, q: int, columns: int) -> I64 | None:
     """Output columns asked for, (t,) for all queries alike or (q, t)."""
     if value is None:

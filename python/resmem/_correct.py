@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,6 +26,65 @@ def search(
     return distances, ids, positions
 
 
+class Searched:
+    """Queries whose neighbours are searched for, block by block."""
+
+    name = "embeddings"
+
+    def __init__(
+        self, rows: Snapshot, k: int, embeddings: Any, exclude_ids: Any, threads: int
+    ) -> None:
+        # Shapes and dtypes are checked here, even of no rows; values block by block.
+        self._source = _arrays.rows_of(embeddings, "embeddings")
+        _arrays.embedding_layout(self._source, "embeddings", rows.d, "(q, d)")
+        self._rows, self.k, self._threads = rows, k, threads
+        self._excluded = _arrays.excluded_ids(exclude_ids, len(self))
+
+    def __len__(self) -> int:
+        return int(self._source.shape[0])
+
+    def queries(self, block: slice) -> tuple[F32, float]:
+        """The queries, checked, and their largest absolute value."""
+        part = _arrays.block_of(self._source, block, "embeddings")
+        d, first = self._rows.d, block.start
+        return _arrays.vectors(part, "embeddings", d, self._threads, first_row=first)
+
+    def find(self, block: slice, queries: F32 | None, largest: float) -> tuple[F64, I64]:
+        """Distances and positions of their neighbours."""
+        assert queries is not None
+        excluded = None if self._excluded is None else self._excluded[block]
+        found = search(self._rows, queries, largest, self.k, excluded, self._threads)
+        return found[0], found[2]
+
+    def forget(self, block: slice) -> None:
+        _arrays.forget(self._source, block)
+
+
+class Given:
+    """Queries whose neighbours the caller knows."""
+
+    name = "distances"
+
+    def __init__(self, distances: F64, positions: I64) -> None:
+        self._distances, self._positions = distances, positions
+        self.k = distances.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._distances)
+
+    def queries(self, block: slice) -> tuple[None, float]:
+        return None, 0.0
+
+    def find(self, block: slice, queries: F32 | None, largest: float) -> tuple[F64, I64]:
+        return self._distances[block], self._positions[block]
+
+    def forget(self, block: slice) -> None:
+        pass
+
+
+Queries: TypeAlias = "Searched | Given"
+
+
 @dataclass(frozen=True)
 class Corrector:
     """The rows and settings of a memory at one moment."""
@@ -36,91 +95,74 @@ class Corrector:
     sigma: float
     strength: float
 
+    def searched(self, embeddings: Any, exclude_ids: Any, threads: int | None) -> Searched:
+        """Queries that are searched for with the memory's ``k``."""
+        workers = _arrays.thread_count(threads)
+        return Searched(self.rows, self.k, embeddings, exclude_ids, workers)
+
     def whole(
         self,
-        embeddings: Any,
+        queries: Queries,
         outputs: Any,
-        exclude_ids: Any,
         threads: int | None,
         columns: Any = None,
         with_base: bool = True,
     ) -> F64:
         """Correction (q, C) or (q, t), added to the base unless told otherwise."""
-        source = _arrays.rows_of(embeddings, "embeddings")
-        _arrays.embedding_layout(source, "embeddings", self.rows.d, "(q, d)")
-        q = source.shape[0]
+        q = len(queries)
         wanted = _arrays.column_numbers(columns, q, self.rows.columns)
         if wanted is not None and self.rows.flat:
             raise ValueError("columns needs outputs of several columns, this memory has (n,)")
         result = np.empty((q, self.rows.columns if wanted is None else wanted.shape[-1]))
         start = 0
-        for part in self.blocks(source, outputs, exclude_ids, threads, wanted, with_base):
+        for part in self.blocks(queries, outputs, threads, wanted, with_base):
             result[start : start + len(part)] = part
             start += len(part)
         return result[:, 0] if self.rows.flat else result
 
     def blocks(
         self,
-        embeddings: Any,
+        queries: Queries,
         outputs: Any,
-        exclude_ids: Any,
         threads: int | None,
         columns: I64 | None = None,
         with_base: bool = True,
     ) -> Iterator[F64]:
         """The same, block by block of queries, so that it takes bounded memory."""
-        rows = self.rows
         workers = _arrays.thread_count(threads)
-        # Shapes and dtypes are checked here, even of no rows; values block by block.
-        source = _arrays.rows_of(embeddings, "embeddings")
-        _arrays.embedding_layout(source, "embeddings", rows.d, "(q, d)")
-        q = source.shape[0]
-        excluded = _arrays.excluded_ids(exclude_ids, q)
-        given = self._given(outputs, q) if with_base else None
+        given = self.given_outputs(outputs, len(queries), queries.name) if with_base else None
         # Of a query: distance, id and position of k neighbours; base or sum, and its checks.
-        for block in blocks(q, 24 * self.k + 16 * rows.columns):
+        for block in blocks(len(queries), 24 * queries.k + 16 * self.rows.columns):
             with _arrays.float_state():
-                queries, largest = _arrays.vectors(
-                    _arrays.block_of(source, block, "embeddings"),
-                    "embeddings",
-                    rows.d,
-                    workers,
-                    first_row=block.start,
-                )
+                keys, largest = queries.queries(block)
                 select = None if columns is None else _columns_of(columns, block)
                 base = None
                 if with_base:
-                    part = None if given is None else _arrays.block_of(given, block, "outputs")
-                    base = self._base(queries, part, select, workers, block.start)
-                out = None if excluded is None else excluded[block]
-                corrected = self._corrected(queries, largest, out, base, select, workers)
+                    base = self.base(keys, given, block, workers)
+                    if select is not None:
+                        base = np.take_along_axis(base, select, axis=1)
+                distances, positions = queries.find(block, keys, largest)
+                corrected = self.aggregate(distances, positions, base, select, workers)
             yield corrected
             del corrected
-            for read in (source, given):
-                _arrays.forget(read, block)
+            queries.forget(block)
+            _arrays.forget(given, block)
 
-    def _corrected(
-        self,
-        queries: F32,
-        largest: float,
-        excluded: I64 | None,
-        base: F64 | None,
-        select: I64 | None,
-        threads: int,
+    def aggregate(
+        self, distances: F64, positions: I64, base: F64 | None, select: I64 | None, threads: int
     ) -> F64:
-        """Of one block of queries: the correction, added to the base in place if there is one."""
-        rows, store = self.rows, self.spec.store
-        residuals = [store.for_core(segment) for segment in rows.segments]
+        """The correction by these neighbours, added to the base in place if there is one."""
+        store = self.spec.store
+        residuals = [store.for_core(segment) for segment in self.rows.segments]
         head = (
             (store.weight, store.bias, self.rows.temperature) if isinstance(store, Head) else None
         )
-        distances, _, positions = search(rows, queries, largest, self.k, excluded, threads)
         return _core.aggregate(
-            residuals, distances, positions, self.sigma, rows.columns, self.strength, base,
+            residuals, distances, positions, self.sigma, self.rows.columns, self.strength, base,
             threads, head=head, select=select,
         )  # fmt: skip
 
-    def _given(self, outputs: Any, q: int) -> Any:
+    def given_outputs(self, outputs: Any, q: int, of: str = "embeddings") -> Any:
         """Outputs of the queries, to be sliced; None where the head computes them."""
         if outputs is None and isinstance(self.spec.store, Head):
             return None
@@ -128,22 +170,30 @@ class Corrector:
         if len(given.shape) == 0 and outputs is not None:
             raise ValueError("outputs must have shape (n, C), got ()")
         self.spec.layout(given, self.rows.columns)
-        _arrays.same_length("outputs", given.shape[0], "embeddings", q)
+        _arrays.same_length("outputs", given.shape[0], of, q)
         return given
 
-    def _base(
-        self, queries: F32, outputs: Any, select: I64 | None, threads: int, first_row: int
-    ) -> F64:
-        """Base outputs of a block of queries, of the columns selected."""
-        if outputs is None:
-            assert isinstance(self.spec.store, Head)
-            outputs = self.spec.store.logits(queries, threads)
-        base = self.spec.outputs(outputs, first_row)
+    def base(self, keys: F32 | None, given: Any, block: slice, threads: int) -> F64:
+        """Base outputs of a block of queries, a copy of their own."""
+        outputs = self.raw_outputs(keys, given, block, threads)
         if self.spec.output_kind == "logits":
-            base = _core.softmax(base, self.rows.temperature, threads)
-        if select is not None:
-            base = np.take_along_axis(base, select, axis=1)
-        return base.astype(np.float64)  # a copy: the sum is written into it
+            return _core.softmax(outputs, self.rows.temperature, threads)
+        base: F64 = outputs.astype(np.float64)
+        return base
+
+    def raw_outputs(self, keys: F32 | None, given: Any, block: slice, threads: int) -> Any:
+        """What the base model says of a block of queries, checked: (b, C)."""
+        if given is not None:
+            return self.spec.outputs(_arrays.block_of(given, block, "outputs"), block.start)
+        assert isinstance(self.spec.store, Head)
+        assert keys is not None
+        return self.spec.store.logits(keys, threads)
+
+
+def given_neighbours(rows: Snapshot, distances: Any, ids: Any, metric: str) -> Given:
+    """Neighbours that somebody else found, as rows of a memory."""
+    apart, found = _arrays.neighbours(distances, ids, metric)
+    return Given(apart, rows.positions_of(found))
 
 
 def _columns_of(columns: I64, block: slice) -> I64:

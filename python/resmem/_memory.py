@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from resmem import _arrays, _container, _core, _persist, _sigma
 from resmem._arrays import F64, I64
-from resmem._correct import Corrector, search
+from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
 from resmem._ingest import Incoming
 from resmem._rows import Snapshot
@@ -252,9 +252,9 @@ class Memory(State):
 
         ``columns``: as in ``correct``.
         """
-        return self._corrector().whole(
-            embeddings, None, exclude_ids, threads, columns, with_base=False
-        )
+        corrector = self._corrector()
+        queries = corrector.searched(embeddings, exclude_ids, threads)
+        return corrector.whole(queries, None, threads, columns, with_base=False)
 
     def correct(
         self,
@@ -285,7 +285,44 @@ class Memory(State):
             What made these outputs and embeddings: refused unless the memory was made by the
             same.
         """
-        return self._corrector(base).whole(embeddings, outputs, exclude_ids, threads, columns)
+        corrector = self._corrector(base)
+        queries = corrector.searched(embeddings, exclude_ids, threads)
+        return corrector.whole(queries, outputs, threads, columns)
+
+    def aggregate(
+        self,
+        distances: Any,
+        ids: Any,
+        outputs: Any = None,
+        metric: Literal["euclidean", "sqeuclidean"] = "euclidean",
+        threads: int | None = None,
+        columns: Any = None,
+    ) -> F64:
+        """``correct`` by neighbours that are known already, from another index for example.
+
+        Neighbours of ``kneighbors`` give the bits of ``correct``. All that are given are used,
+        whatever ``k`` is.
+
+        Parameters
+        ----------
+        distances : array (q, k)
+            Finite, ascending in each row.
+        ids : int array (q, k)
+            Of rows in this memory; -1 is padding, behind all others.
+        outputs : array (q, C), for regression also (q,), optional
+            The base model's for the queries. Left out, the result is the correction alone.
+        metric : {"euclidean", "sqeuclidean"}
+            What the distances are. FAISS's indexes give squared ones.
+        threads, columns
+            As for ``correct``.
+
+        Returns
+        -------
+        float64 array (q, C) or (q, t)
+        """
+        corrector = self._corrector()
+        queries = given_neighbours(corrector.rows, distances, ids, metric)
+        return corrector.whole(queries, outputs, threads, columns, with_base=outputs is not None)
 
     def predict(
         self,
@@ -300,9 +337,10 @@ class Memory(State):
         Arguments as for ``correct``.
         """
         corrector = self._corrector(base)
+        queries = corrector.searched(embeddings, exclude_ids, threads)
         if self.task == "regression":
-            return corrector.whole(embeddings, outputs, exclude_ids, threads)
-        blocks = corrector.blocks(embeddings, outputs, exclude_ids, threads)
+            return corrector.whole(queries, outputs, threads)
+        blocks = corrector.blocks(queries, outputs, threads)
         parts = [np.argmax(part, axis=1) for part in blocks]
         return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
@@ -320,7 +358,7 @@ class Memory(State):
         """
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
-        corrected = self._corrector(base).whole(embeddings, outputs, exclude_ids, threads)
+        corrected = self.correct(embeddings, outputs, exclude_ids, threads, base=base)
         _core.simplex(corrected, _SIMPLEX_FLOOR, _arrays.thread_count(threads))
         return corrected
 

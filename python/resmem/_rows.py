@@ -264,6 +264,23 @@ class Snapshot:
                 yield segment, segment.living(self.version)[here] if segment.dead else here
             start += count
 
+    def positions_of(self, ids: I64) -> I64:
+        """Positions, numbered through all segments, of ids; -1 for negative ones."""
+        flat = np.ascontiguousarray(ids).reshape(-1)
+        found, start = np.full(len(flat), -1), 0
+        for segment in self.segments:
+            rows = segment.find(flat)
+            here = rows >= 0
+            if segment.died is not None:
+                died = segment.died[rows[here]]
+                here[here] = (died == 0) | (died > self.version)
+            found[here] = rows[here] + start
+            start += segment.n
+        missing = (found < 0) & (flat >= 0)
+        if missing.any():
+            raise ValueError(f"ids must be those of rows in the memory, {flat[missing][0]} is not")
+        return found.reshape(ids.shape)
+
     # ------------------------------------------------------------------ the next snapshot
 
     def refuse_used(self, ids: I64) -> None:

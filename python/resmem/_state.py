@@ -201,10 +201,7 @@ class State:
 
     @strength.setter
     def strength(self, value: float) -> None:
-        strength = _number(value, "strength")
-        if not math.isfinite(strength):
-            raise ValueError(f"strength must be finite, got {value!r}")
-        self._strength = strength
+        self._strength = finite(value, "strength")
 
     # ---------------------------------------------------------------- changes
 
@@ -347,7 +344,7 @@ def identity(base: Any) -> Any:
         ) from error
 
 
-def _number(value: Any, name: str) -> float:
+def number(value: Any, name: str) -> float:
     if isinstance(value, (bool, np.bool_, str, bytes)):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
@@ -359,7 +356,14 @@ def _number(value: Any, name: str) -> float:
 
 
 def positive(value: Any, name: str, more: str = "", infinite: bool = False) -> float:
-    number = _number(value, name)
-    if not number > 0 or (math.isinf(number) and not infinite):
+    checked = number(value, name)
+    if not checked > 0 or (math.isinf(checked) and not infinite):
         raise ValueError(f"{name} must be a positive number{more}, got {value!r}")
-    return number
+    return checked
+
+
+def finite(value: Any, name: str) -> float:
+    checked = number(value, name)
+    if not math.isfinite(checked):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return checked

@@ -1,0 +1,78 @@
+"""Aggregation of residuals over neighbours that are known already."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from resmem import _arrays, _core
+from resmem._arrays import F64
+from resmem._state import finite, positive
+
+
+@_arrays.float_state()
+def aggregate(
+    distances: Any,
+    ids: Any,
+    residuals: Any,
+    sigma: float,
+    base: Any = None,
+    strength: float = 1.0,
+    metric: Literal["euclidean", "sqeuclidean"] = "euclidean",
+    threads: int | None = None,
+) -> F64:
+    """``base + strength * sum_j w_j r_j`` over neighbours of any index, such as FAISS or cuVS.
+
+    ``w_j`` is proportional to ``exp(-D_j / sigma)``; the weights of a query sum to 1 (ResMem, Yang
+    et al., NeurIPS 2023, section 3). Without neighbours the correction is 0. ``Memory.aggregate``
+    does the same with the residuals of a memory.
+
+    Parameters
+    ----------
+    distances : array (q, k)
+        Finite, ascending in each row.
+    ids : int array (q, k)
+        Rows of ``residuals``; -1 is padding, behind all others.
+    residuals : array (n, C)
+        What the base model got wrong, as float32.
+    sigma : float
+        Length scale of the weights, in units of Euclidean distance; ``inf`` weights all alike.
+    base : array (q, C), optional
+        The base model's outputs. Left out, the result is the correction alone.
+    strength : float
+        Factor of the correction where ``base`` is given.
+    metric : {"euclidean", "sqeuclidean"}
+        What the distances are. FAISS's indexes give squared ones.
+    threads : int, optional
+
+    Returns
+    -------
+    float64 array (q, C)
+    """
+    apart, found = _arrays.neighbours(distances, ids, metric)
+    rows = _arrays.float32(residuals, "residuals", "(n, C)")
+    if rows.shape[1] == 0:
+        raise ValueError(f"residuals must have at least one column, got shape {rows.shape}")
+    if found.max(initial=-1) >= len(rows):
+        raise ValueError(
+            f"ids must be rows of residuals, 0 to {len(rows) - 1}, or -1; got {found.max()}"
+        )
+    into = None
+    if base is not None:
+        into = np.array(_arrays.float64(base, "base", "(q, C)"))
+        if into.shape != (len(found), rows.shape[1]):
+            raise ValueError(
+                f"base must have shape {(len(found), rows.shape[1])}, a row per query and a "
+                f"column per column of residuals, got {into.shape}"
+            )
+    return _core.aggregate(
+        [("dense", rows)],
+        apart,
+        found,
+        positive(sigma, "sigma", infinite=True),
+        rows.shape[1],
+        finite(strength, "strength"),
+        into,
+        _arrays.thread_count(threads),
+    )

@@ -1,0 +1,86 @@
+"""Aggregation over neighbours that something else found."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+import oracle
+import resmem
+
+
+@pytest.fixture
+def case():
+    rng = np.random.default_rng(31)
+    rows, queries = rng.standard_normal((2, 90, 4), dtype=np.float32)
+    residuals = rng.standard_normal((90, 3), dtype=np.float32)
+    base = rng.standard_normal((90, 3))
+    distances, ids = resmem.search(queries, rows, 7)
+    return distances, ids, residuals, base
+
+
+@pytest.mark.parametrize("threads", [None, 1, 3])
+@pytest.mark.parametrize("sigma", [0.5, np.inf])
+def test_it_is_the_contracts_sum(case, sigma, threads):
+    distances, ids, residuals, base = case
+    term = oracle.correction(distances, ids, residuals, sigma)
+    got = resmem.aggregate(distances, ids, residuals, sigma, threads=threads)
+    np.testing.assert_array_equal(got, term)
+    got = resmem.aggregate(distances, ids, residuals, sigma, base, strength=0.7)
+    np.testing.assert_array_equal(got, oracle.correct(base, term, 0.7))
+
+
+def test_neighbours_may_come_as_other_libraries_give_them(case):
+    """Squared float32 distances, 32-bit ids, padding behind the others."""
+    distances, ids, residuals, _ = case
+    squared = np.square(distances).astype(np.float32)
+    ids = ids.astype(np.int32)
+    squared[:5, 4:], ids[:5, 4:] = np.finfo(np.float32).max, -1
+    expected = oracle.correction(np.sqrt(squared.astype(np.float64)), ids, residuals, 0.5)
+    got = resmem.aggregate(squared, ids, residuals, 0.5, metric="sqeuclidean")
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_without_neighbours_the_base_is_left_as_it_was(case):
+    _, _, residuals, base = case
+    before = base.copy()
+    for k in (0, 2):
+        nobody = np.zeros((90, k)), np.full((90, k), -1)
+        np.testing.assert_array_equal(resmem.aggregate(*nobody, residuals, 1), np.zeros((90, 3)))
+        got = resmem.aggregate(*nobody, residuals, 1, base)
+        np.testing.assert_array_equal(got, before)
+    resmem.aggregate(*case[:3], 1.0, base)
+    np.testing.assert_array_equal(base, before)  # not written into
+
+
+def test_a_memory_uses_all_neighbours_given_and_those_of_its_own_ids():
+    rng = np.random.default_rng(32)
+    keys = rng.standard_normal((60, 4), dtype=np.float32)
+    logits = rng.standard_normal((60, 3), dtype=np.float32)
+    ids = rng.permutation(1000)[:60]
+    mem = resmem.Memory(k=2).fit(keys, logits, rng.integers(0, 3, 60), ids)
+    mem.remove(ids[:5]).add(keys[:9] + 1, logits[:9], rng.integers(0, 3, 9))
+    mem.strength = 0.5
+    near = mem.kneighbors(keys, k=11)
+    wide = copy.deepcopy(mem)
+    wide.k = 11
+    np.testing.assert_array_equal(mem.aggregate(*near), wide.correction(keys))
+    np.testing.assert_array_equal(mem.aggregate(*near, logits), wide.correct(keys, logits))
+    np.testing.assert_array_equal(
+        mem.aggregate(*near, logits, columns=[2]), wide.correct(keys, logits, columns=[2])
+    )
+    squared = mem.aggregate(near[0] ** 2, near[1], metric="sqeuclidean")
+    np.testing.assert_allclose(squared, mem.aggregate(*near), rtol=1e-9)
+
+
+def test_a_head_needs_outputs_for_known_neighbours():
+    rng = np.random.default_rng(33)
+    keys = rng.standard_normal((40, 4), dtype=np.float32)
+    head = rng.standard_normal((3, 4), dtype=np.float32), None
+    mem = resmem.Memory(k=5, store="head", head=head).fit(keys, None, rng.integers(0, 3, 40))
+    near = mem.kneighbors(keys)
+    np.testing.assert_array_equal(mem.aggregate(*near), mem.correction(keys))
+    logits = keys @ head[0].T
+    np.testing.assert_array_equal(mem.aggregate(*near, logits), mem.correct(keys, logits))
