@@ -5,8 +5,8 @@
 namespace resmem {
 namespace {
 
-void simplex_python(Array<double>& values, double floor, bool project, std::size_t threads,
-                    const std::string& isa) {
+void simplex_python(Array<double>& values, double floor, std::size_t threads,
+                    const std::string& isa, bool project) {
   require(values.ndim() == 2, "values must be (n, C)");
   const KernelTable& kernels = select_kernels(isa);
   double* target = values.mutable_data();
@@ -91,8 +91,8 @@ Array<double> sweep_python(const Array<float>& residuals, const Array<double>& d
 
 void register_sweep(py::module_& module) {
   using namespace py::literals;
-  module.def("simplex", &simplex_python, py::arg("values").noconvert(), "floor"_a,
-             "project"_a = false, "threads"_a = 0, "isa"_a = "",
+  module.def("simplex", &simplex_python, py::arg("values").noconvert(), "floor"_a, "threads"_a = 0,
+             "isa"_a = "", "project"_a = false,
              "Rows clipped at floor, or projected, and renormalised, in place.");
   module.def("sweep", &sweep_python, py::arg("residuals").noconvert(),
              py::arg("distances").noconvert(), py::arg("positions").noconvert(),

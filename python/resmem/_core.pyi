@@ -67,7 +67,7 @@ def head_logits(
     keys: _Stored, weight: _F32, bias: _F32, threads: int = 0, isa: str = ""
 ) -> _F32: ...
 def simplex(
-    values: _F64, floor: float, project: bool = False, threads: int = 0, isa: str = ""
+    values: _F64, floor: float, threads: int = 0, isa: str = "", project: bool = False
 ) -> None: ...
 def sweep(
     residuals: _F32,
