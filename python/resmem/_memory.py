@@ -15,10 +15,12 @@ from resmem import _arrays, _container, _persist, _sigma
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
+from resmem._grid import Settings
 from resmem._ingest import Incoming
 from resmem._rows import Snapshot
 from resmem._state import SETTINGS, State, identity, positive
 from resmem._stores import Head
+from resmem._tune_result import TuneResult
 
 _LAST_ID = 2**63 - 1
 
@@ -364,6 +366,113 @@ class Memory(State):
             raise ValueError("predict_proba needs task='classification'; use predict")
         corrected = self.correct(embeddings, outputs, exclude_ids, threads, base=base)
         return self._map.apply(corrected, _arrays.thread_count(threads))
+
+    # ---------------------------------------------------------------- tuning and proof
+
+    @_arrays.float_state()
+    def tune(
+        self,
+        embeddings: Any = None,
+        outputs: Any = None,
+        targets: Any = None,
+        *,
+        k: Any = None,
+        sigma: Any = None,
+        temperature: Any = None,
+        strength: Any = None,
+        probability_map: Any = None,
+        preprocess: Any = None,
+        key_dtype: Any = None,
+        score: str | Callable[[Any, Any], float] | None = None,
+        greater_is_better: bool | None = None,
+        folds: Any = 5,
+        rule: Literal["best", "one_se"] = "best",
+        confidence: float = 0.95,
+        seed: int = 0,
+        exclude_ids: Any = None,
+        loo: bool = False,
+        apply: bool = True,
+        threads: int | None = None,
+        progress: bool | Callable[[int], None] | None = None,
+    ) -> TuneResult:
+        """Choose settings on validation rows, and switch the memory off where it does not help.
+
+        One search at the largest ``k`` serves all settings. Rows are cut into folds; for each, the
+        others choose settings, and the fold's own rows compare them with the base model, whose
+        temperature the others chose as well. Where the interval of this gain is not clear of 0,
+        ``strength`` becomes 0 and the result says so.
+
+        Parameters
+        ----------
+        embeddings, outputs, targets
+            Of rows that neither the base model was trained on nor the memory holds; as in ``fit``.
+            They should not be test rows. ``outputs`` may be left out with store="head".
+        k, sigma, temperature, strength, probability_map : value or list, optional
+            What to try. Defaults: ``k`` 1, 2, 4 to 128; ``sigma`` from 0.01 to 2 times the median
+            distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 2 and the present
+            one; ``strength`` 0 to 1, of which 0 (the base model) and 1 (as published) are always
+            tried; both maps.
+        preprocess, key_dtype : str or list, optional
+            Other ways of keeping keys, beside the present one; each takes a search. They need a
+            memory with preprocess="none" and key_dtype="float32".
+        score : str or callable, optional
+            Classification: "log_loss" (default), "accuracy", "brier", "calibration_error".
+            Regression: "rmse" (default), "mae", "r2". Or f(predictions, targets) -> float, which is
+            called with the predictions of every setting, with ``greater_is_better``.
+        folds : int or int array (q,)
+            How many, or the fold of each row, so that rows that belong together stay together.
+        rule : {"best", "one_se"}
+            "one_se": the simplest setting (least strength first) that is not worse than the best
+            by more than a standard error of their difference over folds.
+        confidence : float
+            Of the interval.
+        seed : int
+            Of the folds.
+        exclude_ids : int array (q,) or (q, m), optional
+            Rows a validation row must not be corrected by; -1 for none.
+        loo : bool
+            Tune on (at most 10,000 of) the memory's own rows, each without itself. A base model
+            that was trained on them has residuals too small to learn from: a warning says so.
+        apply : bool
+            Use ``TuneResult.best`` from now on.
+        threads : int, optional
+        progress : True or callable, optional
+            A bar (needs tqdm), or a function that is told of rows done.
+
+        Returns
+        -------
+        TuneResult
+
+        Warns
+        -----
+        UserWarning
+            The notes of the result: the best is at the edge of what was tried, or the memory's
+            residuals are smaller than those of fresh rows.
+        """
+        from resmem._tune import tune  # which is seldom needed
+
+        result = tune(
+            self, embeddings, outputs, targets, k=k, sigma=sigma, temperature=temperature,
+            strength=strength, probability_map=probability_map, preprocess=preprocess,
+            key_dtype=key_dtype, score=score, greater_is_better=greater_is_better, folds=folds,
+            rule=rule, confidence=confidence, seed=seed, exclude_ids=exclude_ids, loo=loo,
+            threads=threads, progress=progress,
+        )  # fmt: skip
+        if apply:
+            self.use(result.best)
+        return result
+
+    def use(self, settings: Settings) -> Memory:
+        """Use these settings, such as those of a ``TuneResult``, from now on.
+
+        Where they keep keys in another way, the rows are written anew.
+        """
+        if (settings.preprocess, settings.key_dtype) != (self.preprocess, self.key_dtype):
+            self._rekey(settings.preprocess, settings.key_dtype)
+        self.temperature = settings.temperature
+        self.k, self.sigma = settings.k, settings.sigma
+        self.strength, self.probability_map = settings.strength, settings.probability_map
+        return self
 
     # ---------------------------------------------------------------- files
 
