@@ -77,15 +77,12 @@ class Corrector:
         q = source.shape[0]
         excluded = _arrays.excluded_ids(exclude_ids, q)
         given = self._given(outputs, q) if with_base else None
-        # Of a query: distance, id and position of k neighbours; base or sum, and its checks.
-        for block in blocks(q, 24 * self.k + 16 * rows.columns):
+        # Of a query: distance, id and position of k neighbours; base or sum, and its checks; key.
+        taken = 24 * self.k + 16 * rows.columns + rows.preprocess.row_bytes(rows.d)
+        for block in blocks(q, taken):
             with _arrays.float_state():
-                queries, largest = _arrays.vectors(
-                    _arrays.block_of(source, block, "embeddings"),
-                    "embeddings",
-                    rows.d,
-                    workers,
-                    first_row=block.start,
+                queries, largest = rows.keys(
+                    _arrays.block_of(source, block, "embeddings"), workers, block.start
                 )
                 select = None if columns is None else _columns_of(columns, block)
                 base = None
