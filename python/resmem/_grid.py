@@ -14,7 +14,7 @@ from resmem._arrays import F64
 from resmem._ingest import Spec
 from resmem._simplex import SimplexMap, map_named
 from resmem._state import finite, positive
-from resmem._stores import Sparse
+from resmem._stores import KeyDtype, Sparse
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
 SIGMAS = (*np.geomspace(0.01, 2, 11).tolist(), math.inf)  # times the median distance of the last k
@@ -33,7 +33,7 @@ class Settings:
     strength: float
     probability_map: str = "clip"
     preprocess: str = "none"
-    key_dtype: str = "float32"
+    key_dtype: KeyDtype = "float32"
 
     def __str__(self) -> str:
         text = f"k={self.k}, sigma={self.sigma:.4g}, strength={self.strength:g}"
@@ -69,9 +69,9 @@ class Grid:
     def shape(self) -> tuple[int, ...]:
         """(temperatures, ks, sigmas, strengths, maps)."""
         axes = (self.temperatures, self.ks, self.sigmas, self.strengths, self.maps)
-        return tuple(len(axis) for axis in axes)  # type: ignore[arg-type]
+        return tuple(len(axis) for axis in axes)
 
-    def settings(self, at: int, preprocess: str, key_dtype: str) -> Settings:
+    def settings(self, at: int, preprocess: str, key_dtype: KeyDtype) -> Settings:
         """The ``at``-th combination, in C order of ``shape``."""
         t, k, s, x, m = np.unravel_index(at, self.shape)
         return Settings(
@@ -147,6 +147,6 @@ def _listed(values: Any, name: str) -> list[Any]:
     return listed
 
 
-def choices(values: Any, now: str, name: str) -> tuple[str, ...]:
-    """Names to be tried, each once; None: only what is there now."""
-    return (now,) if values is None else tuple(dict.fromkeys(_listed(values, name)))
+def choices(values: Any, now: str, name: str) -> tuple[Any, ...]:
+    """What is there now, and the other names to be tried."""
+    return tuple(dict.fromkeys((now, *_listed(values, name))))

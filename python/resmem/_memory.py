@@ -67,6 +67,14 @@ class Memory(State):
         ``Memory.estimate`` tells what each would take.
     head : (weight, bias) or a linear layer, for store="head"
         Weight (C, d) and bias (C,) or None; the embeddings are what this layer reads.
+    preprocess : {"none", "center", "standardize", "unit", "pca:m", "whiten:m"}
+        What is done to embeddings, the queries' too, before they are compared. Fitted by ``fit``
+        to its rows, or to 65,536 of them drawn with a fixed seed: "center" takes the mean off;
+        "standardize" also divides by the standard deviation of each column (by 1 where that is
+        0); "pca:m", such as "pca:64", keeps the ``m`` directions of largest variance, which takes
+        8 d^2 bytes and d^3 steps; "whiten:m" also scales them to variance 1 (to 0 where it is no
+        more than 2^-40 of the largest). "unit" divides each embedding by its length. ``add``
+        leaves all this as fitted. store="head" needs "none".
     base : str or dict, optional
         What made the outputs and embeddings, such as a model's name, layer and fingerprint.
         Kept with the memory; ``correct`` and its like check it when asked to.
@@ -97,7 +105,7 @@ class Memory(State):
         Parameters
         ----------
         embeddings : array (n, d)
-            Keys, finite; stored as ``key_dtype``.
+            Finite; their keys, which ``preprocess`` makes, are stored as ``key_dtype``.
         outputs : array (n, C), for regression also (n,); None for store="head"
             The base model's outputs for the same examples, of ``output_kind``. To be honest
             residuals they should be held-out outputs: a model's outputs on examples it was
@@ -108,6 +116,7 @@ class Memory(State):
             Unique and non-negative; default 0 to n-1.
         copy : bool
             False borrows arrays that need no conversion; they must not change afterwards.
+            Embeddings are borrowed with preprocess="none" only.
 
         Arrays mapped from files, and data sets that are sliced like arrays, are read block by
         block, so that they may be larger than memory.
@@ -117,7 +126,9 @@ class Memory(State):
         self
         """
         rows = Incoming(self._spec, embeddings, outputs, targets, ids)
-        snapshot = Snapshot((), rows.d, rows.columns, self._temperature, rows.flat)
+        snapshot = Snapshot(
+            (), rows.d, rows.columns, self._temperature, rows.flat, preprocess=rows.fitted()
+        )
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
             arrays["ids"] = rows.ids
@@ -135,10 +146,10 @@ class Memory(State):
     def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> Memory:
         """Store more rows; see ``fit``. Default ids continue after the largest ever used.
 
-        Ids are never reused, not even those of removed rows. ``sigma_`` stays as fitted. Rows
-        that are already there are not copied. Where most of a part of the memory has been
-        removed, a thread of its own gives that space back (of rows that are mapped or borrowed
-        only if few of them are left).
+        Ids are never reused, not even those of removed rows. ``sigma_`` and ``preprocess`` stay
+        as fitted. Rows that are already there are not copied. Where most of a part of the memory
+        has been removed, a thread of its own gives that space back (of rows that are mapped or
+        borrowed only if few of them are left).
         """
         with self._change():
             before = self._rows()
@@ -171,9 +182,7 @@ class Memory(State):
             if ids is None:
                 ids = np.arange(before.next_id, before.next_id + rows.n)
             tail.arrays["ids"][tail.n : tail.n + rows.n] = ids
-        largest, error = rows.write(
-            tail.arrays, tail.n, before.temperature, frozenset(borrowed or ())
-        )
+        largest, error = rows.write(tail.arrays, tail.n, before, frozenset(borrowed or ()))
         return before.grown(tail, rows.n, largest, error)
 
     def remove(self, ids: Any) -> Memory:
@@ -233,7 +242,8 @@ class Memory(State):
     ) -> tuple[F64, I64]:
         """Exact Euclidean neighbours of queries (q, d): distances and ids, (q, k) each.
 
-        Ordered by distance, equal distances by id; padding is distance inf and id -1.
+        Distances are those of the keys that ``preprocess`` makes. Ordered by distance, equal
+        distances by id; padding is distance inf and id -1.
         ``exclude_ids`` (q,) or (q, m) are not returned (-1: none).
         """
         rows = self._rows()
@@ -242,7 +252,7 @@ class Memory(State):
         source = _arrays.rows_of(embeddings, "embeddings")
         _arrays.embedding_layout(source, "embeddings", rows.d, "(q, d)")
         part = _arrays.block_of(source, slice(0, source.shape[0]), "embeddings")
-        queries, largest = _arrays.vectors(part, "embeddings", rows.d, workers)
+        queries, largest = rows.keys(part, workers)
         excluded = _arrays.excluded_ids(exclude_ids, len(queries))
         distances, ids, _ = search(rows, queries, largest, wanted, excluded, workers)
         return distances, ids
@@ -579,13 +589,15 @@ class Memory(State):
             auto = None if sigma is None else positive(sigma, "sigma_")
         except (TypeError, ValueError) as error:
             raise saved.bad(f"its settings make no sense: {error}") from error
-        if (preprocess := saved.settings.get("preprocess")) != "none":
-            raise saved.bad(f"preprocess is {preprocess!r}, expected 'none'")
         if type(flat) is not bool or (sigma is None and memory.sigma == "auto"):
             raise saved.bad("flat or sigma_ is missing")
         rows, memory._file = saved.rows(memory._spec.schema)
         memory._snapshot = replace(
-            rows, temperature=memory._temperature, flat=flat, auto_sigma=auto
+            rows,
+            temperature=memory._temperature,
+            flat=flat,
+            auto_sigma=auto,
+            preprocess=saved.preprocess,
         )
         return memory
 
@@ -596,10 +608,12 @@ class Memory(State):
     ) -> Memory:
         """Write the living rows as plain arrays, to a .npz or .safetensors file.
 
-        Arrays "embeddings", "targets" and "ids", those of the store ("outputs" and "residuals";
-        "index", "value" and "rest"), "head_weight" and "head_bias", "retired" (runs of ids of
-        removed rows, first and last), and "resmem", the settings as JSON. ``load`` reads such a
-        file too. In a .npz, bfloat16 keys are float32.
+        Arrays "embeddings" (the keys, as ``preprocess`` made them), "targets" and "ids", those of
+        the store ("outputs" and "residuals"; "index", "value" and "rest"), "head_weight" and
+        "head_bias", what a preprocess was fitted to be ("preprocess_mean", "preprocess_scale";
+        "preprocess_weight", "preprocess_bias"), "retired" (runs of ids of removed rows, first and
+        last), and "resmem", the settings as JSON. ``load`` reads such a file too. In a .npz,
+        bfloat16 keys are float32.
         """
         from resmem import _export  # which is seldom needed
 
@@ -655,6 +669,7 @@ class Memory(State):
             f"sigma={sigma}, temperature={self._temperature:g}, strength={self._strength:g}"
         )
         usual = {
+            "preprocess": "none",
             "key_dtype": "float32",
             "residual_dtype": "float32",
             "store": "dense",

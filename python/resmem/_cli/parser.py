@@ -45,6 +45,11 @@ def _fit(commands: _Commands) -> None:
     more.add_argument("--sigma", type=_sigma, help="length scale of the weights, or auto")
     more.add_argument("--temperature", type=float, metavar="T", help="softmax temperature")
     more.add_argument("--strength", type=float, metavar="X", help="factor of the correction")
+    more.add_argument(
+        "--preprocess",
+        metavar="NAME",
+        help="of embeddings: none, center, standardize, unit, pca:M or whiten:M",
+    )
     more.add_argument("--key-dtype", metavar="DTYPE", help="float32, float16 or bfloat16")
     more.add_argument("--residual-dtype", metavar="DTYPE", help="float32 or float16")
     more.add_argument("--store", help="residuals: dense, sparse:M or head")
