@@ -18,7 +18,7 @@ from resmem._stores import KeyDtype, Sparse
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
 SIGMAS = (*np.geomspace(0.01, 2, 11).tolist(), math.inf)  # times the median distance of the last k
-TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0)
+TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 MAPS = ("clip", "project")
 

@@ -22,7 +22,7 @@ from resmem._arrays import F64, I64
 from resmem._grid import Settings
 from resmem._metrics import Interval, Score, paired_interval
 from resmem._rows import Array
-from resmem._trial import SWEPT, Trial, scores_of
+from resmem._trial import SWEPT, Kind, Trial, scores_of
 from resmem._tune_result import TABLE, TuneResult
 
 _GROUPS = 50  # of the jackknife
@@ -63,10 +63,9 @@ class Tuner:
             trial.search(self.step)
         times.append(time.perf_counter())
         costs = Costs.joined([self._costs(trial) for trial in self.trials])
-        knn, knn_score = self._alone()
+        mean, alone = (self._costs(self.trials[0], kind) for kind in ("mean", "targets"))
         times.append(time.perf_counter())
-        judge = Judge(self, costs)
-        result = judge.result(knn, knn_score)
+        result = Judge(self, costs, mean, alone).result()
         times.append(time.perf_counter())
         result.seconds.update(
             zip(("search", "sweep", "proof"), np.diff(times).tolist(), strict=True)
@@ -94,28 +93,14 @@ class Tuner:
 
     # ------------------------------------------------------------------ scores of all settings
 
-    def _costs(self, trial: Trial) -> Costs:
+    def _costs(self, trial: Trial, kind: Kind = "memory") -> Costs:
         if self.score.name in SWEPT:
-            return self._over_folds(self._of_sums(trial.sweep(self.score, self.step)))
+            return self._over_folds(self._of_sums(trial.sweep(self.score, self.step, kind)))
         found = []
-        for settings in trial.settings():
-            found.append(self._over_folds(self._of_predictions(trial, settings)))
+        for settings in trial.settings(kind):
+            found.append(self._over_folds(self._of_predictions(trial, settings, kind)))
             self.step(len(self.folds))
         return Costs.joined(found)
-
-    def _alone(self) -> tuple[Settings, float]:
-        """The best of the neighbours' targets alone, and its score."""
-        trial = self.trials[0]
-        named = trial.settings(alone=True)
-        whole = np.ones(int(self.folds.max()) + 1, dtype=np.bool_)
-        if self.score.name in SWEPT:
-            cost = self._of_sums(trial.sweep_alone(self.score))
-            costs = cost(whole)
-        else:
-            every = [self._of_predictions(trial, settings, alone=True) for settings in named]
-            costs = np.concatenate([cost(whole) for cost in every])
-        best = first_best(costs, simplicity(named))
-        return named[best], float(self.sign * costs[best])
 
     def _over_folds(self, cost: Callable[[Mask], F64]) -> Costs:
         """``cost`` takes the folds whose rows count."""
@@ -132,9 +117,9 @@ class Tuner:
         return cost
 
     def _of_predictions(
-        self, trial: Trial, settings: Settings, alone: bool = False
+        self, trial: Trial, settings: Settings, kind: Kind
     ) -> Callable[[Mask], F64]:
-        predicted = self.shaped(trial.predictions(settings, np.arange(len(self.folds)), alone))
+        predicted = self.shaped(trial.predictions(settings, np.arange(len(self.folds)), kind))
         targets = self.targets
 
         def cost(folds: Mask) -> F64:
@@ -144,95 +129,111 @@ class Tuner:
         return cost
 
 
-class Judge:
-    """What costs say: the choice, and whether it can be trusted."""
+class Choices:
+    """Settings, their costs, and the best of them."""
 
-    def __init__(self, tuner: Tuner, costs: Costs) -> None:
-        self._tuner, self._costs = tuner, costs
-        self._settings = [s for trial in tuner.trials for s in trial.settings()]
-        self._trial = np.repeat(
-            np.arange(len(tuner.trials)), [math.prod(t.grid.shape) for t in tuner.trials]
-        )
-        self._ranks = simplicity(self._settings)
-        self._strength = np.array([s.strength for s in self._settings])
-        self._folds = range(int(tuner.folds.max()) + 1)
+    def __init__(self, settings: list[Settings], costs: Costs, one_se: bool) -> None:
+        self.settings, self.costs, self._one_se = settings, costs, one_se
+        self.strength = np.array([s.strength for s in settings])
+        self._ranks = simplicity(settings)
 
-    def result(self, knn: Settings, knn_score: float) -> TuneResult:
-        """Everything but the times."""
-        tuner, every, off = self._tuner, self._strength > -math.inf, self._strength == 0
-        chosen = [self._best(every, without=f) for f in self._folds]
-        bases = [self._best(off, without=f) for f in self._folds]
-        candidate, base = self._best(every), self._best(off)
-        published = self._best(self._strength == 1)
-        given = replace(self._settings[base], temperature=tuner.trials[0].plain_temperature)
-        pooled, against = self._pooled(chosen), self._pooled(bases)
-        as_given = tuner.trials[0].predictions(given, np.arange(len(tuner.folds)))
-        gain = self._gain(pooled, against)
-        warmer = self._gain(against, as_given)
-        useful = gain.low > 0 and self._gain(pooled, as_given).mean > 0
-        best = self._settings[candidate]
-        if not useful:
-            cooled = self._settings[base].temperature if warmer.low > 0 else given.temperature
-            kept = tuner.trials[0]
-            best = replace(
-                best, strength=0.0, temperature=cooled, preprocess=kept.preprocess,
-                key_dtype=kept.spec.key_dtype,
-            )  # fmt: skip
-        return TuneResult(
-            task=tuner.trials[0].spec.task,
-            score=tuner.score.name,
-            greater_is_better=tuner.score.greater_is_better,
-            rows=len(tuner.folds),
-            folds=len(self._folds),
-            best=best,
-            candidate=self._settings[candidate],
-            base=self._settings[base],
-            published=self._settings[published],
-            knn=knn,
-            scores={
-                "base": self._score(as_given),
-                "base, own temperature": self._score_of(base),
-                "kNN alone": knn_score,
-                "published": self._score_of(published),
-                "candidate": self._score_of(candidate),
-            },
-            held_out={"base": self._score(against), "candidate": self._score(pooled)},
-            gain=gain,
-            temperature_gain=warmer,
-            useful=useful,
-            reason=self._reason(useful, gain, bool(off[candidate])),
-            notes=self._edges(candidate) if useful else (),
-            table=self._table(),
-            per_fold=tuple(self._settings[i] for i in chosen),
-            seconds={},
-        )
-
-    # ------------------------------------------------------------------ choice
-
-    def _best(self, where: Mask, without: int | None = None) -> int:
-        """The best of some settings, by all rows or by those that are not in a fold."""
-        costs = self._costs.every if without is None else self._costs.rest[without]
-        some = np.flatnonzero(where)
+    def best(self, where: Mask | None = None, without: int | None = None) -> int:
+        """The best of all or some, by all rows or by those that are not in a fold."""
+        costs = self.costs.every if without is None else self.costs.rest[without]
+        some = np.arange(len(costs)) if where is None else np.flatnonzero(where)
         best = int(some[first_best(costs[some], self._ranks[some])])
-        if self._tuner.rule == "best":
+        if not self._one_se:
             return best
-        own = self._costs.own
+        own = self.costs.own
         own = own if without is None else np.delete(own, without, axis=0)
         worse = own[:, some] - own[:, [best]]
         spread = worse.std(axis=0, ddof=1) / math.sqrt(len(own))
         near = some[worse.mean(axis=0) <= spread]
         return int(near[np.argmin(self._ranks[near])]) if len(near) else best
 
+    def each(self, where: Mask | None = None) -> list[int]:
+        """Chosen without each fold."""
+        return [self.best(where, without=f) for f in range(len(self.costs.own))]
+
+
+class Judge:
+    """What costs say: the choice, and whether it can be trusted."""
+
+    def __init__(self, tuner: Tuner, costs: Costs, mean: Costs, alone: Costs) -> None:
+        self._tuner, first = tuner, tuner.trials[0]
+        one_se = tuner.rule == "one_se"
+        whole = [s for trial in tuner.trials for s in trial.settings()]
+        self._memory = Choices(whole, costs, one_se)
+        self._mean = Choices(first.settings("mean"), mean, one_se)
+        self._alone = Choices(first.settings("targets"), alone, one_se)
+        sizes = [math.prod(t.grid.shape) for t in tuner.trials]
+        self._trial = np.repeat(np.arange(len(sizes)), sizes)
+
+    def result(self) -> TuneResult:
+        """Everything but the times."""
+        tuner, memory, first = self._tuner, self._memory, self._tuner.trials[0]
+        off, chosen = memory.strength == 0, memory.each()
+        candidate, base = memory.best(), memory.best(off)
+        published, knn, mean = (
+            memory.best(memory.strength == 1),
+            self._alone.best(),
+            self._mean.best(),
+        )
+        given = replace(memory.settings[base], temperature=first.plain_temperature)
+        as_given = first.predictions(given, np.arange(len(tuner.folds)))
+        pooled, against = self._pooled(memory, chosen), self._pooled(memory, memory.each(off))
+        gain, warmer = self._gain(pooled, against), self._gain(against, as_given)
+        local = self._gain(pooled, self._pooled(self._mean, self._mean.each(), "mean"))
+        useful = gain.low > 0 and local.low > 0 and self._gain(pooled, as_given).mean > 0
+        best = memory.settings[candidate]
+        if not useful:
+            cooled = memory.settings[base].temperature if warmer.low > 0 else given.temperature
+            best = replace(
+                best, strength=0.0, temperature=cooled, preprocess=first.preprocess,
+                key_dtype=first.spec.key_dtype,
+            )  # fmt: skip
+        return TuneResult(
+            task=first.spec.task,
+            score=tuner.score.name,
+            greater_is_better=tuner.score.greater_is_better,
+            rows=len(tuner.folds),
+            folds=len(chosen),
+            best=best,
+            candidate=memory.settings[candidate],
+            base=memory.settings[base],
+            published=memory.settings[published],
+            knn=self._alone.settings[knn],
+            scores={
+                "base": self._score(as_given),
+                "base, own temperature": self._score_of(memory, base),
+                "mean residual": self._score_of(self._mean, mean),
+                "kNN alone": self._score_of(self._alone, knn),
+                "published": self._score_of(memory, published),
+                "candidate": self._score_of(memory, candidate),
+            },
+            held_out={"base": self._score(against), "candidate": self._score(pooled)},
+            gain=gain,
+            local_gain=local,
+            temperature_gain=warmer,
+            useful=useful,
+            reason=self._reason(useful, gain, local, bool(off[candidate])),
+            notes=self._edges(candidate) if useful else (),
+            table=self._table(),
+            per_fold=tuple(memory.settings[i] for i in chosen),
+            seconds={},
+        )
+
     # ------------------------------------------------------------------ proof
 
-    def _pooled(self, chosen: list[int]) -> Array:
+    def _pooled(self, of: Choices, chosen: list[int], kind: Kind = "memory") -> Array:
         """Predictions of every row by what was chosen without its fold."""
-        folds = self._tuner.folds
-        pooled = np.empty((len(folds), self._tuner.trials[0].rows.columns))
+        folds, trials = self._tuner.folds, self._tuner.trials
+        pooled = np.empty((len(folds), trials[0].rows.columns))
         for each in dict.fromkeys(chosen):
-            rows = np.flatnonzero(np.isin(folds, [f for f in self._folds if chosen[f] == each]))
-            trial = self._tuner.trials[self._trial[each]]
-            pooled[rows] = trial.predictions(self._settings[each], rows)
+            same = [f for f, choice in enumerate(chosen) if choice == each]
+            rows = np.flatnonzero(np.isin(folds, same))
+            trial = trials[self._trial[each] if kind == "memory" else 0]
+            pooled[rows] = trial.predictions(of.settings[each], rows, kind)
         return pooled
 
     def _gain(self, first: Array, second: Array) -> Interval:
@@ -263,23 +264,26 @@ class Judge:
     def _score(self, predicted: Array) -> float:
         return self._tuner.score.whole(self._tuner.shaped(predicted), self._tuner.targets)
 
-    def _score_of(self, setting: int) -> float:
-        return float(self._tuner.sign * self._costs.every[setting])
+    def _score_of(self, of: Choices, setting: int) -> float:
+        return float(self._tuner.sign * of.costs.every[setting])
 
-    def _reason(self, useful: bool, gain: Interval, base_is_best: bool) -> str:
-        name = (
-            f"{gain.mean:+.3g} [{gain.low:+.3g}, {gain.high:+.3g}], the gain in "
-            f"{self._tuner.score.name} on rows that did not choose"
-        )
+    def _reason(self, useful: bool, gain: Interval, local: Interval, base_is_best: bool) -> str:
+        name = f"in {self._tuner.score.name} on rows that did not choose"
         if useful:
-            return f"The memory helps: {name}, is clear of 0."
+            return f"The memory helps: its gain {name}, {_said(gain)}, is clear of 0."
+        off = "The memory is switched off:"
         if base_is_best:
-            return f"The memory is switched off: no setting is better than the base ({name})."
-        return f"The memory is switched off: {name}, is not clear of 0."
+            return f"{off} no setting of it is better than the base."
+        if gain.low > 0 and local.low <= 0:
+            return (
+                f"{off} its gain {name}, {_said(gain)}, is not its neighbours'. Over the mean "
+                f"residual of all rows it is {_said(local)}, not clear of 0."
+            )
+        return f"{off} its gain {name}, {_said(gain)}, is not clear of 0."
 
     def _edges(self, candidate: int) -> tuple[str, ...]:
         """Best values at an edge beyond which there may be better ones."""
-        best, trial = self._settings[candidate], self._tuner.trials[self._trial[candidate]]
+        best, trial = self._memory.settings[candidate], self._tuner.trials[self._trial[candidate]]
         grid, notes = trial.grid, []
         for name, axis, smaller, larger in (
             ("k", grid.ks, False, best.k < trial.most),
@@ -294,12 +298,17 @@ class Judge:
         return tuple(notes)
 
     def _table(self) -> npt.NDArray[Any]:
-        table = np.empty(len(self._settings), dtype=TABLE)
+        settings = self._memory.settings
+        table = np.empty(len(settings), dtype=TABLE)
         for name in TABLE.names or ():
             if name != "score":
-                table[name] = [getattr(s, name) for s in self._settings]
-        table["score"] = self._tuner.sign * self._costs.every
+                table[name] = [getattr(s, name) for s in settings]
+        table["score"] = self._tuner.sign * self._memory.costs.every
         return table
+
+
+def _said(gain: Interval) -> str:
+    return f"{gain.mean:+.3g} [{gain.low:+.3g}, {gain.high:+.3g}]"
 
 
 def simplicity(settings: Sequence[Settings]) -> I64:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,10 @@ _SWEPT_BYTES = 48 << 20  # of residuals and outputs in hand
 
 # Scores that `sweep` makes of sums.
 SWEPT = frozenset(("log_loss", "accuracy", "brier", "calibration_error", "rmse", "mae", "r2"))
+
+# What is predicted from: the memory, the neighbours' targets, or the mean residual of the memory's
+# rows instead of those of neighbours, which is what a memory gives that knows nothing of places.
+Kind: TypeAlias = Literal["memory", "targets", "mean"]
 
 Step: TypeAlias = Callable[[int], None]
 
@@ -128,6 +132,7 @@ class Trial:
     source: GivenRows | OwnRows
     grid: Grid
     folds: I64  # of each validation row
+    some: I64  # positions of rows that stand for all of the memory's
     preprocess: str
     most: int  # neighbours that a query can have
     threads: int
@@ -137,14 +142,17 @@ class Trial:
         """1, or the only one there can be."""
         return self.rows.temperature if isinstance(self.spec.store, Sparse) else 1.0
 
-    def settings(self, alone: bool = False) -> list[Settings]:
-        """Those of the grid, in its order; ``alone``: for ``sweep_alone``."""
-        grid = self._grid_alone() if alone else self.grid
-        kept = self.preprocess, self.spec.key_dtype
+    def settings(self, kind: Kind = "memory") -> list[Settings]:
+        """Those that are swept, in the order of the sums."""
+        grid, kept = self._grid(kind), (self.preprocess, self.spec.key_dtype)
         return [grid.settings(i, *kept) for i in range(math.prod(grid.shape))]
 
-    def _grid_alone(self) -> Grid:
-        return replace(self.grid, temperatures=(1.0,), strengths=(1.0,))
+    def _grid(self, kind: Kind) -> Grid:
+        if kind == "targets":
+            return replace(self.grid, temperatures=(1.0,), strengths=(1.0,))
+        if kind == "mean":
+            return replace(self.grid, ks=(1,), sigmas=(math.inf,))
+        return self.grid
 
     def search(self, step: Step) -> None:
         """Find the neighbours, once."""
@@ -158,71 +166,56 @@ class Trial:
 
     # ------------------------------------------------------------------ all settings
 
-    def sweep(self, score: Score, step: Step) -> F64:
+    def sweep(self, score: Score, step: Step, kind: Kind = "memory") -> F64:
         """Sums (folds, settings, width) of what ``score`` is made of, over every fold."""
-        grid, bins = self.grid, BINS if score.name == "calibration_error" else 0
-        strengths = [x for x in grid.strengths if x != 0]
         total: Any = 0
         for part in self._parts():
-            at_temperatures = []
-            for temperature in grid.temperatures:
-                residuals = self._residuals(part, temperature)
-                base = self._base(part.outputs, temperature)
-                near = (residuals, part.distances, part.near, base)
-                swept = self._swept(part, near, grid.ks, grid.sigmas, strengths, bins)
-                off = self._swept(part, near, (1,), (1.0,), [0.0], bins)
-                parts = [off if x == 0 else swept[:, :, :, strengths.index(x)][:, :, :, None]
-                         for x in grid.strengths]  # fmt: skip
-                like = (*swept.shape[:3], 1, *swept.shape[4:])
-                at_temperatures.append(
-                    np.concatenate([np.broadcast_to(p, like) for p in parts], axis=3)
-                )
+            swept = []
+            for temperature in self._grid(kind).temperatures:
+                swept.append(self._swept(part, temperature, score, kind))
                 step(len(part.rows))
-            total = total + np.stack(at_temperatures, axis=1)
+            total = total + np.stack(swept, axis=1)
         sums: F64 = total.reshape(len(total), -1, total.shape[-1])
         return sums
 
-    def sweep_alone(self, score: Score) -> F64:
-        """The same of the neighbours' targets alone, at no temperature and strength."""
-        grid, bins = self._grid_alone(), BINS if score.name == "calibration_error" else 0
-        total: Any = 0
-        for part in self._parts():
-            near = (self._targets(part), part.distances, part.near, self._no_base(part))
-            total = total + self._swept(part, near, grid.ks, grid.sigmas, [1.0], bins)
-        sums: F64 = total.reshape(len(total), -1, total.shape[-1])
-        return sums
-
-    def _swept(
-        self, part: Part, near: tuple[F32, F64, I64, F64], ks: Any, sigmas: Any, strengths: Any,
-        bins: int,
-    ) -> F64:  # fmt: skip
-        maps = [(m.project, m.floor) for m in self.grid.maps]
+    def _swept(self, part: Part, temperature: float, score: Score, kind: Kind) -> F64:
+        """At one temperature: (folds, ks, sigmas, strengths, maps, width)."""
+        grid, near = self._grid(kind), self._near(part, temperature, kind)
+        maps = [(m.project, m.floor) for m in grid.maps]
         count = int(self.folds.max()) + 1
         bounds = np.searchsorted(self.folds[part.rows], np.arange(count + 1)).tolist()
         targets = self.source.targets[part.rows]
-        return _core.sweep(*near, targets, bounds, ks, sigmas, strengths, maps, bins, self.threads)
+        bins = BINS if score.name == "calibration_error" else 0
+        on = [x for x in grid.strengths if x != 0]
+        swept = _core.sweep(
+            *near, targets, bounds, grid.ks, grid.sigmas, on, maps, bins, self.threads
+        )
+        if 0 not in grid.strengths:
+            return swept
+        off = _core.sweep(*near, targets, bounds, (1,), (1.0,), (0.0,), maps, bins, self.threads)
+        off = np.broadcast_to(off, (*swept.shape[:3], 1, *swept.shape[4:]))  # whatever k and sigma
+        at = grid.strengths.index(0)
+        return np.concatenate([swept[:, :, :, :at], off, swept[:, :, :, at:]], axis=3)
 
     # ------------------------------------------------------------------ one setting
 
-    def predictions(self, settings: Settings, rows: I64, alone: bool = False) -> F64:
-        """Probabilities or values (m, C) of some validation rows, as the memory would give them.
-
-        ``alone``: of the neighbours' targets.
-        """
+    def predictions(self, settings: Settings, rows: I64, kind: Kind = "memory") -> F64:
+        """Probabilities or values (m, C) of some validation rows, as the memory would give them."""
         result = np.empty((len(rows), self.rows.columns))
         start = 0
         for part in self._parts(rows):
-            if alone:
-                residuals, base, strength = self._targets(part), self._no_base(part), 1.0
-            else:
-                residuals = self._residuals(part, settings.temperature)
-                base, strength = self._base(part.outputs, settings.temperature), settings.strength
+            residuals, distances, near, base = self._near(part, settings.temperature, kind)
             k = slice(0, settings.k)
-            near = np.ascontiguousarray(part.distances[:, k]), np.ascontiguousarray(part.near[:, k])
             corrected = _core.aggregate(
-                [("dense", residuals)], *near, settings.sigma, self.rows.columns, strength, base,
+                [("dense", residuals)],
+                np.ascontiguousarray(distances[:, k]),
+                np.ascontiguousarray(near[:, k]),
+                settings.sigma,
+                self.rows.columns,
+                settings.strength,
+                base,
                 self.threads,
-            )  # fmt: skip
+            )
             if self.spec.task == "classification":
                 map_named(settings.probability_map).apply(corrected, self.threads)
             result[start : start + len(part.rows)] = corrected
@@ -278,27 +271,36 @@ class Trial:
         base: F64 = outputs.astype(np.float64)
         return base
 
-    def _residuals(self, part: Part, temperature: float) -> F32:
+    def _near(self, part: Part, temperature: float, kind: Kind) -> tuple[F32, F64, I64, F64]:
+        """Residuals (m, C), distances and their rows (b, k), base (b, C)."""
+        b, columns = len(part.rows), self.rows.columns
+        if kind == "targets":
+            base = np.broadcast_to(self._middle(), (b, columns)).copy()
+            return self._targets(part.there), part.distances, part.near, base
+        base = self._base(part.outputs, temperature)
+        if kind == "mean":
+            mean = self._residuals(self.some, temperature).mean(axis=0, dtype=np.float64)
+            only = np.zeros((b, 1), dtype=np.int64)
+            return mean.astype(np.float32)[None], np.zeros((b, 1)), only, base
+        return self._residuals(part.there, temperature), part.distances, part.near, base
+
+    def _residuals(self, there: I64, temperature: float) -> F32:
         store, columns = self.spec.store, self.rows.columns
         same = temperature == self.rows.temperature and not isinstance(store, Head)
         given = None if same else temperature
-        found = [store.residuals(s, at, columns, given) for s, at in self.rows.at(part.there)]
+        found = [store.residuals(s, at, columns, given) for s, at in self.rows.at(there)]
         return np.concatenate(found) if found else np.empty((0, columns), dtype=np.float32)
 
-    def _targets(self, part: Part) -> F32:
-        """Of the neighbours, as residuals of ``_no_base``."""
+    def _targets(self, there: I64) -> F32:
+        """Of rows of the memory; values less their middle, about which float32 is precise."""
         columns = self.rows.columns
-        found = [segment["targets"][at] for segment, at in self.rows.at(part.there)]
+        found = [segment["targets"][at] for segment, at in self.rows.at(there)]
         if self.spec.task == "classification":
-            onehot = np.zeros((len(part.there), columns), dtype=np.float32)
-            onehot[np.arange(len(part.there)), np.concatenate(found or [part.there])] = 1
+            onehot = np.zeros((len(there), columns), dtype=np.float32)
+            onehot[np.arange(len(there)), np.concatenate(found or [there])] = 1
             return onehot
         values = np.concatenate(found) if found else np.empty((0, columns))
         return (values - self._middle()).astype(np.float32)
-
-    def _no_base(self, part: Part) -> F64:
-        """Nothing; for values their middle, about which float32 is precise enough."""
-        return np.broadcast_to(self._middle(), (len(part.rows), self.rows.columns)).copy()
 
     def _middle(self) -> F64:
         if self.spec.task == "classification":

@@ -17,9 +17,9 @@ from resmem._correct import Corrector
 from resmem._folds import fold_numbers
 from resmem._judge import Tuner
 from resmem._metrics import score_named
-from resmem._rows import Array
+from resmem._rows import Array, Snapshot
 from resmem._stores import Sparse
-from resmem._trial import SWEPT, GivenRows, OwnRows, Trial
+from resmem._trial import SWEPT, GivenRows, Kind, OwnRows, Trial
 from resmem._tune_result import TuneResult
 
 if TYPE_CHECKING:
@@ -61,19 +61,22 @@ def tune(
                 corrector.spec, most, corrector.rows.temperature, k, sigma, temperature, strength,
                 probability_map,
             )  # fmt: skip
+            some = _sample(corrector.rows, seed)
             source: GivenRows | OwnRows
             if loo:
-                source = OwnRows(corrector, _sample(corrector, seed), grid.ks[-1], workers)
+                source = _own(corrector, some, grid.ks[-1], workers)
             else:
                 source = GivenRows(corrector, *given, grid.ks[-1], workers)
             if not trials:
                 numbers = _folds(folds, seed, source.targets, 3 if rule == "one_se" else 2)
             trials.append(
-                Trial(corrector.spec, corrector.rows, source, grid, numbers, name, most, workers)
+                Trial(
+                    corrector.spec, corrector.rows, source, grid, numbers, some, name, most, workers
+                )
             )
     with _steps(progress, _work(trials, scored.name)) as step:
         result = Tuner(trials, scored, rule, confidence, seed, step).run()
-    notes = (*result.notes, *_too_small(trials[0], result, loo, seed))
+    notes = (*result.notes, *_too_small(trials[0], result, loo))
     for note in notes:
         warnings.warn(f"tune: {note}", stacklevel=4)
     return result.with_notes(notes)
@@ -87,14 +90,9 @@ def _folds(folds: Any, seed: int, targets: Array, least: int) -> I64:
     return np.asarray(numbers, dtype=np.int64)
 
 
-def _sample(corrector: Corrector, seed: int) -> I64:
+def _sample(rows: Snapshot, seed: int) -> I64:
     """Positions, numbered through all segments, of at most 10,000 living rows."""
-    rows, start, living = corrector.rows, 0, []
-    if isinstance(corrector.spec.store, Sparse):
-        raise ValueError(
-            "loo=True needs the base model's outputs of the rows, which "
-            f"store={corrector.spec.store.name!r} does not keep; tune on validation rows"
-        )
+    living, start = [], 0
     for segment in rows.segments:
         living.append(segment.living(rows.version) + start)
         start += segment.n
@@ -104,15 +102,24 @@ def _sample(corrector: Corrector, seed: int) -> I64:
     return every[np.sort(np.random.RandomState(seed).permutation(len(every))[:_SAMPLE])]
 
 
+def _own(corrector: Corrector, some: I64, k: int, threads: int) -> OwnRows:
+    if isinstance(corrector.spec.store, Sparse):
+        raise ValueError(
+            "loo=True needs the base model's outputs of the rows, which "
+            f"store={corrector.spec.store.name!r} does not keep; tune on validation rows"
+        )
+    return OwnRows(corrector, some, k, threads)
+
+
 # ---------------------------------------------------------------------- honest residuals
 
 
-def _too_small(trial: Trial, result: TuneResult, loo: bool, seed: int) -> tuple[str, ...]:
+def _too_small(trial: Trial, result: TuneResult, loo: bool) -> tuple[str, ...]:
     """A note where the memory's residuals are smaller than those of rows that the base model has
     not seen: it was trained on the memory's rows, and so the memory has little to give."""
     cure = "fit with outputs from models that did not see the rows (resmem.out_of_fold)"
     if loo:
-        alone = trial.predictions(result.knn, np.arange(len(trial.source)), alone=True)
+        alone = trial.predictions(result.knn, np.arange(len(trial.source)), "targets")
         share = _clearly_smaller(trial.error_sizes(), trial.sizes_of(alone), _MUCH_SMALLER)
         return () if share is None else (
             f"the base model errs {share:.0%} as much on the memory's rows as their neighbours do: "
@@ -121,7 +128,7 @@ def _too_small(trial: Trial, result: TuneResult, loo: bool, seed: int) -> tuple[
     if isinstance(trial.spec.store, Sparse):
         return ()  # which does not keep the outputs
     corrector = Corrector(trial.spec, trial.rows, 1, 1.0, 1.0)
-    own = replace(trial, source=OwnRows(corrector, _sample(corrector, seed), 1, trial.threads))
+    own = replace(trial, source=OwnRows(corrector, trial.some, 1, trial.threads))
     share = _clearly_smaller(own.error_sizes(), trial.error_sizes(), _SMALLER)
     return () if share is None else (
         f"the memory's residuals are {share:.0%} of the size of those on the validation rows: the "
@@ -145,6 +152,10 @@ def _work(trials: list[Trial], score: str) -> int:
     for trial in trials:
         times = len(trial.grid.temperatures) if score in SWEPT else math.prod(trial.grid.shape)
         per_row += 1 + times
+    kinds: tuple[Kind, ...] = ("mean", "targets")
+    for kind in kinds:
+        settings = trials[0].settings(kind)
+        per_row += len({s.temperature for s in settings}) if score in SWEPT else len(settings)
     return per_row * len(trials[0].source)
 
 

@@ -42,15 +42,16 @@ class TuneResult:
         The best at strength 0, at strength 1, and of the neighbours' targets alone (of which only
         ``k``, ``sigma`` and ``probability_map`` mean anything).
     scores : dict
-        Score over all rows of "base" (as given), "base, own temperature", "kNN alone",
-        "published" and "candidate".
+        Score over all rows of "base" (as given), "base, own temperature", "mean residual",
+        "kNN alone", "published" and "candidate".
     held_out : dict
         Score over all rows of "base" (own temperature) and "candidate", each row's settings chosen
         without its fold.
-    gain, temperature_gain : Interval
-        Of the candidate over the base at its own temperature; of that over the base as given.
+    gain, local_gain, temperature_gain : Interval
+        Of the candidate over the base at its own temperature; over the mean residual of all rows
+        in the place of the neighbours', which needs no memory; of the base's own temperature.
     useful : bool
-        Whether the gain is clear of 0.
+        Whether the first two are clear of 0.
     reason : str
         Why it was kept or switched off, in one sentence.
     notes : tuple of str
@@ -76,6 +77,7 @@ class TuneResult:
     scores: dict[str, float]
     held_out: dict[str, float]
     gain: Interval
+    local_gain: Interval
     temperature_gain: Interval
     useful: bool
     reason: str
@@ -111,6 +113,7 @@ class TuneResult:
         """Everything as plain numbers, strings, lists and dicts; infinity is "inf"."""
         whole = asdict(self)
         whole["gain"] = self.gain._asdict()
+        whole["local_gain"] = self.local_gain._asdict()
         whole["temperature_gain"] = self.temperature_gain._asdict()
         names = self.table.dtype.names or ()
         whole["table"] = {name: self.table[name].tolist() for name in names}
@@ -129,11 +132,14 @@ class TuneResult:
         for name, settings in (
             ("base", None),
             ("base, own temperature", self.base),
+            ("mean residual", None),
             ("kNN alone", self.knn),
             ("published", self.published),
             ("candidate", self.candidate),
         ):
-            said = "as given" if settings is None else str(settings)
+            said = str(settings)
+            if settings is None:
+                said = "as given" if name == "base" else "of all rows, for the neighbours'"
             if name == "kNN alone":
                 said = f"k={self.knn.k}, sigma={self.knn.sigma:.4g}"
             elif name == "base, own temperature":
