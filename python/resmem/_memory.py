@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _core, _persist, _sigma
+from resmem import _arrays, _container, _core, _explain, _persist, _sigma
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
+from resmem._explain import Explanation
 from resmem._ingest import Incoming
 from resmem._rows import Snapshot
 from resmem._state import SETTINGS, State, identity, positive
@@ -361,6 +362,38 @@ class Memory(State):
         corrected = self.correct(embeddings, outputs, exclude_ids, threads, base=base)
         _core.simplex(corrected, _SIMPLEX_FLOOR, _arrays.thread_count(threads))
         return corrected
+
+    # ---------------------------------------------------------------- judgement
+
+    @_arrays.float_state()
+    def explain(
+        self,
+        embeddings: Any,
+        outputs: Any = None,
+        exclude_ids: Any = None,
+        columns: Any = None,
+        top: int = 5,
+        threads: int | None = None,
+    ) -> Explanation:
+        """Which rows correct each query, and what each of them adds.
+
+        Parameters
+        ----------
+        embeddings, outputs, exclude_ids, threads
+            As for ``correct``. Without outputs the corrections alone are explained.
+        columns : int array (t,) or (q, t), optional
+            Output columns to explain, for all queries alike or for each. Default: of each
+            query the ``top`` columns that are corrected most, largest first, equal ones by
+            number.
+        top : int
+
+        Returns
+        -------
+        Explanation
+            Contributions (q, k, t) and more; see there. Takes memory for them all.
+        """
+        corrector = self._corrector()
+        return _explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)
 
     # ---------------------------------------------------------------- files
 
