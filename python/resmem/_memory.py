@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _explain, _persist, _sigma
+from resmem import _arrays, _container, _evaluate, _explain, _persist, _sigma
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
+from resmem._evaluate import Evaluation
 from resmem._explain import Explanation
 from resmem._ingest import Incoming
 from resmem._rows import Snapshot
@@ -367,6 +368,48 @@ class Memory(State):
         return self._map.apply(corrected, _arrays.thread_count(threads))
 
     # ---------------------------------------------------------------- judgement
+
+    @_arrays.float_state()
+    def evaluate(
+        self,
+        embeddings: Any,
+        outputs: Any,
+        targets: Any,
+        exclude_ids: Any = None,
+        knn: Any = None,
+        buckets: int = 10,
+        bins: int = 15,
+        threads: int | None = None,
+    ) -> Evaluation:
+        """What the memory does for rows whose targets are known, beside what it should beat.
+
+        The base model as it is, the neighbours' targets alone, and the memory are scored on the
+        same rows, which should be neither in the memory nor those it was tuned on (or
+        ``exclude_ids`` must name them). Printed, the result is a table.
+
+        Parameters
+        ----------
+        embeddings : array (q, d)
+        outputs : array (q, C), for regression also (q,); None with store="head"
+        targets : int array (q,) of classes; for regression array (q,) or (q, C)
+        exclude_ids : as for ``correct``
+        knn : TuneResult or Settings, optional
+            Whose ``k`` and ``sigma`` the neighbours alone are weighted with. Default: the
+            memory's.
+        buckets : int
+            Of distance to the nearest row, for ``by_distance``.
+        bins : int
+            Of confidence, for the calibration error and ``reliability``.
+        threads : int, optional
+
+        Returns
+        -------
+        Evaluation
+            Computed block by block of queries: some numbers a row stay in memory.
+        """
+        return _evaluate.evaluate(
+            self, embeddings, outputs, targets, exclude_ids, knn, buckets, bins, threads
+        )
 
     @_arrays.float_state()
     def explain(
