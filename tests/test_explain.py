@@ -118,9 +118,10 @@ def test_columns_come_by_the_size_of_their_correction(store):
 
 
 def test_columns_corrected_alike_come_by_number():
-    zeros = np.zeros((4, C), dtype=np.float32)
-    mem = resmem.Memory(k=2).fit(np.eye(4, 2), zeros, [3, 3, 3, 3])
-    assert mem.explain(np.eye(4, 2), top=4).columns.tolist() == [[3, 0, 1, 2]] * 4
+    zeros = np.zeros((4, 70), dtype=np.float32)
+    mem = resmem.Memory(k=2).fit(np.eye(4, 2), zeros, [33] * 4)
+    got = mem.explain(np.eye(4, 2), top=50).columns
+    assert got.tolist() == [[33, *(c for c in range(50) if c != 33)]] * 4
 
 
 @pytest.mark.parametrize("shape", [(40,), (40, 1), (40, 3)])
