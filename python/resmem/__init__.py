@@ -9,6 +9,8 @@ residuals and corrects its predictions with those of the nearest training exampl
 from resmem._aggregate import aggregate
 from resmem._core import __version__
 from resmem._errors import FileFormatError, NotFittedError
+from resmem._evaluate import Evaluation
+from resmem._explain import Explanation
 from resmem._grid import Settings
 from resmem._memory import Memory, verify_file
 from resmem._out_of_fold import out_of_fold
@@ -17,6 +19,8 @@ from resmem._tune_result import TuneResult
 from resmem._versions import show_versions
 
 __all__ = [
+    "Evaluation",
+    "Explanation",
     "FileFormatError",
     "Memory",
     "NotFittedError",

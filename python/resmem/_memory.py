@@ -11,10 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _persist, _sigma
+from resmem import _arrays, _container, _evaluate, _explain, _persist, _sigma
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
+from resmem._evaluate import Evaluation
+from resmem._explain import Explanation
 from resmem._grid import Settings
 from resmem._ingest import Incoming
 from resmem._rows import Snapshot
@@ -409,8 +411,9 @@ class Memory(State):
 
         One search at the largest ``k`` serves all settings. Rows are cut into folds; for each, the
         others choose settings, and the fold's own rows compare them with the base model, whose
-        temperature the others chose as well. Where the interval of this gain is not clear of 0,
-        ``strength`` becomes 0 and the result says so.
+        temperature the others chose as well. Where the interval of this gain is not clear of 0, or
+        the mean residual of all rows would gain as much as the neighbours', ``strength`` becomes 0
+        and the result says so.
 
         Parameters
         ----------
@@ -419,7 +422,7 @@ class Memory(State):
             They should not be test rows. ``outputs`` may be left out with store="head".
         k, sigma, temperature, strength, probability_map : value or list, optional
             What to try. Defaults: ``k`` 1, 2, 4 to 128; ``sigma`` from 0.01 to 2 times the median
-            distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 2 and the present
+            distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 4 and the present
             one; ``strength`` 0 to 1, of which 0 (the base model) and 1 (as published) are always
             tried; both maps.
         preprocess, key_dtype : str or list, optional
@@ -483,6 +486,80 @@ class Memory(State):
         self.k, self.sigma = settings.k, settings.sigma
         self.strength, self.probability_map = settings.strength, settings.probability_map
         return self
+
+    # ---------------------------------------------------------------- judgement
+
+    @_arrays.float_state()
+    def evaluate(
+        self,
+        embeddings: Any,
+        outputs: Any,
+        targets: Any,
+        exclude_ids: Any = None,
+        knn: Any = None,
+        buckets: int = 10,
+        bins: int = 15,
+        threads: int | None = None,
+    ) -> Evaluation:
+        """What the memory does for rows whose targets are known, beside what it should beat.
+
+        The base model as it is, the neighbours' targets alone, and the memory are scored on the
+        same rows, which should be neither in the memory nor those it was tuned on (or
+        ``exclude_ids`` must name them). Printed, the result is a table.
+
+        Parameters
+        ----------
+        embeddings : array (q, d)
+        outputs : array (q, C), for regression also (q,); None with store="head"
+        targets : int array (q,) of classes; for regression array (q,) or (q, C)
+        exclude_ids : as for ``correct``
+        knn : TuneResult or Settings, optional
+            Whose ``k`` and ``sigma`` the neighbours alone are weighted with. Default: the
+            memory's.
+        buckets : int
+            Of distance to the nearest row, for ``by_distance``.
+        bins : int
+            Of confidence, for the calibration error and ``reliability``.
+        threads : int, optional
+
+        Returns
+        -------
+        Evaluation
+            Computed block by block of queries: some numbers a row stay in memory.
+        """
+        return _evaluate.evaluate(
+            self, embeddings, outputs, targets, exclude_ids, knn, buckets, bins, threads
+        )
+
+    @_arrays.float_state()
+    def explain(
+        self,
+        embeddings: Any,
+        outputs: Any = None,
+        exclude_ids: Any = None,
+        columns: Any = None,
+        top: int = 5,
+        threads: int | None = None,
+    ) -> Explanation:
+        """Which rows correct each query, and what each of them adds.
+
+        Parameters
+        ----------
+        embeddings, outputs, exclude_ids, threads
+            As for ``correct``. Without outputs the corrections alone are explained.
+        columns : int array (t,) or (q, t), optional
+            Output columns to explain, for all queries alike or for each. Default: of each
+            query the ``top`` columns that are corrected most, largest first, equal ones by
+            number.
+        top : int
+
+        Returns
+        -------
+        Explanation
+            Contributions (q, k, t) and more; see there. Takes memory for them all.
+        """
+        corrector = self._corrector()
+        return _explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)
 
     # ---------------------------------------------------------------- files
 

@@ -56,6 +56,7 @@ def _fit(commands: _Commands) -> None:
     more.add_argument("--head-weight", metavar=_ARRAY, help="(C, d), for --store head")
     more.add_argument("--head-bias", metavar=_ARRAY, help="(C,), by default 0")
     more.add_argument("--base", metavar="TEXT", help="which base model the outputs are of")
+    more.add_argument("--probability-map", metavar="MAP", help="clip, project, or clip:FLOOR")
 
 
 def _add(commands: _Commands) -> None:
