@@ -11,6 +11,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kSmallest = std::numeric_limits<double>::min();  // what a logarithm is taken of
 constexpr std::size_t kPartBytes = std::size_t{32} << 20;         // sums of all parts
 constexpr std::size_t kMostParts = 16;                            // of a fold
+constexpr std::size_t kRowsAtOnce = 16;                           // summed between two polls
 
 // Scores one sum after the other, in the order of the settings.
 class ClassScores {
@@ -189,21 +190,24 @@ class PartSweep {
         sums_(ld_ * request.sigmas.size()),
         totals_(request.sigmas.size()) {}
 
-  void query(std::size_t q, double* out) {
+  // Polls between sums and scores: with many columns one query takes long.
+  void query(std::size_t q, double* out, Interrupt& interrupt, bool calling) {
     const std::size_t scales = request_.sigmas.size(), count = gather(q);
     std::fill(sums_.begin(), sums_.end(), 0.0);
     std::fill(totals_.begin(), totals_.end(), 0.0);
     scores_.begin(q);
     std::size_t done = 0;
     for (const std::size_t k : request_.ks) {
-      const std::size_t last = std::min(k, count);
-      const double* weights = weights_.data() + done * scales;
-      kernels_.weighted_sums(
-          {sums_.data(), ld_, rows_.data() + done, weights, scales, last - done, request_.columns});
-      for (; done < last; ++done)
-        for (std::size_t s = 0; s < scales; ++s) totals_[s] += weights_[done * scales + s];
-      for (std::size_t s = 0; s < scales; ++s)
-        scores_.add(sums_.data() + s * ld_, count > 0 ? 1 / totals_[s] : 0, out);
+      for (const std::size_t last = std::min(k, count); done < last;) {
+        interrupt.poll(calling);
+        const std::size_t rows = std::min(last - done, kRowsAtOnce);
+        take(done, rows);
+        done += rows;
+      }
+      for (std::size_t s = 0; s < scales; ++s) {
+        interrupt.poll(calling);
+        scores_.add(sums_.data() + s * ld_, done > 0 ? 1 / totals_[s] : 0, out);
+      }
     }
     scores_.end(out);
   }
@@ -224,6 +228,16 @@ class PartSweep {
     kernels_.exp(weights_.data(), count * scales);
     if (q + 1 < request_.q) fetch(positions + request_.k);
     return count;
+  }
+
+  // Adds `rows` neighbours, from `first` on, to the sums and the sums of weights.
+  void take(std::size_t first, std::size_t rows) {
+    const std::size_t scales = request_.sigmas.size();
+    const double* weights = weights_.data() + first * scales;
+    kernels_.weighted_sums(
+        {sums_.data(), ld_, rows_.data() + first, weights, scales, rows, request_.columns});
+    for (std::size_t j = 0; j < rows; ++j)
+      for (std::size_t s = 0; s < scales; ++s) totals_[s] += weights[j * scales + s];
   }
 
   // Asks for the rows of the next query: they lie at random places.
@@ -249,6 +263,7 @@ template <class Scores>
 void sweep_parts(const SweepRequest& request, const KernelTable& kernels, double* out,
                  Interrupt& interrupt) {
   const std::size_t folds = request.folds(), size = request.settings() * request.width();
+  if (folds == 0) return;
   const std::size_t parts = std::clamp<std::size_t>(kPartBytes / (8 * size * folds), 1, kMostParts);
   std::vector<double> sums(folds * parts * size);
   parallel_for(folds * parts, request.threads, interrupt, [&](std::size_t task, bool calling) {
@@ -256,10 +271,8 @@ void sweep_parts(const SweepRequest& request, const KernelTable& kernels, double
     const std::size_t start = request.bounds[fold], n = request.bounds[fold + 1] - start;
     if (n * part / parts == n * (part + 1) / parts) return;
     PartSweep<Scores> sweep(request, kernels);
-    for (std::size_t q = n * part / parts; q < n * (part + 1) / parts; ++q) {
-      interrupt.poll(calling);
-      sweep.query(start + q, sums.data() + task * size);
-    }
+    for (std::size_t q = n * part / parts; q < n * (part + 1) / parts; ++q)
+      sweep.query(start + q, sums.data() + task * size, interrupt, calling);
   });
   std::fill_n(out, folds * size, 0.0);
   for (std::size_t task = 0; task < folds * parts; ++task) {
