@@ -45,8 +45,13 @@ class Case:
     bins: int = BINS
 
     def core(self, **options: Any) -> Any:
-        fields = dataclasses.fields(self)
-        return _core.sweep(*(getattr(self, field.name) for field in fields), **options)
+        """All scores that the targets have, side by side as the oracle has them."""
+        *given, bins = (getattr(self, field.name) for field in dataclasses.fields(self))
+        scores = ["squared_error", "absolute_error"]
+        if self.targets.dtype.kind == "i":
+            scores = ["log_loss", "accuracy", "brier"] + ["calibration"] * (bins > 0)
+        parts = [_core.sweep(*given, score, max(1, bins), **options) for score in scores]
+        return np.concatenate(parts, axis=-1)
 
     def rows(self) -> Any:
         """The oracle's scores of every query."""
@@ -402,11 +407,12 @@ for C in (1, 3, 8, 21):
         rng.random((n, C), dtype=np.float32), np.sort(rng.random((q, k)), axis=1),
         rng.integers(0, n, (q, k)), rng.random((q, C)), rng.integers(0, C, q),
     ]
-    settings = [0, 2, q], [1, 4, k], [0.1, 1.0, 9.0], [1.0, 2.0], [(False, 1e-6), (True, 1e-6)], 5
+    settings = [0, 2, q], [1, 4, k], [0.1, 1.0, 9.0], [1.0, 2.0], [(False, 1e-6), (True, 1e-6)]
     held = [at_the_end(array) for array in arrays]
     for isa in _core.available_isas():
-        wanted = _core.sweep(*arrays, *settings, 2, isa)
-        assert _core.sweep(*held, *settings, 2, isa).tobytes() == wanted.tobytes()
+        for score in ("log_loss", "accuracy", "brier", "calibration"):
+            wanted = _core.sweep(*arrays, *settings, score, 5, 2, isa)
+            assert _core.sweep(*held, *settings, score, 5, 2, isa).tobytes() == wanted.tobytes()
         _core.simplex(at_the_end(arrays[3]), 1e-6, 1, isa, True)
 print("done")
 """
@@ -460,7 +466,7 @@ arguments = (
     rng.standard_normal((n, columns), dtype=np.float32), np.sort(rng.random((q, k)), axis=1),
     rng.integers(0, n, (q, k)), np.full((q, columns), 1 / columns), rng.integers(0, columns, q),
     [0, q], range(1, k + 1), np.geomspace(0.1, 10, 20), np.linspace(0, 1, 20),
-    [(False, 1e-6), (True, 1e-6)], 0, threads,
+    [(False, 1e-6), (True, 1e-6)], "log_loss", 15, threads,
 )
 print("ready", flush=True)
 try:

@@ -617,13 +617,20 @@ struct SweepCase {
 void check_sweep(Context& context, Reader& reader) {
   const SweepCase given(reader);
   SweepRequest request = given.request;
-  Doubles wanted(request.folds() * request.settings() * request.width());
-  Interrupt never;
-  sweep(request, scalar_kernels(), wanted.data(), never);
-  check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
-    request.threads = threads;
-    sweep(request, context.kernels, out.data(), stop);
-  });
+  std::vector<SweepScore> scores{SweepScore::squared_error, SweepScore::absolute_error};
+  if (request.labels != nullptr)
+    scores = {SweepScore::log_loss, SweepScore::accuracy, SweepScore::brier,
+              SweepScore::calibration};
+  for (const SweepScore score : scores) {
+    request.score = score;
+    Doubles wanted(request.folds() * request.settings() * request.width());
+    Interrupt never;
+    sweep(request, scalar_kernels(), wanted.data(), never);
+    check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
+      request.threads = threads;
+      sweep(request, context.kernels, out.data(), stop);
+    });
+  }
 }
 
 void check_table(Context& context, const std::vector<char>& file) {

@@ -11,7 +11,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kSmallest = std::numeric_limits<double>::min();  // what a logarithm is taken of
 constexpr std::size_t kPartBytes = std::size_t{32} << 20;         // sums of all parts
 constexpr std::size_t kMostParts = 16;                            // of a fold
-constexpr std::size_t kRowsAtOnce = 16;                           // summed between two polls
+constexpr std::size_t kPolled = std::size_t{1} << 20;             // values between two polls
 
 // Scores one sum after the other, in the order of the settings.
 class ClassScores {
@@ -180,9 +180,12 @@ class ValueScores {
 template <class Scores>
 class PartSweep {
  public:
-  PartSweep(const SweepRequest& request, const KernelTable& kernels)
+  PartSweep(const SweepRequest& request, const KernelTable& kernels, Interrupt& interrupt,
+            bool calling_thread)
       : request_(request),
         kernels_(kernels),
+        interrupt_(interrupt),
+        calling_thread_(calling_thread),
         scores_(request, kernels),
         ld_((request.columns + kPartials - 1) / kPartials * kPartials),
         rows_(request.k),
@@ -191,22 +194,23 @@ class PartSweep {
         totals_(request.sigmas.size()) {}
 
   // Polls between sums and scores: with many columns one query takes long.
-  void query(std::size_t q, double* out, Interrupt& interrupt, bool calling) {
+  void query(std::size_t q, double* out) {
     const std::size_t scales = request_.sigmas.size(), count = gather(q);
+    const std::size_t scored = request_.settings() / (request_.ks.size() * scales) * ld_;
     std::fill(sums_.begin(), sums_.end(), 0.0);
     std::fill(totals_.begin(), totals_.end(), 0.0);
     scores_.begin(q);
     std::size_t done = 0;
     for (const std::size_t k : request_.ks) {
       for (const std::size_t last = std::min(k, count); done < last;) {
-        interrupt.poll(calling);
-        const std::size_t rows = std::min(last - done, kRowsAtOnce);
+        const std::size_t rows = std::clamp<std::size_t>(kPolled / (scales * ld_), 1, last - done);
         take(done, rows);
         done += rows;
+        worked(rows * scales * ld_);
       }
       for (std::size_t s = 0; s < scales; ++s) {
-        interrupt.poll(calling);
         scores_.add(sums_.data() + s * ld_, done > 0 ? 1 / totals_[s] : 0, out);
+        worked(scored);
       }
     }
     scores_.end(out);
@@ -230,6 +234,13 @@ class PartSweep {
     return count;
   }
 
+  void worked(std::size_t values) {
+    work_ += values;
+    if (work_ < kPolled) return;
+    work_ = 0;
+    interrupt_.poll(calling_thread_);
+  }
+
   // Adds `rows` neighbours, from `first` on, to the sums and the sums of weights.
   void take(std::size_t first, std::size_t rows) {
     const std::size_t scales = request_.sigmas.size();
@@ -251,10 +262,13 @@ class PartSweep {
 
   const SweepRequest& request_;
   const KernelTable& kernels_;
+  Interrupt& interrupt_;
+  bool calling_thread_;
   Scores scores_;
   std::size_t ld_;
   std::vector<const float*> rows_;
   std::vector<double> weights_, sums_, totals_;
+  std::size_t work_ = 0;  // since the last poll
 };
 
 // Folds are cut into parts, so that threads share them; a part's sums are its own, and are added
@@ -270,9 +284,9 @@ void sweep_parts(const SweepRequest& request, const KernelTable& kernels, double
     const std::size_t fold = task / parts, part = task % parts;
     const std::size_t start = request.bounds[fold], n = request.bounds[fold + 1] - start;
     if (n * part / parts == n * (part + 1) / parts) return;
-    PartSweep<Scores> sweep(request, kernels);
+    PartSweep<Scores> sweep(request, kernels, interrupt, calling);
     for (std::size_t q = n * part / parts; q < n * (part + 1) / parts; ++q)
-      sweep.query(start + q, sums.data() + task * size, interrupt, calling);
+      sweep.query(start + q, sums.data() + task * size);
   });
   std::fill_n(out, folds * size, 0.0);
   for (std::size_t task = 0; task < folds * parts; ++task) {
