@@ -396,6 +396,35 @@ def test_batches_blocks_and_threads_do_not_show(task, kind, monkeypatch):
             same_bits(mem.correct(queries, outputs, exclude, threads), whole)
 
 
+@pytest.mark.parametrize("name", ["clip", "clip:0.25", "project", "project:0.001"])
+def test_probabilities_by_every_map(fitted, name):
+    mem, (keys, logits, _) = fitted
+    mem.strength, mem.probability_map = 2.0, name
+    floor = float(name.partition(":")[2] or 1e-6)
+    got = mem.predict_proba(keys, logits)
+    corrected = mem.correct(keys, logits)
+    assert (corrected < 0).any()
+    np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-15 * 3)
+    np.testing.assert_array_equal(got.argmax(axis=1), corrected.argmax(axis=1))
+    if name.startswith("clip"):
+        same_bits(got, oracle.simplex(corrected, floor))
+    else:  # no point of the simplex is nearer
+        apart = np.square(got - corrected).sum(axis=1)
+        for other in (oracle.simplex(corrected), np.full((120, 3), 1 / 3), got[::-1]):
+            inside = floor + (1 - 3 * floor) * other  # no coordinate below the floor either
+            assert (apart <= np.square(inside - corrected).sum(axis=1)).all()
+        assert got.min() == pytest.approx(floor)
+    assert pickle.loads(pickle.dumps(mem)).probability_map == mem.probability_map == name
+    assert ("probability_map" in repr(mem)) == (name != "clip")
+
+
+def test_a_map_is_named_in_one_way():
+    mem = resmem.Memory(probability_map="clip:1e-6")
+    assert mem.probability_map == "clip"
+    mem.probability_map = "project:1e-3"
+    assert mem.probability_map == "project:0.001"
+
+
 def test_outputs_that_are_none_are_refused(fitted):
     mem, (keys, _, _) = fitted
     for method in (mem.correct, mem.predict, mem.predict_proba):

@@ -8,17 +8,6 @@
 namespace resmem {
 namespace {
 
-void simplex_python(Array<double>& values, double floor, std::size_t threads,
-                    const std::string& isa) {
-  require(values.ndim() == 2, "values must be (n, C)");
-  const KernelTable& kernels = select_kernels(isa);
-  double* target = values.mutable_data();
-  without_gil([&](Interrupt& interrupt) {
-    simplex_rows(target, extent(values, 0), extent(values, 1), floor, kernels,
-                 thread_count(threads), interrupt);
-  });
-}
-
 DenseSegment dense_segment(const py::tuple& parts, std::size_t columns) {
   require(parts.size() == 2, "a dense segment must be ('dense', residuals)");
   DenseSegment segment;
@@ -175,8 +164,6 @@ Array<double> weights_python(const Array<double>& distances, const Array<std::in
 
 void register_aggregate(py::module_& module) {
   using namespace py::literals;
-  module.def("simplex", &simplex_python, py::arg("values").noconvert(), "floor"_a, "threads"_a = 0,
-             "isa"_a = "", "Clips rows at floor and renormalises, in place.");
   module.def("aggregate", &aggregate_python, "segments"_a, py::arg("distances").noconvert(),
              py::arg("positions").noconvert(), "sigma"_a, "columns"_a, "strength"_a = 1.0,
              py::arg("base").noconvert() = py::none(), "threads"_a = 0, "isa"_a = "",

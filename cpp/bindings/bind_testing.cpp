@@ -39,6 +39,15 @@ Array<double> exp_python(const Array<double>& x, const std::string& isa) {
   return out;
 }
 
+Array<double> log_python(const Array<double>& x, const std::string& isa) {
+  require(x.ndim() == 1, "x must be one-dimensional");
+  Array<double> out(x.shape(0));
+  std::copy_n(x.data(), x.size(), out.mutable_data());
+  const FpGuard guard;
+  select_kernels(isa).log(out.mutable_data(), extent(out, 0));
+  return out;
+}
+
 }  // namespace
 
 void register_testing(py::module_& module) {
@@ -48,6 +57,7 @@ void register_testing(py::module_& module) {
              "queries_max_abs"_a, "segments"_a, "metric"_a, "filter"_a = "dot", "isa"_a = "",
              "depth_block"_a = 0, "Bounds (low, high) of the canonical keys, (q, n) each.");
   module.def("exp", &exp_python, py::arg("x").noconvert(), "isa"_a = "");
+  module.def("log", &log_python, py::arg("x").noconvert(), "isa"_a = "");
 }
 
 }  // namespace resmem

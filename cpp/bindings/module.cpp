@@ -8,5 +8,6 @@ PYBIND11_MODULE(_core, module) {
   resmem::register_rows(module);
   resmem::register_residuals(module);
   resmem::register_aggregate(module);
+  resmem::register_sweep(module);
   resmem::register_testing(module);
 }

@@ -20,6 +20,7 @@
 #include "../core/cpu.h"
 #include "../core/residual_store.h"
 #include "../core/search.h"
+#include "../core/simplex.h"
 
 namespace resmem {
 namespace {
@@ -426,7 +427,7 @@ void check_simplex(Context& context, Reader& reader) {
   const Doubles wanted = reader.array<double>(values.size());
   check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
     out = values;
-    simplex_rows(out.data(), n, columns, floor, context.kernels, threads, stop);
+    simplex_rows({false, floor}, out.data(), n, columns, context.kernels, threads, stop);
   });
 }
 

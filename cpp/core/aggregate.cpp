@@ -259,16 +259,4 @@ void aggregate(const AggregateRequest& request, const KernelTable& kernels, doub
   }
 }
 
-void simplex_rows(double* values, std::size_t n, std::size_t columns, double floor,
-                  const KernelTable& kernels, std::size_t threads, Interrupt& interrupt) {
-  parallel_for_rows(n, columns, threads, interrupt, [&](std::size_t first, std::size_t last, bool) {
-    for (std::size_t i = first; i < last; ++i) {
-      double* row = values + i * columns;
-      for (std::size_t c = 0; c < columns; ++c) row[c] = row[c] > floor ? row[c] : floor;
-      const double total = kernels.csum(row, columns);
-      for (std::size_t c = 0; c < columns; ++c) row[c] /= total;
-    }
-  });
-}
-
 }  // namespace resmem

@@ -69,8 +69,4 @@ void aggregate(const AggregateRequest& request, const KernelTable& kernels, doub
 std::size_t neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
                               double sigma, const KernelTable& kernels, double* out);
 
-// out (n, columns): clipped from below at `floor` and renormalised, in place.
-void simplex_rows(double* values, std::size_t n, std::size_t columns, double floor,
-                  const KernelTable& kernels, std::size_t threads, Interrupt& interrupt);
-
 }  // namespace resmem

@@ -81,6 +81,26 @@ struct HeadArgs {
   std::size_t out_ld;
 };
 
+// Sums of the same rows at several scales of the weights.
+//
+// sums[i * ld + c] = (sums[i * ld + c] + weights[0][i] * rows[0][c]) + .., for i < scales,
+// c < columns and the rows j < count ascending, with weights[j][i] = weights[j * scales + i].
+struct SumsArgs {
+  double* sums;
+  std::size_t ld;
+  const float* const* rows;
+  const double* weights;
+  std::size_t scales;
+  std::size_t count;
+  std::size_t columns;
+};
+
+// Of x_c = max(base[c] + factor * sums[c], floor): the sum and the sum of squares, as csum, and the
+// largest.
+struct ClippedSums {
+  double total, squares, largest;
+};
+
 struct KernelTable {
   const char* name;
   bool emulated;              // executed through an emulation header, not by the CPU itself
@@ -110,6 +130,7 @@ struct KernelTable {
   double (*dot)(const float* q, const float* x, std::size_t d);
   double (*csum)(const double* terms, std::size_t n);
   void (*exp)(double* x, std::size_t n);  // in place
+  void (*log)(double* x, std::size_t n);  // in place, x >= 2^-1022
   void (*softmax)(const float* logits, double temperature, double* out, std::size_t n);
   // The weights of count >= 1 neighbours at these distances.
   void (*neighbour_weights)(const double* distances, std::size_t count, double sigma, double* out);
@@ -117,6 +138,12 @@ struct KernelTable {
   // `rows` holds count + kRowsAhead pointers; the further ones are only prefetched.
   void (*weighted_sum)(double* out, const float* const* rows, const double* weights,
                        std::size_t count, std::size_t columns);
+  void (*weighted_sums)(const SumsArgs& args);
+  // n is a multiple of kPartials.
+  ClippedSums (*clipped_sums)(const double* base, const double* sums, double factor, double floor,
+                              std::size_t n);
+  // The shift of a projection of x, padded with -inf to a multiple n of kPartials, onto `mass`.
+  double (*projection_shift)(const double* x, std::size_t n, double mass);
   void (*head_logits)(const HeadArgs& args);
 
   // --- Numbers half as wide. Widening is exact; narrowing rounds to nearest even, to infinity

@@ -340,6 +340,36 @@ void exp_in_place(double* x, std::size_t n) {
   }
 }
 
+constexpr int kLogTerms = 10;  // j = 1 .. 10: what is left out is below 2^-60 of the result
+constexpr double kAtanhTerm[kLogTerms + 1] = {2.0,      2.0 / 3,  2.0 / 5,  2.0 / 7,
+                                              2.0 / 9,  2.0 / 11, 2.0 / 13, 2.0 / 15,
+                                              2.0 / 17, 2.0 / 19, 2.0 / 21};
+
+RESMEM_INLINE F64 canonical_log(F64 x) {
+  const LogParts parts = log_parts(x);
+  const F64 one = F64::set1(1.0);
+  const F64 f = div(sub(parts.mantissa, one), add(parts.mantissa, one));
+  const F64 s = mul(f, f);
+  F64 q = F64::set1(kAtanhTerm[kLogTerms]);
+  unroll<kLogTerms - 1>([&](auto j) RESMEM_LAMBDA {
+    q = add(mul(q, s), F64::set1(kAtanhTerm[kLogTerms - 1 - j.value]));
+  });
+  const F64 tail = add(mul(mul(f, s), q), mul(parts.exponent, F64::set1(kLn2Low)));
+  return add(mul(parts.exponent, F64::set1(kLn2High)), add(add(f, f), tail));
+}
+
+void log_in_place(double* x, std::size_t n) {
+  std::size_t i = 0;
+  for (; i + F64::kLanes <= n; i += F64::kLanes) canonical_log(F64::load(x + i)).store(x + i);
+  if (i < n) {
+    double lane[F64::kLanes];
+    for (double& each : lane) each = 1;
+    for (std::size_t j = 0; j < n - i; ++j) lane[j] = x[i + j];
+    canonical_log(F64::load(lane)).store(lane);
+    for (std::size_t j = 0; j < n - i; ++j) x[i + j] = lane[j];
+  }
+}
+
 void softmax(const float* logits, double temperature, double* out, std::size_t n) {
   const F64 scale = F64::set1(temperature);
   F64 largest_lanes = F64::set1(-__builtin_inf());
@@ -424,6 +454,110 @@ void weighted_sum(double* out, const float* const* rows, const double* weights, 
   std::size_t j = 0;
   for (; j + 4 <= count; j += 4) add_rows<4>(out, rows + j, rows + j + ahead, weights + j, columns);
   for (; j < count; ++j) add_rows<1>(out, rows + j, rows + j + ahead, weights + j, columns);
+}
+
+// ------------------------------------------------------------------ canonical: tuning
+
+// kScales sums of the same rows under weights of their own, kVectors vectors of columns at a
+// time: every widened number serves all scales.
+template <int kScales, int kVectors>
+RESMEM_INLINE void sums_tile(const SumsArgs& args, std::size_t scale, std::size_t c) {
+  F64 sum[kScales][kVectors];
+  double* const to = args.sums + scale * args.ld + c;
+  unroll<kScales>([&](auto i) RESMEM_LAMBDA {
+    unroll<kVectors>([&](auto v) RESMEM_LAMBDA {
+      sum[i.value][v.value] = F64::load(to + i.value * args.ld + v.value * F64::kLanes);
+    });
+  });
+  const double* weight = args.weights + scale;
+  for (std::size_t j = 0; j < args.count; ++j, weight += args.scales) {
+    F64 x[kVectors];
+    unroll<kVectors>([&](auto v) RESMEM_LAMBDA {
+      x[v.value] = F64::widen(args.rows[j] + c + v.value * F64::kLanes);
+    });
+    unroll<kScales>([&](auto i) RESMEM_LAMBDA {
+      const F64 w = F64::set1(weight[i.value]);
+      unroll<kVectors>([&](auto v) RESMEM_LAMBDA {
+        sum[i.value][v.value] = add(sum[i.value][v.value], mul(w, x[v.value]));
+      });
+    });
+  }
+  unroll<kScales>([&](auto i) RESMEM_LAMBDA {
+    unroll<kVectors>([&](auto v) RESMEM_LAMBDA {
+      sum[i.value][v.value].store(to + i.value * args.ld + v.value * F64::kLanes);
+    });
+  });
+}
+
+template <int kScales>
+void sums_of_scales(const SumsArgs& args, std::size_t scale) {
+  std::size_t c = 0;
+  for (; c + 2 * F64::kLanes <= args.columns; c += 2 * F64::kLanes)
+    sums_tile<kScales, 2>(args, scale, c);
+  for (; c + F64::kLanes <= args.columns; c += F64::kLanes) sums_tile<kScales, 1>(args, scale, c);
+  for (; c < args.columns; ++c)
+    for (std::size_t i = scale; i < scale + kScales; ++i) {
+      double sum = args.sums[i * args.ld + c];
+      for (std::size_t j = 0; j < args.count; ++j)
+        sum += args.weights[j * args.scales + i] * static_cast<double>(args.rows[j][c]);
+      args.sums[i * args.ld + c] = sum;
+    }
+}
+
+void weighted_sums(const SumsArgs& args) {
+  std::size_t i = 0;
+  for (; i + 4 <= args.scales; i += 4) sums_of_scales<4>(args, i);
+  for (; i < args.scales; ++i) sums_of_scales<1>(args, i);
+}
+
+// The largest lane of eight partial maxima.
+RESMEM_INLINE double largest_of(const F64* partial) {
+  F64 most = partial[0];
+  for (int v = 1; v < kPartialVectors; ++v) most = max(most, partial[v]);
+  double lane[F64::kLanes];
+  most.store(lane);
+  double largest = lane[0];
+  for (const double each : lane) largest = each > largest ? each : largest;
+  return largest;
+}
+
+ClippedSums clipped_sums(const double* base, const double* sums, double factor, double floor,
+                         std::size_t n) {
+  const F64 scale = F64::set1(factor), least = F64::set1(floor);
+  F64 total[kPartialVectors], squares[kPartialVectors], largest[kPartialVectors];
+  unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
+    total[v.value] = squares[v.value] = F64::set1(0.0);
+    largest[v.value] = least;
+  });
+  for (std::size_t i = 0; i < n; i += kPartials)
+    unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
+      const std::size_t at = i + v.value * F64::kLanes;
+      const F64 x = max(add(F64::load(base + at), mul(scale, F64::load(sums + at))), least);
+      total[v.value] = add(total[v.value], x);
+      squares[v.value] = add(squares[v.value], mul(x, x));
+      largest[v.value] = max(x, largest[v.value]);
+    });
+  return {combine(total), combine(squares), largest_of(largest)};
+}
+
+double projection_shift(const double* x, std::size_t n, double mass) {
+  double shift = -__builtin_inf(), before = __builtin_inf();
+  while (true) {
+    const F64 t = F64::set1(shift), one = F64::set1(1.0);
+    F64 total[kPartialVectors], count[kPartialVectors];
+    unroll<kPartialVectors>(
+        [&](auto v) RESMEM_LAMBDA { total[v.value] = count[v.value] = F64::set1(0.0); });
+    for (std::size_t i = 0; i < n; i += kPartials)
+      unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
+        const F64 value = F64::load(x + i + v.value * F64::kLanes);
+        total[v.value] = add(total[v.value], keep_greater(value, t, value));
+        count[v.value] = add(count[v.value], keep_greater(value, t, one));
+      });
+    const double kept = combine(count);
+    if (!(kept < before) || kept == 0) return shift;
+    shift = (combine(total) - mass) / kept;
+    before = kept;
+  }
 }
 
 // ------------------------------------------------------------------ canonical: a linear layer
@@ -555,9 +689,13 @@ constexpr KernelTable make_table(const char* name, bool emulated) {
           dot,
           csum,
           exp_in_place,
+          log_in_place,
           softmax,
           neighbour_weights,
           weighted_sum,
+          weighted_sums,
+          clipped_sums,
+          projection_shift,
           head_logits,
           widen_float16,
           widen_bfloat16,

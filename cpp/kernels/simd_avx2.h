@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "float64_bits.h"
 #include "simd_x86.h"
 
 namespace resmem {
@@ -71,6 +72,20 @@ inline F64 max(F64 a, F64 b) { return {_mm256_max_pd(a.v, b.v)}; }
 inline F64 pow2_of_shifted(F64 shifted) {
   const __m256i biased = _mm256_add_epi64(_mm256_castpd_si256(shifted.v), _mm256_set1_epi64x(1023));
   return {_mm256_castsi256_pd(_mm256_slli_epi64(biased, 52))};
+}
+// x where v > t, else 0.
+inline F64 keep_greater(F64 v, F64 t, F64 x) {
+  return {_mm256_and_pd(_mm256_cmp_pd(v.v, t.v, _CMP_GT_OQ), x.v)};
+}
+struct LogParts {  // float64_bits.h
+  F64 exponent, mantissa;
+};
+inline LogParts log_parts(F64 x) {
+  const __m256i t = _mm256_add_epi64(_mm256_castpd_si256(x.v), _mm256_set1_epi64x(kLogCarry));
+  const __m256i exponent = _mm256_or_si256(_mm256_srli_epi64(t, 52), _mm256_set1_epi64x(kTwo52));
+  const __m256i fraction = _mm256_and_si256(t, _mm256_set1_epi64x(kFraction));
+  return {{_mm256_sub_pd(_mm256_castsi256_pd(exponent), _mm256_set1_pd(kLogBias))},
+          {_mm256_castsi256_pd(_mm256_add_epi64(fraction, _mm256_set1_epi64x(kSqrtHalf)))}};
 }
 
 constexpr int kPanelVectors = 2;  // NR = 16

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 
+#include "float64_bits.h"
 #include "simd_x86.h"
 
 namespace resmem {
@@ -108,6 +109,20 @@ inline F64 max(F64 a, F64 b) { return {_mm512_max_pd(a.v, b.v)}; }
 inline F64 pow2_of_shifted(F64 shifted) {
   const __m512i biased = _mm512_add_epi64(_mm512_castpd_si512(shifted.v), _mm512_set1_epi64(1023));
   return {_mm512_castsi512_pd(_mm512_slli_epi64(biased, 52))};
+}
+// x where v > t, else 0.
+inline F64 keep_greater(F64 v, F64 t, F64 x) {
+  return {_mm512_maskz_mov_pd(_mm512_cmp_pd_mask(v.v, t.v, _CMP_GT_OQ), x.v)};
+}
+struct LogParts {  // float64_bits.h
+  F64 exponent, mantissa;
+};
+inline LogParts log_parts(F64 x) {
+  const __m512i t = _mm512_add_epi64(_mm512_castpd_si512(x.v), _mm512_set1_epi64(kLogCarry));
+  const __m512i exponent = _mm512_or_si512(_mm512_srli_epi64(t, 52), _mm512_set1_epi64(kTwo52));
+  const __m512i fraction = _mm512_and_si512(t, _mm512_set1_epi64(kFraction));
+  return {{_mm512_sub_pd(_mm512_castsi512_pd(exponent), _mm512_set1_pd(kLogBias))},
+          {_mm512_castsi512_pd(_mm512_add_epi64(fraction, _mm512_set1_epi64(kSqrtHalf)))}};
 }
 
 constexpr int kPanelVectors = 2;  // NR = 32

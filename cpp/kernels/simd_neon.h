@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "float64_bits.h"
+
 namespace resmem {
 namespace {
 
@@ -63,6 +65,21 @@ inline F64 max(F64 a, F64 b) { return {vmaxq_f64(a.v, b.v)}; }
 inline F64 pow2_of_shifted(F64 shifted) {
   const int64x2_t biased = vaddq_s64(vreinterpretq_s64_f64(shifted.v), vdupq_n_s64(1023));
   return {vreinterpretq_f64_s64(vshlq_n_s64(biased, 52))};
+}
+// x where v > t, else 0.
+inline F64 keep_greater(F64 v, F64 t, F64 x) {
+  return {vreinterpretq_f64_u64(vandq_u64(vcgtq_f64(v.v, t.v), vreinterpretq_u64_f64(x.v)))};
+}
+struct LogParts {  // float64_bits.h
+  F64 exponent, mantissa;
+};
+inline LogParts log_parts(F64 x) {
+  const int64x2_t t = vaddq_s64(vreinterpretq_s64_f64(x.v), vdupq_n_s64(kLogCarry));
+  const uint64x2_t shifted = vshrq_n_u64(vreinterpretq_u64_s64(t), 52);
+  const uint64x2_t exponent = vorrq_u64(shifted, vreinterpretq_u64_s64(vdupq_n_s64(kTwo52)));
+  const int64x2_t fraction = vandq_s64(t, vdupq_n_s64(kFraction));
+  return {{vsubq_f64(vreinterpretq_f64_u64(exponent), vdupq_n_f64(kLogBias))},
+          {vreinterpretq_f64_s64(vaddq_s64(fraction, vdupq_n_s64(kSqrtHalf)))}};
 }
 
 constexpr int kPanelVectors = 4;  // NR = 16

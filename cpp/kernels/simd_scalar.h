@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "float64_bits.h"
+
 namespace resmem {
 namespace {
 
@@ -91,6 +93,19 @@ inline F64 pow2_of_shifted(F64 shifted) {
   double out;
   std::memcpy(&out, &bits, sizeof out);
   return {out};
+}
+// x where v > t, else 0.
+inline F64 keep_greater(F64 v, F64 t, F64 x) { return {v.v > t.v ? x.v : 0.0}; }
+struct LogParts {  // float64_bits.h
+  F64 exponent, mantissa;
+};
+inline LogParts log_parts(F64 x) {
+  std::int64_t bits;
+  std::memcpy(&bits, &x.v, sizeof bits);
+  const std::int64_t t = bits + kLogCarry, mantissa_bits = (t & kFraction) + kSqrtHalf;
+  double mantissa;
+  std::memcpy(&mantissa, &mantissa_bits, sizeof mantissa);
+  return {{static_cast<double>(t >> 52) - 1023.0}, {mantissa}};
 }
 
 constexpr int kPanelVectors = 8;  // NR = 8

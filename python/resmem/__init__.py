@@ -12,6 +12,7 @@ from resmem._aggregate import aggregate
 from resmem._core import __version__
 from resmem._errors import FileFormatError, NotFittedError
 from resmem._memory import Memory, verify_file
+from resmem._out_of_fold import out_of_fold
 from resmem._report import report
 from resmem._search import search
 from resmem._versions import show_versions
@@ -22,6 +23,7 @@ __all__ = [
     "NotFittedError",
     "__version__",
     "aggregate",
+    "out_of_fold",
     "plot",
     "report",
     "search",

@@ -66,7 +66,24 @@ def sparse_residuals(
 def head_logits(
     keys: _Stored, weight: _F32, bias: _F32, threads: int = 0, isa: str = ""
 ) -> _F32: ...
-def simplex(values: _F64, floor: float, threads: int = 0, isa: str = "") -> None: ...
+def simplex(
+    values: _F64, floor: float, threads: int = 0, isa: str = "", project: bool = False
+) -> None: ...
+def sweep(
+    residuals: _F32,
+    distances: _F64,
+    positions: _I64,
+    base: _F64,
+    targets: _I64 | _F64,
+    bounds: Sequence[int],
+    ks: Sequence[int],
+    sigmas: Sequence[float],
+    strengths: Sequence[float],
+    maps: Sequence[tuple[bool, float]],
+    bins: int = 0,
+    threads: int = 0,
+    isa: str = "",
+) -> _F64: ...
 def aggregate(
     segments: Sequence[_Residuals],
     distances: _F64,
@@ -114,3 +131,4 @@ def filter_brackets(
     depth_block: int = 0,
 ) -> tuple[_F64, _F64]: ...
 def exp(x: _F64, isa: str = "") -> _F64: ...
+def log(x: _F64, isa: str = "") -> _F64: ...

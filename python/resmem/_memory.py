@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _core, _persist, _sigma
+from resmem import _arrays, _container, _persist, _sigma
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
@@ -20,7 +20,6 @@ from resmem._rows import Snapshot
 from resmem._state import SETTINGS, State, identity, positive
 from resmem._stores import Head
 
-_SIMPLEX_FLOOR = 1e-6  # CONTRACT.md; smallest probability that predict_proba gives
 _LAST_ID = 2**63 - 1
 
 
@@ -69,6 +68,11 @@ class Memory(State):
     base : str or dict, optional
         What made the outputs and embeddings, such as a model's name, layer and fingerprint.
         Kept with the memory; ``correct`` and its like check it when asked to.
+    probability_map : str
+        How ``predict_proba`` makes probabilities of the corrected sum, which may leave [0, 1]:
+        "clip" moves what is below 1e-6 up to it and divides by the total, "project" takes the
+        nearest point of the simplex (Euclidean), no coordinate below 1e-6. "clip:0.001",
+        "project:0.001": another smallest probability.
 
     Examples
     --------
@@ -354,13 +358,12 @@ class Memory(State):
     ) -> F64:
         """Corrected class probabilities (q, C): non-negative rows that sum to 1.
 
-        ``correct`` clipped from below at 1e-6 and renormalised. Arguments as for ``correct``.
+        ``correct`` mapped by ``probability_map``. Arguments as for ``correct``.
         """
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
         corrected = self.correct(embeddings, outputs, exclude_ids, threads, base=base)
-        _core.simplex(corrected, _SIMPLEX_FLOOR, _arrays.thread_count(threads))
-        return corrected
+        return self._map.apply(corrected, _arrays.thread_count(threads))
 
     # ---------------------------------------------------------------- files
 
@@ -458,6 +461,7 @@ class Memory(State):
         else:
             saved = _persist.load(path, verify, progress)
         given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
+        given["probability_map"] = saved.settings.get("probability_map", "clip")  # new in 0.2
         if given["sigma"] == "inf":
             given["sigma"] = math.inf
         flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
@@ -541,7 +545,12 @@ class Memory(State):
             f"Memory(task={self.task!r}, output_kind={self.output_kind!r}, k={self._k}, "
             f"sigma={sigma}, temperature={self._temperature:g}, strength={self._strength:g}"
         )
-        usual = {"key_dtype": "float32", "residual_dtype": "float32", "store": "dense"}
+        usual = {
+            "key_dtype": "float32",
+            "residual_dtype": "float32",
+            "store": "dense",
+            "probability_map": "clip",
+        }
         for name, value in usual.items():
             if getattr(self, name) != value:
                 text += f", {name}={getattr(self, name)!r}"

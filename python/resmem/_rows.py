@@ -264,6 +264,15 @@ class Snapshot:
                 yield segment, segment.living(self.version)[here] if segment.dead else here
             start += count
 
+    def at(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
+        """Segments and their rows at these ascending positions, numbered through all segments."""
+        start = 0
+        for segment in self.segments:
+            first, last = np.searchsorted(positions, (start, start + segment.n))
+            if first < last:
+                yield segment, positions[first:last] - start
+            start += segment.n
+
     def positions_of(self, ids: I64) -> I64:
         """Positions, numbered through all segments, of ids; -1 for negative ones."""
         flat = np.ascontiguousarray(ids).reshape(-1)

@@ -19,12 +19,14 @@ from resmem import _arrays, _persist, _sigma, _threads
 from resmem._errors import NotFittedError
 from resmem._ingest import Spec, blocks
 from resmem._rows import Segment, Snapshot, merge
+from resmem._simplex import map_named
 from resmem._stores import KEY_DTYPES, Dense, Head, store_named
 
 _KINDS = {"classification": ("logits", "probabilities"), "regression": ("values",)}
 SETTINGS = (
     "task", "output_kind", "k", "sigma", "temperature", "strength",
     "key_dtype", "residual_dtype", "store", "base",
+    "probability_map",
 )  # fmt: skip
 
 
@@ -48,6 +50,7 @@ class State:
         store: str = "dense",
         head: Any = None,
         base: str | dict[str, Any] | None = None,
+        probability_map: str = "clip",
     ) -> None:
         if task not in _KINDS:
             raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
@@ -70,6 +73,7 @@ class State:
         self.sigma = sigma
         self.temperature = temperature
         self.strength = strength
+        self.probability_map = probability_map
 
     def _live(self) -> None:
         """What no copy or file of a memory carries."""
@@ -202,6 +206,15 @@ class State:
     @strength.setter
     def strength(self, value: float) -> None:
         self._strength = finite(value, "strength")
+
+    @property
+    def probability_map(self) -> str:
+        """How ``predict_proba`` maps corrected outputs to the simplex; may be set at any time."""
+        return self._map.name
+
+    @probability_map.setter
+    def probability_map(self, value: str) -> None:
+        self._map = map_named(value)
 
     # ---------------------------------------------------------------- changes
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from resmem import _arrays, _core
-from resmem._arrays import F32, F64
+from resmem._arrays import F32, F64, I64
 from resmem._rows import Array, Schema, Segment
 
 Rows: TypeAlias = "tuple[dict[str, Array], float]"  # arrays by name, largest error of a residual
@@ -59,6 +59,15 @@ class Dense:
     def for_core(self, rows: Segment) -> tuple[Any, ...]:
         return ("dense", rows["residuals"])
 
+    def residuals(
+        self, segment: Segment, rows: I64, columns: int, temperature: float | None = None
+    ) -> F32:
+        """Residuals (m, C) of some rows, as they are kept or at another temperature."""
+        if temperature is None or self.task != "classification":
+            return widen_keys(segment["residuals"][rows])
+        outputs, targets = segment["outputs"][rows], segment["targets"][rows]
+        return widen_keys(_core.class_residuals(outputs, targets, temperature, half=self.half))
+
     def _differences(self, outputs: F64, targets: F64, first_row: int) -> Array:
         with np.errstate(over="ignore"):
             residuals: Array = np.ascontiguousarray(targets - outputs, dtype=np.float32)
@@ -101,6 +110,15 @@ class Sparse:
     def for_core(self, rows: Segment) -> tuple[Any, ...]:
         return ("sparse", rows["index"], rows["value"], rows["rest"])
 
+    def residuals(
+        self, segment: Segment, rows: I64, columns: int, temperature: float | None = None
+    ) -> F32:
+        """Those that are kept, rounded to float32; their temperature is that of ``fit``."""
+        rest, value = segment["rest"][rows, None], segment["value"][rows].astype(np.float32)
+        kept = np.repeat(-rest, columns, axis=1)
+        np.put_along_axis(kept, segment["index"][rows].astype(np.int64), value - rest, axis=1)
+        return kept
+
 
 @dataclass(frozen=True)
 class Head:
@@ -119,6 +137,15 @@ class Head:
 
     def for_core(self, rows: Segment) -> tuple[Any, ...]:
         return ("head", rows["keys"], rows["targets"])
+
+    def residuals(
+        self, segment: Segment, rows: I64, columns: int, temperature: float | None = None
+    ) -> F32:
+        """Computed from the rows' keys; they must be told the temperature."""
+        assert temperature is not None
+        logits = self.logits(widen_keys(segment["keys"][rows]), 0)
+        residuals: F32 = _core.class_residuals(logits, segment["targets"][rows], temperature)
+        return residuals
 
     def logits(self, queries: F32, threads: int) -> F32:
         """What the base model says of queries."""

@@ -1,0 +1,104 @@
+#include "../core/simplex.h"
+#include "../core/sweep.h"
+#include "bindings.h"
+
+namespace resmem {
+namespace {
+
+void simplex_python(Array<double>& values, double floor, std::size_t threads,
+                    const std::string& isa, bool project) {
+  require(values.ndim() == 2, "values must be (n, C)");
+  const KernelTable& kernels = select_kernels(isa);
+  double* target = values.mutable_data();
+  without_gil([&](Interrupt& interrupt) {
+    simplex_rows({project, floor}, target, extent(values, 0), extent(values, 1), kernels,
+                 thread_count(threads), interrupt);
+  });
+}
+
+void check_targets(SweepRequest& request, const py::array& targets) {
+  if (py::isinstance<Array<std::int64_t>>(targets)) {
+    require(targets.ndim() == 1 && extent(targets, 0) == request.q, "labels must be (q,)");
+    request.labels = static_cast<const std::int64_t*>(targets.data());
+    return;
+  }
+  require(py::isinstance<Array<double>>(targets) && targets.ndim() == 2 &&
+              extent(targets, 0) == request.q && extent(targets, 1) == request.columns,
+          "targets must be int64 (q,) or float64 (q, C)");
+  request.values = static_cast<const double*>(targets.data());
+}
+
+// Everything that is used as an index.
+void check_numbers(const SweepRequest& request) {
+  require(!request.ks.empty() && !request.sigmas.empty() && !request.strengths.empty() &&
+              !request.maps.empty() && request.columns > 0,
+          "there must be a k, a sigma, a strength, a map and a column");
+  require(std::is_sorted(request.ks.begin(), request.ks.end()) && request.ks.back() <= request.k,
+          "ks must ascend, up to k");
+  require(!request.bounds.empty() && request.bounds.front() == 0 &&
+              request.bounds.back() == request.q &&
+              std::is_sorted(request.bounds.begin(), request.bounds.end()),
+          "bounds must ascend from 0 to q");
+  for (std::size_t i = 0; i < request.q * request.k; ++i)
+    require(request.positions[i] < static_cast<std::int64_t>(request.rows),
+            "positions must be rows of residuals");
+  for (std::size_t i = 0; request.labels != nullptr && i < request.q; ++i)
+    require(static_cast<std::uint64_t>(request.labels[i]) < request.columns,
+            "labels must be classes");
+}
+
+Array<double> sweep_python(const Array<float>& residuals, const Array<double>& distances,
+                           const Array<std::int64_t>& positions, const Array<double>& base,
+                           const py::array& targets, std::vector<std::size_t> bounds,
+                           std::vector<std::size_t> ks, std::vector<double> sigmas,
+                           std::vector<double> strengths,
+                           const std::vector<std::pair<bool, double>>& maps, std::size_t bins,
+                           std::size_t threads, const std::string& isa) {
+  require(residuals.ndim() == 2, "residuals must be (n, C)");
+  require(
+      distances.ndim() == 2 && positions.ndim() == 2 && shape_of(distances) == shape_of(positions),
+      "distances and positions must be (q, k)");
+  SweepRequest request;
+  request.residuals = residuals.data();
+  request.rows = extent(residuals, 0);
+  request.columns = extent(residuals, 1);
+  request.distances = distances.data();
+  request.positions = positions.data();
+  request.q = extent(distances, 0);
+  request.k = extent(distances, 1);
+  require(base.ndim() == 2 && extent(base, 0) == request.q && extent(base, 1) == request.columns,
+          "base must be (q, C)");
+  request.base = base.data();
+  check_targets(request, targets);
+  request.bounds = std::move(bounds);
+  request.ks = std::move(ks);
+  request.sigmas = std::move(sigmas);
+  request.strengths = std::move(strengths);
+  for (const auto& [project, floor] : maps) request.maps.push_back({project, floor});
+  request.bins = bins;
+  request.threads = thread_count(threads);
+  check_numbers(request);
+  const KernelTable& kernels = select_kernels(isa);
+  Array<double> out(std::vector<std::size_t>{request.folds(), request.ks.size(),
+                                             request.sigmas.size(), request.strengths.size(),
+                                             request.maps.size(), request.width()});
+  double* target = out.mutable_data();
+  without_gil([&](Interrupt& interrupt) { sweep(request, kernels, target, interrupt); });
+  return out;
+}
+
+}  // namespace
+
+void register_sweep(py::module_& module) {
+  using namespace py::literals;
+  module.def("simplex", &simplex_python, py::arg("values").noconvert(), "floor"_a, "threads"_a = 0,
+             "isa"_a = "", "project"_a = false,
+             "Rows clipped at floor, or projected, and renormalised, in place.");
+  module.def("sweep", &sweep_python, py::arg("residuals").noconvert(),
+             py::arg("distances").noconvert(), py::arg("positions").noconvert(),
+             py::arg("base").noconvert(), py::arg("targets").noconvert(), "bounds"_a, "ks"_a,
+             "sigmas"_a, "strengths"_a, "maps"_a, "bins"_a = 0, "threads"_a = 0, "isa"_a = "",
+             "Sums of scores (folds, ks, sigmas, strengths, maps, width) over the queries.");
+}
+
+}  // namespace resmem

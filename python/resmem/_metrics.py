@@ -1,0 +1,259 @@
+"""Scores of predictions, whole and row by row, and how sure a mean is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _arrays
+from resmem._arrays import F64, I64
+from resmem._state import number
+
+BINS = 15  # of equal width, for the calibration error
+_ROUNDING = 1e-6  # by which probabilities may leave [0, 1]
+
+Whole: TypeAlias = Callable[[Any, Any], float]
+Rows: TypeAlias = Callable[[Any, Any], F64]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number that says how good predictions are.
+
+    Predictions are probabilities (n, C) for classification, values (n,) or (n, C) for
+    regression; targets are as in ``Memory.fit``.
+    """
+
+    name: str
+    task: str
+    greater_is_better: bool
+    whole: Whole  # of (predictions, targets)
+    rows: Rows | None = None  # (n,) values whose mean is the score; None where it is no mean
+
+
+class Interval(NamedTuple):
+    """A mean, and the interval that covers the true one with this confidence."""
+
+    mean: float
+    low: float
+    high: float
+    confidence: float
+
+
+def score_named(score: str | Whole, task: str, greater_is_better: bool | None = None) -> Score:
+    """The score of this name, or one that a function ``f(predictions, targets)`` gives.
+
+    Classification: "log_loss" (natural logarithm), "accuracy" (the first of equal classes),
+    "brier" (squared differences, summed over classes), "calibration_error" (of the top class, 15
+    bins of equal width). Regression: "rmse" and "mae" (over all values), "r2".
+
+    ``greater_is_better`` must be given for a function, and for it alone.
+    """
+    if isinstance(score, str):
+        known = {s.name: s for s in _SCORES if s.task == task}
+        if score not in known:
+            names = ", ".join(map(repr, known))
+            raise ValueError(f"score must be one of {names} for {task}, got {score!r}")
+        if greater_is_better not in (None, known[score].greater_is_better):
+            raise ValueError(
+                f"greater_is_better is for functions; of {score!r} it is "
+                f"{known[score].greater_is_better}"
+            )
+        return known[score]
+    if not callable(score):
+        raise TypeError(
+            "score must be a name or a function f(predictions, targets) -> float, "
+            f"got {type(score).__name__}"
+        )
+    if not isinstance(greater_is_better, bool):
+        raise ValueError(
+            "greater_is_better must be True or False where score is a function, "
+            f"got {greater_is_better!r}"
+        )
+    name = str(getattr(score, "__name__", type(score).__name__))
+    return Score(name, task, greater_is_better, _checked(score, name))
+
+
+def paired_interval(gains: Any, confidence: float = 0.95) -> Interval:
+    """The mean of gains (n,), and its interval by normal theory.
+
+    The gains, such as differences of losses of the same rows, are taken as independent draws:
+    mean +- z * s / sqrt(n), with the sample's standard deviation ``s``. Rows that are alike or
+    come in groups make the interval too narrow. Of less than two gains, or of infinite ones, no
+    spread is known: the interval is infinite. The mean of none is NaN.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
+    array = np.asarray(gains, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"gains must have shape (n,), got {array.shape}")
+    n = len(array)
+    with np.errstate(invalid="ignore"):
+        mean = float(array.mean()) if n else math.nan
+    if n < 2 or not math.isfinite(mean):
+        return Interval(mean, -math.inf, math.inf, confidence)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    half = z * float(array.std(ddof=1)) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, confidence)
+
+
+# -------------------------------------------------------------------- classification
+
+
+def log_losses(predictions: Any, targets: Any) -> F64:
+    """Of each row ``-log p`` of its class; infinite where that has probability 0."""
+    chances, labels = _classified(predictions, targets)
+    return losses_of(chances[np.arange(len(labels)), labels])
+
+
+def losses_of(chances: F64) -> F64:
+    """``-log p`` of the probabilities of the true classes; infinite at 0."""
+    with np.errstate(divide="ignore"):
+        losses: F64 = -np.log(chances) + 0.0  # of 1: not -0
+    return losses
+
+
+def hits(predictions: Any, targets: Any) -> F64:
+    """1 where the class of a row has the first largest prediction, else 0."""
+    values = _arrays.float64(predictions, "predictions", "(n, C)")
+    labels = _labels(targets, values)
+    right: F64 = (values.argmax(axis=1) == labels).astype(np.float64)
+    return right
+
+
+def brier_scores(predictions: Any, targets: Any) -> F64:
+    """Of each row the squared differences from its class, summed over classes: 0 to 2."""
+    chances, labels = _classified(predictions, targets)
+    differences = chances.copy()
+    differences[np.arange(len(labels)), labels] -= 1
+    scores: F64 = np.square(differences).sum(axis=1)
+    return scores
+
+
+def calibration_error(predictions: Any, targets: Any) -> float:
+    """The expected calibration error of the top class over 15 bins of equal width."""
+    chances, _ = _classified(predictions, targets)
+    return error_of(*reliability(chances.max(axis=1), hits(predictions, targets)))
+
+
+def reliability(confidence: F64, correct: F64, bins: int = BINS) -> tuple[I64, F64, F64]:
+    """Of each bin of confidence: its rows, their mean confidence and accuracy; NaN if empty.
+
+    Bin ``b`` holds the confidences ``c`` with ``min(int(c * bins), bins - 1) = b``.
+    """
+    numbers = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    rows = np.bincount(numbers, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = np.bincount(numbers, confidence, bins) / rows
+        accuracy = np.bincount(numbers, correct, bins) / rows
+    return rows, means, accuracy
+
+
+def error_of(rows: I64, confidence: F64, accuracy: F64) -> float:
+    """The expected calibration error of bins: the mean over rows of |accuracy - confidence|."""
+    there = rows > 0
+    return float(np.average(np.abs(accuracy - confidence)[there], weights=rows[there]))
+
+
+# -------------------------------------------------------------------- regression
+
+
+def rmse(predictions: Any, targets: Any) -> float:
+    """The root of the mean squared error of all values."""
+    return math.sqrt(float(np.square(_errors(predictions, targets)).mean()))
+
+
+def absolute_errors(predictions: Any, targets: Any) -> F64:
+    """Of each row the mean of |error| over its columns."""
+    errors: F64 = np.abs(_errors(predictions, targets)).mean(axis=1)
+    return errors
+
+
+def r2(predictions: Any, targets: Any) -> float:
+    """1 - SS_res / SS_tot, sums over all columns, totals about each column's mean.
+
+    So columns weigh by their variance. Where targets do not vary it is 1 for perfect predictions
+    and else -inf, its limit.
+    """
+    errors = _errors(predictions, targets)
+    wanted = _values(targets, "targets")
+    wanted = wanted - wanted[0]  # a constant column is exactly 0
+    total = float(np.square(wanted - wanted.mean(axis=0)).sum())
+    left = float(np.square(errors).sum())
+    if total == 0:
+        return 1.0 if left == 0 else -math.inf
+    return 1 - left / total
+
+
+# -------------------------------------------------------------------- inside
+
+
+def _classified(predictions: Any, targets: Any) -> tuple[F64, I64]:
+    """Probabilities (n, C) and classes (n,), checked."""
+    chances = _arrays.float64(predictions, "predictions", "(n, C)")
+    labels = _labels(targets, chances)
+    if not (chances.min() >= 0 and chances.max() <= 1 + _ROUNDING):
+        wrong = ((chances < 0) | (chances > 1 + _ROUNDING)).any(axis=1)
+        raise ValueError(
+            f"predictions: row {int(np.argmax(wrong))} holds values outside [0, 1]; "
+            "this score needs probabilities"
+        )
+    return chances, labels
+
+
+def _labels(targets: Any, predictions: F64) -> I64:
+    if predictions.size == 0:
+        raise ValueError(f"predictions must have rows and columns, got shape {predictions.shape}")
+    labels = _arrays.labels(targets, predictions.shape[1])
+    _arrays.same_length("targets", len(labels), "predictions", len(predictions))
+    return labels
+
+
+def _values(values: Any, name: str) -> F64:
+    """Values (n,) or (n, C) as (n, C)."""
+    flat = _arrays.to_numpy(values, name).ndim == 1
+    array = _arrays.float64(values, name, "(n,)" if flat else "(n, C)")
+    return array[:, None] if flat else array
+
+
+def _errors(predictions: Any, targets: Any) -> F64:
+    values, wanted = _values(predictions, "predictions"), _values(targets, "targets")
+    if values.shape != wanted.shape or values.size == 0:
+        raise ValueError(
+            f"predictions {values.shape} and targets {wanted.shape} must have one shape, "
+            "with rows and columns"
+        )
+    return values - wanted
+
+
+def _mean_of(rows: Rows) -> Whole:
+    return lambda predictions, targets: float(rows(predictions, targets).mean())
+
+
+def _checked(function: Whole, name: str) -> Whole:
+    """The function, whose results must be numbers that can be compared."""
+
+    def whole(predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
+        value = number(function(predictions, targets), f"the score {name}")
+        if math.isnan(value):
+            raise ValueError(f"the score {name} must be a number, got NaN")
+        return value
+
+    return whole
+
+
+_SCORES = (
+    Score("log_loss", "classification", False, _mean_of(log_losses), log_losses),
+    Score("accuracy", "classification", True, _mean_of(hits), hits),
+    Score("brier", "classification", False, _mean_of(brier_scores), brier_scores),
+    Score("calibration_error", "classification", False, calibration_error),
+    Score("rmse", "regression", False, rmse),
+    Score("mae", "regression", False, _mean_of(absolute_errors), absolute_errors),
+    Score("r2", "regression", True, r2),
+)

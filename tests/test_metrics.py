@@ -1,0 +1,224 @@
+"""Scores against their definitions, written out value by value."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resmem._metrics import Interval, error_of, paired_interval, reliability, score_named
+
+NAMES = {
+    "classification": ["log_loss", "accuracy", "brier", "calibration_error"],
+    "regression": ["rmse", "mae", "r2"],
+}
+
+
+@st.composite
+def classified(draw):
+    """Probabilities with ties, zeros and ones among them, and classes."""
+    rows, classes = draw(st.integers(1, 12)), draw(st.integers(1, 4))
+    parts = st.lists(st.integers(0, 5), min_size=classes, max_size=classes).filter(any)
+    counts = np.array([draw(parts) for _ in range(rows)], dtype=np.float64)
+    labels = [draw(st.integers(0, classes - 1)) for _ in range(rows)]
+    return counts / counts.sum(axis=1, keepdims=True), np.array(labels)
+
+
+def reference(name, chances, labels):
+    """The scores of rows, and the score, in plain Python."""
+    table = [[float(p) for p in row] for row in chances]
+    pairs = list(zip(table, labels, strict=True))
+    tops = [(max(row), float(row.index(max(row)) == y)) for row, y in pairs]
+    if name == "log_loss":
+        rows = [-math.log(row[y]) if row[y] > 0 else math.inf for row, y in pairs]
+    elif name == "accuracy":
+        rows = [hit for _, hit in tops]
+    elif name == "brier":
+        rows = [sum((p - (c == y)) ** 2 for c, p in enumerate(row)) for row, y in pairs]
+    else:
+        bins = [[t for t in tops if min(int(t[0] * 15), 14) == b] for b in range(15)]
+        gaps = [abs(sum(h for _, h in b) - sum(c for c, _ in b)) for b in bins]
+        return None, sum(gaps) / len(tops)
+    return rows, sum(rows) / len(rows)
+
+
+@pytest.mark.parametrize("name", NAMES["classification"])
+@settings(max_examples=settings().max_examples // 4)
+@given(case=classified())
+def test_scores_of_probabilities_are_their_definitions(name, case):
+    score = score_named(name, "classification")
+    rows, whole = reference(name, *case)
+    assert score.whole(*case) == pytest.approx(whole, rel=1e-12, abs=1e-12)
+    assert score.greater_is_better == (name == "accuracy")
+    if rows is None:
+        assert score.rows is None
+    else:
+        np.testing.assert_allclose(score.rows(*case), rows, rtol=1e-12)
+
+
+@st.composite
+def measured(draw):
+    """Predictions and targets, (n,) or (n, C); columns of few values may not vary."""
+    rows, columns = draw(st.integers(1, 10)), draw(st.integers(0, 3))
+    value = st.integers(-3, 3).map(lambda v: v / 10)
+    values = [draw(value) for _ in range(2 * rows * max(1, columns))]
+    return np.array(values).reshape((2, rows, columns) if columns else (2, rows))
+
+
+@settings(max_examples=settings().max_examples // 4)
+@given(case=measured())
+def test_scores_of_values_are_their_definitions(case):
+    predictions, targets = case.reshape(2, case.shape[1], -1)
+    pairs = list(zip(predictions.ravel().tolist(), targets.ravel().tolist(), strict=True))
+    squares = sum((p - t) ** 2 for p, t in pairs)
+    rmse, mae, r2 = (score_named(name, "regression") for name in NAMES["regression"])
+    assert rmse.whole(*case) == pytest.approx(math.sqrt(squares / len(pairs)))
+    assert mae.whole(*case) == pytest.approx(sum(abs(p - t) for p, t in pairs) / len(pairs))
+    assert mae.rows(*case).mean() == pytest.approx(mae.whole(*case))
+    assert mae.rows(*case).shape == (len(predictions),)
+    assert rmse.rows is r2.rows is None
+    varies = [column for column in targets.T.tolist() if len(set(column)) > 1]
+    if varies:
+        total = sum((t - sum(column) / len(column)) ** 2 for column in varies for t in column)
+        assert r2.whole(*case) == pytest.approx(1 - squares / total)
+    else:
+        assert r2.whole(*case) == (1.0 if squares == 0 else -math.inf)
+
+
+def test_scores_by_hand():
+    chances, labels = np.array([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]]), np.array([0, 1, 1])
+    scores = {
+        n: score_named(n, "classification").whole(chances, labels) for n in NAMES["classification"]
+    }
+    assert scores["log_loss"] == pytest.approx(-math.log(0.5 * 0.8 * 0.1) / 3)
+    assert scores["accuracy"] == pytest.approx(2 / 3)  # of equal classes the first
+    assert scores["brier"] == pytest.approx((0.5 + 0.08 + 1.62) / 3)
+    assert scores["calibration_error"] == pytest.approx((0.5 + 0.2 + 0.9) / 3)
+    values, targets = np.array([[1.0, 0.0], [3.0, 2.0]]), np.array([[1.0, 1.0], [3.0, 5.0]])
+    scores = {n: score_named(n, "regression").whole(values, targets) for n in NAMES["regression"]}
+    assert scores == {
+        "rmse": pytest.approx(math.sqrt(10 / 4)),
+        "mae": pytest.approx(1.0),
+        "r2": pytest.approx(1 - 10 / (2 + 8)),
+    }
+
+
+def test_a_class_held_impossible_costs_infinitely_much():
+    score = score_named("log_loss", "classification")
+    case = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1])
+    assert score.rows(*case).tolist() == [0, math.inf]
+    assert not np.signbit(score.rows(*case)[0])
+    assert score.whole(*case) == math.inf
+
+
+def test_bins_have_their_lower_edge_and_the_last_both():
+    confidence = np.array([0.0, 0.5, 0.5, 0.74, 0.75, 1.0])
+    rows, means, accuracy = reliability(confidence, np.array([0, 1, 0, 0, 1, 1.0]), 4)
+    assert rows.tolist() == [1, 0, 3, 2]
+    assert means[[0, 2, 3]].tolist() == pytest.approx([0, 0.58, 0.875])
+    assert accuracy[[0, 2, 3]].tolist() == pytest.approx([0, 1 / 3, 1])
+    assert np.isnan([means[1], accuracy[1]]).all()
+    assert error_of(rows, means, accuracy) == pytest.approx((3 * (0.58 - 1 / 3) + 0.25) / 6)
+
+
+def test_the_interval_of_a_mean():
+    interval = paired_interval([1.0, 2.0, 3.0, 6.0])
+    half = 1.959963984540054 * math.sqrt(14 / 3) / 2
+    assert interval == pytest.approx((3.0, 3 - half, 3 + half, 0.95))
+    assert paired_interval(np.array([2.0, 2.0])) == Interval(2.0, 2.0, 2.0, 0.95)
+    narrow = paired_interval([1.0, 2.0, 3.0, 6.0], confidence=0.5)
+    assert interval.low < narrow.low < narrow.mean < narrow.high < interval.high
+
+
+def test_of_few_or_infinite_gains_no_interval_is_known():
+    assert math.isnan(paired_interval([]).mean)
+    assert paired_interval([])[1:] == (-math.inf, math.inf, 0.95)
+    assert paired_interval([3.0]) == Interval(3.0, -math.inf, math.inf, 0.95)
+    assert paired_interval([3.0, math.inf]) == Interval(math.inf, -math.inf, math.inf, 0.95)
+    assert math.isnan(paired_interval([-math.inf, math.inf]).mean)
+
+
+def test_an_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(4)
+    intervals = [paired_interval(rng.exponential(size=200), 0.9) for _ in range(1000)]
+    assert 0.87 < np.mean([i.low <= 1 <= i.high for i in intervals]) < 0.93
+
+
+def test_a_function_may_score():
+    def worst(predictions, targets):
+        return np.abs(predictions - targets).max()
+
+    score = score_named(worst, "regression", greater_is_better=False)
+    assert (score.name, score.task, score.greater_is_better) == ("worst", "regression", False)
+    assert score.rows is None
+    got = score.whole(np.array([1.0, 4.0]), np.array([1.0, 2.0]))
+    assert type(got) is float
+    assert got == 2
+    for wrong, message in ((lambda p, t: math.nan, "NaN"), (lambda p, t: None, "a number")):
+        with pytest.raises((TypeError, ValueError), match=message):
+            score_named(wrong, "regression", False).whole([1.0], [1.0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("rmse", "classification"), ValueError, "'log_loss'.* for classification, got 'rmse'"),
+        (("brier", "regression"), ValueError, "'r2' for regression, got 'brier'"),
+        (("brier", "classification", True), ValueError, "is for functions"),
+        ((max, "regression"), ValueError, "must be True or False"),
+        ((max, "regression", 1), ValueError, "must be True or False"),
+        ((3, "regression"), TypeError, "a name or a function"),
+    ],
+)
+def test_a_score_that_is_not_there_is_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        score_named(*arguments)
+
+
+@pytest.mark.parametrize("name", NAMES["classification"])
+@pytest.mark.parametrize(
+    ("predictions", "targets", "message"),
+    [
+        ([[0.5, 0.5]], [0, 1], "one row per row of predictions"),
+        ([[0.5, 0.5]], [2], "row 0 is class 2"),
+        ([[0.5, 0.5]], [[1]], r"shape \(n,\)"),
+        (np.empty((0, 2)), [], "must have rows"),
+        ([0.5, 0.5], [0, 1], r"shape \(n, C\)"),
+        ([[0.5, np.nan]], [0], "NaN"),
+    ],
+)
+def test_predictions_of_classes_are_checked(name, predictions, targets, message):
+    with pytest.raises(ValueError, match=message):
+        score_named(name, "classification").whole(np.array(predictions), np.array(targets))
+
+
+@pytest.mark.parametrize("name", ["log_loss", "brier", "calibration_error"])
+def test_scores_of_probabilities_refuse_raw_sums(name):
+    score = score_named(name, "classification")
+    with pytest.raises(ValueError, match=r"row 1 holds values outside \[0, 1\]"):
+        score.whole(np.array([[0.5, 0.5], [1.1, -0.1]]), np.array([0, 0]))
+    score.whole(np.array([[1 + 1e-9, 0.0]]), np.array([0]))  # rounding
+
+
+@pytest.mark.parametrize("name", NAMES["regression"])
+def test_predictions_of_values_are_checked(name):
+    score = score_named(name, "regression")
+    for predictions in (np.ones(3), np.ones((2, 2)), np.array([1.0, np.inf])):
+        with pytest.raises(ValueError, match=r"must have one shape|NaN or infinity"):
+            score.whole(predictions, np.ones(2))
+    with pytest.raises(ValueError, match="rows and columns"):
+        score.whole(np.empty(0), np.empty(0))
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95, math.nan])
+def test_a_confidence_lies_between_0_and_1(confidence):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        paired_interval([1.0, 2.0], confidence)
+
+
+def test_gains_have_one_dimension():
+    with pytest.raises(ValueError, match=r"shape \(n,\)"):
+        paired_interval(np.ones((2, 2)))
