@@ -113,8 +113,9 @@ def test_a_report_answers_in_order(write):
     order = [
         "Does the memory help? The memory helps: on 2,000 rows its log-loss is 0.08 nats better "
         "than the base model's (95% interval of the gain +0.07 to +0.09).",
-        "80 predictions were corrected and 32 harmed.",
-        "The temperature alone, without any neighbour, gains +0.02 (+0.01 to +0.03).",
+        "80 predictions were corrected and 32 harmed: accuracy 80.00% before, 84.00% after.",
+        "The temperature alone, without any neighbour, is 0.02 nats better (95% interval of the "
+        "gain +0.01 to +0.03).",
         "What was chosen? The gain is clear of 0. By log-loss (smaller is better) on 2,000",
         "sigma lies at the edge of its grid",
         "Where does it help, and where does it harm? Of 10 groups of rows by distance to the "
@@ -144,16 +145,22 @@ def test_what_is_not_clear_is_not_claimed(write):
     assert "Whether the memory helps is not clear: on 2,000 rows" in page.text
     page = write(tuning=results.tuning(useful=False))
     assert (
-        "It is not clear that the memory helps: on rows that did not choose the settings its "
-        "log-loss is 0.002 better than that of the base model at its own temperature (95% "
-        "interval of the gain -0.008 to +0.012, 2,000 rows)."
+        "Whether the memory helps is not clear: on 2,000 rows that did not choose the settings "
+        "its log-loss is 0.002 better than that of the base model at its own temperature (95% "
+        "interval of the gain -0.008 to +0.012)."
     ) in page.text
 
 
 def test_a_memory_that_is_switched_off_is_called_so(write):
     evaluation = results.evaluation(gain=0.0)
     evaluation.settings["strength"] = 0
-    assert "The memory is switched off: its strength is 0." in write(evaluation=evaluation).text
+    page = write(results.tuning(useful=False), evaluation)
+    assert (
+        "The memory is switched off: its strength is 0. Whether the memory helps is not clear: on "
+        "2,000 rows that did not choose the settings"
+    ) in page.text
+    assert "is 0 nats better" in page.text  # the temperature alone
+    assert "Where does it help" not in page.text
 
 
 def test_an_evaluation_counts_more_than_the_tuning_that_chose(write):
@@ -193,8 +200,10 @@ def test_values_have_their_own_words(write):
         explanation=results.explanation("regression"),
         rows=results.EXPLAINED,
     )
-    assert "The memory harms: on 2,000 rows its mean squared error is 0.1 worse" in page.text
-    assert "80 predictions were improved and 32 made worse." in page.text
+    assert "The memory harms: on 2,000 rows its squared error per row is 0.1 worse" in page.text
+    assert (
+        "80 predictions were improved and 32 made worse: RMSE 2.5 before, 2.1 after." in page.text
+    )
     assert "RMSE" in page.text
     assert "calibrated" not in page.text
     assert "0.6 → 0.4" in page.text

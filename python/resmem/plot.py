@@ -29,7 +29,6 @@ __all__ = ["corrections", "gain_by_distance", "reliability", "tuning_map"]
 BLUE, ORANGE, GREY, DARK = "#0072B2", "#D55E00", "#767676", "#333333"
 _WIDTH = 3.6  # inches: 8 points are 11 pixels on a phone
 _TEXT, _SMALL = 8, 7  # points
-_TICKS = 10  # labels on an axis
 
 
 # ---- Tuning ----------------------------------------------------------------------------------
@@ -55,8 +54,8 @@ def tuning_map(result: TuneResult, ax: Axes | None = None) -> Figure:
         ax.plot(column + 0.5, row + 0.5, "x", color=GREY, markersize=5)
     at = np.flatnonzero(sigmas == result.candidate.sigma), np.flatnonzero(ks == result.candidate.k)
     ax.plot(at[0] + 0.5, at[1] + 0.5, "o", markersize=11, mfc="none", mec="black", mew=1.8)
-    _name_cells(ax.xaxis, [f"{sigma:.3g}" for sigma in sigmas])
-    _name_cells(ax.yaxis, [str(k) for k in ks])
+    _name_cells(ax.xaxis, [f"{sigma:.3g}" for sigma in sigmas], 5)
+    _name_cells(ax.yaxis, [str(k) for k in ks], 10)
     ax.set_xlabel("sigma (units of the embedding distance)", fontsize=_TEXT)
     ax.set_ylabel("k (neighbours)", fontsize=_TEXT)
     bar = ax.figure.colorbar(image, ax=ax, extend=extend, pad=0.03)
@@ -87,9 +86,9 @@ def _harm_to_gain() -> Any:
     return colours.with_extremes(bad="white")
 
 
-def _name_cells(axis: Any, names: Sequence[str]) -> None:
+def _name_cells(axis: Any, names: Sequence[str], most: int) -> None:
     """A name in the middle of every cell, or of every second, third .. of many."""
-    step = -(-len(names) // _TICKS)
+    step = -(-len(names) // most)
     axis.set_ticks(np.arange(0, len(names), step) + 0.5, names[::step])
     axis.set_tick_params(length=0, labelsize=_SMALL)
 
@@ -114,8 +113,9 @@ def gain_by_distance(evaluation: Evaluation, ax: Axes | None = None) -> Figure:
     edges = [bucket["from"] for bucket in buckets] + [bucket["to"] for bucket in buckets[-1:]]
     step = -(-len(edges) // 6) or 1
     ax.set_xticks(np.arange(len(edges))[::step] - 0.5, [f"{e:.3g}" for e in edges[::step]])
-    rows = sum(bucket["rows"] for bucket in buckets) // max(len(buckets), 1)
-    ax.set_xlabel(f"distance to the nearest row ({rows} rows in a bucket)", fontsize=_TEXT)
+    rows = [bucket["rows"] for bucket in buckets] or [0]
+    each = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
+    ax.set_xlabel(f"distance to the nearest row ({each} rows a bucket)", fontsize=_TEXT)
     ax.set_ylabel(f"gain in {gained(evaluation.task)}", fontsize=_TEXT)
     _tidy(ax)
     _title(ax, f"{evaluation.methods[-1].name} over the base\nup is better; bars: 95% intervals")
@@ -152,8 +152,7 @@ def _diagram(top: Axes, bottom: Axes, bins: list[dict[str, Any]]) -> None:
     confidence = [bin["confidence"] for bin in bins]
     accuracy = [bin["accuracy"] for bin in bins]
     top.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
-    top.plot(confidence, accuracy, color=BLUE, linewidth=1)
-    top.scatter(confidence, accuracy, s=8 + 60 * rows / rows.max(initial=1), color=BLUE)
+    top.scatter(confidence, accuracy, s=4 + 60 * rows / rows.max(initial=1), color=BLUE)
     low = [bin["low"] for bin in bins]
     bottom.bar(low, rows, [bin["high"] - bin["low"] for bin in bins], align="edge", color=GREY)
     for panel in (top, bottom):
@@ -218,7 +217,6 @@ def corrections(
     *parts, last = figure.subfigures(
         len(found) + 1, 1, height_ratios=[1.0] * len(found) + [0.2], squeeze=False
     )[:, 0]
-    reach = factor * max((abs(push) for change in found for _, push in change.pushes), default=0)
     for part, change in zip(parts, found, strict=True):
         colour = {"corrected": BLUE, "harmed": ORANGE}.get(change.kind, DARK)
         part.suptitle(
@@ -227,13 +225,13 @@ def corrections(
         if images is not None and row_images is not None:
             _draw_images(part, change, images, row_images, neighbours, factor)
         else:
-            _draw_bars(part.subplots(), change, neighbours, factor, reach)
+            _draw_bars(part.subplots(), change, neighbours, factor)
     what = "weight and push of each neighbour" if images is not None else "push of each neighbour"
     last.text(0.02, 0.5, f"{what}, in {unit}", fontsize=_SMALL, va="center")
     return figure.figure
 
 
-def _draw_bars(ax: Axes, change: Change, neighbours: int, factor: float, reach: float) -> None:
+def _draw_bars(ax: Axes, change: Change, neighbours: int, factor: float) -> None:
     pushes = [factor * push for _, push in change.pushes]
     colours = [BLUE if change.helps(push) else ORANGE for push in pushes]
     at = np.arange(len(pushes))
@@ -241,7 +239,8 @@ def _draw_bars(ax: Axes, change: Change, neighbours: int, factor: float, reach: 
     ax.axvline(0, color=DARK, linewidth=0.8)
     ax.set_yticks(at, [_plain(_short(words, 34)) for words, _ in change.pushes])
     ax.set_ylim(neighbours + 0.5, -0.5)
-    ax.set_xlim(-1.05 * (reach or 1), 1.05 * (reach or 1))
+    reach = 1.05 * (max(map(abs, pushes), default=0) or 1)
+    ax.set_xlim(-reach, reach)
     _tidy(ax)
 
 

@@ -74,7 +74,8 @@ def report(
     if tuning is not None:
         parts.append(sections.chosen(tuning))
     if evaluation is not None:
-        parts.append(sections.where(evaluation, classes))
+        if evaluation.settings["strength"] != 0:
+            parts.append(sections.where(evaluation, classes))
         if evaluation.reliability is not None:
             parts.append(sections.calibration(evaluation))
     if explanation is not None:

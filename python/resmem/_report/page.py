@@ -109,12 +109,12 @@ p, li { max-width: 40rem; overflow-wrap: anywhere }
     linear-gradient(to left, var(--paper) 30%, transparent) 100% 0 / 3rem 100% no-repeat local,
     linear-gradient(to right, var(--line), transparent) 0 0 / 0.8rem 100% no-repeat scroll,
     linear-gradient(to left, var(--line), transparent) 100% 0 / 0.8rem 100% no-repeat scroll }
-table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums }
-th, td { padding: 0.3rem 0.6rem 0.3rem 0; text-align: right; vertical-align: top;
+table { border-collapse: collapse; font-size: 0.8125rem; font-variant-numeric: tabular-nums }
+th, td { padding: 0.3rem 0.5rem 0.3rem 0; text-align: right; vertical-align: top;
   white-space: nowrap; border-bottom: 1px solid var(--line) }
 thead th { color: var(--quiet); font-weight: 500; vertical-align: bottom; white-space: normal }
 th:first-child { text-align: left; font-weight: 500 }
-tbody th { white-space: normal; min-width: 7rem }
+tbody th { white-space: normal; min-width: 5.5rem }
 .marked th, .marked td { font-weight: 700 }
 figure { margin: 0.8rem 0; max-width: 30rem }
 figure svg { display: block; width: 100%; height: auto; background: #ffffff; border-radius: 6px }

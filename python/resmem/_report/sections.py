@@ -25,10 +25,9 @@ _EXAMPLES, _NEIGHBOURS = 4, 5  # examples of each kind, neighbours of an example
 
 def helps(tuning: TuneResult | None, evaluation: Evaluation | None) -> Html:
     """The answer in a sentence, and every method beside the others."""
-    told = verdict(tuning, evaluation)
-    lead = [element("span", text, class_=kind or "plain") for kind, text in told[:1]]
-    parts: list[Part] = [paragraph(part, "verdict") for part in lead]
-    parts += [paragraph(text) for _, text in told[1:]]
+    heard, (first, *others) = verdict(tuning, evaluation)
+    answer = element("span", first, class_=heard or "plain")
+    parts: list[Part] = [paragraph(answer, "verdict"), *map(paragraph, others)]
     if evaluation is not None:
         parts.append(_methods(evaluation))
     return section("Does the memory help?", *parts)

@@ -35,7 +35,7 @@ def scored(score: str) -> str:
 
 def gained(task: str) -> str:
     """What gains are measured in: the proper score of the task."""
-    return "log-loss (nats)" if task == "classification" else "squared error"
+    return "log-loss (nats)" if task == "classification" else "squared error per row"
 
 
 def number(value: Any, score: str = "") -> str:
@@ -61,53 +61,61 @@ def sign(low: float, high: float) -> str:
 
 # ---- Verdicts --------------------------------------------------------------------------------
 
+_OPENINGS = {
+    "gain": "The memory helps",
+    "harm": "The memory harms",
+    "": "Whether the memory helps is not clear",
+}
 
-def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> list[tuple[str, str]]:
-    """Does the memory help? Sentences, the first with its sign."""
-    if evaluation is not None:
-        return _evaluated(evaluation)
-    return [] if tuning is None else [_tuned(tuning)]
 
-
-def _evaluated(evaluation: Evaluation) -> list[tuple[str, str]]:
-    method = evaluation.methods[-1]
+def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[str, list[str]]:
+    """Does the memory help? The sign of the answer, and its sentences."""
+    if evaluation is None:
+        assert tuning is not None
+        return "gain" if tuning.useful else "", [_tuned(tuning)]
     if evaluation.settings["strength"] == 0:
-        return [("", "The memory is switched off: its strength is 0.")]
-    gain, is_classes = method.gain, evaluation.task == "classification"
-    heard = sign(gain.low, gain.high)
-    opening = {
-        "gain": "The memory helps",
-        "harm": "The memory harms",
-        "": "Whether the memory helps is not clear",
-    }[heard]
-    score, unit = ("log-loss", " nats") if is_classes else ("mean squared error", "")
-    change = "better" if gain.mean >= 0 else "worse"
+        chosen = [] if tuning is None else [_tuned(tuning)]
+        return "", [
+            "The memory is switched off: its strength is 0.",
+            *chosen,
+            *_tempered(evaluation),
+        ]
+    first, last = evaluation.methods[0], evaluation.methods[-1]
+    is_classes, heard = evaluation.task == "classification", sign(last.gain.low, last.gain.high)
+    score = "log-loss" if is_classes else "squared error per row"
     won, lost = ("corrected", "harmed") if is_classes else ("improved", "made worse")
-    told = [
-        (
-            heard,
-            f"{opening}: on {evaluation.rows:,} rows its {score} is {abs(gain.mean):.3g}{unit} "
-            f"{change} than the base model's ({_sureness(gain)}).",
-        ),
-        ("", f"{method.corrected:,} predictions were {won} and {method.harmed:,} {lost}."),
+    known = next(iter(last.scores))  # the score that people know
+    before, after = (number(method.scores[known], known) for method in (first, last))
+    return heard, [
+        f"{_OPENINGS[heard]}: on {evaluation.rows:,} rows its {score} is "
+        f"{_change(last.gain, evaluation.task)} than the base model's ({_sureness(last.gain)}).",
+        f"{last.corrected:,} predictions were {won} and {last.harmed:,} {lost}: {scored(known)} "
+        f"{before} before, {after} after.",
+        *_tempered(evaluation),
     ]
-    tempered = [m.gain for m in evaluation.methods if m.name.startswith("base, T=")]
-    if tempered:
-        gains = f"gains {interval(tempered[0])}"
-        told.append(("", f"The temperature alone, without any neighbour, {gains}."))
-    return told
 
 
-def _tuned(tuning: TuneResult) -> tuple[str, str]:
-    gain = tuning.gain
-    heard = "gain" if tuning.useful else ""
-    opening = "The memory helps" if tuning.useful else "It is not clear that the memory helps"
+def _tuned(tuning: TuneResult) -> str:
     return (
-        heard,
-        f"{opening}: on rows that did not choose the settings its {scored(tuning.score)} is "
-        f"{abs(gain.mean):.3g} {'better' if gain.mean >= 0 else 'worse'} than that of the base "
-        f"model at its own temperature ({_sureness(gain)}, {tuning.rows:,} rows).",
+        f"{_OPENINGS['gain' if tuning.useful else '']}: on {tuning.rows:,} rows that did not "
+        f"choose the settings its {scored(tuning.score)} is {_change(tuning.gain)} than that of "
+        f"the base model at its own temperature ({_sureness(tuning.gain)})."
     )
+
+
+def _tempered(evaluation: Evaluation) -> list[str]:
+    """What the temperature does by itself, if there is one."""
+    gains = [method.gain for method in evaluation.methods if method.name.startswith("base, T=")]
+    return [
+        "The temperature alone, without any neighbour, is "
+        f"{_change(gain, evaluation.task)} ({_sureness(gain)})."
+        for gain in gains
+    ]
+
+
+def _change(gain: Any, task: str = "") -> str:
+    unit = " nats" if task == "classification" else ""
+    return f"{abs(gain.mean):.3g}{unit} {'better' if gain.mean >= 0 else 'worse'}"
 
 
 def _sureness(gain: Any) -> str:
