@@ -10,7 +10,7 @@ This file imports NumPy alone, so that a fault of the engine cannot hide in its 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -169,6 +169,38 @@ def search(
         values[i, : best.size] = _key_to_value(keys[i, best], metric)
         found[i, : best.size] = row_ids[best]
     return values, found
+
+
+# ---- Preprocessing ------------------------------------------------------------------------
+
+
+def preprocess(
+    embeddings: npt.ArrayLike, name: str, fitted: Mapping[str, npt.ArrayLike] | None = None
+) -> Float32:
+    """Keys or queries of embeddings. Contract: "Preprocessing", table.
+
+    ``fitted``: what a fit has found, "mean" and "scale", or "weight" and "bias".
+    """
+    e, found = widen(embeddings), dict(fitted or {})
+    kind, _, m = name.partition(":")
+    if kind in ("pca", "whiten"):
+        keys = head_logits(embeddings, found["weight"], found["bias"])
+        if keys.shape[1] != int(m):
+            raise ValueError(f"a weight of {m} rows expected for {name}, got {keys.shape[1]}")
+        if np.any(np.abs(keys) == np.finfo(np.float32).max):
+            raise ValueError("a key is as large as the largest float32: scale the embeddings down")
+        return keys
+    if kind == "none":
+        return narrow(e, np.float32)
+    if kind == "unit":
+        root = np.sqrt(csum(e * e))[:, None]
+        return narrow(np.where(root == 0.0, e, e / np.where(root == 0.0, 1.0, root)), np.float32)
+    if kind not in ("center", "standardize"):
+        raise ValueError(f"unknown preprocess: {name!r}")
+    centred = e - np.asarray(found["mean"], np.float64)
+    if kind == "standardize":
+        centred = centred / np.asarray(found["scale"], np.float64)
+    return narrow(centred, np.float32)
 
 
 # ---- exp ----------------------------------------------------------------------------------
@@ -418,7 +450,8 @@ def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int) -> float:
 class OracleMemory:
     """The functions above put together, in the shape of ``resmem.Memory``.
 
-    Keys are used as given (no preprocessing). Regression outputs and results are (n, C),
+    ``fitted`` are the numbers that a ``preprocess`` has found: nothing is fitted here.
+    Regression outputs and results are (n, C),
     with C = 1 for targets of shape (n,). Rows without given ids get the next ones after the
     largest id ever held. ``store="head"`` takes no outputs for rows and needs none for queries:
     they are those of ``head``, a weight (C, d) and a bias (C,).
@@ -436,6 +469,8 @@ class OracleMemory:
         residual_dtype: ResidualDtype = "float32",
         store: str = "dense",
         head: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        preprocess: str = "none",
+        fitted: Mapping[str, npt.ArrayLike] | None = None,
     ) -> None:
         if store != "dense" and task != "classification":
             raise ValueError(f'store="dense" expected for {task}, got {store!r}')
@@ -443,6 +478,8 @@ class OracleMemory:
             raise ValueError("a head makes float32 residuals of logits")
         if (store == "head") != (head is not None):
             raise ValueError('a head expected for store="head", and for no other')
+        if store == "head" and preprocess != "none":
+            raise ValueError("a head reads the keys as they are: preprocess 'none' expected")
         self.task: Task = task
         self.output_kind: OutputKind = output_kind
         self.k = k
@@ -453,6 +490,8 @@ class OracleMemory:
         self.half = residual_dtype == "float16"
         self.m = _sparse_m(store)
         self.head = head
+        self.preprocess = preprocess
+        self.fitted = fitted
 
     def fit(
         self,
@@ -461,7 +500,7 @@ class OracleMemory:
         targets: npt.ArrayLike,
         ids: npt.ArrayLike | None = None,
     ) -> OracleMemory:
-        keys = round_keys(embeddings, self.key_dtype)
+        keys = self._keys(embeddings)
         stored, _ = self._residuals(keys, outputs, targets)
         self.keys_: Float32 = keys[:0]
         self.stored_: tuple[Array, ...] = tuple(part[:0] for part in stored)
@@ -480,7 +519,7 @@ class OracleMemory:
         targets: npt.ArrayLike,
         ids: npt.ArrayLike | None = None,
     ) -> OracleMemory:
-        keys = round_keys(embeddings, self.key_dtype)
+        keys = self._keys(embeddings)
         stored, error = self._residuals(keys, outputs, targets)
         first = int(self.ids_.max(initial=-1)) + 1
         new = np.arange(first, first + len(keys)) if ids is None else np.asarray(ids)
@@ -506,9 +545,8 @@ class OracleMemory:
         exclude_ids: npt.ArrayLike | None = None,
     ) -> tuple[Float64, Int64]:
         count = self.k if k is None else k
-        return search(
-            embeddings, self.keys_, count, "euclidean", self.ids_, exclude_ids, self.alive_
-        )
+        queries = preprocess(embeddings, self.preprocess, self.fitted)
+        return search(queries, self.keys_, count, "euclidean", self.ids_, exclude_ids, self.alive_)
 
     def correction(
         self,
@@ -559,6 +597,10 @@ class OracleMemory:
         if self.task == "regression":
             raise ValueError("predict_proba is for classification")
         return simplex(self.correct(embeddings, outputs, exclude_ids))
+
+    def _keys(self, embeddings: npt.ArrayLike) -> Float32:
+        """As they are stored."""
+        return round_keys(preprocess(embeddings, self.preprocess, self.fitted), self.key_dtype)
 
     def _outputs(self, keys: npt.ArrayLike, outputs: npt.ArrayLike | None) -> npt.ArrayLike:
         """The outputs given, or those of the head."""

@@ -426,6 +426,8 @@ def test_fit_reads_every_kind_of_file(cli, suffix):
         "--embeddings query.npz",
         "--targets train.npz:embeddings",
         "--ids query.npz:targets",
+        "--preprocess pca:5",
+        "--preprocess unite",
     ],
 )
 def test_fit_estimates_nothing_that_cannot_be_fitted(cli, wrong):
@@ -457,12 +459,27 @@ def test_fit_tells_programs_the_same(cli):
         ("--key-dtype bfloat16", "key_dtype", "bfloat16"),
         ("--residual-dtype float16", "residual_dtype", "float16"),
         ("--store sparse:1", "store", "sparse:1"),
+        ("--preprocess standardize", "preprocess", "standardize"),
+        ("--preprocess pca:2", "preprocess", "pca:2"),
         ("--base resnet", "base", "resnet"),
     ],
 )
 def test_fit_takes_every_parameter(cli, option, name, value):
     facts = json.loads(cli(f"{FIT} {option} --json").out)
     assert facts["memory"][name] == value
+
+
+def test_a_preprocess_goes_with_the_file(cli):
+    done = cli(f"{FIT} --preprocess whiten:2 --key-dtype float16 --k 5")
+    assert done.err.startswith("60 rows, d=2, C=3, float16 keys")  # what is kept
+    assert done.out.startswith("m.resmem: 60 rows, d=4, C=3, ")  # what is given
+    assert "preprocess: whiten:2\n" in cli("info m.resmem").out
+    assert cli("predict m.resmem --embeddings query.npz --what neighbors -o p.npz").status == 0
+    wanted = resmem.Memory(k=5, preprocess="whiten:2", key_dtype="float16")
+    wanted.fit(TRAIN["embeddings"], TRAIN["outputs"], TRAIN["targets"])
+    assert np.array_equal(np.load("p.npz")["ids"], wanted.kneighbors(QUERY["embeddings"])[1])
+    done = cli(f"{FIT} --preprocess unit --store head --head-weight train.npz:outputs --force")
+    assert "error: --store head needs --preprocess none" in done.err
 
 
 def test_fit_takes_a_regression(cli):

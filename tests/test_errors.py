@@ -145,6 +145,7 @@ PARAMETERS = [
     (lambda: resmem.Memory("regression", store="sparse:3"), ValueError, r"store='sparse:3' is for classification; regression needs store='dense'"),
     (lambda: resmem.Memory(output_kind="probabilities", store="head", head=HEAD), ValueError, r"store='head' gives logits, so output_kind must be 'logits', got 'probabilities'"),
     (lambda: resmem.Memory(store="head", head=HEAD, residual_dtype="float16"), ValueError, r"residual_dtype must be 'float32' with store='head', which keeps no residuals"),
+    (lambda: resmem.Memory(store="head", head=HEAD, preprocess="unit"), ValueError, r"store='head' needs preprocess='none', as its layer reads the embeddings from the keys, got 'unit'"),
     (lambda: resmem.Memory(store="head"), ValueError, r"store='head' needs head=\(weight, bias\): the base model's last layer, \(C, d\) and \(C,\)"),
     (lambda: resmem.Memory(head=HEAD), ValueError, r"head is for store='head', got store='dense'"),
     (lambda: resmem.Memory(store="head", head=7), TypeError, r"head must be \(weight, bias\) or a linear layer, got int"),
@@ -152,6 +153,19 @@ PARAMETERS = [
     (lambda: resmem.Memory(store="head", head=(HEAD[0], np.ones(3))), ValueError, r"head bias must have one value per row of weight \(2\), got 3"),
     (lambda: resmem.Memory(store="head", head=(HEAD[0] * np.inf, None)), ValueError, r"head weight must be finite \(as float32\)"),
     (lambda: resmem.Memory(store="head", head=(HEAD[0], [0, np.nan])), ValueError, r"head bias must be finite \(as float32\)"),
+    (lambda: resmem.Memory(preprocess="pca"), ValueError, r"preprocess must be 'none', 'center', 'standardize', 'unit', 'pca:m' or 'whiten:m' \(such as 'pca:64'\), got 'pca'"),
+    (lambda: resmem.Memory(preprocess="pca:0"), ValueError, r"preprocess must be .*, got 'pca:0'"),
+    (lambda: resmem.Memory(preprocess="unit:3"), ValueError, r"preprocess must be .*, got 'unit:3'"),
+    (lambda: resmem.Memory(preprocess="pca:3\n"), ValueError, r"preprocess must be .*, got 'pca:3\\n'"),
+    (lambda: resmem.Memory(preprocess=Z), ValueError, r"preprocess must be .*, got array\(.*\)"),
+    (lambda: resmem.Memory(preprocess=None), ValueError, r"preprocess must be .*, got None"),
+    (lambda: resmem.Memory(preprocess="whiten:4").fit(Z, L, Y), ValueError, r"preprocess='whiten:4' keeps 4 dimensions, embeddings have only 3 columns; keep fewer"),
+    (lambda: resmem.Memory(preprocess="center").fit(*NO_ROWS), ValueError, r"embeddings must have rows that preprocess='center' can be fitted to, got shape \(0, 3\); fit rows, or use preprocess='none' or 'unit'"),
+    (lambda: resmem.Memory(preprocess="whiten:3").fit(Z * 1e-41, L, Y), ValueError, r"preprocess='whiten:3' needs weights beyond float32 for embeddings as large or small as these; rescale them"),
+    (lambda: resmem.Memory(preprocess="center").fit(with_value(Z, slice(0, 6, 2), -3.4e38), L, Y).add(with_value(Z, 4, 3.4e38), L, Y), ValueError, r"embeddings: row 4 is beyond float32 after preprocess='center'; rescale the embeddings"),
+    (lambda: resmem.Memory(preprocess="pca:2").fit(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
+    (lambda: resmem.Memory(preprocess="pca:2", k=2).fit(Z, L, Y).kneighbors(Z[:, :2]), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
+    (lambda: resmem.Memory(preprocess="unit", k=2).fit(Z, L, Y)._rekeyed("none", "float32"), ValueError, r"keys can be made anew only of embeddings stored as they came, with preprocess='none' and key_dtype='float32', not with preprocess='unit' and key_dtype='float32'; fit again"),
     (lambda: resmem.Memory(base=1), TypeError, r"base must be a string or a dict, got int"),
     (lambda: resmem.Memory(base={"a": {1}}), TypeError, r"base must hold what JSON can: strings, numbers, lists, dicts \(.*\)"),
     (lambda: resmem.Memory.estimate(5, 2, 3, key_dtype="int8"), ValueError, r"key_dtype must be one of float32, float16, bfloat16, got 'int8'"),
@@ -257,6 +271,7 @@ CLASSES = [
     (lambda m: setattr(m, "sigma", "automatic"), ValueError, r"sigma must be a positive number or 'auto', got 'automatic'"),
     (lambda m: setattr(m, "temperature", -1), ValueError, r"temperature must be a positive number, got -1"),
     (lambda m: setattr(m, "strength", np.nan), ValueError, r"strength must be finite, got nan"),
+    (lambda m: setattr(m, "preprocess", "unit"), AttributeError, r"property 'preprocess' of 'Memory' object has no setter|can't set attribute.*"),
     (lambda m: setattr(m, "task", "regression"), AttributeError, r"property 'task' of 'Memory' object has no setter|can't set attribute.*"),
 ]  # fmt: skip
 
@@ -386,6 +401,7 @@ def test_numbers_beyond_the_machine_are_refused_by_name(value):
 EXCEPTIONS = {"ValueError", "TypeError", "NotFittedError"}
 TESTED_APART = {
     "__main__.py", "_container.py", "_atomic.py", "_formats.py", "_metrics.py", "_out_of_fold.py",
+    "_evaluate.py", "_explain.py",
 }  # fmt: skip
 
 

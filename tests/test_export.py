@@ -226,6 +226,36 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, change, match):
     refused(tmp_path, {**arrays, "resmem": np.frombuffer(text.encode(), np.uint8)}, match)
 
 
+@pytest.mark.parametrize(
+    ("preprocess", "name", "value", "match"),
+    [
+        ("center", "mean", NAN, "the numbers of its preprocess hold NaN or infinity"),
+        ("standardize", "scale", INF, "the numbers of its preprocess hold NaN or infinity"),
+        ("standardize", "scale", 0, "the scale of its preprocess is not positive"),
+        ("pca:2", "weight", NAN, "the numbers of its preprocess hold NaN or infinity"),
+        ("whiten:2", "bias", -INF, "the numbers of its preprocess hold NaN or infinity"),
+    ],
+)
+def test_a_preprocess_must_be_one_that_was_fitted(tmp_path, preprocess, name, value, match):
+    arrays, name = exported(tmp_path, preprocess=preprocess), f"preprocess_{name}"
+    refused(tmp_path, {**arrays, name: changed(arrays[name], value, 1)}, match)
+    got = rf"{name} is nothing, expected float(32|64) "
+    refused(tmp_path, {each: a for each, a in arrays.items() if each != name}, got)
+    refused(tmp_path, {**arrays, name: arrays[name][..., :1]}, rf"{name} is float(32|64) \(")
+
+
+def test_the_embeddings_of_an_export_are_keys(tmp_path):
+    arrays = exported(tmp_path, preprocess="pca:2")
+    assert arrays["embeddings"].shape == (33, 2)
+    assert arrays["preprocess_weight"].shape == (2, D)
+    assert json.loads(arrays["resmem"].tobytes())["d"] == D
+    refused(
+        tmp_path,
+        {**arrays, "embeddings": np.zeros((33, D), np.float32)},
+        r"embeddings is float32 \(33, 4\), expected float32 \(33, 2\)",
+    )
+
+
 def test_a_head_must_have_the_shape_of_the_memory(tmp_path):
     arrays = exported(tmp_path, store="head")
     narrow = {**arrays, "head_weight": arrays["head_weight"][:, :-1]}

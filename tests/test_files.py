@@ -88,12 +88,13 @@ def _one_column(monkeypatch):
     key_dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
     half=st.booleans(),
     sigma=st.sampled_from(["auto", 0.5, float("inf")]),
+    preprocess=st.sampled_from(["none", "unit", "standardize", "pca:2", "whiten:4"]),
     n=st.sampled_from([0, 1, 40]),
     history=st.lists(st.sampled_from(["add", "given ids", "remove"]), max_size=3),
     form=st.sampled_from([".resmem", ".npz", ".safetensors", "append"]),
 )
 def test_what_is_loaded_is_what_was_saved(
-    tmp_path_factory, seed, kind, store, key_dtype, half, sigma, n, history, form
+    tmp_path_factory, seed, kind, store, key_dtype, half, sigma, preprocess, n, history, form
 ):
     rng = np.random.default_rng(seed)
     task, output_kind = kind
@@ -104,6 +105,7 @@ def test_what_is_loaded_is_what_was_saved(
     mem = resmem.Memory(
         task, output_kind, k=3, sigma=sigma, strength=0.7, key_dtype=key_dtype, store=store,
         residual_dtype="float16" if half else "float32", head=head, base={"layer": [1, "x"]},
+        preprocess="none" if store == "head" or n == 0 else preprocess,
     )  # fmt: skip
 
     def rows(n):
@@ -427,7 +429,10 @@ def test_exports_that_make_no_sense_are_refused(tmp_path):
     refused("d is -4", resmem=about(d=-4))
     refused("error is 'x'", resmem=about(error="x"))
     refused("settings make no sense: k must be", resmem=about(k=0))
-    refused("preprocess is", resmem=about(preprocess="unit"))
+    refused("settings make no sense: preprocess must be", resmem=about(preprocess="units"))
+    refused("settings make no sense: preprocess must be", resmem=about(preprocess=None))
+    refused("preprocess_mean is nothing", resmem=about(preprocess="center"))
+    refused("preprocess='pca:5' keeps 5 dimensions", resmem=about(preprocess="pca:5"))
     refused("flat or sigma_ is missing", resmem=about(sigma_=None))
     refused("store='head'|head_weight", resmem=about(store="head"))
     with pytest.raises(ValueError, match=r"path must end in \.npz or \.safetensors"):
@@ -454,7 +459,9 @@ def settings_changed(path, change):
         (lambda m: m["memory"].update(task=None), "settings make no sense: task must be"),
         (lambda m: m["memory"].update(sigma=[]), "settings make no sense: sigma must be"),
         (lambda m: m["memory"].update(flat=1), "flat or sigma_ is missing"),
-        (lambda m: m["memory"].update(preprocess="pca:2"), "preprocess is"),
+        (lambda m: m["memory"].pop("preprocess"), "settings make no sense: preprocess must be"),
+        (lambda m: m["memory"].update(preprocess="pca:2"), "'preprocess/weight' is missing"),
+        (lambda m: m["memory"].update(preprocess="pca:5"), "'pca:5' keeps 5 dimensions"),
         (lambda m: m["memory"].update(store="sparse:2"), "section '0/index' is missing"),
         (lambda m: m["memory"].update(key_dtype="float16"), "'0/keys' is float32"),
         (lambda m: m.update(d=5), r"'0/keys' is float32 \(30, 4\), expected float32 \(30, 5\)"),
@@ -629,11 +636,12 @@ def test_files_of_earlier_versions_are_read(path):
     assert mem.base == {"model": "golden", "layer": -1}
 
 
-def test_there_are_golden_files_of_every_store_and_key_type():
-    found = {(m.store, m.key_dtype, m.task) for m in map(resmem.Memory.load, GOLDEN.glob("*.res*"))}
-    assert {store for store, _, _ in found} == {"dense", "sparse:2", "head"}
-    assert {dtype for _, dtype, _ in found} == {"float32", "float16", "bfloat16"}
-    assert {task for _, _, task in found} == {"classification", "regression"}
+def test_there_are_golden_files_of_every_store_key_type_and_kind_of_preprocess():
+    found = [resmem.Memory.load(path) for path in GOLDEN.glob("*.resmem")]
+    assert {m.store for m in found} == {"dense", "sparse:2", "head"}
+    assert {m.key_dtype for m in found} == {"float32", "float16", "bfloat16"}
+    assert {m.task for m in found} == {"classification", "regression"}
+    assert {m.preprocess for m in found} == {"none", "standardize", "whiten:2"}
 
 
 def test_exports_are_zip_files_without_pickles(tmp_path):

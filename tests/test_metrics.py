@@ -106,6 +106,12 @@ def test_scores_by_hand():
     }
 
 
+def test_r2_knows_that_rounded_means_are_no_variance():
+    score = score_named("r2", "regression")
+    assert score.whole(np.full(3, 0.2), np.full(3, 0.1)) == -math.inf
+    assert score.whole(np.full(3, 0.1), np.full(3, 0.1)) == 1
+
+
 def test_a_class_held_impossible_costs_infinitely_much():
     score = score_named("log_loss", "classification")
     case = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1])

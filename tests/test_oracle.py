@@ -906,6 +906,89 @@ def test_auto_sigma_on_its_sample(n: int, k: int) -> None:
     assert oracle.auto_sigma(keys, ids, k) == expected
 
 
+# ---- Preprocessing ------------------------------------------------------------------------
+
+
+def exact_preprocess(
+    e: Sequence[float], kind: str, mean: Sequence[float], scale: Sequence[float]
+) -> list[float]:
+    if kind == "unit":
+        root = sqrt(exact_dot(e, e))
+        return [single(div(x, root)) if root else x for x in e]
+    centred = [sub(x, m) for x, m in zip(e, mean, strict=True)]
+    if kind == "center":
+        return [single(x) for x in centred]
+    return [single(div(x, s)) for x, s in zip(centred, scale, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["center", "standardize", "unit"])
+@few
+@given(st.data())
+def test_preprocessing_is_the_contract_step_by_step(kind: str, data: st.DataObject) -> None:
+    d = data.draw(st.integers(1, 19))
+    e, mean = data.draw(matrices(2, d)), data.draw(matrices(1, d))[0].astype(float) / 3
+    scale = np.abs(data.draw(matrices(1, d))[0].astype(float)) / 7 + 2.0**-149
+    numbers = mean.tolist(), scale.tolist()
+    expected = [exact_preprocess(row, kind, *numbers) for row in e.tolist()]
+    fitted = {"mean": mean, "scale": scale}
+    if np.isinf(expected).any():
+        with pytest.raises(ValueError, match="infinite as float32"):
+            oracle.preprocess(e, kind, fitted)
+        return
+    # Equality, not bits: rationals have no -0.0.
+    np.testing.assert_array_equal(
+        oracle.preprocess(e, kind, fitted), np.array(expected, np.float32)
+    )
+
+
+def test_preprocessing_rounds_to_float32_once() -> None:
+    # Half way between two float32 values, where the even one is lower, and a little more.
+    third = {"mean": [-(2.0**-24) - 2.0**-50], "scale": [1.0]}
+    for kind in ("center", "standardize"):
+        same_bits(oracle.preprocess([[1.0]], kind, third), np.array([[1 + 2.0**-23]], np.float32))
+
+
+def test_preprocessing_by_hand() -> None:
+    e = [[3.0, -4.0], [0.0, 0.0]]
+    fitted = {"mean": [1.0, 2.0], "scale": [0.5, 4.0]}
+    head = {"weight": [[1.0, 2.0], [0.0, -1.0], [1.0, 1.0]], "bias": [1.0, 0.0, -3.0]}
+    for name, numbers, expected in (
+        ("none", None, e),
+        ("center", fitted, [[2.0, -6.0], [-1.0, -2.0]]),
+        ("standardize", fitted, [[4.0, -1.5], [-2.0, -0.5]]),
+        ("unit", None, [[0.6, -0.8], [0.0, 0.0]]),
+        ("pca:3", head, [[-4.0, 4.0, -4.0], [1.0, 0.0, -3.0]]),
+        ("whiten:3", head, [[-4.0, 4.0, -4.0], [1.0, 0.0, -3.0]]),
+    ):
+        same_bits(oracle.preprocess(e, name, numbers), np.array(expected, np.float32))
+
+
+def test_the_length_of_a_vector_of_the_largest_or_smallest_numbers_is_no_matter() -> None:
+    for size in (float(np.finfo(np.float32).max), 2.0**-149):
+        half = oracle.preprocess([[size] * 4], "unit")
+        same_bits(half, np.full((1, 4), 0.5, np.float32))
+
+
+def test_keys_beyond_float32_are_refused() -> None:
+    largest = float(np.finfo(np.float32).max)
+    with pytest.raises(ValueError, match="infinite as float32"):
+        oracle.preprocess([[largest]], "center", {"mean": [-1e32]})
+    with pytest.raises(ValueError, match="infinite as float32"):
+        oracle.preprocess([[1.0]], "standardize", {"mean": [0.0], "scale": [1e-39]})
+    below = np.nextafter(np.float32(largest), np.float32(0))
+    same_bits(oracle.preprocess([[below]], "pca:1", {"weight": [[1]], "bias": [0]}), [[below]])
+    for e in (largest, -largest):
+        with pytest.raises(ValueError, match="as large as the largest float32"):
+            oracle.preprocess([[e]], "pca:1", {"weight": [[1.0]], "bias": [0.0]})
+
+
+def test_a_preprocess_without_meaning_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown preprocess: 'sphere'"):
+        oracle.preprocess([[1.0]], "sphere")
+    with pytest.raises(ValueError, match="a weight of 2 rows expected for pca:2, got 1"):
+        oracle.preprocess([[1.0]], "pca:2", {"weight": [[1.0]], "bias": [0.0]})
+
+
 # ---- The whole memory ---------------------------------------------------------------------
 
 
@@ -1019,6 +1102,24 @@ def test_memory_finds_sigma_among_the_stored_keys(key_dtype: oracle.KeyDtype) ->
     assert memory.sigma_ != oracle.auto_sigma(data["keys"], data["ids"], 5)
 
 
+@pytest.mark.parametrize("key_dtype", ["float32", "bfloat16"])
+def test_memory_preprocesses_rows_and_queries_alike(key_dtype: oracle.KeyDtype) -> None:
+    fitted = {"mean": [0.1, -2.0, 0.0, 3.0], "scale": [1.0, 0.3, 2.0, 5.0]}
+    _, data = classification()
+    memory, _ = stored_memory(key_dtype=key_dtype, preprocess="standardize", fitted=fitted)
+    plain = oracle.OracleMemory(k=5, sigma=0.7, temperature=1.5, strength=0.8, key_dtype=key_dtype)
+    keys, queries = (
+        oracle.preprocess(data[name], "standardize", fitted) for name in ("keys", "queries")
+    )
+    plain.fit(keys, data["outputs"], data["targets"], data["ids"])
+    same_bits(memory.keys_, oracle.round_keys(keys, key_dtype))
+    same_bits(
+        memory.correct(data["queries"], data["query_outputs"]),
+        plain.correct(queries, data["query_outputs"]),
+    )
+    assert memory.kneighbors(data["queries"])[1].tolist() == plain.kneighbors(queries)[1].tolist()
+
+
 @pytest.mark.parametrize("residual_dtype", ["float32", "float16"])
 def test_memory_corrects_by_its_stored_residuals(residual_dtype: oracle.ResidualDtype) -> None:
     half = residual_dtype == "float16"
@@ -1094,6 +1195,7 @@ def test_columns_have_the_bits_of_the_full_result(store: str) -> None:
         ({"residual_dtype": "float16", "store": "head", "head": ([[1.0]], [0.0])}, "float32"),
         ({"store": "head"}, "head expected"),
         ({"head": ([[1.0]], [0.0])}, "head expected"),
+        ({"store": "head", "head": ([[1.0]], [0.0]), "preprocess": "unit"}, "as they are"),
         ({"store": "sparse:0"}, "sparse:m"),
         ({"store": "sparse"}, "sparse:m"),
         ({"store": "sparser:3"}, "sparse:m"),

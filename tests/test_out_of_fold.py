@@ -93,6 +93,14 @@ def test_no_row_is_predicted_by_a_model_that_saw_it(n, folds, seed, classes):
     assert (seen == resmem.out_of_fold(others_of, X[:n], targets, folds, seed)[:, :n]).all()
 
 
+def test_the_split_is_a_fixed_rule():
+    """Rows in the order of a permutation, class by class, are dealt to the folds in turn."""
+    order = sorted(np.random.RandomState(7).permutation(40), key=lambda row: Y[row])
+    fold = [order.index(row) % 4 for row in range(40)]
+    seen = resmem.out_of_fold(others_of, X, Y, 4, seed=7)
+    assert (seen == np.not_equal.outer(fold, fold)).all()
+
+
 def test_another_seed_is_another_split():
     splits = [resmem.out_of_fold(others_of, X, Y, 4, seed) for seed in (0, 0, 1)]
     assert (splits[0] == splits[1]).all()

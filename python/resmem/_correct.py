@@ -44,10 +44,9 @@ class Searched:
         return int(self._source.shape[0])
 
     def queries(self, block: slice) -> tuple[F32, float]:
-        """The queries, checked, and their largest absolute value."""
+        """What is searched for, and its largest absolute value."""
         part = _arrays.block_of(self._source, block, "embeddings")
-        d, first = self._rows.d, block.start
-        return _arrays.vectors(part, "embeddings", d, self._threads, first_row=first)
+        return self._rows.keys(part, self._threads, block.start)
 
     def find(self, block: slice, queries: F32 | None, largest: float) -> tuple[F64, I64]:
         """Distances and positions of their neighbours."""
@@ -131,8 +130,10 @@ class Corrector:
         """The same, block by block of queries, so that it takes bounded memory."""
         workers = _arrays.thread_count(threads)
         given = self.given_outputs(outputs, len(queries), queries.name) if with_base else None
-        # Of a query: distance, id and position of k neighbours; base or sum, and its checks.
-        for block in blocks(len(queries), 24 * queries.k + 16 * self.rows.columns):
+        # Of a query: distance, id and position of k neighbours; base or sum, and its checks; key.
+        rows = self.rows
+        taken = 24 * queries.k + 16 * rows.columns + rows.preprocess.row_bytes(rows.d)
+        for block in blocks(len(queries), taken):
             with _arrays.float_state():
                 keys, largest = queries.queries(block)
                 select = None if columns is None else _columns_of(columns, block)

@@ -21,7 +21,8 @@ from resmem._atomic import replacing
 from resmem._errors import FileFormatError
 from resmem._formats import Rows
 from resmem._ingest import blocks
-from resmem._persist import EXPORTS, Progress, Saved, SchemaOf
+from resmem._persist import EXPORTS, Progress, Saved, SchemaOf, fitted
+from resmem._preprocess import Fitted
 from resmem._rows import NO_RUNS, Array, Segment, Snapshot, in_runs
 from resmem._stores import widen_keys
 
@@ -64,6 +65,8 @@ def save(
     text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
     columns = [_whole("resmem", text), _whole("retired", rows.all_retired())]
     columns += [_whole(f"head_{name}", array) for name, array in head.items()]
+    made_by = rows.preprocess.arrays
+    columns += [_whole(f"preprocess_{name}", array) for name, array in made_by.items()]
     if rows.segments:
         names = ["ids", *(name for name in rows.segments[0].arrays if name != "ids")]
         wide = suffix == ".npz"  # NumPy has no bfloat16
@@ -170,7 +173,11 @@ def load(path: str | os.PathLike[str], verify: bool = True, progress: Progress =
         raise FileFormatError(str(error)) from error
     reader = _Reader(name, found, verify, step)
     return Saved(
-        reader.about, reader.head(), lambda schema: (reader.rows(schema), None), reader.bad
+        reader.about,
+        reader.head(),
+        reader.preprocess(),
+        lambda schema: (reader.rows(schema), None),
+        reader.bad,
     )
 
 
@@ -223,6 +230,14 @@ class _Reader:
         if not all(np.isfinite(array).all() for array in head.values()):
             raise self.bad("head_weight or head_bias holds NaN or infinity")
         return head
+
+    def preprocess(self) -> Fitted:
+        return fitted(
+            self.about.get("preprocess"),
+            self.whole("d", 1, 2**31 - 1),
+            lambda name, dtype, shape: self.array(f"preprocess_{name}", dtype, shape),
+            self.bad,
+        )
 
     def rows(self, schema_of: SchemaOf) -> Snapshot:
         d, columns = self.whole("d", 1, 2**31 - 1), self.whole("columns", 1, 2**31 - 1)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays
-from resmem._arrays import F64, I64
+from resmem import _arrays, _core
+from resmem._arrays import F32, F64, I64
+from resmem._preprocess import AS_GIVEN, NONE, Fitted, Method
 from resmem._rows import Array, Schema, Snapshot
 from resmem._stores import KEY_DTYPES, Head, KeyDtype, Store, narrow_keys, widen_keys
 
@@ -33,12 +34,13 @@ class Spec:
     output_kind: str
     key_dtype: KeyDtype
     store: Store
+    preprocess: Method = NONE
 
     def schema(self, d: int, columns: int) -> Schema:
-        """Names, dtypes and shapes of the arrays of a segment."""
+        """Names, dtypes and shapes of the arrays of a segment, for embeddings of width ``d``."""
         target = (np.int64, ()) if self.task == "classification" else (np.float64, (columns,))
         return {
-            "keys": (KEY_DTYPES[self.key_dtype], (d,)),
+            "keys": (KEY_DTYPES[self.key_dtype], (self.preprocess.width(d),)),
             "targets": target,
             **self.store.schema(columns),
         }
@@ -94,6 +96,7 @@ class Incoming:
         self.targets = _arrays.rows_of(targets, "targets")
         _arrays.embedding_layout(self.embeddings, "embeddings", like.d if like else None)
         self.n, self.d = self.embeddings.shape
+        self.key_width = spec.preprocess.width(self.d)
         self.outputs: Any = None
         if isinstance(spec.store, Head):
             self.columns = self._head_columns(spec.store, outputs)
@@ -148,21 +151,53 @@ class Incoming:
                 and array.dtype == dtype
                 and array.shape[1:] == shape
                 and array.flags.c_contiguous
-                and not (name == "keys" and self.spec.key_dtype == "bfloat16")
+                and not (name == "keys" and self._makes_keys())
             ):
                 found[name] = array
         return found
 
+    def _makes_keys(self) -> bool:
+        """Whether keys are other numbers than the embeddings, or differently written."""
+        return self.spec.key_dtype == "bfloat16" or self.spec.preprocess != NONE
+
+    def fitted(self) -> Fitted:
+        """The preprocess fitted to these rows."""
+        return self.spec.preprocess.fit(self.n, self.d, self._rows_at)
+
+    def _rows_at(self, positions: I64) -> F32:
+        """Embeddings at ascending positions, found in slices, as a data set may know no other way.
+
+        ValueError, naming the first of all rows that is not finite, if one of these is not.
+        """
+        parts, first, end = [], int(positions[0]), int(positions[-1]) + 1
+        for block in blocks(end - first, 8 * self.d):
+            span = slice(first + block.start, first + block.stop)
+            here = positions[slice(*np.searchsorted(positions, (span.start, span.stop)))]
+            if len(here):
+                part = _arrays.block_of(self.embeddings, span, "embeddings")
+                parts.append(_arrays.float32(part[here - span.start], "embeddings", "(n, d)"))
+                _arrays.forget(self.embeddings, span)
+        rows = np.concatenate(parts)
+        if _core.inspect_rows(rows)[1] >= 0:
+            for block in blocks(self.n, 8 * self.d):
+                self._keys(block, AS_GIVEN)
+        return rows
+
+    def _keys(self, block: slice, made_by: Fitted) -> tuple[F32, float]:
+        part = _arrays.block_of(self.embeddings, block, "embeddings")
+        return made_by.keys(part, self.d, 0, block.start)
+
     def write(
-        self, arrays: dict[str, Array], at: int, temperature: float, skip: frozenset[str]
+        self, arrays: dict[str, Array], at: int, into: Snapshot, skip: frozenset[str]
     ) -> tuple[float, float]:
-        """Write all rows but the arrays to ``skip`` to ``arrays``, from row ``at`` on.
+        """Write all rows but the arrays to ``skip`` to ``arrays``, from row ``at`` on, as those of
+        a snapshot.
 
         Returns the largest |value| of the stored keys and the largest error of a residual.
         """
         keys_max, error = 0.0, 0.0
         for block in blocks(self.n, 8 * self.d + 16 * self.columns):
-            parts, largest, wrong = self._block(block, temperature)
+            parts, largest, wrong = self._block(block, into)
             keys_max, error = max(keys_max, largest), max(error, wrong)
             for name, part in parts.items():
                 if name not in skip:
@@ -174,14 +209,9 @@ class Incoming:
             keys_max = float(widen_keys(narrow_keys(one, self.spec.key_dtype))[0, 0])
         return keys_max, error
 
-    def _block(self, block: slice, temperature: float) -> tuple[dict[str, Array], float, float]:
+    def _block(self, block: slice, into: Snapshot) -> tuple[dict[str, Array], float, float]:
         first, spec = block.start, self.spec
-        keys, largest = _arrays.vectors(
-            _arrays.block_of(self.embeddings, block, "embeddings"),
-            "embeddings",
-            self.d,
-            first_row=first,
-        )
+        keys, largest = self._keys(block, into.preprocess)
         outputs = np.empty((0, self.columns), dtype=np.float32)
         if self.outputs is not None:
             outputs = spec.outputs(_arrays.block_of(self.outputs, block, "outputs"), first)
@@ -190,7 +220,7 @@ class Incoming:
             targets = _arrays.labels(targets, self.columns, first)
         else:
             targets = spec.values(targets, "targets", first)
-        softmax_at = spec.softmax_at(temperature)
+        softmax_at = spec.softmax_at(into.temperature)
         parts, error = spec.store.rows(outputs, targets, softmax_at, first)
         parts = {**parts, "keys": narrow_keys(keys, spec.key_dtype, first), "targets": targets}
         return parts, largest, error

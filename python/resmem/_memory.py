@@ -11,14 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _persist, _sigma
+from resmem import _arrays, _container, _evaluate, _explain, _persist, _sigma
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
+from resmem._evaluate import Evaluation
+from resmem._explain import Explanation
+from resmem._grid import Settings
 from resmem._ingest import Incoming
 from resmem._rows import Snapshot
 from resmem._state import SETTINGS, State, identity, positive
 from resmem._stores import Head
+from resmem._tune_result import TuneResult
 
 _LAST_ID = 2**63 - 1
 
@@ -65,6 +69,14 @@ class Memory(State):
         ``Memory.estimate`` tells what each would take.
     head : (weight, bias) or a linear layer, for store="head"
         Weight (C, d) and bias (C,) or None; the embeddings are what this layer reads.
+    preprocess : {"none", "center", "standardize", "unit", "pca:m", "whiten:m"}
+        What is done to embeddings, the queries' too, before they are compared. Fitted by ``fit``
+        to its rows, or to 65,536 of them drawn with a fixed seed: "center" takes the mean off;
+        "standardize" also divides by the standard deviation of each column (by 1 where that is
+        0); "pca:m", such as "pca:64", keeps the ``m`` directions of largest variance, which takes
+        8 d^2 bytes and d^3 steps; "whiten:m" also scales them to variance 1 (to 0 where it is no
+        more than 2^-40 of the largest). "unit" divides each embedding by its length. ``add``
+        leaves all this as fitted. store="head" needs "none".
     base : str or dict, optional
         What made the outputs and embeddings, such as a model's name, layer and fingerprint.
         Kept with the memory; ``correct`` and its like check it when asked to.
@@ -95,7 +107,7 @@ class Memory(State):
         Parameters
         ----------
         embeddings : array (n, d)
-            Keys, finite; stored as ``key_dtype``.
+            Finite; their keys, which ``preprocess`` makes, are stored as ``key_dtype``.
         outputs : array (n, C), for regression also (n,); None for store="head"
             The base model's outputs for the same examples, of ``output_kind``. To be honest
             residuals they should be held-out outputs: a model's outputs on examples it was
@@ -106,6 +118,7 @@ class Memory(State):
             Unique and non-negative; default 0 to n-1.
         copy : bool
             False borrows arrays that need no conversion; they must not change afterwards.
+            Embeddings are borrowed with preprocess="none" only.
 
         Arrays mapped from files, and data sets that are sliced like arrays, are read block by
         block, so that they may be larger than memory.
@@ -115,7 +128,9 @@ class Memory(State):
         self
         """
         rows = Incoming(self._spec, embeddings, outputs, targets, ids)
-        snapshot = Snapshot((), rows.d, rows.columns, self._temperature, rows.flat)
+        snapshot = Snapshot(
+            (), rows.d, rows.columns, self._temperature, rows.flat, preprocess=rows.fitted()
+        )
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
             arrays["ids"] = rows.ids
@@ -133,10 +148,10 @@ class Memory(State):
     def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> Memory:
         """Store more rows; see ``fit``. Default ids continue after the largest ever used.
 
-        Ids are never reused, not even those of removed rows. ``sigma_`` stays as fitted. Rows
-        that are already there are not copied. Where most of a part of the memory has been
-        removed, a thread of its own gives that space back (of rows that are mapped or borrowed
-        only if few of them are left).
+        Ids are never reused, not even those of removed rows. ``sigma_`` and ``preprocess`` stay
+        as fitted. Rows that are already there are not copied. Where most of a part of the memory
+        has been removed, a thread of its own gives that space back (of rows that are mapped or
+        borrowed only if few of them are left).
         """
         with self._change():
             before = self._rows()
@@ -169,9 +184,7 @@ class Memory(State):
             if ids is None:
                 ids = np.arange(before.next_id, before.next_id + rows.n)
             tail.arrays["ids"][tail.n : tail.n + rows.n] = ids
-        largest, error = rows.write(
-            tail.arrays, tail.n, before.temperature, frozenset(borrowed or ())
-        )
+        largest, error = rows.write(tail.arrays, tail.n, before, frozenset(borrowed or ()))
         return before.grown(tail, rows.n, largest, error)
 
     def remove(self, ids: Any) -> Memory:
@@ -231,7 +244,8 @@ class Memory(State):
     ) -> tuple[F64, I64]:
         """Exact Euclidean neighbours of queries (q, d): distances and ids, (q, k) each.
 
-        Ordered by distance, equal distances by id; padding is distance inf and id -1.
+        Distances are those of the keys that ``preprocess`` makes. Ordered by distance, equal
+        distances by id; padding is distance inf and id -1.
         ``exclude_ids`` (q,) or (q, m) are not returned (-1: none).
         """
         rows = self._rows()
@@ -240,7 +254,7 @@ class Memory(State):
         source = _arrays.rows_of(embeddings, "embeddings")
         _arrays.embedding_layout(source, "embeddings", rows.d, "(q, d)")
         part = _arrays.block_of(source, slice(0, source.shape[0]), "embeddings")
-        queries, largest = _arrays.vectors(part, "embeddings", rows.d, workers)
+        queries, largest = rows.keys(part, workers)
         excluded = _arrays.excluded_ids(exclude_ids, len(queries))
         distances, ids, _ = search(rows, queries, largest, wanted, excluded, workers)
         return distances, ids
@@ -365,6 +379,188 @@ class Memory(State):
         corrected = self.correct(embeddings, outputs, exclude_ids, threads, base=base)
         return self._map.apply(corrected, _arrays.thread_count(threads))
 
+    # ---------------------------------------------------------------- tuning and proof
+
+    @_arrays.float_state()
+    def tune(
+        self,
+        embeddings: Any = None,
+        outputs: Any = None,
+        targets: Any = None,
+        *,
+        k: Any = None,
+        sigma: Any = None,
+        temperature: Any = None,
+        strength: Any = None,
+        probability_map: Any = None,
+        preprocess: Any = None,
+        key_dtype: Any = None,
+        score: str | Callable[[Any, Any], float] | None = None,
+        greater_is_better: bool | None = None,
+        folds: Any = 5,
+        rule: Literal["best", "one_se"] = "best",
+        confidence: float = 0.95,
+        seed: int = 0,
+        exclude_ids: Any = None,
+        loo: bool = False,
+        apply: bool = True,
+        threads: int | None = None,
+        progress: bool | Callable[[int], None] | None = None,
+    ) -> TuneResult:
+        """Choose settings on validation rows, and switch the memory off where it does not help.
+
+        One search at the largest ``k`` serves all settings. Rows are cut into folds; for each, the
+        others choose settings, and the fold's own rows compare them with the base model, whose
+        temperature the others chose as well. Where the interval of this gain is not clear of 0, or
+        the mean residual of all rows would gain as much as the neighbours', ``strength`` becomes 0
+        and the result says so.
+
+        Parameters
+        ----------
+        embeddings, outputs, targets
+            Of rows that neither the base model was trained on nor the memory holds; as in ``fit``.
+            They should not be test rows. ``outputs`` may be left out with store="head".
+        k, sigma, temperature, strength, probability_map : value or list, optional
+            What to try. Defaults: ``k`` 1, 2, 4 to 128; ``sigma`` from 0.01 to 2 times the median
+            distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 4 and the present
+            one; ``strength`` 0 to 1, of which 0 (the base model) and 1 (as published) are always
+            tried; both maps.
+        preprocess, key_dtype : str or list, optional
+            Other ways of keeping keys, beside the present one; each takes a search. They need a
+            memory with preprocess="none" and key_dtype="float32".
+        score : str or callable, optional
+            Classification: "log_loss" (default), "accuracy", "brier", "calibration_error".
+            Regression: "rmse" (default), "mae", "r2". Or f(predictions, targets) -> float, which is
+            called with the predictions of every setting, with ``greater_is_better``.
+        folds : int or int array (q,)
+            How many, or the fold of each row, so that rows that belong together stay together.
+        rule : {"best", "one_se"}
+            "one_se": the simplest setting (least strength first) that is not worse than the best
+            by more than a standard error of their difference over folds.
+        confidence : float
+            Of the interval.
+        seed : int
+            Of the folds.
+        exclude_ids : int array (q,) or (q, m), optional
+            Rows a validation row must not be corrected by; -1 for none.
+        loo : bool
+            Tune on (at most 10,000 of) the memory's own rows, each without itself. A base model
+            that was trained on them has residuals too small to learn from: a warning says so.
+        apply : bool
+            Use ``TuneResult.best`` from now on.
+        threads : int, optional
+        progress : True or callable, optional
+            A bar (needs tqdm), or a function that is told of rows done.
+
+        Returns
+        -------
+        TuneResult
+
+        Warns
+        -----
+        UserWarning
+            The notes of the result: the best is at the edge of what was tried, or the memory's
+            residuals are smaller than those of fresh rows.
+        """
+        from resmem._tune import tune  # which is seldom needed
+
+        result = tune(
+            self, embeddings, outputs, targets, k=k, sigma=sigma, temperature=temperature,
+            strength=strength, probability_map=probability_map, preprocess=preprocess,
+            key_dtype=key_dtype, score=score, greater_is_better=greater_is_better, folds=folds,
+            rule=rule, confidence=confidence, seed=seed, exclude_ids=exclude_ids, loo=loo,
+            threads=threads, progress=progress,
+        )  # fmt: skip
+        if apply:
+            self.use(result.best)
+        return result
+
+    def use(self, settings: Settings) -> Memory:
+        """Use these settings, such as those of a ``TuneResult``, from now on.
+
+        Where they keep keys in another way, the rows are written anew.
+        """
+        if (settings.preprocess, settings.key_dtype) != (self.preprocess, self.key_dtype):
+            self._rekey(settings.preprocess, settings.key_dtype)
+        self.temperature = settings.temperature
+        self.k, self.sigma = settings.k, settings.sigma
+        self.strength, self.probability_map = settings.strength, settings.probability_map
+        return self
+
+    # ---------------------------------------------------------------- judgement
+
+    @_arrays.float_state()
+    def evaluate(
+        self,
+        embeddings: Any,
+        outputs: Any,
+        targets: Any,
+        exclude_ids: Any = None,
+        knn: Any = None,
+        buckets: int = 10,
+        bins: int = 15,
+        threads: int | None = None,
+    ) -> Evaluation:
+        """What the memory does for rows whose targets are known, beside what it should beat.
+
+        The base model as it is, the neighbours' targets alone, and the memory are scored on the
+        same rows, which should be neither in the memory nor those it was tuned on (or
+        ``exclude_ids`` must name them). Printed, the result is a table.
+
+        Parameters
+        ----------
+        embeddings : array (q, d)
+        outputs : array (q, C), for regression also (q,); None with store="head"
+        targets : int array (q,) of classes; for regression array (q,) or (q, C)
+        exclude_ids : as for ``correct``
+        knn : TuneResult or Settings, optional
+            Whose ``k`` and ``sigma`` the neighbours alone are weighted with. Default: the
+            memory's.
+        buckets : int
+            Of distance to the nearest row, for ``by_distance``.
+        bins : int
+            Of confidence, for the calibration error and ``reliability``.
+        threads : int, optional
+
+        Returns
+        -------
+        Evaluation
+            Computed block by block of queries: some numbers a row stay in memory.
+        """
+        return _evaluate.evaluate(
+            self, embeddings, outputs, targets, exclude_ids, knn, buckets, bins, threads
+        )
+
+    @_arrays.float_state()
+    def explain(
+        self,
+        embeddings: Any,
+        outputs: Any = None,
+        exclude_ids: Any = None,
+        columns: Any = None,
+        top: int = 5,
+        threads: int | None = None,
+    ) -> Explanation:
+        """Which rows correct each query, and what each of them adds.
+
+        Parameters
+        ----------
+        embeddings, outputs, exclude_ids, threads
+            As for ``correct``. Without outputs the corrections alone are explained.
+        columns : int array (t,) or (q, t), optional
+            Output columns to explain, for all queries alike or for each. Default: of each
+            query the ``top`` columns that are corrected most, largest first, equal ones by
+            number.
+        top : int
+
+        Returns
+        -------
+        Explanation
+            Contributions (q, k, t) and more; see there. Takes memory for them all.
+        """
+        corrector = self._corrector()
+        return _explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)
+
     # ---------------------------------------------------------------- files
 
     def save(
@@ -470,13 +666,15 @@ class Memory(State):
             auto = None if sigma is None else positive(sigma, "sigma_")
         except (TypeError, ValueError) as error:
             raise saved.bad(f"its settings make no sense: {error}") from error
-        if (preprocess := saved.settings.get("preprocess")) != "none":
-            raise saved.bad(f"preprocess is {preprocess!r}, expected 'none'")
         if type(flat) is not bool or (sigma is None and memory.sigma == "auto"):
             raise saved.bad("flat or sigma_ is missing")
         rows, memory._file = saved.rows(memory._spec.schema)
         memory._snapshot = replace(
-            rows, temperature=memory._temperature, flat=flat, auto_sigma=auto
+            rows,
+            temperature=memory._temperature,
+            flat=flat,
+            auto_sigma=auto,
+            preprocess=saved.preprocess,
         )
         return memory
 
@@ -487,10 +685,12 @@ class Memory(State):
     ) -> Memory:
         """Write the living rows as plain arrays, to a .npz or .safetensors file.
 
-        Arrays "embeddings", "targets" and "ids", those of the store ("outputs" and "residuals";
-        "index", "value" and "rest"), "head_weight" and "head_bias", "retired" (runs of ids of
-        removed rows, first and last), and "resmem", the settings as JSON. ``load`` reads such a
-        file too. In a .npz, bfloat16 keys are float32.
+        Arrays "embeddings" (the keys, as ``preprocess`` made them), "targets" and "ids", those of
+        the store ("outputs" and "residuals"; "index", "value" and "rest"), "head_weight" and
+        "head_bias", what a preprocess was fitted to be ("preprocess_mean", "preprocess_scale";
+        "preprocess_weight", "preprocess_bias"), "retired" (runs of ids of removed rows, first and
+        last), and "resmem", the settings as JSON. ``load`` reads such a file too. In a .npz,
+        bfloat16 keys are float32.
         """
         from resmem import _export  # which is seldom needed
 
@@ -546,6 +746,7 @@ class Memory(State):
             f"sigma={sigma}, temperature={self._temperature:g}, strength={self._strength:g}"
         )
         usual = {
+            "preprocess": "none",
             "key_dtype": "float32",
             "residual_dtype": "float32",
             "store": "dense",

@@ -142,7 +142,9 @@ def calibration_error(predictions: Any, targets: Any) -> float:
     return error_of(*reliability(chances.max(axis=1), hits(predictions, targets)))
 
 
-def reliability(confidence: F64, correct: F64, bins: int = BINS) -> tuple[I64, F64, F64]:
+def reliability(
+    confidence: F64, correct: npt.NDArray[Any], bins: int = BINS
+) -> tuple[I64, F64, F64]:
     """Of each bin of confidence: its rows, their mean confidence and accuracy; NaN if empty.
 
     Bin ``b`` holds the confidences ``c`` with ``min(int(c * bins), bins - 1) = b``.
@@ -185,7 +187,11 @@ def r2(predictions: Any, targets: Any) -> float:
     wanted = _values(targets, "targets")
     wanted = wanted - wanted[0]  # a constant column is exactly 0
     total = float(np.square(wanted - wanted.mean(axis=0)).sum())
-    left = float(np.square(errors).sum())
+    return explained(float(np.square(errors).sum()), total)
+
+
+def explained(left: float, total: float) -> float:
+    """``r2`` of these sums of squares."""
     if total == 0:
         return 1.0 if left == 0 else -math.inf
     return 1 - left / total

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from resmem import _arrays
 from resmem._arrays import F64, I64
+from resmem._folds import fold_numbers
 
 Output: TypeAlias = Literal[
     "auto", "predict_log_proba", "predict_proba", "decision_function", "predict"
@@ -80,7 +81,7 @@ def out_of_fold(
     X, n = _with_rows(X), len(wanted)
     _arrays.same_length("X", _length(X), "targets", n)
     train = _trainer(model, output, fit_params, wanted)
-    numbers = _folds(folds, seed, wanted)
+    numbers = fold_numbers(folds, seed, wanted)
     result: F64 | None = None
     for fold in np.unique(numbers):
         rows, others = np.flatnonzero(numbers == fold), np.flatnonzero(numbers != fold)
@@ -210,26 +211,6 @@ def _classes(targets: npt.NDArray[Any]) -> I64:
     if labels.min() < 0:
         raise ValueError(f"targets must be classes 0 to C-1, got {labels.min()}")
     return labels
-
-
-def _folds(folds: Any, seed: int, targets: npt.NDArray[Any]) -> I64:
-    """The fold of each row."""
-    n = len(targets)
-    if not isinstance(folds, (int, np.integer)):
-        given = _arrays.integers(folds, "folds", "(n,)")
-        _arrays.same_length("folds", len(given), "targets", n)
-        if (given == given[0]).all():
-            raise ValueError(f"folds must have at least two numbers, got {given[0]} alone")
-        return given
-    count = _arrays.count(folds, "folds", least=2)
-    if count > n:
-        raise ValueError(f"folds must be at most the number of rows ({n}), got {count}")
-    order = np.random.RandomState(_arrays.count(seed, "seed", least=0)).permutation(n)
-    if targets.ndim == 1 and targets.dtype.kind in "iu":
-        order = order[np.argsort(targets[order], kind="stable")]
-    numbers = np.empty(n, dtype=np.int64)
-    numbers[order] = np.arange(n) % count
-    return numbers
 
 
 def _with_rows(X: Any) -> Any:

@@ -20,6 +20,7 @@ import numpy as np
 from resmem import _container
 from resmem._container import Pieces, Section, Version
 from resmem._errors import FileFormatError
+from resmem._preprocess import Fitted, method_named
 from resmem._rows import NO_RUNS, Array, Schema, Segment, Snapshot, Stored
 
 Progress: TypeAlias = "Callable[[int], None] | None"
@@ -177,8 +178,10 @@ class _Writing:
 
     def _all(self) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
         """Names of all sections, and for those that are to be written what gives the array."""
-        for name, array in self.head.items():
-            yield f"head/{name}", partial(np.asarray, array) if self.after is None else None
+        once = {f"head/{name}": array for name, array in self.head.items()}
+        once |= {f"preprocess/{name}": a for name, a in self.rows.preprocess.arrays.items()}
+        for name, array in once.items():
+            yield name, partial(np.asarray, array) if self.after is None else None
         if len(self.retired):
             same = self.after is not None and np.array_equal(self.after.retired, self.retired)
             yield "retired", None if same else partial(np.asarray, self.retired)
@@ -224,6 +227,7 @@ class Saved:
 
     settings: dict[str, Any]
     head: dict[str, Array]  # "weight" and "bias", or nothing
+    preprocess: Fitted
     rows: Callable[[SchemaOf], tuple[Snapshot, File | None]]
     bad: Callable[[str], FileFormatError]  # what to raise if any of it makes no sense
 
@@ -294,8 +298,36 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
             "weight": reader.array("head/weight", np.float32, (columns, d)),
             "bias": reader.array("head/bias", np.float32, (columns,)),
         }
+    preprocess = fitted(
+        settings.get("preprocess"),
+        reader.whole(reader.meta, "d"),
+        lambda name, dtype, shape: reader.array(f"preprocess/{name}", dtype, shape),
+        reader.bad,
+    )
     file = File(name, loaded.version, reader.whole(reader.meta, "numbers"))
-    return Saved(settings, head, lambda schema_of: _rows(reader, file, schema_of), reader.bad)
+    return Saved(
+        settings, head, preprocess, lambda schema_of: _rows(reader, file, schema_of), reader.bad
+    )
+
+
+def fitted(
+    name: Any,
+    d: int,
+    array: Callable[[str, Any, tuple[int, ...]], Array],
+    bad: Callable[[str], FileFormatError],
+) -> Fitted:
+    """The preprocess called so, of the arrays that ``array`` gives by name, dtype and shape."""
+    try:
+        method = method_named(name)
+        schema = method.schema(d)
+    except ValueError as error:
+        raise bad(f"its settings make no sense: {error}") from error
+    arrays = {each: np.array(array(each, *kind)) for each, kind in schema.items()}
+    if not all(np.isfinite(each).all() for each in arrays.values()):
+        raise bad("the numbers of its preprocess hold NaN or infinity")
+    if (arrays.get("scale", np.ones(1)) <= 0).any():
+        raise bad("the scale of its preprocess is not positive")
+    return Fitted(method, arrays)
 
 
 def _rows(reader: Reader, file: File, schema_of: SchemaOf) -> tuple[Snapshot, File]:

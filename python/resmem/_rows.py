@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _core
-from resmem._arrays import I64
+from resmem._arrays import F32, I64
+from resmem._preprocess import AS_GIVEN, Fitted
 
 Array: TypeAlias = npt.NDArray[Any]
 Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]  # dtype, shape of a row
@@ -222,7 +223,7 @@ class Snapshot:
     """Every row at one moment, and what was derived from them then."""
 
     segments: tuple[Segment, ...]
-    d: int
+    d: int  # of embeddings; keys may be narrower
     columns: int
     temperature: float = 1.0  # of the residuals
     flat: bool = False  # regression values came as (n,)
@@ -231,6 +232,7 @@ class Snapshot:
     version: int = 0  # counts removals
     retired: I64 = field(default_factory=lambda: NO_RUNS)  # runs of ids of removed rows that no
     # segment holds any longer; they are never given out again
+    preprocess: Fitted = AS_GIVEN  # makes keys of embeddings
 
     def __len__(self) -> int:
         return sum(s.n - s.dead for s in self.segments)
@@ -250,6 +252,10 @@ class Snapshot:
             if segment.dead:
                 found = joined(found, runs(segment.ids_of(segment.dead_rows(self.version))))
         return found
+
+    def keys(self, embeddings: Any, threads: int = 0, first_row: int = 0) -> tuple[F32, float]:
+        """What is searched for of queries, and its largest |value|; see ``Fitted.keys``."""
+        return self.preprocess.keys(embeddings, self.d, threads, first_row)
 
     def keys_for_core(self) -> list[KeySegment]:
         return [segment.keys_for_core() for segment in self.segments]
@@ -400,7 +406,9 @@ class Snapshot:
         parts = [s.portable(without) for s in self.segments]
         for part, segment in zip(parts, self.segments, strict=True):
             part["dead"] = segment.dead_rows(self.version)
-        carried = ("d", "columns", "temperature", "flat", "auto_sigma", "next_id", "retired")
+        carried = (
+            "d", "columns", "temperature", "flat", "auto_sigma", "next_id", "retired", "preprocess"
+        )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
 
     @staticmethod

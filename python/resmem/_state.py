@@ -10,22 +10,26 @@ import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _persist, _sigma, _threads
+from resmem import _arrays, _core, _persist, _sigma, _threads
+from resmem._arrays import F32, I64
 from resmem._errors import NotFittedError
 from resmem._ingest import Spec, blocks
+from resmem._preprocess import NONE, Fitted, method_named
 from resmem._rows import Segment, Snapshot, merge
 from resmem._simplex import map_named
-from resmem._stores import KEY_DTYPES, Dense, Head, store_named
+from resmem._stores import KEY_DTYPES, Dense, Head, KeyDtype, narrow_keys, store_named, widen_keys
+
+Some = TypeVar("Some", bound="State")
 
 _KINDS = {"classification": ("logits", "probabilities"), "regression": ("values",)}
 SETTINGS = (
     "task", "output_kind", "k", "sigma", "temperature", "strength",
-    "key_dtype", "residual_dtype", "store", "base",
+    "preprocess", "key_dtype", "residual_dtype", "store", "base",
     "probability_map",
 )  # fmt: skip
 
@@ -50,6 +54,7 @@ class State:
         store: str = "dense",
         head: Any = None,
         base: str | dict[str, Any] | None = None,
+        preprocess: str = "none",
         probability_map: str = "clip",
     ) -> None:
         if task not in _KINDS:
@@ -62,8 +67,14 @@ class State:
             names = ", ".join(map(repr, KEY_DTYPES))
             raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
         self._residual_dtype = residual_dtype
+        method = method_named(preprocess)
+        if store == "head" and method != NONE:
+            raise ValueError(
+                "store='head' needs preprocess='none', as its layer reads the embeddings from the "
+                f"keys, got {preprocess!r}"
+            )
         self._spec = Spec(
-            task, kind, key_dtype, store_named(store, task, kind, residual_dtype, head)
+            task, kind, key_dtype, store_named(store, task, kind, residual_dtype, head), method
         )
         self._base: str | dict[str, Any] | None = identity(base)
         self._snapshot: Snapshot | None = None
@@ -94,6 +105,12 @@ class State:
     def output_kind(self) -> str:
         """What the outputs are: "logits", "probabilities" or "values"."""
         return self._spec.output_kind
+
+    @property
+    def preprocess(self) -> str:
+        """What makes keys of embeddings: "none", "center", "standardize", "unit", "pca:m" or
+        "whiten:m"."""
+        return self._spec.preprocess.name
 
     @property
     def key_dtype(self) -> str:
@@ -281,10 +298,55 @@ class State:
             settings["sigma"] = "inf"
         return {
             **settings,
-            "preprocess": "none",
             "flat": rows.flat,
             "sigma_": rows.auto_sigma if self._sigma != "auto" else self._scale(rows),
         }
+
+    @_arrays.float_state()
+    def _rekeyed(self: Some, preprocess: str, key_dtype: KeyDtype) -> Some:
+        """A memory of the same rows whose keys are made anew from those stored here.
+
+        Its other arrays are those of this memory, where no row was removed, and not copied.
+        """
+        with self._lock:
+            rows, settings = self._rows(), self._settings()
+        if (self.preprocess, self.key_dtype) != ("none", "float32"):
+            raise ValueError(
+                "keys can be made anew only of embeddings stored as they came, with "
+                "preprocess='none' and key_dtype='float32', not with "
+                f"preprocess={self.preprocess!r} and key_dtype={self.key_dtype!r}; fit again"
+            )
+        given = {name: settings[name] for name in SETTINGS}
+        given |= {"preprocess": preprocess, "key_dtype": key_dtype, "sigma": self._sigma}
+        head = self._spec.store if isinstance(self._spec.store, Head) else None
+        memory = type(self)(**given, head=head)
+
+        def rows_at(positions: I64) -> F32:
+            return np.concatenate([s["keys"][at] for s, at in rows.sample(positions)])
+
+        made_by = memory._spec.preprocess.fit(len(rows), rows.d, rows_at)
+        segments: list[Segment] = []
+        for segment in rows.segments:
+            shared = replace(segment, borrowed=True)
+            kept = merge((segment,), rows.version) if segment.dead else shared
+            segments.append(_rekeyed(kept, made_by, key_dtype, sum(map(len, segments))))
+        after = replace(
+            rows,
+            segments=tuple(segments),
+            auto_sigma=None,
+            retired=rows.all_retired(),
+            preprocess=made_by,
+        )
+        if memory._sigma == "auto":
+            after = replace(after, auto_sigma=_sigma.measure(after, memory._k))
+        memory._snapshot = after
+        return memory
+
+    def _rekey(self, preprocess: str, key_dtype: KeyDtype) -> None:
+        """Keep keys in another way from now on; see ``_rekeyed``."""
+        with self._change():
+            made = self._rekeyed(preprocess, key_dtype)
+            self._spec, self._snapshot, self._file = made._spec, made._snapshot, None
 
     def _head(self) -> dict[str, npt.NDArray[Any]]:
         store = self._spec.store
@@ -326,6 +388,28 @@ def _derived(segment: Segment, store: Dense, temperature: float) -> Segment:
         for name, rows in store.derive(part, temperature).items():
             arrays[name][block] = rows
     return segment.with_arrays(arrays, store.derived)
+
+
+def _rekeyed(segment: Segment, made_by: Fitted, dtype: KeyDtype, first_row: int) -> Segment:
+    """With other keys. ``first_row``: how many rows come before, for messages."""
+    arrays = {name: segment[name] for name in segment.arrays}
+    d, largest = arrays["keys"].shape[1], segment.keys_max
+    if made_by.method != NONE or dtype != "float32":
+        arrays["keys"] = np.empty((segment.n, made_by.method.width(d)), KEY_DTYPES[dtype])
+        largest = 0.0
+        for block in blocks(segment.n, 8 * d):
+            first = first_row + block.start
+            keys, _ = made_by.keys(segment["keys"][block], d, 0, first)
+            arrays["keys"][block] = stored = narrow_keys(keys, dtype, first)
+            largest = max(largest, _core.inspect_rows(widen_keys(stored))[0])
+    return Segment(
+        arrays,
+        segment.n,
+        keys_max=largest,
+        first_id=segment.first_id,
+        error=segment.error,
+        borrowed=segment.borrowed,
+    )
 
 
 # A child forked while another thread was changing a memory would find its lock held for ever.

@@ -1,4 +1,4 @@
-"""Wrote the files beside it, once, with the first version that had the format.
+"""Wrote the files beside it, each once, with the first version that had what is in it.
 
 `python tests/golden/make.py FOLDER` writes such files for another version, to be added under
 other names; those that are here stay as they are.
@@ -20,6 +20,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "sparse": {"store": "sparse:2", "key_dtype": "float16", "residual_dtype": "float16"},
     "head": {"store": "head", "key_dtype": "bfloat16", "strength": 0.5},
     "regression": {"task": "regression", "sigma": 0.7},
+    "standardize": {"preprocess": "standardize"},
+    "whiten": {"preprocess": "whiten:2", "key_dtype": "float16"},
 }
 
 

@@ -57,7 +57,12 @@ def fit(options: Namespace) -> Told:
     rows = _training(options, memory)
     checked = Incoming(memory._spec, *rows)  # errors that need no work come first
     needs = estimate(
-        checked.n, checked.d, checked.columns, checked.spec.task, checked.spec.key_dtype, None
+        checked.n,
+        checked.key_width,
+        checked.columns,
+        checked.spec.task,
+        checked.spec.key_dtype,
+        None,
     )
     if not options.quiet:
         say(str(needs))

@@ -59,12 +59,18 @@ def _fit(commands: _Commands) -> None:
     more.add_argument("--temperature", type=float, metavar="T", help="softmax temperature")
     more.add_argument("--strength", type=float, metavar="X", help="factor of the correction")
     more.add_argument("--probability-map", metavar="MAP", help="clip or project, as clip:FLOOR")
+    more.add_argument(
+        "--preprocess",
+        metavar="NAME",
+        help="of embeddings: none, center, standardize, unit, pca:M or whiten:M",
+    )
     more.add_argument("--key-dtype", metavar="DTYPE", help="float32, float16 or bfloat16")
     more.add_argument("--residual-dtype", metavar="DTYPE", help="float32 or float16")
     more.add_argument("--store", help="residuals: dense, sparse:M or head")
     more.add_argument("--head-weight", metavar=_ARRAY, help="(C, d), for --store head")
     more.add_argument("--head-bias", metavar=_ARRAY, help="(C,), by default 0")
     more.add_argument("--base", metavar="TEXT", help="which base model the outputs are of")
+    more.add_argument("--probability-map", metavar="MAP", help="clip, project, or clip:FLOOR")
 
 
 def _add(commands: _Commands) -> None:

@@ -1,0 +1,508 @@
+"""What a memory does for its model on rows whose targets are known: gains and harms alike."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _arrays, _core
+from resmem._arrays import F64, I64
+from resmem._correct import Corrector, Searched
+from resmem._explain import aligned, targets_of
+from resmem._ingest import blocks
+from resmem._metrics import (
+    Interval,
+    error_of,
+    explained,
+    losses_of,
+    paired_interval,
+    reliability,
+)
+from resmem._state import positive
+
+if TYPE_CHECKING:
+    from resmem._memory import Memory
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+_EXAMPLES = 50
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """How one method did.
+
+    Attributes
+    ----------
+    name : str
+    scores : dict
+        Classification: "accuracy", "log_loss", "brier", "calibration_error"; regression: "rmse",
+        "mae", "r2".
+    corrected, harmed : int
+        Rows that the base had wrong and this method has right, and the reverse; for regression
+        rows whose squared error (summed over columns) is smaller, and larger, than the base's.
+    gain : Interval or None
+        Of the rows' log-losses (regression: squared errors) below the base's, in the mean and
+        with 95 % confidence; positive is better. None for the base.
+    """
+
+    name: str
+    scores: dict[str, float]
+    corrected: int
+    harmed: int
+    gain: Interval | None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The base model, its neighbours alone, and the memory, on the same rows.
+
+    Attributes
+    ----------
+    task : str
+    rows : int
+    settings : dict
+        Of the memory, and "knn_k" and "knn_sigma" of the neighbours alone.
+    methods : tuple of MethodResult
+        "base": the outputs as given. "base, T=..": at the memory's temperature, if not 1. "kNN
+        alone": the weighted mean of the neighbours' targets. "ResMem as published": strength 1.
+        "ResMem, strength ..": the memory's own, if not 1. All probabilities went through the
+        memory's probability map, and rows without neighbours have the base's outputs.
+    by_class : list of dict, or None
+        For each class that occurs: "class", "rows", by name of method {"accuracy", "log_loss"},
+        and "corrected" and "harmed" by the last method.
+    by_distance : list of dict
+        For each bucket of distances to the nearest row, split at quantiles: "from", "to", "rows",
+        by name of method its log-loss (rmse), and the last method's "gain" with "low" and "high".
+        Rows without neighbours are a bucket of their own, at infinity.
+    reliability : dict or None
+        By name of method, for each bin of the top class's probability: "low", "high", "rows", mean
+        "confidence" and "accuracy" (NaN in empty bins).
+    examples : dict
+        "corrected" and "harmed": up to 50 rows each that the last method changed, by the change of
+        the true class's probability (squared error), largest first.
+    """
+
+    task: str
+    rows: int
+    settings: dict[str, Any]
+    methods: tuple[MethodResult, ...]
+    by_class: list[dict[str, Any]] | None
+    by_distance: list[dict[str, Any]]
+    reliability: dict[str, list[dict[str, Any]]] | None
+    examples: dict[str, list[int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in what JSON can hold: NaN is None, infinities are "inf" and "-inf"."""
+        return dict(plain(self))
+
+    def to_pandas(self) -> Any:
+        """The methods as a pandas.DataFrame, a line each."""
+        rows = [{"method": name, **cells} for name, cells in self._lines()]
+        return pandas().DataFrame(rows).set_index("method")
+
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for method in self.methods:
+            gain = method.gain or Interval(math.nan, math.nan, math.nan, math.nan)
+            changed = {"corrected": method.corrected, "harmed": method.harmed}
+            gained = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+            yield method.name, {**method.scores, **changed, **gained}
+
+    def __repr__(self) -> str:
+        gained = "log_loss" if self.task == "classification" else "squared error"
+        scores = [*self.methods[0].scores, "corrected", "harmed"]
+        table = [["method", *scores, f"gain in {gained} (95 %)"]]
+        for name, cells in self._lines():
+            gain = "{gain:+.4g} [{gain_low:+.4g}, {gain_high:+.4g}]".format(**cells)
+            last = "" if math.isnan(cells["gain"]) else gain
+            table.append([name, *(f"{cells[score]:.4g}" for score in scores), last])
+        settings = ", ".join(
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in self.settings.items()
+        )
+        return "\n".join([f"Evaluation of {self.rows} rows ({settings})", *aligned(table)])
+
+
+def evaluate(
+    memory: Memory,
+    embeddings: Any,
+    outputs: Any,
+    targets: Any,
+    exclude_ids: Any,
+    knn: Any,
+    buckets: int,
+    bins: int,
+    threads: int | None,
+) -> Evaluation:
+    """See ``Memory.evaluate``."""
+    buckets, bins = _arrays.count(buckets, "buckets"), _arrays.count(bins, "bins")
+    trial = _Trial(memory, knn, _arrays.thread_count(threads))
+    tallies, nearest, classes = trial.run(embeddings, outputs, targets, exclude_ids)
+    base, last = tallies["base"], list(tallies.values())[-1]
+    corrected, harmed, change = last.against(base)
+    by_class = calibration = None
+    if classes is not None:
+        by_class = _by_class(tallies, classes, corrected, harmed)
+        calibration = {name: _bins(tally, bins) for name, tally in tallies.items()}
+    return Evaluation(
+        task=memory.task,
+        rows=len(nearest),
+        settings=trial.settings,
+        methods=tuple(_result(name, tally, base, bins) for name, tally in tallies.items()),
+        by_class=by_class,
+        by_distance=[_bucket(tallies, nearest, at) for at in _by_quantile(nearest, buckets)],
+        reliability=calibration,
+        examples={
+            kind: _largest(mask, change)
+            for kind, mask in (("corrected", corrected), ("harmed", harmed))
+        },
+    )
+
+
+# -------------------------------------------------------------------- row by row
+
+
+class _Chances:
+    """What the probabilities of a method were, row by row."""
+
+    def __init__(self, rows: int) -> None:
+        self.right: Mask = np.empty(rows, dtype=np.bool_)
+        self.true, self.top, self.loss, self.brier = np.empty((4, rows))  # p of class, of largest
+
+    def add(self, block: slice, values: F64, classes: I64, trial: _Trial) -> None:
+        """Rows of outputs, which are used up."""
+        rows, largest = np.arange(len(values)), values.argmax(axis=1)
+        chances = trial.to_simplex(values)
+        self.right[block] = largest == classes
+        self.true[block], self.top[block] = chances[rows, classes], chances[rows, largest]
+        self.loss[block] = losses_of(self.true[block])
+        chances[rows, classes] -= 1
+        self.brier[block] = np.einsum("ij,ij->i", chances, chances)
+
+    def scores(self, bins: int) -> dict[str, float]:
+        return {
+            "accuracy": float(self.right.mean()),
+            "log_loss": float(self.loss.mean()),
+            "brier": float(self.brier.mean()),
+            "calibration_error": error_of(*reliability(self.top, self.right, bins)),
+        }
+
+    def main(self, at: I64 | slice) -> float:
+        """The log-loss of some rows."""
+        return float(self.loss[at].mean())
+
+    def against(self, base: Any) -> tuple[Mask, Mask, F64]:
+        """Rows corrected, rows harmed, and how much more is given to the true class."""
+        return self.right & ~base.right, base.right & ~self.right, self.true - base.true
+
+
+class _Values:
+    """What the errors of a method were, row by row."""
+
+    def __init__(self, rows: int, columns: int, truth: _Spread) -> None:
+        self.loss, self.absolute = np.empty((2, rows))  # squares, summed over columns; means
+        self._columns, self._truth = columns, truth
+
+    def add(self, block: slice, values: F64, targets: F64, trial: _Trial) -> None:
+        """Rows of outputs."""
+        errors = values - targets
+        self.loss[block] = np.einsum("ij,ij->i", errors, errors)
+        self.absolute[block] = np.abs(errors).mean(axis=1)
+
+    def scores(self, bins: int) -> dict[str, float]:
+        return {
+            "rmse": self.main(slice(None)),
+            "mae": float(self.absolute.mean()),
+            "r2": explained(float(self.loss.sum()), self._truth.total),
+        }
+
+    def main(self, at: I64 | slice) -> float:
+        """The root of the mean squared error of some rows."""
+        return math.sqrt(float(self.loss[at].mean()) / self._columns)
+
+    def against(self, base: Any) -> tuple[Mask, Mask, F64]:
+        """Rows with smaller and with larger errors, and how much smaller they are."""
+        return self.loss < base.loss, self.loss > base.loss, base.loss - self.loss
+
+
+class _Spread:
+    """Squared deviations of rows from their columns' means, block by block (Chan et al. 1979)."""
+
+    def __init__(self) -> None:
+        self.total, self._rows = 0.0, 0
+
+    def add(self, values: F64) -> None:
+        if self._rows == 0:
+            self._origin, self._mean = values[0].copy(), np.zeros(values.shape[1])
+        values = values - self._origin  # a constant column is exactly 0
+        mean, rows = values.mean(axis=0), self._rows + len(values)
+        apart, share = mean - self._mean, len(values) / rows
+        within = np.square(values - mean).sum()
+        self.total += float(within + np.square(apart).sum() * self._rows * share)
+        self._mean, self._rows = self._mean + apart * share, rows
+
+
+Tally: TypeAlias = "_Chances | _Values"
+Tallies: TypeAlias = "dict[str, Tally]"
+
+
+class _Truth:
+    """The targets of q rows, checked and read block by block."""
+
+    def __init__(self, corrector: Corrector, targets: Any, q: int) -> None:
+        self._given, rows = _arrays.rows_of(targets, "targets"), corrector.rows
+        self._q, self._columns, self._spec = q, rows.columns, corrector.spec
+        self.classes: I64 | None = None  # of the rows read so far
+        self._spread = _Spread()
+        if corrector.spec.task == "classification":
+            if len(self._given.shape) != 1:
+                raise ValueError(f"targets must have shape (n,), got {tuple(self._given.shape)}")
+            _arrays.integers(self._given[:0], "targets", "(n,)")
+            self.classes = np.empty(q, dtype=np.int64)
+        else:
+            _arrays.layout(self._given, "targets", "(n,)" if rows.flat else "(n, C)")
+            if not rows.flat and self._given.shape[1] != rows.columns:
+                raise ValueError(
+                    f"targets must have {rows.columns} columns as in fit, "
+                    f"got {self._given.shape[1]}"
+                )
+        _arrays.same_length("targets", self._given.shape[0], "embeddings", q)
+
+    def tally(self) -> Tally:
+        """For what a method does with these rows."""
+        if self.classes is not None:
+            return _Chances(self._q)
+        return _Values(self._q, self._columns, self._spread)
+
+    def read(self, block: slice) -> npt.NDArray[Any]:
+        """Classes (b,) or values (b, C)."""
+        part = _arrays.block_of(self._given, block, "targets")
+        _arrays.forget(self._given, block)
+        if self.classes is not None:
+            self.classes[block] = _arrays.labels(part, self._columns, block.start)
+            return self.classes[block]
+        values = self._spec.values(part, "targets", block.start)
+        self._spread.add(values)
+        return values
+
+
+class _Trial:
+    """The methods, with the settings and rows of a memory at one moment."""
+
+    def __init__(self, memory: Memory, knn: Any, threads: int) -> None:
+        self.corrector: Corrector = memory._corrector()
+        self.threads, self._map = threads, memory._map
+        k, self._sigma = _neighbours_alone(knn, memory.k, self.corrector.sigma)
+        self._k = min(k, max(1, len(self.corrector.rows)))
+        self.settings = {
+            "k": memory.k,
+            "sigma_": self.corrector.sigma,
+            "temperature": self.corrector.rows.temperature,
+            "strength": self.corrector.strength,
+            "probability_map": self._map.name,
+            "knn_k": k,
+            "knn_sigma": self._sigma,
+        }
+
+    def run(
+        self, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any
+    ) -> tuple[Tallies, F64, I64 | None]:
+        """What every method did, distances to the nearest rows, and the rows' classes."""
+        corrector, k = self.corrector, max(self.corrector.k, self._k)
+        queries = Searched(corrector.rows, k, embeddings, exclude_ids, self.threads)
+        q = len(queries)
+        given, truth = corrector.given_outputs(outputs, q), _Truth(corrector, targets, q)
+        if q == 0:
+            raise ValueError("embeddings must have at least one row to evaluate, got none")
+        tallies: Tallies = {}
+        nearest = np.empty(q)
+        for block in blocks(q, 24 * k + 64 * corrector.rows.columns):
+            keys, largest = queries.queries(block)
+            raw = corrector.raw_outputs(keys, given, block, self.threads)
+            distances, positions = queries.find(block, keys, largest)
+            nearest[block] = distances[:, 0]
+            wanted = truth.read(block)
+            for name, values in self._predictions(raw, distances, positions).items():
+                if name not in tallies:
+                    tallies[name] = truth.tally()
+                tallies[name].add(block, values, wanted, self)
+            queries.forget(block)
+            _arrays.forget(given, block)
+        return tallies, nearest, truth.classes
+
+    def to_simplex(self, values: F64) -> F64:
+        """Probabilities of outputs, in place."""
+        return self._map.apply(values, self.threads)
+
+    def _predictions(self, raw: npt.NDArray[Any], distances: F64, positions: I64) -> dict[str, F64]:
+        """The outputs (b, C) of every method, of which probabilities are not mapped yet."""
+        corrector, temperature = self.corrector, self.corrector.rows.temperature
+        base = own = self._base(raw, 1.0)
+        found = {"base": base}
+        if temperature != 1:
+            own = found[f"base, T={temperature:.4g}"] = self._base(raw, temperature)
+        found["kNN alone"] = self._alone(distances, positions, base)
+        near = _first(corrector.k, distances, positions)
+        correction = corrector.aggregate(*near, None, None, self.threads)
+        found["ResMem as published"] = own + correction
+        if corrector.strength != 1:
+            name = f"ResMem, strength {corrector.strength:.4g}"
+            found[name] = own + corrector.strength * correction
+        return found
+
+    def _base(self, raw: npt.NDArray[Any], temperature: float) -> F64:
+        """The base model's outputs, a copy of their own."""
+        if self.corrector.spec.output_kind == "logits":
+            return _core.softmax(raw, temperature, self.threads)
+        base: F64 = raw.astype(np.float64)
+        return base
+
+    def _alone(self, distances: F64, positions: I64, base: F64) -> F64:
+        """The weighted mean of the neighbours' targets; of rows without any, the base."""
+        near, at = _first(self._k, distances, positions)
+        weights = _core.weights(near, at, self._sigma)
+        values = np.zeros_like(base)
+        for j in range(self._k):
+            there = np.flatnonzero(at[:, j] >= 0)
+            weight, targets = weights[there, j], targets_of(self.corrector, at[there, j])
+            if targets.ndim == 1:
+                values[there, targets] += weight
+            else:
+                values[there] += weight[:, None] * targets
+        nobody = at[:, 0] < 0
+        values[nobody] = base[nobody]
+        return values
+
+
+def _first(k: int, distances: F64, positions: I64) -> tuple[F64, I64]:
+    """The k nearest of these neighbours."""
+    return np.ascontiguousarray(distances[:, :k]), np.ascontiguousarray(positions[:, :k])
+
+
+def _neighbours_alone(knn: Any, k: int, sigma: float) -> tuple[int, float]:
+    """Of what was given for it: k and sigma of the neighbours alone."""
+    if knn is None:
+        return k, sigma
+    settings = getattr(knn, "knn", knn)
+    if not (hasattr(settings, "k") and hasattr(settings, "sigma")):
+        raise TypeError(
+            "knn must be a TuneResult, Settings (with k and sigma) or None, "
+            f"got {type(knn).__name__}"
+        )
+    return _arrays.count(settings.k, "k of knn"), positive(
+        settings.sigma, "sigma of knn", infinite=True
+    )
+
+
+# -------------------------------------------------------------------- summaries
+
+
+def _result(name: str, tally: Any, base: Any, bins: int) -> MethodResult:
+    corrected, harmed, _ = tally.against(base)
+    gain = None if tally is base else paired_interval(base.loss - tally.loss)
+    return MethodResult(name, tally.scores(bins), int(corrected.sum()), int(harmed.sum()), gain)
+
+
+def _by_class(
+    tallies: dict[str, Any], classes: I64, corrected: Mask, harmed: Mask
+) -> list[dict[str, Any]]:
+    """What happened to the rows of each class that occurs."""
+    rows = np.bincount(classes)
+
+    def total(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.bincount(classes, values)
+
+    sums = {name: (total(tally.right), total(tally.loss)) for name, tally in tallies.items()}
+    changes = {"corrected": total(corrected), "harmed": total(harmed)}
+    return [
+        {
+            "class": int(c),
+            "rows": int(rows[c]),
+            **{
+                name: {"accuracy": float(right[c] / rows[c]), "log_loss": float(loss[c] / rows[c])}
+                for name, (right, loss) in sums.items()
+            },
+            **{kind: int(count[c]) for kind, count in changes.items()},
+        }
+        for c in np.flatnonzero(rows)
+    ]
+
+
+def _by_quantile(nearest: F64, buckets: int) -> list[I64]:
+    """Rows by their distance: buckets of about one size, equal distances together, and those
+    without neighbours."""
+    known = np.isfinite(nearest)
+    number = np.full(len(nearest), buckets)
+    if known.any():
+        inner = np.unique(np.quantile(nearest[known], np.arange(1, buckets) / buckets))
+        number[known] = np.searchsorted(inner, nearest[known], side="right")
+    return [np.flatnonzero(number == n) for n in np.unique(number)]
+
+
+def _bucket(tallies: Tallies, nearest: F64, at: I64) -> dict[str, Any]:
+    """What happened to some rows."""
+    base, last = tallies["base"], list(tallies.values())[-1]
+    gain = paired_interval(base.loss[at] - last.loss[at])
+    return {
+        "from": float(nearest[at].min()),
+        "to": float(nearest[at].max()),
+        "rows": len(at),
+        **{name: tally.main(at) for name, tally in tallies.items()},
+        "gain": gain.mean,
+        "low": gain.low,
+        "high": gain.high,
+    }
+
+
+def _bins(tally: Any, bins: int) -> list[dict[str, Any]]:
+    """The reliability diagram of a method."""
+    columns = zip(*reliability(tally.top, tally.right, bins), strict=True)
+    return [
+        {
+            "low": b / bins,
+            "high": (b + 1) / bins,
+            "rows": int(rows),
+            "confidence": float(confidence),
+            "accuracy": float(accuracy),
+        }
+        for b, (rows, confidence, accuracy) in enumerate(columns)
+    ]
+
+
+def _largest(mask: Mask, change: F64) -> list[int]:
+    """The rows of a mask that changed most."""
+    rows = np.flatnonzero(mask)
+    order = np.argsort(-np.abs(change[rows]), kind="stable")
+    return [int(row) for row in rows[order][:_EXAMPLES]]
+
+
+# -------------------------------------------------------------------- other forms
+
+
+def plain(value: Any) -> Any:
+    """A result in what JSON can hold: NaN is None, infinities are "inf" and "-inf"."""
+    if isinstance(value, dict):
+        return {str(name): plain(part) for name, part in value.items()}
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Interval):
+        return plain(value._asdict())
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def pandas() -> Any:
+    """The module."""
+    try:
+        return importlib.import_module("pandas")
+    except ImportError as error:
+        raise ImportError("to_pandas needs pandas; pip install pandas") from error

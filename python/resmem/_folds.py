@@ -1,0 +1,31 @@
+"""Rows cut into folds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _arrays
+from resmem._arrays import I64
+
+
+def fold_numbers(folds: Any, seed: int, targets: npt.NDArray[Any]) -> I64:
+    """The fold of each row."""
+    n = len(targets)
+    if not isinstance(folds, (int, np.integer)):
+        given = _arrays.integers(folds, "folds", "(n,)")
+        _arrays.same_length("folds", len(given), "targets", n)
+        if (given == given[0]).all():
+            raise ValueError(f"folds must have at least two numbers, got {given[0]} alone")
+        return given
+    count = _arrays.count(folds, "folds", least=2)
+    if count > n:
+        raise ValueError(f"folds must be at most the number of rows ({n}), got {count}")
+    order = np.random.RandomState(_arrays.count(seed, "seed", least=0)).permutation(n)
+    if targets.ndim == 1 and targets.dtype.kind in "iu":
+        order = order[np.argsort(targets[order], kind="stable")]
+    numbers = np.empty(n, dtype=np.int64)
+    numbers[order] = np.arange(n) % count
+    return numbers

@@ -1,0 +1,152 @@
+"""Settings of a memory, and which of them tuning tries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from resmem import _arrays
+from resmem._arrays import F64
+from resmem._ingest import Spec
+from resmem._simplex import SimplexMap, map_named
+from resmem._state import finite, positive
+from resmem._stores import KeyDtype, Sparse
+
+KS = (1, 2, 4, 8, 16, 32, 64, 128)
+SIGMAS = (*np.geomspace(0.01, 2, 11).tolist(), math.inf)  # times the median distance of the last k
+TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
+MAPS = ("clip", "project")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be chosen of a memory that is fitted."""
+
+    k: int
+    sigma: float
+    temperature: float
+    strength: float
+    probability_map: str = "clip"
+    preprocess: str = "none"
+    key_dtype: KeyDtype = "float32"
+
+    def __str__(self) -> str:
+        text = f"k={self.k}, sigma={self.sigma:.4g}, strength={self.strength:g}"
+        for name, usual in (("temperature", 1.0), ("probability_map", "clip"),
+                            ("preprocess", "none"), ("key_dtype", "float32")):  # fmt: skip
+            value = getattr(self, name)
+            if value != usual:
+                text += f", {name}={value:g}" if name == "temperature" else f", {name}={value}"
+        return text
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values that are tried of every setting: all combinations of them."""
+
+    ks: tuple[int, ...]
+    sigmas: tuple[float, ...]  # ``None`` came: times a distance that is not known yet
+    relative: bool
+    temperatures: tuple[float, ...]
+    strengths: tuple[float, ...]
+    maps: tuple[SimplexMap, ...]
+
+    def scaled(self, distances: F64) -> Grid:
+        """With sigmas that are no longer relative, given the neighbours' distances (q, k)."""
+        if not self.relative:
+            return self
+        last = np.where(np.isfinite(distances), distances, -1.0).max(axis=1, initial=-1.0)
+        last = last[last > 0]
+        unit = float(np.median(last)) if len(last) else 1.0
+        return replace(self, sigmas=tuple(unit * s for s in self.sigmas), relative=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(temperatures, ks, sigmas, strengths, maps)."""
+        axes = (self.temperatures, self.ks, self.sigmas, self.strengths, self.maps)
+        return tuple(len(axis) for axis in axes)
+
+    def settings(self, at: int, preprocess: str, key_dtype: KeyDtype) -> Settings:
+        """The ``at``-th combination, in C order of ``shape``."""
+        t, k, s, x, m = np.unravel_index(at, self.shape)
+        return Settings(
+            self.ks[k], self.sigmas[s], self.temperatures[t], self.strengths[x],
+            self.maps[m].name, preprocess, key_dtype,
+        )  # fmt: skip
+
+
+def grid(
+    spec: Spec,
+    rows: int,
+    temperature_now: float,
+    k: Any,
+    sigma: Any,
+    temperature: Any,
+    strength: Any,
+    probability_map: Any,
+) -> Grid:
+    """The values asked for, checked; None: the defaults. ``rows``: how many a query can have."""
+    ks = sorted({min(_arrays.count(v, "k"), rows) for v in _listed(KS if k is None else k, "k")})
+    sigmas = sorted({positive(v, "sigma", infinite=True) for v in _listed(sigma, "sigma")})
+    strengths = {finite(v, "strength") for v in _listed(strength, "strength")}
+    return Grid(
+        tuple(ks),
+        tuple(sigmas) if sigma is not None else SIGMAS,
+        sigma is None,
+        _temperatures(spec, temperature, temperature_now),
+        tuple(sorted(strengths | ({0.0, 1.0} if strength is not None else set(STRENGTHS)))),
+        _maps(spec, probability_map),
+    )
+
+
+def _temperatures(spec: Spec, asked: Any, now: float) -> tuple[float, ...]:
+    if spec.output_kind != "logits":
+        tried = {positive(v, "temperature") for v in _listed(asked, "temperature")} - {1.0}
+        if tried:
+            raise ValueError(
+                f"temperature must be 1 for {spec.output_kind}, got {min(tried)!r}: "
+                "only logits have one"
+            )
+        return (1.0,)
+    if isinstance(spec.store, Sparse):
+        tried = {positive(v, "temperature") for v in _listed(asked, "temperature")} - {now}
+        if tried:
+            raise ValueError(
+                f"temperature is fixed at fit for store={spec.store.name!r} ({now:g}), "
+                f"got {min(tried):g}"
+            )
+        return (now,)
+    if asked is None:
+        return tuple(sorted({*TEMPERATURES, now}))
+    return tuple(sorted({positive(v, "temperature") for v in _listed(asked, "temperature")}))
+
+
+def _maps(spec: Spec, asked: Any) -> tuple[SimplexMap, ...]:
+    if spec.task != "classification":
+        if asked is not None:
+            raise ValueError("probability_map is for classification")
+        return (map_named("clip"),)
+    named = MAPS if asked is None else _listed(asked, "probability_map")
+    return tuple(dict.fromkeys(map_named(name) for name in named))
+
+
+def _listed(values: Any, name: str) -> list[Any]:
+    """One value or several as a list; none of None."""
+    if values is None:
+        return []
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        return [values]
+    listed = list(values)
+    if not listed:
+        raise ValueError(f"{name} must have at least one value to try")
+    return listed
+
+
+def choices(values: Any, now: str, name: str) -> tuple[Any, ...]:
+    """What is there now, and the other names to be tried."""
+    return tuple(dict.fromkeys((now, *_listed(values, name))))

@@ -1,0 +1,327 @@
+"""Tuning: the choice of a memory's settings, and the proof that it helps.
+
+Every setting is scored on every fold of the validation rows. The best over all rows is the
+candidate. What chose cannot judge: for each fold the other folds choose, settings and the base
+model's temperature alike, and the fold's own rows compare the two; the interval of that gain over
+all rows decides whether the memory is used.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem._arrays import F64, I64
+from resmem._grid import Settings
+from resmem._metrics import Interval, Score, paired_interval
+from resmem._rows import Array
+from resmem._trial import SWEPT, Kind, Trial, scores_of
+from resmem._tune_result import TABLE, TuneResult
+
+_GROUPS = 50  # of the jackknife
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The score of settings, signed so that less is better."""
+
+    every: F64  # (settings,) over all rows
+    own: F64  # (folds, settings) over the rows of a fold
+    rest: F64  # (folds, settings) over all other rows
+
+    @staticmethod
+    def joined(parts: Sequence[Costs]) -> Costs:
+        """Those of all parts' settings."""
+        columns = zip(*((c.every, c.own, c.rest) for c in parts), strict=True)
+        return Costs(*(np.concatenate(column, axis=-1) for column in columns))
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """Validation rows against a memory, kept in one way or several."""
+
+    trials: list[Trial]  # first as it is now
+    score: Score
+    rule: str
+    confidence: float
+    seed: int
+    step: Callable[[int], None]
+
+    def run(self) -> TuneResult:
+        """Search, sweep, choose and judge."""
+        times = [time.perf_counter()]
+        for trial in self.trials:
+            trial.search(self.step)
+        times.append(time.perf_counter())
+        costs = Costs.joined([self._costs(trial) for trial in self.trials])
+        mean, alone = (self._costs(self.trials[0], kind) for kind in ("mean", "targets"))
+        times.append(time.perf_counter())
+        result = Judge(self, costs, mean, alone).result()
+        times.append(time.perf_counter())
+        result.seconds.update(
+            zip(("search", "sweep", "proof"), np.diff(times).tolist(), strict=True)
+        )
+        return result
+
+    @property
+    def folds(self) -> I64:
+        """The fold of each row."""
+        return self.trials[0].folds
+
+    @property
+    def sign(self) -> float:
+        """Times the score: its cost."""
+        return -1.0 if self.score.greater_is_better else 1.0
+
+    def shaped(self, values: Array) -> Array:
+        """Predictions or targets as the caller has them."""
+        return values[:, 0] if self.trials[0].rows.flat and values.ndim == 2 else values
+
+    @property
+    def targets(self) -> Array:
+        """As the caller has them."""
+        return self.shaped(self.trials[0].source.targets)
+
+    # ------------------------------------------------------------------ scores of all settings
+
+    def _costs(self, trial: Trial, kind: Kind = "memory") -> Costs:
+        if self.score.name in SWEPT:
+            return self._over_folds(self._of_sums(trial.sweep(self.score, self.step, kind)))
+        found = []
+        for settings in trial.settings(kind):
+            found.append(self._over_folds(self._of_predictions(trial, settings, kind)))
+            self.step(len(self.folds))
+        return Costs.joined(found)
+
+    def _over_folds(self, cost: Callable[[Mask], F64]) -> Costs:
+        """``cost`` takes the folds whose rows count."""
+        count = int(self.folds.max()) + 1
+        one = np.eye(count, dtype=np.bool_)
+        own, rest = (np.stack([cost(mask) for mask in masks]) for masks in (one, ~one))
+        return Costs(cost(np.ones(count, dtype=np.bool_)), own, rest)
+
+    def _of_sums(self, sums: F64) -> Callable[[Mask], F64]:
+        def cost(folds: Mask) -> F64:
+            targets = self.trials[0].source.targets[folds[self.folds]]
+            return self.sign * scores_of(self.score, sums[folds].sum(axis=0), targets)
+
+        return cost
+
+    def _of_predictions(
+        self, trial: Trial, settings: Settings, kind: Kind
+    ) -> Callable[[Mask], F64]:
+        predicted = self.shaped(trial.predictions(settings, np.arange(len(self.folds)), kind))
+        targets = self.targets
+
+        def cost(folds: Mask) -> F64:
+            rows = folds[self.folds]
+            return np.array([self.sign * self.score.whole(predicted[rows], targets[rows])])
+
+        return cost
+
+
+class Choices:
+    """Settings, their costs, and the best of them."""
+
+    def __init__(self, settings: list[Settings], costs: Costs, one_se: bool) -> None:
+        self.settings, self.costs, self._one_se = settings, costs, one_se
+        self.strength = np.array([s.strength for s in settings])
+        self._ranks = simplicity(settings)
+
+    def best(self, where: Mask | None = None, without: int | None = None) -> int:
+        """The best of all or some, by all rows or by those that are not in a fold."""
+        costs = self.costs.every if without is None else self.costs.rest[without]
+        some = np.arange(len(costs)) if where is None else np.flatnonzero(where)
+        best = int(some[first_best(costs[some], self._ranks[some])])
+        if not self._one_se:
+            return best
+        own = self.costs.own
+        own = own if without is None else np.delete(own, without, axis=0)
+        worse = own[:, some] - own[:, [best]]
+        spread = worse.std(axis=0, ddof=1) / math.sqrt(len(own))
+        near = some[worse.mean(axis=0) <= spread]
+        return int(near[np.argmin(self._ranks[near])]) if len(near) else best
+
+    def each(self, where: Mask | None = None) -> list[int]:
+        """Chosen without each fold."""
+        return [self.best(where, without=f) for f in range(len(self.costs.own))]
+
+
+class Judge:
+    """What costs say: the choice, and whether it can be trusted."""
+
+    def __init__(self, tuner: Tuner, costs: Costs, mean: Costs, alone: Costs) -> None:
+        self._tuner, first = tuner, tuner.trials[0]
+        one_se = tuner.rule == "one_se"
+        whole = [s for trial in tuner.trials for s in trial.settings()]
+        self._memory = Choices(whole, costs, one_se)
+        self._mean = Choices(first.settings("mean"), mean, one_se)
+        self._alone = Choices(first.settings("targets"), alone, one_se)
+        sizes = [math.prod(t.grid.shape) for t in tuner.trials]
+        self._trial = np.repeat(np.arange(len(sizes)), sizes)
+
+    def result(self) -> TuneResult:
+        """Everything but the times."""
+        tuner, memory, first = self._tuner, self._memory, self._tuner.trials[0]
+        off, chosen = memory.strength == 0, memory.each()
+        candidate, base = memory.best(), memory.best(off)
+        published, knn, mean = (
+            memory.best(memory.strength == 1),
+            self._alone.best(),
+            self._mean.best(),
+        )
+        given = replace(memory.settings[base], temperature=first.plain_temperature)
+        as_given = first.predictions(given, np.arange(len(tuner.folds)))
+        pooled, against = self._pooled(memory, chosen), self._pooled(memory, memory.each(off))
+        gain, warmer = self._gain(pooled, against), self._gain(against, as_given)
+        local = self._gain(pooled, self._pooled(self._mean, self._mean.each(), "mean"))
+        useful = gain.low > 0 and local.low > 0 and self._gain(pooled, as_given).mean > 0
+        best = memory.settings[candidate]
+        if not useful:
+            cooled = memory.settings[base].temperature if warmer.low > 0 else given.temperature
+            best = replace(
+                best, strength=0.0, temperature=cooled, preprocess=first.preprocess,
+                key_dtype=first.spec.key_dtype,
+            )  # fmt: skip
+        return TuneResult(
+            task=first.spec.task,
+            score=tuner.score.name,
+            greater_is_better=tuner.score.greater_is_better,
+            rows=len(tuner.folds),
+            folds=len(chosen),
+            best=best,
+            candidate=memory.settings[candidate],
+            base=memory.settings[base],
+            published=memory.settings[published],
+            knn=self._alone.settings[knn],
+            scores={
+                "base": self._score(as_given),
+                "base, own temperature": self._score_of(memory, base),
+                "mean residual": self._score_of(self._mean, mean),
+                "kNN alone": self._score_of(self._alone, knn),
+                "published": self._score_of(memory, published),
+                "candidate": self._score_of(memory, candidate),
+            },
+            held_out={"base": self._score(against), "candidate": self._score(pooled)},
+            gain=gain,
+            local_gain=local,
+            temperature_gain=warmer,
+            useful=useful,
+            reason=self._reason(useful, gain, local, bool(off[candidate])),
+            notes=self._edges(candidate) if useful else (),
+            table=self._table(),
+            per_fold=tuple(memory.settings[i] for i in chosen),
+            seconds={},
+        )
+
+    # ------------------------------------------------------------------ proof
+
+    def _pooled(self, of: Choices, chosen: list[int], kind: Kind = "memory") -> Array:
+        """Predictions of every row by what was chosen without its fold."""
+        folds, trials = self._tuner.folds, self._tuner.trials
+        pooled = np.empty((len(folds), trials[0].rows.columns))
+        for each in dict.fromkeys(chosen):
+            same = [f for f, choice in enumerate(chosen) if choice == each]
+            rows = np.flatnonzero(np.isin(folds, same))
+            trial = trials[self._trial[each] if kind == "memory" else 0]
+            pooled[rows] = trial.predictions(of.settings[each], rows, kind)
+        return pooled
+
+    def _gain(self, first: Array, second: Array) -> Interval:
+        """Of predictions over others, row by row where the score is a mean over rows."""
+        tuner = self._tuner
+        if tuner.score.rows is None:
+            return self._jackknife(tuner.shaped(first), tuner.shaped(second))
+        one, other = (tuner.score.rows(tuner.shaped(p), tuner.targets) for p in (first, second))
+        return paired_interval(tuner.sign * (other - one), tuner.confidence)
+
+    def _jackknife(self, first: Array, second: Array) -> Interval:
+        """Of a score that is no mean: it is taken again without each of 50 groups of rows."""
+        tuner, targets = self._tuner, self._tuner.targets
+        groups = np.random.RandomState(tuner.seed).permutation(len(first)) % _GROUPS
+
+        def gain(rows: Any) -> float:
+            one, other = (tuner.score.whole(p[rows], targets[rows]) for p in (first, second))
+            return tuner.sign * (other - one)
+
+        count = int(groups.max()) + 1
+        mean, without = gain(slice(None)), np.array([gain(groups != g) for g in range(count)])
+        variance = np.square(without - without.mean()).sum() * (count - 1) / count
+        half = NormalDist().inv_cdf(0.5 + tuner.confidence / 2) * math.sqrt(variance)
+        return Interval(mean, mean - half, mean + half, tuner.confidence)
+
+    # ------------------------------------------------------------------ words and tables
+
+    def _score(self, predicted: Array) -> float:
+        return self._tuner.score.whole(self._tuner.shaped(predicted), self._tuner.targets)
+
+    def _score_of(self, of: Choices, setting: int) -> float:
+        return float(self._tuner.sign * of.costs.every[setting])
+
+    def _reason(self, useful: bool, gain: Interval, local: Interval, base_is_best: bool) -> str:
+        name = f"in {self._tuner.score.name} on rows that did not choose"
+        if useful:
+            return f"The memory helps: its gain {name}, {_said(gain)}, is clear of 0."
+        off = "The memory is switched off:"
+        if base_is_best:
+            return f"{off} no setting of it is better than the base."
+        if gain.low > 0 and local.low <= 0:
+            return (
+                f"{off} its gain {name}, {_said(gain)}, is not its neighbours'. Over the mean "
+                f"residual of all rows it is {_said(local)}, not clear of 0."
+            )
+        return f"{off} its gain {name}, {_said(gain)}, is not clear of 0."
+
+    def _edges(self, candidate: int) -> tuple[str, ...]:
+        """Best values at an edge beyond which there may be better ones."""
+        best, trial = self._memory.settings[candidate], self._tuner.trials[self._trial[candidate]]
+        grid, notes = trial.grid, []
+        for name, axis, smaller, larger in (
+            ("k", grid.ks, False, best.k < trial.most),
+            ("sigma", grid.sigmas, True, math.isfinite(best.sigma)),
+            ("temperature", grid.temperatures, True, True),
+            ("strength", grid.strengths, best.strength < 0, True),
+        ):
+            value = getattr(best, name)
+            for edge, beyond, word in ((min, smaller, "smallest"), (max, larger, "largest")):
+                if len(axis) > 1 and beyond and value == edge(axis):
+                    notes.append(f"{name}={value:.4g} is the {word} that was tried: try more")
+        return tuple(notes)
+
+    def _table(self) -> npt.NDArray[Any]:
+        settings = self._memory.settings
+        table = np.empty(len(settings), dtype=TABLE)
+        for name in TABLE.names or ():
+            if name != "score":
+                table[name] = [getattr(s, name) for s in settings]
+        table["score"] = self._tuner.sign * self._memory.costs.every
+        return table
+
+
+def _said(gain: Interval) -> str:
+    return f"{gain.mean:+.3g} [{gain.low:+.3g}, {gain.high:+.3g}]"
+
+
+def simplicity(settings: Sequence[Settings]) -> I64:
+    """The rank of each: less of the memory first, then fewer neighbours, smoother weights, less
+    change of temperature, and what comes first."""
+    keys = [(abs(s.strength), s.k, -s.sigma, abs(math.log(s.temperature))) for s in settings]
+    ranks = np.empty(len(keys), dtype=np.int64)
+    ranks[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+    return ranks
+
+
+def first_best(costs: F64, ranks: I64) -> int:
+    """The setting of the least cost, of equal ones the simplest; NaN is the worst."""
+    costs = np.where(np.isnan(costs), np.inf, costs)
+    best = np.flatnonzero(costs == costs.min())
+    return int(best[np.argmin(ranks[best])])

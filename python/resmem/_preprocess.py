@@ -1,0 +1,228 @@
+"""How keys are made of embeddings. Fitted once, the numbers are kept with the rows.
+
+CONTRACT.md defines the arithmetic of ``Fitted.apply`` to the bit, so that a query meets its key
+everywhere. What a fit finds is stored and need never be found again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _arrays, _core
+from resmem._arrays import F32, F64, I64
+
+_SAMPLE = 65_536  # rows that a fit looks at
+_BLOCK_BYTES = 8 << 20  # of rows in hand, as float64
+_LARGEST = np.finfo(np.float32).max
+
+# What whitening takes for no variance, as a part of the largest: above the rounding of float32
+# embeddings, 2^-48 of their squares, and above that of the eigenvalues, d 2^-52 up to d = 4096.
+_NO_VARIANCE = 2.0**-40
+# A row of weights must hold one that float32 has all its bits for, with 24 more for the rest.
+_LEAST_WEIGHT = 2.0**-102
+
+
+@dataclass(frozen=True)
+class Method:
+    """A preprocess by name, not fitted to anything."""
+
+    kind: str
+    m: int = 0  # dimensions that "pca" and "whiten" keep
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{self.m}" if self.linear else self.kind
+
+    @property
+    def linear(self) -> bool:
+        return self.m > 0
+
+    def width(self, d: int) -> int:
+        """Of the keys of embeddings with ``d`` columns."""
+        if self.m > d:
+            raise ValueError(
+                f"preprocess={self.name!r} keeps {self.m} dimensions, embeddings have only {d} "
+                "columns; keep fewer"
+            )
+        return self.m or d
+
+    def schema(self, d: int) -> dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]:
+        """Names, dtypes and shapes of what a fit finds."""
+        width = self.width(d)
+        if self.linear:
+            return {"weight": (np.float32, (width, d)), "bias": (np.float32, (width,))}
+        names = {"center": ("mean",), "standardize": ("mean", "scale")}.get(self.kind, ())
+        return {name: (np.float64, (d,)) for name in names}
+
+    def fit(self, n: int, d: int, rows_at: Callable[[I64], F32]) -> Fitted:
+        """Fitted to ``n`` embeddings, of which ``rows_at`` gives those at ascending positions."""
+        if not self.schema(d):
+            return Fitted(self)
+        if n == 0:
+            raise ValueError(
+                f"embeddings must have rows that preprocess={self.name!r} can be fitted to, got "
+                f"shape (0, {d}); fit rows, or use preprocess='none' or 'unit'"
+            )
+        moments, positions = _Moments(d, together=self.linear), sample(n)
+        step = max(1, _BLOCK_BYTES // (8 * d))
+        for start in range(0, len(positions), step):
+            moments.add(rows_at(positions[start : start + step]))
+        if self.linear:
+            return Fitted(self, self._linear_map(moments))
+        scale = np.sqrt(moments.scatter / moments.n)
+        found = {"mean": moments.mean, "scale": np.where(scale > 0, scale, 1.0)}
+        return Fitted(self, {name: found[name] for name in self.schema(d)})
+
+    def _linear_map(self, moments: _Moments) -> dict[str, npt.NDArray[Any]]:
+        """The principal directions as the rows of a weight, largest variance first."""
+        variances, columns = np.linalg.eigh(moments.scatter / moments.n)
+        variances, rows = variances[::-1][: self.m, None], columns.T[::-1][: self.m]
+        peaks = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
+        rows = rows * np.sign(peaks)
+        if self.kind == "whiten":
+            there = variances > _NO_VARIANCE * max(variances[0, 0], 0.0)
+            rows = np.where(there, rows / np.sqrt(np.where(there, variances, 1.0)), 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            weight = np.ascontiguousarray(rows, dtype=np.float32)
+            bias = (-(weight.astype(np.float64) @ moments.mean)).astype(np.float32)
+        heights = np.abs(rows).max(axis=1)
+        if ((heights > 0) & (heights < _LEAST_WEIGHT)).any() or not (
+            np.isfinite(weight).all() and np.isfinite(bias).all()
+        ):
+            raise ValueError(
+                f"preprocess={self.name!r} needs weights beyond float32 for embeddings as large or "
+                "small as these; rescale them"
+            )
+        return {"weight": weight, "bias": bias}
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A preprocess and what its fit has found."""
+
+    method: Method
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    def apply(self, embeddings: F32, threads: int = 0) -> F32:
+        """Keys (n, m) of finite embeddings (n, d); infinite where they are beyond float32."""
+        if self.method.kind == "none":
+            return embeddings
+        n, d = embeddings.shape
+        keys = np.empty((n, self.method.width(d)), dtype=np.float32)
+        step = max(1, _BLOCK_BYTES // (8 * d))
+        with np.errstate(over="ignore"):
+            for start in range(0, n, step):
+                some = slice(start, start + step)
+                keys[some] = self._applied(embeddings[some], threads)
+        return keys
+
+    def _applied(self, embeddings: F32, threads: int) -> F32 | F64:
+        arrays = self.arrays
+        if self.method.linear:
+            keys = _core.head_logits(embeddings, arrays["weight"], arrays["bias"], threads)
+            return np.where(np.abs(keys) < _LARGEST, keys, np.float32(np.inf))  # it saturates
+        rows = embeddings.astype(np.float64)
+        if self.method.kind == "unit":
+            norms = _norms(rows)
+            return np.divide(rows, np.where(norms > 0, norms, 1.0))
+        rows -= arrays["mean"]
+        if self.method.kind == "standardize":
+            rows /= arrays["scale"]
+        return rows
+
+    def keys(self, embeddings: Any, d: int, threads: int, first_row: int) -> tuple[F32, float]:
+        """Keys of whatever a caller gives for embeddings (n, d), and their largest |value|.
+
+        ``first_row``: the number of the first row, for messages.
+        """
+        rows, largest = _arrays.vectors(embeddings, "embeddings", d, threads, first_row)
+        if self.method.kind == "none":
+            return rows, largest
+        keys = self.apply(rows, threads)
+        largest, bad_row = _core.inspect_rows(keys, threads)
+        if bad_row >= 0:
+            raise ValueError(
+                f"embeddings: row {first_row + bad_row} is beyond float32 after "
+                f"preprocess={self.method.name!r}; rescale the embeddings"
+            )
+        return keys, largest
+
+    def row_bytes(self, d: int) -> int:
+        """What ``keys`` takes for a row beyond the embeddings."""
+        return 0 if self.method.kind == "none" else 4 * self.method.width(d)
+
+
+NONE = Method("none")
+AS_GIVEN = Fitted(NONE)
+
+
+def method_named(name: Any) -> Method:
+    """The preprocess that ``Memory`` was asked for."""
+    known = "none|center|standardize|unit|(pca|whiten):([1-9][0-9]{0,8})"
+    found = re.fullmatch(known, name) if isinstance(name, str) else None
+    if found is None:
+        raise ValueError(
+            "preprocess must be 'none', 'center', 'standardize', 'unit', 'pca:m' or 'whiten:m' "
+            f"(such as 'pca:64'), got {name!r}"
+        )
+    return Method(found[1], int(found[2])) if found[1] else Method(found[0])
+
+
+def sample(n: int) -> I64:
+    """Positions of the rows that a fit looks at: all, or one of each of 65,536 equal runs."""
+    if n <= _SAMPLE:
+        return np.arange(n)
+    edges = np.arange(_SAMPLE + 1) * n // _SAMPLE
+    return edges[:-1] + np.random.RandomState(0).randint(0, np.diff(edges))
+
+
+class _Moments:
+    """Mean and scatter of rows, block by block (Chan, Golub and LeVeque's update).
+
+    They are taken about the first row, so that a column that is constant has no scatter at all.
+    """
+
+    def __init__(self, d: int, together: bool) -> None:
+        """``together``: products of all pairs of columns, not squares alone."""
+        self.n, self._together = 0, together
+        self._origin, self._mean = np.zeros(d), np.zeros(d)
+        self.scatter = np.zeros((d, d) if together else d)
+
+    @property
+    def mean(self) -> F64:
+        return self._origin + self._mean
+
+    def add(self, rows: F32) -> None:
+        if self.n == 0:
+            self._origin = rows[0].astype(np.float64)
+        part = rows - self._origin
+        mean = part.mean(axis=0)
+        part -= mean
+        apart, n = mean - self._mean, self.n + len(part)
+        share = self.n * len(part) / n
+        if self._together:
+            self.scatter += part.T @ part
+            self.scatter += np.outer(share * apart, apart)
+        else:
+            self.scatter += (part * part).sum(axis=0) + share * apart * apart
+        self._mean += apart * (len(part) / n)
+        self.n = n
+
+
+def _norms(rows: F64) -> F64:
+    """``sqrt(csum(x_i * x_i))`` of each row, (n, 1)."""
+    sums = np.zeros((len(rows), 8))
+    squares = rows * rows
+    for start in range(0, rows.shape[1], 8):
+        part = squares[:, start : start + 8]
+        sums[:, : part.shape[1]] += part
+    fours = sums[:, :4] + sums[:, 4:]
+    twos = fours[:, :2] + fours[:, 2:]
+    norms: F64 = np.sqrt(twos[:, :1] + twos[:, 1:])
+    return norms

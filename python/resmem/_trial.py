@@ -1,0 +1,339 @@
+"""Validation rows against a memory: one search, then any settings at the cost of a sum.
+
+The neighbours at the largest ``k`` are kept; every smaller ``k`` is a prefix, ``sigma`` reweights,
+the temperature changes residuals, the strength scales (CONTRACT.md, "Sweep").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from resmem import _arrays, _core
+from resmem._arrays import F32, F64, I64
+from resmem._correct import Corrector, Searched, search
+from resmem._grid import Grid, Settings
+from resmem._ingest import Spec, blocks
+from resmem._metrics import BINS, Score
+from resmem._rows import Array, Snapshot
+from resmem._simplex import map_named
+from resmem._stores import Head, Sparse, widen_keys
+
+_SWEPT_BYTES = 48 << 20  # of residuals and outputs in hand
+
+# Scores that `sweep` makes of sums.
+SWEPT = frozenset(("log_loss", "accuracy", "brier", "calibration_error", "rmse", "mae", "r2"))
+
+# What is predicted from: the memory, the neighbours' targets, or the mean residual of the memory's
+# rows instead of those of neighbours, which is what a memory gives that knows nothing of places.
+Kind: TypeAlias = Literal["memory", "targets", "mean"]
+
+Step: TypeAlias = Callable[[int], None]
+
+
+class GivenRows:
+    """Rows that a caller hands over: embeddings, outputs and targets."""
+
+    def __init__(
+        self, corrector: Corrector, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any,
+        k: int, threads: int,
+    ) -> None:  # fmt: skip
+        self._corrector, self._threads = corrector, threads
+        self._searched = Searched(corrector.rows, k, embeddings, exclude_ids, threads)
+        self._given = corrector.given_outputs(outputs, len(self._searched))
+        self.targets: Array = checked_targets(corrector, targets, len(self._searched))
+
+    def __len__(self) -> int:
+        return len(self._searched)
+
+    def find(self, block: slice) -> tuple[F64, I64]:
+        """Distances and positions of the neighbours of a block of rows."""
+        found = self._searched.find(block, *self._searched.queries(block))
+        self._searched.forget(block)
+        return found
+
+    def outputs(self, block: slice) -> Array:
+        """The base model's outputs (b, C), checked."""
+        keys = self._searched.queries(block)[0] if self._given is None else None
+        outputs: Array = self._corrector.raw_outputs(keys, self._given, block, self._threads)
+        _arrays.forget(self._given, block)
+        return outputs
+
+
+class OwnRows:
+    """Rows of the memory itself, each searched for without itself."""
+
+    def __init__(self, corrector: Corrector, positions: I64, k: int, threads: int) -> None:
+        self._corrector, self._k, self._threads = corrector, k, threads
+        self._positions = positions  # numbered through all segments
+        self.targets: Array = self._of("targets", slice(0, len(positions)))
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def find(self, block: slice) -> tuple[F64, I64]:
+        """As ``GivenRows.find``."""
+        rows = self._corrector.rows
+        chosen = list(rows.at(self._positions[block]))
+        own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
+        largest = max(segment.keys_max for segment, _ in chosen)
+        keys = self._keys(block)
+        distances, _, positions = search(rows, keys, largest, self._k, own, self._threads)
+        return distances, positions
+
+    def outputs(self, block: slice) -> Array:
+        """As ``GivenRows.outputs``."""
+        store = self._corrector.spec.store
+        if isinstance(store, Head):
+            return store.logits(self._keys(block), self._threads)
+        return self._of("outputs", block)
+
+    def _keys(self, block: slice) -> F32:
+        return widen_keys(self._of("keys", block))
+
+    def _of(self, name: str, block: slice) -> Array:
+        chosen = self._corrector.rows.at(self._positions[block])
+        return np.concatenate([segment[name][at] for segment, at in chosen])
+
+
+def checked_targets(corrector: Corrector, targets: Any, q: int) -> Array:
+    """Classes (q,), or values (q, C)."""
+    spec, columns = corrector.spec, corrector.rows.columns
+    if spec.task == "classification":
+        array: Array = _arrays.labels(targets, columns)
+    else:
+        array = spec.values(targets, "targets")
+        if array.shape[1] != columns:
+            raise ValueError(f"targets must have {columns} columns as in fit, got {array.shape[1]}")
+    _arrays.same_length("targets", len(array), "embeddings", q)
+    return array
+
+
+class Part(NamedTuple):
+    """Some validation rows, and the rows of the memory that are their neighbours."""
+
+    rows: I64  # numbers of validation rows
+    distances: F64
+    near: I64  # (b, k) numbers in `there`, -1 padding
+    there: I64  # positions in the memory, ascending
+    outputs: Array
+
+
+@dataclass
+class Trial:
+    """Validation rows, their neighbours in one memory, and what is predicted from them."""
+
+    spec: Spec
+    rows: Snapshot
+    source: GivenRows | OwnRows
+    grid: Grid
+    folds: I64  # of each validation row
+    some: I64  # positions of rows that stand for all of the memory's
+    preprocess: str
+    most: int  # neighbours that a query can have
+    threads: int
+
+    @property
+    def plain_temperature(self) -> float:
+        """1, or the only one there can be."""
+        return self.rows.temperature if isinstance(self.spec.store, Sparse) else 1.0
+
+    def settings(self, kind: Kind = "memory") -> list[Settings]:
+        """Those that are swept, in the order of the sums."""
+        grid, kept = self._grid(kind), (self.preprocess, self.spec.key_dtype)
+        return [grid.settings(i, *kept) for i in range(math.prod(grid.shape))]
+
+    def _grid(self, kind: Kind) -> Grid:
+        if kind == "targets":
+            return replace(self.grid, temperatures=(1.0,), strengths=(1.0,))
+        if kind == "mean":
+            return replace(self.grid, ks=(1,), sigmas=(math.inf,))
+        return self.grid
+
+    def search(self, step: Step) -> None:
+        """Find the neighbours, once."""
+        q, k = len(self.source), self.grid.ks[-1]
+        self.distances = np.empty((q, k))
+        self.positions = np.empty((q, k), dtype=np.int64)
+        for block in blocks(q, 24 * k):
+            self.distances[block], self.positions[block] = self.source.find(block)
+            step(block.stop - block.start)
+        self.grid = self.grid.scaled(self.distances)
+
+    # ------------------------------------------------------------------ all settings
+
+    def sweep(self, score: Score, step: Step, kind: Kind = "memory") -> F64:
+        """Sums (folds, settings, width) of what ``score`` is made of, over every fold."""
+        total: Any = 0
+        for part in self._parts():
+            swept = []
+            for temperature in self._grid(kind).temperatures:
+                swept.append(self._swept(part, temperature, score, kind))
+                step(len(part.rows))
+            total = total + np.stack(swept, axis=1)
+        sums: F64 = total.reshape(len(total), -1, total.shape[-1])
+        return sums
+
+    def _swept(self, part: Part, temperature: float, score: Score, kind: Kind) -> F64:
+        """At one temperature: (folds, ks, sigmas, strengths, maps, width)."""
+        grid, near = self._grid(kind), self._near(part, temperature, kind)
+        maps = [(m.project, m.floor) for m in grid.maps]
+        count = int(self.folds.max()) + 1
+        bounds = np.searchsorted(self.folds[part.rows], np.arange(count + 1)).tolist()
+        targets = self.source.targets[part.rows]
+        bins = BINS if score.name == "calibration_error" else 0
+        on = [x for x in grid.strengths if x != 0]
+        swept = _core.sweep(
+            *near, targets, bounds, grid.ks, grid.sigmas, on, maps, bins, self.threads
+        )
+        if 0 not in grid.strengths:
+            return swept
+        off = _core.sweep(*near, targets, bounds, (1,), (1.0,), (0.0,), maps, bins, self.threads)
+        off = np.broadcast_to(off, (*swept.shape[:3], 1, *swept.shape[4:]))  # whatever k and sigma
+        at = grid.strengths.index(0)
+        return np.concatenate([swept[:, :, :, :at], off, swept[:, :, :, at:]], axis=3)
+
+    # ------------------------------------------------------------------ one setting
+
+    def predictions(self, settings: Settings, rows: I64, kind: Kind = "memory") -> F64:
+        """Probabilities or values (m, C) of some validation rows, as the memory would give them."""
+        result = np.empty((len(rows), self.rows.columns))
+        start = 0
+        for part in self._parts(rows):
+            residuals, distances, near, base = self._near(part, settings.temperature, kind)
+            k = slice(0, settings.k)
+            corrected = _core.aggregate(
+                [("dense", residuals)],
+                np.ascontiguousarray(distances[:, k]),
+                np.ascontiguousarray(near[:, k]),
+                settings.sigma,
+                self.rows.columns,
+                settings.strength,
+                base,
+                self.threads,
+            )
+            if self.spec.task == "classification":
+                map_named(settings.probability_map).apply(corrected, self.threads)
+            result[start : start + len(part.rows)] = corrected
+            start += len(part.rows)
+        return result
+
+    # ------------------------------------------------------------------ errors
+
+    def error_sizes(self) -> F64:
+        """What the base model as given lacks on each row, as ``sizes_of``."""
+        sizes = []
+        for block in blocks(len(self.source), 16 * self.rows.columns):
+            base = self._base(self.source.outputs(block), self.plain_temperature)
+            sizes.append(self.sizes_of(base, block))
+        return np.concatenate(sizes)
+
+    def sizes_of(self, predicted: F64, block: slice = slice(None)) -> F64:
+        """1 - the probability of the class, or the mean size of the errors, of each row."""
+        targets = self.source.targets[block]
+        if self.spec.task == "classification":
+            return 1 - predicted[np.arange(len(targets)), targets]
+        sizes: F64 = np.abs(predicted - targets).mean(axis=1)
+        return sizes
+
+    # ------------------------------------------------------------------ blocks of rows
+
+    def _parts(self, rows: I64 | None = None) -> Iterator[Part]:
+        """All validation rows, those of a fold together, or some of them in their order."""
+        q, k, columns = len(self.source), self.grid.ks[-1], self.rows.columns
+        total = sum(segment.n for segment in self.rows.segments)
+        # In hand: the residuals of the neighbours, some shared; outputs, base and result.
+        least = max(1, _SWEPT_BYTES // (columns * (4 * k + 28)))
+        rest = _SWEPT_BYTES - 4 * columns * min(total, _SWEPT_BYTES // columns)
+        step = max(least, rest // (28 * columns))
+        for start in range(0, q if rows is None else len(rows), step):
+            if rows is None:
+                some = np.arange(start, min(q, start + step))
+                some = some[np.argsort(self.folds[some], kind="stable")]
+            else:
+                some = rows[start : start + step]
+            yield self._part(some, total)
+
+    def _part(self, rows: I64, total: int) -> Part:
+        found = self.positions[rows]
+        there, near = _numbered(found, total)
+        first, last = int(rows.min()), int(rows.max()) + 1
+        outputs = self.source.outputs(slice(first, last))[rows - first]
+        return Part(rows, self.distances[rows], near, there, outputs)
+
+    def _base(self, outputs: Array, temperature: float) -> F64:
+        if self.spec.output_kind == "logits":
+            return _core.softmax(np.ascontiguousarray(outputs), temperature, self.threads)
+        base: F64 = outputs.astype(np.float64)
+        return base
+
+    def _near(self, part: Part, temperature: float, kind: Kind) -> tuple[F32, F64, I64, F64]:
+        """Residuals (m, C), distances and their rows (b, k), base (b, C)."""
+        b, columns = len(part.rows), self.rows.columns
+        if kind == "targets":
+            base = np.broadcast_to(self._middle(), (b, columns)).copy()
+            return self._targets(part.there), part.distances, part.near, base
+        base = self._base(part.outputs, temperature)
+        if kind == "mean":
+            mean = self._residuals(self.some, temperature).mean(axis=0, dtype=np.float64)
+            only = np.zeros((b, 1), dtype=np.int64)
+            return mean.astype(np.float32)[None], np.zeros((b, 1)), only, base
+        return self._residuals(part.there, temperature), part.distances, part.near, base
+
+    def _residuals(self, there: I64, temperature: float) -> F32:
+        store, columns = self.spec.store, self.rows.columns
+        same = temperature == self.rows.temperature and not isinstance(store, Head)
+        given = None if same else temperature
+        found = [store.residuals(s, at, columns, given) for s, at in self.rows.at(there)]
+        return np.concatenate(found) if found else np.empty((0, columns), dtype=np.float32)
+
+    def _targets(self, there: I64) -> F32:
+        """Of rows of the memory; values less their middle, about which float32 is precise."""
+        columns = self.rows.columns
+        found = [segment["targets"][at] for segment, at in self.rows.at(there)]
+        if self.spec.task == "classification":
+            onehot = np.zeros((len(there), columns), dtype=np.float32)
+            onehot[np.arange(len(there)), np.concatenate(found or [there])] = 1
+            return onehot
+        values = np.concatenate(found) if found else np.empty((0, columns))
+        return (values - self._middle()).astype(np.float32)
+
+    def _middle(self) -> F64:
+        if self.spec.task == "classification":
+            return np.zeros(self.rows.columns)
+        middle: F64 = self.source.targets.mean(axis=0)
+        return middle
+
+
+def _numbered(found: I64, total: int) -> tuple[I64, I64]:
+    """The positions that occur, ascending, and ``found`` numbered by them; -1 stays."""
+    if found.size < total // 4:
+        there = np.unique(found)
+        there = there[there >= 0]
+        near = np.searchsorted(there, found)
+    else:
+        seen = np.zeros(total, dtype=np.bool_)
+        seen[found[found >= 0]] = True
+        there = np.flatnonzero(seen)
+        number = np.cumsum(seen) - 1
+        near = number[found] if total else np.zeros_like(found)
+    return there, np.where(found >= 0, near, -1)
+
+
+def scores_of(score: Score, sums: Any, targets: Array) -> F64:
+    """The score (..) of sums (.., width) over rows that have these targets."""
+    n = targets.size  # rows, or values
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if score.name == "calibration_error":
+            confidence, correct = sums[..., 4::3], sums[..., 5::3]
+            return np.asarray(np.abs(confidence - correct).sum(axis=-1) / n)
+        if score.name == "r2":
+            total = np.square(targets - targets.mean(axis=0)).sum()
+            return np.asarray(1 - sums[..., 0] / total)
+        column = {"log_loss": 0, "accuracy": 1, "brier": 2, "rmse": 0, "mae": 1}[score.name]
+        mean = np.asarray(sums[..., column] / n)
+        return np.sqrt(mean) if score.name == "rmse" else mean

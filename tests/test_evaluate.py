@@ -1,0 +1,392 @@
+"""Evaluation against the same numbers from the memory's own predictions, row by row."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import oracle
+import resmem
+from resmem._metrics import paired_interval, reliability, score_named
+
+D, C = 3, 4
+HEAD = tuple(np.random.default_rng(0).standard_normal((C, w), dtype=np.float32) for w in (D, 1))
+CASES = {
+    "dense": {},
+    "weak": {"strength": 0.5, "temperature": 2.0},
+    "off": {"strength": 0.0},
+    "projected": {"strength": 0.7, "probability_map": "project:0.001"},
+    "sparse": {"store": "sparse:1", "temperature": 0.5, "k": 90},
+    "head": {"store": "head", "head": (HEAD[0], HEAD[1][:, 0]), "temperature": 3.0},
+    "probabilities": {"output_kind": "probabilities", "key_dtype": "float16"},
+    "values": {"task": "regression", "strength": 0.5},
+    "flat": {"task": "regression"},
+}
+SCORES = {
+    "classification": ["accuracy", "log_loss", "brier", "calibration_error"],
+    "regression": ["rmse", "mae", "r2"],
+}
+
+
+def examples(rng, case, n):
+    """Embeddings, outputs and targets that a memory helps with, not always."""
+    z = rng.standard_normal((n, D), dtype=np.float32)
+    logits = oracle.head_logits(z, HEAD[0], HEAD[1][:, 0])
+    truth = logits + 2 * np.sin(3 * z[:, [0, 1, 2, 0]]) + rng.gumbel(size=(n, C))
+    if case in ("values", "flat"):
+        return (z, logits[:, 0], truth[:, 0]) if case == "flat" else (z, logits, truth)
+    if case == "probabilities":
+        logits = oracle.softmax(logits)
+    return z, logits.astype(np.float32), truth.argmax(axis=1)
+
+
+def judged(case, n=80, q=60, knn=None, **options):
+    """A memory with rows in two parts, some removed; new rows, and what is said of them."""
+    rng = np.random.default_rng(1)
+    mem = resmem.Memory(**{"k": 5, **CASES[case]})
+    for add, some in ((mem.fit, n), (mem.add, 20)):
+        z, outputs, targets = examples(rng, case, some)
+        add(z, None if case == "head" else outputs, targets)
+    mem.remove(np.arange(0, n, 7))
+    z, outputs, targets = examples(rng, case, q)
+    excluded = rng.integers(0, n, (q, 2))
+    got = mem.evaluate(z, None if case == "head" else outputs, targets, excluded, knn, **options)
+    return mem, (z, outputs, targets, excluded), got
+
+
+def alone(mem, z, targets_of, excluded, k, sigma):
+    """The weighted mean of the neighbours' targets."""
+    distances, ids = mem.kneighbors(z, k=k, exclude_ids=excluded)
+    weights = oracle.weights(distances, sigma)
+    means = np.zeros((len(z), C if mem.task == "classification" else targets_of.shape[1]))
+    for i, j in np.ndindex(ids.shape):
+        if ids[i, j] < 0:
+            continue
+        if mem.task == "classification":
+            means[i, targets_of[ids[i, j]]] += weights[i, j]
+        else:
+            means[i] += weights[i, j] * targets_of[ids[i, j]]
+    return means
+
+
+def memories_targets(case):
+    rng = np.random.default_rng(1)
+    both = np.concatenate([examples(rng, case, 80)[2], examples(rng, case, 20)[2]])
+    return both[:, None] if case == "flat" else both
+
+
+def expected(case, mem, rows, k, sigma):
+    """Predictions of every method by name, and which classes they choose."""
+    z, outputs, _, excluded = rows
+    twin = copy.deepcopy(mem)
+
+    def own(strength):
+        twin.strength = strength
+        return twin.correct(z, outputs, excluded)
+
+    base = outputs.astype(np.float64)
+    if mem.output_kind == "logits":
+        base = oracle.softmax(outputs)
+    found = {"base": base}
+    if mem.temperature != 1:
+        found[f"base, T={mem.temperature:g}"] = own(0)
+    found["kNN alone"] = alone(mem, z, memories_targets(case), excluded, k, sigma)
+    found["ResMem as published"] = own(1)
+    if mem.strength != 1:
+        found[f"ResMem, strength {mem.strength:g}"] = own(mem.strength)
+    if mem.task == "regression":
+        return {name: values.reshape(len(z), -1) for name, values in found.items()}, {}
+    tops = {name: values.argmax(axis=1) for name, values in found.items()}
+    for values in found.values():
+        mem._map.apply(values)
+    return found, tops
+
+
+@pytest.mark.parametrize("knn", [None, SimpleNamespace(k=11, sigma=0.3)])
+@pytest.mark.parametrize("case", CASES)
+def test_every_method_has_the_scores_of_its_predictions(case, knn):
+    mem, rows, got = judged(case, knn=knn)
+    k, sigma = (mem.k, mem.sigma_) if knn is None else (knn.k, knn.sigma)
+    predictions, tops = expected(case, mem, rows, k, sigma)
+    targets = rows[2] if mem.task == "classification" else rows[2].reshape(len(rows[2]), -1)
+    assert (got.task, got.rows) == (mem.task, 60)
+    assert [method.name for method in got.methods] == list(predictions)
+    for method in got.methods:
+        values = predictions[method.name]
+        assert list(method.scores) == SCORES[mem.task]
+        for name, score in method.scores.items():
+            whole = score_named(name, mem.task).whole(values, targets)
+            assert score == pytest.approx(whole, rel=1e-12, abs=1e-12), (method.name, name)
+        losses = loss(values, targets, tops)
+        if tops:
+            right, before = tops[method.name] == targets, tops["base"] == targets
+        else:
+            right, before = losses, loss(predictions["base"], targets, tops)
+            right, before = right < before, before < right
+        assert method.corrected == (right & ~before).sum()
+        assert method.harmed == (before & ~right).sum()
+        if method.name == "base":
+            assert method.gain is None
+        else:
+            gains = loss(predictions["base"], targets, tops) - losses
+            assert method.gain == pytest.approx(paired_interval(gains), rel=1e-9)
+    assert {n: m.corrected for n, m in zip(predictions, got.methods, strict=True)}["base"] == 0
+
+
+def loss(values, targets, tops):
+    if tops:
+        return -np.log(values[np.arange(len(values)), targets])
+    return np.square(values - targets).sum(axis=1)
+
+
+@pytest.mark.parametrize("case", ["weak", "off", "projected", "sparse", "head", "probabilities"])
+def test_classes_confidence_and_examples_add_up(case):
+    mem, rows, got = judged(case, bins=7)
+    targets = rows[2]
+    predictions, tops = expected(case, mem, rows, mem.k, mem.sigma_)
+    last = list(predictions)[-1]
+    right = {name: top == targets for name, top in tops.items()}
+    corrected, harmed = right[last] & ~right["base"], right["base"] & ~right[last]
+    assert [part["class"] for part in got.by_class] == sorted(set(targets.tolist()))
+    for part in got.by_class:
+        inside = targets == part["class"]
+        assert part["rows"] == inside.sum()
+        assert part["corrected"] == corrected[inside].sum()
+        assert part["harmed"] == harmed[inside].sum()
+        for name, values in predictions.items():
+            score = part[name]
+            assert score["accuracy"] == pytest.approx(right[name][inside].mean())
+            assert score["log_loss"] == pytest.approx(loss(values, targets, tops)[inside].mean())
+    for name, values in predictions.items():
+        confidence = values[np.arange(len(values)), tops[name]]
+        bins = got.reliability[name]
+        columns = [[b[part] for b in bins] for part in ("rows", "confidence", "accuracy")]
+        for column, wanted in zip(columns, reliability(confidence, right[name], 7), strict=True):
+            np.testing.assert_allclose(column, wanted)
+        assert [b["low"] for b in bins] == pytest.approx(np.arange(7) / 7)
+        assert [b["high"] for b in bins] == pytest.approx(np.arange(1, 8) / 7)
+    true = {name: values[np.arange(len(values)), targets] for name, values in predictions.items()}
+    change = np.abs(true[last] - true["base"])
+    for kind, mask in (("corrected", corrected), ("harmed", harmed)):
+        assert sorted(got.examples[kind]) == np.flatnonzero(mask).tolist()
+        assert (np.diff(change[got.examples[kind]]) <= 0).all()
+    assert case == "off" or (got.examples["corrected"] and got.examples["harmed"])
+
+
+@pytest.mark.parametrize("case", ["weak", "values", "flat"])
+def test_buckets_of_distance_hold_each_row_once(case):
+    mem, rows, got = judged(case, buckets=4)
+    targets = rows[2] if case == "weak" else rows[2].reshape(60, -1)
+    predictions, tops = expected(case, mem, rows, mem.k, mem.sigma_)
+    losses = {name: loss(values, targets, tops) for name, values in predictions.items()}
+    last = list(predictions)[-1]
+    nearest = mem.kneighbors(rows[0], 1, rows[3])[0][:, 0]
+    assert [bucket["rows"] for bucket in got.by_distance] == [15] * 4
+    ends = [bucket[end] for bucket in got.by_distance for end in ("from", "to")]
+    assert ends == sorted(ends)
+    assert (ends[0], ends[-1]) == (nearest.min(), nearest.max())
+    for bucket in got.by_distance:
+        inside = (bucket["from"] <= nearest) & (nearest <= bucket["to"])
+        for name in predictions:
+            main = losses[name][inside].mean()
+            if case != "weak":
+                main = math.sqrt(main / targets.shape[1])
+            assert bucket[name] == pytest.approx(main)
+        wanted = paired_interval((losses["base"] - losses[last])[inside])
+        assert (bucket["gain"], bucket["low"], bucket["high"]) == pytest.approx(wanted[:3])
+
+
+def test_examples_of_values_are_those_whose_errors_changed_most():
+    mem, rows, got = judged("values", q=200)
+    predictions, _ = expected("values", mem, rows, mem.k, mem.sigma_)
+    base, last = predictions["base"], list(predictions.values())[-1]
+    gains = (np.square(base - rows[2]) - np.square(last - rows[2])).sum(axis=1)
+    assert got.by_class is got.reliability is None
+    order = np.argsort(-np.abs(gains)).tolist()
+    assert got.examples["corrected"] == [row for row in order if gains[row] > 0][:50]
+    assert got.examples["harmed"] == [row for row in order if gains[row] < 0][:50]
+    assert len(got.examples["corrected"]) == 50 < got.methods[-1].corrected
+    assert got.methods[-1].corrected + got.methods[-1].harmed == 200
+
+
+def test_equal_distances_share_a_bucket():
+    rows = np.repeat([[0.0], [1.0]], [9, 1], axis=0)
+    mem = resmem.Memory("regression", k=1).fit([[0.0]], [0.0], [1.0])
+    distances = mem.evaluate(rows, np.zeros(10), np.ones(10)).by_distance
+    assert [(b["from"], b["to"], b["rows"]) for b in distances] == [(0, 0, 9), (1, 1, 1)]
+    assert distances[1]["low"] == -math.inf  # of one row no spread is known
+    (only,) = mem.evaluate(rows[:9], np.zeros(9), np.ones(9)).by_distance
+    assert only["rows"] == 9
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_without_neighbours_are_the_bases(case):
+    mem, (z, outputs, targets, _), _ = judged(case)
+    everyone = np.full((60, 100), -1)
+    everyone[:40] = np.arange(100)
+    given = None if case == "head" else outputs
+    last = mem.evaluate(z, given, targets, everyone).by_distance[-1]
+    assert (last["rows"], last["from"], last["to"]) == (40, math.inf, math.inf)
+    at_temperature = {last[n] for n in last if n.startswith(("base, T", "ResMem"))}
+    if mem.temperature == 1:
+        at_temperature.add(last["base"])
+    assert len(at_temperature) == 1
+    assert last["kNN alone"] == last["base"]
+    mem.remove(mem.kneighbors(z[:1], k=len(mem))[1][0])
+    assert len(mem) == 0
+    nobody = mem.evaluate(z, given, targets)
+    assert nobody.by_distance[0]["rows"] == 60
+    assert nobody.methods[0].scores == {m.name: m.scores for m in nobody.methods}["kNN alone"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_blocks_and_threads_change_nothing(case, monkeypatch):
+    _, _, whole = judged(case, buckets=3)
+    monkeypatch.setattr("resmem._ingest._BLOCK_BYTES", 1)
+    _, _, single = judged(case, buckets=3, threads=3)
+    one, other = whole.to_dict(), single.to_dict()
+    assert one["examples"] == other["examples"]
+    assert one["by_class"] == other["by_class"]
+    assert one["by_distance"] == other["by_distance"]
+    for mine, its in zip(one["methods"], other["methods"], strict=True):
+        assert mine == {**its, "scores": pytest.approx(its["scores"], rel=1e-12)}
+
+
+def test_r2_does_not_suffer_from_large_means():
+    rng = np.random.default_rng(2)
+    targets = 1e8 + rng.standard_normal((300, 2))
+    targets[0] += 1e3
+    outputs = targets + 0.1 * rng.standard_normal((300, 2))
+    mem = resmem.Memory("regression", k=1).fit(targets - 1e8, outputs, targets)
+    got = mem.evaluate(targets - 1e8, outputs, targets).methods[0].scores["r2"]
+    assert got == pytest.approx(score_named("r2", "regression").whole(outputs, targets), rel=1e-9)
+
+
+@pytest.mark.parametrize("block", [1, 1 << 20])
+def test_targets_that_do_not_vary(block, monkeypatch):
+    monkeypatch.setattr("resmem._ingest._BLOCK_BYTES", block)
+    targets = np.full(30, 0.1)
+    mem = resmem.Memory("regression", k=2).fit(np.eye(30), targets - 1, targets)
+    scores = {
+        m.name: m.scores["r2"] for m in mem.evaluate(np.eye(30), targets - 1, targets).methods
+    }
+    assert scores["base"] == -math.inf
+    assert scores["kNN alone"] == 1
+
+
+def test_settings_tell_what_was_judged():
+    mem, _, got = judged("weak", knn=SimpleNamespace(knn=SimpleNamespace(k=1000, sigma=math.inf)))
+    assert got.settings == {
+        "k": 5,
+        "sigma_": mem.sigma_,
+        "temperature": 2.0,
+        "strength": 0.5,
+        "probability_map": "clip",
+        "knn_k": 1000,
+        "knn_sigma": math.inf,
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_results_can_be_written_as_json(case):
+    _, _, got = judged(case, knn=SimpleNamespace(k=3, sigma=math.inf), buckets=60)
+    loaded = json.loads(json.dumps(got.to_dict(), allow_nan=False))
+    assert loaded["settings"]["knn_sigma"] == "inf"
+    assert loaded["methods"][0]["gain"] is None
+    assert loaded["methods"][1]["gain"]["confidence"] == 0.95
+    assert loaded["by_distance"][0]["high"] == "inf"  # of one row
+    assert list(loaded) == list(vars(got))
+    if got.reliability is not None:
+        empty = [b for bins in loaded["reliability"].values() for b in bins if not b["rows"]]
+        assert empty
+        assert {b["accuracy"] for b in empty} == {None}
+
+
+def test_the_methods_print_as_a_table():
+    _, _, got = judged("weak")
+    lines = repr(got).splitlines()
+    assert lines[0].startswith("Evaluation of 60 rows (k=5, sigma_=0.")
+    names = ["method", *SCORES["classification"], "corrected", "harmed"]
+    assert " ".join(lines[1].split()) == " ".join([*names, "gain in log_loss (95 %)"])
+    assert [line.split("  ")[0] for line in lines[2:]] == [m.name for m in got.methods]
+    last = got.methods[-1]
+    assert f"  {last.harmed}  " in lines[-1]
+    assert lines[-1].endswith(
+        f"{last.gain.mean:+.4g} [{last.gain.low:+.4g}, {last.gain.high:+.4g}]"
+    )
+    assert lines[2].split()[-2:] == ["0", "0"]
+    assert "squared error" in repr(judged("flat")[2])
+
+
+def test_the_methods_are_a_data_frame():
+    pandas = pytest.importorskip("pandas")
+    _, _, got = judged("weak")
+    frame = got.to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame.index) == [method.name for method in got.methods]
+    changed = ["corrected", "harmed", "gain", "gain_low", "gain_high"]
+    assert list(frame.columns) == SCORES["classification"] + changed
+    assert frame.loc["kNN alone", "harmed"] == got.methods[2].harmed
+    assert frame["gain"].isna().tolist() == [True, False, False, False, False]
+
+
+def test_without_pandas_the_reason_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="to_pandas needs pandas; pip install pandas"):
+        judged("flat")[2].to_pandas()
+
+
+@pytest.mark.parametrize("case", ["weak", "flat", "values"])
+def test_rows_may_lie_in_mapped_files(case, tmp_path):
+    mem, rows, got = judged(case)
+    mapped = []
+    for i, array in enumerate(rows):
+        np.save(tmp_path / f"{i}.npy", array)
+        mapped.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
+    assert mem.evaluate(*mapped).to_dict() == got.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("case", "arguments", "error", "message"),
+    [
+        ("dense", {"targets": np.zeros(3, int)}, ValueError, "targets must have one row per row"),
+        ("dense", {"targets": np.zeros((2, 1), int)}, ValueError, r"shape \(n,\), got \(2, 1\)"),
+        ("dense", {"targets": [0.0, 1.0]}, TypeError, "targets must hold integers"),
+        ("dense", {"targets": [0, C]}, ValueError, "targets: row 1 is class 4"),
+        ("dense", {"outputs": None}, ValueError, "outputs are missing"),
+        ("dense", {"outputs": np.zeros((2, 3))}, ValueError, "outputs must have 4 columns"),
+        ("dense", {"outputs": np.full((2, C), np.nan)}, ValueError, "outputs: row 0 holds NaN"),
+        ("dense", {"embeddings": np.zeros((2, 9))}, ValueError, "embeddings must have 3 columns"),
+        ("dense", {"buckets": 0}, ValueError, "buckets must be at least 1, got 0"),
+        ("dense", {"bins": 1.5}, TypeError, "bins must be an integer"),
+        ("dense", {"knn": 5}, TypeError, r"a TuneResult, Settings .* or None, got int"),
+        ("dense", {"knn": SimpleNamespace(k=0, sigma=1)}, ValueError, "k of knn must be at least"),
+        ("dense", {"knn": SimpleNamespace(k=1, sigma=0)}, ValueError, "sigma of knn must be a pos"),
+        ("flat", {"targets": np.zeros((2, 1))}, ValueError, r"targets must have shape \(n,\)"),
+        ("flat", {"targets": [0.0, np.inf]}, ValueError, "targets: row 1 holds NaN or infinity"),
+        ("values", {"targets": np.zeros(2)}, ValueError, r"targets must have shape \(n, C\)"),
+        ("values", {"targets": np.zeros((2, 3))}, ValueError, "targets must have 4 columns"),
+        (
+            "dense",
+            {"embeddings": np.zeros((0, D)), "outputs": np.zeros((0, C)), "targets": []},
+            ValueError,
+            "at least one row to evaluate",
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(case, arguments, error, message):
+    mem, (z, outputs, targets, _), _ = judged(case)
+    given = {"embeddings": z[:2], "outputs": outputs[:2], "targets": targets[:2], **arguments}
+    with pytest.raises(error, match=message):
+        mem.evaluate(**given)
+
+
+def test_an_unfitted_memory_has_nothing_to_evaluate():
+    with pytest.raises(resmem.NotFittedError):
+        resmem.Memory().evaluate(np.eye(2), np.eye(2), [0, 1])
