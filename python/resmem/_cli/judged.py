@@ -55,15 +55,20 @@ class Judged:
         rows = [int(row) for kind in examples for row in kind]
         if not rows:
             return rows, None
-        asked = [_picked(array, rows) for array in (self.embeddings, self.outputs, self.excluded)]
+        asked: dict[str, Any] = {
+            "embeddings": _picked(self.embeddings, rows),
+            "outputs": _picked(self.outputs, rows),
+            "exclude_ids": _picked(self.excluded, rows),
+            "threads": self.threads,
+        }
         columns = None
         if memory.task == "classification":
-            after, strength = memory.predict(*asked, threads=self.threads), memory.strength
+            after, strength = memory.predict(**asked), memory.strength
             memory.strength = 0.0
-            before = memory.predict(*asked, threads=self.threads)
+            before = memory.predict(**asked)
             memory.strength = strength
             columns = np.stack([before, after], axis=1)
-        return rows, memory.explain(*asked, columns=columns, threads=self.threads)
+        return rows, memory.explain(**asked, columns=columns)
 
 
 def tuned(
@@ -75,15 +80,12 @@ def tuned(
     **settings: Any,
 ) -> TuneResult:
     """Memory.tune, on rows or on those of the memory itself."""
-    given = [None] * 4
+    given: dict[str, Any] = {"loo": True}
     if rows is not None:
-        given = [rows.embeddings, rows.outputs, rows.targets, rows.excluded]
+        given = {name: getattr(rows, name) for name in ROWS} | {"exclude_ids": rows.excluded}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # its notes, which the result has too
-        return memory.tune(
-            *given[:3], exclude_ids=given[3], loo=rows is None, apply=apply,
-            threads=options.threads, progress=step, **settings,
-        )  # fmt: skip
+        return memory.tune(**given, **settings, apply=apply, threads=options.threads, progress=step)
 
 
 def _picked(array: Any, rows: Sequence[int]) -> npt.NDArray[Any] | None:

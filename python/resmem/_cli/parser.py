@@ -58,7 +58,6 @@ def _fit(commands: _Commands) -> None:
     more.add_argument("--sigma", type=_sigma, help="length scale of the weights, or auto")
     more.add_argument("--temperature", type=float, metavar="T", help="softmax temperature")
     more.add_argument("--strength", type=float, metavar="X", help="factor of the correction")
-    more.add_argument("--probability-map", metavar="MAP", help="clip or project, as clip:FLOOR")
     more.add_argument(
         "--preprocess",
         metavar="NAME",

@@ -145,24 +145,21 @@ def _moved(
     """Before and after in words, the column that matters, and every neighbour's push."""
     columns = np.asarray(explanation.columns[query])
     contributions = np.asarray(explanation.contributions[query])
-    known = explanation.base is not None and explanation.corrected is not None
+    base, corrected = explanation.base, explanation.corrected
     if not is_classes(explanation):
-        after = f"{explanation.correction[query][0]:+.4g}"
-        before = ""
-        if known:
-            before = f"{explanation.base[query][0]:.4g}"
-            after = f"{explanation.corrected[query][0]:.4g}"
+        before, after = "", f"{explanation.correction[query][0]:+.4g}"
+        if base is not None and corrected is not None:
+            before, after = f"{base[query][0]:.4g}", f"{corrected[query][0]:.4g}"
         sign = -1.0 if explanation.correction[query][0] < 0 else 1.0
         return before, after, int(columns[0]), sign * contributions[:, 0]
-    if not known:
+    if base is None or corrected is None:
         new = int(np.argmax(explanation.correction[query]))
         spread = np.asarray(explanation.spread[query])
         words = f"{named(classes, columns[new])} {explanation.correction[query][new]:+.0%}"
         return "", words, int(columns[new]), contributions[:, new] + spread
-    base, corrected = explanation.base[query], explanation.corrected[query]
-    old, new = int(np.argmax(base)), int(np.argmax(corrected))
-    before = f"{named(classes, columns[old])} {base[old]:.0%}"
-    after = f"{named(classes, columns[new])} {corrected[new]:.0%}"
+    old, new = int(np.argmax(base[query])), int(np.argmax(corrected[query]))
+    before = f"{named(classes, columns[old])} {base[query][old]:.0%}"
+    after = f"{named(classes, columns[new])} {corrected[query][new]:.0%}"
     pushes = contributions[:, new] - contributions[:, old] if old != new else contributions[:, new]
     return before, after, int(columns[new]), pushes
 

@@ -81,6 +81,7 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
             *_tempered(evaluation),
         ]
     first, last = evaluation.methods[0], evaluation.methods[-1]
+    assert last.gain is not None
     is_classes, heard = evaluation.task == "classification", sign(last.gain.low, last.gain.high)
     score = "log-loss" if is_classes else "squared error per row"
     won, lost = ("corrected", "harmed") if is_classes else ("improved", "made worse")
