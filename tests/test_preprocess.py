@@ -147,6 +147,13 @@ def test_applied_to_any_numbers_it_is_the_oracles_or_both_refuse(kind, data):
         assert largest == np.abs(wanted).max()
 
 
+def test_lengths_are_roots_of_canonical_sums():
+    """In float64, before the rounding of keys hides nearly all of it."""
+    for d in range(1, 30):
+        e = np.random.default_rng(d).standard_normal((20, d)).astype(np.float32).astype(float)
+        same_bits(_preprocess._norms(e), np.sqrt(oracle.csum(e * e))[:, None])
+
+
 @pytest.mark.parametrize("preprocess", ALL)
 def test_blocks_and_threads_do_not_show(preprocess, monkeypatch):
     mem = fitted(preprocess)
@@ -278,8 +285,10 @@ def test_pca_keeps_the_directions_of_largest_variance_in_order():
         np.testing.assert_allclose(kept, eigenvalues[: len(kept)], rtol=1e-5)
 
 
+@pytest.mark.parametrize("block", [1, 7, 1000])
 @pytest.mark.parametrize("m", [2, 5])
-def test_whitened_keys_have_the_identity_for_covariance(m):
+def test_whitened_keys_have_the_identity_for_covariance(m, block, monkeypatch):
+    monkeypatch.setattr(_preprocess, "_BLOCK_BYTES", 8 * D * block)
     rows = examples(np.random.default_rng(10), 500)
     keys = keys_of(resmem.Memory(k=3, preprocess=f"whiten:{m}").fit(*rows)).astype(float)
     variances = np.linalg.eigvalsh(np.cov(rows[0].astype(float).T, bias=True))[::-1]
@@ -323,6 +332,20 @@ def test_embeddings_that_are_all_equal_are_all_near_each_other():
         away = mem.kneighbors(rows[0][:1] + 1, k=1)[0][0, 0]
         whitened = preprocess.startswith("whiten")
         assert away == 0 if whitened else away == pytest.approx(1, abs=1.3)
+
+
+@pytest.mark.parametrize("preprocess", ["pca:29", "whiten:29"])
+@pytest.mark.parametrize("constant", [0.0, 1e6, -1e30])
+def test_a_constant_column_is_as_if_it_were_not_there(preprocess, constant):
+    rng = np.random.default_rng(35)
+    rows, rest = spread(rng, 300, 30), examples(rng, 300)[1:]
+    rows[:, 15] = constant
+    mem = resmem.Memory(k=9, preprocess=preprocess).fit(rows, *rest)
+    without = np.delete(rows, 15, axis=1)
+    wanted = resmem.Memory(k=9, preprocess=preprocess).fit(without, *rest)
+    assert (found(mem)["weight"][:, 15] == 0).all()
+    expected = wanted.kneighbors(without)[0]
+    np.testing.assert_allclose(mem.kneighbors(rows)[0], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
@@ -440,7 +463,8 @@ def test_the_largest_embeddings_are_preprocessed_or_refused_by_row(preprocess):
     assert np.isfinite(keys_of(mem.fit(rows[0] / 4, *rows[1:]))).all()
 
 
-def test_a_row_that_a_small_scale_makes_infinite_is_named():
+def test_a_row_that_a_small_scale_makes_infinite_is_named(monkeypatch):
+    monkeypatch.setattr(_ingest, "_BLOCK_BYTES", 400)  # several blocks
     rng = np.random.default_rng(20)
     mem = resmem.Memory(k=3, preprocess="standardize")
     mem.fit(*(FAMILIES["tiny"](rng, 30), *examples(rng, 30)[1:]))
@@ -525,6 +549,18 @@ def test_a_copy_preprocesses_as_the_memory_does(tmp_path, form, preprocess):
     same_answers(twin.add(*rows), mem.add(*rows))
 
 
+def test_an_append_does_not_write_the_preprocess_again(tmp_path):
+    rng, path = np.random.default_rng(34), tmp_path / "m"
+    rows = rng.standard_normal((20, 200)), *examples(rng, 20)[1:]
+    mem = resmem.Memory(k=3, preprocess="pca:200").fit(*rows).save(path)
+    whole = path.stat().st_size
+    mem.add(*rows).save(path, append=True)
+    assert path.stat().st_size - whole < 20 * 200 * 4 + 20_000 < found(mem)["weight"].nbytes
+    assert resmem.Memory.load(path).kneighbors(rows[0])[1].tobytes() == (
+        mem.kneighbors(rows[0])[1].tobytes()
+    )
+
+
 def test_compaction_keeps_the_preprocess():
     mem = fitted("whiten:2")
     before = found(mem)
@@ -604,6 +640,7 @@ def test_keys_made_anew_are_those_of_the_living_rows(preprocess, store, monkeypa
     made = mem.remove(gone)._rekeyed(preprocess, "float32")
     same_answers(made, wanted)
     assert made.sigma_ == wanted.sigma_
+    assert made.residual_error_ == mem.residual_error_
     assert (len(made), len(untouched)) == (67, 70)
     shared = [
         np.shares_memory(a["targets"], b["targets"])
@@ -629,6 +666,16 @@ def test_keys_made_anew_of_a_memory_that_changes_afterwards_stay():
     same_answers(made, twin)
     made.remove([8]).add(*examples(rng, 2))
     assert 8 in mem.kneighbors(examples(np.random.default_rng(0), 60)[0][8:9], k=1)[1]
+
+
+def test_keys_made_anew_have_no_sigma_of_the_old_ones():
+    mem = fitted("none")
+    old = mem.sigma_
+    mem.sigma = 0.7
+    made = mem._rekeyed("standardize", "float32")
+    assert (made.sigma, made.sigma_) == (0.7, 0.7)
+    made.sigma = mem.sigma = "auto"
+    assert made.sigma_ == mem._rekeyed("standardize", "float32").sigma_ != old
 
 
 def test_keys_made_anew_may_be_saved(tmp_path):

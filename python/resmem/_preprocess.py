@@ -21,9 +21,10 @@ _SAMPLE = 65_536  # rows that a fit looks at
 _BLOCK_BYTES = 8 << 20  # of rows in hand, as float64
 _LARGEST = np.finfo(np.float32).max
 
-# What whitening takes for no variance, as a part of the largest: above the rounding of float32
-# embeddings, 2^-48 of their squares, and above that of the eigenvalues, d 2^-52 up to d = 4096.
-_NO_VARIANCE = 2.0**-40
+# What is taken for nothing but roundings: such a part of the largest variance, or of the length of
+# a direction. Float32 embeddings round to 2^-48 of their squares, eigenvectors and eigenvalues to
+# about d 2^-52.
+_ROUNDINGS = 2.0**-40
 # A row of weights must hold one that float32 has all its bits for, with 24 more for the rest.
 _LEAST_WEIGHT = 2.0**-102
 
@@ -84,9 +85,10 @@ class Method:
         variances, columns = np.linalg.eigh(moments.scatter / moments.n)
         variances, rows = variances[::-1][: self.m, None], columns.T[::-1][: self.m]
         peaks = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
-        rows = rows * np.sign(peaks)
+        # What a column that is constant has of a direction must be 0, however large the constant.
+        rows = np.where(np.abs(rows) > _ROUNDINGS, rows * np.sign(peaks), 0.0)
         if self.kind == "whiten":
-            there = variances > _NO_VARIANCE * max(variances[0, 0], 0.0)
+            there = variances > _ROUNDINGS * max(variances[0, 0], 0.0)
             rows = np.where(there, rows / np.sqrt(np.where(there, variances, 1.0)), 0.0)
         with np.errstate(over="ignore", invalid="ignore"):
             weight = np.ascontiguousarray(rows, dtype=np.float32)
@@ -185,33 +187,27 @@ def sample(n: int) -> I64:
 class _Moments:
     """Mean and scatter of rows, block by block (Chan, Golub and LeVeque's update).
 
-    They are taken about the first row, so that a column that is constant has no scatter at all.
+    A constant column has no scatter at all, as sums of so few equal float32 values are exact.
     """
 
     def __init__(self, d: int, together: bool) -> None:
         """``together``: products of all pairs of columns, not squares alone."""
         self.n, self._together = 0, together
-        self._origin, self._mean = np.zeros(d), np.zeros(d)
+        self.mean = np.zeros(d)
         self.scatter = np.zeros((d, d) if together else d)
 
-    @property
-    def mean(self) -> F64:
-        return self._origin + self._mean
-
     def add(self, rows: F32) -> None:
-        if self.n == 0:
-            self._origin = rows[0].astype(np.float64)
-        part = rows - self._origin
+        part = rows.astype(np.float64)
         mean = part.mean(axis=0)
         part -= mean
-        apart, n = mean - self._mean, self.n + len(part)
+        apart, n = mean - self.mean, self.n + len(part)
         share = self.n * len(part) / n
         if self._together:
             self.scatter += part.T @ part
             self.scatter += np.outer(share * apart, apart)
         else:
             self.scatter += (part * part).sum(axis=0) + share * apart * apart
-        self._mean += apart * (len(part) / n)
+        self.mean += apart * (len(part) / n)
         self.n = n
 
 
