@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,8 +59,7 @@ def test_a_tuning_map_shows_gains_over_the_base_and_rings_the_candidate():
 
 
 def test_a_greater_score_is_a_gain_where_greater_is_better():
-    result = results.tuning(scores=FLAT + 0.1)
-    result.greater_is_better = True
+    result = results.tuning(scores=FLAT + 0.1, greater_is_better=True)
     (mesh,) = plot.tuning_map(result).axes[0].collections
     assert np.allclose(mesh.get_array(), 0.1)
 
@@ -93,8 +93,7 @@ def test_scores_that_are_equal_or_not_finite_are_drawn(fill):
 
 def test_many_settings_are_named_in_steps():
     ks, sigmas = np.arange(1, 41), np.geomspace(0.01, 100, 33)
-    result = results.tuning()
-    result._surface = ks, sigmas, np.zeros((40, 33))
+    result = results.tuning(scores=np.zeros((40, 33)), ks=ks, sigmas=sigmas)
     ax = plot.tuning_map(result).axes[0]
     assert len(ax.get_yticklabels()) == 10
     assert len(ax.get_xticklabels()) == 5
@@ -195,8 +194,7 @@ def test_without_an_evaluation_the_first_queries_are_shown_and_not_judged():
 
 
 def test_without_outputs_the_correction_alone_is_shown():
-    explanation = results.explanation(with_base=False)
-    explanation.spread = np.full((3, 4), -0.01)
+    explanation = replace(results.explanation(with_base=False), spread=np.full((3, 4), -0.01))
     figure = plot.corrections(explanation, count=1)
     column = explanation.correction[0].argmax()
     widths = [bar.get_width() / 100 for bar in figure.axes[0].patches]
@@ -217,8 +215,8 @@ def test_pushes_of_values_are_in_the_direction_of_the_correction():
 
 
 def test_values_of_several_columns_are_those_of_the_column_explained():
-    explanation = results.explanation("regression")
-    explanation.targets = np.arange(3 * 4 * 5).reshape(3, 4, 5) / 8
+    targets = np.arange(3 * 4 * 5).reshape(3, 4, 5) / 8
+    explanation = replace(results.explanation("regression"), targets=targets)
     figure = plot.corrections(explanation, count=1)
     labels = {text.split(",")[0] for text in texts(figure) if ", id 10" in text}
     assert labels == {f"{explanation.targets[0, j, 1]:.4g}" for j in range(4)}
@@ -242,8 +240,7 @@ def test_images_are_those_of_the_row_and_of_the_ids(as_functions, shape):
 
 
 def test_nothing_changed_is_said():
-    evaluation = results.evaluation()
-    evaluation.examples = {"corrected": np.array([], int), "harmed": np.array([], int)}
+    evaluation = replace(results.evaluation(), examples={"corrected": [], "harmed": []})
     figure = plot.corrections(results.explanation(), evaluation, results.EXPLAINED)
     assert texts(figure) == ["No example was changed"]
 

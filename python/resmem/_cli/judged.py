@@ -92,4 +92,5 @@ def _picked(array: Any, rows: Sequence[int]) -> npt.NDArray[Any] | None:
     """Some rows of an array that can be sliced and no more."""
     if array is None:
         return None
-    return np.concatenate([np.asarray(array[row : row + 1]) for row in rows])
+    picked: npt.NDArray[Any] = np.concatenate([np.asarray(array[i : i + 1]) for i in rows])
+    return picked
