@@ -135,6 +135,7 @@ def tune(options: Namespace) -> Told:
         left_out = given[0].replace("_", "-")
         raise ValueError(f"--loo tries the rows of the memory itself: leave out --{left_out}")
     memory = _load(options)
+    kept = memory.preprocess, memory.key_dtype
     rows = None if options.loo else Judged(options)
     names = (*TRIED, "score", "folds", "rule", "confidence", "seed")
     asked = {name: getattr(options, name) for name in names}
@@ -144,7 +145,8 @@ def tune(options: Namespace) -> Told:
     told = "nothing is changed without --apply"
     if options.apply:
         with _bar(options, "save", None) as step:
-            memory.save(options.memory, append=True, progress=step)
+            append = kept == (memory.preprocess, memory.key_dtype)  # or all keys are other ones
+            memory.save(options.memory, append=append, progress=step)
         told = f"{options.memory}: set to {result.best}"
     facts = {"file": options.memory, "applied": options.apply, "tuning": result.to_dict()}
     return Told(facts, f"{result}\n{told}")
