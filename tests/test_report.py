@@ -6,6 +6,7 @@ import math
 import os
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -150,6 +151,15 @@ def test_what_is_not_clear_is_not_claimed(write):
         "interval of the gain -0.008 to +0.012), and 0.001 better than with the mean residual of "
         "all rows in the neighbours' place (-0.009 to +0.011)."
     ) in page.text
+
+
+def test_a_gain_that_the_temperature_has_alone_is_not_the_neighbours(write):
+    evaluation = results.evaluation()
+    base, tempered, *others = evaluation.methods
+    tempered = replace(tempered, gain=results.interval(0.09))
+    page = write(evaluation=replace(evaluation, methods=(base, tempered, *others)))
+    assert "The memory's temperature helps, its neighbours do not: on 2,000 rows" in page.text
+    assert "The memory helps" not in page.text
 
 
 def test_a_memory_that_is_switched_off_is_called_so(write):

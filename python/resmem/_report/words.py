@@ -83,12 +83,17 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
     first, last = evaluation.methods[0], evaluation.methods[-1]
     assert last.gain is not None
     is_classes, heard = evaluation.task == "classification", sign(last.gain.low, last.gain.high)
+    opening = _OPENINGS[heard]
+    if heard == "gain" and any(
+        gain.mean >= last.gain.mean for gain in _temperature_gains(evaluation)
+    ):
+        heard, opening = "", "The memory's temperature helps, its neighbours do not"
     score = "log-loss" if is_classes else "squared error per row"
     won, lost = ("corrected", "harmed") if is_classes else ("improved", "made worse")
     known = next(iter(last.scores))  # the score that people know
     before, after = (number(method.scores[known], known) for method in (first, last))
     return heard, [
-        f"{_OPENINGS[heard]}: on {evaluation.rows:,} rows its {score} is "
+        f"{opening}: on {evaluation.rows:,} rows its {score} is "
         f"{_change(last.gain, evaluation.task)} than the base model's ({_sureness(last.gain)}).",
         f"{last.corrected:,} predictions were {won} and {last.harmed:,} {lost}: {scored(known)} "
         f"{before} before, {after} after.",
@@ -108,12 +113,15 @@ def _tuned(tuning: TuneResult) -> str:
 
 def _tempered(evaluation: Evaluation) -> list[str]:
     """What the temperature does by itself, if there is one."""
-    gains = [method.gain for method in evaluation.methods if method.name.startswith("base, T=")]
     return [
         "The temperature alone, without any neighbour, is "
         f"{_change(gain, evaluation.task)} ({_sureness(gain)})."
-        for gain in gains
+        for gain in _temperature_gains(evaluation)
     ]
+
+
+def _temperature_gains(evaluation: Evaluation) -> list[Any]:
+    return [method.gain for method in evaluation.methods if method.name.startswith("base, T=")]
 
 
 def _change(gain: Any, task: str = "") -> str:
