@@ -5,9 +5,9 @@
 The file is little-endian, without padding. ``u64``, ``i64`` and ``f64`` are single values; ``T[n]``
 is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, then f32[n] (type
 0) or u16[n] (1 float16, 2 bfloat16). Shapes are those of ``core/search.h``,
-``core/residual_store.h`` and ``core/aggregate.h``, row-major.
+``core/residual_store.h``, ``core/aggregate.h`` and ``core/sweep.h``, row-major.
 
-    magic    8 bytes "RESMEM02"
+    magic    8 bytes "RESMEM03"
     u64      number of records
     records  u64 kind, str name, then by kind:
 
@@ -21,7 +21,8 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
     3 softmax    u64 n, columns, f64 temperature, f32[n*columns] logits, f64[n*columns] wanted
     4 residuals  u64 n, columns, f64 temperature (0: probabilities), f32[n*columns] outputs,
                  i64[n] labels, num[n*columns] wanted
-    5 simplex    u64 n, columns, f64 floor, f64[n*columns] values, f64[n*columns] wanted
+    5 simplex    u64 n, columns, project, f64 floor, f64[n*columns] values,
+                 f64[n*columns] wanted
     6 weights    u64 q, k, f64 sigma, f64[q*k] distances, i64[q*k] positions, f64[q*k] wanted
     7 aggregate  u64 q, k, columns, f64 sigma, strength, u64 store
                  store 2: u64 d, f64 temperature, f32[columns*d] weight, f32[columns] bias
@@ -38,6 +39,12 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
     9 logits     u64 n, columns, d, num[n*d] keys, f32[columns*d] weight, f32[columns] bias,
                  f32[n*columns] wanted
     10 numbers   u64 type, u16[n] halves, f32[n] widened, f32[m] x, u16[m] narrowed
+    11 log       f64[n] x, f64[n] wanted
+    12 sweep     u64 q, k, n, columns, f32[n*columns] residuals, f64[q*k] distances,
+                 i64[q*k] positions, f64[q*columns] base,
+                 i64[q] labels and f64[0], or i64[0] and f64[q*columns] values,
+                 i64[] ks, f64[] sigmas, f64[] strengths, i64[maps] project, f64[maps] floor,
+                 i64[] bounds, u64 bins: wanted is what the scalar kernels make of it
 """
 
 from __future__ import annotations
@@ -124,7 +131,7 @@ class Writer:
         self.records.append(b"".join(parts))
 
     def write(self, path: Path) -> None:
-        head = b"RESMEM02" + struct.pack("<Q", len(self.records))
+        head = b"RESMEM03" + struct.pack("<Q", len(self.records))
         path.write_bytes(head + b"".join(self.records))
 
 
@@ -273,6 +280,17 @@ def add_exp(out: Writer, rng: np.random.Generator) -> None:
         out.add(2, f"exp, n={x.size}", x, oracle.cexp(x))
 
 
+def add_log(out: Writer, rng: np.random.Generator) -> None:
+    powers = 2.0 ** np.arange(-1022.0, 1024)
+    borders = np.sqrt(0.5) * powers[1:]  # where the exponent changes
+    edges = np.concatenate([powers, borders, [np.finfo(np.float64).max]])
+    near = np.concatenate([np.nextafter(edges[1:-1], 0), np.nextafter(edges[:-1], np.inf)])
+    spread = np.exp(rng.uniform(-708, 709, 2000))
+    many = np.concatenate([edges, near, spread, rng.uniform(0.4, 2.1, 2000)])
+    for x in [many, *(np.exp(rng.uniform(-14, 0, n)) for n in range(40))]:
+        out.add(11, f"log, n={x.size}", x, oracle.clog(x))
+
+
 def add_softmax(out: Writer, rng: np.random.Generator, n: int, columns: int) -> None:
     logits = (rng.standard_normal((n, columns)) * 8).astype(np.float32)
     if columns > 2 and n > 3:
@@ -312,10 +330,35 @@ def add_simplex(out: Writer, rng: np.random.Generator, n: int, columns: int) -> 
     values = rng.standard_normal((n, columns)) * 10.0 ** rng.integers(-9, 3, (n, 1))
     if n > 2:
         values[1], values[2, 0] = -1.0, -0.0  # all clipped
-    for floor in (1e-6, 0.25):
-        wanted = oracle.simplex(values, floor)
-        what = f"simplex, n={n} columns={columns} floor={floor}"
-        out.add(5, what, n, columns, floor, values, wanted)
+    for project, floor in ((False, 1e-6), (False, 0.25), (True, 1e-6), (True, 0.0), (True, 0.25)):
+        wanted = oracle.simplex(values, floor, project)
+        what = f"simplex, n={n} columns={columns} project={project} floor={floor}"
+        out.add(5, what, n, columns, int(project), floor, values, wanted)
+
+
+def add_sweep(out: Writer, rng: np.random.Generator, q: int, columns: int, scales: int) -> None:
+    """Classes, then values; of four queries one has few neighbours, one none."""
+    n, k = 30, 9
+    residuals = rng.uniform(-1, 1, (n, columns)).astype(np.float32)
+    distances, positions = np.sort(rng.random((q, k)), axis=1), rng.integers(0, n, (q, k))
+    distances[1::4, 3:], positions[1::4, 3:] = np.inf, -1
+    distances[2::4], positions[2::4] = np.inf, -1
+    base = oracle.softmax(rng.standard_normal((q, columns))) if q else np.zeros((0, columns))
+    sigmas = np.append(rng.uniform(0.05, 2, scales - 1), np.inf)
+    maps = np.array([0, 1, 1, 0]), np.array([1e-6, 1e-6, 0.0, 0.02])
+    settings = [np.array([1, 2, 9]), sigmas, np.array([1.0, -2.0, 50.0])]
+    bounds, nothing = np.array([0, 0, q // 3, q]), np.zeros(0)
+    given = [residuals, distances, positions, base]
+    what = f"q={q} columns={columns} scales={scales}"
+    labels, values = rng.integers(0, columns, q), rng.standard_normal((q, columns))
+    out.add(
+        12, f"sweep of classes, {what}", q, k, n, columns, *given, labels, nothing,
+        *settings, *maps, bounds, 7,
+    )  # fmt: skip
+    out.add(
+        12, f"sweep of values, {what}", q, k, n, columns, *given, nothing, values,
+        *settings, maps[0][:1], maps[1][:1], bounds, 0,
+    )  # fmt: skip
 
 
 Store = tuple[str, list[object], Callable[[slice], list[object]], Array]
@@ -438,9 +481,10 @@ def add_numbers(out: Writer, rng: np.random.Generator) -> None:
 
 
 def numbers(out: Writer) -> None:
-    """exp, softmax, residuals, simplex, weights, aggregates, logits and narrow numbers."""
+    """Everything but searches."""
     rng = np.random.default_rng(4)
     add_exp(out, rng)
+    add_log(out, rng)
     add_numbers(out, rng)
     for columns in COLUMNS:
         add_softmax(out, rng, 6, columns)
@@ -457,6 +501,10 @@ def numbers(out: Writer) -> None:
         for columns in (1, 2, 3, 4, 5, 16, 17):
             add_logits(out, rng, n, columns, int(rng.choice(DEPTHS)))
     add_logits(out, rng, 130, 7, 5000)  # several panels
+    for number, columns in enumerate(COLUMNS):
+        add_sweep(out, rng, 19, columns, 1 + number % 9)
+    for q in (0, 1, 2, 60):
+        add_sweep(out, rng, q, 10, 5)
 
 
 def main() -> None:

@@ -38,6 +38,10 @@ LN2_HI = float.fromhex("0x1.62e42fee00000p-1")
 LN2_LO = float.fromhex("0x1.a39ef35793c76p-33")
 SHIFT = float.fromhex("0x1.8p52")
 
+# Constants of `clog`; those of ln 2 are shared.
+SQRT_HALF = math.sqrt(0.5)  # no float64 lies between it and the true root
+SMALLEST_NORMAL = 2.0**-1022
+
 
 # ---- Stored values ------------------------------------------------------------------------
 
@@ -228,6 +232,24 @@ def _power_of_two(n: Float64) -> Float64:
     return power
 
 
+# ---- log ----------------------------------------------------------------------------------
+
+
+def clog(x: npt.ArrayLike) -> Float64:
+    """Elementwise logarithm of finite ``x >= 2^-1022``. Contract: "log"."""
+    m, exponent = np.frexp(np.asarray(x, dtype=np.float64))  # m in [1/2, 1)
+    small = m < SQRT_HALF
+    m = np.where(small, m + m, m)
+    e = (exponent - small).astype(np.float64)
+    f = (m - 1.0) / (m + 1.0)
+    s = f * f
+    q = np.full_like(f, 2.0 / 21)
+    for j in range(9, 0, -1):
+        q = q * s + 2.0 / (2 * j + 1)
+    result: Float64 = e * LN2_HI + ((f + f) + ((f * s) * q + e * LN2_LO))
+    return result
+
+
 # ---- Softmax, residuals -------------------------------------------------------------------
 
 
@@ -405,11 +427,100 @@ def correct(base: npt.ArrayLike, correction: npt.ArrayLike, strength: float = 1.
     return corrected
 
 
-def simplex(corrected: npt.ArrayLike, floor: float = 1e-6) -> Float64:
-    """Rows mapped to the simplex. Contract: "Weights, correction", last paragraph."""
-    v = np.maximum(np.asarray(corrected, dtype=np.float64), floor)
-    probabilities: Float64 = v / csum(v)[..., None]
+# ---- Probabilities ------------------------------------------------------------------------
+
+
+def simplex(corrected: npt.ArrayLike, floor: float = 1e-6, project: bool = False) -> Float64:
+    """Rows mapped to the simplex by ``clip``, or ``project``. Contract: "Probabilities"."""
+    v = np.asarray(corrected, dtype=np.float64)
+    f, a = floor, np.zeros((v.shape[0], 1))
+    if project:
+        C = v.shape[1]
+        f = min(f, 1.0 / (2 * C))
+        a = tau(v, 1.0 - C * f)[:, None] - f
+    moved = v - a
+    u = np.where(moved > f, moved, f)
+    probabilities: Float64 = u / csum(u)[..., None]
     return probabilities
+
+
+def tau(v: Float64, M: float) -> Float64:
+    """Where the ``max(v_c - tau, 0)`` of every row sum to ``M``. Contract: "Probabilities"."""
+    found, n = np.full(v.shape[0], -np.inf), np.full(v.shape[0], np.inf)
+    while True:
+        S = v > found[:, None]
+        count = np.count_nonzero(S, axis=1)
+        goes_on = (count > 0) & (count < n)  # once it is false it stays so: nothing changes
+        if not np.any(goes_on):
+            return found
+        n = np.where(goes_on, count, n)
+        found = np.where(goes_on, (csum(np.where(S, v, 0.0)) - M) / np.maximum(count, 1), found)
+
+
+# ---- Sweep --------------------------------------------------------------------------------
+
+
+def sweep(
+    distances: npt.ArrayLike,
+    positions: npt.ArrayLike,
+    residuals: npt.ArrayLike,
+    base: npt.ArrayLike,
+    targets: npt.ArrayLike,
+    ks: Sequence[int],
+    sigmas: Sequence[float],
+    strengths: Sequence[float],
+    maps: Sequence[tuple[bool, float]] = ((False, 1e-6),),
+    bins: int = 0,
+) -> Float64:
+    """Scores of every query, (q, ks, sigmas, strengths, maps, width), from the definitions.
+
+    Classes (q,) are scored under ``maps``, (project, floor) each, by ``class_scores``; values
+    (q, C), which no map changes, by ``value_scores``. Contract: "Sweep", but not divided last.
+    """
+    distance, position, target = map(np.asarray, (distances, positions, targets))
+    scores = []
+    for k in ks:
+        for sigma in sigmas:
+            moved_by = correction(distance[:, :k], position[:, :k], residuals, sigma)
+            for strength in strengths:
+                corrected = correct(base, moved_by, strength)
+                for project, floor in maps:
+                    if target.dtype.kind == "f":
+                        scores.append(value_scores(corrected, target))
+                    else:
+                        p = simplex(corrected, floor, project)
+                        scores.append(class_scores(p, target, bins))
+    settings = (len(ks), len(sigmas), len(strengths), len(maps))
+    width = scores[0].shape[1]
+    return np.stack(scores, axis=1).reshape(len(target), *settings, width)
+
+
+def class_scores(p: Float64, labels: Array, bins: int = 0) -> Float64:
+    """Of every row the log-loss, whether it is correct, the Brier score; then for each bin of the
+    confidence whether the row is in it, and if so its confidence and whether it is correct.
+    """
+    row = np.arange(len(p))
+    chance = p[row, labels]
+    possible = chance >= SMALLEST_NORMAL
+    top = np.argmax(p, axis=1)  # the first largest
+    wrong = p - _onehot(labels, p.shape[1])
+    scores = np.zeros((len(p), 3 + 3 * bins))
+    scores[:, 0] = np.where(possible, -clog(np.where(possible, chance, 1.0)), np.inf)
+    scores[:, 1] = top == labels
+    scores[:, 2] = csum(wrong * wrong)
+    if bins:
+        confidence = p[row, top]
+        first = 3 + 3 * np.minimum((confidence * bins).astype(np.int64), bins - 1)
+        scores[row, first] = 1.0
+        scores[row, first + 1] = confidence
+        scores[row, first + 2] = scores[:, 1]
+    return scores
+
+
+def value_scores(corrected: Float64, values: Array) -> Float64:
+    """Of every row the squared and the absolute errors, summed over the columns."""
+    error = corrected - values
+    return np.stack([csum(error * error), csum(np.abs(error))], axis=1)
 
 
 # ---- sigma="auto" -------------------------------------------------------------------------

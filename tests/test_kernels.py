@@ -1,4 +1,4 @@
-"""exp, softmax, residuals, weights and weighted sums: the oracle's bits on every ISA."""
+"""exp, log, softmax, residuals, simplex, weights, weighted sums: the oracle's bits on every ISA."""
 
 from __future__ import annotations
 
@@ -64,6 +64,29 @@ def test_exp_does_not_depend_on_where_a_value_stands(isa):
             assert same_bits(_core.exp(x[start:stop].copy(), isa), whole[start:stop])
 
 
+# ---- log -----------------------------------------------------------------------------------
+
+
+def test_log_has_the_bits_of_the_oracle(isa):
+    rng = np.random.default_rng(0)
+    powers = 2.0 ** np.arange(-1022.0, 1024)
+    borders = np.sqrt(0.5) * powers[1:]  # where the exponent changes
+    edges = np.concatenate([powers, borders, [np.finfo(np.float64).max]])
+    neighbours = np.concatenate([np.nextafter(edges[1:-1], 0), np.nextafter(edges[:-1], np.inf)])
+    around = [1 - 2.0**-53 * np.arange(100), 1 + 2.0**-52 * np.arange(100)]
+    x = [np.exp(rng.uniform(-708, 709, 3000)), rng.uniform(0.4, 2.1, 3000)]
+    x = np.concatenate([edges, neighbours, *around, *x])
+    assert same_bits(_core.log(x, isa), oracle.clog(x))
+
+
+def test_log_does_not_depend_on_where_a_value_stands(isa):
+    x = np.exp(np.random.default_rng(1).uniform(-700, 700, 41))
+    whole = oracle.clog(x)
+    for start in range(9):
+        for stop in range(start, len(x) + 1):
+            assert same_bits(_core.log(x[start:stop].copy(), isa), whole[start:stop])
+
+
 # ---- Softmax, residuals, simplex -------------------------------------------------------------
 
 
@@ -106,12 +129,26 @@ def test_softmax_of_extreme_logits(isa, temperature):
 @pytest.mark.parametrize("n", [0, 1, 11, 83])
 def test_simplex(isa, columns, n):
     values = np.random.default_rng(columns).standard_normal((n, columns))
-    for threads in (1, 2, 7):
-        for floor in (1e-6, 0.5):
+    for project, floor in ((False, 1e-6), (False, 0.5), (True, 1e-6), (True, 0.0), (True, 0.5)):
+        wanted = oracle.simplex(values, floor, project)
+        assert np.allclose(wanted.sum(axis=1), 1, atol=1e-12)
+        for threads in (1, 2, 7):
             got = values.copy()
-            _core.simplex(got, floor, threads, isa)
-            assert same_bits(got, oracle.simplex(values, floor))
-            assert np.allclose(got.sum(axis=1), 1, atol=1e-12)
+            _core.simplex(got, floor, threads, isa, project)
+            assert same_bits(got, wanted)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 7, 8, 9, 17, 100])
+@pytest.mark.parametrize("project", [False, True])
+def test_simplex_of_ties_zeros_and_large_values(isa, columns, project):
+    rng = np.random.default_rng(columns)
+    values = rng.integers(-2, 3, (40, columns)) * 10.0 ** rng.integers(-9, 10, (40, 1))
+    values[:4] = np.array([0.0, -0.0, 1.0, -1.0])[:, None]
+    values[4:8, 0] = -0.0, 1e-320, 1 - 2.0**-53, 1.0
+    for floor in (0.25, 1e-6, 1e-320):
+        got = values.copy()
+        _core.simplex(got, floor, 2, isa, project)
+        assert same_bits(got, oracle.simplex(values, floor, project))
 
 
 def test_a_row_longer_than_a_task(isa):
@@ -127,8 +164,10 @@ def test_a_row_longer_than_a_task(isa):
     )
     wanted = oracle.correct(base, oracle.correction(distances, positions, residuals, 0.5), 0.25)
     assert same_bits(got, wanted)
-    _core.simplex(got, 1e-6, 2, isa)
-    assert same_bits(got, oracle.simplex(wanted))
+    for project in (False, True):
+        mapped = got.copy()
+        _core.simplex(mapped, 1e-6, 2, isa, project)
+        assert same_bits(mapped, oracle.simplex(wanted, 1e-6, project))
 
 
 # ---- Weights and weighted sums -----------------------------------------------------------------
@@ -252,6 +291,17 @@ def test_flushing_to_zero_does_not_reach_weights_and_sums(isa, flushing):
     _core.simplex(got[3], 1e-320, 2, isa)
     for mine, wanted in zip(got, (weights, correction, corrected, simplex), strict=True):
         assert same_bits(mine, wanted)
+
+
+def test_flushing_to_zero_does_not_reach_a_projection(isa, flushing):
+    _core.set_flush_to_zero(False)
+    values = np.array([[1, 3e-310, 1e-310, 5e-324], [-1, 1, 0, -1e-310]])
+    wanted = oracle.simplex(values, 0.0, project=True)
+    assert ((wanted > 0) & (wanted < np.finfo(np.float64).tiny)).any()
+    _core.set_flush_to_zero(True)
+    got = values.copy()
+    _core.simplex(got, 0.0, 2, isa, True)
+    assert same_bits(got, wanted)
 
 
 # ---- Inspection ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The oracle against exact arithmetic: rationals rounded at every step, and mpmath for exp."""
+"""The oracle against exact arithmetic: rationals rounded at every step; mpmath for exp and log."""
 
 from __future__ import annotations
 
@@ -500,6 +500,78 @@ def test_cexp_does_not_depend_on_where_in_an_array_a_value_stands() -> None:
     same_bits(oracle.cexp(x[::3]), whole[::3])
 
 
+# ---- log ----------------------------------------------------------------------------------
+
+
+def exact_clog(x: float) -> float:
+    """The contract's steps, written apart from the oracle."""
+    m, e = math.frexp(x)
+    if Fraction(m) ** 2 < Fraction(1, 2):
+        m, e = 2 * m, e - 1
+    f = div(sub(m, 1.0), add(m, 1.0))
+    s = mul(f, f)
+    q = float(Fraction(2, 21))
+    for j in range(9, 0, -1):
+        q = add(mul(q, s), float(Fraction(2, 2 * j + 1)))
+    high, low = float.fromhex("0x1.62e42fee00000p-1"), float.fromhex("0x1.a39ef35793c76p-33")
+    return add(mul(e, high), add(add(f, f), add(mul(mul(f, s), q), mul(e, low))))
+
+
+def log_ulp_error(x: float, actual: float) -> float:
+    """|actual - log(x)| in units of the spacing of float64 at log(x), for x other than 1."""
+    with mpmath.workprec(160):
+        true = mpmath.log(mpmath.mpf(x))
+        spacing = mpmath.ldexp(1, mpmath.frexp(true)[1] - 53)
+        return float(abs(mpmath.mpf(actual) - true) / spacing)
+
+
+def test_clog_is_within_3_ulp() -> None:
+    rng = np.random.default_rng(0)
+    near = np.exp2(rng.uniform(-52, -1, 6_000))  # distances from 1
+    steps = np.arange(1.0, 2_001) * 2.0**-53
+    powers = 2.0 ** np.arange(-1022.0, 1024)
+    borders = oracle.SQRT_HALF * powers[1:]
+    x = np.concatenate(
+        [
+            np.exp(rng.uniform(-708, 709, 8_000)),
+            rng.uniform(0.5, 1.5, 12_000),  # where it is worst
+            np.exp(rng.uniform(-14, 0, 4_000)),  # probabilities above the floor
+            *(1 - near, 1 + near, 1 - steps, 1 + 2 * steps),
+            *(powers, np.nextafter(powers[1:], 0), np.nextafter(powers, np.inf)),
+            *(borders, np.nextafter(borders, 0), np.nextafter(borders, np.inf)),
+        ]
+    )
+    pairs = zip(x.tolist(), oracle.clog(x).tolist(), strict=True)
+    errors = [log_ulp_error(*pair) for pair in pairs if pair[0] != 1.0]
+    assert max(errors) <= 3.0
+    assert max(errors) <= 2.0  # what is found; a larger error means changed arithmetic
+
+
+def test_clog_edges() -> None:
+    same_bits(oracle.clog(1.0), np.float64(0.0))
+    largest, smallest = float(np.finfo(np.float64).max), oracle.SMALLEST_NORMAL
+    edges = [smallest, np.nextafter(smallest, 1), 2.0**1023, largest, 1 - 2.0**-53, 1 + 2.0**-52]
+    for edge in map(float, edges):
+        assert log_ulp_error(edge, float(oracle.clog(edge))) <= 1.0
+    # What the others are scaled by: no float64 lies between it and the root.
+    below = float(np.nextafter(oracle.SQRT_HALF, 0))
+    assert Fraction(below) ** 2 < Fraction(1, 2) < Fraction(oracle.SQRT_HALF) ** 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(min_value=2.0**-1022, allow_infinity=False) | st.floats(0.4, 2.1))
+def test_clog_is_the_contract_step_by_step(x: float) -> None:
+    # Equality, not bits: rationals have no -0.0.
+    assert float(oracle.clog(x)) == exact_clog(x)
+
+
+def test_clog_does_not_depend_on_where_in_an_array_a_value_stands() -> None:
+    x = np.exp(np.random.default_rng(0).uniform(-700, 700, 101))
+    whole = oracle.clog(x)
+    same_bits(np.array([oracle.clog(one) for one in x]), whole)
+    same_bits(oracle.clog(x[::3]), whole[::3])
+
+
 # ---- Softmax, residuals -------------------------------------------------------------------
 
 
@@ -847,18 +919,175 @@ def test_correct_multiplies_then_adds() -> None:
     same_bits(oracle.correct([[b]], [[c]], strength), expected)
 
 
+# ---- Probabilities ------------------------------------------------------------------------
+
+some_corrected = st.lists(
+    st.floats(-2, 2)
+    | st.integers(-1, 2).map(float)  # ties
+    | st.floats(-1e-6, 1e-6)
+    | st.floats(-1e9, 1e9),
+    min_size=1,
+    max_size=20,
+)
+some_floors = st.sampled_from([0.0, 1e-6, 0.01, 0.3, 1.0])
+
+
+def exact_tau(v: list[float], mass: float) -> float:
+    tau, n = -math.inf, len(v) + 1
+    while 0 < sum(value > tau for value in v) < n:
+        n = sum(value > tau for value in v)
+        total = exact_csum([value if value > tau else 0.0 for value in v])
+        tau = div(sub(total, mass), n)
+    return tau
+
+
 @few
-@given(st.lists(st.floats(-2, 2), min_size=1, max_size=20))
-def test_simplex_is_the_contract_step_by_step(corrected: list[float]) -> None:
-    v = [max(value, 1e-6) for value in corrected]
-    expected = np.array([[div(value, exact_csum(v)) for value in v]])
-    same_bits(oracle.simplex([corrected]), expected)
+@given(some_corrected, some_floors, st.booleans())
+def test_simplex_is_the_contract_step_by_step(v: list[float], floor: float, project: bool) -> None:
+    f, a = floor, 0.0
+    if project:
+        f = min(floor, div(1.0, 2 * len(v)))
+        a = sub(exact_tau(v, sub(1.0, mul(len(v), f))), f)
+    elif floor == 0.0:
+        v[0] = max(v[0], 1e-3)  # something must be left
+    u = [max(sub(value, a), f) for value in v]
+    expected = np.array([[div(value, exact_csum(u)) for value in u]])
+    same_bits(oracle.simplex([v], floor, project), expected)
     assert abs(exact_sum(expected[0].tolist()) - 1) <= (len(v) + 8) * UNIT
-    assert expected.min() > 0
+    assert expected.min() > 0 or floor == 0
 
 
 def test_simplex_floor() -> None:
     same_bits(oracle.simplex([[-1.0, 1.0]], floor=1.0), np.array([[0.5, 0.5]]))
+    same_bits(oracle.simplex([[-1.0, 3.0]], floor=1.0), np.array([[0.25, 0.75]]))
+    same_bits(oracle.simplex([[-1.0, 1.0]], 1.0, project=True), np.array([[0.25, 0.75]]))
+    same_bits(oracle.simplex([[-1.0, 1.0]], 0.125, project=True), np.array([[0.125, 0.875]]))
+    same_bits(oracle.simplex([[-0.0, 1.0]], 0.0), np.array([[0.0, 1.0]]))
+    same_bits(oracle.simplex([[-0.0, 1.0]], 0.0, project=True), np.array([[0.0, 1.0]]))
+
+
+def nearest_point(v: list[float], f: float) -> list[Fraction]:
+    """The projection, by sorting: tau is that of the most columns that all lie above theirs."""
+    mass = 1 - len(v) * Fraction(f)
+    total, tau = Fraction(0), Fraction(0)
+    for n, value in enumerate(sorted(map(Fraction, v), reverse=True), 1):
+        total += value
+        if value > (total - mass) / n:
+            tau = (total - mass) / n
+    return [max(Fraction(value) - tau, Fraction(0)) + Fraction(f) for value in v]
+
+
+@few
+@given(some_corrected, some_floors)
+def test_the_exact_projection_is_the_nearest_point(v: list[float], floor: float) -> None:
+    """A point p of a convex set is the nearest to v if (v - p)(x - p) <= 0 for all its corners x:
+    here the floor everywhere, but for what is left of 1 in one column."""
+    f = min(floor, 1 / (2 * len(v)))
+    p = nearest_point(v, f)
+    assert sum(p) == 1
+    assert min(p) >= Fraction(f)
+    away = [Fraction(value) - p_c for value, p_c in zip(v, p, strict=True)]
+    at_the_floor = sum(a * (Fraction(f) - p_c) for a, p_c in zip(away, p, strict=True))
+    for a in away:
+        assert at_the_floor + a * (1 - len(v) * Fraction(f)) <= 0
+
+
+def projection_error(v: list[float]) -> Fraction:
+    """How far a projected probability may be from the exact one.
+
+    n * tau is a csum and M, rounded at most ceil(C / 8) + 7 times. sum max(v_c - tau, 0) falls by 1
+    or more for every 1 that tau grows: no error of tau exceeds that of n * tau, doubled for
+    columns that rounding puts on the wrong side of it. Then tau - f and v - a, and their sum T,
+    which is 1 but for all that.
+    """
+    C, eighth = len(v), math.ceil(len(v) / 8)
+    size = exact_sum([abs(value) for value in v]) + 1
+    of_u = size * UNIT * (2 * (eighth + 7) + 6)
+    of_T = C * of_u + (eighth + 3) * UNIT
+    assert of_T < Fraction(1, 2)
+    return 2 * (of_u + of_T) + 3 * UNIT
+
+
+@settings(max_examples=200, deadline=None)
+@given(some_corrected, some_floors)
+def test_project_is_the_nearest_point_but_for_roundings(v: list[float], floor: float) -> None:
+    p = oracle.simplex([v], floor, project=True)[0].tolist()
+    exact = nearest_point(v, min(floor, 1 / (2 * len(v))))
+    error = projection_error(v)
+    assert all(abs(Fraction(a) - b) <= error for a, b in zip(p, exact, strict=True))
+    # The order stays, and what is equal; what is on the simplex stays where it is.
+    for a, p_a in zip(v, p, strict=True):
+        for b, p_b in zip(v, p, strict=True):
+            assert p_a <= p_b if a < b else p_a == p_b or a > b
+    again = oracle.simplex([p], floor, project=True)[0].tolist()
+    error += projection_error(p)
+    assert all(abs(Fraction(a) - Fraction(b)) <= error for a, b in zip(p, again, strict=True))
+
+
+@pytest.mark.parametrize("floor", [0.0, 1e-6, 0.3])
+def test_project_of_one_and_of_equal_columns(floor: float) -> None:
+    for value in (-3.0, 0.0, 1.0, 1e9):
+        same_bits(oracle.simplex([[value]], floor, project=True), np.array([[1.0]]))
+        for C in (2, 3, 7, 8, 9, 100):
+            p = oracle.simplex([[value] * C], floor, project=True)
+            assert len(set(p[0].tolist())) == 1
+            # A sum of C equal numbers is rounded ceil(C / 8) + 2 times, the quotient once.
+            assert abs(Fraction(p[0, 0]) * C - 1) <= (math.ceil(C / 8) + 4) * UNIT
+    assert oracle.simplex(np.empty((0, 3)), floor, project=True).shape == (0, 3)
+
+
+# ---- Sweep --------------------------------------------------------------------------------
+
+
+def test_sweep_is_the_definitions_of_every_query_and_setting() -> None:
+    rng = np.random.default_rng(5)
+    q, C, bins = 7, 4, 3
+    r = rng.standard_normal((9, C)).astype(np.float32)
+    D, at = np.sort(rng.random((q, 5)), axis=1), rng.integers(0, 9, (q, 5))
+    D[1, 2:], at[1, 2:] = np.inf, -1
+    D[2], at[2] = np.inf, -1
+    b, y = oracle.softmax(rng.standard_normal((q, C))), rng.integers(0, C, q)
+    b[3] = 0.25  # all equal: the first counts
+    at[3] = -1
+    ks, sigmas, strengths = (1, 3, 5), (0.4, math.inf), (1.0, -0.7)
+    maps = ((False, 1e-6), (True, 1e-6), (True, 0.0))
+    scores = oracle.sweep(D, at, r, b, y, ks, sigmas, strengths, maps, bins)
+    assert scores.shape == (q, 3, 2, 2, 3, 3 + 3 * bins)
+    for i, h, s, t, m in np.ndindex(scores.shape[:-1]):
+        w = oracle.correction(D[i : i + 1, : ks[h]], at[i : i + 1, : ks[h]], r, sigmas[s])
+        project, floor = maps[m]
+        p = oracle.simplex(oracle.correct(b[i : i + 1], w, strengths[t]), floor, project)
+        row, label = p[0].tolist(), int(y[i])
+        expected = [math.inf if row[label] == 0 else -float(oracle.clog(row[label]))]
+        correct = float(row.index(max(row)) == label)
+        squares = [mul(d, d) for d in (sub(x, float(c == label)) for c, x in enumerate(row))]
+        expected += [correct, exact_csum(squares)]
+        for number in range(bins):
+            top = Fraction(max(row)) * bins
+            inside = number <= top < number + 1 or number == bins - 1 <= top
+            expected += [1.0, max(row), correct] if inside else [0.0, 0.0, 0.0]
+        assert scores[i, h, s, t, m].tolist() == expected
+
+
+def test_sweep_by_hand() -> None:
+    where = [[0.0, 0.0], [math.inf] * 2], [[0, 1], [-1, -1]]
+    r, b = np.array([[0.5, -0.5], [0.0, 0.0]], np.float32), [[0.25, 0.75], [0.5, 0.5]]
+    scores = oracle.sweep(*where, r, b, [0, 1], [1, 2], [math.inf], [1.0], [(False, 1e-6)], 2)
+    log2, log3 = float(oracle.clog(2.0)), -float(oracle.clog(0.75))
+    assert scores[:, 0, 0, 0, 0].tolist() == [
+        [log3, 1.0, 0.125, 0.0, 0.0, 0.0, 1.0, 0.75, 1.0],
+        [log2, 0.0, 0.5, 0.0, 0.0, 0.0, 1.0, 0.5, 0.0],
+    ]
+    assert scores[:, 1, 0, 0, 0, :3].tolist() == [[log2, 1.0, 0.5], [log2, 0.0, 0.5]]
+
+    y = np.array([[1.0, 0.0], [0.0, 2.0]])
+    scores = oracle.sweep(*where, r, b, y, [1, 2], [math.inf], [1.0, -2.0])
+    assert scores.shape == (2, 2, 1, 2, 1, 2)
+    assert scores[0, :, 0, :, 0].tolist() == [
+        [[0.125, 0.5], [6.125, 3.5]],  # 0.75 0.25, and -0.75 1.75
+        [[0.5, 1.0], [3.125, 2.5]],  # 0.5 0.5, and -0.25 1.25
+    ]
+    assert scores[1].reshape(4, 2).tolist() == [[2.5, 2.0]] * 4
 
 
 # ---- sigma="auto" -------------------------------------------------------------------------

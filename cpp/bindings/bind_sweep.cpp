@@ -19,9 +19,14 @@ void simplex_python(Array<double>& values, double floor, std::size_t threads,
 void check_targets(SweepRequest& request, const py::array& targets) {
   if (py::isinstance<Array<std::int64_t>>(targets)) {
     require(targets.ndim() == 1 && extent(targets, 0) == request.q, "labels must be (q,)");
+    require(request.score != SweepScore::squared_error &&
+                request.score != SweepScore::absolute_error && request.bins > 0,
+            "labels are scored by log_loss, accuracy, brier or calibration");
     request.labels = static_cast<const std::int64_t*>(targets.data());
     return;
   }
+  require(request.score == SweepScore::squared_error || request.score == SweepScore::absolute_error,
+          "values are scored by squared_error or absolute_error");
   require(py::isinstance<Array<double>>(targets) && targets.ndim() == 2 &&
               extent(targets, 0) == request.q && extent(targets, 1) == request.columns,
           "targets must be int64 (q,) or float64 (q, C)");
@@ -52,8 +57,9 @@ Array<double> sweep_python(const Array<float>& residuals, const Array<double>& d
                            const py::array& targets, std::vector<std::size_t> bounds,
                            std::vector<std::size_t> ks, std::vector<double> sigmas,
                            std::vector<double> strengths,
-                           const std::vector<std::pair<bool, double>>& maps, std::size_t bins,
-                           std::size_t threads, const std::string& isa) {
+                           const std::vector<std::pair<bool, double>>& maps,
+                           const std::string& score, std::size_t bins, std::size_t threads,
+                           const std::string& isa) {
   require(residuals.ndim() == 2, "residuals must be (n, C)");
   require(
       distances.ndim() == 2 && positions.ndim() == 2 && shape_of(distances) == shape_of(positions),
@@ -69,13 +75,19 @@ Array<double> sweep_python(const Array<float>& residuals, const Array<double>& d
   require(base.ndim() == 2 && extent(base, 0) == request.q && extent(base, 1) == request.columns,
           "base must be (q, C)");
   request.base = base.data();
+  request.score = choice<SweepScore>(score, {{"log_loss", SweepScore::log_loss},
+                                             {"accuracy", SweepScore::accuracy},
+                                             {"brier", SweepScore::brier},
+                                             {"calibration", SweepScore::calibration},
+                                             {"squared_error", SweepScore::squared_error},
+                                             {"absolute_error", SweepScore::absolute_error}});
+  request.bins = bins;
   check_targets(request, targets);
   request.bounds = std::move(bounds);
   request.ks = std::move(ks);
   request.sigmas = std::move(sigmas);
   request.strengths = std::move(strengths);
   for (const auto& [project, floor] : maps) request.maps.push_back({project, floor});
-  request.bins = bins;
   request.threads = thread_count(threads);
   check_numbers(request);
   const KernelTable& kernels = select_kernels(isa);
@@ -97,7 +109,8 @@ void register_sweep(py::module_& module) {
   module.def("sweep", &sweep_python, py::arg("residuals").noconvert(),
              py::arg("distances").noconvert(), py::arg("positions").noconvert(),
              py::arg("base").noconvert(), py::arg("targets").noconvert(), "bounds"_a, "ks"_a,
-             "sigmas"_a, "strengths"_a, "maps"_a, "bins"_a = 0, "threads"_a = 0, "isa"_a = "",
+             "sigmas"_a, "strengths"_a, "maps"_a, "score"_a, "bins"_a = 15, "threads"_a = 0,
+             "isa"_a = "",
              "Sums of scores (folds, ks, sigmas, strengths, maps, width) over the queries.");
 }
 

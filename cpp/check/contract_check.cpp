@@ -21,6 +21,7 @@
 #include "../core/residual_store.h"
 #include "../core/search.h"
 #include "../core/simplex.h"
+#include "../core/sweep.h"
 
 namespace resmem {
 namespace {
@@ -294,11 +295,19 @@ void check_search(Context& context, Reader& reader) {
   }
 }
 
-void check_exp(Context& context, Reader& reader) {
+void check_function(Context& context, Reader& reader, void (*function)(double*, std::size_t)) {
   const Doubles x = reader.array<double>(), wanted = reader.array<double>(x.size());
   Doubles out = x;
-  context.kernels.exp(out.data(), out.size());
-  context.count(context.same(out, wanted, "exp"));
+  function(out.data(), out.size());
+  context.count(context.same(out, wanted, "output"));
+}
+
+void check_exp(Context& context, Reader& reader) {
+  check_function(context, reader, context.kernels.exp);
+}
+
+void check_log(Context& context, Reader& reader) {
+  check_function(context, reader, context.kernels.log);
 }
 
 void check_softmax(Context& context, Reader& reader) {
@@ -422,12 +431,13 @@ void check_numbers(Context& context, Reader& reader) {
 
 void check_simplex(Context& context, Reader& reader) {
   const std::size_t n = reader.size(), columns = reader.size();
+  const bool project = reader.size() != 0;
   const auto floor = reader.value<double>();
   const Doubles values = reader.array<double>(times(n, columns));
   const Doubles wanted = reader.array<double>(values.size());
   check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
     out = values;
-    simplex_rows({false, floor}, out.data(), n, columns, context.kernels, threads, stop);
+    simplex_rows({project, floor}, out.data(), n, columns, context.kernels, threads, stop);
   });
 }
 
@@ -542,13 +552,87 @@ void check_aggregate(Context& context, Reader& reader) {
   });
 }
 
+// Owns what a SweepRequest points to.
+struct SweepCase {
+  explicit SweepCase(Reader& reader) {
+    request.q = reader.size();
+    request.k = reader.size();
+    request.rows = reader.size();
+    request.columns = reader.size();
+    residuals = reader.array<float>(times(request.rows, request.columns));
+    distances = reader.array<double>(times(request.q, request.k));
+    positions = reader.array<std::int64_t>(distances.size());
+    base = reader.array<double>(times(request.q, request.columns));
+    labels = reader.array<std::int64_t>();
+    values = reader.array<double>();
+    request.residuals = residuals.data();
+    request.distances = distances.data();
+    request.positions = positions.data();
+    request.base = base.data();
+    if (labels.empty())
+      request.values = values.data();
+    else
+      request.labels = labels.data();
+    read_settings(reader);
+    check_indices();
+  }
+
+  void read_settings(Reader& reader) {
+    for (const std::int64_t k : reader.array<std::int64_t>())
+      request.ks.push_back(static_cast<std::size_t>(k));
+    request.sigmas = reader.array<double>();
+    request.strengths = reader.array<double>();
+    const Integers project = reader.array<std::int64_t>();
+    const Doubles floors = reader.array<double>(project.size());
+    for (std::size_t i = 0; i < floors.size(); ++i)
+      request.maps.push_back({project[i] != 0, floors[i]});
+    for (const std::int64_t bound : reader.array<std::int64_t>())
+      request.bounds.push_back(static_cast<std::size_t>(bound));
+    request.bins = reader.size();
+  }
+  void check_indices() const {
+    const auto ascend = [](const std::vector<std::size_t>& numbers, std::size_t last) {
+      return !numbers.empty() && std::is_sorted(numbers.begin(), numbers.end()) &&
+             numbers.back() <= last;
+    };
+    require(ascend(request.ks, request.k), "the ks do not ascend");
+    require(ascend(request.bounds, request.q), "the bounds do not ascend");
+    require(request.columns > 0 && !request.maps.empty(), "there is no column or map");
+    for (const std::int64_t position : positions)
+      require(position < static_cast<std::int64_t>(request.rows), "a position is beyond the rows");
+    for (const std::int64_t label : labels)
+      require(static_cast<std::uint64_t>(label) < request.columns, "a label is no class");
+    require(labels.empty() ? values.size() == base.size() : labels.size() == request.q,
+            "the targets have another shape");
+  }
+
+  SweepRequest request;
+  Floats residuals;
+  Doubles distances, base, values;
+  Integers positions, labels;
+};
+
+// The page leaves the order of these sums open, but not their bits: what the scalar table makes of
+// them on one thread is wanted of every other.
+void check_sweep(Context& context, Reader& reader) {
+  const SweepCase given(reader);
+  SweepRequest request = given.request;
+  Doubles wanted(request.folds() * request.settings() * request.width());
+  Interrupt never;
+  sweep(request, scalar_kernels(), wanted.data(), never);
+  check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
+    request.threads = threads;
+    sweep(request, context.kernels, out.data(), stop);
+  });
+}
+
 void check_table(Context& context, const std::vector<char>& file) {
   using Check = void (*)(Context&, Reader&);
   static constexpr Check checks[] = {check_search,  check_exp,     check_softmax,   check_residuals,
                                      check_simplex, check_weights, check_aggregate, check_sparse,
-                                     check_logits,  check_numbers};
+                                     check_logits,  check_numbers, check_log,       check_sweep};
   Reader reader(file);
-  for (const char c : std::string("RESMEM02")) require(reader.value<char>() == c, "no such kind");
+  for (const char c : std::string("RESMEM03")) require(reader.value<char>() == c, "no such kind");
   const std::size_t records = reader.size();
   for (context.number = 0; context.number < records; ++context.number) {
     const std::size_t kind = reader.size();

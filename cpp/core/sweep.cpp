@@ -11,8 +11,9 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kSmallest = std::numeric_limits<double>::min();  // what a logarithm is taken of
 constexpr std::size_t kPartBytes = std::size_t{32} << 20;         // sums of all parts
 constexpr std::size_t kMostParts = 16;                            // of a fold
+constexpr std::size_t kRowsAtOnce = 16;                           // summed between two polls
 
-// Scores one sum after the other: `add` is told them in the order of the settings.
+// Scores one sum after the other, in the order of the settings.
 class ClassScores {
  public:
   ClassScores(const SweepRequest& request, const KernelTable& kernels)
@@ -22,6 +23,8 @@ class ClassScores {
         base_(ld_, -kInfinity),
         moved_(ld_, -kInfinity),
         zeros_(ld_, 0.0),
+        factors_(request.strengths.size()),
+        totals_(request.strengths.size()),
         chance_(request.settings()),
         loss_(request.settings()) {
     for (const SimplexMap& map : request.maps) maps_.push_back(map.fitted(request.columns));
@@ -38,21 +41,40 @@ class ClassScores {
 
   // The sum, unnormalised, of one k and sigma, whose factor is 1 / W.
   void add(const double* sums, double factor, double* out) {
-    for (const double strength : request_.strengths)
-      for (const SimplexMap& map : maps_) score(map, sums, strength * factor, out);
+    const std::size_t strengths = factors_.size(), maps = maps_.size();
+    for (std::size_t t = 0; t < strengths; ++t) factors_[t] = request_.strengths[t] * factor;
+    for (std::size_t m = 0; m < maps; ++m) {
+      if (request_.score == SweepScore::log_loss && !maps_[m].project)
+        add_chances(maps_[m], sums, done_ + m);
+      else
+        for (std::size_t t = 0; t < strengths; ++t)
+          score(maps_[m], sums, factors_[t], done_ + t * maps + m, out);
+    }
+    done_ += strengths * maps;
   }
 
   void end(double* out) {
-    std::copy(chance_.begin(), chance_.end(), loss_.begin());
-    for (double& each : loss_) each = each < kSmallest ? 1 : each;
-    kernels_.log(loss_.data(), loss_.size());
-    const std::size_t width = request_.width();
+    if (request_.score != SweepScore::log_loss) return;
     for (std::size_t i = 0; i < loss_.size(); ++i)
-      out[i * width] += chance_[i] < kSmallest ? kInfinity : -loss_[i];
+      loss_[i] = chance_[i] < kSmallest ? 1 : chance_[i];
+    kernels_.log(loss_.data(), loss_.size());
+    for (std::size_t i = 0; i < loss_.size(); ++i)
+      out[i] += chance_[i] < kSmallest ? kInfinity : -loss_[i];
   }
 
  private:
-  void score(const SimplexMap& map, const double* sums, double factor, double* out) {
+  // The label's probabilities at all strengths, from setting `at` on.
+  void add_chances(const SimplexMap& map, const double* sums, std::size_t at) {
+    kernels_.clipped_totals(base_.data(), sums, factors_.data(), factors_.size(), map.floor, ld_,
+                            totals_.data());
+    for (std::size_t t = 0; t < factors_.size(); ++t) {
+      const double label = std::max(at_label_ + factors_[t] * sums[label_], map.floor);
+      chance_[at + t * maps_.size()] = label / ((totals_[t] - floors() * map.floor) + label);
+    }
+  }
+
+  void score(const SimplexMap& map, const double* sums, double factor, std::size_t at,
+             double* out) {
     double label = at_label_ + factor * sums[label_];
     ClippedSums others;
     if (map.project) {
@@ -62,20 +84,26 @@ class ClassScores {
     } else {
       others = kernels_.clipped_sums(base_.data(), sums, factor, map.floor, ld_);
     }
-    label = label > map.floor ? label : map.floor;
-    // The label's place among the others and what pads the row are at the floor.
-    const auto floors = static_cast<double>(ld_ - request_.columns + 1);
-    const double total = (others.total - floors * map.floor) + label;
-    const double squares = others.squares - floors * (map.floor * map.floor);
-    const double chance = label / total, wrong = 1 - chance;
-    const bool correct = label > others.largest ||
-                         (label == others.largest && first_of_equal(map, sums, factor, label));
-    double* stats = out + done_ * request_.width();
-    chance_[done_++] = chance;
-    stats[1] += correct ? 1 : 0;
-    stats[2] += squares / (total * total) + wrong * wrong;
-    if (request_.bins > 0) confide(std::max(label, others.largest) / total, correct, stats + 3);
+    label = std::max(label, map.floor);
+    const double total = (others.total - floors() * map.floor) + label;
+    const double chance = label / total;
+    if (request_.score == SweepScore::log_loss) {
+      chance_[at] = chance;
+    } else if (request_.score == SweepScore::brier) {
+      const double squares = others.squares - floors() * (map.floor * map.floor);
+      out[at] += squares / (total * total) + (1 - chance) * (1 - chance);
+    } else {
+      const bool correct = label > others.largest ||
+                           (label == others.largest && first_of_equal(map, sums, factor, label));
+      if (request_.score == SweepScore::accuracy)
+        out[at] += correct ? 1 : 0;
+      else
+        confide(std::max(label, others.largest) / total, correct, out + at * request_.width());
+    }
   }
+
+  // Places of a row at the floor: the label's, among the others, and what pads the row.
+  double floors() const { return static_cast<double>(ld_ - request_.columns + 1); }
 
   // Writes the outputs but the label's, less the shift that is returned.
   double move(const SimplexMap& map, const double* sums, double factor, double label) {
@@ -111,14 +139,16 @@ class ClassScores {
   std::size_t ld_;  // columns, padded with -inf
   std::vector<SimplexMap> maps_;
   std::vector<double> base_, moved_, zeros_, padded_;
-  std::vector<double> chance_, loss_;  // the label's probability in every setting
+  std::vector<double> factors_, totals_;  // of every strength
+  std::vector<double> chance_, loss_;     // the label's probability in every setting
   std::size_t label_ = 0, done_ = 0;
   double at_label_ = 0;
 };
 
 class ValueScores {
  public:
-  ValueScores(const SweepRequest& request, const KernelTable&) : request_(request) {}
+  ValueScores(const SweepRequest& request, const KernelTable&)
+      : request_(request), squared_(request.score == SweepScore::squared_error) {}
 
   void begin(std::size_t query) {
     base_ = request_.base + query * request_.columns;
@@ -128,15 +158,12 @@ class ValueScores {
 
   void add(const double* sums, double factor, double* out) {
     for (const double strength : request_.strengths) {
-      double squares = 0, sizes = 0;
+      double sum = 0;
       for (std::size_t c = 0; c < request_.columns; ++c) {
         const double error = (base_[c] + (strength * factor) * sums[c]) - value_[c];
-        squares += error * error;
-        sizes += std::fabs(error);
+        sum += squared_ ? error * error : std::fabs(error);
       }
-      double* stats = out + 2 * done_++;
-      stats[0] += squares;
-      stats[1] += sizes;
+      out[done_++] += sum;
     }
   }
 
@@ -144,6 +171,7 @@ class ValueScores {
 
  private:
   const SweepRequest& request_;
+  bool squared_;
   const double *base_ = nullptr, *value_ = nullptr;
   std::size_t done_ = 0;
 };
@@ -162,21 +190,24 @@ class PartSweep {
         sums_(ld_ * request.sigmas.size()),
         totals_(request.sigmas.size()) {}
 
-  void query(std::size_t q, double* out) {
+  // Polls between sums and scores: with many columns one query takes long.
+  void query(std::size_t q, double* out, Interrupt& interrupt, bool calling) {
     const std::size_t scales = request_.sigmas.size(), count = gather(q);
     std::fill(sums_.begin(), sums_.end(), 0.0);
     std::fill(totals_.begin(), totals_.end(), 0.0);
     scores_.begin(q);
     std::size_t done = 0;
     for (const std::size_t k : request_.ks) {
-      const std::size_t last = std::min(k, count);
-      const double* weights = weights_.data() + done * scales;
-      kernels_.weighted_sums(
-          {sums_.data(), ld_, rows_.data() + done, weights, scales, last - done, request_.columns});
-      for (; done < last; ++done)
-        for (std::size_t s = 0; s < scales; ++s) totals_[s] += weights_[done * scales + s];
-      for (std::size_t s = 0; s < scales; ++s)
-        scores_.add(sums_.data() + s * ld_, count > 0 ? 1 / totals_[s] : 0, out);
+      for (const std::size_t last = std::min(k, count); done < last;) {
+        interrupt.poll(calling);
+        const std::size_t rows = std::min(last - done, kRowsAtOnce);
+        take(done, rows);
+        done += rows;
+      }
+      for (std::size_t s = 0; s < scales; ++s) {
+        interrupt.poll(calling);
+        scores_.add(sums_.data() + s * ld_, done > 0 ? 1 / totals_[s] : 0, out);
+      }
     }
     scores_.end(out);
   }
@@ -197,6 +228,16 @@ class PartSweep {
     kernels_.exp(weights_.data(), count * scales);
     if (q + 1 < request_.q) fetch(positions + request_.k);
     return count;
+  }
+
+  // Adds `rows` neighbours, from `first` on, to the sums and the sums of weights.
+  void take(std::size_t first, std::size_t rows) {
+    const std::size_t scales = request_.sigmas.size();
+    const double* weights = weights_.data() + first * scales;
+    kernels_.weighted_sums(
+        {sums_.data(), ld_, rows_.data() + first, weights, scales, rows, request_.columns});
+    for (std::size_t j = 0; j < rows; ++j)
+      for (std::size_t s = 0; s < scales; ++s) totals_[s] += weights[j * scales + s];
   }
 
   // Asks for the rows of the next query: they lie at random places.
@@ -222,6 +263,7 @@ template <class Scores>
 void sweep_parts(const SweepRequest& request, const KernelTable& kernels, double* out,
                  Interrupt& interrupt) {
   const std::size_t folds = request.folds(), size = request.settings() * request.width();
+  if (folds == 0) return;
   const std::size_t parts = std::clamp<std::size_t>(kPartBytes / (8 * size * folds), 1, kMostParts);
   std::vector<double> sums(folds * parts * size);
   parallel_for(folds * parts, request.threads, interrupt, [&](std::size_t task, bool calling) {
@@ -229,10 +271,8 @@ void sweep_parts(const SweepRequest& request, const KernelTable& kernels, double
     const std::size_t start = request.bounds[fold], n = request.bounds[fold + 1] - start;
     if (n * part / parts == n * (part + 1) / parts) return;
     PartSweep<Scores> sweep(request, kernels);
-    for (std::size_t q = n * part / parts; q < n * (part + 1) / parts; ++q) {
-      interrupt.poll(calling);
-      sweep.query(start + q, sums.data() + task * size);
-    }
+    for (std::size_t q = n * part / parts; q < n * (part + 1) / parts; ++q)
+      sweep.query(start + q, sums.data() + task * size, interrupt, calling);
   });
   std::fill_n(out, folds * size, 0.0);
   for (std::size_t task = 0; task < folds * parts; ++task) {

@@ -15,6 +15,12 @@
 
 namespace resmem {
 
+// What is summed over queries, one number per setting: of classes the log-loss, 1 where the label
+// is the first largest, the Brier score; of values the squared and the absolute errors of all
+// columns. Calibration: of every bin of the largest probability its queries, those, and the correct
+// ones.
+enum class SweepScore { log_loss, accuracy, brier, calibration, squared_error, absolute_error };
+
 struct SweepRequest {
   const float* residuals = nullptr;  // (rows, columns), at one temperature
   std::size_t rows = 0, columns = 0;
@@ -29,16 +35,16 @@ struct SweepRequest {
   std::vector<double> sigmas, strengths;
   std::vector<SimplexMap> maps;     // one, unused, for regression
   std::vector<std::size_t> bounds;  // queries bounds[f] .. bounds[f + 1] are fold f
-  std::size_t bins = 0;             // of the calibration; 0: it is not asked for
+  SweepScore score = SweepScore::log_loss;
+  std::size_t bins = 15;  // of the calibration
   std::size_t threads = 1;
 
   std::size_t folds() const { return bounds.size() - 1; }
   std::size_t settings() const {
     return ks.size() * sigmas.size() * strengths.size() * maps.size();
   }
-  // Numbers per setting. Classification: log-loss, correct ones, Brier score; then of every bin
-  // rows, confidence, correct ones. Regression: squared errors, absolute errors.
-  std::size_t width() const { return labels == nullptr ? 2 : 3 + 3 * bins; }
+  // Numbers per setting.
+  std::size_t width() const { return score == SweepScore::calibration ? 3 * bins : 1; }
 };
 
 // out (folds, ks, sigmas, strengths, maps, width): sums over the queries of each fold.

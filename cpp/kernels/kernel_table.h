@@ -142,6 +142,9 @@ struct KernelTable {
   // n is a multiple of kPartials.
   ClippedSums (*clipped_sums)(const double* base, const double* sums, double factor, double floor,
                               std::size_t n);
+  // out[f]: the total of clipped_sums for factors[f], f < count.
+  void (*clipped_totals)(const double* base, const double* sums, const double* factors,
+                         std::size_t count, double floor, std::size_t n, double* out);
   // The shift of a projection of x, padded with -inf to a multiple n of kPartials, onto `mass`.
   double (*projection_shift)(const double* x, std::size_t n, double mass);
   void (*head_logits)(const HeadArgs& args);

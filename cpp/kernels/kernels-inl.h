@@ -540,6 +540,39 @@ ClippedSums clipped_sums(const double* base, const double* sums, double factor, 
   return {combine(total), combine(squares), largest_of(largest)};
 }
 
+// kFactors factors at a time: each sum waits for its last addition, and there are only
+// kPartialVectors of a factor.
+template <int kFactors>
+RESMEM_INLINE void totals_tile(const double* base, const double* sums, const double* factors,
+                               double floor, std::size_t n, double* out) {
+  const F64 least = F64::set1(floor);
+  F64 scale[kFactors], total[kFactors][kPartialVectors];
+  unroll<kFactors>([&](auto f) RESMEM_LAMBDA {
+    scale[f.value] = F64::set1(factors[f.value]);
+    unroll<kPartialVectors>([&](auto v)
+                                RESMEM_LAMBDA { total[f.value][v.value] = F64::set1(0.0); });
+  });
+  for (std::size_t i = 0; i < n; i += kPartials)
+    unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
+      const F64 b = F64::load(base + i + v.value * F64::kLanes);
+      const F64 s = F64::load(sums + i + v.value * F64::kLanes);
+      unroll<kFactors>([&](auto f) RESMEM_LAMBDA {
+        F64& sum = total[f.value][v.value];
+        sum = add(sum, max(add(b, mul(scale[f.value], s)), least));
+      });
+    });
+  for (int f = 0; f < kFactors; ++f) out[f] = combine(total[f]);
+}
+
+void clipped_totals(const double* base, const double* sums, const double* factors,
+                    std::size_t count, double floor, std::size_t n, double* out) {
+  constexpr int kFactors = kPartialVectors < 4 ? 3 : 1;
+  std::size_t f = 0;
+  for (; f + kFactors <= count; f += kFactors)
+    totals_tile<kFactors>(base, sums, factors + f, floor, n, out + f);
+  for (; f < count; ++f) totals_tile<1>(base, sums, factors + f, floor, n, out + f);
+}
+
 double projection_shift(const double* x, std::size_t n, double mass) {
   double shift = -__builtin_inf(), before = __builtin_inf();
   while (true) {
@@ -695,6 +728,7 @@ constexpr KernelTable make_table(const char* name, bool emulated) {
           weighted_sum,
           weighted_sums,
           clipped_sums,
+          clipped_totals,
           projection_shift,
           head_logits,
           widen_float16,

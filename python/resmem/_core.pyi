@@ -80,7 +80,8 @@ def sweep(
     sigmas: Sequence[float],
     strengths: Sequence[float],
     maps: Sequence[tuple[bool, float]],
-    bins: int = 0,
+    score: str,
+    bins: int = 15,
     threads: int = 0,
     isa: str = "",
 ) -> _F64: ...

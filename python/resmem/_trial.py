@@ -25,8 +25,16 @@ from resmem._stores import Head, Sparse, widen_keys
 
 _SWEPT_BYTES = 48 << 20  # of residuals and outputs in hand
 
-# Scores that `sweep` makes of sums.
-SWEPT = frozenset(("log_loss", "accuracy", "brier", "calibration_error", "rmse", "mae", "r2"))
+# Scores that are made of sums over rows, and what the core calls these.
+SWEPT = {
+    "log_loss": "log_loss",
+    "accuracy": "accuracy",
+    "brier": "brier",
+    "calibration_error": "calibration",
+    "rmse": "squared_error",
+    "mae": "absolute_error",
+    "r2": "squared_error",
+}
 
 # What is predicted from: the memory, the neighbours' targets, or the mean residual of the memory's
 # rows instead of those of neighbours, which is what a memory gives that knows nothing of places.
@@ -185,14 +193,12 @@ class Trial:
         count = int(self.folds.max()) + 1
         bounds = np.searchsorted(self.folds[part.rows], np.arange(count + 1)).tolist()
         targets = self.source.targets[part.rows]
-        bins = BINS if score.name == "calibration_error" else 0
+        scored = SWEPT[score.name], BINS, self.threads
         on = [x for x in grid.strengths if x != 0]
-        swept = _core.sweep(
-            *near, targets, bounds, grid.ks, grid.sigmas, on, maps, bins, self.threads
-        )
+        swept = _core.sweep(*near, targets, bounds, grid.ks, grid.sigmas, on, maps, *scored)
         if 0 not in grid.strengths:
             return swept
-        off = _core.sweep(*near, targets, bounds, (1,), (1.0,), (0.0,), maps, bins, self.threads)
+        off = _core.sweep(*near, targets, bounds, (1,), (1.0,), (0.0,), maps, *scored)
         off = np.broadcast_to(off, (*swept.shape[:3], 1, *swept.shape[4:]))  # whatever k and sigma
         at = grid.strengths.index(0)
         return np.concatenate([swept[:, :, :, :at], off, swept[:, :, :, at:]], axis=3)
@@ -324,16 +330,15 @@ def _numbered(found: I64, total: int) -> tuple[I64, I64]:
     return there, np.where(found >= 0, near, -1)
 
 
-def scores_of(score: Score, sums: Any, targets: Array) -> F64:
+def scores_of(score: Score, sums: F64, targets: Array) -> F64:
     """The score (..) of sums (.., width) over rows that have these targets."""
-    n = targets.size  # rows, or values
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if score.name == "calibration_error":
-            confidence, correct = sums[..., 4::3], sums[..., 5::3]
-            return np.asarray(np.abs(confidence - correct).sum(axis=-1) / n)
-        if score.name == "r2":
-            total = np.square(targets - targets.mean(axis=0)).sum()
-            return np.asarray(1 - sums[..., 0] / total)
-        column = {"log_loss": 0, "accuracy": 1, "brier": 2, "rmse": 0, "mae": 1}[score.name]
-        mean = np.asarray(sums[..., column] / n)
-        return np.sqrt(mean) if score.name == "rmse" else mean
+    if score.name == "calibration_error":  # of every bin: rows, confidence, correct ones
+        gaps = np.abs(sums[..., 1::3] - sums[..., 2::3])
+        return np.asarray(gaps.sum(axis=-1) / targets.size)
+    total = sums[..., 0]
+    if score.name == "r2":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = np.square(targets - targets.mean(axis=0)).sum()
+            return np.asarray(1 - total / spread)
+    mean = np.asarray(total / targets.size)
+    return np.sqrt(mean) if score.name == "rmse" else mean
