@@ -657,7 +657,7 @@ class Memory(State):
         else:
             saved = _persist.load(path, verify, progress)
         given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
-        given["probability_map"] = saved.settings.get("probability_map", "clip")  # new in 0.2
+        given["probability_map"] = saved.settings.get("probability_map", "clip")  # older files
         if given["sigma"] == "inf":
             given["sigma"] = math.inf
         flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
