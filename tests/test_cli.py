@@ -16,6 +16,7 @@ import sys
 import termios
 import time
 import tracemalloc
+import warnings
 import zipfile
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -31,6 +32,7 @@ import resmem
 from resmem import _estimate
 from resmem.__main__ import main
 from resmem._cli import inputs, progress, queries
+from resmem._cli import judged as judge
 from resmem._estimate import in_bytes
 from resmem._formats import members
 
@@ -725,6 +727,277 @@ def test_version_says_what_show_versions_does(cli, capsys):
     assert len(facts) == len(wanted.splitlines())
 
 
+# ---- Judgement -------------------------------------------------------------------------------
+
+JUDGED = {**QUERY, "targets": RNG.integers(0, C, Q)}
+EVALUATE = "evaluate m.resmem --embeddings judged.npz --outputs judged.npz --targets judged.npz"
+TUNE = EVALUATE.replace("evaluate", "tune") + " --k 2,5 --sigma 0.5,inf"
+REPORT = EVALUATE.replace("evaluate", "report") + " -o r.html"
+ALSO_TUNE = " --tune-embeddings train.npz --tune-outputs train.npz --tune-targets train.npz"
+
+
+@pytest.fixture
+def judged(fitted, unpictured):
+    """The same, with a file of rows whose targets are known."""
+    np.savez("judged.npz", **JUDGED)
+    return fitted
+
+
+@pytest.fixture
+def unpictured(monkeypatch):
+    """Reports have no figures, which take long."""
+    monkeypatch.setattr("resmem._report.figures.available", lambda: False)
+
+
+def rows_of(name="judged.npz"):
+    arrays = np.load(name)
+    return [arrays[part] for part in ROWS]
+
+
+def test_evaluate_gives_what_the_memory_gives(judged):
+    wanted = memory().evaluate(*rows_of())
+    assert judged(EVALUATE) == (0, f"{wanted}\n", "")
+    facts = json.loads(judged(f"{EVALUATE} --json").out)
+    assert facts == {"file": "m.resmem", "evaluation": wanted.to_dict()}
+    assert judged(f"{EVALUATE} --quiet") == (0, "", "")
+
+
+def test_evaluate_leaves_rows_out(judged):
+    wanted = memory().evaluate(*rows_of(), exclude_ids=JUDGED["exclude_ids"])
+    got = judged(f"{EVALUATE} --exclude-ids judged.npz --threads 1 --json").out
+    assert json.loads(got)["evaluation"] == wanted.to_dict()
+
+
+def settings_of(path="m.resmem"):
+    saved = resmem.Memory.load(path)
+    return {name: getattr(saved, name) for name in judge.TRIED}
+
+
+def test_tune_changes_nothing_unless_asked_to(judged):
+    before = Path("m.resmem").read_bytes()
+    done = judged(TUNE)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith("Tuned by log_loss (smaller is better) on 23 rows, 5 folds")
+    assert done.out.endswith("nothing is changed without --apply\n")
+    facts = json.loads(judged(f"{TUNE} --json").out)
+    assert not facts["applied"]
+    assert set(facts["tuning"]["table"]["k"]) == {2, 5}
+    assert Path("m.resmem").read_bytes() == before
+
+
+@pytest.mark.parametrize("keys", ["", "--preprocess unit", "--key-dtype float16"])
+def test_tune_saves_what_was_chosen_when_asked_to(cli, keys):
+    angles = RNG.uniform(0, 6.28, 300)
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    far = np.exp(RNG.normal(size=(300, 1))) if "unit" in keys else 1  # the direction alone counts
+    np.savez(
+        "train.npz",
+        embeddings=far * points,
+        outputs=np.zeros((300, 4)),
+        targets=(angles // 1.571).astype(int),
+        exclude_ids=np.arange(300),
+    )
+    assert cli(f"{FIT} --quiet").status == 0
+    line = TUNE.replace("judged.npz", "train.npz") + " --exclude-ids train.npz --apply " + keys
+    facts = json.loads(cli(f"{line} --json").out)
+    assert facts["applied"]
+    assert facts["tuning"]["useful"]
+    assert settings_of() == facts["tuning"]["best"]
+    assert settings_of()["preprocess"] == ("unit" if "unit" in keys else "none")
+    appended = settings_of()["preprocess"] == "none" and settings_of()["key_dtype"] == "float32"
+    assert resmem.Memory.load("m.resmem").info()["generation"] == (2 if appended else 1)
+    done = cli(line)
+    assert done.err == ""
+    assert "\nnote: " in done.out  # and not in a warning too
+    assert done.out.splitlines()[-1].startswith("m.resmem: set to k=")
+    assert cli("verify m.resmem").status == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "values"),
+    [
+        ("--k 3,7", "k", {3, 7}),
+        ("-k 3", "k", {3}),
+        ("--sigma 0.5,inf", "sigma", {0.5, "inf"}),
+        ("--temperature 0.5,3", "temperature", {0.5, 3}),
+        ("--strength 0.25", "strength", {0, 0.25, 1}),
+        ("--probability-map project,clip:0.01", "probability_map", {"project", "clip:0.01"}),
+        ("--preprocess unit,pca:2", "preprocess", {"none", "unit", "pca:2"}),
+        ("--key-dtype float16", "key_dtype", {"float32", "float16"}),
+    ],
+)
+def test_tune_tries_what_it_is_told_to(judged, options, name, values):
+    facts = json.loads(judged(f"{TUNE} {options} --json").out)
+    assert set(facts["tuning"]["table"][name]) == values
+
+
+def test_tune_is_judged_as_it_is_told_to(judged):
+    options = "--score accuracy --folds 3 --rule one_se --confidence 0.8 --seed 4"
+    facts = json.loads(judged(f"{TUNE} {options} --exclude-ids judged.npz --json").out)["tuning"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = memory().tune(
+            *rows_of(), k=[2, 5], sigma=[0.5, np.inf], score="accuracy", folds=3, rule="one_se",
+            confidence=0.8, seed=4, exclude_ids=JUDGED["exclude_ids"], apply=False,
+        ).to_dict()  # fmt: skip
+    del facts["seconds"], wanted["seconds"]
+    assert facts == wanted
+
+
+def test_tune_on_the_rows_of_the_memory_itself(judged):
+    facts = json.loads(judged("tune m.resmem --loo --k 2 --sigma 1 --json").out)["tuning"]
+    assert facts["rows"] == N
+
+
+def test_report_says_in_a_file_what_evaluate_finds(judged):
+    before = Path("m.resmem").read_bytes()
+    done = judged(REPORT)
+    assert (done.status, done.err) == (0, "")
+    page = Path("r.html").read_text()
+    evaluation = memory().evaluate(*rows_of())
+    assert "<h1>Residual memory m.resmem</h1>" in page
+    assert done.out.startswith("r.html: ")
+    assert f"{evaluation.methods[-1].corrected:,} predictions were corrected" in page
+    assert "Who corrected what?" in page
+    assert "What was chosen?" not in page
+    assert "Figures need matplotlib" in page
+    assert Path("m.resmem").read_bytes() == before
+
+
+def test_report_has_figures_where_they_can_be_drawn(fitted):
+    pytest.importorskip("matplotlib")
+    np.savez("judged.npz", **JUDGED)
+    assert fitted(f"{REPORT} --quiet") == (0, "", "")
+    assert Path("r.html").read_text().count("<svg ") == 3
+
+
+def test_report_explains_the_classes_between_which_the_memory_decided(judged):
+    judged(REPORT)
+    page = Path("r.html").read_text()
+    evaluation = memory().evaluate(*rows_of())
+    row = evaluation.examples["corrected"][0]
+    one = slice(row, row + 1)
+    before = JUDGED["outputs"][row].argmax()
+    after = memory().predict(JUDGED["embeddings"][one], JUDGED["outputs"][one])[0]
+    pattern = rf"Row {row}, <span class=.gain.>corrected: class {before} \d+% → class {after} \d"
+    assert before != after == JUDGED["targets"][row]
+    assert re.search(pattern, page)
+
+
+def test_report_tunes_in_memory_alone(judged):
+    before = Path("m.resmem").read_bytes()
+    facts = json.loads(judged(f"{REPORT}{ALSO_TUNE} --exclude-ids judged.npz --json").out)
+    assert facts["bytes"] == os.path.getsize("r.html")
+    assert facts["tuning"]["rows"] == N
+    strength = facts["evaluation"]["settings"]["strength"]
+    assert strength == facts["tuning"]["best"]["strength"]
+    assert facts["evaluation"]["settings"]["knn_k"] == facts["tuning"]["knn"]["k"]
+    assert "What was chosen?" in Path("r.html").read_text()
+    assert Path("m.resmem").read_bytes() == before
+
+
+def test_report_has_the_words_it_is_given(judged):
+    Path("names.txt").write_text("cat\ndog & <co>\nox\n")
+    line = f"{REPORT} --title <Pets> --date 2026-02-03 --class-names names.txt --quiet"
+    assert judged(line) == (0, "", "")
+    page = Path("r.html").read_text()
+    for words in ("<h1>&lt;Pets&gt;</h1>", "2026-02-03", "dog &amp; &lt;co&gt;"):
+        assert words in page
+
+
+@pytest.mark.usefixtures("unpictured")
+@pytest.mark.parametrize("columns", [slice(1), slice(0, 1), slice(None)])
+def test_judgement_of_values(cli, columns):
+    flat = columns.stop == 1 and columns.start is None
+    outputs, values = (a[:, 0] if flat else a[:, columns] for a in (TRAIN["outputs"], truth(TRAIN)))
+    np.savez("train.npz", embeddings=TRAIN["embeddings"], outputs=outputs, targets=values)
+    assert cli(f"{FIT} --task regression --k 5 --quiet").status == 0
+    for line in (EVALUATE, TUNE, REPORT):
+        done = cli(line.replace("judged.npz", "train.npz"))
+        assert (done.status, done.err) == (0, "")
+    assert "rmse" in cli(EVALUATE.replace("judged.npz", "train.npz")).out
+    assert "Who corrected what?" in Path("r.html").read_text()
+
+
+def truth(rows):
+    """Values to be predicted, near the outputs."""
+    return rows["outputs"] + np.sin(rows["embeddings"][:, :1])
+
+
+@pytest.mark.usefixtures("unpictured")
+def test_judgement_of_a_head_needs_no_outputs(cli):
+    np.save("weight.npy", RNG.standard_normal((C, D)).astype(np.float32))
+    line = "fit m.resmem --embeddings train.npz --targets train.npz --store head"
+    assert cli(f"{line} --head-weight weight.npy --k 5 --quiet").status == 0
+    for line in (EVALUATE, TUNE, REPORT):
+        line = line.replace("judged.npz", "train.npz").replace(" --outputs train.npz", "")
+        done = cli(line)
+        assert (done.status, done.err) == (0, "")
+    assert "Who corrected what?" in Path("r.html").read_text()
+
+
+def test_bfloat16_rows_are_judged(judged):
+    parts = {"outputs": JUDGED["outputs"], "targets": JUDGED["targets"]}
+    bits = (JUDGED["embeddings"].view(np.uint32) >> 16).astype(np.uint16)
+    safetensors(Path("h.safetensors"), {"embeddings": bits, **parts})
+    assert judged(REPORT.replace("judged.npz", "h.safetensors")).status == 0
+    assert "Who corrected what?" in Path("r.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (EVALUATE + " --targets judged.npz:embeddings", "targets must have shape (n,)"),
+        (EVALUATE + " --targets train.npz", "targets must have one row per row of embeddings"),
+        (EVALUATE.replace("--outputs judged.npz", ""), "outputs"),
+        (TUNE.replace("--targets judged.npz", ""), "--targets is missing"),
+        (TUNE.replace("--embeddings judged.npz", ""), "--embeddings is missing"),
+        (TUNE + " --loo", "--loo tries the rows of the memory itself: leave out --embeddings"),
+        ("tune m.resmem --loo --exclude-ids judged.npz", "leave out --exclude-ids"),
+        (TUNE + " --k 0", "k must be at least 1, got 0"),
+        (TUNE + " --score f1", "score must be one of"),
+        (TUNE + " --folds 1", "folds"),
+        (TUNE + " --rule worst", "rule"),
+        (TUNE.replace("m.resmem", "e.npz") + " --apply", "'e.npz' is an export; only .resmem"),
+        (REPORT.replace("r.html", "r.txt"), "the report must be a .html file, got 'r.txt'"),
+        (REPORT.replace("r.html", "gone/r.html"), "there is no folder 'gone'"),
+        (REPORT + " --tune-embeddings train.npz", "--tune-targets is missing"),
+        (REPORT + " --tune-outputs train.npz", "--tune-embeddings is missing"),
+        (REPORT + " --class-names gone.txt", "No such file or directory: 'gone.txt'"),
+        (REPORT + " --class-names two.txt", "'two.txt' must have 3 lines, got 2"),
+        (REPORT + " --class-names judged.npz", "'judged.npz' must be UTF-8 text"),
+    ],
+)
+def test_errors_of_judgement_are_one_line_and_leave_everything(judged, line, message):
+    judged("export m.resmem e.npz")
+    Path("two.txt").write_text("a\nb\n")
+    before = Path("m.resmem").read_bytes()
+    done = judged(line, "--quiet")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("resmem: error: ")
+    assert done.err.count("\n") == 1
+    assert message in done.err
+    assert Path("m.resmem").read_bytes() == before
+    assert litter() == ["e.npz", "judged.npz", "two.txt"]
+
+
+@pytest.mark.parametrize("line", [TUNE + " --k 1,x", TUNE + " --sigma wide", REPORT[:-10]])
+def test_what_is_no_list_has_status_2(judged, capsys, line):
+    with pytest.raises(SystemExit, match="2"):
+        judged(line)
+    assert "usage: resmem" in capsys.readouterr().err
+
+
+def test_tuning_moves_a_bar(judged, monkeypatch):
+    steps = []
+    monkeypatch.setattr(
+        "resmem._cli.commands.bar",
+        lambda label, *_: nullcontext(steps.append if label == "tune" else id),
+    )
+    assert judged(TUNE).status == 0
+    assert sum(steps) > Q
+
+
 # ---- Errors ----------------------------------------------------------------------------------
 
 
@@ -834,7 +1107,10 @@ def test_every_error_is_one_line_and_status_2(fitted, line, message):
 
 def test_every_command_helps(cli, capsys):
     commands = re.findall(r"^    (\w+) ", cli("").out, re.MULTILINE)
-    assert {"fit", "add", "predict", "info", "verify", "export", "version", "demo"} == set(commands)
+    assert set(commands) == {
+        "fit", "add", "predict", "evaluate", "tune", "report", "info", "verify", "export",
+        "version", "demo",
+    }  # fmt: skip
     for command in commands:
         with pytest.raises(SystemExit, match="0"):
             cli(f"{command} --help")

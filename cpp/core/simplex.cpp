@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "numbers.h"
 
@@ -11,24 +12,24 @@ SimplexMap SimplexMap::fitted(std::size_t columns) const {
   return project ? SimplexMap{true, std::min(floor, 0.5 / static_cast<double>(columns))} : *this;
 }
 
-double simplex_shift(const SimplexMap& map, const double* values, std::size_t n,
-                     const KernelTable& kernels, std::vector<double>& padded) {
+double simplex_shift(const SimplexMap& map, const double* padded, std::size_t columns,
+                     const KernelTable& kernels) {
   if (!map.project) return 0;
-  padded.assign((n + kPartials - 1) / kPartials * kPartials,
-                -std::numeric_limits<double>::infinity());
-  std::copy_n(values, n, padded.begin());
-  const double mass = 1 - static_cast<double>(n) * map.floor;
-  return kernels.projection_shift(padded.data(), padded.size(), mass) - map.floor;
+  const double mass = 1 - static_cast<double>(columns) * map.floor;
+  const std::size_t n = (columns + kPartials - 1) / kPartials * kPartials;
+  return kernels.projection_shift(padded, n, mass) - map.floor;
 }
 
 void simplex_rows(const SimplexMap& asked, double* values, std::size_t n, std::size_t columns,
                   const KernelTable& kernels, std::size_t threads, Interrupt& interrupt) {
   const SimplexMap map = asked.fitted(columns);
   parallel_for_rows(n, columns, threads, interrupt, [&](std::size_t first, std::size_t last, bool) {
-    std::vector<double> padded;
+    std::vector<double> padded((columns + kPartials - 1) / kPartials * kPartials,
+                               -std::numeric_limits<double>::infinity());
     for (std::size_t i = first; i < last; ++i) {
       double* row = values + i * columns;
-      const double shift = simplex_shift(map, row, columns, kernels, padded);
+      std::copy_n(row, columns, padded.begin());
+      const double shift = simplex_shift(map, padded.data(), columns, kernels);
       for (std::size_t c = 0; c < columns; ++c) {
         const double value = row[c] - shift;
         row[c] = value > map.floor ? value : map.floor;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <vector>
 
 #include "../kernels/kernel_table.h"
 #include "threads.h"
@@ -18,9 +17,9 @@ struct SimplexMap {
   SimplexMap fitted(std::size_t columns) const;
 };
 
-// The shift of `map`, fitted, for n values; `padded` is scratch.
-double simplex_shift(const SimplexMap& map, const double* values, std::size_t n,
-                     const KernelTable& kernels, std::vector<double>& padded);
+// The shift of `map`, fitted, for `columns` values, padded with -inf to a multiple of kPartials.
+double simplex_shift(const SimplexMap& map, const double* padded, std::size_t columns,
+                     const KernelTable& kernels);
 
 // values (n, columns), in place.
 void simplex_rows(const SimplexMap& map, double* values, std::size_t n, std::size_t columns,

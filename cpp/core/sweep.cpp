@@ -22,7 +22,7 @@ class ClassScores {
         ld_((request.columns + kPartials - 1) / kPartials * kPartials),
         base_(ld_, -kInfinity),
         moved_(ld_, -kInfinity),
-        zeros_(ld_, 0.0),
+        ones_(ld_, 1.0),
         factors_(request.strengths.size()),
         totals_(request.strengths.size()),
         chance_(request.settings()),
@@ -44,11 +44,17 @@ class ClassScores {
     const std::size_t strengths = factors_.size(), maps = maps_.size();
     for (std::size_t t = 0; t < strengths; ++t) factors_[t] = request_.strengths[t] * factor;
     for (std::size_t m = 0; m < maps; ++m) {
-      if (request_.score == SweepScore::log_loss && !maps_[m].project)
-        add_chances(maps_[m], sums, done_ + m);
-      else
+      const SimplexMap& map = maps_[m];
+      if (request_.score == SweepScore::log_loss && !map.project) {  // all strengths together
+        kernels_.clipped_totals(base_.data(), sums, factors_.data(), strengths, map.floor, ld_,
+                                totals_.data());
         for (std::size_t t = 0; t < strengths; ++t)
-          score(maps_[m], sums, factors_[t], done_ + t * maps + m, out);
+          chance_[done_ + t * maps + m] =
+              chance(map, at_label_ + factors_[t] * sums[label_], totals_[t]);
+        continue;
+      }
+      for (std::size_t t = 0; t < strengths; ++t)
+        score(map, sums, factors_[t], done_ + t * maps + m, out);
     }
     done_ += strengths * maps;
   }
@@ -63,67 +69,67 @@ class ClassScores {
   }
 
  private:
-  // The label's probabilities at all strengths, from setting `at` on.
-  void add_chances(const SimplexMap& map, const double* sums, std::size_t at) {
-    kernels_.clipped_totals(base_.data(), sums, factors_.data(), factors_.size(), map.floor, ld_,
-                            totals_.data());
-    for (std::size_t t = 0; t < factors_.size(); ++t) {
-      const double label = std::max(at_label_ + factors_[t] * sums[label_], map.floor);
-      chance_[at + t * maps_.size()] = label / ((totals_[t] - floors() * map.floor) + label);
-    }
+  // Of the label's shifted output and the total of all others, whose row is filled up at the floor:
+  // the label's place there and what pads it.
+  double chance(const SimplexMap& map, double label, double others) const {
+    label = std::max(label, map.floor);
+    return label / total(map, label, others);
   }
+  double total(const SimplexMap& map, double label, double others) const {
+    return (others - floors() * map.floor) + label;
+  }
+  double floors() const { return static_cast<double>(ld_ - request_.columns + 1); }
 
   void score(const SimplexMap& map, const double* sums, double factor, std::size_t at,
              double* out) {
     double label = at_label_ + factor * sums[label_];
-    ClippedSums others;
-    if (map.project) {
+    const double* base = base_.data();
+    if (map.project) {  // the outputs themselves, less a shift
       const double shift = move(map, sums, factor, label);
       label -= shift;
-      others = kernels_.clipped_sums(moved_.data(), zeros_.data(), 0, map.floor, ld_);
-    } else {
-      others = kernels_.clipped_sums(base_.data(), sums, factor, map.floor, ld_);
+      base = moved_.data();
+      sums = ones_.data();
+      factor = -shift;
     }
-    label = std::max(label, map.floor);
-    const double total = (others.total - floors() * map.floor) + label;
-    const double chance = label / total;
     if (request_.score == SweepScore::log_loss) {
-      chance_[at] = chance;
-    } else if (request_.score == SweepScore::brier) {
-      const double squares = others.squares - floors() * (map.floor * map.floor);
-      out[at] += squares / (total * total) + (1 - chance) * (1 - chance);
-    } else {
-      const bool correct = label > others.largest ||
-                           (label == others.largest && first_of_equal(map, sums, factor, label));
-      if (request_.score == SweepScore::accuracy)
-        out[at] += correct ? 1 : 0;
-      else
-        confide(std::max(label, others.largest) / total, correct, out + at * request_.width());
+      double others;
+      kernels_.clipped_totals(base, sums, &factor, 1, map.floor, ld_, &others);
+      chance_[at] = chance(map, label, others);
+      return;
     }
-  }
-
-  // Places of a row at the floor: the label's, among the others, and what pads the row.
-  double floors() const { return static_cast<double>(ld_ - request_.columns + 1); }
-
-  // Writes the outputs but the label's, less the shift that is returned.
-  double move(const SimplexMap& map, const double* sums, double factor, double label) {
-    const std::size_t columns = request_.columns;
-    for (std::size_t c = 0; c < columns; ++c) moved_[c] = base_[c] + factor * sums[c];
-    moved_[label_] = label;
-    const double shift = simplex_shift(map, moved_.data(), columns, kernels_, padded_);
-    for (std::size_t c = 0; c < columns; ++c) moved_[c] -= shift;
-    moved_[label_] = -kInfinity;
-    return shift;
+    const ClippedSums others = kernels_.clipped_sums(base, sums, factor, map.floor, ld_);
+    label = std::max(label, map.floor);
+    const double all = total(map, label, others.total);
+    if (request_.score == SweepScore::brier) {
+      const double wrong = 1 - label / all;
+      const double squares = others.squares - floors() * (map.floor * map.floor);
+      out[at] += squares / (all * all) + wrong * wrong;
+      return;
+    }
+    const bool correct =
+        label > others.largest ||
+        (label == others.largest && first_of_equal(base, sums, factor, map.floor, label));
+    if (request_.score == SweepScore::accuracy)
+      out[at] += correct ? 1 : 0;
+    else
+      confide(std::max(label, others.largest) / all, correct, out + at * request_.width());
   }
 
   // Whether no class before the label's has its value, which is the largest.
-  bool first_of_equal(const SimplexMap& map, const double* sums, double factor,
+  bool first_of_equal(const double* base, const double* sums, double factor, double floor,
                       double label) const {
-    for (std::size_t c = 0; c < label_; ++c) {
-      const double value = map.project ? moved_[c] : base_[c] + factor * sums[c];
-      if (std::max(value, map.floor) == label) return false;
-    }
+    for (std::size_t c = 0; c < label_; ++c)
+      if (std::max(base[c] + factor * sums[c], floor) == label) return false;
     return true;
+  }
+
+  // Writes the outputs but the label's, and returns their shift.
+  double move(const SimplexMap& map, const double* sums, double factor, double label) {
+    for (std::size_t c = 0; c < request_.columns; ++c) moved_[c] = base_[c] + factor * sums[c];
+    moved_[label_] = label;
+    const double shift = simplex_shift(map, moved_.data(), request_.columns, kernels_);
+    moved_[label_] = -kInfinity;
+    return shift;
   }
 
   void confide(double confidence, bool correct, double* stats) const {
@@ -138,7 +144,7 @@ class ClassScores {
   const KernelTable& kernels_;
   std::size_t ld_;  // columns, padded with -inf
   std::vector<SimplexMap> maps_;
-  std::vector<double> base_, moved_, zeros_, padded_;
+  std::vector<double> base_, moved_, ones_;
   std::vector<double> factors_, totals_;  // of every strength
   std::vector<double> chance_, loss_;     // the label's probability in every setting
   std::size_t label_ = 0, done_ = 0;

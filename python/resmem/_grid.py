@@ -20,7 +20,6 @@ KS = (1, 2, 4, 8, 16, 32, 64, 128)
 SIGMAS = (*np.geomspace(0.01, 2, 11).tolist(), math.inf)  # times the median distance of the last k
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
-MAPS = ("clip", "project")
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,7 @@ class Grid:
 def grid(
     spec: Spec,
     rows: int,
+    columns: int,
     temperature_now: float,
     k: Any,
     sigma: Any,
@@ -100,7 +100,7 @@ def grid(
         sigma is None,
         _temperatures(spec, temperature, temperature_now),
         tuple(sorted(strengths | ({0.0, 1.0} if strength is not None else set(STRENGTHS)))),
-        _maps(spec, probability_map),
+        _maps(spec, columns, probability_map),
     )
 
 
@@ -126,12 +126,15 @@ def _temperatures(spec: Spec, asked: Any, now: float) -> tuple[float, ...]:
     return tuple(sorted({positive(v, "temperature") for v in _listed(asked, "temperature")}))
 
 
-def _maps(spec: Spec, asked: Any) -> tuple[SimplexMap, ...]:
+def _maps(spec: Spec, columns: int, asked: Any) -> tuple[SimplexMap, ...]:
     if spec.task != "classification":
         if asked is not None:
             raise ValueError("probability_map is for classification")
         return (map_named("clip"),)
-    named = MAPS if asked is None else _listed(asked, "probability_map")
+    # Floors that are a tenth in all keep single rows from deciding: -log(1e-6) is 14.
+    floor = f"{0.1 / columns:.0e}"
+    usual = ("clip", f"clip:{floor}", f"project:{floor}")
+    named = usual if asked is None else _listed(asked, "probability_map")
     return tuple(dict.fromkeys(map_named(name) for name in named))
 
 

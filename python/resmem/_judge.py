@@ -22,7 +22,7 @@ from resmem._arrays import F64, I64
 from resmem._grid import Settings
 from resmem._metrics import Interval, Score, paired_interval
 from resmem._rows import Array
-from resmem._trial import SWEPT, Kind, Trial, scores_of
+from resmem._trial import Kind, Trial, scores_of
 from resmem._tune_result import TABLE, TuneResult
 
 _GROUPS = 50  # of the jackknife
@@ -94,7 +94,7 @@ class Tuner:
     # ------------------------------------------------------------------ scores of all settings
 
     def _costs(self, trial: Trial, kind: Kind = "memory") -> Costs:
-        if self.score.name in SWEPT:
+        if not self.score.given:
             return self._over_folds(self._of_sums(trial.sweep(self.score, self.step, kind)))
         found = []
         for settings in trial.settings(kind):
@@ -179,7 +179,9 @@ class Judge:
             self._alone.best(),
             self._mean.best(),
         )
-        given = replace(memory.settings[base], temperature=first.plain_temperature)
+        given = replace(
+            memory.settings[base], temperature=first.plain_temperature, probability_map="clip"
+        )
         as_given = first.predictions(given, np.arange(len(tuner.folds)))
         pooled, against = self._pooled(memory, chosen), self._pooled(memory, memory.each(off))
         gain, warmer = self._gain(pooled, against), self._gain(against, as_given)
@@ -187,9 +189,10 @@ class Judge:
         useful = gain.low > 0 and local.low > 0 and self._gain(pooled, as_given).mean > 0
         best = memory.settings[candidate]
         if not useful:
-            cooled = memory.settings[base].temperature if warmer.low > 0 else given.temperature
+            kept = memory.settings[base] if warmer.low > 0 else given
             best = replace(
-                best, strength=0.0, temperature=cooled, preprocess=first.preprocess,
+                best, strength=0.0, temperature=kept.temperature,
+                probability_map=kept.probability_map, preprocess=first.preprocess,
                 key_dtype=first.spec.key_dtype,
             )  # fmt: skip
         return TuneResult(

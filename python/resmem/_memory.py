@@ -424,7 +424,7 @@ class Memory(State):
             What to try. Defaults: ``k`` 1, 2, 4 to 128; ``sigma`` from 0.01 to 2 times the median
             distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 4 and the present
             one; ``strength`` 0 to 1, of which 0 (the base model) and 1 (as published) are always
-            tried; both maps.
+            tried; ``probability_map`` "clip", and both maps with floors of 0.1 / C.
         preprocess, key_dtype : str or list, optional
             Other ways of keeping keys, beside the present one; each takes a search. They need a
             memory with preprocess="none" and key_dtype="float32".

@@ -35,6 +35,7 @@ class Score:
     greater_is_better: bool
     whole: Whole  # of (predictions, targets)
     rows: Rows | None = None  # (n,) values whose mean is the score; None where it is no mean
+    given: bool = False  # a function of the caller's
 
 
 class Interval(NamedTuple):
@@ -77,7 +78,7 @@ def score_named(score: str | Whole, task: str, greater_is_better: bool | None = 
             f"got {greater_is_better!r}"
         )
     name = str(getattr(score, "__name__", type(score).__name__))
-    return Score(name, task, greater_is_better, _checked(score, name))
+    return Score(name, task, greater_is_better, _checked(score, name), given=True)
 
 
 def paired_interval(gains: Any, confidence: float = 0.95) -> Interval:

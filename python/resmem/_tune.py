@@ -16,10 +16,10 @@ from resmem._arrays import F64, I64
 from resmem._correct import Corrector
 from resmem._folds import fold_numbers
 from resmem._judge import Tuner
-from resmem._metrics import score_named
+from resmem._metrics import Score, score_named
 from resmem._rows import Array, Snapshot
 from resmem._stores import Sparse
-from resmem._trial import SWEPT, GivenRows, Kind, OwnRows, Trial
+from resmem._trial import GivenRows, Kind, OwnRows, Trial
 from resmem._tune_result import TuneResult
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def tune(
             if most < 1:
                 raise ValueError(f"tune needs a memory with rows, this one has {most + loo}")
             grid = _grid.grid(
-                corrector.spec, most, corrector.rows.temperature, k, sigma, temperature, strength,
-                probability_map,
+                corrector.spec, most, corrector.rows.columns, corrector.rows.temperature, k, sigma,
+                temperature, strength, probability_map,
             )  # fmt: skip
             some = _sample(corrector.rows, seed)
             source: GivenRows | OwnRows
@@ -74,7 +74,7 @@ def tune(
                     corrector.spec, corrector.rows, source, grid, numbers, some, name, most, workers
                 )
             )
-    with _steps(progress, _work(trials, scored.name)) as step:
+    with _steps(progress, _work(trials, scored)) as step:
         result = Tuner(trials, scored, rule, confidence, seed, step).run()
     notes = (*result.notes, *_too_small(trials[0], result, loo))
     for note in notes:
@@ -146,16 +146,17 @@ def _clearly_smaller(sizes: F64, others: F64, factor: float) -> float | None:
 # ---------------------------------------------------------------------- progress
 
 
-def _work(trials: list[Trial], score: str) -> int:
+def _work(trials: list[Trial], score: Score) -> int:
     """Steps that a run takes: rows searched, and rows at each temperature or setting."""
     per_row = 0
     for trial in trials:
-        times = len(trial.grid.temperatures) if score in SWEPT else math.prod(trial.grid.shape)
+        grid = trial.grid
+        times = math.prod(grid.shape) if score.given else len(grid.temperatures)
         per_row += 1 + times
     kinds: tuple[Kind, ...] = ("mean", "targets")
     for kind in kinds:
         settings = trials[0].settings(kind)
-        per_row += len({s.temperature for s in settings}) if score in SWEPT else len(settings)
+        per_row += len(settings) if score.given else len({s.temperature for s in settings})
     return per_row * len(trials[0].source)
 
 

@@ -49,7 +49,8 @@ class TuneResult:
         without its fold.
     gain, local_gain, temperature_gain : Interval
         Of the candidate over the base at its own temperature; over the mean residual of all rows
-        in the place of the neighbours', which needs no memory; of the base's own temperature.
+        in the place of the neighbours', which needs no memory; of the base with its own
+        temperature and probability map over the base as given.
     useful : bool
         Whether the first two are clear of 0.
     reason : str

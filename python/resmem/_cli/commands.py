@@ -17,9 +17,11 @@ from resmem._estimate import estimate, in_bytes
 from resmem._formats import Rows
 from resmem._ingest import Incoming
 from resmem._persist import EXPORTS
+from resmem._report.words import verdict
 from resmem._state import SETTINGS
 
 from . import inputs, outputs
+from .judged import ROWS, TRIED, Judged, tuned
 from .progress import Step, bar
 from .queries import Queries
 from .report import Told, in_options, say, table, tell
@@ -116,6 +118,70 @@ def predict(options: Namespace) -> Told:
     return Told(facts, f"{options.output}: {options.what} of {len(queries)} queries")
 
 
+def evaluate(options: Namespace) -> Told:
+    """Memory.evaluate."""
+    memory = _load(options)
+    evaluation = Judged(options).evaluate(memory)
+    facts = {"file": options.memory, "evaluation": evaluation.to_dict()}
+    return Told(facts, str(evaluation))
+
+
+def tune(options: Namespace) -> Told:
+    """Memory.tune; what was chosen goes into the file if that is asked for."""
+    if options.apply and _is_export(options.memory):
+        raise ValueError(f"{options.memory!r} is an export; only .resmem files can be applied to")
+    given = [name for name in (*ROWS, "exclude_ids") if getattr(options, name) is not None]
+    if options.loo and given:
+        left_out = given[0].replace("_", "-")
+        raise ValueError(f"--loo tries the rows of the memory itself: leave out --{left_out}")
+    memory = _load(options)
+    kept = memory.preprocess, memory.key_dtype
+    rows = None if options.loo else Judged(options)
+    names = (*TRIED, "score", "folds", "rule", "confidence", "seed")
+    asked = {name: getattr(options, name) for name in names}
+    settings = {name: value for name, value in asked.items() if value is not None}
+    with _bar(options, "tune", None, "rows") as step:
+        result = tuned(memory, rows, options, step, apply=options.apply, **settings)
+    told = "nothing is changed without --apply"
+    if options.apply:
+        with _bar(options, "save", None) as step:
+            append = kept == (memory.preprocess, memory.key_dtype)  # or all keys are other ones
+            memory.save(options.memory, append=append, progress=step)
+        told = f"{options.memory}: set to {result.best}"
+    facts = {"file": options.memory, "applied": options.apply, "tuning": result.to_dict()}
+    return Told(facts, f"{result}\n{told}")
+
+
+def report(options: Namespace) -> Told:
+    """resmem.report of what Memory.tune, Memory.evaluate and Memory.explain find."""
+    if not options.output.lower().endswith((".html", ".htm")):
+        raise ValueError(f"the report must be a .html file, got {options.output!r}")
+    sources = [getattr(options, f"{part}{name}") for part in ("", "tune_") for name in ROWS]
+    _check_target(options.output, options.memory, *(text for text in sources if text is not None))
+    memory = _load(options)
+    classes = None
+    if options.class_names is not None:
+        classes = inputs.lines(options.class_names, "class_names", memory.info()["columns"])
+    judged, tuning = Judged(options), None
+    if any(text is not None for text in sources[len(ROWS) :]):
+        validation = Judged(options, "tune_")
+        with _bar(options, "tune", None, "rows") as step:
+            tuning = tuned(memory, validation, options, step)
+    evaluation = judged.evaluate(memory, knn=tuning)
+    rows, explanation = judged.explain(memory, evaluation)
+    title = options.title
+    if title is None:
+        title = f"Residual memory {os.path.basename(options.memory)}"
+    resmem.report(
+        options.output, tuning, evaluation, explanation,
+        rows=rows, classes=classes, title=title, date=options.date,
+    )  # fmt: skip
+    facts: dict[str, Any] = {"file": options.output, "bytes": os.path.getsize(options.output)}
+    facts["evaluation"] = evaluation.to_dict()
+    facts["tuning"] = None if tuning is None else tuning.to_dict()
+    return Told(facts, f"{options.output}: {verdict(tuning, evaluation)[1][0]}")
+
+
 def info(options: Namespace) -> Told:
     """Memory.info of a file, whose blocks are not checked."""
     facts = resmem.Memory.load(options.memory, verify=False).info()
@@ -162,6 +228,9 @@ _COMMANDS: dict[str, Callable[[Namespace], Told]] = {
     "fit": fit,
     "add": add,
     "predict": predict,
+    "evaluate": evaluate,
+    "tune": tune,
+    "report": report,
     "info": info,
     "verify": verify,
     "export": export,

@@ -49,6 +49,18 @@ def ids(text: str, option: str) -> npt.NDArray[Any]:
     return array(text, option)
 
 
+def lines(path: str, option: str, wanted: int) -> list[str]:
+    """The lines of a text file, one for each of so many things."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = file.read().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{option}: {path!r} must be UTF-8 text") from error
+    if len(found) != wanted:
+        raise ValueError(f"{option}: {path!r} must have {wanted} lines, got {len(found)}")
+    return found
+
+
 def path(text: str) -> str:
     """The file of an input, without NAME."""
     return _split(text)[0]

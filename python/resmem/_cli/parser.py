@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from resmem._core import __version__
 
@@ -25,7 +26,19 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"resmem {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    for add in (_fit, _add, _predict, _info, _verify, _export, _version, _demo):
+    for add in (
+        _fit,
+        _add,
+        _predict,
+        _evaluate,
+        _tune,
+        _report,
+        _info,
+        _verify,
+        _export,
+        _version,
+        _demo,
+    ):
         add(commands)
     return top
 
@@ -97,14 +110,79 @@ def _predict(commands: _Commands) -> None:
         metavar=_ARRAY,
         help="these columns (t,) alone, of correct or correction",
     )
-    predict.add_argument(
-        "--exclude-ids", metavar=_ARRAY, help="ids not to answer with (q,) or (q, m); -1: none"
-    )
-    predict.add_argument("--threads", type=int, metavar="N", help="default: all that may be used")
+    _add_search(predict)
     predict.add_argument("-k", "--k", type=int, metavar="N", help="instead of the memory's own")
     predict.add_argument("--sigma", type=_sigma, help="instead of the memory's own")
     predict.add_argument("--strength", type=float, metavar="X", help="instead of the memory's own")
     predict.add_argument("--base", metavar="TEXT", help="which base model the outputs are of")
+
+
+def _evaluate(commands: _Commands) -> None:
+    evaluate = _command(
+        commands, "evaluate", "score base model, neighbours alone and memory on other rows", _ARRAYS
+    )
+    _add_memory(evaluate)
+    _add_judged(evaluate, "rows that neither fitted nor tuned the memory")
+    _add_search(evaluate)
+
+
+def _tune(commands: _Commands) -> None:
+    tune = _command(
+        commands,
+        "tune",
+        "find the best settings of a saved memory on validation rows",
+        f"Nothing is changed without --apply. {_ARRAYS}",
+    )
+    _add_memory(tune)
+    tune.add_argument(
+        "--apply", action="store_true", help="append the settings that were chosen to M.resmem"
+    )
+    _add_judged(tune, "validation rows; none with --loo", required=False)
+    tune.add_argument(
+        "--loo", action="store_true", help="try the memory's rows, each without itself"
+    )
+    _add_search(tune)
+    tried = tune.add_argument_group("what is tried", "values separated by commas")
+    tried.add_argument("-k", "--k", type=_list_of(int), metavar="N,..", help="neighbours")
+    tried.add_argument(
+        "--sigma", type=_list_of(float), metavar="X,..", help="length scales, inf too"
+    )
+    tried.add_argument("--temperature", type=_list_of(float), metavar="T,..", help="of the softmax")
+    tried.add_argument("--strength", type=_list_of(float), metavar="X,..", help="of the correction")
+    tried.add_argument(
+        "--probability-map", type=_list_of(str), metavar="MAP,..", help="clip, project, clip:FLOOR"
+    )
+    tried.add_argument("--preprocess", type=_list_of(str), metavar="NAME,..", help="of the keys")
+    tried.add_argument("--key-dtype", type=_list_of(str), metavar="DTYPE,..", help="of the keys")
+    how = tune.add_argument_group("how it is judged", "with the defaults of Memory.tune")
+    how.add_argument("--score", metavar="NAME", help="such as log_loss, accuracy, rmse")
+    how.add_argument("--folds", type=int, metavar="N", help="folds of the validation rows")
+    how.add_argument("--rule", metavar="RULE", help="best, or one_se: the simplest as good as that")
+    how.add_argument("--confidence", type=float, metavar="P", help="of the interval of the gain")
+    how.add_argument("--seed", type=int, metavar="N", help="of the folds")
+
+
+def _report(commands: _Commands) -> None:
+    report = _command(
+        commands,
+        "report",
+        "say in one HTML file whether a saved memory helps, where and by what",
+        f"With the --tune options, settings are chosen first; M.resmem stays as it is. {_ARRAYS}",
+    )
+    _add_memory(report)
+    report.add_argument(
+        "-o", "--output", required=True, metavar="OUT.html", help="the file to write"
+    )
+    _add_judged(report, "rows to evaluate on, that neither fitted nor tuned the memory")
+    _add_search(report)
+    tuned = report.add_argument_group("validation rows", "to choose settings on, in memory")
+    tuned.add_argument("--tune-embeddings", metavar=_ARRAY, help="keys (n, d)")
+    tuned.add_argument("--tune-outputs", metavar=_ARRAY, help="the base model's outputs (n, C)")
+    tuned.add_argument("--tune-targets", metavar=_ARRAY, help="classes or values")
+    words = report.add_argument_group("words")
+    words.add_argument("--title", metavar="TEXT", help="by default the name of the memory")
+    words.add_argument("--date", metavar="TEXT", help="printed as it is; by default there is none")
+    words.add_argument("--class-names", metavar="FILE", help="a text file with one name a line")
 
 
 def _info(commands: _Commands) -> None:
@@ -174,6 +252,33 @@ def _add_rows(command: argparse.ArgumentParser, required: bool) -> None:
     rows.add_argument("--outputs", metavar=_ARRAY, help="the base model's outputs (n, C)")
     rows.add_argument("--targets", required=required, metavar=_ARRAY, help="classes or values")
     rows.add_argument("--ids", metavar=_ARRAY, help="unique ids (n,); by default they are counted")
+
+
+def _add_judged(command: argparse.ArgumentParser, rows: str, required: bool = True) -> None:
+    group = command.add_argument_group("rows", rows)
+    group.add_argument("--embeddings", required=required, metavar=_ARRAY, help="queries (q, d)")
+    group.add_argument("--outputs", metavar=_ARRAY, help="the base model's outputs (q, C)")
+    group.add_argument("--targets", required=required, metavar=_ARRAY, help="classes or values")
+
+
+def _add_search(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--exclude-ids", metavar=_ARRAY, help="ids not to answer with (q,) or (q, m); -1: none"
+    )
+    command.add_argument("--threads", type=int, metavar="N", help="default: all that may be used")
+
+
+def _list_of(kind: type) -> Callable[[str], list[Any]]:
+    def listed(text: str) -> list[Any]:
+        try:
+            return [kind(word) for word in text.split(",")]
+        except ValueError as error:
+            what = "whole numbers" if kind is int else "numbers"
+            raise argparse.ArgumentTypeError(
+                f"expected {what} separated by commas, got {text!r}"
+            ) from error
+
+    return listed
 
 
 def _sigma(text: str) -> float | str:

@@ -1,0 +1,71 @@
+"""Figures as SVG inside of a page."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+from .page import Html, element
+from .words import clean
+
+HOW = "Figures need matplotlib: pip install 'residual-memory[plot]'."
+
+
+def available() -> bool:
+    """Whether figures can be drawn."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def figure(name: str, draw: Callable[[], Any], says: str) -> Html:
+    """The figure that ``draw`` gives, with words for who cannot see it; nothing where it cannot
+    be drawn. ``name`` is its own on the page."""
+    if not available():
+        return Html("")
+    return element("figure", _svg(name, draw, says), element("figcaption", says))
+
+
+def _svg(name: str, draw: Callable[[], Any], says: str) -> Html:
+    """The same bytes for the same figure. Text stays text, in the fonts of the reader."""
+    import matplotlib
+
+    written = io.BytesIO()
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # here, not where it is read
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({"svg.hashsalt": "resmem", "svg.fonttype": "none"})
+        draw().savefig(written, format="svg", metadata={"Date": None})
+    root = ElementTree.fromstring(written.getvalue())
+    _embed(root, f"{name}-")
+    root.set("role", "img")
+    root.set("aria-label", clean(says))
+    return Html(ElementTree.tostring(root, encoding="unicode", short_empty_elements=False))
+
+
+def _embed(root: ElementTree.Element, prefix: str) -> None:
+    """As a part of a page: no namespaces, no size of its own, and ids that no other part has."""
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):
+                parent.remove(child)
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    for node in root.iter():
+        node.tag = node.tag.rpartition("}")[2]
+        for key, value in list(node.attrib.items()):
+            del node.attrib[key]
+            node.set(key.rpartition("}")[2], _renamed(key.rpartition("}")[2], value, prefix))
+
+
+def _renamed(key: str, value: str, prefix: str) -> str:
+    if key == "id":
+        return prefix + value
+    if key == "href" and value.startswith("#"):
+        return f"#{prefix}{value[1:]}"
+    return value.replace("url(#", f"url(#{prefix}")

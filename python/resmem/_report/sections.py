@@ -1,0 +1,335 @@
+"""The sections of a report, in the order in which they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from resmem import plot
+
+from . import figures
+from .changes import Change, Classes, changes, is_classes, named
+from .page import Html, Part, details, element, joined, paragraph, section, table
+from .words import calibrated, gained, interval, number, scored, sign, verdict
+
+if TYPE_CHECKING:
+    from resmem import Evaluation, Explanation, Settings, TuneResult
+
+_CLASSES_SHOWN = 30  # that changed most, of many
+_EXAMPLES, _NEIGHBOURS = 4, 5  # examples of each kind, neighbours of an example
+
+
+# ---- Does it help? ---------------------------------------------------------------------------
+
+
+def helps(tuning: TuneResult | None, evaluation: Evaluation | None) -> Html:
+    """The answer in a sentence, and every method beside the others."""
+    heard, (first, *others) = verdict(tuning, evaluation)
+    answer = element("span", first, class_=heard or "plain")
+    parts: list[Part] = [paragraph(answer, "verdict"), *map(paragraph, others)]
+    if evaluation is not None:
+        parts.append(_methods(evaluation))
+    return section("Does the memory help?", *parts)
+
+
+def _methods(evaluation: Evaluation) -> Html:
+    main, more = _split(list(evaluation.methods[0].scores))
+    gain = f"gain in {gained(evaluation.task)}, 95% interval"
+    head = ["method", *map(scored, main), "corrected", "harmed", gain, *map(scored, more)]
+    rows = [
+        (
+            method.name,
+            *(number(method.scores[name], name) for name in main),
+            *(
+                number(count if method.gain else None)
+                for count in (method.corrected, method.harmed)
+            ),
+            _gain(method.gain),
+            *(number(method.scores[name], name) for name in more),
+        )
+        for method in evaluation.methods
+    ]
+    what = (
+        "Corrected: the base model wrong and the method right; harmed: the reverse."
+        if evaluation.task == "classification"
+        else "Corrected: the method's error is smaller than the base model's; harmed: larger."
+    )
+    note = f"{what} Gains are means over rows, against the base as given; positive is better."
+    return joined([table(head, rows, len(rows) - 1), paragraph(note, "quiet")])
+
+
+def _split(scores: list[str]) -> tuple[list[str], list[str]]:
+    """The scores that are seen at once on a phone, and the others."""
+    return scores[:2], scores[2:]
+
+
+def _gain(gain: Any) -> Part:
+    return number(None) if gain is None else _signed(interval(gain), gain.low, gain.high)
+
+
+def _signed(text: str, low: float, high: float) -> Html:
+    return element("span", text, class_=sign(low, high) or "plain")
+
+
+# ---- What was chosen? ------------------------------------------------------------------------
+
+
+def chosen(tuning: TuneResult) -> Html:
+    """The settings, how sure the choice is, and its map."""
+    name = scored(tuning.score)
+    better = "greater is better" if tuning.greater_is_better else "smaller is better"
+    settings = {
+        "chosen": tuning.best,
+        "best of the grid": tuning.candidate,
+        "base": tuning.base,
+        "as published": tuning.published,
+        "kNN alone": tuning.knn,
+    }
+    held_out = ", ".join(f"{key} {number(value)}" for key, value in tuning.held_out.items())
+    return section(
+        "What was chosen?",
+        paragraph(tuning.reason),
+        paragraph(
+            f"By {name} ({better}) on {tuning.rows:,} validation rows. On rows that did not "
+            f"choose, in {tuning.folds} folds: {held_out}; gain {interval(tuning.gain)}, and "
+            f"{interval(tuning.local_gain)} over the mean residual of all rows, which needs no "
+            "neighbours."
+        ),
+        element("ul", *(element("li", note) for note in tuning.notes)) if tuning.notes else "",
+        _settings(settings),
+        figures.figure(
+            "tuning",
+            partial(plot.tuning_map, tuning),
+            f"Gain in {name} over the base by k and sigma, at the other settings of the best of "
+            "the grid, which the ring marks. Blue is better, orange is worse.",
+        ),
+        details(
+            "Every score on the rows that chose (which flatters what was chosen)",
+            table(["method", name], [(key, number(value)) for key, value in tuning.scores.items()]),
+        ),
+        details(
+            "What each fold would have chosen",
+            _settings(
+                {f"without fold {i + 1}": choice for i, choice in enumerate(tuning.per_fold)}
+            ),
+        ),
+    )
+
+
+def _settings(rows: dict[str, Settings]) -> Html:
+    names = ["k", "sigma", "temperature", "strength", "probability_map", "preprocess", "key_dtype"]
+    head = ["settings", *(name.replace("_", " ") for name in names)]
+    return table(
+        head, [(key, *(number(getattr(s, n)) for n in names)) for key, s in rows.items()], 0
+    )
+
+
+# ---- Where does it help, where does it harm? -------------------------------------------------
+
+
+def where(evaluation: Evaluation, classes: Classes) -> Html:
+    """Gains and harms by distance and by class."""
+    last, unit = evaluation.methods[-1].name, gained(evaluation.task)
+    says = (
+        f"Gain of {last} over the base, in {unit}, by distance to the nearest row of the memory, "
+        "with 95% intervals. Above the line the memory helps, below it harms."
+    )
+    by_class = () if evaluation.by_class is None else _by_class(evaluation, classes)
+    return section(
+        "Where does it help, and where does it harm?",
+        paragraph(_extremes(evaluation)),
+        figures.figure("distance", partial(plot.gain_by_distance, evaluation), says),
+        details(
+            "The numbers by distance", _by_distance(evaluation), opened=not figures.available()
+        ),
+        *by_class,
+    )
+
+
+def _extremes(evaluation: Evaluation) -> str:
+    """How many buckets clearly gain, and how many clearly lose."""
+    signs = [sign(bucket["low"], bucket["high"]) for bucket in evaluation.by_distance]
+    return (
+        f"Of {len(signs)} groups of rows by distance to the nearest stored row, "
+        f"{signs.count('gain')} clearly gain, {signs.count('harm')} clearly lose, and "
+        f"{signs.count('')} are not clear either way."
+    )
+
+
+def _by_distance(evaluation: Evaluation) -> Html:
+    names = [method.name for method in evaluation.methods]
+    score = "log-loss" if evaluation.task == "classification" else "RMSE"
+    head = ["distance", "rows", "gain, 95% interval", *(f"{score}, {name}" for name in names)]
+    rows = [
+        (
+            f"{bucket['from']:.3g} to {bucket['to']:.3g}",
+            number(bucket["rows"]),
+            _signed(
+                f"{bucket['gain']:+.3g} ({bucket['low']:+.3g} to {bucket['high']:+.3g})",
+                bucket["low"],
+                bucket["high"],
+            ),
+            *(number(bucket[name]) for name in names),
+        )
+        for bucket in evaluation.by_distance
+    ]
+    return table(head, rows)
+
+
+def _by_class(evaluation: Evaluation, classes: Classes) -> Iterator[Html]:
+    groups = evaluation.by_class or []
+    first, last = evaluation.methods[0].name, evaluation.methods[-1].name
+    order = sorted(groups, key=lambda g: (-abs(g["corrected"] - g["harmed"]), g["class"]))
+    shown = sorted(order[:_CLASSES_SHOWN], key=lambda g: (g["harmed"] - g["corrected"], g["class"]))
+    head = [
+        "class", "rows", "corrected", "harmed",
+        "accuracy, base", "accuracy, memory", "log-loss, base", "log-loss, memory",
+    ]  # fmt: skip
+    rows = [
+        (
+            named(classes, group["class"]),
+            number(group["rows"]),
+            number(group["corrected"]),
+            number(group["harmed"]),
+            *(
+                number(group[m][score], score)
+                for score in ("accuracy", "log_loss")
+                for m in (first, last)
+            ),
+        )
+        for group in shown
+    ]
+    yield element("h3", "By class")
+    yield paragraph("From the class that won most to the one that lost most.", "quiet")
+    yield table(head, rows)
+    if len(groups) > len(shown):
+        yield paragraph(
+            f"The {len(shown)} of {len(groups)} classes in which most changed on balance.", "quiet"
+        )
+
+
+# ---- Is it calibrated? -----------------------------------------------------------------------
+
+
+def calibration(evaluation: Evaluation) -> Html:
+    """How sure the methods are, and how often they are right."""
+    bins = evaluation.reliability or {}
+    names = evaluation.methods[0].name, evaluation.methods[-1].name
+    rows = [
+        (
+            f"{pair[0]['low']:.2f} to {pair[0]['high']:.2f}",
+            *(number(bin["rows"]) for bin in pair),
+            *(number(bin["accuracy"] if bin["rows"] else None, "accuracy") for bin in pair),
+        )
+        for pair in zip(*(bins[name] for name in names), strict=True)
+        if any(bin["rows"] for bin in pair)
+    ]
+    columns = [f"{what}, {who}" for what in ("rows", "accuracy") for who in ("base", "memory")]
+    head = ["confidence", *columns]
+    return section(
+        "Is it calibrated?",
+        paragraph(calibrated(evaluation)),
+        figures.figure(
+            "reliability",
+            partial(plot.reliability, evaluation),
+            "Accuracy by confidence for each method: on the dashed line a method is calibrated, "
+            "below it it is too sure of itself. Bars count the rows.",
+        ),
+        details(
+            "The numbers by confidence",
+            table(head, rows),
+            opened=not figures.available(),
+        ),
+    )
+
+
+# ---- Who corrected what? ---------------------------------------------------------------------
+
+
+def examples(
+    explanation: Explanation,
+    evaluation: Evaluation | None,
+    rows: Any,
+    classes: Classes,
+    images: dict[str, Any],
+) -> Html:
+    """Single predictions and the neighbours that changed them."""
+    found = changes(explanation, evaluation, rows, classes, _EXAMPLES, _NEIGHBOURS)
+    unit = "points of probability" if is_classes(explanation) else "units of the value"
+    draw = partial(
+        plot.corrections,
+        explanation,
+        evaluation,
+        rows,
+        classes=classes,
+        count=_EXAMPLES,
+        neighbours=_NEIGHBOURS,
+        **images,
+    )
+    if not found:
+        words = "None of the examples that are explained was changed."
+        return section("Who corrected what?", paragraph(words))
+    says = (
+        f"How far each neighbour pushed an example, in {unit}: blue towards the truth, orange "
+        "away from it."
+    )
+    return section(
+        "Who corrected what?",
+        paragraph(_how_to_read(evaluation is not None, is_classes(explanation), unit)),
+        figures.figure("examples", draw, says),
+        details(
+            "The numbers",
+            *(_example(change, is_classes(explanation)) for change in found),
+            opened=not figures.available(),
+        ),
+    )
+
+
+def _how_to_read(judged: bool, classes: bool, unit: str) -> str:
+    shown = "The first examples explained."
+    if judged:
+        shown = "Examples whose predictions changed most: corrected ones first, then harmed ones."
+    push = (
+        "from the base model's class towards the memory's"
+        if classes
+        else "in the direction of the whole correction"
+    )
+    return f"{shown} A neighbour's push is its contribution {push}, in {unit}, before the strength."
+
+
+def _example(change: Change, classes: bool) -> Html:
+    factor = 100 if classes else 1
+    rows = [
+        (str(n.id), n.target, number(n.distance), f"{n.weight:.1%}", f"{factor * n.push:+.3g}")
+        for n in change.neighbours
+    ]
+    if change.others:
+        rest = f"{factor * change.others_push:+.3g}"
+        rows.append((f"{change.others} more", "", "", "", rest))
+    kind = {"corrected": "gain", "harmed": "harm"}.get(change.kind, "plain")
+    title = element("span", change.words, class_=kind)
+    head = ["neighbour, id", "target", "distance", "weight", "push"]
+    return joined([element("h3", f"Row {change.row}, ", title), table(head, rows)])
+
+
+# ---- How was this made? ----------------------------------------------------------------------
+
+
+def made(
+    version: str, tuning: TuneResult | None, evaluation: Evaluation | None, date: str | None
+) -> Html:
+    """Where the numbers come from."""
+    facts: list[Sequence[Part]] = [("resmem", version)]
+    if date is not None:
+        facts.append(("date", date))
+    if evaluation is not None:
+        facts.append(("rows evaluated", number(evaluation.rows)))
+        facts += [(name.rstrip("_"), number(value)) for name, value in evaluation.settings.items()]
+    if tuning is not None:
+        facts.append(("rows that chose", number(tuning.rows)))
+        facts += [(f"seconds, {name}", f"{value:.2f}") for name, value in tuning.seconds.items()]
+    lines = [table(["made with", "value"], facts)]
+    if not figures.available():
+        lines.append(paragraph(figures.HOW, "quiet"))
+    return section("How was this made?", *lines)

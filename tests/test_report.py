@@ -1,0 +1,385 @@
+"""The report: one file that needs nothing else, and says harms as plainly as gains."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import resmem
+import results
+from resmem import plot
+
+EMPTY = {"meta"}
+NASTY = ['shirt & "co"', "<script>alert(1)</script>", "a'b", "\x00\ud800 <b>"]
+
+
+class Page(HTMLParser):
+    """A parsed page, refused unless every element is closed where it should be."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        names = [name for name, _ in attributes]
+        assert len(set(names)) == len(names)
+        self.elements.append((tag, dict(attributes)))
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def read(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>\n")
+    return Page(text)
+
+
+@pytest.fixture(scope="module")
+def figured(tmp_path_factory):
+    """The file of a report with figures of everything."""
+    pytest.importorskip("matplotlib")
+    path = tmp_path_factory.mktemp("figured") / "r.html"
+    resmem.report(path, **everything())
+    return path
+
+
+@pytest.fixture
+def draw(tmp_path):
+    """Writes a report with figures; the page that came of it."""
+    pytest.importorskip("matplotlib")
+
+    def drawn(*arguments, **more):
+        resmem.report(tmp_path / "r.html", *arguments, **more)
+        return read(tmp_path / "r.html")
+
+    return drawn
+
+
+@pytest.fixture
+def write(tmp_path, without_matplotlib):
+    """The same without figures, which take long."""
+
+    def written(*arguments, **more):
+        resmem.report(tmp_path / "r.html", *arguments, **more)
+        return read(tmp_path / "r.html")
+
+    return written
+
+
+@pytest.fixture
+def without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+
+def everything(**changed):
+    return {
+        "tuning": results.tuning(),
+        "evaluation": results.evaluation(),
+        "explanation": results.explanation(),
+        "rows": results.EXPLAINED,
+        **changed,
+    }
+
+
+# ---- What it says ----------------------------------------------------------------------------
+
+
+def test_a_report_answers_in_order(write):
+    page = write(**everything())
+    order = [
+        "Does the memory help? The memory helps: on 2,000 rows its log-loss is 0.08 nats better "
+        "than the base model's (95% interval of the gain +0.07 to +0.09).",
+        "80 predictions were corrected and 32 harmed: accuracy 80.00% before, 84.00% after.",
+        "The temperature alone, without any neighbour, is 0.02 nats better (95% interval of the "
+        "gain +0.01 to +0.03).",
+        "What was chosen? The gain is clear of 0. By log-loss (smaller is better) on 2,000",
+        "sigma lies at the edge of its grid",
+        "Where does it help, and where does it harm? Of 10 groups of rows by distance to the "
+        "nearest stored row, 3 clearly gain, 4 clearly lose, and 3 are not clear either way.",
+        "Is it calibrated? The memory's calibration error is 0.02, the base model's 0.06: it is "
+        "better calibrated.",
+        "Who corrected what?",
+        "How was this made?",
+    ]
+    places = [page.text.index(words) for words in order]
+    assert places == sorted(places)
+    assert f"resmem {resmem.__version__}" in page.text
+    assert page.all("h1") == [{}]
+
+
+def test_a_harm_is_said_as_plainly_as_a_gain(write):
+    page = write(evaluation=results.evaluation(gain=-0.08))
+    assert (
+        "The memory harms: on 2,000 rows its log-loss is 0.08 nats worse than the base model's "
+        "(95% interval of the gain -0.09 to -0.07)."
+    ) in page.text
+    assert {"class": "harm"} in page.all("span")
+
+
+def test_what_is_not_clear_is_not_claimed(write):
+    page = write(evaluation=results.evaluation(gain=0.004))
+    assert "Whether the memory helps is not clear: on 2,000 rows" in page.text
+    page = write(tuning=results.tuning(useful=False))
+    assert (
+        "Whether the memory helps is not clear: on 2,000 rows that did not choose the settings "
+        "its log-loss is 0.002 better than that of the base model at its own temperature (95% "
+        "interval of the gain -0.008 to +0.012), and 0.001 better than with the mean residual of "
+        "all rows in the neighbours' place (-0.009 to +0.011)."
+    ) in page.text
+
+
+def test_a_gain_that_the_temperature_has_alone_is_not_the_neighbours(write):
+    evaluation = results.evaluation()
+    base, tempered, *others = evaluation.methods
+    tempered = replace(tempered, gain=results.interval(0.09))
+    page = write(evaluation=replace(evaluation, methods=(base, tempered, *others)))
+    assert "The memory's temperature helps, its neighbours do not: on 2,000 rows" in page.text
+    assert "The memory helps" not in page.text
+
+
+def test_a_memory_that_is_switched_off_is_called_so(write):
+    evaluation = results.evaluation(gain=0.0)
+    evaluation.settings["strength"] = 0
+    page = write(results.tuning(useful=False), evaluation)
+    assert (
+        "The memory is switched off: its strength is 0. Whether the memory helps is not clear: on "
+        "2,000 rows that did not choose the settings"
+    ) in page.text
+    assert "is 0 nats better" in page.text  # the temperature alone
+    assert "Where does it help" not in page.text
+
+
+def test_an_evaluation_counts_more_than_the_tuning_that_chose(write):
+    page = write(results.tuning(), results.evaluation(gain=-0.08))
+    assert "The memory harms" in page.text
+    assert "The memory helps" not in page.text
+
+
+def test_every_method_has_its_scores_and_its_harms(write):
+    page = write(evaluation=results.evaluation())
+    for line in (
+        "base 80.00% 0.5 – – – 0.3 0.06",  # noqa: RUF001
+        "kNN alone 82.00% 0.46 40 16 -0.08 (-0.09 to -0.07) 0.3 0.04",
+        "ResMem, strength 0.75 84.00% 0.42 80 32 +0.08 (+0.07 to +0.09) 0.3 0.02",
+    ):
+        assert line in page.text
+
+
+def test_classes_go_from_most_won_to_most_lost_and_have_names(write):
+    page = write(evaluation=results.evaluation(), classes=["shirt", "coat", "bag", "dress"])
+    lines = ["dress 500 9 1 83.00%", "bag 500 6 2", "coat 500 3 3", "shirt 500 0 4"]
+    places = [page.text.index(line) for line in lines]
+    assert places == sorted(places)
+
+
+def test_of_many_classes_the_most_changed_are_shown(write):
+    page = write(evaluation=results.evaluation(classes=1000))
+    assert "The 30 of 1000 classes in which most changed on balance." in page.text
+    assert page.text.count(" 2 ") < 2000
+    assert "class 999" in page.text
+    assert "class 400 " not in page.text
+
+
+def test_values_have_their_own_words(write):
+    page = write(
+        evaluation=results.evaluation(gain=-0.1, task="regression"),
+        explanation=results.explanation("regression"),
+        rows=results.EXPLAINED,
+    )
+    assert "The memory harms: on 2,000 rows its squared error per row is 0.1 worse" in page.text
+    assert (
+        "80 predictions were improved and 32 made worse: RMSE 2.5 before, 2.1 after." in page.text
+    )
+    assert "RMSE" in page.text
+    assert "calibrated" not in page.text
+    assert "0.6 → 0.4" in page.text
+    assert "units of the value" in page.text
+
+
+def test_examples_name_the_neighbours_that_did_it(write):
+    page = write(**everything(classes=["shirt", "coat", "bag", "dress"]))
+    titles = ["Row 7, corrected: coat 60% → bag 50%", "Row 3, corrected:", "Row 5, harmed:"]
+    places = [page.text.index(title) for title in titles]
+    assert places == sorted(places)
+    explanation = results.explanation()
+    push = explanation.contributions[2, 0, 1] - explanation.contributions[2, 0, 0]
+    assert f"108 shirt 0.1 40.0% {100 * push:+.3g}" in page.text
+
+
+def test_more_neighbours_than_are_shown_are_summed(write):
+    page = write(**everything(explanation=results.explanation(k=9)))
+    assert "4 more" in page.text
+
+
+def test_no_example_of_those_explained_may_have_changed(write):
+    page = write(**everything(rows=[20, 21, 22]))
+    assert "None of the examples that are explained was changed." in page.text
+
+
+def test_a_tuning_that_switched_off_says_why(write):
+    page = write(tuning=results.tuning(useful=False))
+    assert "The gain is not clear of 0." in page.text
+    assert "chosen 20 1 1.25 0 clip" in page.text
+    assert "best of the grid 20 1 1.25 0.75 clip" in page.text
+    assert "without fold 5 5 1 1.25 0.75" in page.text
+
+
+def test_each_part_alone_is_a_report(write):
+    assert len(write(results.tuning()).all("h2")) == 3
+    assert len(write(evaluation=results.evaluation()).all("h2")) == 4
+    assert len(write(explanation=results.explanation()).all("h2")) == 2
+    with pytest.raises(ValueError, match=r"^nothing to report: give tuning, evalu"):
+        write()
+
+
+def test_numbers_that_are_not_finite_are_said(write):
+    evaluation = results.evaluation(buckets=2)
+    evaluation.by_distance[0].update(low=-math.inf, high=math.inf)
+    evaluation.by_distance[1].update(gain=math.nan, low=math.nan, high=math.nan)
+    for method in evaluation.methods:
+        method.scores["log_loss"] = math.inf
+    page = write(evaluation=evaluation)
+    assert "80.00% inf" in page.text
+    assert "(-inf to +inf)" in page.text
+
+
+# ---- How it is made --------------------------------------------------------------------------
+
+
+def test_a_report_needs_nothing_but_itself(figured):
+    page, text = read(figured), figured.read_text(encoding="utf-8")
+    assert "://" not in text
+    assert "@import" not in text
+    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "img", "a"}
+    for _, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/png"))
+    assert 'name="viewport"' in text
+    assert page.all("html") == [{"lang": "en"}]
+    assert len(text) < 400_000
+
+
+def test_figures_are_inline_and_have_words_for_who_cannot_see_them(figured):
+    page = read(figured)
+    figures = [attributes for attributes in page.all("svg") if "role" in attributes]
+    assert len(figures) == len(page.all("figure")) == 4
+    for attributes in figures:
+        assert attributes["role"] == "img"
+        assert len(attributes["aria-label"]) > 40
+        assert "width" not in attributes  # as wide as there is room
+        assert "viewbox" in attributes
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    used = re.compile(r"url\(#([^)]+)\)")
+    for _, attributes in page.elements:
+        links = [attributes["href"][1:]] if attributes.get("href", "").startswith("#") else []
+        links += used.findall(" ".join(filter(None, attributes.values())))
+        assert set(links) <= set(ids)
+
+
+def test_images_are_part_of_the_file(draw):
+    images = np.random.default_rng(0).random((200, 6, 6))
+    page = draw(**everything(images=images, row_images=images))
+    embedded = [attributes["href"] for attributes in page.all("image")]
+    assert embedded
+    assert all(link.startswith("data:image/png;base64,") for link in embedded)
+
+
+def test_wide_tables_scroll_by_themselves(write):
+    page = write(**everything())
+    around = [a for a in page.all("div") if a["class"] == "wide" and a["tabindex"] == "0"]
+    assert len(page.all("table")) == len(around) > 10
+
+
+def test_any_name_is_only_text(draw):
+    page = draw(**everything(classes=NASTY, title=NASTY[1], date='<"2026">'))
+    assert "script" not in [tag for tag, _ in page.elements]
+    for name in NASTY[:3]:
+        assert name in page.text
+    assert "�� <b>" in page.text
+    assert '<"2026">' in page.text
+    assert page.all("title") == [{}]
+    assert not page.all("b")
+
+
+def test_the_same_results_give_the_same_bytes(figured, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+    matplotlib = pytest.importorskip("matplotlib")
+    settings = {"axes.facecolor": "red", "font.size": 30, "svg.fonttype": "path"}
+    with matplotlib.rc_context(settings):
+        before = dict(matplotlib.rcParams)
+        resmem.report(tmp_path / "r.html", **everything())
+        assert dict(matplotlib.rcParams) == before
+    assert (tmp_path / "r.html").read_bytes() == figured.read_bytes()
+    assert b">date<" not in figured.read_bytes()
+
+
+def test_letters_that_matplotlib_has_not_are_left_to_the_reader(draw):
+    page = draw(**everything(classes=["日本", "語", "한국", "ไทย"]))
+    assert "日本" in page.text
+
+
+@pytest.mark.usefixtures("without_matplotlib")
+def test_a_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "r.html"
+    path.write_text("before")
+    with pytest.raises(ValueError, match="classes must name every class"):
+        resmem.report(path, **everything(classes=["a"]))
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full"):
+        resmem.report(path, **everything())
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == ["r.html"]
+
+
+# ---- Without matplotlib ----------------------------------------------------------------------
+
+
+def test_without_matplotlib_there_are_open_tables_and_a_hint(write):
+    page = write(**everything())
+    assert not page.all("svg")
+    assert not page.all("figure")
+    assert "Figures need matplotlib: pip install 'residual-memory[plot]'." in page.text
+    assert len([a for a in page.all("details") if "open" in a]) == 3
+    assert "0.6 to 0.9 200 +0.04 (+0.01 to +0.07)" in page.text
+    assert len(page.all("table")) >= 10
+
+
+@pytest.mark.usefixtures("without_matplotlib")
+def test_without_matplotlib_drawing_says_how_to_get_it():
+    message = r"^resmem.plot needs matplotlib: pip install 'residual-memory\[plot\]'$"
+    for draw in (
+        lambda: plot.tuning_map(results.tuning()),
+        lambda: plot.gain_by_distance(results.evaluation()),
+        lambda: plot.reliability(results.evaluation()),
+        lambda: plot.corrections(results.explanation()),
+    ):
+        with pytest.raises(ImportError, match=message):
+            draw()

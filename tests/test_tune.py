@@ -1,0 +1,709 @@
+"""Tuning: the sweep against plain NumPy, the proof on rows that did not choose, what is applied."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+import resmem
+from resmem import _trial
+from resmem._grid import Settings
+
+QUIET = pytest.mark.filterwarnings("ignore:tune")
+GRID = {"k": [1, 3, 8], "sigma": [0.2, 1.0, math.inf], "strength": [0, 0.5, 1]}
+
+
+def softmax(logits, temperature=1.0):
+    z = np.asarray(logits, dtype=np.float64) / temperature
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def projected(v, floor):
+    """The nearest point with coordinates of at least floor, by sorting."""
+    ordered = -np.sort(-v, axis=1)
+    excess = np.cumsum(ordered, axis=1) - (1 - v.shape[1] * floor)
+    count = np.arange(1, v.shape[1] + 1)
+    last = (ordered * count > excess).sum(axis=1) - 1
+    tau = np.take_along_axis(excess, last[:, None], axis=1) / (last + 1)[:, None]
+    return np.maximum(v - tau, 0) + floor
+
+
+def mapped(v, name):
+    kind, _, floor = name.partition(":")
+    floor = float(floor or 1e-6)
+    if kind == "project":
+        return projected(v, floor)
+    v = np.maximum(v, floor)
+    return v / v.sum(axis=1, keepdims=True)
+
+
+def near(queries, rows, k):
+    """Plain distances and numbers of the neighbours."""
+    apart = np.sqrt(np.square(queries[:, None].astype(float) - rows[None]).sum(axis=2))
+    ids = np.argsort(apart, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(apart, ids, axis=1), ids
+
+
+def averages(distances, ids, values, k, sigma):
+    w = np.exp((distances[:, :1] - distances[:, :k]) / sigma)
+    w /= w.sum(axis=1, keepdims=True)
+    return np.einsum("qk,qkc->qc", w, values[ids[:, :k]])
+
+
+SCORES = {
+    "log_loss": lambda p, y: -np.log(p[np.arange(len(y)), y]).mean(),
+    "accuracy": lambda p, y: (p.argmax(axis=1) == y).mean(),
+    "brier": lambda p, y: np.square(p - np.eye(p.shape[1])[y]).sum(axis=1).mean(),
+    "rmse": lambda p, y: math.sqrt(np.square(p - y).mean()),
+    "mae": lambda p, y: np.abs(p - y).mean(),
+    "r2": lambda p, y: 1 - np.square(p - y).sum() / np.square(y - y.mean(axis=0)).sum(),
+}
+
+
+def calibration(p, y):
+    top, right = p.max(axis=1), p.argmax(axis=1) == y
+    bins = np.minimum((top * 15).astype(int), 14)
+    gaps = [abs((top - right)[bins == b].sum()) for b in range(15)]
+    return sum(gaps) / len(y)
+
+
+SCORES["calibration_error"] = calibration
+
+
+class World:
+    """Rows and validation rows of a base model that is wrong in some places."""
+
+    def __init__(self, seed=0, n=600, q=400, d=2, C=3, kind="logits"):
+        rng = np.random.default_rng(seed)
+        total = n + q
+        self.n, self.kind = n, kind
+        self.z = rng.standard_normal((total, d)).astype(np.float32)
+        layer = rng.standard_normal((d, C))
+        self.logits = (self.z @ layer).astype(np.float32)
+        truth = self.logits.astype(float).copy()
+        truth[:, 0] += 4 * np.sin(3 * self.z[:, 0])  # what the base model does not know
+        if kind == "values":
+            self.outputs = self.logits.astype(float)
+            self.y = truth + 0.1 * rng.standard_normal(truth.shape)
+        else:
+            self.y = np.argmax(truth + rng.gumbel(size=truth.shape), axis=1)
+            self.outputs = self.logits
+            if kind == "probabilities":
+                self.outputs = softmax(self.logits).astype(np.float32)
+
+    @property
+    def rows(self):
+        return self.z[: self.n], self.outputs[: self.n], self.y[: self.n]
+
+    @property
+    def fresh(self):
+        return self.z[self.n :], self.outputs[self.n :], self.y[self.n :]
+
+    def memory(self, **options):
+        task = "regression" if self.kind == "values" else "classification"
+        return resmem.Memory(task, self.kind, **options).fit(*self.rows)
+
+    def base(self, outputs, temperature):
+        return softmax(outputs, temperature) if self.kind == "logits" else outputs.astype(float)
+
+    def predictions(self, settings, alone=False):
+        """Of the validation rows, by plain NumPy."""
+        z, outputs, y = self.rows
+        queries, fresh, _ = self.fresh
+        if not hasattr(self, "near"):
+            self.near = near(queries, z, 8)
+        distances, ids = self.near
+        target = y if self.kind == "values" else np.eye(outputs.shape[1])[y]
+        if alone:
+            moved = averages(distances, ids, target, settings["k"], settings["sigma"])
+            return moved if self.kind == "values" else mapped(moved, settings["probability_map"])
+        base, of_rows = (self.base(o, settings["temperature"]) for o in (fresh, outputs))
+        moved = averages(distances, ids, target - of_rows, settings["k"], settings["sigma"])
+        corrected = base + settings["strength"] * moved
+        return (
+            corrected if self.kind == "values" else mapped(corrected, settings["probability_map"])
+        )
+
+
+def row_of(settings):
+    return {name: getattr(settings, name) for name in Settings.__dataclass_fields__}
+
+
+# ---- The sweep ------------------------------------------------------------------------------
+
+
+@QUIET
+@pytest.mark.parametrize(
+    ("kind", "score"),
+    [
+        ("logits", "log_loss"),
+        ("logits", "accuracy"),
+        ("logits", "brier"),
+        ("logits", "calibration_error"),
+        ("probabilities", "log_loss"),
+        ("values", "rmse"),
+        ("values", "mae"),
+        ("values", "r2"),
+    ],
+)
+def test_every_score_of_the_table_is_that_of_a_plain_numpy_sweep(kind, score):
+    world = World(kind=kind)
+    options = dict(GRID)
+    if kind == "logits":
+        options |= {"temperature": [0.5, 1.0, 2.0]}
+    if kind != "values":
+        options |= {"probability_map": ["clip", "project", "clip:0.01"]}
+    mem = world.memory()
+    result = mem.tune(*world.fresh, score=score, apply=False, **options)
+    temperatures, maps = (3 if kind == "logits" else 1), (1 if kind == "values" else 3)
+    assert len(result.table) == 27 * temperatures * maps
+    y = world.fresh[2]
+    for row in result.table:
+        wanted = SCORES[score](world.predictions(row), y)
+        # Residuals are kept as float32; the rest is float64 on both sides. A probability of 1e-6
+        # or more moves by less than 2^-24, which its logarithm divides by it.
+        at_least = 1e-6 if score == "log_loss" else 1e-3
+        assert row["score"] == pytest.approx(wanted, rel=1e-5, abs=2**-24 / at_least * 1e-2)
+    better = max if result.greater_is_better else min
+    best = better(result.table["score"])
+    assert result.scores["candidate"] == best
+    alone = row_of(result.knn)
+    wanted = SCORES[score](world.predictions(alone, alone=True), y)
+    assert result.scores["kNN alone"] == pytest.approx(wanted, rel=1e-6)
+    assert result.scores["published"] == better(
+        result.table["score"][result.table["strength"] == 1]
+    )
+    off = result.table["score"][result.table["strength"] == 0]
+    assert result.scores["base, own temperature"] == better(off)
+
+
+@QUIET
+@pytest.mark.parametrize("kind", ["logits", "values"])
+def test_blocks_and_threads_change_no_choice(kind, monkeypatch):
+    world = World(kind=kind, q=150)
+    mem = world.memory()
+    whole = mem.tune(*world.fresh, apply=False, **GRID)
+    for threads in (1, 2, 5):
+        again = mem.tune(*world.fresh, apply=False, threads=threads, **GRID)
+        assert again.table.tobytes() == whole.table.tobytes()
+        assert (again.gain, again.best) == (whole.gain, whole.best)
+    monkeypatch.setattr(_trial, "_SWEPT_BYTES", 3 * (4 * 8 + 28) * 11)  # 11 rows at a time
+    parts = mem.tune(*world.fresh, apply=False, **GRID)
+    np.testing.assert_allclose(parts.table["score"], whole.table["score"], rtol=1e-12)
+    assert (parts.best, parts.knn) == (whole.best, whole.knn)
+    assert parts.gain == pytest.approx(whole.gain)
+
+
+@QUIET
+def test_a_function_scores_like_the_score_of_that_name():
+    world = World(q=90)
+    seen = []
+
+    def accuracy(predictions, targets):
+        seen.append(predictions.shape)
+        np.testing.assert_allclose(predictions.sum(axis=1), 1, rtol=1e-12)
+        return (predictions.argmax(axis=1) == targets).mean()
+
+    mem = world.memory()
+    options = {"k": [2, 8], "sigma": [0.5, 2.0], "temperature": 1.0, "probability_map": "clip"}
+    by_name = mem.tune(*world.fresh, score="accuracy", apply=False, **options)
+    called = mem.tune(*world.fresh, score=accuracy, greater_is_better=True, apply=False, **options)
+    np.testing.assert_allclose(called.table["score"], by_name.table["score"], rtol=1e-12)
+    assert (called.score, called.greater_is_better) == ("accuracy", True)
+    assert (called.candidate, called.knn, called.base) == (
+        by_name.candidate, by_name.knn, by_name.base,
+    )  # fmt: skip
+    assert called.gain.mean == pytest.approx(by_name.gain.mean)
+    assert called.gain.low == pytest.approx(by_name.gain.low, abs=0.02)  # by the jackknife
+    assert (90, 3) in seen
+
+
+@QUIET
+def test_values_of_one_column_come_to_a_function_as_they_were_given():
+    world = World(kind="values", q=60, C=1)
+    z, outputs, y = (part if i == 0 else part[:, 0] for i, part in enumerate(world.rows))
+    mem = resmem.Memory("regression").fit(z, outputs, y)
+    fresh = world.fresh[0], world.fresh[1][:, 0], world.fresh[2][:, 0]
+
+    def rough(predictions, targets):
+        assert predictions.shape == targets.shape == (len(targets),)
+        return float(np.sqrt(np.abs(predictions - targets)).mean())
+
+    result = mem.tune(*fresh, score=rough, greater_is_better=False, apply=False, **GRID)
+    assert result.score == "rough"
+    assert result.useful
+
+
+# ---- The proof ------------------------------------------------------------------------------
+
+
+@QUIET
+@pytest.mark.parametrize("given_folds", [False, True])
+def test_the_gain_is_of_rows_that_did_not_choose(given_folds):
+    world = World(seed=3, q=120)
+    mem = world.memory()
+    folds = np.arange(120) // 7 % 4 * 10 + 5  # any numbers will do
+    options = dict(GRID, k=[2, 8], temperature=[0.7, 1.0], probability_map="clip")
+    result = mem.tune(*world.fresh, folds=folds if given_folds else 4, apply=False, **options)
+    if not given_folds:
+        folds = resmem._folds.fold_numbers(4, 0, world.fresh[2])
+    y, table = world.fresh[2], result.table
+    losses = np.stack([-np.log(world.predictions(row)[np.arange(120), y]) for row in table])
+    gains, chosen = np.empty(120), []
+    for number in np.unique(folds):
+        mine = folds == number
+        others = losses[:, ~mine].mean(axis=1)
+        first = int(np.argmin(others))
+        second = int(np.argmin(np.where(table["strength"] == 0, others, np.inf)))
+        gains[mine] = losses[second, mine] - losses[first, mine]
+        chosen.append(first)
+    assert result.gain.mean == pytest.approx(gains.mean(), rel=1e-4)
+    half = 1.959964 * gains.std(ddof=1) / math.sqrt(120)
+    assert result.gain.low == pytest.approx(gains.mean() - half, rel=1e-3)
+    assert result.gain.high == pytest.approx(gains.mean() + half, rel=1e-3)
+    for fold, settings in zip(chosen, result.per_fold, strict=True):
+        if settings.strength:
+            assert {n: table[n][fold] for n in table.dtype.names if n != "score"} == row_of(
+                settings
+            )
+    assert result.folds == 4
+    assert result.rows == 120
+
+
+def calibrated(rng, n, useful):
+    """Rows whose outputs are the truth but for what a place has, if it is ``useful``."""
+    z = rng.standard_normal((n, 4)).astype(np.float32)
+    logits = rng.standard_normal((n, 4)) * 1.5
+    place = np.zeros((n, 4))
+    place[:, 0] = 2.5 * np.sign(np.sin(2 * z[:, 0]))
+    y = np.argmax(logits + useful * place + rng.gumbel(size=(n, 4)), axis=1)
+    return z, logits.astype(np.float32), y
+
+
+def log_loss(p, y):
+    return SCORES["log_loss"](p, y)
+
+
+@QUIET
+@pytest.mark.parametrize("what", ["random keys", "shuffled targets"])
+def test_a_useless_memory_is_switched_off(what):
+    """Of 20 at most one is kept, and none costs more than 0.5 % on test rows."""
+    kept, worst = 0, 0.0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        z, logits, y = calibrated(rng, 4500, useful=what == "random keys")
+        if what == "random keys":
+            z = rng.standard_normal(z.shape).astype(np.float32)
+        train, fresh, test = slice(0, 1500), slice(1500, 2500), slice(2500, None)
+        shuffled = rng.permutation(y[train]) if what == "shuffled targets" else y[train]
+        mem = resmem.Memory().fit(z[train], logits[train], shuffled)
+        result = mem.tune(z[fresh], logits[fresh], y[fresh])
+        kept += mem.strength != 0
+        assert result.useful == (mem.strength != 0)
+        base = log_loss(softmax(logits[test]), y[test])
+        worst = max(worst, log_loss(mem.predict_proba(z[test], logits[test]), y[test]) / base)
+    assert kept <= 1
+    assert worst <= 1.005
+
+
+@QUIET
+def test_a_useful_memory_is_kept():
+    """Of 20 at least 19."""
+    kept = 0
+    for seed in range(20):
+        rng = np.random.default_rng(1000 + seed)
+        z, logits, y = calibrated(rng, 4500, useful=True)
+        train, fresh, test = slice(0, 1500), slice(1500, 2500), slice(2500, None)
+        mem = resmem.Memory().fit(z[train], logits[train], y[train])
+        kept += mem.tune(z[fresh], logits[fresh], y[fresh]).useful
+        base = log_loss(softmax(logits[test]), y[test])
+        assert log_loss(mem.predict_proba(z[test], logits[test]), y[test]) < base
+    assert kept >= 19
+
+
+@QUIET
+def test_what_a_mean_residual_gains_is_not_the_memorys():
+    """A base model that is wrong everywhere alike: random neighbours mend that, as any rows do."""
+    rng = np.random.default_rng(5)
+    z, logits, y = calibrated(rng, 3000, useful=False)
+    logits[:, 0] -= 1.5
+    mem = resmem.Memory().fit(z[:2000], logits[:2000], y[:2000])
+    result = mem.tune(z[2000:], logits[2000:], y[2000:])
+    assert result.gain.low > 0
+    assert result.local_gain.low <= 0
+    assert not result.useful
+    assert mem.strength == 0
+    assert "Over the mean residual of all rows" in result.reason
+    assert result.scores["mean residual"] < result.scores["base"]
+
+
+@QUIET
+def test_a_temperature_that_helps_is_no_gain_of_the_memory():
+    rng = np.random.default_rng(6)
+    z, logits, y = calibrated(rng, 3000, useful=False)
+    mem = resmem.Memory().fit(z[:2000], 2 * logits[:2000], y[:2000])
+    result = mem.tune(z[2000:], 2 * logits[2000:], y[2000:])
+    assert not result.useful
+    assert result.temperature_gain.low > 0
+    assert result.best.temperature == mem.temperature == 2
+    assert result.base.temperature == 2
+    # Where it does not help, it stays as it was given.
+    mem.fit(z[:2000], logits[:2000], y[:2000])
+    mem.temperature = 1.4
+    result = mem.tune(z[2000:], logits[2000:], y[2000:])
+    assert result.temperature_gain.low <= 0
+    assert mem.temperature == 1
+
+
+@QUIET
+def test_one_standard_error_prefers_what_is_simple():
+    world = World(seed=4)
+    mem = world.memory()
+    best = mem.tune(*world.fresh, apply=False)
+    simple = mem.tune(*world.fresh, apply=False, rule="one_se")
+    assert simple.useful
+    assert 0 < simple.candidate.strength <= best.candidate.strength
+    assert simple.candidate != best.candidate
+    assert simple.scores["candidate"] >= best.scores["candidate"]
+    with pytest.raises(ValueError, match="rule='one_se' needs at least 3 folds, got 2"):
+        mem.tune(*world.fresh, folds=2, rule="one_se")
+
+
+# ---- What is applied --------------------------------------------------------------------------
+
+
+@QUIET
+def test_the_best_is_applied_unless_told_otherwise():
+    world = World()
+    mem = world.memory(k=5, sigma=0.25)
+    before = repr(mem)
+    result = mem.tune(*world.fresh, apply=False, **GRID)
+    assert repr(mem) == before
+    same = mem.tune(*world.fresh, **GRID)
+    assert same.best == result.best
+    got = (mem.k, mem.sigma, mem.temperature, mem.strength, mem.probability_map)
+    best = result.best
+    assert got == (best.k, best.sigma, best.temperature, best.strength, best.probability_map)
+    wanted = world.predictions(row_of(best))
+    np.testing.assert_allclose(mem.predict_proba(*world.fresh[:2]), wanted, atol=1e-6)
+    held = log_loss(mem.predict_proba(*world.fresh[:2]), world.fresh[2])
+    assert result.scores["candidate"] == pytest.approx(held, rel=1e-12)
+    assert mem.use(resmem.Settings(3, 1.5, 2.0, 0.25, "project")) is mem
+    got = (mem.k, mem.sigma, mem.temperature, mem.strength, mem.probability_map)
+    assert got == (3, 1.5, 2.0, 0.25, "project")
+
+
+@QUIET
+def test_keys_are_kept_in_the_way_that_was_best(tmp_path):
+    """Directions that say nothing drown the one that does, unless they are whitened away."""
+    rng = np.random.default_rng(7)
+    z, logits, y = calibrated(rng, 3000, useful=True)
+    z = np.hstack([z[:, :1], 40 * rng.standard_normal((3000, 6))]).astype(np.float32)
+    mem = resmem.Memory(k=4).fit(z[:2000], logits[:2000], y[:2000], ids=np.arange(2000) * 3)
+    mem.remove([3, 9])
+    fresh = z[2000:], logits[2000:], y[2000:]
+    assert not mem.tune(*fresh, apply=False).useful
+    result = mem.tune(*fresh, preprocess=["standardize", "unit"], key_dtype="float16")
+    assert result.useful
+    assert result.best.preprocess == mem.preprocess == "standardize"
+    assert result.best.key_dtype == mem.key_dtype
+    names = zip(result.table["preprocess"], result.table["key_dtype"], strict=True)
+    kinds = {"none", "standardize", "unit"}
+    assert set(names) == {(p, t) for p in kinds for t in ("float32", "float16")}
+    fitted = resmem.Memory(preprocess="standardize", key_dtype=mem.key_dtype)
+    kept = np.delete(np.arange(2000), [1, 3])
+    fitted.fit(z[kept], logits[kept], y[kept], ids=kept * 3).use(result.best)
+    np.testing.assert_array_equal(fitted.correct(*fresh[:2]), mem.correct(*fresh[:2]))
+    mem.save(tmp_path / "m.resmem")
+    loaded = resmem.Memory.load(tmp_path / "m.resmem")
+    np.testing.assert_array_equal(loaded.predict_proba(*fresh[:2]), mem.predict_proba(*fresh[:2]))
+    again = mem.tune(*fresh, apply=False)
+    assert set(again.table["preprocess"]) == {"standardize"}
+    with pytest.raises(ValueError, match="only of embeddings stored as they came"):
+        mem.tune(*fresh, preprocess="none")
+    bad = resmem.Memory().fit(z[:2000], logits[:2000], y[:2000])
+    assert bad.tune(*fresh, preprocess="whiten:2", apply=False).table is not None
+    assert bad.preprocess == "none"
+
+
+@QUIET
+def test_switched_off_keeps_keys_as_they_are():
+    rng = np.random.default_rng(8)
+    z, logits, y = calibrated(rng, 1200, useful=False)
+    mem = resmem.Memory().fit(z[:800], logits[:800], y[:800])
+    result = mem.tune(z[800:], logits[800:], y[800:], preprocess=["unit", "pca:2"])
+    assert not result.useful
+    assert mem.preprocess == result.best.preprocess == "none"
+
+
+# ---- Its own rows ----------------------------------------------------------------------------
+
+
+@QUIET
+def test_own_rows_are_searched_without_themselves():
+    world = World()
+    z, outputs, y = world.rows
+    ids = np.random.default_rng(0).permutation(5000)[:600]
+    mem = resmem.Memory().fit(z[:200], outputs[:200], y[:200], ids[:200])
+    mem.add(z[200:], outputs[200:], y[200:], ids[200:]).remove(ids[[5, 250]])
+    kept = np.delete(np.arange(600), [5, 250])
+    own = mem.tune(loo=True, apply=False, **GRID)
+    given = mem.tune(z[kept], outputs[kept], y[kept], exclude_ids=ids[kept], apply=False, **GRID)
+    assert own.rows == 598
+    np.testing.assert_array_equal(own.table, given.table)
+    assert (own.best, own.gain, own.knn) == (given.best, given.gain, given.knn)
+
+
+@QUIET
+def test_at_most_ten_thousand_own_rows_are_looked_at(monkeypatch):
+    monkeypatch.setattr("resmem._tune._SAMPLE", 50)
+    world = World()
+    mem = world.memory()
+    one, same, other = (mem.tune(loo=True, apply=False, seed=s, **GRID) for s in (0, 0, 1))
+    assert one.rows == 50
+    assert one.table.tobytes() == same.table.tobytes() != other.table.tobytes()
+
+
+def notes_of(call):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = call()
+    assert [str(w.message) for w in caught] == [f"tune: {note}" for note in result.notes]
+    assert all(w.category is UserWarning and w.filename == __file__ for w in caught)
+    return " ".join(result.notes)
+
+
+def overfitted(world):
+    """The outputs of a model that has all but learnt its rows by heart."""
+    z, outputs, y = world.rows
+    return z, outputs + 6 * np.eye(3, dtype=np.float32)[y], y
+
+
+def test_residuals_that_are_too_small_are_told_of():
+    world = World()
+    honest = world.memory()
+    assert "residuals" not in notes_of(lambda: honest.tune(*world.fresh, apply=False))
+    assert "residuals" not in notes_of(lambda: honest.tune(loo=True, apply=False))
+    mem = resmem.Memory().fit(*overfitted(world))
+    said = notes_of(lambda: mem.tune(*world.fresh, apply=False))
+    assert "of the size of those on the validation rows" in said
+    assert "resmem.out_of_fold" in said
+    said = notes_of(lambda: mem.tune(loo=True, apply=False))
+    assert "errs" in said
+    assert "residuals are too small for new rows" in said
+    values = World(kind="values")
+    z, outputs, y = values.rows
+    mem = resmem.Memory("regression").fit(z, y - 0.1 * (y - outputs), y)
+    assert "of the size" in notes_of(lambda: mem.tune(*values.fresh, apply=False))
+
+
+def test_best_values_at_an_edge_are_told_of():
+    world = World()
+    mem = world.memory()
+
+    def notes(**grid):
+        return notes_of(lambda: mem.tune(*world.fresh, apply=False, **grid))
+
+    wide = {"k": [1, 4, 16, 64, 256], "sigma": [0.05, 0.2, 0.8, 3.2], "temperature": 1.0}
+    assert "k=" not in notes(**wide, strength=[0.5, 1, 1.5, 2])
+    assert "k=2 is the largest that was tried: try more" in notes(**wide | {"k": [1, 2]})
+    assert "sigma=3 is the smallest" in notes(**wide | {"sigma": [3.0, 9.0]})
+    assert "sigma=0.01 is the largest" in notes(**wide | {"sigma": [0.001, 0.01]})
+    assert "sigma" not in notes(**wide | {"sigma": [0.001, math.inf], "k": [4]})
+    assert "strength" in notes(**wide, strength=[0, 0.01])
+    assert "temperature=3 is the smallest" in notes(**wide | {"temperature": [3.0, 5.0]})
+    assert "temperature" not in notes(**wide | {"temperature": 3.0})
+
+
+# ---- Every store ------------------------------------------------------------------------------
+
+
+@QUIET
+@pytest.mark.parametrize("store", ["dense", "half", "sparse:2", "head"])
+def test_every_store_is_tuned(store):
+    rng = np.random.default_rng(9)
+    n, C = 1800, 6
+    z = rng.standard_normal((n, 4)).astype(np.float32)
+    layer = rng.standard_normal((C, 4)).astype(np.float32)
+    logits = z @ layer.T
+    y = np.argmax(
+        logits + 5 * np.sin(2 * z[:, :1]) * np.eye(C)[0] + rng.gumbel(size=(n, C)), axis=1
+    )
+    options = {"residual_dtype": "float16"} if store == "half" else {"store": store}
+    options = {} if store == "dense" else options
+    head = (layer, None) if store == "head" else None
+    mem = resmem.Memory(head=head, k=8, **options)
+    mem.fit(z[:1200], None if head else logits[:1200], y[:1200])
+    mem.remove([3]).add(z[:9] + 5, None if head else logits[:9], y[:9])
+    fresh = z[1200:], None if head else logits[1200:], y[1200:]
+    result = mem.tune(*fresh, k=[4, 16], sigma=[0.3, 1.0])
+    assert result.useful
+    held = log_loss(mem.predict_proba(*fresh[:2]), fresh[2])
+    precise = 1e-6 if store == "sparse:2" else 1e-12  # whose sums are rounded once more
+    assert result.scores["candidate"] == pytest.approx(held, rel=precise)
+    temperatures = set(result.table["temperature"])
+    assert temperatures == ({1.0} if store == "sparse:2" else {0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0})
+
+
+@QUIET
+def test_queries_without_neighbours_keep_the_base():
+    world = World(n=2, q=40)
+    mem = world.memory()
+    nobody = np.tile([0, 1], (40, 1))
+    result = mem.tune(*world.fresh, exclude_ids=nobody, probability_map="clip")
+    assert not result.useful
+    assert result.candidate.strength == 0
+    assert np.ptp(result.table["score"][result.table["temperature"] == 1]) < 1e-12
+
+
+# ---- The result -------------------------------------------------------------------------------
+
+
+@QUIET
+def test_the_result_speaks_for_itself():
+    world = World()
+    mem = world.memory()
+    result = mem.tune(*world.fresh, apply=False)
+    text = repr(result)
+    for part in ("log_loss", "400 rows, 5 folds", "12,096 settings", result.reason, "kNN alone",
+                 "base, own temperature", "published", "candidate", str(result.best)):  # fmt: skip
+        assert part in text
+    assert max(map(len, text.splitlines())) < 160
+    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert plain["best"]["k"] == result.best.k
+    assert len(plain["table"]["score"]) == len(result.table)
+    assert plain["gain"] == {**result.gain._asdict()}
+    ks, sigmas, scores = result.surface()
+    assert scores.shape == (8, 12)
+    assert sigmas[-1] == math.inf
+    assert np.nanmin(scores) == result.scores["candidate"]
+    at = np.unravel_index(np.argmin(scores), scores.shape)
+    assert (ks[at[0]], sigmas[at[1]]) == (result.candidate.k, result.candidate.sigma)
+    assert set(result.seconds) == {"search", "sweep", "proof"}
+    distances = mem.kneighbors(world.fresh[0], k=128)[0]
+    np.testing.assert_allclose(sigmas[0], 0.01 * np.median(distances[:, -1]))
+
+
+@QUIET
+def test_the_table_as_a_frame():
+    pandas = pytest.importorskip("pandas")
+    frame = World().memory().tune(*World().fresh, apply=False, **GRID).to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert list(frame)[:2] == ["k", "sigma"]
+
+
+@QUIET
+@pytest.mark.parametrize("score", ["log_loss", "function"])
+def test_progress_is_told_and_may_stop_it(score):
+    world = World(q=50)
+    mem = world.memory()
+    options = {"k": [1, 2], "sigma": [1.0], "strength": [1], "probability_map": "clip"}
+    options |= {"temperature": [1.0, 2.0]}
+    if score == "function":
+        options |= {"score": log_loss, "greater_is_better": False}
+    done = []
+    mem.tune(*world.fresh, progress=done.append, apply=False, **options)
+    total = 50 * ((1 + 2) + 2 + 1) if score == "log_loss" else 50 * ((1 + 8) + 4 + 2)
+    assert sum(done) == total
+    before = repr(mem)
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mem.tune(*world.fresh, progress=stop, **options)
+    assert repr(mem) == before
+    with pytest.raises(TypeError, match="progress must be True or a function, got int"):
+        mem.tune(*world.fresh, progress=3)
+
+
+@QUIET
+def test_a_bar_is_drawn(capsys):
+    pytest.importorskip("tqdm")
+    World(q=30).memory().tune(*World(q=30).fresh, progress=True, apply=False, **GRID)
+    assert "tune" in capsys.readouterr().err
+
+
+@QUIET
+def test_a_bar_that_cannot_be_drawn_is_told(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ImportError, match=r"pip install 'residual-memory\[cli\]'"):
+        World(q=30).memory().tune(*World(q=30).fresh, progress=True)
+
+
+# ---- What is refused --------------------------------------------------------------------------
+
+FRESH = tuple(part[:20] for part in World().fresh)
+ERRORS = [
+    ({"rule": "first"}, ValueError, r"rule must be 'best' or 'one_se', got 'first'"),
+    ({"score": "f1"}, ValueError, r"score must be one of 'log_loss', .*, got 'f1'"),
+    ({"score": "rmse"}, ValueError, r"score must be one of .* for classification, got 'rmse'"),
+    ({"k": 0}, ValueError, r"k must be at least 1, got 0"),
+    ({"k": []}, ValueError, r"k must have at least one value to try"),
+    ({"k": [1.5]}, TypeError, r"k must be an integer, got 1\.5"),
+    ({"sigma": -1}, ValueError, r"sigma must be a positive number, got -1"),
+    ({"temperature": [1, 0]}, ValueError, r"temperature must be a positive number, got 0"),
+    ({"strength": [math.nan]}, ValueError, r"strength must be finite, got nan"),
+    ({"probability_map": "sort"}, ValueError, r"probability_map must be 'clip' or .*"),
+    ({"folds": 1}, ValueError, r"folds must be at least 2, got 1"),
+    ({"folds": 21}, ValueError, r"folds must be at most the number of rows \(20\), got 21"),
+    ({"folds": [0] * 20}, ValueError, r"folds must have at least two numbers, got 0 alone"),
+    ({"folds": [0, 1]}, ValueError, r"folds must have one row per row of targets \(20\), got 2"),
+    ({"seed": -1}, ValueError, r"seed must be at least 0, got -1"),
+    ({"confidence": 1}, ValueError, r"confidence must lie between 0 and 1, got 1"),
+    ({"loo": True}, ValueError, r"loo=True tunes on the memory's own rows: leave out .*"),
+    ({"preprocess": "shrink"}, ValueError, r"preprocess must be .*'shrink'"),
+    ({"key_dtype": "int8"}, ValueError, r"key_dtype must be one of .*'int8'"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "message"), ERRORS)
+def test_what_makes_no_sense_is_refused(options, kind, message):
+    mem = World().memory()
+    before = repr(mem)
+    with pytest.raises(kind, match=message):
+        mem.tune(*FRESH, **options)
+    assert repr(mem) == before
+
+
+def test_rows_that_make_no_sense_are_refused():
+    mem = World().memory()
+    z, outputs, y = FRESH
+    for given, message in (
+        ((z, outputs, y[:5]), r"targets must have one row per row of embeddings \(20\), got 5"),
+        ((z, outputs, y + 3), "but outputs have 3 columns"),
+        ((z[:, :1], outputs, y), "embeddings must have 2 columns"),
+        ((z, outputs[:4], y), r"outputs must have one row per row of embeddings \(20\), got 4"),
+        ((z[:0], outputs[:0], y[:0]), r"folds must be at most the number of rows \(0\), got 5"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mem.tune(*given)
+    values = World(kind="values").memory()
+    with pytest.raises(ValueError, match="targets must have 3 columns as in fit, got 2"):
+        values.tune(z, outputs, outputs[:, :2])
+    with pytest.raises(ValueError, match="temperature must be 1 for values, got 2"):
+        values.tune(z, outputs, outputs, temperature=2)
+    with pytest.raises(ValueError, match="probability_map is for classification"):
+        values.tune(z, outputs, outputs, probability_map="clip")
+    with pytest.raises(resmem.NotFittedError):
+        resmem.Memory().tune(*FRESH)
+    empty = resmem.Memory(sigma=1).fit(z[:0], outputs[:0], y[:0])
+    with pytest.raises(ValueError, match="tune needs a memory with rows, this one has 0"):
+        empty.tune(*FRESH)
+    one = resmem.Memory(sigma=1).fit(z[:1], outputs[:1], y[:1])
+    with pytest.raises(ValueError, match="tune needs a memory with rows, this one has 1"):
+        one.tune(loo=True)
+    sparse = resmem.Memory(store="sparse:1").fit(z, outputs, y)
+    with pytest.raises(ValueError, match="loo=True needs the base model's outputs of the rows"):
+        sparse.tune(loo=True)
+    with pytest.raises(
+        ValueError, match=r"temperature is fixed at fit for store='sparse:1' \(1\), got 2"
+    ):
+        sparse.tune(*FRESH, temperature=[1, 2])
