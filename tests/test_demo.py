@@ -79,16 +79,25 @@ def test_quick_run_reports_every_method(tmp_path: Path) -> None:
     table = rows(done.stdout)
     images = SIZES["test"] // 5
     for model in ("mlp", "conv"):
-        assert {"base", "kNN alone", "ResMem, strength 1"} <= {m for b, m in table if b == model}
+        methods = [method for owner, method in table if owner == model]
+        assert methods[0] == "base"
+        assert {"kNN alone", "ResMem as published"} <= set(methods)
+        assert methods[-1] in ("ResMem, tuned", "ResMem, switched off")
         base = table[model, "base"]
         assert base[0] > 0.7
         assert base[2:] == (0, 0)
-        for (owner, _), (accuracy, loss, corrected, harmed) in table.items():
-            if owner == model:
-                assert 0 < loss < 1
-                assert round((accuracy - base[0]) * images) == corrected - harmed
+        for method in methods:
+            accuracy, loss, corrected, harmed = table[model, method]
+            assert 0 < loss < 1
+            assert round((accuracy - base[0]) * images) == corrected - harmed
+            gain = re.search(rf"^  {model} +{method}  +([+-][\d.]+) \[", done.stdout, re.MULTILINE)
+            assert (gain is None) == (method == "base")
+            if gain:
+                assert float(gain[1]) == pytest.approx(base[1] - loss, abs=2e-4)
     for expected in ("queries/s searched", "Seconds: load", "in all"):
         assert expected in done.stdout
+    reasons = re.findall(r"^  The memory (helps: its gain|is switched off:)", done.stdout, re.M)
+    assert len(reasons) == 2
     picture = tmp_path / "resmem-demo.png"
     if importlib.util.find_spec("matplotlib"):
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -108,29 +117,6 @@ def test_without_matplotlib_the_report_says_how_to_get_it(
     result: object = None  # never looked at
     assert not picture.draw(tmp_path / "x.png", result, empty, empty)  # type: ignore[arg-type]
     assert not (tmp_path / "x.png").exists()
-
-
-def test_the_ranking_sums_agree_with_the_memory() -> None:
-    """The sums that rank the candidates give the log-loss that the memory itself gives."""
-    import resmem
-    from resmem.demo import base, tuning
-    from resmem.demo.experiment import confirm
-
-    rng = np.random.default_rng(0)
-    keys, logits = (rng.standard_normal((700, n), dtype=np.float32) for n in (16, 10))
-    labels = rng.integers(0, 10, 700)
-    known, held_out = (
-        base.Outputs(keys[part], logits[part]) for part in (np.s_[:500], np.s_[500:])
-    )
-    memory = resmem.Memory().fit(*known, labels[:500])
-    near = tuning.Neighbours(*memory.kneighbors(held_out.keys, k=max(tuning.KS)))
-    best = tuning.tune_memory(
-        near, memory.sigma_, (known.logits, labels[:500]), (held_out.logits, labels[500:])
-    )
-    assert set(best) == set(tuning.STRENGTHS)
-    for choice in best.values():
-        confirmed = confirm(memory, choice, held_out, labels[500:])
-        assert confirmed.log_loss == pytest.approx(choice.log_loss, rel=1e-4)
 
 
 def test_gradients_are_those_of_the_log_loss() -> None:

@@ -4,9 +4,9 @@ Two models are trained on the spot on a part of Fashion-MNIST, each is given a m
 residuals, and base, neighbours alone and ResMem are shown side by side on images that nothing
 was fitted to or chosen on.
 
-`data.py` reads the images, `base.py` holds the two models, `tuning.py` chooses the settings on
-the validation images, `experiment.py` is the run from training to test, `report.py` says what
-came of it and `picture.py` draws it.
+`data.py` reads the images, `base.py` holds the two models, `experiment.py` is the run from
+training through `Memory.tune` to the test, `report.py` says what came of it and `picture.py`
+draws it.
 """
 
 from __future__ import annotations

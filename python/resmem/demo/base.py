@@ -26,22 +26,10 @@ def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
     return result
 
 
-def to_simplex(values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Rows clipped from below and divided by their sum, as `Memory.predict_proba` does."""
-    clipped = np.maximum(values, np.float32(1e-6))
-    result: NDArray[np.floating] = clipped / clipped.sum(axis=1, keepdims=True)
-    return result
-
-
 def log_loss(probabilities: NDArray[np.floating], labels: Ints) -> float:
     """Mean negative log-likelihood of the labels."""
     at_label = np.take_along_axis(probabilities, labels[:, None], axis=1)
     return float(-np.log(at_label, dtype=np.float64).mean())
-
-
-def one_hot(labels: Ints) -> Floats:
-    """Targets as rows: 1 at the label, 0 elsewhere."""
-    return np.eye(len(CLASSES), dtype=np.float32)[labels]
 
 
 def pixels(images: Floats) -> Floats:

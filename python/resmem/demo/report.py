@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,10 @@ import numpy as np
 import resmem
 
 if TYPE_CHECKING:
+    from resmem._metrics import Interval
+
     from .data import Split
-    from .experiment import Result, Score, Trial
+    from .experiment import Result, Trial
 
 
 class Stopwatch:
@@ -98,44 +101,38 @@ class Report:
         print("              accuracy  log-loss  mean residual, 1 - p(label)")
         for name, fit in (("training", trial.train), ("validation", trial.validation)):
             print(f"  {name:10s}  {fit.accuracy:8.2%}  {fit.log_loss:8.4f}  {fit.residual:8.4f}")
-        rows, width = trial.known.keys.shape
-        megabytes = trial.memory.nbytes / 1e6
-        print(f"  memory: {rows} rows, keys of {width} numbers, {megabytes:.1f} MB")
-        share = trial.train.residual / trial.validation.residual
+        memory = trial.memory
         print(
-            "  It holds the residuals of images the model was trained on, "
-            f"{share:.0%} of the size\n  of those on new images."
+            f"  memory: {len(memory)} rows, keys of {base.recipe.hidden} numbers, "
+            f"{memory.nbytes / 1e6:.1f} MB. It holds the residuals of the very\n"
+            "  images that the model was trained on, to show what this costs."
         )
-        print("  validation log-loss of the settings chosen by it")
-        alone = f"k={trial.alone.k}, sigma={trial.alone.sigma:.3g}"
-        for name, choice, settings in (
-            ("base", trial.tempered, f"T={trial.tempered.temperature:g}"),
-            ("kNN alone", trial.alone, alone),
-            ("ResMem, strength 1", trial.published, str(trial.published)),
-            ("ResMem, any strength", trial.chosen, str(trial.chosen)),
-        ):
-            print(f"  {name:20s}  {choice.log_loss:8.4f}  {settings}")
+        for line in repr(trial.tuned).splitlines():
+            print(textwrap.fill(line, 108, initial_indent="  ", subsequent_indent="      "))
 
     def table(self, results: list[Result], images: int) -> None:
         """Every method on the test images, and what the memory changed."""
         print(f"\nTest on {images} images, opened once, now")
         print("  model  method                accuracy  log-loss  corrected  harmed")
         for result in results:
-            name = result.trial.base.recipe.name
-            for s in result.scores:
+            model = result.trial.base.recipe.name
+            for name, method in result.methods.items():
+                scores = method.scores
                 print(
-                    f"  {name:5s}  {s.method:20s}  {s.accuracy:8.2%}  {s.log_loss:8.4f}  "
-                    f"{s.corrected:9d}  {s.harmed:6d}"
+                    f"  {model:5s}  {name:20s}  {scores['accuracy']:8.2%}  "
+                    f"{scores['log_loss']:8.4f}  {method.corrected:9d}  {method.harmed:6d}"
                 )
         print(
             "  corrected: the base model wrong and the method right; harmed: the reverse.\n"
-            "  Strength 1 is ResMem as published. Its sum can leave [0, 1]: the log-loss of every\n"
-            "  method is taken after clipping at 1e-6 and dividing by the total."
+            "  As published: strength 1, all else chosen for it. The sum can leave [0, 1], so the\n"
+            "  probabilities are those of its map to the simplex (`Memory.predict_proba`).\n"
+            "  Gain over the base model in log-loss, per image, with 95 % confidence:"
         )
         for result in results:
-            for method in result.scores[1:]:
-                if method.method.startswith("ResMem"):
-                    print(f"  {result.trial.base.recipe.name} {verdict(result.scores[0], method)}")
+            for name, method in result.methods.items():
+                if method.gain is not None:
+                    said = verdict(method.gain)
+                    print(f"  {result.trial.base.recipe.name:5s}  {name:20s}  {said}")
 
     def throughput(self, results: list[Result]) -> None:
         """Queries per second."""
@@ -144,8 +141,8 @@ class Report:
             trial = result.trial
             print(
                 f"{trial.base.recipe.name}: {result.search_rate:,.0f} queries/s searched "
-                f"(k={trial.alone.k}), {result.correct_rate:,.0f} corrected "
-                f"(k={trial.published.k}), {len(trial.memory)} rows"
+                f"(k={trial.tuned.knn.k}), {result.correct_rate:,.0f} corrected "
+                f"(k={trial.tuned.published.k}), {len(trial.memory)} rows"
             )
 
     def drawn(self, path: Path, drawn: bool) -> None:
@@ -161,14 +158,7 @@ class Report:
         print(f"Seconds: {stages}; {perf_counter() - self.start:.1f} in all")
 
 
-def verdict(base: Score, method: Score) -> str:
-    """Gain or harm of a method against the base model, in one line."""
-    points = 100 * (method.accuracy - base.accuracy)
-    changed = method.corrected + method.harmed
-    errors = (method.corrected - method.harmed) / max(changed, 1) ** 0.5
-    loss = method.log_loss - base.log_loss
-    word = "worse" if loss > 0 else "better"
-    return (
-        f"{method.method}: accuracy {points:+.2f} points ({errors:+.1f} standard errors), "
-        f"log-loss {abs(loss):.4f} {word}"
-    )
+def verdict(gain: Interval) -> str:
+    """A gain, and whether it is clear of 0."""
+    word = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not clear of 0"
+    return f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]  {word}"
