@@ -212,23 +212,34 @@ class Trial:
         result = np.empty((len(rows), self.rows.columns))
         start, to = 0, map_named(settings.probability_map)
         for part in self._parts(rows):
-            residuals, distances, near, base = self._near(part, settings.temperature, kind)
-            k, kept = slice(0, settings.k), base.copy() if to.keeps else None
-            corrected = _core.aggregate(
-                [("dense", residuals)],
-                np.ascontiguousarray(distances[:, k]),
-                np.ascontiguousarray(near[:, k]),
-                settings.sigma,
-                self.rows.columns,
-                settings.strength,
-                base,
-                self.threads,
-            )
+            if settings.strength == 0 and kind != "targets":
+                corrected = self._base(part.outputs, settings.temperature)
+                kept = corrected.copy() if to.keeps else None
+            else:
+                corrected, kept = self._corrected(part, settings, kind, to.keeps)
             if self.spec.task == "classification":
                 to.apply(corrected, kept, self.threads)
             result[start : start + len(part.rows)] = corrected
             start += len(part.rows)
         return result
+
+    def _corrected(
+        self, part: Part, settings: Settings, kind: Kind, keeps: bool
+    ) -> tuple[F64, F64 | None]:
+        """Corrected outputs, and the base's if they are kept."""
+        residuals, distances, near, base = self._near(part, settings.temperature, kind)
+        kept = base.copy() if keeps else None
+        corrected = _core.aggregate(
+            [("dense", residuals)],
+            np.ascontiguousarray(distances[:, : settings.k]),
+            np.ascontiguousarray(near[:, : settings.k]),
+            settings.sigma,
+            self.rows.columns,
+            settings.strength,
+            base,
+            self.threads,
+        )
+        return corrected, kept
 
     # ------------------------------------------------------------------ errors
 
