@@ -9,7 +9,7 @@ import numpy as np
 from resmem import Evaluation, Explanation, Settings, TuneResult
 from resmem._evaluate import MethodResult
 from resmem._metrics import Interval
-from resmem._tune_result import TABLE
+from resmem._tuning.result import TABLE
 
 KS, SIGMAS = (1, 5, 20, 50), (0.25, 0.5, 1.0, 2.0, math.inf)
 METHODS = ("base", "base, T=1.25", "kNN alone", "ResMem as published", "ResMem, strength 0.75")

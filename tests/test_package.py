@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +59,6 @@ def compiled(name: str) -> Signature:
     assert isinstance(function, ast.FunctionDef)
     assert function.name == name
     return signature(function)
-
-
-def blocks() -> list[str]:
-    if not README.is_file():
-        return []
-    text = README.read_text(encoding="utf-8")
-    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 # ---- types ---------------------------------------------------------------------------------
@@ -182,10 +176,16 @@ def test_the_oracle_imports_numpy_alone():
 # ---- examples ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", blocks(), ids=lambda code: code.splitlines()[0])
-def test_the_code_of_the_readme_runs(code, tmp_path, monkeypatch):
+@pytest.mark.skipif(not README.is_file(), reason="the README is not beside the tests")
+def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+    text = README.read_text(encoding="utf-8")
+    code = "".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "tune: ")
+        exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+    assert "The memory helps" in capsys.readouterr().out
+    assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not README.is_file(), reason="the README is not beside the tests")
@@ -214,7 +214,9 @@ def test_the_shell_session_of_the_readme_runs(tmp_path):
     chances = np.load(tmp_path / "probabilities.npy")
     assert list(chances.argmax(axis=1)) == labels
     assert "2000" in done.stdout
-    assert " ok" in printed[-1]
+    assert any(": ok, " in line for line in printed)
+    assert "The memory helps" in done.stdout
+    assert (tmp_path / "report.html").is_file()
 
 
 @pytest.mark.parametrize("module", [resmem, _memory, _search], ids=lambda m: m.__name__)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import resmem
-from resmem import _trial
-from resmem._grid import Settings
+from resmem._tuning import trial as _trial
+from resmem._tuning.grid import Settings
 
 QUIET = pytest.mark.filterwarnings("ignore:tune")
 GRID = {"k": [1, 3, 8], "sigma": [0.2, 1.0, math.inf], "strength": [0, 0.5, 1]}
@@ -461,7 +461,7 @@ def test_own_rows_are_searched_without_themselves():
 
 @QUIET
 def test_at_most_ten_thousand_own_rows_are_looked_at(monkeypatch):
-    monkeypatch.setattr("resmem._tune._SAMPLE", 50)
+    monkeypatch.setattr("resmem._tuning._SAMPLE", 50)
     world = World()
     mem = world.memory()
     one, same, other = (mem.tune(loo=True, apply=False, seed=s, **GRID) for s in (0, 0, 1))

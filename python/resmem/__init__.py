@@ -13,12 +13,12 @@ from resmem._core import __version__
 from resmem._errors import FileFormatError, NotFittedError
 from resmem._evaluate import Evaluation
 from resmem._explain import Explanation
-from resmem._grid import Settings
 from resmem._memory import Memory, verify_file
 from resmem._out_of_fold import out_of_fold
 from resmem._report import report
 from resmem._search import search
-from resmem._tune_result import TuneResult
+from resmem._tuning.grid import Settings
+from resmem._tuning.result import TuneResult
 from resmem._versions import show_versions
 
 __all__ = [

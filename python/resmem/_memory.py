@@ -11,18 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _evaluate, _explain, _persist, _sigma
+from resmem import _arrays, _container, _evaluate, _explain, _persist, _sigma, _tuning
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
 from resmem._evaluate import Evaluation
 from resmem._explain import Explanation
-from resmem._grid import Settings
 from resmem._ingest import Incoming
 from resmem._rows import Snapshot
 from resmem._state import SETTINGS, State, identity, positive
 from resmem._stores import Head
-from resmem._tune_result import TuneResult
+from resmem._tuning.grid import Settings
+from resmem._tuning.result import TuneResult
 
 _LAST_ID = 2**63 - 1
 
@@ -462,9 +462,7 @@ class Memory(State):
             The notes of the result: the best is at the edge of what was tried, or the memory's
             residuals are smaller than those of fresh rows.
         """
-        from resmem._tune import tune  # which is seldom needed
-
-        result = tune(
+        result = _tuning.tune(
             self, embeddings, outputs, targets, k=k, sigma=sigma, temperature=temperature,
             strength=strength, probability_map=probability_map, preprocess=preprocess,
             key_dtype=key_dtype, score=score, greater_is_better=greater_is_better, folds=folds,
@@ -657,7 +655,7 @@ class Memory(State):
         else:
             saved = _persist.load(path, verify, progress)
         given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
-        given["probability_map"] = saved.settings.get("probability_map", "clip")  # new in 0.2
+        given["probability_map"] = saved.settings.get("probability_map", "clip")  # older files
         if given["sigma"] == "inf":
             given["sigma"] = math.inf
         flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")

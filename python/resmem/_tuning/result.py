@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem._arrays import F64, I64
-from resmem._grid import Settings
 from resmem._metrics import Interval
+from resmem._tuning.grid import Settings
 
 TABLE = np.dtype(
     [("k", np.int64), ("sigma", np.float64), ("temperature", np.float64), ("strength", np.float64),

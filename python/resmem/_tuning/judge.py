@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem._arrays import F64, I64
-from resmem._grid import Settings
 from resmem._metrics import Interval, Score, paired_interval
 from resmem._rows import Array
-from resmem._trial import Kind, Trial, scores_of
-from resmem._tune_result import TABLE, TuneResult
+from resmem._tuning.grid import Settings
+from resmem._tuning.result import TABLE, TuneResult
+from resmem._tuning.trial import Kind, Trial, scores_of
 
 _GROUPS = 50  # of the jackknife
 

@@ -79,7 +79,7 @@ class Grid:
         )  # fmt: skip
 
 
-def grid(
+def grid_of(
     spec: Spec,
     rows: int,
     columns: int,

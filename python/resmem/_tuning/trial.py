@@ -16,12 +16,12 @@ import numpy as np
 from resmem import _arrays, _core
 from resmem._arrays import F32, F64, I64
 from resmem._correct import Corrector, Searched, search
-from resmem._grid import Grid, Settings
 from resmem._ingest import Spec, blocks
 from resmem._metrics import BINS, Score
 from resmem._rows import Array, Snapshot
 from resmem._simplex import map_named
 from resmem._stores import Head, Sparse, widen_keys
+from resmem._tuning.grid import Grid, Settings
 
 _SWEPT_BYTES = 48 << 20  # of residuals and outputs in hand
 

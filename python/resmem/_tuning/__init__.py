@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from resmem import _arrays, _grid
+from resmem import _arrays
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector
 from resmem._folds import fold_numbers
-from resmem._judge import Tuner
 from resmem._metrics import Score, score_named
 from resmem._rows import Array, Snapshot
 from resmem._stores import Sparse
-from resmem._trial import GivenRows, Kind, OwnRows, Trial
-from resmem._tune_result import TuneResult
+from resmem._tuning.grid import choices, grid_of
+from resmem._tuning.judge import Tuner
+from resmem._tuning.result import TuneResult
+from resmem._tuning.trial import GivenRows, Kind, OwnRows, Trial
 
 if TYPE_CHECKING:
     from resmem._memory import Memory
@@ -50,14 +51,14 @@ def tune(
     _arrays.count(seed, "seed", 0)
     workers = _arrays.thread_count(threads)
     trials: list[Trial] = []
-    for name in _grid.choices(preprocess, memory.preprocess, "preprocess"):
-        for dtype in _grid.choices(key_dtype, memory.key_dtype, "key_dtype"):
+    for name in choices(preprocess, memory.preprocess, "preprocess"):
+        for dtype in choices(key_dtype, memory.key_dtype, "key_dtype"):
             same = (name, dtype) == (memory.preprocess, memory.key_dtype)
             corrector = (memory if same else memory._rekeyed(name, dtype))._corrector()
             most = len(corrector.rows) - loo
             if most < 1:
                 raise ValueError(f"tune needs a memory with rows, this one has {most + loo}")
-            grid = _grid.grid(
+            grid = grid_of(
                 corrector.spec, most, corrector.rows.columns, corrector.rows.temperature, k, sigma,
                 temperature, strength, probability_map,
             )  # fmt: skip
