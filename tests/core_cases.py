@@ -21,7 +21,8 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
     3 softmax    u64 n, columns, f64 temperature, f32[n*columns] logits, f64[n*columns] wanted
     4 residuals  u64 n, columns, f64 temperature (0: probabilities), f32[n*columns] outputs,
                  i64[n] labels, num[n*columns] wanted
-    5 simplex    u64 n, columns, project, f64 floor, f64[n*columns] values,
+    5 simplex    u64 n, columns, kind (0 clip, 1 project, 2 keep), f64 floor,
+                 f64[n*columns] values, f64[n*columns] base,
                  f64[n*columns] wanted
     6 weights    u64 q, k, f64 sigma, f64[q*k] distances, i64[q*k] positions, f64[q*k] wanted
     7 aggregate  u64 q, k, columns, f64 sigma, strength, u64 store
@@ -43,7 +44,7 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
     12 sweep     u64 q, k, n, columns, f32[n*columns] residuals, f64[q*k] distances,
                  i64[q*k] positions, f64[q*columns] base,
                  i64[q] labels and f64[0], or i64[0] and f64[q*columns] values,
-                 i64[] ks, f64[] sigmas, f64[] strengths, i64[maps] project, f64[maps] floor,
+                 i64[] ks, f64[] sigmas, f64[] strengths, i64[maps] kind, f64[maps] floor,
                  i64[] bounds, u64 bins: wanted is what the scalar kernels make of it
 """
 
@@ -330,10 +331,11 @@ def add_simplex(out: Writer, rng: np.random.Generator, n: int, columns: int) -> 
     values = rng.standard_normal((n, columns)) * 10.0 ** rng.integers(-9, 3, (n, 1))
     if n > 2:
         values[1], values[2, 0] = -1.0, -0.0  # all clipped
-    for project, floor in ((False, 1e-6), (False, 0.25), (True, 1e-6), (True, 0.0), (True, 0.25)):
-        wanted = oracle.simplex(values, floor, project)
-        what = f"simplex, n={n} columns={columns} project={project} floor={floor}"
-        out.add(5, what, n, columns, int(project), floor, values, wanted)
+    base = oracle.softmax(rng.standard_normal((n, columns))) if n else np.zeros((0, columns))
+    for kind, floor in ((0, 1e-6), (0, 0.25), (1, 1e-6), (1, 0.0), (1, 0.25), (2, 0.1)):
+        wanted = oracle.simplex(values, floor, kind == 1, base if kind == 2 else None)
+        what = f"simplex, n={n} columns={columns} kind={kind} floor={floor}"
+        out.add(5, what, n, columns, kind, floor, values, base, wanted)
 
 
 def add_sweep(out: Writer, rng: np.random.Generator, q: int, columns: int, scales: int) -> None:
@@ -345,7 +347,7 @@ def add_sweep(out: Writer, rng: np.random.Generator, q: int, columns: int, scale
     distances[2::4], positions[2::4] = np.inf, -1
     base = oracle.softmax(rng.standard_normal((q, columns))) if q else np.zeros((0, columns))
     sigmas = np.append(rng.uniform(0.05, 2, scales - 1), np.inf)
-    maps = np.array([0, 1, 1, 0]), np.array([1e-6, 1e-6, 0.0, 0.02])
+    maps = np.array([0, 1, 1, 0, 2]), np.array([1e-6, 1e-6, 0.0, 0.02, 0.1])
     settings = [np.array([1, 2, 9]), sigmas, np.array([1.0, -2.0, 50.0])]
     bounds, nothing = np.array([0, 0, q // 3, q]), np.zeros(0)
     given = [residuals, distances, positions, base]

@@ -430,14 +430,22 @@ def correct(base: npt.ArrayLike, correction: npt.ArrayLike, strength: float = 1.
 # ---- Probabilities ------------------------------------------------------------------------
 
 
-def simplex(corrected: npt.ArrayLike, floor: float = 1e-6, project: bool = False) -> Float64:
-    """Rows mapped to the simplex by ``clip``, or ``project``. Contract: "Probabilities"."""
+def simplex(
+    corrected: npt.ArrayLike,
+    floor: float = 1e-6,
+    project: bool = False,
+    base: npt.ArrayLike | None = None,
+) -> Float64:
+    """Rows mapped to the simplex by ``clip``, ``project``, or with a base ``keep``, of which
+    ``floor`` is the share. Contract: "Probabilities"."""
     v = np.asarray(corrected, dtype=np.float64)
-    f, a = floor, np.zeros((v.shape[0], 1))
+    f, a = np.full(v.shape, floor), np.zeros((v.shape[0], 1))
     if project:
         C = v.shape[1]
-        f = min(f, 1.0 / (2 * C))
-        a = tau(v, 1.0 - C * f)[:, None] - f
+        f = np.minimum(f, 1.0 / (2 * C))
+        a = tau(v, 1.0 - C * min(floor, 1.0 / (2 * C)))[:, None] - min(floor, 1.0 / (2 * C))
+    if base is not None:
+        f = np.maximum(floor * np.asarray(base, dtype=np.float64), 1e-9)
     moved = v - a
     u = np.where(moved > f, moved, f)
     probabilities: Float64 = u / csum(u)[..., None]
@@ -469,12 +477,12 @@ def sweep(
     ks: Sequence[int],
     sigmas: Sequence[float],
     strengths: Sequence[float],
-    maps: Sequence[tuple[bool, float]] = ((False, 1e-6),),
+    maps: Sequence[tuple[str, float]] = (("clip", 1e-6),),
     bins: int = 0,
 ) -> Float64:
     """Scores of every query, (q, ks, sigmas, strengths, maps, width), from the definitions.
 
-    Classes (q,) are scored under ``maps``, (project, floor) each, by ``class_scores``; values
+    Classes (q,) are scored under ``maps``, (kind, floor) each, by ``class_scores``; values
     (q, C), which no map changes, by ``value_scores``. Contract: "Sweep", but not divided last.
     """
     distance, position, target = map(np.asarray, (distances, positions, targets))
@@ -484,11 +492,12 @@ def sweep(
             moved_by = correction(distance[:, :k], position[:, :k], residuals, sigma)
             for strength in strengths:
                 corrected = correct(base, moved_by, strength)
-                for project, floor in maps:
+                for kind, floor in maps:
                     if target.dtype.kind == "f":
                         scores.append(value_scores(corrected, target))
                     else:
-                        p = simplex(corrected, floor, project)
+                        kept = base if kind == "keep" else None
+                        p = simplex(corrected, floor, kind == "project", kept)
                         scores.append(class_scores(p, target, bins))
     settings = (len(ks), len(sigmas), len(strengths), len(maps))
     width = scores[0].shape[1]

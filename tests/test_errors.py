@@ -131,7 +131,7 @@ PARAMETERS = [
     (lambda: resmem.Memory(output_kind="probabilities", temperature=2), ValueError, r"temperature must be 1 for probabilities, got 2: only logits have one"),
     (lambda: resmem.Memory(strength=np.inf), ValueError, r"strength must be finite, got inf"),
     (lambda: resmem.Memory(strength=b"1"), TypeError, r"strength must be a number, got b'1'"),
-    (lambda: resmem.Memory(probability_map="softmax"), ValueError, r"probability_map must be 'clip' or 'project', or with a smallest probability such as 'clip:0\.001', got 'softmax'"),
+    (lambda: resmem.Memory(probability_map="softmax"), ValueError, r"probability_map must be 'clip', 'project' or 'keep', or with a number between 0 and 1 such as 'clip:0\.001', got 'softmax'"),
     (lambda: resmem.Memory(probability_map="clip:0"), ValueError, r"probability_map must be .*, got 'clip:0'"),
     (lambda: resmem.Memory(probability_map="clip:1"), ValueError, r"probability_map must be .*, got 'clip:1'"),
     (lambda: resmem.Memory(probability_map="project:x"), ValueError, r"probability_map must be .*, got 'project:x'"),

@@ -24,6 +24,7 @@ CASES = {
     "projected": {"strength": 0.7, "probability_map": "project:0.001"},
     "sparse": {"store": "sparse:1", "temperature": 0.5, "k": 90},
     "head": {"store": "head", "head": (HEAD[0], HEAD[1][:, 0]), "temperature": 3.0},
+    "kept": {"probability_map": "keep:0.4", "temperature": 2.0, "strength": 1.5},
     "probabilities": {"output_kind": "probabilities", "key_dtype": "float16"},
     "values": {"task": "regression", "strength": 0.5},
     "flat": {"task": "regression"},
@@ -102,10 +103,13 @@ def expected(case, mem, rows, k, sigma):
         found[f"ResMem, strength {mem.strength:g}"] = own(mem.strength)
     if mem.task == "regression":
         return {name: values.reshape(len(z), -1) for name, values in found.items()}, {}
-    tops = {name: values.argmax(axis=1) for name, values in found.items()}
-    for values in found.values():
-        mem._map.apply(values)
-    return found, tops
+    own_base = own(0)
+    for name, values in found.items():
+        if name == "kNN alone" and mem._map.keeps:
+            found[name] = oracle.simplex(values)
+        else:
+            mem._map.apply(values, base.copy() if name == "base" else own_base)
+    return found, {name: values.argmax(axis=1) for name, values in found.items()}
 
 
 @pytest.mark.parametrize("knn", [None, SimpleNamespace(k=11, sigma=0.3)])
@@ -145,7 +149,9 @@ def loss(values, targets, tops):
     return np.square(values - targets).sum(axis=1)
 
 
-@pytest.mark.parametrize("case", ["weak", "off", "projected", "sparse", "head", "probabilities"])
+@pytest.mark.parametrize(
+    "case", ["weak", "off", "projected", "kept", "sparse", "head", "probabilities"]
+)
 def test_classes_confidence_and_examples_add_up(case):
     mem, rows, got = judged(case, bins=7)
     targets = rows[2]

@@ -134,7 +134,7 @@ def test_simplex(isa, columns, n):
         assert np.allclose(wanted.sum(axis=1), 1, atol=1e-12)
         for threads in (1, 2, 7):
             got = values.copy()
-            _core.simplex(got, floor, threads, isa, project)
+            _core.simplex(got, floor, threads, isa, "project" if project else "clip")
             assert same_bits(got, wanted)
 
 
@@ -147,8 +147,20 @@ def test_simplex_of_ties_zeros_and_large_values(isa, columns, project):
     values[4:8, 0] = -0.0, 1e-320, 1 - 2.0**-53, 1.0
     for floor in (0.25, 1e-6, 1e-320):
         got = values.copy()
-        _core.simplex(got, floor, 2, isa, project)
+        _core.simplex(got, floor, 2, isa, "project" if project else "clip")
         assert same_bits(got, oracle.simplex(values, floor, project))
+
+
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_simplex_that_keeps_a_share_of_the_base(isa, columns):
+    rng = np.random.default_rng(columns)
+    values, base = rng.standard_normal((7, columns)), oracle.softmax(rng.random((7, columns)) * 9)
+    base[3] = 0.0
+    for threads in (1, 7):
+        for share in (0.1, 0.7):
+            got = values.copy()
+            _core.simplex(got, share, threads, isa, "keep", base)
+            assert same_bits(got, oracle.simplex(values, share, base=base))
 
 
 def test_a_row_longer_than_a_task(isa):
@@ -166,7 +178,7 @@ def test_a_row_longer_than_a_task(isa):
     assert same_bits(got, wanted)
     for project in (False, True):
         mapped = got.copy()
-        _core.simplex(mapped, 1e-6, 2, isa, project)
+        _core.simplex(mapped, 1e-6, 2, isa, "project" if project else "clip")
         assert same_bits(mapped, oracle.simplex(wanted, 1e-6, project))
 
 
@@ -300,7 +312,7 @@ def test_flushing_to_zero_does_not_reach_a_projection(isa, flushing):
     assert ((wanted > 0) & (wanted < np.finfo(np.float64).tiny)).any()
     _core.set_flush_to_zero(True)
     got = values.copy()
-    _core.simplex(got, 0.0, 2, isa, True)
+    _core.simplex(got, 0.0, 2, isa, "project")
     assert same_bits(got, wanted)
 
 

@@ -396,17 +396,27 @@ def test_batches_blocks_and_threads_do_not_show(task, kind, monkeypatch):
             same_bits(mem.correct(queries, outputs, exclude, threads), whole)
 
 
-@pytest.mark.parametrize("name", ["clip", "clip:0.25", "project", "project:0.001"])
+@pytest.mark.parametrize(
+    "name", ["clip", "clip:0.25", "project", "project:0.001", "keep", "keep:0.5"]
+)
 def test_probabilities_by_every_map(fitted, name):
     mem, (keys, logits, _) = fitted
     mem.strength, mem.probability_map = 2.0, name
-    floor = float(name.partition(":")[2] or 1e-6)
+    floor = float(name.partition(":")[2] or (0.1 if name == "keep" else 1e-6))
     got = mem.predict_proba(keys, logits)
     corrected = mem.correct(keys, logits)
     assert (corrected < 0).any()
     np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-15 * 3)
-    np.testing.assert_array_equal(got.argmax(axis=1), corrected.argmax(axis=1))
-    if name.startswith("clip"):
+    if name.startswith("keep"):
+        base = oracle.softmax(logits)
+        same_bits(got, oracle.simplex(corrected, floor, base=base))
+    else:
+        np.testing.assert_array_equal(got.argmax(axis=1), corrected.argmax(axis=1))
+    if name.startswith("keep"):
+        least = np.maximum(floor * base, 1e-9)
+        total = np.maximum(corrected, least).sum(axis=1, keepdims=True)
+        assert (got * total >= least * (1 - 1e-12)).all()
+    elif name.startswith("clip"):
         same_bits(got, oracle.simplex(corrected, floor))
     else:  # no point of the simplex is nearer
         apart = np.square(got - corrected).sum(axis=1)
@@ -414,8 +424,21 @@ def test_probabilities_by_every_map(fitted, name):
             inside = floor + (1 - 3 * floor) * other  # no coordinate below the floor either
             assert (apart <= np.square(inside - corrected).sum(axis=1)).all()
         assert got.min() == pytest.approx(floor)
+    np.testing.assert_array_equal(mem.predict(keys, logits), got.argmax(axis=1))
     assert pickle.loads(pickle.dumps(mem)).probability_map == mem.probability_map == name
     assert ("probability_map" in repr(mem)) == (name != "clip")
+
+
+def test_what_is_kept_of_the_base_may_decide_the_class():
+    """Neighbours agree that it is not the base's class, and on nothing else."""
+    z, logits = np.zeros((10, 1), dtype=np.float32), np.zeros((10, 11), dtype=np.float32)
+    logits[:, 0] = 6
+    mem = resmem.Memory(k=10).fit(z, logits, np.arange(1, 11))
+    for name, same in (("clip", False), ("keep:0.05", False), ("keep:0.5", True)):
+        mem.probability_map = name
+        (label,) = mem.predict(z[:1], logits[:1])
+        assert (label == 0) == same
+        assert mem.predict_proba(z[:1], logits[:1]).argmax() == label
 
 
 def test_a_map_is_named_in_one_way():

@@ -1036,6 +1036,15 @@ def test_project_of_one_and_of_equal_columns(floor: float) -> None:
     assert oracle.simplex(np.empty((0, 3)), floor, project=True).shape == (0, 3)
 
 
+@few
+@given(some_corrected, st.sampled_from([0.1, 0.3, 1e-3]), st.randoms(use_true_random=False))
+def test_keep_is_the_contract_step_by_step(v: list[float], share: float, random: Any) -> None:
+    base = [random.choice([0.0, 1e-12, 0.25, random.random()]) for _ in v]
+    u = [max(value, max(mul(share, b), 1e-9)) for value, b in zip(v, base, strict=True)]
+    expected = np.array([[div(value, exact_csum(u)) for value in u]])
+    same_bits(oracle.simplex([v], share, base=[base]), expected)
+
+
 # ---- Sweep --------------------------------------------------------------------------------
 
 
@@ -1050,13 +1059,15 @@ def test_sweep_is_the_definitions_of_every_query_and_setting() -> None:
     b[3] = 0.25  # all equal: the first counts
     at[3] = -1
     ks, sigmas, strengths = (1, 3, 5), (0.4, math.inf), (1.0, -0.7)
-    maps = ((False, 1e-6), (True, 1e-6), (True, 0.0))
+    maps = (("clip", 1e-6), ("project", 1e-6), ("project", 0.0), ("keep", 0.3))
     scores = oracle.sweep(D, at, r, b, y, ks, sigmas, strengths, maps, bins)
-    assert scores.shape == (q, 3, 2, 2, 3, 3 + 3 * bins)
+    assert scores.shape == (q, 3, 2, 2, 4, 3 + 3 * bins)
     for i, h, s, t, m in np.ndindex(scores.shape[:-1]):
         w = oracle.correction(D[i : i + 1, : ks[h]], at[i : i + 1, : ks[h]], r, sigmas[s])
-        project, floor = maps[m]
-        p = oracle.simplex(oracle.correct(b[i : i + 1], w, strengths[t]), floor, project)
+        kind, floor = maps[m]
+        kept = b[i : i + 1] if kind == "keep" else None
+        corrected = oracle.correct(b[i : i + 1], w, strengths[t])
+        p = oracle.simplex(corrected, floor, kind == "project", kept)
         row, label = p[0].tolist(), int(y[i])
         expected = [math.inf if row[label] == 0 else -float(oracle.clog(row[label]))]
         correct = float(row.index(max(row)) == label)
@@ -1072,7 +1083,7 @@ def test_sweep_is_the_definitions_of_every_query_and_setting() -> None:
 def test_sweep_by_hand() -> None:
     where = [[0.0, 0.0], [math.inf] * 2], [[0, 1], [-1, -1]]
     r, b = np.array([[0.5, -0.5], [0.0, 0.0]], np.float32), [[0.25, 0.75], [0.5, 0.5]]
-    scores = oracle.sweep(*where, r, b, [0, 1], [1, 2], [math.inf], [1.0], [(False, 1e-6)], 2)
+    scores = oracle.sweep(*where, r, b, [0, 1], [1, 2], [math.inf], [1.0], [("clip", 1e-6)], 2)
     log2, log3 = float(oracle.clog(2.0)), -float(oracle.clog(0.75))
     assert scores[:, 0, 0, 0, 0].tolist() == [
         [log3, 1.0, 0.125, 0.0, 0.0, 0.0, 1.0, 0.75, 1.0],

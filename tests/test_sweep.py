@@ -26,7 +26,10 @@ PATIENCE = 60
 KS = (1, 4, 17)  # some queries have 3 neighbours, some none
 SIGMAS = (0.3, math.inf, 1e-300)
 STRENGTHS = (1.0, -2.0, 1e4)
-MAPS = ((False, 1e-6), (True, 1e-6), (True, 0.0), (False, 0.0), (False, 0.02), (True, 0.3))
+MAPS = (
+    ("clip", 1e-6), ("project", 1e-6), ("project", 0.0), ("clip", 0.0), ("clip", 0.02),
+    ("project", 0.3), ("keep", 0.1),
+)  # fmt: skip
 BOUNDS = {0: (0, 0), 1: (0, 1), 2: (0, 1, 1, 2), 37: (0, 0, 11, 11, 12, 37, 37)}  # empty folds too
 
 
@@ -41,7 +44,7 @@ class Case:
     ks: Sequence[int] = KS
     sigmas: Sequence[float] = SIGMAS
     strengths: Sequence[float] = STRENGTHS
-    maps: Sequence[tuple[bool, float]] = MAPS
+    maps: Sequence[tuple[str, float]] = MAPS
     bins: int = BINS
 
     def core(self, **options: Any) -> Any:
@@ -123,7 +126,7 @@ def corrected_and_error(case, k, sigma, strength):
     return oracle.correct(case.base, moved, strength), gamma(2 * k + 9) * size + TINY
 
 
-def moved_and_error(v, dv, project, floor):
+def moved_and_error(v, dv, kind, floor, base):
     """``v - a`` of the page, ``f``, and the error of the ``u`` that follow (rows, 1).
 
     A projection's tau moves no more than the furthest v. It is rounded on both sides: times n it
@@ -133,30 +136,32 @@ def moved_and_error(v, dv, project, floor):
     """
     C = v.shape[1]
     du = dv.max(axis=1, keepdims=True)
-    if not project:
-        return v, floor, du
+    if kind == "clip":
+        return v, np.full(v.shape, floor), du
+    if kind == "keep":
+        return v, np.maximum(floor * base, 1e-9), du
     floor = min(floor, 0.5 / C)
     a = oracle.tau(v, 1 - C * floor)[:, None] - floor
     size = np.abs(v).sum(axis=1, keepdims=True) + C * du + 1
     rounding = 2 * gamma(math.ceil(C / 8) + 7) + gamma(6)
-    return v - a, floor, 2 * (du + rounding * size)
+    return v - a, np.full(v.shape, floor), 2 * (du + rounding * size)
 
 
-def class_errors(v, dv, project, floor, labels, bins):
+def class_errors(v, dv, kind, floor, base, labels, bins):
     """Bounds for ``oracle.class_scores``: 0 for counts, after it is seen that none is in doubt."""
     C = v.shape[1]
-    p = oracle.simplex(v, floor, project)
-    moved, f, du = moved_and_error(v, dv, project, floor)
+    p = oracle.simplex(v, floor, kind == "project", base if kind == "keep" else None)
+    moved, f, du = moved_and_error(v, dv, kind, floor, base)
     u = np.maximum(moved, f)
-    # The sum: a csum by the page; by the sweep a csum with up to 8 floors too many, and 3 more.
+    # The sum: a csum by the page; by the sweep a csum of the others, and the label.
     total, eighth = u.sum(axis=1, keepdims=True), math.ceil(C / 8)
-    dtotal = C * du + gamma(2 * eighth + 12) * (total + 8 * f)
+    dtotal = C * du + gamma(2 * eighth + 12) * total
     assert np.all(dtotal < total / 2)
     dp = 1.01 * (du + p * dtotal) / (total - dtotal) + 4 * UNIT * p
 
     row = np.arange(len(p))
     chance, dchance = p[row, labels], dp[row, labels]
-    zero = (f == 0) & (moved[row, labels] < -du[:, 0])  # on both sides
+    zero = (f[:, 0] == 0) & (moved[row, labels] < -du[:, 0])  # on both sides
     assert np.all(zero | (chance > 2 * dchance))
     chance = np.where(zero, 1.0, chance)
     others = p.copy()
@@ -168,9 +173,8 @@ def class_errors(v, dv, project, floor, labels, bins):
     # The logarithm is within 3 ulp, of at most 2 units each, on both sides.
     loss = np.abs(np.log(chance))
     bounds[:, 0] = np.where(zero, 0, dchance / (chance - dchance) + 12.1 * UNIT * loss)
-    # sum |p_c - onehot_c| <= 2; the squares are a csum of squares, again with the floors.
-    squares = 2 + 8 * (f / total[:, 0]) ** 2
-    bounds[:, 2] = 4 * most + C * most**2 + gamma(2 * eighth + 24) * squares
+    # sum |p_c - onehot_c| <= 2; the squares are a csum of squares, of at most 2.
+    bounds[:, 2] = 4 * most + C * most**2 + gamma(2 * eighth + 24) * 2
     if bins:
         confidence = p.max(axis=1)
         border = np.abs(confidence * bins - np.rint(confidence * bins))
@@ -197,11 +201,12 @@ def row_bounds(case):
         for sigma in case.sigmas:
             for strength in case.strengths:
                 v, dv = corrected_and_error(case, k, sigma, strength)
-                for project, floor in case.maps:
+                for kind, floor in case.maps:
                     if case.targets.ndim == 2:
                         bounds.append(value_errors(v, dv, case.targets))
-                    else:
-                        bounds.append(class_errors(v, dv, project, floor, case.targets, case.bins))
+                        continue
+                    of = case.base, case.targets, case.bins
+                    bounds.append(class_errors(v, dv, kind, floor, *of))
     return np.stack(bounds, axis=1)
 
 
@@ -340,7 +345,8 @@ def test_of_equal_predictions_the_first_counts(corrected, floor, project):
     residuals = np.repeat((2 * (v - 1 / 8))[None].astype(np.float32), 4, axis=0)
     case = Case(
         residuals, np.zeros((C, 4)), np.tile(np.arange(4), (C, 1)), np.full((C, C), 1 / 8),
-        np.arange(C), range(C + 1), (1, 2, 4), (1.0, math.inf), (0.5,), ((project, floor),), 0,
+        np.arange(C), range(C + 1), (1, 2, 4), (1.0, math.inf), (0.5,),
+        (("project" if project else "clip", floor),), 0,
     )  # fmt: skip
     got = assert_the_same_everywhere(case)
     assert_near_the_definitions(case, got)
@@ -351,7 +357,10 @@ def test_of_equal_predictions_the_first_counts(corrected, floor, project):
 
 def test_a_probability_of_zero_has_an_infinite_log_loss():
     case = classes(
-        9, 37, strengths=(1.0, 1e4), maps=((True, 0.0), (False, 0.0), (False, 1e-310), MAPS[0])
+        9,
+        37,
+        strengths=(1.0, 1e4),
+        maps=(("project", 0.0), ("clip", 0.0), ("clip", 1e-310), MAPS[0]),
     )
     got = case.core()
     assert np.isinf(got[4, :, :, 1, :3, 0]).all()
@@ -407,13 +416,14 @@ for C in (1, 3, 8, 21):
         rng.random((n, C), dtype=np.float32), np.sort(rng.random((q, k)), axis=1),
         rng.integers(0, n, (q, k)), rng.random((q, C)), rng.integers(0, C, q),
     ]
-    settings = [0, 2, q], [1, 4, k], [0.1, 1.0, 9.0], [1.0, 2.0], [(False, 1e-6), (True, 1e-6)]
+    maps = [("clip", 1e-6), ("project", 1e-6), ("keep", 0.1)]
+    settings = [0, 2, q], [1, 4, k], [0.1, 1.0, 9.0], [1.0, 2.0], maps
     held = [at_the_end(array) for array in arrays]
     for isa in _core.available_isas():
         for score in ("log_loss", "accuracy", "brier", "calibration"):
             wanted = _core.sweep(*arrays, *settings, score, 5, 2, isa)
             assert _core.sweep(*held, *settings, score, 5, 2, isa).tobytes() == wanted.tobytes()
-        _core.simplex(at_the_end(arrays[3]), 1e-6, 1, isa, True)
+        _core.simplex(at_the_end(arrays[3]), 1e-6, 1, isa, "project")
 print("done")
 """
 
@@ -466,7 +476,7 @@ arguments = (
     rng.standard_normal((n, columns), dtype=np.float32), np.sort(rng.random((q, k)), axis=1),
     rng.integers(0, n, (q, k)), np.full((q, columns), 1 / columns), rng.integers(0, columns, q),
     [0, q], range(1, k + 1), np.geomspace(0.1, 10, 20), np.linspace(0, 1, 20),
-    [(False, 1e-6), (True, 1e-6)], "log_loss", 15, threads,
+    [("clip", 1e-6), ("project", 1e-6)], "log_loss", 15, threads,
 )
 print("ready", flush=True)
 try:

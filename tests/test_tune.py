@@ -33,9 +33,11 @@ def projected(v, floor):
     return np.maximum(v - tau, 0) + floor
 
 
-def mapped(v, name):
+def mapped(v, name, base=0.0):
     kind, _, floor = name.partition(":")
-    floor = float(floor or 1e-6)
+    floor = float(floor or (0.1 if kind == "keep" else 1e-6))
+    if kind == "keep":
+        floor = np.maximum(floor * base, 1e-9)
     if kind == "project":
         return projected(v, floor)
     v = np.maximum(v, floor)
@@ -125,9 +127,9 @@ class World:
         base, of_rows = (self.base(o, settings["temperature"]) for o in (fresh, outputs))
         moved = averages(distances, ids, target - of_rows, settings["k"], settings["sigma"])
         corrected = base + settings["strength"] * moved
-        return (
-            corrected if self.kind == "values" else mapped(corrected, settings["probability_map"])
-        )
+        if self.kind == "values":
+            return corrected
+        return mapped(corrected, settings["probability_map"], base)
 
 
 def row_of(settings):
@@ -157,10 +159,10 @@ def test_every_score_of_the_table_is_that_of_a_plain_numpy_sweep(kind, score):
     if kind == "logits":
         options |= {"temperature": [0.5, 1.0, 2.0]}
     if kind != "values":
-        options |= {"probability_map": ["clip", "project", "clip:0.01"]}
+        options |= {"probability_map": ["clip", "project", "clip:0.01", "keep:0.2"]}
     mem = world.memory()
     result = mem.tune(*world.fresh, score=score, apply=False, **options)
-    temperatures, maps = (3 if kind == "logits" else 1), (1 if kind == "values" else 3)
+    temperatures, maps = (3 if kind == "logits" else 1), (1 if kind == "values" else 4)
     assert len(result.table) == 27 * temperatures * maps
     y = world.fresh[2]
     for row in result.table:
@@ -570,7 +572,7 @@ def test_the_result_speaks_for_itself():
     mem = world.memory()
     result = mem.tune(*world.fresh, apply=False)
     text = repr(result)
-    for part in ("log_loss", "400 rows, 5 folds", "12,096 settings", result.reason, "kNN alone",
+    for part in ("log_loss", "400 rows, 5 folds", "20,160 settings", result.reason, "kNN alone",
                  "base, own temperature", "published", "candidate", str(result.best)):  # fmt: skip
         assert part in text
     assert max(map(len, text.splitlines())) < 160
@@ -651,7 +653,7 @@ ERRORS = [
     ({"sigma": -1}, ValueError, r"sigma must be a positive number, got -1"),
     ({"temperature": [1, 0]}, ValueError, r"temperature must be a positive number, got 0"),
     ({"strength": [math.nan]}, ValueError, r"strength must be finite, got nan"),
-    ({"probability_map": "sort"}, ValueError, r"probability_map must be 'clip' or .*"),
+    ({"probability_map": "sort"}, ValueError, r"probability_map must be 'clip', .*"),
     ({"folds": 1}, ValueError, r"folds must be at least 2, got 1"),
     ({"folds": 21}, ValueError, r"folds must be at most the number of rows \(20\), got 21"),
     ({"folds": [0] * 20}, ValueError, r"folds must have at least two numbers, got 0 alone"),

@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "../core/simplex.h"
 #include "../core/sweep.h"
 #include "bindings.h"
@@ -5,14 +7,26 @@
 namespace resmem {
 namespace {
 
+SimplexMap map_from(const std::string& kind, double floor) {
+  using Kind = SimplexMap::Kind;
+  return {
+      choice<Kind>(kind, {{"clip", Kind::clip}, {"project", Kind::project}, {"keep", Kind::keep}}),
+      floor};
+}
+
 void simplex_python(Array<double>& values, double floor, std::size_t threads,
-                    const std::string& isa, bool project) {
+                    const std::string& isa, const std::string& kind,
+                    const std::optional<Array<double>>& base) {
   require(values.ndim() == 2, "values must be (n, C)");
+  const SimplexMap map = map_from(kind, floor);
+  require(base.has_value() == (map.kind == SimplexMap::Kind::keep) &&
+              (!base || shape_of(*base) == shape_of(values)),
+          "base must be (n, C) for keep, and for nothing else");
   const KernelTable& kernels = select_kernels(isa);
   double* target = values.mutable_data();
   without_gil([&](Interrupt& interrupt) {
-    simplex_rows({project, floor}, target, extent(values, 0), extent(values, 1), kernels,
-                 thread_count(threads), interrupt);
+    simplex_rows(map, target, base ? base->data() : nullptr, extent(values, 0), extent(values, 1),
+                 kernels, thread_count(threads), interrupt);
   });
 }
 
@@ -27,6 +41,7 @@ void check_targets(SweepRequest& request, const py::array& targets) {
   }
   require(request.score == SweepScore::squared_error || request.score == SweepScore::absolute_error,
           "values are scored by squared_error or absolute_error");
+  require(request.maps.size() == 1, "values have no map to choose");
   require(py::isinstance<Array<double>>(targets) && targets.ndim() == 2 &&
               extent(targets, 0) == request.q && extent(targets, 1) == request.columns,
           "targets must be int64 (q,) or float64 (q, C)");
@@ -57,7 +72,7 @@ Array<double> sweep_python(const Array<float>& residuals, const Array<double>& d
                            const py::array& targets, std::vector<std::size_t> bounds,
                            std::vector<std::size_t> ks, std::vector<double> sigmas,
                            std::vector<double> strengths,
-                           const std::vector<std::pair<bool, double>>& maps,
+                           const std::vector<std::pair<std::string, double>>& maps,
                            const std::string& score, std::size_t bins, std::size_t threads,
                            const std::string& isa) {
   require(residuals.ndim() == 2, "residuals must be (n, C)");
@@ -82,12 +97,12 @@ Array<double> sweep_python(const Array<float>& residuals, const Array<double>& d
                                              {"squared_error", SweepScore::squared_error},
                                              {"absolute_error", SweepScore::absolute_error}});
   request.bins = bins;
+  for (const auto& [kind, floor] : maps) request.maps.push_back(map_from(kind, floor));
   check_targets(request, targets);
   request.bounds = std::move(bounds);
   request.ks = std::move(ks);
   request.sigmas = std::move(sigmas);
   request.strengths = std::move(strengths);
-  for (const auto& [project, floor] : maps) request.maps.push_back({project, floor});
   request.threads = thread_count(threads);
   check_numbers(request);
   const KernelTable& kernels = select_kernels(isa);
@@ -104,8 +119,8 @@ Array<double> sweep_python(const Array<float>& residuals, const Array<double>& d
 void register_sweep(py::module_& module) {
   using namespace py::literals;
   module.def("simplex", &simplex_python, py::arg("values").noconvert(), "floor"_a, "threads"_a = 0,
-             "isa"_a = "", "project"_a = false,
-             "Rows clipped at floor, or projected, and renormalised, in place.");
+             "isa"_a = "", "kind"_a = "clip", py::arg("base").noconvert() = py::none(),
+             "Rows mapped to the simplex by clip, project or keep, in place.");
   module.def("sweep", &sweep_python, py::arg("residuals").noconvert(),
              py::arg("distances").noconvert(), py::arg("positions").noconvert(),
              py::arg("base").noconvert(), py::arg("targets").noconvert(), "bounds"_a, "ks"_a,

@@ -429,15 +429,21 @@ void check_numbers(Context& context, Reader& reader) {
   context.count(context.same(got_narrow, narrow, "narrowed"));
 }
 
+SimplexMap map_of(std::int64_t kind, double floor) {
+  require(kind >= 0 && kind <= 2, "no such map");
+  return {static_cast<SimplexMap::Kind>(kind), floor};
+}
+
 void check_simplex(Context& context, Reader& reader) {
   const std::size_t n = reader.size(), columns = reader.size();
-  const bool project = reader.size() != 0;
-  const auto floor = reader.value<double>();
+  const auto kind = reader.value<std::int64_t>();
+  const SimplexMap map = map_of(kind, reader.value<double>());
   const Doubles values = reader.array<double>(times(n, columns));
+  const Doubles base = reader.array<double>(values.size());
   const Doubles wanted = reader.array<double>(values.size());
   check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
     out = values;
-    simplex_rows({project, floor}, out.data(), n, columns, context.kernels, threads, stop);
+    simplex_rows(map, out.data(), base.data(), n, columns, context.kernels, threads, stop);
   });
 }
 
@@ -582,10 +588,10 @@ struct SweepCase {
       request.ks.push_back(static_cast<std::size_t>(k));
     request.sigmas = reader.array<double>();
     request.strengths = reader.array<double>();
-    const Integers project = reader.array<std::int64_t>();
-    const Doubles floors = reader.array<double>(project.size());
+    const Integers kinds = reader.array<std::int64_t>();
+    const Doubles floors = reader.array<double>(kinds.size());
     for (std::size_t i = 0; i < floors.size(); ++i)
-      request.maps.push_back({project[i] != 0, floors[i]});
+      request.maps.push_back(map_of(kinds[i], floors[i]));
     for (const std::int64_t bound : reader.array<std::int64_t>())
       request.bounds.push_back(static_cast<std::size_t>(bound));
     request.bins = reader.size();

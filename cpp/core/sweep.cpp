@@ -27,36 +27,45 @@ class ClassScores {
         totals_(request.strengths.size()),
         chance_(request.settings()),
         loss_(request.settings()) {
-    for (const SimplexMap& map : request.maps) maps_.push_back(map.fitted(request.columns));
+    for (const SimplexMap& map : request.maps)
+      maps_.push_back({map.fitted(request.columns), 0, std::vector<double>(ld_, 0.0)});
   }
 
+  // The label's output is kept apart from the others': its place, like what pads the row, is -inf
+  // with a floor of 0 and adds nothing.
   void begin(std::size_t query) {
     label_ = static_cast<std::size_t>(request_.labels[query]);
     const double* base = request_.base + query * request_.columns;
     std::copy_n(base, request_.columns, base_.begin());
     at_label_ = base[label_];
-    base_[label_] = -kInfinity;  // the label's probability is computed apart from the others'
+    base_[label_] = -kInfinity;
+    for (Map& map : maps_) {
+      for (std::size_t c = 0; c < request_.columns; ++c) map.floors[c] = map.is.at(base[c]);
+      map.at_label = map.floors[label_];
+      map.floors[label_] = 0;
+    }
     done_ = 0;
   }
 
   // The sum, unnormalised, of one k and sigma, whose factor is 1 / W.
   void add(const double* sums, double factor, double* out) {
-    const std::size_t strengths = factors_.size(), maps = maps_.size();
+    const std::size_t strengths = factors_.size();
     for (std::size_t t = 0; t < strengths; ++t) factors_[t] = request_.strengths[t] * factor;
-    for (std::size_t m = 0; m < maps; ++m) {
-      const SimplexMap& map = maps_[m];
-      if (request_.score == SweepScore::log_loss && !map.project) {  // all strengths together
-        kernels_.clipped_totals(base_.data(), sums, factors_.data(), strengths, map.floor, ld_,
-                                totals_.data());
-        for (std::size_t t = 0; t < strengths; ++t)
-          chance_[done_ + t * maps + m] =
-              chance(map, at_label_ + factors_[t] * sums[label_], totals_[t]);
-        continue;
+    for (std::size_t m = 0; m < maps_.size(); ++m) {
+      const Map& map = maps_[m];
+      const bool together = request_.score == SweepScore::log_loss && !map.projects();
+      if (together)
+        kernels_.clipped_totals(base_.data(), sums, map.floors.data(), factors_.data(), strengths,
+                                ld_, totals_.data());
+      for (std::size_t t = 0; t < strengths; ++t) {
+        const std::size_t at = done_ + t * maps_.size() + m;
+        if (together)
+          chance_[at] = chance(map, at_label_ + factors_[t] * sums[label_], totals_[t]);
+        else
+          score(map, sums, factors_[t], at, out);
       }
-      for (std::size_t t = 0; t < strengths; ++t)
-        score(map, sums, factors_[t], done_ + t * maps + m, out);
     }
-    done_ += strengths * maps;
+    done_ += strengths * maps_.size();
   }
 
   void end(double* out) {
@@ -69,23 +78,24 @@ class ClassScores {
   }
 
  private:
-  // Of the label's shifted output and the total of all others, whose row is filled up at the floor:
-  // the label's place there and what pads it.
-  double chance(const SimplexMap& map, double label, double others) const {
-    label = std::max(label, map.floor);
-    return label / total(map, label, others);
-  }
-  double total(const SimplexMap& map, double label, double others) const {
-    return (others - floors() * map.floor) + label;
-  }
-  double floors() const { return static_cast<double>(ld_ - request_.columns + 1); }
+  struct Map {
+    bool projects() const { return is.kind == SimplexMap::Kind::project; }
+    SimplexMap is;
+    double at_label;
+    std::vector<double> floors;
+  };
 
-  void score(const SimplexMap& map, const double* sums, double factor, std::size_t at,
-             double* out) {
+  // Of the label's shifted output and the total of all others.
+  static double chance(const Map& map, double label, double others) {
+    label = std::max(label, map.at_label);
+    return label / (others + label);
+  }
+
+  void score(const Map& map, const double* sums, double factor, std::size_t at, double* out) {
     double label = at_label_ + factor * sums[label_];
-    const double* base = base_.data();
-    if (map.project) {  // the outputs themselves, less a shift
-      const double shift = move(map, sums, factor, label);
+    const double *base = base_.data(), *floors = map.floors.data();
+    if (map.projects()) {  // the outputs themselves, less a shift
+      const double shift = move(map.is, sums, factor, label);
       label -= shift;
       base = moved_.data();
       sums = ones_.data();
@@ -93,33 +103,32 @@ class ClassScores {
     }
     if (request_.score == SweepScore::log_loss) {
       double others;
-      kernels_.clipped_totals(base, sums, &factor, 1, map.floor, ld_, &others);
+      kernels_.clipped_totals(base, sums, floors, &factor, 1, ld_, &others);
       chance_[at] = chance(map, label, others);
       return;
     }
-    const ClippedSums others = kernels_.clipped_sums(base, sums, factor, map.floor, ld_);
-    label = std::max(label, map.floor);
-    const double all = total(map, label, others.total);
+    const ClippedSums others = kernels_.clipped_sums(base, sums, floors, factor, ld_);
+    label = std::max(label, map.at_label);
+    const double total = others.total + label;
     if (request_.score == SweepScore::brier) {
-      const double wrong = 1 - label / all;
-      const double squares = others.squares - floors() * (map.floor * map.floor);
-      out[at] += squares / (all * all) + wrong * wrong;
+      const double wrong = 1 - label / total;
+      out[at] += others.squares / (total * total) + wrong * wrong;
       return;
     }
     const bool correct =
         label > others.largest ||
-        (label == others.largest && first_of_equal(base, sums, factor, map.floor, label));
+        (label == others.largest && first_of_equal(base, sums, floors, factor, label));
     if (request_.score == SweepScore::accuracy)
       out[at] += correct ? 1 : 0;
     else
-      confide(std::max(label, others.largest) / all, correct, out + at * request_.width());
+      confide(std::max(label, others.largest) / total, correct, out + at * request_.width());
   }
 
   // Whether no class before the label's has its value, which is the largest.
-  bool first_of_equal(const double* base, const double* sums, double factor, double floor,
+  bool first_of_equal(const double* base, const double* sums, const double* floors, double factor,
                       double label) const {
     for (std::size_t c = 0; c < label_; ++c)
-      if (std::max(base[c] + factor * sums[c], floor) == label) return false;
+      if (std::max(base[c] + factor * sums[c], floors[c]) == label) return false;
     return true;
   }
 
@@ -143,7 +152,7 @@ class ClassScores {
   const SweepRequest& request_;
   const KernelTable& kernels_;
   std::size_t ld_;  // columns, padded with -inf
-  std::vector<SimplexMap> maps_;
+  std::vector<Map> maps_;
   std::vector<double> base_, moved_, ones_;
   std::vector<double> factors_, totals_;  // of every strength
   std::vector<double> chance_, loss_;     // the label's probability in every setting
@@ -236,7 +245,6 @@ class PartSweep {
         weights_[count * scales + s] = (distances[0] - distances[count]) / request_.sigmas[s];
     }
     kernels_.exp(weights_.data(), count * scales);
-    if (q + 1 < request_.q) fetch(positions + request_.k);
     return count;
   }
 
@@ -255,15 +263,6 @@ class PartSweep {
         {sums_.data(), ld_, rows_.data() + first, weights, scales, rows, request_.columns});
     for (std::size_t j = 0; j < rows; ++j)
       for (std::size_t s = 0; s < scales; ++s) totals_[s] += weights[j * scales + s];
-  }
-
-  // Asks for the rows of the next query: they lie at random places.
-  void fetch(const std::int64_t* positions) const {
-    for (std::size_t j = 0; j < request_.ks.back() && positions[j] >= 0; ++j) {
-      const float* row =
-          request_.residuals + static_cast<std::size_t>(positions[j]) * request_.columns;
-      for (std::size_t c = 0; c < request_.columns; c += kLine) __builtin_prefetch(row + c);
-    }
   }
 
   const SweepRequest& request_;

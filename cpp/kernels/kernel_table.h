@@ -95,8 +95,8 @@ struct SumsArgs {
   std::size_t columns;
 };
 
-// Of x_c = max(base[c] + factor * sums[c], floor): the sum and the sum of squares, as csum, and the
-// largest.
+// Of x_c = max(base[c] + factor * sums[c], floors[c]), floors[c] >= 0: the sum and the sum of
+// squares, as csum, and the largest.
 struct ClippedSums {
   double total, squares, largest;
 };
@@ -140,11 +140,11 @@ struct KernelTable {
                        std::size_t count, std::size_t columns);
   void (*weighted_sums)(const SumsArgs& args);
   // n is a multiple of kPartials.
-  ClippedSums (*clipped_sums)(const double* base, const double* sums, double factor, double floor,
-                              std::size_t n);
+  ClippedSums (*clipped_sums)(const double* base, const double* sums, const double* floors,
+                              double factor, std::size_t n);
   // out[f]: the total of clipped_sums for factors[f], f < count.
-  void (*clipped_totals)(const double* base, const double* sums, const double* factors,
-                         std::size_t count, double floor, std::size_t n, double* out);
+  void (*clipped_totals)(const double* base, const double* sums, const double* floors,
+                         const double* factors, std::size_t count, std::size_t n, double* out);
   // The shift of a projection of x, padded with -inf to a multiple n of kPartials, onto `mass`.
   double (*projection_shift)(const double* x, std::size_t n, double mass);
   void (*head_logits)(const HeadArgs& args);

@@ -521,18 +521,18 @@ RESMEM_INLINE double largest_of(const F64* partial) {
   return largest;
 }
 
-ClippedSums clipped_sums(const double* base, const double* sums, double factor, double floor,
-                         std::size_t n) {
-  const F64 scale = F64::set1(factor), least = F64::set1(floor);
+ClippedSums clipped_sums(const double* base, const double* sums, const double* floors,
+                         double factor, std::size_t n) {
+  const F64 scale = F64::set1(factor);
   F64 total[kPartialVectors], squares[kPartialVectors], largest[kPartialVectors];
   unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
-    total[v.value] = squares[v.value] = F64::set1(0.0);
-    largest[v.value] = least;
+    total[v.value] = squares[v.value] = largest[v.value] = F64::set1(0.0);
   });
   for (std::size_t i = 0; i < n; i += kPartials)
     unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
       const std::size_t at = i + v.value * F64::kLanes;
-      const F64 x = max(add(F64::load(base + at), mul(scale, F64::load(sums + at))), least);
+      const F64 x =
+          max(add(F64::load(base + at), mul(scale, F64::load(sums + at))), F64::load(floors + at));
       total[v.value] = add(total[v.value], x);
       squares[v.value] = add(squares[v.value], mul(x, x));
       largest[v.value] = max(x, largest[v.value]);
@@ -543,9 +543,8 @@ ClippedSums clipped_sums(const double* base, const double* sums, double factor, 
 // kFactors factors at a time: each sum waits for its last addition, and there are only
 // kPartialVectors of a factor.
 template <int kFactors>
-RESMEM_INLINE void totals_tile(const double* base, const double* sums, const double* factors,
-                               double floor, std::size_t n, double* out) {
-  const F64 least = F64::set1(floor);
+RESMEM_INLINE void totals_tile(const double* base, const double* sums, const double* floors,
+                               const double* factors, std::size_t n, double* out) {
   F64 scale[kFactors], total[kFactors][kPartialVectors];
   unroll<kFactors>([&](auto f) RESMEM_LAMBDA {
     scale[f.value] = F64::set1(factors[f.value]);
@@ -554,8 +553,8 @@ RESMEM_INLINE void totals_tile(const double* base, const double* sums, const dou
   });
   for (std::size_t i = 0; i < n; i += kPartials)
     unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
-      const F64 b = F64::load(base + i + v.value * F64::kLanes);
-      const F64 s = F64::load(sums + i + v.value * F64::kLanes);
+      const std::size_t at = i + v.value * F64::kLanes;
+      const F64 b = F64::load(base + at), s = F64::load(sums + at), least = F64::load(floors + at);
       unroll<kFactors>([&](auto f) RESMEM_LAMBDA {
         F64& sum = total[f.value][v.value];
         sum = add(sum, max(add(b, mul(scale[f.value], s)), least));
@@ -564,13 +563,13 @@ RESMEM_INLINE void totals_tile(const double* base, const double* sums, const dou
   for (int f = 0; f < kFactors; ++f) out[f] = combine(total[f]);
 }
 
-void clipped_totals(const double* base, const double* sums, const double* factors,
-                    std::size_t count, double floor, std::size_t n, double* out) {
+void clipped_totals(const double* base, const double* sums, const double* floors,
+                    const double* factors, std::size_t count, std::size_t n, double* out) {
   constexpr int kFactors = kPartialVectors < 4 ? 3 : 1;
   std::size_t f = 0;
   for (; f + kFactors <= count; f += kFactors)
-    totals_tile<kFactors>(base, sums, factors + f, floor, n, out + f);
-  for (; f < count; ++f) totals_tile<1>(base, sums, factors + f, floor, n, out + f);
+    totals_tile<kFactors>(base, sums, floors, factors + f, n, out + f);
+  for (; f < count; ++f) totals_tile<1>(base, sums, floors, factors + f, n, out + f);
 }
 
 double projection_shift(const double* x, std::size_t n, double mass) {

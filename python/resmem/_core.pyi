@@ -67,7 +67,12 @@ def head_logits(
     keys: _Stored, weight: _F32, bias: _F32, threads: int = 0, isa: str = ""
 ) -> _F32: ...
 def simplex(
-    values: _F64, floor: float, threads: int = 0, isa: str = "", project: bool = False
+    values: _F64,
+    floor: float,
+    threads: int = 0,
+    isa: str = "",
+    kind: str = "clip",
+    base: _F64 | None = None,
 ) -> None: ...
 def sweep(
     residuals: _F32,
@@ -79,7 +84,7 @@ def sweep(
     ks: Sequence[int],
     sigmas: Sequence[float],
     strengths: Sequence[float],
-    maps: Sequence[tuple[bool, float]],
+    maps: Sequence[tuple[str, float]],
     score: str,
     bins: int = 15,
     threads: int = 0,

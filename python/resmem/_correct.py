@@ -12,6 +12,7 @@ from resmem import _arrays, _core
 from resmem._arrays import F32, F64, I64
 from resmem._ingest import Spec, blocks
 from resmem._rows import Snapshot
+from resmem._simplex import SimplexMap
 from resmem._stores import Head
 
 
@@ -106,6 +107,7 @@ class Corrector:
         threads: int | None,
         columns: Any = None,
         with_base: bool = True,
+        to: SimplexMap | None = None,
     ) -> F64:
         """Correction (q, C) or (q, t), added to the base unless told otherwise."""
         q = len(queries)
@@ -114,7 +116,7 @@ class Corrector:
             raise ValueError("columns needs outputs of several columns, this memory has (n,)")
         result = np.empty((q, self.rows.columns if wanted is None else wanted.shape[-1]))
         start = 0
-        for part in self.blocks(queries, outputs, threads, wanted, with_base):
+        for part in self.blocks(queries, outputs, threads, wanted, with_base, to):
             result[start : start + len(part)] = part
             start += len(part)
         return result[:, 0] if self.rows.flat else result
@@ -126,8 +128,12 @@ class Corrector:
         threads: int | None,
         columns: I64 | None = None,
         with_base: bool = True,
+        to: SimplexMap | None = None,
     ) -> Iterator[F64]:
-        """The same, block by block of queries, so that it takes bounded memory."""
+        """The same, block by block of queries, so that it takes bounded memory.
+
+        ``to``: what the sums are mapped by.
+        """
         workers = _arrays.thread_count(threads)
         given = self.given_outputs(outputs, len(queries), queries.name) if with_base else None
         # Of a query: distance, id and position of k neighbours; base or sum, and its checks; key.
@@ -143,7 +149,10 @@ class Corrector:
                     if select is not None:
                         base = np.take_along_axis(base, select, axis=1)
                 distances, positions = queries.find(block, keys, largest)
+                kept = base.copy() if base is not None and to is not None and to.keeps else None
                 corrected = self.aggregate(distances, positions, base, select, workers)
+                if to is not None:
+                    to.apply(corrected, kept, workers)
             yield corrected
             del corrected
             queries.forget(block)

@@ -24,6 +24,7 @@ from resmem._metrics import (
     paired_interval,
     reliability,
 )
+from resmem._simplex import SimplexMap, map_named
 from resmem._state import positive
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class Evaluation:
         "base": the outputs as given. "base, T=..": at the memory's temperature, if not 1. "kNN
         alone": the weighted mean of the neighbours' targets. "ResMem as published": strength 1.
         "ResMem, strength ..": the memory's own, if not 1. All probabilities went through the
-        memory's probability map, and rows without neighbours have the base's outputs.
+        memory's probability map (those of the neighbours alone through that of ``knn``, or
+        "clip"), and rows without neighbours have the base's outputs.
     by_class : list of dict, or None
         For each class that occurs: "class", "rows", by name of method {"accuracy", "log_loss"},
         and "corrected" and "harmed" by the last method.
@@ -175,10 +177,9 @@ class _Chances:
         self.right: Mask = np.empty(rows, dtype=np.bool_)
         self.true, self.top, self.loss, self.brier = np.empty((4, rows))  # p of class, of largest
 
-    def add(self, block: slice, values: F64, classes: I64, trial: _Trial) -> None:
-        """Rows of outputs, which are used up."""
-        rows, largest = np.arange(len(values)), values.argmax(axis=1)
-        chances = trial.to_simplex(values)
+    def add(self, block: slice, chances: F64, classes: I64) -> None:
+        """Rows of probabilities, which are used up."""
+        rows, largest = np.arange(len(chances)), chances.argmax(axis=1)
         self.right[block] = largest == classes
         self.true[block], self.top[block] = chances[rows, classes], chances[rows, largest]
         self.loss[block] = losses_of(self.true[block])
@@ -209,7 +210,7 @@ class _Values:
         self.loss, self.absolute = np.empty((2, rows))  # squares, summed over columns; means
         self._columns, self._truth = columns, truth
 
-    def add(self, block: slice, values: F64, targets: F64, trial: _Trial) -> None:
+    def add(self, block: slice, values: F64, targets: F64) -> None:
         """Rows of outputs."""
         errors = values - targets
         self.loss[block] = np.einsum("ij,ij->i", errors, errors)
@@ -298,7 +299,7 @@ class _Trial:
     def __init__(self, memory: Memory, knn: Any, threads: int) -> None:
         self.corrector: Corrector = memory._corrector()
         self.threads, self._map = threads, memory._map
-        k, self._sigma = _neighbours_alone(knn, memory.k, self.corrector.sigma)
+        k, self._sigma, self._alone_map = _neighbours_alone(knn, memory, self.corrector.sigma)
         self._k = min(k, max(1, len(self.corrector.rows)))
         self.settings = {
             "k": memory.k,
@@ -331,30 +332,33 @@ class _Trial:
             for name, values in self._predictions(raw, distances, positions).items():
                 if name not in tallies:
                     tallies[name] = truth.tally()
-                tallies[name].add(block, values, wanted, self)
+                tallies[name].add(block, values, wanted)
             queries.forget(block)
             _arrays.forget(given, block)
         return tallies, nearest, truth.classes
 
-    def to_simplex(self, values: F64) -> F64:
-        """Probabilities of outputs, in place."""
-        return self._map.apply(values, self.threads)
-
     def _predictions(self, raw: npt.NDArray[Any], distances: F64, positions: I64) -> dict[str, F64]:
-        """The outputs (b, C) of every method, of which probabilities are not mapped yet."""
+        """Of every method, probabilities or values (b, C)."""
         corrector, temperature = self.corrector, self.corrector.rows.temperature
         base = own = self._base(raw, 1.0)
-        found = {"base": base}
+        found = {"base": self._mapped(base, base)}
         if temperature != 1:
-            own = found[f"base, T={temperature:.4g}"] = self._base(raw, temperature)
+            own = self._base(raw, temperature)
+            found[f"base, T={temperature:.4g}"] = self._mapped(own, own)
         found["kNN alone"] = self._alone(distances, positions, base)
         near = _first(corrector.k, distances, positions)
         correction = corrector.aggregate(*near, None, None, self.threads)
-        found["ResMem as published"] = own + correction
+        found["ResMem as published"] = self._mapped(own + correction, own)
         if corrector.strength != 1:
             name = f"ResMem, strength {corrector.strength:.4g}"
-            found[name] = own + corrector.strength * correction
+            found[name] = self._mapped(own + corrector.strength * correction, own)
         return found
+
+    def _mapped(self, values: F64, base: F64) -> F64:
+        """Probabilities of corrected outputs, or the values as they are; a copy."""
+        if self.corrector.spec.task == "regression":
+            return values.copy()
+        return self._map.apply(values.copy(), base, self.threads)
 
     def _base(self, raw: npt.NDArray[Any], temperature: float) -> F64:
         """The base model's outputs, a copy of their own."""
@@ -377,6 +381,8 @@ class _Trial:
                 values[there] += weight[:, None] * targets
         nobody = at[:, 0] < 0
         values[nobody] = base[nobody]
+        if self.corrector.spec.task == "classification":
+            self._alone_map.apply(values, None, self.threads)
         return values
 
 
@@ -385,19 +391,21 @@ def _first(k: int, distances: F64, positions: I64) -> tuple[F64, I64]:
     return np.ascontiguousarray(distances[:, :k]), np.ascontiguousarray(positions[:, :k])
 
 
-def _neighbours_alone(knn: Any, k: int, sigma: float) -> tuple[int, float]:
-    """Of what was given for it: k and sigma of the neighbours alone."""
-    if knn is None:
-        return k, sigma
-    settings = getattr(knn, "knn", knn)
-    if not (hasattr(settings, "k") and hasattr(settings, "sigma")):
-        raise TypeError(
-            "knn must be a TuneResult, Settings (with k and sigma) or None, "
-            f"got {type(knn).__name__}"
-        )
-    return _arrays.count(settings.k, "k of knn"), positive(
-        settings.sigma, "sigma of knn", infinite=True
-    )
+def _neighbours_alone(knn: Any, memory: Memory, sigma: float) -> tuple[int, float, SimplexMap]:
+    """Of what was given for it: k, sigma and map of the neighbours alone, which have no base to
+    keep."""
+    k, to = memory.k, memory._map
+    if knn is not None:
+        settings = getattr(knn, "knn", knn)
+        if not (hasattr(settings, "k") and hasattr(settings, "sigma")):
+            raise TypeError(
+                "knn must be a TuneResult, Settings (with k and sigma) or None, "
+                f"got {type(knn).__name__}"
+            )
+        k = _arrays.count(settings.k, "k of knn")
+        sigma = positive(settings.sigma, "sigma of knn", infinite=True)
+        to = map_named(getattr(settings, "probability_map", to.name))
+    return k, sigma, map_named("clip") if to.keeps else to
 
 
 # -------------------------------------------------------------------- summaries

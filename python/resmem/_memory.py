@@ -81,10 +81,12 @@ class Memory(State):
         What made the outputs and embeddings, such as a model's name, layer and fingerprint.
         Kept with the memory; ``correct`` and its like check it when asked to.
     probability_map : str
-        How ``predict_proba`` makes probabilities of the corrected sum, which may leave [0, 1]:
-        "clip" moves what is below 1e-6 up to it and divides by the total, "project" takes the
-        nearest point of the simplex (Euclidean), no coordinate below 1e-6. "clip:0.001",
-        "project:0.001": another smallest probability.
+        How ``predict_proba`` makes probabilities of the corrected sum, which may leave [0, 1], and
+        which then are divided by their total: "clip" moves what is below 1e-6 up to it;
+        "project" takes the nearest point of the simplex (Euclidean), no coordinate below 1e-6;
+        "keep" leaves every class at least a tenth of what the base model gives it, so that no
+        neighbours can rule out what the model thinks likely. "clip:0.001", "project:0.001",
+        "keep:0.3": other numbers.
 
     Examples
     --------
@@ -350,7 +352,8 @@ class Memory(State):
         threads: int | None = None,
         base: str | dict[str, Any] | None = None,
     ) -> I64 | F64:
-        """Class indices (q,), the first of equal ones; for regression corrected values.
+        """Class indices (q,), the most probable and of equal ones the first; for regression
+        corrected values.
 
         Arguments as for ``correct``.
         """
@@ -358,7 +361,8 @@ class Memory(State):
         queries = corrector.searched(embeddings, exclude_ids, threads)
         if self.task == "regression":
             return corrector.whole(queries, outputs, threads)
-        blocks = corrector.blocks(queries, outputs, threads)
+        to = self._map if self._map.keeps else None  # the other maps keep the order
+        blocks = corrector.blocks(queries, outputs, threads, to=to)
         parts = [np.argmax(part, axis=1) for part in blocks]
         return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
@@ -376,8 +380,9 @@ class Memory(State):
         """
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
-        corrected = self.correct(embeddings, outputs, exclude_ids, threads, base=base)
-        return self._map.apply(corrected, _arrays.thread_count(threads))
+        corrector = self._corrector(base)
+        queries = corrector.searched(embeddings, exclude_ids, threads)
+        return corrector.whole(queries, outputs, threads, to=self._map)
 
     # ---------------------------------------------------------------- tuning and proof
 
@@ -424,7 +429,8 @@ class Memory(State):
             What to try. Defaults: ``k`` 1, 2, 4 to 128; ``sigma`` from 0.01 to 2 times the median
             distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 4 and the present
             one; ``strength`` 0 to 1, of which 0 (the base model) and 1 (as published) are always
-            tried; ``probability_map`` "clip", and both maps with floors of 0.1 / C.
+            tried; ``probability_map`` "clip", "clip" and "project" with a floor of 0.1 / C,
+            "keep" with 0.1 and 0.3.
         preprocess, key_dtype : str or list, optional
             Other ways of keeping keys, beside the present one; each takes a search. They need a
             memory with preprocess="none" and key_dtype="float32".

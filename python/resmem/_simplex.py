@@ -7,24 +7,29 @@ from dataclasses import dataclass
 from resmem import _core
 from resmem._arrays import F64
 
-_FLOOR = 1e-6  # CONTRACT.md
+_USUAL = {"clip": 1e-6, "project": 1e-6, "keep": 0.1}  # CONTRACT.md
 
 
 @dataclass(frozen=True)
 class SimplexMap:
     """What ``probability_map`` names."""
 
-    project: bool  # onto the nearest point; else what is below the floor is moved up to it
-    floor: float  # of a probability
+    kind: str  # "clip", "project" or "keep"
+    floor: float  # of a probability, or for "keep" of its share of the base model's
 
     @property
     def name(self) -> str:
-        kind = "project" if self.project else "clip"
-        return kind if self.floor == _FLOOR else f"{kind}:{self.floor!r}"
+        return self.kind if self.floor == _USUAL[self.kind] else f"{self.kind}:{self.floor!r}"
 
-    def apply(self, values: F64, threads: int = 0) -> F64:
-        """Rows (n, C) mapped, in place."""
-        _core.simplex(values, self.floor, threads, project=self.project)
+    @property
+    def keeps(self) -> bool:
+        """Whether it looks at the base model's probabilities."""
+        return self.kind == "keep"
+
+    def apply(self, values: F64, base: F64 | None, threads: int = 0) -> F64:
+        """Rows (n, C) mapped, in place; ``base`` is needed if it ``keeps``."""
+        of = base if self.keeps else None
+        _core.simplex(values, self.floor, threads, kind=self.kind, base=of)
         return values
 
 
@@ -32,12 +37,12 @@ def map_named(name: str) -> SimplexMap:
     """The map called so; ValueError if there is none."""
     kind, colon, text = name.partition(":") if isinstance(name, str) else ("", "", "")
     try:
-        floor = float(text) if colon else _FLOOR
+        floor = float(text) if colon else _USUAL.get(kind, 0.0)
     except ValueError:
         floor = 0.0
-    if kind not in ("clip", "project") or not 0 < floor < 1:
+    if kind not in _USUAL or not 0 < floor < 1:
         raise ValueError(
-            "probability_map must be 'clip' or 'project', or with a smallest probability such as "
-            f"'clip:0.001', got {name!r}"
+            "probability_map must be 'clip', 'project' or 'keep', or with a number between 0 and 1 "
+            f"such as 'clip:0.001', got {name!r}"
         )
-    return SimplexMap(kind == "project", floor)
+    return SimplexMap(kind, floor)

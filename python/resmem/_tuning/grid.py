@@ -131,9 +131,9 @@ def _maps(spec: Spec, columns: int, asked: Any) -> tuple[SimplexMap, ...]:
         if asked is not None:
             raise ValueError("probability_map is for classification")
         return (map_named("clip"),)
-    # Floors that are a tenth in all keep single rows from deciding: -log(1e-6) is 14.
+    # All but the first keep single rows from deciding: -log(1e-6) is 14.
     floor = f"{0.1 / columns:.0e}"
-    usual = ("clip", f"clip:{floor}", f"project:{floor}")
+    usual = ("clip", f"clip:{floor}", f"project:{floor}", "keep", "keep:0.3")
     named = usual if asked is None else _listed(asked, "probability_map")
     return tuple(dict.fromkeys(map_named(name) for name in named))
 

@@ -157,7 +157,9 @@ class Trial:
 
     def _grid(self, kind: Kind) -> Grid:
         if kind == "targets":
-            return replace(self.grid, temperatures=(1.0,), strengths=(1.0,))
+            maps = tuple(m for m in self.grid.maps if not m.keeps)  # there is no base to keep
+            maps = maps or (map_named("clip"),)
+            return replace(self.grid, temperatures=(1.0,), strengths=(1.0,), maps=maps)
         if kind == "mean":
             return replace(self.grid, ks=(1,), sigmas=(math.inf,))
         return self.grid
@@ -189,7 +191,7 @@ class Trial:
     def _swept(self, part: Part, temperature: float, score: Score, kind: Kind) -> F64:
         """At one temperature: (folds, ks, sigmas, strengths, maps, width)."""
         grid, near = self._grid(kind), self._near(part, temperature, kind)
-        maps = [(m.project, m.floor) for m in grid.maps]
+        maps = [(m.kind, m.floor) for m in grid.maps]
         count = int(self.folds.max()) + 1
         bounds = np.searchsorted(self.folds[part.rows], np.arange(count + 1)).tolist()
         targets = self.source.targets[part.rows]
@@ -208,25 +210,36 @@ class Trial:
     def predictions(self, settings: Settings, rows: I64, kind: Kind = "memory") -> F64:
         """Probabilities or values (m, C) of some validation rows, as the memory would give them."""
         result = np.empty((len(rows), self.rows.columns))
-        start = 0
+        start, to = 0, map_named(settings.probability_map)
         for part in self._parts(rows):
-            residuals, distances, near, base = self._near(part, settings.temperature, kind)
-            k = slice(0, settings.k)
-            corrected = _core.aggregate(
-                [("dense", residuals)],
-                np.ascontiguousarray(distances[:, k]),
-                np.ascontiguousarray(near[:, k]),
-                settings.sigma,
-                self.rows.columns,
-                settings.strength,
-                base,
-                self.threads,
-            )
+            if settings.strength == 0 and kind != "targets":
+                corrected = self._base(part.outputs, settings.temperature)
+                kept = corrected.copy() if to.keeps else None
+            else:
+                corrected, kept = self._corrected(part, settings, kind, to.keeps)
             if self.spec.task == "classification":
-                map_named(settings.probability_map).apply(corrected, self.threads)
+                to.apply(corrected, kept, self.threads)
             result[start : start + len(part.rows)] = corrected
             start += len(part.rows)
         return result
+
+    def _corrected(
+        self, part: Part, settings: Settings, kind: Kind, keeps: bool
+    ) -> tuple[F64, F64 | None]:
+        """Corrected outputs, and the base's if they are kept."""
+        residuals, distances, near, base = self._near(part, settings.temperature, kind)
+        kept = base.copy() if keeps else None
+        corrected = _core.aggregate(
+            [("dense", residuals)],
+            np.ascontiguousarray(distances[:, : settings.k]),
+            np.ascontiguousarray(near[:, : settings.k]),
+            settings.sigma,
+            self.rows.columns,
+            settings.strength,
+            base,
+            self.threads,
+        )
+        return corrected, kept
 
     # ------------------------------------------------------------------ errors
 
