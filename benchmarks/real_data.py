@@ -27,6 +27,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 import resmem
 from resmem.demo import data as clothes
@@ -43,7 +44,9 @@ CLASSIFIERS = {
 }
 REGRESSORS = {
     "linear": Ridge(),
-    "MLP": MLPRegressor((64, 64), early_stopping=True, max_iter=100, random_state=SEED),
+    "MLP": MLPRegressor(
+        hidden_layer_sizes=(64, 64), early_stopping=True, max_iter=100, random_state=SEED
+    ),
     "boosting": HistGradientBoostingRegressor(random_state=SEED),
 }
 SHOWN = {"classification": ("log_loss", "accuracy"), "regression": ("rmse", "r2")}
@@ -150,8 +153,9 @@ def fit_and_tune(
     name: str, base: str, estimator: Any, task: str, train: Rows, held_out: Rows
 ) -> Trial:
     """Train, remember, and choose."""
-    model = clone(estimator).fit(*train)
-    honest = resmem.out_of_fold(estimator, *train, seed=SEED)
+    with threadpool_limits(1):  # so that figures can be had again, to the digit
+        model = clone(estimator).fit(*train)
+        honest = resmem.out_of_fold(estimator, *train, seed=SEED)
     kind = "logits" if task == "classification" else "values"
     memory = resmem.Memory(task, output_kind=kind)
     memory.fit(embeddings(model, train[0]), honest, train[1])
