@@ -45,6 +45,8 @@ keys = rng.random((n, 8), dtype=np.float32)
 memory = resmem.Memory(k=k, sigma=1.0)
 memory.fit(keys, rng.random((n, columns), dtype=np.float32), np.zeros(n, dtype=int), copy=False)
 queries, outputs = rng.random((q, 8), dtype=np.float32), rng.random((q, columns), dtype=np.float32)
+targets = rng.integers(0, columns, q)
+few = dict(k=[5], sigma=[1.0], temperature=1.0, strength=[1.0], apply=False)
 memory.predict(queries[:2], outputs[:2])
 measure(lambda: memory.{})
 """
@@ -85,6 +87,9 @@ def test_a_search(n, d, q, k, threads, strategy):
         "correction(queries)",
         "predict(queries, outputs)",
         "predict_proba(queries, outputs)",
+        "evaluate(queries, outputs, targets)",
+        "explain(queries[:600], outputs[:600])",
+        "tune(queries, outputs, targets, **few)",
     ],
 )
 @pytest.mark.parametrize(("q", "columns", "k"), [(1200, 10_000, 20), (60_000, 3, 200)])

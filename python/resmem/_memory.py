@@ -419,8 +419,11 @@ class Memory(State):
         One search at the largest ``k`` serves all settings. Rows are cut into folds; for each, the
         others choose settings, and the fold's own rows compare them with the base model, whose
         temperature the others chose as well. Where the interval of this gain is not clear of 0, or
-        the mean residual of all rows would gain as much as the neighbours', ``strength`` becomes 0
-        and the result says so.
+        stand-ins for the neighbours would gain as much (the mean residual of all rows, the
+        neighbours of other validation rows), ``strength`` becomes 0 and the result says so.
+
+        Time grows with rows x settings x columns: with tens of thousands of columns, try few
+        values on few rows.
 
         Parameters
         ----------

@@ -176,6 +176,7 @@ class Trial:
             self.distances[block], self.positions[block] = self.source.find(block)
             step(block.stop - block.start)
         self.grid = self.grid.scaled(self.distances)
+        self.means: dict[float, F32] = {}  # by temperature
         order = np.random.RandomState(0).permutation(q)
         self.other = np.empty(q, dtype=np.int64)  # whose neighbours a shuffled row is given
         self.other[order] = np.roll(order, 1)
@@ -310,9 +311,8 @@ class Trial:
             return self._targets(part.there), part.distances, part.near, base
         base = self._base(part.outputs, temperature)
         if kind == "mean":
-            mean = self._residuals(self.some, temperature).mean(axis=0, dtype=np.float64)
             only = np.zeros((b, 1), dtype=np.int64)
-            return mean.astype(np.float32)[None], np.zeros((b, 1)), only, base
+            return self._mean(temperature), np.zeros((b, 1)), only, base
         return self._residuals(part.there, temperature), part.distances, part.near, base
 
     def _residuals(self, there: I64, temperature: float) -> F32:
@@ -320,7 +320,20 @@ class Trial:
         same = temperature == self.rows.temperature and not isinstance(store, Head)
         given = None if same else temperature
         found = [store.residuals(s, at, columns, given) for s, at in self.rows.at(there)]
+        if len(found) == 1:
+            return found[0]
         return np.concatenate(found) if found else np.empty((0, columns), dtype=np.float32)
+
+    def _mean(self, temperature: float) -> F32:
+        """Of the residuals of the memory's rows, (1, C)."""
+        if temperature in self.means:
+            return self.means[temperature]
+        total = np.zeros(self.rows.columns)
+        for block in blocks(len(self.some), 16 * self.rows.columns):
+            total += self._residuals(self.some[block], temperature).sum(axis=0, dtype=np.float64)
+        mean: F32 = (total / len(self.some)).astype(np.float32)[None]
+        self.means[temperature] = mean
+        return mean
 
     def _targets(self, there: I64) -> F32:
         """Of rows of the memory; values less their middle, about which float32 is precise."""
