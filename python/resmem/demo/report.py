@@ -124,7 +124,7 @@ class Report:
                 )
         print(
             "  corrected: the base model wrong and the method right; harmed: the reverse.\n"
-            "  As published: strength 1, all else tuned, the map to probabilities as well, since the\n"
+            "  As published: strength 1, all else tuned, the map to probabilities too, since the\n"
             "  sum can leave [0, 1].\n"
             "  Gain over the base model in log-loss, per image, with 95 % confidence:"
         )
