@@ -181,6 +181,7 @@ PARAMETERS = [
     (lambda: resmem.aggregate([[0.0]], [[6]], L, 1), ValueError, r"ids must be rows of residuals, 0 to 5, or -1; got 6"),
     (lambda: resmem.aggregate([[0.0]], [[0]], L[:, :0], 1), ValueError, r"residuals must have at least one column, got shape \(6, 0\)"),
     (lambda: resmem.aggregate([[0.0]], [[0]], L, 1, base=L), ValueError, r"base must have shape \(1, 2\), a row per query and a column per column of residuals, got \(6, 2\)"),
+    (lambda: resmem.aggregate([[0.0]], [[0]], with_value(L, 2, np.inf), 1), ValueError, r"residuals: row 2 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.aggregate([[0.0]], [[0]], L, 0), ValueError, r"sigma must be a positive number, got 0"),
     (lambda: resmem.aggregate([[0.0]], [[0]], L, 1, strength=np.inf), ValueError, r"strength must be finite, got inf"),
     (lambda: resmem.aggregate([[0.0]], [[0]], L, 1, metric="cosine"), ValueError, r"metric must be 'euclidean' or 'sqeuclidean', got 'cosine'"),

@@ -228,3 +228,30 @@ def test_a_confidence_lies_between_0_and_1(confidence):
 def test_gains_have_one_dimension():
     with pytest.raises(ValueError, match=r"shape \(n,\)"):
         paired_interval(np.ones((2, 2)))
+
+
+# ---- what rows may be too few to hold -----------------------------------------------------------
+
+
+def test_a_worst_gain_counts_as_one_more_row():
+    gains = np.linspace(-0.1, 0.3, 20)
+    plain, careful = paired_interval(gains), paired_interval(gains, worst=-4.0)
+    wanted = paired_interval(np.append(gains, -4.0))
+    assert careful == (plain.mean, wanted.low, wanted.high, 0.95)
+    assert careful.low < 0 < plain.low
+    assert paired_interval(gains, worst=9.0).high <= plain.high  # better than the mean is no worst
+
+
+@pytest.mark.parametrize("name", ["log_loss", "brier", "accuracy"])
+def test_worst_gains_are_those_of_the_worst_class(name):
+    rng = np.random.default_rng(3)
+    one, other = rng.dirichlet(np.ones(4), (2, 30))
+    score = score_named(name, "classification")
+    sign = -1 if score.greater_is_better else 1
+    gains = np.stack(
+        [
+            sign * (score.rows(other, np.full(30, c)) - score.rows(one, np.full(30, c)))
+            for c in range(4)
+        ]
+    )
+    np.testing.assert_allclose(score.worst(one, other), gains.min(axis=0), rtol=1e-12, atol=1e-15)

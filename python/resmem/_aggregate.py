@@ -54,6 +54,9 @@ def aggregate(
     rows = _arrays.float32(residuals, "residuals", "(n, C)")
     if rows.shape[1] == 0:
         raise ValueError(f"residuals must have at least one column, got shape {rows.shape}")
+    _, bad_row = _core.inspect_rows(rows, 0)
+    if bad_row >= 0:
+        raise ValueError(f"residuals: row {bad_row} holds NaN or infinity (as float32)")
     if found.max(initial=-1) >= len(rows):
         raise ValueError(
             f"ids must be rows of residuals, 0 to {len(rows) - 1}, or -1; got {found.max()}"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 _EXAMPLES = 50
+_AS_GIVEN = map_named("clip")  # of the base, whatever the memory does
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,9 @@ class Evaluation:
     methods : tuple of MethodResult
         "base": the outputs as given. "base, T=..": at the memory's temperature, if not 1. "kNN
         alone": the weighted mean of the neighbours' targets. "ResMem as published": strength 1.
-        "ResMem, strength ..": the memory's own, if not 1. All probabilities went through the
-        memory's probability map (those of the neighbours alone through that of ``knn``, or
-        "clip"), and rows without neighbours have the base's outputs.
+        "ResMem, strength ..": the memory's own, if not 1. Probabilities went through the
+        memory's probability map, but those of "base" through "clip" and those of the neighbours
+        alone through that of ``knn``, or "clip"; rows without neighbours have the base's outputs.
     by_class : list of dict, or None
         For each class that occurs: "class", "rows", by name of method {"accuracy", "log_loss"},
         and "corrected" and "harmed" by the last method.
@@ -341,7 +342,7 @@ class _Trial:
         """Of every method, probabilities or values (b, C)."""
         corrector, temperature = self.corrector, self.corrector.rows.temperature
         base = own = self._base(raw, 1.0)
-        found = {"base": self._mapped(base, base)}
+        found = {"base": self._mapped(base, base, _AS_GIVEN)}
         if temperature != 1:
             own = self._base(raw, temperature)
             found[f"base, T={temperature:.4g}"] = self._mapped(own, own)
@@ -354,11 +355,11 @@ class _Trial:
             found[name] = self._mapped(own + corrector.strength * correction, own)
         return found
 
-    def _mapped(self, values: F64, base: F64) -> F64:
+    def _mapped(self, values: F64, base: F64, to: SimplexMap | None = None) -> F64:
         """Probabilities of corrected outputs, or the values as they are; a copy."""
         if self.corrector.spec.task == "regression":
             return values.copy()
-        return self._map.apply(values.copy(), base, self.threads)
+        return (self._map if to is None else to).apply(values.copy(), base, self.threads)
 
     def _base(self, raw: npt.NDArray[Any], temperature: float) -> F64:
         """The base model's outputs, a copy of their own."""

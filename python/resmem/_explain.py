@@ -135,7 +135,7 @@ class _Explainer:
         correction = corrector.aggregate(distances, positions, None, columns, self.threads)
         if columns is None:
             order = np.argsort(-np.abs(correction), axis=1, kind="stable")
-            columns = order[:, : self.width]
+            columns = order[:, : self.width].copy()
             correction = np.take_along_axis(correction, columns, axis=1)
         base = corrected = None
         if _has_base(corrector, self.given):

@@ -17,6 +17,8 @@ def fold_numbers(folds: Any, seed: int, targets: npt.NDArray[Any]) -> I64:
     if not isinstance(folds, (int, np.integer)):
         given = _arrays.integers(folds, "folds", "(n,)")
         _arrays.same_length("folds", len(given), "targets", n)
+        if n == 0:
+            raise ValueError("folds must have at least two numbers, got none")
         if (given == given[0]).all():
             raise ValueError(f"folds must have at least two numbers, got {given[0]} alone")
         return given

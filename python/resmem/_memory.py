@@ -141,10 +141,12 @@ class Memory(State):
         if self._sigma == "auto":
             snapshot = replace(snapshot, auto_sigma=_sigma.measure(snapshot, self._k))
         with self._change():
-            if self._temperature != snapshot.temperature:  # somebody has set it meanwhile
-                snapshot = self._at_temperature(snapshot, self._temperature)
-            self._snapshot, self._file = snapshot, None
-        return self
+            if self._spec is rows.spec:
+                if self._temperature != snapshot.temperature:  # somebody has set it meanwhile
+                    snapshot = self._at_temperature(snapshot, self._temperature)
+                self._snapshot, self._file = snapshot, None
+                return self
+        return self.fit(embeddings, outputs, targets, ids, copy)  # keys are kept otherwise by now
 
     @_arrays.float_state()
     def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> Memory:
@@ -176,7 +178,7 @@ class Memory(State):
             raise ValueError(
                 f"ids must be given: default ids would continue at {before.next_id}, past int64"
             )
-        schema = self._spec.schema(rows.d, rows.columns)
+        schema = rows.spec.schema(rows.d, rows.columns)
         if borrowed is not None:
             tail = before.first(schema, rows.n, rows.ids is not None, borrowed)
         else:
@@ -482,8 +484,10 @@ class Memory(State):
     def use(self, settings: Settings) -> Memory:
         """Use these settings, such as those of a ``TuneResult``, from now on.
 
-        Where they keep keys in another way, the rows are written anew.
+        Where they keep keys in another way, the rows are written anew and the embeddings as they
+        came are gone; so other ways cannot be tried any more. Nothing changes if one is refused.
         """
+        self._check_weighing(settings)
         if (settings.preprocess, settings.key_dtype) != (self.preprocess, self.key_dtype):
             self._rekey(settings.preprocess, settings.key_dtype)
         self.temperature = settings.temperature

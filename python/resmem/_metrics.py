@@ -36,6 +36,8 @@ class Score:
     whole: Whole  # of (predictions, targets)
     rows: Rows | None = None  # (n,) values whose mean is the score; None where it is no mean
     given: bool = False  # a function of the caller's
+    worst: Rows | None = None  # of (predictions, others), (n, C) each: the least gain of the former
+    # that any class would give; None where it has no bound
 
 
 class Interval(NamedTuple):
@@ -81,16 +83,16 @@ def score_named(score: str | Whole, task: str, greater_is_better: bool | None = 
     return Score(name, task, greater_is_better, _checked(score, name), given=True)
 
 
-def paired_interval(gains: Any, confidence: float = 0.95) -> Interval:
+def paired_interval(gains: Any, confidence: float = 0.95, worst: float | None = None) -> Interval:
     """The mean of gains (n,), and its interval by normal theory.
 
     The gains, such as differences of losses of the same rows, are taken as independent draws:
     mean +- z * s / sqrt(n), with the sample's standard deviation ``s``. Rows that are alike or
-    come in groups make the interval too narrow. Of less than two gains, or of infinite ones, no
-    spread is known: the interval is infinite. The mean of none is NaN.
+    come in groups make the interval too narrow, and so do losses too rare to be among them: with
+    ``worst``, one more row is taken to have gained that. Of less than two gains, or of infinite
+    ones, no spread is known: the interval is infinite. The mean of none is NaN.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
+    checked_confidence(confidence)
     array = np.asarray(gains, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"gains must have shape (n,), got {array.shape}")
@@ -99,9 +101,19 @@ def paired_interval(gains: Any, confidence: float = 0.95) -> Interval:
         mean = float(array.mean()) if n else math.nan
     if n < 2 or not math.isfinite(mean):
         return Interval(mean, -math.inf, math.inf, confidence)
+    if worst is not None:
+        array, n = np.append(array, min(worst, mean)), n + 1
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    half = z * float(array.std(ddof=1)) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, confidence)
+    middle, half = float(array.mean()), z * float(array.std(ddof=1)) / math.sqrt(n)
+    return Interval(mean, middle - half, middle + half, confidence)
+
+
+def checked_confidence(confidence: Any) -> float:
+    """A number between 0 and 1."""
+    checked = number(confidence, "confidence")
+    if not 0 < checked < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
+    return checked
 
 
 # -------------------------------------------------------------------- classification
@@ -135,6 +147,26 @@ def brier_scores(predictions: Any, targets: Any) -> F64:
     differences[np.arange(len(labels)), labels] -= 1
     scores: F64 = np.square(differences).sum(axis=1)
     return scores
+
+
+def worst_log_loss(predictions: F64, others: F64) -> F64:
+    """Of each row the least ``log p - log p'`` of any class."""
+    with np.errstate(divide="ignore"):
+        least: F64 = np.log((predictions / others).min(axis=1))
+    return least
+
+
+def worst_hit(predictions: F64, others: F64) -> F64:
+    """-1 where the first largest differs: the other may be right."""
+    least: F64 = np.where(predictions.argmax(axis=1) != others.argmax(axis=1), -1.0, 0.0)
+    return least
+
+
+def worst_brier(predictions: F64, others: F64) -> F64:
+    """Of each row the least fall of the Brier score that any class would give."""
+    squares = np.square(others).sum(axis=1) - np.square(predictions).sum(axis=1)
+    least: F64 = squares + 2 * (predictions - others).min(axis=1)
+    return least
 
 
 def calibration_error(predictions: Any, targets: Any) -> float:
@@ -256,9 +288,13 @@ def _checked(function: Whole, name: str) -> Whole:
 
 
 _SCORES = (
-    Score("log_loss", "classification", False, _mean_of(log_losses), log_losses),
-    Score("accuracy", "classification", True, _mean_of(hits), hits),
-    Score("brier", "classification", False, _mean_of(brier_scores), brier_scores),
+    Score(
+        "log_loss", "classification", False, _mean_of(log_losses), log_losses, worst=worst_log_loss
+    ),
+    Score("accuracy", "classification", True, _mean_of(hits), hits, worst=worst_hit),
+    Score(
+        "brier", "classification", False, _mean_of(brier_scores), brier_scores, worst=worst_brier
+    ),
     Score("calibration_error", "classification", False, calibration_error),
     Score("rmse", "regression", False, rmse),
     Score("mae", "regression", False, _mean_of(absolute_errors), absolute_errors),

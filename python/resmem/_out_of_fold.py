@@ -197,6 +197,11 @@ def _method(model: Any, output: str) -> str:
         wanted = "any of " + ", ".join(_METHODS) if output == "auto" else output
         raise ValueError(f"model must have {wanted}; {name} has not")
     method = there[0] if output == "auto" else output
+    pairs = getattr(model, "decision_function_shape", "ovr") == "ovo"
+    if method == "decision_function" and pairs and len(getattr(model, "classes_", ())) > 2:
+        raise ValueError(
+            f"{name}.decision_function gives pairs of classes; use decision_function_shape='ovr'"
+        )
     if method == "predict" and hasattr(model, "classes_"):
         raise ValueError(
             f"{name}.predict gives classes alone; residuals need probabilities or scores "

@@ -342,6 +342,14 @@ class State:
         memory._snapshot = after
         return memory
 
+    def _check_weighing(self, settings: Any) -> None:
+        """Refuse what a setter would, before any has been called."""
+        _arrays.count(settings.k, "k")
+        if settings.sigma != "auto":
+            positive(settings.sigma, "sigma", " or 'auto'", infinite=True)
+        finite(settings.strength, "strength")
+        map_named(settings.probability_map)
+
     def _rekey(self, preprocess: str, key_dtype: KeyDtype) -> None:
         """Keep keys in another way from now on; see ``_rekeyed``."""
         with self._change():

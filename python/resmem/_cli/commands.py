@@ -157,13 +157,14 @@ def report(options: Namespace) -> Told:
     if not options.output.lower().endswith((".html", ".htm")):
         raise ValueError(f"the report must be a .html file, got {options.output!r}")
     sources = [getattr(options, f"{part}{name}") for part in ("", "tune_") for name in ROWS]
+    sources += [options.exclude_ids, options.class_names]
     _check_target(options.output, options.memory, *(text for text in sources if text is not None))
     memory = _load(options)
     classes = None
     if options.class_names is not None:
         classes = inputs.lines(options.class_names, "class_names", memory.info()["columns"])
     judged, tuning = Judged(options), None
-    if any(text is not None for text in sources[len(ROWS) :]):
+    if any(text is not None for text in sources[len(ROWS) : 2 * len(ROWS)]):
         validation = Judged(options, "tune_")
         with _bar(options, "tune", None, "rows") as step:
             tuning = tuned(memory, validation, options, step)

@@ -135,7 +135,10 @@ def _tune(commands: _Commands) -> None:
     )
     _add_memory(tune)
     tune.add_argument(
-        "--apply", action="store_true", help="append the settings that were chosen to M.resmem"
+        "--apply",
+        action="store_true",
+        help="append the settings that were chosen to M.resmem, or where "
+        "they keep keys in another way write it anew (the embeddings as they came are then gone)",
     )
     _add_judged(tune, "validation rows; none with --loo", required=False)
     tune.add_argument(

@@ -15,7 +15,7 @@ from resmem import _arrays
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector
 from resmem._folds import fold_numbers
-from resmem._metrics import Score, score_named
+from resmem._metrics import Score, checked_confidence, score_named
 from resmem._rows import Array, Snapshot
 from resmem._stores import Sparse
 from resmem._tuning.grid import choices, grid_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _SAMPLE = 10_000  # rows of the memory that are looked at
 _SMALLER = 0.8  # residuals of the memory, beside those of fresh rows, that cannot be as honest
+_MOSTLY = 0.5  # of the validation rows
 _MUCH_SMALLER = 0.5  # beside those of the neighbours' targets alone
 
 
@@ -48,7 +49,9 @@ def tune(
             "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets and "
             "exclude_ids"
         )
-    _arrays.count(seed, "seed", 0)
+    checked_confidence(confidence)
+    if _arrays.count(seed, "seed", 0) >= 2**32:
+        raise ValueError(f"seed must be below 2**32, got {seed}")
     workers = _arrays.thread_count(threads)
     trials: list[Trial] = []
     for name in choices(preprocess, memory.preprocess, "preprocess"):
@@ -57,7 +60,8 @@ def tune(
             corrector = (memory if same else memory._rekeyed(name, dtype))._corrector()
             most = len(corrector.rows) - loo
             if most < 1:
-                raise ValueError(f"tune needs a memory with rows, this one has {most + loo}")
+                needed = "two rows for loo=True" if loo else "rows"
+                raise ValueError(f"tune needs a memory with {needed}, this one has {most + loo}")
             grid = grid_of(
                 corrector.spec, most, corrector.rows.columns, corrector.rows.temperature, k, sigma,
                 temperature, strength, probability_map,
@@ -77,7 +81,7 @@ def tune(
             )
     with _steps(progress, _work(trials, scored)) as step:
         result = Tuner(trials, scored, rule, confidence, seed, step).run()
-    notes = (*result.notes, *_too_small(trials[0], result, loo))
+    notes = (*result.notes, *_too_small(trials[0], result, loo), *_seen(trials[0]))
     for note in notes:
         warnings.warn(f"tune: {note}", stacklevel=4)
     return result.with_notes(notes)
@@ -134,6 +138,19 @@ def _too_small(trial: Trial, result: TuneResult, loo: bool) -> tuple[str, ...]:
     return () if share is None else (
         f"the memory's residuals are {share:.0%} of the size of those on the validation rows: the "
         f"base model was probably trained on the memory's rows; {cure}",
+    )  # fmt: skip
+
+
+def _seen(trial: Trial) -> tuple[str, ...]:
+    """A note where most rows lie on rows of the memory with the same target."""
+    on = np.flatnonzero(trial.distances[:, 0] == 0)
+    if isinstance(trial.source, OwnRows) or len(on) <= _MOSTLY * len(trial.source):
+        return ()
+    same = trial.nearest_targets(on) == trial.source.targets[on]
+    share = np.count_nonzero(same.reshape(len(on), -1).all(axis=1)) / len(trial.source)
+    return () if share <= _MOSTLY else (
+        f"{share:.0%} of the validation rows lie on rows of the memory with the same target: if "
+        "they are the same they prove nothing; leave them out with exclude_ids, or use loo=True",
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem._arrays import F64, I64
+from resmem._ingest import blocks
 from resmem._metrics import Interval, Score, paired_interval
 from resmem._rows import Array
 from resmem._tuning.grid import Settings
@@ -35,7 +36,7 @@ class Costs:
     """The score of settings, signed so that less is better."""
 
     every: F64  # (settings,) over all rows
-    own: F64  # (folds, settings) over the rows of a fold
+    own: F64  # (folds, settings) over the rows of a fold; none for the rule that does without
     rest: F64  # (folds, settings) over all other rows
 
     @staticmethod
@@ -106,8 +107,9 @@ class Tuner:
         """``cost`` takes the folds whose rows count."""
         count = int(self.folds.max()) + 1
         one = np.eye(count, dtype=np.bool_)
-        own, rest = (np.stack([cost(mask) for mask in masks]) for masks in (one, ~one))
-        return Costs(cost(np.ones(count, dtype=np.bool_)), own, rest)
+        every, rest = cost(np.ones(count, dtype=np.bool_)), np.stack([cost(mask) for mask in ~one])
+        own = [cost(mask) for mask in one] if self.rule == "one_se" else []
+        return Costs(every, np.stack(own) if own else np.empty((0, len(every))), rest)
 
     def _of_sums(self, sums: F64) -> Callable[[Mask], F64]:
         def cost(folds: Mask) -> F64:
@@ -146,14 +148,96 @@ class Choices:
             return best
         own = self.costs.own
         own = own if without is None else np.delete(own, without, axis=0)
-        worse = own[:, some] - own[:, [best]]
-        spread = worse.std(axis=0, ddof=1) / math.sqrt(len(own))
+        with np.errstate(invalid="ignore"):  # infinite costs
+            worse = own[:, some] - own[:, [best]]
+            spread = worse.std(axis=0, ddof=1) / math.sqrt(len(own))
         near = some[worse.mean(axis=0) <= spread]
         return int(near[np.argmin(self._ranks[near])]) if len(near) else best
 
     def each(self, where: Mask | None = None) -> list[int]:
         """Chosen without each fold."""
-        return [self.best(where, without=f) for f in range(len(self.costs.own))]
+        return [self.best(where, without=f) for f in range(len(self.costs.rest))]
+
+
+Pick: TypeAlias = tuple[Settings, int, Kind]  # the int is the number of its trial
+
+
+class Compared:
+    """Predictions of every row by what was picked for its fold, under several names.
+
+    Of a score that is a mean over rows, nothing is kept but numbers of each row.
+    """
+
+    def __init__(self, tuner: Tuner, picks: dict[str, list[Pick]]) -> None:
+        self._tuner, self._picks = tuner, picks
+        self._worst: dict[tuple[str, str], float] = {}
+        q, columns = len(tuner.folds), tuner.trials[0].rows.columns
+        self._by_row = tuner.score.rows is not None
+        self._costs = {name: np.empty(q) for name in picks}
+        self._whole: dict[str, Array] = {}
+        if not self._by_row:
+            every = np.arange(q)
+            self._whole = {name: tuner.shaped(self._predicted(name, every)) for name in picks}
+            return
+        for block in blocks(q, 8 * columns * (len(picks) + 1)):
+            self._compare(np.arange(block.start, block.stop))
+
+    def gain(self, name: str, other: str) -> Interval:
+        """Of the first over the second."""
+        tuner = self._tuner
+        if not self._by_row:
+            return self._jackknife(self._whole[name], self._whole[other])
+        worst = None
+        if tuner.score.worst is not None:
+            worst = self._worst[name, other] / len(tuner.folds)
+        return paired_interval(self._costs[other] - self._costs[name], tuner.confidence, worst)
+
+    def score(self, name: str) -> float:
+        """Over all rows."""
+        if self._by_row:
+            return float(self._tuner.sign * self._costs[name].mean())
+        return self._tuner.score.whole(self._whole[name], self._tuner.targets)
+
+    def _compare(self, rows: I64) -> None:
+        """Costs of some rows, and the sums of the worst gains that they allow."""
+        tuner, score = self._tuner, self._tuner.score
+        predicted = {name: tuner.shaped(self._predicted(name, rows)) for name in self._picks}
+        assert score.rows is not None
+        for name, values in predicted.items():
+            self._costs[name][rows] = tuner.sign * score.rows(values, tuner.targets[rows])
+        if score.worst is None:
+            return
+        for name, values in predicted.items():
+            for other, others in predicted.items():
+                if name != other:
+                    worst = float(score.worst(values, others).sum())
+                    self._worst[name, other] = self._worst.get((name, other), 0.0) + worst
+
+    def _predicted(self, name: str, rows: I64) -> Array:
+        tuner, picks = self._tuner, self._picks[name]
+        folds = tuner.folds[rows]
+        predicted = np.empty((len(rows), tuner.trials[0].rows.columns))
+        for each in dict.fromkeys(picks):
+            settings, trial, kind = each
+            mine = np.isin(folds, [f for f, pick in enumerate(picks) if pick == each])
+            if mine.any():
+                predicted[mine] = tuner.trials[trial].predictions(settings, rows[mine], kind)
+        return predicted
+
+    def _jackknife(self, first: Array, second: Array) -> Interval:
+        """Of a score that is no mean: it is taken again without each of 50 groups of rows."""
+        tuner, targets = self._tuner, self._tuner.targets
+        groups = np.random.RandomState(tuner.seed).permutation(len(first)) % _GROUPS
+
+        def gain(rows: Any) -> float:
+            one, other = (tuner.score.whole(p[rows], targets[rows]) for p in (first, second))
+            return tuner.sign * (other - one)
+
+        count = int(groups.max()) + 1
+        mean, without = gain(slice(None)), np.array([gain(groups != g) for g in range(count)])
+        variance = np.square(without - without.mean()).sum() * (count - 1) / count
+        half = NormalDist().inv_cdf(0.5 + tuner.confidence / 2) * math.sqrt(variance)
+        return Interval(mean, mean - half, mean + half, tuner.confidence)
 
 
 class Judge:
@@ -172,21 +256,27 @@ class Judge:
     def result(self) -> TuneResult:
         """Everything but the times."""
         tuner, memory, first = self._tuner, self._memory, self._tuner.trials[0]
-        off, chosen = memory.strength == 0, memory.each()
-        candidate, base = memory.best(), memory.best(off)
-        published, knn, mean = (
-            memory.best(memory.strength == 1),
-            self._alone.best(),
-            self._mean.best(),
-        )
+        where = self._where()
+        off, candidate, chosen = memory.strength == 0, memory.best(where), memory.each(where)
+        base, published = memory.best(where & off), memory.best(where & (memory.strength == 1))
+        knn, mean = self._alone.best(), self._mean.best()
         given = replace(
             memory.settings[base], temperature=first.plain_temperature, probability_map="clip"
         )
-        as_given = first.predictions(given, np.arange(len(tuner.folds)))
-        pooled, against = self._pooled(memory, chosen), self._pooled(memory, memory.each(off))
-        gain, warmer = self._gain(pooled, against), self._gain(against, as_given)
-        local = self._gain(pooled, self._pooled(self._mean, self._mean.each(), "mean"))
-        useful = gain.low > 0 and local.low > 0 and self._gain(pooled, as_given).mean > 0
+        against = self._picks(memory, memory.each(where & off))
+        picks: dict[str, list[Pick]] = {
+            "candidate": self._picks(memory, chosen),
+            "base": against,
+            "given": [(given, 0, "memory")] * len(chosen),
+            "mean": self._picks(self._mean, self._mean.each(), "mean"),
+            "shuffled": self._picks(memory, chosen, "shuffled"),
+        }
+        compared = Compared(tuner, picks)
+        gain, warmer = compared.gain("candidate", "base"), compared.gain("base", "given")
+        local, stand_in = min(
+            (compared.gain("candidate", name), name) for name in ("mean", "shuffled")
+        )
+        useful = min(gain.low, local.low) > 0 and compared.gain("candidate", "given").mean > 0
         best = memory.settings[candidate]
         if not useful:
             kept = memory.settings[base] if warmer.low > 0 else given
@@ -207,70 +297,51 @@ class Judge:
             published=memory.settings[published],
             knn=self._alone.settings[knn],
             scores={
-                "base": self._score(as_given),
+                "base": compared.score("given"),
                 "base, own temperature": self._score_of(memory, base),
                 "mean residual": self._score_of(self._mean, mean),
                 "kNN alone": self._score_of(self._alone, knn),
                 "published": self._score_of(memory, published),
                 "candidate": self._score_of(memory, candidate),
             },
-            held_out={"base": self._score(against), "candidate": self._score(pooled)},
+            held_out={name: compared.score(name) for name in ("base", "candidate")},
             gain=gain,
             local_gain=local,
             temperature_gain=warmer,
             useful=useful,
-            reason=self._reason(useful, gain, local, bool(off[candidate])),
-            notes=self._edges(candidate) if useful else (),
+            reason=self._reason(useful, gain, local, stand_in, bool(off[candidate])),
+            notes=self._edges(candidate if useful else base),
             table=self._table(),
             per_fold=tuple(memory.settings[i] for i in chosen),
             seconds={},
         )
 
-    # ------------------------------------------------------------------ proof
+    def _where(self) -> Mask:
+        """All settings; only those with keys as they are, unless others clearly gain over them."""
+        every = np.ones(len(self._trial), dtype=np.bool_)
+        present = self._trial == 0
+        if present.all():
+            return every
+        picks = {
+            name: self._picks(self._memory, self._memory.each(where))
+            for name, where in (("every", every), ("present", present))
+        }
+        gain = Compared(self._tuner, picks).gain("every", "present")
+        return every if gain.low > 0 else present
 
-    def _pooled(self, of: Choices, chosen: list[int], kind: Kind = "memory") -> Array:
-        """Predictions of every row by what was chosen without its fold."""
-        folds, trials = self._tuner.folds, self._tuner.trials
-        pooled = np.empty((len(folds), trials[0].rows.columns))
-        for each in dict.fromkeys(chosen):
-            same = [f for f, choice in enumerate(chosen) if choice == each]
-            rows = np.flatnonzero(np.isin(folds, same))
-            trial = trials[self._trial[each] if kind == "memory" else 0]
-            pooled[rows] = trial.predictions(of.settings[each], rows, kind)
-        return pooled
-
-    def _gain(self, first: Array, second: Array) -> Interval:
-        """Of predictions over others, row by row where the score is a mean over rows."""
-        tuner = self._tuner
-        if tuner.score.rows is None:
-            return self._jackknife(tuner.shaped(first), tuner.shaped(second))
-        one, other = (tuner.score.rows(tuner.shaped(p), tuner.targets) for p in (first, second))
-        return paired_interval(tuner.sign * (other - one), tuner.confidence)
-
-    def _jackknife(self, first: Array, second: Array) -> Interval:
-        """Of a score that is no mean: it is taken again without each of 50 groups of rows."""
-        tuner, targets = self._tuner, self._tuner.targets
-        groups = np.random.RandomState(tuner.seed).permutation(len(first)) % _GROUPS
-
-        def gain(rows: Any) -> float:
-            one, other = (tuner.score.whole(p[rows], targets[rows]) for p in (first, second))
-            return tuner.sign * (other - one)
-
-        count = int(groups.max()) + 1
-        mean, without = gain(slice(None)), np.array([gain(groups != g) for g in range(count)])
-        variance = np.square(without - without.mean()).sum() * (count - 1) / count
-        half = NormalDist().inv_cdf(0.5 + tuner.confidence / 2) * math.sqrt(variance)
-        return Interval(mean, mean - half, mean + half, tuner.confidence)
+    def _picks(self, of: Choices, chosen: list[int], kind: Kind = "memory") -> list[Pick]:
+        """What was chosen without each fold."""
+        own = of is self._memory
+        return [(of.settings[i], int(self._trial[i]) if own else 0, kind) for i in chosen]
 
     # ------------------------------------------------------------------ words and tables
-
-    def _score(self, predicted: Array) -> float:
-        return self._tuner.score.whole(self._tuner.shaped(predicted), self._tuner.targets)
 
     def _score_of(self, of: Choices, setting: int) -> float:
         return float(self._tuner.sign * of.costs.every[setting])
 
-    def _reason(self, useful: bool, gain: Interval, local: Interval, base_is_best: bool) -> str:
+    def _reason(
+        self, useful: bool, gain: Interval, local: Interval, stand_in: str, base_is_best: bool
+    ) -> str:
         name = f"in {self._tuner.score.name} on rows that did not choose"
         if useful:
             return f"The memory helps: its gain {name}, {_said(gain)}, is clear of 0."
@@ -278,21 +349,25 @@ class Judge:
         if base_is_best:
             return f"{off} no setting of it is better than the base."
         if gain.low > 0 and local.low <= 0:
+            other = {
+                "mean": "the mean residual of all rows",
+                "shuffled": "the neighbours of other rows",
+            }[stand_in]
             return (
-                f"{off} its gain {name}, {_said(gain)}, is not its neighbours'. Over the mean "
-                f"residual of all rows it is {_said(local)}, not clear of 0."
+                f"{off} its gain {name}, {_said(gain)}, is not its neighbours'. Over {other} "
+                f"it is {_said(local)}, not clear of 0."
             )
         return f"{off} its gain {name}, {_said(gain)}, is not clear of 0."
 
-    def _edges(self, candidate: int) -> tuple[str, ...]:
+    def _edges(self, of: int) -> tuple[str, ...]:
         """Best values at an edge beyond which there may be better ones."""
-        best, trial = self._memory.settings[candidate], self._tuner.trials[self._trial[candidate]]
-        grid, notes = trial.grid, []
+        best, trial = self._memory.settings[of], self._tuner.trials[self._trial[of]]
+        grid, on, notes = trial.grid, best.strength != 0, []
         for name, axis, smaller, larger in (
-            ("k", grid.ks, False, best.k < trial.most),
-            ("sigma", grid.sigmas, True, math.isfinite(best.sigma)),
+            ("k", grid.ks, False, on and best.k < trial.most),
+            ("sigma", grid.sigmas, on, on and math.isfinite(best.sigma)),
             ("temperature", grid.temperatures, True, True),
-            ("strength", grid.strengths, best.strength < 0, True),
+            ("strength", grid.strengths, best.strength < 0, on),
         ):
             value = getattr(best, name)
             for edge, beyond, word in ((min, smaller, "smallest"), (max, larger, "largest")):

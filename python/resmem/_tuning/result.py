@@ -15,7 +15,7 @@ from resmem._tuning.grid import Settings
 
 TABLE = np.dtype(
     [("k", np.int64), ("sigma", np.float64), ("temperature", np.float64), ("strength", np.float64),
-     ("probability_map", "U24"), ("preprocess", "U24"), ("key_dtype", "U8"), ("score", np.float64)]
+     ("probability_map", "U48"), ("preprocess", "U48"), ("key_dtype", "U8"), ("score", np.float64)]
 )  # fmt: skip
 
 
@@ -48,8 +48,9 @@ class TuneResult:
         Score over all rows of "base" (own temperature) and "candidate", each row's settings chosen
         without its fold.
     gain, local_gain, temperature_gain : Interval
-        Of the candidate over the base at its own temperature; over the mean residual of all rows
-        in the place of the neighbours', which needs no memory; of the base with its own
+        Of the candidate over the base at its own temperature; over the better of two stand-ins for
+        the neighbours, the mean residual of all rows and the neighbours of other validation rows;
+        of the base with its own
         temperature and probability map over the base as given.
     useful : bool
         Whether the first two are clear of 0.

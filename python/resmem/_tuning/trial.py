@@ -36,9 +36,9 @@ SWEPT = {
     "r2": "squared_error",
 }
 
-# What is predicted from: the memory, the neighbours' targets, or the mean residual of the memory's
-# rows instead of those of neighbours, which is what a memory gives that knows nothing of places.
-Kind: TypeAlias = Literal["memory", "targets", "mean"]
+# What is predicted from: the memory; the neighbours' targets; and what a memory gives that knows
+# nothing of places, the mean residual of all its rows, or the neighbours of other validation rows.
+Kind: TypeAlias = Literal["memory", "targets", "mean", "shuffled"]
 
 Step: TypeAlias = Callable[[int], None]
 
@@ -111,6 +111,9 @@ class OwnRows:
 def checked_targets(corrector: Corrector, targets: Any, q: int) -> Array:
     """Classes (q,), or values (q, C)."""
     spec, columns = corrector.spec, corrector.rows.columns
+    given = _arrays.rows_of(targets, "targets")
+    if len(given.shape):
+        targets = _arrays.block_of(given, slice(0, given.shape[0]), "targets")
     if spec.task == "classification":
         array: Array = _arrays.labels(targets, columns)
     else:
@@ -173,6 +176,9 @@ class Trial:
             self.distances[block], self.positions[block] = self.source.find(block)
             step(block.stop - block.start)
         self.grid = self.grid.scaled(self.distances)
+        order = np.random.RandomState(0).permutation(q)
+        self.other = np.empty(q, dtype=np.int64)  # whose neighbours a shuffled row is given
+        self.other[order] = np.roll(order, 1)
 
     # ------------------------------------------------------------------ all settings
 
@@ -211,7 +217,7 @@ class Trial:
         """Probabilities or values (m, C) of some validation rows, as the memory would give them."""
         result = np.empty((len(rows), self.rows.columns))
         start, to = 0, map_named(settings.probability_map)
-        for part in self._parts(rows):
+        for part in self._parts(rows, kind):
             if settings.strength == 0 and kind != "targets":
                 corrected = self._base(part.outputs, settings.temperature)
                 kept = corrected.copy() if to.keeps else None
@@ -259,9 +265,15 @@ class Trial:
         sizes: F64 = np.abs(predicted - targets).mean(axis=1)
         return sizes
 
+    def nearest_targets(self, rows: I64) -> Array:
+        """Of the nearest row of each of these validation rows, which have one."""
+        there, at = np.unique(self.positions[rows, 0], return_inverse=True)
+        found = [segment["targets"][part] for segment, part in self.rows.at(there)]
+        return np.concatenate(found)[at.reshape(-1)] if found else self.source.targets[:0]
+
     # ------------------------------------------------------------------ blocks of rows
 
-    def _parts(self, rows: I64 | None = None) -> Iterator[Part]:
+    def _parts(self, rows: I64 | None = None, kind: Kind = "memory") -> Iterator[Part]:
         """All validation rows, those of a fold together, or some of them in their order."""
         q, k, columns = len(self.source), self.grid.ks[-1], self.rows.columns
         total = sum(segment.n for segment in self.rows.segments)
@@ -275,14 +287,14 @@ class Trial:
                 some = some[np.argsort(self.folds[some], kind="stable")]
             else:
                 some = rows[start : start + step]
-            yield self._part(some, total)
+            yield self._part(some, self.other[some] if kind == "shuffled" else some, total)
 
-    def _part(self, rows: I64, total: int) -> Part:
-        found = self.positions[rows]
+    def _part(self, rows: I64, near_to: I64, total: int) -> Part:
+        found = self.positions[near_to]
         there, near = _numbered(found, total)
         first, last = int(rows.min()), int(rows.max()) + 1
         outputs = self.source.outputs(slice(first, last))[rows - first]
-        return Part(rows, self.distances[rows], near, there, outputs)
+        return Part(rows, self.distances[near_to], near, there, outputs)
 
     def _base(self, outputs: Array, temperature: float) -> F64:
         if self.spec.output_kind == "logits":
