@@ -88,6 +88,10 @@ class Contender:
         self.seconds.append(timing.seconds)
         self.others += max(0.0, busy - timing.processor)
 
+    def note_parts(self, parts: dict[str, float]) -> None:
+        """Where the last round went."""
+        self.parts.append({**parts, "rest": self.seconds[-1] - sum(parts.values())})
+
     def __str__(self) -> str:
         ordered = sorted(self.seconds)
         return f"{median(ordered):.3f} s ({ordered[0]:.3f} .. {ordered[-1]:.3f})"
@@ -143,7 +147,7 @@ def race(threads: int, rounds: int) -> None:
             if turn >= 0:
                 contender.note(timing, machine.busy_seconds() - before)
                 if name != FAISS:
-                    contender.parts.append(results[name].seconds)
+                    contender.note_parts(results[name].seconds)
     print_machine(worker.call("pools"))
     worker.close()
     print_race(contenders, threads)
@@ -171,7 +175,6 @@ def print_race(contenders: dict[str, Contender], threads: int) -> None:
         print(f"{name:24} {contender}, {total / one:.2f} searches; other load {load:.2f} cores")
         if contender.parts:
             parts = {p: median(each[p] for each in contender.parts) for p in contender.parts[0]}
-            parts["rest"] = total - sum(parts.values())
             print(" " * 25 + ", ".join(f"{part} {taken:.3f}" for part, taken in parts.items()))
 
 

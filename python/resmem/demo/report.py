@@ -124,8 +124,8 @@ class Report:
                 )
         print(
             "  corrected: the base model wrong and the method right; harmed: the reverse.\n"
-            "  As published: strength 1, all else chosen for it. The sum can leave [0, 1], so the\n"
-            "  probabilities are those of its map to the simplex (`Memory.predict_proba`).\n"
+            "  As published: strength 1, all else tuned, the map to probabilities too, since the\n"
+            "  sum can leave [0, 1].\n"
             "  Gain over the base model in log-loss, per image, with 95 % confidence:"
         )
         for result in results:
