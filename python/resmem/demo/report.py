@@ -108,7 +108,7 @@ class Report:
             "  images that the model was trained on, to show what this costs."
         )
         for line in repr(trial.tuned).splitlines():
-            print(textwrap.fill(line, 108, initial_indent="  ", subsequent_indent="      "))
+            print(textwrap.fill(line, 112, initial_indent="  ", subsequent_indent="      "))
 
     def table(self, results: list[Result], images: int) -> None:
         """Every method on the test images, and what the memory changed."""
