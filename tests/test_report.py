@@ -149,7 +149,7 @@ def test_what_is_not_clear_is_not_claimed(write):
         "Whether the memory helps is not clear: on 2,000 rows that did not choose the settings "
         "its log-loss is 0.002 better than that of the base model at its own temperature (95% "
         "interval of the gain -0.008 to +0.012), and 0.001 better than with the mean residual of "
-        "all rows in the neighbours' place (-0.009 to +0.011)."
+        "all rows, or other rows' neighbours, in their place (-0.009 to +0.011)."
     ) in page.text
 
 

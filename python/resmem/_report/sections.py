@@ -93,8 +93,8 @@ def chosen(tuning: TuneResult) -> Html:
         paragraph(
             f"By {name} ({better}) on {tuning.rows:,} validation rows. On rows that did not "
             f"choose, in {tuning.folds} folds: {held_out}; gain {interval(tuning.gain)}, and "
-            f"{interval(tuning.local_gain)} over the mean residual of all rows, which needs no "
-            "neighbours."
+            f"{interval(tuning.local_gain)} over the mean residual of all rows, or other rows' "
+            "neighbours, in the neighbours' place."
         ),
         element("ul", *(element("li", note) for note in tuning.notes)) if tuning.notes else "",
         _settings(settings),
