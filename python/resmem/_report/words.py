@@ -107,7 +107,8 @@ def _tuned(tuning: TuneResult) -> str:
         f"choose the settings its {scored(tuning.score)} is {_change(tuning.gain)} than that of "
         f"the base model at its own temperature ({_sureness(tuning.gain)}), and "
         f"{_change(tuning.local_gain)} than with the mean residual of all rows, or other rows' "
-        f"neighbours, in their place ({tuning.local_gain.low:+.3g} to {tuning.local_gain.high:+.3g})."
+        "neighbours, in their place "
+        f"({tuning.local_gain.low:+.3g} to {tuning.local_gain.high:+.3g})."
     )
 
 
