@@ -186,7 +186,7 @@ def print_tests(trials: list[Trial], parts: dict[str, Rows]) -> list[str]:
                     worse.append(f"{trial.name}, {trial.base}")
             print(line)
     print("Gains: of log-loss or squared error, paired over test rows, 95 % interval.")
-    print("As published: strength 1; k, sigma, temperature and the map to probabilities are tuned.")
+    print("As published: strength 1, clipped; k, sigma and temperature are tuned.")
     return worse
 
 

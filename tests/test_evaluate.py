@@ -99,13 +99,14 @@ def expected(case, mem, rows, k, sigma):
         found[f"base, T={mem.temperature:g}"] = own(0)
     found["kNN alone"] = alone(mem, z, memories_targets(case), excluded, k, sigma)
     found["ResMem as published"] = own(1)
-    if mem.strength != 1:
-        found[f"ResMem, strength {mem.strength:g}"] = own(mem.strength)
+    name, plain = f"ResMem, strength {mem.strength:g}", mem.probability_map == "clip"
+    if mem.strength != 1 or not plain:
+        found[name + ("" if plain else f", {mem.probability_map}")] = own(mem.strength)
     if mem.task == "regression":
         return {name: values.reshape(len(z), -1) for name, values in found.items()}, {}
     own_base = own(0)
     for name, values in found.items():
-        if name == "base" or (name == "kNN alone" and mem._map.keeps):
+        if name in ("base", "ResMem as published") or (name == "kNN alone" and mem._map.keeps):
             found[name] = oracle.simplex(values)
         else:
             mem._map.apply(values, own_base)
@@ -239,13 +240,13 @@ def test_rows_without_neighbours_are_the_bases(case):
     given = None if case == "head" else outputs
     last = mem.evaluate(z, given, targets, everyone).by_distance[-1]
     assert (last["rows"], last["from"], last["to"]) == (40, math.inf, math.inf)
-    at_temperature = {last[n] for n in last if n.startswith(("base, T", "ResMem"))}
-    if case == "projected":  # but for the base as given, which is clipped
-        last["base"] = last["kNN alone"]
+    plain = mem.probability_map == "clip"  # else those by "clip" are others
+    names = [n for n in last if n.startswith(("base, T", "ResMem"))]
+    at_temperature = {last[n] for n in names if plain or n != "ResMem as published"}
     if mem.temperature == 1:
-        at_temperature.add(last["base"])
+        at_temperature.add(last["base"] if plain else last["kNN alone"])
     assert len(at_temperature) == 1
-    assert last["kNN alone"] == last["base"]
+    assert last["kNN alone"] == last["base"] or not plain
     mem.remove(mem.kneighbors(z[:1], k=len(mem))[1][0])
     assert len(mem) == 0
     nobody = mem.evaluate(z, given, targets)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 _EXAMPLES = 50
-_AS_GIVEN = map_named("clip")  # of the base, whatever the memory does
+_AS_GIVEN = map_named("clip")  # of the base and the published sum, whatever the memory does
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class Evaluation:
     methods : tuple of MethodResult
         "base": the outputs as given. "base, T=..": at the memory's temperature, if not 1. "kNN
         alone": the weighted mean of the neighbours' targets. "ResMem as published": strength 1.
-        "ResMem, strength ..": the memory's own, if not 1. Probabilities went through the
-        memory's probability map, but those of "base" through "clip" and those of the neighbours
-        alone through that of ``knn``, or "clip"; rows without neighbours have the base's outputs.
+        "ResMem, strength ..": the memory's own strength and probability map, if not those.
+        Probabilities of the others are made by "clip", those of the neighbours alone by the map
+        of ``knn``; rows without neighbours have the base's outputs.
     by_class : list of dict, or None
         For each class that occurs: "class", "rows", by name of method {"accuracy", "log_loss"},
         and "corrected" and "harmed" by the last method.
@@ -349,9 +349,11 @@ class _Trial:
         found["kNN alone"] = self._alone(distances, positions, base)
         near = _first(corrector.k, distances, positions)
         correction = corrector.aggregate(*near, None, None, self.threads)
-        found["ResMem as published"] = self._mapped(own + correction, own)
-        if corrector.strength != 1:
+        found["ResMem as published"] = self._mapped(own + correction, own, _AS_GIVEN)
+        plain = self._map == _AS_GIVEN or corrector.spec.task == "regression"
+        if corrector.strength != 1 or not plain:
             name = f"ResMem, strength {corrector.strength:.4g}"
+            name += "" if plain else f", {self._map.name}"
             found[name] = self._mapped(own + corrector.strength * correction, own)
         return found
 

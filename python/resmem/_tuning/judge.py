@@ -258,7 +258,7 @@ class Judge:
         tuner, memory, first = self._tuner, self._memory, self._tuner.trials[0]
         where = self._where()
         off, candidate, chosen = memory.strength == 0, memory.best(where), memory.each(where)
-        base, published = memory.best(where & off), memory.best(where & (memory.strength == 1))
+        base, published = memory.best(where & off), memory.best(where & self._as_published())
         knn, mean = self._alone.best(), self._mean.best()
         given = replace(
             memory.settings[base], temperature=first.plain_temperature, probability_map="clip"
@@ -315,6 +315,12 @@ class Judge:
             per_fold=tuple(memory.settings[i] for i in chosen),
             seconds={},
         )
+
+    def _as_published(self) -> Mask:
+        """Strength 1 and the sum as it is, but for what is below 0; if that was tried."""
+        full: Mask = self._memory.strength == 1
+        plain: Mask = np.array([s.probability_map == "clip" for s in self._memory.settings])
+        return full & plain if (full & plain).any() else full
 
     def _where(self) -> Mask:
         """All settings; only those with keys as they are, unless others clearly gain over them."""

@@ -39,8 +39,8 @@ class TuneResult:
     candidate : Settings
         The best of the grid by the score over all rows.
     base, published, knn : Settings
-        The best at strength 0, at strength 1, and of the neighbours' targets alone (of which only
-        ``k``, ``sigma`` and ``probability_map`` mean anything).
+        The best at strength 0, at strength 1 by the map "clip" (if tried), and of the neighbours'
+        targets alone (of which only ``k``, ``sigma`` and ``probability_map`` mean anything).
     scores : dict
         Score over all rows of "base" (as given), "base, own temperature", "mean residual",
         "kNN alone", "published" and "candidate".

@@ -124,8 +124,8 @@ class Report:
                 )
         print(
             "  corrected: the base model wrong and the method right; harmed: the reverse.\n"
-            "  As published: strength 1, all else tuned, the map to probabilities too, since the\n"
-            "  sum can leave [0, 1].\n"
+            "  As published: strength 1, k, sigma and temperature tuned; the sum can leave [0, 1]\n"
+            "  and is clipped. Tuned: the strength and the map to probabilities as well.\n"
             "  Gain over the base model in log-loss, per image, with 95 % confidence:"
         )
         for result in results:
