@@ -105,3 +105,9 @@ def assert_same(got: tuple[Any, ...], wanted: tuple[Any, ...], what: object = ""
     """Values to the bit, ids to the number."""
     assert np.array_equal(got[1], wanted[1]), what
     assert np.array_equal(got[0].view(np.int64), wanted[0].view(np.int64)), what
+
+
+def same_bits(got, wanted):
+    assert got.dtype == wanted.dtype
+    assert got.shape == wanted.shape
+    assert got.tobytes() == wanted.tobytes()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import oracle
 import resmem
+from cases import same_bits
 
 D, C = 4, 5
 STORES = ["dense", "sparse:1", "sparse:3", "sparse:9", "head"]
@@ -39,12 +40,6 @@ def sums(explanation):
     spread = np.broadcast_to(explanation.spread[:, :, None], explanation.contributions.shape)
     parts = np.concatenate([spread, explanation.contributions], axis=1)
     return np.add.accumulate(parts, axis=1)[:, -1]
-
-
-def same_bits(got, wanted):
-    assert got.dtype == wanted.dtype
-    assert got.shape == wanted.shape
-    assert got.tobytes() == wanted.tobytes()
 
 
 @settings(max_examples=settings().max_examples // 4)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import oracle
 import resmem
+from cases import same_bits
 
 D, C = 4, 5
 STORES = ["dense", "sparse:1", "sparse:3", "sparse:4", "sparse:9", "head"]
@@ -36,12 +37,6 @@ def pair(rng, store, **options):
     head = layer(rng) if store == "head" else None
     options |= {"store": store, "head": head}
     return resmem.Memory(**options), oracle.OracleMemory(**options)
-
-
-def same_bits(got, wanted):
-    assert got.dtype == wanted.dtype
-    assert got.shape == wanted.shape
-    assert got.tobytes() == wanted.tobytes()
 
 
 @settings(max_examples=settings().max_examples // 4)

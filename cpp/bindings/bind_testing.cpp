@@ -30,22 +30,23 @@ py::tuple brackets_python(const Array<float>& queries, float queries_max_abs,
   return py::make_tuple(low, high);
 }
 
-Array<double> exp_python(const Array<double>& x, const std::string& isa) {
+// A copy of x after one of the table's functions that work in place.
+Array<double> applied(const Array<double>& x, const std::string& isa,
+                      void (*KernelTable::*function)(double*, std::size_t)) {
   require(x.ndim() == 1, "x must be one-dimensional");
   Array<double> out(x.shape(0));
   std::copy_n(x.data(), x.size(), out.mutable_data());
   const FpGuard guard;
-  select_kernels(isa).exp(out.mutable_data(), extent(out, 0));
+  (select_kernels(isa).*function)(out.mutable_data(), extent(out, 0));
   return out;
 }
 
+Array<double> exp_python(const Array<double>& x, const std::string& isa) {
+  return applied(x, isa, &KernelTable::exp);
+}
+
 Array<double> log_python(const Array<double>& x, const std::string& isa) {
-  require(x.ndim() == 1, "x must be one-dimensional");
-  Array<double> out(x.shape(0));
-  std::copy_n(x.data(), x.size(), out.mutable_data());
-  const FpGuard guard;
-  select_kernels(isa).log(out.mutable_data(), extent(out, 0));
-  return out;
+  return applied(x, isa, &KernelTable::log);
 }
 
 }  // namespace

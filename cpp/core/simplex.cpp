@@ -22,7 +22,7 @@ double simplex_shift(const SimplexMap& map, const double* padded, std::size_t co
                      const KernelTable& kernels) {
   if (map.kind != SimplexMap::Kind::project) return 0;
   const double mass = 1 - static_cast<double>(columns) * map.floor;
-  const std::size_t n = (columns + kPartials - 1) / kPartials * kPartials;
+  const std::size_t n = padded_to_partials(columns);
   return kernels.projection_shift(padded, n, mass) - map.floor;
 }
 
@@ -31,7 +31,7 @@ void simplex_rows(const SimplexMap& asked, double* values, const double* base, s
                   Interrupt& interrupt) {
   const SimplexMap map = asked.fitted(columns);
   parallel_for_rows(n, columns, threads, interrupt, [&](std::size_t first, std::size_t last, bool) {
-    std::vector<double> padded((columns + kPartials - 1) / kPartials * kPartials,
+    std::vector<double> padded(padded_to_partials(columns),
                                -std::numeric_limits<double>::infinity());
     for (std::size_t i = first; i < last; ++i) {
       double* row = values + i * columns;

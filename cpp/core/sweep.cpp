@@ -19,7 +19,7 @@ class ClassScores {
   ClassScores(const SweepRequest& request, const KernelTable& kernels)
       : request_(request),
         kernels_(kernels),
-        ld_((request.columns + kPartials - 1) / kPartials * kPartials),
+        ld_(padded_to_partials(request.columns)),
         base_(ld_, -kInfinity),
         moved_(ld_, -kInfinity),
         ones_(ld_, 1.0),
@@ -202,7 +202,7 @@ class PartSweep {
         interrupt_(interrupt),
         calling_thread_(calling_thread),
         scores_(request, kernels),
-        ld_((request.columns + kPartials - 1) / kPartials * kPartials),
+        ld_(padded_to_partials(request.columns)),
         rows_(request.k),
         weights_(request.k * request.sigmas.size()),
         sums_(ld_ * request.sigmas.size()),

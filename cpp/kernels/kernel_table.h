@@ -22,6 +22,11 @@ inline constexpr std::size_t kLine = 16;      // floats in a cache line
 inline constexpr std::size_t kDepthStep = 4;  // staged depth is padded with zeros to this
 inline constexpr std::size_t kPartials = 8;   // of a canonical sum
 
+// n, rounded up to whole rounds of the partial sums.
+constexpr std::size_t padded_to_partials(std::size_t n) {
+  return (n + kPartials - 1) / kPartials * kPartials;
+}
+
 // A panel of queries against a block of staged rows.
 //
 //   panel   depth x query_lanes, lane fastest:  panel[p * query_lanes + lane]

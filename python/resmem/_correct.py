@@ -186,10 +186,7 @@ class Corrector:
     def base(self, keys: F32 | None, given: Any, block: slice, threads: int) -> F64:
         """Base outputs of a block of queries, a copy of their own."""
         outputs = self.raw_outputs(keys, given, block, threads)
-        if self.spec.output_kind == "logits":
-            return _core.softmax(outputs, self.rows.temperature, threads)
-        base: F64 = outputs.astype(np.float64)
-        return base
+        return self.spec.base(outputs, self.rows.temperature, threads)
 
     def raw_outputs(self, keys: F32 | None, given: Any, block: slice, threads: int) -> Any:
         """What the base model says of a block of queries, checked: (b, C)."""

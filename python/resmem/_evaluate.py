@@ -341,10 +341,10 @@ class _Trial:
     def _predictions(self, raw: npt.NDArray[Any], distances: F64, positions: I64) -> dict[str, F64]:
         """Of every method, probabilities or values (b, C)."""
         corrector, temperature = self.corrector, self.corrector.rows.temperature
-        base = own = self._base(raw, 1.0)
+        base = own = corrector.spec.base(raw, 1.0, self.threads)
         found = {"base": self._mapped(base, base, _AS_GIVEN)}
         if temperature != 1:
-            own = self._base(raw, temperature)
+            own = corrector.spec.base(raw, temperature, self.threads)
             found[f"base, T={temperature:.4g}"] = self._mapped(own, own)
         found["kNN alone"] = self._alone(distances, positions, base)
         near = _first(corrector.k, distances, positions)
@@ -362,13 +362,6 @@ class _Trial:
         if self.corrector.spec.task == "regression":
             return values.copy()
         return (self._map if to is None else to).apply(values.copy(), base, self.threads)
-
-    def _base(self, raw: npt.NDArray[Any], temperature: float) -> F64:
-        """The base model's outputs, a copy of their own."""
-        if self.corrector.spec.output_kind == "logits":
-            return _core.softmax(raw, temperature, self.threads)
-        base: F64 = raw.astype(np.float64)
-        return base
 
     def _alone(self, distances: F64, positions: I64, base: F64) -> F64:
         """The weighted mean of the neighbours' targets; of rows without any, the base."""

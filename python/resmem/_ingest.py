@@ -71,6 +71,13 @@ class Spec:
             return _arrays.probabilities(outputs, "outputs", first_row)
         return self.values(outputs, "outputs", first_row)
 
+    def base(self, outputs: npt.NDArray[Any], temperature: float, threads: int) -> F64:
+        """What checked outputs (b, C) predict, a copy of their own."""
+        if self.output_kind == "logits":
+            return _core.softmax(np.ascontiguousarray(outputs), temperature, threads)
+        base: F64 = outputs.astype(np.float64)
+        return base
+
     @staticmethod
     def values(values: Any, name: str, first_row: int = 0) -> F64:
         """Regression values (n,) or (n, C) as (n, C)."""

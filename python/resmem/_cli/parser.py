@@ -69,7 +69,7 @@ def _fit(commands: _Commands) -> None:
     more.add_argument("--head-weight", metavar=_ARRAY, help="(C, d), for --store head")
     more.add_argument("--head-bias", metavar=_ARRAY, help="(C,), by default 0")
     more.add_argument("--base", metavar="TEXT", help="which base model the outputs are of")
-    more.add_argument("--probability-map", metavar="MAP", help="clip, project, or clip:FLOOR")
+    more.add_argument("--probability-map", metavar="MAP", help="clip, project, keep, or clip:FLOOR")
 
 
 def _add(commands: _Commands) -> None:
@@ -153,7 +153,10 @@ def _tune(commands: _Commands) -> None:
     tried.add_argument("--temperature", type=_list_of(float), metavar="T,..", help="of the softmax")
     tried.add_argument("--strength", type=_list_of(float), metavar="X,..", help="of the correction")
     tried.add_argument(
-        "--probability-map", type=_list_of(str), metavar="MAP,..", help="clip, project, clip:FLOOR"
+        "--probability-map",
+        type=_list_of(str),
+        metavar="MAP,..",
+        help="clip, project, keep, clip:FLOOR",
     )
     tried.add_argument("--preprocess", type=_list_of(str), metavar="NAME,..", help="of the keys")
     tried.add_argument("--key-dtype", type=_list_of(str), metavar="DTYPE,..", help="of the keys")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -67,16 +68,17 @@ class Grid:
     @property
     def shape(self) -> tuple[int, ...]:
         """(temperatures, ks, sigmas, strengths, maps)."""
-        axes = (self.temperatures, self.ks, self.sigmas, self.strengths, self.maps)
-        return tuple(len(axis) for axis in axes)
+        return tuple(map(len, self._axes()))
 
-    def settings(self, at: int, preprocess: str, key_dtype: KeyDtype) -> Settings:
-        """The ``at``-th combination, in C order of ``shape``."""
-        t, k, s, x, m = np.unravel_index(at, self.shape)
-        return Settings(
-            self.ks[k], self.sigmas[s], self.temperatures[t], self.strengths[x],
-            self.maps[m].name, preprocess, key_dtype,
-        )  # fmt: skip
+    def settings(self, preprocess: str, key_dtype: KeyDtype) -> list[Settings]:
+        """All combinations, in C order of ``shape``."""
+        return [
+            Settings(k, sigma, temperature, strength, to.name, preprocess, key_dtype)
+            for temperature, k, sigma, strength, to in product(*self._axes())
+        ]
+
+    def _axes(self) -> tuple[tuple[Any, ...], ...]:
+        return self.temperatures, self.ks, self.sigmas, self.strengths, self.maps
 
 
 def grid_of(
@@ -105,25 +107,22 @@ def grid_of(
 
 
 def _temperatures(spec: Spec, asked: Any, now: float) -> tuple[float, ...]:
+    tried = {positive(v, "temperature") for v in _listed(asked, "temperature")}
     if spec.output_kind != "logits":
-        tried = {positive(v, "temperature") for v in _listed(asked, "temperature")} - {1.0}
-        if tried:
+        if tried - {1.0}:
             raise ValueError(
-                f"temperature must be 1 for {spec.output_kind}, got {min(tried)!r}: "
+                f"temperature must be 1 for {spec.output_kind}, got {min(tried - {1.0})!r}: "
                 "only logits have one"
             )
         return (1.0,)
     if isinstance(spec.store, Sparse):
-        tried = {positive(v, "temperature") for v in _listed(asked, "temperature")} - {now}
-        if tried:
+        if tried - {now}:
             raise ValueError(
                 f"temperature is fixed at fit for store={spec.store.name!r} ({now:g}), "
-                f"got {min(tried):g}"
+                f"got {min(tried - {now}):g}"
             )
         return (now,)
-    if asked is None:
-        return tuple(sorted({*TEMPERATURES, now}))
-    return tuple(sorted({positive(v, "temperature") for v in _listed(asked, "temperature")}))
+    return tuple(sorted(tried or {*TEMPERATURES, now}))
 
 
 def _maps(spec: Spec, columns: int, asked: Any) -> tuple[SimplexMap, ...]:

@@ -155,8 +155,7 @@ class Trial:
 
     def settings(self, kind: Kind = "memory") -> list[Settings]:
         """Those that are swept, in the order of the sums."""
-        grid, kept = self._grid(kind), (self.preprocess, self.spec.key_dtype)
-        return [grid.settings(i, *kept) for i in range(math.prod(grid.shape))]
+        return self._grid(kind).settings(self.preprocess, self.spec.key_dtype)
 
     def _grid(self, kind: Kind) -> Grid:
         if kind == "targets":
@@ -220,7 +219,7 @@ class Trial:
         start, to = 0, map_named(settings.probability_map)
         for part in self._parts(rows, kind):
             if settings.strength == 0 and kind != "targets":
-                corrected = self._base(part.outputs, settings.temperature)
+                corrected = self.spec.base(part.outputs, settings.temperature, self.threads)
                 kept = corrected.copy() if to.keeps else None
             else:
                 corrected, kept = self._corrected(part, settings, kind, to.keeps)
@@ -254,7 +253,7 @@ class Trial:
         """What the base model as given lacks on each row, as ``sizes_of``."""
         sizes = []
         for block in blocks(len(self.source), 16 * self.rows.columns):
-            base = self._base(self.source.outputs(block), self.plain_temperature)
+            base = self.spec.base(self.source.outputs(block), self.plain_temperature, self.threads)
             sizes.append(self.sizes_of(base, block))
         return np.concatenate(sizes)
 
@@ -297,19 +296,13 @@ class Trial:
         outputs = self.source.outputs(slice(first, last))[rows - first]
         return Part(rows, self.distances[near_to], near, there, outputs)
 
-    def _base(self, outputs: Array, temperature: float) -> F64:
-        if self.spec.output_kind == "logits":
-            return _core.softmax(np.ascontiguousarray(outputs), temperature, self.threads)
-        base: F64 = outputs.astype(np.float64)
-        return base
-
     def _near(self, part: Part, temperature: float, kind: Kind) -> tuple[F32, F64, I64, F64]:
         """Residuals (m, C), distances and their rows (b, k), base (b, C)."""
         b, columns = len(part.rows), self.rows.columns
         if kind == "targets":
             base = np.broadcast_to(self._middle(), (b, columns)).copy()
             return self._targets(part.there), part.distances, part.near, base
-        base = self._base(part.outputs, temperature)
+        base = self.spec.base(part.outputs, temperature, self.threads)
         if kind == "mean":
             only = np.zeros((b, 1), dtype=np.int64)
             return self._mean(temperature), np.zeros((b, 1)), only, base
