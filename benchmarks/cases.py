@@ -19,12 +19,14 @@ LABELS = {
     "correct": tuple(CORRECTORS),
 }
 SHAPES_OF = {
-    "search": ("A", "B", "C", "D", "F"),
+    "search": tuple(SHAPES),
     "sweep": ("D",),
     "single": ("A", "B", "D"),
     "aggregate": ("A", "C"),
     "correct": ("A", "B", "C", "D"),
 }
+ON_REQUEST = ("equal", "isotropic")  # nothing to gain from, and slow for some
+DEFAULT_SHAPES = tuple(name for name in SHAPES if name not in ON_REQUEST)
 QUICK_SHAPES = ("A", "B", "D")
 SWEEP = (1, 4, 16, 64, 256, 1000)
 ROUNDS, QUICK_ROUNDS = 5, 3
@@ -65,7 +67,7 @@ def cases(
     kind: str, threads: tuple[int, ...], shapes: tuple[str, ...], rounds: int, quick: bool
 ) -> list[Case]:
     """All cases of ``kind``; empty ``shapes`` and zero ``rounds`` mean the defaults."""
-    wanted = shapes or (QUICK_SHAPES if quick else tuple(SHAPES))
+    wanted = shapes or (QUICK_SHAPES if quick else DEFAULT_SHAPES)
     rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
     return [
         Case(kind, shape, queries, k, count, rounds, call_count(shape, queries))

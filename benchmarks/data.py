@@ -2,7 +2,8 @@
 
 Rows are drawn to resemble embeddings: about ``sqrt(n)`` clusters; centres and the noise around
 them share a spectrum whose variances decay as ``1/i``; a random rotation then spreads it over
-all coordinates. Queries are held-out rows of the same draw.
+all coordinates. Queries are held-out rows of the same draw. Some shapes are harder: one Gaussian
+with a flatter spectrum, an isotropic one, rows that are all equal. B, E and L are real.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Shape:
     classes: int
     quick_queries: int
     seed: int
+    clusters: int = 0  # 0: about sqrt(rows)
+    decay: float = 1.0  # the i-th variance is i ** -decay
 
     def __str__(self) -> str:
         return f"{self.name} n={self.rows:,} d={self.dim}"
@@ -48,42 +51,72 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("A", 50_000, 64, 10_000, (53,), 100, quick_queries=2_000, seed=101),
-        Shape("B", 60_000, 784, 10_000, (100,), 10, quick_queries=500, seed=102),
+        Shape("B", 60_000, 784, 10_000, (10, 100), 10, quick_queries=500, seed=102),
         Shape("C", 200_000, 1280, 1_000, (80,), 1000, quick_queries=200, seed=103),
         Shape("D", 1_000_000, 128, 1_000, (10, 100), 10, quick_queries=100, seed=104),
+        Shape("E", 60_000, 1280, 1_000, (50,), 10, quick_queries=200, seed=105),
         Shape("F", 1_000_000, 512, 256, (64,), 10, quick_queries=64, seed=106),
+        Shape("G", 200_000, 256, 1_000, (50,), 10, quick_queries=200, seed=107, clusters=500),
+        Shape("H", 200_000, 256, 1_000, (50,), 10, 200, seed=108, clusters=1, decay=0.5),
+        Shape("L", 100_000, 576, 1_000, (50,), 10, quick_queries=200, seed=111),
+        Shape("equal", 100_000, 128, 1_000, (50,), 10, quick_queries=200, seed=110),
+        Shape("isotropic", 50_000, 1280, 1_000, (50,), 10, 200, seed=110, clusters=1, decay=0.0),
     )
 }
+EXTRACTED = ("E", "L")  # by embed.py
+SCALING = tuple(  # what a search costs by n
+    Shape(f"scaling-{rows}", rows, 128, 1_000, (10,), 10, quick_queries=100, seed=109)
+    for rows in (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000)
+)
 
 
 def unavailable(shape: Shape) -> str:
     """Why ``shape`` cannot be run here, or an empty string."""
     if shape.name == "B" and not FASHION_MNIST.is_dir():
         return f"no {FASHION_MNIST} (Debian package dataset-fashion-mnist)"
+    if shape.name in EXTRACTED and not all(path.exists() for path in paths(shape)):
+        return f"not extracted yet (python benchmarks/embed.py {shape.name})"
     return ""
+
+
+def paths(shape: Shape) -> list[Path]:
+    """Where the rows and the queries of ``shape`` are kept."""
+    return [CACHE / f"{shape.name}-{part}.npy" for part in ("rows", "queries")]
 
 
 def embeddings(shape: Shape, mmap: bool = False) -> tuple[Float32, Float32]:
     """The rows and the queries of ``shape``, generated on first use."""
-    paths = [CACHE / f"{shape.name}-{part}.npy" for part in ("rows", "queries")]
-    if not all(path.exists() for path in paths):
-        CACHE.mkdir(exist_ok=True)
-        arrays = fashion_mnist() if shape.name == "B" else clustered(shape)
-        for path, array in zip(paths, arrays, strict=True):
-            partial = path.with_suffix(".partial")
-            with partial.open("wb") as file:
-                np.save(file, array)
-            partial.rename(path)
-    rows, queries = (np.load(path, mmap_mode="r" if mmap else None) for path in paths)
+    if not all(path.exists() for path in paths(shape)):
+        if why := unavailable(shape):
+            raise FileNotFoundError(f"shape {shape.name}: {why}")
+        keep(shape, *generate(shape))
+    rows, queries = (np.load(path, mmap_mode="r" if mmap else None) for path in paths(shape))
     return rows, queries
+
+
+def keep(shape: Shape, *arrays: Float32) -> None:
+    """Store the rows and the queries of ``shape``, each file whole or not at all."""
+    CACHE.mkdir(exist_ok=True)
+    for path, array in zip(paths(shape), arrays, strict=True):
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, array)
+        partial.rename(path)
+
+
+def generate(shape: Shape) -> tuple[Float32, Float32]:
+    """Rows and queries, by the kind of shape."""
+    if shape.name == "B":
+        return fashion_mnist()
+    return equal(shape) if shape.name == "equal" else clustered(shape)
 
 
 def clustered(shape: Shape) -> tuple[Float32, Float32]:
     """Draw rows and held-out queries (see the head of this file)."""
     rng = np.random.default_rng(shape.seed)
-    scale = (1.0 / np.sqrt(np.arange(1, shape.dim + 1))).astype(np.float32)
+    scale = (1.0 / np.sqrt(np.arange(1, shape.dim + 1) ** shape.decay)).astype(np.float32)
     rotation = np.linalg.qr(rng.standard_normal((shape.dim, shape.dim)))[0].astype(np.float32)
-    clusters = round(shape.rows**0.5)
+    clusters = shape.clusters or round(shape.rows**0.5)
     centres = rng.standard_normal((clusters, shape.dim), dtype=np.float32)
     total = shape.rows + shape.queries
     out = np.empty((total, shape.dim), np.float32)
@@ -93,6 +126,15 @@ def clustered(shape: Shape) -> tuple[Float32, Float32]:
         points = centres[rng.integers(clusters, size=size)] + np.float32(NOISE) * noise
         np.matmul(points * scale, rotation, out=out[start : start + size])
     return out[: shape.rows], out[shape.rows :]
+
+
+def equal(shape: Shape) -> tuple[Float32, Float32]:
+    """One row over and over, and queries elsewhere: of every query all distances tie."""
+    rng = np.random.default_rng(shape.seed)
+    row, queries = (
+        rng.standard_normal((count, shape.dim), dtype=np.float32) for count in (1, shape.queries)
+    )
+    return np.repeat(row, shape.rows, axis=0), queries
 
 
 def fashion_mnist() -> tuple[Float32, Float32]:
