@@ -15,6 +15,7 @@ LABELS = {
     "search": BATCHED,
     "sweep": tuple(label for label in BATCHED if label != "resmem one-shot"),
     "single": PREPARED,
+    "scaling": ("resmem", "faiss, tuned"),  # of scaling.py
     "aggregate": tuple(AGGREGATORS),
     "correct": tuple(CORRECTORS),
 }
