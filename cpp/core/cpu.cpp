@@ -5,6 +5,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace resmem {
@@ -27,9 +30,13 @@ const std::vector<const KernelTable*>& available_kernels() {
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     // Emulated AVX-512 is itself compiled to AVX2.
-    if (avx512_kernels().emulated ? found.size() == 2 : avx512) found.push_back(&avx512_kernels());
+    const bool emulated = avx512_kernels().emulated;
+    if (emulated ? found.size() == 2 : avx512) found.push_back(&avx512_kernels());
+    if (emulated ? found.size() == 3 : avx512 && __builtin_cpu_supports("avx512vnni"))
+      found.push_back(&avx512vnni_kernels());
 #elif defined(__aarch64__)
     found.push_back(&neon_kernels());
+    if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) found.push_back(&neon_dotprod_kernels());
 #endif
     return found;
   }();

@@ -66,6 +66,41 @@ struct StreamArgs {
   Hit* hits;  // room for row_count
 };
 
+// Rows coded in 8 bits, against coded queries (cpp/cascade/README.md derives the codes).
+//
+//   panels   panels of kPanelRows rows; of four codes after the other, those of every row together:
+//            panel[(p / 4 * kPanelRows + row) * 4 + p % 4], in [-127, 127]
+//   queries  query_count pointers to depth codes each, in [0, 127], 4-byte aligned
+//   init     one number per row, thresholds one per query
+//
+//            row 0    row 1          row 31
+//          +--------+--------+ ... +--------+
+//   p 0-3  |c c c c |c c c c |     |c c c c |   a vector holds four codes of 4, 8 or 16 rows;
+//   p 4-7  |c c c c |c c c c |     |c c c c |   four codes of a query are broadcast to all
+//          +--------+--------+ ... +--------+
+//
+// With v = init[row] - thresholds[query] + sum panel * query, a pair is a hit if v >= 0. The caller
+// sees to it that v < 2^15; pairs with v < -2^15 may or may not be hits (sums of 16 bits wrap).
+// Edges are the caller's: depth is a multiple of 4, row_count of kPanelRows.
+inline constexpr std::size_t kPanelRows = 32;
+
+struct CodeHit {
+  std::uint32_t row, query;
+};
+
+struct CodeScanArgs {
+  const std::int8_t* panels;
+  const std::int32_t* init;
+  std::size_t row_count;
+  std::size_t depth;
+  const std::uint8_t* const* queries;
+  const std::int32_t* thresholds;
+  std::size_t query_count;
+  CodeHit* hits;  // room for row_count * query_count
+};
+
+inline constexpr std::size_t kCodeStep = 16;  // code_dot takes so many codes at a time
+
 // A few keys against rows of a linear layer.
 //
 //   panel   head_keys rows of float64, row-major:   panel[key * ld + i], zero from d to ld;
@@ -123,6 +158,12 @@ struct KernelTable {
   std::size_t (*scan_diff)(const ScanArgs& args);
   std::size_t (*stream_diff)(const StreamArgs& args);
 
+  // Exact integers throughout.
+  std::size_t (*scan_codes)(const CodeScanArgs& args);
+  // sum row * query, n a multiple of kCodeStep; the caller sees to it that no sum of some of the
+  // products leaves int32.
+  std::int32_t (*code_dot)(const std::int8_t* row, const std::int16_t* query, std::size_t n);
+
   // out = x * scale - offset (the product is exact or underflows: one rounding).
   void (*stage)(const float* x, const float* offset, float scale, float* out, std::size_t d);
   // out = float(double(x) * scale).
@@ -166,6 +207,8 @@ struct KernelTable {
 const KernelTable& scalar_kernels();
 const KernelTable& avx2_kernels();
 const KernelTable& avx512_kernels();
+const KernelTable& avx512vnni_kernels();
 const KernelTable& neon_kernels();
+const KernelTable& neon_dotprod_kernels();
 
 }  // namespace resmem

@@ -137,6 +137,75 @@ std::size_t scan(const ScanArgs& args) {
   return found;
 }
 
+// ------------------------------------------------------------------ filter: coded rows
+
+// Scores of kQueries queries and the rows of kCodeVectors vectors stay in registers.
+template <int kQueries>
+RESMEM_INLINE std::size_t code_tile(const CodeScanArgs& args, std::size_t first_query,
+                                    std::size_t first_row, CodeHit* hits) {
+  const std::size_t panel = first_row / kPanelRows * kPanelRows;
+  const std::int8_t* rows = args.panels + panel * args.depth + (first_row - panel) * 4;
+  const std::uint8_t* query[kQueries];
+  CodeScores score[kQueries][kCodeVectors];
+  unroll<kQueries>([&](auto i) RESMEM_LAMBDA {
+    query[i.value] = args.queries[first_query + i.value];
+    unroll<kCodeVectors>([&](auto v) RESMEM_LAMBDA {
+      score[i.value][v.value] =
+          CodeScores::start(args.init + first_row + v.value * CodeScores::kRows,
+                            args.thresholds[first_query + i.value]);
+    });
+  });
+  for (std::size_t p = 0; p < args.depth; p += 4) {
+    CodeRows row[kCodeVectors];
+    unroll<kCodeVectors>([&](auto v) RESMEM_LAMBDA {
+      row[v.value] = CodeRows::load(rows + p * kPanelRows + v.value * CodeScores::kRows * 4);
+    });
+    unroll<kQueries>([&](auto i) RESMEM_LAMBDA {
+      const CodeRows four = CodeRows::broadcast(query[i.value] + p);
+      unroll<kCodeVectors>(
+          [&](auto v) RESMEM_LAMBDA { score[i.value][v.value].add(four, row[v.value]); });
+    });
+  }
+  CodeSigns signs[kQueries][kCodeVectors], all = CodeSigns::of(score[0][0]);
+  unroll<kQueries>([&](auto i) RESMEM_LAMBDA {
+    unroll<kCodeVectors>([&](auto v) RESMEM_LAMBDA {
+      signs[i.value][v.value] = CodeSigns::of(score[i.value][v.value]);
+      all = all.both(signs[i.value][v.value]);
+    });
+  });
+  if (__builtin_expect(all.nonnegative() == 0, 1)) return 0;
+  std::size_t found = 0;
+  unroll<kQueries>([&](auto i) RESMEM_LAMBDA {
+    unroll<kCodeVectors>([&](auto v) RESMEM_LAMBDA {
+      for (std::uint32_t m = signs[i.value][v.value].nonnegative(); m != 0; m &= m - 1)
+        hits[found++] = {static_cast<std::uint32_t>(first_row + v.value * CodeScores::kRows) +
+                             static_cast<std::uint32_t>(__builtin_ctz(m)),
+                         static_cast<std::uint32_t>(first_query + i.value)};
+    });
+  });
+  return found;
+}
+
+template <int kQueries>
+std::size_t scan_code_rows(const CodeScanArgs& args, std::size_t first_query, CodeHit* hits) {
+  constexpr std::size_t kStep = kCodeVectors * CodeScores::kRows;
+  static_assert(kPanelRows % kStep == 0);
+  std::size_t found = 0;
+  for (std::size_t row = 0; row < args.row_count; row += kStep)
+    found += code_tile<kQueries>(args, first_query, row, hits + found);
+  return found;
+}
+
+std::size_t scan_codes(const CodeScanArgs& args) {
+  std::size_t found = 0, query = 0;
+  for (; query + kCodeQueries <= args.query_count; query += kCodeQueries)
+    found += scan_code_rows<kCodeQueries>(args, query, args.hits + found);
+  for (; query + 2 <= args.query_count; query += 2)
+    found += scan_code_rows<2>(args, query, args.hits + found);
+  if (query < args.query_count) found += scan_code_rows<1>(args, query, args.hits + found);
+  return found;
+}
+
 // ------------------------------------------------------------------ filter: one query, raw rows
 
 // Rows follow one another, so this is also the next rows' data. Hardware prefetchers stop at the
@@ -714,6 +783,8 @@ constexpr KernelTable make_table(const char* name, bool emulated) {
           scan<false, kDotRows>,
           scan<true, kDiffRows>,
           stream_diff,
+          scan_codes,
+          code_dot,
           stage,
           stage_unit,
           max_abs,

@@ -125,11 +125,65 @@ inline LogParts log_parts(F64 x) {
           {_mm512_castsi512_pd(_mm512_add_epi64(fraction, _mm512_set1_epi64(kSqrtHalf)))}};
 }
 
+// Coded scores: with VNNI sums of 32 bits, without it modulo 2^16 as in simd_avx2.h.
+struct CodeRows {  // four codes of 16 rows, or of a query 16 times
+  __m512i v;
+  static CodeRows load(const std::int8_t* p) { return {_mm512_loadu_si512(p)}; }
+  static CodeRows broadcast(const std::uint8_t* p) {
+    return {_mm512_set1_epi32(*reinterpret_cast<const std::int32_t*>(p))};
+  }
+};
+struct CodeScores {
+  __m512i v;
+  static constexpr int kRows = 16;
+#ifdef RESMEM_VNNI
+  static CodeScores start(const std::int32_t* init, std::int32_t threshold) {
+    return {_mm512_sub_epi32(_mm512_loadu_si512(init), _mm512_set1_epi32(threshold))};
+  }
+  void add(CodeRows query, CodeRows rows) { v = _mm512_dpbusd_epi32(v, query.v, rows.v); }
+  __m512i total() const { return v; }
+#else
+  static CodeScores start(const std::int32_t* init, std::int32_t threshold) {
+    const __m512i first = _mm512_loadu_si512(init);
+    return {_mm512_and_si512(_mm512_sub_epi32(first, _mm512_set1_epi32(threshold)),
+                             _mm512_set1_epi32(0xFFFF))};
+  }
+  void add(CodeRows query, CodeRows rows) {
+    v = _mm512_add_epi16(v, _mm512_maddubs_epi16(query.v, rows.v));
+  }
+  __m512i total() const {
+    return _mm512_slli_epi32(_mm512_madd_epi16(v, _mm512_set1_epi16(1)), 16);
+  }
+#endif
+};
+struct CodeSigns {
+  __m512i v;
+  static CodeSigns of(CodeScores s) { return {s.total()}; }
+  CodeSigns both(CodeSigns other) const { return {_mm512_and_si512(v, other.v)}; }
+  std::uint32_t nonnegative() const {
+    return ~static_cast<std::uint32_t>(_mm512_cmplt_epi32_mask(v, _mm512_setzero_si512())) & 0xFFFF;
+  }
+};
+inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
+  __m256i sum = _mm256_setzero_si256();
+  for (std::size_t i = 0; i < n; i += 16) {
+    const __m256i wide =
+        _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + i)));
+    const __m256i other = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + i));
+    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(wide, other));
+  }
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xB1)));
+}
+
 constexpr int kPanelVectors = 2;  // NR = 32
 constexpr int kDotRows = 12;
 constexpr int kDiffRows = 8;
 constexpr int kHeadKeys = 4;
 constexpr int kHeadColumns = 4;
+constexpr int kCodeQueries = 12;
+constexpr int kCodeVectors = 2;
 
 }  // namespace
 }  // namespace resmem

@@ -82,11 +82,56 @@ inline LogParts log_parts(F64 x) {
           {vreinterpretq_f64_s64(vaddq_s64(fraction, vdupq_n_s64(kSqrtHalf)))}};
 }
 
+// Coded scores, sums of 32 bits. The codes of queries are below 128: signed products serve.
+struct CodeRows {  // four codes of 4 rows, or of a query 4 times
+  int8x16_t v;
+  static CodeRows load(const std::int8_t* p) { return {vld1q_s8(p)}; }
+  static CodeRows broadcast(const std::uint8_t* p) {
+    return {vreinterpretq_s8_u32(vdupq_n_u32(*reinterpret_cast<const std::uint32_t*>(p)))};
+  }
+};
+struct CodeScores {
+  int32x4_t v;
+  static constexpr int kRows = 4;
+  static CodeScores start(const std::int32_t* init, std::int32_t threshold) {
+    return {vsubq_s32(vld1q_s32(init), vdupq_n_s32(threshold))};
+  }
+#ifdef RESMEM_DOTPROD
+  void add(CodeRows query, CodeRows rows) { v = vdotq_s32(v, query.v, rows.v); }
+#else
+  void add(CodeRows query, CodeRows rows) {  // pairs of products fit into 16 bits
+    const int16x8_t low = vmull_s8(vget_low_s8(query.v), vget_low_s8(rows.v));
+    const int16x8_t high = vmull_high_s8(query.v, rows.v);
+    v = vpadalq_s16(v, vpaddq_s16(low, high));
+  }
+#endif
+};
+struct CodeSigns {
+  int32x4_t v;
+  static CodeSigns of(CodeScores s) { return {s.v}; }
+  CodeSigns both(CodeSigns other) const { return {vandq_s32(v, other.v)}; }
+  std::uint32_t nonnegative() const {
+    const uint32x4_t bit = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(vcgezq_s32(v), bit));
+  }
+};
+inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
+  int32x4_t sum[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
+  for (std::size_t i = 0; i < n; i += 8) {
+    const int16x8_t wide = vmovl_s8(vld1_s8(row + i)), other = vld1q_s16(query + i);
+    sum[0] = vmlal_s16(sum[0], vget_low_s16(wide), vget_low_s16(other));
+    sum[1] = vmlal_high_s16(sum[1], wide, other);
+  }
+  return vaddvq_s32(vaddq_s32(sum[0], sum[1]));
+}
+
 constexpr int kPanelVectors = 4;  // NR = 16
 constexpr int kDotRows = 6;
 constexpr int kDiffRows = 4;
 constexpr int kHeadKeys = 3;
 constexpr int kHeadColumns = 2;
+constexpr int kCodeQueries = 6;
+constexpr int kCodeVectors = 4;
 
 }  // namespace
 }  // namespace resmem

@@ -108,11 +108,58 @@ inline LogParts log_parts(F64 x) {
   return {{static_cast<double>(t >> 52) - 1023.0}, {mantissa}};
 }
 
+struct CodeRows {  // four codes of 4 rows, or of a query 4 times
+  std::int8_t code[4][4];
+  static CodeRows load(const std::int8_t* p) {
+    CodeRows rows;
+    std::memcpy(rows.code, p, sizeof rows.code);
+    return rows;
+  }
+  static CodeRows broadcast(const std::uint8_t* p) {
+    CodeRows rows;
+    for (auto& row : rows.code) std::memcpy(row, p, sizeof row);
+    return rows;
+  }
+};
+struct CodeScores {
+  std::int32_t v[4];
+  static constexpr int kRows = 4;
+  static CodeScores start(const std::int32_t* init, std::int32_t threshold) {
+    CodeScores scores;
+    for (int i = 0; i < 4; ++i) scores.v[i] = init[i] - threshold;
+    return scores;
+  }
+  void add(CodeRows query, CodeRows rows) {
+    for (int i = 0; i < 4; ++i)
+      for (int j = 0; j < 4; ++j) v[i] += query.code[i][j] * rows.code[i][j];
+  }
+};
+struct CodeSigns {
+  std::int32_t v[4];
+  static CodeSigns of(const CodeScores& s) { return {{s.v[0], s.v[1], s.v[2], s.v[3]}}; }
+  CodeSigns both(CodeSigns other) const {
+    for (int i = 0; i < 4; ++i) other.v[i] &= v[i];
+    return other;
+  }
+  std::uint32_t nonnegative() const {
+    std::uint32_t mask = 0;
+    for (int i = 0; i < 4; ++i) mask |= static_cast<std::uint32_t>(v[i] >= 0) << i;
+    return mask;
+  }
+};
+inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
+  std::int32_t sum = 0;
+  for (std::size_t i = 0; i < n; ++i) sum += row[i] * query[i];
+  return sum;
+}
+
 constexpr int kPanelVectors = 8;  // NR = 8
 constexpr int kDotRows = 2;
 constexpr int kDiffRows = 2;
 constexpr int kHeadKeys = 1;
 constexpr int kHeadColumns = 1;
+constexpr int kCodeQueries = 4;
+constexpr int kCodeVectors = 2;
 
 }  // namespace
 }  // namespace resmem
