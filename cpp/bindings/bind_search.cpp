@@ -17,6 +17,10 @@ py::dict as_dict(const SearchStats& stats) {
   result["exact_thinnings"] = stats.exact_thinnings;
   result["deferred"] = stats.deferred;
   result["rescored"] = stats.rescored;
+  result["pairs_coded"] = stats.pairs_coded;
+  result["code_hits"] = stats.code_hits;
+  result["rows_coded"] = stats.rows_coded;
+  result["given_up"] = stats.given_up;
   return result;
 }
 

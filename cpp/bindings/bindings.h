@@ -26,6 +26,7 @@ template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
 void register_search(py::module_& module);
+void register_cascade(py::module_& module);
 void register_rows(py::module_& module);
 void register_residuals(py::module_& module);
 void register_aggregate(py::module_& module);

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "../cascade/cascade.h"
 #include "../core/types.h"
 #include "bindings.h"
 
@@ -21,9 +22,10 @@ inline FilterKind filter_named(const std::string& name) {
                                    {"difference", FilterKind::difference}});
 }
 
-// (keys, ids or None, first_id, died or None, max_abs)
+// (keys, ids or None, first_id, died or None, max_abs), and perhaps a Cascade or None
 inline Segment segment_from(const py::tuple& parts, std::size_t d) {
-  require(parts.size() == 5, "a segment must be (keys, ids, first_id, died, max_abs)");
+  require(parts.size() == 5 || parts.size() == 6,
+          "a segment must be (keys, ids, first_id, died, max_abs) and may have a cascade");
   Segment segment;
   segment.keys = stored_numbers(parts[0], "segment keys", d);
   segment.n = py::len(parts[0]);
@@ -38,6 +40,11 @@ inline Segment segment_from(const py::tuple& parts, std::size_t d) {
   segment.first_id = parts[2].cast<std::int64_t>();
   segment.died = per_row(parts[3]);
   segment.max_abs = parts[4].cast<float>();
+  if (parts.size() == 6 && !parts[5].is_none()) {
+    segment.cascade = parts[5].cast<const Cascade*>();
+    require(segment.cascade->projection.d == d && segment.cascade->n <= segment.n,
+            "the cascade is not one of this segment");
+  }
   return segment;
 }
 

@@ -61,6 +61,14 @@ class CanonicalKey {
   double square_ = 0;
 };
 
+// Keeps the k nearest, in any order.
+inline void keep_nearest(std::vector<Neighbour>& found, std::size_t k) {
+  if (found.size() <= k) return;
+  const auto end = found.begin() + static_cast<std::ptrdiff_t>(k);
+  std::nth_element(found.begin(), end - 1, found.end());
+  found.erase(end, found.end());
+}
+
 // Sorts the neighbours found, keeps the first k, pads, and turns keys into values.
 // Positions may be left out (nullptr).
 inline void write_neighbours(std::vector<Neighbour>& found, Metric metric, std::size_t k,

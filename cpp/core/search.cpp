@@ -10,6 +10,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "../cascade/cascade_search.h"
 #include "canonical.h"
 #include "row_set.h"
 #include "scanner.h"
@@ -268,6 +269,11 @@ class Search {
   }
 
   void write(std::size_t query, std::vector<Neighbour>& found) {
+    if (output_.found != nullptr) {
+      keep_nearest(found, request_.k);
+      (*output_.found)[query] = found;
+      return;
+    }
     const std::size_t at = query * request_.k;
     write_neighbours(found, request_.metric, request_.k, output_.values + at, output_.ids + at,
                      output_.positions == nullptr ? nullptr : output_.positions + at);
@@ -275,11 +281,7 @@ class Search {
 
   void add(const SearchStats& part) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    stats_.pairs_filtered += part.pairs_filtered;
-    stats_.hits += part.hits;
-    stats_.thinnings += part.thinnings;
-    stats_.exact_thinnings += part.exact_thinnings;
-    stats_.deferred += part.deferred;
+    stats_.add(part);
     stats_.rescored = rescored_ += part.rescored;
   }
 
@@ -297,11 +299,136 @@ class Search {
   SearchStats stats_;
 };
 
+// Segments with cascades: what they cover is searched through these, the other rows as ever, and
+// the nearest of both are kept. Queries that a cascade gave up are searched as ever too.
+class CascadedSearch {
+ public:
+  CascadedSearch(const SearchRequest& request, const KernelTable& kernels,
+                 const SearchOutput& output, Interrupt& interrupt)
+      : request_(request),
+        kernels_(kernels),
+        output_(output),
+        interrupt_(interrupt),
+        rows_(request.segments, request.d),
+        exclusions_(request),
+        deferred_(request.q) {}
+
+  SearchStats run() {
+    stats_.isa = kernels_.name;
+    stats_.strategy = "cascade";
+    stats_.filter = "codes";
+    std::size_t together = request_.q;
+    for (const Segment& segment : request_.segments)
+      if (segment.cascade != nullptr)
+        together = std::min(together, cascade_queries(request_, *segment.cascade));
+    for (std::size_t first = 0; first < request_.q; first += together)
+      search_some(first, std::min(together, request_.q - first));
+    search_deferred();
+    return stats_;
+  }
+
+ private:
+  void search_some(std::size_t first, std::size_t count) {
+    std::vector<std::vector<Neighbour>> found(count);
+    search_uncovered(first, count, found);
+    for (std::size_t s = 0; s < request_.segments.size(); ++s)
+      if (const Segment& segment = request_.segments[s]; segment.cascade != nullptr)
+        cascade_search(request_, *segment.cascade, segment, rows_.start(s), kernels_, exclusions_,
+                       first, count, found, deferred_, stats_, interrupt_);
+    for (std::size_t i = 0; i < count; ++i) write(first + i, found[i]);
+  }
+
+  void write(std::size_t query, std::vector<Neighbour>& found) {
+    const std::size_t at = query * request_.k;
+    write_neighbours(found, request_.metric, request_.k, output_.values + at, output_.ids + at,
+                     output_.positions == nullptr ? nullptr : output_.positions + at);
+  }
+
+  // The rows behind those that the cascades cover, numbered as in the whole.
+  void search_uncovered(std::size_t first, std::size_t count,
+                        std::vector<std::vector<Neighbour>>& found) {
+    SearchRequest part = request_;
+    part.segments.clear();
+    std::vector<std::size_t> starts;
+    for (std::size_t s = 0; s < request_.segments.size(); ++s) {
+      Segment rest = request_.segments[s];
+      const std::size_t covered = rest.cascade == nullptr ? 0 : rest.cascade->n;
+      if (covered >= rest.n) continue;
+      rest.cascade = nullptr;
+      rest.keys.data = rest.keys.at(covered * request_.d);
+      rest.n -= covered;
+      if (rest.ids != nullptr) rest.ids += covered;
+      rest.first_id = request_.segments[s].id_after(covered);
+      if (rest.died != nullptr) rest.died += covered;
+      part.segments.push_back(rest);
+      starts.push_back(rows_.start(s) + covered);
+    }
+    if (part.segments.empty()) return;
+    part.queries += first * request_.d;
+    part.q = count;
+    if (part.exclude != nullptr) part.exclude += first * part.exclude_width;
+    SearchOutput output;
+    output.found = &found;
+    stats_.add(Search(part, kernels_, output, interrupt_).run());
+    const RowSet numbered(part.segments, request_.d);
+    for (std::vector<Neighbour>& each : found)
+      for (Neighbour& neighbour : each) {
+        const std::size_t s = numbered.segment_of(neighbour.position);
+        neighbour.position += starts[s] - numbered.start(s);
+      }
+  }
+
+  void search_deferred() {
+    std::vector<std::size_t> queries;
+    for (std::size_t i = 0; i < request_.q; ++i)
+      if (deferred_[i] != 0) queries.push_back(i);
+    stats_.given_up = queries.size();
+    if (queries.empty()) return;
+    SearchRequest part = request_;
+    std::vector<float> copy;
+    std::vector<std::int64_t> exclude;
+    for (const std::size_t i : queries) {
+      copy.insert(copy.end(), request_.queries + i * request_.d,
+                  request_.queries + (i + 1) * request_.d);
+      if (request_.exclude != nullptr)
+        exclude.insert(exclude.end(), request_.exclude + i * request_.exclude_width,
+                       request_.exclude + (i + 1) * request_.exclude_width);
+    }
+    part.queries = copy.data();
+    part.q = queries.size();
+    if (part.exclude != nullptr) part.exclude = exclude.data();
+    std::vector<std::vector<Neighbour>> found(queries.size());
+    SearchOutput output;
+    output.found = &found;
+    stats_.add(Search(part, kernels_, output, interrupt_).run());
+    for (std::size_t i = 0; i < queries.size(); ++i) write(queries[i], found[i]);
+  }
+
+  const SearchRequest& request_;
+  const KernelTable& kernels_;
+  const SearchOutput output_;
+  Interrupt& interrupt_;
+  const RowSet rows_;
+  const Exclusions exclusions_;
+  std::vector<std::uint8_t> deferred_;
+  SearchStats stats_;
+};
+
+// Cascades are asked where nothing else was, and where their bounds hold.
+bool cascades_serve(const SearchRequest& request) {
+  if (!is_euclidean(request.metric) || !(request.queries_max_abs <= 0x1p60F)) return false;
+  if (request.strategy != Strategy::automatic || request.filter != FilterKind::automatic)
+    return false;
+  return std::any_of(request.segments.begin(), request.segments.end(),
+                     [](const Segment& segment) { return segment.cascade != nullptr; });
+}
+
 }  // namespace
 
 SearchStats search(const SearchRequest& request, const KernelTable& kernels,
                    const SearchOutput& output, Interrupt& interrupt) {
   if (request.q == 0 || request.k == 0) return {};
+  if (cascades_serve(request)) return CascadedSearch(request, kernels, output, interrupt).run();
   return Search(request, kernels, output, interrupt).run();
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../kernels/kernel_table.h"
+#include "canonical.h"
 #include "threads.h"
 #include "types.h"
 
@@ -12,6 +13,8 @@ struct SearchOutput {
   double* values = nullptr;
   std::int64_t* ids = nullptr;
   std::int64_t* positions = nullptr;
+  // Instead of all these: what was found for each query, at most k, in any order.
+  std::vector<std::vector<Neighbour>>* found = nullptr;
 };
 
 // Fills the output as CONTRACT.md says. Throws Interrupted.

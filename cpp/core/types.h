@@ -10,6 +10,8 @@
 
 namespace resmem {
 
+struct Cascade;
+
 enum class Metric { euclidean, sqeuclidean, cosine, inner_product };
 
 // Rows that lie together in memory; a memory is a list of these. Only `died` ever changes.
@@ -22,10 +24,11 @@ struct Segment {
   // thread may be marking rows with versions to come.
   const std::int64_t* died = nullptr;
   float max_abs = 0;  // largest |value| of the keys
+  const Cascade* cascade = nullptr;  // of the first rows, for the Euclidean metrics
 
-  std::int64_t id(std::size_t row) const {  // unsigned: whatever a file says, it wraps
-    return ids != nullptr ? ids[row]
-                          : static_cast<std::int64_t>(static_cast<std::uint64_t>(first_id) + row);
+  std::int64_t id(std::size_t row) const { return ids != nullptr ? ids[row] : id_after(row); }
+  std::int64_t id_after(std::size_t row) const {  // unsigned: whatever a file says, it wraps
+    return static_cast<std::int64_t>(static_cast<std::uint64_t>(first_id) + row);
   }
   bool dead(std::size_t row, std::int64_t version) const {
     if (died == nullptr) return false;
@@ -70,6 +73,23 @@ struct SearchStats {
   std::uint64_t exact_thinnings = 0;  // times bounds could not cut it and distances did
   std::uint64_t deferred = 0;         // queries handed from the dot to the difference filter
   std::uint64_t rescored = 0;         // canonical distances computed
+  // Of cascades (cpp/cascade):
+  std::uint64_t pairs_coded = 0;  // (row, query) pairs scored by their coded projections
+  std::uint64_t code_hits = 0;    // pairs that reached their threshold there
+  std::uint64_t rows_coded = 0;   // distances bounded by coded rows
+  std::uint64_t given_up = 0;     // queries left to the search without a cascade
+
+  void add(const SearchStats& part) {
+    pairs_filtered += part.pairs_filtered;
+    hits += part.hits;
+    thinnings += part.thinnings;
+    exact_thinnings += part.exact_thinnings;
+    deferred += part.deferred;
+    rescored += part.rescored;
+    pairs_coded += part.pairs_coded;
+    code_hits += part.code_hits;
+    rows_coded += part.rows_coded;
+  }
 };
 
 }  // namespace resmem

@@ -13,7 +13,10 @@ _I32: TypeAlias = npt.NDArray[np.int32]
 _I64: TypeAlias = npt.NDArray[np.int64]
 _Stored: TypeAlias = _F32 | _F16 | npt.NDArray[np.uint16]  # uint16: the bits of bfloat16
 # keys, ids, first id, versions of removal, largest absolute value of a key
-_Segment: TypeAlias = tuple[_Stored, _I64 | None, int, _I64 | None, float]
+_PlainSegment: TypeAlias = tuple[_Stored, _I64 | None, int, _I64 | None, float]
+_Segment: TypeAlias = (
+    _PlainSegment | tuple[_Stored, _I64 | None, int, _I64 | None, float, Cascade | None]
+)
 _Residuals: TypeAlias = (
     tuple[Literal["dense"], _F32 | _F16]
     | tuple[Literal["sparse"], _I32, _F32 | _F16, _F32]  # index, value, rest
@@ -30,6 +33,32 @@ class SearchStats(TypedDict):
     exact_thinnings: int
     deferred: int
     rescored: int
+    pairs_coded: int
+    code_hits: int
+    rows_coded: int
+    given_up: int
+
+class Cascade:
+    def __init__(
+        self,
+        segment: _PlainSegment,
+        d: int,
+        depth: int,
+        clusters: int,
+        coded_rows: bool = True,
+        threads: int = 0,
+        isa: str = "",
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    @property
+    def depth(self) -> int: ...
+    @property
+    def clusters(self) -> int: ...
+    @property
+    def coded_rows(self) -> bool: ...
+    @property
+    def nbytes(self) -> int: ...
+    def digest(self) -> int: ...
 
 def search(
     queries: _F32,

@@ -1,0 +1,80 @@
+// What the cascade knows of some rows: a coded projection, clusters of it, coded rows.
+// README.md derives everything; the letters here are its letters.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../core/threads.h"
+#include "../core/types.h"
+
+namespace resmem {
+
+// What to build; 0 leaves the choice to the builder.
+struct CascadeShape {
+  std::size_t depth = 0;     // codes of a row's projection, a multiple of 4
+  std::size_t clusters = 0;  // at least 1
+  bool coded_rows = true;    // the second stage
+};
+
+// The projection Phi(x) = (W0 (x - offset), |what W0 leaves of x - offset|), as computed.
+struct Projection {
+  std::size_t d = 0, axes = 0;
+  bool has_tail = false;
+  std::vector<float> offset;      // (d,)
+  std::vector<float> weight;      // (axes, d): W, nearly orthonormal rows
+  std::vector<float> bias;        // (axes,)
+  std::vector<double> origin;     // (axes,): what the layer gives of the offset
+  double tail_centre = 0;         // subtracted from the last coordinate
+  double departure = 0;           // |W W' - 1| is at most this (Frobenius norm)
+  double offset_norm = 0;
+
+  std::size_t coordinates() const { return axes + (has_tail ? 1 : 0); }
+  // Phi of x from the layer's outputs, as float32; returns how far from the exact Phi it can be.
+  double map(const float* x, const float* layer, const KernelTable& kernels, float* phi) const;
+};
+
+inline constexpr std::uint32_t kNoRow = 0xFFFFFFFF;
+inline constexpr std::size_t kChunkRows = 128;
+inline constexpr int kQueryOffset = 64;  // codes of queries are stored with this added
+
+// Rows of one cluster that lie together, a whole number of panels.
+struct Chunk {
+  std::uint32_t first, count, cluster;
+  float near, far;     // distances of Phi of its rows from the cluster's centre lie between
+  float error;         // no row's coded Phi is farther from the exact one
+  float code_error;    // no coded row is farther from the row
+};
+
+struct Cascade {
+  std::size_t n = 0, depth = 0, code_depth = 0, clusters = 0;
+  Projection projection;
+  double scale = 1;                  // codes per unit of length
+  std::vector<float> centres;        // (clusters, coordinates)
+  std::vector<Chunk> chunks;         // ascending by cluster
+  std::vector<std::size_t> starts;   // of every cluster's chunks, and the end
+  std::vector<std::uint32_t> rows;   // row of each place, kNoRow for padding
+  std::vector<std::int8_t> panels;   // kernel_table.h, CodeScanArgs
+  std::vector<std::int32_t> init;    // per place
+  std::vector<float> steps;          // (d,): a coded row is offset + steps * code
+  std::vector<std::int8_t> codes;    // (places, code_depth), or empty
+  std::vector<float> squares;        // per place: |steps * code|^2
+  double code_sum = 0;               // sum |code| of a row is at most this
+  double largest_square = 0;
+
+  std::size_t bytes() const;
+  std::uint64_t digest() const;  // of everything in it (FNV-1a)
+};
+
+// Relative rounding of canonical squared distances (core/score_space.cpp, theta).
+double canonical_rounding(std::size_t d);
+
+// Rows [0, segment.n) of a segment. Throws Interrupted.
+Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape& shape,
+                      const KernelTable& kernels, std::size_t threads, Interrupt& interrupt);
+
+// Whether the arithmetic of the projection stays far from overflow and underflow.
+inline bool cascade_serves(float max_abs) { return max_abs >= 0x1p-60F && max_abs <= 0x1p60F; }
+
+}  // namespace resmem

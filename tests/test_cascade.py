@@ -1,0 +1,206 @@
+"""Search through a cascade returns the oracle's bits, and each of its stages really runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import oracle
+from cases import FAMILIES, ISAS, STORED, as_stored, assert_same, make, max_abs
+from resmem import _core
+
+EUCLIDEAN = ("euclidean", "sqeuclidean")
+# What no projection can be coded of; search without a cascade serves these.
+EXTREME = {"zeros", "subnormal", "largest", "1e-30", "1e30", "mixed norms", "mixed dimensions"}
+LARGEST = 2.0**60
+
+
+def cascade_of(rows, covered=None, depth=16, clusters=5, **options):
+    """A cascade of the first rows, or None where none can be had."""
+    some = rows[:covered]
+    try:
+        return _core.Cascade(
+            (some, None, 0, None, max_abs(some)), rows.shape[1], depth, clusters, **options
+        )
+    except ValueError as error:
+        if "these rows cannot be coded" not in str(error):
+            raise
+        return None
+
+
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    seed=st.integers(0, 2**31),
+    n=st.sampled_from([1, 2, 31, 32, 33, 127, 128, 129, 300, 513]),
+    d=st.sampled_from([1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 33, 64, 65, 100]),
+    q=st.sampled_from([0, 1, 2, 5, 6, 7, 13, 33]),
+    k=st.sampled_from([1, 2, 10, 40, 600]),
+    depth=st.sampled_from([4, 8, 16, 32, 64]),
+    clusters=st.sampled_from([1, 2, 7, 40]),
+    coded_rows=st.booleans(),
+    metric=st.sampled_from(EUCLIDEAN),
+    threads=st.sampled_from([1, 2, 7]),
+)
+def test_a_cascade_gives_the_bits_of_the_oracle(
+    family, seed, n, d, q, k, depth, clusters, coded_rows, metric, threads
+):
+    queries, rows = make(family, seed, n, q, d)
+    wanted = oracle.search(queries, rows, k, metric)
+    cascade = cascade_of(rows, None, depth, clusters, coded_rows=coded_rows, threads=threads)
+    if cascade is None:
+        assert family in EXTREME or not 2**-60 <= max_abs(rows) <= LARGEST
+        return
+    segment = (rows, None, 0, None, max_abs(rows), cascade)
+    for isa in ISAS:
+        got = _core.search(
+            queries, max_abs(queries), [segment], k, metric, threads=threads, isa=isa
+        )
+        assert_same(got, wanted, isa)
+        if q and max_abs(queries) <= LARGEST:
+            assert got[3]["strategy"] == "cascade"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("coded_rows", [True, False])
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - EXTREME))
+def test_every_family_on_more_rows(isa, coded_rows, family):
+    queries, rows = make(family, 7, 3000, 40, 48)
+    wanted = oracle.search(queries, rows, 20)
+    cascade = cascade_of(rows, None, 24, 12, coded_rows=coded_rows)
+    segment = (rows, None, 0, None, max_abs(rows), cascade)
+    for threads in (1, 2):
+        got = _core.search(
+            queries, max_abs(queries), [segment], 20, "euclidean", threads=threads, isa=isa
+        )
+        assert_same(got, wanted)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    sizes=st.lists(st.tuples(st.integers(0, 90), st.booleans()), min_size=1, max_size=4),
+    width=st.sampled_from([0, 1, 17]),
+    removed=st.sampled_from([0.0, 0.3, 1.0]),
+    k=st.sampled_from([1, 8, 70]),
+    family=st.sampled_from(["gaussian", "integers", "duplicates", "one ulp", "offset 1e4"]),
+    coded_rows=st.booleans(),
+    threads=st.sampled_from([1, 3]),
+)
+def test_segments_tails_ids_removed_rows_and_exclusions(
+    seed, sizes, width, removed, k, family, coded_rows, threads
+):
+    """Some segments have a cascade of some of their first rows, others none."""
+    rng = np.random.default_rng(seed)
+    n, d, q = sum(size for size, _ in sizes), 9, 14
+    queries, rows = make(family, seed, n, q, d)
+    ids = rng.choice(2**62, size=n, replace=False).astype(np.int64)
+    alive = rng.random(n) >= removed
+    segments, start = [], 0
+    for number, (size, cascaded) in enumerate(sizes):
+        part = slice(start, start + size)
+        keys, rows[part] = as_stored(rows[part], STORED[number % 3])
+        largest = max_abs(rows[part])
+        first = 2**63 - 1 - 1000 * number - size
+        if number % 2:
+            ids[part] = first + np.arange(size)
+        given_ids = None if number % 2 else ids[part]
+        died = (~alive[part]).astype(np.int64)
+        segment = (keys, given_ids, first, died, largest)
+        covered = int(rng.integers(0, size + 1))
+        if cascaded and covered:
+            some = (keys[:covered], None, 0, None, largest)
+            cascade = _core.Cascade(some, d, 8, 3, coded_rows, threads)
+            assert len(cascade) == covered
+            segment = (*segment, cascade)
+        segments.append(segment)
+        start += size
+    exclude = rng.choice(np.append(ids, -1), (q, width)).astype(np.int64) if width else None
+    wanted = oracle.search(queries, rows, k, ids=ids, exclude_ids=exclude, alive=alive)
+    for isa in ISAS:
+        got = _core.search(
+            queries, max_abs(queries), segments, k, "euclidean", exclude, threads, isa, version=1
+        )
+        assert_same(got, wanted, isa)
+        found = got[2] >= 0
+        assert np.array_equal(found, got[1] >= 0)
+        assert np.array_equal(ids[got[2][found]], got[1][found])
+
+
+def clustered(n, q, d, seed=0):
+    rng = np.random.default_rng(seed)
+    scale = 1 / np.sqrt(np.arange(1, d + 1))
+    points = rng.standard_normal((40, d))[rng.integers(40, size=n + q)]
+    points = (points + 0.5 * rng.standard_normal((n + q, d))) * scale
+    both = points.astype(np.float32)
+    return both[:q], both[q:]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("coded_rows", [True, False])
+@pytest.mark.parametrize("q", [1, 300])
+def test_every_stage_has_really_run_and_filtered(isa, coded_rows, q):
+    n, k = 20_000, 10
+    queries, rows = clustered(n, q, 96)
+    cascade = cascade_of(rows, None, 32, 64, coded_rows=coded_rows)
+    segment = (rows, None, 0, None, max_abs(rows), cascade)
+    for threads in (1, 2):
+        got = _core.search(
+            queries, max_abs(queries), [segment], k, "euclidean", threads=threads, isa=isa
+        )
+        stats = got[3]
+        assert (stats["isa"], stats["strategy"], stats["filter"]) == (isa, "cascade", "codes")
+        assert stats["pairs_filtered"] == stats["given_up"] == 0
+        assert 0 < stats["pairs_coded"] < 0.8 * n * q  # clusters left rows out
+        assert 0 < stats["code_hits"] < 0.2 * stats["pairs_coded"]
+        assert (stats["rows_coded"] > 0) == coded_rows
+        assert stats["rescored"] >= k * q
+        if coded_rows:
+            assert stats["rescored"] < 4 * k * q
+        else:
+            assert stats["rescored"] < 0.3 * n * q
+
+
+def test_a_cascade_is_the_same_whatever_isa_and_threads_built_it():
+    _, rows = clustered(3000, 1, 40)
+    built = [
+        cascade_of(rows, None, 16, 9, isa=isa, threads=threads)
+        for isa in ISAS
+        for threads in (1, 2)
+    ]
+    assert len({cascade.digest() for cascade in built}) == 1
+
+
+def test_queries_that_everything_passes_are_given_up_and_answered():
+    rows = np.tile(np.float32([[1, 2, 3, 4]]), (20_000, 1))
+    cascade = cascade_of(rows, None, 4, 3)
+    segment = (rows, None, 0, None, 4.0, cascade)
+    got = _core.search(rows[:20], 4.0, [segment], 5, "euclidean")
+    assert got[3]["given_up"] == 20
+    assert (got[0] == 0).all()
+    assert (got[1] == np.arange(5)).all()
+
+
+def test_far_queries_are_answered():
+    """Their codes are clipped: the error that this makes is part of the bound."""
+    queries, rows = clustered(5000, 30, 24)
+    cascade = cascade_of(rows, None, 12, 8)
+    for factor in (3, 30, 1e6, 1e30):
+        far = (queries * factor).astype(np.float32)
+        segment = (rows, None, 0, None, max_abs(rows), cascade)
+        got = _core.search(far, max_abs(far), [segment], 7, "euclidean")
+        assert_same(got, oracle.search(far, rows, 7))
+
+
+def test_what_is_no_cascade_of_a_segment_is_refused():
+    queries, rows = clustered(500, 3, 24)
+    cascade = cascade_of(rows)
+    for wrong in (rows[:300], np.ascontiguousarray(rows[:, :20])):
+        asked = np.ascontiguousarray(queries[:, : wrong.shape[1]])
+        with pytest.raises(ValueError, match="the cascade is not one of this segment"):
+            _core.search(asked, 9.0, [(wrong, None, 0, None, 9.0, cascade)], 3, "euclidean")
+    with pytest.raises(ValueError, match="depth must be a positive multiple of 4"):
+        cascade_of(rows, None, 6)
+    rows[7, 3] = np.nan
+    with pytest.raises(ValueError, match="a row is not what its segment says"):
+        _core.Cascade((rows, None, 0, None, 9.0), 24, 8, 3)
