@@ -20,6 +20,7 @@ def search(
     rows: Snapshot, queries: F32, largest: float, k: int, excluded: I64 | None, threads: int
 ) -> tuple[F64, I64, I64]:
     """Euclidean distances, ids and positions of the neighbours, (q, k) each."""
+    rows.plan(len(queries), k, threads)
     distances, ids, positions, _ = _core.search(
         queries, largest, rows.keys_for_core(), k, "euclidean", excluded, threads,
         version=rows.version,

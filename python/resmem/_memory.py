@@ -263,6 +263,33 @@ class Memory(State):
         distances, ids, _ = search(rows, queries, largest, wanted, excluded, workers)
         return distances, ids
 
+    @_arrays.float_state()
+    def prepare(self, threads: int | None = None) -> Memory:
+        """Build now what makes search fast, instead of after some 2,000 queries.
+
+        A *cascade* holds every row in a few bytes and finds, with proven bounds, the few rows
+        that exact distances must decide between; results keep their bits. It is built for every
+        8,192 rows or more, measured beside search without it on 512 of the rows, and kept if it is
+        faster. It takes at most 40 % of the memory of float32 keys, from 16 dimensions on, and
+        is not saved. Rows added later are searched without it until they are a quarter of all.
+        Returns self; ``plan_`` tells what came of it.
+        """
+        workers = _arrays.thread_count(threads)
+        self._rows().plan(0, self._k, workers, at_once=True)
+        return self
+
+    @property
+    def plan_(self) -> list[dict[str, Any]]:
+        """How each segment of rows is searched: what was built and what was measured.
+
+        ``search`` is "cascade" or "float32"; the times are those of 512 queries. Empty tables are
+        of segments for which nothing has been decided yet.
+        """
+        return [
+            {} if segment.planner.decision is None else segment.planner.decision.described()
+            for segment in self._rows().segments
+        ]
+
     def correction(
         self,
         embeddings: Any,

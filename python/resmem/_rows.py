@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._arrays import F32, I64
+from resmem._cascade import KeySegment, Planner
 from resmem._preprocess import AS_GIVEN, Fitted
 
 Array: TypeAlias = npt.NDArray[Any]
 Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]  # dtype, shape of a row
-KeySegment: TypeAlias = tuple[Array, "I64 | None", int, "I64 | None", float]
 
 _LEAST_ROOM = 1 << 20  # bytes of a new segment that rows will be added to
 _COPY_BYTES = 8 << 20  # compaction copies this much at a time
@@ -57,6 +57,7 @@ class Segment:
     growing: bool = False  # rows may be added behind the last one
     borrowed: bool = False  # arrays lie in a file or belong to the caller: they cost no memory
     stored: Stored | None = None
+    planner: Planner = field(default_factory=Planner, repr=False, compare=False)
     _table: list[_core.IdTable] = field(default_factory=list, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -257,8 +258,18 @@ class Snapshot:
         """What is searched for of queries, and its largest |value|; see ``Fitted.keys``."""
         return self.preprocess.keys(embeddings, self.d, threads, first_row)
 
-    def keys_for_core(self) -> list[KeySegment]:
-        return [segment.keys_for_core() for segment in self.segments]
+    def keys_for_core(self) -> list[Any]:
+        """What the core's search takes: segments, with the cascades that there are."""
+        return [
+            (*segment.keys_for_core(), segment.planner.cascade_of(segment.arrays["keys"]))
+            for segment in self.segments
+        ]
+
+    def plan(self, queries: int, k: int, threads: int, at_once: bool = False) -> None:
+        """Told before a search of so many queries: cascades are built where that pays."""
+        for segment in self.segments:
+            of = (segment.keys_for_core(), segment.arrays["keys"])
+            segment.planner.ask(*of, queries, k, threads, at_once)
 
     def sample(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
         """Segments and their rows at these ascending positions among the living rows."""

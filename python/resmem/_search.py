@@ -6,6 +6,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from resmem import _core
 from resmem._arrays import F64, I64, count, excluded_ids, float_state, thread_count, vectors
+from resmem._cascade import WORTH, Planner
+
+_WORTH_BUILDING = 2 * WORTH  # queries of one call, after which the cascade is gone
 
 Metric: TypeAlias = Literal["euclidean", "sqeuclidean", "cosine", "inner_product"]
 
@@ -58,7 +61,14 @@ def search(
     asked, queries_max = vectors(queries, "queries", stored.shape[1], workers)
     excluded = excluded_ids(exclude_ids, len(asked))
     segment = (stored, None, 0, None, rows_max)
-    values, ids, _, _ = _core.search(asked, queries_max, [segment], k, metric, excluded, workers)
+    cascade = None
+    if "euclidean" in metric and len(asked) >= _WORTH_BUILDING:
+        planner = Planner()
+        planner.ask(segment, stored, len(asked), k, workers)
+        cascade = planner.cascade_of(stored)
+    values, ids, _, _ = _core.search(
+        asked, queries_max, [(*segment, cascade)], k, metric, excluded, workers
+    )
     return values, ids
 
 
