@@ -114,7 +114,7 @@ struct CodeScores {
 struct CodeSigns {
   __m256i v;
   static CodeSigns of(CodeScores s) {  // the sum of both halves modulo 2^16, in the upper one
-    return {_mm256_slli_epi32(_mm256_madd_epi16(s.v, _mm256_set1_epi16(1)), 16)};
+    return {_mm256_add_epi16(s.v, _mm256_slli_epi32(s.v, 16))};
   }
   CodeSigns both(CodeSigns other) const { return {_mm256_and_si256(v, other.v)}; }
   std::uint32_t nonnegative() const {

@@ -151,9 +151,7 @@ struct CodeScores {
   void add(CodeRows query, CodeRows rows) {
     v = _mm512_add_epi16(v, _mm512_maddubs_epi16(query.v, rows.v));
   }
-  __m512i total() const {
-    return _mm512_slli_epi32(_mm512_madd_epi16(v, _mm512_set1_epi16(1)), 16);
-  }
+  __m512i total() const { return _mm512_add_epi16(v, _mm512_slli_epi32(v, 16)); }
 #endif
 };
 struct CodeSigns {
@@ -161,7 +159,7 @@ struct CodeSigns {
   static CodeSigns of(CodeScores s) { return {s.total()}; }
   CodeSigns both(CodeSigns other) const { return {_mm512_and_si512(v, other.v)}; }
   std::uint32_t nonnegative() const {
-    return ~static_cast<std::uint32_t>(_mm512_cmplt_epi32_mask(v, _mm512_setzero_si512())) & 0xFFFF;
+    return _mm512_cmpgt_epi32_mask(v, _mm512_set1_epi32(-1));
   }
 };
 inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
