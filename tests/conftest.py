@@ -13,7 +13,7 @@ hypothesis.settings.register_profile("default", deadline=None, derandomize=True,
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=5000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-ALL_ISAS = ("scalar", "avx2", "avx512", "neon")
+ALL_ISAS = ("scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

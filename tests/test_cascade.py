@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
+import resmem
 from cases import FAMILIES, ISAS, STORED, as_stored, assert_same, make, max_abs
-from resmem import _core
+from resmem import _cascade, _core
 
 EUCLIDEAN = ("euclidean", "sqeuclidean")
 # What no projection can be coded of; search without a cascade serves these.
@@ -204,3 +205,114 @@ def test_what_is_no_cascade_of_a_segment_is_refused():
     rows[7, 3] = np.nan
     with pytest.raises(ValueError, match="a row is not what its segment says"):
         _core.Cascade((rows, None, 0, None, 9.0), 24, 8, 3)
+
+
+# ------------------------------------------------------------------ a memory's
+
+
+N = _cascade.LEAST_ROWS + 500
+
+
+def memory_of(rows, **options):
+    nothing = np.zeros((len(rows), 1), np.float32)
+    memory = resmem.Memory("regression", output_kind="values", k=5, sigma=1.0, **options)
+    return memory.fit(rows, nothing, nothing)
+
+
+def engines(memory):
+    return [each.get("search") for each in memory.plan_]
+
+
+@pytest.fixture(autouse=True)
+def always_faster(monkeypatch):
+    """Which of two searches is faster is not for a test to depend on."""
+    monkeypatch.setattr(_cascade, "_time", lambda _, segment, *rest: 1.0 if segment[5] else 2.0)
+
+
+def test_a_memory_builds_when_searching_has_paid_for_it_and_keeps_its_bits():
+    queries, rows = clustered(N, 1500, 120)
+    memory = memory_of(rows)
+    first = memory.kneighbors(queries)
+    assert engines(memory) == [None]
+    again = memory.kneighbors(queries)
+    assert engines(memory) == ["cascade"]
+    assert_same(again, first)
+    assert_same((again[0][:50], again[1][:50]), oracle.search(queries[:50], rows, 5))
+    (plan,) = memory.plan_
+    assert plan["rows"] == N
+    assert 0 < plan["bytes"] <= 0.4 * rows.nbytes
+    assert "times as fast on 512 of its rows" in plan["reason"]
+
+
+@pytest.mark.parametrize("key_dtype", ["float32", "float16", "bfloat16"])
+def test_rows_that_come_and_go_are_seen(key_dtype):
+    queries, rows = clustered(N + 300, 40, 24)
+    memory = memory_of(rows[:N], key_dtype=key_dtype).prepare()
+    assert engines(memory) == ["cascade"]
+    nothing = np.zeros((300, 1), np.float32)
+    gone = np.arange(0, N, 3)
+    memory.add(rows[N:], nothing, nothing).remove(gone)
+    assert engines(memory)[0] == "cascade"
+    stored = rows if key_dtype == "float32" else _core.widen(_core.narrow(rows, key_dtype))
+    alive = np.ones(N + 300, dtype=bool)
+    alive[gone] = False
+    excluded = np.arange(1, 41)
+    wanted = oracle.search(queries, stored, 5, alive=alive, exclude_ids=excluded[:, None])
+    assert_same(memory.kneighbors(queries, exclude_ids=excluded), wanted)
+
+
+def test_a_cascade_that_is_no_faster_goes(monkeypatch):
+    monkeypatch.setattr(_cascade, "_time", lambda *_: 1.0)
+    _, rows = clustered(N, 1, 8)
+    memory = memory_of(rows).prepare()
+    assert engines(memory) == ["float32"]
+    assert memory.plan_[0]["bytes"] == 0
+    assert memory.plan_[0]["reason"] == "1.00 times as fast on 512 of its rows"
+
+
+def test_rows_that_cannot_be_coded_are_searched_all_the_same():
+    queries, rows = clustered(N, 20, 8)
+    tiny, asked = rows * np.float32(1e-30), queries * np.float32(1e-30)
+    memory = memory_of(tiny).prepare()
+    assert engines(memory) == ["float32"]
+    assert memory.plan_[0]["reason"] == "these rows cannot be coded"
+    assert_same(memory.kneighbors(asked), oracle.search(asked, tiny, 5))
+
+
+def test_few_rows_and_many_neighbours_have_no_cascade():
+    queries, rows = clustered(N, 20, 8)
+    assert engines(memory_of(rows[:4000]).prepare()) == [None]
+    memory = memory_of(rows).prepare()
+    k = N // 8 + 1
+    assert_same(memory.kneighbors(queries, k), oracle.search(queries, rows, k))
+
+
+def test_keys_made_anew_are_not_searched_through_the_old_cascade():
+    queries, rows = clustered(N, 10, 24)
+    memory = memory_of(rows).prepare()
+    memory._rekey("unit", "float32")
+    assert engines(memory) == [None]
+    keys = rows / np.linalg.norm(rows.astype(np.float64), axis=1)[:, None]
+    asked = queries / np.linalg.norm(queries.astype(np.float64), axis=1)[:, None]
+    wanted = oracle.search(asked.astype(np.float32), keys.astype(np.float32), 5)
+    assert np.array_equal(memory.kneighbors(queries)[1], wanted[1])
+
+
+def test_one_search_builds_for_itself_if_it_is_large(monkeypatch):
+    queries, rows = clustered(N, 4000, 8)
+    built = []
+    decide = _cascade.decide
+    monkeypatch.setattr(_cascade, "decide", lambda *a: built.append(decide(*a)) or built[-1])
+    few = resmem.search(queries[:3999], rows, 3)
+    assert built == []
+    many = resmem.search(queries, rows, 3)
+    assert [each.cascade is None for each in built] == [False]
+    assert_same((many[0][:3999], many[1][:3999]), few)
+
+
+@pytest.mark.parametrize("d", [24, 25, 48, 64, 100, 111, 112, 128, 159, 160, 400, 401, 784])
+def test_a_cascade_takes_at_most_two_fifths_of_float32_rows(d):
+    _, rows = clustered(_cascade.LEAST_ROWS, 1, d)
+    shape = _cascade.shape_for(len(rows), d)
+    cascade = cascade_of(rows, None, shape.depth, shape.clusters, coded_rows=shape.coded_rows)
+    assert cascade.nbytes <= 0.4 * rows.nbytes

@@ -147,8 +147,7 @@ class Builder {
       std::fill(turned.begin(), turned.end(), 0.0);
       for (std::size_t j = 0; j < m; ++j)
         for (std::size_t p = 0; p < d_; ++p) turned[p] += turn[c * m + j] * axes[j * d_ + p];
-      for (std::size_t p = 0; p < d_; ++p)
-        map.weight[c * d_ + p] = static_cast<float>(turned[p]);
+      for (std::size_t p = 0; p < d_; ++p) map.weight[c * d_ + p] = static_cast<float>(turned[p]);
       const double at_offset = kernels_.dot(&map.weight[c * d_], map.offset.data(), d_);
       map.bias[c] = static_cast<float>(-at_offset);
       map.origin[c] = at_offset + static_cast<double>(map.bias[c]);
@@ -209,8 +208,8 @@ class Builder {
                           const float* x = row(chosen[i], scratch.data());
                           if (!(kernels_.max_abs(x, d_) <= segment_.max_abs))
                             throw std::invalid_argument("a row is not what its segment says");
-                          error[i] = round_up(
-                              map.map(x, &out[i * map.axes], kernels_, &phi[i * width]));
+                          error[i] =
+                              round_up(map.map(x, &out[i * map.axes], kernels_, &phi[i * width]));
                         }
                       });
   }
@@ -234,8 +233,8 @@ class Builder {
       for (std::size_t p = 0; p < map.axes; ++p)
         largest = std::max(largest, std::fabs(static_cast<double>(phi[i * width + p])));
       for (std::size_t j = i % 7; j < i; j += 7)
-        apart.push_back(std::sqrt(
-            kernels_.squared_distance(&phi[i * width], &phi[j * width], width)));
+        apart.push_back(
+            std::sqrt(kernels_.squared_distance(&phi[i * width], &phi[j * width], width)));
     }
     double far = largest;
     if (!apart.empty()) {
@@ -440,7 +439,8 @@ class Builder {
       std::int8_t* codes = &result_.codes[place * result_.code_depth];
       double square = 0, error = 0, sum = 0;
       for (std::size_t p = 0; p < d_; ++p) {
-        const double y = static_cast<double>(x[p]) - static_cast<double>(result_.projection.offset[p]);
+        const double y =
+            static_cast<double>(x[p]) - static_cast<double>(result_.projection.offset[p]);
         const auto step = static_cast<double>(result_.steps[p]);
         const double code = step > 0 ? std::clamp(std::nearbyint(y / step), -127.0, 127.0) : 0;
         codes[p] = static_cast<std::int8_t>(code);
@@ -476,11 +476,14 @@ class Builder {
 
 }  // namespace
 
-double canonical_rounding(std::size_t d) { return roundings(std::ceil(static_cast<double>(d) / 8) + 6); }
+double canonical_rounding(std::size_t d) {
+  return roundings(std::ceil(static_cast<double>(d) / 8) + 6);
+}
 
 double Projection::map(const float* x, const float* layer, const KernelTable& kernels,
                        float* phi) const {
-  const double theta = canonical_rounding(d), square = kernels.squared_distance(offset.data(), x, d);
+  const double theta = canonical_rounding(d),
+               square = kernels.squared_distance(offset.data(), x, d);
   const double norm = std::sqrt(square * (1 + 2 * theta));
   double along = 0, layer_square = 0;
   for (std::size_t c = 0; c < axes; ++c) {
@@ -498,7 +501,8 @@ double Projection::map(const float* x, const float* layer, const KernelTable& ke
   if (has_tail) {
     const double difference = theta * square + off * (2 * norm + off) + roundings(m + 4) * along;
     const double tail = std::sqrt(std::max(0.0, square - along));
-    tail_off = tail > 0 ? std::min(std::sqrt(difference), difference / tail) : std::sqrt(difference);
+    tail_off =
+        tail > 0 ? std::min(std::sqrt(difference), difference / tail) : std::sqrt(difference);
     phi[axes] = static_cast<float>(tail - tail_centre);
     along += tail * tail + tail_centre * tail_centre;
   }

@@ -22,12 +22,12 @@ struct CascadeShape {
 struct Projection {
   std::size_t d = 0, axes = 0;
   bool has_tail = false;
-  std::vector<float> offset;      // (d,)
-  std::vector<float> weight;      // (axes, d): W, nearly orthonormal rows
-  std::vector<float> bias;        // (axes,)
-  std::vector<double> origin;     // (axes,): what the layer gives of the offset
-  double tail_centre = 0;         // subtracted from the last coordinate
-  double departure = 0;           // |W W' - 1| is at most this (Frobenius norm)
+  std::vector<float> offset;   // (d,)
+  std::vector<float> weight;   // (axes, d): W, nearly orthonormal rows
+  std::vector<float> bias;     // (axes,)
+  std::vector<double> origin;  // (axes,): what the layer gives of the offset
+  double tail_centre = 0;      // subtracted from the last coordinate
+  double departure = 0;        // |W W' - 1| is at most this (Frobenius norm)
   double offset_norm = 0;
 
   std::size_t coordinates() const { return axes + (has_tail ? 1 : 0); }
@@ -42,25 +42,25 @@ inline constexpr int kQueryOffset = 64;  // codes of queries are stored with thi
 // Rows of one cluster that lie together, a whole number of panels.
 struct Chunk {
   std::uint32_t first, count, cluster;
-  float near, far;     // distances of Phi of its rows from the cluster's centre lie between
-  float error;         // no row's coded Phi is farther from the exact one
-  float code_error;    // no coded row is farther from the row
+  float near, far;   // distances of Phi of its rows from the cluster's centre lie between
+  float error;       // no row's coded Phi is farther from the exact one
+  float code_error;  // no coded row is farther from the row
 };
 
 struct Cascade {
   std::size_t n = 0, depth = 0, code_depth = 0, clusters = 0;
   Projection projection;
-  double scale = 1;                  // codes per unit of length
-  std::vector<float> centres;        // (clusters, coordinates)
-  std::vector<Chunk> chunks;         // ascending by cluster
-  std::vector<std::size_t> starts;   // of every cluster's chunks, and the end
-  std::vector<std::uint32_t> rows;   // row of each place, kNoRow for padding
-  std::vector<std::int8_t> panels;   // kernel_table.h, CodeScanArgs
-  std::vector<std::int32_t> init;    // per place
-  std::vector<float> steps;          // (d,): a coded row is offset + steps * code
-  std::vector<std::int8_t> codes;    // (places, code_depth), or empty
-  std::vector<float> squares;        // per place: |steps * code|^2
-  double code_sum = 0;               // sum |code| of a row is at most this
+  double scale = 1;                 // codes per unit of length
+  std::vector<float> centres;       // (clusters, coordinates)
+  std::vector<Chunk> chunks;        // ascending by cluster
+  std::vector<std::size_t> starts;  // of every cluster's chunks, and the end
+  std::vector<std::uint32_t> rows;  // row of each place, kNoRow for padding
+  std::vector<std::int8_t> panels;  // kernel_table.h, CodeScanArgs
+  std::vector<std::int32_t> init;   // per place
+  std::vector<float> steps;         // (d,): a coded row is offset + steps * code
+  std::vector<std::int8_t> codes;   // (places, code_depth), or empty
+  std::vector<float> squares;       // per place: |steps * code|^2
+  double code_sum = 0;              // sum |code| of a row is at most this
   double largest_square = 0;
 
   std::size_t bytes() const;

@@ -98,8 +98,8 @@ void CascadeSearch::prepare() {
                     });
   std::vector<std::uint32_t> nearest(count_);
   for (std::size_t i = 0; i < count_; ++i)
-    nearest[i] = static_cast<std::uint32_t>(
-        std::min_element(away(i), away(i) + cascade_.clusters) - away(i));
+    nearest[i] = static_cast<std::uint32_t>(std::min_element(away(i), away(i) + cascade_.clusters) -
+                                            away(i));
   order_.resize(count_);
   std::iota(order_.begin(), order_.end(), 0U);
   std::sort(order_.begin(), order_.end(), [&](std::uint32_t a, std::uint32_t b) {
@@ -145,7 +145,8 @@ void CascadeSearch::code(std::size_t i, const float* layer) {
   coded.unit = largest > 0 ? largest / most : 1;
   std::int16_t* wide = &wide_[i * cascade_.code_depth];
   for (std::size_t p = 0; p < map.d; ++p)
-    wide[p] = static_cast<std::int16_t>(std::clamp(std::nearbyint(product(p) / coded.unit), -most, most));
+    wide[p] =
+        static_cast<std::int16_t>(std::clamp(std::nearbyint(product(p) / coded.unit), -most, most));
 }
 
 // One thread's pass: a block of queries against the clusters of one part.
@@ -215,7 +216,7 @@ class CascadeSearch::Pass {
 
  private:
   struct Each {
-    double reach = kInfinity;  // no row farther than this is among the k nearest
+    double reach = kInfinity;        // no row farther than this is among the k nearest
     std::size_t hits = 0, next = 0;  // next: the size at which the pool is thinned
     bool gave_up = false;
     std::vector<Candidate> pool;
@@ -242,7 +243,8 @@ class CascadeSearch::Pass {
     ++stats.rescored;
     const CanonicalKey of(s_.request_, s_.kernels_, s_.first_ + queries_[i]);
     scratch_.resize(s_.request_.d);
-    return of(s_.segment_.keys.read(row * s_.request_.d, s_.request_.d, scratch_.data(), s_.kernels_));
+    return of(
+        s_.segment_.keys.read(row * s_.request_.d, s_.request_.d, scratch_.data(), s_.kernels_));
   }
 
   bool mine(std::uint32_t cluster) const { return cluster % parts_ == part_; }
@@ -257,9 +259,9 @@ class CascadeSearch::Pass {
     std::size_t sorted = 0;
     while (each.reach == kInfinity && sorted < clusters.size()) {
       s_.interrupt_.poll(calling_thread);
-      const auto next = std::min_element(
-          clusters.begin() + static_cast<std::ptrdiff_t>(sorted), clusters.end(),
-          [&](std::uint32_t a, std::uint32_t b) { return away[a] < away[b]; });
+      const auto next =
+          std::min_element(clusters.begin() + static_cast<std::ptrdiff_t>(sorted), clusters.end(),
+                           [&](std::uint32_t a, std::uint32_t b) { return away[a] < away[b]; });
       std::swap(*next, clusters[sorted]);
       const std::uint32_t cluster = clusters[sorted++];
       each.seeded.push_back(cluster);
@@ -318,8 +320,8 @@ class CascadeSearch::Pass {
       }
       active_.push_back(static_cast<std::uint32_t>(i));
       pointers_.push_back(&s_.codes_[queries_[i] * cascade_.depth]);
-      thresholds_.push_back(static_cast<std::int32_t>(
-          std::floor((static_cast<double>(coded.square) - limit) / 2)));
+      thresholds_.push_back(
+          static_cast<std::int32_t>(std::floor((static_cast<double>(coded.square) - limit) / 2)));
       // The codes of queries carry an offset, whose part of the product init takes away.
     }
     if (active_.empty()) return;
@@ -398,7 +400,8 @@ class CascadeSearch::Pass {
     const std::size_t k = s_.request_.k;
     ++stats.thinnings;
     tighten(each, k);
-    each.next = std::min(capacity_, std::max(k, each.pool.size()) + std::max<std::size_t>(8, k / 8));
+    each.next =
+        std::min(capacity_, std::max(k, each.pool.size()) + std::max<std::size_t>(8, k / 8));
     if (each.pool.size() <= k || 4 * (capacity_ - each.pool.size()) >= capacity_ - k) return;
     ++stats.exact_thinnings;
     for (Candidate& c : each.pool)

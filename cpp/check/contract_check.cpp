@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -16,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "../cascade/cascade.h"
 #include "../core/aggregate.h"
 #include "../core/cpu.h"
 #include "../core/residual_store.h"
@@ -137,7 +139,7 @@ struct Context {
 
   const KernelTable& kernels;
   std::string name, path;
-  std::size_t number = 0, passed = 0, failed = 0, shown = 0;
+  std::size_t number = 0, passed = 0, failed = 0, shown = 0, cascades = 0;
 };
 
 template <class T, class Body>
@@ -261,9 +263,30 @@ bool search_once(Context& context, const SearchCase& search_case, const SearchRe
       !context.same(positions, search_case.ids, "ids of positions"))
     return false;
   if (values.empty()) return true;  // nothing runs
+  if (stats.strategy == "cascade") ++context.cascades;
   const bool forced = path.strategy != Strategy::automatic && request.d <= kCertifiedDepth;
   return (stats.isa == context.kernels.name && (!forced || stats.strategy == path.name)) ||
          context.fail("ran " + stats.strategy + " on " + stats.isa);
+}
+
+// Through cascades of all segments that can have one, with and without coded rows.
+void check_cascades(Context& context, const SearchCase& search_case) {
+  for (const bool coded_rows : {false, true}) {
+    context.path = coded_rows ? "cascade with coded rows" : "cascade";
+    SearchRequest request = search_case.request;
+    std::deque<Cascade> cascades;
+    Interrupt stop;
+    for (Segment& segment : request.segments) {
+      if (segment.n == 0 || !cascade_serves(segment.max_abs)) continue;
+      cascades.push_back(
+          build_cascade(segment, request.d, {8, 3, coded_rows}, context.kernels, 2, stop));
+      segment.cascade = &cascades.back();
+    }
+    for (const std::size_t threads : kThreads) {
+      request.threads = threads;
+      context.count(search_once(context, search_case, request, kPaths[0]));
+    }
+  }
 }
 
 void check_search(Context& context, Reader& reader) {
@@ -288,6 +311,7 @@ void check_search(Context& context, Reader& reader) {
       context.count(search_once(context, search_case, request, path));
     }
   }
+  if (euclidean && !heavy) check_cascades(context, search_case);
   for (std::size_t s = 0; s < search_case.stored.size(); ++s) {
     const Floats rows = read(search_case.stored[s].keys);
     const Doubles got{context.kernels.max_abs(rows.data(), rows.size())};
@@ -661,14 +685,16 @@ int check_file(const char* path) {
   std::ifstream stream(path, std::ios::binary);
   if (!stream) throw std::runtime_error(std::string("cannot read ") + path);
   const std::vector<char> file{std::istreambuf_iterator<char>(stream), {}};
-  std::vector<std::string> missing{"scalar", "avx2", "avx512", "neon"};
+  std::vector<std::string> missing{"scalar",     "avx2", "avx512",
+                                   "avx512vnni", "neon", "neon_dotprod"};
   std::size_t passed = 0, failed = 0;
   for (const KernelTable* table : available_kernels()) {
     Context context(*table);
     check_table(context, file);
-    std::printf("%s (%s): %zu checks, %zu failed\n", table->name,
+    std::printf("%s (%s): %zu checks, %zu failed, %zu searches through cascades\n", table->name,
                 table->emulated ? "emulated" : "native", context.passed + context.failed,
-                context.failed);
+                context.failed, context.cascades);
+    require(context.cascades > 0, "no case was searched through a cascade");
     passed += context.passed;
     failed += context.failed;
     missing.erase(std::remove(missing.begin(), missing.end(), table->name), missing.end());

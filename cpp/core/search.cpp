@@ -419,10 +419,9 @@ bool cascades_serve(const SearchRequest& request) {
   if (!is_euclidean(request.metric) || !(request.queries_max_abs <= 0x1p60F)) return false;
   if (request.strategy != Strategy::automatic || request.filter != FilterKind::automatic)
     return false;
-  return std::any_of(request.segments.begin(), request.segments.end(),
-                     [&](const Segment& segment) {
-                       return segment.cascade != nullptr && 8 * request.k <= segment.cascade->n;
-                     });
+  return std::any_of(request.segments.begin(), request.segments.end(), [&](const Segment& segment) {
+    return segment.cascade != nullptr && 8 * request.k <= segment.cascade->n;
+  });
 }
 
 }  // namespace

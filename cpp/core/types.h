@@ -23,7 +23,7 @@ struct Segment {
   // n versions at which the rows were removed (0: never), or none: every row lives. Another
   // thread may be marking rows with versions to come.
   const std::int64_t* died = nullptr;
-  float max_abs = 0;  // largest |value| of the keys
+  float max_abs = 0;                 // largest |value| of the keys
   const Cascade* cascade = nullptr;  // of the first rows, for the Euclidean metrics
 
   std::int64_t id(std::size_t row) const { return ids != nullptr ? ids[row] : id_after(row); }

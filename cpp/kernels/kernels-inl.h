@@ -162,8 +162,8 @@ RESMEM_INLINE std::size_t code_tile(const CodeScanArgs& args, std::size_t first_
     });
     unroll<kQueries>([&](auto i) RESMEM_LAMBDA {
       const CodeRows four = CodeRows::broadcast(query[i.value] + p);
-      unroll<kCodeVectors>(
-          [&](auto v) RESMEM_LAMBDA { score[i.value][v.value].add(four, row[v.value]); });
+      unroll<kCodeVectors>([&](auto v)
+                               RESMEM_LAMBDA { score[i.value][v.value].add(four, row[v.value]); });
     });
   }
   CodeSigns signs[kQueries][kCodeVectors], all = CodeSigns::of(score[0][0]);

@@ -123,7 +123,7 @@ struct CodeSigns {
 };
 inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
   __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  const auto take = [&](__m256i& s, std::size_t i) __attribute__((always_inline)) {
+  const auto take = [&](__m256i & s, std::size_t i) __attribute__((always_inline)) {
     const __m256i wide =
         _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + i)));
     const __m256i other = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + i));

@@ -158,9 +158,7 @@ struct CodeSigns {
   __m512i v;
   static CodeSigns of(CodeScores s) { return {s.total()}; }
   CodeSigns both(CodeSigns other) const { return {_mm512_and_si512(v, other.v)}; }
-  std::uint32_t nonnegative() const {
-    return _mm512_cmpgt_epi32_mask(v, _mm512_set1_epi32(-1));
-  }
+  std::uint32_t nonnegative() const { return _mm512_cmpgt_epi32_mask(v, _mm512_set1_epi32(-1)); }
 };
 inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
   __m256i sum = _mm256_setzero_si256();

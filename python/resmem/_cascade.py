@@ -32,12 +32,13 @@ class Shape:
 
 
 def shape_for(n: int, d: int) -> Shape:
-    """Within 40 % of float32 rows from 16 dimensions on: each row takes ``depth`` bytes and 8,
-    with its own codes ``d`` and 4 more."""
-    clusters = min(1024, max(16, round(math.sqrt(n))))
-    if d <= 96:
+    """Within 40 % of float32 rows from 24 dimensions on: a row takes ``depth`` bytes and 8, with
+    codes of its own ``d`` (rounded up to 16) and 4 more; filling panels of 32 rows adds a
+    twentieth if a cluster has 320."""
+    clusters = min(1024, max(4, min(round(math.sqrt(n)), n // 320)))
+    if d < 112:
         return Shape(min(64, -(-d // 4) * 4), clusters, coded_rows=False)
-    return Shape(48 if d < 160 else 64 if d <= 256 else 128, clusters, coded_rows=True)
+    return Shape(40 if d < 160 else 64 if d <= 400 else 128, clusters, coded_rows=True)
 
 
 @dataclass(frozen=True)

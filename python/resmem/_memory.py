@@ -270,7 +270,7 @@ class Memory(State):
         A *cascade* holds every row in a few bytes and finds, with proven bounds, the few rows
         that exact distances must decide between; results keep their bits. It is built for every
         8,192 rows or more, measured beside search without it on 512 of the rows, and kept if it is
-        faster. It takes at most 40 % of the memory of float32 keys, from 16 dimensions on, and
+        faster. It takes at most 40 % of the memory of float32 keys, from 24 dimensions on, and
         is not saved. Rows added later are searched without it until they are a quarter of all.
         Returns self; ``plan_`` tells what came of it.
         """
