@@ -207,6 +207,88 @@ def test_what_is_no_cascade_of_a_segment_is_refused():
         _core.Cascade((rows, None, 0, None, 9.0), 24, 8, 3)
 
 
+# ------------------------------------------------------------------ its bounds
+
+
+def bounds_of(queries, rows, cascade, isa=""):
+    """What the stages promise, and the true distances."""
+    segment = (rows, None, 0, None, max_abs(rows), cascade)
+    promised = _core.cascade_bounds(queries, max_abs(queries), [segment], isa)
+    apart = queries[:, None].astype(np.longdouble) - rows[None].astype(np.longdouble)
+    return promised, np.sqrt((apart * apart).sum(2))
+
+
+@given(
+    family=st.sampled_from(sorted(set(FAMILIES) - EXTREME)),
+    seed=st.integers(0, 2**31),
+    n=st.sampled_from([1, 33, 200]),
+    d=st.sampled_from([1, 3, 8, 17, 40]),
+    depth=st.sampled_from([4, 8, 16, 64]),
+    clusters=st.sampled_from([1, 9]),
+    factor=st.sampled_from([1e-3, 1.0, 10.0, 1e5]),
+)
+def test_true_distances_lie_within_the_bounds(family, seed, n, d, depth, clusters, factor):
+    queries, rows = make(family, seed, n, 9, d)
+    queries[1::3] *= np.float32(factor)  # some far from all rows
+    cascade = cascade_of(rows, None, depth, clusters)
+    if cascade is None:
+        return
+    for isa in ISAS:
+        (by_cluster, by_projection, low, high), true = bounds_of(queries, rows, cascade, isa)
+        assert (by_cluster <= true).all()
+        assert (by_projection <= true).all()
+        assert (low <= true).all()
+        assert (true <= high).all()
+
+
+def mirrored(d, direction):
+    """Two rows around 0, one cascade of both: its axes and scale are known before its queries."""
+    rows = np.stack([direction, -direction]).astype(np.float32)
+    return rows, cascade_of(rows, None, d, 1)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("d", [8, 16, 32])
+def test_rounding_of_both_codes_nearly_reaches_the_bound_of_the_projection(d, isa):
+    """Each coordinate of a row and of a query is rounded apart, as far as the bound allows."""
+    _, first = mirrored(d, np.ones(d))
+    rows, cascade = mirrored(d, first.axes.T @ np.ones(d))
+    assert np.array_equal(cascade.axes, first.axes)
+    code = cascade.scale  # of every coordinate of the row
+    outwards = np.round(code) > code
+    # The query is rounded away from the row: inside of it, or outside if that comes nearer.
+    place = -3 + 0.499 if outwards else np.round(code) + 5 - 0.499
+    query = (cascade.axes.T @ np.full(d, place / code)).astype(np.float32)[None]
+    (_, low, _, _), true = bounds_of(query, rows, cascade, isa)
+    error = (abs(np.round(code) - code) + 0.499) * np.sqrt(d) / code  # of both together
+    reached = float(1 - (true[0, 0] - low[0, 0]) / error)
+    print(f"d={d}: scale {code:.3f}, {reached:.4f} of the bound")
+    assert 0.99 <= reached <= 1
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_rounding_of_a_row_nearly_reaches_the_bound_of_its_codes(isa):
+    d = 64
+    rows, cascade = mirrored(d, np.ones(d))
+    queries = np.stack([3 * rows[0], -3 * rows[0]])
+    (_, _, low, high), true = bounds_of(queries, rows, cascade, isa)
+    # A code of 115.45 steps is rounded to 115.
+    error = (127 / 1.1 - 115) * 1.1 / 127 * np.sqrt(d)
+    reached = 1 - float(np.stack([true - low, high - true]).min()) / error
+    print(f"a row reaches {reached:.4f} of the bound")
+    assert 0.99 <= reached <= 1
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_row_on_the_edge_of_its_cluster_reaches_the_bound(isa):
+    rows, cascade = mirrored(8, np.arange(1, 9) / 4)
+    queries = 5 * rows
+    (by_cluster, _, _, _), true = bounds_of(queries, rows, cascade, isa)
+    near = true.min(1)
+    assert (by_cluster.max(1) <= near).all()
+    assert (by_cluster.max(1) >= 0.99 * near).all()
+
+
 # ------------------------------------------------------------------ a memory's
 
 

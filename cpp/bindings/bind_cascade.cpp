@@ -28,6 +28,13 @@ void register_cascade(py::module_& module) {
       .def_readonly("depth", &Cascade::depth)
       .def_readonly("clusters", &Cascade::clusters)
       .def_property_readonly("coded_rows", [](const Cascade& c) { return c.code_depth > 0; })
+      .def_readonly("scale", &Cascade::scale, "Codes per unit of length.")
+      .def_property_readonly(
+          "axes",
+          [](const Cascade& c) {
+            const std::vector<std::size_t> shape{c.projection.axes, c.projection.d};
+            return Array<float>(shape, c.projection.weight.data());
+          })
       .def_property_readonly("nbytes", &Cascade::bytes)
       .def("digest", &Cascade::digest, "A hash of everything in it.");
 }

@@ -1,4 +1,5 @@
 // What the tests need to see from inside. Nothing in the package calls these.
+#include "../cascade/cascade_search.h"
 #include "../core/search.h"
 #include "search_request.h"
 
@@ -30,6 +31,21 @@ py::tuple brackets_python(const Array<float>& queries, float queries_max_abs,
   return py::make_tuple(low, high);
 }
 
+py::tuple cascade_bounds_python(const Array<float>& queries, float queries_max_abs,
+                                const py::sequence& segments, const std::string& isa) {
+  const SearchRequest request = request_from(queries, queries_max_abs, segments, 1, "euclidean");
+  require(request.segments.size() == 1 && request.segments[0].cascade != nullptr, "one cascade");
+  const Cascade& cascade = *request.segments[0].cascade;
+  const std::vector<std::size_t> shape{request.q, cascade.n};
+  std::array<Array<double>, 4> out{Array<double>(shape), Array<double>(shape), Array<double>(shape),
+                                   Array<double>(shape)};
+  const FpGuard guard;
+  cascade_bounds(
+      request, cascade, select_kernels(isa),
+      {out[0].mutable_data(), out[1].mutable_data(), out[2].mutable_data(), out[3].mutable_data()});
+  return py::make_tuple(out[0], out[1], out[2], out[3]);
+}
+
 // A copy of x after one of the table's functions that work in place.
 Array<double> applied(const Array<double>& x, const std::string& isa,
                       void (*KernelTable::*function)(double*, std::size_t)) {
@@ -57,6 +73,9 @@ void register_testing(py::module_& module) {
   module.def("filter_brackets", &brackets_python, py::arg("queries").noconvert(),
              "queries_max_abs"_a, "segments"_a, "metric"_a, "filter"_a = "dot", "isa"_a = "",
              "depth_block"_a = 0, "Bounds (low, high) of the canonical keys, (q, n) each.");
+  module.def("cascade_bounds", &cascade_bounds_python, py::arg("queries").noconvert(),
+             "queries_max_abs"_a, "segments"_a, "isa"_a = "",
+             "Bounds of true distances by cluster, projection and coded row (low, high), (q, n).");
   module.def("exp", &exp_python, py::arg("x").noconvert(), "isa"_a = "");
   module.def("log", &log_python, py::arg("x").noconvert(), "isa"_a = "");
 }

@@ -52,6 +52,7 @@ class CascadeSearch {
         theta_(canonical_rounding(request.d)) {}
 
   void prepare();
+  void lay_open(const CascadeBounds& bounds) const;
   void search(std::vector<std::vector<Neighbour>>& found, std::vector<std::uint8_t>& deferred);
 
   SearchStats stats;
@@ -60,8 +61,14 @@ class CascadeSearch {
   class Pass;
   void code(std::size_t i, const float* layer);
 
+  // What each stage promises of query i; README.md derives all three.
+  double least(std::size_t i, const Chunk& chunk) const;
+  double limit(std::size_t i, const Chunk& chunk, double reach) const;
+  void bound(std::size_t i, const Chunk& chunk, std::size_t place, double* low, double* high) const;
+
   const float* query(std::size_t i) const { return request_.queries + (first_ + i) * request_.d; }
   double* away(std::size_t i) { return away_.data() + i * cascade_.clusters; }
+  const double* away(std::size_t i) const { return away_.data() + i * cascade_.clusters; }
 
   const SearchRequest& request_;
   const Cascade& cascade_;
@@ -147,6 +154,38 @@ void CascadeSearch::code(std::size_t i, const float* layer) {
   for (std::size_t p = 0; p < map.d; ++p)
     wide[p] =
         static_cast<std::int16_t>(std::clamp(std::nearbyint(product(p) / coded.unit), -most, most));
+}
+
+// No row of the chunk is nearer.
+double CascadeSearch::least(std::size_t i, const Chunk& chunk) const {
+  if (chunk.cluster >= cascade_.clusters) return 0;
+  const double distance = away(i)[chunk.cluster];
+  const double outside = distance * (1 - theta_) - static_cast<double>(chunk.far);
+  const double inside = static_cast<double>(chunk.near) - distance * (1 + theta_);
+  return std::max(0.0, std::max(outside, inside) - coded_[i].slack);
+}
+
+// The squared distance between codes that no row of the chunk within `reach` exceeds.
+double CascadeSearch::limit(std::size_t i, const Chunk& chunk, double reach) const {
+  const double units =
+      cascade_.scale * (reach + coded_[i].error + static_cast<double>(chunk.error));
+  return units * units * (1 + 16 * kV);
+}
+
+// Both ends of a row's distance, by its own codes.
+void CascadeSearch::bound(std::size_t i, const Chunk& chunk, std::size_t place, double* low,
+                          double* high) const {
+  const CodedQuery& coded = coded_[i];
+  const std::size_t depth = cascade_.code_depth;
+  const std::int32_t product =
+      kernels_.code_dot(&cascade_.codes[place * depth], &wide_[i * depth], depth);
+  const double square = static_cast<double>(cascade_.squares[place]) + coded.offset_square -
+                        2 * coded.unit * static_cast<double>(product);
+  const double off = coded.unit * cascade_.code_sum * (1 + 0x1p-29) +
+                     cascade_.largest_square * 0x1p-23 + coded.offset_square * 2 * theta_;
+  const auto error = static_cast<double>(chunk.code_error);
+  *low = std::sqrt(std::max(0.0, square - off)) * (1 - 8 * kV) - error;
+  *high = std::sqrt(std::max(0.0, square + off)) * (1 + 8 * kV) + error;
 }
 
 // One thread's pass: a block of queries against the clusters of one part.
@@ -302,18 +341,10 @@ class CascadeSearch::Pass {
       Each& each = each_[i];
       if (each.gave_up) continue;
       const CodedQuery& coded = s_.coded_[queries_[i]];
-      if (chunk.cluster < cascade_.clusters) {
-        const double away = s_.away(queries_[i])[chunk.cluster];
-        const double least = std::max(away * (1 - s_.theta_) - static_cast<double>(chunk.far),
-                                      static_cast<double>(chunk.near) - away * (1 + s_.theta_));
-        if (least - coded.slack > each.reach) continue;
-        if (std::find(each.seeded.begin(), each.seeded.end(), chunk.cluster) != each.seeded.end())
-          continue;
-      }
-      // |x^ - q^| <= scale (reach + errors) squared is 2 v >= 0 (README.md).
-      const double units =
-          cascade_.scale * (each.reach + coded.error + static_cast<double>(chunk.error));
-      const double limit = units * units * (1 + 16 * kV);
+      if (s_.least(queries_[i], chunk) > each.reach) continue;
+      if (std::find(each.seeded.begin(), each.seeded.end(), chunk.cluster) != each.seeded.end())
+        continue;
+      const double limit = s_.limit(queries_[i], chunk, each.reach);
       if (!(limit <= kLargestThreshold)) {
         take_all(chunk, i);
         continue;
@@ -359,7 +390,7 @@ class CascadeSearch::Pass {
     Candidate c{0, 0, std::numeric_limits<double>::quiet_NaN(), s_.segment_.id(row), row};
     if (cascade_.code_depth > 0) {
       ++stats.rows_coded;
-      bound(chunk, place, queries_[i], c);
+      s_.bound(queries_[i], chunk, place, &c.low, &c.high);
       if (c.low > each.reach) return;
     }
     if (s_.segment_.dead(row, s_.request_.version)) return;
@@ -370,21 +401,6 @@ class CascadeSearch::Pass {
     }
     each.pool.push_back(c);
     if (each.pool.size() >= each.next) thin(each, i);
-  }
-
-  void bound(const Chunk& chunk, std::uint32_t place, std::size_t query, Candidate& c) {
-    const CodedQuery& coded = s_.coded_[query];
-    const std::size_t depth = cascade_.code_depth;
-    const std::int32_t product =
-        s_.kernels_.code_dot(&cascade_.codes[place * depth], &s_.wide_[query * depth], depth);
-    const double square = static_cast<double>(cascade_.squares[place]) + coded.offset_square -
-                          2 * coded.unit * static_cast<double>(product);
-    // README.md: half a unit per product, twice; u of the stored square; theta of the query's.
-    const double off = coded.unit * cascade_.code_sum * (1 + 0x1p-29) +
-                       cascade_.largest_square * 0x1p-23 + coded.offset_square * 2 * s_.theta_;
-    const double error = static_cast<double>(chunk.code_error);
-    c.low = std::sqrt(std::max(0.0, square - off)) * (1 - 8 * kV) - error;
-    c.high = std::sqrt(std::max(0.0, square + off)) * (1 + 8 * kV) + error;
   }
 
   void place_exactly(std::size_t i, Candidate& c) {
@@ -445,6 +461,28 @@ class CascadeSearch::Pass {
   std::vector<float> scratch_;
 };
 
+// Every row by every stage.
+void CascadeSearch::lay_open(const CascadeBounds& bounds) const {
+  for (std::size_t i = 0; i < count_; ++i)
+    for (const Chunk& chunk : cascade_.chunks)
+      for (std::size_t place = chunk.first; place < chunk.first + chunk.count; ++place) {
+        if (cascade_.rows[place] == kNoRow) continue;
+        const std::size_t at = i * cascade_.n + cascade_.rows[place];
+        const std::size_t panel = place / kPanelRows * kPanelRows;
+        const std::int8_t* row = &cascade_.panels[panel * cascade_.depth + (place - panel) * 4];
+        double square = 0;
+        for (std::size_t p = 0; p < cascade_.projection.coordinates(); ++p) {
+          const int apart = row[p / 4 * 4 * kPanelRows + p % 4] + kQueryOffset -
+                            static_cast<int>(codes_[i * cascade_.depth + p]);
+          square += apart * apart;
+        }
+        bounds.by_cluster[at] = least(i, chunk);
+        bounds.by_projection[at] =
+            (std::sqrt(square) - std::sqrt(limit(i, chunk, 0))) / cascade_.scale;
+        if (cascade_.code_depth > 0) bound(i, chunk, place, &bounds.low[at], &bounds.high[at]);
+      }
+}
+
 void CascadeSearch::search(std::vector<std::vector<Neighbour>>& found,
                            std::vector<std::uint8_t>& deferred) {
   // Blocks of queries, and where those are too few for the threads, parts of the clusters.
@@ -482,6 +520,16 @@ std::size_t cascade_queries(const SearchRequest& request, const Cascade& cascade
   const std::size_t each = cascade.depth + 2 * cascade.code_depth + 8 * cascade.clusters +
                            4 * cascade.depth + 24 * request.k + sizeof(CodedQuery);
   return std::clamp<std::size_t>(kQueryBytes / each, 16, 1 << 16);
+}
+
+void cascade_bounds(const SearchRequest& request, const Cascade& cascade,
+                    const KernelTable& kernels, const CascadeBounds& bounds) {
+  const Exclusions exclusions(request);
+  Interrupt interrupt;
+  CascadeSearch search(request, cascade, request.segments.at(0), 0, kernels, exclusions, 0,
+                       request.q, interrupt);
+  search.prepare();
+  search.lay_open(bounds);
 }
 
 void cascade_search(const SearchRequest& request, const Cascade& cascade, const Segment& segment,

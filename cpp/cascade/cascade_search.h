@@ -17,6 +17,14 @@ void cascade_search(const SearchRequest& request, const Cascade& cascade, const 
                     std::vector<std::vector<Neighbour>>& found, std::vector<std::uint8_t>& deferred,
                     SearchStats& stats, Interrupt& interrupt);
 
+// What every stage promises of the true distances, laid open for tests: lower ends by the cluster
+// and by the coded projection, both ends by the coded row (if there are any). (q, n) each.
+struct CascadeBounds {
+  double *by_cluster, *by_projection, *low, *high;
+};
+void cascade_bounds(const SearchRequest& request, const Cascade& cascade,
+                    const KernelTable& kernels, const CascadeBounds& bounds);
+
 // Queries that are searched together; what is held of each stays within the memory promised.
 std::size_t cascade_queries(const SearchRequest& request, const Cascade& cascade);
 
