@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -7,24 +6,15 @@
 #include <stdexcept>
 
 #include "../core/head.h"
+#include "../core/rounding.h"
 #include "../core/search.h"
 #include "cascade.h"
 
 namespace resmem {
 namespace {
 
-constexpr double kU = 0x1p-24, kV = 0x1p-53, kEta = 0x1p-149;
 constexpr std::size_t kSampleRows = 2048;  // directions and scales are found on these
 constexpr std::size_t kBlockRows = 4096;
-
-double roundings(double n) { return n * kV / (1 - n * kV); }
-
-float round_up(double value) {
-  const auto near = static_cast<float>(value);
-  return static_cast<double>(near) < value
-             ? std::nextafter(near, std::numeric_limits<float>::infinity())
-             : near;
-}
 
 double dot(const double* a, const double* b, std::size_t n) {
   double sum[4] = {0, 0, 0, 0};
@@ -184,7 +174,8 @@ class Builder {
       }
     const auto m = static_cast<double>(map.axes);
     // Every product of rows is off by at most canonical_rounding(d) times their norms (below 2).
-    map.departure = std::sqrt(sum) * (1 + roundings(m * m + 4)) + 4 * m * canonical_rounding(d_);
+    map.departure =
+        std::sqrt(sum) * (1 + roundings(m * m + 4, kV)) + 4 * m * canonical_rounding(d_);
     map.offset_norm = std::sqrt(kernels_.dot(map.offset.data(), map.offset.data(), d_));
   }
 
@@ -337,7 +328,7 @@ class Builder {
       sum += off * off;
     }
     const auto w = static_cast<double>(width);
-    return round_up(std::sqrt(sum) * (1 + roundings(w + 8)) + slack);
+    return round_up(std::sqrt(sum) * (1 + roundings(w + 8, kV)) + slack);
   }
 
   // Places by cluster and distance from its centre, cut into chunks of whole panels. Rows whose
@@ -396,11 +387,9 @@ class Builder {
     for (std::size_t place = 0; place < places; ++place) {
       if (result_.rows[place] == kNoRow) continue;
       const std::int8_t* codes = &flat_[result_.rows[place] * depth];
-      const std::size_t panel = place / kPanelRows * kPanelRows;
-      std::int8_t* target = &result_.panels[panel * depth + (place - panel) * 4];
       int square = 0, sum = 0;
       for (std::size_t p = 0; p < depth; ++p) {
-        target[p / 4 * 4 * kPanelRows + p % 4] = codes[p];
+        result_.panels[in_panels(place, p, depth)] = codes[p];
         square += codes[p] * codes[p];
         sum += codes[p];
       }
@@ -449,7 +438,7 @@ class Builder {
         error += off * off;
         sum += std::fabs(code);
       }
-      const double relative = roundings(static_cast<double>(d_) + 8);
+      const double relative = roundings(static_cast<double>(d_) + 8, kV);
       result_.squares[place] = static_cast<float>(square);
       chunk.code_error = std::max(chunk.code_error, round_up(std::sqrt(error) * (1 + relative) +
                                                              std::sqrt(square) * 4 * kV));
@@ -476,10 +465,6 @@ class Builder {
 
 }  // namespace
 
-double canonical_rounding(std::size_t d) {
-  return roundings(std::ceil(static_cast<double>(d) / 8) + 6);
-}
-
 double Projection::map(const float* x, const float* layer, const KernelTable& kernels,
                        float* phi) const {
   const double theta = canonical_rounding(d),
@@ -494,12 +479,13 @@ double Projection::map(const float* x, const float* layer, const KernelTable& ke
   }
   const auto m = static_cast<double>(axes);
   // README.md, "What is computed is not what is meant".
-  const double sums = std::sqrt(m) * (1 + departure) * canonical_rounding(d);
+  const double sums = std::sqrt(m) * (1 + departure) * theta;
   const double off = departure * norm + 2 * kU * std::sqrt(layer_square) +
                      4 * sums * (norm + 2 * offset_norm) + m * kEta;
   double tail_off = 0;
   if (has_tail) {
-    const double difference = theta * square + off * (2 * norm + off) + roundings(m + 4) * along;
+    const double difference =
+        theta * square + off * (2 * norm + off) + roundings(m + 4, kV) * along;
     const double tail = std::sqrt(std::max(0.0, square - along));
     tail_off =
         tail > 0 ? std::min(std::sqrt(difference), difference / tail) : std::sqrt(difference);

@@ -11,7 +11,7 @@
 
 namespace resmem {
 
-// What to build; 0 leaves the choice to the builder.
+// What to build.
 struct CascadeShape {
   std::size_t depth = 0;     // codes of a row's projection, a multiple of 4
   std::size_t clusters = 0;  // at least 1
@@ -67,8 +67,11 @@ struct Cascade {
   std::uint64_t digest() const;  // of everything in it (FNV-1a)
 };
 
-// Relative rounding of canonical squared distances (core/score_space.cpp, theta).
-double canonical_rounding(std::size_t d);
+// Where code p of a place lies in the panels (kernel_table.h, CodeScanArgs).
+inline std::size_t in_panels(std::size_t place, std::size_t p, std::size_t depth) {
+  const std::size_t panel = place / kPanelRows * kPanelRows;
+  return panel * depth + (p / 4 * kPanelRows + place - panel) * 4 + p % 4;
+}
 
 // Rows [0, segment.n) of a segment. Throws Interrupted.
 Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape& shape,

@@ -7,11 +7,11 @@
 #include <numeric>
 
 #include "../core/head.h"
+#include "../core/rounding.h"
 
 namespace resmem {
 namespace {
 
-constexpr double kV = 0x1p-53;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::size_t kBlockQueries = 96;  // pass a chunk together: their codes stay in level 1
 constexpr std::size_t kQueryBytes = std::size_t{16} << 20;
@@ -235,7 +235,8 @@ class CascadeSearch::Pass {
     const std::size_t k = s_.request_.k;
     std::vector<double> nearest;  // a heap of the k smallest keys
     for (std::size_t j = 0; j < each.pool.size(); ++j) {
-      if (j + kAhead < each.pool.size()) prefetch_row(each.pool[j + kAhead].row);
+      if (j + kAhead < each.pool.size() && each.pool[j + kAhead].row != kNoRow)
+        prefetch_row(s_.segment_.keys, each.pool[j + kAhead].row, s_.request_.d);
       Candidate& c = each.pool[j];
       if (c.low > each.reach) break;
       if (std::isnan(c.key)) c.key = key(i, c.row);
@@ -264,14 +265,6 @@ class CascadeSearch::Pass {
 
   static constexpr std::size_t kAhead = 2;  // rows on their way while one is looked at
 
-  void prefetch_row(std::uint32_t row) const {
-    if (row == kNoRow) return;
-    const std::size_t d = s_.request_.d;
-    const auto* at = static_cast<const char*>(s_.segment_.keys.at(row * d));
-    for (std::size_t b = 0; b < std::min<std::size_t>(s_.segment_.keys.bytes(d), 4096); b += 64)
-      __builtin_prefetch(at + b);
-  }
-
   void prefetch_codes(std::uint32_t place) const {
     const std::int8_t* at = cascade_.codes.data() + place * cascade_.code_depth;
     for (std::size_t b = 0; b < cascade_.code_depth; b += 64) __builtin_prefetch(at + b);
@@ -287,14 +280,18 @@ class CascadeSearch::Pass {
   }
 
   bool mine(std::uint32_t cluster) const { return cluster % parts_ == part_; }
+  std::vector<std::uint32_t> my_clusters() const {
+    std::vector<std::uint32_t> clusters;
+    for (std::uint32_t c = part_; c < cascade_.clusters; c += static_cast<std::uint32_t>(parts_))
+      clusters.push_back(c);
+    return clusters;
+  }
 
   // All rows of the nearest clusters until there are k: a first threshold.
   void seed(std::size_t i, bool calling_thread) {
     Each& each = each_[i];
     const double* away = s_.away(queries_[i]);
-    std::vector<std::uint32_t> clusters;
-    for (std::uint32_t c = part_; c < cascade_.clusters; c += static_cast<std::uint32_t>(parts_))
-      clusters.push_back(c);
+    std::vector<std::uint32_t> clusters = my_clusters();
     std::size_t sorted = 0;
     while (each.reach == kInfinity && sorted < clusters.size()) {
       s_.interrupt_.poll(calling_thread);
@@ -323,9 +320,7 @@ class CascadeSearch::Pass {
     std::vector<double> sum(cascade_.clusters);
     for (std::size_t i = 0; i < count_; ++i)
       for (std::size_t c = 0; c < cascade_.clusters; ++c) sum[c] += s_.away(queries_[i])[c];
-    std::vector<std::uint32_t> order;
-    for (std::uint32_t c = part_; c < cascade_.clusters; c += static_cast<std::uint32_t>(parts_))
-      order.push_back(c);
+    std::vector<std::uint32_t> order = my_clusters();
     std::sort(order.begin(), order.end(),
               [&](std::uint32_t a, std::uint32_t b) { return sum[a] < sum[b]; });
     const auto odd = static_cast<std::uint32_t>(cascade_.clusters);
@@ -468,11 +463,9 @@ void CascadeSearch::lay_open(const CascadeBounds& bounds) const {
       for (std::size_t place = chunk.first; place < chunk.first + chunk.count; ++place) {
         if (cascade_.rows[place] == kNoRow) continue;
         const std::size_t at = i * cascade_.n + cascade_.rows[place];
-        const std::size_t panel = place / kPanelRows * kPanelRows;
-        const std::int8_t* row = &cascade_.panels[panel * cascade_.depth + (place - panel) * 4];
         double square = 0;
         for (std::size_t p = 0; p < cascade_.projection.coordinates(); ++p) {
-          const int apart = row[p / 4 * 4 * kPanelRows + p % 4] + kQueryOffset -
+          const int apart = cascade_.panels[in_panels(place, p, cascade_.depth)] + kQueryOffset -
                             static_cast<int>(codes_[i * cascade_.depth + p]);
           square += apart * apart;
         }

@@ -50,6 +50,13 @@ class RowSet {
   bool ascending_ = true;
 };
 
+inline void prefetch_row(const Numbers& keys, std::size_t row, std::size_t d) {
+  constexpr std::size_t kMost = 4096, kStep = 64;  // bytes; the hardware follows longer rows
+  const auto* first = static_cast<const char*>(keys.at(row * d));
+  for (std::size_t i = 0; i < std::min(keys.bytes(d), kMost); i += kStep)
+    __builtin_prefetch(first + i);
+}
+
 // Reads rows as float32. A pointer holds until the next row is read.
 class RowReader {
  public:
@@ -68,12 +75,8 @@ class RowReader {
   }
   // Asks for a row before it is needed: survivors lie at random places.
   void prefetch(std::size_t position) const {
-    constexpr std::size_t kMost = 4096, kStep = 64;  // bytes; the hardware follows longer rows
     const std::size_t s = rows_.segment_of(position);
-    const Numbers& keys = rows_.segments()[s].keys;
-    const auto* row = static_cast<const char*>(keys.at((position - rows_.start(s)) * rows_.d()));
-    for (std::size_t i = 0; i < std::min(keys.bytes(rows_.d()), kMost); i += kStep)
-      __builtin_prefetch(row + i);
+    prefetch_row(rows_.segments()[s].keys, position - rows_.start(s), rows_.d());
   }
 
  private:

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "rounding.h"
+
 // Derivation of the brackets
 // ==========================
 // Notation: u = 2^-24 (float32 rounding), v = 2^-53 (float64), eta = 2^-149 (the largest
@@ -54,19 +56,7 @@
 namespace resmem {
 namespace {
 
-constexpr double kU = 0x1p-24, kV = 0x1p-53, kEta = 0x1p-149;
 constexpr double kGuard = 1 + 16 * kV;
-
-double roundings(double n, double unit) { return n * unit / (1 - n * unit); }
-
-float round_down(double value) {
-  const auto near = static_cast<float>(value);
-  return static_cast<double>(near) > value
-             ? std::nextafter(near, -std::numeric_limits<float>::infinity())
-             : near;
-}
-
-float round_up(double value) { return -round_down(-value); }
 
 // The power of two that brings `largest` into (1/2, 1], within what a float can scale by.
 float unit_scale(float largest) {
@@ -118,7 +108,7 @@ ScoreSpace::ScoreSpace(const SearchRequest& request, FilterKind filter, bool raw
     scale_ = unit_scale(euclidean_ ? std::max(rows_max, request.queries_max_abs) : rows_max);
 
   const auto d = static_cast<double>(d_);
-  const double g = roundings(d + 1, kU), theta = roundings(std::ceil(d / 8) + 6, kV);
+  const double g = roundings(d + 1, kU), theta = canonical_rounding(d_);
   absolute_ = 4 * (d + 1) * kEta;
   if (filter_ == FilterKind::difference) {
     offset_.assign(d_, 0.0F);

@@ -120,6 +120,13 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTab
   return plan;
 }
 
+void write_to(const SearchOutput& output, const SearchRequest& request, std::size_t query,
+              std::vector<Neighbour>& found) {
+  const std::size_t at = query * request.k;
+  write_neighbours(found, request.metric, request.k, output.values + at, output.ids + at,
+                   output.positions == nullptr ? nullptr : output.positions + at);
+}
+
 class Search {
  public:
   Search(const SearchRequest& request, const KernelTable& kernels, const SearchOutput& output,
@@ -274,9 +281,7 @@ class Search {
       (*output_.found)[query] = found;
       return;
     }
-    const std::size_t at = query * request_.k;
-    write_neighbours(found, request_.metric, request_.k, output_.values + at, output_.ids + at,
-                     output_.positions == nullptr ? nullptr : output_.positions + at);
+    write_to(output_, request_, query, found);
   }
 
   void add(const SearchStats& part) {
@@ -335,13 +340,7 @@ class CascadedSearch {
       if (const Segment& segment = request_.segments[s]; segment.cascade != nullptr)
         cascade_search(request_, *segment.cascade, segment, rows_.start(s), kernels_, exclusions_,
                        first, count, found, deferred_, stats_, interrupt_);
-    for (std::size_t i = 0; i < count; ++i) write(first + i, found[i]);
-  }
-
-  void write(std::size_t query, std::vector<Neighbour>& found) {
-    const std::size_t at = query * request_.k;
-    write_neighbours(found, request_.metric, request_.k, output_.values + at, output_.ids + at,
-                     output_.positions == nullptr ? nullptr : output_.positions + at);
+    for (std::size_t i = 0; i < count; ++i) write_to(output_, request_, first + i, found[i]);
   }
 
   // The rows behind those that the cascades cover, numbered as in the whole.
@@ -401,7 +400,8 @@ class CascadedSearch {
     SearchOutput output;
     output.found = &found;
     stats_.add(Search(part, kernels_, output, interrupt_).run());
-    for (std::size_t i = 0; i < queries.size(); ++i) write(queries[i], found[i]);
+    for (std::size_t i = 0; i < queries.size(); ++i)
+      write_to(output_, request_, queries[i], found[i]);
   }
 
   const SearchRequest& request_;

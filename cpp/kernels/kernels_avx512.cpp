@@ -4,12 +4,6 @@
 
 namespace resmem {
 
-#ifdef RESMEM_EMULATE_AVX512
-constexpr bool kEmulated = true;
-#else
-constexpr bool kEmulated = false;
-#endif
-
 const KernelTable& avx512_kernels() {
   static constexpr KernelTable table = make_table("avx512", kEmulated);
   return table;

@@ -6,12 +6,6 @@
 
 namespace resmem {
 
-#ifdef RESMEM_EMULATE_AVX512
-constexpr bool kEmulated = true;
-#else
-constexpr bool kEmulated = false;
-#endif
-
 const KernelTable& avx512vnni_kernels() {
   static constexpr KernelTable table = make_table("avx512vnni", kEmulated);
   return table;

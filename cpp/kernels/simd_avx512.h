@@ -21,6 +21,12 @@
 namespace resmem {
 namespace {
 
+#ifdef RESMEM_EMULATE_AVX512
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
+
 struct F32 {
   __m512 v;
   static constexpr int kLanes = 16;
@@ -160,18 +166,6 @@ struct CodeSigns {
   CodeSigns both(CodeSigns other) const { return {_mm512_and_si512(v, other.v)}; }
   std::uint32_t nonnegative() const { return _mm512_cmpgt_epi32_mask(v, _mm512_set1_epi32(-1)); }
 };
-inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
-  __m256i sum = _mm256_setzero_si256();
-  for (std::size_t i = 0; i < n; i += 16) {
-    const __m256i wide =
-        _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + i)));
-    const __m256i other = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + i));
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(wide, other));
-  }
-  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
-  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xB1)));
-}
 
 constexpr int kPanelVectors = 2;  // NR = 32
 constexpr int kDotRows = 12;

@@ -130,11 +130,10 @@ def decide(segment: KeySegment, keys: npt.NDArray[Any], k: int, threads: int) ->
     chosen = np.sort(np.random.RandomState(0).permutation(n)[:SAMPLE])
     queries = rows[chosen]
     asked: F32 = queries if queries.dtype == np.float32 else _core.widen(queries)
-    plain = (*segment[:4], largest)
     without = with_it = math.inf
     for _ in range(2):
-        without = min(without, _time(asked, (*plain, None), k, threads))
-        with_it = min(with_it, _time(asked, (*plain, cascade), k, threads))
+        without = min(without, _time(asked, (*segment, None), k, threads))
+        with_it = min(with_it, _time(asked, (*segment, cascade), k, threads))
     faster = with_it < _MOST_TIME * without
     reason = f"{without / with_it:.2f} times as fast on {len(chosen)} of its rows"
     kept = cascade if faster else None
