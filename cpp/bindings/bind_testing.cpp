@@ -40,8 +40,9 @@ py::tuple cascade_bounds_python(const Array<float>& queries, float queries_max_a
   std::array<Array<double>, 4> out{Array<double>(shape), Array<double>(shape), Array<double>(shape),
                                    Array<double>(shape)};
   const FpGuard guard;
+  const Exclusions exclusions(request);
   cascade_bounds(
-      request, cascade, select_kernels(isa),
+      {request, cascade, request.segments[0], 0, select_kernels(isa), exclusions, 0, request.q},
       {out[0].mutable_data(), out[1].mutable_data(), out[2].mutable_data(), out[3].mutable_data()});
   return py::make_tuple(out[0], out[1], out[2], out[3]);
 }

@@ -15,6 +15,8 @@ namespace {
 
 constexpr std::size_t kSampleRows = 2048;  // directions and scales are found on these
 constexpr std::size_t kBlockRows = 4096;
+// Of places without a row: beyond every threshold, and modulo 2^16 beyond most.
+constexpr std::int32_t kPaddingInit = -(1 << 30) - 24000;
 
 double dot(const double* a, const double* b, std::size_t n) {
   double sum[4] = {0, 0, 0, 0};
@@ -205,8 +207,7 @@ class Builder {
                       });
   }
 
-  // Where tails lie, and how long a unit of code is: of random pairs, only the farthest hundredth
-  // may differ by more than what 16 bits tell apart.
+  // Where tails lie, and how long a unit of code is.
   void measure_sample() {
     Projection& map = result_.projection;
     const std::size_t width = map.coordinates();
@@ -218,22 +219,38 @@ class Builder {
       for (std::size_t i = 0; i < count; ++i) sum += static_cast<double>(phi[i * width + map.axes]);
       map.tail_centre = sum / static_cast<double>(count);
     }
-    std::vector<double> apart;
     double largest = 0;
-    for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t i = 0; i < count; ++i)
       for (std::size_t p = 0; p < map.axes; ++p)
         largest = std::max(largest, std::fabs(static_cast<double>(phi[i * width + p])));
-      for (std::size_t j = i % 7; j < i; j += 7)
-        apart.push_back(
-            std::sqrt(kernels_.squared_distance(&phi[i * width], &phi[j * width], width)));
-    }
-    double far = largest;
-    if (!apart.empty()) {
-      const auto at = apart.begin() + static_cast<std::ptrdiff_t>(apart.size() * 99 / 100);
-      std::nth_element(apart.begin(), at, apart.end());
-      far = *at;
-    }
-    result_.scale = far > 0 ? std::min(255 / far, 100 / largest) : 1;
+    std::vector<double> apart, near(count, std::numeric_limits<double>::infinity());
+    for (std::size_t i = 0; i < count; ++i)
+      for (std::size_t j = 0; j < i; ++j) {
+        const double distance =
+            std::sqrt(kernels_.squared_distance(&phi[i * width], &phi[j * width], width));
+        apart.push_back(distance);
+        near[i] = std::min(near[i], distance);
+        near[j] = std::min(near[j], distance);
+      }
+    result_.scale = count < 2 ? 1 : finest_scale(apart, near, largest);
+  }
+
+  // Scores of 16 bits hold squared distances of codes up to `reach^2 + 2^16`, and a reach of less
+  // than 256; farther rows may pass without need. So: the longest of random pairs but for one in a
+  // hundred, past a reach of nine tenths of what is the nearest in a sample to its median row; the
+  // reach of nearly all rows; and all but the largest codes of queries within 6 bits. Finer codes
+  // have smaller errors.
+  static double finest_scale(std::vector<double>& apart, std::vector<double>& near,
+                             double largest) {
+    const auto quantile = [](std::vector<double>& values, std::size_t percent) {
+      const auto at = values.begin() + static_cast<std::ptrdiff_t>(values.size() * percent / 100);
+      std::nth_element(values.begin(), at, values.end());
+      return *at;
+    };
+    const double far = quantile(apart, 99), typical = 0.9 * quantile(near, 50);
+    if (!(far > 0)) return largest > 0 ? 64 / largest : 1;
+    const double held = 256 / std::sqrt(far * far - typical * typical);
+    return std::min({held, 240 / quantile(near, 95), 100 / largest});
   }
 
   // A few rounds of k-means on a sample of projections.
@@ -383,7 +400,7 @@ class Builder {
   void lay_panels() {
     const std::size_t places = result_.rows.size(), depth = shape_.depth;
     result_.panels.assign(places * depth, 0);
-    result_.init.assign(places, 0);
+    result_.init.assign(places, kPaddingInit);
     for (std::size_t place = 0; place < places; ++place) {
       if (result_.rows[place] == kNoRow) continue;
       const std::int8_t* codes = &flat_[result_.rows[place] * depth];

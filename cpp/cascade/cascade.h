@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "../core/aligned.h"
 #include "../core/threads.h"
 #include "../core/types.h"
 
@@ -50,17 +51,17 @@ struct Chunk {
 struct Cascade {
   std::size_t n = 0, depth = 0, code_depth = 0, clusters = 0;
   Projection projection;
-  double scale = 1;                 // codes per unit of length
-  std::vector<float> centres;       // (clusters, coordinates)
-  std::vector<Chunk> chunks;        // ascending by cluster
-  std::vector<std::size_t> starts;  // of every cluster's chunks, and the end
-  std::vector<std::uint32_t> rows;  // row of each place, kNoRow for padding
-  std::vector<std::int8_t> panels;  // kernel_table.h, CodeScanArgs
-  std::vector<std::int32_t> init;   // per place
-  std::vector<float> steps;         // (d,): a coded row is offset + steps * code
-  std::vector<std::int8_t> codes;   // (places, code_depth), or empty
-  std::vector<float> squares;       // per place: |steps * code|^2
-  double code_sum = 0;              // sum |code| of a row is at most this
+  double scale = 1;                   // codes per unit of length
+  std::vector<float> centres;         // (clusters, coordinates)
+  std::vector<Chunk> chunks;          // ascending by cluster
+  std::vector<std::size_t> starts;    // of every cluster's chunks, and the end
+  std::vector<std::uint32_t> rows;    // row of each place, kNoRow for padding
+  AlignedVector<std::int8_t> panels;  // kernel_table.h, CodeScanArgs
+  AlignedVector<std::int32_t> init;   // per place
+  std::vector<float> steps;           // (d,): a coded row is offset + steps * code
+  AlignedVector<std::int8_t> codes;   // (places, code_depth), or empty
+  std::vector<float> squares;         // per place: |steps * code|^2
+  double code_sum = 0;                // sum |code| of a row is at most this
   double largest_square = 0;
 
   std::size_t bytes() const;

@@ -6,6 +6,8 @@
 #include <random>
 #include <vector>
 
+#include "prefetch.h"
+
 namespace resmem {
 
 // Open addressing, probed in order; no id is ever taken out. Ids may be any numbers: of equal ones
@@ -65,7 +67,7 @@ class IdTable {
   }
 
   void prefetch(std::int64_t id) const {
-    if (!slots_.empty()) __builtin_prefetch(&slots_[mixed(id) & (slots_.size() - 1)]);
+    if (!slots_.empty()) prefetch_bytes(&slots_[mixed(id) & (slots_.size() - 1)], 1);
   }
 
   // Where an id is, or the empty slot that it belongs in: at most two thirds are taken.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "prefetch.h"
 #include "types.h"
 
 namespace resmem {
@@ -50,11 +51,9 @@ class RowSet {
   bool ascending_ = true;
 };
 
-inline void prefetch_row(const Numbers& keys, std::size_t row, std::size_t d) {
-  constexpr std::size_t kMost = 4096, kStep = 64;  // bytes; the hardware follows longer rows
-  const auto* first = static_cast<const char*>(keys.at(row * d));
-  for (std::size_t i = 0; i < std::min(keys.bytes(d), kMost); i += kStep)
-    __builtin_prefetch(first + i);
+[[gnu::always_inline]] inline void prefetch_row(const Numbers& keys, std::size_t row,
+                                                std::size_t d) {
+  prefetch_bytes(keys.at(row * d), keys.bytes(d));
 }
 
 // Reads rows as float32. A pointer holds until the next row is read.

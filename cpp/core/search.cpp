@@ -338,8 +338,9 @@ class CascadedSearch {
     search_uncovered(first, count, found);
     for (std::size_t s = 0; s < request_.segments.size(); ++s)
       if (const Segment& segment = request_.segments[s]; segment.cascade != nullptr)
-        cascade_search(request_, *segment.cascade, segment, rows_.start(s), kernels_, exclusions_,
-                       first, count, found, deferred_, stats_, interrupt_);
+        cascade_search({request_, *segment.cascade, segment, rows_.start(s), kernels_, exclusions_,
+                        first, count},
+                       found, deferred_, stats_, interrupt_);
     for (std::size_t i = 0; i < count; ++i) write_to(output_, request_, first + i, found[i]);
   }
 

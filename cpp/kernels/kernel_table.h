@@ -99,7 +99,7 @@ struct CodeScanArgs {
   CodeHit* hits;  // room for row_count * query_count
 };
 
-inline constexpr std::size_t kCodeStep = 16;  // code_dot takes so many codes at a time
+inline constexpr std::size_t kCodeStep = 32;  // code_dot takes so many codes at a time
 
 // A few keys against rows of a linear layer.
 //
@@ -160,6 +160,8 @@ struct KernelTable {
 
   // Exact integers throughout.
   std::size_t (*scan_codes)(const CodeScanArgs& args);
+  // v of the first query and every row, where it lies within 16 bits.
+  void (*score_codes)(const CodeScanArgs& args, std::int32_t* scores);
   // sum row * query, n a multiple of kCodeStep; the caller sees to it that no sum of some of the
   // products leaves int32.
   std::int32_t (*code_dot)(const std::int8_t* row, const std::int16_t* query, std::size_t n);

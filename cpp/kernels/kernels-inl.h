@@ -140,6 +140,24 @@ std::size_t scan(const ScanArgs& args) {
 // ------------------------------------------------------------------ filter: coded rows
 
 // Scores of kQueries queries and the rows of kCodeVectors vectors stay in registers.
+// Adds products to scores[query][vector]; `rows` is where the first row's codes lie in its panel.
+template <int kQueries, int kVectors>
+RESMEM_INLINE void add_codes(CodeScores (&score)[kQueries][kVectors],
+                             const std::uint8_t* const (&query)[kQueries], const std::int8_t* rows,
+                             std::size_t depth) {
+  for (std::size_t p = 0; p < depth; p += 4) {
+    CodeRows row[kVectors];
+    unroll<kVectors>([&](auto v) RESMEM_LAMBDA {
+      row[v.value] = CodeRows::load(rows + p * kPanelRows + v.value * CodeScores::kRows * 4);
+    });
+    unroll<kQueries>([&](auto i) RESMEM_LAMBDA {
+      const CodeRows four = CodeRows::broadcast(query[i.value] + p);
+      unroll<kVectors>([&](auto v)
+                           RESMEM_LAMBDA { score[i.value][v.value].add(four, row[v.value]); });
+    });
+  }
+}
+
 template <int kQueries>
 RESMEM_INLINE std::size_t code_tile(const CodeScanArgs& args, std::size_t first_query,
                                     std::size_t first_row, CodeHit* hits) {
@@ -155,17 +173,7 @@ RESMEM_INLINE std::size_t code_tile(const CodeScanArgs& args, std::size_t first_
                             args.thresholds[first_query + i.value]);
     });
   });
-  for (std::size_t p = 0; p < args.depth; p += 4) {
-    CodeRows row[kCodeVectors];
-    unroll<kCodeVectors>([&](auto v) RESMEM_LAMBDA {
-      row[v.value] = CodeRows::load(rows + p * kPanelRows + v.value * CodeScores::kRows * 4);
-    });
-    unroll<kQueries>([&](auto i) RESMEM_LAMBDA {
-      const CodeRows four = CodeRows::broadcast(query[i.value] + p);
-      unroll<kCodeVectors>([&](auto v)
-                               RESMEM_LAMBDA { score[i.value][v.value].add(four, row[v.value]); });
-    });
-  }
+  add_codes(score, query, rows, args.depth);
   CodeSigns signs[kQueries][kCodeVectors], all = CodeSigns::of(score[0][0]);
   unroll<kQueries>([&](auto i) RESMEM_LAMBDA {
     unroll<kCodeVectors>([&](auto v) RESMEM_LAMBDA {
@@ -204,6 +212,22 @@ std::size_t scan_codes(const CodeScanArgs& args) {
     found += scan_code_rows<2>(args, query, args.hits + found);
   if (query < args.query_count) found += scan_code_rows<1>(args, query, args.hits + found);
   return found;
+}
+
+void score_codes(const CodeScanArgs& args, std::int32_t* scores) {
+  constexpr int kVectors = kPanelRows / CodeScores::kRows;
+  const std::uint8_t* const query[1] = {args.queries[0]};
+  for (std::size_t row = 0; row < args.row_count; row += kPanelRows) {
+    CodeScores score[1][kVectors];
+    unroll<kVectors>([&](auto v) RESMEM_LAMBDA {
+      score[0][v.value] =
+          CodeScores::start(args.init + row + v.value * CodeScores::kRows, args.thresholds[0]);
+    });
+    add_codes(score, query, args.panels + row * args.depth, args.depth);
+    unroll<kVectors>([&](auto v) RESMEM_LAMBDA {
+      score[0][v.value].store(scores + row + v.value * CodeScores::kRows);
+    });
+  }
 }
 
 // ------------------------------------------------------------------ filter: one query, raw rows
@@ -784,6 +808,7 @@ constexpr KernelTable make_table(const char* name, bool emulated) {
           scan<true, kDiffRows>,
           stream_diff,
           scan_codes,
+          score_codes,
           code_dot,
           stage,
           stage_unit,

@@ -110,17 +110,41 @@ struct CodeScores {
   void add(CodeRows query, CodeRows rows) {
     v = _mm256_add_epi16(v, _mm256_maddubs_epi16(query.v, rows.v));
   }
+  // The sum of both halves modulo 2^16, in the upper one.
+  __m256i total() const { return _mm256_add_epi16(v, _mm256_slli_epi32(v, 16)); }
+  void store(std::int32_t* out) const {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_srai_epi32(total(), 16));
+  }
 };
 struct CodeSigns {
   __m256i v;
-  static CodeSigns of(CodeScores s) {  // the sum of both halves modulo 2^16, in the upper one
-    return {_mm256_add_epi16(s.v, _mm256_slli_epi32(s.v, 16))};
-  }
+  static CodeSigns of(CodeScores s) { return {s.total()}; }
   CodeSigns both(CodeSigns other) const { return {_mm256_and_si256(v, other.v)}; }
   std::uint32_t nonnegative() const {
     return ~static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(v))) & 0xFF;
   }
 };
+
+// Exact: 16 codes are widened at a time, products added in pairs (kernel_table.h).
+inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
+  __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  const auto take = [&](__m256i & s, std::size_t i) __attribute__((always_inline)) {
+    const __m256i wide =
+        _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + i)));
+    const __m256i other = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + i));
+    s = _mm256_add_epi32(s, _mm256_madd_epi16(wide, other));
+  };
+  std::size_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    take(sum[0], i);
+    take(sum[1], i + 16);
+  }
+  if (i < n) take(sum[0], i);
+  const __m256i both = _mm256_add_epi32(sum[0], sum[1]);
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xB1)));
+}
 
 constexpr int kPanelVectors = 2;  // NR = 16
 constexpr int kDotRows = 6;

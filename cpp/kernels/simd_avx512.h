@@ -148,6 +148,7 @@ struct CodeScores {
   }
   void add(CodeRows query, CodeRows rows) { v = _mm512_dpbusd_epi32(v, query.v, rows.v); }
   __m512i total() const { return v; }
+  void store(std::int32_t* out) const { _mm512_storeu_si512(out, v); }
 #else
   static CodeScores start(const std::int32_t* init, std::int32_t threshold) {
     const __m512i first = _mm512_loadu_si512(init);
@@ -158,6 +159,7 @@ struct CodeScores {
     v = _mm512_add_epi16(v, _mm512_maddubs_epi16(query.v, rows.v));
   }
   __m512i total() const { return _mm512_add_epi16(v, _mm512_slli_epi32(v, 16)); }
+  void store(std::int32_t* out) const { _mm512_storeu_si512(out, _mm512_srai_epi32(total(), 16)); }
 #endif
 };
 struct CodeSigns {
@@ -167,12 +169,30 @@ struct CodeSigns {
   std::uint32_t nonnegative() const { return _mm512_cmpgt_epi32_mask(v, _mm512_set1_epi32(-1)); }
 };
 
+// Exact: 32 codes are widened at a time, products added in pairs (kernel_table.h).
+inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
+  __m512i sum[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+  const auto take = [&](__m512i & s, std::size_t i) __attribute__((always_inline)) {
+    const __m512i wide =
+        _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + i)));
+    s = _mm512_add_epi32(s, _mm512_madd_epi16(wide, _mm512_loadu_si512(query + i)));
+  };
+  std::size_t i = 0;
+  for (; i + 64 <= n; i += 64) {
+    take(sum[0], i);
+    take(sum[1], i + 32);
+  }
+  if (i < n) take(sum[0], i);
+  if (i + 32 < n) take(sum[1], i + 32);
+  return _mm512_reduce_add_epi32(_mm512_add_epi32(sum[0], sum[1]));
+}
+
 constexpr int kPanelVectors = 2;  // NR = 32
 constexpr int kDotRows = 12;
 constexpr int kDiffRows = 8;
 constexpr int kHeadKeys = 4;
 constexpr int kHeadColumns = 4;
-constexpr int kCodeQueries = 12;
+constexpr int kCodeQueries = 6;
 constexpr int kCodeVectors = 2;
 
 }  // namespace

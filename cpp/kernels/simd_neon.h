@@ -96,6 +96,7 @@ struct CodeScores {
   static CodeScores start(const std::int32_t* init, std::int32_t threshold) {
     return {vsubq_s32(vld1q_s32(init), vdupq_n_s32(threshold))};
   }
+  void store(std::int32_t* out) const { vst1q_s32(out, v); }
 #ifdef RESMEM_DOTPROD
   void add(CodeRows query, CodeRows rows) { v = vdotq_s32(v, query.v, rows.v); }
 #else

@@ -129,6 +129,7 @@ struct CodeScores {
     for (int i = 0; i < 4; ++i) scores.v[i] = init[i] - threshold;
     return scores;
   }
+  void store(std::int32_t* out) const { std::memcpy(out, v, sizeof v); }
   void add(CodeRows query, CodeRows rows) {
     for (int i = 0; i < 4; ++i)
       for (int j = 0; j < 4; ++j) v[i] += query.code[i][j] * rows.code[i][j];

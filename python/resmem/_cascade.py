@@ -36,7 +36,7 @@ def shape_for(n: int, d: int) -> Shape:
     codes of its own ``d`` (rounded up to 16) and 4 more; filling panels of 32 rows adds a
     twentieth if a cluster has 320."""
     clusters = min(1024, max(4, min(round(math.sqrt(n)), n // 320)))
-    if d < 112:
+    if d < 128:
         return Shape(min(64, -(-d // 4) * 4), clusters, coded_rows=False)
     return Shape(40 if d < 160 else 64 if d <= 400 else 128, clusters, coded_rows=True)
 

@@ -1,0 +1,90 @@
+// Queries as a cascade sees them, and what every stage promises of their distances.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "../core/rounding.h"
+#include "../core/row_set.h"
+#include "cascade.h"
+
+namespace resmem {
+
+// Some queries of a request against the rows that a cascade covers of one segment.
+struct CascadeScope {
+  const SearchRequest& request;
+  const Cascade& cascade;
+  const Segment& segment;
+  std::size_t start;  // position of the segment's first row
+  const KernelTable& kernels;
+  const Exclusions& exclusions;
+  std::size_t first, count;  // queries
+
+  const float* query(std::size_t i) const { return request.queries + (first + i) * request.d; }
+};
+
+// What is known of a query before any row is looked at.
+struct CodedQuery {
+  double slack;         // |computed Phi - Phi|
+  double error;         // |coded Phi - Phi|
+  std::int64_t square;  // |code|^2
+  double unit;          // a product of codes stands for unit times as much
+  double offset_square;
+  double off;  // of a squared distance by coded rows, beside their own error
+};
+
+class CodedQueries {
+ public:
+  // Throws Interrupted.
+  CodedQueries(const CascadeScope& scope, Interrupt& interrupt);
+
+  // Query i counts from the scope's first.
+  const CodedQuery& operator[](std::size_t i) const { return coded_[i]; }
+  const std::uint8_t* codes(std::size_t i) const { return &codes_[i * cascade_.depth]; }
+  const double* away(std::size_t i) const { return &away_[i * cascade_.clusters]; }
+
+  // What each stage promises; README.md derives all three.
+  // No row of the chunk is nearer to a query so far `away` from its centre.
+  double least(const Chunk& chunk, double away, double slack) const {
+    const double outside = away * (1 - theta_) - static_cast<double>(chunk.far);
+    const double inside = static_cast<double>(chunk.near) - away * (1 + theta_);
+    return std::max(0.0, std::max(outside, inside) - slack);
+  }
+  // The squared distance between codes that no row of the chunk within `reach` exceeds.
+  double limit(const Chunk& chunk, double reach, double error) const {
+    const double units = cascade_.scale * (reach + error + static_cast<double>(chunk.error));
+    return units * units * (1 + 16 * kV);
+  }
+  // Both ends of a row's distance, by its own codes; false if it lies beyond the reach.
+  bool bound(std::size_t i, const Chunk& chunk, std::size_t place, double reach, double* low,
+             double* high) const {
+    const CodedQuery& coded = coded_[i];
+    const std::size_t depth = cascade_.code_depth;
+    const std::int32_t product =
+        kernels_.code_dot(&cascade_.codes[place * depth], &wide_[i * depth], depth);
+    const double square = static_cast<double>(cascade_.squares[place]) + coded.offset_square -
+                          2 * coded.unit * static_cast<double>(product);
+    const auto error = static_cast<double>(chunk.code_error);
+    // Most rows end here, without a root; the factor covers the roundings of both sides.
+    if (square - coded.off > (reach + error) * (reach + error) * (1 + 0x1p-40)) return false;
+    *low = std::sqrt(std::max(0.0, square - coded.off)) * (1 - 8 * kV) - error;
+    *high = std::sqrt(std::max(0.0, square + coded.off)) * (1 + 8 * kV) + error;
+    return true;
+  }
+  // Of a canonical squared distance, relative.
+  double theta() const { return theta_; }
+
+ private:
+  void code(std::size_t i, const float* query, const float* layer);
+  void code_products(std::size_t i, const float* query);
+
+  const Cascade& cascade_;
+  const KernelTable& kernels_;
+  const double theta_;
+  std::vector<CodedQuery> coded_;
+  AlignedVector<std::uint8_t> codes_;  // (count, depth)
+  AlignedVector<std::int16_t> wide_;   // (count, code_depth)
+  std::vector<double> away_;           // (count, clusters)
+};
+
+}  // namespace resmem

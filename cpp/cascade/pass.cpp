@@ -1,0 +1,401 @@
+#include "pass.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace resmem {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+// Beyond this a score of 16 bits cannot hold what lies within the threshold.
+constexpr double kLargestThreshold = 65532;
+constexpr std::size_t kNear = 8;      // clusters that a query visits before the block does
+constexpr std::size_t kSeedRows = 4;  // times k rows are scored to choose k of them
+constexpr std::int32_t kScoreOffset = 32767;
+constexpr std::size_t kAhead = 4;  // rows on their way while one is looked at
+
+}  // namespace
+
+CascadePass::CascadePass(const CascadeScope& scope, const CodedQueries& queries,
+                         Interrupt& interrupt)
+    : scope_(scope),
+      coded_(queries),
+      cascade_(scope.cascade),
+      interrupt_(interrupt),
+      k_(scope.request.k),
+      capacity_(k_ + std::max<std::size_t>(64, k_)),
+      most_hits_(cascade_.n / 4 + 4096),
+      theta_(queries.theta()) {
+  hits_.resize(kChunkRows * kBlockQueries);
+  by_row_.resize(kChunkRows * kBlockQueries);
+  scores_.resize(kChunkRows);
+  scratch_.resize(scope.request.d);
+}
+
+void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::size_t part,
+                        std::size_t parts, const std::vector<std::vector<Neighbour>>& found) {
+  queries_ = queries;
+  count_ = count;
+  part_ = static_cast<std::uint32_t>(part);
+  parts_ = parts;
+  each_.resize(count);
+  reach_.assign(count, kInfinity);
+  slack_.resize(count);
+  error_.resize(count);
+  square_.resize(count);
+  away_.resize(cascade_.clusters * count);
+  for (std::size_t i = 0; i < count; ++i) {
+    Each& each = each_[i];
+    const CodedQuery& coded = coded_[queries[i]];
+    slack_[i] = coded.slack;
+    error_[i] = coded.error;
+    square_[i] = static_cast<double>(coded.square);
+    each.hits = 0;
+    each.gave_up = false;
+    each.pool.clear();
+    each.ends.clear();
+    each.seeds.clear();
+    for (std::size_t c = 0; c < cascade_.clusters; ++c)
+      away_[c * count + i] = coded_.away(queries[i])[c];
+    for (const Neighbour& other : found[queries[i]]) {
+      const double distance = std::sqrt(other.key);
+      keep(i,
+           {distance * (1 - theta_), distance * (1 + theta_), other.key, other.id, kNoRow, kNoRow});
+    }
+  }
+}
+
+void CascadePass::run(bool calling_thread) {
+  near_count_ = std::min(kNear, (cascade_.clusters + parts_ - 1 - part_) / parts_);
+  near_.resize(count_ * near_count_);
+  for (std::size_t i = 0; i < count_; ++i) {
+    find_near(i);
+    seed(i, calling_thread);
+  }
+  visit_near(calling_thread);
+  for (std::size_t i = 0; i < count_; ++i) settle(i);
+  visit_others(calling_thread);
+}
+
+void CascadePass::find_near(std::size_t i) {
+  order_.clear();
+  for (std::uint32_t c = 0; c < cascade_.clusters; ++c)
+    if (mine(c)) order_.push_back(c);
+  const auto end = order_.begin() + static_cast<std::ptrdiff_t>(near_count_);
+  std::partial_sort(order_.begin(), end, order_.end(), [&](std::uint32_t a, std::uint32_t b) {
+    return away(a, i) != away(b, i) ? away(a, i) < away(b, i) : a < b;
+  });
+  std::copy(order_.begin(), end, near_.begin() + static_cast<std::ptrdiff_t>(i * near_count_));
+}
+
+// A first reach: of the rows of the nearest clusters, the k that look nearest by their codes.
+void CascadePass::seed(std::size_t i, bool calling_thread) {
+  scored_.clear();
+  for (std::size_t c = 0; c < near_count_ && reach_[i] == kInfinity; ++c) {
+    interrupt_.poll(calling_thread);
+    score(i, near_[i * near_count_ + c]);
+    if (scored_.size() >= kSeedRows * k_) take_seeds(i);
+  }
+  std::sort(each_[i].seeds.begin(), each_[i].seeds.end());
+}
+
+void CascadePass::score(std::size_t i, std::uint32_t cluster) {
+  const std::uint8_t* codes = coded_.codes(queries_[i]);
+  // In the middle of what 16 bits hold: codes up to 362 units apart keep their order.
+  const auto threshold = static_cast<std::int32_t>(square_[i] / 2) - 32768;
+  for (std::size_t c = cascade_.starts[cluster]; c < cascade_.starts[cluster + 1]; ++c) {
+    const Chunk& chunk = cascade_.chunks[c];
+    scope_.kernels.score_codes(
+        {&cascade_.panels[chunk.first * cascade_.depth], &cascade_.init[chunk.first], chunk.count,
+         cascade_.depth, &codes, &threshold, 1, nullptr},
+        scores_.data());
+    stats.pairs_coded += chunk.count;
+    for (std::uint32_t r = 0; r < chunk.count; ++r)
+      scored_.push_back({scores_[r], chunk.first + r, static_cast<std::uint32_t>(c)});
+  }
+}
+
+void CascadePass::take_seeds(std::size_t i) {
+  const auto end = scored_.begin() + static_cast<std::ptrdiff_t>(std::min(k_, scored_.size()));
+  std::nth_element(scored_.begin(), end, scored_.end(), [](const Scored& a, const Scored& b) {
+    return a.score != b.score ? a.score > b.score : a.place < b.place;
+  });
+  for (auto s = scored_.begin(); s != end; ++s) {
+    if (static_cast<std::size_t>(end - s) > kAhead) prefetch(s[kAhead].place);
+    take(cascade_.chunks[s->chunk], s->place, i);
+    each_[i].seeds.push_back(s->place);
+  }
+  scored_.clear();
+}
+
+// Every query's own nearest clusters. Each is visited once, by all queries of the block that have
+// it among theirs, and early if it is among the first of many.
+void CascadePass::visit_near(bool calling_thread) {
+  std::vector<std::uint32_t> takers(cascade_.clusters), ranks(cascade_.clusters);
+  order_.clear();
+  for (std::size_t at = 0; at < near_.size(); ++at) {
+    if (takers[near_[at]]++ == 0) order_.push_back(near_[at]);
+    ranks[near_[at]] += static_cast<std::uint32_t>(at % near_count_);
+  }
+  std::sort(order_.begin(), order_.end(), [&](std::uint32_t a, std::uint32_t b) {
+    const std::uint64_t left = std::uint64_t{ranks[a]} * takers[b];
+    const std::uint64_t right = std::uint64_t{ranks[b]} * takers[a];
+    return left != right ? left < right : a < b;
+  });
+  for (const std::uint32_t cluster : order_) {
+    interrupt_.poll(calling_thread);
+    who_.clear();
+    for (std::size_t at = 0; at < near_.size(); ++at)
+      if (near_[at] == cluster) who_.push_back(static_cast<std::uint32_t>(at / near_count_));
+    visit(cluster);
+    for (const std::uint32_t i : who_) away(cluster, i) = kInfinity;
+  }
+}
+
+// Bounds by coded rows widen the reach: before most rows are looked at, the rows that look nearest
+// are found exactly. Nearly all of them stay.
+void CascadePass::settle(std::size_t i) {
+  Each& each = each_[i];
+  if (cascade_.code_depth == 0 || each.ends.size() < k_) return;
+  const double kth = each.ends.front();
+  std::size_t next = 0;
+  for (std::size_t c = 0; c < each.pool.size(); ++c) {
+    for (next = std::max(next, c); next < std::min(each.pool.size(), c + kAhead); ++next)
+      if (std::isnan(each.pool[next].key) && each.pool[next].high <= kth)
+        prefetch_row(scope_.segment.keys, each.pool[next].row, scope_.request.d);
+    if (std::isnan(each.pool[c].key) && each.pool[c].high <= kth) place_exactly(i, each.pool[c]);
+  }
+  rebuild_ends(i);
+}
+
+// All other clusters, from near to far as seen by the block; rows whose codes are odd come last.
+void CascadePass::visit_others(bool calling_thread) {
+  std::vector<double> sum(cascade_.clusters);
+  for (std::size_t i = 0; i < count_; ++i)
+    for (std::size_t c = 0; c < cascade_.clusters; ++c) sum[c] += coded_.away(queries_[i])[c];
+  order_.clear();
+  for (std::uint32_t c = 0; c < cascade_.clusters; ++c)
+    if (mine(c)) order_.push_back(c);
+  std::sort(order_.begin(), order_.end(),
+            [&](std::uint32_t a, std::uint32_t b) { return sum[a] < sum[b]; });
+  const auto odd = static_cast<std::uint32_t>(cascade_.clusters);
+  if (mine(odd)) order_.push_back(odd);
+  for (const std::uint32_t cluster : order_) {
+    interrupt_.poll(calling_thread);
+    who_.clear();
+    for (std::uint32_t i = 0; i < count_; ++i)
+      if (cluster == odd || away(cluster, i) < kInfinity) who_.push_back(i);
+    visit(cluster);
+  }
+}
+
+// The cluster's rows and the queries of who_.
+void CascadePass::visit(std::uint32_t cluster) {
+  const bool bounded = cluster < cascade_.clusters;
+  const double* away = bounded ? &away_[cluster * count_] : nullptr;
+  for (std::size_t c = cascade_.starts[cluster]; c < cascade_.starts[cluster + 1]; ++c) {
+    const Chunk& chunk = cascade_.chunks[c];
+    active_.clear();
+    pointers_.clear();
+    thresholds_.clear();
+    for (const std::uint32_t i : who_) {
+      if (bounded && coded_.least(chunk, away[i], slack_[i]) > reach_[i]) continue;
+      const double limit = coded_.limit(chunk, reach_[i], error_[i]);
+      if (!(limit <= kLargestThreshold)) {
+        take_all(chunk, i);
+        continue;
+      }
+      active_.push_back(i);
+      pointers_.push_back(coded_.codes(queries_[i]));
+      // The codes of queries carry an offset, whose part of the product init takes away.
+      thresholds_.push_back(static_cast<std::int32_t>(std::floor((square_[i] - limit) / 2)));
+    }
+    if (!active_.empty()) scan(chunk);
+  }
+}
+
+void CascadePass::scan(const Chunk& chunk) {
+  const CodeScanArgs args{&cascade_.panels[chunk.first * cascade_.depth],
+                          &cascade_.init[chunk.first],
+                          chunk.count,
+                          cascade_.depth,
+                          pointers_.data(),
+                          thresholds_.data(),
+                          active_.size(),
+                          hits_.data()};
+  const std::size_t found = scope_.kernels.scan_codes(args);
+  stats.pairs_coded += active_.size() * chunk.count;
+  stats.code_hits += found;
+  sort_by_row(found);
+  std::size_t ahead = 0;  // rows up to there are on their way
+  for (std::size_t h = 0, seen = 0; h < found; ++h) {
+    const std::uint32_t row = by_row_[h].row;
+    if (h == 0 || row != by_row_[h - 1].row) ++seen;
+    for (; ahead < rows_hit_.size() && ahead < seen + kAhead; ++ahead)
+      prefetch(chunk.first + rows_hit_[ahead]);
+    const std::size_t i = active_[by_row_[h].query];
+    take(chunk, chunk.first + row, i);
+    count_hits(i, 1);
+  }
+}
+
+// A row that several queries hit is then read from memory once, and rows in their order.
+void CascadePass::sort_by_row(std::size_t found) {
+  std::array<std::uint32_t, kChunkRows + 1> next{};
+  for (std::size_t h = 0; h < found; ++h) ++next[hits_[h].row + 1];
+  rows_hit_.clear();
+  for (std::uint32_t r = 0; r < kChunkRows; ++r) {
+    if (next[r + 1] > 0) rows_hit_.push_back(r);
+    next[r + 1] += next[r];
+  }
+  for (std::size_t h = 0; h < found; ++h) by_row_[next[hits_[h].row]++] = hits_[h];
+}
+
+void CascadePass::take_all(const Chunk& chunk, std::size_t i) {
+  for (std::uint32_t place = chunk.first; place < chunk.first + chunk.count; ++place)
+    take(chunk, place, i);
+  count_hits(i, chunk.count);
+}
+
+// A query that most rows pass is better off with the plain search.
+void CascadePass::count_hits(std::size_t i, std::size_t hits) {
+  each_[i].hits += hits;
+  if (each_[i].hits <= most_hits_) return;
+  each_[i].gave_up = true;
+  reach_[i] = -kInfinity;
+}
+
+// A row that passed the projection: bound its distance by its own codes, or find it.
+void CascadePass::take(const Chunk& chunk, std::uint32_t place, std::size_t i) {
+  const std::uint32_t row = cascade_.rows[place];
+  if (row == kNoRow || each_[i].gave_up) return;  // padding
+  Candidate c{0, 0, kUnknown, 0, place, row};
+  if (cascade_.code_depth > 0) {
+    ++stats.rows_coded;
+    if (!coded_.bound(queries_[i], chunk, place, reach_[i], &c.low, &c.high)) return;
+  }
+  const std::vector<std::uint32_t>& seeds = each_[i].seeds;
+  if (std::binary_search(seeds.begin(), seeds.end(), place)) return;
+  c.id = scope_.segment.id(row);
+  if (!visible(i, row, c.id)) return;
+  if (cascade_.code_depth == 0) {
+    place_exactly(i, c);
+    if (c.key == kInfinity) return;
+  }
+  keep(i, c);
+}
+
+void CascadePass::keep(std::size_t i, const Candidate& candidate) {
+  Each& each = each_[i];
+  if (candidate.low > reach_[i]) return;
+  each.pool.push_back(candidate);
+  if (each.ends.size() == k_) {
+    if (candidate.high >= each.ends.front()) {
+      if (each.pool.size() >= capacity_) thin(i);
+      return;
+    }
+    std::pop_heap(each.ends.begin(), each.ends.end());
+    each.ends.pop_back();
+  }
+  each.ends.push_back(candidate.high);
+  std::push_heap(each.ends.begin(), each.ends.end());
+  // A row whose canonical key ties with the k-th may be as far as that and its own rounding.
+  if (each.ends.size() == k_) reach_[i] = std::min(reach_[i], each.ends.front() * (1 + 2 * theta_));
+  if (each.pool.size() >= capacity_) thin(i);
+}
+
+void CascadePass::drop_far(std::size_t i) {
+  Each& each = each_[i];
+  each.pool.erase(std::remove_if(each.pool.begin(), each.pool.end(),
+                                 [&](const Candidate& c) { return c.low > reach_[i]; }),
+                  each.pool.end());
+}
+
+// Drops what lies beyond the reach. Where bounds are too wide for that (ties, duplicates),
+// canonical keys decide.
+void CascadePass::thin(std::size_t i) {
+  Each& each = each_[i];
+  ++stats.thinnings;
+  drop_far(i);
+  if (4 * (capacity_ - each.pool.size()) >= capacity_ - k_) return;
+  ++stats.exact_thinnings;
+  for (Candidate& c : each.pool)
+    if (std::isnan(c.key)) place_exactly(i, c);
+  const auto kth = static_cast<std::ptrdiff_t>(k_);
+  std::nth_element(each.pool.begin(), each.pool.begin() + kth, each.pool.end(),
+                   [&](const Candidate& a, const Candidate& b) {
+                     return a.key != b.key ? a.key < b.key : a.id < b.id;
+                   });
+  each.pool.erase(each.pool.begin() + kth, each.pool.end());
+  rebuild_ends(i);
+}
+
+// After upper ends in the pool have changed.
+void CascadePass::rebuild_ends(std::size_t i) {
+  std::vector<double>& ends = each_[i].ends;
+  ends.clear();
+  for (const Candidate& c : each_[i].pool) ends.push_back(c.high);
+  const auto kth = ends.begin() + static_cast<std::ptrdiff_t>(k_);
+  std::nth_element(ends.begin(), kth - 1, ends.end());
+  ends.erase(kth, ends.end());
+  std::make_heap(ends.begin(), ends.end());
+  reach_[i] = std::min(reach_[i], ends.front() * (1 + 2 * theta_));
+}
+
+// From the least lower end on, until that lies beyond the k-th key.
+void CascadePass::finish(std::size_t i, std::vector<Neighbour>& found) {
+  Each& each = each_[i];
+  std::sort(each.pool.begin(), each.pool.end(),
+            [](const Candidate& a, const Candidate& b) { return a.low < b.low; });
+  std::vector<double> nearest;  // a heap of the k smallest keys
+  for (std::size_t j = 0; j < each.pool.size(); ++j) {
+    if (j + kAhead < each.pool.size() && std::isnan(each.pool[j + kAhead].key))
+      prefetch_row(scope_.segment.keys, each.pool[j + kAhead].row, scope_.request.d);
+    Candidate& c = each.pool[j];
+    if (c.low > reach_[i]) break;
+    if (std::isnan(c.key)) c.key = key(i, c.row);
+    if (c.row != kNoRow) found.push_back({c.key, c.id, scope_.start + c.row});
+    nearest.push_back(c.key);
+    std::push_heap(nearest.begin(), nearest.end());
+    if (nearest.size() < k_) continue;
+    if (nearest.size() > k_) {
+      std::pop_heap(nearest.begin(), nearest.end());
+      nearest.pop_back();
+    }
+    reach_[i] = std::min(reach_[i], std::sqrt(nearest.front()) * (1 + 2 * theta_));
+  }
+}
+
+bool CascadePass::visible(std::size_t i, std::uint32_t row, std::int64_t id) const {
+  return !scope_.segment.dead(row, scope_.request.version) &&
+         !scope_.exclusions.excludes(scope_.first + queries_[i], id);
+}
+
+double CascadePass::key(std::size_t i, std::uint32_t row) {
+  ++stats.rescored;
+  const std::size_t d = scope_.request.d;
+  const CanonicalKey of(scope_.request, scope_.kernels, scope_.first + queries_[i]);
+  return of(scope_.segment.keys.read(row * d, d, scratch_.data(), scope_.kernels));
+}
+
+void CascadePass::place_exactly(std::size_t i, Candidate& c) {
+  c.key = key(i, c.row);
+  const double distance = std::sqrt(c.key);
+  c.low = distance * (1 - theta_);
+  c.high = distance * (1 + theta_);
+}
+
+// What take() reads of a row.
+void CascadePass::prefetch(std::uint32_t place) const {
+  if (cascade_.code_depth == 0) {
+    if (cascade_.rows[place] != kNoRow)
+      prefetch_row(scope_.segment.keys, cascade_.rows[place], scope_.request.d);
+    return;
+  }
+  prefetch_bytes(&cascade_.codes[place * cascade_.code_depth], cascade_.code_depth);
+  prefetch_bytes(&cascade_.squares[place], sizeof(float));
+}
+
+}  // namespace resmem

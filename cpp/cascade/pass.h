@@ -1,0 +1,106 @@
+// One thread's pass: a block of queries against the clusters of a cascade, or a part of them.
+#pragma once
+
+#include <limits>
+#include <vector>
+
+#include "../core/canonical.h"
+#include "../core/threads.h"
+#include "coded_queries.h"
+
+namespace resmem {
+
+inline constexpr std::size_t kBlockQueries = 256;  // their codes, and a chunk's, stay in level 2
+
+class CascadePass {
+ public:
+  CascadePass(const CascadeScope& scope, const CodedQueries& queries, Interrupt& interrupt);
+
+  // Takes up a block of queries, given by number, and the clusters c with c % parts == part.
+  // `found` holds neighbours found elsewhere: they count towards the k.
+  void begin(const std::uint32_t* queries, std::size_t count, std::size_t part, std::size_t parts,
+             const std::vector<std::vector<Neighbour>>& found);
+  void run(bool calling_thread);
+
+  // After run(), of the block's query i: too many of its rows passed; or what may be among the k
+  // nearest, with canonical keys.
+  bool gave_up(std::size_t i) const { return each_[i].gave_up; }
+  void finish(std::size_t i, std::vector<Neighbour>& found);
+
+  SearchStats stats;
+
+ private:
+  // A row that may be among the k nearest: its distance lies in [low, high].
+  struct Candidate {
+    double low, high;
+    double key;  // canonical, or NaN while it is not known
+    std::int64_t id;
+    std::uint32_t place, row;  // kNoRow: it was found elsewhere
+  };
+  struct Each {
+    std::size_t hits;
+    bool gave_up;
+    std::vector<Candidate> pool;
+    std::vector<double> ends;          // a heap of the k smallest upper ends
+    std::vector<std::uint32_t> seeds;  // places taken by seed(), ascending
+  };
+  struct Scored {
+    std::int32_t score;
+    std::uint32_t place, chunk;
+  };
+
+  void seed(std::size_t i, bool calling_thread);
+  void find_near(std::size_t i);
+  void score(std::size_t i, std::uint32_t cluster);
+  void take_seeds(std::size_t i);
+  void visit_near(bool calling_thread);
+  void settle(std::size_t i);
+  void visit_others(bool calling_thread);
+  void visit(std::uint32_t cluster);
+  void scan(const Chunk& chunk);
+  void sort_by_row(std::size_t found);
+
+  void take_all(const Chunk& chunk, std::size_t i);
+  void take(const Chunk& chunk, std::uint32_t place, std::size_t i);
+  void keep(std::size_t i, const Candidate& candidate);
+  void thin(std::size_t i);
+  void drop_far(std::size_t i);
+  void rebuild_ends(std::size_t i);
+  void count_hits(std::size_t i, std::size_t hits);
+
+  bool mine(std::uint32_t cluster) const { return cluster % parts_ == part_; }
+  double& away(std::uint32_t cluster, std::size_t i) { return away_[cluster * count_ + i]; }
+  bool visible(std::size_t i, std::uint32_t row, std::int64_t id) const;
+  double key(std::size_t i, std::uint32_t row);
+  void place_exactly(std::size_t i, Candidate& candidate);
+  void prefetch(std::uint32_t place) const;
+
+  const CascadeScope& scope_;
+  const CodedQueries& coded_;
+  const Cascade& cascade_;
+  Interrupt& interrupt_;
+  const std::size_t k_, capacity_, most_hits_;
+  const double theta_;
+
+  const std::uint32_t* queries_ = nullptr;
+  std::size_t count_ = 0, parts_ = 1;
+  std::uint32_t part_ = 0;
+  // Of each query of the block:
+  std::vector<double> reach_;  // no row farther than this is among the k nearest; -inf: gave up
+  std::vector<double> slack_, error_, square_;
+  std::vector<Each> each_;
+  std::vector<double> away_;         // (clusters, count): of centres, infinite once visited
+  std::vector<std::uint32_t> near_;  // (count, near_count_): nearest clusters, in order
+  std::size_t near_count_ = 0;
+
+  std::vector<std::uint32_t> order_, who_, active_;
+  std::vector<const std::uint8_t*> pointers_;
+  std::vector<std::int32_t> thresholds_;
+  std::vector<CodeHit> hits_, by_row_;
+  std::vector<std::uint32_t> rows_hit_;
+  std::vector<std::int32_t> scores_;
+  std::vector<Scored> scored_;
+  std::vector<float> scratch_;
+};
+
+}  // namespace resmem
