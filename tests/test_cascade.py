@@ -308,7 +308,18 @@ def engines(memory):
 @pytest.fixture(autouse=True)
 def always_faster(monkeypatch):
     """Which of two searches is faster is not for a test to depend on."""
-    monkeypatch.setattr(_cascade, "_time", lambda _, segment, *rest: 1.0 if segment[5] else 2.0)
+    timed(monkeypatch, lambda queries, cascade: 2.0 if cascade is None else 1.0)
+
+
+def timed(monkeypatch, seconds):
+    """Searches run, and take so many ``seconds(queries, cascade)``."""
+    search = _core.search
+
+    def time(queries, segment, k, threads):
+        found = search(queries, segment[4], [segment], k, "euclidean", None, threads)
+        return seconds(len(queries), segment[5]), found[3]
+
+    monkeypatch.setattr(_cascade, "_time", time)
 
 
 def test_a_memory_builds_when_searching_has_paid_for_it_and_keeps_its_bits():
@@ -344,12 +355,65 @@ def test_rows_that_come_and_go_are_seen(key_dtype):
 
 
 def test_a_cascade_that_is_no_faster_goes(monkeypatch):
-    monkeypatch.setattr(_cascade, "_time", lambda *_: 1.0)
+    timed(monkeypatch, lambda *_: 1.0)
     _, rows = clustered(N, 1, 8)
     memory = memory_of(rows).prepare()
     assert engines(memory) == ["float32"]
     assert memory.plan_[0]["bytes"] == 0
-    assert memory.plan_[0]["reason"] == "1.00 times as fast on 512 of its rows"
+    assert memory.plan_[0]["reason"] == (
+        "1.00 times as fast on 512 of its rows, 1.00 times on one at a time"
+    )
+
+
+def test_few_queries_and_many_are_measured_and_served_apart(monkeypatch):
+    timed(monkeypatch, lambda queries, cascade: 2.0 if (cascade is None) == (queries == 1) else 1.0)
+    queries, rows = clustered(N, 30, 24)
+    memory = memory_of(rows).prepare()
+    (plan,) = memory.plan_
+    assert (plan["search"], plan["search_few"]) == ("float32", "cascade")
+    (segment,) = memory._rows().segments
+    serves = segment.planner.cascade_of
+    assert serves(segment.arrays["keys"], _cascade.FEW) is None
+    assert serves(segment.arrays["keys"], _cascade.FEW - 1) is not None
+    wanted = oracle.search(queries, rows, 5)
+    assert_same(memory.kneighbors(queries), wanted)
+    assert_same(memory.kneighbors(queries[:3]), (wanted[0][:3], wanted[1][:3]))
+
+
+def test_another_depth_is_tried_where_too_many_rows_pass(monkeypatch):
+    timed(monkeypatch, lambda _, cascade: 1000 / getattr(cascade, "depth", 1))
+    rng = np.random.default_rng(5)
+    for d, wanted in ((300, [(64, True), (96, True)]), (200, [(64, True), (200, False)])):
+        rows = rng.standard_normal((N, d), dtype=np.float32)
+        rows *= (np.arange(1, d + 1) ** -0.5).astype(np.float32)
+        (plan,) = memory_of(rows).prepare().plan_
+        tried = plan["tried"]
+        assert [(each["depth"], each["coded_rows"]) for each in tried][:2] == wanted
+        assert tried[0]["passed"] > 0.02
+        assert plan["bytes"] == tried[-1]["bytes"] <= 0.4 * rows.nbytes
+
+
+def test_flat_rows_are_coded_in_all_dimensions():
+    rng = np.random.default_rng(6)
+    (plan,) = memory_of(rng.standard_normal((N, 150), dtype=np.float32)).prepare().plan_
+    assert [(each["depth"], each["coded_rows"]) for each in plan["tried"]] == [(152, False)]
+    wide = rng.standard_normal((N, 600), dtype=np.float32)
+    (plan,) = memory_of(wide).prepare().plan_
+    assert (plan["tried"], plan["reason"]) == ([], "no projection tells its rows apart")
+
+
+def test_what_passes_a_projection_is_counted_as_it_is():
+    rng = np.random.default_rng(7)
+    rows, queries = rng.standard_normal((300, 80)), rng.standard_normal((40, 80))
+    y, z = rows - rows.mean(axis=0), queries - rows.mean(axis=0)
+    axes = np.linalg.svd(y, full_matrices=False)[2][:64].T
+    phi = [
+        np.column_stack([x @ axes, np.linalg.norm(x - x @ axes @ axes.T, axis=1)]) for x in (y, z)
+    ]
+    apart = np.linalg.norm(phi[1][:, None] - phi[0], axis=2)
+    reach = np.quantile(apart, 0.25, axis=1)
+    share = _cascade.passing(queries.astype(np.float32), reach, rows.astype(np.float32))
+    assert share == pytest.approx((apart <= reach[:, None]).mean(), abs=1e-3)
 
 
 def test_rows_that_cannot_be_coded_are_searched_all_the_same():

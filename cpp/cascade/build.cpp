@@ -420,7 +420,7 @@ class Builder {
     const std::size_t places = result_.rows.size();
     result_.code_depth = padded;
     result_.codes.assign(places * padded, 0);
-    result_.squares.assign(places, 0);
+    result_.coded.assign(places, {0, 0});
     result_.steps.assign(d_, 0);
     for (std::size_t p = 0; p < d_; ++p) {
       double largest = 0;
@@ -437,7 +437,7 @@ class Builder {
     result_.largest_square = *std::max_element(squares.begin(), squares.end());
   }
 
-  void code_chunk(Chunk& chunk, double& most, double& largest) {
+  void code_chunk(const Chunk& chunk, double& most, double& largest) {
     std::vector<float> scratch(d_);
     for (std::size_t place = chunk.first; place < chunk.first + chunk.count; ++place) {
       if (result_.rows[place] == kNoRow) continue;
@@ -456,9 +456,9 @@ class Builder {
         sum += std::fabs(code);
       }
       const double relative = roundings(static_cast<double>(d_) + 8, kV);
-      result_.squares[place] = static_cast<float>(square);
-      chunk.code_error = std::max(chunk.code_error, round_up(std::sqrt(error) * (1 + relative) +
-                                                             std::sqrt(square) * 4 * kV));
+      result_.coded[place] = {
+          static_cast<float>(square),
+          round_up(std::sqrt(error) * (1 + relative) + std::sqrt(square) * 4 * kV)};
       most = std::max(most, sum);
       largest = std::max(largest, square * (1 + relative));
     }
@@ -514,7 +514,8 @@ double Projection::map(const float* x, const float* layer, const KernelTable& ke
 }
 
 std::size_t Cascade::bytes() const {
-  return panels.size() + codes.size() + 4 * (init.size() + rows.size() + squares.size()) +
+  return panels.size() + codes.size() + 4 * (init.size() + rows.size()) +
+         coded.size() * sizeof(CodedRow) +
          4 * centres.size() + chunks.size() * sizeof(Chunk) +
          4 * (projection.weight.size() + projection.offset.size() + steps.size());
 }
@@ -536,7 +537,7 @@ std::uint64_t Cascade::digest() const {
   take(init);
   take(steps);
   take(codes);
-  take(squares);
+  take(coded);
   return hash;
 }
 

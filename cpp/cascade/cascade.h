@@ -44,8 +44,13 @@ inline constexpr int kQueryOffset = 64;  // codes of queries are stored with thi
 struct Chunk {
   std::uint32_t first, count, cluster;
   float near, far;   // distances of Phi of its rows from the cluster's centre lie between
-  float error;       // no row's coded Phi is farther from the exact one
-  float code_error;  // no coded row is farther from the row
+  float error;  // no row's coded Phi is farther from the exact one
+};
+
+// Beside the codes of a row.
+struct CodedRow {
+  float square;  // |steps * code|^2
+  float error;   // the coded row is no farther from the row
 };
 
 struct Cascade {
@@ -60,7 +65,7 @@ struct Cascade {
   AlignedVector<std::int32_t> init;   // per place
   std::vector<float> steps;           // (d,): a coded row is offset + steps * code
   AlignedVector<std::int8_t> codes;   // (places, code_depth), or empty
-  std::vector<float> squares;         // per place: |steps * code|^2
+  std::vector<CodedRow> coded;        // per place, or empty
   double code_sum = 0;                // sum |code| of a row is at most this
   double largest_square = 0;
 

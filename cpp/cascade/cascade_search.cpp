@@ -127,7 +127,7 @@ void cascade_bounds(const CascadeScope& scope, const CascadeBounds& bounds) {
             (std::sqrt(square) - std::sqrt(queries.limit(chunk, 0, queries[i].error))) /
             cascade.scale;
         if (cascade.code_depth > 0)
-          queries.bound(i, chunk, place, std::numeric_limits<double>::infinity(), &bounds.low[at],
+          queries.bound(i, place, std::numeric_limits<double>::infinity(), &bounds.low[at],
                         &bounds.high[at]);
       }
 }

@@ -56,15 +56,15 @@ class CodedQueries {
     return units * units * (1 + 16 * kV);
   }
   // Both ends of a row's distance, by its own codes; false if it lies beyond the reach.
-  bool bound(std::size_t i, const Chunk& chunk, std::size_t place, double reach, double* low,
-             double* high) const {
+  bool bound(std::size_t i, std::size_t place, double reach, double* low, double* high) const {
     const CodedQuery& coded = coded_[i];
     const std::size_t depth = cascade_.code_depth;
     const std::int32_t product =
         kernels_.code_dot(&cascade_.codes[place * depth], &wide_[i * depth], depth);
-    const double square = static_cast<double>(cascade_.squares[place]) + coded.offset_square -
+    const CodedRow& row = cascade_.coded[place];
+    const double square = static_cast<double>(row.square) + coded.offset_square -
                           2 * coded.unit * static_cast<double>(product);
-    const auto error = static_cast<double>(chunk.code_error);
+    const auto error = static_cast<double>(row.error);
     // Most rows end here, without a root; the factor covers the roundings of both sides.
     if (square - coded.off > (reach + error) * (reach + error) * (1 + 0x1p-40)) return false;
     *low = std::sqrt(std::max(0.0, square - coded.off)) * (1 - 8 * kV) - error;

@@ -113,7 +113,7 @@ void CascadePass::score(std::size_t i, std::uint32_t cluster) {
         scores_.data());
     stats.pairs_coded += chunk.count;
     for (std::uint32_t r = 0; r < chunk.count; ++r)
-      scored_.push_back({scores_[r], chunk.first + r, static_cast<std::uint32_t>(c)});
+      scored_.push_back({scores_[r], chunk.first + r});
   }
 }
 
@@ -124,7 +124,7 @@ void CascadePass::take_seeds(std::size_t i) {
   });
   for (auto s = scored_.begin(); s != end; ++s) {
     if (static_cast<std::size_t>(end - s) > kAhead) prefetch(s[kAhead].place);
-    take(cascade_.chunks[s->chunk], s->place, i);
+    take(s->place, i);
     each_[i].seeds.push_back(s->place);
   }
   scored_.clear();
@@ -236,7 +236,7 @@ void CascadePass::scan(const Chunk& chunk) {
     for (; ahead < rows_hit_.size() && ahead < seen + kAhead; ++ahead)
       prefetch(chunk.first + rows_hit_[ahead]);
     const std::size_t i = active_[by_row_[h].query];
-    take(chunk, chunk.first + row, i);
+    take(chunk.first + row, i);
     count_hits(i, 1);
   }
 }
@@ -255,7 +255,7 @@ void CascadePass::sort_by_row(std::size_t found) {
 
 void CascadePass::take_all(const Chunk& chunk, std::size_t i) {
   for (std::uint32_t place = chunk.first; place < chunk.first + chunk.count; ++place)
-    take(chunk, place, i);
+    take(place, i);
   count_hits(i, chunk.count);
 }
 
@@ -268,13 +268,13 @@ void CascadePass::count_hits(std::size_t i, std::size_t hits) {
 }
 
 // A row that passed the projection: bound its distance by its own codes, or find it.
-void CascadePass::take(const Chunk& chunk, std::uint32_t place, std::size_t i) {
+void CascadePass::take(std::uint32_t place, std::size_t i) {
   const std::uint32_t row = cascade_.rows[place];
   if (row == kNoRow || each_[i].gave_up) return;  // padding
   Candidate c{0, 0, kUnknown, 0, place, row};
   if (cascade_.code_depth > 0) {
     ++stats.rows_coded;
-    if (!coded_.bound(queries_[i], chunk, place, reach_[i], &c.low, &c.high)) return;
+    if (!coded_.bound(queries_[i], place, reach_[i], &c.low, &c.high)) return;
   }
   const std::vector<std::uint32_t>& seeds = each_[i].seeds;
   if (std::binary_search(seeds.begin(), seeds.end(), place)) return;
@@ -395,7 +395,7 @@ void CascadePass::prefetch(std::uint32_t place) const {
     return;
   }
   prefetch_bytes(&cascade_.codes[place * cascade_.code_depth], cascade_.code_depth);
-  prefetch_bytes(&cascade_.squares[place], sizeof(float));
+  prefetch_bytes(&cascade_.coded[place], sizeof(CodedRow));
 }
 
 }  // namespace resmem

@@ -46,7 +46,7 @@ class CascadePass {
   };
   struct Scored {
     std::int32_t score;
-    std::uint32_t place, chunk;
+    std::uint32_t place;
   };
 
   void seed(std::size_t i, bool calling_thread);
@@ -61,7 +61,7 @@ class CascadePass {
   void sort_by_row(std::size_t found);
 
   void take_all(const Chunk& chunk, std::size_t i);
-  void take(const Chunk& chunk, std::uint32_t place, std::size_t i);
+  void take(std::uint32_t place, std::size_t i);
   void keep(std::size_t i, const Candidate& candidate);
   void thin(std::size_t i);
   void drop_far(std::size_t i);

@@ -5,21 +5,29 @@ from __future__ import annotations
 import math
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from resmem import _core
-from resmem._arrays import F32, I64
+from resmem._arrays import F32, F64, I64
 
 KeySegment: TypeAlias = "tuple[npt.NDArray[Any], I64 | None, int, I64 | None, float]"
 
 LEAST_ROWS = 8192  # fewer are searched in no time
 WORTH = 2000  # queries after which building has paid: it takes as long as about a thousand
 SAMPLE = 512  # rows that are searched for to measure what a cascade saves
+FEW = 16  # fewer queries are bound by memory: they are measured one after the other
+_SINGLES = 4
+_MOST_BYTES = 0.4  # of float32 rows
+_MOST_BUILDING = 5.0  # times what 1,000 queries take without it
 _MOST_TIME = 0.9  # of the time without it, or it is dropped
+_DEPTHS = (32, 40, 64, 96, 128, 192, 256)
+_MANY, _LITTLE = 0.02, 0.001  # shares of pairs that pass; beyond, another depth is tried
+_FLAT = 0.3  # share of pairs; beyond, codes must take all dimensions, at most so many:
+_MOST_FLAT = 512
 
 
 @dataclass(frozen=True)
@@ -30,15 +38,47 @@ class Shape:
     clusters: int
     coded_rows: bool
 
+    def bytes_per_row(self, d: int) -> float:
+        """A row takes ``depth`` bytes and 8, with codes of its own ``d`` (rounded up to 32) and 8
+        more; filling panels of 32 rows adds a twentieth if a cluster has 320."""
+        coded = -(-d // 32) * 32 + 8 if self.coded_rows else 0
+        return 1.05 * (self.depth + 8 + coded)
 
-def shape_for(n: int, d: int) -> Shape:
-    """Within 40 % of float32 rows from 24 dimensions on: a row takes ``depth`` bytes and 8, with
-    codes of its own ``d`` (rounded up to 16) and 4 more; filling panels of 32 rows adds a
-    twentieth if a cluster has 320."""
+    def fits(self, d: int) -> bool:
+        return self.bytes_per_row(d) <= _MOST_BYTES * 4 * d
+
+
+def shape_for(n: int, d: int, flat: bool = False) -> Shape:
+    """The first to try. ``flat``: no projection keeps distances, so codes take all dimensions."""
     clusters = min(1024, max(4, min(round(math.sqrt(n)), n // 320)))
-    if d < 128:
-        return Shape(min(64, -(-d // 4) * 4), clusters, coded_rows=False)
-    return Shape(40 if d < 160 else 64 if d <= 400 else 128, clusters, coded_rows=True)
+    if flat or d < 128:
+        return Shape(-(-(d if flat else min(64, d)) // 4) * 4, clusters, coded_rows=False)
+    depth = 40 if d < 160 else 64 if d <= 400 else 128
+    return Shape(depth, clusters, coded_rows=True)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cascade and what was measured of it."""
+
+    shape: Shape
+    cascade: _core.Cascade | None  # none: the search without
+    seconds: float  # to build
+    batch: float  # seconds for ``SAMPLE`` queries
+    single: float  # for ``_SINGLES`` queries one after the other
+    passed: float  # share of all pairs that passed the projection
+
+    def described(self, without: Trial) -> dict[str, Any]:
+        return {
+            "depth": self.shape.depth,
+            "clusters": self.shape.clusters,
+            "coded_rows": self.shape.coded_rows,
+            "bytes": 0 if self.cascade is None else self.cascade.nbytes,
+            "build_seconds": self.seconds,
+            "passed": self.passed,
+            "times_as_fast": without.batch / self.batch,
+            "times_as_fast_single": without.single / self.single,
+        }
 
 
 @dataclass(frozen=True)
@@ -46,43 +86,43 @@ class Decision:
     """What was measured of some rows, and what came of it."""
 
     rows: int  # the first ones of the segment
-    shape: Shape
-    cascade: _core.Cascade | None
-    reason: str
-    seconds: float  # to build
-    without: float  # seconds for ``SAMPLE`` queries
-    with_it: float
     keys: npt.NDArray[Any]  # the array it was built of
+    cascade: _core.Cascade | None
+    tried: tuple[dict[str, Any], ...]  # all trials, described
+    batches: bool  # whether it serves batches of queries
+    singles: bool  # whether it serves few queries
+    reason: str
+
+    def serves(self, queries: int) -> bool:
+        return self.singles if queries < FEW else self.batches
 
     def described(self) -> dict[str, Any]:
         """For people and tools."""
         return {
             "rows": self.rows,
-            "search": "float32" if self.cascade is None else "cascade",
+            "search": "cascade" if self.batches else "float32",
+            "search_few": "cascade" if self.singles else "float32",
             "reason": self.reason,
-            "depth": self.shape.depth,
-            "clusters": self.shape.clusters,
-            "coded_rows": self.shape.coded_rows,
             "bytes": 0 if self.cascade is None else self.cascade.nbytes,
-            "build_seconds": self.seconds,
-            "seconds_without": self.without,
-            "seconds_with": self.with_it,
+            "tried": list(self.tried),
         }
 
 
 class Planner:
     """Counts the queries of a segment, and decides once building has paid."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_trials: int = 4) -> None:
         self.decision: Decision | None = None
+        self._most_trials = most_trials
         self._asked = 0
         self._lock = threading.Lock()
 
-    def cascade_of(self, keys: npt.NDArray[Any]) -> _core.Cascade | None:
-        """The cascade of the first of these rows, if there is one."""
+    def cascade_of(self, keys: npt.NDArray[Any], queries: int) -> _core.Cascade | None:
+        """The cascade of the first of these rows, if there is one that serves so many queries."""
         decision = self.decision
-        same = decision is not None and decision.keys is keys
-        return decision.cascade if same and decision is not None else None
+        if decision is None or decision.keys is not keys:
+            return None
+        return decision.cascade if decision.serves(queries) else None
 
     def ask(
         self,
@@ -103,44 +143,117 @@ class Planner:
             return
         if self._lock.acquire(blocking=False):  # who comes meanwhile searches without
             try:
-                self.decision = decide(segment, keys, k, threads)
+                self.decision = decide(segment, keys, k, threads, self._most_trials)
                 self._asked = 0
             finally:
                 self._lock.release()
 
 
-def decide(segment: KeySegment, keys: npt.NDArray[Any], k: int, threads: int) -> Decision:
-    """Build a cascade, search with it and without, and keep it if that was faster."""
+def decide(
+    segment: KeySegment, keys: npt.NDArray[Any], k: int, threads: int, most_trials: int = 4
+) -> Decision:
+    """Build cascades, search with them and without, and keep the fastest if that is faster."""
     rows, largest = segment[0], segment[4]
     n, d = rows.shape
-    shape = shape_for(n, d)
-    start = time.perf_counter()
-    try:
-        cascade = _core.Cascade(
-            (rows, None, 0, None, largest),
-            d,
-            shape.depth,
-            shape.clusters,
-            shape.coded_rows,
-            threads,
-        )
-    except (ValueError, MemoryError) as error:
-        return Decision(n, shape, None, str(error) or "no memory", 0.0, 0.0, 0.0, keys)
-    seconds = time.perf_counter() - start
-    chosen = np.sort(np.random.RandomState(0).permutation(n)[:SAMPLE])
-    queries = rows[chosen]
-    asked: F32 = queries if queries.dtype == np.float32 else _core.widen(queries)
-    without = with_it = math.inf
+    queries = _sample(rows, SAMPLE, 0)
+    none = Trial(Shape(0, 0, False), None, 0.0, *_measure(queries, (*segment, None), k, threads))
+    budget = _MOST_BUILDING * none.batch * 1000 / len(queries)
+    flat = d > 64 and _is_flat(queries[:128], segment, k, threads)
+    if flat and d > _MOST_FLAT:
+        return Decision(n, keys, None, (), False, False, "no projection tells its rows apart")
+    trials: list[Trial] = []
+    shape: Shape | None = shape_for(n, d, flat)
+    while shape is not None and len(trials) < most_trials:
+        start = time.perf_counter()
+        try:
+            built = (rows, None, 0, None, largest), d, shape.depth, shape.clusters, shape.coded_rows
+            cascade = _core.Cascade(*built, threads)
+        except (ValueError, MemoryError) as error:
+            if not trials:
+                return Decision(n, keys, None, (), False, False, str(error) or "no memory")
+            break
+        seconds = time.perf_counter() - start
+        measured = _measure(queries, (*segment, cascade), k, threads)
+        trials.append(Trial(shape, cascade, seconds, *measured))
+        budget -= seconds
+        shape = _next_shape(trials, n, d) if 1.4 * seconds < budget else None
+    best = min(trials, key=lambda trial: trial.batch)
+    batches = best.batch < _MOST_TIME * none.batch
+    singles = best.single < _MOST_TIME * none.single
+    reason = (
+        f"{none.batch / best.batch:.2f} times as fast on {len(queries)} of its rows, "
+        f"{none.single / best.single:.2f} times on one at a time"
+    )
+    kept = best.cascade if batches or singles else None
+    tried = tuple(trial.described(none) for trial in trials)
+    return Decision(n, keys, kept, tried, batches, singles, reason)
+
+
+def _next_shape(trials: list[Trial], n: int, d: int) -> Shape | None:
+    """One more depth, in the direction in which it may be faster; none once it was not."""
+    last = trials[-1]
+    if not last.shape.coded_rows or (len(trials) > 1 and last.batch > trials[-2].batch):
+        return None
+    depths = [p for p in _DEPTHS if p < d and replace(last.shape, depth=p).fits(d)]
+    further: list[int] = []
+    if last.passed > _MANY:
+        further = [p for p in depths if p > last.shape.depth][:1]
+        if (not further or last.passed > _FLAT) and d <= _MOST_FLAT:
+            return shape_for(n, d, flat=True)
+    elif last.passed < _LITTLE:
+        further = [p for p in depths if p < last.shape.depth][-1:]
+    shapes = [replace(last.shape, depth=p) for p in further]
+    return next((s for s in shapes if s not in [trial.shape for trial in trials]), None)
+
+
+def _is_flat(queries: F32, segment: KeySegment, k: int, threads: int) -> bool:
+    """Whether a projection would leave a good part of all rows within reach."""
+    found = _core.search(queries, segment[4], [segment], k, "euclidean", None, threads)
+    return passing(queries, found[0][:, -1], _sample(segment[0], 512, 1)) > _FLAT
+
+
+def passing(queries: F32, reach: F64, others: F32) -> float:
+    """The share of pairs of queries and other rows that 64 principal directions of the others,
+    and the length of what these leave, cannot tell to be farther than the query's reach."""
+    centre = others.mean(axis=0, dtype=np.float64)
+    y, z = others - centre, queries - centre
+    values, vectors = np.linalg.eigh(y @ y.T)
+    axes = y.T @ (vectors[:, -64:] / np.sqrt(np.maximum(values[-64:], np.finfo(np.float64).tiny)))
+    seen, asked = (
+        np.column_stack([x @ axes, np.sqrt(np.maximum(_squares(x) - _squares(x @ axes), 0))])
+        for x in (y, z)
+    )
+    squared = _squares(asked)[:, None] + _squares(seen) - 2 * (asked @ seen.T)
+    return float((squared <= np.square(reach)[:, None]).mean())
+
+
+def _squares(x: F64) -> F64:
+    squares: F64 = np.square(x).sum(axis=1)
+    return squares
+
+
+def _sample(rows: npt.NDArray[Any], count: int, seed: int) -> F32:
+    chosen = rows[np.sort(np.random.RandomState(seed).permutation(len(rows))[:count])]
+    sample: F32 = chosen if chosen.dtype == np.float32 else _core.widen(chosen)
+    return sample
+
+
+def _measure(queries: F32, segment: Any, k: int, threads: int) -> tuple[float, float, float]:
+    """Seconds for all queries together and for few one after the other, and the share of pairs
+    that passed the projection (1 where most queries were given up)."""
+    batch = single = math.inf
     for _ in range(2):
-        without = min(without, _time(asked, (*segment, None), k, threads))
-        with_it = min(with_it, _time(asked, (*segment, cascade), k, threads))
-    faster = with_it < _MOST_TIME * without
-    reason = f"{without / with_it:.2f} times as fast on {len(chosen)} of its rows"
-    kept = cascade if faster else None
-    return Decision(n, shape, kept, reason, seconds, without, with_it, keys)
+        seconds, stats = _time(queries, segment, k, threads)
+        batch = min(batch, seconds)
+        single = min(
+            single, sum(_time(queries[i : i + 1], segment, k, threads)[0] for i in range(_SINGLES))
+        )
+    if stats["given_up"] > len(queries) // 4:
+        return batch, single, 1.0
+    return batch, single, stats["code_hits"] / (len(queries) * len(segment[0]))
 
 
-def _time(queries: F32, segment: Any, k: int, threads: int) -> float:
+def _time(queries: F32, segment: Any, k: int, threads: int) -> tuple[float, _core.SearchStats]:
     start = time.perf_counter()
-    _core.search(queries, segment[4], [segment], k, "euclidean", None, threads)
-    return time.perf_counter() - start
+    stats = _core.search(queries, segment[4], [segment], k, "euclidean", None, threads)[3]
+    return time.perf_counter() - start, stats

@@ -22,7 +22,7 @@ def search(
     """Euclidean distances, ids and positions of the neighbours, (q, k) each."""
     rows.plan(len(queries), k, threads)
     distances, ids, positions, _ = _core.search(
-        queries, largest, rows.keys_for_core(), k, "euclidean", excluded, threads,
+        queries, largest, rows.keys_for_core(len(queries)), k, "euclidean", excluded, threads,
         version=rows.version,
     )  # fmt: skip
     return distances, ids, positions

@@ -268,10 +268,11 @@ class Memory(State):
         """Build now what makes search fast, instead of after some 2,000 queries.
 
         A *cascade* holds every row in a few bytes and finds, with proven bounds, the few rows
-        that exact distances must decide between; results keep their bits. It is built for every
-        8,192 rows or more, measured beside search without it on 512 of the rows, and kept if it is
-        faster. It takes at most 40 % of the memory of float32 keys, from 24 dimensions on, and
-        is not saved. Rows added later are searched without it until they are a quarter of all.
+        that exact distances must decide between; results keep their bits. For every 8,192 rows or
+        more a few shapes of it are built, measured beside search without it on 512 of the rows,
+        and the fastest is kept if it is faster. It takes at most 40 % of the memory of float32
+        keys, from 24 dimensions on, and is not saved. Rows added later are searched without it
+        until they are a quarter of all.
         Returns self; ``plan_`` tells what came of it.
         """
         workers = _arrays.thread_count(threads)
@@ -282,8 +283,10 @@ class Memory(State):
     def plan_(self) -> list[dict[str, Any]]:
         """How each segment of rows is searched: what was built and what was measured.
 
-        ``search`` is "cascade" or "float32"; the times are those of 512 queries. Empty tables are
-        of segments for which nothing has been decided yet.
+        ``search`` is "cascade" or "float32", for 16 queries and more, ``search_few`` for fewer;
+        ``tried`` lists what was built, what share of all rows ``passed`` its projection, and how
+        fast it was beside float32. Empty tables are of segments for which nothing has been
+        decided yet.
         """
         return [
             {} if segment.planner.decision is None else segment.planner.decision.described()

@@ -258,10 +258,10 @@ class Snapshot:
         """What is searched for of queries, and its largest |value|; see ``Fitted.keys``."""
         return self.preprocess.keys(embeddings, self.d, threads, first_row)
 
-    def keys_for_core(self) -> list[Any]:
-        """What the core's search takes: segments, with the cascades that there are."""
+    def keys_for_core(self, queries: int) -> list[Any]:
+        """What the core's search takes: segments, with the cascades that serve so many queries."""
         return [
-            (*segment.keys_for_core(), segment.planner.cascade_of(segment.arrays["keys"]))
+            (*segment.keys_for_core(), segment.planner.cascade_of(segment.arrays["keys"], queries))
             for segment in self.segments
         ]
 

@@ -63,9 +63,9 @@ def search(
     segment = (stored, None, 0, None, rows_max)
     cascade = None
     if "euclidean" in metric and len(asked) >= _WORTH_BUILDING:
-        planner = Planner()
+        planner = Planner(most_trials=1)
         planner.ask(segment, stored, len(asked), k, workers)
-        cascade = planner.cascade_of(stored)
+        cascade = planner.cascade_of(stored, len(asked))
     values, ids, _, _ = _core.search(
         asked, queries_max, [(*segment, cascade)], k, metric, excluded, workers
     )

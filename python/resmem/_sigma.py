@@ -26,7 +26,13 @@ def measure(rows: Snapshot, k: int) -> float:
     own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
     largest = max(segment.keys_max for segment, _ in chosen)
     distances, _, _, _ = _core.search(
-        queries, largest, rows.keys_for_core(), k, "euclidean", own, version=rows.version
+        queries,
+        largest,
+        rows.keys_for_core(len(queries)),
+        k,
+        "euclidean",
+        own,
+        version=rows.version,
     )
     gaps = np.add.accumulate(distances - distances[:, :1], axis=1)[:, -1] / k
     ordered = np.sort(gaps)
