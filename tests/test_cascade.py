@@ -462,3 +462,108 @@ def test_a_cascade_takes_at_most_two_fifths_of_float32_rows(d):
     shape = _cascade.shape_for(len(rows), d)
     cascade = cascade_of(rows, None, shape.depth, shape.clusters, coded_rows=shape.coded_rows)
     assert cascade.nbytes <= 0.4 * rows.nbytes
+
+
+# ---------------------------------------------------------------------- in a file
+
+
+def test_a_cascade_of_arrays_is_the_same_and_reads_the_large_ones_where_they_lie():
+    queries, rows = clustered(3000, 20, 130)
+    cascade = cascade_of(rows, None, 32, 9, coded_rows=True)
+    arrays = cascade.arrays()
+    again = _core.Cascade.of(arrays)
+    assert again.digest() == cascade.digest()
+    assert np.shares_memory(again.arrays()["codes"], arrays["codes"])
+    assert not arrays["codes"].flags.writeable
+    del cascade, arrays
+    segment = (rows, None, 0, None, max_abs(rows), again)
+    found = _core.search(queries, max_abs(queries), [segment], 7, "euclidean")
+    assert found[3]["strategy"] == "cascade"
+    assert_same(found, oracle.search(queries, rows, 7))
+
+
+@pytest.mark.parametrize("coded_rows", [True, False])
+def test_arrays_that_do_not_fit_together_are_refused(coded_rows):
+    _, rows = clustered(700, 1, 40)
+    arrays = cascade_of(rows, None, 16, 3, coded_rows=coded_rows).arrays()
+    numbers = arrays["numbers"]
+    damaged = [{**arrays, name: array[:-1]} for name, array in arrays.items() if len(array)]
+    damaged += [{**arrays, name: np.append(a, a[:1])} for name, a in arrays.items() if len(a)]
+    damaged += [{k: v for k, v in arrays.items() if k != name} for name in arrays]
+    for at in (0, 1, 2, 3, 4, 5, 10):  # sizes, and the scale
+        for value in (0, 1, 7, 1e9, -1, np.nan, np.inf):
+            if value != numbers[at] and not (at in (2, 10) and value in (0, 1, 7, 1e9)):
+                damaged.append({**arrays, "numbers": np.where(np.arange(13) == at, value, numbers)})
+    for name in ("weight", "offset", "bias", "origin", "centres"):
+        array = arrays[name].copy()
+        array[1] = np.nan
+        damaged.append({**arrays, name: array})
+    for value in (-2, 700, int(arrays["rows"][1])):
+        damaged.append({**arrays, "rows": np.r_[np.int32(value), arrays["rows"][1:]]})
+    for at in (0, 1, 2, 7):  # where chunks begin, how many rows they have, of which cluster
+        chunks = arrays["chunks"].copy()
+        chunks[at] += 32 if at != 2 else 1000
+        damaged.append({**arrays, "chunks": chunks})
+    for each in damaged:
+        with pytest.raises((ValueError, TypeError)):
+            _core.Cascade.of({name: np.ascontiguousarray(array) for name, array in each.items()})
+
+
+def test_a_file_keeps_the_cascade_and_an_append_does_not_write_it_again(tmp_path):
+    path = tmp_path / "memory.resmem"
+    queries, rows = clustered(N, 30, 24)
+    memory = memory_of(rows).prepare()
+    without = tmp_path / "without.resmem"
+    memory_of(rows).save(without)
+    memory.save(path)
+    size = path.stat().st_size
+    (plan,) = memory.plan_
+    assert size - without.stat().st_size > plan["bytes"]
+    loaded = resmem.Memory.load(path)
+    assert engines(loaded) == ["cascade"]
+    assert loaded.plan_[0]["reason"] == "saved in the file"
+    assert loaded.info()["search"].startswith(f"cascade over {N} rows, ")
+    wanted = oracle.search(queries, rows, 5)
+    assert_same(loaded.kneighbors(queries), wanted)
+    nothing = np.zeros((3, 1), np.float32)
+    loaded.add(rows[:3] + 1, nothing, nothing).remove([5])
+    loaded.save(path, append=True)
+    assert path.stat().st_size - size < plan["bytes"] // 4
+    again = resmem.Memory.load(path)
+    assert engines(again)[0] == "cascade"
+    alive = np.arange(N + 3) != 5
+    both = np.concatenate([rows, rows[:3] + 1])
+    assert_same(again.kneighbors(queries), oracle.search(queries, both, 5, alive=alive))
+
+
+def test_a_cascade_decided_on_later_is_appended(tmp_path):
+    path = tmp_path / "memory.resmem"
+    _, rows = clustered(N, 1, 24)
+    memory_of(rows).save(path)
+    memory = resmem.Memory.load(path)
+    assert engines(memory) == [None]
+    memory.prepare().save(path, append=True)
+    assert engines(resmem.Memory.load(path)) == ["cascade"]
+
+
+def test_rows_that_move_up_leave_their_cascade_behind(tmp_path):
+    path = tmp_path / "memory.resmem"
+    queries, rows = clustered(N, 30, 24)
+    memory = memory_of(rows).prepare().remove(np.arange(100))
+    memory.save(path)
+    loaded = resmem.Memory.load(path)
+    assert engines(loaded) == [None]
+    wanted = oracle.search(queries, rows, 5, alive=np.arange(N) >= 100)
+    assert_same(loaded.kneighbors(queries), wanted)
+    assert_same(memory.kneighbors(queries), wanted)
+
+
+def test_a_cascade_that_makes_no_sense_is_left_alone():
+    _, rows = clustered(700, 1, 40)
+    arrays = {**cascade_of(rows, None, 16, 3).arrays(), "serves": np.ones(2, np.uint8)}
+    stored = ("file", 0)
+    assert _cascade.saved(arrays, rows, stored).stored == stored
+    assert _cascade.saved({**arrays, "serves": np.ones(3, np.uint8)}, rows, stored) is None
+    assert _cascade.saved({**arrays, "rows": arrays["rows"][:-1]}, rows, stored) is None
+    assert _cascade.saved(arrays, rows[:-1], stored) is None
+    assert _cascade.saved(arrays, rows[:, :-1], stored) is None

@@ -71,6 +71,11 @@ class Builder {
     code_projections();
     arrange();
     if (shape_.coded_rows) code_rows();
+    result_.rows.own(std::move(rows_));
+    result_.panels.own(std::move(panels_));
+    result_.init.own(std::move(init_));
+    result_.codes.own(std::move(codes_));
+    result_.coded.own(std::move(coded_));
     return std::move(result_);
   }
 
@@ -364,21 +369,20 @@ class Builder {
       const std::uint32_t ga = group(a), gb = group(b);
       return ga != gb ? ga < gb : away_[a] != away_[b] ? away_[a] < away_[b] : a < b;
     });
-    result_.starts.assign(1, 0);
     std::size_t next = 0;
     for (std::uint32_t c = 0; c <= apart; ++c) {
       const std::size_t first = next;
       while (next < n && group(order[next]) == c) ++next;
       for (std::size_t i = first; i < next; i += kChunkRows)
         add_chunk(&order[i], std::min(kChunkRows, next - i), c, c == apart);
-      result_.starts.push_back(result_.chunks.size());
     }
+    result_.find_starts();
     lay_panels();
   }
 
   void add_chunk(const std::uint32_t* members, std::size_t count, std::uint32_t cluster, bool odd) {
     Chunk chunk{};
-    chunk.first = static_cast<std::uint32_t>(result_.rows.size());
+    chunk.first = static_cast<std::uint32_t>(rows_.size());
     chunk.count = static_cast<std::uint32_t>((count + kPanelRows - 1) / kPanelRows * kPanelRows);
     chunk.cluster = cluster;
     chunk.near = odd ? 0 : std::numeric_limits<float>::infinity();
@@ -392,35 +396,35 @@ class Builder {
       chunk.error = std::max(chunk.error, error_[r]);
     }
     if (odd) chunk.near = -chunk.far;
-    result_.rows.insert(result_.rows.end(), members, members + count);
-    result_.rows.resize(chunk.first + chunk.count, kNoRow);
+    rows_.insert(rows_.end(), members, members + count);
+    rows_.resize(chunk.first + chunk.count, kNoRow);
     result_.chunks.push_back(chunk);
   }
 
   void lay_panels() {
-    const std::size_t places = result_.rows.size(), depth = shape_.depth;
-    result_.panels.assign(places * depth, 0);
-    result_.init.assign(places, kPaddingInit);
+    const std::size_t places = rows_.size(), depth = shape_.depth;
+    panels_.assign(places * depth, 0);
+    init_.assign(places, kPaddingInit);
     for (std::size_t place = 0; place < places; ++place) {
-      if (result_.rows[place] == kNoRow) continue;
-      const std::int8_t* codes = &flat_[result_.rows[place] * depth];
+      if (rows_[place] == kNoRow) continue;
+      const std::int8_t* codes = &flat_[rows_[place] * depth];
       int square = 0, sum = 0;
       for (std::size_t p = 0; p < depth; ++p) {
-        result_.panels[in_panels(place, p, depth)] = codes[p];
+        panels_[in_panels(place, p, depth)] = codes[p];
         square += codes[p] * codes[p];
         sum += codes[p];
       }
-      result_.init[place] = -(square / 2) - kQueryOffset * sum;
+      init_[place] = -(square / 2) - kQueryOffset * sum;
     }
   }
 
   // The rows themselves in 8 bits, every dimension with a step of its own.
   void code_rows() {
     const std::size_t padded = (d_ + kCodeStep - 1) / kCodeStep * kCodeStep;
-    const std::size_t places = result_.rows.size();
+    const std::size_t places = rows_.size();
     result_.code_depth = padded;
-    result_.codes.assign(places * padded, 0);
-    result_.coded.assign(places, {0, 0});
+    codes_.assign(places * padded, 0);
+    coded_.assign(places, {0, 0});
     result_.steps.assign(d_, 0);
     for (std::size_t p = 0; p < d_; ++p) {
       double largest = 0;
@@ -440,9 +444,9 @@ class Builder {
   void code_chunk(const Chunk& chunk, double& most, double& largest) {
     std::vector<float> scratch(d_);
     for (std::size_t place = chunk.first; place < chunk.first + chunk.count; ++place) {
-      if (result_.rows[place] == kNoRow) continue;
-      const float* x = row(result_.rows[place], scratch.data());
-      std::int8_t* codes = &result_.codes[place * result_.code_depth];
+      if (rows_[place] == kNoRow) continue;
+      const float* x = row(rows_[place], scratch.data());
+      std::int8_t* codes = &codes_[place * result_.code_depth];
       double square = 0, error = 0, sum = 0;
       for (std::size_t p = 0; p < d_; ++p) {
         const double y =
@@ -456,9 +460,8 @@ class Builder {
         sum += std::fabs(code);
       }
       const double relative = roundings(static_cast<double>(d_) + 8, kV);
-      result_.coded[place] = {
-          static_cast<float>(square),
-          round_up(std::sqrt(error) * (1 + relative) + std::sqrt(square) * 4 * kV)};
+      coded_[place] = {static_cast<float>(square),
+                       round_up(std::sqrt(error) * (1 + relative) + std::sqrt(square) * 4 * kV)};
       most = std::max(most, sum);
       largest = std::max(largest, square * (1 + relative));
     }
@@ -472,6 +475,10 @@ class Builder {
   Interrupt& interrupt_;
 
   Cascade result_;
+  AlignedVector<std::uint32_t> rows_;
+  AlignedVector<std::int8_t> panels_, codes_;
+  AlignedVector<std::int32_t> init_;
+  AlignedVector<CodedRow> coded_;
   std::size_t sample_rows_ = 0;
   std::vector<double> sample_;  // (sample_rows_, d), centred
   std::vector<std::uint32_t> label_;
@@ -481,65 +488,6 @@ class Builder {
 };
 
 }  // namespace
-
-double Projection::map(const float* x, const float* layer, const KernelTable& kernels,
-                       float* phi) const {
-  const double theta = canonical_rounding(d),
-               square = kernels.squared_distance(offset.data(), x, d);
-  const double norm = std::sqrt(square * (1 + 2 * theta));
-  double along = 0, layer_square = 0;
-  for (std::size_t c = 0; c < axes; ++c) {
-    const double z = static_cast<double>(layer[c]), y = z - origin[c];
-    layer_square += z * z;
-    along += y * y;
-    phi[c] = static_cast<float>(y);
-  }
-  const auto m = static_cast<double>(axes);
-  // README.md, "What is computed is not what is meant".
-  const double sums = std::sqrt(m) * (1 + departure) * theta;
-  const double off = departure * norm + 2 * kU * std::sqrt(layer_square) +
-                     4 * sums * (norm + 2 * offset_norm) + m * kEta;
-  double tail_off = 0;
-  if (has_tail) {
-    const double difference =
-        theta * square + off * (2 * norm + off) + roundings(m + 4, kV) * along;
-    const double tail = std::sqrt(std::max(0.0, square - along));
-    tail_off =
-        tail > 0 ? std::min(std::sqrt(difference), difference / tail) : std::sqrt(difference);
-    phi[axes] = static_cast<float>(tail - tail_centre);
-    along += tail * tail + tail_centre * tail_centre;
-  }
-  // One rounding to float32 of every coordinate, and less of all that was done in float64.
-  return (off + tail_off + 2 * kU * std::sqrt(along)) * (1 + 16 * kV);
-}
-
-std::size_t Cascade::bytes() const {
-  return panels.size() + codes.size() + 4 * (init.size() + rows.size()) +
-         coded.size() * sizeof(CodedRow) +
-         4 * centres.size() + chunks.size() * sizeof(Chunk) +
-         4 * (projection.weight.size() + projection.offset.size() + steps.size());
-}
-
-std::uint64_t Cascade::digest() const {
-  std::uint64_t hash = 0xCBF29CE484222325;
-  const auto take = [&](const auto& values) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
-    for (std::size_t i = 0; i < values.size() * sizeof(values[0]); ++i)
-      hash = (hash ^ bytes[i]) * 0x100000001B3;
-  };
-  take(projection.weight);
-  take(projection.offset);
-  take(projection.bias);
-  take(centres);
-  take(chunks);
-  take(rows);
-  take(panels);
-  take(init);
-  take(steps);
-  take(codes);
-  take(coded);
-  return hash;
-}
 
 Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape& shape,
                       const KernelTable& kernels, std::size_t threads, Interrupt& interrupt) {

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "../core/aligned.h"
@@ -43,8 +44,8 @@ inline constexpr int kQueryOffset = 64;  // codes of queries are stored with thi
 // Rows of one cluster that lie together, a whole number of panels.
 struct Chunk {
   std::uint32_t first, count, cluster;
-  float near, far;   // distances of Phi of its rows from the cluster's centre lie between
-  float error;  // no row's coded Phi is farther from the exact one
+  float near, far;  // distances of Phi of its rows from the cluster's centre lie between
+  float error;      // no row's coded Phi is farther from the exact one
 };
 
 // Beside the codes of a row.
@@ -53,22 +54,52 @@ struct CodedRow {
   float error;   // the coded row is no farther from the row
 };
 
+// Numbers of its own, or of whoever keeps them as long as this lives (a mapped file).
+template <class T>
+class Mappable {
+ public:
+  Mappable() = default;
+  Mappable(Mappable&&) noexcept = default;
+  Mappable& operator=(Mappable&&) noexcept = default;
+
+  void own(AlignedVector<T>&& values) {
+    own_ = std::move(values);
+    map(own_.data(), own_.size());
+  }
+  void map(const T* data, std::size_t size) {
+    data_ = data;
+    size_ = size;
+  }
+  const T& operator[](std::size_t i) const { return data_[i]; }
+  const T* data() const { return data_; }
+  std::size_t size() const { return size_; }
+
+ private:
+  AlignedVector<T> own_;
+  const T* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
 struct Cascade {
   std::size_t n = 0, depth = 0, code_depth = 0, clusters = 0;
   Projection projection;
-  double scale = 1;                   // codes per unit of length
-  std::vector<float> centres;         // (clusters, coordinates)
-  std::vector<Chunk> chunks;          // ascending by cluster
-  std::vector<std::size_t> starts;    // of every cluster's chunks, and the end
-  std::vector<std::uint32_t> rows;    // row of each place, kNoRow for padding
-  AlignedVector<std::int8_t> panels;  // kernel_table.h, CodeScanArgs
-  AlignedVector<std::int32_t> init;   // per place
-  std::vector<float> steps;           // (d,): a coded row is offset + steps * code
-  AlignedVector<std::int8_t> codes;   // (places, code_depth), or empty
-  std::vector<CodedRow> coded;        // per place, or empty
-  double code_sum = 0;                // sum |code| of a row is at most this
+  double scale = 1;                 // codes per unit of length
+  std::vector<float> centres;       // (clusters, coordinates)
+  std::vector<Chunk> chunks;        // ascending by cluster
+  std::vector<std::size_t> starts;  // of every cluster's chunks, and the end
+  std::vector<float> steps;         // (d,): a coded row is offset + steps * code; or empty
+  double code_sum = 0;              // sum |code| of a row is at most this
   double largest_square = 0;
+  Mappable<std::uint32_t> rows;  // row of each place, kNoRow for padding
+  Mappable<std::int8_t> panels;  // kernel_table.h, CodeScanArgs
+  Mappable<std::int32_t> init;   // per place
+  Mappable<std::int8_t> codes;   // (places, code_depth), or empty
+  Mappable<CodedRow> coded;      // per place, or empty
 
+  void find_starts();  // from the chunks
+  // Throws std::invalid_argument if a search could read beyond anything: who has it from a file
+  // asks first.
+  void check() const;
   std::size_t bytes() const;
   std::uint64_t digest() const;  // of everything in it (FNV-1a)
 };

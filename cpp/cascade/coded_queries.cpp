@@ -61,9 +61,9 @@ void CodedQueries::code_products(std::size_t i, const float* query) {
            (static_cast<double>(query[p]) - static_cast<double>(map.offset[p]));
   };
   for (std::size_t p = 0; p < map.d; ++p) largest = std::max(largest, std::fabs(product(p)));
-  // No sum of products of codes, at most 127 times this, leaves int32.
+  // No sum of products of codes, of 8 bits whatever they are, leaves int32.
   const double most =
-      std::min(32767.0, std::floor(2147483647.0 / 127 / static_cast<double>(map.d)));
+      std::min(32767.0, std::floor(2147483647.0 / 128 / static_cast<double>(map.d)));
   coded.unit = largest > 0 ? largest / most : 1;
   coded.off = coded.unit * cascade_.code_sum * (1 + 0x1p-29) + cascade_.largest_square * 0x1p-23 +
               coded.offset_square * 2 * theta_;

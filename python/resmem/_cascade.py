@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -92,6 +93,7 @@ class Decision:
     batches: bool  # whether it serves batches of queries
     singles: bool  # whether it serves few queries
     reason: str
+    stored: tuple[str, int] | None = None  # the file and the segment where it lies
 
     def serves(self, queries: int) -> bool:
         return self.singles if queries < FEW else self.batches
@@ -107,15 +109,53 @@ class Decision:
             "tried": list(self.tried),
         }
 
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What a file keeps of it; nothing if there is no cascade."""
+        if self.cascade is None:
+            return {}
+        serves = np.array([self.batches, self.singles], dtype=np.uint8)
+        return {**self.cascade.arrays(), "serves": serves}
+
+
+def saved(
+    arrays: dict[str, npt.NDArray[Any]], keys: npt.NDArray[Any], stored: tuple[str, int]
+) -> Decision | None:
+    """The decision of which a file keeps these arrays; none if they make no sense."""
+    try:
+        cascade = _core.Cascade.of({name: array.ravel() for name, array in arrays.items()})
+        batches, singles = (bool(served) for served in arrays["serves"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    if len(cascade) > len(keys) or cascade.axes.shape[1] != keys.shape[1]:
+        return None
+    reason = "saved in the file"
+    return Decision(len(cascade), keys, cascade, (), batches, singles, reason, stored)
+
 
 class Planner:
     """Counts the queries of a segment, and decides once building has paid."""
 
-    def __init__(self, most_trials: int = 4) -> None:
-        self.decision: Decision | None = None
+    def __init__(
+        self, most_trials: int = 4, read: Callable[[], Decision | None] | None = None
+    ) -> None:
+        """``read``: gives what was decided before, when somebody first asks."""
+        self._decision: Decision | None = None
+        self._read = read
         self._most_trials = most_trials
         self._asked = 0
         self._lock = threading.Lock()
+
+    @property
+    def decision(self) -> Decision | None:
+        read, self._read = self._read, None
+        if read is not None and self._decision is None:
+            self._decision = read()
+        return self._decision
+
+    def lies_at(self, decision: Decision, stored: tuple[str, int]) -> None:
+        """Told where a decision has been saved, unless there is a later one."""
+        if self._decision is decision:
+            self._decision = replace(decision, stored=stored)
 
     def cascade_of(self, keys: npt.NDArray[Any], queries: int) -> _core.Cascade | None:
         """The cascade of the first of these rows, if there is one that serves so many queries."""
@@ -135,7 +175,8 @@ class Planner:
     ) -> None:
         """Told before a search. ``keys``: the array whose first rows the segment's are."""
         n = len(segment[0])
-        known = 0 if self.decision is None else self.decision.rows
+        decision = self.decision
+        known = 0 if decision is None else decision.rows
         if n < LEAST_ROWS or n - known <= max(0 if at_once else LEAST_ROWS - 1, known // 4):
             return
         self._asked += queries
@@ -143,7 +184,7 @@ class Planner:
             return
         if self._lock.acquire(blocking=False):  # who comes meanwhile searches without
             try:
-                self.decision = decide(segment, keys, k, threads, self._most_trials)
+                self._decision = decide(segment, keys, k, threads, self._most_trials)
                 self._asked = 0
             finally:
                 self._lock.release()

@@ -271,8 +271,8 @@ class Memory(State):
         that exact distances must decide between; results keep their bits. For every 8,192 rows or
         more a few shapes of it are built, measured beside search without it on 512 of the rows,
         and the fastest is kept if it is faster. It takes at most 40 % of the memory of float32
-        keys, from 24 dimensions on, and is not saved. Rows added later are searched without it
-        until they are a quarter of all.
+        keys, from 24 dimensions on; ``save`` keeps it, unless removed rows stay out of the file.
+        Rows added later are searched without it until they are a quarter of all.
         Returns self; ``plan_`` tells what came of it.
         """
         workers = _arrays.thread_count(threads)
@@ -292,6 +292,15 @@ class Memory(State):
             {} if segment.planner.decision is None else segment.planner.decision.described()
             for segment in self._rows().segments
         ]
+
+    def _search_described(self) -> str:
+        built = [plan for plan in self.plan_ if plan.get("bytes")]
+        if not built:
+            return "float32"
+        rows, size = sum(plan["rows"] for plan in built), sum(plan["bytes"] for plan in built)
+        return f"cascade over {rows} rows, {size} bytes: " + "; ".join(
+            plan["reason"] for plan in built
+        )
 
     def correction(
         self,
@@ -753,6 +762,7 @@ class Memory(State):
             "nbytes": rows.nbytes,
             "segments": len(rows.segments),
             "removed": sum(s.dead for s in rows.segments),
+            "search": self._search_described(),
         }
         if file is not None:
             about["file"] = file.path

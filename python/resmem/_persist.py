@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from resmem import _container
+from resmem._cascade import Decision, Planner, saved
 from resmem._container import Pieces, Section, Version
 from resmem._errors import FileFormatError
 from resmem._preprocess import Fitted, method_named
@@ -28,6 +29,7 @@ Progress: TypeAlias = "Callable[[int], None] | None"
 EXPORTS = (".npz", ".safetensors")  # files called so are not ours but _export's
 
 _LAST_ID = 2**63 - 1
+_CASCADE = "cascade"  # of a segment: a reader that does not know it searches without
 _PIECE = 4 << 20  # bytes of rows that are gathered to be written
 
 
@@ -85,6 +87,8 @@ def save(
         else:
             place = Stored(version.uuid, number, frozenset(segment.arrays))
             segment = replace(segment, stored=place)
+            if (decision := work.decisions[at]) is not None:
+                segment.planner.lies_at(decision, (version.uuid, number))
         stored.append(segment)
     found = _mapped(name, rows, version, mapped) if mapped else {}
     return Written(file, replace(rows, segments=tuple(stored)), found)
@@ -130,6 +134,13 @@ class _Writing:
             else:
                 self.number.append(self.numbers)
                 self.numbers += 1
+        self.decisions = [self._decision(segment) for segment in rows.segments]
+
+    def _decision(self, segment: Segment) -> Decision | None:
+        """What is known of searching this segment; nothing if its rows are about to move up."""
+        decision = segment.planner.decision
+        same = decision is not None and decision.keys is segment.arrays["keys"]
+        return decision if same and not self.leaves_out(segment) else None
 
     def _names(self, segment: Segment) -> frozenset[str]:
         """Arrays of this segment that the file has."""
@@ -174,7 +185,11 @@ class _Writing:
         return [name for name, array in self._all() if array is None]
 
     def sections(self) -> Iterator[Section]:
-        return (Section(name, array()) for name, array in self._all() if array is not None)
+        return (
+            Section(name, array(), required=f"/{_CASCADE}/" not in name)
+            for name, array in self._all()
+            if array is not None
+        )
 
     def _all(self) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
         """Names of all sections, and for those that are to be written what gives the array."""
@@ -185,7 +200,8 @@ class _Writing:
         if len(self.retired):
             same = self.after is not None and np.array_equal(self.after.retired, self.retired)
             yield "retired", None if same else partial(np.asarray, self.retired)
-        for segment, number in zip(self.rows.segments, self.number, strict=True):
+        of_segments = zip(self.rows.segments, self.number, self.decisions, strict=True)
+        for segment, number, decision in of_segments:
             there = self._names(segment)
             if self.leaves_out(segment):
                 for name in {**segment.arrays, "ids": None}:
@@ -194,11 +210,21 @@ class _Writing:
             for name in segment.arrays:
                 written = None if name in there else partial(segment.__getitem__, name)
                 yield f"{number}/{name}", written
+            yield from self._cascade(decision, number)
             if segment.dead:
                 known = {} if self.after is None else self.after.removed
                 same = bool(there) and known.get(number, 0) == segment.dead
                 dead = partial(segment.dead_rows, self.rows.version)
                 yield f"{number}/removed", None if same else dead
+
+    def _cascade(
+        self, decision: Decision | None, number: int
+    ) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
+        if decision is None:
+            return
+        there = self.after is not None and decision.stored == (self.after.version.uuid, number)
+        for name, array in decision.arrays().items():
+            yield f"{number}/{_CASCADE}/{name}", None if there else partial(np.asarray, array)
 
     def _living(self, segment: Segment, name: str) -> Pieces:
         """An array without the dead rows."""
@@ -271,6 +297,11 @@ class Reader:
             found = f"{array.dtype} {array.shape}"
             raise self.bad(f"section {name!r} is {found}, expected {np.dtype(dtype)} {shape}")
         return array
+
+    def below(self, prefix: str) -> dict[str, Array]:
+        """Arrays that a reader may do without, by what follows the prefix."""
+        skip = len(prefix)
+        return {name[skip:]: a for name, a in self._arrays.items() if name.startswith(prefix)}
 
     def size(self, name: str) -> int:
         """Length of an array; 0 if there is none."""
@@ -382,6 +413,10 @@ def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment
         borrowed=True,
         stored=Stored(file.version.uuid, number, frozenset(arrays)),
     )
+    if cascade := reader.below(f"{number}/{_CASCADE}/"):
+        stored = (file.version.uuid, number)
+        read = partial(saved, cascade, arrays["keys"], stored)
+        segment = replace(segment, planner=Planner(read=read))
     dead = reader.whole(fields, "removed", n)
     if dead:
         rows = reader.array(f"{number}/removed", np.int64, (dead,))

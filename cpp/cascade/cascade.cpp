@@ -1,0 +1,121 @@
+#include "cascade.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "../core/rounding.h"
+
+namespace resmem {
+
+double Projection::map(const float* x, const float* layer, const KernelTable& kernels,
+                       float* phi) const {
+  const double theta = canonical_rounding(d),
+               square = kernels.squared_distance(offset.data(), x, d);
+  const double norm = std::sqrt(square * (1 + 2 * theta));
+  double along = 0, layer_square = 0;
+  for (std::size_t c = 0; c < axes; ++c) {
+    const double z = static_cast<double>(layer[c]), y = z - origin[c];
+    layer_square += z * z;
+    along += y * y;
+    phi[c] = static_cast<float>(y);
+  }
+  const auto m = static_cast<double>(axes);
+  // README.md, "What is computed is not what is meant".
+  const double sums = std::sqrt(m) * (1 + departure) * theta;
+  const double off = departure * norm + 2 * kU * std::sqrt(layer_square) +
+                     4 * sums * (norm + 2 * offset_norm) + m * kEta;
+  double tail_off = 0;
+  if (has_tail) {
+    const double difference =
+        theta * square + off * (2 * norm + off) + roundings(m + 4, kV) * along;
+    const double tail = std::sqrt(std::max(0.0, square - along));
+    tail_off =
+        tail > 0 ? std::min(std::sqrt(difference), difference / tail) : std::sqrt(difference);
+    phi[axes] = static_cast<float>(tail - tail_centre);
+    along += tail * tail + tail_centre * tail_centre;
+  }
+  // One rounding to float32 of every coordinate, and less of all that was done in float64.
+  return (off + tail_off + 2 * kU * std::sqrt(along)) * (1 + 16 * kV);
+}
+
+void Cascade::find_starts() {
+  starts.assign(1, 0);
+  for (std::size_t c = 0; c <= clusters; ++c) {
+    std::size_t end = starts.back();
+    while (end < chunks.size() && chunks[end].cluster == c) ++end;
+    starts.push_back(end);
+  }
+}
+
+void Cascade::check() const {
+  const auto require = [](bool holds) {
+    if (!holds) throw std::invalid_argument("the parts of a cascade do not fit together");
+  };
+  const auto finite = [&](const auto& values) {
+    require(std::all_of(values.begin(), values.end(), [](auto x) { return std::isfinite(x); }));
+  };
+  const std::size_t d = projection.d, width = projection.coordinates(), places = rows.size();
+  require(n > 0 && n < kNoRow / 2 && clusters > 0 && clusters < kNoRow / 2);
+  require(d > 0 && projection.axes > 0 && width <= depth && depth % 4 == 0);
+  require(code_depth == 0 || (code_depth >= d && code_depth % kCodeStep == 0));
+  require(projection.offset.size() == d && projection.weight.size() == projection.axes * d &&
+          projection.bias.size() == projection.axes && projection.origin.size() == projection.axes);
+  require(centres.size() == clusters * width && steps.size() == (code_depth > 0 ? d : 0));
+  require(panels.size() == places * depth && init.size() == places);
+  require(codes.size() == places * code_depth && coded.size() == (code_depth > 0 ? places : 0));
+  finite(projection.offset);
+  finite(projection.weight);
+  finite(projection.bias);
+  finite(projection.origin);
+  finite(centres);
+  finite(steps);
+  finite(std::vector<double>{projection.tail_centre, projection.departure, projection.offset_norm,
+                             code_sum, largest_square, scale});
+  require(scale > 0);
+  std::size_t next = 0;
+  for (const Chunk& chunk : chunks) {
+    require(chunk.first == next && chunk.count > 0 && chunk.count <= kChunkRows &&
+            chunk.count % kPanelRows == 0);
+    next += chunk.count;
+  }
+  require(next == places && starts.size() == clusters + 2 && starts.back() == chunks.size());
+  std::vector<bool> there(n);
+  std::size_t found = 0;
+  for (std::size_t place = 0; place < places; ++place) {
+    if (rows[place] == kNoRow) continue;
+    require(rows[place] < n && !there[rows[place]]);
+    there[rows[place]] = true;
+    ++found;
+  }
+  require(found == n);
+}
+
+std::size_t Cascade::bytes() const {
+  return panels.size() + codes.size() + 4 * (init.size() + rows.size()) +
+         coded.size() * sizeof(CodedRow) + 4 * centres.size() + chunks.size() * sizeof(Chunk) +
+         4 * (projection.weight.size() + projection.offset.size() + steps.size());
+}
+
+std::uint64_t Cascade::digest() const {
+  std::uint64_t hash = 0xCBF29CE484222325;
+  const auto take = [&](const auto& values) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
+    for (std::size_t i = 0; i < values.size() * sizeof(values[0]); ++i)
+      hash = (hash ^ bytes[i]) * 0x100000001B3;
+  };
+  take(projection.weight);
+  take(projection.offset);
+  take(projection.bias);
+  take(centres);
+  take(chunks);
+  take(rows);
+  take(panels);
+  take(init);
+  take(steps);
+  take(codes);
+  take(coded);
+  return hash;
+}
+
+}  // namespace resmem
