@@ -3,8 +3,8 @@
 Fashion-MNIST (B), its 10,000 queries in one batch. Approximate libraries build an index with every
 setting of a small grid and search it with growing effort until they find ``RECALL`` of the true
 neighbours; the fastest setting that does is reported, as the median of three searches. ``resmem``
-is ``Memory.kneighbors``, exact, which is checked; two searches that do not count come before, so
-that whatever it builds by itself is built. Every library runs in a process of its own.
+is ``Memory.kneighbors`` after ``prepare``, exact, which is checked. Every library runs in a process
+of its own.
 
 SVS would compress vectors on processors of one maker only, so it searches them as they are.
 """
@@ -258,8 +258,7 @@ class Result:
     k: int
     settings: Settings
     recall: float
-    build: float  # seconds, as are:
-    warm_up: float  # two searches before any other, of resmem alone
+    build: float  # seconds
     seconds: float
 
 
@@ -273,16 +272,14 @@ def race(label: str, threads: int, quick: bool, folder: Path) -> list[Result]:
     for built in contender.builds[: 1 if quick else None]:
         build, _ = timed(contender.build, rows, **built)
         for k in SHAPE.ks:
-            warm_up = 0.0
             if label == "resmem":
-                ids = [timed(contender.search, queries, k) for _ in range(2)]
-                warm_up = sum(seconds for seconds, _ in ids)
-                prove(ids[-1][1], rows, queries, k)
-                np.save(folder / f"{k}.npy", ids[-1][1])
+                ids = contender.search(queries, k)
+                prove(ids, rows, queries, k)
+                np.save(folder / f"{k}.npy", ids)
             searched, recall = climb(contender, queries, np.load(folder / f"{k}.npy"))
             runs = [timed(contender.search, queries, k, **searched)[0] for _ in range(ROUNDS)]
             settings = built | searched
-            results.append(Result(label, k, settings, recall, build, warm_up, median(runs)))
+            results.append(Result(label, k, settings, recall, build, median(runs)))
             print(
                 f"  {label} k={k}: {median(runs):.3f} s, recall {recall:.4f}, {settings}",
                 flush=True,
@@ -345,7 +342,7 @@ def run(label: str, threads: int, quick: bool, folder: Path) -> list[Result]:
 
 def table(results: list[Result], k: int, queries: int) -> list[str]:
     """The best index and search of every contender."""
-    title = ("", "queries/s", "/ resmem", "recall", "build", "warm-up", "settings")
+    title = ("", "queries/s", "/ resmem", "recall", "build", "settings")
     lines: list[tuple[str, ...]] = [title]
     pace = 1.0
     for label in CONTENDERS:
@@ -356,9 +353,8 @@ def table(results: list[Result], k: int, queries: int) -> list[str]:
         pace = best.seconds if label == "resmem" else pace
         settings = " ".join(f"{name}={value}" for name, value in best.settings.items()) or "-"
         recall = f"{best.recall:.4f}" + " (too low)" * (best.recall < RECALL)
-        times = f"{best.build:.1f} s", f"{best.warm_up:.2f} s" if best.warm_up else "-"
         rate = f"{queries / best.seconds:,.0f}", f"{pace / best.seconds:.2f}"
-        lines.append((label, *rate, recall, *times, settings))
+        lines.append((label, *rate, recall, f"{best.build:.1f} s", settings))
     return aligned(lines)
 
 

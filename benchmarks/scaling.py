@@ -1,9 +1,9 @@
 """What a search costs by the number of rows: ``python benchmarks/scaling.py --plot cost.svg``.
 
 ``Memory.kneighbors`` and FAISS's flat index at its best search 10,000 to 3,000,000 rows in rounds
-(clusters, 128 dimensions, batches of 1,000 queries, k = 10). Two calls come before the timed ones,
-so that whatever is built by itself is built. resmem must have the bits of the oracle. An exponent
-is the slope of a line through all times, both axes logarithmic: 1 for brute force.
+(clusters, 128 dimensions, batches of 1,000 queries, k = 10), both prepared before the clock starts.
+resmem must have the bits of the oracle. An exponent is the slope of a line through all times, both
+axes logarithmic: 1 for brute force.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 constexpr double kLargestThreshold = 65532;
 constexpr std::size_t kNear = 8;      // clusters that a query visits before the block does
 constexpr std::size_t kSeedRows = 4;  // times k rows are scored to choose k of them
-constexpr std::int32_t kScoreOffset = 32767;
 constexpr std::size_t kAhead = 4;  // rows on their way while one is looked at
 
 }  // namespace
