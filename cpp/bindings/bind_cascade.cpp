@@ -84,13 +84,14 @@ py::dict arrays_of(const py::object& self) {
     using T = Held<decltype(member)>;
     using Out = typename Outside<T>::type;
     const std::size_t count = member.size() * (sizeof(T) / sizeof(Out));
-    py::array_t<Out> view(count, reinterpret_cast<const Out*>(member.data()), self);
+    py::array_t<Out> view(static_cast<py::ssize_t>(count),
+                          reinterpret_cast<const Out*>(member.data()), self);
     view.attr("flags").attr("writeable") = false;
     arrays[name] = view;
   });
   std::vector<double> numbers;
   for_each_number(cascade, [&](auto value) { numbers.push_back(static_cast<double>(value)); });
-  arrays["numbers"] = py::array_t<double>(numbers.size(), numbers.data());
+  arrays["numbers"] = py::array_t<double>(static_cast<py::ssize_t>(numbers.size()), numbers.data());
   return arrays;
 }
 
