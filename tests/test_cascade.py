@@ -63,6 +63,32 @@ def test_a_cascade_gives_the_bits_of_the_oracle(
             assert got[3]["strategy"] == "cascade"
 
 
+@pytest.mark.parametrize("coded_rows", [True, False])
+def test_every_isa_does_the_same_work(coded_rows):
+    """On corners of a cube no score leaves 16 bits, so each stage lets the same rows through."""
+    rng = np.random.default_rng(11)
+    points = rng.choice([-1, 1], (2100, 8)) + 0.01 * rng.standard_normal((2100, 8))
+    rows, queries = points[:2000].astype(np.float32), points[2000:].astype(np.float32)
+    segment = (
+        rows, None, 0, None, max_abs(rows), cascade_of(rows, None, 8, 6, coded_rows=coded_rows)
+    )  # fmt: skip
+    done = []
+    for isa in ISAS:
+        found = _core.search(queries, max_abs(queries), [segment], 9, "euclidean", isa=isa)
+        done.append({name: count for name, count in found[3].items() if name != "isa"})
+    assert done[0]["code_hits"] > 0
+    assert all(each == done[0] for each in done)
+
+
+@pytest.mark.parametrize("q", [255, 256, 257, 513, 770])
+def test_blocks_of_queries_end_anywhere(q):
+    queries, rows = clustered(1500, q, 20)
+    segment = (rows, None, 0, None, max_abs(rows), cascade_of(rows, None, 12, 9))
+    for threads in (1, 2):
+        found = _core.search(queries, max_abs(queries), [segment], 6, "euclidean", threads=threads)
+        assert_same(found, oracle.search(queries, rows, 6))
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("coded_rows", [True, False])
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - EXTREME))

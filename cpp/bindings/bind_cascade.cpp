@@ -131,8 +131,7 @@ std::unique_ptr<Cascade> from_arrays(const py::dict& arrays) {
     require(size % kEach == 0, "an array of a cascade is cut off");
     take(member, reinterpret_cast<const T*>(array.data()), size / kEach);
   });
-  cascade->find_starts();
-  cascade->check();
+  cascade->complete();
   return cascade;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 
 #include "../core/rounding.h"
@@ -41,14 +42,22 @@ double Projection::map(const float* x, const float* layer, const KernelTable& ke
 
 void Cascade::find_starts() {
   starts.assign(1, 0);
+  whole.clear();
   for (std::size_t c = 0; c <= clusters; ++c) {
     std::size_t end = starts.back();
-    while (end < chunks.size() && chunks[end].cluster == c) ++end;
+    Chunk all{0, 0, static_cast<std::uint32_t>(c), std::numeric_limits<float>::infinity(), 0, 0};
+    for (; end < chunks.size() && chunks[end].cluster == c; ++end) {
+      all.count += chunks[end].count;
+      all.near = std::min(all.near, chunks[end].near);
+      all.far = std::max(all.far, chunks[end].far);
+      all.error = std::max(all.error, chunks[end].error);
+    }
     starts.push_back(end);
+    if (c < clusters) whole.push_back(all);
   }
 }
 
-void Cascade::check() const {
+void Cascade::complete() {
   const auto require = [](bool holds) {
     if (!holds) throw std::invalid_argument("the parts of a cascade do not fit together");
   };
@@ -64,6 +73,7 @@ void Cascade::check() const {
   require(centres.size() == clusters * width && steps.size() == (code_depth > 0 ? d : 0));
   require(panels.size() == places * depth && init.size() == places);
   require(codes.size() == places * code_depth && coded.size() == (code_depth > 0 ? places : 0));
+  find_starts();
   finite(projection.offset);
   finite(projection.weight);
   finite(projection.bias);

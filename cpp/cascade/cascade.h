@@ -87,6 +87,7 @@ struct Cascade {
   std::vector<float> centres;       // (clusters, coordinates)
   std::vector<Chunk> chunks;        // ascending by cluster
   std::vector<std::size_t> starts;  // of every cluster's chunks, and the end
+  std::vector<Chunk> whole;         // clusters as if each were one chunk
   std::vector<float> steps;         // (d,): a coded row is offset + steps * code; or empty
   double code_sum = 0;              // sum |code| of a row is at most this
   double largest_square = 0;
@@ -96,10 +97,10 @@ struct Cascade {
   Mappable<std::int8_t> codes;   // (places, code_depth), or empty
   Mappable<CodedRow> coded;      // per place, or empty
 
-  void find_starts();  // from the chunks
-  // Throws std::invalid_argument if a search could read beyond anything: who has it from a file
-  // asks first.
-  void check() const;
+  void find_starts();  // and `whole`, from the chunks
+  // The same for who has all else from a file. Throws std::invalid_argument if a search could read
+  // beyond anything.
+  void complete();
   std::size_t bytes() const;
   std::uint64_t digest() const;  // of everything in it (FNV-1a)
 };

@@ -66,7 +66,8 @@ void cascade_search(const CascadeScope& scope, std::vector<std::vector<Neighbour
   // Blocks of queries, and where those are too few for the threads, parts of the clusters.
   const std::size_t threads = scope.request.threads;
   const std::size_t per_block =
-      std::clamp<std::size_t>((scope.count + 2 * threads - 1) / (2 * threads), 1, kBlockQueries);
+      std::clamp<std::size_t>((scope.count + 2 * threads - 1) / (2 * threads), 1,
+                              CascadePass::most_queries(scope.request.k));
   const std::size_t blocks = (scope.count + per_block - 1) / per_block;
   const std::size_t parts = blocks < 2 * threads ? threads : 1;
   std::vector<std::vector<Neighbour>> fresh(scope.count * parts);

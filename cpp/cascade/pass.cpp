@@ -13,7 +13,7 @@ constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
 constexpr double kLargestThreshold = 65532;
 constexpr std::size_t kNear = 8;      // clusters that a query visits before the block does
 constexpr std::size_t kSeedRows = 4;  // times k rows are scored to choose k of them
-constexpr std::size_t kAhead = 4;  // rows on their way while one is looked at
+constexpr std::size_t kAhead = 4;     // rows on their way while one is looked at
 
 }  // namespace
 
@@ -102,8 +102,9 @@ void CascadePass::seed(std::size_t i, bool calling_thread) {
 
 void CascadePass::score(std::size_t i, std::uint32_t cluster) {
   const std::uint8_t* codes = coded_.codes(queries_[i]);
-  // In the middle of what 16 bits hold: codes up to 362 units apart keep their order.
-  const auto threshold = static_cast<std::int32_t>(square_[i] / 2) - 32768;
+  // The best score is the largest of 16 bits, halves rounded: codes up to 362 units apart keep
+  // their order.
+  const auto threshold = static_cast<std::int32_t>(square_[i] / 2) - 32766;
   for (std::size_t c = cascade_.starts[cluster]; c < cascade_.starts[cluster + 1]; ++c) {
     const Chunk& chunk = cascade_.chunks[c];
     scope_.kernels.score_codes(
@@ -185,9 +186,15 @@ void CascadePass::visit_others(bool calling_thread) {
     interrupt_.poll(calling_thread);
     who_.clear();
     for (std::uint32_t i = 0; i < count_; ++i)
-      if (cluster == odd || away(cluster, i) < kInfinity) who_.push_back(i);
+      if (cluster == odd || may_hold(cluster, i)) who_.push_back(i);
     visit(cluster);
   }
+}
+
+// Not visited yet, and not out of reach as a whole.
+bool CascadePass::may_hold(std::uint32_t cluster, std::size_t i) const {
+  const double from = away_[cluster * count_ + i];
+  return from < kInfinity && coded_.least(cascade_.whole[cluster], from, slack_[i]) <= reach_[i];
 }
 
 // The cluster's rows and the queries of who_.

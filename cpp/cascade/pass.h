@@ -1,6 +1,7 @@
 // One thread's pass: a block of queries against the clusters of a cascade, or a part of them.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -14,6 +15,12 @@ inline constexpr std::size_t kBlockQueries = 256;  // their codes, and a chunk's
 
 class CascadePass {
  public:
+  // Queries of a block, so that what is held of each stays within a few megabytes.
+  static std::size_t most_queries(std::size_t k) {
+    constexpr std::size_t kBytes = std::size_t{8} << 20, kLeast = 8;
+    return std::clamp(kBytes / (k * (2 * sizeof(Candidate) + sizeof(double))), kLeast,
+                      kBlockQueries);
+  }
   CascadePass(const CascadeScope& scope, const CodedQueries& queries, Interrupt& interrupt);
 
   // Takes up a block of queries, given by number, and the clusters c with c % parts == part.
@@ -56,6 +63,7 @@ class CascadePass {
   void visit_near(bool calling_thread);
   void settle(std::size_t i);
   void visit_others(bool calling_thread);
+  bool may_hold(std::uint32_t cluster, std::size_t i) const;
   void visit(std::uint32_t cluster);
   void scan(const Chunk& chunk);
   void sort_by_row(std::size_t found);
