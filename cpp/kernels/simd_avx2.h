@@ -151,7 +151,7 @@ constexpr int kDotRows = 6;
 constexpr int kDiffRows = 4;
 constexpr int kHeadKeys = 3;
 constexpr int kHeadColumns = 2;
-constexpr int kCodeQueries = 6;
+constexpr int kCodeQueries = 4;
 constexpr int kCodeVectors = 2;
 
 }  // namespace
