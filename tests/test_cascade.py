@@ -80,6 +80,15 @@ def test_every_isa_does_the_same_work(coded_rows):
     assert all(each == done[0] for each in done)
 
 
+def test_many_neighbours_are_seeded_too():
+    """A reach comes before the scan even if the nearest clusters hold few times k rows."""
+    queries, rows = clustered(4000, 30, 16)
+    segment = (rows, None, 0, None, max_abs(rows), cascade_of(rows, None, 16, 16, coded_rows=False))
+    found = _core.search(queries, max_abs(queries), [segment], 500, "euclidean", threads=1)
+    assert_same(found, oracle.search(queries, rows, 500))
+    assert found[3]["rescored"] < 30 * 1500
+
+
 @pytest.mark.parametrize("q", [255, 256, 257, 513, 770])
 def test_blocks_of_queries_end_anywhere(q):
     queries, rows = clustered(1500, q, 20)

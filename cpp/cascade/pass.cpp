@@ -95,7 +95,7 @@ void CascadePass::seed(std::size_t i, bool calling_thread) {
   for (std::size_t c = 0; c < near_count_ && reach_[i] == kInfinity; ++c) {
     interrupt_.poll(calling_thread);
     score(i, near_[i * near_count_ + c]);
-    if (scored_.size() >= kSeedRows * k_) take_seeds(i);
+    if (scored_.size() >= kSeedRows * k_ || c + 1 == near_count_) take_seeds(i);
   }
   std::sort(each_[i].seeds.begin(), each_[i].seeds.end());
 }
