@@ -357,7 +357,8 @@ def timed(monkeypatch, seconds):
     monkeypatch.setattr(_cascade, "_time", time)
 
 
-def test_a_memory_builds_when_searching_has_paid_for_it_and_keeps_its_bits():
+def test_a_memory_builds_when_searching_has_paid_for_it_and_keeps_its_bits(monkeypatch):
+    monkeypatch.setattr(_cascade, "WORTH", 2000)
     queries, rows = clustered(N, 1500, 120)
     memory = memory_of(rows)
     first = memory.kneighbors(queries)
@@ -480,6 +481,7 @@ def test_keys_made_anew_are_not_searched_through_the_old_cascade():
 
 
 def test_one_search_builds_for_itself_if_it_is_large(monkeypatch):
+    monkeypatch.setattr(_cascade, "WORTH_AT_ONCE_NARROW", 4000)
     queries, rows = clustered(N, 4000, 8)
     built = []
     decide = _cascade.decide

@@ -18,7 +18,10 @@ from resmem._arrays import F32, F64, I64
 KeySegment: TypeAlias = "tuple[npt.NDArray[Any], I64 | None, int, I64 | None, float]"
 
 LEAST_ROWS = 8192  # fewer are searched in no time
-WORTH = 2000  # queries after which building has paid: it takes as long as about a thousand
+WORTH = 6000  # queries after which trying has paid: it takes as long as some 5,000
+# Queries of one call that are worth building for, with coded rows, which save most, and without.
+WORTH_AT_ONCE, WORTH_AT_ONCE_NARROW = 8000, 40_000
+_NARROW = 128  # dimensions; fewer have no coded rows
 SAMPLE = 512  # rows that are searched for to measure what a cascade saves
 FEW = 16  # fewer queries are bound by memory: they are measured one after the other
 _SINGLES = 4
@@ -52,10 +55,15 @@ class Shape:
 def shape_for(n: int, d: int, flat: bool = False) -> Shape:
     """The first to try. ``flat``: no projection keeps distances, so codes take all dimensions."""
     clusters = min(1024, max(4, min(round(math.sqrt(n)), n // 320)))
-    if flat or d < 128:
+    if flat or d < _NARROW:
         return Shape(-(-(d if flat else min(64, d)) // 4) * 4, clusters, coded_rows=False)
     depth = 40 if d < 160 else 64 if d <= 400 else 128
     return Shape(depth, clusters, coded_rows=True)
+
+
+def worth_at_once(queries: int, d: int) -> bool:
+    """Whether a single search of so many queries gains by building for itself."""
+    return queries >= (WORTH_AT_ONCE_NARROW if d < _NARROW else WORTH_AT_ONCE)
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ class Memory(State):
 
     @_arrays.float_state()
     def prepare(self, threads: int | None = None) -> Memory:
-        """Build now what makes search fast, instead of after some 2,000 queries.
+        """Build now what makes search fast, instead of after some 6,000 queries.
 
         A *cascade* holds every row in a few bytes and finds, with proven bounds, the few rows
         that exact distances must decide between; results keep their bits. For every 8,192 rows or

@@ -6,9 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from resmem import _core
 from resmem._arrays import F64, I64, count, excluded_ids, float_state, thread_count, vectors
-from resmem._cascade import WORTH, Planner
-
-_WORTH_BUILDING = 2 * WORTH  # queries of one call, after which the cascade is gone
+from resmem._cascade import Planner, worth_at_once
 
 Metric: TypeAlias = Literal["euclidean", "sqeuclidean", "cosine", "inner_product"]
 
@@ -62,9 +60,9 @@ def search(
     excluded = excluded_ids(exclude_ids, len(asked))
     segment = (stored, None, 0, None, rows_max)
     cascade = None
-    if "euclidean" in metric and len(asked) >= _WORTH_BUILDING:
+    if "euclidean" in metric and worth_at_once(len(asked), stored.shape[1]):
         planner = Planner(most_trials=1)
-        planner.ask(segment, stored, len(asked), k, workers)
+        planner.ask(segment, stored, len(asked), k, workers, at_once=True)
         cascade = planner.cascade_of(stored, len(asked))
     values, ids, _, _ = _core.search(
         asked, queries_max, [(*segment, cascade)], k, metric, excluded, workers
