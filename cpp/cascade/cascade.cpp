@@ -47,10 +47,8 @@ void Cascade::find_starts() {
     std::size_t end = starts.back();
     Chunk all{0, 0, static_cast<std::uint32_t>(c), std::numeric_limits<float>::infinity(), 0, 0};
     for (; end < chunks.size() && chunks[end].cluster == c; ++end) {
-      all.count += chunks[end].count;
       all.near = std::min(all.near, chunks[end].near);
       all.far = std::max(all.far, chunks[end].far);
-      all.error = std::max(all.error, chunks[end].error);
     }
     starts.push_back(end);
     if (c < clusters) whole.push_back(all);

@@ -87,7 +87,7 @@ struct Cascade {
   std::vector<float> centres;       // (clusters, coordinates)
   std::vector<Chunk> chunks;        // ascending by cluster
   std::vector<std::size_t> starts;  // of every cluster's chunks, and the end
-  std::vector<Chunk> whole;         // clusters as if each were one chunk
+  std::vector<Chunk> whole;         // of every cluster: near and far of its chunks
   std::vector<float> steps;         // (d,): a coded row is offset + steps * code; or empty
   double code_sum = 0;              // sum |code| of a row is at most this
   double largest_square = 0;

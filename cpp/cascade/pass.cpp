@@ -15,6 +15,17 @@ constexpr std::size_t kNear = 8;      // clusters that a query visits before the
 constexpr std::size_t kSeedRows = 4;  // times k rows are scored to choose k of them
 constexpr std::size_t kAhead = 4;     // rows on their way while one is looked at
 
+// A heap of the k smallest values, one more of which has come.
+void keep_smallest(std::vector<double>& heap, std::size_t k, double value) {
+  if (heap.size() == k) {
+    if (value >= heap.front()) return;
+    std::pop_heap(heap.begin(), heap.end());
+    heap.pop_back();
+  }
+  heap.push_back(value);
+  std::push_heap(heap.begin(), heap.end());
+}
+
 }  // namespace
 
 CascadePass::CascadePass(const CascadeScope& scope, const CodedQueries& queries,
@@ -37,8 +48,10 @@ void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::si
                         std::size_t parts, const std::vector<std::vector<Neighbour>>& found) {
   queries_ = queries;
   count_ = count;
-  part_ = static_cast<std::uint32_t>(part);
-  parts_ = parts;
+  mine_.clear();
+  for (std::size_t c = part; c < cascade_.clusters; c += parts)
+    mine_.push_back(static_cast<std::uint32_t>(c));
+  odd_is_mine_ = cascade_.clusters % parts == part;
   each_.resize(count);
   reach_.assign(count, kInfinity);
   slack_.resize(count);
@@ -60,14 +73,13 @@ void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::si
       away_[c * count + i] = coded_.away(queries[i])[c];
     for (const Neighbour& other : found[queries[i]]) {
       const double distance = std::sqrt(other.key);
-      keep(i,
-           {distance * (1 - theta_), distance * (1 + theta_), other.key, other.id, kNoRow, kNoRow});
+      keep(i, {distance * (1 - theta_), distance * (1 + theta_), other.key, other.id, kNoRow});
     }
   }
 }
 
 void CascadePass::run(bool calling_thread) {
-  near_count_ = std::min(kNear, (cascade_.clusters + parts_ - 1 - part_) / parts_);
+  near_count_ = std::min(kNear, mine_.size());
   near_.resize(count_ * near_count_);
   for (std::size_t i = 0; i < count_; ++i) {
     find_near(i);
@@ -79,9 +91,7 @@ void CascadePass::run(bool calling_thread) {
 }
 
 void CascadePass::find_near(std::size_t i) {
-  order_.clear();
-  for (std::uint32_t c = 0; c < cascade_.clusters; ++c)
-    if (mine(c)) order_.push_back(c);
+  order_ = mine_;
   const auto end = order_.begin() + static_cast<std::ptrdiff_t>(near_count_);
   std::partial_sort(order_.begin(), end, order_.end(), [&](std::uint32_t a, std::uint32_t b) {
     return away(a, i) != away(b, i) ? away(a, i) < away(b, i) : a < b;
@@ -160,12 +170,13 @@ void CascadePass::settle(std::size_t i) {
   Each& each = each_[i];
   if (cascade_.code_depth == 0 || each.ends.size() < k_) return;
   const double kth = each.ends.front();
+  const auto near = [&](const Candidate& c) { return std::isnan(c.key) && c.high <= kth; };
   std::size_t next = 0;
   for (std::size_t c = 0; c < each.pool.size(); ++c) {
     for (next = std::max(next, c); next < std::min(each.pool.size(), c + kAhead); ++next)
-      if (std::isnan(each.pool[next].key) && each.pool[next].high <= kth)
+      if (near(each.pool[next]))
         prefetch_row(scope_.segment.keys, each.pool[next].row, scope_.request.d);
-    if (std::isnan(each.pool[c].key) && each.pool[c].high <= kth) place_exactly(i, each.pool[c]);
+    if (near(each.pool[c])) place_exactly(i, each.pool[c]);
   }
   rebuild_ends(i);
 }
@@ -175,13 +186,11 @@ void CascadePass::visit_others(bool calling_thread) {
   std::vector<double> sum(cascade_.clusters);
   for (std::size_t i = 0; i < count_; ++i)
     for (std::size_t c = 0; c < cascade_.clusters; ++c) sum[c] += coded_.away(queries_[i])[c];
-  order_.clear();
-  for (std::uint32_t c = 0; c < cascade_.clusters; ++c)
-    if (mine(c)) order_.push_back(c);
+  order_ = mine_;
   std::sort(order_.begin(), order_.end(),
             [&](std::uint32_t a, std::uint32_t b) { return sum[a] < sum[b]; });
   const auto odd = static_cast<std::uint32_t>(cascade_.clusters);
-  if (mine(odd)) order_.push_back(odd);
+  if (odd_is_mine_) order_.push_back(odd);
   for (const std::uint32_t cluster : order_) {
     interrupt_.poll(calling_thread);
     who_.clear();
@@ -277,7 +286,7 @@ void CascadePass::count_hits(std::size_t i, std::size_t hits) {
 void CascadePass::take(std::uint32_t place, std::size_t i) {
   const std::uint32_t row = cascade_.rows[place];
   if (row == kNoRow || each_[i].gave_up) return;  // padding
-  Candidate c{0, 0, kUnknown, 0, place, row};
+  Candidate c{0, 0, kUnknown, 0, row};
   if (cascade_.code_depth > 0) {
     ++stats.rows_coded;
     if (!coded_.bound(queries_[i], place, reach_[i], &c.low, &c.high)) return;
@@ -297,19 +306,15 @@ void CascadePass::keep(std::size_t i, const Candidate& candidate) {
   Each& each = each_[i];
   if (candidate.low > reach_[i]) return;
   each.pool.push_back(candidate);
-  if (each.ends.size() == k_) {
-    if (candidate.high >= each.ends.front()) {
-      if (each.pool.size() >= capacity_) thin(i);
-      return;
-    }
-    std::pop_heap(each.ends.begin(), each.ends.end());
-    each.ends.pop_back();
-  }
-  each.ends.push_back(candidate.high);
-  std::push_heap(each.ends.begin(), each.ends.end());
-  // A row whose canonical key ties with the k-th may be as far as that and its own rounding.
-  if (each.ends.size() == k_) reach_[i] = std::min(reach_[i], each.ends.front() * (1 + 2 * theta_));
+  keep_smallest(each.ends, k_, candidate.high);
+  if (each.ends.size() == k_) tighten(i, each.ends.front());
   if (each.pool.size() >= capacity_) thin(i);
+}
+
+// No row farther than the k-th end is among the k nearest; but a row whose canonical key ties with
+// the k-th may be as far as that and its own rounding.
+void CascadePass::tighten(std::size_t i, double kth) {
+  reach_[i] = std::min(reach_[i], kth * (1 + 2 * theta_));
 }
 
 void CascadePass::drop_far(std::size_t i) {
@@ -347,7 +352,7 @@ void CascadePass::rebuild_ends(std::size_t i) {
   std::nth_element(ends.begin(), kth - 1, ends.end());
   ends.erase(kth, ends.end());
   std::make_heap(ends.begin(), ends.end());
-  reach_[i] = std::min(reach_[i], ends.front() * (1 + 2 * theta_));
+  tighten(i, ends.front());
 }
 
 // From the least lower end on, until that lies beyond the k-th key.
@@ -363,14 +368,8 @@ void CascadePass::finish(std::size_t i, std::vector<Neighbour>& found) {
     if (c.low > reach_[i]) break;
     if (std::isnan(c.key)) c.key = key(i, c.row);
     if (c.row != kNoRow) found.push_back({c.key, c.id, scope_.start + c.row});
-    nearest.push_back(c.key);
-    std::push_heap(nearest.begin(), nearest.end());
-    if (nearest.size() < k_) continue;
-    if (nearest.size() > k_) {
-      std::pop_heap(nearest.begin(), nearest.end());
-      nearest.pop_back();
-    }
-    reach_[i] = std::min(reach_[i], std::sqrt(nearest.front()) * (1 + 2 * theta_));
+    keep_smallest(nearest, k_, c.key);
+    if (nearest.size() == k_) tighten(i, std::sqrt(nearest.front()));
   }
 }
 

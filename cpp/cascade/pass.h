@@ -42,7 +42,7 @@ class CascadePass {
     double low, high;
     double key;  // canonical, or NaN while it is not known
     std::int64_t id;
-    std::uint32_t place, row;  // kNoRow: it was found elsewhere
+    std::uint32_t row;  // kNoRow: it was found elsewhere
   };
   struct Each {
     std::size_t hits;
@@ -71,12 +71,12 @@ class CascadePass {
   void take_all(const Chunk& chunk, std::size_t i);
   void take(std::uint32_t place, std::size_t i);
   void keep(std::size_t i, const Candidate& candidate);
+  void tighten(std::size_t i, double kth);
   void thin(std::size_t i);
   void drop_far(std::size_t i);
   void rebuild_ends(std::size_t i);
   void count_hits(std::size_t i, std::size_t hits);
 
-  bool mine(std::uint32_t cluster) const { return cluster % parts_ == part_; }
   double& away(std::uint32_t cluster, std::size_t i) { return away_[cluster * count_ + i]; }
   bool visible(std::size_t i, std::uint32_t row, std::int64_t id) const;
   double key(std::size_t i, std::uint32_t row);
@@ -91,8 +91,9 @@ class CascadePass {
   const double theta_;
 
   const std::uint32_t* queries_ = nullptr;
-  std::size_t count_ = 0, parts_ = 1;
-  std::uint32_t part_ = 0;
+  std::size_t count_ = 0;
+  std::vector<std::uint32_t> mine_;  // clusters of the part, ascending
+  bool odd_is_mine_ = false;         // the last one, of rows whose codes are odd
   // Of each query of the block:
   std::vector<double> reach_;  // no row farther than this is among the k nearest; -inf: gave up
   std::vector<double> slack_, error_, square_;
