@@ -140,10 +140,7 @@ inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, 
     take(sum[1], i + 16);
   }
   if (i < n) take(sum[0], i);
-  const __m256i both = _mm256_add_epi32(sum[0], sum[1]);
-  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
-  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
-  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xB1)));
+  return add_lanes_256(_mm256_add_epi32(sum[0], sum[1]));
 }
 
 constexpr int kPanelVectors = 2;  // NR = 16

@@ -9,6 +9,8 @@
 #ifdef RESMEM_EMULATE_AVX512
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
+#undef _mm512_madd_epi16  // SIMDe 0.7 gives the alias the masked form's parameters
+#define _mm512_madd_epi16(a, b) simde_mm512_madd_epi16(a, b)
 #else
 #include <immintrin.h>
 #endif
@@ -159,7 +161,12 @@ struct CodeScores {
     v = _mm512_add_epi16(v, _mm512_maddubs_epi16(query.v, rows.v));
   }
   __m512i total() const { return _mm512_add_epi16(v, _mm512_slli_epi32(v, 16)); }
-  void store(std::int32_t* out) const { _mm512_storeu_si512(out, _mm512_srai_epi32(total(), 16)); }
+  void store(std::int32_t* out) const {  // by halves: SIMDe has no _mm512_srai_epi32
+    const __m512i high = total();
+    const __m256i half[2] = {_mm512_castsi512_si256(high), _mm512_extracti64x4_epi64(high, 1)};
+    for (int i = 0; i < 2; ++i)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 8 * i), _mm256_srai_epi32(half[i], 16));
+  }
 #endif
 };
 struct CodeSigns {
@@ -184,7 +191,9 @@ inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, 
   }
   if (i < n) take(sum[0], i);
   if (i + 32 < n) take(sum[1], i + 32);
-  return _mm512_reduce_add_epi32(_mm512_add_epi32(sum[0], sum[1]));
+  const __m512i both = _mm512_add_epi32(sum[0], sum[1]);
+  return add_lanes_256(
+      _mm256_add_epi32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1)));
 }
 
 constexpr int kPanelVectors = 2;  // NR = 32

@@ -14,5 +14,11 @@ inline void add_lanes_256(const __m256* sums, float* out) {
   _mm256_storeu_ps(out, _mm256_add_ps(low, high));
 }
 
+inline std::int32_t add_lanes_256(__m256i sum) {
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xB1)));
+}
+
 }  // namespace
 }  // namespace resmem
