@@ -12,7 +12,7 @@ import resmem
 from cases import FAMILIES, ISAS, STORED, as_stored, assert_same, make, max_abs
 from resmem import _cascade, _core
 
-EUCLIDEAN = ("euclidean", "sqeuclidean")
+METRICS = ("euclidean", "sqeuclidean", "cosine", "inner_product")
 # What no projection can be coded of; search without a cascade serves these.
 EXTREME = {"zeros", "subnormal", "largest", "1e-30", "1e30", "mixed norms", "mixed dimensions"}
 LARGEST = 2.0**60
@@ -41,15 +41,18 @@ def cascade_of(rows, covered=None, depth=16, clusters=5, **options):
     depth=st.sampled_from([4, 8, 16, 32, 64]),
     clusters=st.sampled_from([1, 2, 7, 40]),
     coded_rows=st.booleans(),
-    metric=st.sampled_from(EUCLIDEAN),
+    metric=st.sampled_from(METRICS),
     threads=st.sampled_from([1, 2, 7]),
+    zeroed=st.sampled_from([0, 1, 1]),
 )
 def test_a_cascade_gives_the_bits_of_the_oracle(
-    family, seed, n, d, q, k, depth, clusters, coded_rows, metric, threads
+    family, seed, n, d, q, k, depth, clusters, coded_rows, metric, threads, zeroed
 ):
     queries, rows = make(family, seed, n, q, d)
+    queries[3::9], rows[2::7] = 0, rows[2::7] * np.float32(zeroed)
     wanted = oracle.search(queries, rows, k, metric)
-    cascade = cascade_of(rows, None, depth, clusters, coded_rows=coded_rows, threads=threads)
+    options = {"coded_rows": coded_rows, "threads": threads, "metric": metric}
+    cascade = cascade_of(rows, None, depth, clusters, **options)
     if cascade is None:
         assert family in EXTREME or not 2**-60 <= max_abs(rows) <= LARGEST
         return
@@ -100,15 +103,16 @@ def test_blocks_of_queries_end_anywhere(q):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("coded_rows", [True, False])
+@pytest.mark.parametrize("metric", sorted(set(METRICS) - {"sqeuclidean"}))
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - EXTREME))
-def test_every_family_on_more_rows(isa, coded_rows, family):
+def test_every_family_on_more_rows(isa, coded_rows, metric, family):
     queries, rows = make(family, 7, 3000, 40, 48)
-    wanted = oracle.search(queries, rows, 20)
-    cascade = cascade_of(rows, None, 24, 12, coded_rows=coded_rows)
+    wanted = oracle.search(queries, rows, 20, metric)
+    cascade = cascade_of(rows, None, 24, 12, coded_rows=coded_rows, metric=metric)
     segment = (rows, None, 0, None, max_abs(rows), cascade)
     for threads in (1, 2):
         got = _core.search(
-            queries, max_abs(queries), [segment], 20, "euclidean", threads=threads, isa=isa
+            queries, max_abs(queries), [segment], 20, metric, threads=threads, isa=isa
         )
         assert_same(got, wanted)
 
@@ -175,20 +179,23 @@ def clustered(n, q, d, seed=0):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("coded_rows", [True, False])
 @pytest.mark.parametrize("q", [1, 300])
-def test_every_stage_has_really_run_and_filtered(isa, coded_rows, q):
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_stage_has_really_run_and_filtered(isa, coded_rows, q, metric):
     n, k = 20_000, 10
     queries, rows = clustered(n, q, 96)
-    cascade = cascade_of(rows, None, 32, 64, coded_rows=coded_rows)
+    cascade = cascade_of(rows, None, 32, 64, coded_rows=coded_rows, metric=metric)
     segment = (rows, None, 0, None, max_abs(rows), cascade)
     for threads in (1, 2):
         got = _core.search(
-            queries, max_abs(queries), [segment], k, "euclidean", threads=threads, isa=isa
+            queries, max_abs(queries), [segment], k, metric, threads=threads, isa=isa
         )
         stats = got[3]
         assert (stats["isa"], stats["strategy"], stats["filter"]) == (isa, "cascade", "codes")
-        assert stats["pairs_filtered"] == stats["given_up"] == 0
+        assert stats["given_up"] <= (q // 10 if metric == "inner_product" else 0)
+        assert stats["pairs_filtered"] == n * stats["given_up"]
         assert 0 < stats["pairs_coded"] < 0.8 * n * q  # clusters left rows out
-        assert 0 < stats["code_hits"] < 0.2 * stats["pairs_coded"]
+        passed = 0.5 if metric == "inner_product" else 0.2
+        assert 0 < stats["code_hits"] < passed * stats["pairs_coded"]
         assert (stats["rows_coded"] > 0) == coded_rows
         assert stats["rescored"] >= k * q
         if coded_rows:
@@ -245,12 +252,29 @@ def test_what_is_no_cascade_of_a_segment_is_refused():
 # ------------------------------------------------------------------ its bounds
 
 
-def bounds_of(queries, rows, cascade, isa=""):
+def bounds_of(queries, rows, cascade, isa="", metric="euclidean"):
     """What the stages promise, and the true distances."""
     segment = (rows, None, 0, None, max_abs(rows), cascade)
-    promised = _core.cascade_bounds(queries, max_abs(queries), [segment], isa)
-    apart = queries[:, None].astype(np.longdouble) - rows[None].astype(np.longdouble)
-    return promised, np.sqrt((apart * apart).sum(2))
+    promised = _core.cascade_bounds(queries, max_abs(queries), [segment], metric, isa)
+    q, x = queries.astype(np.longdouble), rows.astype(np.longdouble)
+    if metric == "cosine":
+        q, x = (v / np.maximum(lengths(v), np.finfo(np.longdouble).tiny) for v in (q, x))
+    if metric == "inner_product":
+        lift = np.longdouble(cascade.longest) ** 2 - (x * x).sum(1, keepdims=True)
+        assert (lift >= 0).all()
+        norms = lengths(q)
+        q = np.append(q * np.where(norms > 0, cascade.longest / np.maximum(norms, 1e-300), 1),
+                      np.zeros_like(norms), 1)  # fmt: skip
+        x = np.append(x, np.sqrt(lift), 1)
+    apart = q[:, None] - x[None]
+    true = np.sqrt((apart * apart).sum(2))
+    if metric == "cosine":  # a vector of zeros is like none
+        true[(q == 0).all(1)[:, None] | (x == 0).all(1)] = np.sqrt(np.longdouble(2))
+    return promised, true
+
+
+def lengths(x):
+    return np.sqrt((x * x).sum(1, keepdims=True))
 
 
 @given(
@@ -261,19 +285,27 @@ def bounds_of(queries, rows, cascade, isa=""):
     depth=st.sampled_from([4, 8, 16, 64]),
     clusters=st.sampled_from([1, 9]),
     factor=st.sampled_from([1e-3, 1.0, 10.0, 1e5]),
+    metric=st.sampled_from(sorted(set(METRICS) - {"sqeuclidean"})),
+    zeroed=st.sampled_from([0, 1]),
 )
-def test_true_distances_lie_within_the_bounds(family, seed, n, d, depth, clusters, factor):
+def test_true_distances_lie_within_the_bounds(
+    family, seed, n, d, depth, clusters, factor, metric, zeroed
+):
     queries, rows = make(family, seed, n, 9, d)
     queries[1::3] *= np.float32(factor)  # some far from all rows
-    cascade = cascade_of(rows, None, depth, clusters)
+    queries[2], rows[::30] = queries[2] * zeroed, rows[::30] * np.float32(zeroed)
+    cascade = cascade_of(rows, None, depth, clusters, metric=metric)
     if cascade is None:
         return
     for isa in ISAS:
-        (by_cluster, by_projection, low, high), true = bounds_of(queries, rows, cascade, isa)
+        promised, true = bounds_of(queries, rows, cascade, isa, metric)
+        by_cluster, by_projection, low, high, key_low, key_high = promised
         assert (by_cluster <= true).all()
         assert (by_projection <= true).all()
         assert (low <= true).all()
         assert (true <= high).all()
+        assert (key_low <= true).all()
+        assert (true <= key_high).all()
 
 
 def mirrored(d, direction):
@@ -294,7 +326,7 @@ def test_rounding_of_both_codes_nearly_reaches_the_bound_of_the_projection(d, is
     # The query is rounded away from the row: inside of it, or outside if that comes nearer.
     place = -3 + 0.499 if outwards else np.round(code) + 5 - 0.499
     query = (cascade.axes.T @ np.full(d, place / code)).astype(np.float32)[None]
-    (_, low, _, _), true = bounds_of(query, rows, cascade, isa)
+    (_, low, *_), true = bounds_of(query, rows, cascade, isa)
     error = (abs(np.round(code) - code) + 0.499) * np.sqrt(d) / code  # of both together
     reached = float(1 - (true[0, 0] - low[0, 0]) / error)
     print(f"d={d}: scale {code:.3f}, {reached:.4f} of the bound")
@@ -306,7 +338,7 @@ def test_rounding_of_a_row_nearly_reaches_the_bound_of_its_codes(isa):
     d = 64
     rows, cascade = mirrored(d, np.ones(d))
     queries = np.stack([3 * rows[0], -3 * rows[0]])
-    (_, _, low, high), true = bounds_of(queries, rows, cascade, isa)
+    (_, _, low, high, _, _), true = bounds_of(queries, rows, cascade, isa)
     # A code of 115.45 steps is rounded to 115.
     error = (127 / 1.1 - 115) * 1.1 / 127 * np.sqrt(d)
     reached = 1 - float(np.stack([true - low, high - true]).min()) / error
@@ -318,7 +350,7 @@ def test_rounding_of_a_row_nearly_reaches_the_bound_of_its_codes(isa):
 def test_a_row_on_the_edge_of_its_cluster_reaches_the_bound(isa):
     rows, cascade = mirrored(8, np.arange(1, 9) / 4)
     queries = 5 * rows
-    (by_cluster, _, _, _), true = bounds_of(queries, rows, cascade, isa)
+    (by_cluster, *_), true = bounds_of(queries, rows, cascade, isa)
     near = true.min(1)
     assert (by_cluster.max(1) <= near).all()
     assert (by_cluster.max(1) >= 0.99 * near).all()
@@ -350,8 +382,8 @@ def timed(monkeypatch, seconds):
     """Searches run, and take so many ``seconds(queries, cascade)``."""
     search = _core.search
 
-    def time(queries, segment, k, threads):
-        found = search(queries, segment[4], [segment], k, "euclidean", None, threads)
+    def time(queries, segment, ask):
+        found = search(queries, segment[4], [segment], ask.k, ask.metric, None, ask.threads)
         return seconds(len(queries), segment[5]), found[3]
 
     monkeypatch.setattr(_cascade, "_time", time)
@@ -480,17 +512,39 @@ def test_keys_made_anew_are_not_searched_through_the_old_cascade():
     assert np.array_equal(memory.kneighbors(queries)[1], wanted[1])
 
 
-def test_one_search_builds_for_itself_if_it_is_large(monkeypatch):
+@pytest.mark.usefixtures("always_faster")
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_search_builds_for_itself_if_it_is_large(monkeypatch, metric):
     monkeypatch.setattr(_cascade, "WORTH_AT_ONCE_NARROW", 4000)
     queries, rows = clustered(N, 4000, 8)
+    queries[7], rows[::1000] = 0, 0
     built = []
     decide = _cascade.decide
     monkeypatch.setattr(_cascade, "decide", lambda *a: built.append(decide(*a)) or built[-1])
-    few = resmem.search(queries[:3999], rows, 3)
+    few = resmem.search(queries[:3999], rows, 3, metric)
     assert built == []
-    many = resmem.search(queries, rows, 3)
+    many = resmem.search(queries, rows, 3, metric)
     assert [each.cascade is None for each in built] == [False]
     assert_same((many[0][:3999], many[1][:3999]), few)
+
+
+def test_flat_rows_have_no_cascade_of_any_metric():
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((N, 600)).astype(np.float32)
+    segment = (rows, None, 0, None, max_abs(rows))
+    for metric in METRICS:
+        decision = _cascade.decide(segment, rows, 5, 2, 1, metric)
+        assert decision.cascade is None
+        assert decision.tried == ()
+
+
+@pytest.mark.parametrize("slower", [1, 2])
+def test_inner_products_are_tried_on_some_of_the_rows_first(monkeypatch, slower):
+    timed(monkeypatch, lambda queries, cascade: 1.0 if cascade is None else slower)
+    _, rows = clustered(N, 1, 40)
+    segment = (rows, None, 0, None, max_abs(rows))
+    decision = _cascade.decide(segment, rows, 5, 2, 1, "inner_product")
+    assert (decision.tried == ()) == (slower == 2)
 
 
 @pytest.mark.parametrize("d", [24, 25, 48, 64, 100, 111, 112, 128, 159, 160, 400, 401, 784])
@@ -527,10 +581,11 @@ def test_arrays_that_do_not_fit_together_are_refused(coded_rows):
     damaged = [{**arrays, name: array[:-1]} for name, array in arrays.items() if len(array)]
     damaged += [{**arrays, name: np.append(a, a[:1])} for name, a in arrays.items() if len(a)]
     damaged += [{k: v for k, v in arrays.items() if k != name} for name in arrays]
-    for at in (0, 1, 2, 3, 4, 5, 10):  # sizes, and the scale
+    for at in (0, 1, 2, 3, 4, 5, 7, 8, 13):  # sizes, the metric and the scale
         for value in (0, 1, 7, 1e9, -1, np.nan, np.inf):
-            if value != numbers[at] and not (at in (2, 10) and value in (0, 1, 7, 1e9)):
-                damaged.append({**arrays, "numbers": np.where(np.arange(13) == at, value, numbers)})
+            if value != numbers[at] and not (at in (2, 13) and value in (0, 1, 7, 1e9)):
+                changed = np.where(np.arange(len(numbers)) == at, value, numbers)
+                damaged.append({**arrays, "numbers": changed})
     for name in ("weight", "offset", "bias", "origin", "centres"):
         array = arrays[name].copy()
         array[1] = np.nan

@@ -7,10 +7,10 @@ namespace {
 
 std::unique_ptr<Cascade> build_python(const py::tuple& segment, std::size_t d, std::size_t depth,
                                       std::size_t clusters, bool coded_rows, std::size_t threads,
-                                      const std::string& isa) {
+                                      const std::string& isa, const std::string& metric) {
   const Segment rows = segment_from(segment, d);
   const KernelTable& kernels = select_kernels(isa);
-  const CascadeShape shape{depth, clusters, coded_rows};
+  const CascadeShape shape{metric_named(metric), depth, clusters, coded_rows};
   return without_gil([&](Interrupt& interrupt) {
     return std::make_unique<Cascade>(
         build_cascade(rows, d, shape, kernels, thread_count(threads), interrupt));
@@ -41,6 +41,9 @@ void for_each_number(Of& cascade, const Visit& visit) {
   visit(cascade.depth);
   visit(cascade.code_depth);
   visit(cascade.clusters);
+  visit(cascade.points.metric);
+  visit(cascade.points.d);
+  visit(cascade.points.longest);
   visit(cascade.projection.d);
   visit(cascade.projection.axes);
   visit(cascade.projection.has_tail);
@@ -116,7 +119,9 @@ std::unique_ptr<Cascade> from_arrays(const py::dict& arrays) {
     require(next < static_cast<std::size_t>(given.size()), "too few numbers of a cascade");
     const double number = given.data()[next++];
     require(number >= (std::is_same_v<T, double> ? -1e300 : 0) &&
-                number < (std::is_same_v<T, double> ? 1e300 : 0x1p48),
+                number < (std::is_same_v<T, double> ? 1e300
+                          : std::is_enum_v<T>       ? 4
+                                                    : 0x1p48),
             "a number of a cascade is out of range");
     value = static_cast<T>(number);
   });
@@ -141,7 +146,7 @@ void register_cascade(py::module_& module) {
   using namespace py::literals;
   py::class_<Cascade>(module, "Cascade", "What makes exact search of some rows fast.")
       .def(py::init(&build_python), "segment"_a, "d"_a, "depth"_a, "clusters"_a,
-           "coded_rows"_a = true, "threads"_a = 0, "isa"_a = "")
+           "coded_rows"_a = true, "threads"_a = 0, "isa"_a = "", "metric"_a = "euclidean")
       .def_static("of", &from_arrays, "arrays"_a, py::keep_alive<0, 1>(),
                   "A cascade of arrays() of another. It reads the large ones where they lie.")
       .def(
@@ -152,6 +157,9 @@ void register_cascade(py::module_& module) {
       .def_readonly("clusters", &Cascade::clusters)
       .def_property_readonly("coded_rows", [](const Cascade& c) { return c.code_depth > 0; })
       .def_readonly("scale", &Cascade::scale, "Codes per unit of length.")
+      .def_property_readonly(
+          "longest", [](const Cascade& c) { return c.points.longest; },
+          "No row is longer (of inner products; else 0).")
       .def_property_readonly(
           "axes",
           [](const Cascade& c) {

@@ -32,19 +32,21 @@ py::tuple brackets_python(const Array<float>& queries, float queries_max_abs,
 }
 
 py::tuple cascade_bounds_python(const Array<float>& queries, float queries_max_abs,
-                                const py::sequence& segments, const std::string& isa) {
-  const SearchRequest request = request_from(queries, queries_max_abs, segments, 1, "euclidean");
+                                const py::sequence& segments, const std::string& metric,
+                                const std::string& isa) {
+  const SearchRequest request = request_from(queries, queries_max_abs, segments, 1, metric);
   require(request.segments.size() == 1 && request.segments[0].cascade != nullptr, "one cascade");
   const Cascade& cascade = *request.segments[0].cascade;
   const std::vector<std::size_t> shape{request.q, cascade.n};
-  std::array<Array<double>, 4> out{Array<double>(shape), Array<double>(shape), Array<double>(shape),
-                                   Array<double>(shape)};
+  std::array<Array<double>, 6> out;
+  for (Array<double>& each : out) each = Array<double>(shape);
   const FpGuard guard;
   const Exclusions exclusions(request);
   cascade_bounds(
       {request, cascade, request.segments[0], 0, select_kernels(isa), exclusions, 0, request.q},
-      {out[0].mutable_data(), out[1].mutable_data(), out[2].mutable_data(), out[3].mutable_data()});
-  return py::make_tuple(out[0], out[1], out[2], out[3]);
+      {out[0].mutable_data(), out[1].mutable_data(), out[2].mutable_data(), out[3].mutable_data(),
+       out[4].mutable_data(), out[5].mutable_data()});
+  return py::make_tuple(out[0], out[1], out[2], out[3], out[4], out[5]);
 }
 
 // A copy of x after one of the table's functions that work in place.
@@ -75,8 +77,9 @@ void register_testing(py::module_& module) {
              "queries_max_abs"_a, "segments"_a, "metric"_a, "filter"_a = "dot", "isa"_a = "",
              "depth_block"_a = 0, "Bounds (low, high) of the canonical keys, (q, n) each.");
   module.def("cascade_bounds", &cascade_bounds_python, py::arg("queries").noconvert(),
-             "queries_max_abs"_a, "segments"_a, "isa"_a = "",
-             "Bounds of true distances by cluster, projection and coded row (low, high), (q, n).");
+             "queries_max_abs"_a, "segments"_a, "metric"_a = "euclidean", "isa"_a = "",
+             "Bounds of the distances between exact points by cluster, projection, coded row (low, "
+             "high) and canonical key (low, high), (q, n) each.");
   module.def("exp", &exp_python, py::arg("x").noconvert(), "isa"_a = "");
   module.def("log", &log_python, py::arg("x").noconvert(), "isa"_a = "");
 }

@@ -42,7 +42,7 @@ inline Segment segment_from(const py::tuple& parts, std::size_t d) {
   segment.max_abs = parts[4].cast<float>();
   if (parts.size() == 6 && !parts[5].is_none()) {
     segment.cascade = parts[5].cast<const Cascade*>();
-    require(segment.cascade->projection.d == d && segment.cascade->n <= segment.n,
+    require(segment.cascade->points.d == d && segment.cascade->n <= segment.n,
             "the cascade is not one of this segment");
   }
   return segment;

@@ -55,7 +55,7 @@ class Builder {
   Builder(const Segment& segment, std::size_t d, const CascadeShape& shape,
           const KernelTable& kernels, std::size_t threads, Interrupt& interrupt)
       : segment_(segment),
-        d_(d),
+        given_d_(d),
         shape_(shape),
         kernels_(kernels),
         threads_(threads),
@@ -63,6 +63,8 @@ class Builder {
 
   Cascade build() {
     result_.n = segment_.n;
+    result_.points = Points{Points::ordering(shape_.metric), given_d_, longest()};
+    d_ = result_.points.dimensions();
     result_.depth = shape_.depth;
     take_sample();
     find_axes();
@@ -81,7 +83,37 @@ class Builder {
 
  private:
   const float* row(std::size_t i, float* scratch) const {
-    return segment_.keys.read(i * d_, d_, scratch, kernels_);
+    const float* x = segment_.keys.read(i * given_d_, given_d_, scratch, kernels_);
+    if (!(kernels_.max_abs(x, given_d_) <= segment_.max_abs))
+      throw std::invalid_argument("a row is not what its segment says");
+    return x;
+  }
+
+  // The point of a row, where that lies or in `out`, and how far off it can be.
+  const float* point(std::size_t i, float* out, double* off, bool as_query = false) const {
+    *off = 0;
+    if (result_.points.metric == Metric::euclidean) return row(i, out);
+    std::vector<float> scratch(given_d_);
+    const float* x = row(i, scratch.data());
+    return as_query ? result_.points.query(x, kernels_, out, off)
+                    : result_.points.row(x, kernels_, out, off);
+  }
+
+  // No row is longer; only inner products ask.
+  double longest() const {
+    if (shape_.metric != Metric::inner_product) return 0;
+    std::vector<double> most((segment_.n + kBlockRows - 1) / kBlockRows);
+    parallel_for(most.size(), threads_, interrupt_, [&](std::size_t task, bool calling_thread) {
+      interrupt_.poll(calling_thread);
+      std::vector<float> scratch(given_d_);
+      const std::size_t first = task * kBlockRows;
+      for (std::size_t i = first; i < std::min(segment_.n, first + kBlockRows); ++i) {
+        const float* x = row(i, scratch.data());
+        most[task] = std::max(most[task], kernels_.dot(x, x, given_d_));
+      }
+    });
+    const double square = *std::max_element(most.begin(), most.end());
+    return std::sqrt(square) * (1 + canonical_rounding(given_d_));
   }
 
   // Rows at seeded places, one of every stretch of n / count.
@@ -101,8 +133,9 @@ class Builder {
     map.d = d_;
     std::vector<double> mean(d_);
     std::vector<float> scratch(d_);
+    double off;
     for (const std::size_t i : chosen) {
-      const float* x = row(i, scratch.data());
+      const float* x = point(i, scratch.data(), &off);
       for (std::size_t p = 0; p < d_; ++p) mean[p] += static_cast<double>(x[p]);
     }
     map.offset.resize(d_);
@@ -110,7 +143,7 @@ class Builder {
       map.offset[p] = static_cast<float>(mean[p] / static_cast<double>(chosen.size()));
     sample_.resize(chosen.size() * d_);
     for (std::size_t i = 0; i < chosen.size(); ++i) {
-      const float* x = row(chosen[i], scratch.data());
+      const float* x = point(chosen[i], scratch.data(), &off);
       for (std::size_t p = 0; p < d_; ++p)
         sample_[i * d_ + p] = static_cast<double>(x[p]) - static_cast<double>(map.offset[p]);
     }
@@ -188,54 +221,59 @@ class Builder {
 
   // Phi of some rows, (count, coordinates) each, and how far off it can be.
   void project(const std::vector<std::size_t>& chosen, std::vector<float>& phi,
-               std::vector<float>& error) {
+               std::vector<float>& error, bool as_queries = false) {
     const Projection& map = result_.projection;
     const LinearHead layer{map.weight.data(), map.bias.data(), map.axes, d_, 1};
     std::vector<float> out(chosen.size() * map.axes);
     head_logits(
         layer, chosen.size(),
-        [&](std::size_t i, float* scratch) { return row(chosen[i], scratch); }, kernels_, threads_,
-        out.data(), interrupt_);
+        [&](std::size_t i, float* scratch) {
+          double off;
+          return point(chosen[i], scratch, &off, as_queries);
+        },
+        kernels_, threads_, out.data(), interrupt_);
     const std::size_t width = map.coordinates();
     phi.resize(chosen.size() * width);
     error.resize(chosen.size());
     parallel_for_rows(chosen.size(), d_ + map.axes, threads_, interrupt_,
                       [&](std::size_t first, std::size_t last, bool) {
                         std::vector<float> scratch(d_);
+                        double off;
                         for (std::size_t i = first; i < last; ++i) {
-                          const float* x = row(chosen[i], scratch.data());
-                          if (!(kernels_.max_abs(x, d_) <= segment_.max_abs))
-                            throw std::invalid_argument("a row is not what its segment says");
-                          error[i] =
-                              round_up(map.map(x, &out[i * map.axes], kernels_, &phi[i * width]));
+                          const float* x = point(chosen[i], scratch.data(), &off, as_queries);
+                          const double slack =
+                              map.map(x, &out[i * map.axes], kernels_, &phi[i * width]);
+                          error[i] = round_up(off + slack);
                         }
                       });
   }
 
-  // Where tails lie, and how long a unit of code is.
+  // Where tails lie, and how long a unit of code is if queries are like rows.
   void measure_sample() {
     Projection& map = result_.projection;
     const std::size_t width = map.coordinates();
-    std::vector<float> phi, error;
-    project(places(std::min<std::size_t>(segment_.n, 512), 3), phi, error);
+    std::vector<float> phi, asked, error;
+    const auto chosen = places(std::min<std::size_t>(segment_.n, 512), 3);
+    project(chosen, phi, error);
     const std::size_t count = phi.size() / width;
     if (map.has_tail) {
       double sum = 0;
       for (std::size_t i = 0; i < count; ++i) sum += static_cast<double>(phi[i * width + map.axes]);
       map.tail_centre = sum / static_cast<double>(count);
+      project(chosen, phi, error);
     }
     double largest = 0;
     for (std::size_t i = 0; i < count; ++i)
       for (std::size_t p = 0; p < map.axes; ++p)
         largest = std::max(largest, std::fabs(static_cast<double>(phi[i * width + p])));
     std::vector<double> apart, near(count, std::numeric_limits<double>::infinity());
+    project(chosen, asked, error, true);
     for (std::size_t i = 0; i < count; ++i)
-      for (std::size_t j = 0; j < i; ++j) {
-        const double distance =
-            std::sqrt(kernels_.squared_distance(&phi[i * width], &phi[j * width], width));
-        apart.push_back(distance);
-        near[i] = std::min(near[i], distance);
-        near[j] = std::min(near[j], distance);
+      for (std::size_t j = 0; j < count; ++j) {
+        if (i == j) continue;
+        apart.push_back(
+            std::sqrt(kernels_.squared_distance(&asked[i * width], &phi[j * width], width)));
+        near[i] = std::min(near[i], apart.back());
       }
     result_.scale = count < 2 ? 1 : finest_scale(apart, near, largest);
   }
@@ -443,9 +481,10 @@ class Builder {
 
   void code_chunk(const Chunk& chunk, double& most, double& largest) {
     std::vector<float> scratch(d_);
+    double point_off;
     for (std::size_t place = chunk.first; place < chunk.first + chunk.count; ++place) {
       if (rows_[place] == kNoRow) continue;
-      const float* x = row(rows_[place], scratch.data());
+      const float* x = point(rows_[place], scratch.data(), &point_off);
       std::int8_t* codes = &codes_[place * result_.code_depth];
       double square = 0, error = 0, sum = 0;
       for (std::size_t p = 0; p < d_; ++p) {
@@ -460,15 +499,17 @@ class Builder {
         sum += std::fabs(code);
       }
       const double relative = roundings(static_cast<double>(d_) + 8, kV);
-      coded_[place] = {static_cast<float>(square),
-                       round_up(std::sqrt(error) * (1 + relative) + std::sqrt(square) * 4 * kV)};
+      coded_[place] = {
+          static_cast<float>(square),
+          round_up(std::sqrt(error) * (1 + relative) + std::sqrt(square) * 4 * kV + point_off)};
       most = std::max(most, sum);
       largest = std::max(largest, square * (1 + relative));
     }
   }
 
   const Segment& segment_;
-  const std::size_t d_;
+  const std::size_t given_d_;  // of rows
+  std::size_t d_ = 0;          // of their points
   const CascadeShape shape_;
   const KernelTable& kernels_;
   const std::size_t threads_;

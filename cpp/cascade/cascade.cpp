@@ -63,6 +63,8 @@ void Cascade::complete() {
     require(std::all_of(values.begin(), values.end(), [](auto x) { return std::isfinite(x); }));
   };
   const std::size_t d = projection.d, width = projection.coordinates(), places = rows.size();
+  require(d == points.dimensions() && points.longest >= 0 && points.longest <= 0x1p100);
+  require(points.metric != Metric::sqeuclidean);
   require(n > 0 && n < kNoRow / 2 && clusters > 0 && clusters < kNoRow / 2);
   require(d > 0 && projection.axes > 0 && width <= depth && depth % 4 == 0);
   require(code_depth == 0 || (code_depth >= d && code_depth % kCodeStep == 0));

@@ -10,11 +10,13 @@
 #include "../core/aligned.h"
 #include "../core/threads.h"
 #include "../core/types.h"
+#include "points.h"
 
 namespace resmem {
 
 // What to build.
 struct CascadeShape {
+  Metric metric = Metric::euclidean;
   std::size_t depth = 0;     // codes of a row's projection, a multiple of 4
   std::size_t clusters = 0;  // at least 1
   bool coded_rows = true;    // the second stage
@@ -82,13 +84,14 @@ class Mappable {
 
 struct Cascade {
   std::size_t n = 0, depth = 0, code_depth = 0, clusters = 0;
-  Projection projection;
+  Points points;
+  Projection projection;            // of points
   double scale = 1;                 // codes per unit of length
   std::vector<float> centres;       // (clusters, coordinates)
   std::vector<Chunk> chunks;        // ascending by cluster
   std::vector<std::size_t> starts;  // of every cluster's chunks, and the end
   std::vector<Chunk> whole;         // of every cluster: near and far of its chunks
-  std::vector<float> steps;         // (d,): a coded row is offset + steps * code; or empty
+  std::vector<float> steps;         // (dimensions,): a coded row is offset + steps * code; or empty
   double code_sum = 0;              // sum |code| of a row is at most this
   double largest_square = 0;
   Mappable<std::uint32_t> rows;  // row of each place, kNoRow for padding

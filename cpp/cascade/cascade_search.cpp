@@ -109,7 +109,9 @@ void cascade_bounds(const CascadeScope& scope, const CascadeBounds& bounds) {
   Interrupt interrupt;
   const Cascade& cascade = scope.cascade;
   const CodedQueries queries(scope, interrupt);
-  for (std::size_t i = 0; i < scope.count; ++i)
+  std::vector<float> scratch(scope.request.d);
+  for (std::size_t i = 0; i < scope.count; ++i) {
+    const CanonicalKey key(scope.request, scope.kernels, scope.first + i);
     for (const Chunk& chunk : cascade.chunks)
       for (std::size_t place = chunk.first; place < chunk.first + chunk.count; ++place) {
         if (cascade.rows[place] == kNoRow) continue;
@@ -130,7 +132,12 @@ void cascade_bounds(const CascadeScope& scope, const CascadeBounds& bounds) {
         if (cascade.code_depth > 0)
           queries.bound(i, place, std::numeric_limits<double>::infinity(), &bounds.low[at],
                         &bounds.high[at]);
+        const double found = key(scope.segment.keys.read(
+            cascade.rows[place] * scope.request.d, scope.request.d, scratch.data(), scope.kernels));
+        bounds.key_low[at] = queries[i].keys.low(found);
+        bounds.key_high[at] = queries[i].keys.high(found);
       }
+  }
 }
 
 }  // namespace resmem

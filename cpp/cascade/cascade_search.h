@@ -12,10 +12,11 @@ namespace resmem {
 void cascade_search(const CascadeScope& scope, std::vector<std::vector<Neighbour>>& found,
                     std::vector<std::uint8_t>& deferred, SearchStats& stats, Interrupt& interrupt);
 
-// What every stage promises of the true distances, laid open for tests: lower ends by the cluster
-// and by the coded projection, both ends by the coded row (if there are any). (q, n) each.
+// What every stage promises of the distances between exact points, laid open for tests: lower ends
+// by the cluster and by the coded projection, both ends by the coded row (if there are any) and by
+// the canonical key. (q, n) each.
 struct CascadeBounds {
-  double *by_cluster, *by_projection, *low, *high;
+  double *by_cluster, *by_projection, *low, *high, *key_low, *key_high;
 };
 void cascade_bounds(const CascadeScope& scope, const CascadeBounds& bounds);
 

@@ -7,31 +7,41 @@ namespace resmem {
 CodedQueries::CodedQueries(const CascadeScope& scope, Interrupt& interrupt)
     : cascade_(scope.cascade),
       kernels_(scope.kernels),
-      theta_(canonical_rounding(scope.request.d)) {
+      theta_(canonical_rounding(scope.cascade.points.dimensions())) {
   const Projection& map = cascade_.projection;
   const std::size_t count = scope.count, threads = scope.request.threads;
   const LinearHead layer{map.weight.data(), map.bias.data(), map.axes, map.d, 1};
   std::vector<float> out(count * map.axes);
   head_logits(
-      layer, count, [&](std::size_t i, float*) { return scope.query(i); }, kernels_, threads,
-      out.data(), interrupt);
+      layer, count,
+      [&](std::size_t i, float* scratch) {
+        double off;
+        return cascade_.points.query(scope.query(i), kernels_, scratch, &off);
+      },
+      kernels_, threads, out.data(), interrupt);
   coded_.resize(count);
   codes_.assign(count * cascade_.depth, 0);
   wide_.assign(count * cascade_.code_depth, 0);
   away_.resize(count * cascade_.clusters);
-  parallel_for_rows(count, (cascade_.clusters + 2) * (map.coordinates() + map.d), threads,
-                    interrupt, [&](std::size_t begin, std::size_t end, bool) {
-                      for (std::size_t i = begin; i < end; ++i)
-                        code(i, scope.query(i), &out[i * map.axes]);
-                    });
+  parallel_for_rows(
+      count, (cascade_.clusters + 2) * (map.coordinates() + map.d), threads, interrupt,
+      [&](std::size_t begin, std::size_t end, bool) {
+        std::vector<float> scratch(map.d);
+        for (std::size_t i = begin; i < end; ++i) {
+          const float* query = scope.query(i);
+          coded_[i].keys = cascade_.points.distance_of_keys(query, kernels_);
+          code(i, cascade_.points.query(query, kernels_, scratch.data(), &coded_[i].point_off),
+               &out[i * map.axes]);
+        }
+      });
 }
 
-void CodedQueries::code(std::size_t i, const float* query, const float* layer) {
+void CodedQueries::code(std::size_t i, const float* point, const float* layer) {
   const Projection& map = cascade_.projection;
   const std::size_t width = map.coordinates();
   CodedQuery& coded = coded_[i];
   std::vector<float> phi(width);
-  coded.slack = map.map(query, layer, kernels_, phi.data());
+  coded.slack = coded.point_off + map.map(point, layer, kernels_, phi.data());
   double off_square = 0;
   coded.square = 0;
   std::uint8_t* codes = &codes_[i * cascade_.depth];
@@ -48,17 +58,17 @@ void CodedQueries::code(std::size_t i, const float* query, const float* layer) {
   double* away = &away_[i * cascade_.clusters];
   for (std::size_t c = 0; c < cascade_.clusters; ++c)
     away[c] = std::sqrt(kernels_.squared_distance(phi.data(), &cascade_.centres[c * width], width));
-  if (cascade_.code_depth > 0) code_products(i, query);
+  if (cascade_.code_depth > 0) code_products(i, point);
 }
 
-void CodedQueries::code_products(std::size_t i, const float* query) {
+void CodedQueries::code_products(std::size_t i, const float* point) {
   const Projection& map = cascade_.projection;
   CodedQuery& coded = coded_[i];
-  coded.offset_square = kernels_.squared_distance(map.offset.data(), query, map.d);
+  coded.offset_square = kernels_.squared_distance(map.offset.data(), point, map.d);
   double largest = 0;
   const auto product = [&](std::size_t p) {
     return static_cast<double>(cascade_.steps[p]) *
-           (static_cast<double>(query[p]) - static_cast<double>(map.offset[p]));
+           (static_cast<double>(point[p]) - static_cast<double>(map.offset[p]));
   };
   for (std::size_t p = 0; p < map.d; ++p) largest = std::max(largest, std::fabs(product(p)));
   // No sum of products of codes, of 8 bits whatever they are, leaves int32.

@@ -25,7 +25,9 @@ struct CascadeScope {
 
 // What is known of a query before any row is looked at.
 struct CodedQuery {
-  double slack;         // |computed Phi - Phi|
+  KeyDistance keys;
+  double point_off;     // of the computed point from the exact one
+  double slack;         // of the computed Phi from that of the exact point
   double error;         // |coded Phi - Phi|
   std::int64_t square;  // |code|^2
   double unit;          // a product of codes stands for unit times as much
@@ -64,23 +66,21 @@ class CodedQueries {
     const CodedRow& row = cascade_.coded[place];
     const double square = static_cast<double>(row.square) + coded.offset_square -
                           2 * coded.unit * static_cast<double>(product);
-    const auto error = static_cast<double>(row.error);
+    const double error = static_cast<double>(row.error) + coded.point_off;
     // Most rows end here, without a root; the factor covers the roundings of both sides.
     if (square - coded.off > (reach + error) * (reach + error) * (1 + 0x1p-40)) return false;
     *low = std::sqrt(std::max(0.0, square - coded.off)) * (1 - 8 * kV) - error;
     *high = std::sqrt(std::max(0.0, square + coded.off)) * (1 + 8 * kV) + error;
     return true;
   }
-  // Of a canonical squared distance, relative.
-  double theta() const { return theta_; }
 
  private:
-  void code(std::size_t i, const float* query, const float* layer);
-  void code_products(std::size_t i, const float* query);
+  void code(std::size_t i, const float* point, const float* layer);
+  void code_products(std::size_t i, const float* point);
 
   const Cascade& cascade_;
   const KernelTable& kernels_;
-  const double theta_;
+  const double theta_;  // of a canonical squared distance between points, relative
   std::vector<CodedQuery> coded_;
   AlignedVector<std::uint8_t> codes_;  // (count, depth)
   AlignedVector<std::int16_t> wide_;   // (count, code_depth)

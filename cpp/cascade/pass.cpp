@@ -36,8 +36,7 @@ CascadePass::CascadePass(const CascadeScope& scope, const CodedQueries& queries,
       interrupt_(interrupt),
       k_(scope.request.k),
       capacity_(k_ + std::max<std::size_t>(64, k_)),
-      most_hits_(cascade_.n / 4 + 4096),
-      theta_(queries.theta()) {
+      most_hits_(cascade_.n / 4 + 4096) {
   hits_.resize(kChunkRows * kBlockQueries);
   by_row_.resize(kChunkRows * kBlockQueries);
   scores_.resize(kChunkRows);
@@ -72,8 +71,7 @@ void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::si
     for (std::size_t c = 0; c < cascade_.clusters; ++c)
       away_[c * count + i] = coded_.away(queries[i])[c];
     for (const Neighbour& other : found[queries[i]]) {
-      const double distance = std::sqrt(other.key);
-      keep(i, {distance * (1 - theta_), distance * (1 + theta_), other.key, other.id, kNoRow});
+      keep(i, {coded.keys.low(other.key), coded.keys.high(other.key), other.key, other.id, kNoRow});
     }
   }
 }
@@ -311,10 +309,8 @@ void CascadePass::keep(std::size_t i, const Candidate& candidate) {
   if (each.pool.size() >= capacity_) thin(i);
 }
 
-// No row farther than the k-th end is among the k nearest; but a row whose canonical key ties with
-// the k-th may be as far as that and its own rounding.
 void CascadePass::tighten(std::size_t i, double kth) {
-  reach_[i] = std::min(reach_[i], kth * (1 + 2 * theta_));
+  reach_[i] = std::min(reach_[i], keys(i).reach(kth));
 }
 
 void CascadePass::drop_far(std::size_t i) {
@@ -369,7 +365,7 @@ void CascadePass::finish(std::size_t i, std::vector<Neighbour>& found) {
     if (std::isnan(c.key)) c.key = key(i, c.row);
     if (c.row != kNoRow) found.push_back({c.key, c.id, scope_.start + c.row});
     keep_smallest(nearest, k_, c.key);
-    if (nearest.size() == k_) tighten(i, std::sqrt(nearest.front()));
+    if (nearest.size() == k_) tighten(i, keys(i).high(nearest.front()));
   }
 }
 
@@ -387,9 +383,8 @@ double CascadePass::key(std::size_t i, std::uint32_t row) {
 
 void CascadePass::place_exactly(std::size_t i, Candidate& c) {
   c.key = key(i, c.row);
-  const double distance = std::sqrt(c.key);
-  c.low = distance * (1 - theta_);
-  c.high = distance * (1 + theta_);
+  c.low = keys(i).low(c.key);
+  c.high = keys(i).high(c.key);
 }
 
 // What take() reads of a row.

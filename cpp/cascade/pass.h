@@ -78,6 +78,7 @@ class CascadePass {
   void count_hits(std::size_t i, std::size_t hits);
 
   double& away(std::uint32_t cluster, std::size_t i) { return away_[cluster * count_ + i]; }
+  const KeyDistance& keys(std::size_t i) const { return coded_[queries_[i]].keys; }
   bool visible(std::size_t i, std::uint32_t row, std::int64_t id) const;
   double key(std::size_t i, std::uint32_t row);
   void place_exactly(std::size_t i, Candidate& candidate);
@@ -88,7 +89,6 @@ class CascadePass {
   const Cascade& cascade_;
   Interrupt& interrupt_;
   const std::size_t k_, capacity_, most_hits_;
-  const double theta_;
 
   const std::uint32_t* queries_ = nullptr;
   std::size_t count_ = 0;

@@ -417,12 +417,16 @@ class CascadedSearch {
 
 // Cascades are asked where nothing else was, where their bounds hold, and for few enough rows.
 bool cascades_serve(const SearchRequest& request) {
-  if (!is_euclidean(request.metric) || !(request.queries_max_abs <= 0x1p60F)) return false;
+  if (!(request.queries_max_abs <= 0x1p60F)) return false;
   if (request.strategy != Strategy::automatic || request.filter != FilterKind::automatic)
     return false;
-  return std::any_of(request.segments.begin(), request.segments.end(), [&](const Segment& segment) {
-    return segment.cascade != nullptr && 8 * request.k <= segment.cascade->n;
-  });
+  bool large = false;
+  for (const Segment& segment : request.segments) {
+    if (segment.cascade == nullptr) continue;
+    if (!segment.cascade->points.serve(request.metric)) return false;
+    large = large || 8 * request.k <= segment.cascade->n;
+  }
+  return large;
 }
 
 }  // namespace

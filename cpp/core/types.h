@@ -24,7 +24,7 @@ struct Segment {
   // thread may be marking rows with versions to come.
   const std::int64_t* died = nullptr;
   float max_abs = 0;                 // largest |value| of the keys
-  const Cascade* cascade = nullptr;  // of the first rows, for the Euclidean metrics
+  const Cascade* cascade = nullptr;  // of the first rows
 
   std::int64_t id(std::size_t row) const { return ids != nullptr ? ids[row] : id_after(row); }
   std::int64_t id_after(std::size_t row) const {  // unsigned: whatever a file says, it wraps

@@ -32,6 +32,7 @@ _DEPTHS = (32, 40, 64, 96, 128, 192, 256)
 _MANY, _LITTLE = 0.02, 0.001  # shares of pairs that pass; beyond, another depth is tried
 _FLAT = 0.3  # share of pairs; beyond, codes must take all dimensions, at most so many:
 _MOST_FLAT = 512
+_SOME = 0.6  # times as fast on some of the rows is enough: more rows gain more
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,15 @@ def shape_for(n: int, d: int, flat: bool = False) -> Shape:
 def worth_at_once(queries: int, d: int) -> bool:
     """Whether a single search of so many queries gains by building for itself."""
     return queries >= (WORTH_AT_ONCE_NARROW if d < _NARROW else WORTH_AT_ONCE)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What searches ask for."""
+
+    k: int
+    threads: int
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -180,6 +190,7 @@ class Planner:
         k: int,
         threads: int,
         at_once: bool = False,
+        metric: str = "euclidean",
     ) -> None:
         """Told before a search. ``keys``: the array whose first rows the segment's are."""
         n = len(segment[0])
@@ -192,37 +203,42 @@ class Planner:
             return
         if self._lock.acquire(blocking=False):  # who comes meanwhile searches without
             try:
-                self._decision = decide(segment, keys, k, threads, self._most_trials)
+                self._decision = decide(segment, keys, k, threads, self._most_trials, metric)
                 self._asked = 0
             finally:
                 self._lock.release()
 
 
 def decide(
-    segment: KeySegment, keys: npt.NDArray[Any], k: int, threads: int, most_trials: int = 4
+    segment: KeySegment,
+    keys: npt.NDArray[Any],
+    k: int,
+    threads: int,
+    most_trials: int = 4,
+    metric: str = "euclidean",
 ) -> Decision:
     """Build cascades, search with them and without, and keep the fastest if that is faster."""
     rows, largest = segment[0], segment[4]
     n, d = rows.shape
     queries = _sample(rows, SAMPLE, 0)
-    none = Trial(Shape(0, 0, False), None, 0.0, *_measure(queries, (*segment, None), k, threads))
+    ask = Ask(k, threads, metric)
+    none = Trial(Shape(0, 0, False), None, 0.0, *_measure(queries, (*segment, None), ask))
     budget = _MOST_BUILDING * none.batch * 1000 / len(queries)
-    flat = d > 64 and _is_flat(queries[:128], segment, k, threads)
-    if flat and d > _MOST_FLAT:
+    flat = d > 64 and _is_flat(queries[:128], segment, ask)
+    if (flat and d > _MOST_FLAT) or (metric == "inner_product" and _misses(queries, segment, ask)):
         return Decision(n, keys, None, (), False, False, "no projection tells its rows apart")
     trials: list[Trial] = []
     shape: Shape | None = shape_for(n, d, flat)
     while shape is not None and len(trials) < most_trials:
         start = time.perf_counter()
         try:
-            built = (rows, None, 0, None, largest), d, shape.depth, shape.clusters, shape.coded_rows
-            cascade = _core.Cascade(*built, threads)
+            cascade = _build((rows, None, 0, None, largest), shape, ask)
         except (ValueError, MemoryError) as error:
             if not trials:
                 return Decision(n, keys, None, (), False, False, str(error) or "no memory")
             break
         seconds = time.perf_counter() - start
-        measured = _measure(queries, (*segment, cascade), k, threads)
+        measured = _measure(queries, (*segment, cascade), ask)
         trials.append(Trial(shape, cascade, seconds, *measured))
         budget -= seconds
         shape = _next_shape(trials, n, d) if 1.4 * seconds < budget else None
@@ -255,13 +271,45 @@ def _next_shape(trials: list[Trial], n: int, d: int) -> Shape | None:
     return next((s for s in shapes if s not in [trial.shape for trial in trials]), None)
 
 
-def _is_flat(queries: F32, segment: KeySegment, k: int, threads: int) -> bool:
+def _is_flat(queries: F32, segment: KeySegment, ask: Ask) -> bool:
     """Whether a projection would leave a good part of all rows within reach."""
-    found = _core.search(queries, segment[4], [segment], k, "euclidean", None, threads)
-    return passing(queries, found[0][:, -1], _sample(segment[0], 512, 1)) > _FLAT
+    rows, others = segment[0], _sample(segment[0], 512, 1)
+    found = _core.search(queries, segment[4], [segment], ask.k, ask.metric, None, ask.threads)
+    farthest = found[2][np.arange(len(queries)), (found[2] >= 0).sum(axis=1) - 1]
+    last = _widened(rows[farthest])
+    longest = math.sqrt(max(_squares(others).max(), _squares(last).max()))
+    asked = _points(queries, ask.metric, longest, True)
+    reach = np.sqrt(_squares(asked - _points(last, ask.metric, longest)))
+    return passing(asked, reach, _points(others, ask.metric, longest)) > _FLAT
 
 
-def passing(queries: F32, reach: F64, others: F32) -> float:
+def _points(x: F32, metric: str, longest: float, as_queries: bool = False) -> F64:
+    """Points that are nearer where a key is smaller (cpp/cascade/points.h)."""
+    points = x.astype(np.float64)
+    if metric in ("euclidean", "sqeuclidean"):
+        return points
+    lengths = np.sqrt(_squares(points))
+    if metric == "cosine" or as_queries:
+        unit = points / np.maximum(lengths, np.finfo(np.float64).tiny)[:, None]
+        return unit if metric == "cosine" else np.pad(unit * longest, ((0, 0), (0, 1)))
+    lift = np.sqrt(np.maximum(longest**2 - lengths**2, 0))
+    return np.column_stack([points, lift])
+
+
+def _misses(queries: F32, segment: KeySegment, ask: Ask) -> bool:
+    """Whether a cascade of some of the rows is much slower than none, as it is where lengths differ
+    a lot: they leave inner products little to be told by."""
+    rows = _sample(segment[0], 2 * LEAST_ROWS, 2)
+    some = rows, None, 0, None, segment[4]
+    try:
+        cascade = _build(some, shape_for(*rows.shape), ask)
+    except (ValueError, MemoryError):
+        return True
+    without = _time(queries[:64], (*some, None), ask)[0]
+    return without < _SOME * _time(queries[:64], (*some, cascade), ask)[0]
+
+
+def passing(queries: F64, reach: F64, others: F64) -> float:
     """The share of pairs of queries and other rows that 64 principal directions of the others,
     and the length of what these leave, cannot tell to be farther than the query's reach."""
     centre = others.mean(axis=0, dtype=np.float64)
@@ -276,33 +324,44 @@ def passing(queries: F32, reach: F64, others: F32) -> float:
     return float((squared <= np.square(reach)[:, None]).mean())
 
 
-def _squares(x: F64) -> F64:
-    squares: F64 = np.square(x).sum(axis=1)
+def _squares(x: npt.NDArray[Any]) -> F64:
+    squares: F64 = np.square(x, dtype=np.float64).sum(axis=1)
     return squares
 
 
 def _sample(rows: npt.NDArray[Any], count: int, seed: int) -> F32:
-    chosen = rows[np.sort(np.random.RandomState(seed).permutation(len(rows))[:count])]
-    sample: F32 = chosen if chosen.dtype == np.float32 else _core.widen(chosen)
-    return sample
+    return _widened(rows[np.sort(np.random.RandomState(seed).permutation(len(rows))[:count])])
 
 
-def _measure(queries: F32, segment: Any, k: int, threads: int) -> tuple[float, float, float]:
+def _widened(rows: npt.NDArray[Any]) -> F32:
+    wide: F32 = rows if rows.dtype == np.float32 else _core.widen(rows)
+    return wide
+
+
+def _build(rows: Any, shape: Shape, ask: Ask) -> _core.Cascade:
+    d = rows[0].shape[1]
+    return _core.Cascade(
+        rows, d, shape.depth, shape.clusters, shape.coded_rows, ask.threads, metric=ask.metric
+    )
+
+
+def _measure(queries: F32, segment: Any, ask: Ask) -> tuple[float, float, float]:
     """Seconds for all queries together and for few one after the other, and the share of pairs
     that passed the projection (1 where most queries were given up)."""
     batch = single = math.inf
     for _ in range(2):
-        seconds, stats = _time(queries, segment, k, threads)
+        seconds, stats = _time(queries, segment, ask)
         batch = min(batch, seconds)
         single = min(
-            single, sum(_time(queries[i : i + 1], segment, k, threads)[0] for i in range(_SINGLES))
+            single, sum(_time(queries[i : i + 1], segment, ask)[0] for i in range(_SINGLES))
         )
     if stats["given_up"] > len(queries) // 4:
         return batch, single, 1.0
     return batch, single, stats["code_hits"] / (len(queries) * len(segment[0]))
 
 
-def _time(queries: F32, segment: Any, k: int, threads: int) -> tuple[float, _core.SearchStats]:
+def _time(queries: F32, segment: Any, ask: Ask) -> tuple[float, _core.SearchStats]:
     start = time.perf_counter()
-    stats = _core.search(queries, segment[4], [segment], k, "euclidean", None, threads)[3]
+    asked = queries, segment[4], [segment], ask.k, ask.metric, None, ask.threads
+    stats = _core.search(*asked)[3]
     return time.perf_counter() - start, stats

@@ -60,9 +60,9 @@ def search(
     excluded = excluded_ids(exclude_ids, len(asked))
     segment = (stored, None, 0, None, rows_max)
     cascade = None
-    if "euclidean" in metric and worth_at_once(len(asked), stored.shape[1]):
+    if worth_at_once(len(asked), stored.shape[1]):
         planner = Planner(most_trials=1)
-        planner.ask(segment, stored, len(asked), k, workers, at_once=True)
+        planner.ask(segment, stored, len(asked), k, workers, at_once=True, metric=metric)
         cascade = planner.cascade_of(stored, len(asked))
     values, ids, _, _ = _core.search(
         asked, queries_max, [(*segment, cascade)], k, metric, excluded, workers
