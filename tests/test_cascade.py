@@ -308,6 +308,33 @@ def test_true_distances_lie_within_the_bounds(
         assert (true <= key_high).all()
 
 
+@pytest.mark.parametrize("as_queries", [False, True])
+@pytest.mark.parametrize("metric", ["cosine", "inner_product"])
+def test_points_are_as_near_to_the_exact_ones_as_promised(metric, as_queries):
+    """The largest part of what is promised is float32's half a unit in the last place."""
+    worst = 0.0
+    for seed, d in enumerate([1, 2, 3, 5, 8, 17, 64, 200] * 6):
+        rng = np.random.default_rng(seed)
+        scale = np.exp(2 * rng.standard_normal((400, 1)))
+        vectors = (rng.standard_normal((400, d)) * scale).astype(np.float32)
+        vectors[1::2] *= np.float32(lengths(vectors[:1]) / lengths(vectors[1::2]))  # one length
+        exact = vectors.astype(np.longdouble)
+        norms = lengths(exact)
+        longest = float(norms.max()) * (1 + 1e-15)
+        if metric == "cosine":
+            exact = exact / norms
+        elif as_queries:
+            exact = np.append(exact * (longest / norms), 0 * norms, 1)
+        else:
+            lift = np.sqrt(np.maximum(np.longdouble(longest) ** 2 - norms**2, 0))
+            exact = np.append(exact, lift, 1)
+        for isa in ISAS:
+            points, off = _core.points(vectors, metric, longest, as_queries, isa)
+            worst = max(worst, float((lengths(points - exact)[:, 0] / off).max()))
+    print(f"{metric}, queries {as_queries}: at most {worst:.4f} of what is promised")
+    assert 0.7 < worst <= 1
+
+
 def mirrored(d, direction):
     """Two rows around 0, one cascade of both: its axes and scale are known before its queries."""
     rows = np.stack([direction, -direction]).astype(np.float32)

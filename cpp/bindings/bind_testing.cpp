@@ -49,6 +49,25 @@ py::tuple cascade_bounds_python(const Array<float>& queries, float queries_max_a
   return py::make_tuple(out[0], out[1], out[2], out[3], out[4], out[5]);
 }
 
+py::tuple points_python(const Array<float>& vectors, const std::string& metric, double longest,
+                        bool as_queries, const std::string& isa) {
+  require(vectors.ndim() == 2 && extent(vectors, 1) > 0, "vectors must be (n, d), d >= 1");
+  const std::size_t n = extent(vectors, 0), d = extent(vectors, 1);
+  const Points of{Points::ordering(metric_named(metric)), d, longest};
+  Array<float> points(std::vector<std::size_t>{n, of.dimensions()});
+  Array<double> off(std::vector<std::size_t>{n});
+  const KernelTable& kernels = select_kernels(isa);
+  const FpGuard guard;
+  for (std::size_t i = 0; i < n; ++i) {
+    float* out = points.mutable_data() + i * of.dimensions();
+    const float* x = vectors.data() + i * d;
+    const float* point = as_queries ? of.query(x, kernels, out, off.mutable_data() + i)
+                                    : of.row(x, kernels, out, off.mutable_data() + i);
+    if (point != out) std::copy_n(point, of.dimensions(), out);
+  }
+  return py::make_tuple(points, off);
+}
+
 // A copy of x after one of the table's functions that work in place.
 Array<double> applied(const Array<double>& x, const std::string& isa,
                       void (*KernelTable::*function)(double*, std::size_t)) {
@@ -80,6 +99,9 @@ void register_testing(py::module_& module) {
              "queries_max_abs"_a, "segments"_a, "metric"_a = "euclidean", "isa"_a = "",
              "Bounds of the distances between exact points by cluster, projection, coded row (low, "
              "high) and canonical key (low, high), (q, n) each.");
+  module.def("points", &points_python, py::arg("vectors").noconvert(), "metric"_a, "longest"_a,
+             "as_queries"_a, "isa"_a = "",
+             "Points that a cascade holds of rows or queries, and how far off each may be.");
   module.def("exp", &exp_python, py::arg("x").noconvert(), "isa"_a = "");
   module.def("log", &log_python, py::arg("x").noconvert(), "isa"_a = "");
 }

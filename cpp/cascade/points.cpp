@@ -35,7 +35,8 @@ const float* Points::row(const float* x, const KernelTable& kernels, float* out,
   const double under = 2 * canonical_rounding(d) * all;
   std::copy_n(x, d, out);
   out[d] = static_cast<float>(lift);
-  *off = (lift > 0 ? std::min(std::sqrt(under), under / lift) : std::sqrt(under)) + 2 * kU * lift;
+  *off = (lift > 0 ? std::min(std::sqrt(under), under / lift) : std::sqrt(under)) +
+         kU * lift * (1 + 0x1p-20);
   return out;
 }
 
