@@ -129,9 +129,12 @@ void cascade_bounds(const CascadeScope& scope, const CascadeBounds& bounds) {
         bounds.by_projection[at] =
             (std::sqrt(square) - std::sqrt(queries.limit(chunk, 0, queries[i].error))) /
             cascade.scale;
-        if (cascade.code_depth > 0)
-          queries.bound(i, place, std::numeric_limits<double>::infinity(), &bounds.low[at],
-                        &bounds.high[at]);
+        if (cascade.code_depth > 0) {
+          double coded;
+          queries.coded_squares(place, &i, 1, &coded);
+          bounds.low[at] = queries.low(i, coded, queries.coded_error(i, place));
+          bounds.high[at] = queries.high(i, coded, queries.coded_error(i, place));
+        }
         const double found = key(scope.segment.keys.read(
             cascade.rows[place] * scope.request.d, scope.request.d, scratch.data(), scope.kernels));
         bounds.key_low[at] = queries[i].keys.low(found);

@@ -57,21 +57,35 @@ class CodedQueries {
     const double units = cascade_.scale * (reach + error + static_cast<double>(chunk.error));
     return units * units * (1 + 16 * kV);
   }
-  // Both ends of a row's distance, by its own codes; false if it lies beyond the reach.
-  bool bound(std::size_t i, std::size_t place, double reach, double* low, double* high) const {
-    const CodedQuery& coded = coded_[i];
+  // The squared distances between a coded row and some queries; true to `off`, and their roots to
+  // coded_error().
+  static constexpr std::size_t kMostSquares = 8;
+  void coded_squares(std::size_t place, const std::size_t* queries, std::size_t count,
+                     double* squares) const {
     const std::size_t depth = cascade_.code_depth;
-    const std::int32_t product =
-        kernels_.code_dot(&cascade_.codes[place * depth], &wide_[i * depth], depth);
-    const CodedRow& row = cascade_.coded[place];
-    const double square = static_cast<double>(row.square) + coded.offset_square -
-                          2 * coded.unit * static_cast<double>(product);
-    const double error = static_cast<double>(row.error) + coded.point_off;
-    // Most rows end here, without a root; the factor covers the roundings of both sides.
-    if (square - coded.off > (reach + error) * (reach + error) * (1 + 0x1p-40)) return false;
-    *low = std::sqrt(std::max(0.0, square - coded.off)) * (1 - 8 * kV) - error;
-    *high = std::sqrt(std::max(0.0, square + coded.off)) * (1 + 8 * kV) + error;
-    return true;
+    const std::int16_t* wide[kMostSquares];
+    std::int32_t products[kMostSquares];
+    for (std::size_t j = 0; j < count; ++j) wide[j] = &wide_[queries[j] * depth];
+    kernels_.code_dots(&cascade_.codes[place * depth], wide, count, depth, products);
+    const auto square = static_cast<double>(cascade_.coded[place].square);
+    for (std::size_t j = 0; j < count; ++j) {
+      const CodedQuery& coded = coded_[queries[j]];
+      squares[j] = square + coded.offset_square - 2 * coded.unit * static_cast<double>(products[j]);
+    }
+  }
+  double coded_error(std::size_t i, std::size_t place) const {
+    return static_cast<double>(cascade_.coded[place].error) + coded_[i].point_off;
+  }
+  // Whether the row may lie within the reach; the factor covers the roundings of both sides.
+  bool may_reach(std::size_t i, double square, double error, double reach) const {
+    return square - coded_[i].off <= (reach + error) * (reach + error) * (1 + 0x1p-40);
+  }
+  // Both ends of the row's distance.
+  double low(std::size_t i, double square, double error) const {
+    return std::sqrt(std::max(0.0, square - coded_[i].off)) * (1 - 8 * kV) - error;
+  }
+  double high(std::size_t i, double square, double error) const {
+    return std::sqrt(std::max(0.0, square + coded_[i].off)) * (1 + 8 * kV) + error;
   }
 
  private:

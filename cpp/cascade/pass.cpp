@@ -38,7 +38,6 @@ CascadePass::CascadePass(const CascadeScope& scope, const CodedQueries& queries,
       capacity_(k_ + std::max<std::size_t>(64, k_)),
       most_hits_(cascade_.n / 4 + 4096) {
   hits_.resize(kChunkRows * kBlockQueries);
-  by_row_.resize(kChunkRows * kBlockQueries);
   scores_.resize(kChunkRows);
   scratch_.resize(scope.request.d);
 }
@@ -79,7 +78,7 @@ void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::si
 void CascadePass::run(bool calling_thread) {
   near_count_ = std::min(kNear, mine_.size());
   near_.resize(count_ * near_count_);
-  for (std::size_t i = 0; i < count_; ++i) {
+  for (std::uint32_t i = 0; i < count_; ++i) {
     find_near(i);
     seed(i, calling_thread);
   }
@@ -98,7 +97,7 @@ void CascadePass::find_near(std::size_t i) {
 }
 
 // A first reach: of the rows of the nearest clusters, the k that look nearest by their codes.
-void CascadePass::seed(std::size_t i, bool calling_thread) {
+void CascadePass::seed(std::uint32_t i, bool calling_thread) {
   scored_.clear();
   for (std::size_t c = 0; c < near_count_ && reach_[i] == kInfinity; ++c) {
     interrupt_.poll(calling_thread);
@@ -125,16 +124,15 @@ void CascadePass::score(std::size_t i, std::uint32_t cluster) {
   }
 }
 
-void CascadePass::take_seeds(std::size_t i) {
+void CascadePass::take_seeds(std::uint32_t i) {
   const auto end = scored_.begin() + static_cast<std::ptrdiff_t>(std::min(k_, scored_.size()));
   std::nth_element(scored_.begin(), end, scored_.end(), [](const Scored& a, const Scored& b) {
     return a.score != b.score ? a.score > b.score : a.place < b.place;
   });
-  for (auto s = scored_.begin(); s != end; ++s) {
-    if (static_cast<std::size_t>(end - s) > kAhead) prefetch(s[kAhead].place);
-    take(s->place, i);
-    each_[i].seeds.push_back(s->place);
-  }
+  pairs_.clear();
+  for (auto s = scored_.begin(); s != end; ++s) pairs_.push_back({s->place, i});
+  take_pairs();
+  for (auto s = scored_.begin(); s != end; ++s) each_[i].seeds.push_back(s->place);
   scored_.clear();
 }
 
@@ -241,35 +239,26 @@ void CascadePass::scan(const Chunk& chunk) {
   const std::size_t found = scope_.kernels.scan_codes(args);
   stats.pairs_coded += active_.size() * chunk.count;
   stats.code_hits += found;
-  sort_by_row(found);
-  std::size_t ahead = 0;  // rows up to there are on their way
-  for (std::size_t h = 0, seen = 0; h < found; ++h) {
-    const std::uint32_t row = by_row_[h].row;
-    if (h == 0 || row != by_row_[h - 1].row) ++seen;
-    for (; ahead < rows_hit_.size() && ahead < seen + kAhead; ++ahead)
-      prefetch(chunk.first + rows_hit_[ahead]);
-    const std::size_t i = active_[by_row_[h].query];
-    take(chunk.first + row, i);
-    count_hits(i, 1);
-  }
+  pair_by_row(chunk, found);
+  for (const Pair& pair : pairs_) count_hits(pair.query, 1);
+  take_pairs();
 }
 
 // A row that several queries hit is then read from memory once, and rows in their order.
-void CascadePass::sort_by_row(std::size_t found) {
+void CascadePass::pair_by_row(const Chunk& chunk, std::size_t found) {
   std::array<std::uint32_t, kChunkRows + 1> next{};
   for (std::size_t h = 0; h < found; ++h) ++next[hits_[h].row + 1];
-  rows_hit_.clear();
-  for (std::uint32_t r = 0; r < kChunkRows; ++r) {
-    if (next[r + 1] > 0) rows_hit_.push_back(r);
-    next[r + 1] += next[r];
-  }
-  for (std::size_t h = 0; h < found; ++h) by_row_[next[hits_[h].row]++] = hits_[h];
+  for (std::uint32_t r = 0; r < kChunkRows; ++r) next[r + 1] += next[r];
+  pairs_.resize(found);
+  for (std::size_t h = 0; h < found; ++h)
+    pairs_[next[hits_[h].row]++] = {chunk.first + hits_[h].row, active_[hits_[h].query]};
 }
 
-void CascadePass::take_all(const Chunk& chunk, std::size_t i) {
-  for (std::uint32_t place = chunk.first; place < chunk.first + chunk.count; ++place)
-    take(place, i);
+void CascadePass::take_all(const Chunk& chunk, std::uint32_t i) {
+  pairs_.clear();
+  for (std::uint32_t r = 0; r < chunk.count; ++r) pairs_.push_back({chunk.first + r, i});
   count_hits(i, chunk.count);
+  take_pairs();
 }
 
 // A query that most rows pass is better off with the plain search.
@@ -280,22 +269,62 @@ void CascadePass::count_hits(std::size_t i, std::size_t hits) {
   reach_[i] = -kInfinity;
 }
 
-// A row that passed the projection: bound its distance by its own codes, or find it.
-void CascadePass::take(std::uint32_t place, std::size_t i) {
-  const std::uint32_t row = cascade_.rows[place];
-  if (row == kNoRow || each_[i].gave_up) return;  // padding
-  Candidate c{0, 0, kUnknown, 0, row};
-  if (cascade_.code_depth > 0) {
-    ++stats.rows_coded;
-    if (!coded_.bound(queries_[i], place, reach_[i], &c.low, &c.high)) return;
+// Rows that passed the projection: bound their distances by their own codes, or find them.
+void CascadePass::take_pairs() {
+  const std::size_t count = pairs_.size();
+  const auto fetch = [&](std::size_t h) {
+    if (h < count && (h == 0 || pairs_[h].place != pairs_[h - 1].place)) prefetch(pairs_[h].place);
+  };
+  for (std::size_t h = 0; h < kAhead; ++h) fetch(h);
+  if (cascade_.code_depth == 0) {
+    for (std::size_t h = 0; h < count; ++h) {
+      fetch(h + kAhead);
+      take(pairs_[h], 0);
+    }
+    return;
   }
+  stats.rows_coded += count;
+  squares_.resize(count);
+  for (std::size_t h = 0; h < count;) {  // a row and all that hit it
+    std::size_t queries[CodedQueries::kMostSquares], some = 0;
+    const std::uint32_t place = pairs_[h].place;
+    for (; h + some < count && some < CodedQueries::kMostSquares && pairs_[h + some].place == place;
+         ++some) {
+      queries[some] = queries_[pairs_[h + some].query];
+      fetch(h + some + kAhead);
+    }
+    coded_.coded_squares(place, queries, some, &squares_[h]);
+    h += some;
+  }
+  // Which of them pass is hard to predict: no branches until all are weighed.
+  std::size_t passed = 0;
+  for (std::size_t h = 0; h < count; ++h) {
+    const Pair pair = pairs_[h];
+    const std::size_t query = queries_[pair.query];
+    const double square = squares_[h], error = coded_.coded_error(query, pair.place);
+    pairs_[passed] = pair;
+    squares_[passed] = square;
+    passed += coded_.may_reach(query, square, error, reach_[pair.query]) ? 1 : 0;
+  }
+  for (std::size_t h = 0; h < passed; ++h) take(pairs_[h], squares_[h]);
+}
+
+// `square`: by coded rows, if there are any.
+void CascadePass::take(Pair pair, double square) {
+  const std::size_t i = pair.query;
+  const std::uint32_t row = cascade_.rows[pair.place];
+  if (row == kNoRow || each_[i].gave_up) return;  // padding
   const std::vector<std::uint32_t>& seeds = each_[i].seeds;
-  if (std::binary_search(seeds.begin(), seeds.end(), place)) return;
-  c.id = scope_.segment.id(row);
+  if (std::binary_search(seeds.begin(), seeds.end(), pair.place)) return;
+  Candidate c{0, 0, kUnknown, scope_.segment.id(row), row};
   if (!visible(i, row, c.id)) return;
   if (cascade_.code_depth == 0) {
     place_exactly(i, c);
     if (c.key == kInfinity) return;
+  } else {
+    const double error = coded_.coded_error(queries_[i], pair.place);
+    c.low = coded_.low(queries_[i], square, error);
+    c.high = coded_.high(queries_[i], square, error);
   }
   keep(i, c);
 }
@@ -351,21 +380,31 @@ void CascadePass::rebuild_ends(std::size_t i) {
   tighten(i, ends.front());
 }
 
-// From the least lower end on, until that lies beyond the k-th key.
+// What has a key already, then the others from the least lower end on, until that lies beyond the
+// k-th key.
 void CascadePass::finish(std::size_t i, std::vector<Neighbour>& found) {
-  Each& each = each_[i];
-  std::sort(each.pool.begin(), each.pool.end(),
-            [](const Candidate& a, const Candidate& b) { return a.low < b.low; });
-  std::vector<double> nearest;  // a heap of the k smallest keys
-  for (std::size_t j = 0; j < each.pool.size(); ++j) {
-    if (j + kAhead < each.pool.size() && std::isnan(each.pool[j + kAhead].key))
-      prefetch_row(scope_.segment.keys, each.pool[j + kAhead].row, scope_.request.d);
-    Candidate& c = each.pool[j];
-    if (c.low > reach_[i]) break;
-    if (std::isnan(c.key)) c.key = key(i, c.row);
+  std::vector<Candidate>& pool = each_[i].pool;
+  const auto unknown = std::partition(pool.begin(), pool.end(),
+                                      [](const Candidate& c) { return !std::isnan(c.key); });
+  std::vector<double>& nearest = each_[i].ends;  // now a heap of the k smallest keys
+  nearest.clear();
+  const auto add = [&](const Candidate& c) {
+    if (c.low > reach_[i]) return;
     if (c.row != kNoRow) found.push_back({c.key, c.id, scope_.start + c.row});
     keep_smallest(nearest, k_, c.key);
     if (nearest.size() == k_) tighten(i, keys(i).high(nearest.front()));
+  };
+  std::for_each(pool.begin(), unknown, add);
+  pool.erase(
+      std::remove_if(unknown, pool.end(), [&](const Candidate& c) { return c.low > reach_[i]; }),
+      pool.end());
+  std::sort(unknown, pool.end(),
+            [](const Candidate& a, const Candidate& b) { return a.low < b.low; });
+  for (auto c = unknown; c != pool.end() && c->low <= reach_[i]; ++c) {
+    if (pool.end() - c > static_cast<std::ptrdiff_t>(kAhead))
+      prefetch_row(scope_.segment.keys, c[kAhead].row, scope_.request.d);
+    c->key = key(i, c->row);
+    add(*c);
   }
 }
 

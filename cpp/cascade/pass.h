@@ -51,25 +51,29 @@ class CascadePass {
     std::vector<double> ends;          // a heap of the k smallest upper ends
     std::vector<std::uint32_t> seeds;  // places taken by seed(), ascending
   };
+  struct Pair {
+    std::uint32_t place, query;  // of the block
+  };
   struct Scored {
     std::int32_t score;
     std::uint32_t place;
   };
 
-  void seed(std::size_t i, bool calling_thread);
+  void seed(std::uint32_t i, bool calling_thread);
   void find_near(std::size_t i);
   void score(std::size_t i, std::uint32_t cluster);
-  void take_seeds(std::size_t i);
+  void take_seeds(std::uint32_t i);
   void visit_near(bool calling_thread);
   void settle(std::size_t i);
   void visit_others(bool calling_thread);
   bool may_hold(std::uint32_t cluster, std::size_t i) const;
   void visit(std::uint32_t cluster);
   void scan(const Chunk& chunk);
-  void sort_by_row(std::size_t found);
+  void pair_by_row(const Chunk& chunk, std::size_t found);
 
-  void take_all(const Chunk& chunk, std::size_t i);
-  void take(std::uint32_t place, std::size_t i);
+  void take_all(const Chunk& chunk, std::uint32_t i);
+  void take_pairs();
+  void take(Pair pair, double square);
   void keep(std::size_t i, const Candidate& candidate);
   void tighten(std::size_t i, double kth);
   void thin(std::size_t i);
@@ -105,8 +109,9 @@ class CascadePass {
   std::vector<std::uint32_t> order_, who_, active_;
   std::vector<const std::uint8_t*> pointers_;
   std::vector<std::int32_t> thresholds_;
-  std::vector<CodeHit> hits_, by_row_;
-  std::vector<std::uint32_t> rows_hit_;
+  std::vector<CodeHit> hits_;
+  std::vector<Pair> pairs_;      // to be taken
+  std::vector<double> squares_;  // of pairs_, by coded rows
   std::vector<std::int32_t> scores_;
   std::vector<Scored> scored_;
   std::vector<float> scratch_;

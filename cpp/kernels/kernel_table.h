@@ -99,7 +99,7 @@ struct CodeScanArgs {
   CodeHit* hits;  // room for row_count * query_count
 };
 
-inline constexpr std::size_t kCodeStep = 32;  // code_dot takes so many codes at a time
+inline constexpr std::size_t kCodeStep = 32;  // code_dots takes so many codes at a time
 
 // A few keys against rows of a linear layer.
 //
@@ -162,9 +162,10 @@ struct KernelTable {
   std::size_t (*scan_codes)(const CodeScanArgs& args);
   // v of the first query and every row, where it lies within 16 bits.
   void (*score_codes)(const CodeScanArgs& args, std::int32_t* scores);
-  // sum row * query, n a multiple of kCodeStep; the caller sees to it that no sum of some of the
-  // products leaves int32.
-  std::int32_t (*code_dot)(const std::int8_t* row, const std::int16_t* query, std::size_t n);
+  // out[i] = sum row * queries[i], i < count, n a multiple of kCodeStep; the caller sees to it that
+  // no sum of some of the products leaves int32.
+  void (*code_dots)(const std::int8_t* row, const std::int16_t* const* queries, std::size_t count,
+                    std::size_t n, std::int32_t* out);
 
   // out = x * scale - offset (the product is exact or underflows: one rounding).
   void (*stage)(const float* x, const float* offset, float scale, float* out, std::size_t d);

@@ -230,6 +230,44 @@ void score_codes(const CodeScanArgs& args, std::int32_t* scores) {
   }
 }
 
+// The row's codes are widened once for all queries; few queries have two sums each, so that none
+// waits for the one before.
+template <int kQueries>
+RESMEM_INLINE void dots_of_row(const std::int8_t* row, const std::int16_t* const* queries,
+                               std::size_t n, std::int32_t* out) {
+  constexpr int kSums = 2;
+  static_assert(kCodeStep % (kSums * WideCodes::kCodes) == 0 || kCodeStep == WideCodes::kCodes);
+  CodeSum sums[kQueries][kSums];
+  unroll<kQueries>([&](auto q) RESMEM_LAMBDA {
+    unroll<kSums>([&](auto s) RESMEM_LAMBDA { sums[q.value][s.value] = CodeSum::zero(); });
+  });
+  std::size_t i = 0;
+  for (; i + kSums * WideCodes::kCodes <= n; i += kSums * WideCodes::kCodes)
+    unroll<kSums>([&](auto s) RESMEM_LAMBDA {
+      const std::size_t at = i + s.value * WideCodes::kCodes;
+      const WideCodes codes = WideCodes::load(row + at);
+      unroll<kQueries>(
+          [&](auto q) RESMEM_LAMBDA { sums[q.value][s.value].add(codes, queries[q.value] + at); });
+    });
+  if (i < n) {
+    const WideCodes codes = WideCodes::load(row + i);
+    unroll<kQueries>([&](auto q)
+                         RESMEM_LAMBDA { sums[q.value][0].add(codes, queries[q.value] + i); });
+  }
+  unroll<kQueries>([&](auto q) RESMEM_LAMBDA {
+    sums[q.value][0].add(sums[q.value][1]);
+    out[q.value] = sums[q.value][0].total();
+  });
+}
+
+void code_dots(const std::int8_t* row, const std::int16_t* const* queries, std::size_t count,
+               std::size_t n, std::int32_t* out) {
+  std::size_t q = 0;
+  for (; q + 4 <= count; q += 4) dots_of_row<4>(row, queries + q, n, out + q);
+  for (; q + 2 <= count; q += 2) dots_of_row<2>(row, queries + q, n, out + q);
+  if (q < count) dots_of_row<1>(row, queries + q, n, out + q);
+}
+
 // ------------------------------------------------------------------ filter: one query, raw rows
 
 // Rows follow one another, so this is also the next rows' data. Hardware prefetchers stop at the
@@ -809,7 +847,7 @@ constexpr KernelTable make_table(const char* name, bool emulated) {
           stream_diff,
           scan_codes,
           score_codes,
-          code_dot,
+          code_dots,
           stage,
           stage_unit,
           max_abs,

@@ -124,24 +124,23 @@ struct CodeSigns {
     return ~static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(v))) & 0xFF;
   }
 };
-
-// Exact: 16 codes are widened at a time, products added in pairs (kernel_table.h).
-inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
-  __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  const auto take = [&](__m256i & s, std::size_t i) __attribute__((always_inline)) {
-    const __m256i wide =
-        _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + i)));
-    const __m256i other = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + i));
-    s = _mm256_add_epi32(s, _mm256_madd_epi16(wide, other));
-  };
-  std::size_t i = 0;
-  for (; i + 32 <= n; i += 32) {
-    take(sum[0], i);
-    take(sum[1], i + 16);
+struct WideCodes {
+  __m256i v;
+  static constexpr int kCodes = 16;
+  static WideCodes load(const std::int8_t* row) {
+    return {_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row)))};
   }
-  if (i < n) take(sum[0], i);
-  return add_lanes_256(_mm256_add_epi32(sum[0], sum[1]));
-}
+};
+struct CodeSum {
+  __m256i v;
+  static CodeSum zero() { return {_mm256_setzero_si256()}; }
+  void add(WideCodes row, const std::int16_t* query) {
+    const __m256i other = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query));
+    v = _mm256_add_epi32(v, _mm256_madd_epi16(row.v, other));
+  }
+  void add(CodeSum other) { v = _mm256_add_epi32(v, other.v); }
+  std::int32_t total() const { return add_lanes_256(v); }
+};
 
 constexpr int kPanelVectors = 2;  // NR = 16
 constexpr int kDotRows = 6;

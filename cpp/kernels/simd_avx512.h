@@ -176,25 +176,30 @@ struct CodeSigns {
   std::uint32_t nonnegative() const { return _mm512_cmpgt_epi32_mask(v, _mm512_set1_epi32(-1)); }
 };
 
-// Exact: 32 codes are widened at a time, products added in pairs (kernel_table.h).
-inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
-  __m512i sum[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-  const auto take = [&](__m512i & s, std::size_t i) __attribute__((always_inline)) {
-    const __m512i wide =
-        _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + i)));
-    s = _mm512_add_epi32(s, _mm512_madd_epi16(wide, _mm512_loadu_si512(query + i)));
-  };
-  std::size_t i = 0;
-  for (; i + 64 <= n; i += 64) {
-    take(sum[0], i);
-    take(sum[1], i + 32);
+struct WideCodes {
+  __m512i v;
+  static constexpr int kCodes = 32;
+  static WideCodes load(const std::int8_t* row) {
+    return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row)))};
   }
-  if (i < n) take(sum[0], i);
-  if (i + 32 < n) take(sum[1], i + 32);
-  const __m512i both = _mm512_add_epi32(sum[0], sum[1]);
-  return add_lanes_256(
-      _mm256_add_epi32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1)));
-}
+};
+struct CodeSum {
+  __m512i v;
+  static CodeSum zero() { return {_mm512_setzero_si512()}; }
+  void add(WideCodes row, const std::int16_t* query) {
+    const __m512i other = _mm512_loadu_si512(query);
+#ifdef RESMEM_VNNI
+    v = _mm512_dpwssd_epi32(v, row.v, other);
+#else
+    v = _mm512_add_epi32(v, _mm512_madd_epi16(row.v, other));
+#endif
+  }
+  void add(CodeSum other) { v = _mm512_add_epi32(v, other.v); }
+  std::int32_t total() const {
+    return add_lanes_256(
+        _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1)));
+  }
+};
 
 constexpr int kPanelVectors = 2;  // NR = 32
 constexpr int kDotRows = 12;

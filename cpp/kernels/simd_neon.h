@@ -116,15 +116,22 @@ struct CodeSigns {
     return vaddvq_u32(vandq_u32(vcgezq_s32(v), bit));
   }
 };
-inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
-  int32x4_t sum[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
-  for (std::size_t i = 0; i < n; i += 8) {
-    const int16x8_t wide = vmovl_s8(vld1_s8(row + i)), other = vld1q_s16(query + i);
-    sum[0] = vmlal_s16(sum[0], vget_low_s16(wide), vget_low_s16(other));
-    sum[1] = vmlal_high_s16(sum[1], wide, other);
+struct WideCodes {
+  int16x8_t v;
+  static constexpr int kCodes = 8;
+  static WideCodes load(const std::int8_t* row) { return {vmovl_s8(vld1_s8(row))}; }
+};
+struct CodeSum {
+  int32x4_t v;
+  static CodeSum zero() { return {vdupq_n_s32(0)}; }
+  void add(WideCodes row, const std::int16_t* query) {
+    const int16x8_t other = vld1q_s16(query);
+    v = vmlal_s16(v, vget_low_s16(row.v), vget_low_s16(other));
+    v = vmlal_high_s16(v, row.v, other);
   }
-  return vaddvq_s32(vaddq_s32(sum[0], sum[1]));
-}
+  void add(CodeSum other) { v = vaddq_s32(v, other.v); }
+  std::int32_t total() const { return vaddvq_s32(v); }
+};
 
 constexpr int kPanelVectors = 4;  // NR = 16
 constexpr int kDotRows = 6;

@@ -148,11 +148,20 @@ struct CodeSigns {
     return mask;
   }
 };
-inline std::int32_t code_dot(const std::int8_t* row, const std::int16_t* query, std::size_t n) {
-  std::int32_t sum = 0;
-  for (std::size_t i = 0; i < n; ++i) sum += row[i] * query[i];
-  return sum;
-}
+struct WideCodes {
+  const std::int8_t* row;
+  static constexpr int kCodes = 16;
+  static WideCodes load(const std::int8_t* row) { return {row}; }
+};
+struct CodeSum {
+  std::int32_t sum;
+  static CodeSum zero() { return {0}; }
+  void add(WideCodes codes, const std::int16_t* query) {
+    for (int i = 0; i < WideCodes::kCodes; ++i) sum += codes.row[i] * query[i];
+  }
+  void add(CodeSum other) { sum += other.sum; }
+  std::int32_t total() const { return sum; }
+};
 
 constexpr int kPanelVectors = 8;  // NR = 8
 constexpr int kDotRows = 2;
