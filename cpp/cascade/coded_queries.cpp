@@ -19,6 +19,8 @@ CodedQueries::CodedQueries(const CascadeScope& scope, Interrupt& interrupt)
         return cascade_.points.query(scope.query(i), kernels_, scratch, &off);
       },
       kernels_, threads, out.data(), interrupt);
+  for (std::size_t c = 0; c < cascade_.clusters; ++c)
+    centres_.push_back(&cascade_.centres[c * map.coordinates()]);
   coded_.resize(count);
   codes_.assign(count * cascade_.depth, 0);
   wide_.assign(count * cascade_.code_depth, 0);
@@ -56,8 +58,9 @@ void CodedQueries::code(std::size_t i, const float* point, const float* layer) {
   const auto w = static_cast<double>(width);
   coded.error = std::sqrt(off_square) * (1 + (w + 16) * kV) + coded.slack;
   double* away = &away_[i * cascade_.clusters];
-  for (std::size_t c = 0; c < cascade_.clusters; ++c)
-    away[c] = std::sqrt(kernels_.squared_distance(phi.data(), &cascade_.centres[c * width], width));
+  const std::vector<const float*> same(cascade_.clusters, phi.data());
+  kernels_.squared_distances(same.data(), centres_.data(), cascade_.clusters, width, away);
+  for (std::size_t c = 0; c < cascade_.clusters; ++c) away[c] = std::sqrt(away[c]);
   if (cascade_.code_depth > 0) code_products(i, point);
 }
 

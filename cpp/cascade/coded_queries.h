@@ -99,6 +99,7 @@ class CodedQueries {
   AlignedVector<std::uint8_t> codes_;  // (count, depth)
   AlignedVector<std::int16_t> wide_;   // (count, code_depth)
   std::vector<double> away_;           // (count, clusters)
+  std::vector<const float*> centres_;
 };
 
 }  // namespace resmem

@@ -14,6 +14,7 @@ constexpr double kLargestThreshold = 65532;
 constexpr std::size_t kNear = 8;      // clusters that a query visits before the block does
 constexpr std::size_t kSeedRows = 4;  // times k rows are scored to choose k of them
 constexpr std::size_t kAhead = 4;     // rows on their way while one is looked at
+constexpr std::size_t kTogether = 4;  // canonical keys
 
 // A heap of the k smallest values, one more of which has come.
 void keep_smallest(std::vector<double>& heap, std::size_t k, double value) {
@@ -39,7 +40,7 @@ CascadePass::CascadePass(const CascadeScope& scope, const CodedQueries& queries,
       most_hits_(cascade_.n / 4 + 4096) {
   hits_.resize(kChunkRows * kBlockQueries);
   scores_.resize(kChunkRows);
-  scratch_.resize(scope.request.d);
+  scratch_.resize(kTogether * scope.request.d);
 }
 
 void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::size_t part,
@@ -166,14 +167,9 @@ void CascadePass::settle(std::size_t i) {
   Each& each = each_[i];
   if (cascade_.code_depth == 0 || each.ends.size() < k_) return;
   const double kth = each.ends.front();
-  const auto near = [&](const Candidate& c) { return std::isnan(c.key) && c.high <= kth; };
-  std::size_t next = 0;
-  for (std::size_t c = 0; c < each.pool.size(); ++c) {
-    for (next = std::max(next, c); next < std::min(each.pool.size(), c + kAhead); ++next)
-      if (near(each.pool[next]))
-        prefetch_row(scope_.segment.keys, each.pool[next].row, scope_.request.d);
-    if (near(each.pool[c])) place_exactly(i, each.pool[c]);
-  }
+  for (Candidate& c : each.pool)
+    if (std::isnan(c.key) && c.high <= kth) want_key(i, c);
+  find_keys();
   rebuild_ends(i);
 }
 
@@ -271,21 +267,43 @@ void CascadePass::count_hits(std::size_t i, std::size_t hits) {
 
 // Rows that passed the projection: bound their distances by their own codes, or find them.
 void CascadePass::take_pairs() {
+  if (cascade_.code_depth > 0) weigh_pairs();
+  fresh_.resize(pairs_.size());
+  std::size_t count = 0;
+  for (std::size_t h = 0; h < pairs_.size(); ++h) {
+    const Pair pair = pairs_[h];
+    const std::size_t i = pair.query;
+    const std::uint32_t row = cascade_.rows[pair.place];
+    if (row == kNoRow || each_[i].gave_up) continue;  // padding
+    const std::vector<std::uint32_t>& seeds = each_[i].seeds;
+    if (std::binary_search(seeds.begin(), seeds.end(), pair.place)) continue;
+    const std::int64_t id = scope_.segment.id(row);
+    if (!visible(i, row, id)) continue;
+    pairs_[count] = pair;
+    Candidate& c = fresh_[count++] = {0, 0, kUnknown, id, row};
+    if (cascade_.code_depth == 0) {
+      want_key(i, c);
+      continue;
+    }
+    const double error = coded_.coded_error(queries_[i], pair.place);
+    c.low = coded_.low(queries_[i], squares_[h], error);
+    c.high = coded_.high(queries_[i], squares_[h], error);
+  }
+  find_keys();
+  for (std::size_t h = 0; h < count; ++h)
+    if (fresh_[h].low < kInfinity) keep(pairs_[h].query, fresh_[h]);
+}
+
+// Leaves the pairs within reach by the rows' own codes, and their squared distances.
+void CascadePass::weigh_pairs() {
   const std::size_t count = pairs_.size();
   const auto fetch = [&](std::size_t h) {
     if (h < count && (h == 0 || pairs_[h].place != pairs_[h - 1].place)) prefetch(pairs_[h].place);
   };
   for (std::size_t h = 0; h < kAhead; ++h) fetch(h);
-  if (cascade_.code_depth == 0) {
-    for (std::size_t h = 0; h < count; ++h) {
-      fetch(h + kAhead);
-      take(pairs_[h], 0);
-    }
-    return;
-  }
   stats.rows_coded += count;
   squares_.resize(count);
-  for (std::size_t h = 0; h < count;) {  // a row and all that hit it
+  for (std::size_t h = 0; h < count;) {  // a row and those that hit it
     std::size_t queries[CodedQueries::kMostSquares], some = 0;
     const std::uint32_t place = pairs_[h].place;
     for (; h + some < count && some < CodedQueries::kMostSquares && pairs_[h + some].place == place;
@@ -296,37 +314,17 @@ void CascadePass::take_pairs() {
     coded_.coded_squares(place, queries, some, &squares_[h]);
     h += some;
   }
-  // Which of them pass is hard to predict: no branches until all are weighed.
-  std::size_t passed = 0;
+  // Which of them stay is hard to predict: no branches.
+  std::size_t stay = 0;
   for (std::size_t h = 0; h < count; ++h) {
     const Pair pair = pairs_[h];
     const std::size_t query = queries_[pair.query];
     const double square = squares_[h], error = coded_.coded_error(query, pair.place);
-    pairs_[passed] = pair;
-    squares_[passed] = square;
-    passed += coded_.may_reach(query, square, error, reach_[pair.query]) ? 1 : 0;
+    pairs_[stay] = pair;
+    squares_[stay] = square;
+    stay += coded_.may_reach(query, square, error, reach_[pair.query]) ? 1 : 0;
   }
-  for (std::size_t h = 0; h < passed; ++h) take(pairs_[h], squares_[h]);
-}
-
-// `square`: by coded rows, if there are any.
-void CascadePass::take(Pair pair, double square) {
-  const std::size_t i = pair.query;
-  const std::uint32_t row = cascade_.rows[pair.place];
-  if (row == kNoRow || each_[i].gave_up) return;  // padding
-  const std::vector<std::uint32_t>& seeds = each_[i].seeds;
-  if (std::binary_search(seeds.begin(), seeds.end(), pair.place)) return;
-  Candidate c{0, 0, kUnknown, scope_.segment.id(row), row};
-  if (!visible(i, row, c.id)) return;
-  if (cascade_.code_depth == 0) {
-    place_exactly(i, c);
-    if (c.key == kInfinity) return;
-  } else {
-    const double error = coded_.coded_error(queries_[i], pair.place);
-    c.low = coded_.low(queries_[i], square, error);
-    c.high = coded_.high(queries_[i], square, error);
-  }
-  keep(i, c);
+  pairs_.resize(stay);
 }
 
 void CascadePass::keep(std::size_t i, const Candidate& candidate) {
@@ -358,7 +356,8 @@ void CascadePass::thin(std::size_t i) {
   if (4 * (capacity_ - each.pool.size()) >= capacity_ - k_) return;
   ++stats.exact_thinnings;
   for (Candidate& c : each.pool)
-    if (std::isnan(c.key)) place_exactly(i, c);
+    if (std::isnan(c.key)) want_key(i, c);
+  find_keys();
   const auto kth = static_cast<std::ptrdiff_t>(k_);
   std::nth_element(each.pool.begin(), each.pool.begin() + kth, each.pool.end(),
                    [&](const Candidate& a, const Candidate& b) {
@@ -400,11 +399,11 @@ void CascadePass::finish(std::size_t i, std::vector<Neighbour>& found) {
       pool.end());
   std::sort(unknown, pool.end(),
             [](const Candidate& a, const Candidate& b) { return a.low < b.low; });
-  for (auto c = unknown; c != pool.end() && c->low <= reach_[i]; ++c) {
-    if (pool.end() - c > static_cast<std::ptrdiff_t>(kAhead))
-      prefetch_row(scope_.segment.keys, c[kAhead].row, scope_.request.d);
-    c->key = key(i, c->row);
-    add(*c);
+  for (auto c = unknown; c != pool.end() && c->low <= reach_[i];) {
+    const auto first = c;
+    for (; c != pool.end() && c < first + kTogether && c->low <= reach_[i]; ++c) want_key(i, *c);
+    find_keys();
+    std::for_each(first, c, add);
   }
 }
 
@@ -413,26 +412,40 @@ bool CascadePass::visible(std::size_t i, std::uint32_t row, std::int64_t id) con
          !scope_.exclusions.excludes(scope_.first + queries_[i], id);
 }
 
-double CascadePass::key(std::size_t i, std::uint32_t row) {
-  ++stats.rescored;
-  const std::size_t d = scope_.request.d;
-  const CanonicalKey of(scope_.request, scope_.kernels, scope_.first + queries_[i]);
-  return of(scope_.segment.keys.read(row * d, d, scratch_.data(), scope_.kernels));
-}
+// Later, together with others: find_keys() ends what may move candidates.
+void CascadePass::want_key(std::size_t i, Candidate& c) { wanted_.push_back({i, &c}); }
 
-void CascadePass::place_exactly(std::size_t i, Candidate& c) {
-  c.key = key(i, c.row);
-  c.low = keys(i).low(c.key);
-  c.high = keys(i).high(c.key);
-}
-
-// What take() reads of a row.
-void CascadePass::prefetch(std::uint32_t place) const {
-  if (cascade_.code_depth == 0) {
-    if (cascade_.rows[place] != kNoRow)
-      prefetch_row(scope_.segment.keys, cascade_.rows[place], scope_.request.d);
-    return;
+void CascadePass::find_keys() {
+  const std::size_t d = scope_.request.d, count = wanted_.size();
+  const auto fetch = [&](std::size_t w) {
+    if (w < count) prefetch_row(scope_.segment.keys, wanted_[w].candidate->row, d);
+  };
+  for (std::size_t w = 0; w < kTogether; ++w) fetch(w);
+  for (std::size_t first = 0; first < count; first += kTogether) {
+    const std::size_t some = std::min(kTogether, count - first);
+    std::size_t queries[kTogether];
+    const float* rows[kTogether];
+    double keys[kTogether];
+    for (std::size_t w = 0; w < some; ++w) {
+      fetch(first + w + kTogether);
+      queries[w] = scope_.first + queries_[wanted_[first + w].query];
+      rows[w] = scope_.segment.keys.read(wanted_[first + w].candidate->row * d, d, &scratch_[w * d],
+                                         scope_.kernels);
+    }
+    canonical_keys(scope_.request, scope_.kernels, queries, rows, some, keys);
+    for (std::size_t w = 0; w < some; ++w) {
+      const Wanted& wanted = wanted_[first + w];
+      const KeyDistance& distance = this->keys(wanted.query);
+      *wanted.candidate = {distance.low(keys[w]), distance.high(keys[w]), keys[w],
+                           wanted.candidate->id, wanted.candidate->row};
+    }
   }
+  stats.rescored += count;
+  wanted_.clear();
+}
+
+// What weigh_pairs() reads of a row.
+void CascadePass::prefetch(std::uint32_t place) const {
   prefetch_bytes(&cascade_.codes[place * cascade_.code_depth], cascade_.code_depth);
   prefetch_bytes(&cascade_.coded[place], sizeof(CodedRow));
 }

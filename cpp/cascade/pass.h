@@ -54,6 +54,10 @@ class CascadePass {
   struct Pair {
     std::uint32_t place, query;  // of the block
   };
+  struct Wanted {
+    std::size_t query;  // of the block
+    Candidate* candidate;
+  };
   struct Scored {
     std::int32_t score;
     std::uint32_t place;
@@ -73,7 +77,7 @@ class CascadePass {
 
   void take_all(const Chunk& chunk, std::uint32_t i);
   void take_pairs();
-  void take(Pair pair, double square);
+  void weigh_pairs();
   void keep(std::size_t i, const Candidate& candidate);
   void tighten(std::size_t i, double kth);
   void thin(std::size_t i);
@@ -84,8 +88,8 @@ class CascadePass {
   double& away(std::uint32_t cluster, std::size_t i) { return away_[cluster * count_ + i]; }
   const KeyDistance& keys(std::size_t i) const { return coded_[queries_[i]].keys; }
   bool visible(std::size_t i, std::uint32_t row, std::int64_t id) const;
-  double key(std::size_t i, std::uint32_t row);
-  void place_exactly(std::size_t i, Candidate& candidate);
+  void want_key(std::size_t i, Candidate& candidate);
+  void find_keys();
   void prefetch(std::uint32_t place) const;
 
   const CascadeScope& scope_;
@@ -112,6 +116,8 @@ class CascadePass {
   std::vector<CodeHit> hits_;
   std::vector<Pair> pairs_;      // to be taken
   std::vector<double> squares_;  // of pairs_, by coded rows
+  std::vector<Candidate> fresh_;
+  std::vector<Wanted> wanted_;  // keys
   std::vector<std::int32_t> scores_;
   std::vector<Scored> scored_;
   std::vector<float> scratch_;

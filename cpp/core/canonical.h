@@ -61,6 +61,27 @@ class CanonicalKey {
   double square_ = 0;
 };
 
+// Those of some pairs of a query and a row, several at a time.
+inline void canonical_keys(const SearchRequest& request, const KernelTable& kernels,
+                           const std::size_t* queries, const float* const* rows, std::size_t count,
+                           double* keys) {
+  constexpr std::size_t kTogether = 8;
+  const float* asked[kTogether];
+  if (request.metric == Metric::cosine || request.metric == Metric::inner_product) {
+    for (std::size_t i = 0; i < count; ++i)
+      keys[i] = CanonicalKey(request, kernels, queries[i])(rows[i]);
+    return;
+  }
+  for (std::size_t first = 0; first < count; first += kTogether) {
+    const std::size_t some = std::min(kTogether, count - first);
+    for (std::size_t i = 0; i < some; ++i)
+      asked[i] = request.queries + queries[first + i] * request.d;
+    kernels.squared_distances(asked, rows + first, some, request.d, keys + first);
+  }
+  for (std::size_t i = 0; i < count; ++i)
+    if (!std::isfinite(keys[i])) keys[i] = std::numeric_limits<double>::infinity();
+}
+
 // Keeps the k nearest, in any order.
 inline void keep_nearest(std::vector<Neighbour>& found, std::size_t k) {
   if (found.size() <= k) return;

@@ -176,6 +176,9 @@ struct KernelTable {
 
   // --- Canonical: the bits of CONTRACT.md.
   double (*squared_distance)(const float* q, const float* x, std::size_t d);
+  // out[i] = squared_distance(q[i], x[i], d), i < count.
+  void (*squared_distances)(const float* const* q, const float* const* x, std::size_t count,
+                            std::size_t d, double* out);
   double (*dot)(const float* q, const float* x, std::size_t d);
   double (*csum)(const double* terms, std::size_t n);
   void (*exp)(double* x, std::size_t n);  // in place

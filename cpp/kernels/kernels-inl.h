@@ -381,37 +381,75 @@ RESMEM_INLINE double combine(const F64* partial) {
   return (sum[0] + sum[2]) + (sum[1] + sum[3]);
 }
 
-// The canonical sum of term(i) for i < n; `vector_term(i)` gives F64::kLanes terms from i on.
-template <class VectorTerm, class Term>
-RESMEM_INLINE double canonical_sum(std::size_t n, const VectorTerm& vector_term, const Term& term) {
-  F64 partial[kPartialVectors];
-  unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA { partial[v.value] = F64::set1(0.0); });
+// The canonical sums of term(s, i) for i < n; `vector_term(s, i)` gives F64::kLanes terms from i
+// on. Several at a time do not wait for their additions.
+template <int kSums, class VectorTerm, class Term>
+RESMEM_INLINE void canonical_sums(std::size_t n, const VectorTerm& vector_term, const Term& term,
+                                  double* out) {
+  F64 partial[kSums][kPartialVectors];
+  unroll<kSums>([&](auto s) RESMEM_LAMBDA {
+    unroll<kPartialVectors>([&](auto v)
+                                RESMEM_LAMBDA { partial[s.value][v.value] = F64::set1(0.0); });
+  });
   std::size_t i = 0;
   for (; i + kPartials <= n; i += kPartials)
-    unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
-      partial[v.value] = add(partial[v.value], vector_term(i + v.value * F64::kLanes));
+    unroll<kSums>([&](auto s) RESMEM_LAMBDA {
+      unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
+        F64& sum = partial[s.value][v.value];
+        sum = add(sum, vector_term(s.value, i + v.value * F64::kLanes));
+      });
     });
   if (i < n) {  // the last few, padded with zeros
-    double tail[kPartials] = {};
-    for (std::size_t j = 0; j < n - i; ++j) tail[j] = term(i + j);
-    unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
-      partial[v.value] = add(partial[v.value], F64::load(tail + v.value * F64::kLanes));
+    double tail[kSums][kPartials] = {};
+    for (int s = 0; s < kSums; ++s)
+      for (std::size_t j = 0; j < n - i; ++j) tail[s][j] = term(s, i + j);
+    unroll<kSums>([&](auto s) RESMEM_LAMBDA {
+      unroll<kPartialVectors>([&](auto v) RESMEM_LAMBDA {
+        F64& sum = partial[s.value][v.value];
+        sum = add(sum, F64::load(tail[s.value] + v.value * F64::kLanes));
+      });
     });
   }
-  return combine(partial);
+  unroll<kSums>([&](auto s) RESMEM_LAMBDA { out[s.value] = combine(partial[s.value]); });
+}
+
+template <class VectorTerm, class Term>
+RESMEM_INLINE double canonical_sum(std::size_t n, const VectorTerm& vector_term, const Term& term) {
+  double sum;
+  canonical_sums<1>(
+      n, [&](int, std::size_t i) RESMEM_LAMBDA { return vector_term(i); },
+      [&](int, std::size_t i) RESMEM_LAMBDA { return term(i); }, &sum);
+  return sum;
+}
+
+template <int kSums>
+RESMEM_INLINE void some_distances(const float* const* q, const float* const* x, std::size_t d,
+                                  double* out) {
+  canonical_sums<kSums>(
+      d,
+      [&](int s, std::size_t i) RESMEM_LAMBDA {
+        const F64 t = sub(F64::widen(q[s] + i), F64::widen(x[s] + i));
+        return mul(t, t);
+      },
+      [&](int s, std::size_t i) RESMEM_LAMBDA {
+        const double t = static_cast<double>(q[s][i]) - static_cast<double>(x[s][i]);
+        return t * t;
+      },
+      out);
+}
+
+void squared_distances(const float* const* q, const float* const* x, std::size_t count,
+                       std::size_t d, double* out) {
+  constexpr int kSums = kPartialVectors < 4 ? 4 : 1;  // accumulators that stay in registers
+  std::size_t s = 0;
+  for (; s + kSums <= count; s += kSums) some_distances<kSums>(q + s, x + s, d, out + s);
+  for (; s < count; ++s) some_distances<1>(q + s, x + s, d, out + s);
 }
 
 double squared_distance(const float* q, const float* x, std::size_t d) {
-  return canonical_sum(
-      d,
-      [&](std::size_t i) RESMEM_LAMBDA {
-        const F64 t = sub(F64::widen(q + i), F64::widen(x + i));
-        return mul(t, t);
-      },
-      [&](std::size_t i) RESMEM_LAMBDA {
-        const double t = static_cast<double>(q[i]) - static_cast<double>(x[i]);
-        return t * t;
-      });
+  double out;
+  some_distances<1>(&q, &x, d, &out);
+  return out;
 }
 
 double dot(const float* q, const float* x, std::size_t d) {
@@ -852,6 +890,7 @@ constexpr KernelTable make_table(const char* name, bool emulated) {
           stage_unit,
           max_abs,
           squared_distance,
+          squared_distances,
           dot,
           csum,
           exp_in_place,
