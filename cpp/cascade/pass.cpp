@@ -84,7 +84,7 @@ void CascadePass::run(bool calling_thread) {
     seed(i, calling_thread);
   }
   visit_near(calling_thread);
-  for (std::size_t i = 0; i < count_; ++i) settle(i);
+  settle();
   visit_others(calling_thread);
 }
 
@@ -162,15 +162,32 @@ void CascadePass::visit_near(bool calling_thread) {
 }
 
 // Bounds by coded rows widen the reach: before most rows are looked at, the rows that look nearest
-// are found exactly. Nearly all of them stay.
-void CascadePass::settle(std::size_t i) {
-  Each& each = each_[i];
-  if (cascade_.code_depth == 0 || each.ends.size() < k_) return;
-  const double kth = each.ends.front();
-  for (Candidate& c : each.pool)
-    if (std::isnan(c.key) && c.high <= kth) want_key(i, c);
+// are found exactly. Nearly all of them stay. Queries of a block share many of them.
+void CascadePass::settle() {
+  if (cascade_.code_depth == 0) return;
+  for (std::size_t i = 0; i < count_; ++i) {
+    Each& each = each_[i];
+    if (each.ends.size() < k_) continue;
+    const double kth = each.ends.front();
+    for (Candidate& c : each.pool)
+      if (std::isnan(c.key) && c.high <= kth) want_key(i, c);
+  }
+  sort_wanted();
   find_keys();
-  rebuild_ends(i);
+  for (std::size_t i = 0; i < count_; ++i)
+    if (each_[i].ends.size() == k_) rebuild_ends(i);
+}
+
+// By row, as far as caches care: in one pass, to so many stretches of all rows.
+void CascadePass::sort_wanted() {
+  constexpr std::size_t kStretches = 4096;
+  const auto stretch = [&](const Wanted& w) { return w.candidate->row * kStretches / cascade_.n; };
+  std::vector<std::uint32_t> next(kStretches + 1);
+  for (const Wanted& w : wanted_) ++next[stretch(w) + 1];
+  for (std::size_t s = 0; s < kStretches; ++s) next[s + 1] += next[s];
+  std::vector<Wanted> sorted(wanted_.size());
+  for (const Wanted& w : wanted_) sorted[next[stretch(w)]++] = w;
+  wanted_.swap(sorted);
 }
 
 // All other clusters, from near to far as seen by the block; rows whose codes are odd come last.

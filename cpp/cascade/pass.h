@@ -68,7 +68,7 @@ class CascadePass {
   void score(std::size_t i, std::uint32_t cluster);
   void take_seeds(std::uint32_t i);
   void visit_near(bool calling_thread);
-  void settle(std::size_t i);
+  void settle();
   void visit_others(bool calling_thread);
   bool may_hold(std::uint32_t cluster, std::size_t i) const;
   void visit(std::uint32_t cluster);
@@ -89,6 +89,7 @@ class CascadePass {
   const KeyDistance& keys(std::size_t i) const { return coded_[queries_[i]].keys; }
   bool visible(std::size_t i, std::uint32_t row, std::int64_t id) const;
   void want_key(std::size_t i, Candidate& candidate);
+  void sort_wanted();
   void find_keys();
   void prefetch(std::uint32_t place) const;
 
