@@ -21,6 +21,7 @@ py::dict as_dict(const SearchStats& stats) {
   result["code_hits"] = stats.code_hits;
   result["rows_coded"] = stats.rows_coded;
   result["given_up"] = stats.given_up;
+  result["boxes"] = stats.boxes;
   return result;
 }
 

@@ -1,6 +1,7 @@
 // What the tests need to see from inside. Nothing in the package calls these.
 #include "../cascade/cascade_search.h"
 #include "../core/search.h"
+#include "../tree/tree_search.h"
 #include "search_request.h"
 
 namespace resmem {
@@ -68,6 +69,18 @@ py::tuple points_python(const Array<float>& vectors, const std::string& metric, 
   return py::make_tuple(points, off);
 }
 
+Array<double> tree_bounds_python(const Array<float>& queries, const py::sequence& segments) {
+  const SearchRequest request = request_from(queries, 0, segments, 1, "euclidean");
+  require(request.segments.size() == 1 && request.segments[0].tree != nullptr, "one tree");
+  const Tree& tree = *request.segments[0].tree;
+  Array<double> out(std::vector<std::size_t>{request.q, tree.n, tree.height + 1});
+  const FpGuard guard;
+  const Exclusions exclusions(request);
+  tree_bounds({request, tree, request.segments[0], 0, select_kernels(""), exclusions, 0, request.q},
+              out.mutable_data());
+  return out;
+}
+
 // A copy of x after one of the table's functions that work in place.
 Array<double> applied(const Array<double>& x, const std::string& isa,
                       void (*KernelTable::*function)(double*, std::size_t)) {
@@ -102,6 +115,8 @@ void register_testing(py::module_& module) {
   module.def("points", &points_python, py::arg("vectors").noconvert(), "metric"_a, "longest"_a,
              "as_queries"_a, "isa"_a = "",
              "Points that a cascade holds of rows or queries, and how far off each may be.");
+  module.def("tree_bounds", &tree_bounds_python, py::arg("queries").noconvert(), "segments"_a,
+             "Lower bounds of canonical keys by the boxes from the root down, (q, n, levels).");
   module.def("exp", &exp_python, py::arg("x").noconvert(), "isa"_a = "");
   module.def("log", &log_python, py::arg("x").noconvert(), "isa"_a = "");
 }

@@ -34,6 +34,7 @@ void register_sweep(py::module_& module);
 void register_arrays(py::module_& module);
 void register_system(py::module_& module);
 void register_testing(py::module_& module);
+void register_tree(py::module_& module);
 
 // Runs Python's signal handlers; true if one of them raised.
 inline bool signal_raised() {

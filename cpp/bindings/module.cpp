@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core, module) {
   resmem::register_system(module);
   resmem::register_arrays(module);
   resmem::register_cascade(module);
+  resmem::register_tree(module);
   resmem::register_search(module);
   resmem::register_rows(module);
   resmem::register_residuals(module);

@@ -5,6 +5,7 @@
 
 #include "../cascade/cascade.h"
 #include "../core/types.h"
+#include "../tree/tree.h"
 #include "bindings.h"
 
 namespace resmem {
@@ -22,10 +23,10 @@ inline FilterKind filter_named(const std::string& name) {
                                    {"difference", FilterKind::difference}});
 }
 
-// (keys, ids or None, first_id, died or None, max_abs), and perhaps a Cascade or None
+// (keys, ids or None, first_id, died or None, max_abs), and perhaps a Cascade, a Tree or None
 inline Segment segment_from(const py::tuple& parts, std::size_t d) {
   require(parts.size() == 5 || parts.size() == 6,
-          "a segment must be (keys, ids, first_id, died, max_abs) and may have a cascade");
+          "a segment must be (keys, ids, first_id, died, max_abs) and may have a cascade or a tree");
   Segment segment;
   segment.keys = stored_numbers(parts[0], "segment keys", d);
   segment.n = py::len(parts[0]);
@@ -40,7 +41,11 @@ inline Segment segment_from(const py::tuple& parts, std::size_t d) {
   segment.first_id = parts[2].cast<std::int64_t>();
   segment.died = per_row(parts[3]);
   segment.max_abs = parts[4].cast<float>();
-  if (parts.size() == 6 && !parts[5].is_none()) {
+  if (parts.size() == 6 && py::isinstance<Tree>(parts[5])) {
+    segment.tree = parts[5].cast<const Tree*>();
+    require(segment.tree->d == d && segment.tree->n <= segment.n,
+            "the tree is not one of this segment");
+  } else if (parts.size() == 6 && !parts[5].is_none()) {
     segment.cascade = parts[5].cast<const Cascade*>();
     require(segment.cascade->points.d == d && segment.cascade->n <= segment.n,
             "the cascade is not one of this segment");

@@ -21,6 +21,18 @@ struct Neighbour {
   }
 };
 
+// KernelTable::squared_distance for dimensions known to the compiler, and so few that the call would
+// cost more than the sum.
+template <std::size_t kD>
+inline double squared_distance(const float* q, const float* x) {
+  double p[kPartials] = {};
+  for (std::size_t i = 0; i < kD; ++i) {
+    const double t = static_cast<double>(q[i]) - static_cast<double>(x[i]);
+    p[i % kPartials] += t * t;
+  }
+  return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]));
+}
+
 // Canonical order keys of one query (CONTRACT.md, "Distances and order").
 class CanonicalKey {
  public:

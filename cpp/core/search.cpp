@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "../cascade/cascade_search.h"
+#include "../tree/tree_search.h"
 #include "canonical.h"
 #include "row_set.h"
 #include "scanner.h"
@@ -47,6 +48,12 @@ std::size_t level2_bytes() {
 
 bool is_euclidean(Metric metric) {
   return metric == Metric::euclidean || metric == Metric::sqeuclidean;
+}
+
+// The first rows, of which a segment has a cascade or a tree.
+std::size_t covered_rows(const Segment& segment) {
+  if (segment.cascade != nullptr) return segment.cascade->n;
+  return segment.tree != nullptr ? segment.tree->n : 0;
 }
 
 struct Plan {
@@ -304,12 +311,12 @@ class Search {
   SearchStats stats_;
 };
 
-// Segments with cascades: what they cover is searched through these, the other rows as ever, and
-// the nearest of both are kept. Queries that a cascade gave up are searched as ever too.
-class CascadedSearch {
+// Segments with cascades or trees: what they cover is searched through these, the other rows as
+// ever, and the nearest of both are kept. Queries that a cascade gave up are searched as ever too.
+class IndexedSearch {
  public:
-  CascadedSearch(const SearchRequest& request, const KernelTable& kernels,
-                 const SearchOutput& output, Interrupt& interrupt)
+  IndexedSearch(const SearchRequest& request, const KernelTable& kernels,
+                const SearchOutput& output, Interrupt& interrupt)
       : request_(request),
         kernels_(kernels),
         output_(output),
@@ -320,12 +327,15 @@ class CascadedSearch {
 
   SearchStats run() {
     stats_.isa = kernels_.name;
-    stats_.strategy = "cascade";
-    stats_.filter = "codes";
-    std::size_t together = request_.q;
-    for (const Segment& segment : request_.segments)
-      if (segment.cascade != nullptr)
-        together = std::min(together, cascade_queries(request_, *segment.cascade));
+    stats_.strategy = "tree";
+    stats_.filter = "boxes";
+    std::size_t together = std::min(request_.q, tree_queries(request_));
+    for (const Segment& segment : request_.segments) {
+      if (segment.cascade == nullptr) continue;
+      stats_.strategy = "cascade";
+      stats_.filter = "codes";
+      together = std::min(together, cascade_queries(request_, *segment.cascade));
+    }
     for (std::size_t first = 0; first < request_.q; first += together)
       search_some(first, std::min(together, request_.q - first));
     search_deferred();
@@ -336,15 +346,25 @@ class CascadedSearch {
   void search_some(std::size_t first, std::size_t count) {
     std::vector<std::vector<Neighbour>> found(count);
     search_uncovered(first, count, found);
-    for (std::size_t s = 0; s < request_.segments.size(); ++s)
-      if (const Segment& segment = request_.segments[s]; segment.cascade != nullptr)
+    for (std::size_t s = 0; s < request_.segments.size(); ++s) {
+      const Segment& segment = request_.segments[s];
+      if (segment.cascade != nullptr)
         cascade_search({request_, *segment.cascade, segment, rows_.start(s), kernels_, exclusions_,
                         first, count},
                        found, deferred_, stats_, interrupt_);
-    for (std::size_t i = 0; i < count; ++i) write_to(output_, request_, first + i, found[i]);
+      else if (segment.tree != nullptr)
+        tree_search(
+            {request_, *segment.tree, segment, rows_.start(s), kernels_, exclusions_, first, count},
+            found, stats_, interrupt_);
+    }
+    parallel_for_rows(count, 64 * request_.k, request_.threads, interrupt_,
+                      [&](std::size_t begin, std::size_t end, bool) {
+                        for (std::size_t i = begin; i < end; ++i)
+                          write_to(output_, request_, first + i, found[i]);
+                      });
   }
 
-  // The rows behind those that the cascades cover, numbered as in the whole.
+  // The rows behind those that cascades and trees cover, numbered as in the whole.
   void search_uncovered(std::size_t first, std::size_t count,
                         std::vector<std::vector<Neighbour>>& found) {
     SearchRequest part = request_;
@@ -352,9 +372,10 @@ class CascadedSearch {
     std::vector<std::size_t> starts;
     for (std::size_t s = 0; s < request_.segments.size(); ++s) {
       Segment rest = request_.segments[s];
-      const std::size_t covered = rest.cascade == nullptr ? 0 : rest.cascade->n;
+      const std::size_t covered = covered_rows(rest);
       if (covered >= rest.n) continue;
       rest.cascade = nullptr;
+      rest.tree = nullptr;
       rest.keys.data = rest.keys.at(covered * request_.d);
       rest.n -= covered;
       if (rest.ids != nullptr) rest.ids += covered;
@@ -415,16 +436,18 @@ class CascadedSearch {
   SearchStats stats_;
 };
 
-// Cascades are asked where nothing else was, where their bounds hold, and for few enough rows.
-bool cascades_serve(const SearchRequest& request) {
-  if (!(request.queries_max_abs <= 0x1p60F)) return false;
+// Cascades and trees are asked where nothing else was, where their bounds hold (those of trees
+// always do), and for few enough rows.
+bool indices_serve(const SearchRequest& request) {
   if (request.strategy != Strategy::automatic || request.filter != FilterKind::automatic)
     return false;
   bool large = false;
   for (const Segment& segment : request.segments) {
-    if (segment.cascade == nullptr) continue;
-    if (!segment.cascade->points.serve(request.metric)) return false;
-    large = large || 8 * request.k <= segment.cascade->n;
+    if (segment.cascade != nullptr &&
+        !(segment.cascade->points.serve(request.metric) && request.queries_max_abs <= 0x1p60F))
+      return false;
+    if (segment.tree != nullptr && !is_euclidean(request.metric)) return false;
+    large = large || 8 * request.k <= covered_rows(segment);
   }
   return large;
 }
@@ -434,7 +457,7 @@ bool cascades_serve(const SearchRequest& request) {
 SearchStats search(const SearchRequest& request, const KernelTable& kernels,
                    const SearchOutput& output, Interrupt& interrupt) {
   if (request.q == 0 || request.k == 0) return {};
-  if (cascades_serve(request)) return CascadedSearch(request, kernels, output, interrupt).run();
+  if (indices_serve(request)) return IndexedSearch(request, kernels, output, interrupt).run();
   return Search(request, kernels, output, interrupt).run();
 }
 

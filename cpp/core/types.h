@@ -11,6 +11,7 @@
 namespace resmem {
 
 struct Cascade;
+struct Tree;
 
 enum class Metric { euclidean, sqeuclidean, cosine, inner_product };
 
@@ -23,8 +24,10 @@ struct Segment {
   // n versions at which the rows were removed (0: never), or none: every row lives. Another
   // thread may be marking rows with versions to come.
   const std::int64_t* died = nullptr;
-  float max_abs = 0;                 // largest |value| of the keys
-  const Cascade* cascade = nullptr;  // of the first rows
+  float max_abs = 0;  // largest |value| of the keys
+  // Of the first rows; at most one of these. Trees serve the Euclidean metrics.
+  const Cascade* cascade = nullptr;
+  const Tree* tree = nullptr;
 
   std::int64_t id(std::size_t row) const { return ids != nullptr ? ids[row] : id_after(row); }
   std::int64_t id_after(std::size_t row) const {  // unsigned: whatever a file says, it wraps
@@ -78,6 +81,8 @@ struct SearchStats {
   std::uint64_t code_hits = 0;    // pairs that reached their threshold there
   std::uint64_t rows_coded = 0;   // distances bounded by coded rows
   std::uint64_t given_up = 0;     // queries left to the search without a cascade
+  // Of trees (cpp/tree):
+  std::uint64_t boxes = 0;  // distances of boxes
 
   void add(const SearchStats& part) {
     pairs_filtered += part.pairs_filtered;
@@ -89,6 +94,7 @@ struct SearchStats {
     pairs_coded += part.pairs_coded;
     code_hits += part.code_hits;
     rows_coded += part.rows_coded;
+    boxes += part.boxes;
   }
 };
 

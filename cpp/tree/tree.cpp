@@ -1,0 +1,169 @@
+#include "tree.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+namespace resmem {
+namespace {
+
+constexpr std::size_t kLeafRows = 16;
+
+class Builder {
+ public:
+  Builder(const Segment& segment, std::size_t d, std::size_t leaf, const KernelTable& kernels,
+          std::size_t threads, Interrupt& interrupt)
+      : segment_(segment), kernels_(kernels), threads_(threads), interrupt_(interrupt) {
+    tree_.n = segment.n;
+    tree_.d = d;
+    const std::size_t least = leaf > 0 ? leaf : kLeafRows;
+    while (tree_.n >> (tree_.height + 1) >= least) ++tree_.height;
+    rows_.resize(tree_.n);
+    splits_.resize(tree_.leaves() - 1);
+  }
+
+  Tree build() {
+    for (std::size_t i = 0; i < tree_.n; ++i) rows_[i] = static_cast<std::uint32_t>(i);
+    // The first levels one after the other, then what is below each of their nodes on its own.
+    constexpr std::size_t kTogether = 6;
+    const std::size_t top = std::min(kTogether, tree_.height);
+    for (std::size_t level = 0; level < top; ++level)
+      parallel_for(std::size_t{1} << level, threads_, interrupt_,
+                   [&](std::size_t j, bool calling) { Part(*this).split(level, j, calling); });
+    parallel_for(std::size_t{1} << top, threads_, interrupt_,
+                 [&](std::size_t j, bool calling) { Part(*this).build(top, j, calling); });
+    tree_.rows.own(std::move(rows_));
+    tree_.splits.own(std::move(splits_));
+    return std::move(tree_);
+  }
+
+ private:
+  // What one thread works with.
+  class Part {
+   public:
+    explicit Part(Builder& whole)
+        : whole_(whole), scratch_(whole.tree_.d), box_(2 * whole.tree_.d) {}
+
+    void build(std::size_t level, std::size_t j, bool calling) {
+      split(level, j, calling);
+      if (level == whole_.tree_.height) return;
+      build(level + 1, 2 * j, calling);
+      build(level + 1, 2 * j + 1, calling);
+    }
+
+    // Orders a leaf; halves the rows of any other node along the widest side of their box.
+    void split(std::size_t level, std::size_t j, bool calling) {
+      Tree& tree = whole_.tree_;
+      const std::size_t first = tree.place(j, level), last = tree.place(j + 1, level), d = tree.d;
+      std::uint32_t* rows = whole_.rows_.data();
+      if (level == 0 || level < tree.height) find_box(first, last, calling);
+      if (level == 0) tree.box = box_;
+      if (level == tree.height) {
+        std::sort(rows + first, rows + last);
+        return;
+      }
+      const auto width = [&](std::size_t p) {
+        return static_cast<double>(box_[d + p]) - static_cast<double>(box_[p]);
+      };
+      std::size_t side = 0;
+      for (std::size_t p = 1; p < d; ++p)
+        if (width(p) > width(side)) side = p;
+      keyed_.resize(last - first);
+      for (std::size_t i = first; i < last; ++i) keyed_[i - first] = {read(rows[i])[side], rows[i]};
+      const std::size_t half = tree.place(2 * j + 1, level + 1) - first;
+      const auto middle = keyed_.begin() + static_cast<std::ptrdiff_t>(half);
+      std::nth_element(keyed_.begin(), middle, keyed_.end());
+      for (std::size_t i = first; i < last; ++i) rows[i] = keyed_[i - first].row;
+      whole_.splits_[(std::size_t{1} << level) - 1 + j] = {
+          std::max_element(keyed_.begin(), middle)->value, middle->value,
+          static_cast<std::uint32_t>(side)};
+    }
+
+   private:
+    struct Keyed {
+      float value;
+      std::uint32_t row;
+      bool operator<(const Keyed& other) const {  // no two are equal: the halves are what they are
+        return value < other.value || (value == other.value && row < other.row);
+      }
+    };
+    const float* read(std::size_t row) {
+      const std::size_t d = whole_.tree_.d;
+      return whole_.segment_.keys.read(row * d, d, scratch_.data(), whole_.kernels_);
+    }
+
+    void find_box(std::size_t first, std::size_t last, bool calling) {
+      const std::size_t d = whole_.tree_.d;
+      std::fill_n(box_.begin(), d, std::numeric_limits<float>::infinity());
+      std::fill_n(box_.begin() + static_cast<std::ptrdiff_t>(d), d,
+                  -std::numeric_limits<float>::infinity());
+      for (std::size_t i = first; i < last; ++i) {
+        if (i % 4096 == 0) whole_.interrupt_.poll(calling);
+        const float* x = read(whole_.rows_[i]);
+        for (std::size_t p = 0; p < d; ++p) {
+          if (!std::isfinite(x[p]))
+            throw std::invalid_argument("a row is not what its segment says");
+          box_[p] = std::min(box_[p], x[p]);
+          box_[d + p] = std::max(box_[d + p], x[p]);
+        }
+      }
+    }
+
+    Builder& whole_;
+    std::vector<float> scratch_, box_;
+    std::vector<Keyed> keyed_;
+  };
+
+  const Segment& segment_;
+  const KernelTable& kernels_;
+  const std::size_t threads_;
+  Interrupt& interrupt_;
+  Tree tree_;
+  AlignedVector<std::uint32_t> rows_;
+  AlignedVector<Split> splits_;
+};
+
+}  // namespace
+
+Tree build_tree(const Segment& segment, std::size_t d, std::size_t leaf, const KernelTable& kernels,
+                std::size_t threads, Interrupt& interrupt) {
+  if (d == 0 || d > kMostTreeDimensions)
+    throw std::invalid_argument("a tree has 1 to 16 dimensions");
+  if (segment.n == 0 || segment.n > std::numeric_limits<std::uint32_t>::max())
+    throw std::invalid_argument("a tree has 1 to 2^32 - 1 rows");
+  return Builder(segment, d, leaf, kernels, threads, interrupt).build();
+}
+
+void Tree::complete() const {
+  const auto require = [](bool holds) {
+    if (!holds) throw std::invalid_argument("the parts of a tree do not fit together");
+  };
+  require(n > 0 && n <= std::numeric_limits<std::uint32_t>::max());
+  require(d > 0 && d <= kMostTreeDimensions && height < 32 && leaves() <= n);
+  require(rows.size() == n && splits.size() == leaves() - 1 && box.size() == 2 * d);
+  const auto finite = [](float x) { return std::isfinite(x); };
+  require(std::all_of(box.begin(), box.end(), finite));
+  for (std::size_t node = 0; node < splits.size(); ++node)
+    require(finite(splits[node].below) && finite(splits[node].above) && splits[node].side < d);
+  std::vector<bool> there(n);
+  for (std::size_t place = 0; place < n; ++place) {
+    require(rows[place] < n && !there[rows[place]]);
+    there[rows[place]] = true;
+  }
+}
+
+std::uint64_t Tree::digest() const {
+  std::uint64_t hash = 0xCBF29CE484222325;
+  const auto take = [&](const auto& values) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
+    for (std::size_t i = 0; i < values.size() * sizeof(values[0]); ++i)
+      hash = (hash ^ bytes[i]) * 0x100000001B3;
+  };
+  take(box);
+  take(splits);
+  take(rows);
+  return hash;
+}
+
+}  // namespace resmem

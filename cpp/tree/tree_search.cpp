@@ -1,0 +1,229 @@
+#include "tree_search.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <mutex>
+#include <utility>
+
+namespace resmem {
+namespace {
+
+constexpr std::size_t kQueryBytes = std::size_t{16} << 20;
+constexpr std::size_t kBlockQueries = 64;   // of a task
+constexpr std::size_t kOrderQueries = 256;  // fewer are not worth sorting
+
+// A node and the point of its cell that is nearest to a query. Its key is a canonical one, and none
+// of the node's rows has a smaller one (README.md).
+template <std::size_t kD>
+struct Cell {
+  double key;
+  std::size_t node;
+  float nearest[kD];
+
+  static Cell root(const Tree& tree, const float* query) {
+    Cell cell;
+    cell.node = 0;
+    for (std::size_t p = 0; p < kD; ++p)
+      cell.nearest[p] = std::min(std::max(query[p], tree.box[p]), tree.box[kD + p]);
+    cell.key = squared_distance<kD>(query, cell.nearest);
+    return cell;
+  }
+  // This becomes the nearer of its halves; returns the other one.
+  Cell halve(const Tree& tree, const float* query) {
+    const Split& split = tree.splits[node];
+    float& at = nearest[split.side];
+    const bool right = at - split.below > split.above - at;
+    Cell other = *this;
+    other.node = 2 * node + (right ? 1 : 2);
+    other.nearest[split.side] = right ? split.below : split.above;
+    other.key = squared_distance<kD>(query, other.nearest);
+    node = 2 * node + (right ? 2 : 1);
+    if (right ? at < split.above : at > split.below) {  // it was between the halves
+      at = right ? split.above : split.below;
+      key = squared_distance<kD>(query, nearest);
+    }
+    return other;
+  }
+};
+
+// One thread's queries, one after the other.
+template <std::size_t kD>
+class Walk {
+ public:
+  Walk(const TreeScope& scope, Interrupt& interrupt)
+      : scope_(scope), tree_(scope.tree), segment_(scope.segment), interrupt_(interrupt) {}
+
+  // The leaf that a query comes to by always taking the nearer child.
+  std::size_t home(std::size_t i) const {
+    const float* query = scope_.query(i);
+    std::size_t node = 0;
+    for (std::size_t level = 0; level < tree_.height; ++level) {
+      const Split& split = tree_.splits[node];
+      const float at = query[split.side];
+      node = 2 * node + (at - split.below > split.above - at ? 2 : 1);
+    }
+    return node;
+  }
+
+  void search(std::size_t i, std::vector<Neighbour>& found, bool calling_thread) {
+    std::array<Cell<kD>, 32> later;  // one a level at most
+    const float* query = scope_.query(i);
+    const std::size_t k = scope_.request.k, first_leaf = tree_.leaves() - 1;
+    found.reserve(std::min(k, found.size() + tree_.n));
+    std::make_heap(found.begin(), found.end());
+    worst_ = found.size() == k ? found.front().key : std::numeric_limits<double>::infinity();
+    std::size_t waiting = 0;
+    auto now = Cell<kD>::root(tree_, query);
+    ++boxes;
+    for (;;) {
+      // Whoever is as far as the k-th may still have a smaller id.
+      while (now.node < first_leaf && now.key <= worst_) {
+        const auto other = now.halve(tree_, query);
+        boxes += 2;
+        if (other.key <= worst_) later[waiting++] = other;
+      }
+      if (now.key <= worst_) visit(now.node - first_leaf, now.key, i, found, calling_thread);
+      do {
+        if (waiting == 0) return;
+        now = later[--waiting];
+      } while (now.key > worst_);
+    }
+  }
+
+  std::uint64_t boxes = 0, rows = 0;
+
+ private:
+  void visit(std::size_t leaf, double key, std::size_t i, std::vector<Neighbour>& found,
+             bool calling_thread) {
+    if (++leaves_ % 1024 == 0) interrupt_.poll(calling_thread);
+    const std::size_t k = scope_.request.k, query_number = scope_.first + i;
+    const std::size_t first = tree_.place(leaf, tree_.height);
+    const std::size_t last = tree_.place(leaf + 1, tree_.height);
+    // Rows ascend, and ids with them: none of many duplicates comes before the k-th.
+    if (key == worst_ && segment_.ids == nullptr && found.size() == k &&
+        segment_.id(tree_.rows[first]) > found.front().id)
+      return;
+    const float* query = scope_.query(i);
+    float scratch[kD];
+    for (std::size_t place = first; place < last; ++place) {
+      const std::size_t row = tree_.rows[place];
+      const float* x = segment_.keys.read(row * kD, kD, scratch, scope_.kernels);
+      const double s = squared_distance<kD>(query, x);
+      if (!(s <= worst_)) continue;  // NaN of a damaged file too
+      const Neighbour one{s, segment_.id(row), scope_.start + row};
+      if (found.size() == k && !(one < found.front())) continue;
+      if (segment_.dead(row, scope_.request.version) || !std::isfinite(s) ||
+          scope_.exclusions.excludes(query_number, one.id))
+        continue;
+      if (found.size() == k) {
+        std::pop_heap(found.begin(), found.end());
+        found.back() = one;
+      } else {
+        found.push_back(one);
+      }
+      std::push_heap(found.begin(), found.end());
+      if (found.size() == k) worst_ = found.front().key;
+    }
+    rows += last - first;
+  }
+
+  const TreeScope& scope_;
+  const Tree& tree_;
+  const Segment& segment_;
+  Interrupt& interrupt_;
+  double worst_ = 0;  // no row with a larger key is among the k nearest
+  std::size_t leaves_ = 0;
+};
+
+// Queries by the leaf they fall in: those of a task have boxes and rows in common.
+template <std::size_t kD>
+std::vector<std::uint64_t> in_order(const TreeScope& scope, Interrupt& interrupt) {
+  std::vector<std::uint64_t> order(scope.count);
+  for (std::size_t i = 0; i < scope.count; ++i) order[i] = i;
+  if (scope.count < kOrderQueries) return order;
+  const Walk<kD> walk(scope, interrupt);
+  parallel_for_rows(scope.count, 16 * kD * scope.tree.height, scope.request.threads, interrupt,
+                    [&](std::size_t first, std::size_t last, bool) {
+                      for (std::size_t i = first; i < last; ++i) order[i] |= walk.home(i) << 32;
+                    });
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+template <std::size_t kD>
+void search_all(const TreeScope& scope, std::vector<std::vector<Neighbour>>& found,
+                SearchStats& stats, Interrupt& interrupt) {
+  const auto order = in_order<kD>(scope, interrupt);
+  const std::size_t per_task =
+      std::clamp<std::size_t>(scope.count / (4 * scope.request.threads), 1, kBlockQueries);
+  std::mutex mutex;
+  parallel_for((scope.count + per_task - 1) / per_task, scope.request.threads, interrupt,
+               [&](std::size_t task, bool calling_thread) {
+                 Walk<kD> walk(scope, interrupt);
+                 const std::size_t first = task * per_task;
+                 const std::size_t last = std::min(scope.count, first + per_task);
+                 for (std::size_t at = first; at < last; ++at) {
+                   const std::size_t i = order[at] & 0xFFFFFFFF;
+                   walk.search(i, found[i], calling_thread);
+                 }
+                 const std::lock_guard<std::mutex> lock(mutex);
+                 stats.boxes += walk.boxes;
+                 stats.rescored += walk.rows;
+               });
+}
+
+template <std::size_t kD>
+void all_bounds(const TreeScope& scope, double* bounds) {
+  const Tree& tree = scope.tree;
+  for (std::size_t i = 0; i < scope.count; ++i) {
+    std::vector<Cell<kD>> cells{Cell<kD>::root(tree, scope.query(i))};
+    for (std::size_t level = 0; level <= tree.height; ++level) {
+      std::vector<Cell<kD>> halves;
+      for (Cell<kD>& cell : cells) {
+        const std::size_t j = cell.node + 1 - (std::size_t{1} << level);
+        for (std::size_t at = tree.place(j, level); at < tree.place(j + 1, level); ++at)
+          bounds[(i * tree.n + tree.rows[at]) * (tree.height + 1) + level] = cell.key;
+        if (level == tree.height) continue;
+        halves.push_back(cell.halve(tree, scope.query(i)));
+        halves.push_back(cell);
+      }
+      cells.swap(halves);
+    }
+  }
+}
+
+// One function for every number of dimensions.
+using Search = void (*)(const TreeScope&, std::vector<std::vector<Neighbour>>&, SearchStats&,
+                        Interrupt&);
+using Bounds = void (*)(const TreeScope&, double*);
+template <std::size_t... kI>
+constexpr std::array<Search, sizeof...(kI)> searches(std::index_sequence<kI...>) {
+  return {&search_all<kI + 1>...};
+}
+template <std::size_t... kI>
+constexpr std::array<Bounds, sizeof...(kI)> bounds_of(std::index_sequence<kI...>) {
+  return {&all_bounds<kI + 1>...};
+}
+using Dimensions = std::make_index_sequence<kMostTreeDimensions>;
+
+}  // namespace
+
+void tree_search(const TreeScope& scope, std::vector<std::vector<Neighbour>>& found,
+                 SearchStats& stats, Interrupt& interrupt) {
+  static constexpr auto kSearches = searches(Dimensions{});
+  kSearches.at(scope.tree.d - 1)(scope, found, stats, interrupt);
+}
+
+void tree_bounds(const TreeScope& scope, double* bounds) {
+  static constexpr auto kBounds = bounds_of(Dimensions{});
+  kBounds.at(scope.tree.d - 1)(scope, bounds);
+}
+
+std::size_t tree_queries(const SearchRequest& request) {
+  const std::size_t each = sizeof(Neighbour) * (request.k + 1) + sizeof(std::uint64_t);
+  return std::clamp<std::size_t>(kQueryBytes / each, 16, 1 << 16);
+}
+
+}  // namespace resmem

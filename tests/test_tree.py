@@ -1,0 +1,285 @@
+"""Search through a tree returns the oracle's bits, and looks at few rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import oracle
+from cases import FAMILIES, ISAS, STORED, as_stored, assert_same, make, max_abs
+from resmem import _core
+
+
+def tree_of(rows, covered=None, leaf=0, **options):
+    """A tree of the first rows."""
+    some = rows[:covered]
+    return _core.Tree((some, None, 0, None, max_abs(some)), rows.shape[1], leaf=leaf, **options)
+
+
+def searched(queries, rows, tree, k, **options):
+    segment = (rows, None, 0, None, max_abs(rows), tree)
+    return _core.search(queries, max_abs(queries), [segment], k, "euclidean", **options)
+
+
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    seed=st.integers(0, 2**31),
+    n=st.sampled_from([1, 2, 7, 8, 9, 31, 32, 33, 127, 257, 300, 1021]),
+    d=st.integers(1, 16),
+    q=st.sampled_from([0, 1, 2, 7, 33]),
+    k=st.sampled_from([1, 2, 4, 16, 600]),
+    leaf=st.sampled_from([0, 1, 2, 3, 8]),
+    metric=st.sampled_from(["euclidean", "sqeuclidean"]),
+    threads=st.sampled_from([1, 2, 7]),
+)
+def test_a_tree_gives_the_bits_of_the_oracle(family, seed, n, d, q, k, leaf, metric, threads):
+    queries, rows = make(family, seed, n, q, d)
+    wanted = oracle.search(queries, rows, k, metric)
+    segment = (rows, None, 0, None, max_abs(rows), tree_of(rows, None, leaf, threads=threads))
+    for isa in ISAS:
+        got = _core.search(
+            queries, max_abs(queries), [segment], k, metric, threads=threads, isa=isa
+        )
+        assert_same(got, wanted, isa)
+        if q and 8 * k <= n:
+            assert (got[3]["strategy"], got[3]["filter"]) == ("tree", "boxes")
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    sizes=st.lists(st.tuples(st.integers(0, 90), st.booleans()), min_size=1, max_size=4),
+    width=st.sampled_from([0, 1, 17]),
+    removed=st.sampled_from([0.0, 0.3, 1.0]),
+    k=st.sampled_from([1, 3, 8, 70]),
+    family=st.sampled_from(["gaussian", "integers", "duplicates", "one ulp", "offset 1e4"]),
+    threads=st.sampled_from([1, 3]),
+)
+def test_segments_tails_ids_removed_rows_and_exclusions(
+    seed, sizes, width, removed, k, family, threads
+):
+    """Some segments have a tree of some of their first rows, one a cascade, others none. Where any
+    is large enough for k, so are all, even those with fewer rows than k."""
+    rng = np.random.default_rng(seed)
+    n, d, q = sum(size for size, _ in sizes), 3, 14
+    queries, rows = make(family, seed, n, q, d)
+    ids = rng.choice(2**62, size=n, replace=False).astype(np.int64)
+    alive = rng.random(n) >= removed
+    segments, start = [], 0
+    for number, (size, indexed) in enumerate(sizes):
+        part = slice(start, start + size)
+        keys, rows[part] = as_stored(rows[part], STORED[number % 3])
+        largest = max_abs(rows[part])
+        first = 2**63 - 1 - 1000 * number - size
+        if number % 2:
+            ids[part] = first + np.arange(size)
+        given_ids = None if number % 2 else ids[part]
+        segment = (keys, given_ids, first, (~alive[part]).astype(np.int64), largest)
+        covered = int(rng.integers(0, size + 1))
+        if indexed and covered:
+            some = (keys[:covered], None, 0, None, largest)
+            if number == 3:
+                segment = (*segment, _core.Cascade(some, d, 4, 3, False, threads))
+            else:
+                segment = (*segment, _core.Tree(some, d, threads, 4))
+            assert len(segment[5]) == covered
+        segments.append(segment)
+        start += size
+    exclude = rng.choice(np.append(ids, -1), (q, width)).astype(np.int64) if width else None
+    wanted = oracle.search(queries, rows, k, ids=ids, exclude_ids=exclude, alive=alive)
+    for isa in ISAS:
+        got = _core.search(
+            queries, max_abs(queries), segments, k, "euclidean", exclude, threads, isa, version=1
+        )
+        assert_same(got, wanted, isa)
+        found = got[2] >= 0
+        assert np.array_equal(found, got[1] >= 0)
+        assert np.array_equal(ids[got[2][found]], got[1][found])
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 8])
+@pytest.mark.parametrize("q", [1, 20, 300])
+def test_few_rows_are_looked_at(d, q):
+    rng = np.random.default_rng(d)
+    rows = rng.random((20_000, d), dtype=np.float32)
+    queries = rng.random((q, d), dtype=np.float32)
+    tree, wanted = tree_of(rows), oracle.search(queries, rows, 5)
+    done = []
+    for isa in ISAS:
+        for threads in (1, 2):
+            got = searched(queries, rows, tree, 5, threads=threads, isa=isa)
+            assert_same(got, wanted)
+            done.append({name: count for name, count in got[3].items() if name != "isa"})
+    stats = done[0]
+    assert all(each == stats for each in done)
+    assert stats["pairs_filtered"] == stats["pairs_coded"] == stats["given_up"] == 0
+    assert 2 * np.log2(tree.leaves) * q < stats["boxes"] < 1500 * q
+    assert 5 * q <= stats["rescored"] < (0.3 if d == 8 else 0.02) * len(rows) * q
+
+
+@pytest.mark.parametrize("d", [1, 2, 16])
+@pytest.mark.parametrize("leaf", [1, 5, 0])
+def test_a_tree_is_the_same_whatever_isa_and_threads_built_it(d, leaf):
+    _, rows = make("integers", 3, 3001, 1, d)
+    keys, _ = as_stored(rows, "float16")
+    trees = [
+        _core.Tree((keys, None, 0, None, 2.0), d, threads, leaf, isa)
+        for isa in ISAS
+        for threads in (1, 2, 5)
+    ]
+    assert len({tree.digest() for tree in trees}) == 1
+    rows_of = trees[0].arrays()["rows"]
+    ends = np.arange(trees[0].leaves + 1) * len(rows) // trees[0].leaves
+    assert np.array_equal(np.sort(rows_of), np.arange(len(rows)))
+    assert min(np.diff(ends)) >= (leaf or 16)
+    for first, last in zip(ends[:-1], ends[1:], strict=True):
+        assert (np.diff(rows_of[first:last]) > 0).all()
+
+
+def test_of_many_duplicates_those_of_the_smallest_ids_are_found_soon():
+    rows = np.tile(np.float32([[1, 2]]), (20_000, 1))
+    tree = tree_of(rows)
+    got = searched(rows[:20], rows, tree, 5)
+    assert (got[0] == 0).all()
+    assert (got[1] == np.arange(5)).all()
+    assert got[3]["rescored"] <= 20 * 32  # one leaf each; no other has a smaller id
+    ids = np.arange(20_000)[::-1].copy()
+    segment = (rows, ids, 0, None, 2.0, tree)
+    got = _core.search(rows[:20], 2.0, [segment], 5, "euclidean")
+    assert (got[1] == np.arange(5)).all()
+
+
+def test_what_is_no_tree_of_a_segment_is_refused():
+    queries, rows = make("gaussian", 0, 500, 3, 4)
+    tree = tree_of(rows)
+    for wrong in (rows[:300], np.ascontiguousarray(rows[:, :3])):
+        asked = np.ascontiguousarray(queries[:, : wrong.shape[1]])
+        with pytest.raises(ValueError, match="the tree is not one of this segment"):
+            searched(asked, wrong, tree, 3)
+    with pytest.raises(ValueError, match="a tree has 1 to 16 dimensions"):
+        tree_of(np.zeros((3, 17), np.float32))
+    with pytest.raises(ValueError, match="rows"):
+        tree_of(rows[:0])
+    for bad in (np.nan, np.inf, -np.inf):
+        rows[7, 3] = bad
+        with pytest.raises(ValueError, match="a row is not what its segment says"):
+            tree_of(rows)
+
+
+def test_rows_that_are_not_finite_any_more_are_no_neighbours():
+    queries, rows = make("gaussian", 1, 500, 9, 3)
+    tree = tree_of(rows)
+    alive = np.arange(500) % 3 > 0
+    wanted = oracle.search(queries, rows, 7, alive=alive)
+    rows[::6], rows[3::6] = np.nan, np.inf
+    segment = (rows, None, 0, None, 9.0, tree)
+    assert_same(_core.search(queries, 9.0, [segment], 7, "euclidean"), wanted)
+
+
+# ------------------------------------------------------------------ its bounds
+
+
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    seed=st.integers(0, 2**31),
+    n=st.sampled_from([1, 5, 33, 200]),
+    d=st.integers(1, 16),
+    leaf=st.sampled_from([1, 2, 16]),
+)
+def test_no_row_of_a_node_has_a_smaller_key_than_its_box(family, seed, n, d, leaf):
+    queries, rows = make(family, seed, n, 9, d)
+    tree = tree_of(rows, None, leaf)
+    segment = (rows, None, 0, None, max_abs(rows), tree)
+    bounds = _core.tree_bounds(queries, [segment])
+    assert bounds.shape == (9, n, 1 + np.log2(tree.leaves))
+    keys = oracle.order_key(queries, rows, "sqeuclidean")
+    assert (bounds <= keys[:, :, None]).all()
+    assert (np.diff(bounds, axis=2) >= 0).all()  # a box within a box is no nearer
+
+
+def test_a_row_on_the_edge_of_a_box_reaches_its_bound():
+    """On a line the nearest row of every box that the query is not in lies on its edge."""
+    queries, rows = make("gaussian", 5, 300, 40, 1)
+    tree = tree_of(rows, None, 1)
+    bounds = _core.tree_bounds(queries, [(rows, None, 0, None, max_abs(rows), tree)])
+    keys = oracle.order_key(queries, rows, "sqeuclidean")
+    of_leaf = tree.arrays()["rows"]
+    for level in range(bounds.shape[2]):
+        for j in range(2**level):
+            first, last = (end * 300 >> level for end in (j, j + 1))
+            inside = of_leaf[first:last]
+            least = keys[:, inside].min(1)
+            outside = (queries[:, 0] < rows[inside].min()) | (queries[:, 0] > rows[inside].max())
+            assert np.array_equal(bounds[outside, inside[0], level], least[outside])
+            assert (bounds[~outside, inside[0], level] == 0).all()
+
+
+def test_rows_as_far_as_the_last_neighbour_count_by_their_ids():
+    """Corners of a cube around the query: all as far, each in a box of its own."""
+    corners = np.stack(np.meshgrid(*[[-1, 1]] * 4), -1).reshape(-1, 4).astype(np.float32)
+    query = np.zeros((1, 4), np.float32)
+    rng = np.random.default_rng(8)
+    rows = np.concatenate([corners, 5 + np.abs(rng.standard_normal((40, 4)))]).astype(np.float32)
+    for _ in range(50):
+        ids = rng.permutation(len(rows))
+        segment = (rows, ids, 0, None, max_abs(rows), tree_of(rows, None, 1))
+        got = _core.search(query, 0.0, [segment], 4, "euclidean")
+        assert got[3]["strategy"] == "tree"
+        assert np.array_equal(got[1][0], np.sort(ids[:16])[:4])
+        assert (got[0] == 2).all()
+
+
+# ------------------------------------------------------------------ from a file
+
+
+def test_a_tree_of_arrays_is_the_same_and_reads_the_large_ones_where_they_lie():
+    queries, rows = make("gaussian", 2, 3000, 20, 3)
+    tree = tree_of(rows)
+    arrays = tree.arrays()
+    assert tree.nbytes == sum(arrays[name].nbytes for name in ("rows", "splits", "box"))
+    again = _core.Tree.of(arrays)
+    assert again.digest() == tree.digest()
+    assert np.shares_memory(again.arrays()["rows"], arrays["rows"])
+    assert not arrays["rows"].flags.writeable
+    del tree, arrays
+    assert_same(searched(queries, rows, again, 7), oracle.search(queries, rows, 7))
+
+
+def test_arrays_that_do_not_fit_together_are_refused():
+    _, rows = make("gaussian", 2, 700, 1, 3)
+    arrays = tree_of(rows).arrays()
+    damaged = [{**arrays, name: array[:-1]} for name, array in arrays.items()]
+    damaged += [{**arrays, name: np.append(a, a[:1])} for name, a in arrays.items()]
+    damaged += [{k: v for k, v in arrays.items() if k != name} for name in arrays]
+    for at, number in enumerate(arrays["numbers"]):
+        for value in {0, 1, 4, 6, 17, 62, 64, 2**33, 1e9, -1, np.nan, np.inf} - {number}:
+            numbers = np.where(np.arange(3) == at, value, arrays["numbers"])
+            damaged.append({**arrays, "numbers": numbers})
+    for value in (-1, 700, int(arrays["rows"][1])):
+        damaged.append({**arrays, "rows": np.r_[np.int32(value), arrays["rows"][1:]]})
+    for value in np.float32([np.nan, np.inf, -np.inf]):
+        damaged.append({**arrays, "box": np.r_[value, arrays["box"][1:]]})
+        for at in (0, 1):
+            splits = arrays["splits"].copy()
+            splits[3 + at] = value.view(np.int32)
+            damaged.append({**arrays, "splits": splits})
+    for side in (3, -1, 2**30):
+        damaged.append({**arrays, "splits": np.r_[arrays["splits"][:2], np.int32(side),
+                                                  arrays["splits"][3:]]})
+    damaged.append({**arrays, "rows": arrays["rows"].astype(np.int64)})
+    for each in damaged:
+        with pytest.raises((ValueError, TypeError)):
+            _core.Tree.of({name: np.ascontiguousarray(array) for name, array in each.items()})
+
+
+def test_splits_that_are_wrong_end_a_search_all_the_same():
+    """Whoever forges a file's checksums gets wrong neighbours, but nothing is read beyond."""
+    queries, rows = make("gaussian", 2, 700, 9, 3)
+    arrays = tree_of(rows, None, 4).arrays()
+    rng = np.random.default_rng(0)
+    splits = arrays["splits"].copy().reshape(-1, 3)
+    splits[:, :2] = rng.standard_normal((len(splits), 2)).astype(np.float32).view(np.int32)
+    tree = _core.Tree.of({**arrays, "splits": splits.ravel()})
+    got = searched(queries, rows, tree, 5)
+    assert ((got[1] >= 0) & (got[1] < 700)).all()
