@@ -27,7 +27,7 @@ import reference
 from data import Float32, Shape
 from report import aligned, clock
 
-DIMENSIONS, ROWS, QUERIES, K = (2, 3, 8, 16), (100_000, 1_000_000), 10_000, 10
+DIMENSIONS, ROWS, QUERIES, K = (2, 3, 4, 8, 16), (100_000, 1_000_000), 10_000, 10
 QUICK_ROWS, QUICK_QUERIES = ROWS[:1], 1_000
 SEED = 112
 ROUNDS, SLOW = 3, 30.0  # calls, and seconds after which a contender is not asked again

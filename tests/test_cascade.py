@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -467,7 +469,7 @@ def test_few_queries_and_many_are_measured_and_served_apart(monkeypatch):
     (plan,) = memory.plan_
     assert (plan["search"], plan["search_few"]) == ("float32", "cascade")
     (segment,) = memory._rows().segments
-    serves = segment.planner.cascade_of
+    serves = segment.planner.index_of
     assert serves(segment.arrays["keys"], _cascade.FEW) is None
     assert serves(segment.arrays["keys"], _cascade.FEW - 1) is not None
     wanted = oracle.search(queries, rows, 5)
@@ -551,7 +553,7 @@ def test_one_search_builds_for_itself_if_it_is_large(monkeypatch, metric):
     few = resmem.search(queries[:3999], rows, 3, metric)
     assert built == []
     many = resmem.search(queries, rows, 3, metric)
-    assert [each.cascade is None for each in built] == [False]
+    assert [each.index is None for each in built] == [False]
     assert_same((many[0][:3999], many[1][:3999]), few)
 
 
@@ -681,8 +683,9 @@ def test_a_cascade_that_makes_no_sense_is_left_alone():
     _, rows = clustered(700, 1, 40)
     arrays = {**cascade_of(rows, None, 16, 3).arrays(), "serves": np.ones(2, np.uint8)}
     stored = ("file", 0)
-    assert _cascade.saved(arrays, rows, stored).stored == stored
-    assert _cascade.saved({**arrays, "serves": np.ones(3, np.uint8)}, rows, stored) is None
-    assert _cascade.saved({**arrays, "rows": arrays["rows"][:-1]}, rows, stored) is None
-    assert _cascade.saved(arrays, rows[:-1], stored) is None
-    assert _cascade.saved(arrays, rows[:, :-1], stored) is None
+    saved = partial(_cascade.saved, "cascade")
+    assert saved(arrays, rows, stored).stored == stored
+    assert saved({**arrays, "serves": np.ones(3, np.uint8)}, rows, stored) is None
+    assert saved({**arrays, "rows": arrays["rows"][:-1]}, rows, stored) is None
+    assert saved(arrays, rows[:-1], stored) is None
+    assert saved(arrays, rows[:, :-1], stored) is None

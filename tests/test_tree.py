@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
+import resmem
 from cases import FAMILIES, ISAS, STORED, as_stored, assert_same, make, max_abs
-from resmem import _core
+from resmem import _cascade, _core
 
 
 def tree_of(rows, covered=None, leaf=0, **options):
@@ -133,7 +137,7 @@ def test_a_tree_is_the_same_whatever_isa_and_threads_built_it(d, leaf):
     ends = np.arange(trees[0].leaves + 1) * len(rows) // trees[0].leaves
     assert np.array_equal(np.sort(rows_of), np.arange(len(rows)))
     assert min(np.diff(ends)) >= (leaf or 16)
-    for first, last in zip(ends[:-1], ends[1:], strict=True):
+    for first, last in pairwise(ends):
         assert (np.diff(rows_of[first:last]) > 0).all()
 
 
@@ -265,8 +269,9 @@ def test_arrays_that_do_not_fit_together_are_refused():
             splits[3 + at] = value.view(np.int32)
             damaged.append({**arrays, "splits": splits})
     for side in (3, -1, 2**30):
-        damaged.append({**arrays, "splits": np.r_[arrays["splits"][:2], np.int32(side),
-                                                  arrays["splits"][3:]]})
+        damaged.append(
+            {**arrays, "splits": np.r_[arrays["splits"][:2], np.int32(side), arrays["splits"][3:]]}
+        )
     damaged.append({**arrays, "rows": arrays["rows"].astype(np.int64)})
     for each in damaged:
         with pytest.raises((ValueError, TypeError)):
@@ -283,3 +288,131 @@ def test_splits_that_are_wrong_end_a_search_all_the_same():
     tree = _core.Tree.of({**arrays, "splits": splits.ravel()})
     got = searched(queries, rows, tree, 5)
     assert ((got[1] >= 0) & (got[1] < 700)).all()
+
+
+# ------------------------------------------------------------------ a memory's
+
+
+N = _cascade.LEAST_ROWS + 500
+
+
+def memory_of(rows, **options):
+    nothing = np.zeros((len(rows), 1), np.float32)
+    memory = resmem.Memory("regression", output_kind="values", k=5, sigma=1.0, **options)
+    return memory.fit(rows, nothing, nothing)
+
+
+def engines(memory):
+    return [each.get("search") for each in memory.plan_]
+
+
+@pytest.fixture
+def trees_are_fastest(monkeypatch):
+    timed(monkeypatch, lambda index: {None: 4e-3, _core.Cascade: 2e-3, _core.Tree: 1e-3}[index])
+
+
+def timed(monkeypatch, seconds):
+    """Searches run, and take so many ``seconds(type of index)`` a query."""
+    search = _core.search
+
+    def time(queries, segment, k, threads):
+        found = search(queries, segment[4], [segment], k, "euclidean", None, threads)
+        index = None if segment[5] is None else type(segment[5])
+        return len(queries) * seconds(index), found[3]
+
+    monkeypatch.setattr(_cascade, "_time", time)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 7, 16])
+def test_the_fastest_of_all_that_was_tried_is_kept(d, monkeypatch, trees_are_fastest):
+    queries, rows = make("gaussian", d, N, 20, d)
+    memory = memory_of(rows).prepare()
+    (plan,) = memory.plan_
+    assert (plan["search"], plan["search_few"]) == ("tree", "tree")
+    assert {each["search"] for each in plan["tried"]} == {"tree", "cascade"}
+    assert plan["bytes"] <= (0.4 if d > 2 else 1.2) * rows.nbytes
+    assert memory.info()["search"].startswith(f"tree over {N} rows, ")
+    assert_same(memory.kneighbors(queries), oracle.search(queries, rows, 5))
+    timed(monkeypatch, lambda index: 1e-3 if index is _core.Cascade else 2e-3)
+    assert engines(memory_of(rows).prepare()) == ["cascade"]
+    timed(monkeypatch, lambda index: 1e-3 if index is None else 2e-3)
+    assert engines(memory_of(rows).prepare()) == ["float32"]
+
+
+def test_a_tree_that_is_far_behind_is_not_measured_further(monkeypatch):
+    timed(monkeypatch, lambda index: 9e-3 if index is _core.Tree else 1e-3)
+    for d in (3, 9, 17):
+        _, rows = make("gaussian", d, N, 1, d)
+        (plan,) = memory_of(rows).prepare().plan_
+        assert [each["search"] for each in plan["tried"]] == ["cascade"]
+
+
+def test_rows_that_cannot_be_coded_have_a_tree(trees_are_fastest):
+    for family in ("1e-30", "largest", "subnormal"):
+        queries, rows = make(family, 5, N, 20, 3)
+        memory = memory_of(rows).prepare()
+        assert engines(memory) == ["tree"]
+        assert_same(memory.kneighbors(queries), oracle.search(queries, rows, 5))
+
+
+@pytest.mark.parametrize("key_dtype", ["float32", "float16", "bfloat16"])
+def test_rows_that_come_and_go_are_seen(key_dtype, trees_are_fastest):
+    queries, rows = make("gaussian", 1, N + 300, 40, 3)
+    memory = memory_of(rows[:N], key_dtype=key_dtype).prepare()
+    assert engines(memory) == ["tree"]
+    nothing = np.zeros((300, 1), np.float32)
+    gone = np.arange(0, N, 3)
+    memory.add(rows[N:], nothing, nothing).remove(gone)
+    assert engines(memory)[0] == "tree"
+    stored = rows if key_dtype == "float32" else _core.widen(_core.narrow(rows, key_dtype))
+    alive = np.ones(N + 300, dtype=bool)
+    alive[gone] = False
+    excluded = np.arange(1, 41)
+    wanted = oracle.search(queries, stored, 5, alive=alive, exclude_ids=excluded[:, None])
+    assert_same(memory.kneighbors(queries, exclude_ids=excluded), wanted)
+
+
+def test_a_file_keeps_the_tree(tmp_path, trees_are_fastest):
+    path = tmp_path / "memory.resmem"
+    queries, rows = make("gaussian", 2, N, 30, 3)
+    memory = memory_of(rows).prepare()
+    memory.save(path)
+    size = path.stat().st_size
+    loaded = resmem.Memory.load(path)
+    assert engines(loaded) == ["tree"]
+    assert loaded.plan_[0]["reason"] == "saved in the file"
+    assert loaded.plan_[0]["bytes"] == memory.plan_[0]["bytes"]
+    assert_same(loaded.kneighbors(queries), oracle.search(queries, rows, 5))
+    nothing = np.zeros((3, 1), np.float32)
+    loaded.add(rows[:3] + 1, nothing, nothing)
+    loaded.save(path, append=True)
+    assert path.stat().st_size - size < memory.plan_[0]["bytes"] // 2
+    again = resmem.Memory.load(path)
+    assert engines(again)[0] == "tree"
+    both = np.concatenate([rows, rows[:3] + 1])
+    assert_same(again.kneighbors(queries), oracle.search(queries, both, 5))
+
+
+def test_a_saved_tree_that_makes_no_sense_is_left_alone():
+    _, rows = make("gaussian", 2, 700, 1, 3)
+    arrays = {**tree_of(rows).arrays(), "serves": np.ones(2, np.uint8)}
+    saved = partial(_cascade.saved, "tree")
+    assert saved(arrays, rows, ("file", 0)).stored == ("file", 0)
+    assert saved({**arrays, "serves": np.ones(3, np.uint8)}, rows, ("file", 0)) is None
+    assert saved({**arrays, "rows": arrays["rows"][:-1]}, rows, ("file", 0)) is None
+    assert saved(arrays, rows[:-1], ("file", 0)) is None
+    assert saved(arrays, rows[:, :-1], ("file", 0)) is None
+    assert _cascade.saved("cascade", arrays, rows, ("file", 0)) is None
+
+
+def test_one_search_builds_a_tree_for_itself_if_it_is_large(monkeypatch, trees_are_fastest):
+    queries, rows = make("gaussian", 3, N, _cascade.WORTH_AT_ONCE_TREE, 3)
+    built = []
+    decide = _cascade.decide
+    monkeypatch.setattr(_cascade, "decide", lambda *a: built.append(decide(*a)) or built[-1])
+    few = resmem.search(queries[:-1], rows, 3)
+    assert built == []
+    many = resmem.search(queries, rows, 3)
+    assert [type(each.index) for each in built] == [_core.Tree]
+    assert len(built[0].tried) == 1
+    assert_same((many[0][:-1], many[1][:-1]), few)

@@ -24,6 +24,7 @@
 #include "../core/search.h"
 #include "../core/simplex.h"
 #include "../core/sweep.h"
+#include "../tree/tree.h"
 
 namespace resmem {
 namespace {
@@ -139,7 +140,7 @@ struct Context {
 
   const KernelTable& kernels;
   std::string name, path;
-  std::size_t number = 0, passed = 0, failed = 0, shown = 0, cascades = 0;
+  std::size_t number = 0, passed = 0, failed = 0, shown = 0, cascades = 0, trees = 0;
 };
 
 template <class T, class Body>
@@ -264,6 +265,7 @@ bool search_once(Context& context, const SearchCase& search_case, const SearchRe
     return false;
   if (values.empty()) return true;  // nothing runs
   if (stats.strategy == "cascade") ++context.cascades;
+  if (stats.strategy == "tree") ++context.trees;
   const bool forced = path.strategy != Strategy::automatic && request.d <= kCertifiedDepth;
   return (stats.isa == context.kernels.name && (!forced || stats.strategy == path.name)) ||
          context.fail("ran " + stats.strategy + " on " + stats.isa);
@@ -281,6 +283,26 @@ void check_cascades(Context& context, const SearchCase& search_case) {
       cascades.push_back(
           build_cascade(segment, request.d, {8, 3, coded_rows}, context.kernels, 2, stop));
       segment.cascade = &cascades.back();
+    }
+    for (const std::size_t threads : kThreads) {
+      request.threads = threads;
+      context.count(search_once(context, search_case, request, kPaths[0]));
+    }
+  }
+}
+
+// Through trees of all segments, with leaves of one row and of many.
+void check_trees(Context& context, const SearchCase& search_case) {
+  if (search_case.request.d > kMostTreeDimensions) return;
+  for (const std::size_t leaf : {1, 16}) {
+    context.path = "tree with leaves of " + std::to_string(leaf);
+    SearchRequest request = search_case.request;
+    std::deque<Tree> trees;
+    Interrupt stop;
+    for (Segment& segment : request.segments) {
+      if (segment.n == 0) continue;
+      trees.push_back(build_tree(segment, request.d, leaf, context.kernels, 2, stop));
+      segment.tree = &trees.back();
     }
     for (const std::size_t threads : kThreads) {
       request.threads = threads;
@@ -311,7 +333,10 @@ void check_search(Context& context, Reader& reader) {
       context.count(search_once(context, search_case, request, path));
     }
   }
-  if (euclidean && !heavy) check_cascades(context, search_case);
+  if (euclidean && !heavy) {
+    check_cascades(context, search_case);
+    check_trees(context, search_case);
+  }
   for (std::size_t s = 0; s < search_case.stored.size(); ++s) {
     const Floats rows = read(search_case.stored[s].keys);
     const Doubles got{context.kernels.max_abs(rows.data(), rows.size())};
@@ -691,10 +716,11 @@ int check_file(const char* path) {
   for (const KernelTable* table : available_kernels()) {
     Context context(*table);
     check_table(context, file);
-    std::printf("%s (%s): %zu checks, %zu failed, %zu searches through cascades\n", table->name,
-                table->emulated ? "emulated" : "native", context.passed + context.failed,
-                context.failed, context.cascades);
+    std::printf("%s (%s): %zu checks, %zu failed, %zu searches through cascades, %zu trees\n",
+                table->name, table->emulated ? "emulated" : "native",
+                context.passed + context.failed, context.failed, context.cascades, context.trees);
     require(context.cascades > 0, "no case was searched through a cascade");
+    require(context.trees > 0, "no case was searched through a tree");
     passed += context.passed;
     failed += context.failed;
     missing.erase(std::remove(missing.begin(), missing.end(), table->name), missing.end());

@@ -1,4 +1,5 @@
-"""When rows get a cascade, of what shape, and whether it stays (cpp/cascade/README.md)."""
+"""When rows get a cascade or a tree, of what shape, and whether it stays (cpp/cascade/README.md,
+cpp/tree/README.md)."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +16,11 @@ import numpy.typing as npt
 from resmem import _core
 from resmem._arrays import F32, F64, I64
 
+Index: TypeAlias = "_core.Cascade | _core.Tree"
+KINDS: dict[str, type[_core.Cascade] | type[_core.Tree]] = {
+    "cascade": _core.Cascade,
+    "tree": _core.Tree,
+}
 KeySegment: TypeAlias = "tuple[npt.NDArray[Any], I64 | None, int, I64 | None, float]"
 
 LEAST_ROWS = 8192  # fewer are searched in no time
@@ -22,10 +28,15 @@ WORTH = 6000  # queries after which trying has paid: it takes as long as some 5,
 # Queries of one call that are worth building for, with coded rows, which save most, and without.
 WORTH_AT_ONCE, WORTH_AT_ONCE_NARROW = 8000, 40_000
 _NARROW = 128  # dimensions; fewer have no coded rows
+_TREES = 16  # dimensions; beyond, a tree looks at most of the rows
+# Dimensions up to which a tree is faster than a cascade, and so is tried first. It is built in the
+# time of 1,000 to 3,000 queries without it, and tried in that of 1,000 more.
+_TREES_FIRST, WORTH_AT_ONCE_TREE = 6, 6000
+_HOPELESS = 4.0  # times a query's time with the best: a tree so slow for a few is not asked more
 SAMPLE = 512  # rows that are searched for to measure what a cascade saves
 FEW = 16  # fewer queries are bound by memory: they are measured one after the other
 _SINGLES = 4
-_MOST_BYTES = 0.4  # of float32 rows
+_MOST_BYTES = 0.4  # of float32 rows, but for trees of 1 or 2 dimensions: row numbers take half
 _MOST_BUILDING = 5.0  # times what 1,000 queries take without it
 _MOST_TIME = 0.9  # of the time without it, or it is dropped
 _DEPTHS = (32, 40, 64, 96, 128, 192, 256)
@@ -64,7 +75,14 @@ def shape_for(n: int, d: int, flat: bool = False) -> Shape:
 
 def worth_at_once(queries: int, d: int) -> bool:
     """Whether a single search of so many queries gains by building for itself."""
+    if d <= _TREES_FIRST:
+        return queries >= WORTH_AT_ONCE_TREE
     return queries >= (WORTH_AT_ONCE_NARROW if d < _NARROW else WORTH_AT_ONCE)
+
+
+def kind_of(index: Index) -> str:
+    """Its name, for people and in files."""
+    return next(name for name, kind in KINDS.items() if isinstance(index, kind))
 
 
 @dataclass(frozen=True)
@@ -78,21 +96,22 @@ class Ask:
 
 @dataclass(frozen=True)
 class Trial:
-    """A cascade and what was measured of it."""
+    """A cascade or a tree and what was measured of it."""
 
-    shape: Shape
-    cascade: _core.Cascade | None  # none: the search without
+    shape: Shape | None  # of a cascade
+    index: Index | None  # none: the search without
     seconds: float  # to build
     batch: float  # seconds for ``SAMPLE`` queries
     single: float  # for ``_SINGLES`` queries one after the other
     passed: float  # share of all pairs that passed the projection
 
     def described(self, without: Trial) -> dict[str, Any]:
+        assert self.index is not None
+        shape = {} if self.shape is None else asdict(self.shape)
         return {
-            "depth": self.shape.depth,
-            "clusters": self.shape.clusters,
-            "coded_rows": self.shape.coded_rows,
-            "bytes": 0 if self.cascade is None else self.cascade.nbytes,
+            "search": kind_of(self.index),
+            **shape,
+            "bytes": self.index.nbytes,
             "build_seconds": self.seconds,
             "passed": self.passed,
             "times_as_fast": without.batch / self.batch,
@@ -106,7 +125,7 @@ class Decision:
 
     rows: int  # the first ones of the segment
     keys: npt.NDArray[Any]  # the array it was built of
-    cascade: _core.Cascade | None
+    index: Index | None
     tried: tuple[dict[str, Any], ...]  # all trials, described
     batches: bool  # whether it serves batches of queries
     singles: bool  # whether it serves few queries
@@ -118,36 +137,39 @@ class Decision:
 
     def described(self) -> dict[str, Any]:
         """For people and tools."""
+        kind = "float32" if self.index is None else kind_of(self.index)
         return {
             "rows": self.rows,
-            "search": "cascade" if self.batches else "float32",
-            "search_few": "cascade" if self.singles else "float32",
+            "search": kind if self.batches else "float32",
+            "search_few": kind if self.singles else "float32",
             "reason": self.reason,
-            "bytes": 0 if self.cascade is None else self.cascade.nbytes,
+            "bytes": 0 if self.index is None else self.index.nbytes,
             "tried": list(self.tried),
         }
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What a file keeps of it; nothing if there is no cascade."""
-        if self.cascade is None:
+        """What a file keeps of it, by kind and name; nothing if nothing was built."""
+        if self.index is None:
             return {}
         serves = np.array([self.batches, self.singles], dtype=np.uint8)
-        return {**self.cascade.arrays(), "serves": serves}
+        arrays = {**self.index.arrays(), "serves": serves}
+        return {f"{kind_of(self.index)}/{name}": array for name, array in arrays.items()}
 
 
 def saved(
-    arrays: dict[str, npt.NDArray[Any]], keys: npt.NDArray[Any], stored: tuple[str, int]
+    kind: str, arrays: dict[str, npt.NDArray[Any]], keys: npt.NDArray[Any], stored: tuple[str, int]
 ) -> Decision | None:
     """The decision of which a file keeps these arrays; none if they make no sense."""
     try:
-        cascade = _core.Cascade.of({name: array.ravel() for name, array in arrays.items()})
+        index = KINDS[kind].of({name: array.ravel() for name, array in arrays.items()})
         batches, singles = (bool(served) for served in arrays["serves"])
     except (ValueError, TypeError, KeyError):
         return None
-    if len(cascade) > len(keys) or cascade.axes.shape[1] != keys.shape[1]:
+    d = index.dimensions if isinstance(index, _core.Tree) else index.axes.shape[1]
+    if len(index) > len(keys) or d != keys.shape[1]:
         return None
     reason = "saved in the file"
-    return Decision(len(cascade), keys, cascade, (), batches, singles, reason, stored)
+    return Decision(len(index), keys, index, (), batches, singles, reason, stored)
 
 
 class Planner:
@@ -175,12 +197,12 @@ class Planner:
         if self._decision is decision:
             self._decision = replace(decision, stored=stored)
 
-    def cascade_of(self, keys: npt.NDArray[Any], queries: int) -> _core.Cascade | None:
-        """The cascade of the first of these rows, if there is one that serves so many queries."""
+    def index_of(self, keys: npt.NDArray[Any], queries: int) -> Index | None:
+        """What was built of the first of these rows, if it serves so many queries."""
         decision = self.decision
         if decision is None or decision.keys is not keys:
             return None
-        return decision.cascade if decision.serves(queries) else None
+        return decision.index if decision.serves(queries) else None
 
     def ask(
         self,
@@ -217,16 +239,69 @@ def decide(
     most_trials: int = 4,
     metric: str = "euclidean",
 ) -> Decision:
-    """Build cascades, search with them and without, and keep the fastest if that is faster."""
+    """Build cascades and a tree, search with them and without, and keep the fastest if that is
+    faster."""
+    n, d = segment[0].shape
+    queries = _sample(segment[0], SAMPLE, 0)
+    ask = Ask(k, threads, metric)
+    none = Trial(None, None, 0.0, *_measure(queries, (*segment, None), ask))
+    trials: list[Trial] = []
+    reason = ""
+    few_dimensions = d <= _TREES and "euclidean" in metric
+    if few_dimensions and d <= _TREES_FIRST:
+        trials += _try_tree(segment, queries, none, ask)
+    if len(trials) < most_trials:
+        tried, reason = _try_cascades(segment, queries, none, ask, most_trials - len(trials))
+        trials += tried
+    if few_dimensions and d > _TREES_FIRST and len(trials) < most_trials:
+        trials += _try_tree(segment, queries, min([none, *trials], key=_batch), ask)
+    if not trials:
+        return Decision(n, keys, None, (), False, False, reason)
+    best = min(trials, key=_batch)
+    batches = best.batch < _MOST_TIME * none.batch
+    singles = best.single < _MOST_TIME * none.single
+    reason = (
+        f"{none.batch / best.batch:.2f} times as fast on {len(queries)} of its rows, "
+        f"{none.single / best.single:.2f} times on one at a time"
+    )
+    kept = best.index if batches or singles else None
+    tried_all = tuple(trial.described(none) for trial in trials)
+    return Decision(n, keys, kept, tried_all, batches, singles, reason)
+
+
+def _batch(trial: Trial) -> float:
+    return trial.batch
+
+
+def _try_tree(segment: KeySegment, queries: F32, best: Trial, ask: Ask) -> list[Trial]:
+    """A tree, unless there is no memory for it or a few queries show it far behind the best."""
+    rows, largest = segment[0], segment[4]
+    start = time.perf_counter()
+    try:
+        tree = _core.Tree((rows, None, 0, None, largest), rows.shape[1], ask.threads)
+    except (ValueError, MemoryError):
+        return []
+    seconds = time.perf_counter() - start
+    with_tree = (*segment, tree)
+    few = queries[:FEW]
+    pilot = min(_time(few, with_tree, ask)[0] for _ in range(2))
+    if pilot * len(queries) > _HOPELESS * best.batch * len(few):
+        return []
+    return [Trial(None, tree, seconds, *_measure(queries, with_tree, ask))]
+
+
+def _try_cascades(
+    segment: KeySegment, queries: F32, none: Trial, ask: Ask, most_trials: int
+) -> tuple[list[Trial], str]:
+    """Cascades of one shape after the other, as long as that pays; or why there is none."""
     rows, largest = segment[0], segment[4]
     n, d = rows.shape
-    queries = _sample(rows, SAMPLE, 0)
-    ask = Ask(k, threads, metric)
-    none = Trial(Shape(0, 0, False), None, 0.0, *_measure(queries, (*segment, None), ask))
     budget = _MOST_BUILDING * none.batch * 1000 / len(queries)
     flat = d > 64 and _is_flat(queries[:128], segment, ask)
-    if (flat and d > _MOST_FLAT) or (metric == "inner_product" and _misses(queries, segment, ask)):
-        return Decision(n, keys, None, (), False, False, "no projection tells its rows apart")
+    if (flat and d > _MOST_FLAT) or (
+        ask.metric == "inner_product" and _misses(queries, segment, ask)
+    ):
+        return [], "no projection tells its rows apart"
     trials: list[Trial] = []
     shape: Shape | None = shape_for(n, d, flat)
     while shape is not None and len(trials) < most_trials:
@@ -234,29 +309,19 @@ def decide(
         try:
             cascade = _build((rows, None, 0, None, largest), shape, ask)
         except (ValueError, MemoryError) as error:
-            if not trials:
-                return Decision(n, keys, None, (), False, False, str(error) or "no memory")
-            break
+            return trials, str(error) or "no memory"
         seconds = time.perf_counter() - start
         measured = _measure(queries, (*segment, cascade), ask)
         trials.append(Trial(shape, cascade, seconds, *measured))
         budget -= seconds
         shape = _next_shape(trials, n, d) if 1.4 * seconds < budget else None
-    best = min(trials, key=lambda trial: trial.batch)
-    batches = best.batch < _MOST_TIME * none.batch
-    singles = best.single < _MOST_TIME * none.single
-    reason = (
-        f"{none.batch / best.batch:.2f} times as fast on {len(queries)} of its rows, "
-        f"{none.single / best.single:.2f} times on one at a time"
-    )
-    kept = best.cascade if batches or singles else None
-    tried = tuple(trial.described(none) for trial in trials)
-    return Decision(n, keys, kept, tried, batches, singles, reason)
+    return trials, ""
 
 
 def _next_shape(trials: list[Trial], n: int, d: int) -> Shape | None:
     """One more depth, in the direction in which it may be faster; none once it was not."""
     last = trials[-1]
+    assert last.shape is not None
     if not last.shape.coded_rows or (len(trials) > 1 and last.batch > trials[-2].batch):
         return None
     depths = [p for p in _DEPTHS if p < d and replace(last.shape, depth=p).fits(d)]

@@ -268,10 +268,11 @@ class Memory(State):
         """Build now what makes search fast, instead of after some 6,000 queries.
 
         A *cascade* holds every row in a few bytes and finds, with proven bounds, the few rows
-        that exact distances must decide between; results keep their bits. For every 8,192 rows or
-        more a few shapes of it are built, measured beside search without it on 512 of the rows,
-        and the fastest is kept if it is faster. It takes at most 40 % of the memory of float32
-        keys, from 24 dimensions on; ``save`` keeps it, unless removed rows stay out of the file.
+        that exact distances must decide between; in up to 16 dimensions a *tree* of boxes may do
+        so sooner. Results keep their bits. For every 8,192 rows or more a few shapes are built,
+        measured beside search without them on 512 of the rows, and the fastest is kept if it is
+        faster. A tree takes at most 40 % of the memory of float32 keys, from 3 dimensions on, a
+        cascade from 24 on; ``save`` keeps it, unless removed rows stay out of the file.
         Rows added later are searched without it until they are a quarter of all.
         Returns self; ``plan_`` tells what came of it.
         """
@@ -283,10 +284,10 @@ class Memory(State):
     def plan_(self) -> list[dict[str, Any]]:
         """How each segment of rows is searched: what was built and what was measured.
 
-        ``search`` is "cascade" or "float32", for 16 queries and more, ``search_few`` for fewer;
-        ``tried`` lists what was built, what share of all rows ``passed`` its projection, and how
-        fast it was beside float32. Empty tables are of segments for which nothing has been
-        decided yet.
+        ``search`` is "cascade", "tree" or "float32", for 16 queries and more, ``search_few`` for
+        fewer; ``tried`` lists what was built, what share of all rows ``passed`` the projection of
+        a cascade, and how fast it was beside float32. Empty tables are of segments for which
+        nothing has been decided yet.
         """
         return [
             {} if segment.planner.decision is None else segment.planner.decision.described()
@@ -298,7 +299,8 @@ class Memory(State):
         if not built:
             return "float32"
         rows, size = sum(plan["rows"] for plan in built), sum(plan["bytes"] for plan in built)
-        return f"cascade over {rows} rows, {size} bytes: " + "; ".join(
+        kinds = {plan[each] for plan in built for each in ("search", "search_few")} - {"float32"}
+        return f"{' and '.join(sorted(kinds))} over {rows} rows, {size} bytes: " + "; ".join(
             plan["reason"] for plan in built
         )
 

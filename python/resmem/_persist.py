@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from resmem import _container
-from resmem._cascade import Decision, Planner, saved
+from resmem._cascade import KINDS, Decision, Planner, saved
 from resmem._container import Pieces, Section, Version
 from resmem._errors import FileFormatError
 from resmem._preprocess import Fitted, method_named
@@ -29,7 +29,6 @@ Progress: TypeAlias = "Callable[[int], None] | None"
 EXPORTS = (".npz", ".safetensors")  # files called so are not ours but _export's
 
 _LAST_ID = 2**63 - 1
-_CASCADE = "cascade"  # of a segment: a reader that does not know it searches without
 _PIECE = 4 << 20  # bytes of rows that are gathered to be written
 
 
@@ -186,7 +185,7 @@ class _Writing:
 
     def sections(self) -> Iterator[Section]:
         return (
-            Section(name, array(), required=f"/{_CASCADE}/" not in name)
+            Section(name, array(), required=not any(f"/{kind}/" in name for kind in KINDS))
             for name, array in self._all()
             if array is not None
         )
@@ -210,21 +209,21 @@ class _Writing:
             for name in segment.arrays:
                 written = None if name in there else partial(segment.__getitem__, name)
                 yield f"{number}/{name}", written
-            yield from self._cascade(decision, number)
+            yield from self._index(decision, number)
             if segment.dead:
                 known = {} if self.after is None else self.after.removed
                 same = bool(there) and known.get(number, 0) == segment.dead
                 dead = partial(segment.dead_rows, self.rows.version)
                 yield f"{number}/removed", None if same else dead
 
-    def _cascade(
+    def _index(
         self, decision: Decision | None, number: int
     ) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
         if decision is None:
             return
         there = self.after is not None and decision.stored == (self.after.version.uuid, number)
         for name, array in decision.arrays().items():
-            yield f"{number}/{_CASCADE}/{name}", None if there else partial(np.asarray, array)
+            yield f"{number}/{name}", None if there else partial(np.asarray, array)
 
     def _living(self, segment: Segment, name: str) -> Pieces:
         """An array without the dead rows."""
@@ -413,10 +412,11 @@ def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment
         borrowed=True,
         stored=Stored(file.version.uuid, number, frozenset(arrays)),
     )
-    if cascade := reader.below(f"{number}/{_CASCADE}/"):
-        stored = (file.version.uuid, number)
-        read = partial(saved, cascade, arrays["keys"], stored)
-        segment = replace(segment, planner=Planner(read=read))
+    for kind in KINDS:  # a reader that does not know one searches without
+        if built := reader.below(f"{number}/{kind}/"):
+            stored = (file.version.uuid, number)
+            read = partial(saved, kind, built, arrays["keys"], stored)
+            segment = replace(segment, planner=Planner(read=read))
     dead = reader.whole(fields, "removed", n)
     if dead:
         rows = reader.array(f"{number}/removed", np.int64, (dead,))

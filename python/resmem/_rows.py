@@ -259,14 +259,14 @@ class Snapshot:
         return self.preprocess.keys(embeddings, self.d, threads, first_row)
 
     def keys_for_core(self, queries: int) -> list[Any]:
-        """What the core's search takes: segments, with the cascades that serve so many queries."""
+        """What the core's search takes: segments, with what serves so many queries."""
         return [
-            (*segment.keys_for_core(), segment.planner.cascade_of(segment.arrays["keys"], queries))
+            (*segment.keys_for_core(), segment.planner.index_of(segment.arrays["keys"], queries))
             for segment in self.segments
         ]
 
     def plan(self, queries: int, k: int, threads: int, at_once: bool = False) -> None:
-        """Told before a search of so many queries: cascades are built where that pays."""
+        """Told before a search of so many queries: cascades and trees are built where that pays."""
         for segment in self.segments:
             of = (segment.keys_for_core(), segment.arrays["keys"])
             segment.planner.ask(*of, queries, k, threads, at_once)

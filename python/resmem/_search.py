@@ -59,13 +59,13 @@ def search(
     asked, queries_max = vectors(queries, "queries", stored.shape[1], workers)
     excluded = excluded_ids(exclude_ids, len(asked))
     segment = (stored, None, 0, None, rows_max)
-    cascade = None
-    if worth_at_once(len(asked), stored.shape[1]):
+    index = None
+    if worth_at_once(len(asked), stored.shape[1], metric):
         planner = Planner(most_trials=1)
         planner.ask(segment, stored, len(asked), k, workers, at_once=True, metric=metric)
-        cascade = planner.cascade_of(stored, len(asked))
+        index = planner.index_of(stored, len(asked))
     values, ids, _, _ = _core.search(
-        asked, queries_max, [(*segment, cascade)], k, metric, excluded, workers
+        asked, queries_max, [(*segment, index)], k, metric, excluded, workers
     )
     return values, ids
 
