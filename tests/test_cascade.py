@@ -563,7 +563,7 @@ def test_flat_rows_have_no_cascade_of_any_metric():
     segment = (rows, None, 0, None, max_abs(rows))
     for metric in METRICS:
         decision = _cascade.decide(segment, rows, 5, 2, 1, metric)
-        assert decision.cascade is None
+        assert decision.index is None
         assert decision.tried == ()
 
 

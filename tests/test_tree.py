@@ -315,8 +315,8 @@ def timed(monkeypatch, seconds):
     """Searches run, and take so many ``seconds(type of index)`` a query."""
     search = _core.search
 
-    def time(queries, segment, k, threads):
-        found = search(queries, segment[4], [segment], k, "euclidean", None, threads)
+    def time(queries, segment, ask):
+        found = search(queries, segment[4], [segment], ask.k, ask.metric, None, ask.threads)
         index = None if segment[5] is None else type(segment[5])
         return len(queries) * seconds(index), found[3]
 

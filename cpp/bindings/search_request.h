@@ -25,8 +25,9 @@ inline FilterKind filter_named(const std::string& name) {
 
 // (keys, ids or None, first_id, died or None, max_abs), and perhaps a Cascade, a Tree or None
 inline Segment segment_from(const py::tuple& parts, std::size_t d) {
-  require(parts.size() == 5 || parts.size() == 6,
-          "a segment must be (keys, ids, first_id, died, max_abs) and may have a cascade or a tree");
+  require(
+      parts.size() == 5 || parts.size() == 6,
+      "a segment must be (keys, ids, first_id, died, max_abs) and may have a cascade or a tree");
   Segment segment;
   segment.keys = stored_numbers(parts[0], "segment keys", d);
   segment.n = py::len(parts[0]);

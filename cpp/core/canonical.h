@@ -21,8 +21,8 @@ struct Neighbour {
   }
 };
 
-// KernelTable::squared_distance for dimensions known to the compiler, and so few that the call would
-// cost more than the sum.
+// KernelTable::squared_distance for dimensions known to the compiler, and so few that the call
+// would cost more than the sum.
 template <std::size_t kD>
 inline double squared_distance(const float* q, const float* x) {
   double p[kPartials] = {};

@@ -29,9 +29,10 @@ WORTH = 6000  # queries after which trying has paid: it takes as long as some 5,
 WORTH_AT_ONCE, WORTH_AT_ONCE_NARROW = 8000, 40_000
 _NARROW = 128  # dimensions; fewer have no coded rows
 _TREES = 16  # dimensions; beyond, a tree looks at most of the rows
-# Dimensions up to which a tree is faster than a cascade, and so is tried first. It is built in the
-# time of 1,000 to 3,000 queries without it, and tried in that of 1,000 more.
-_TREES_FIRST, WORTH_AT_ONCE_TREE = 6, 6000
+_TREES_FIRST = 6  # dimensions up to which a tree is faster than a cascade, and so is tried first
+# In up to so many dimensions a tree pays within one call of so many queries: it is built in the
+# time of 1,000 to 3,000 without it and tried in that of 1,000 more. In 5 or 6, not always in 8,000.
+_NARROWEST, WORTH_AT_ONCE_TREE = 4, 6000
 _HOPELESS = 4.0  # times a query's time with the best: a tree so slow for a few is not asked more
 SAMPLE = 512  # rows that are searched for to measure what a cascade saves
 FEW = 16  # fewer queries are bound by memory: they are measured one after the other
@@ -73,9 +74,9 @@ def shape_for(n: int, d: int, flat: bool = False) -> Shape:
     return Shape(depth, clusters, coded_rows=True)
 
 
-def worth_at_once(queries: int, d: int) -> bool:
+def worth_at_once(queries: int, d: int, metric: str) -> bool:
     """Whether a single search of so many queries gains by building for itself."""
-    if d <= _TREES_FIRST:
+    if d <= _NARROWEST and "euclidean" in metric:
         return queries >= WORTH_AT_ONCE_TREE
     return queries >= (WORTH_AT_ONCE_NARROW if d < _NARROW else WORTH_AT_ONCE)
 
