@@ -416,3 +416,16 @@ def test_one_search_builds_a_tree_for_itself_if_it_is_large(monkeypatch, trees_a
     assert [type(each.index) for each in built] == [_core.Tree]
     assert len(built[0].tried) == 1
     assert_same((many[0][:-1], many[1][:-1]), few)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "inner_product"])
+def test_other_metrics_have_no_tree(metric, trees_are_fastest):
+    queries, rows = make("gaussian", 4, N, 20, 3)
+    segment = (rows, None, 0, None, max_abs(rows), tree_of(rows))
+    got = _core.search(queries, max_abs(queries), [segment], 5, metric)
+    assert got[3]["strategy"] != "tree"
+    assert_same(got, oracle.search(queries, rows, 5, metric))
+    decision = _cascade.decide(segment[:5], rows, 5, 1, 4, metric)
+    assert "tree" not in {each["search"] for each in decision.tried}
+    assert not _cascade.worth_at_once(_cascade.WORTH_AT_ONCE_TREE, 3, metric)
+    assert _cascade.worth_at_once(_cascade.WORTH_AT_ONCE_TREE, 3, "sqeuclidean")
