@@ -79,6 +79,7 @@ void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::si
 void CascadePass::run(bool calling_thread) {
   near_count_ = std::min(kNear, mine_.size());
   near_.resize(count_ * near_count_);
+  visit_odd();
   for (std::uint32_t i = 0; i < count_; ++i) {
     find_near(i);
     seed(i, calling_thread);
@@ -86,6 +87,18 @@ void CascadePass::run(bool calling_thread) {
   visit_near(calling_thread);
   settle();
   visit_others(calling_thread);
+}
+
+// Rows whose codes are odd lie far out, and so do queries whose codes are cut off: these may find
+// their neighbours there, and no reach elsewhere.
+void CascadePass::visit_odd() {
+  who_.clear();
+  const double rounded = std::sqrt(static_cast<double>(cascade_.projection.coordinates())) / 2;
+  for (std::uint32_t i = 0; i < count_; ++i) {
+    each_[i].met_odd = odd_is_mine_ && (error_[i] - slack_[i]) * cascade_.scale > rounded;
+    if (each_[i].met_odd) who_.push_back(i);
+  }
+  if (!who_.empty()) visit(static_cast<std::uint32_t>(cascade_.clusters));
 }
 
 void CascadePass::find_near(std::size_t i) {
@@ -204,7 +217,7 @@ void CascadePass::visit_others(bool calling_thread) {
     interrupt_.poll(calling_thread);
     who_.clear();
     for (std::uint32_t i = 0; i < count_; ++i)
-      if (cluster == odd || may_hold(cluster, i)) who_.push_back(i);
+      if (cluster == odd ? !each_[i].met_odd : may_hold(cluster, i)) who_.push_back(i);
     visit(cluster);
   }
 }

@@ -47,6 +47,7 @@ class CascadePass {
   struct Each {
     std::size_t hits;
     bool gave_up;
+    bool met_odd;  // has visited the rows whose codes are odd
     std::vector<Candidate> pool;
     std::vector<double> ends;          // a heap of the k smallest upper ends
     std::vector<std::uint32_t> seeds;  // places taken by seed(), ascending
@@ -64,6 +65,7 @@ class CascadePass {
   };
 
   void seed(std::uint32_t i, bool calling_thread);
+  void visit_odd();
   void find_near(std::size_t i);
   void score(std::size_t i, std::uint32_t cluster);
   void take_seeds(std::uint32_t i);
