@@ -216,12 +216,14 @@ def test_a_cascade_is_the_same_whatever_isa_and_threads_built_it():
     assert len({cascade.digest() for cascade in built}) == 1
 
 
-def test_queries_that_everything_passes_are_given_up_and_answered():
+@pytest.mark.parametrize(("coded_rows", "go_on"), [(False, 0), (True, 4)])
+def test_queries_that_everything_passes_are_given_up_and_answered(coded_rows, go_on):
+    """But for a few of each block where rows are coded: alone, they are faster there."""
     rows = np.tile(np.float32([[1, 2, 3, 4]]), (20_000, 1))
-    cascade = cascade_of(rows, None, 4, 3)
+    cascade = cascade_of(rows, None, 4, 3, coded_rows=coded_rows)
     segment = (rows, None, 0, None, 4.0, cascade)
-    got = _core.search(rows[:20], 4.0, [segment], 5, "euclidean")
-    assert got[3]["given_up"] == 20
+    got = _core.search(rows[:600], 4.0, [segment], 5, "euclidean", threads=1)
+    assert got[3]["given_up"] == 600 - 3 * go_on  # three blocks
     assert (got[0] == 0).all()
     assert (got[1] == np.arange(5)).all()
 

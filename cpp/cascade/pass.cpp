@@ -15,6 +15,7 @@ constexpr std::size_t kNear = 8;      // clusters that a query visits before the
 constexpr std::size_t kSeedRows = 4;  // times k rows are scored to choose k of them
 constexpr std::size_t kAhead = 4;     // rows on their way while one is looked at
 constexpr std::size_t kTogether = 4;  // canonical keys
+constexpr std::size_t kGoOn = 4;      // queries of a block that never give up
 
 // A heap of the k smallest values, one more of which has come.
 void keep_smallest(std::vector<double>& heap, std::size_t k, double value) {
@@ -50,6 +51,7 @@ void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::si
   mine_.clear();
   for (std::size_t c = part; c < cascade_.clusters; c += parts)
     mine_.push_back(static_cast<std::uint32_t>(c));
+  going_on_ = 0;
   odd_is_mine_ = cascade_.clusters % parts == part;
   each_.resize(count);
   reach_.assign(count, kInfinity);
@@ -64,7 +66,7 @@ void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::si
     error_[i] = coded.error;
     square_[i] = static_cast<double>(coded.square);
     each.hits = 0;
-    each.gave_up = false;
+    each.gave_up = each.goes_on = false;
     each.pool.clear();
     each.ends.clear();
     each.seeds.clear();
@@ -287,11 +289,18 @@ void CascadePass::take_all(const Chunk& chunk, std::uint32_t i) {
   take_pairs();
 }
 
-// A query that most rows pass is better off with the plain search.
+// A query that most rows pass is better off with the plain search, together with others. Alone it
+// is not, for that reads every row: a few of a block go on.
 void CascadePass::count_hits(std::size_t i, std::size_t hits) {
-  each_[i].hits += hits;
-  if (each_[i].hits <= most_hits_) return;
-  each_[i].gave_up = true;
+  Each& each = each_[i];
+  each.hits += hits;
+  if (each.hits <= most_hits_ || each.goes_on) return;
+  if (cascade_.code_depth > 0 && going_on_ < kGoOn) {
+    each.goes_on = true;
+    ++going_on_;
+    return;
+  }
+  each.gave_up = true;
   reach_[i] = -kInfinity;
 }
 

@@ -47,6 +47,7 @@ class CascadePass {
   struct Each {
     std::size_t hits;
     bool gave_up;
+    bool goes_on;  // however many rows pass
     bool met_odd;  // has visited the rows whose codes are odd
     std::vector<Candidate> pool;
     std::vector<double> ends;          // a heap of the k smallest upper ends
@@ -105,6 +106,7 @@ class CascadePass {
   std::size_t count_ = 0;
   std::vector<std::uint32_t> mine_;  // clusters of the part, ascending
   bool odd_is_mine_ = false;         // the last one, of rows whose codes are odd
+  std::size_t going_on_ = 0;
   // Of each query of the block:
   std::vector<double> reach_;  // no row farther than this is among the k nearest; -inf: gave up
   std::vector<double> slack_, error_, square_;
