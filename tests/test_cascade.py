@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import oracle
 import resmem
 from cases import FAMILIES, ISAS, STORED, as_stored, assert_same, make, max_abs
-from resmem import _cascade, _core
+from resmem import _core, _planner
 
 METRICS = ("euclidean", "sqeuclidean", "cosine", "inner_product")
 # What no projection can be coded of; search without a cascade serves these.
@@ -390,7 +390,7 @@ def test_a_row_on_the_edge_of_its_cluster_reaches_the_bound(isa):
 # ------------------------------------------------------------------ a memory's
 
 
-N = _cascade.LEAST_ROWS + 500
+N = _planner.LEAST_ROWS + 500
 
 
 def memory_of(rows, **options):
@@ -417,11 +417,11 @@ def timed(monkeypatch, seconds):
         found = search(queries, segment[4], [segment], ask.k, ask.metric, None, ask.threads)
         return seconds(len(queries), segment[5]), found[3]
 
-    monkeypatch.setattr(_cascade, "_time", time)
+    monkeypatch.setattr(_planner, "_time", time)
 
 
 def test_a_memory_builds_when_searching_has_paid_for_it_and_keeps_its_bits(monkeypatch):
-    monkeypatch.setattr(_cascade, "WORTH", 2000)
+    monkeypatch.setattr(_planner, "WORTH", 2000)
     queries, rows = clustered(N, 1500, 120)
     memory = memory_of(rows)
     first = memory.kneighbors(queries)
@@ -472,8 +472,8 @@ def test_few_queries_and_many_are_measured_and_served_apart(monkeypatch):
     assert (plan["search"], plan["search_few"]) == ("float32", "cascade")
     (segment,) = memory._rows().segments
     serves = segment.planner.index_of
-    assert serves(segment.arrays["keys"], _cascade.FEW) is None
-    assert serves(segment.arrays["keys"], _cascade.FEW - 1) is not None
+    assert serves(segment.arrays["keys"], _planner.FEW) is None
+    assert serves(segment.arrays["keys"], _planner.FEW - 1) is not None
     wanted = oracle.search(queries, rows, 5)
     assert_same(memory.kneighbors(queries), wanted)
     assert_same(memory.kneighbors(queries[:3]), (wanted[0][:3], wanted[1][:3]))
@@ -511,7 +511,7 @@ def test_what_passes_a_projection_is_counted_as_it_is():
     ]
     apart = np.linalg.norm(phi[1][:, None] - phi[0], axis=2)
     reach = np.quantile(apart, 0.25, axis=1)
-    share = _cascade.passing(queries.astype(np.float32), reach, rows.astype(np.float32))
+    share = _planner.passing(queries.astype(np.float32), reach, rows.astype(np.float32))
     assert share == pytest.approx((apart <= reach[:, None]).mean(), abs=1e-3)
 
 
@@ -546,12 +546,12 @@ def test_keys_made_anew_are_not_searched_through_the_old_cascade():
 @pytest.mark.usefixtures("always_faster")
 @pytest.mark.parametrize("metric", METRICS)
 def test_one_search_builds_for_itself_if_it_is_large(monkeypatch, metric):
-    monkeypatch.setattr(_cascade, "WORTH_AT_ONCE_NARROW", 4000)
+    monkeypatch.setattr(_planner, "WORTH_AT_ONCE_NARROW", 4000)
     queries, rows = clustered(N, 4000, 8)
     queries[7], rows[::1000] = 0, 0
     built = []
-    decide = _cascade.decide
-    monkeypatch.setattr(_cascade, "decide", lambda *a: built.append(decide(*a)) or built[-1])
+    decide = _planner.decide
+    monkeypatch.setattr(_planner, "decide", lambda *a: built.append(decide(*a)) or built[-1])
     few = resmem.search(queries[:3999], rows, 3, metric)
     assert built == []
     many = resmem.search(queries, rows, 3, metric)
@@ -564,7 +564,7 @@ def test_flat_rows_have_no_cascade_of_any_metric():
     rows = rng.standard_normal((N, 600)).astype(np.float32)
     segment = (rows, None, 0, None, max_abs(rows))
     for metric in METRICS:
-        decision = _cascade.decide(segment, rows, 5, 2, 1, metric)
+        decision = _planner.decide(segment, rows, 5, 2, 1, metric)
         assert decision.index is None
         assert decision.tried == ()
 
@@ -574,14 +574,14 @@ def test_inner_products_are_tried_on_some_of_the_rows_first(monkeypatch, slower)
     timed(monkeypatch, lambda queries, cascade: 1.0 if cascade is None else slower)
     _, rows = clustered(N, 1, 40)
     segment = (rows, None, 0, None, max_abs(rows))
-    decision = _cascade.decide(segment, rows, 5, 2, 1, "inner_product")
+    decision = _planner.decide(segment, rows, 5, 2, 1, "inner_product")
     assert (decision.tried == ()) == (slower == 2)
 
 
 @pytest.mark.parametrize("d", [24, 25, 48, 64, 100, 111, 112, 128, 159, 160, 400, 401, 784])
 def test_a_cascade_takes_at_most_two_fifths_of_float32_rows(d):
-    _, rows = clustered(_cascade.LEAST_ROWS, 1, d)
-    shape = _cascade.shape_for(len(rows), d)
+    _, rows = clustered(_planner.LEAST_ROWS, 1, d)
+    shape = _planner.shape_for(len(rows), d)
     cascade = cascade_of(rows, None, shape.depth, shape.clusters, coded_rows=shape.coded_rows)
     assert cascade.nbytes <= 0.4 * rows.nbytes
 
@@ -685,7 +685,7 @@ def test_a_cascade_that_makes_no_sense_is_left_alone():
     _, rows = clustered(700, 1, 40)
     arrays = {**cascade_of(rows, None, 16, 3).arrays(), "serves": np.ones(2, np.uint8)}
     stored = ("file", 0)
-    saved = partial(_cascade.saved, "cascade")
+    saved = partial(_planner.saved, "cascade")
     assert saved(arrays, rows, stored).stored == stored
     assert saved({**arrays, "serves": np.ones(3, np.uint8)}, rows, stored) is None
     assert saved({**arrays, "rows": arrays["rows"][:-1]}, rows, stored) is None

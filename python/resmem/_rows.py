@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._arrays import F32, I64
-from resmem._cascade import KeySegment, Planner
+from resmem._planner import KeySegment, Planner
 from resmem._preprocess import AS_GIVEN, Fitted
 
 Array: TypeAlias = npt.NDArray[Any]

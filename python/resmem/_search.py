@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from resmem import _core
 from resmem._arrays import F64, I64, count, excluded_ids, float_state, thread_count, vectors
-from resmem._cascade import Planner, worth_at_once
+from resmem._planner import Planner, worth_at_once
 
 Metric: TypeAlias = Literal["euclidean", "sqeuclidean", "cosine", "inner_product"]
 
