@@ -18,9 +18,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from resmem import _container
-from resmem._planner import KINDS, Decision, Planner, saved
 from resmem._container import Pieces, Section, Version
 from resmem._errors import FileFormatError
+from resmem._planner import KINDS, Decision, Planner, saved
 from resmem._preprocess import Fitted, method_named
 from resmem._rows import NO_RUNS, Array, Schema, Segment, Snapshot, Stored
 
