@@ -128,14 +128,18 @@ def test_every_family_on_more_rows(isa, coded_rows, metric, family):
     family=st.sampled_from(["gaussian", "integers", "duplicates", "one ulp", "offset 1e4"]),
     coded_rows=st.booleans(),
     threads=st.sampled_from([1, 3]),
+    metric=st.sampled_from(["euclidean", "cosine", "inner_product"]),
+    stretched=st.sampled_from([0.0, 0.2]),
 )
 def test_segments_tails_ids_removed_rows_and_exclusions(
-    seed, sizes, width, removed, k, family, coded_rows, threads
+    seed, sizes, width, removed, k, family, coded_rows, threads, metric, stretched
 ):
     """Some segments have a cascade of some of their first rows, others none."""
     rng = np.random.default_rng(seed)
     n, d, q = sum(size for size, _ in sizes), 9, 14
     queries, rows = make(family, seed, n, q, d)
+    far = rng.random(n) < stretched  # rows longer than any that a cascade may have seen
+    rows[far] = 9 * queries[rng.integers(0, q, far.sum())]
     ids = rng.choice(2**62, size=n, replace=False).astype(np.int64)
     alive = rng.random(n) >= removed
     segments, start = [], 0
@@ -152,16 +156,16 @@ def test_segments_tails_ids_removed_rows_and_exclusions(
         covered = int(rng.integers(0, size + 1))
         if cascaded and covered:
             some = (keys[:covered], None, 0, None, largest)
-            cascade = _core.Cascade(some, d, 8, 3, coded_rows, threads)
+            cascade = _core.Cascade(some, d, 8, 3, coded_rows, threads, metric=metric)
             assert len(cascade) == covered
             segment = (*segment, cascade)
         segments.append(segment)
         start += size
     exclude = rng.choice(np.append(ids, -1), (q, width)).astype(np.int64) if width else None
-    wanted = oracle.search(queries, rows, k, ids=ids, exclude_ids=exclude, alive=alive)
+    wanted = oracle.search(queries, rows, k, metric, ids=ids, exclude_ids=exclude, alive=alive)
     for isa in ISAS:
         got = _core.search(
-            queries, max_abs(queries), segments, k, "euclidean", exclude, threads, isa, version=1
+            queries, max_abs(queries), segments, k, metric, exclude, threads, isa, version=1
         )
         assert_same(got, wanted, isa)
         found = got[2] >= 0
@@ -206,10 +210,11 @@ def test_every_stage_has_really_run_and_filtered(isa, coded_rows, q, metric):
             assert stats["rescored"] < 0.3 * n * q
 
 
-def test_a_cascade_is_the_same_whatever_isa_and_threads_built_it():
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_cascade_is_the_same_whatever_isa_and_threads_built_it(metric):
     _, rows = clustered(3000, 1, 40)
     built = [
-        cascade_of(rows, None, 16, 9, isa=isa, threads=threads)
+        cascade_of(rows, None, 16, 9, isa=isa, threads=threads, metric=metric)
         for isa in ISAS
         for threads in (1, 2)
     ]
@@ -455,7 +460,7 @@ def test_rows_that_come_and_go_are_seen(key_dtype):
 
 def test_a_cascade_that_is_no_faster_goes(monkeypatch):
     timed(monkeypatch, lambda *_: 1.0)
-    _, rows = clustered(N, 1, 8)
+    _, rows = clustered(N, 1, 12)
     memory = memory_of(rows).prepare()
     assert engines(memory) == ["float32"]
     assert memory.plan_[0]["bytes"] == 0
@@ -481,8 +486,9 @@ def test_few_queries_and_many_are_measured_and_served_apart(monkeypatch):
 
 def test_another_depth_is_tried_where_too_many_rows_pass(monkeypatch):
     timed(monkeypatch, lambda _, cascade: 1000 / getattr(cascade, "depth", 1))
+    monkeypatch.setattr(_planner.Survivors, "best_depth", lambda *_: 64)
     rng = np.random.default_rng(5)
-    for d, wanted in ((300, [(64, True), (96, True)]), (200, [(64, True), (200, False)])):
+    for d, wanted in ((300, [(64, True), (96, True)]), (208, [(64, True), (208, False)])):
         rows = rng.standard_normal((N, d), dtype=np.float32)
         rows *= (np.arange(1, d + 1) ** -0.5).astype(np.float32)
         (plan,) = memory_of(rows).prepare().plan_
@@ -490,6 +496,16 @@ def test_another_depth_is_tried_where_too_many_rows_pass(monkeypatch):
         assert [(each["depth"], each["coded_rows"]) for each in tried][:2] == wanted
         assert tried[0]["passed"] > 0.02
         assert plan["bytes"] == tried[-1]["bytes"] <= 0.4 * rows.nbytes
+
+
+def test_the_first_depth_is_the_least_that_costs_about_the_least():
+    """Few rows pass from as many directions on as the rows have."""
+    rng = np.random.default_rng(8)
+    for true, wanted in ((30, 40), (90, 96)):
+        rows = rng.standard_normal((N, true)) @ rng.standard_normal((true, 300))
+        rows = (rows + 0.1 * rng.standard_normal((N, 300))).astype(np.float32)
+        (plan,) = memory_of(rows).prepare().plan_
+        assert plan["tried"][0]["depth"] == wanted
 
 
 def test_flat_rows_are_coded_in_all_dimensions():
@@ -511,12 +527,15 @@ def test_what_passes_a_projection_is_counted_as_it_is():
     ]
     apart = np.linalg.norm(phi[1][:, None] - phi[0], axis=2)
     reach = np.quantile(apart, 0.25, axis=1)
-    share = _planner.passing(queries.astype(np.float32), reach, rows.astype(np.float32))
-    assert share == pytest.approx((apart <= reach[:, None]).mean(), abs=1e-3)
+    survivors = _planner.Survivors(queries, reach, rows)
+    assert survivors.share(64) == pytest.approx((apart <= reach[:, None]).mean(), abs=1e-3)
+    wider = (apart <= 1.1 * reach[:, None]).mean()
+    assert survivors.share(64, 1.1) == pytest.approx(wider, abs=1e-3)
+    assert survivors.share(80) < survivors.share(64) < survivors.share(8)
 
 
 def test_rows_that_cannot_be_coded_are_searched_all_the_same():
-    queries, rows = clustered(N, 20, 8)
+    queries, rows = clustered(N, 20, 20)
     tiny, asked = rows * np.float32(1e-30), queries * np.float32(1e-30)
     memory = memory_of(tiny).prepare()
     assert engines(memory) == ["float32"]
@@ -547,7 +566,7 @@ def test_keys_made_anew_are_not_searched_through_the_old_cascade():
 @pytest.mark.parametrize("metric", METRICS)
 def test_one_search_builds_for_itself_if_it_is_large(monkeypatch, metric):
     monkeypatch.setattr(_planner, "WORTH_AT_ONCE_NARROW", 4000)
-    queries, rows = clustered(N, 4000, 8)
+    queries, rows = clustered(N, 4000, 20)
     queries[7], rows[::1000] = 0, 0
     built = []
     decide = _planner.decide
@@ -578,12 +597,24 @@ def test_inner_products_are_tried_on_some_of_the_rows_first(monkeypatch, slower)
     assert (decision.tried == ()) == (slower == 2)
 
 
-@pytest.mark.parametrize("d", [24, 25, 48, 64, 100, 111, 112, 128, 159, 160, 400, 401, 784])
+@pytest.mark.parametrize(
+    "d", [*range(9, 25), 31, 33, 48, 64, 100, 111, 112, 127, 128, 159, 160, 200, 400, 401, 784]
+)
 def test_a_cascade_takes_at_most_two_fifths_of_float32_rows(d):
     _, rows = clustered(_planner.LEAST_ROWS, 1, d)
     shape = _planner.shape_for(len(rows), d)
+    assert shape.fits(d)
     cascade = cascade_of(rows, None, shape.depth, shape.clusters, coded_rows=shape.coded_rows)
     assert cascade.nbytes <= 0.4 * rows.nbytes
+
+
+@pytest.mark.parametrize("d", [1, 5, 8])
+def test_rows_of_few_dimensions_have_none_that_small(d):
+    _, rows = clustered(_planner.LEAST_ROWS, 1, d)
+    assert not _planner.shape_for(len(rows), d).fits(d)
+    segment = (rows, None, 0, None, max_abs(rows))
+    tried = _planner.decide(segment, rows, 5, 2).tried
+    assert {trial["search"] for trial in tried} <= {"tree"}
 
 
 # ---------------------------------------------------------------------- in a file
@@ -621,6 +652,11 @@ def test_arrays_that_do_not_fit_together_are_refused(coded_rows):
         array = arrays[name].copy()
         array[1] = np.nan
         damaged.append({**arrays, name: array})
+    if coded_rows:
+        for value in (-1e-9, np.nan):
+            coded = arrays["coded"].copy()
+            coded[1] = value  # the error of the first row
+            damaged.append({**arrays, "coded": coded})
     for value in (-2, 700, int(arrays["rows"][1])):
         damaged.append({**arrays, "rows": np.r_[np.int32(value), arrays["rows"][1:]]})
     for at in (0, 1, 2, 7):  # where chunks begin, how many rows they have, of which cluster
@@ -691,3 +727,7 @@ def test_a_cascade_that_makes_no_sense_is_left_alone():
     assert saved({**arrays, "rows": arrays["rows"][:-1]}, rows, stored) is None
     assert saved(arrays, rows[:-1], stored) is None
     assert saved(arrays, rows[:, :-1], stored) is None
+    cosine = cascade_of(rows, None, 16, 3, metric="cosine").arrays()
+    assert saved({**arrays, **cosine}, rows, stored) is None
+    forged = cascade_of(rows[:, :-1].copy(), None, 16, 3, metric="inner_product").arrays()
+    assert saved({**arrays, **forged}, rows, stored) is None  # points have one dimension more

@@ -329,22 +329,23 @@ def test_the_fastest_of_all_that_was_tried_is_kept(d, monkeypatch, trees_are_fas
     memory = memory_of(rows).prepare()
     (plan,) = memory.plan_
     assert (plan["search"], plan["search_few"]) == ("tree", "tree")
-    assert {each["search"] for each in plan["tried"]} == {"tree", "cascade"}
+    kinds = {"tree", "cascade"} if d > 8 else {"tree"}  # codes of so few dimensions are too large
+    assert {each["search"] for each in plan["tried"]} == kinds
     assert plan["bytes"] <= (0.4 if d > 2 else 1.2) * rows.nbytes
     assert memory.info()["search"].startswith(f"tree over {N} rows, ")
     assert_same(memory.kneighbors(queries), oracle.search(queries, rows, 5))
     timed(monkeypatch, lambda index: 1e-3 if index is _core.Cascade else 2e-3)
-    assert engines(memory_of(rows).prepare()) == ["cascade"]
+    assert engines(memory_of(rows).prepare()) == ["cascade" if d > 8 else "float32"]
     timed(monkeypatch, lambda index: 1e-3 if index is None else 2e-3)
     assert engines(memory_of(rows).prepare()) == ["float32"]
 
 
 def test_a_tree_that_is_far_behind_is_not_measured_further(monkeypatch):
     timed(monkeypatch, lambda index: 9e-3 if index is _core.Tree else 1e-3)
-    for d in (3, 9, 17):
+    for d, tried in ((3, []), (9, ["cascade"]), (17, ["cascade"])):
         _, rows = make("gaussian", d, N, 1, d)
         (plan,) = memory_of(rows).prepare().plan_
-        assert [each["search"] for each in plan["tried"]] == ["cascade"]
+        assert [each["search"] for each in plan["tried"]] == tried
 
 
 def test_rows_that_cannot_be_coded_have_a_tree(trees_are_fastest):

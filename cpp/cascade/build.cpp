@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <mutex>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -102,17 +103,19 @@ class Builder {
   // No row is longer; only inner products ask.
   double longest() const {
     if (shape_.metric != Metric::inner_product) return 0;
-    std::vector<double> most((segment_.n + kBlockRows - 1) / kBlockRows);
-    parallel_for(most.size(), threads_, interrupt_, [&](std::size_t task, bool calling_thread) {
-      interrupt_.poll(calling_thread);
-      std::vector<float> scratch(given_d_);
-      const std::size_t first = task * kBlockRows;
-      for (std::size_t i = first; i < std::min(segment_.n, first + kBlockRows); ++i) {
-        const float* x = row(i, scratch.data());
-        most[task] = std::max(most[task], kernels_.dot(x, x, given_d_));
-      }
-    });
-    const double square = *std::max_element(most.begin(), most.end());
+    double square = 0;
+    std::mutex mutex;
+    parallel_for_rows(segment_.n, given_d_, threads_, interrupt_,
+                      [&](std::size_t first, std::size_t last, bool) {
+                        std::vector<float> scratch(given_d_);
+                        double most = 0;
+                        for (std::size_t i = first; i < last; ++i) {
+                          const float* x = row(i, scratch.data());
+                          most = std::max(most, kernels_.dot(x, x, given_d_));
+                        }
+                        const std::lock_guard<std::mutex> lock(mutex);
+                        square = std::max(square, most);
+                      });
     return std::sqrt(square) * (1 + canonical_rounding(given_d_));
   }
 
@@ -262,12 +265,12 @@ class Builder {
       map.tail_centre = sum / static_cast<double>(count);
       project(chosen, phi, error);
     }
+    std::vector<double> apart, near(count, std::numeric_limits<double>::infinity());
+    project(chosen, asked, error, true);
     double largest = 0;
     for (std::size_t i = 0; i < count; ++i)
       for (std::size_t p = 0; p < map.axes; ++p)
-        largest = std::max(largest, std::fabs(static_cast<double>(phi[i * width + p])));
-    std::vector<double> apart, near(count, std::numeric_limits<double>::infinity());
-    project(chosen, asked, error, true);
+        largest = std::max(largest, std::fabs(static_cast<double>(asked[i * width + p])));
     for (std::size_t i = 0; i < count; ++i)
       for (std::size_t j = 0; j < count; ++j) {
         if (i == j) continue;

@@ -83,6 +83,7 @@ void Cascade::complete() {
   finite(std::vector<double>{projection.tail_centre, projection.departure, projection.offset_norm,
                              code_sum, largest_square, scale});
   require(scale > 0);
+  for (std::size_t place = 0; place < coded.size(); ++place) require(coded[place].error >= 0);
   std::size_t next = 0;
   for (const Chunk& chunk : chunks) {
     require(chunk.first == next && chunk.count > 0 && chunk.count <= kChunkRows &&
@@ -114,6 +115,8 @@ std::uint64_t Cascade::digest() const {
     for (std::size_t i = 0; i < values.size() * sizeof(values[0]); ++i)
       hash = (hash ^ bytes[i]) * 0x100000001B3;
   };
+  take(std::vector<double>{static_cast<double>(points.metric), points.longest, scale,
+                           projection.tail_centre, projection.departure, code_sum, largest_square});
   take(projection.weight);
   take(projection.offset);
   take(projection.bias);

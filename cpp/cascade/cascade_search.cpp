@@ -111,7 +111,7 @@ void cascade_bounds(const CascadeScope& scope, const CascadeBounds& bounds) {
   const CodedQueries queries(scope, interrupt);
   std::vector<float> scratch(scope.request.d);
   for (std::size_t i = 0; i < scope.count; ++i) {
-    const CanonicalKey key(scope.request, scope.kernels, scope.first + i);
+    const CanonicalKey& key = queries.canonical(i);
     for (const Chunk& chunk : cascade.chunks)
       for (std::size_t place = chunk.first; place < chunk.first + chunk.count; ++place) {
         if (cascade.rows[place] == kNoRow) continue;

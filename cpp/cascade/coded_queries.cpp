@@ -21,6 +21,8 @@ CodedQueries::CodedQueries(const CascadeScope& scope, Interrupt& interrupt)
       kernels_, threads, out.data(), interrupt);
   for (std::size_t c = 0; c < cascade_.clusters; ++c)
     centres_.push_back(&cascade_.centres[c * map.coordinates()]);
+  for (std::size_t i = 0; i < count; ++i)
+    canonical_.emplace_back(scope.request, kernels_, scope.first + i);
   coded_.resize(count);
   codes_.assign(count * cascade_.depth, 0);
   wide_.assign(count * cascade_.code_depth, 0);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../core/canonical.h"
 #include "../core/rounding.h"
 #include "../core/row_set.h"
 #include "cascade.h"
@@ -42,6 +43,7 @@ class CodedQueries {
 
   // Query i counts from the scope's first.
   const CodedQuery& operator[](std::size_t i) const { return coded_[i]; }
+  const CanonicalKey& canonical(std::size_t i) const { return canonical_[i]; }
   const std::uint8_t* codes(std::size_t i) const { return &codes_[i * cascade_.depth]; }
   const double* away(std::size_t i) const { return &away_[i * cascade_.clusters]; }
 
@@ -96,6 +98,7 @@ class CodedQueries {
   const KernelTable& kernels_;
   const double theta_;  // of a canonical squared distance between points, relative
   std::vector<CodedQuery> coded_;
+  std::vector<CanonicalKey> canonical_;
   AlignedVector<std::uint8_t> codes_;  // (count, depth)
   AlignedVector<std::int16_t> wide_;   // (count, code_depth)
   std::vector<double> away_;           // (count, clusters)

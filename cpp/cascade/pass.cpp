@@ -15,7 +15,8 @@ constexpr std::size_t kNear = 8;      // clusters that a query visits before the
 constexpr std::size_t kSeedRows = 4;  // times k rows are scored to choose k of them
 constexpr std::size_t kAhead = 4;     // rows on their way while one is looked at
 constexpr std::size_t kTogether = 4;  // canonical keys
-constexpr std::size_t kGoOn = 4;      // queries of a block that never give up
+constexpr std::size_t kPollKeys = 256;
+constexpr std::size_t kGoOn = 4;  // queries of a block that never give up
 
 // A heap of the k smallest values, one more of which has come.
 void keep_smallest(std::vector<double>& heap, std::size_t k, double value) {
@@ -79,16 +80,17 @@ void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::si
 }
 
 void CascadePass::run(bool calling_thread) {
+  calling_thread_ = calling_thread;
   near_count_ = std::min(kNear, mine_.size());
   near_.resize(count_ * near_count_);
   visit_odd();
   for (std::uint32_t i = 0; i < count_; ++i) {
     find_near(i);
-    seed(i, calling_thread);
+    seed(i);
   }
-  visit_near(calling_thread);
+  visit_near();
   settle();
-  visit_others(calling_thread);
+  visit_others();
 }
 
 // Rows whose codes are odd lie far out, and so do queries whose codes are cut off: these may find
@@ -113,10 +115,10 @@ void CascadePass::find_near(std::size_t i) {
 }
 
 // A first reach: of the rows of the nearest clusters, the k that look nearest by their codes.
-void CascadePass::seed(std::uint32_t i, bool calling_thread) {
+void CascadePass::seed(std::uint32_t i) {
   scored_.clear();
   for (std::size_t c = 0; c < near_count_ && reach_[i] == kInfinity; ++c) {
-    interrupt_.poll(calling_thread);
+    poll();
     score(i, near_[i * near_count_ + c]);
     if (scored_.size() >= kSeedRows * k_ || c + 1 == near_count_) take_seeds(i);
   }
@@ -154,7 +156,7 @@ void CascadePass::take_seeds(std::uint32_t i) {
 
 // Every query's own nearest clusters. Each is visited once, by all queries of the block that have
 // it among theirs, and early if it is among the first of many.
-void CascadePass::visit_near(bool calling_thread) {
+void CascadePass::visit_near() {
   std::vector<std::uint32_t> takers(cascade_.clusters), ranks(cascade_.clusters);
   order_.clear();
   for (std::size_t at = 0; at < near_.size(); ++at) {
@@ -167,7 +169,7 @@ void CascadePass::visit_near(bool calling_thread) {
     return left != right ? left < right : a < b;
   });
   for (const std::uint32_t cluster : order_) {
-    interrupt_.poll(calling_thread);
+    poll();
     who_.clear();
     for (std::size_t at = 0; at < near_.size(); ++at)
       if (near_[at] == cluster) who_.push_back(static_cast<std::uint32_t>(at / near_count_));
@@ -182,7 +184,7 @@ void CascadePass::settle() {
   if (cascade_.code_depth == 0) return;
   for (std::size_t i = 0; i < count_; ++i) {
     Each& each = each_[i];
-    if (each.ends.size() < k_) continue;
+    if (each.gave_up || each.ends.size() < k_) continue;
     const double kth = each.ends.front();
     for (Candidate& c : each.pool)
       if (std::isnan(c.key) && c.high <= kth) want_key(i, c);
@@ -190,7 +192,7 @@ void CascadePass::settle() {
   sort_wanted();
   find_keys();
   for (std::size_t i = 0; i < count_; ++i)
-    if (each_[i].ends.size() == k_) rebuild_ends(i);
+    if (!each_[i].gave_up && each_[i].ends.size() == k_) rebuild_ends(i);
 }
 
 // By row, as far as caches care: in one pass, to so many stretches of all rows.
@@ -206,7 +208,7 @@ void CascadePass::sort_wanted() {
 }
 
 // All other clusters, from near to far as seen by the block; rows whose codes are odd come last.
-void CascadePass::visit_others(bool calling_thread) {
+void CascadePass::visit_others() {
   std::vector<double> sum(cascade_.clusters);
   for (std::size_t i = 0; i < count_; ++i)
     for (std::size_t c = 0; c < cascade_.clusters; ++c) sum[c] += coded_.away(queries_[i])[c];
@@ -216,7 +218,7 @@ void CascadePass::visit_others(bool calling_thread) {
   const auto odd = static_cast<std::uint32_t>(cascade_.clusters);
   if (odd_is_mine_) order_.push_back(odd);
   for (const std::uint32_t cluster : order_) {
-    interrupt_.poll(calling_thread);
+    poll();
     who_.clear();
     for (std::uint32_t i = 0; i < count_; ++i)
       if (cluster == odd ? !each_[i].met_odd : may_hold(cluster, i)) who_.push_back(i);
@@ -236,10 +238,12 @@ void CascadePass::visit(std::uint32_t cluster) {
   const double* away = bounded ? &away_[cluster * count_] : nullptr;
   for (std::size_t c = cascade_.starts[cluster]; c < cascade_.starts[cluster + 1]; ++c) {
     const Chunk& chunk = cascade_.chunks[c];
+    poll();
     active_.clear();
     pointers_.clear();
     thresholds_.clear();
     for (const std::uint32_t i : who_) {
+      if (each_[i].gave_up) continue;
       if (bounded && coded_.least(chunk, away[i], slack_[i]) > reach_[i]) continue;
       const double limit = coded_.limit(chunk, reach_[i], error_[i]);
       if (!(limit <= kLargestThreshold)) {
@@ -461,17 +465,18 @@ void CascadePass::find_keys() {
   };
   for (std::size_t w = 0; w < kTogether; ++w) fetch(w);
   for (std::size_t first = 0; first < count; first += kTogether) {
+    if (first % kPollKeys == 0) poll();
     const std::size_t some = std::min(kTogether, count - first);
-    std::size_t queries[kTogether];
+    const CanonicalKey* of[kTogether];
     const float* rows[kTogether];
     double keys[kTogether];
     for (std::size_t w = 0; w < some; ++w) {
       fetch(first + w + kTogether);
-      queries[w] = scope_.first + queries_[wanted_[first + w].query];
+      of[w] = &coded_.canonical(queries_[wanted_[first + w].query]);
       rows[w] = scope_.segment.keys.read(wanted_[first + w].candidate->row * d, d, &scratch_[w * d],
                                          scope_.kernels);
     }
-    canonical_keys(scope_.request, scope_.kernels, queries, rows, some, keys);
+    canonical_keys(of, rows, some, keys);
     for (std::size_t w = 0; w < some; ++w) {
       const Wanted& wanted = wanted_[first + w];
       const KeyDistance& distance = this->keys(wanted.query);

@@ -65,14 +65,14 @@ class CascadePass {
     std::uint32_t place;
   };
 
-  void seed(std::uint32_t i, bool calling_thread);
+  void seed(std::uint32_t i);
   void visit_odd();
   void find_near(std::size_t i);
   void score(std::size_t i, std::uint32_t cluster);
   void take_seeds(std::uint32_t i);
-  void visit_near(bool calling_thread);
+  void visit_near();
   void settle();
-  void visit_others(bool calling_thread);
+  void visit_others();
   bool may_hold(std::uint32_t cluster, std::size_t i) const;
   void visit(std::uint32_t cluster);
   void scan(const Chunk& chunk);
@@ -88,6 +88,7 @@ class CascadePass {
   void rebuild_ends(std::size_t i);
   void count_hits(std::size_t i, std::size_t hits);
 
+  void poll() { interrupt_.poll(calling_thread_); }
   double& away(std::uint32_t cluster, std::size_t i) { return away_[cluster * count_ + i]; }
   const KeyDistance& keys(std::size_t i) const { return coded_[queries_[i]].keys; }
   bool visible(std::size_t i, std::uint32_t row, std::int64_t id) const;
@@ -100,6 +101,7 @@ class CascadePass {
   const CodedQueries& coded_;
   const Cascade& cascade_;
   Interrupt& interrupt_;
+  bool calling_thread_ = false;
   const std::size_t k_, capacity_, most_hits_;
 
   const std::uint32_t* queries_ = nullptr;

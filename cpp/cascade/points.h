@@ -11,12 +11,14 @@
 namespace resmem {
 
 // Canonical keys of one query, and distances between exact points:
-// |D^2 - (at_zero + per_key * key)| <= relative * (at_zero + per_key * key) + absolute.
+// |D^2 - (at_zero + per_key * key)| <= relative * (at_zero + per_key * key) + absolute. Of inner
+// products with rows that are longer than the cascade's, and so have no point, the sum may be
+// negative: nearer than any point.
 struct KeyDistance {
   double at_zero = 0, per_key = 1, relative = 0, absolute = 0;
 
   double low(double key) const { return std::sqrt(std::max(0.0, square(key, -1))); }
-  double high(double key) const { return std::sqrt(square(key, 1)); }
+  double high(double key) const { return std::sqrt(std::max(0.0, square(key, 1))); }
   // No row whose key is at most the k-th is farther, if k rows are no farther than `kth`: their
   // keys may be off in one direction, and that row's in the other.
   double reach(double kth) const {

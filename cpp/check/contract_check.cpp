@@ -280,8 +280,8 @@ void check_cascades(Context& context, const SearchCase& search_case) {
     Interrupt stop;
     for (Segment& segment : request.segments) {
       if (segment.n == 0 || !cascade_serves(segment.max_abs)) continue;
-      cascades.push_back(
-          build_cascade(segment, request.d, {8, 3, coded_rows}, context.kernels, 2, stop));
+      cascades.push_back(build_cascade(segment, request.d, {request.metric, 8, 3, coded_rows},
+                                       context.kernels, 2, stop));
       segment.cascade = &cascades.back();
     }
     for (const std::size_t threads : kThreads) {
@@ -333,10 +333,8 @@ void check_search(Context& context, Reader& reader) {
       context.count(search_once(context, search_case, request, path));
     }
   }
-  if (euclidean && !heavy) {
-    check_cascades(context, search_case);
-    check_trees(context, search_case);
-  }
+  if (!heavy) check_cascades(context, search_case);
+  if (euclidean && !heavy) check_trees(context, search_case);
   for (std::size_t s = 0; s < search_case.stored.size(); ++s) {
     const Floats rows = read(search_case.stored[s].keys);
     const Doubles got{context.kernels.max_abs(rows.data(), rows.size())};

@@ -49,8 +49,11 @@ class CanonicalKey {
     const double key = of_finite(row);
     return std::isfinite(key) ? key : std::numeric_limits<double>::infinity();
   }
+  friend void canonical_keys(const CanonicalKey* const* of, const float* const* rows,
+                             std::size_t count, double* keys);
 
  private:
+  bool is_distance() const { return metric_ != Metric::inner_product && metric_ != Metric::cosine; }
   double of_finite(const float* row) const {
     switch (metric_) {
       case Metric::inner_product:
@@ -73,23 +76,17 @@ class CanonicalKey {
   double square_ = 0;
 };
 
-// Those of some pairs of a query and a row, several at a time.
-inline void canonical_keys(const SearchRequest& request, const KernelTable& kernels,
-                           const std::size_t* queries, const float* const* rows, std::size_t count,
-                           double* keys) {
-  constexpr std::size_t kTogether = 8;
-  const float* asked[kTogether];
-  if (request.metric == Metric::cosine || request.metric == Metric::inner_product) {
-    for (std::size_t i = 0; i < count; ++i)
-      keys[i] = CanonicalKey(request, kernels, queries[i])(rows[i]);
-    return;
+// of[i] of rows[i] for i < count <= 8, all of one metric: distances go together.
+inline void canonical_keys(const CanonicalKey* const* of, const float* const* rows,
+                           std::size_t count, double* keys) {
+  const float* queries[8];
+  const bool together = count > 0 && of[0]->is_distance();
+  for (std::size_t i = 0; i < count; ++i) {
+    queries[i] = of[i]->query_;
+    if (!together) keys[i] = (*of[i])(rows[i]);
   }
-  for (std::size_t first = 0; first < count; first += kTogether) {
-    const std::size_t some = std::min(kTogether, count - first);
-    for (std::size_t i = 0; i < some; ++i)
-      asked[i] = request.queries + queries[first + i] * request.d;
-    kernels.squared_distances(asked, rows + first, some, request.d, keys + first);
-  }
+  if (!together) return;
+  of[0]->kernels_.squared_distances(queries, rows, count, of[0]->d_, keys);
   for (std::size_t i = 0; i < count; ++i)
     if (!std::isfinite(keys[i])) keys[i] = std::numeric_limits<double>::infinity();
 }

@@ -230,8 +230,8 @@ void score_codes(const CodeScanArgs& args, std::int32_t* scores) {
   }
 }
 
-// The row's codes are widened once for all queries; few queries have two sums each, so that none
-// waits for the one before.
+// The row's codes are widened once for all queries; each has two sums, so that no addition waits
+// for the one before.
 template <int kQueries>
 RESMEM_INLINE void dots_of_row(const std::int8_t* row, const std::int16_t* const* queries,
                                std::size_t n, std::int32_t* out) {

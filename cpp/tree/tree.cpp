@@ -70,10 +70,14 @@ class Builder {
       for (std::size_t p = 1; p < d; ++p)
         if (width(p) > width(side)) side = p;
       keyed_.resize(last - first);
-      for (std::size_t i = first; i < last; ++i) keyed_[i - first] = {read(rows[i])[side], rows[i]};
+      for (std::size_t i = first; i < last; ++i) {
+        if (i % 4096 == 0) whole_.interrupt_.poll(calling);
+        keyed_[i - first] = {read(rows[i])[side], rows[i]};
+      }
       const std::size_t half = tree.place(2 * j + 1, level + 1) - first;
       const auto middle = keyed_.begin() + static_cast<std::ptrdiff_t>(half);
       std::nth_element(keyed_.begin(), middle, keyed_.end());
+      whole_.interrupt_.poll(calling);
       for (std::size_t i = first; i < last; ++i) rows[i] = keyed_[i - first].row;
       whole_.splits_[(std::size_t{1} << level) - 1 + j] = {
           std::max_element(keyed_.begin(), middle)->value, middle->value,

@@ -223,7 +223,7 @@ void tree_bounds(const TreeScope& scope, double* bounds) {
 
 std::size_t tree_queries(const SearchRequest& request) {
   const std::size_t each = sizeof(Neighbour) * (request.k + 1) + sizeof(std::uint64_t);
-  return std::clamp<std::size_t>(kQueryBytes / each, 16, 1 << 16);
+  return std::clamp<std::size_t>(kQueryBytes / each, request.threads, 1 << 16);
 }
 
 }  // namespace resmem

@@ -271,9 +271,9 @@ class Memory(State):
         that exact distances must decide between; in up to 16 dimensions a *tree* of boxes may do
         so sooner. Results keep their bits. For every 8,192 rows or more a few shapes are built,
         measured beside search without them on 512 of the rows, and the fastest is kept if it is
-        faster. A tree takes at most 40 % of the memory of float32 keys, from 3 dimensions on, a
-        cascade from 24 on; ``save`` keeps it, unless removed rows stay out of the file.
-        Rows added later are searched without it until they are a quarter of all.
+        faster. It takes at most 40 % of the memory of float32 keys, from 3 dimensions on, and
+        ``save`` keeps it, unless removed rows stay out of the file. Rows added later are searched
+        without it until they are a quarter of all.
         Returns self; ``plan_`` tells what came of it.
         """
         workers = _arrays.thread_count(threads)
@@ -285,8 +285,8 @@ class Memory(State):
         """How each segment of rows is searched: what was built and what was measured.
 
         ``search`` is "cascade", "tree" or "float32", for 16 queries and more, ``search_few`` for
-        fewer; ``tried`` lists what was built, what share of all rows ``passed`` the projection of
-        a cascade, and how fast it was beside float32. Empty tables are of segments for which
+        fewer; ``tried`` lists what was measured, what share of all rows ``passed`` the projection
+        of a cascade, and how fast it was beside float32. Empty tables are of segments for which
         nothing has been decided yet.
         """
         return [

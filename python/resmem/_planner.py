@@ -40,10 +40,13 @@ _SINGLES = 4
 _MOST_BYTES = 0.4  # of float32 rows, but for trees of 1 or 2 dimensions: row numbers take half
 _MOST_BUILDING = 5.0  # times what 1,000 queries take without it
 _MOST_TIME = 0.9  # of the time without it, or it is dropped
+_LEAST_DEPTH = 40  # to begin with
 _DEPTHS = (32, 40, 64, 96, 128, 192, 256)
 _MANY, _LITTLE = 0.02, 0.001  # shares of pairs that pass; beyond, another depth is tried
+_HIT = 10_000  # codes of a projection that take as long as a row that passes it
 _FLAT = 0.3  # share of pairs; beyond, codes must take all dimensions, at most so many:
 _MOST_FLAT = 512
+_SOME_NUMBERS = 1 << 23  # that a first trial on some of the rows copies
 _SOME = 0.6  # times as fast on some of the rows is enough: more rows gain more
 
 
@@ -57,9 +60,12 @@ class Shape:
 
     def bytes_per_row(self, d: int) -> float:
         """A row takes ``depth`` bytes and 8, with codes of its own ``d`` (rounded up to 32) and 8
-        more; filling panels of 32 rows adds a twentieth if a cluster has 320."""
+        more. A cluster has 320 rows or more: filling panels of 32 adds a twentieth, its centre
+        and chunks an eightieth of ``depth`` and a third of a byte; directions are shared by
+        ``LEAST_ROWS`` or more."""
         coded = -(-d // 32) * 32 + 8 if self.coded_rows else 0
-        return 1.05 * (self.depth + 8 + coded)
+        shared = 4 * d * self.depth / LEAST_ROWS
+        return 1.05 * (self.depth + 8 + coded) + self.depth / 80 + 0.3 + shared
 
     def fits(self, d: int) -> bool:
         return self.bytes_per_row(d) <= _MOST_BYTES * 4 * d
@@ -68,10 +74,12 @@ class Shape:
 def shape_for(n: int, d: int, flat: bool = False) -> Shape:
     """The first to try. ``flat``: no projection keeps distances, so codes take all dimensions."""
     clusters = min(1024, max(4, min(round(math.sqrt(n)), n // 320)))
-    if flat or d < _NARROW:
-        return Shape(-(-(d if flat else min(64, d)) // 4) * 4, clusters, coded_rows=False)
-    depth = 40 if d < 160 else 64 if d <= 400 else 128
-    return Shape(depth, clusters, coded_rows=True)
+    coded_rows = not flat and d >= _NARROW
+    depth = d if flat else 40 if coded_rows and d < 160 else 64 if d <= 400 else 128
+    shape = Shape(-(-min(depth, d) // 4) * 4, clusters, coded_rows)
+    while shape.depth > 4 and not shape.fits(d):
+        shape = replace(shape, depth=shape.depth - 4)
+    return shape
 
 
 def worth_at_once(queries: int, d: int, metric: str) -> bool:
@@ -104,7 +112,7 @@ class Trial:
     seconds: float  # to build
     batch: float  # seconds for ``SAMPLE`` queries
     single: float  # for ``_SINGLES`` queries one after the other
-    passed: float  # share of all pairs that passed the projection
+    passed: float  # share of all pairs that passed the projection, of cascades
 
     def described(self, without: Trial) -> dict[str, Any]:
         assert self.index is not None
@@ -114,7 +122,7 @@ class Trial:
             **shape,
             "bytes": self.index.nbytes,
             "build_seconds": self.seconds,
-            "passed": self.passed,
+            **({} if self.shape is None else {"passed": self.passed}),
             "times_as_fast": without.batch / self.batch,
             "times_as_fast_single": without.single / self.single,
         }
@@ -166,8 +174,9 @@ def saved(
         batches, singles = (bool(served) for served in arrays["serves"])
     except (ValueError, TypeError, KeyError):
         return None
-    d = index.dimensions if isinstance(index, _core.Tree) else index.axes.shape[1]
-    if len(index) > len(keys) or d != keys.shape[1]:
+    if len(index) > len(keys) or index.dimensions != keys.shape[1]:
+        return None
+    if isinstance(index, _core.Cascade) and not index.euclidean:  # as a memory's searches are
         return None
     reason = "saved in the file"
     return Decision(len(index), keys, index, (), batches, singles, reason, stored)
@@ -298,13 +307,20 @@ def _try_cascades(
     rows, largest = segment[0], segment[4]
     n, d = rows.shape
     budget = _MOST_BUILDING * none.batch * 1000 / len(queries)
-    flat = d > 64 and _is_flat(queries[:128], segment, ask)
+    look = _survivors(queries[:128], segment, ask) if d > 64 else None
+    flat = look is not None and look.share(64) > _FLAT
     if (flat and d > _MOST_FLAT) or (
         ask.metric == "inner_product" and _misses(queries, segment, ask)
     ):
         return [], "no projection tells its rows apart"
+    first = shape_for(n, d, flat)
+    if not first.fits(d):
+        return [], "codes take more than two fifths of so few dimensions"
+    if look is not None and first.coded_rows:
+        depths = [p for p in _depths_of(first, d) if p >= _LEAST_DEPTH]
+        first = replace(first, depth=look.best_depth(depths)) if depths else first
     trials: list[Trial] = []
-    shape: Shape | None = shape_for(n, d, flat)
+    shape: Shape | None = first
     while shape is not None and len(trials) < most_trials:
         start = time.perf_counter()
         try:
@@ -325,7 +341,7 @@ def _next_shape(trials: list[Trial], n: int, d: int) -> Shape | None:
     assert last.shape is not None
     if not last.shape.coded_rows or (len(trials) > 1 and last.batch > trials[-2].batch):
         return None
-    depths = [p for p in _DEPTHS if p < d and replace(last.shape, depth=p).fits(d)]
+    depths = _depths_of(last.shape, d)
     further: list[int] = []
     if last.passed > _MANY:
         further = [p for p in depths if p > last.shape.depth][:1]
@@ -337,16 +353,20 @@ def _next_shape(trials: list[Trial], n: int, d: int) -> Shape | None:
     return next((s for s in shapes if s not in [trial.shape for trial in trials]), None)
 
 
-def _is_flat(queries: F32, segment: KeySegment, ask: Ask) -> bool:
-    """Whether a projection would leave a good part of all rows within reach."""
-    rows, others = segment[0], _sample(segment[0], 512, 1)
+def _depths_of(shape: Shape, d: int) -> list[int]:
+    return [p for p in _DEPTHS if p < d and replace(shape, depth=p).fits(d)]
+
+
+def _survivors(queries: F32, segment: KeySegment, ask: Ask) -> Survivors:
+    """Some queries, what they reach, and some other rows."""
+    rows, others = segment[0], _sample(segment[0], SAMPLE, 1)
     found = _core.search(queries, segment[4], [segment], ask.k, ask.metric, None, ask.threads)
     farthest = found[2][np.arange(len(queries)), (found[2] >= 0).sum(axis=1) - 1]
     last = _widened(rows[farthest])
     longest = math.sqrt(max(_squares(others).max(), _squares(last).max()))
     asked = _points(queries, ask.metric, longest, True)
     reach = np.sqrt(_squares(asked - _points(last, ask.metric, longest)))
-    return passing(asked, reach, _points(others, ask.metric, longest)) > _FLAT
+    return Survivors(asked, reach, _points(others, ask.metric, longest))
 
 
 def _points(x: F32, metric: str, longest: float, as_queries: bool = False) -> F64:
@@ -365,7 +385,8 @@ def _points(x: F32, metric: str, longest: float, as_queries: bool = False) -> F6
 def _misses(queries: F32, segment: KeySegment, ask: Ask) -> bool:
     """Whether a cascade of some of the rows is much slower than none, as it is where lengths differ
     a lot: they leave inner products little to be told by."""
-    rows = _sample(segment[0], 2 * LEAST_ROWS, 2)
+    d = segment[0].shape[1]
+    rows = _sample(segment[0], max(1024, min(2 * LEAST_ROWS, _SOME_NUMBERS // d)), 2)
     some = rows, None, 0, None, segment[4]
     try:
         cascade = _build(some, shape_for(*rows.shape), ask)
@@ -375,19 +396,41 @@ def _misses(queries: F32, segment: KeySegment, ask: Ask) -> bool:
     return without < _SOME * _time(queries[:64], (*some, cascade), ask)[0]
 
 
-def passing(queries: F64, reach: F64, others: F64) -> float:
-    """The share of pairs of queries and other rows that 64 principal directions of the others,
-    and the length of what these leave, cannot tell to be farther than the query's reach."""
-    centre = others.mean(axis=0, dtype=np.float64)
-    y, z = others - centre, queries - centre
-    values, vectors = np.linalg.eigh(y @ y.T)
-    axes = y.T @ (vectors[:, -64:] / np.sqrt(np.maximum(values[-64:], np.finfo(np.float64).tiny)))
-    seen, asked = (
-        np.column_stack([x @ axes, np.sqrt(np.maximum(_squares(x) - _squares(x @ axes), 0))])
-        for x in (y, z)
-    )
-    squared = _squares(asked)[:, None] + _squares(seen) - 2 * (asked @ seen.T)
-    return float((squared <= np.square(reach)[:, None]).mean())
+class Survivors:
+    """How many pairs of queries and other rows projections cannot tell to be out of reach."""
+
+    def __init__(self, queries: F64, reach: F64, others: F64) -> None:
+        centre = others.mean(axis=0)
+        y, z = others - centre, queries - centre
+        values, vectors = np.linalg.eigh(y @ y.T)
+        lengths = np.sqrt(np.maximum(values, np.finfo(np.float64).tiny))
+        axes = (y.T @ (vectors / lengths))[:, ::-1]  # principal directions, the first one first
+        self._seen, self._asked = y @ axes, z @ axes
+        self._squares = _squares(y), _squares(z)
+        self._reach = reach
+
+    def share(self, depth: int, wider: float = 1.0) -> float:
+        """By ``depth`` principal directions of the other rows and the length of what these leave,
+        at reaches so many times as wide."""
+        seen, asked = (
+            np.column_stack(
+                [x[:, :depth], np.sqrt(np.maximum(squares - _squares(x[:, :depth]), 0))]
+            )
+            for x, squares in zip((self._seen, self._asked), self._squares, strict=True)
+        )
+        squared = _squares(asked)[:, None] + _squares(seen) - 2 * (asked @ seen.T)
+        return float((squared <= np.square(wider * self._reach)[:, None]).mean())
+
+    def best_depth(self, depths: list[int]) -> int:
+        """The least of these that takes about the least time."""
+        costs = [depth + _HIT * self.share(depth, _wider(depth)) for depth in depths]
+        return next(d for d, cost in zip(depths, costs, strict=True) if cost < 1.05 * min(costs))
+
+
+def _wider(depth: int) -> float:
+    """What is searched at first, with the errors of both codes, each ``sqrt(depth / 12)`` units
+    where a reach has 90."""
+    return 1.08 + 2 * math.sqrt(depth / 12) / 90
 
 
 def _squares(x: npt.NDArray[Any]) -> F64:
