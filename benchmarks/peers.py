@@ -40,13 +40,16 @@ class Resmem:
         self.resmem, self.threads = resmem, threads
 
     def load(self, rows: Float32) -> None:
-        nothing = np.zeros((len(rows), 1), np.float32)
         self.rows = rows
-        self.memory = self.resmem.Memory("regression", output_kind="values", k=10, sigma=1.0)
-        self.memory.fit(rows, nothing, nothing, copy=False).prepare(threads=self.threads)
+        self.memory: Any = None
 
     def search(self, label: str, queries: Float32, k: int) -> Found:
         if label == "resmem":
+            if self.memory is None or self.memory.k != k:  # in the call that is checked
+                nothing = np.zeros((len(self.rows), 1), np.float32)
+                memory = self.resmem.Memory("regression", output_kind="values", k=k, sigma=1.0)
+                memory.fit(self.rows, nothing, nothing, copy=False).prepare(threads=self.threads)
+                self.memory = memory
             return self.memory.kneighbors(queries, k, threads=self.threads)
         return self.resmem.search(queries, self.rows, k, threads=self.threads)
 
