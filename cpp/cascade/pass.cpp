@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numeric>
 
 namespace resmem {
 namespace {
@@ -49,9 +50,7 @@ void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::si
                         std::size_t parts, const std::vector<std::vector<Neighbour>>& found) {
   queries_ = queries;
   count_ = count;
-  mine_.clear();
-  for (std::size_t c = part; c < cascade_.clusters; c += parts)
-    mine_.push_back(static_cast<std::uint32_t>(c));
+  find_mine(part, parts);
   going_on_ = 0;
   odd_is_mine_ = cascade_.clusters % parts == part;
   each_.resize(count);
@@ -77,6 +76,20 @@ void CascadePass::begin(const std::uint32_t* queries, std::size_t count, std::si
       keep(i, {coded.keys.low(other.key), coded.keys.high(other.key), other.key, other.id, kNoRow});
     }
   }
+}
+
+// From near to far as seen by the block, so that each part has near ones.
+void CascadePass::find_mine(std::size_t part, std::size_t parts) {
+  std::vector<double> sum(cascade_.clusters);
+  for (std::size_t i = 0; i < count_; ++i)
+    for (std::size_t c = 0; c < cascade_.clusters; ++c) sum[c] += coded_.away(queries_[i])[c];
+  order_.resize(cascade_.clusters);
+  std::iota(order_.begin(), order_.end(), 0U);
+  std::sort(order_.begin(), order_.end(), [&](std::uint32_t a, std::uint32_t b) {
+    return sum[a] != sum[b] ? sum[a] < sum[b] : a < b;
+  });
+  mine_.clear();
+  for (std::size_t c = part; c < cascade_.clusters; c += parts) mine_.push_back(order_[c]);
 }
 
 void CascadePass::run(bool calling_thread) {
@@ -209,12 +222,7 @@ void CascadePass::sort_wanted() {
 
 // All other clusters, from near to far as seen by the block; rows whose codes are odd come last.
 void CascadePass::visit_others() {
-  std::vector<double> sum(cascade_.clusters);
-  for (std::size_t i = 0; i < count_; ++i)
-    for (std::size_t c = 0; c < cascade_.clusters; ++c) sum[c] += coded_.away(queries_[i])[c];
   order_ = mine_;
-  std::sort(order_.begin(), order_.end(),
-            [&](std::uint32_t a, std::uint32_t b) { return sum[a] < sum[b]; });
   const auto odd = static_cast<std::uint32_t>(cascade_.clusters);
   if (odd_is_mine_) order_.push_back(odd);
   for (const std::uint32_t cluster : order_) {

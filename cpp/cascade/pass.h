@@ -23,7 +23,7 @@ class CascadePass {
   }
   CascadePass(const CascadeScope& scope, const CodedQueries& queries, Interrupt& interrupt);
 
-  // Takes up a block of queries, given by number, and the clusters c with c % parts == part.
+  // Takes up a block of queries, given by number, and one of so many parts of the clusters.
   // `found` holds neighbours found elsewhere: they count towards the k.
   void begin(const std::uint32_t* queries, std::size_t count, std::size_t part, std::size_t parts,
              const std::vector<std::vector<Neighbour>>& found);
@@ -67,6 +67,7 @@ class CascadePass {
 
   void seed(std::uint32_t i);
   void visit_odd();
+  void find_mine(std::size_t part, std::size_t parts);
   void find_near(std::size_t i);
   void score(std::size_t i, std::uint32_t cluster);
   void take_seeds(std::uint32_t i);
@@ -106,7 +107,7 @@ class CascadePass {
 
   const std::uint32_t* queries_ = nullptr;
   std::size_t count_ = 0;
-  std::vector<std::uint32_t> mine_;  // clusters of the part, ascending
+  std::vector<std::uint32_t> mine_;  // clusters of the part, from near to far
   bool odd_is_mine_ = false;         // the last one, of rows whose codes are odd
   std::size_t going_on_ = 0;
   // Of each query of the block:
