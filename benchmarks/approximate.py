@@ -80,6 +80,7 @@ class Resmem:
 
     def build(self, rows: Float32) -> None:
         self.peer.load(rows)
+        self.peer.search("resmem", rows[:1], SHAPE.ks[0])  # prepares
 
     def ladders(self, k: int) -> list[Ladder]:
         return [grid()]
