@@ -109,26 +109,22 @@ std::size_t Cascade::bytes() const {
 }
 
 std::uint64_t Cascade::digest() const {
-  std::uint64_t hash = 0xCBF29CE484222325;
-  const auto take = [&](const auto& values) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
-    for (std::size_t i = 0; i < values.size() * sizeof(values[0]); ++i)
-      hash = (hash ^ bytes[i]) * 0x100000001B3;
-  };
-  take(std::vector<double>{static_cast<double>(points.metric), points.longest, scale,
-                           projection.tail_centre, projection.departure, code_sum, largest_square});
-  take(projection.weight);
-  take(projection.offset);
-  take(projection.bias);
-  take(centres);
-  take(chunks);
-  take(rows);
-  take(panels);
-  take(init);
-  take(steps);
-  take(codes);
-  take(coded);
-  return hash;
+  Digest digest;
+  digest.take(std::vector<double>{static_cast<double>(points.metric), points.longest, scale,
+                                  projection.tail_centre, projection.departure, code_sum,
+                                  largest_square});
+  digest.take(projection.weight);
+  digest.take(projection.offset);
+  digest.take(projection.bias);
+  digest.take(centres);
+  digest.take(chunks);
+  digest.take(rows);
+  digest.take(panels);
+  digest.take(init);
+  digest.take(steps);
+  digest.take(codes);
+  digest.take(coded);
+  return digest.value();
 }
 
 }  // namespace resmem

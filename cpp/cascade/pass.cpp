@@ -182,7 +182,6 @@ void CascadePass::visit_near() {
     return left != right ? left < right : a < b;
   });
   for (const std::uint32_t cluster : order_) {
-    poll();
     who_.clear();
     for (std::size_t at = 0; at < near_.size(); ++at)
       if (near_[at] == cluster) who_.push_back(static_cast<std::uint32_t>(at / near_count_));
@@ -230,7 +229,7 @@ void CascadePass::visit_others() {
     who_.clear();
     for (std::uint32_t i = 0; i < count_; ++i)
       if (cluster == odd ? !each_[i].met_odd : may_hold(cluster, i)) who_.push_back(i);
-    visit(cluster);
+    if (!who_.empty()) visit(cluster);
   }
 }
 

@@ -1,7 +1,8 @@
-// Arrays that are kept beside rows: made here, or mapped from a file.
+// Arrays that are kept beside rows: made here, or mapped from a file; and a hash of them.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include "aligned.h"
@@ -32,6 +33,21 @@ class Mappable {
   AlignedVector<T> own_;
   const T* data_ = nullptr;
   std::size_t size_ = 0;
+};
+
+// FNV-1a, of all that was taken so far.
+class Digest {
+ public:
+  template <class Array>
+  void take(const Array& values) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
+    for (std::size_t i = 0; i < values.size() * sizeof(values[0]); ++i)
+      hash_ = (hash_ ^ bytes[i]) * 0x100000001B3;
+  }
+  std::uint64_t value() const { return hash_; }
+
+ private:
+  std::uint64_t hash_ = 0xCBF29CE484222325;
 };
 
 }  // namespace resmem

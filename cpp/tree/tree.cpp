@@ -158,16 +158,11 @@ void Tree::complete() const {
 }
 
 std::uint64_t Tree::digest() const {
-  std::uint64_t hash = 0xCBF29CE484222325;
-  const auto take = [&](const auto& values) {
-    const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
-    for (std::size_t i = 0; i < values.size() * sizeof(values[0]); ++i)
-      hash = (hash ^ bytes[i]) * 0x100000001B3;
-  };
-  take(box);
-  take(splits);
-  take(rows);
-  return hash;
+  Digest digest;
+  digest.take(box);
+  digest.take(splits);
+  digest.take(rows);
+  return digest.value();
 }
 
 }  // namespace resmem
