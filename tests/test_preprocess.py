@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 import oracle
 import resmem
 from resmem import _core, _ingest, _preprocess
+from resmem._sample import sample
 
 D, C = 5, 3
 FITTED = ["center", "standardize", "pca:1", "pca:3", "pca:5", "whiten:2", "whiten:5"]
@@ -370,13 +371,13 @@ def test_of_equal_components_the_first_is_positive():
 
 def test_a_fit_looks_at_all_rows_or_at_one_of_each_of_65536_runs():
     for n in (1, 2, 65_535, 65_536):
-        assert np.array_equal(_preprocess.sample(n), np.arange(n))
+        assert np.array_equal(sample(n, 65_536), np.arange(n))
     for n in (65_537, 100_000, 1_000_003, 2**40 + 7):
-        positions = _preprocess.sample(n)
+        positions = sample(n, 65_536)
         begins = np.array([j * n // 65_536 for j in range(65_537)])
         assert (begins[:-1] <= positions).all()
         assert (positions < begins[1:]).all()
-        same_bits(positions, _preprocess.sample(n))
+        same_bits(positions, sample(n, 65_536))
     spans = (positions - begins[:-1]) / (begins[1:] - begins[:-1])
     assert abs(spans.mean() - 0.5) < 0.01
     assert abs(spans.std() - 12**-0.5) < 0.01

@@ -10,7 +10,7 @@ residuals and corrects its predictions with those of the nearest training exampl
 from resmem import plot
 from resmem._aggregate import aggregate
 from resmem._core import __version__
-from resmem._errors import FileFormatError, NotFittedError
+from resmem._errors import FileFormatError, NotFittedError, ResmemWarning
 from resmem._evaluate import Evaluation
 from resmem._explain import Explanation
 from resmem._memory import Memory, verify_file
@@ -27,6 +27,7 @@ __all__ = [
     "FileFormatError",
     "Memory",
     "NotFittedError",
+    "ResmemWarning",
     "Settings",
     "TuneResult",
     "__version__",

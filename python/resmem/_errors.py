@@ -1,4 +1,12 @@
-"""Exceptions of the package's own."""
+"""Exceptions and warnings of the package's own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -7,3 +15,15 @@ class NotFittedError(ValueError, AttributeError):
 
 class FileFormatError(ValueError):
     """A file is not one of resmem, is damaged, or needs a later version."""
+
+
+class ResmemWarning(UserWarning):
+    """The data seem to mean something else, or lose precision; the message names the fix."""
+
+
+def warn(text: str) -> None:
+    """Issue a ``ResmemWarning`` at the line of the caller's that called the package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, ResmemWarning, stacklevel=level)

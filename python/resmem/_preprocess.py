@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from resmem import _arrays, _core
 from resmem._arrays import F32, F64, I64
+from resmem._sample import sample
 
 _SAMPLE = 65_536  # rows that a fit looks at
 _BLOCK_BYTES = 8 << 20  # of rows in hand, as float64
@@ -70,7 +71,7 @@ class Method:
                 f"embeddings must have rows that preprocess={self.name!r} can be fitted to, got "
                 f"shape (0, {d}); fit rows, or use preprocess='none' or 'unit'"
             )
-        moments, positions = _Moments(d, together=self.linear), sample(n)
+        moments, positions = _Moments(d, together=self.linear), sample(n, _SAMPLE)
         step = max(1, _BLOCK_BYTES // (8 * d))
         for start in range(0, len(positions), step):
             moments.add(rows_at(positions[start : start + step]))
@@ -174,14 +175,6 @@ def method_named(name: Any) -> Method:
             f"(such as 'pca:64'), got {name!r}"
         )
     return Method(found[1], int(found[2])) if found[1] else Method(found[0])
-
-
-def sample(n: int) -> I64:
-    """Positions of the rows that a fit looks at: all, or one of each of 65,536 equal runs."""
-    if n <= _SAMPLE:
-        return np.arange(n)
-    edges = np.arange(_SAMPLE + 1) * n // _SAMPLE
-    return edges[:-1] + np.random.RandomState(0).randint(0, np.diff(edges))
 
 
 class _Moments:
