@@ -419,7 +419,7 @@ def test_data_sets_are_read_block_by_block_whatever_the_sample(preprocess, monke
 def test_rows_outside_the_sample_do_not_count(monkeypatch):
     monkeypatch.setattr(_preprocess, "_SAMPLE", 20)
     rows = examples(np.random.default_rng(16), 100)
-    positions = _preprocess.sample(100)
+    positions = sample(100, 20)
     mem = resmem.Memory(k=3, preprocess="standardize").fit(*rows)
     for name, array in found(
         resmem.Memory(k=3, preprocess="standardize").fit(*(part[positions] for part in rows))
@@ -430,7 +430,7 @@ def test_rows_outside_the_sample_do_not_count(monkeypatch):
 def test_the_first_row_that_is_not_finite_is_named_though_the_sample_lacks_it(monkeypatch):
     monkeypatch.setattr(_preprocess, "_SAMPLE", 20)
     rows = examples(np.random.default_rng(17), 100)
-    positions = _preprocess.sample(100)
+    positions = sample(100, 20)
     outside = np.setdiff1d(np.arange(100), positions)[2]
     inside = positions[positions > outside][0]
     for bad in ([outside], [inside], [outside, inside]):
