@@ -46,6 +46,8 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
                  i64[q] labels and f64[0], or i64[0] and f64[q*columns] values,
                  i64[] ks, f64[] sigmas, f64[] strengths, i64[maps] kind, f64[maps] floor,
                  i64[] bounds, u64 bins: wanted is what the scalar kernels make of it
+    13 wide      u64 metric, u64 q, d, k, f64[q*d] queries, u64 n, f64[n*d] rows of one segment,
+       search    f64[q*k] values, i64[q*k] ids wanted
 """
 
 from __future__ import annotations
@@ -227,6 +229,28 @@ def add_search(
     out.add(
         1, name, code, q, d, k, queries, len(sizes), *fields, version, width, exclude, values, found
     )  # fmt: skip
+
+
+def wide_searches(out: Writer) -> None:
+    """Float64 queries and rows, each as the formulas take them."""
+    makers: dict[str, Maker] = {
+        "times": lambda rng, n, d: 1.7e9 + rng.integers(0, 50, (n, d)),
+        "far clusters": lambda rng, n, d: (
+            1e-3 * rng.standard_normal((n, d)) + 1e6 * rng.integers(-2, 3, (n, 1))
+        ),
+        "mixed": lambda rng, n, d: (
+            rng.standard_normal((n, d)) * 10.0 ** rng.integers(-90, 91, (n, 1))
+        ),
+        "tiny": lambda rng, n, d: rng.standard_normal((n, d)) * 1e-200,
+    }
+    for number, (family, maker) in enumerate(makers.items()):
+        for code, metric in enumerate(METRICS):
+            for n, q, d, k in ((0, 2, 3, 2), (1, 1, 1, 3), (700, 21, 3, 7), (400, 9, 19, 30)):
+                both = maker(np.random.default_rng([4, number, code, n]), n + q, d)
+                queries, rows = (oracle.as_float64(x, metric) for x in (both[:q], both[q:]))
+                values, ids = oracle.search(queries, rows, k, metric, wide=True)
+                name = f"float64, {metric}, {family}, n={n} q={q} d={d} k={k}"
+                out.add(13, name, code, q, d, k, queries, n, rows, values, ids)
 
 
 def random_searches(out: Writer, count: int) -> None:
@@ -515,6 +539,7 @@ def main() -> None:
     out = Writer()
     random_searches(out, 440)
     chosen_searches(out)
+    wide_searches(out)
     numbers(out)
     out.write(Path(sys.argv[1]))
     print(f"{len(out.records)} cases written to {sys.argv[1]}")

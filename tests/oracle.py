@@ -117,12 +117,32 @@ def _block_key(q: Float64, x: Float64, metric: Metric) -> Float64:
     raise ValueError(f"unknown metric: {metric!r}")
 
 
-def order_key(queries: npt.ArrayLike, rows: npt.ArrayLike, metric: Metric) -> Float64:
-    """Key of the order, (q, n), ascending. Contract: "Distances and order", second column."""
-    q, x = widen(queries), np.asarray(rows)
+def as_float64(array: npt.ArrayLike, metric: Metric) -> Float64:
+    """Float64 keys or queries as they enter the formulas: for "cosine", each vector scaled by the
+    power of two that brings its largest |value| into [1/2, 1). Contract: "Float64 keys"."""
+    x = np.asarray(array, dtype=np.float64)
+    if metric != "cosine":
+        return x
+    _, exponent = np.frexp(np.max(np.abs(x), axis=1, initial=0.0))
+    scaled: Float64 = np.ldexp(x, -exponent[:, None])
+    return scaled
+
+
+def order_key(
+    queries: npt.ArrayLike, rows: npt.ArrayLike, metric: Metric, wide: bool = False
+) -> Float64:
+    """Key of the order, (q, n), ascending. Contract: "Distances and order", second column.
+
+    ``wide``: queries and rows are float64, and not rounded to float32.
+    """
+
+    def taken(array: npt.ArrayLike) -> Float64:
+        return as_float64(array, metric) if wide else widen(array)
+
+    q, x = taken(queries), np.asarray(rows)
     keys = np.empty((q.shape[0], x.shape[0]))
     for start in range(0, x.shape[0], ROW_BLOCK):
-        block = widen(x[start : start + ROW_BLOCK])
+        block = taken(x[start : start + ROW_BLOCK])
         for i, query in enumerate(q):
             keys[i, start : start + ROW_BLOCK] = _block_key(query, block, metric)
     return keys
@@ -149,13 +169,15 @@ def search(
     ids: npt.ArrayLike | None = None,
     exclude_ids: npt.ArrayLike | None = None,
     alive: npt.ArrayLike | None = None,
+    wide: bool = False,
 ) -> tuple[Float64, Int64]:
     """The ``k`` smallest rows by (order key, id): values and ids, (q, k) each.
 
     ``ids`` are the positions if not given; ``exclude_ids`` is (q,) or (q, m), -1 for none;
-    ``alive`` (n,) is False for removed rows. Contract: "Distances and order", last paragraph.
+    ``alive`` (n,) is False for removed rows; ``wide`` as for ``order_key``.
+    Contract: "Distances and order", last paragraph.
     """
-    keys = order_key(queries, rows, metric)
+    keys = order_key(queries, rows, metric, wide)
     n_queries, n = keys.shape
     row_ids = np.arange(n) if ids is None else np.asarray(ids)
     row_ids = row_ids.astype(np.int64)
@@ -179,13 +201,17 @@ def search(
 
 
 def preprocess(
-    embeddings: npt.ArrayLike, name: str, fitted: Mapping[str, npt.ArrayLike] | None = None
-) -> Float32:
-    """Keys or queries of embeddings. Contract: "Preprocessing", table.
+    embeddings: npt.ArrayLike,
+    name: str,
+    fitted: Mapping[str, npt.ArrayLike] | None = None,
+    wide: bool = False,
+) -> Float32 | Float64:
+    """Keys or queries of embeddings, float64 ones if ``wide``. Contract: "Preprocessing", table.
 
-    ``fitted``: what a fit has found, "mean" and "scale", or "weight" and "bias".
+    ``fitted``: what a fit has found, "mean" and "scale", or "weight" and "bias", or "offset".
     """
-    e, found = widen(embeddings), dict(fitted or {})
+    given, found = np.asarray(embeddings), dict(fitted or {})
+    e = given if given.dtype == np.float64 else widen(given)
     kind, _, m = name.partition(":")
     if kind in ("pca", "whiten"):
         keys = head_logits(embeddings, found["weight"], found["bias"])
@@ -195,16 +221,17 @@ def preprocess(
             raise ValueError("a key is as large as the largest float32: scale the embeddings down")
         return keys
     if kind == "none":
-        return narrow(e, np.float32)
-    if kind == "unit":
+        made = e - np.asarray(found.get("offset", 0.0), np.float64)
+    elif kind == "unit":
         root = np.sqrt(csum(e * e))[:, None]
-        return narrow(np.where(root == 0.0, e, e / np.where(root == 0.0, 1.0, root)), np.float32)
-    if kind not in ("center", "standardize"):
+        made = np.where(root == 0.0, e, e / np.where(root == 0.0, 1.0, root))
+    elif kind in ("center", "standardize"):
+        made = e - np.asarray(found["mean"], np.float64)
+        if kind == "standardize":
+            made = made / np.asarray(found["scale"], np.float64)
+    else:
         raise ValueError(f"unknown preprocess: {name!r}")
-    centred = e - np.asarray(found["mean"], np.float64)
-    if kind == "standardize":
-        centred = centred / np.asarray(found["scale"], np.float64)
-    return narrow(centred, np.float32)
+    return made if wide else narrow(made, np.float32)
 
 
 # ---- exp ----------------------------------------------------------------------------------
@@ -353,7 +380,9 @@ def sparse_dense(index: Array, value: Array, rest: Array, C: int) -> Float64:
 
 def head_logits(keys: npt.ArrayLike, weight: npt.ArrayLike, bias: npt.ArrayLike) -> Float32:
     """Logits of a linear layer, (n, C), never infinite. Contract: "Head residuals"."""
-    x, W, a = widen(keys), widen(weight), widen(bias)
+    given = np.asarray(keys)
+    x = given if given.dtype == np.float64 else widen(given)
+    W, a = widen(weight), widen(bias)
     logits = np.empty((x.shape[0], W.shape[0]))
     for i, key in enumerate(x):
         logits[i] = csum(W * key) + a

@@ -9,26 +9,33 @@ namespace resmem {
 namespace {
 
 // (largest |value|, -1) or, if a row holds NaN or infinity, (nan, that first row).
-py::tuple inspect_rows(const Array<float>& rows, std::size_t threads, const std::string& isa) {
+template <class T>
+py::tuple inspect_rows(const Array<T>& rows, std::size_t threads, const std::string& isa) {
   require(rows.ndim() == 2, "rows must be (n, d)");
   const std::size_t n = extent(rows, 0), d = extent(rows, 1);
   const KernelTable& kernels = select_kernels(isa);
-  const float* data = rows.data();
+  const auto max_abs = [&] {
+    if constexpr (std::is_same_v<T, double>)
+      return kernels.max_abs64;
+    else
+      return kernels.max_abs;
+  }();
+  const T* data = rows.data();
   const std::size_t block =
       std::max<std::size_t>(1, (std::size_t{1} << 18) / std::max<std::size_t>(1, d));
   const std::size_t tasks = (n + block - 1) / block;
-  std::vector<float> largest(tasks);
+  std::vector<T> largest(tasks);
   without_gil([&](Interrupt& interrupt) {
     parallel_for(tasks, thread_count(threads), interrupt, [&](std::size_t task, bool) {
       const std::size_t first = task * block;
-      largest[task] = kernels.max_abs(data + first * d, std::min(block, n - first) * d);
+      largest[task] = max_abs(data + first * d, std::min(block, n - first) * d);
     });
   });
-  float result = 0;
+  T result = 0;
   for (std::size_t task = 0; task < tasks; ++task) {
     if (std::isnan(largest[task])) {
       std::size_t row = task * block;
-      while (!std::isnan(kernels.max_abs(data + row * d, d))) ++row;
+      while (!std::isnan(max_abs(data + row * d, d))) ++row;
       return py::make_tuple(largest[task], row);
     }
     result = std::max(result, largest[task]);
@@ -116,8 +123,11 @@ py::object bfloat16_from_dlpack(py::capsule capsule) {
 
 void register_arrays(py::module_& module) {
   using namespace py::literals;
-  module.def("inspect_rows", &inspect_rows, py::arg("rows").noconvert(), "threads"_a = 0,
-             "isa"_a = "", "(largest absolute value, first row with NaN or infinity or -1).");
+  const char* const inspects = "(largest absolute value, first row with NaN or infinity or -1).";
+  module.def("inspect_rows", &inspect_rows<float>, py::arg("rows").noconvert(), "threads"_a = 0,
+             "isa"_a = "", inspects);
+  module.def("inspect_rows", &inspect_rows<double>, py::arg("rows").noconvert(), "threads"_a = 0,
+             "isa"_a = "", inspects);
   module.def("narrow", &narrow_python, py::arg("rows").noconvert(), "dtype"_a, "threads"_a = 0,
              "isa"_a = "", "Rounded to float16, or to bfloat16 (as uint16).");
   module.def("widen", &widen_python, py::arg("rows").noconvert(), "threads"_a = 0, "isa"_a = "",

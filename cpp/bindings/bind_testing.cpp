@@ -17,7 +17,7 @@ void set_flush_to_zero(bool on) {
   set_float_state(on ? float_state() | kFlush : float_state() & ~kFlush);
 }
 
-py::tuple brackets_python(const Array<float>& queries, float queries_max_abs,
+py::tuple brackets_python(const py::array& queries, double queries_max_abs,
                           const py::sequence& segments, const std::string& metric,
                           const std::string& filter, const std::string& isa,
                           std::size_t depth_block) {
@@ -32,7 +32,7 @@ py::tuple brackets_python(const Array<float>& queries, float queries_max_abs,
   return py::make_tuple(low, high);
 }
 
-py::tuple cascade_bounds_python(const Array<float>& queries, float queries_max_abs,
+py::tuple cascade_bounds_python(const py::array& queries, double queries_max_abs,
                                 const py::sequence& segments, const std::string& metric,
                                 const std::string& isa) {
   const SearchRequest request = request_from(queries, queries_max_abs, segments, 1, metric);

@@ -101,10 +101,13 @@ inline bool is_float16(const py::handle& object) {
 }
 
 // A C-contiguous (n, columns) array of stored numbers; bfloat16 comes as its bits, uint16.
-inline Numbers stored_numbers(const py::handle& object, const char* name, std::size_t columns) {
+inline Numbers stored_numbers(const py::handle& object, const char* name, std::size_t columns,
+                              bool may_be_wide = false) {
   Numbers numbers;
   if (py::isinstance<Array<float>>(object))
     numbers.type = NumberType::float32;
+  else if (may_be_wide && py::isinstance<Array<double>>(object))
+    numbers.type = NumberType::float64;
   else if (py::isinstance<Array<std::uint16_t>>(object))
     numbers.type = NumberType::bfloat16;
   else if (is_float16(object))

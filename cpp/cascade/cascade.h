@@ -92,6 +92,6 @@ Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape&
                       const KernelTable& kernels, std::size_t threads, Interrupt& interrupt);
 
 // Whether the arithmetic of the projection stays far from overflow and underflow.
-inline bool cascade_serves(float max_abs) { return max_abs >= 0x1p-60F && max_abs <= 0x1p60F; }
+inline bool cascade_serves(double max_abs) { return max_abs >= 0x1p-60 && max_abs <= 0x1p60; }
 
 }  // namespace resmem

@@ -171,9 +171,10 @@ constexpr Path kPaths[] = {
     {Strategy::stream, FilterKind::automatic, true, "stream"},
 };
 
-float max_abs(const Floats& values) {
-  float largest = 0;
-  for (const float x : values) {
+template <class T>
+T max_abs(const std::vector<T>& values) {
+  T largest = 0;
+  for (const T x : values) {
     require(std::isfinite(x), "a vector is not finite");
     largest = std::max(largest, std::fabs(x));
   }
@@ -339,6 +340,44 @@ void check_search(Context& context, Reader& reader) {
     const Floats rows = read(search_case.stored[s].keys);
     const Doubles got{context.kernels.max_abs(rows.data(), rows.size())};
     context.count(context.same(got, {request.segments[s].max_abs}, "max_abs"));
+  }
+}
+
+// Float64 queries and one segment of float64 rows.
+void check_wide_search(Context& context, Reader& reader) {
+  SearchRequest request;
+  request.metric = static_cast<Metric>(reader.size());
+  request.q = reader.size();
+  request.d = reader.size();
+  request.k = reader.size();
+  const auto queries = reader.array<double>(times(request.q, request.d));
+  Segment segment;
+  segment.n = reader.size();
+  const auto rows = reader.array<double>(times(segment.n, request.d));
+  const auto values = reader.array<double>(times(request.q, request.k));
+  const auto ids = reader.array<std::int64_t>(values.size());
+  request.queries64 = queries.data();
+  request.queries_max_abs = max_abs(queries);
+  segment.keys = {rows.data(), NumberType::float64};
+  segment.max_abs = max_abs(rows);
+  request.segments.push_back(segment);
+  const bool euclidean =
+      request.metric == Metric::euclidean || request.metric == Metric::sqeuclidean;
+  const Doubles got{context.kernels.max_abs64(rows.data(), rows.size())};
+  context.count(context.same(got, {segment.max_abs}, "max_abs64"));
+  for (const Path& path : kPaths) {
+    if (path.strategy == Strategy::stream || (path.euclidean_only && !euclidean)) continue;
+    request.strategy = path.strategy;
+    request.filter = path.filter;
+    for (const std::size_t threads : kThreads) {
+      request.threads = threads;
+      context.path = std::string(path.name) + ", " + std::to_string(threads) + " threads";
+      Doubles found(values.size(), kBlank);
+      Integers found_ids(values.size(), kBlank);
+      Interrupt stop;
+      search(request, context.kernels, {found.data(), found_ids.data(), nullptr}, stop);
+      context.count(context.same(found_ids, ids, "ids") && context.same(found, values, "values"));
+    }
   }
 }
 
@@ -688,9 +727,10 @@ void check_sweep(Context& context, Reader& reader) {
 
 void check_table(Context& context, const std::vector<char>& file) {
   using Check = void (*)(Context&, Reader&);
-  static constexpr Check checks[] = {check_search,  check_exp,     check_softmax,   check_residuals,
-                                     check_simplex, check_weights, check_aggregate, check_sparse,
-                                     check_logits,  check_numbers, check_log,       check_sweep};
+  static constexpr Check checks[] = {
+      check_search,  check_exp,       check_softmax,    check_residuals, check_simplex,
+      check_weights, check_aggregate, check_sparse,     check_logits,    check_numbers,
+      check_log,     check_sweep,     check_wide_search};
   Reader reader(file);
   for (const char c : std::string("RESMEM03")) require(reader.value<char>() == c, "no such kind");
   const std::size_t records = reader.size();

@@ -16,10 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _core
+from resmem._errors import warn
 
 F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
 I64: TypeAlias = npt.NDArray[np.int64]
+Keys: TypeAlias = "F32 | F64"
+
+# Beyond these, sums of squares of float64 numbers may overflow, or underflow (CONTRACT.md).
+LARGEST_WIDE, SMALLEST_WIDE = 2.0**480, 2.0**-400
+_WHOLE = 2**53  # float64 holds every integer up to here
+_LARGE_LOGIT = 64.0
+_LEAST_PROBABILITY = 2.0**-149  # that float32 holds
 
 
 @contextmanager
@@ -154,9 +162,37 @@ def float32(value: Any, name: str, shape: str) -> F32:
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
+def fits_float32(dtype: np.dtype[Any]) -> bool:
+    """Whether float32 holds every number of this dtype."""
+    return dtype.itemsize <= 2 or dtype == np.float32
+
+
+def wide(value: Any, name: str, shape: str) -> F64:
+    """A C-contiguous float64 array; a warning where it does not hold what the value holds."""
+    array = real(value, name, shape)
+    with np.errstate(over="ignore"):
+        result: F64 = np.ascontiguousarray(array, dtype=np.float64)
+    if array.dtype.itemsize > 4 and array.dtype != np.float64 and _lost(array, result):
+        warn(
+            f"{name} of dtype {array.dtype} are rounded to float64, which does not hold all of "
+            f"them; take an offset off before ({name} - {name}[0])"
+        )
+    return result
+
+
+def _lost(array: npt.NDArray[Any], rounded: F64) -> bool:
+    """Whether float64 has changed an integer or a number of an even wider type."""
+    if array.dtype.kind == "f":
+        return bool(np.any((rounded != array) & np.isfinite(array)))
+    if array.size == 0 or (int(array.max()) <= _WHOLE and int(array.min()) >= -_WHOLE):
+        return False
+    exact = rounded.astype(np.longdouble) == array.astype(np.longdouble)  # it holds 64 bits
+    return not bool(exact.all())
+
+
 def float64(value: Any, name: str, shape: str, first_row: int = 0) -> F64:
     """A C-contiguous, finite float64 array."""
-    array = np.ascontiguousarray(real(value, name, shape), dtype=np.float64)
+    array = wide(value, name, shape)
     finite = np.isfinite(array)
     if not finite.all():
         raise _not_finite(name, first_row + int(np.argwhere(~finite)[0][0]), as_dtype="float64")
@@ -178,9 +214,41 @@ def vectors(
     return array, largest
 
 
+def wide_vectors(
+    value: Any, name: str, d: int | None = None, threads: int = 0, first_row: int = 0
+) -> tuple[F64, float]:
+    """``vectors`` in float64."""
+    array = wide(value, name, "(n, d)")
+    embedding_layout(array, name, d)
+    largest, bad_row = _core.inspect_rows(array, threads)
+    if bad_row >= 0:
+        raise _not_finite(name, first_row + bad_row, as_dtype="float64")
+    if largest > LARGEST_WIDE:
+        raise _not_rescaled(name, largest)
+    return array, largest
+
+
+def refuse_tiny(largest: float, name: str) -> None:
+    """Refuse float64 vectors, of which this is the largest |value|, that are too small."""
+    if 0 < largest < SMALLEST_WIDE:
+        raise _not_rescaled(name, largest)
+
+
+def _not_rescaled(name: str, largest: float) -> ValueError:
+    return ValueError(
+        f"{name} must have a largest |value| between 2^-400 and 2^480, got {largest:g}; "
+        "rescale them"
+    )
+
+
 def logits(value: Any, name: str, first_row: int = 0) -> F32:
-    """Logits (n, C): -inf is legal, but not for a whole row; NaN and +inf are not."""
-    array = float32(value, name, "(n, C)")
+    """Logits (n, C): -inf is legal, but not for a whole row; NaN and +inf are not.
+
+    Large ones that float32 may not hold are rounded less the largest of their row (CONTRACT.md,
+    "Softmax, residuals").
+    """
+    given = real(value, name, "(n, C)")
+    array = float32(given if fits_float32(given.dtype) else _shifted(given, name), name, "(n, C)")
     if not (np.isfinite(array.min(initial=0)) and np.isfinite(array.max(initial=0))):
         bad = np.isnan(array).any(axis=1) | (array == np.inf).any(axis=1)
         if bad.any():
@@ -196,9 +264,23 @@ def logits(value: Any, name: str, first_row: int = 0) -> F32:
     return array
 
 
+def _shifted(given: npt.NDArray[Any], name: str) -> F64:
+    """Logits, less the largest of the row where one of them is large; all else as it came."""
+    array = wide(given, name, "(n, C)")
+    with np.errstate(invalid="ignore"):
+        large = ((np.abs(array) > _LARGE_LOGIT) & np.isfinite(array)).any(axis=1)
+        if large.any():
+            top = np.where(large, array.max(axis=1, initial=-np.inf), 0.0)
+            array = array - np.where(np.isfinite(top), top, 0.0)[:, None]
+    return array
+
+
 def probabilities(value: Any, name: str, first_row: int = 0) -> F32:
     """Probabilities (n, C): in [0, 1], rows summing to 1 within float16's rounding."""
-    array = float32(value, name, "(n, C)")
+    given = real(value, name, "(n, C)")
+    array = float32(given, name, "(n, C)")
+    if not fits_float32(given.dtype):
+        array = np.where((array == 0) & (given > 0), np.float32(_LEAST_PROBABILITY), array)
     ok = (array >= 0) & (array <= 1)
     if not ok.all():
         row = int(np.argmin(ok.all(axis=1)))

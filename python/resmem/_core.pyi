@@ -13,9 +13,10 @@ _I32: TypeAlias = npt.NDArray[np.int32]
 _I64: TypeAlias = npt.NDArray[np.int64]
 _Stored: TypeAlias = _F32 | _F16 | npt.NDArray[np.uint16]  # uint16: the bits of bfloat16
 # keys, ids, first id, versions of removal, largest absolute value of a key
-_PlainSegment: TypeAlias = tuple[_Stored, _I64 | None, int, _I64 | None, float]
+_PlainSegment: TypeAlias = tuple[_Stored | _F64, _I64 | None, int, _I64 | None, float]
 _Segment: TypeAlias = (
-    _PlainSegment | tuple[_Stored, _I64 | None, int, _I64 | None, float, Cascade | Tree | None]
+    _PlainSegment
+    | tuple[_Stored | _F64, _I64 | None, int, _I64 | None, float, Cascade | Tree | None]
 )
 _Residuals: TypeAlias = (
     tuple[Literal["dense"], _F32 | _F16]
@@ -92,7 +93,7 @@ class Tree:
     def digest(self) -> int: ...
 
 def search(
-    queries: _F32,
+    queries: _F32 | _F64,
     queries_max_abs: float,
     segments: Sequence[_Segment],
     k: int,
@@ -124,7 +125,7 @@ def sparse_residuals(
     isa: str = "",
 ) -> tuple[_I32, npt.NDArray[Any], _F32, float]: ...
 def head_logits(
-    keys: _Stored, weight: _F32, bias: _F32, threads: int = 0, isa: str = ""
+    keys: _Stored | _F64, weight: _F32, bias: _F32, threads: int = 0, isa: str = ""
 ) -> _F32: ...
 def simplex(
     values: _F64,
@@ -164,7 +165,7 @@ def aggregate(
     select: _I64 | None = None,
 ) -> _F64: ...
 def weights(distances: _F64, positions: _I64, sigma: float, isa: str = "") -> _F64: ...
-def inspect_rows(rows: _F32, threads: int = 0, isa: str = "") -> tuple[float, int]: ...
+def inspect_rows(rows: _F32 | _F64, threads: int = 0, isa: str = "") -> tuple[float, int]: ...
 def narrow(
     rows: _F32, dtype: Literal["float16", "bfloat16"], threads: int = 0, isa: str = ""
 ) -> npt.NDArray[Any]: ...

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from resmem import _arrays, _core
-from resmem._arrays import F32, F64, I64
+from resmem._arrays import F64, I64, Keys
 from resmem._ingest import Spec, blocks
 from resmem._rows import Snapshot
 from resmem._simplex import SimplexMap
@@ -17,7 +17,7 @@ from resmem._stores import Head
 
 
 def search(
-    rows: Snapshot, queries: F32, largest: float, k: int, excluded: I64 | None, threads: int
+    rows: Snapshot, queries: Keys, largest: float, k: int, excluded: I64 | None, threads: int
 ) -> tuple[F64, I64, I64]:
     """Euclidean distances, ids and positions of the neighbours, (q, k) each."""
     rows.plan(len(queries), k, threads)
@@ -45,12 +45,12 @@ class Searched:
     def __len__(self) -> int:
         return int(self._source.shape[0])
 
-    def queries(self, block: slice) -> tuple[F32, float]:
+    def queries(self, block: slice) -> tuple[Keys, float]:
         """What is searched for, and its largest absolute value."""
         part = _arrays.block_of(self._source, block, "embeddings")
         return self._rows.keys(part, self._threads, block.start)
 
-    def find(self, block: slice, queries: F32 | None, largest: float) -> tuple[F64, I64]:
+    def find(self, block: slice, queries: Keys | None, largest: float) -> tuple[F64, I64]:
         """Distances and positions of their neighbours."""
         assert queries is not None
         excluded = None if self._excluded is None else self._excluded[block]
@@ -76,7 +76,7 @@ class Given:
     def queries(self, block: slice) -> tuple[None, float]:
         return None, 0.0
 
-    def find(self, block: slice, queries: F32 | None, largest: float) -> tuple[F64, I64]:
+    def find(self, block: slice, queries: Keys | None, largest: float) -> tuple[F64, I64]:
         return self._distances[block], self._positions[block]
 
     def forget(self, block: slice) -> None:
@@ -184,12 +184,12 @@ class Corrector:
         _arrays.same_length("outputs", given.shape[0], of, q)
         return given
 
-    def base(self, keys: F32 | None, given: Any, block: slice, threads: int) -> F64:
+    def base(self, keys: Keys | None, given: Any, block: slice, threads: int) -> F64:
         """Base outputs of a block of queries, a copy of their own."""
         outputs = self.raw_outputs(keys, given, block, threads)
         return self.spec.base(outputs, self.rows.temperature, threads)
 
-    def raw_outputs(self, keys: F32 | None, given: Any, block: slice, threads: int) -> Any:
+    def raw_outputs(self, keys: Keys | None, given: Any, block: slice, threads: int) -> Any:
         """What the base model says of a block of queries, checked: (b, C)."""
         if given is not None:
             return self.spec.outputs(_arrays.block_of(given, block, "outputs"), block.start)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _arrays, _core
-from resmem._arrays import F32, F64, I64
+from resmem._arrays import F64, I64, Keys
 from resmem._sample import sample
 
 _SAMPLE = 65_536  # rows that a fit looks at
@@ -62,7 +62,7 @@ class Method:
         names = {"center": ("mean",), "standardize": ("mean", "scale")}.get(self.kind, ())
         return {name: (np.float64, (d,)) for name in names}
 
-    def fit(self, n: int, d: int, rows_at: Callable[[I64], F32]) -> Fitted:
+    def fit(self, n: int, d: int, rows_at: Callable[[I64], Keys]) -> Fitted:
         """Fitted to ``n`` embeddings, of which ``rows_at`` gives those at ascending positions."""
         if not self.schema(d):
             return Fitted(self)
@@ -107,17 +107,34 @@ class Method:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A preprocess and what its fit has found."""
+    """A preprocess and what its fit has found.
+
+    ``arrays`` may hold an "offset" (d,), which is taken off embeddings that are left as they came
+    otherwise. ``wide``: keys are float64, not rounded to float32.
+    """
 
     method: Method
     arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    wide: bool = False
 
-    def apply(self, embeddings: F32, threads: int = 0) -> F32:
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of keys and queries."""
+        return np.dtype(np.float64 if self.wide else np.float32)
+
+    @property
+    def plain(self) -> bool:
+        """Whether keys are the embeddings, but for rounding."""
+        return self.method.kind == "none" and "offset" not in self.arrays
+
+    def apply(self, embeddings: Keys, threads: int = 0) -> Keys:
         """Keys (n, m) of finite embeddings (n, d); infinite where they are beyond float32."""
-        if self.method.kind == "none":
-            return embeddings
+        if self.plain:
+            with np.errstate(over="ignore"):
+                same: Keys = np.ascontiguousarray(embeddings, dtype=self.dtype)
+            return same
         n, d = embeddings.shape
-        keys = np.empty((n, self.method.width(d)), dtype=np.float32)
+        keys: Keys = np.empty((n, self.method.width(d)), dtype=self.dtype)
         step = max(1, _BLOCK_BYTES // (8 * d))
         with np.errstate(over="ignore"):
             for start in range(0, n, step):
@@ -125,7 +142,7 @@ class Fitted:
                 keys[some] = self._applied(embeddings[some], threads)
         return keys
 
-    def _applied(self, embeddings: F32, threads: int) -> F32 | F64:
+    def _applied(self, embeddings: Keys, threads: int) -> Keys:
         arrays = self.arrays
         if self.method.linear:
             keys = _core.head_logits(embeddings, arrays["weight"], arrays["bias"], threads)
@@ -134,20 +151,20 @@ class Fitted:
         if self.method.kind == "unit":
             norms = _norms(rows)
             return np.divide(rows, np.where(norms > 0, norms, 1.0))
-        rows -= arrays["mean"]
+        rows -= arrays["offset" if self.method.kind == "none" else "mean"]
         if self.method.kind == "standardize":
             rows /= arrays["scale"]
         return rows
 
-    def keys(self, embeddings: Any, d: int, threads: int, first_row: int) -> tuple[F32, float]:
+    def keys(self, embeddings: Any, d: int, threads: int, first_row: int) -> tuple[Keys, float]:
         """Keys of whatever a caller gives for embeddings (n, d), and their largest |value|.
 
         ``first_row``: the number of the first row, for messages.
         """
-        rows, largest = _arrays.vectors(embeddings, "embeddings", d, threads, first_row)
-        if self.method.kind == "none":
-            return rows, largest
-        keys = self.apply(rows, threads)
+        if self.plain:
+            made = _arrays.wide_vectors if self.wide else _arrays.vectors
+            return made(embeddings, "embeddings", d, threads, first_row)
+        keys = self.apply(exact(embeddings, d, threads, first_row), threads)
         largest, bad_row = _core.inspect_rows(keys, threads)
         if bad_row >= 0:
             raise ValueError(
@@ -158,7 +175,15 @@ class Fitted:
 
     def row_bytes(self, d: int) -> int:
         """What ``keys`` takes for a row beyond the embeddings."""
-        return 0 if self.method.kind == "none" else 4 * self.method.width(d)
+        return 0 if self.plain else self.dtype.itemsize * self.method.width(d)
+
+
+def exact(embeddings: Any, d: int | None, threads: int, first_row: int) -> Keys:
+    """Finite embeddings (n, d) as they came: float32, or float64 if float32 may not hold them."""
+    given = _arrays.real(embeddings, "embeddings", "(n, d)")
+    narrow = _arrays.fits_float32(given.dtype)
+    checked = _arrays.vectors if narrow else _arrays.wide_vectors
+    return checked(given, "embeddings", d, threads, first_row)[0]
 
 
 NONE = Method("none")
@@ -189,7 +214,7 @@ class _Moments:
         self.mean = np.zeros(d)
         self.scatter = np.zeros((d, d) if together else d)
 
-    def add(self, rows: F32) -> None:
+    def add(self, rows: Keys) -> None:
         part = rows.astype(np.float64)
         mean = part.mean(axis=0)
         part -= mean

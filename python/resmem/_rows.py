@@ -10,6 +10,7 @@ Three rules let a running search keep the snapshot it found, without a copy:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _core
-from resmem._arrays import F32, I64
+from resmem._arrays import I64, Keys
 from resmem._planner import KeySegment, Planner
 from resmem._preprocess import AS_GIVEN, Fitted
 
@@ -234,6 +235,7 @@ class Snapshot:
     retired: I64 = field(default_factory=lambda: NO_RUNS)  # runs of ids of removed rows that no
     # segment holds any longer; they are never given out again
     preprocess: Fitted = AS_GIVEN  # makes keys of embeddings
+    allowed: float = math.inf  # by which rounding to float32 may move distances
 
     def __len__(self) -> int:
         return sum(s.n - s.dead for s in self.segments)
@@ -254,7 +256,7 @@ class Snapshot:
                 found = joined(found, runs(segment.ids_of(segment.dead_rows(self.version))))
         return found
 
-    def keys(self, embeddings: Any, threads: int = 0, first_row: int = 0) -> tuple[F32, float]:
+    def keys(self, embeddings: Any, threads: int = 0, first_row: int = 0) -> tuple[Keys, float]:
         """What is searched for of queries, and its largest |value|; see ``Fitted.keys``."""
         return self.preprocess.keys(embeddings, self.d, threads, first_row)
 

@@ -14,15 +14,17 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from resmem import _arrays, _core
-from resmem._arrays import F32, F64, I64
+from resmem._arrays import F32, F64, I64, Keys
 from resmem._rows import Array, Schema, Segment
 
 Rows: TypeAlias = "tuple[dict[str, Array], float]"  # arrays by name, largest error of a residual
 
-KeyDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
+KeyDtype: TypeAlias = Literal["auto", "float32", "float64", "float16", "bfloat16"]
 
+# "auto" becomes one of these when rows come.
 KEY_DTYPES: dict[KeyDtype, Any] = {
     "float32": np.float32,
+    "float64": np.float64,
     "float16": np.float16,
     "bfloat16": np.uint16,
 }
@@ -64,9 +66,9 @@ class Dense:
     ) -> F32:
         """Residuals (m, C) of some rows, as they are kept or at another temperature."""
         if temperature is None or self.task != "classification":
-            return widen_keys(segment["residuals"][rows])
+            return widened(segment["residuals"][rows])
         outputs, targets = segment["outputs"][rows], segment["targets"][rows]
-        return widen_keys(_core.class_residuals(outputs, targets, temperature, half=self.half))
+        return widened(_core.class_residuals(outputs, targets, temperature, half=self.half))
 
     def _differences(self, outputs: F64, targets: F64, first_row: int) -> Array:
         with np.errstate(over="ignore"):
@@ -147,7 +149,7 @@ class Head:
         residuals: F32 = _core.class_residuals(logits, segment["targets"][rows], temperature)
         return residuals
 
-    def logits(self, queries: F32, threads: int) -> F32:
+    def logits(self, queries: Keys, threads: int) -> F32:
         """What the base model says of queries."""
         return _core.head_logits(queries, self.weight, self.bias, threads)
 
@@ -215,11 +217,11 @@ def _detached(tensor: Any) -> Any:
     return tensor.detach() if hasattr(tensor, "detach") else tensor
 
 
-def narrow_keys(keys: F32, dtype: KeyDtype, first_row: int = 0) -> Array:
+def narrow_keys(keys: Keys, dtype: KeyDtype, first_row: int = 0) -> Array:
     """Keys as they are stored; ValueError, naming a row, if one is beyond ``dtype``."""
-    if dtype == "float32":
+    if dtype not in ("float16", "bfloat16"):
         return keys
-    stored = _core.narrow(keys, dtype)
+    stored = _core.narrow(keys.astype(np.float32, copy=False), dtype)
     finite = stored if dtype == "float16" else (stored & 0x7F80) != 0x7F80
     good = (np.isfinite(finite) if dtype == "float16" else finite).all(axis=1)
     if not good.all():
@@ -231,7 +233,13 @@ def narrow_keys(keys: F32, dtype: KeyDtype, first_row: int = 0) -> Array:
     return stored
 
 
-def widen_keys(keys: Array) -> F32:
-    """Stored keys as float32, exactly."""
+def widened(values: Array) -> F32:
+    """Float32 or float16 residuals as float32, exactly."""
+    values = np.ascontiguousarray(values)
+    return values if values.dtype == np.float32 else _core.widen(values)
+
+
+def widen_keys(keys: Array) -> Keys:
+    """Stored keys as queries of their own, exactly: float64 ones as they are, others as float32."""
     keys = np.ascontiguousarray(keys)
-    return keys if keys.dtype == np.float32 else _core.widen(keys)
+    return keys if keys.dtype == np.float64 else widened(keys)

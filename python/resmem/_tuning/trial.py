@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from resmem import _arrays, _core
-from resmem._arrays import F32, F64, I64
+from resmem._arrays import F32, F64, I64, Keys
 from resmem._correct import Corrector, Searched, search
 from resmem._ingest import Spec, blocks
 from resmem._metrics import BINS, Score
@@ -100,7 +100,7 @@ class OwnRows:
             return store.logits(self._keys(block), self._threads)
         return self._of("outputs", block)
 
-    def _keys(self, block: slice) -> F32:
+    def _keys(self, block: slice) -> Keys:
         return widen_keys(self._of("keys", block))
 
     def _of(self, name: str, block: slice) -> Array:
