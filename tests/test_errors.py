@@ -165,7 +165,7 @@ PARAMETERS = [
     (lambda: resmem.Memory(preprocess="center").fit(with_value(Z, slice(0, 6, 2), -3.4e38), L, Y).add(with_value(Z, 4, 3.4e38), L, Y), ValueError, r"embeddings: row 4 is beyond float32 after preprocess='center'; rescale the embeddings"),
     (lambda: resmem.Memory(preprocess="pca:2").fit(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.Memory(preprocess="pca:2", k=2).fit(Z, L, Y).kneighbors(Z[:, :2]), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
-    (lambda: resmem.Memory(preprocess="unit", k=2).fit(Z, L, Y)._rekeyed("none", "float32"), ValueError, r"keys can be made anew only of embeddings stored as they came, with preprocess='none' and key_dtype='float32', not with preprocess='unit' and key_dtype='float32'; fit again"),
+    (lambda: resmem.Memory(preprocess="unit", k=2).fit(Z, L, Y)._now.rekeyed("none", "float32"), ValueError, r"keys can be made anew only of embeddings stored as they came, with preprocess='none' and key_dtype='float32', not with preprocess='unit' and key_dtype='float32'; fit again"),
     (lambda: resmem.Memory(base=1), TypeError, r"base must be a string or a dict, got int"),
     (lambda: resmem.Memory(base={"a": {1}}), TypeError, r"base must hold what JSON can: strings, numbers, lists, dicts \(.*\)"),
     (lambda: resmem.Memory.estimate(5, 2, 3, key_dtype="int8"), ValueError, r"key_dtype must be one of float32, float16, bfloat16, got 'int8'"),

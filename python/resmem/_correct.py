@@ -95,6 +95,19 @@ class Corrector:
     k: int  # no more than there are rows
     sigma: float
     strength: float
+    map: SimplexMap
+
+    def predicted(
+        self, embeddings: Any, outputs: Any, exclude_ids: Any, threads: int | None
+    ) -> I64 | F64:
+        """See ``Memory.predict``."""
+        queries = self.searched(embeddings, exclude_ids, threads)
+        if self.spec.task == "regression":
+            return self.whole(queries, outputs, threads)
+        to = self.map if self.map.keeps else None  # the other maps keep the order
+        blocks = self.blocks(queries, outputs, threads, to=to)
+        parts = [np.argmax(part, axis=1) for part in blocks]
+        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
     def searched(self, embeddings: Any, exclude_ids: Any, threads: int | None) -> Searched:
         """Queries that are searched for with the memory's ``k``."""
