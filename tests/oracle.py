@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 Metric = Literal["euclidean", "sqeuclidean", "inner_product", "cosine"]
 Task = Literal["classification", "regression"]
 OutputKind = Literal["logits", "probabilities", "values"]
-KeyDtype = Literal["float32", "float16", "bfloat16"]
+KeyDtype = Literal["float32", "float64", "float16", "bfloat16"]
 ResidualDtype = Literal["float32", "float16"]
 
 ROW_BLOCK = 4096  # rows whose terms are held at once; no effect on any bit
@@ -564,7 +564,7 @@ def value_scores(corrected: Float64, values: Array) -> Float64:
 # ---- sigma="auto" -------------------------------------------------------------------------
 
 
-def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int) -> float:
+def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: bool = False) -> float:
     """The scale found at ``fit``. Contract: 'sigma="auto"'. A single row gives 1.0."""
     rows = np.asarray(keys)
     n = rows.shape[0]
@@ -575,7 +575,8 @@ def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int) -> float:
     neighbours = min(k, n - 1)
     if neighbours == 0:
         return 1.0  # no neighbour, hence no positive m_i
-    D, _ = search(rows[sample], rows, neighbours, ids=row_ids, exclude_ids=row_ids[sample])
+    own = row_ids[sample]
+    D, _ = search(rows[sample], rows, neighbours, ids=row_ids, exclude_ids=own, wide=wide)
 
     total = np.zeros(sample.size)
     for j in range(neighbours):  # neighbour order
@@ -658,7 +659,9 @@ class OracleMemory:
         self.alive_: Bool = np.empty(0, dtype=np.bool_)
         self.add(embeddings, outputs, targets, ids)
         # Only here: `add` and `remove` leave sigma_ as it is.
-        self.sigma_ = auto_sigma(keys, self.ids_, self.k) if self.sigma == "auto" else self.sigma
+        self.sigma_ = self.sigma
+        if self.sigma == "auto":
+            self.sigma_ = auto_sigma(keys, self.ids_, self.k, self.key_dtype == "float64")
         return self
 
     def add(
@@ -694,8 +697,11 @@ class OracleMemory:
         exclude_ids: npt.ArrayLike | None = None,
     ) -> tuple[Float64, Int64]:
         count = self.k if k is None else k
-        queries = preprocess(embeddings, self.preprocess, self.fitted)
-        return search(queries, self.keys_, count, "euclidean", self.ids_, exclude_ids, self.alive_)
+        wide = self.key_dtype == "float64"
+        queries = preprocess(embeddings, self.preprocess, self.fitted, wide)
+        return search(
+            queries, self.keys_, count, "euclidean", self.ids_, exclude_ids, self.alive_, wide
+        )
 
     def correction(
         self,
@@ -747,9 +753,11 @@ class OracleMemory:
             raise ValueError("predict_proba is for classification")
         return simplex(self.correct(embeddings, outputs, exclude_ids))
 
-    def _keys(self, embeddings: npt.ArrayLike) -> Float32:
+    def _keys(self, embeddings: npt.ArrayLike) -> Float32 | Float64:
         """As they are stored."""
-        return round_keys(preprocess(embeddings, self.preprocess, self.fitted), self.key_dtype)
+        wide = self.key_dtype == "float64"
+        keys = preprocess(embeddings, self.preprocess, self.fitted, wide)
+        return keys if wide else round_keys(keys, self.key_dtype)
 
     def _outputs(self, keys: npt.ArrayLike, outputs: npt.ArrayLike | None) -> npt.ArrayLike:
         """The outputs given, or those of the head."""

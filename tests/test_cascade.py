@@ -554,7 +554,7 @@ def test_few_rows_and_many_neighbours_have_no_cascade():
 def test_keys_made_anew_are_not_searched_through_the_old_cascade():
     queries, rows = clustered(N, 10, 24)
     memory = memory_of(rows).prepare()
-    memory._rekey("unit", "float32")
+    memory._hold(**vars(memory._now.rekeyed("unit", "float32")))
     assert engines(memory) == [None]
     keys = rows / np.linalg.norm(rows.astype(np.float64), axis=1)[:, None]
     asked = queries / np.linalg.norm(queries.astype(np.float64), axis=1)[:, None]

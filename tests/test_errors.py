@@ -60,6 +60,13 @@ def memory(**options):
     return resmem.Memory(k=2, **options).fit(Z, L, Y)
 
 
+TIMES = 1.7e9 + np.arange(8.0).reshape(4, 2)
+
+
+def times():
+    return resmem.Memory(k=2).fit(TIMES, L[:4], Y[:4])
+
+
 def chances():
     return resmem.Memory(k=2, output_kind="probabilities").fit(Z, P, Y)
 
@@ -78,7 +85,12 @@ SEARCHES = [
     (lambda: resmem.search(Z, NAN, 1), ValueError, r"rows: row 4 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.search(with_value(Z, 1, np.inf), Z, 1), ValueError, r"queries: row 1 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.search(Z, with_value(Z, 0, -np.inf), 1), ValueError, r"rows: row 0 holds NaN or infinity \(as float32\)"),
-    (lambda: resmem.search(with_value(Z, 2, 1e39, np.float64), Z, 1), ValueError, r"queries: row 2 holds NaN or infinity \(as float32\)"),
+    (lambda: resmem.search(with_value(Z, 2, np.nan, np.float64), Z, 1), ValueError, r"queries: row 2 holds NaN or infinity \(as float32\)"),
+    (lambda: resmem.search(with_value(Z, 2, 1e150, np.float64), Z, 1), ValueError, r"queries must have a largest \|value\| between 2\^-400 and 2\^480, got 1e\+150; rescale them"),
+    (lambda: times().add(TIMES * 1.01 + 0.3, L[:4], Y[:4]), ValueError, r"embeddings of dtype float64, rounded to float32 as the rows of this memory are, would lie .* off, and neighbours are told apart up to .*; fit all rows again with key_dtype='float64'"),
+    (lambda: resmem.Memory(k=2, key_dtype="float32").fit(Z, L, Y)._now.rekeyed("none", "auto"), ValueError, r"key_dtype must be one of 'float32', 'float64', 'float16', 'bfloat16', got 'auto'"),
+    (lambda: resmem.Memory(key_dtype="float64", preprocess="pca:2"), ValueError, r"key_dtype='float64' does not go with preprocess='pca:2', whose layer works on float32; use key_dtype='auto'"),
+    (lambda: resmem.Memory(key_dtype="float64", store="head", head=HEAD), ValueError, r"key_dtype='float64' does not go with store='head', whose layer works on float32; use key_dtype='auto'"),
     (lambda: resmem.search(Z[0], Z, 1), ValueError, r"queries must have shape \(n, d\), got \(3,\); a single row is queries\[None, :\]"),
     (lambda: resmem.search(Z, Z[None], 1), ValueError, r"rows must have shape \(n, d\), got \(1, 6, 3\)"),
     (lambda: resmem.search(Z, 1.5, 1), ValueError, r"rows must have shape \(n, d\), got \(\)"),
@@ -137,7 +149,7 @@ PARAMETERS = [
     (lambda: resmem.Memory(probability_map="project:x"), ValueError, r"probability_map must be .*, got 'project:x'"),
     (lambda: resmem.Memory(probability_map="clip:nan"), ValueError, r"probability_map must be .*, got 'clip:nan'"),
     (lambda: resmem.Memory(probability_map=1), ValueError, r"probability_map must be .*, got 1"),
-    (lambda: resmem.Memory(key_dtype="int8"), ValueError, r"key_dtype must be one of 'float32', 'float16', 'bfloat16', got 'int8'"),
+    (lambda: resmem.Memory(key_dtype="int8"), ValueError, r"key_dtype must be one of 'auto', 'float32', 'float64', 'float16', 'bfloat16', got 'int8'"),
     (lambda: resmem.Memory(residual_dtype="bfloat16"), ValueError, r"residual_dtype must be 'float32' or 'float16', got 'bfloat16'"),
     (lambda: resmem.Memory(store="sparse"), ValueError, r"store must be 'dense', 'sparse:m' \(such as 'sparse:32'\) or 'head', got 'sparse'"),
     (lambda: resmem.Memory(store="sparse:0"), ValueError, r"store must be 'dense', .* got 'sparse:0'"),
@@ -165,10 +177,10 @@ PARAMETERS = [
     (lambda: resmem.Memory(preprocess="center").fit(with_value(Z, slice(0, 6, 2), -3.4e38), L, Y).add(with_value(Z, 4, 3.4e38), L, Y), ValueError, r"embeddings: row 4 is beyond float32 after preprocess='center'; rescale the embeddings"),
     (lambda: resmem.Memory(preprocess="pca:2").fit(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.Memory(preprocess="pca:2", k=2).fit(Z, L, Y).kneighbors(Z[:, :2]), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
-    (lambda: resmem.Memory(preprocess="unit", k=2).fit(Z, L, Y)._rekeyed("none", "float32"), ValueError, r"keys can be made anew only of embeddings stored as they came, with preprocess='none' and key_dtype='float32', not with preprocess='unit' and key_dtype='float32'; fit again"),
+    (lambda: resmem.Memory(preprocess="unit", k=2).fit(Z, L, Y)._now.rekeyed("none", "float32"), ValueError, r"keys can be made anew only of embeddings stored as they came, with preprocess='none' and key_dtype='float32' or 'float64', not with preprocess='unit' and key_dtype='float32'; fit again"),
     (lambda: resmem.Memory(base=1), TypeError, r"base must be a string or a dict, got int"),
     (lambda: resmem.Memory(base={"a": {1}}), TypeError, r"base must hold what JSON can: strings, numbers, lists, dicts \(.*\)"),
-    (lambda: resmem.Memory.estimate(5, 2, 3, key_dtype="int8"), ValueError, r"key_dtype must be one of float32, float16, bfloat16, got 'int8'"),
+    (lambda: resmem.Memory.estimate(5, 2, 3, key_dtype="int8"), ValueError, r"key_dtype must be one of float32, float64, float16, bfloat16, got 'int8'"),
     (lambda: resmem.Memory.estimate(5, 0, 3), ValueError, r"d must be at least 1, got 0"),
     (lambda: resmem.Memory(key_dtype="float16").fit(with_value(Z, 3, 7e4), L, Y), ValueError, r"embeddings: row 3 is beyond float16; rescale the embeddings or use key_dtype='bfloat16' or 'float32'"),
     (lambda: resmem.Memory(key_dtype="bfloat16").fit(with_value(Z, 1, 3.4e38), L, Y), ValueError, r"embeddings: row 1 is beyond bfloat16; rescale the embeddings or use key_dtype='float32'"),

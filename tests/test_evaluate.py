@@ -106,10 +106,10 @@ def expected(case, mem, rows, k, sigma):
         return {name: values.reshape(len(z), -1) for name, values in found.items()}, {}
     own_base = own(0)
     for name, values in found.items():
-        if name in ("base", "ResMem as published") or (name == "kNN alone" and mem._map.keeps):
+        if name in ("base", "ResMem as published") or (name == "kNN alone" and mem._now.map.keeps):
             found[name] = oracle.simplex(values)
         else:
-            mem._map.apply(values, own_base)
+            mem._now.map.apply(values, own_base)
     return found, {name: values.argmax(axis=1) for name, values in found.items()}
 
 

@@ -116,7 +116,7 @@ def test_what_is_loaded_is_what_was_saved(
     mem.fit(*rows(n))
     for step in history:
         if form == "append":
-            mem.save(path, append=mem._file is not None)
+            mem.save(path, append=mem._now.file is not None)
         if step == "remove":
             living = np.flatnonzero(rng.random(mem._snapshot.next_id) < 0.3)
             known = {int(i) for s in mem._snapshot.segments for i in s.ids_of(s.living(10**9))}
@@ -126,7 +126,7 @@ def test_what_is_loaded_is_what_was_saved(
         else:
             mem.add(*rows(4), ids=mem._snapshot.next_id + rng.permutation(9)[:4])
     if form == "append":
-        mem.save(path, append=mem._file is not None)
+        mem.save(path, append=mem._now.file is not None)
     elif form == ".resmem":
         mem.save(path)
     else:
@@ -253,7 +253,7 @@ def test_an_append_needs_the_file_that_the_memory_continues(tmp_path):
     with pytest.raises(ValueError, match="changed since"):
         second.add(*rows).save(path, append=True)
     same_memory(resmem.Memory.load(path), first)
-    assert mem.fit(*rows)._file is None  # other rows: no longer that file's
+    assert mem.fit(*rows)._now.file is None  # other rows: no longer that file's
 
 
 def test_compaction_between_appends_does_not_show(tmp_path):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import pickle
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -245,3 +250,172 @@ def test_points_like_those_measured_are_allowed():
         keeping = Neighbourhood(None, rows, len(rows)).keeping(may_shift=True)
         assert (keeping.dtype, keeping.offset) == ("float32", None)
         assert np.median(errors(rng.normal(size=shape))) < keeping.allowed / 3
+
+
+# ---- Memories ---------------------------------------------------------------------------------
+
+SECONDS = 1.7e9 + np.random.default_rng(11).permutation(4000)[:300][:, None].astype(np.float64)
+METRES = 6.378e6 * np.array([[0.6, 0.64, 0.48]]) + np.random.default_rng(12).normal(size=(300, 3))
+FORMS = {"float32": False, "float64": True}  # of SECONDS and of METRES
+
+
+def fitted(rows, **options):
+    rng = np.random.default_rng(13)
+    logits, targets = rng.normal(size=(len(rows), 3)).astype(np.float32), rng.integers(0, 3, 300)
+    return resmem.Memory(k=4, **options).fit(rows, logits, targets), logits, targets
+
+
+def form(mem):
+    return mem.key_dtype, "offset" in mem._now.rows.preprocess.arrays
+
+
+def test_a_memory_of_times_takes_an_offset_off_and_finds_what_float64_finds():
+    mem, logits, targets = fitted(SECONDS)
+    assert form(mem) == ("float32", True)
+    wanted = oracle.search(SECONDS[:50], SECONDS, 4, wide=True)
+    assert_same(mem.kneighbors(SECONDS[:50]), wanted)
+    mem.add(SECONDS + 5000, logits, targets)
+    assert_same(mem.kneighbors(SECONDS[:50]), wanted)
+
+
+def test_a_memory_of_positions_keeps_float64_and_finds_the_nearest():
+    cities = make_wide("on a sphere", 3, 300, 0, 3)[1]
+    rows = np.concatenate([cities[:150], cities[:150] + 0.05])
+    mem, logits, _ = fitted(rows)
+    assert form(mem) == ("float64", False)
+    queries = rows + np.random.default_rng(14).normal(size=rows.shape) * 0.01
+    assert_same(mem.kneighbors(queries), oracle.search(queries, rows, 4, wide=True))
+    again = oracle.OracleMemory(k=4, key_dtype="float64").fit(rows, logits, fitted(rows)[2])
+    assert mem.sigma_ == again.sigma_
+    same_bits(mem.correct(queries, logits), again.correct(queries, logits))
+
+
+@pytest.mark.parametrize("rows", [SECONDS, np.concatenate([METRES, -METRES])[:300] * 1e3])
+@pytest.mark.parametrize("how", ["file", "append", "npz", "safetensors", "pickle", "copy"])
+def test_copies_and_files_keep_how_embeddings_are_kept(rows, how, tmp_path):
+    mem, logits, targets = fitted(rows)
+    assert form(mem) in (("float32", True), ("float64", False))
+    if how == "append":
+        mem.save(tmp_path / "m.resmem").add(rows[:20], logits[:20], targets[:20])
+        mem.save(tmp_path / "m.resmem", append=True)
+    elif how == "file":
+        mem.remove([3]).save(tmp_path / "m.resmem")
+    if how in ("pickle", "copy"):
+        twin = pickle.loads(pickle.dumps(mem)) if how == "pickle" else copy.deepcopy(mem)
+    elif how in ("npz", "safetensors"):
+        mem.export(tmp_path / f"m.{how}")
+        twin = resmem.Memory.load(tmp_path / f"m.{how}")
+    else:
+        twin = resmem.Memory.load(tmp_path / "m.resmem")
+    assert form(twin) == form(mem)
+    assert twin._now.rows.allowed == mem._now.rows.allowed
+    same_bits(twin.correct(rows, logits), mem.correct(rows, logits))
+    twin.add(rows[:9] + 0.25, logits[:9], targets[:9])
+    mem.add(rows[:9] + 0.25, logits[:9], targets[:9])
+    same_bits(twin.correct(rows, logits), mem.correct(rows, logits))
+
+
+def test_float32_that_was_asked_for_is_warned_of_and_the_cure_works():
+    with pytest.warns(resmem.ResmemWarning, match=r"moves .* 10% of .*; use key_dtype='auto'"):
+        mem, *_ = fitted(SECONDS, key_dtype="float32")
+    assert form(mem) == ("float32", False)
+    assert form(fitted(SECONDS, key_dtype="auto")[0]) == ("float32", True)  # and says nothing
+
+
+def test_a_head_cannot_take_an_offset_off_and_says_so():
+    head = np.zeros((3, 1), np.float32), None
+    with pytest.warns(resmem.ResmemWarning, match="take an offset off the embeddings before"):
+        resmem.Memory(k=4, store="head", head=head).fit(SECONDS, None, np.zeros(300, int))
+    resmem.Memory(k=4, store="head", head=head).fit(SECONDS - SECONDS[0], None, np.zeros(300, int))
+
+
+def test_rows_and_queries_that_the_chosen_form_would_mix_up_are_told_of():
+    mem, logits, targets = fitted(SECONDS)
+    later = SECONDS * 1.01 + 0.3  # half a year on
+    with pytest.raises(ValueError, match="fit all rows again with key_dtype='float64'"):
+        mem.add(later, logits, targets)
+    assert len(mem) == 300
+    for call in (mem.kneighbors, mem.correction):
+        with pytest.warns(resmem.ResmemWarning, match="again with key_dtype='float64'"):
+            call(later)
+    both = np.concatenate([SECONDS, later])
+    twin = resmem.Memory(k=4, key_dtype="float64")
+    twin.fit(both, np.tile(logits, (2, 1)), np.tile(targets, 2))
+    twin.add(later + 0.125, logits, targets)
+    assert (twin.kneighbors(later)[0][:, 0] == 0).all()
+
+
+def test_fit_chooses_anew_and_add_does_not():
+    mem, logits, targets = fitted(SECONDS)
+    ordinary = np.random.default_rng(15).normal(size=(300, 1))
+    assert form(mem.fit(ordinary, logits, targets)) == ("float32", False)
+    assert form(mem.fit(METRES[:, :1] * 1e6, logits, targets))[0] in FORMS
+    assert resmem.Memory().key_dtype == "auto"
+
+
+@pytest.mark.parametrize("preprocess", ["center", "standardize", "unit", "pca:1", "whiten:1"])
+def test_preprocessing_takes_float64_as_it_comes(preprocess):
+    mem = fitted(np.hstack([SECONDS, SECONDS[::-1]]), preprocess=preprocess)[0]
+    rows = np.hstack([SECONDS, SECONDS[::-1]])
+    made_by = mem._now.rows.preprocess
+    wanted = oracle.preprocess(rows, preprocess, made_by.arrays, made_by.wide)
+    same_bits(np.concatenate([s["keys"] for s in mem._now.rows.segments]), wanted)
+    if preprocess == "center":
+        apart = mem.kneighbors(rows[:50])[0]
+        assert np.allclose(apart, oracle.search(rows[:50], rows, 4, wide=True)[0], atol=1e-6)
+
+
+def test_keys_are_made_anew_of_the_embeddings_themselves():
+    rows = np.hstack([SECONDS, SECONDS[::-1]])
+    mem, logits, _ = fitted(rows)
+    assert form(mem) == ("float32", True)
+    mem.use(dataclasses.replace(mem.settings, preprocess="center"))
+    direct = fitted(rows, preprocess="center")[0]
+    same_bits(mem.correct(rows, logits), direct.correct(rows, logits))
+    for dtype in ("float64", "float32"):
+        mem = fitted(rows)[0]
+        mem.use(dataclasses.replace(mem.settings, key_dtype=dtype))
+        assert form(mem) == (dtype, True)
+        assert_same(mem.kneighbors(rows[:40]), oracle.search(rows[:40], rows, 4, wide=True))
+
+
+def test_float64_memories_tune_evaluate_and_explain():
+    rng = np.random.default_rng(16)
+    place = rng.normal(size=(900, 2)) * 3
+    rows, logits = place * 1e-3 + 1e7, rng.normal(size=(900, 2)).astype(np.float32)
+    targets = (np.sin(place[:, 0] * 2) > 0).astype(np.int64)
+    mem = resmem.Memory(k=5, key_dtype="float64").fit(rows[:500], logits[:500], targets[:500])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the edges of so small a grid
+        result = mem.tune(rows[500:], logits[500:], targets[500:], k=[2, 5], temperature=1.0)
+    assert result.useful
+    assert mem.key_dtype == "float64"
+    evaluation = mem.evaluate(rows[500:], logits[500:], targets[500:])
+    assert evaluation.methods[-1].scores["accuracy"] > 0.75
+    explained = mem.explain(rows[500:503], logits[500:503])
+    assert_same((explained.distances, explained.ids), mem.kneighbors(rows[500:503]))
+
+
+def test_integers_of_a_regression_come_back_as_they_were():
+    rows, values = np.arange(4.0)[:, None], np.array([16777217, 33554433, 2**52 + 1, 3])
+    mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(4), values)
+    assert mem.predict(rows, np.zeros(4)).tolist() == values.tolist()
+
+
+def test_large_logits_keep_their_differences():
+    logits = np.array(
+        [[-1e6 + 1, -1e6 + 1.25, -1e6], [3e9, 3e9 + 0.5, 3e9 - 1], [0.5, 0.25, -np.inf]]
+    )
+    rows = np.arange(3.0)[:, None]
+    mem = resmem.Memory(k=1, strength=0).fit(rows, logits, [0, 1, 0])
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    wanted = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    assert np.allclose(mem.correct(rows, logits), wanted, rtol=1e-6)
+    same_bits(mem.correct(rows[2:], logits[2:]), oracle.softmax(logits[2:]))  # small: as it was
+
+
+def test_probabilities_too_small_for_float32_do_not_become_impossible():
+    chances = np.array([[1e-60, 1 - 1e-60], [0.0, 1.0]])
+    mem = resmem.Memory(k=1, output_kind="probabilities", strength=0)
+    mem.fit([[0.0], [1.0]], chances, [1, 1])
+    assert mem.correct([[0.0], [1.0]], chances)[:, 0].tolist() == [2.0**-149, 0]

@@ -247,7 +247,7 @@ def test_temperature_set_between_changes_of_rows():
 def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatch):
     mem, (keys, logits, _) = fitted
     mem.sigma = 2.0
-    mem._snapshot = replace(mem._snapshot, auto_sigma=None)  # as after a fit with a number
+    mem._hold(rows=replace(mem._snapshot, auto_sigma=None))  # as after a fit with a number
     before = mem.correct(keys, logits)
 
     def interrupt(*_):

@@ -165,7 +165,7 @@ def test_what_is_merged_piece_by_piece_is_what_it_was(monkeypatch):
     mem.temperature = 2.0  # derives residuals from outputs and targets
     warmer = mem.correct(*rows[:2])
     mem.temperature = 1.0
-    mem._snapshot = replace(mem._snapshot, segments=(merged,))
+    mem._hold(rows=replace(mem._snapshot, segments=(merged,)))
     assert mem.correct(*rows[:2]).tobytes() == wanted.tobytes()
     mem.temperature = 2.0
     assert mem.correct(*rows[:2]).tobytes() == warmer.tobytes()
@@ -176,7 +176,7 @@ def test_many_small_segments_become_one():
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 1000))
     for _ in range(12):
         with mem._lock:
-            mem._snapshot = mem._snapshot.sealed()
+            mem._hold(rows=mem._snapshot.sealed())
         settled(mem.add(*examples(rng, 10)))
     assert len(mem._snapshot.segments) < 9
     assert mem._snapshot.segments[0].n == 1000  # the large one stays where it is
@@ -205,7 +205,7 @@ def test_rows_removed_during_a_compaction_stay_removed():
     rng = np.random.default_rng(9)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 10)).remove(range(6))
     before = mem._snapshot.sealed()
-    mem._snapshot = before
+    mem._hold(rows=before)
     merged = merge(before.segments, before.version)
     mem.remove([8])
     after = mem._snapshot.compacted(slice(0, 1), before, merged, before.gone(slice(0, 1)))
@@ -254,9 +254,10 @@ def test_any_history_with_compactions(tmp_path_factory, seed, steps):
             mine.add(*rows, ids=ids)
             theirs.add(*rows, ids=ids)
         elif step == "seal":
-            mine._snapshot = mine._snapshot.sealed()
+            mine._hold(rows=mine._snapshot.sealed())
         elif step == "save":
-            mine = resmem.Memory.load(mine.save(path, append=mine._file is not None)._file.path)
+            mine.save(path, append=mine._now.file is not None)
+            mine = resmem.Memory.load(path)
         else:
             share = 0.9 if step == "remove most" else 0.2
             gone = living[rng.random(len(living)) < share]
@@ -465,10 +466,10 @@ def test_every_search_answers_for_one_snapshot_while_rows_come_and_go():
 def replace_copy(mem, keys, logits, targets, oldest):
     """Rows added and removed, published as one snapshot."""
     twin = resmem.Memory(k=1, sigma=1.0)
-    twin._snapshot = mem._snapshot
+    twin._hold(spec=mem._spec, rows=mem._snapshot)
     twin.add(keys, logits, targets).remove(oldest)
     with mem._lock:
-        mem._snapshot = twin._snapshot
+        mem._hold(rows=twin._snapshot)
     settled(twin)
 
 

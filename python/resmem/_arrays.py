@@ -228,6 +228,11 @@ def wide_vectors(
     return array, largest
 
 
+def all_finite(*parts: npt.NDArray[Any]) -> bool:
+    """Whether there is neither NaN nor infinity: what is looked at before rows are named."""
+    return all(bool(np.isfinite(part).all()) for part in parts)
+
+
 def refuse_tiny(largest: float, name: str) -> None:
     """Refuse float64 vectors, of which this is the largest |value|, that are too small."""
     if 0 < largest < SMALLEST_WIDE:

@@ -10,7 +10,7 @@ import numpy as np
 
 from resmem import _arrays, _core
 from resmem._arrays import F64, I64, Keys
-from resmem._ingest import Spec, blocks
+from resmem._ingest import Spec, blocks, warn_of_rounding
 from resmem._rows import Snapshot
 from resmem._simplex import SimplexMap
 from resmem._stores import Head
@@ -39,6 +39,7 @@ class Searched:
         # Shapes and dtypes are checked here, even of no rows; values block by block.
         self._source = _arrays.rows_of(embeddings, "embeddings")
         _arrays.embedding_layout(self._source, "embeddings", rows.d, "(q, d)")
+        warn_of_rounding(self._source, rows)
         self._rows, self.k, self._threads = rows, k, threads
         self._excluded = _arrays.excluded_ids(exclude_ids, len(self))
 
@@ -95,6 +96,19 @@ class Corrector:
     k: int  # no more than there are rows
     sigma: float
     strength: float
+    map: SimplexMap
+
+    def predicted(
+        self, embeddings: Any, outputs: Any, exclude_ids: Any, threads: int | None
+    ) -> I64 | F64:
+        """See ``Memory.predict``."""
+        queries = self.searched(embeddings, exclude_ids, threads)
+        if self.spec.task == "regression":
+            return self.whole(queries, outputs, threads)
+        to = self.map if self.map.keeps else None  # the other maps keep the order
+        blocks = self.blocks(queries, outputs, threads, to=to)
+        parts = [np.argmax(part, axis=1) for part in blocks]
+        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
     def searched(self, embeddings: Any, exclude_ids: Any, threads: int | None) -> Searched:
         """Queries that are searched for with the memory's ``k``."""

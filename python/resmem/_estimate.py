@@ -75,6 +75,8 @@ def estimate(
     """See ``Memory.estimate``."""
     if task not in ("classification", "regression"):
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
+    if key_dtype == "auto":
+        key_dtype = "float32"  # as it is for nearly all embeddings
     n = _arrays.count(n, "n", 0)
     d, columns = _arrays.count(d, "d"), _arrays.count(columns, "C")
     if key_dtype not in KEY_DTYPES:

@@ -25,7 +25,7 @@ from resmem._metrics import (
     reliability,
 )
 from resmem._simplex import SimplexMap, map_named
-from resmem._state import positive
+from resmem._state import Held, positive
 
 if TYPE_CHECKING:
     from resmem._memory import Memory
@@ -154,7 +154,7 @@ def evaluate(
         by_class = _by_class(tallies, classes, corrected, harmed)
         calibration = {name: _bins(tally, bins) for name, tally in tallies.items()}
     return Evaluation(
-        task=memory.task,
+        task=trial.corrector.spec.task,
         rows=len(nearest),
         settings=trial.settings,
         methods=tuple(_result(name, tally, base, bins) for name, tally in tallies.items()),
@@ -298,12 +298,13 @@ class _Trial:
     """The methods, with the settings and rows of a memory at one moment."""
 
     def __init__(self, memory: Memory, knn: Any, threads: int) -> None:
-        self.corrector: Corrector = memory._corrector()
-        self.threads, self._map = threads, memory._map
-        k, self._sigma, self._alone_map = _neighbours_alone(knn, memory, self.corrector.sigma)
+        now = memory._now
+        self.corrector: Corrector = now.corrector
+        self.threads, self._map = threads, now.map
+        k, self._sigma, self._alone_map = _neighbours_alone(knn, now, self.corrector.sigma)
         self._k = min(k, max(1, len(self.corrector.rows)))
         self.settings = {
-            "k": memory.k,
+            "k": now.k,
             "sigma_": self.corrector.sigma,
             "temperature": self.corrector.rows.temperature,
             "strength": self.corrector.strength,
@@ -387,10 +388,10 @@ def _first(k: int, distances: F64, positions: I64) -> tuple[F64, I64]:
     return np.ascontiguousarray(distances[:, :k]), np.ascontiguousarray(positions[:, :k])
 
 
-def _neighbours_alone(knn: Any, memory: Memory, sigma: float) -> tuple[int, float, SimplexMap]:
+def _neighbours_alone(knn: Any, now: Held, sigma: float) -> tuple[int, float, SimplexMap]:
     """Of what was given for it: k, sigma and map of the neighbours alone, which have no base to
     keep."""
-    k, to = memory.k, memory._map
+    k, to = now.k, now.map
     if knn is not None:
         settings = getattr(knn, "knn", knn)
         if not (hasattr(settings, "k") and hasattr(settings, "sigma")):

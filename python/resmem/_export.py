@@ -233,7 +233,7 @@ class _Reader:
 
     def preprocess(self) -> Fitted:
         return fitted(
-            self.about.get("preprocess"),
+            self.about,
             self.whole("d", 1, 2**31 - 1),
             lambda name, dtype, shape: self.array(f"preprocess_{name}", dtype, shape),
             self.bad,

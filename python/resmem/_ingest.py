@@ -189,12 +189,16 @@ class Incoming:
         rounds = asked in ("auto", "float32") and not _arrays.fits_float32(self.embeddings.dtype)
         if not rounds or self.n == 0 or made_by.method.linear:
             return Keeping()
-        rows = exact(some_rows(self.embeddings, positions(self.n, self.d)), None, 0, 0)
+        given = some_rows(self.embeddings, positions(self.n, self.d))
+        if not _arrays.all_finite(given):
+            return Keeping()  # a row that is not is refused, by its number, when it is written
+        rows = exact(given, None, 0, 0)
         keys = replace(made_by, wide=True).apply(rows)
         around = Neighbourhood(None, keys.astype(np.float64, copy=False), self.n)
         head = isinstance(self.spec.store, Head)
         keeping = around.keeping(may_shift=made_by.plain and not head)
-        if (keeping.dtype, keeping.offset) == ("float32", None) or (asked == "auto" and not head):
+        as_it_is = keeping.dtype == "float32" and keeping.offset is None
+        if as_it_is or (asked == "auto" and not head):
             return keeping
         cure = "take an offset off the embeddings before" if head else "use key_dtype='auto'"
         warn(
@@ -299,6 +303,20 @@ def moved_by_rounding(embeddings: Any, rows: Snapshot) -> float:
     n, known = embeddings.shape[0], math.isfinite(rows.allowed)
     if not known or rows.preprocess.wide or n == 0 or _arrays.fits_float32(embeddings.dtype):
         return 0.0
-    some = exact(some_rows(embeddings, sample(n, _LOOKED_AT)), rows.d, 0, 0)
+    given = some_rows(embeddings, sample(n, _LOOKED_AT))
+    if not _arrays.all_finite(given):
+        return 0.0
+    some = exact(given, rows.d, 0, 0)
     keys = replace(rows.preprocess, wide=True).apply(some)
     return float(np.median(errors(keys.astype(np.float64, copy=False))))
+
+
+def warn_of_rounding(embeddings: Any, rows: Snapshot) -> None:
+    """A warning if queries lose what tells neighbours apart when they are rounded as keys are."""
+    moved = moved_by_rounding(embeddings, rows)
+    if moved > rows.allowed:
+        warn(
+            f"embeddings of dtype {embeddings.dtype}, rounded to float32 as the rows of this "
+            f"memory are, lie {moved:.3g} off, and neighbours are told apart up to "
+            f"{rows.allowed:.3g}; fit the memory again with key_dtype='float64'"
+        )

@@ -11,16 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _evaluate, _explain, _persist, _sigma, _tuning
+from resmem import _arrays, _container, _evaluate, _explain, _persist, _tuning
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
 from resmem._evaluate import Evaluation
 from resmem._explain import Explanation
-from resmem._ingest import Incoming
+from resmem._ingest import Incoming, warn_of_rounding
 from resmem._rows import Snapshot
 from resmem._state import SETTINGS, State, identity, positive
-from resmem._stores import Head
+from resmem._stores import Head, KeyDtype
 from resmem._tuning.grid import Settings
 from resmem._tuning.result import TuneResult
 
@@ -54,9 +54,15 @@ class Memory(State):
         Softmax temperature T of the logits: ``base = softmax(logits / T)``.
     strength : float
         1 is the method as published, 0 the base model.
-    key_dtype : {"float32", "float16", "bfloat16"}
-        How embeddings are stored. The half-width types round them once; search is exact with
-        respect to what is stored.
+    key_dtype : {"auto", "float32", "float64", "float16", "bfloat16"}
+        How embeddings are stored, and compared. The half-width types round them once; search is
+        exact with respect to what is stored. "auto": float32, unless ``fit`` finds on a seeded
+        sample that rounding float64 embeddings (or large integers) would move the distances of
+        neighbours by more than a tenth of what they lie apart, as it does with Unix times and
+        positions in metres. Then an offset is taken off in float64 before rounding if that
+        serves (preprocess="none"), or else keys are float64: twice the memory, and searched
+        without a cascade. ``add`` keeps rows as ``fit`` chose, and refuses rows for which that
+        would not do.
     residual_dtype : {"float32", "float16"}
         How residual values are stored.
     store : "dense", "sparse:m" or "head"
@@ -129,22 +135,31 @@ class Memory(State):
         -------
         self
         """
-        rows = Incoming(self._spec, embeddings, outputs, targets, ids)
+        start = self._now
+        asked = replace(start.spec, key_dtype=start.asked)
+        rows = Incoming(asked, embeddings, outputs, targets, ids)
+        made_by, allowed = rows.fitted()
         snapshot = Snapshot(
-            (), rows.d, rows.columns, self._temperature, rows.flat, preprocess=rows.fitted()
+            (),
+            rows.d,
+            rows.columns,
+            start.temperature,
+            rows.flat,
+            preprocess=made_by,
+            allowed=allowed,
         )
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
             arrays["ids"] = rows.ids
         if rows.n:
             snapshot = self._with(snapshot, rows, arrays)
-        if self._sigma == "auto":
-            snapshot = replace(snapshot, auto_sigma=_sigma.measure(snapshot, self._k))
+        made = replace(start, spec=rows.spec, rows=snapshot).measured()
         with self._change():
-            if self._spec is rows.spec:
-                if self._temperature != snapshot.temperature:  # somebody has set it meanwhile
-                    snapshot = self._at_temperature(snapshot, self._temperature)
-                self._snapshot, self._file = snapshot, None
+            now = self._now
+            if now.spec is start.spec:  # what else somebody has set meanwhile holds
+                now = replace(now, spec=made.spec, rows=made.rows)
+                now = now.at_temperature(self._now.temperature).measured()
+                self._hold(spec=now.spec, rows=now.rows, file=None)
                 return self
         return self.fit(embeddings, outputs, targets, ids, copy)  # keys are kept otherwise by now
 
@@ -158,10 +173,12 @@ class Memory(State):
         borrowed only if few of them are left).
         """
         with self._change():
-            before = self._rows()
-            rows = Incoming(self._spec, embeddings, outputs, targets, ids, before)
+            now = self._now
+            before = now.fitted
+            rows = Incoming(now.spec, embeddings, outputs, targets, ids, before)
             if rows.n == 0:
                 return self
+            rows.refuse_rounding(before)
             if rows.flat != before.flat:
                 expected = "(n,)" if before.flat else "(n, C)"
                 raise ValueError(f"targets must have shape {expected} as in fit")
@@ -200,17 +217,18 @@ class Memory(State):
         array = _arrays.to_numpy(ids, "ids")
         flat = _arrays.integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
         with self._change():
-            before = self._rows()
+            before = self._now.fitted
             try:
-                self._snapshot = before.without(flat)
+                self._hold(rows=before.without(flat))
             except BaseException:
-                if self._snapshot is before:
+                if self._now.rows is before:
                     before.withdraw_later()
                 raise
         return self
 
     def __len__(self) -> int:
-        return 0 if self._snapshot is None else len(self._snapshot)
+        rows = self._now.rows
+        return 0 if rows is None else len(rows)
 
     def __bool__(self) -> bool:
         return True  # an empty memory is still a memory
@@ -218,7 +236,8 @@ class Memory(State):
     @property
     def nbytes(self) -> int:
         """Bytes of the stored rows: keys, outputs, targets, residuals and ids."""
-        return 0 if self._snapshot is None else self._snapshot.nbytes
+        rows = self._now.rows
+        return 0 if rows is None else rows.nbytes
 
     @staticmethod
     def estimate(
@@ -226,7 +245,7 @@ class Memory(State):
         d: int,
         C: int,
         task: Literal["classification", "regression"] = "classification",
-        key_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        key_dtype: KeyDtype = "float32",
         budget: int | None = None,
     ) -> Estimate:
         """What a memory of ``n`` rows would take with every store, before it is built.
@@ -252,11 +271,13 @@ class Memory(State):
         distances by id; padding is distance inf and id -1.
         ``exclude_ids`` (q,) or (q, m) are not returned (-1: none).
         """
-        rows = self._rows()
-        wanted = self._k if k is None else _arrays.count(k, "k")
+        now = self._now
+        rows = now.fitted
+        wanted = now.k if k is None else _arrays.count(k, "k")
         workers = _arrays.thread_count(threads)
         source = _arrays.rows_of(embeddings, "embeddings")
         _arrays.embedding_layout(source, "embeddings", rows.d, "(q, d)")
+        warn_of_rounding(source, rows)
         part = _arrays.block_of(source, slice(0, source.shape[0]), "embeddings")
         queries, largest = rows.keys(part, workers)
         excluded = _arrays.excluded_ids(exclude_ids, len(queries))
@@ -277,7 +298,8 @@ class Memory(State):
         Returns self; ``plan_`` tells what came of it.
         """
         workers = _arrays.thread_count(threads)
-        self._rows().plan(0, self._k, workers, at_once=True)
+        now = self._now
+        now.fitted.plan(0, now.k, workers, at_once=True)
         return self
 
     @property
@@ -291,7 +313,7 @@ class Memory(State):
         """
         return [
             {} if segment.planner.decision is None else segment.planner.decision.described()
-            for segment in self._rows().segments
+            for segment in self._now.fitted.segments
         ]
 
     def _search_described(self) -> str:
@@ -400,14 +422,7 @@ class Memory(State):
 
         Arguments as for ``correct``.
         """
-        corrector = self._corrector(base)
-        queries = corrector.searched(embeddings, exclude_ids, threads)
-        if self.task == "regression":
-            return corrector.whole(queries, outputs, threads)
-        to = self._map if self._map.keeps else None  # the other maps keep the order
-        blocks = corrector.blocks(queries, outputs, threads, to=to)
-        parts = [np.argmax(part, axis=1) for part in blocks]
-        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+        return self._corrector(base).predicted(embeddings, outputs, exclude_ids, threads)
 
     def predict_proba(
         self,
@@ -425,7 +440,7 @@ class Memory(State):
             raise ValueError("predict_proba needs task='classification'; use predict")
         corrector = self._corrector(base)
         queries = corrector.searched(embeddings, exclude_ids, threads)
-        return corrector.whole(queries, outputs, threads, to=self._map)
+        return corrector.whole(queries, outputs, threads, to=corrector.map)
 
     # ---------------------------------------------------------------- tuning and proof
 
@@ -479,7 +494,7 @@ class Memory(State):
             "keep" with 0.1 and 0.3.
         preprocess, key_dtype : str or list, optional
             Other ways of keeping keys, beside the present one; each takes a search. They need a
-            memory with preprocess="none" and key_dtype="float32".
+            memory with preprocess="none" and key_dtype="float32" or "float64".
         score : str or callable, optional
             Classification: "log_loss" (default), "accuracy", "brier", "calibration_error".
             Regression: "rmse" (default), "mae", "r2". Or f(predictions, targets) -> float, which is
@@ -531,13 +546,23 @@ class Memory(State):
         Where they keep keys in another way, the rows are written anew and the embeddings as they
         came are gone; so other ways cannot be tried any more. Nothing changes if one is refused.
         """
-        self._check_weighing(settings)
-        if (settings.preprocess, settings.key_dtype) != (self.preprocess, self.key_dtype):
-            self._rekey(settings.preprocess, settings.key_dtype)
-        self.temperature = settings.temperature
-        self.k, self.sigma = settings.k, settings.sigma
-        self.strength, self.probability_map = settings.strength, settings.probability_map
+        with self._change():
+            self._hold(**vars(self._now.using(settings)))
         return self
+
+    @property
+    def settings(self) -> Settings:
+        """What the memory computes with now, such as ``use`` takes; ``sigma`` may be "auto"."""
+        now = self._now
+        return Settings(
+            now.k,
+            now.sigma,
+            now.temperature,
+            now.strength,
+            now.map.name,
+            now.spec.preprocess.name,
+            now.spec.key_dtype,
+        )
 
     # ---------------------------------------------------------------- judgement
 
@@ -651,9 +676,9 @@ class Memory(State):
                 "export writes such files"
             )
         with self._saving:
-            file = self._file if append else None
+            file = self._now.file if append else None
             if append and (file is None or file.path != os.path.abspath(os.fspath(path))):
-                last = "no file yet" if self._file is None else f"{self._file.path!r}"
+                last = "no file yet" if file is None else f"{file.path!r}"
                 raise ValueError(
                     "append=True continues the file that this memory was loaded from or last "
                     f"saved to ({last}), got {os.fspath(path)!r}; save without append"
@@ -661,14 +686,15 @@ class Memory(State):
             if self._compactor is not None and not self._changing:
                 self._compactor.join()  # what it merges need not be written twice
             with self._lock:
-                rows, settings = self._rows().sealed(), self._settings()
+                now = self._now
+                rows = now.fitted.sealed()
                 if not self._changing:
-                    self._snapshot = rows
-            saved = _persist.save(path, settings, self._head(), rows, file, progress)
+                    self._hold(rows=rows)
+            saved = _persist.save(path, self._settings(now), self._head(), rows, file, progress)
             with self._lock:
-                if self._snapshot is not None:
-                    self._snapshot = saved.followed_by(self._snapshot)
-                self._file = saved.file
+                rows = self._now.fitted
+                if rows.preprocess is saved.rows.preprocess:  # no other fit has come meanwhile
+                    self._hold(rows=saved.followed_by(rows), file=saved.file)
         return self
 
     @classmethod
@@ -713,21 +739,25 @@ class Memory(State):
         if given["sigma"] == "inf":
             given["sigma"] = math.inf
         flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
+        allowed = saved.settings.get("allowed")
         try:
             memory = cls(**given, head=Head(**saved.head) if saved.head else None)
             auto = None if sigma is None else positive(sigma, "sigma_")
+            allowed = math.inf if allowed is None else positive(allowed, "allowed")
         except (TypeError, ValueError) as error:
             raise saved.bad(f"its settings make no sense: {error}") from error
         if type(flat) is not bool or (sigma is None and memory.sigma == "auto"):
             raise saved.bad("flat or sigma_ is missing")
-        rows, memory._file = saved.rows(memory._spec.schema)
-        memory._snapshot = replace(
+        rows, file = saved.rows(memory._now.spec.schema)
+        rows = replace(
             rows,
-            temperature=memory._temperature,
+            temperature=memory._now.temperature,
             flat=flat,
             auto_sigma=auto,
             preprocess=saved.preprocess,
+            allowed=allowed,
         )
+        memory._hold(rows=rows, file=file)
         return memory
 
     def export(
@@ -746,20 +776,20 @@ class Memory(State):
         """
         from resmem import _export  # which is seldom needed
 
-        with self._lock:
-            rows, settings = self._rows(), self._settings()
-        _export.save(path, settings, self._head(), rows, progress)
+        now = self._now
+        _export.save(path, self._settings(now), self._head(), now.fitted, progress)
         return self
 
     def info(self) -> dict[str, Any]:
         """What the memory is and holds, as plain numbers and strings."""
-        rows, file = self._rows(), self._file
+        now = self._now
+        rows, file = now.fitted, now.file
         about = {
             "rows": len(rows),
             "d": rows.d,
             "columns": rows.columns,
-            **self._settings(),
-            "sigma_": self.sigma_,
+            **self._settings(now),
+            "sigma_": now.scale,
             "residual_error_": rows.error,
             "nbytes": rows.nbytes,
             "segments": len(rows.segments),
@@ -776,43 +806,35 @@ class Memory(State):
 
     def _corrector(self, base: Any = None) -> Corrector:
         """What a call computes with, whatever changes meanwhile."""
-        rows = self._rows()
         if base is not None and identity(base) != self._base:
             made = "an unnamed base" if self._base is None else f"base {self._base!r}"
             raise ValueError(f"this memory was made from {made}, not from {base!r}")
-        return Corrector(
-            self._spec,
-            rows,
-            min(self._k, max(1, len(rows))),  # weights run over the rows that there are
-            self._scale(rows),
-            self._strength,
-        )
+        return self._now.corrector
 
     # ---------------------------------------------------------------- object protocol
 
     def __repr__(self) -> str:
-        sigma = f"{self._sigma!r}"
-        if self._sigma == "auto" and self._snapshot is not None:
-            sigma += f" ({self.sigma_:.4g})"
+        now = self._now
+        rows, sigma = now.rows, f"{now.sigma!r}"
+        if now.sigma == "auto" and rows is not None:
+            sigma += f" ({now.scale:.4g})"
         text = (
-            f"Memory(task={self.task!r}, output_kind={self.output_kind!r}, k={self._k}, "
-            f"sigma={sigma}, temperature={self._temperature:g}, strength={self._strength:g}"
+            f"Memory(task={now.spec.task!r}, output_kind={now.spec.output_kind!r}, k={now.k}, "
+            f"sigma={sigma}, temperature={now.temperature:g}, strength={now.strength:g}"
         )
-        usual = {
-            "preprocess": "none",
-            "key_dtype": "float32",
-            "residual_dtype": "float32",
-            "store": "dense",
-            "probability_map": "clip",
-        }
-        for name, value in usual.items():
-            if getattr(self, name) != value:
-                text += f", {name}={getattr(self, name)!r}"
+        for name, value, usual in (
+            ("preprocess", now.spec.preprocess.name, "none"),
+            ("key_dtype", now.spec.key_dtype, "auto" if rows is None else "float32"),
+            ("residual_dtype", self._residual_dtype, "float32"),
+            ("store", now.spec.store.name, "dense"),
+            ("probability_map", now.map.name, "clip"),
+        ):
+            if value != usual:
+                text += f", {name}={value!r}"
         text += ")"
-        if self._snapshot is None:
+        if rows is None:
             return text + " [not fitted]"
-        rows = self._snapshot
-        size = self.nbytes / (1 << 20)
+        size = rows.nbytes / (1 << 20)
         return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB]"
 
 

@@ -329,7 +329,7 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
             "bias": reader.array("head/bias", np.float32, (columns,)),
         }
     preprocess = fitted(
-        settings.get("preprocess"),
+        settings,
         reader.whole(reader.meta, "d"),
         lambda name, dtype, shape: reader.array(f"preprocess/{name}", dtype, shape),
         reader.bad,
@@ -341,23 +341,28 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
 
 
 def fitted(
-    name: Any,
+    settings: Mapping[str, Any],
     d: int,
     array: Callable[[str, Any, tuple[int, ...]], Array],
     bad: Callable[[str], FileFormatError],
 ) -> Fitted:
-    """The preprocess called so, of the arrays that ``array`` gives by name, dtype and shape."""
+    """The preprocess that settings name, of the arrays that ``array`` gives by name, dtype and
+    shape."""
     try:
-        method = method_named(name)
+        method = method_named(settings.get("preprocess"))
         schema = method.schema(d)
     except ValueError as error:
         raise bad(f"its settings make no sense: {error}") from error
+    if settings.get("offset") is True:
+        if schema:
+            raise bad(f"its preprocess {method.name} has an offset besides")
+        schema = {"offset": (np.float64, (d,))}
     arrays = {each: np.array(array(each, *kind)) for each, kind in schema.items()}
     if not all(np.isfinite(each).all() for each in arrays.values()):
         raise bad("the numbers of its preprocess hold NaN or infinity")
     if (arrays.get("scale", np.ones(1)) <= 0).any():
         raise bad("the scale of its preprocess is not positive")
-    return Fitted(method, arrays)
+    return Fitted(method, arrays, wide=settings.get("key_dtype") == "float64")
 
 
 def _rows(reader: Reader, file: File, schema_of: SchemaOf) -> tuple[Snapshot, File]:

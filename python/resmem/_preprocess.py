@@ -127,6 +127,13 @@ class Fitted:
         """Whether keys are the embeddings, but for rounding."""
         return self.method.kind == "none" and "offset" not in self.arrays
 
+    def unshifted(self, keys: Keys) -> Keys:
+        """Embeddings of keys that an offset at most was taken off."""
+        if "offset" not in self.arrays:
+            return keys
+        whole: F64 = keys.astype(np.float64) + self.arrays["offset"]
+        return whole
+
     def apply(self, embeddings: Keys, threads: int = 0) -> Keys:
         """Keys (n, m) of finite embeddings (n, d); infinite where they are beyond float32."""
         if self.plain:
@@ -205,7 +212,8 @@ def method_named(name: Any) -> Method:
 class _Moments:
     """Mean and scatter of rows, block by block (Chan, Golub and LeVeque's update).
 
-    A constant column has no scatter at all, as sums of so few equal float32 values are exact.
+    A constant column has no scatter at all, as sums of so few equal float32 values are exact;
+    those of float64 are not, so that the first row is taken off before.
     """
 
     def __init__(self, d: int, together: bool) -> None:
@@ -215,10 +223,13 @@ class _Moments:
         self.scatter = np.zeros((d, d) if together else d)
 
     def add(self, rows: Keys) -> None:
-        part = rows.astype(np.float64)
+        if self.n == 0:
+            self._origin = rows[0].astype(np.float64) if rows.dtype == np.float64 else 0.0
+            self.mean += self._origin
+        part = rows.astype(np.float64) - self._origin
         mean = part.mean(axis=0)
         part -= mean
-        apart, n = mean - self.mean, self.n + len(part)
+        apart, n = mean - (self.mean - self._origin), self.n + len(part)
         share = self.n * len(part) / n
         if self._together:
             self.scatter += part.T @ part

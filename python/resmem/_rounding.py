@@ -73,7 +73,8 @@ class Neighbourhood:
         values, self._near, _, _ = _core.search(
             asked, _largest(asked), [segment], k, self._metric, exclude
         )
-        self.steps = _steps(values, self._near) * (len(rows) / max(n, 1))
+        apart = _spacing(values, self._near, self._metric == "euclidean")
+        self.steps = apart * (len(rows) / max(n, 1))
 
     def keeping(self, may_shift: bool) -> Keeping:
         """The first that serves: float32, float32 about an offset, float64."""
@@ -143,14 +144,17 @@ def scaled_to_one(x: F64) -> F64:
     return scaled
 
 
-def _steps(values: F64, ids: I64) -> F64:
-    """The mean step from one neighbour of a query to the next; where all are as far, how far."""
+def _spacing(values: F64, ids: I64, distances: bool) -> F64:
+    """Of each query, the mean step from one neighbour to the next, but no more than the distance of
+    the first; where all are as far, that. 0: the neighbours are one point with the query."""
     count = (ids >= 0).sum(axis=1)
     last = values[np.arange(len(values)), np.maximum(count - 1, 0)]
     first = values[:, 0]
     with np.errstate(invalid="ignore"):
         steps = np.abs(last - first) / np.maximum(count - 1, 1)
         steps = np.where(steps > 0, steps, np.abs(first))
+        if distances:
+            steps = np.where(first > 0, np.minimum(steps, first), steps)
     return np.where((count > 0) & np.isfinite(steps), steps, 0.0)
 
 

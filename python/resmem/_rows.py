@@ -420,7 +420,8 @@ class Snapshot:
         for part, segment in zip(parts, self.segments, strict=True):
             part["dead"] = segment.dead_rows(self.version)
         carried = (
-            "d", "columns", "temperature", "flat", "auto_sigma", "next_id", "retired", "preprocess"
+            "d", "columns", "temperature", "flat", "auto_sigma", "next_id", "retired", "preprocess",
+            "allowed",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
 

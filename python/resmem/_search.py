@@ -87,7 +87,7 @@ def _compared(
 ) -> tuple[Keys, float, Keys, float]:
     """Queries and rows as they are compared, and the largest |value| of either."""
     given_rows = _arrays.real(rows, "rows", "(n, d)")
-    given_queries = _arrays.real(queries, "queries", "(q, d)")
+    given_queries = _arrays.real(queries, "queries", "(n, d)")
     _arrays.embedding_layout(given_rows, "rows")
     _arrays.embedding_layout(given_queries, "queries", given_rows.shape[1])
     keeping = _keeping(given_queries, given_rows, metric)
@@ -114,7 +114,8 @@ def _keeping(queries: Any, rows: Any, metric: Metric) -> Keeping:
         return Keeping()
     some_rows = rows[positions(len(rows), rows.shape[1])]
     some_queries = queries[sample(len(queries), _QUERIES)]
-    if len(some_rows) == 0 or len(some_queries) == 0:
+    empty = len(some_rows) == 0 or len(some_queries) == 0
+    if empty or not _arrays.all_finite(some_rows, some_queries):
         return Keeping()
     wide_rows, _ = _arrays.wide_vectors(some_rows, "rows")
     wide_queries, _ = _arrays.wide_vectors(some_queries, "queries")

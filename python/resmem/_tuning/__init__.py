@@ -17,6 +17,7 @@ from resmem._correct import Corrector
 from resmem._folds import fold_numbers
 from resmem._metrics import Score, checked_confidence, score_named
 from resmem._rows import Array, Snapshot
+from resmem._simplex import map_named
 from resmem._stores import Sparse
 from resmem._tuning.grid import choices, grid_of
 from resmem._tuning.judge import Tuner
@@ -41,8 +42,10 @@ def tune(
     """See ``Memory.tune``."""
     if rule not in ("best", "one_se"):
         raise ValueError(f"rule must be 'best' or 'one_se', got {rule!r}")
-    usual = "log_loss" if memory.task == "classification" else "rmse"
-    scored = score_named(usual if score is None else score, memory.task, greater_is_better)
+    now = memory._now
+    task, kept = now.spec.task, (now.spec.preprocess.name, now.spec.key_dtype)
+    usual = "log_loss" if task == "classification" else "rmse"
+    scored = score_named(usual if score is None else score, task, greater_is_better)
     given = (embeddings, outputs, targets, exclude_ids)
     if loo and any(part is not None for part in given):
         raise ValueError(
@@ -54,10 +57,9 @@ def tune(
         raise ValueError(f"seed must be below 2**32, got {seed}")
     workers = _arrays.thread_count(threads)
     trials: list[Trial] = []
-    for name in choices(preprocess, memory.preprocess, "preprocess"):
-        for dtype in choices(key_dtype, memory.key_dtype, "key_dtype"):
-            same = (name, dtype) == (memory.preprocess, memory.key_dtype)
-            corrector = (memory if same else memory._rekeyed(name, dtype))._corrector()
+    for name in choices(preprocess, kept[0], "preprocess"):
+        for dtype in choices(key_dtype, kept[1], "key_dtype"):
+            corrector = (now if (name, dtype) == kept else now.rekeyed(name, dtype)).corrector
             most = len(corrector.rows) - loo
             if most < 1:
                 needed = "two rows for loo=True" if loo else "rows"
@@ -132,7 +134,7 @@ def _too_small(trial: Trial, result: TuneResult, loo: bool) -> tuple[str, ...]:
         )  # fmt: skip
     if isinstance(trial.spec.store, Sparse):
         return ()  # which does not keep the outputs
-    corrector = Corrector(trial.spec, trial.rows, 1, 1.0, 1.0)
+    corrector = Corrector(trial.spec, trial.rows, 1, 1.0, 1.0, map_named("clip"))
     own = replace(trial, source=OwnRows(corrector, trial.some, 1, trial.threads))
     share = _clearly_smaller(own.error_sizes(), trial.error_sizes(), _SMALLER)
     return () if share is None else (

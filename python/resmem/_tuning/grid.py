@@ -28,7 +28,7 @@ class Settings:
     """What can be chosen of a memory that is fitted."""
 
     k: int
-    sigma: float
+    sigma: Any  # a number, or "auto" of a memory whose ``sigma`` is
     temperature: float
     strength: float
     probability_map: str = "clip"
@@ -36,7 +36,8 @@ class Settings:
     key_dtype: KeyDtype = "float32"
 
     def __str__(self) -> str:
-        text = f"k={self.k}, sigma={self.sigma:.4g}, strength={self.strength:g}"
+        sigma = self.sigma if self.sigma == "auto" else f"{self.sigma:.4g}"
+        text = f"k={self.k}, sigma={sigma}, strength={self.strength:g}"
         for name, usual in (("temperature", 1.0), ("probability_map", "clip"),
                             ("preprocess", "none"), ("key_dtype", "float32")):  # fmt: skip
             value = getattr(self, name)
