@@ -483,7 +483,8 @@ class Memory(State):
         score : str or callable, optional
             Classification: "log_loss" (default), "accuracy", "brier", "calibration_error".
             Regression: "rmse" (default), "mae", "r2". Or f(predictions, targets) -> float, which is
-            called with the predictions of every setting, with ``greater_is_better``.
+            called with the predictions of every setting (both arrays are read-only), with
+            ``greater_is_better``.
         folds : int or int array (q,)
             How many, or the fold of each row, so that rows that belong together stay together.
         rule : {"best", "one_se"}
