@@ -6,6 +6,8 @@ import importlib
 import json
 import os
 import random
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -19,9 +21,13 @@ from hypothesis import strategies as st
 
 import oracle
 import resmem
+from faults import answers, fitted, in_child
+from faults import loaded as loaded_answers
+from faults import rows as some_rows
 from resmem import _container
 
 D, C = 4, 3
+forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = [
     ("classification", "logits"),
@@ -339,6 +345,108 @@ def test_consecutive_removals_reach_the_file_though_they_are_one_run(tmp_path):
         twin = resmem.Memory.load(path)
         with pytest.raises(ValueError, match="never have been used"):
             twin.add(*examples(rng, 1), ids=[gone[-1]])
+
+
+# ---- Saves inside of saves ---------------------------------------------------------------------
+
+
+def nested(folder, outer, inner, same, by):
+    """What comes of ``inner`` when a signal handler or a progress function calls it in ``outer``,
+    and whether the file is what ``outer`` was to write."""
+    path, link = folder / "m.resmem", folder / "link.resmem"
+    mem = fitted(0, 50).save(path)
+    os.link(path, link)
+    other = mem if same else resmem.Memory.load(path)
+    mem.add(*some_rows(1, 20))
+    calls = {
+        "save": lambda: other.save(path),
+        "append": lambda: other.save(path, append=True),
+        "container": lambda: _container.append(path, mem._file.version, {}, [], []),
+        "report": lambda: resmem.report(path, evaluation=mem.evaluate(*some_rows(2, 9))),
+        "append to a link": lambda: _container.append(link, mem._file.version, {}, [], []),
+    }
+    said = []
+
+    def interrupt(*_):
+        try:
+            calls[inner]()
+            said.append("done")
+        except Exception as error:
+            said.append(f"{type(error).__name__}: {error}")
+
+    progress = interrupt
+    if by == "signal":
+        signal.signal(signal.SIGUSR1, interrupt)
+        progress = lambda _: signal.raise_signal(signal.SIGUSR1)  # noqa: E731
+    mem.save(path, append=outer == "append", progress=progress)
+    mem.save(path, append=True)  # goes on as if nothing had been
+    if loaded_answers(path) != answers(mem):
+        return "damaged"
+    return "; ".join(sorted(set(said)))
+
+
+@forks
+@pytest.mark.parametrize("by", ["signal", "progress"])
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("inner", ["save", "append", "container", "report"])
+@pytest.mark.parametrize("outer", ["save", "append"])
+def test_a_save_inside_of_a_save_to_the_same_file_is_refused(tmp_path, outer, inner, same, by):
+    """It would wait for itself, or be lost when the outer one puts its file in place."""
+    said = in_child(lambda: nested(tmp_path, outer, inner, same, by))
+    assert re.fullmatch(r"RuntimeError: '.*m\.resmem' is being written by the code that.*", said)
+
+
+@forks
+def test_an_append_inside_of_an_append_by_another_name_is_refused(tmp_path):
+    said = in_child(lambda: nested(tmp_path, "append", "append to a link", True, "progress"))
+    assert re.fullmatch(r"RuntimeError: '.*link\.resmem' is being written by the code.*", said)
+
+
+def test_a_save_inside_of_a_save_to_another_file_is_done(tmp_path):
+    mem, other = fitted(0, 50), fitted(1, 60)
+    calls = [
+        lambda: other.save(tmp_path / "o.resmem"),
+        lambda: mem.save(tmp_path / "p.resmem"),
+        lambda: mem.export(tmp_path / "e.npz"),
+    ]
+    mem.save(tmp_path / "m.resmem", progress=lambda _: calls and calls.pop()())
+    assert not calls
+    for name, wanted in (("m", mem), ("o", other), ("p", mem)):
+        assert loaded_answers(tmp_path / f"{name}.resmem") == answers(wanted)
+    assert loaded_answers(tmp_path / "e.npz") == answers(mem)
+
+
+@pytest.mark.parametrize("append", [True, False])
+def test_another_thread_waits_for_a_save_to_the_same_file(tmp_path, append):
+    path = tmp_path / "m.resmem"
+    mem, other = fitted(0, 50).save(path), fitted(1, 60)
+    mem.add(*some_rows(1, 20))
+    threads = []
+
+    def start(_):
+        if not threads:
+            threads.append(threading.Thread(target=other.save, args=(path,)))
+            threads[0].start()
+            threads[0].join(0.2)
+            assert threads[0].is_alive() == append  # a save has locked nothing yet
+
+    mem.save(path, append=append, progress=start)
+    threads[0].join(60)
+    assert loaded_answers(path) == answers(other if append else mem)
+
+
+@forks
+def test_a_child_forked_in_a_save_may_save_to_the_same_file(tmp_path):
+    path, statuses = tmp_path / "m.resmem", []
+    mem = fitted(0, 50).save(path)
+
+    def fork(_):
+        if not statuses:
+            statuses.append(in_child(lambda: str(fitted(1, 60).save(path))[:6]))
+
+    mem.save(path, progress=fork)
+    assert statuses == ["Memory"]
+    assert loaded_answers(path) == answers(mem)
 
 
 def test_a_memory_is_not_saved_under_the_name_of_an_export(tmp_path):

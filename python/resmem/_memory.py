@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from resmem import _arrays, _container, _evaluate, _explain, _persist, _sigma, _tuning
 from resmem._arrays import F64, I64
+from resmem._atomic import sole_writer
 from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
 from resmem._evaluate import Evaluation
@@ -645,13 +646,16 @@ class Memory(State):
             As the system gives it (disk full, no permission); the old file is unharmed.
         ValueError
             ``append`` and the file is not the one this memory continues.
+        RuntimeError
+            A signal handler or ``progress`` saves to a file that the code it interrupts is
+            writing. That goes on; other threads and processes are waited for instead.
         """
         if os.fspath(path).lower().endswith(_persist.EXPORTS):
             raise ValueError(
                 f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "
                 "export writes such files"
             )
-        with self._saving:
+        with self._saving, sole_writer(path, "call"):
             file = self._file if append else None
             if append and (file is None or file.path != os.path.abspath(os.fspath(path))):
                 last = "no file yet" if self._file is None else f"{self._file.path!r}"
