@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import functools
 import io
 import json
 import os
@@ -33,8 +35,11 @@ from resmem import _estimate
 from resmem.__main__ import main
 from resmem._cli import inputs, progress, queries
 from resmem._cli import judged as judge
+from resmem._cli.files import Changed, Source, Target
+from resmem._cli.parser import parser
 from resmem._estimate import in_bytes
 from resmem._formats import members
+from resmem.demo import data as demo_data
 
 F32 = np.arange(12, dtype=np.float32).reshape(6, 2) - 3.5
 HALVES = np.array([[1.0, -2.5], [0.0, 3.140625]], np.float32)  # bfloat16 holds them exactly
@@ -1103,6 +1108,143 @@ def test_every_error_is_one_line_and_status_2(fitted, line, message):
     assert message in done.err
     assert Path("m.resmem").read_bytes() == before
     assert not litter()
+
+
+# ---- Files that are read are not written --------------------------------------------------------
+
+
+@functools.cache
+def declared():
+    """The commands, and what each of their options is."""
+    actions = parser()._actions
+    commands = next(a for a in actions if isinstance(a.choices, dict)).choices
+    return [(name, action) for name, command in commands.items() for action in command._actions]
+
+
+SOURCES = [(c, a) for c, a in declared() if isinstance(a.type, type) and issubclass(a.type, Source)]
+TARGETS = {
+    c: a for c, a in declared()
+    if a.type in (Target, Changed) or isinstance(a.default, Target)
+}  # fmt: skip
+TEXTS = {  # options whose text is no path
+    "fit": {"task", "output_kind", "preprocess", "key_dtype", "residual_dtype", "store", "base",
+            "probability_map"},
+    "predict": {"what", "base"},
+    "tune": {"score", "rule"},
+    "report": {"title", "date"},
+}  # fmt: skip
+
+
+def test_every_option_is_known_to_be_a_file_or_none():
+    """A new one must be declared as what it is: Source, Target, Changed, or listed above."""
+    texts = {}
+    for command, action in declared():
+        takes_text = action.nargs != 0 and action.type in (None, str)
+        if takes_text and action.dest != "help":
+            texts.setdefault(command, set()).add(action.dest)
+    assert texts == TEXTS
+    assert set(TARGETS) == {"fit", "add", "predict", "tune", "report", "export", "demo"}
+    assert len(SOURCES) > 30
+
+
+def linked(path, link, how):
+    if how == "hard link":
+        os.link(path, link)
+    elif how == "symbolic link":
+        os.symlink(path, link)
+    elif how == "link to a link":
+        os.symlink(path, "between")
+        os.symlink("between", link)
+    return link
+
+
+@pytest.mark.parametrize("how", ["name", "other spelling", "hard link", "symbolic link",
+                                 "link to a link", "dangling link", "array in it"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("command", "source"),
+    [(c, a) for c, a in SOURCES if c in TARGETS and a is not TARGETS[c]],
+    ids=lambda part: getattr(part, "dest", part),
+)
+def test_no_command_overwrites_what_it_reads(fitted, tmp_path, command, source, how):
+    """Whatever the option is called that names the file, and whichever way it leads there."""
+    target = TARGETS[command]
+    suffix = {"report": ".html", "export": ".npz", "fit": ".resmem", "add": ".resmem",
+              "tune": ".resmem"}.get(command, ".npy")  # fmt: skip
+    read, written = f"read{suffix}", f"written{suffix}"
+    if how != "dangling link":
+        Path(read).write_bytes(b"precious")
+    written = {"name": read, "other spelling": f"{tmp_path}/./{read}", "array in it": read}.get(
+        how, linked(tmp_path / read, written, how.replace("dangling", "symbolic"))
+    )
+    named = f"{read}:array" if how == "array in it" else read
+    if how == "array in it" and not source.option_strings:
+        pytest.skip("a memory has no name of an array")
+    words = [command]
+    for other, action in declared():
+        if other == command and (action.required or action in (source, target)):
+            text = named if action is source else written if action is target else "other.npy"
+            words += [*action.option_strings[-1:], str(text)]
+    done = fitted(" ".join(words))
+    called = source.option_strings[-1] if source.option_strings else "M.resmem"
+    other = {"out": "OUT", "memory": "M.resmem"}.get(target.dest, "--output")
+    wanted = f"{str(written)!r} is read by this command, as {called} {named}; "
+    wanted += f"give {other} another file"
+    assert (done.status, done.err) == (2, f"resmem: error: {wanted}\n")
+    if how != "dangling link":
+        assert Path(read).read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("line", "read"),
+    [
+        (ASK + " -o x.npy --exclude-ids x.npy", "x.npy"),
+        (ASK + " -o x.npy --what correct --columns x.npy", "x.npy"),
+        ("fit x.npy --force --embeddings train.npz --targets train.npz --store head "
+         "--head-weight x.npy", "x.npy"),
+        ("fit x.npy --force --embeddings train.npz --targets train.npz --store head "
+         "--head-weight train.npz --head-bias x.npy", "x.npy"),
+        ("report m.resmem --embeddings query.npz --outputs query.npz --targets x.npy "
+         "--output x.html --class-names x.html", "x.html"),
+    ],
+)  # fmt: skip
+def test_files_that_were_lost_are_not(fitted, line, read):
+    np.save("x.npy", np.full(Q, -1))
+    Path("x.html").write_text("a\nb\nc\n")
+    before = Path(read).read_bytes()
+    done = fitted(line)
+    assert (done.status, done.out) == (2, "")
+    assert f"'{read}' is read by this command, as --" in done.err
+    assert Path(read).read_bytes() == before
+    other = line.replace(f"-o {read}", "-o y.npy").replace(f"fit {read}", "fit y.resmem")
+    said = fitted(other.replace(f"--output {read}", "--output y.html")).err
+    assert "is read by this command" not in said  # another file, as the message says
+
+
+def test_the_demo_does_not_draw_over_its_images(cli, tmp_path, monkeypatch):
+    images = tmp_path / "images.npz"
+    images.write_bytes(demo_data.PATH.read_bytes())
+    monkeypatch.setattr(demo_data, "PATH", images)
+    os.symlink(images, "x.png")
+    done = cli("demo --quick --output x.png")
+    assert done.status == 2
+    assert f"'x.png' is read by this command, as {images}; give --output another file" in done.err
+    assert images.read_bytes()[:2] == b"PK"
+
+
+def test_a_picture_of_the_demo_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    import matplotlib.figure
+
+    def fails(figure, file, **_):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fails)
+    (tmp_path / "x.png").write_bytes(b"old")
+    status = main(["demo", "--quick", "--output", str(tmp_path / "x.png")])
+    assert status == 2
+    assert os.listdir(tmp_path) == ["x.png"]
+    assert (tmp_path / "x.png").read_bytes() == b"old"
 
 
 def test_every_command_helps(cli, capsys):

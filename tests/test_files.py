@@ -347,6 +347,55 @@ def test_consecutive_removals_reach_the_file_though_they_are_one_run(tmp_path):
             twin.add(*examples(rng, 1), ids=[gone[-1]])
 
 
+# ---- Files that rows are mapped from -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["m.resmem", "e.npz", "e.safetensors", "keys.npy"])
+@pytest.mark.parametrize("link", [False, True])
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_memory_is_written_over_the_file_that_its_rows_are_mapped_from(
+    tmp_path, name, link, removed
+):
+    """The file is replaced; its rows stay mapped from the old one for as long as they are used."""
+    path = tmp_path / name
+    mem = fitted(0, 3000, 64)
+    if name == "keys.npy":
+        keys, outputs, targets = some_rows(0, 3000, 64)
+        np.save(path, keys)
+        mem = resmem.Memory(k=3, sigma=1.0)
+        mem.fit(np.load(path, mmap_mode="r"), outputs, targets, copy=False)
+    else:
+        (mem.save if name == "m.resmem" else mem.export)(path)
+        mem = resmem.Memory.load(path)
+    if removed:
+        mem.remove([0, 7])
+    written = path
+    if link:
+        written = tmp_path / ("link.npz" if name == "e.npz" else f"link{path.suffix}")
+        os.symlink(path, written)
+    before, inode = answers(mem), path.stat().st_ino
+    (mem.export if name.startswith("e.") else mem.save)(written)
+    assert path.stat().st_ino != inode
+    assert answers(mem) == before == loaded_answers(path)
+    mem.add(*some_rows(1, 10, 64))
+    again = answers(mem)
+    (mem.export if name.startswith("e.") else mem.save)(written)
+    assert answers(mem) == again == loaded_answers(path)
+
+
+def test_a_report_is_written_over_the_images_that_it_shows(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "images.npy"
+    mem = fitted(0, 200)
+    keys, outputs, targets = some_rows(1, 20)
+    np.save(path, np.zeros((20, 4, 4)))
+    images = np.load(path, mmap_mode="r")
+    parts = mem.evaluate(keys, outputs, targets), mem.explain(keys, outputs)
+    resmem.report(path, None, *parts, images=images)
+    assert path.read_bytes().startswith(b"<!DOCTYPE html>")
+    assert (images == 0).all()
+
+
 # ---- Saves inside of saves ---------------------------------------------------------------------
 
 
