@@ -159,7 +159,7 @@ class Memory(State):
         borrowed only if few of them are left).
         """
         with self._change():
-            before = self._rows()
+            before = self._rows().with_checked_ids()
             rows = Incoming(self._spec, embeddings, outputs, targets, ids, before)
             if rows.n == 0:
                 return self
@@ -726,6 +726,10 @@ class Memory(State):
         if type(flat) is not bool or (sigma is None and memory.sigma == "auto"):
             raise saved.bad("flat or sigma_ is missing")
         rows, memory._file = saved.rows(memory._spec.schema)
+        if flat and (memory.task, rows.columns) != ("regression", 1):
+            raise saved.bad(
+                f"flat is for values of one column, not for {rows.columns} of {memory.task}"
+            )
         memory._snapshot = replace(
             rows,
             temperature=memory._temperature,
