@@ -7,6 +7,7 @@ import fcntl
 import functools
 import io
 import json
+import math
 import os
 import pty
 import re
@@ -31,7 +32,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import resmem
-from resmem import _estimate
+from resmem import _estimate, _formats
 from resmem.__main__ import main
 from resmem._cli import inputs, progress, queries
 from resmem._cli import judged as judge
@@ -246,6 +247,102 @@ def test_a_compressed_member_is_held_to_its_checksum(tmp_path):
         crc = struct.pack("<L", archive.getinfo("a.npy").CRC)
     file.write_bytes(file.read_bytes().replace(crc, b"\0\0\0\0"))
     assert "CRC" in refused(file)
+
+
+@contextmanager
+def traced():
+    """What tells the most bytes that Python and NumPy took in the block."""
+    most = []
+    tracemalloc.start()
+    try:
+        yield lambda: most[0]
+    finally:
+        most.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+
+def bomb(path, array, held, method=zipfile.ZIP_DEFLATED):
+    """A compressed member that claims to be of this shape, of bytes, and holds so many zeros."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": array}
+    )
+    with zipfile.ZipFile(path, "w", method) as archive, archive.open("a.npy", "w") as member:
+        member.write(header.getvalue())
+        for _ in range(held >> 20):
+            member.write(bytes(1 << 20))
+    size = len(header.getvalue()) + math.prod(array)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<L", content, content.index(b"PK\x01\x02") + 24, size)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compressed_array_is_inflated_where_there_is_room(tmp_path, monkeypatch, method):
+    """A small file may hold an array that is larger than memory."""
+    monkeypatch.setattr(_formats, "memory_available", lambda: 64 << 20)
+    file = tmp_path / "a.npz"
+    bomb(file, (40, 1 << 20), 40 << 20, method)
+    assert file.stat().st_size < 100_000
+    with traced() as peak:
+        said = refused(file)
+    assert peak() < (8 << 20 if method == zipfile.ZIP_DEFLATED else 96 << 20)
+    assert "'a.npy' is compressed and takes 40.0 MiB in memory, more than half" in said
+    assert "(32.0 MiB); write it uncompressed, with numpy.savez or as a .npy" in said
+    array = np.zeros((40, 1 << 20), dtype=np.uint8)  # as it says
+    np.savez(file, a=array)
+    np.save(tmp_path / "a.npy", array)
+    for name in (file, tmp_path / "a.npy"):
+        assert np.array_equal(inputs.rows(str(name), "a")[:], array)
+    bomb(file, (20, 1 << 20), 20 << 20, method)
+    assert inputs.rows(str(file), "a").shape == (20, 1 << 20)
+
+
+def test_what_a_compressed_array_says_of_itself_takes_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(_formats, "memory_available", lambda: 8 << 30)
+    file = tmp_path / "a.npz"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "ends early: 3221225472 bytes expected, got 2097152" in refused(
+        bomb(file, (3 << 30,), 2 << 20)
+    )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+
+
+def test_a_huge_header_is_not_read(tmp_path):
+    """NumPy reads it whole before it finds it too long; compressed, it takes next to nothing."""
+    start = np.lib.format.magic(2, 0) + struct.pack("<L", 2**32 - 1)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", start + bytes(1 << 26))
+    (tmp_path / "a.npy").write_bytes(start + bytes(1 << 26))
+    for name in ("a.npz", "a.npy"):
+        with traced() as peak:
+            assert "a header of 4294967295 bytes is more than 10000" in refused(tmp_path / name)
+        assert peak() < 8 << 20
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(3, 5), (0, 4), (7,), (2, 3, 4)])
+def test_compressed_arrays_are_what_was_written(tmp_path, order, shape):
+    array = np.asarray(np.arange(math.prod(shape)).reshape(shape), order=order)
+    np.savez_compressed(tmp_path / "a.npz", a=array)
+    got = inputs.rows(str(tmp_path / "a.npz"), "a")[:]
+    assert got.dtype == array.dtype
+    assert np.array_equal(got, array)
+
+
+def test_a_compressed_export_is_read_where_there_is_room(tmp_path, monkeypatch):
+    file = tmp_path / "e.npz"
+    memory().export(file)
+    with np.load(file) as found:
+        arrays = dict(found)
+    np.savez_compressed(file, **arrays)
+    assert len(resmem.Memory.load(file)) == N
+    monkeypatch.setattr(_formats, "memory_available", lambda: 1024)
+    with pytest.raises(resmem.FileFormatError, match=r"write it uncompressed, with numpy\.savez"):
+        resmem.Memory.load(file)
+    np.savez(file, **arrays)
+    assert len(resmem.Memory.load(file)) == N
 
 
 def test_an_encrypted_member_is_refused(tmp_path):
@@ -1404,11 +1501,11 @@ def test_the_memory_available_is_that_of_the_control_group(tmp_path, groups, fil
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert _estimate._available(str(tmp_path)) == wanted
+    assert _estimate.memory_available(str(tmp_path)) == wanted
 
 
 def test_without_a_word_from_the_system_some_memory_is_taken_to_be_there(tmp_path):
-    assert _estimate._available(str(tmp_path)) == 8 << 30
+    assert _estimate.memory_available(str(tmp_path)) == 8 << 30
 
 
 # ---- As a program ----------------------------------------------------------------------------

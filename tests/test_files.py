@@ -807,7 +807,7 @@ def test_classes_that_are_none_are_found_wherever_they_are_used(tmp_path, store,
         if store == "dense":
             calls["temperature"] = lambda m=mem: setattr(m, "temperature", 2.0)
         for call in calls.values():
-            with pytest.raises(resmem.FileFormatError, match="the stored rows are damaged"):
+            with pytest.raises(ValueError, match="the stored rows are damaged"):
                 call()
 
 
