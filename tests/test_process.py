@@ -273,6 +273,76 @@ def test_ctrl_c_answers_at_once_and_leaves_the_memory_as_it_was(call, threads):
     assert min(delays) < 0.2
 
 
+DECOMPOSING = """
+import signal, sys, time
+import numpy as np
+import resmem
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+kind, d = sys.argv[1], int(sys.argv[2])
+rng = np.random.default_rng(0)
+z = rng.standard_normal((d, d), dtype=np.float32)
+y = np.zeros(d)
+mem = resmem.Memory(task="regression", k=5, sigma=1.0).fit(z[:50], y[:50], y[:50])
+other = resmem.Memory(task="regression", k=5, sigma=1.0, preprocess=kind).fit(
+    z[:60, :80], y[:60], y[:60]
+)
+before = mem.kneighbors(z[:9]), other.kneighbors(z[:9, :80])
+decompose = np.linalg.eigh
+
+def told(*given):
+    print("decomposing", flush=True)
+    return decompose(*given)
+
+np.linalg.eigh = told
+try:
+    other.fit(z, y, y)
+except KeyboardInterrupt:
+    print(time.monotonic(), flush=True)
+after = mem.kneighbors(z[:9]), other.kneighbors(z[:9, :80])
+print(all(a.tobytes() == b.tobytes() for x, y in zip(before, after) for a, b in zip(x, y)))
+"""
+
+
+@pytest.mark.parametrize("kind", ["pca:64", "whiten:64"])
+def test_ctrl_c_answers_during_a_decomposition(kind):
+    """LAPACK takes a second or more and looks for no signals; the memory stays as it was, and the
+    program ends with the status it should."""
+    delays = []
+    for attempt in range(3):  # a busy machine may be late once
+        command = [sys.executable, "-c", DECOMPOSING, kind, "1500"]
+        alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # threads that wait spin
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=alone) as child:
+            assert child.stdout.readline() == "decomposing\n"
+            time.sleep(0.05 + 0.1 * attempt)
+            sent = time.monotonic()
+            child.send_signal(signal.SIGINT)
+            arrived, unharmed = child.communicate(timeout=PATIENCE)[0].split()
+        assert unharmed == "True"
+        assert child.returncode == 0
+        delays.append(float(arrived) - sent)
+        if delays[-1] < 0.2:
+            break
+    assert min(delays) < 0.2
+
+
+def test_errors_of_work_in_another_thread_are_the_callers(monkeypatch):
+    z = np.random.default_rng(0).standard_normal((500, 450), dtype=np.float32)
+    mem = resmem.Memory(task="regression", k=5, sigma=1.0, preprocess="pca:3")
+
+    def fails(_):
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+
+    wanted = mem.fit(z, z[:, 0], z[:, 0]).kneighbors(z[:9])
+    with monkeypatch.context() as patch:
+        patch.setattr(np.linalg, "eigh", fails)
+        with pytest.raises(np.linalg.LinAlgError, match="did not converge"):
+            mem.fit(z, z[:, 0], z[:, 0])
+    assert same(mem.kneighbors(z[:9]), wanted)
+    with ThreadPoolExecutor(1) as pool:  # where no signal comes, no other thread is needed
+        pool.submit(mem.fit, z, z[:, 0], z[:, 0]).result(PATIENCE)
+    assert same(mem.kneighbors(z[:9]), wanted)
+
+
 class Ring(Exception):  # noqa: N818
     """Raised by a signal handler."""
 

@@ -81,7 +81,7 @@ def estimate(
     d, columns = _arrays.count(d, "d"), _arrays.count(columns, "C")
     if key_dtype not in KEY_DTYPES:
         raise ValueError(f"key_dtype must be one of {', '.join(KEY_DTYPES)}, got {key_dtype!r}")
-    limit = int(_available() * _SHARE) if budget is None else _arrays.count(budget, "budget")
+    limit = int(memory_available() * _SHARE) if budget is None else _arrays.count(budget, "budget")
     sparse = f"sparse:{_SUGGESTED_M}"
     ways = [
         ("dense", "float32", "outputs and residuals; the temperature may be changed later"),
@@ -110,7 +110,7 @@ def estimate(
     return Estimate(n, d, columns, key_dtype, limit, budget is None, tuple(options), suggested)
 
 
-def _available(root: str = "/") -> int:
+def memory_available(root: str = "/") -> int:
     """Bytes of memory that the system can give and the process's control group may take."""
     found = _group_limits(root)
     with suppress(OSError), open(os.path.join(root, "proc/meminfo"), encoding="ascii") as file:

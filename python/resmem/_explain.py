@@ -13,7 +13,7 @@ from resmem import _arrays, _core
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, Searched
 from resmem._ingest import blocks
-from resmem._rows import Segment, Snapshot
+from resmem._rows import Segment, Snapshot, intact
 from resmem._stores import Dense, Sparse
 
 _SHOWN = 10  # neighbours in a table
@@ -168,7 +168,7 @@ class _Explainer:
         for segment, where, at in located(rows, positions):
             picked = columns[np.nonzero(where)[0]]
             if isinstance(store, Sparse):
-                values[where] = _sparse_values(segment, at, picked)
+                values[where] = _sparse_values(segment, at, picked, rows.columns)
                 rest[where] = segment["rest"][at]
             elif isinstance(store, Dense):
                 values[where] = segment["residuals"][at[:, None], picked]
@@ -182,15 +182,16 @@ class _Explainer:
         assert not isinstance(store, (Dense, Sparse))
         for part in blocks(len(at), 16 * self.corrector.rows.columns):
             logits = store.logits(segment["keys"][at[part]], self.threads)
-            labels = segment["targets"][at[part]]
+            labels = intact(segment["targets"][at[part]], self.corrector.rows.columns)
             residuals = _core.class_residuals(logits, labels, temperature, self.threads)
             values[part] = np.take_along_axis(residuals, columns[part], axis=1)
         return values
 
 
-def _sparse_values(segment: Segment, at: I64, columns: I64) -> F64:
-    """The values kept of these columns, 0 for those that are not."""
-    values, index, kept = np.zeros(columns.shape), segment["index"][at], segment["value"][at]
+def _sparse_values(segment: Segment, at: I64, columns: I64, count: int) -> F64:
+    """The values kept of these columns, of ``count``; 0 for those that are not."""
+    values, kept = np.zeros(columns.shape), segment["value"][at]
+    index = intact(segment["index"][at], count, "index")
     for entry in range(index.shape[1]):
         np.copyto(values, kept[:, entry, None], where=index[:, entry, None] == columns)
     return values
@@ -217,7 +218,7 @@ def targets_of(corrector: Corrector, positions: I64) -> npt.NDArray[Any]:
     if corrector.spec.task == "regression":
         found = np.full((*positions.shape, corrector.rows.columns), np.nan)
     for segment, where, at in located(corrector.rows, positions):
-        found[where] = segment["targets"][at]
+        found[where] = intact(segment["targets"][at], corrector.rows.columns)
     return found
 
 

@@ -165,10 +165,10 @@ def load(path: str | os.PathLike[str], verify: bool = True, progress: Progress =
     step = progress if progress and verify else lambda _: None
     try:
         members = _formats.members(name)
+        found = {each: opened() for each, opened in members.items()}  # refused if there is no room
         if verify and has_checksums(name):
             for done in _formats.held_to_checksums(name):
                 step(done)
-        found = {each: opened() for each, opened in members.items()}
     except ValueError as error:
         raise FileFormatError(str(error)) from error
     reader = _Reader(name, found, verify, step)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from resmem import _arrays, _container, _evaluate, _explain, _persist, _tuning
 from resmem._arrays import F64, I64
+from resmem._atomic import sole_writer
 from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
 from resmem._evaluate import Evaluation
@@ -174,7 +175,7 @@ class Memory(State):
         """
         with self._change():
             now = self._now
-            before = now.fitted
+            before = now.fitted.with_checked_ids()
             rows = Incoming(now.spec, embeddings, outputs, targets, ids, before)
             if rows.n == 0:
                 return self
@@ -498,7 +499,8 @@ class Memory(State):
         score : str or callable, optional
             Classification: "log_loss" (default), "accuracy", "brier", "calibration_error".
             Regression: "rmse" (default), "mae", "r2". Or f(predictions, targets) -> float, which is
-            called with the predictions of every setting, with ``greater_is_better``.
+            called with the predictions of every setting (both arrays are read-only), with
+            ``greater_is_better``.
         folds : int or int array (q,)
             How many, or the fold of each row, so that rows that belong together stay together.
         rule : {"best", "one_se"}
@@ -669,13 +671,16 @@ class Memory(State):
             As the system gives it (disk full, no permission); the old file is unharmed.
         ValueError
             ``append`` and the file is not the one this memory continues.
+        RuntimeError
+            A signal handler or ``progress`` saves to a file that the code it interrupts is
+            writing. That goes on; other threads and processes are waited for instead.
         """
         if os.fspath(path).lower().endswith(_persist.EXPORTS):
             raise ValueError(
                 f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "
                 "export writes such files"
             )
-        with self._saving:
+        with self._saving, sole_writer(path, "call"):
             file = self._now.file if append else None
             if append and (file is None or file.path != os.path.abspath(os.fspath(path))):
                 last = "no file yet" if file is None else f"{file.path!r}"
@@ -749,6 +754,10 @@ class Memory(State):
         if type(flat) is not bool or (sigma is None and memory.sigma == "auto"):
             raise saved.bad("flat or sigma_ is missing")
         rows, file = saved.rows(memory._now.spec.schema)
+        if flat and (memory.task, rows.columns) != ("regression", 1):
+            raise saved.bad(
+                f"flat is for values of one column, not for {rows.columns} of {memory.task}"
+            )
         rows = replace(
             rows,
             temperature=memory._now.temperature,

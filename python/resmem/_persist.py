@@ -18,17 +18,20 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from resmem import _container
+from resmem._arrays import forget
 from resmem._container import Pieces, Section, Version
 from resmem._errors import FileFormatError
 from resmem._planner import KINDS, Decision, Planner, saved
 from resmem._preprocess import Fitted, method_named
-from resmem._rows import NO_RUNS, Array, Schema, Segment, Snapshot, Stored
+from resmem._rows import NO_RUNS, Array, Schema, Segment, Snapshot, Stored, intact
 
 Progress: TypeAlias = "Callable[[int], None] | None"
 
 EXPORTS = (".npz", ".safetensors")  # files called so are not ours but _export's
 
 _LAST_ID = 2**63 - 1
+_NUMBERS = 2**48  # more segments than a file will ever have held
+_CHECKED_ROWS = 1 << 16  # at a time
 _PIECE = 4 << 20  # bytes of rows that are gathered to be written
 
 
@@ -133,6 +136,11 @@ class _Writing:
             else:
                 self.number.append(self.numbers)
                 self.numbers += 1
+        if self.numbers > _NUMBERS:
+            raise ValueError(
+                f"{self.after.path if self.after else ''!r} cannot be appended to any more; save "
+                "it as a new file"
+            )
         self.decisions = [self._decision(segment) for segment in rows.segments]
 
     def _decision(self, segment: Segment) -> Decision | None:
@@ -334,9 +342,13 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
         lambda name, dtype, shape: reader.array(f"preprocess/{name}", dtype, shape),
         reader.bad,
     )
-    file = File(name, loaded.version, reader.whole(reader.meta, "numbers"))
+    file = File(name, loaded.version, reader.whole(reader.meta, "numbers", _NUMBERS))
     return Saved(
-        settings, head, preprocess, lambda schema_of: _rows(reader, file, schema_of), reader.bad
+        settings,
+        head,
+        preprocess,
+        lambda schema_of: _rows(reader, file, schema_of, verify),
+        reader.bad,
     )
 
 
@@ -365,7 +377,7 @@ def fitted(
     return Fitted(method, arrays, wide=settings.get("key_dtype") == "float64")
 
 
-def _rows(reader: Reader, file: File, schema_of: SchemaOf) -> tuple[Snapshot, File]:
+def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tuple[Snapshot, File]:
     meta = reader.meta
     d, columns = reader.whole(meta, "d"), reader.whole(meta, "columns")
     if not (0 < d < 2**31 and 0 < columns < 2**31):
@@ -391,9 +403,26 @@ def _rows(reader: Reader, file: File, schema_of: SchemaOf) -> tuple[Snapshot, Fi
         next_id=reader.whole(meta, "next_id", _LAST_ID + 1),
         version=1,
         retired=retired,
+        ids_checked=verify or not any(segment.has_ids for segment in segments),
     )
+    if fault := rows.id_fault(given=verify):
+        raise reader.bad(fault)
+    if verify:
+        _check_classes(rows, reader.bad)
     removed = {s.stored.number: s.dead for s in segments if s.stored and s.dead}
     return rows, replace(file, removed=removed, retired=rows.retired)
+
+
+def _check_classes(rows: Snapshot, bad: Callable[[str], FileFormatError]) -> None:
+    """That numbers which are used as columns are such."""
+    for segment in rows.segments:
+        for name in {"targets", "index"} & set(segment.arrays):
+            for start in range(0, segment.n, _CHECKED_ROWS):
+                try:
+                    intact(segment[name][start : start + _CHECKED_ROWS], rows.columns, name)
+                except FileFormatError as error:
+                    raise bad(str(error)) from error
+            forget(segment[name], slice(0, segment.n))
 
 
 def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment:

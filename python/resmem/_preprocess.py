@@ -9,17 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _core
+from resmem import _arrays, _core, _threads
 from resmem._arrays import F64, I64, Keys
 from resmem._sample import sample
 
+_R = TypeVar("_R")
+
 _SAMPLE = 65_536  # rows that a fit looks at
 _BLOCK_BYTES = 8 << 20  # of rows in hand, as float64
+_MANY_COLUMNS = 400  # from here on one product or decomposition of (d, d) takes 0.05 s or more
 _LARGEST = np.finfo(np.float32).max
 
 # What is taken for nothing but roundings: such a part of the largest variance, or of the length of
@@ -73,10 +77,12 @@ class Method:
             )
         moments, positions = _Moments(d, together=self.linear), sample(n, _SAMPLE)
         step = max(1, _BLOCK_BYTES // (8 * d))
+        long = self.linear and d >= _MANY_COLUMNS
         for start in range(0, len(positions), step):
-            moments.add(rows_at(positions[start : start + step]))
+            rows = rows_at(positions[start : start + step])
+            _answering(partial(moments.add, rows), long)
         if self.linear:
-            return Fitted(self, self._linear_map(moments))
+            return Fitted(self, _answering(partial(self._linear_map, moments), long))
         scale = np.sqrt(moments.scatter / moments.n)
         found = {"mean": moments.mean, "scale": np.where(scale > 0, scale, 1.0)}
         return Fitted(self, {name: found[name] for name in self.schema(d)})
@@ -207,6 +213,11 @@ def method_named(name: Any) -> Method:
             f"(such as 'pca:64'), got {name!r}"
         )
     return Method(found[1], int(found[2])) if found[1] else Method(found[0])
+
+
+def _answering(work: Callable[[], _R], long: bool) -> _R:
+    """The result of the work; where that takes ``long``, Ctrl-C is answered meanwhile."""
+    return _threads.interruptible(_arrays.float_state()(work)) if long else work()
 
 
 class _Moments:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._arrays import I64, Keys
+from resmem._errors import FileFormatError
 from resmem._planner import KeySegment, Planner
 from resmem._preprocess import AS_GIVEN, Fitted
 
@@ -186,6 +187,38 @@ def in_runs(ids: I64, of: I64) -> npt.NDArray[np.bool_]:
     return np.asarray((at >= 0) & (ids <= of[np.maximum(at, 0), 1]))
 
 
+def intact(targets: Array, columns: int, name: str = "targets") -> Array:
+    """Targets, or other class numbers, as they are stored; FileFormatError if no row could have
+    these, which only a damaged file gives."""
+    if targets.dtype.kind == "f":
+        good = np.isfinite(targets)
+        expected = "a finite value"
+    else:
+        good = (targets >= 0) & (targets < columns)
+        expected = f"a class from 0 to {columns - 1}"
+    if not good.all():
+        raise damaged(f"{name!r} holds {targets[~good][0]}, expected {expected}")
+    return targets
+
+
+def damaged(what: str) -> FileFormatError:
+    """For rows of a file that was loaded without looking at all of them."""
+    return FileFormatError(
+        f"the stored rows are damaged: {what}; restore the file from a copy, or fit again"
+    )
+
+
+def _twice(ids: I64) -> str:
+    """Which of sorted ids is there twice; "" if none."""
+    again = ids[1:] == ids[:-1]
+    return f"two rows have the id {ids[1:][again][0]}" if again.any() else ""
+
+
+def _meeting(of: I64, first: int, last: int) -> npt.NDArray[np.bool_]:
+    """Which runs hold a number from first to last."""
+    return np.asarray((of[:, 0] <= last) & (of[:, 1] >= first))
+
+
 def merge(segments: tuple[Segment, ...], version: int) -> Segment:
     """One segment with the rows of these that live at this version."""
     rows = [segment.living(version) for segment in segments]
@@ -236,6 +269,7 @@ class Snapshot:
     # segment holds any longer; they are never given out again
     preprocess: Fitted = AS_GIVEN  # makes keys of embeddings
     allowed: float = math.inf  # by which rounding to float32 may move distances
+    ids_checked: bool = True  # not in a file of given ids that was loaded unverified
 
     def __len__(self) -> int:
         return sum(s.n - s.dead for s in self.segments)
@@ -308,6 +342,59 @@ class Snapshot:
         if missing.any():
             raise ValueError(f"ids must be those of rows in the memory, {flat[missing][0]} is not")
         return found.reshape(ids.shape)
+
+    # ------------------------------------------------------------------ ids of a file
+
+    def with_checked_ids(self) -> Snapshot:
+        """The same; FileFormatError if its ids contradict each other, as those of a file may."""
+        if self.ids_checked:
+            return self
+        if fault := self.id_fault():
+            raise damaged(fault)
+        return replace(self, ids_checked=True)
+
+    def id_fault(self, given: bool = True) -> str:
+        """What is wrong with ids: each must be there once, below ``next_id`` and not retired, those
+        of removed rows too. "" if all is well; without ``given``, of counted ids alone."""
+        spans: list[tuple[int, int, Segment]] = []
+        for segment in self.segments:
+            if segment.n == 0 or (segment.has_ids and not given):
+                continue
+            ids = np.array([segment.first_id, segment.first_id + segment.n - 1])
+            if segment.has_ids:
+                ids = segment["ids"]
+                if not (ids[1:] > ids[:-1]).all():
+                    ids = np.sort(ids)
+                    if twice := _twice(ids):
+                        return twice
+                if ids[0] < 0:
+                    return f"{ids[0]} is the id of a row"
+                retired = in_runs(ids, self.retired)
+                if retired.any():
+                    return f"{ids[retired][0]} is the id of a row and of a removed one"
+            elif (which := _meeting(self.retired, ids[0], ids[1])).any():
+                return f"{self.retired[which][0]} holds the ids of removed rows and of others"
+            spans.append((int(ids[0]), int(ids[-1]), segment))
+        highest = max([last for _, last, _ in spans] + self.retired[-1:, 1].tolist(), default=-1)
+        if highest >= self.next_id:
+            return f"next_id is {self.next_id}, but {highest} is the id of a row"
+        return self._overlap(sorted(spans, key=lambda span: span[:2]))
+
+    @staticmethod
+    def _overlap(spans: list[tuple[int, int, Segment]]) -> str:
+        """What two segments have in common, of those whose ids lie in these spans, ascending."""
+        together: list[Segment] = []
+        last = -1
+        for first, end, segment in spans:
+            if first > last:
+                together = []
+            together.append(segment)
+            last = max(last, end)
+            if len(together) > 1:
+                ids = [each.ids_of(np.arange(each.n)) for each in together]
+                if twice := _twice(np.sort(np.concatenate(ids))):
+                    return twice
+        return ""
 
     # ------------------------------------------------------------------ the next snapshot
 
@@ -421,7 +508,7 @@ class Snapshot:
             part["dead"] = segment.dead_rows(self.version)
         carried = (
             "d", "columns", "temperature", "flat", "auto_sigma", "next_id", "retired", "preprocess",
-            "allowed",
+            "allowed", "ids_checked",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
 

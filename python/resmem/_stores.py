@@ -15,7 +15,7 @@ import numpy as np
 
 from resmem import _arrays, _core
 from resmem._arrays import F32, F64, I64, Keys
-from resmem._rows import Array, Schema, Segment
+from resmem._rows import Array, Schema, Segment, intact
 
 Rows: TypeAlias = "tuple[dict[str, Array], float]"  # arrays by name, largest error of a residual
 
@@ -55,7 +55,8 @@ class Dense:
 
     def derive(self, arrays: Mapping[str, Array], temperature: float) -> dict[str, Array]:
         """The derived arrays of rows that are kept, at another temperature."""
-        rows, _ = self.rows(arrays["outputs"], arrays["targets"], temperature)
+        targets = intact(arrays["targets"], arrays["outputs"].shape[1])
+        rows, _ = self.rows(arrays["outputs"], targets, temperature)
         return {"residuals": rows["residuals"]}
 
     def for_core(self, rows: Segment) -> tuple[Any, ...]:
@@ -67,7 +68,7 @@ class Dense:
         """Residuals (m, C) of some rows, as they are kept or at another temperature."""
         if temperature is None or self.task != "classification":
             return widened(segment["residuals"][rows])
-        outputs, targets = segment["outputs"][rows], segment["targets"][rows]
+        outputs, targets = segment["outputs"][rows], intact(segment["targets"][rows], columns)
         return widened(_core.class_residuals(outputs, targets, temperature, half=self.half))
 
     def _differences(self, outputs: F64, targets: F64, first_row: int) -> Array:
@@ -118,7 +119,8 @@ class Sparse:
         """Those that are kept, rounded to float32; their temperature is that of ``fit``."""
         rest, value = segment["rest"][rows, None], segment["value"][rows].astype(np.float32)
         kept = np.repeat(-rest, columns, axis=1)
-        np.put_along_axis(kept, segment["index"][rows].astype(np.int64), value - rest, axis=1)
+        index = intact(segment["index"][rows], columns, "index")
+        np.put_along_axis(kept, index.astype(np.int64), value - rest, axis=1)
         return kept
 
 
@@ -146,7 +148,8 @@ class Head:
         """Computed from the rows' keys; they must be told the temperature."""
         assert temperature is not None
         logits = self.logits(widen_keys(segment["keys"][rows]), 0)
-        residuals: F32 = _core.class_residuals(logits, segment["targets"][rows], temperature)
+        targets = intact(segment["targets"][rows], columns)
+        residuals: F32 = _core.class_residuals(logits, targets, temperature)
         return residuals
 
     def logits(self, queries: Keys, threads: int) -> F32:

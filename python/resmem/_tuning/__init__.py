@@ -52,7 +52,7 @@ def tune(
             "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets and "
             "exclude_ids"
         )
-    checked_confidence(confidence)
+    confidence = checked_confidence(confidence)
     if _arrays.count(seed, "seed", 0) >= 2**32:
         raise ValueError(f"seed must be below 2**32, got {seed}")
     workers = _arrays.thread_count(threads)

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from resmem._arrays import F64, I64
 from resmem._ingest import blocks
-from resmem._metrics import Interval, Score, paired_interval
+from resmem._metrics import Interval, Score, normal_quantile, paired_interval
 from resmem._rows import Array
 from resmem._tuning.grid import Settings
 from resmem._tuning.result import TABLE, TuneResult
@@ -236,7 +235,7 @@ class Compared:
         count = int(groups.max()) + 1
         mean, without = gain(slice(None)), np.array([gain(groups != g) for g in range(count)])
         variance = np.square(without - without.mean()).sum() * (count - 1) / count
-        half = NormalDist().inv_cdf(0.5 + tuner.confidence / 2) * math.sqrt(variance)
+        half = normal_quantile(tuner.confidence) * math.sqrt(variance)
         return Interval(mean, mean - half, mean + half, tuner.confidence)
 
 

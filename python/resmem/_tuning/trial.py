@@ -18,7 +18,7 @@ from resmem._arrays import F32, F64, I64, Keys
 from resmem._correct import Corrector, Searched, search
 from resmem._ingest import Spec, blocks
 from resmem._metrics import BINS, Score
-from resmem._rows import Array, Snapshot
+from resmem._rows import Array, Snapshot, intact
 from resmem._simplex import map_named
 from resmem._stores import Head, Sparse, widen_keys
 from resmem._tuning.grid import Grid, Settings
@@ -78,7 +78,8 @@ class OwnRows:
     def __init__(self, corrector: Corrector, positions: I64, k: int, threads: int) -> None:
         self._corrector, self._k, self._threads = corrector, k, threads
         self._positions = positions  # numbered through all segments
-        self.targets: Array = self._of("targets", slice(0, len(positions)))
+        stored = self._of("targets", slice(0, len(positions)))
+        self.targets: Array = intact(stored, corrector.rows.columns)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -268,7 +269,7 @@ class Trial:
     def nearest_targets(self, rows: I64) -> Array:
         """Of the nearest row of each of these validation rows, which have one."""
         there, at = np.unique(self.positions[rows, 0], return_inverse=True)
-        found = [segment["targets"][part] for segment, part in self.rows.at(there)]
+        found = self._stored_targets(there)
         return np.concatenate(found)[at.reshape(-1)] if found else self.source.targets[:0]
 
     # ------------------------------------------------------------------ blocks of rows
@@ -331,13 +332,18 @@ class Trial:
     def _targets(self, there: I64) -> F32:
         """Of rows of the memory; values less their middle, about which float32 is precise."""
         columns = self.rows.columns
-        found = [segment["targets"][at] for segment, at in self.rows.at(there)]
+        found = self._stored_targets(there)
         if self.spec.task == "classification":
             onehot = np.zeros((len(there), columns), dtype=np.float32)
             onehot[np.arange(len(there)), np.concatenate(found or [there])] = 1
             return onehot
         values = np.concatenate(found) if found else np.empty((0, columns))
         return (values - self._middle()).astype(np.float32)
+
+    def _stored_targets(self, there: I64) -> list[Array]:
+        """Of rows of the memory, segment by segment."""
+        columns = self.rows.columns
+        return [intact(segment["targets"][at], columns) for segment, at in self.rows.at(there)]
 
     def _middle(self) -> F64:
         if self.spec.task == "classification":
