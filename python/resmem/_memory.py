@@ -167,7 +167,7 @@ class Memory(State):
                 raise ValueError(f"targets must have shape {expected} as in fit")
             if rows.ids is not None:
                 before.refuse_used(rows.ids)
-            self._publish(before, self._with(before, rows))
+            self._publish(self._with(before, rows))
         return self
 
     def _with(

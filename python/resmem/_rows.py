@@ -58,7 +58,7 @@ class Segment:
     borrowed: bool = False  # arrays lie in a file or belong to the caller: they cost no memory
     stored: Stored | None = None
     planner: Planner = field(default_factory=Planner, repr=False, compare=False)
-    _table: list[_core.IdTable] = field(default_factory=list, repr=False, compare=False)
+    _table: _core.IdTable = field(default_factory=_core.IdTable, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.n
@@ -93,12 +93,9 @@ class Segment:
         if not self.has_ids:
             rows = ids - self.first_id
             return np.where((ids >= self.first_id) & (rows < self.n), rows, -1)
-        if not self._table:
-            self._table.append(_core.IdTable())
-        table = self._table[0]
-        if len(table) < self.n:
-            table.extend(np.ascontiguousarray(self["ids"][len(table) :]))
-        return table.find(np.ascontiguousarray(ids))
+        self._table.extend_to(np.ascontiguousarray(self["ids"]))
+        rows = self._table.find(np.ascontiguousarray(ids))
+        return np.where(rows < self.n, rows, -1)  # later snapshots have more rows
 
     def living(self, version: int) -> I64:
         """The rows that live at this version."""

@@ -364,7 +364,7 @@ class State:
             finally:
                 self._changing = False
 
-    def _publish(self, before: Snapshot, after: Snapshot) -> None:
+    def _publish(self, after: Snapshot) -> None:
         """Publish rows that were added, and start a thread that merges segments if that is
         worth it and none is at it."""
         idle = self._compactor is None or not self._compactor.is_alive()
@@ -373,18 +373,15 @@ class State:
             self._hold(rows=after)
             return
         after = after.sealed()
-        self._hold(rows=after)
         thread = threading.Thread(
             target=self._compact, args=(after, at), name="resmem-compact", daemon=True
         )
         try:
-            thread.start()
+            thread.start()  # which will wait for the lock; where it is interrupted, no rows came
             self._compactor = thread
         except RuntimeError:
             pass  # no thread to be had: another time
-        except BaseException:  # an interrupt: the rows did not come
-            self._hold(rows=before)
-            raise
+        self._hold(rows=after)
 
     def _compact(self, before: Snapshot, at: slice) -> None:
         with contextlib.suppress(MemoryError):  # no room to tidy up: rows stay where they are
