@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._arrays import F32, F64, I64
+from resmem._sample import sample
 
 Index: TypeAlias = "_core.Cascade | _core.Tree"
 KINDS: dict[str, type[_core.Cascade] | type[_core.Tree]] = {
@@ -439,7 +440,7 @@ def _squares(x: npt.NDArray[Any]) -> F64:
 
 
 def _sample(rows: npt.NDArray[Any], count: int, seed: int) -> F32:
-    return _widened(rows[np.sort(np.random.RandomState(seed).permutation(len(rows))[:count])])
+    return _widened(rows[sample(len(rows), count, seed)])
 
 
 def _widened(rows: npt.NDArray[Any]) -> F32:
