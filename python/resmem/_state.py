@@ -47,6 +47,7 @@ class Held:
     temperature: float  # that of the residuals of the rows, if there are rows
     strength: float
     map: SimplexMap
+    auto_prepare: bool = True
     rows: Snapshot | None = None
     file: _persist.File | None = None  # where the rows were last saved to or loaded from
 
@@ -76,6 +77,7 @@ class Held:
             self.scale,
             self.strength,
             self.map,
+            self.auto_prepare,
         )
 
     def measured(self) -> Held:
@@ -187,6 +189,7 @@ class State:
         base: str | dict[str, Any] | None = None,
         preprocess: str = "none",
         probability_map: str = "clip",
+        auto_prepare: bool = True,
     ) -> None:
         if task not in _KINDS:
             raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
@@ -207,6 +210,7 @@ class State:
             checked_temperature(temperature, spec),
             finite(strength, "strength"),
             map_named(probability_map),
+            yes_or_no(auto_prepare, "auto_prepare"),
         )
         self._live()
 
@@ -333,6 +337,18 @@ class State:
     def probability_map(self, value: str) -> None:
         self._hold(map=map_named(value))
 
+    @property
+    def auto_prepare(self) -> bool:
+        """Whether searches may build what makes them fast; may be set at any time.
+
+        It is kept in no file.
+        """
+        return self._now.auto_prepare
+
+    @auto_prepare.setter
+    def auto_prepare(self, value: bool) -> None:
+        self._hold(auto_prepare=yes_or_no(value, "auto_prepare"))
+
     # ---------------------------------------------------------------- changes
 
     def _hold(self, **fields: Any) -> None:
@@ -416,7 +432,7 @@ class State:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
+        state = {"_auto_prepare": True, **state}  # older copies lack it
         parts = state.pop("_snapshot")
         self._now = Held(**{name: state.pop(f"_{name}") for name in _CARRIED})
         self.__dict__.update(state)
@@ -431,7 +447,8 @@ class State:
             self._hold(rows=rows)
 
 
-_CARRIED = ("spec", "k", "sigma", "temperature", "strength", "map")  # fields that copies carry
+# Fields that copies carry.
+_CARRIED = ("spec", "k", "sigma", "temperature", "strength", "map", "auto_prepare")
 
 
 @_arrays.float_state()
@@ -533,6 +550,12 @@ def checked_temperature(value: Any, spec: Spec) -> float:
             f"temperature must be 1 for {spec.output_kind}, got {value!r}: only logits have one"
         )
     return temperature
+
+
+def yes_or_no(value: Any, name: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def number(value: Any, name: str) -> float:
