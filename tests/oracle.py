@@ -571,7 +571,8 @@ def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: boo
     row_ids = np.arange(n) if ids is None else np.asarray(ids)
     sample = np.arange(n)
     if n > 256:
-        sample = np.sort(np.random.RandomState(0).permutation(n)[:256])
+        first = [j * n // 256 for j in range(257)]
+        sample = np.array(first[:-1]) + np.random.RandomState(0).randint(0, np.diff(first))
     neighbours = min(k, n - 1)
     if neighbours == 0:
         return 1.0  # no neighbour, hence no positive m_i

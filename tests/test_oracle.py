@@ -1133,7 +1133,12 @@ def test_auto_sigma_on_its_sample(n: int, k: int) -> None:
     rng = np.random.default_rng(n)
     keys = rng.standard_normal((n, 4)).astype(np.float32)
     ids = rng.permutation(2 * n)[:n]
-    sample = sorted(np.random.RandomState(0).permutation(n)[:256]) if n > 256 else range(n)
+    sample = range(n)
+    if n > 256:  # one of each of 256 runs that are equally long, but for roundings
+        starts = [math.floor(Fraction(j * n, 256)) for j in range(257)]
+        lengths = np.diff(starts)
+        drawn = np.random.RandomState(0).randint(0, lengths)
+        sample = [first + int(r) for first, r in zip(starts, drawn, strict=False)]
     m = []
     for i in sample:
         D = [math.sqrt(s) for s in sorted(oracle.order_key(keys[[i]], keys, "euclidean")[0])]

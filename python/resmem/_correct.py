@@ -17,10 +17,15 @@ from resmem._stores import Head
 
 
 def search(
-    rows: Snapshot, queries: Keys, largest: float, k: int, excluded: I64 | None, threads: int
-) -> tuple[F64, I64, I64]:
-    """Euclidean distances, ids and positions of the neighbours, (q, k) each."""
-    rows.plan(len(queries), k, threads)
+    rows: Snapshot, queries: Keys, largest: float, k: int, excluded: I64 | None, threads: int,
+    prepare: bool = True,
+) -> tuple[F64, I64, I64]:  # fmt: skip
+    """Euclidean distances, ids and positions of the neighbours, (q, k) each.
+
+    ``prepare``: whether it may build what makes further searches fast.
+    """
+    if prepare:
+        rows.plan(len(queries), k, threads)
     distances, ids, positions, _ = _core.search(
         queries, largest, rows.keys_for_core(len(queries)), k, "euclidean", excluded, threads,
         version=rows.version,
@@ -34,13 +39,14 @@ class Searched:
     name = "embeddings"
 
     def __init__(
-        self, rows: Snapshot, k: int, embeddings: Any, exclude_ids: Any, threads: int
-    ) -> None:
+        self, rows: Snapshot, k: int, embeddings: Any, exclude_ids: Any, threads: int,
+        prepare: bool,
+    ) -> None:  # fmt: skip
         # Shapes and dtypes are checked here, even of no rows; values block by block.
         self._source = _arrays.rows_of(embeddings, "embeddings")
         _arrays.embedding_layout(self._source, "embeddings", rows.d, "(q, d)")
         warn_of_rounding(self._source, rows)
-        self._rows, self.k, self._threads = rows, k, threads
+        self._rows, self.k, self._threads, self._prepare = rows, k, threads, prepare
         self._excluded = _arrays.excluded_ids(exclude_ids, len(self))
 
     def __len__(self) -> int:
@@ -55,7 +61,8 @@ class Searched:
         """Distances and positions of their neighbours."""
         assert queries is not None
         excluded = None if self._excluded is None else self._excluded[block]
-        found = search(self._rows, queries, largest, self.k, excluded, self._threads)
+        asked = (queries, largest, self.k, excluded, self._threads, self._prepare)
+        found = search(self._rows, *asked)
         return found[0], found[2]
 
     def forget(self, block: slice) -> None:
@@ -97,6 +104,7 @@ class Corrector:
     sigma: float
     strength: float
     map: SimplexMap
+    auto_prepare: bool = True  # whether searches may build what makes them fast
 
     def predicted(
         self, embeddings: Any, outputs: Any, exclude_ids: Any, threads: int | None
@@ -113,7 +121,11 @@ class Corrector:
     def searched(self, embeddings: Any, exclude_ids: Any, threads: int | None) -> Searched:
         """Queries that are searched for with the memory's ``k``."""
         workers = _arrays.thread_count(threads)
-        return Searched(self.rows, self.k, embeddings, exclude_ids, workers)
+        return self.searching(self.k, embeddings, exclude_ids, workers)
+
+    def searching(self, k: int, embeddings: Any, exclude_ids: Any, threads: int) -> Searched:
+        """Queries that are searched for with this ``k``."""
+        return Searched(self.rows, k, embeddings, exclude_ids, threads, self.auto_prepare)
 
     def whole(
         self,

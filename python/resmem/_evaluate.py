@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from resmem import _arrays, _core
 from resmem._arrays import F64, I64
-from resmem._correct import Corrector, Searched
+from resmem._correct import Corrector
 from resmem._explain import aligned, targets_of
 from resmem._ingest import blocks
 from resmem._metrics import (
@@ -318,7 +318,7 @@ class _Trial:
     ) -> tuple[Tallies, F64, I64 | None]:
         """What every method did, distances to the nearest rows, and the rows' classes."""
         corrector, k = self.corrector, max(self.corrector.k, self._k)
-        queries = Searched(corrector.rows, k, embeddings, exclude_ids, self.threads)
+        queries = corrector.searching(k, embeddings, exclude_ids, self.threads)
         q = len(queries)
         given, truth = corrector.given_outputs(outputs, q), _Truth(corrector, targets, q)
         if q == 0:

@@ -24,9 +24,14 @@ _BLOCK_BYTES = 24 << 20  # of the rows in hand, converted
 _LOOKED_AT = 64  # rows or queries that are looked at to see what rounding does
 
 
+def rows_in_hand(row_bytes: int) -> int:
+    """How many rows take about 24 MiB at so many bytes a row."""
+    return max(1, _BLOCK_BYTES // max(1, row_bytes))
+
+
 def blocks(n: int, row_bytes: int) -> Iterator[slice]:
     """Rows 0 to n, in slices that take about 24 MiB at so many bytes a row."""
-    step = max(1, _BLOCK_BYTES // max(1, row_bytes))
+    step = rows_in_hand(row_bytes)
     for start in range(0, n, step):
         yield slice(start, min(n, start + step))
 

@@ -94,6 +94,10 @@ class Memory(State):
         "keep" leaves every class at least a tenth of what the base model gives it, so that no
         neighbours can rule out what the model thinks likely. "clip:0.001", "project:0.001",
         "keep:0.3": other numbers.
+    auto_prepare : bool
+        Whether searches build, once they are many, what makes them faster; see ``prepare``. That
+        takes one of them longer, by seconds to minutes of many rows. False: ``prepare`` alone
+        builds. Kept in no file; may be set at any time, after ``load`` too.
 
     Examples
     --------
@@ -185,7 +189,7 @@ class Memory(State):
                 raise ValueError(f"targets must have shape {expected} as in fit")
             if rows.ids is not None:
                 before.refuse_used(rows.ids)
-            self._publish(before, self._with(before, rows))
+            self._publish(self._with(before, rows))
         return self
 
     def _with(
@@ -282,12 +286,14 @@ class Memory(State):
         part = _arrays.block_of(source, slice(0, source.shape[0]), "embeddings")
         queries, largest = rows.keys(part, workers)
         excluded = _arrays.excluded_ids(exclude_ids, len(queries))
-        distances, ids, _ = search(rows, queries, largest, wanted, excluded, workers)
+        asked = (queries, largest, wanted, excluded, workers, now.auto_prepare)
+        distances, ids, _ = search(rows, *asked)
         return distances, ids
 
     @_arrays.float_state()
     def prepare(self, threads: int | None = None) -> Memory:
-        """Build now what makes search fast, instead of after some 6,000 queries.
+        """Build now what makes search fast, instead of after some 6,000 queries, or with
+        ``auto_prepare=False`` never.
 
         A *cascade* holds every row in a few bytes and finds, with proven bounds, the few rows
         that exact distances must decide between; in up to 16 dimensions a *tree* of boxes may do
@@ -295,7 +301,8 @@ class Memory(State):
         measured beside search without them on 512 of the rows, and the fastest is kept if it is
         faster. It takes at most 40 % of the memory of float32 keys, from 3 dimensions on, and
         ``save`` keeps it, unless removed rows stay out of the file. Rows added later are searched
-        without it until they are a quarter of all.
+        without it until they are a quarter of all. Where another thread is building already, this
+        waits for it and then builds what is missing.
         Returns self; ``plan_`` tells what came of it.
         """
         workers = _arrays.thread_count(threads)
@@ -549,7 +556,8 @@ class Memory(State):
         came are gone; so other ways cannot be tried any more. Nothing changes if one is refused.
         """
         with self._change():
-            self._hold(**vars(self._now.using(settings)))
+            made = vars(self._now.using(settings))
+            self._hold(**{name: made[name] for name in made if name != "auto_prepare"})
         return self
 
     @property

@@ -240,9 +240,7 @@ class _Writing:
         step = max(1, _PIECE // max(1, row.dtype.itemsize * math.prod(row.shape[1:])))
 
         def parts() -> Iterator[Array]:
-            living = segment.living(self.rows.version)
-            for start in range(0, len(living), step):
-                some = living[start : start + step]
+            for some in segment.living_parts(self.rows.version, step):
                 yield segment.ids_of(some) if of_ids else segment[name][some]
 
         return Pieces(row.dtype, (segment.n - segment.dead, *row.shape[1:]), parts)

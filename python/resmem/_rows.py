@@ -28,6 +28,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]  # dtype, shape of a row
 
 _LEAST_ROOM = 1 << 20  # bytes of a new segment that rows will be added to
+_ROWS_AT_ONCE = 1 << 18  # of which a part of a segment is asked which live
 _COPY_BYTES = 8 << 20  # compaction copies this much at a time
 _FEW_SEGMENTS = 8  # this many of similar size are merged into one
 _MOST_COPIED = 64 << 20  # bytes of borrowed rows that a compaction may take into memory
@@ -60,7 +61,7 @@ class Segment:
     borrowed: bool = False  # arrays lie in a file or belong to the caller: they cost no memory
     stored: Stored | None = None
     planner: Planner = field(default_factory=Planner, repr=False, compare=False)
-    _table: list[_core.IdTable] = field(default_factory=list, repr=False, compare=False)
+    _table: _core.IdTable = field(default_factory=_core.IdTable, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.n
@@ -95,12 +96,9 @@ class Segment:
         if not self.has_ids:
             rows = ids - self.first_id
             return np.where((ids >= self.first_id) & (rows < self.n), rows, -1)
-        if not self._table:
-            self._table.append(_core.IdTable())
-        table = self._table[0]
-        if len(table) < self.n:
-            table.extend(np.ascontiguousarray(self["ids"][len(table) :]))
-        return table.find(np.ascontiguousarray(ids))
+        self._table.extend_to(np.ascontiguousarray(self["ids"]))
+        rows = self._table.find(np.ascontiguousarray(ids))
+        return np.where(rows < self.n, rows, -1)  # later snapshots have more rows
 
     def living(self, version: int) -> I64:
         """The rows that live at this version."""
@@ -109,12 +107,37 @@ class Segment:
         died = self.died[: self.n]
         return np.flatnonzero((died == 0) | (died > version))
 
+    def living_parts(self, version: int, step: int = _ROWS_AT_ONCE) -> Iterator[I64]:
+        """The same, of ``step`` rows at a time."""
+        for start in range(0, self.n, step):
+            stop = min(self.n, start + step)
+            rows = np.arange(start, stop)
+            if self.died is not None:
+                died = self.died[start:stop]
+                rows = rows[(died == 0) | (died > version)]
+            if len(rows):
+                yield rows
+
+    def living_at(self, positions: I64, version: int) -> I64:
+        """The rows at these ascending positions among those that live."""
+        if self.dead == 0:
+            return positions
+        found, before = [positions[:0]], 0
+        for rows in self.living_parts(version):
+            here = slice(*np.searchsorted(positions, (before, before + len(rows))))
+            found.append(rows[positions[here] - before])
+            before += len(rows)
+        return np.concatenate(found)
+
     def dead_rows(self, version: int) -> I64:
         """The rows removed up to this version."""
+        found = [np.empty(0, dtype=np.int64)]
         if self.died is None:
-            return np.empty(0, dtype=np.int64)
-        died = self.died[: self.n]
-        return np.flatnonzero((died > 0) & (died <= version))
+            return found[0]
+        for start in range(0, self.n, _ROWS_AT_ONCE):
+            died = self.died[start : min(self.n, start + _ROWS_AT_ONCE)]
+            found.append(start + np.flatnonzero((died > 0) & (died <= version)))
+        return np.concatenate(found)
 
     def with_dead(self, rows: I64, version: int) -> Segment:
         """With these living rows removed."""
@@ -303,6 +326,8 @@ class Snapshot:
 
     def plan(self, queries: int, k: int, threads: int, at_once: bool = False) -> None:
         """Told before a search of so many queries: cascades and trees are built where that pays."""
+        if self.preprocess.wide:
+            return  # float64 keys have none
         for segment in self.segments:
             of = (segment.keys_for_core(), segment.arrays["keys"])
             segment.planner.ask(*of, queries, k, threads, at_once)
@@ -312,10 +337,17 @@ class Snapshot:
         start = 0
         for segment in self.segments:
             count = segment.n - segment.dead
-            here = positions[(positions >= start) & (positions < start + count)] - start
-            if len(here):
-                yield segment, segment.living(self.version)[here] if segment.dead else here
+            first, last = np.searchsorted(positions, (start, start + count))
+            if first < last:
+                yield segment, segment.living_at(positions[first:last] - start, self.version)
             start += count
+
+    def numbered(self, positions: I64) -> I64:
+        """These ascending positions among the living rows, numbered through all segments."""
+        starts = np.cumsum([0, *(segment.n for segment in self.segments)])
+        at = {id(segment): start for segment, start in zip(self.segments, starts, strict=False)}
+        found = [at[id(segment)] + rows for segment, rows in self.sample(positions)]
+        return np.concatenate([positions[:0], *found])
 
     def at(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
         """Segments and their rows at these ascending positions, numbered through all segments."""
@@ -560,12 +592,13 @@ class Snapshot:
             return None
         start = 0
         for old, new in zip(before, now, strict=True):
-            living = old.living(of.version)
-            if new.died is not None:
-                late = np.flatnonzero(new.died[living] > 0)
-                if len(late):
-                    merged = merged.with_dead(late + start, self.version)
-            start += len(living)
+            late = [np.empty(0, dtype=np.int64)]
+            for rows in old.living_parts(of.version):
+                if new.died is not None:
+                    late.append(start + np.flatnonzero(new.died[rows] > 0))
+                start += len(rows)
+            if len(gone_since := np.concatenate(late)):
+                merged = merged.with_dead(gone_since, self.version)
         segments = [*self.segments]
         segments[at] = [merged]
         return replace(self, segments=tuple(segments), retired=joined(self.retired, gone))

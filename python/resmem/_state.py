@@ -48,6 +48,7 @@ class Held:
     temperature: float  # that of the residuals of the rows, if there are rows
     strength: float
     map: SimplexMap
+    auto_prepare: bool = True
     rows: Snapshot | None = None
     file: _persist.File | None = None  # where the rows were last saved to or loaded from
 
@@ -77,6 +78,7 @@ class Held:
             self.scale,
             self.strength,
             self.map,
+            self.auto_prepare,
         )
 
     def measured(self) -> Held:
@@ -197,6 +199,7 @@ class State:
         base: str | dict[str, Any] | None = None,
         preprocess: str = "none",
         probability_map: str = "clip",
+        auto_prepare: bool = True,
     ) -> None:
         if task not in _KINDS:
             raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
@@ -218,6 +221,7 @@ class State:
             checked_temperature(temperature, spec),
             finite(strength, "strength"),
             map_named(probability_map),
+            yes_or_no(auto_prepare, "auto_prepare"),
         )
         self._live()
 
@@ -345,6 +349,18 @@ class State:
     def probability_map(self, value: str) -> None:
         self._hold(map=map_named(value))
 
+    @property
+    def auto_prepare(self) -> bool:
+        """Whether searches may build what makes them fast; may be set at any time.
+
+        It is kept in no file.
+        """
+        return self._now.auto_prepare
+
+    @auto_prepare.setter
+    def auto_prepare(self, value: bool) -> None:
+        self._hold(auto_prepare=yes_or_no(value, "auto_prepare"))
+
     # ---------------------------------------------------------------- changes
 
     def _hold(self, **fields: Any) -> None:
@@ -376,7 +392,7 @@ class State:
             finally:
                 self._changing = False
 
-    def _publish(self, before: Snapshot, after: Snapshot) -> None:
+    def _publish(self, after: Snapshot) -> None:
         """Publish rows that were added, and start a thread that merges segments if that is
         worth it and none is at it."""
         idle = self._compactor is None or not self._compactor.is_alive()
@@ -385,18 +401,15 @@ class State:
             self._hold(rows=after)
             return
         after = after.sealed()
-        self._hold(rows=after)
         thread = threading.Thread(
             target=self._compact, args=(after, at), name="resmem-compact", daemon=True
         )
         try:
-            thread.start()
+            thread.start()  # which will wait for the lock; where it is interrupted, no rows came
             self._compactor = thread
         except RuntimeError:
             pass  # no thread to be had: another time
-        except BaseException:  # an interrupt: the rows did not come
-            self._hold(rows=before)
-            raise
+        self._hold(rows=after)
 
     def _compact(self, before: Snapshot, at: slice) -> None:
         with contextlib.suppress(MemoryError):  # no room to tidy up: rows stay where they are
@@ -431,7 +444,7 @@ class State:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
+        state = {"_auto_prepare": True, **state}  # older copies lack it
         parts = state.pop("_snapshot")
         self._now = Held(**{name: state.pop(f"_{name}") for name in _CARRIED})
         self.__dict__.update(state)
@@ -446,15 +459,8 @@ class State:
             self._hold(rows=rows)
 
 
-_CARRIED = (
-    "spec",
-    "asked",
-    "k",
-    "sigma",
-    "temperature",
-    "strength",
-    "map",
-)  # fields that copies carry
+# Fields that copies carry.
+_CARRIED = ("spec", "asked", "k", "sigma", "temperature", "strength", "map", "auto_prepare")
 
 
 @_arrays.float_state()
@@ -565,6 +571,12 @@ def checked_temperature(value: Any, spec: Spec) -> float:
             f"temperature must be 1 for {spec.output_kind}, got {value!r}: only logits have one"
         )
     return temperature
+
+
+def yes_or_no(value: Any, name: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
 
 
 def number(value: Any, name: str) -> float:

@@ -17,6 +17,7 @@ from resmem._correct import Corrector
 from resmem._folds import fold_numbers
 from resmem._metrics import Score, checked_confidence, score_named
 from resmem._rows import Array, Snapshot
+from resmem._sample import sample
 from resmem._simplex import map_named
 from resmem._stores import Sparse
 from resmem._tuning.grid import choices, grid_of
@@ -99,14 +100,7 @@ def _folds(folds: Any, seed: int, targets: Array, least: int) -> I64:
 
 def _sample(rows: Snapshot, seed: int) -> I64:
     """Positions, numbered through all segments, of at most 10,000 living rows."""
-    living, start = [], 0
-    for segment in rows.segments:
-        living.append(segment.living(rows.version) + start)
-        start += segment.n
-    every = np.concatenate(living)
-    if len(every) <= _SAMPLE:
-        return every
-    return every[np.sort(np.random.RandomState(seed).permutation(len(every))[:_SAMPLE])]
+    return rows.numbered(sample(len(rows), _SAMPLE, seed))
 
 
 def _own(corrector: Corrector, some: I64, k: int, threads: int) -> OwnRows:

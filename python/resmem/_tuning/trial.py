@@ -15,7 +15,7 @@ import numpy as np
 
 from resmem import _arrays, _core
 from resmem._arrays import F32, F64, I64, Keys
-from resmem._correct import Corrector, Searched, search
+from resmem._correct import Corrector, search
 from resmem._ingest import Spec, blocks
 from resmem._metrics import BINS, Score
 from resmem._rows import Array, Snapshot, intact
@@ -51,7 +51,7 @@ class GivenRows:
         k: int, threads: int,
     ) -> None:  # fmt: skip
         self._corrector, self._threads = corrector, threads
-        self._searched = Searched(corrector.rows, k, embeddings, exclude_ids, threads)
+        self._searched = corrector.searching(k, embeddings, exclude_ids, threads)
         self._given = corrector.given_outputs(outputs, len(self._searched))
         self.targets: Array = checked_targets(corrector, targets, len(self._searched))
 
@@ -86,12 +86,13 @@ class OwnRows:
 
     def find(self, block: slice) -> tuple[F64, I64]:
         """As ``GivenRows.find``."""
-        rows = self._corrector.rows
+        rows, prepare = self._corrector.rows, self._corrector.auto_prepare
         chosen = list(rows.at(self._positions[block]))
         own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
         largest = max(segment.keys_max for segment, _ in chosen)
         keys = self._keys(block)
-        distances, _, positions = search(rows, keys, largest, self._k, own, self._threads)
+        asked = (keys, largest, self._k, own, self._threads, prepare)
+        distances, _, positions = search(rows, *asked)
         return distances, positions
 
     def outputs(self, block: slice) -> Array:
