@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _evaluate, _explain, _persist, _sigma, _tuning
+from resmem import _arrays, _container, _evaluate, _explain, _persist, _plausible, _sigma, _tuning
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, given_neighbours, search
 from resmem._estimate import Estimate, estimate
@@ -21,7 +21,7 @@ from resmem._ingest import Incoming
 from resmem._rows import Snapshot
 from resmem._state import SETTINGS, State, identity, positive
 from resmem._stores import Head
-from resmem._tuning.grid import Settings
+from resmem._tuning.grid import Settings, checked_settings
 from resmem._tuning.result import TuneResult
 
 _LAST_ID = 2**63 - 1
@@ -131,8 +131,9 @@ class Memory(State):
         """
         rows = Incoming(self._spec, embeddings, outputs, targets, ids)
         snapshot = Snapshot(
-            (), rows.d, rows.columns, self._temperature, rows.flat, preprocess=rows.fitted()
-        )
+            (), rows.d, rows.columns, self._temperature, rows.flat, preprocess=rows.fitted(),
+            embedding_names=rows.names[0], output_names=rows.names[1],
+        )  # fmt: skip
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
             arrays["ids"] = rows.ids
@@ -228,13 +229,21 @@ class Memory(State):
         task: Literal["classification", "regression"] = "classification",
         key_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         budget: int | None = None,
+        k: int = 50,
     ) -> Estimate:
-        """What a memory of ``n`` rows would take with every store, before it is built.
+        """What a memory of ``n`` rows would take with every store, before it is built: bytes, and
+        the time of 1,000 queries at ``k``.
 
-        Printed, it is a table that marks the store to start with: the first that fits into
-        ``budget`` bytes (default: half of the memory that the system has available).
+        Printed, it is a table that marks the store to start with. It is the first that fits into
+        ``budget`` bytes (default: half of the memory that the system has available) of "dense",
+        unless that takes more than 256 MiB for more than 1,000 outputs; "sparse:32"; and "head",
+        which keeps least and computes most.
+
+        Times are those of single steps measured on this machine, in some milliseconds, times how
+        often they are taken. They are right within a factor of 2 or 3: other work on the machine is
+        not foreseen, nor is what ``prepare`` saves of the search.
         """
-        return estimate(n, d, C, task, key_dtype, budget)
+        return estimate(n, d, C, task, key_dtype, budget, k)
 
     # ---------------------------------------------------------------- queries
 
@@ -255,6 +264,7 @@ class Memory(State):
         rows = self._rows()
         wanted = self._k if k is None else _arrays.count(k, "k")
         workers = _arrays.thread_count(threads)
+        _plausible.check_names(embeddings, "embeddings", rows.embedding_names)
         source = _arrays.rows_of(embeddings, "embeddings")
         _arrays.embedding_layout(source, "embeddings", rows.d, "(q, d)")
         part = _arrays.block_of(source, slice(0, source.shape[0]), "embeddings")
@@ -531,6 +541,7 @@ class Memory(State):
         Where they keep keys in another way, the rows are written anew and the embeddings as they
         came are gone; so other ways cannot be tried any more. Nothing changes if one is refused.
         """
+        checked_settings(settings)
         self._check_weighing(settings)
         if (settings.preprocess, settings.key_dtype) != (self.preprocess, self.key_dtype):
             self._rekey(settings.preprocess, settings.key_dtype)
@@ -645,6 +656,7 @@ class Memory(State):
         ValueError
             ``append`` and the file is not the one this memory continues.
         """
+        _arrays.told(progress)
         if os.fspath(path).lower().endswith(_persist.EXPORTS):
             raise ValueError(
                 f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "
@@ -701,6 +713,7 @@ class Memory(State):
         OSError
             The file cannot be read.
         """
+        _arrays.told(progress)
         named = os.fspath(path).lower().endswith(_persist.EXPORTS)
         if named and not _container.is_container(path):
             from resmem import _export  # which is seldom needed
@@ -727,6 +740,8 @@ class Memory(State):
             flat=flat,
             auto_sigma=auto,
             preprocess=saved.preprocess,
+            embedding_names=saved.names("embedding_names", rows.d),
+            output_names=saved.names("output_names", rows.columns),
         )
         return memory
 
@@ -746,6 +761,7 @@ class Memory(State):
         """
         from resmem import _export  # which is seldom needed
 
+        _arrays.told(progress)
         with self._lock:
             rows, settings = self._rows(), self._settings()
         _export.save(path, settings, self._head(), rows, progress)

@@ -234,6 +234,8 @@ class Snapshot:
     retired: I64 = field(default_factory=lambda: NO_RUNS)  # runs of ids of removed rows that no
     # segment holds any longer; they are never given out again
     preprocess: Fitted = AS_GIVEN  # makes keys of embeddings
+    embedding_names: tuple[str, ...] | None = None  # of the columns of the DataFrames of fit
+    output_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return sum(s.n - s.dead for s in self.segments)
@@ -418,7 +420,8 @@ class Snapshot:
         for part, segment in zip(parts, self.segments, strict=True):
             part["dead"] = segment.dead_rows(self.version)
         carried = (
-            "d", "columns", "temperature", "flat", "auto_sigma", "next_id", "retired", "preprocess"
+            "d", "columns", "temperature", "flat", "auto_sigma", "next_id", "retired", "preprocess",
+            "embedding_names", "output_names",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
 

@@ -72,5 +72,5 @@ def search(
 
 def check_metric(metric: str) -> None:
     names = get_args(Metric)
-    if metric not in names:
+    if not isinstance(metric, str) or metric not in names:
         raise ValueError(f"metric must be one of {', '.join(map(repr, names))}, got {metric!r}")

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _arrays, _core, _persist, _sigma, _threads
+from resmem._arguments import named, suggestion
 from resmem._arrays import F32, I64
 from resmem._errors import NotFittedError
 from resmem._ingest import Spec, blocks
@@ -32,6 +33,7 @@ SETTINGS = (
     "preprocess", "key_dtype", "residual_dtype", "store", "base",
     "probability_map",
 )  # fmt: skip
+CHANGEABLE = ("k", "sigma", "temperature", "strength", "probability_map")  # of a memory with rows
 
 
 class State:
@@ -41,6 +43,7 @@ class State:
     publishes it; whoever does that holds the lock (``_change``).
     """
 
+    @named
     def __init__(
         self,
         task: Literal["classification", "regression"] = "classification",
@@ -57,13 +60,13 @@ class State:
         preprocess: str = "none",
         probability_map: str = "clip",
     ) -> None:
-        if task not in _KINDS:
+        if not isinstance(task, str) or task not in _KINDS:
             raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
         kind = _KINDS[task][0] if output_kind is None else output_kind
         if kind not in _KINDS[task]:
             names = " or ".join(map(repr, _KINDS[task]))
             raise ValueError(f"output_kind must be {names} for {task}, got {output_kind!r}")
-        if key_dtype not in KEY_DTYPES:
+        if not isinstance(key_dtype, str) or key_dtype not in KEY_DTYPES:
             names = ", ".join(map(repr, KEY_DTYPES))
             raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
         self._residual_dtype = residual_dtype
@@ -85,6 +88,12 @@ class State:
         self.temperature = temperature
         self.strength = strength
         self.probability_map = probability_map
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[:1] != "_" and not hasattr(type(self), name):  # which would change nothing
+            known = suggestion(name, CHANGEABLE)
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set{known}")
+        super().__setattr__(name, value)
 
     def _live(self) -> None:
         """What no copy or file of a memory carries."""
@@ -141,6 +150,16 @@ class State:
         the rounding to ``residual_dtype``.
         """
         return self._rows().error
+
+    @property
+    def embedding_names_(self) -> tuple[str, ...] | None:
+        """Names of the columns of embeddings, if ``fit`` was given a DataFrame."""
+        return self._rows().embedding_names
+
+    @property
+    def output_names_(self) -> tuple[str, ...] | None:
+        """Names of the columns of outputs, if ``fit`` was given a DataFrame."""
+        return self._rows().output_names
 
     @property
     def k(self) -> int:
@@ -299,6 +318,8 @@ class State:
         return {
             **settings,
             "flat": rows.flat,
+            "embedding_names": rows.embedding_names,
+            "output_names": rows.output_names,
             "sigma_": rows.auto_sigma if self._sigma != "auto" else self._scale(rows),
         }
 
