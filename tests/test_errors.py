@@ -56,6 +56,32 @@ class Attached:
     requires_grad = True
 
 
+class Tensor:
+    """What PyTorch's tensors are to one who may not import PyTorch; one on a device has no array."""
+
+    def __init__(self, array=Z, device="cpu", requires_grad=False):
+        self.array, self.device, self.requires_grad = np.asarray(array), device, requires_grad
+        self.dtype, self.shape = self.array.dtype, self.array.shape
+
+    def detach(self):
+        return Tensor(self.array, self.device)
+
+    def cpu(self):
+        return Tensor(self.array, "cpu", self.requires_grad)
+
+    def __array__(self, *_args, **_kwargs):
+        if self.device != "cpu" or self.requires_grad:
+            raise TypeError("it is elsewhere, or records operations")
+        return self.array
+
+
+class Sparse:
+    """A sparse matrix of SciPy's, as far as it matters."""
+
+    def toarray(self):
+        return Z
+
+
 def memory(**options):
     return resmem.Memory(k=2, **options).fit(Z, L, Y)
 
@@ -91,16 +117,23 @@ SEARCHES = [
     (lambda: resmem.Memory(k=2, key_dtype="float32").fit(Z, L, Y)._now.rekeyed("none", "auto"), ValueError, r"key_dtype must be one of 'float32', 'float64', 'float16', 'bfloat16', got 'auto'"),
     (lambda: resmem.Memory(key_dtype="float64", preprocess="pca:2"), ValueError, r"key_dtype='float64' does not go with preprocess='pca:2', whose layer works on float32; use key_dtype='auto'"),
     (lambda: resmem.Memory(key_dtype="float64", store="head", head=HEAD), ValueError, r"key_dtype='float64' does not go with store='head', whose layer works on float32; use key_dtype='auto'"),
-    (lambda: resmem.search(Z[0], Z, 1), ValueError, r"queries must have shape \(n, d\), got \(3,\); a single row is queries\[None, :\]"),
-    (lambda: resmem.search(Z, Z[None], 1), ValueError, r"rows must have shape \(n, d\), got \(1, 6, 3\)"),
+    (lambda: resmem.search(Z[0], Z, 1), ValueError, r"queries must have shape \(n, d\), got \(3,\); a single row is numpy\.atleast_2d\(queries\)"),
+    (lambda: resmem.search(Z, Z[None], 1), ValueError, r"rows must have shape \(n, d\), got \(1, 6, 3\); in one line a row it is numpy\.reshape\(rows, \(len\(rows\), -1\)\)"),
     (lambda: resmem.search(Z, 1.5, 1), ValueError, r"rows must have shape \(n, d\), got \(\)"),
     (lambda: resmem.search(Z[:, :0], Z[:, :0], 1), ValueError, r"rows must have at least one column, got shape \(6, 0\)"),
     (lambda: resmem.search(Z[:, :2], Z, 1), ValueError, r"queries must have 3 columns like the stored rows, got 2"),
-    (lambda: resmem.search(Z > 0, Z, 1), TypeError, r"queries must hold real numbers, got dtype bool; convert it, for example with queries\.astype\('float32'\)"),
+    (lambda: resmem.search(Z > 0, Z, 1), TypeError, r"queries must hold real numbers, got dtype bool; convert it, for example with numpy\.asarray\(queries, dtype='float32'\)"),
     (lambda: resmem.search(Z, Z.astype(object), 1), TypeError, r"rows must hold real numbers, got dtype object; .*"),
     (lambda: resmem.search(Z * 1j, Z, 1), TypeError, r"queries must hold real numbers, got dtype complex64; .*"),
-    (lambda: resmem.search([["a"]], Z, 1), TypeError, r"queries must hold real numbers, got dtype <U1; .*"),
-    (lambda: resmem.search(None, Z, 1), TypeError, r"queries must hold real numbers, got dtype object; .*"),
+    (lambda: resmem.search([["a"]], Z, 1), TypeError, r"queries must hold real numbers, got dtype <U1"),
+    (lambda: resmem.search(None, Z, 1), TypeError, r"queries must be an array, got None"),
+    (lambda: resmem.search("q.npy", Z, 1), TypeError, r"queries must be an array, got str; numpy\.load\(path, mmap_mode='r'\) gives that of a \.npy file"),
+    (lambda: resmem.search(Tensor(device="cuda:0"), Z, 1), TypeError, r"queries lies on cuda:0; pass queries\.cpu\(\)"),
+    (lambda: resmem.search(Tensor(device="cuda:0", requires_grad=True), Z, 1), TypeError, r"queries is a tensor that requires grad; pass queries\.detach\(\)\.cpu\(\)"),
+    (lambda: resmem.search(Sparse(), Z, 1), TypeError, r"queries is a sparse Sparse; pass queries\.toarray\(\)"),
+    (lambda: resmem.search({"a": 1}, Z, 1), TypeError, r"queries must be an array, got dict"),
+    (lambda: resmem.search(iter(Z), Z, 1), TypeError, r"queries must be an array, got iterator"),
+    (lambda: resmem.search(Z, Z, 1, np.array(["cosine"])), ValueError, r"metric must be one of .*, got array\(.*\)"),
     (lambda: resmem.search(Z.astype("datetime64[s]"), Z, 1), TypeError, r"queries must hold real numbers, got dtype datetime64\[s\]; .*"),
     (lambda: resmem.search([[1, 2, 3], [4]], Z, 1), TypeError, r"queries cannot be read as an array: list \(.*\); pass a NumPy array or a CPU tensor"),
     (lambda: resmem.search(Unreadable(), Z, 1), TypeError, r"queries cannot be read as an array: Unreadable \(the data are elsewhere\); pass a NumPy array or a CPU tensor"),
@@ -115,8 +148,8 @@ SEARCHES = [
     (lambda: resmem.search(Z, Z, 1, threads=2.0), TypeError, r"threads must be an integer, got 2\.0"),
     (lambda: resmem.search(Z, Z, 1, "l2"), ValueError, r"metric must be one of 'euclidean', 'sqeuclidean', 'cosine', 'inner_product', got 'l2'"),
     (lambda: resmem.search(Z, Z, 1, exclude_ids=[0, 1]), ValueError, r"exclude_ids must have one row per row of queries \(6\), got 2"),
-    (lambda: resmem.search(Z, Z, 1, exclude_ids=[0.5] * N), TypeError, r"exclude_ids must hold integers, got dtype float64"),
-    (lambda: resmem.search(Z, Z, 1, exclude_ids=[True] * N), TypeError, r"exclude_ids must hold integers, got dtype bool"),
+    (lambda: resmem.search(Z, Z, 1, exclude_ids=[0.5] * N), TypeError, r"exclude_ids must hold integers, got dtype float64; convert it with numpy\.asarray\(exclude_ids\)\.astype\('int64'\)"),
+    (lambda: resmem.search(Z, Z, 1, exclude_ids=[True] * N), TypeError, r"exclude_ids must hold integers, got dtype bool; convert it with numpy\.asarray\(exclude_ids\)\.astype\('int64'\)"),
     (lambda: resmem.search(Z, Z, 1, exclude_ids=np.zeros((N, 1, 1), int)), ValueError, r"exclude_ids must have shape \(q, m\), got \(6, 1, 1\)"),
     (lambda: resmem.search(Z, Z, 1, exclude_ids=np.full(N, 2**63, np.uint64)), ValueError, r"exclude_ids holds values beyond int64"),
 ]  # fmt: skip
@@ -186,7 +219,7 @@ PARAMETERS = [
     (lambda: resmem.Memory(key_dtype="bfloat16").fit(with_value(Z, 1, 3.4e38), L, Y), ValueError, r"embeddings: row 1 is beyond bfloat16; rescale the embeddings or use key_dtype='float32'"),
     (lambda: resmem.Memory("regression", residual_dtype="float16").fit(Z, V, V + 1e6), ValueError, r"targets - outputs: row 0 is beyond float16, in which residuals are kept; rescale targets and outputs or use residual_dtype='float32'"),
     (lambda: resmem.Memory(store="head", head=HEAD).fit(Z, L, Y), ValueError, r"outputs must be None with store='head': the head gives them from the embeddings"),
-    (lambda: resmem.Memory(store="head", head=HEAD).fit(Z[:, :2], None, Y), ValueError, r"embeddings must have 3 columns like the head's weight, got 2"),
+    (lambda: resmem.Memory(store="head", head=HEAD).fit(Z[:, :2], None, Y), ValueError, r"embeddings must have 3 columns like the head's weight, got 2; its weight is \(C, d\): pass weight\.T"),
     (lambda: setattr(resmem.Memory(store="sparse:1", k=2).fit(Z, L, Y), "temperature", 2), ValueError, r"temperature is fixed at fit for store='sparse:1' \(1\), got 2; fit again, or use store='dense'"),
     (lambda: resmem.aggregate([[0.0]], [0], L, 1), ValueError, r"ids must have shape \(q, k\), got \(1,\)"),
     (lambda: resmem.aggregate([[0.0, 1]], [[0]], L, 1), ValueError, r"distances \(1, 2\) and ids \(1, 1\) must have one shape"),
@@ -202,6 +235,28 @@ PARAMETERS = [
     (lambda: resmem.aggregate([[-1.0]], [[0]], L, 1), ValueError, r"distances: row 0 must be finite, .*"),
     (lambda: resmem.aggregate([[np.nan]], [[0]], L, 1), ValueError, r"distances: row 0 must be finite, .*"),
     (lambda: resmem.aggregate([[np.inf]], [[0]], L, 1), ValueError, r"distances: row 0 must be finite, .*"),
+]  # fmt: skip
+
+PARAMETERS += [
+    (lambda: resmem.Memory(n_neighbors=5), TypeError, r"Memory has no parameter 'n_neighbors'; use k"),
+    (lambda: resmem.Memory(temprature=2), TypeError, r"Memory has no parameter 'temprature'; use temperature"),
+    (lambda: resmem.Memory(metric="cosine"), TypeError, r"Memory has no parameter 'metric': distances are Euclidean; with preprocess='unit' they order keys as cosine does"),
+    (lambda: resmem.Memory(n_jobs=2), TypeError, r"Memory has no parameter 'n_jobs': give threads to the methods, such as predict"),
+    (lambda: resmem.Memory(weights="uniform"), TypeError, r"Memory has no parameter 'weights': neighbours are weighted by exp\(-D / sigma\); sigma=float\('inf'\) weights all alike"),
+    (lambda: resmem.Memory(zzz=1), TypeError, r"Memory has no parameter 'zzz'; there are task, output_kind, k, .*"),
+    (lambda: resmem.Memory(*range(20)), TypeError, r"Memory takes at most 13 arguments, got 20"),
+    (lambda: resmem.Memory(["regression"]), ValueError, r"task must be .*, got \['regression'\]"),
+    (lambda: resmem.Memory(key_dtype=["float16"]), ValueError, r"key_dtype must be one of .*, got \['float16'\]"),
+    (lambda: setattr(resmem.Memory(), "n_neighbors", 5), AttributeError, r"Memory has no attribute 'n_neighbors' to set; use k"),
+    (lambda: resmem.Memory.load("x.resmem", progress=True), TypeError, r"progress must be a function of a number of bytes, got True"),
+    (lambda: resmem.Memory().fit(Z, L[:, 0], Y), ValueError, r"outputs must have shape \(n, C\), got \(6,\); a single row is .*; values for the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
+    (lambda: resmem.Memory(output_kind="probabilities").fit(Z, P[:, 0], Y), ValueError, r".*numpy\.stack\(\[numpy\.subtract\(1, outputs\), outputs\], axis=1\)"),
+    (lambda: resmem.Memory().fit(Z, L[:, :1], Y), ValueError, r"targets: row . is class 1, but outputs have 1 columns, so classes are 0 to 0; of two classes pass both columns, numpy\.hstack\(\[numpy\.zeros_like\(outputs\), outputs\]\)"),
+    (lambda: resmem.Memory().fit(Z, L, [1, 2, 1, 2, 1, 2]), ValueError, r"targets: row 1 is class 2, .*; of classes counted from 1 pass numpy\.asarray\(targets\) - 1"),
+    (lambda: resmem.Memory().fit(Z, L, np.eye(2)[Y]), ValueError, r"targets must have shape \(n,\), got \(6, 2\); of a column for each class pass numpy\.argmax\(targets, axis=1\)"),
+    (lambda: resmem.Memory().fit(Z, L, list("abbaba")), TypeError, r"targets must hold integers, got dtype <U1; number the classes as the columns of outputs: if these are sorted by name, with numpy\.unique\(targets, return_inverse=True\)\[1\]"),
+    (lambda: resmem.Memory().fit(Z, Y, L), ValueError, r"outputs hold integers \(6,\) and targets real numbers \(6, 2\), as if one were given for the other; the order is embeddings, outputs, targets"),
+    (lambda: resmem.Memory(output_kind="probabilities").fit(Z, 100 * P, Y), ValueError, r"outputs: row 0 holds values outside \[0, 1\]; of percent pass numpy\.asarray\(outputs\) / 100"),
 ]  # fmt: skip
 
 UNFITTED = r"this Memory holds no rows yet; call fit first"
@@ -220,23 +275,23 @@ UNFIT = [
 # On a fitted memory, which must be as before.
 CLASSES = [
     (lambda m: m.fit(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
-    (lambda m: m.fit(Z[0], L, Y), ValueError, r"embeddings must have shape \(n, d\), got \(3,\); a single row is embeddings\[None, :\]"),
+    (lambda m: m.fit(Z[0], L, Y), ValueError, r"embeddings must have shape \(n, d\), got \(3,\); a single row is numpy\.atleast_2d\(embeddings\)"),
     (lambda m: m.fit(Z, L[:4], Y), ValueError, r"outputs must have one row per row of embeddings \(6\), got 4"),
-    (lambda m: m.fit(Z, L[0], Y), ValueError, r"outputs must have shape \(n, C\), got \(2,\); a single row is outputs\[None, :\]"),
+    (lambda m: m.fit(Z, L[0], Y), ValueError, r"outputs must have shape \(n, C\), got \(2,\); a single row is numpy\.atleast_2d\(outputs\); values for the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
     (lambda m: m.fit(Z, L[:, :0], Y), ValueError, r"outputs must have at least one column, got shape \(6, 0\)"),
     (lambda m: m.fit(Z, with_value(L, 3, np.nan), Y), ValueError, r"outputs: row 3 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
     (lambda m: m.fit(Z, with_value(L, 5, np.inf), Y), ValueError, r"outputs: row 5 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
     (lambda m: m.fit(Z, np.where(np.arange(N)[:, None] == 2, -np.inf, L), Y), ValueError, r"outputs: row 2 is -inf throughout, so no class is possible"),
     (lambda m: m.fit(Z, L, Y[:5]), ValueError, r"targets must have one row per row of embeddings \(6\), got 5"),
-    (lambda m: m.fit(Z, L, Y[:, None]), ValueError, r"targets must have shape \(n,\), got \(6, 1\)"),
-    (lambda m: m.fit(Z, L, Y * 1.0), TypeError, r"targets must hold integers, got dtype float64"),
-    (lambda m: m.fit(Z, L, Y == 1), TypeError, r"targets must hold integers, got dtype bool"),
+    (lambda m: m.fit(Z, L, Y[:, None]), ValueError, r"targets must have shape \(n,\), got \(6, 1\); pass numpy\.ravel\(targets\)"),
+    (lambda m: m.fit(Z, L, Y * 1.0), TypeError, r"targets must hold integers, got dtype float64; convert it with numpy\.asarray\(targets\)\.astype\('int64'\)"),
+    (lambda m: m.fit(Z, L, Y == 1), TypeError, r"targets must hold integers, got dtype bool; convert it with numpy\.asarray\(targets\)\.astype\('int64'\)"),
     (lambda m: m.fit(Z, L, [0, 1, 2, 0, 0, 0]), ValueError, r"targets: row 2 is class 2, but outputs have 2 columns, so classes are 0 to 1"),
     (lambda m: m.fit(Z, L, [0, -1, 0, 0, 0, 0]), ValueError, r"targets: row 1 is class -1, but outputs have 2 columns, so classes are 0 to 1"),
     (lambda m: m.fit(Z, L, Y, ids=[0, 1]), ValueError, r"ids must have one row per row of embeddings \(6\), got 2"),
     (lambda m: m.fit(Z, L, Y, ids=[0, 1, 2, 3, 1, 0]), ValueError, r"ids must be unique, got 0 more than once"),
     (lambda m: m.fit(Z, L, Y, ids=[0, 1, -2, 3, 4, 5]), ValueError, r"ids must not be negative, got -2 at row 2"),
-    (lambda m: m.fit(Z, L, Y, ids=np.arange(N) / 1), TypeError, r"ids must hold integers, got dtype float64"),
+    (lambda m: m.fit(Z, L, Y, ids=np.arange(N) / 1), TypeError, r"ids must hold integers, got dtype float64; convert it with numpy\.asarray\(ids\)\.astype\('int64'\)"),
     (lambda m: m.fit(Z, L, Y, ids=np.arange(N, dtype=np.uint64) + np.uint64(2**63)), ValueError, r"ids holds values beyond int64"),
     (lambda m: m.add(Z[:, :2], L, Y), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
     (lambda m: m.add(Z, L[:, :1], Y), ValueError, r"outputs must have 2 columns as in fit, got 1"),
@@ -247,7 +302,7 @@ CLASSES = [
     (lambda m: m.remove([0, 9]), ValueError, r"ids to remove must be in the memory, 9 is not"),
     (lambda m: m.remove(3), ValueError, r"ids to remove must be in the memory, 3 is not"),
     (lambda m: m.remove([-1]), ValueError, r"ids to remove must be in the memory, -1 is not"),
-    (lambda m: m.remove([1.0]), TypeError, r"ids must hold integers, got dtype float64"),
+    (lambda m: m.remove([1.0]), TypeError, r"ids must hold integers, got dtype float64; convert it with numpy\.asarray\(ids\)\.astype\('int64'\)"),
     (lambda m: m.remove([[1]]), ValueError, r"ids must have shape \(n,\), got \(1, 1\)"),
     (lambda m: m.aggregate([[0.0]], [[9]]), ValueError, r"ids must be those of rows in the memory, 9 is not"),
     (lambda m: m.aggregate([[0.0]], [[3]]), ValueError, r"ids must be those of rows in the memory, 3 is not"),
@@ -259,7 +314,7 @@ CLASSES = [
     (lambda m: m.kneighbors(Z, exclude_ids=5), ValueError, r"exclude_ids must have shape \(q, m\), got \(\)"),
     (lambda m: m.kneighbors(Z, threads=-1), ValueError, r"threads must be at least 1, got -1"),
     (lambda m: m.correction(NAN), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
-    (lambda m: m.correction(Z[0]), ValueError, r"embeddings must have shape \(q, d\), got \(3,\); a single row is embeddings\[None, :\]"),
+    (lambda m: m.correction(Z[0]), ValueError, r"embeddings must have shape \(q, d\), got \(3,\); a single row is numpy\.atleast_2d\(embeddings\)"),
     (lambda m: m.correction(np.empty((0, 2))), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
     (lambda m: m.correction(Z, exclude_ids=[0]), ValueError, r"exclude_ids must have one row per row of queries \(6\), got 1"),
     (lambda m: m.correct(Z, L[:2]), ValueError, r"outputs must have one row per row of embeddings \(6\), got 2"),
@@ -269,7 +324,7 @@ CLASSES = [
     (lambda m: m.correct(Z, with_value(L, 1, np.nan)), ValueError, r"outputs: row 1 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
     (lambda m: m.correct(Z, L, columns=[0, 2]), ValueError, r"columns must lie between 0 and 1, got 2"),
     (lambda m: m.correct(Z, L, columns=[[0], [-1]]), ValueError, r"columns must have one row per row of queries \(6\), got 2"),
-    (lambda m: m.correction(Z, columns=[0.5]), TypeError, r"columns must hold integers, got dtype float64"),
+    (lambda m: m.correction(Z, columns=[0.5]), TypeError, r"columns must hold integers, got dtype float64; convert it with numpy\.asarray\(columns\)\.astype\('int64'\)"),
     (lambda m: m.correct(Z, L, base="other"), ValueError, r"this memory was made from an unnamed base, not from 'other'"),
     (lambda m: m.save("x", append=True), ValueError, r"append=True continues the file that this memory was loaded from or last saved to \(no file yet\), got 'x'; save without append"),
     (lambda m: m.save("x.npz"), ValueError, r"path must not end in \.npz or \.safetensors, got 'x\.npz'; export writes such files"),
@@ -299,7 +354,7 @@ PROBABILITIES = [
 VALUES = [
     (lambda m: m.fit(Z, V, V[:4]), ValueError, r"targets must have one row per row of embeddings \(6\), got 4"),
     (lambda m: m.fit(Z, L, V), ValueError, r"targets \(6,\) and outputs \(6, 2\) must have one shape"),
-    (lambda m: m.fit(Z, L, L[None]), ValueError, r"targets must have shape \(n, C\), got \(1, 6, 2\)"),
+    (lambda m: m.fit(Z, L, L[None]), ValueError, r"targets must have shape \(n, C\), got \(1, 6, 2\); in one line a row it is numpy\.reshape\(targets, \(len\(targets\), -1\)\)"),
     (lambda m: m.fit(Z, with_value(V, 2, np.nan, float), V), ValueError, r"outputs: row 2 holds NaN or infinity \(as float64\)"),
     (lambda m: m.fit(Z, V, with_value(V, 5, np.inf, float)), ValueError, r"targets: row 5 holds NaN or infinity \(as float64\)"),
     (lambda m: m.fit(Z, with_value(V, 1, 1e39, float), V), ValueError, r"targets - outputs: row 1 is beyond float32, in which residuals are kept; rescale targets and outputs"),
@@ -414,7 +469,7 @@ def test_numbers_beyond_the_machine_are_refused_by_name(value):
 EXCEPTIONS = {"ValueError", "TypeError", "NotFittedError"}
 TESTED_APART = {
     "__main__.py", "_container.py", "_atomic.py", "_formats.py", "_metrics.py", "_out_of_fold.py",
-    "_evaluate.py", "_explain.py", "_folds.py",
+    "_evaluate.py", "_explain.py", "_folds.py", "_plausible.py",
 }  # fmt: skip
 
 

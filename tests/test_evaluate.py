@@ -29,6 +29,8 @@ CASES = {
     "values": {"task": "regression", "strength": 0.5},
     "flat": {"task": "regression"},
 }
+# Of tests that judge a memory by its own rows, for which it is told off.
+SEEN = pytest.mark.filterwarnings("ignore:evaluate")
 SCORES = {
     "classification": ["accuracy", "log_loss", "brier", "calibration_error"],
     "regression": ["rmse", "mae", "r2"],
@@ -222,6 +224,7 @@ def test_examples_of_values_are_those_whose_errors_changed_most():
     assert got.methods[-1].corrected + got.methods[-1].harmed == 200
 
 
+@SEEN
 def test_equal_distances_share_a_bucket():
     rows = np.repeat([[0.0], [1.0]], [9, 1], axis=0)
     mem = resmem.Memory("regression", k=1).fit([[0.0]], [0.0], [1.0])
@@ -268,6 +271,7 @@ def test_blocks_and_threads_change_nothing(case, monkeypatch):
         assert mine == {**its, "scores": pytest.approx(its["scores"], rel=1e-12)}
 
 
+@SEEN
 def test_r2_does_not_suffer_from_large_means():
     rng = np.random.default_rng(2)
     targets = 1e8 + rng.standard_normal((300, 2))
@@ -278,6 +282,7 @@ def test_r2_does_not_suffer_from_large_means():
     assert got == pytest.approx(score_named("r2", "regression").whole(outputs, targets), rel=1e-9)
 
 
+@SEEN
 @pytest.mark.parametrize("block", [1, 1 << 20])
 def test_targets_that_do_not_vary(block, monkeypatch):
     monkeypatch.setattr("resmem._ingest._BLOCK_BYTES", block)

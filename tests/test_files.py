@@ -910,6 +910,7 @@ def test_unverified_damage_is_never_a_crash(tmp_path):
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.filterwarnings("ignore::resmem.ResmemWarning")
 def test_nonsense_under_right_checksums_is_refused_or_harmless():
     sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
     fuzz = importlib.import_module("fuzz_memory")

@@ -290,7 +290,7 @@ Uneven = type("Uneven", (Deciding,), {"decision_function": lambda self, X: np.on
         (others_of, {"folds": 1}, ValueError, "folds must be at least 2"),
         (others_of, {"folds": 41}, ValueError, r"at most the number of rows \(40\)"),
         (others_of, {"folds": True}, TypeError, "folds must be an integer"),
-        (others_of, {"folds": "5"}, TypeError, "folds must hold integers"),
+        (others_of, {"folds": "5"}, TypeError, "folds must be an array, got str"),
         (others_of, {"folds": np.ones(40, int)}, ValueError, "at least two numbers, got 1"),
         (others_of, {"folds": np.arange(3)}, ValueError, "one row per row of targets"),
         (others_of, {"seed": -1}, ValueError, "seed must be at least 0"),

@@ -8,6 +8,7 @@ always a mistake. A float32 C-contiguous array is passed on without a copy.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -43,12 +44,25 @@ def float_state() -> Iterator[None]:
 
 def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
     """The value as a NumPy array, its dtype kept (bfloat16 becomes float32)."""
+    if value is None:
+        raise TypeError(f"{name} must be an array, got None")
     if isinstance(value, np.ndarray):
         if hasattr(value, "mask"):
             raise TypeError(f"{name} is a masked array; fill it or drop its masked rows")
         array = value
+    elif isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(
+            f"{name} must be an array, got {type(value).__name__}; numpy.load(path, mmap_mode='r') "
+            "gives that of a .npy file"
+        )
     elif getattr(value, "requires_grad", False):
-        raise TypeError(f"{name} is a tensor that requires grad; pass {name}.detach()")
+        there = "" if _device(value) is None else ".cpu()"
+        raise TypeError(f"{name} is a tensor that requires grad; pass {name}.detach(){there}")
+    elif _device(value) is not None:
+        get = "cpu" if hasattr(value, "cpu") else "get"
+        raise TypeError(f"{name} lies on {_device(value)}; pass {name}.{get}()")
+    elif hasattr(value, "toarray"):
+        raise TypeError(f"{name} is a sparse {type(value).__name__}; pass {name}.toarray()")
     elif hasattr(value, "__dlpack__") and (wide := _from_bfloat16(value)) is not None:
         array = wide
     else:
@@ -60,8 +74,19 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
                 f"{name} cannot be read as an array: {type(value).__name__} ({error}); "
                 "pass a NumPy array or a CPU tensor"
             ) from error
+    if array.dtype == object and array.ndim == 0:
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}")
     is_bfloat16 = array.dtype.kind == "V" and array.dtype.name == "bfloat16"
     return array.astype(np.float32) if is_bfloat16 else array
+
+
+def _device(value: Any) -> str | None:
+    """The device that an array lies on, if it is none that NumPy can read."""
+    if hasattr(value, "cpu") and hasattr(value, "device"):  # of PyTorch
+        place = str(value.device)
+        return None if place.startswith("cpu") else place
+    is_cupy = hasattr(value, "__cuda_array_interface__") and hasattr(value, "get")
+    return "a GPU" if is_cupy else None
 
 
 def rows_of(value: Any, name: str) -> Any:
@@ -135,13 +160,29 @@ def layout(rows: Any, name: str, shape: str) -> None:
     """Refuse what does not hold real numbers or has other dimensions than ``shape`` lists."""
     if rows.dtype.kind not in "fiu":
         raise TypeError(
-            f"{name} must hold real numbers, got dtype {rows.dtype}; convert it, "
-            f"for example with {name}.astype('float32')"
+            f"{name} must hold real numbers, got dtype {rows.dtype}{_to_numbers(rows.dtype, name)}"
         )
     dimensions, got = shape.count(",") + (0 if shape.endswith(",)") else 1), tuple(rows.shape)
     if len(got) != dimensions:
-        hint = f"; a single row is {name}[None, :]" if (len(got), dimensions) == (1, 2) else ""
+        hint = ""
+        if dimensions == 2 and len(got) == 1:
+            hint = f"; a single row is numpy.atleast_2d({name})"
+        elif dimensions == 2 and len(got) > 2:
+            hint = f"; in one line a row it is numpy.reshape({name}, (len({name}), -1))"
+        elif dimensions == 1 and got[1:] == (1,):
+            hint = f"; pass numpy.ravel({name})"
         raise ValueError(f"{name} must have shape {shape}, got {got}{hint}")
+
+
+def _to_numbers(dtype: np.dtype[Any], name: str) -> str:
+    """How what has this dtype becomes numbers, as the end of a message."""
+    if dtype.kind in "bO":
+        return f"; convert it, for example with numpy.asarray({name}, dtype='float32')"
+    if dtype.kind in "mM":
+        return f"; convert it, for example with numpy.asarray({name}).astype('int64')"
+    if dtype.kind == "c":
+        return f"; pass its parts, numpy.hstack([numpy.real({name}), numpy.imag({name})])"
+    return ""
 
 
 def embedding_layout(rows: Any, name: str, d: int | None = None, shape: str = "(n, d)") -> None:
@@ -289,10 +330,10 @@ def probabilities(value: Any, name: str, first_row: int = 0) -> F32:
     ok = (array >= 0) & (array <= 1)
     if not ok.all():
         row = int(np.argmin(ok.all(axis=1)))
-        raise ValueError(
-            f"{name}: row {first_row + row} holds values outside [0, 1]; "
-            "for raw scores use output_kind='logits'"
-        )
+        hint = "for raw scores use output_kind='logits'"
+        if (array[row] >= 0).all() and abs(array[row].sum(dtype=np.float64) - 100) <= 1:
+            hint = f"of percent pass numpy.asarray({name}) / 100"
+        raise ValueError(f"{name}: row {first_row + row} holds values outside [0, 1]; {hint}")
     totals = array.sum(axis=1, dtype=np.float64)
     off = np.abs(totals - 1) > 1e-2
     if off.any():
@@ -307,7 +348,15 @@ def integers(value: Any, name: str, shape: str) -> I64:
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)  # an empty list is float64 to NumPy
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
+        hint = ""
+        if array.dtype.kind in "fb":
+            hint = f"; convert it with numpy.asarray({name}).astype('int64')"
+        elif name == "targets":
+            hint = (
+                "; number the classes as the columns of outputs: if these are sorted by name, "
+                "with numpy.unique(targets, return_inverse=True)[1]"
+            )
+        raise TypeError(f"{name} must hold integers, got dtype {array.dtype}{hint}")
     if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise ValueError(f"{name} holds values beyond int64")
     dimensions = shape.count(",") + (0 if shape.endswith(",)") else 1)
@@ -321,12 +370,32 @@ def labels(value: Any, classes: int, first_row: int = 0) -> I64:
     array = integers(value, "targets", "(n,)")
     bad = (array < 0) | (array >= classes)
     if bad.any():
-        row = int(np.argmax(bad))
+        row, hint = int(np.argmax(bad)), ""
+        if classes == 1:
+            hint = (
+                "; of two classes pass both columns, "
+                "numpy.hstack([numpy.zeros_like(outputs), outputs])"
+            )
+        elif array.min() > 0 and array.max() == classes:
+            hint = "; of classes counted from 1 pass numpy.asarray(targets) - 1"
         raise ValueError(
             f"targets: row {first_row + row} is class {array[row]}, but outputs have {classes} "
-            f"columns, so classes are 0 to {classes - 1}"
+            f"columns, so classes are 0 to {classes - 1}{hint}"
         )
     return array
+
+
+def class_layout(targets: Any) -> None:
+    """Refuse what cannot be the classes (n,) of rows."""
+    shape = tuple(targets.shape)
+    if len(shape) != 1:
+        hint = ""
+        if shape[1:] == (1,):
+            hint = "; pass numpy.ravel(targets)"
+        elif len(shape) == 2:
+            hint = "; of a column for each class pass numpy.argmax(targets, axis=1)"
+        raise ValueError(f"targets must have shape (n,), got {shape}{hint}")
+    integers(targets[:0], "targets", "(n,)")
 
 
 def row_ids(value: Any, n: int) -> I64:
@@ -358,7 +427,7 @@ def excluded_ids(value: Any, q: int) -> I64 | None:
 def neighbours(distances: Any, ids: Any, metric: str) -> tuple[F64, I64]:
     """Euclidean distances and ids, (q, k) each, of neighbours that somebody else found;
     ValueError, naming a row, if they cannot be that."""
-    if metric not in ("euclidean", "sqeuclidean"):
+    if not isinstance(metric, str) or metric not in ("euclidean", "sqeuclidean"):
         raise ValueError(f"metric must be 'euclidean' or 'sqeuclidean', got {metric!r}")
     found = integers(ids, "ids", "(q, k)")
     given = real(distances, "distances", "(q, k)")
@@ -410,6 +479,12 @@ def count(value: Any, name: str, least: int = 1) -> int:
     if value > np.iinfo(np.int64).max:
         raise ValueError(f"{name} must be within int64, got {value}")
     return int(value)
+
+
+def told(progress: Any) -> None:
+    """Refuse what cannot be told of steps."""
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function of a number of bytes, got {progress!r}")
 
 
 def thread_count(value: Any) -> int:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from resmem import _arrays, _core
+from resmem import _arrays, _core, _plausible
 from resmem._arrays import F64, I64, Keys
 from resmem._ingest import Spec, blocks, warn_of_rounding
 from resmem._rows import Snapshot
@@ -42,6 +42,7 @@ class Searched:
         self, rows: Snapshot, k: int, embeddings: Any, exclude_ids: Any, threads: int,
         prepare: bool,
     ) -> None:  # fmt: skip
+        _plausible.check_names(embeddings, "embeddings", rows.embedding_names)
         # Shapes and dtypes are checked here, even of no rows; values block by block.
         self._source = _arrays.rows_of(embeddings, "embeddings")
         _arrays.embedding_layout(self._source, "embeddings", rows.d, "(q, d)")
@@ -199,15 +200,23 @@ class Corrector:
             threads, head=head, select=select,
         )  # fmt: skip
 
-    def given_outputs(self, outputs: Any, q: int, of: str = "embeddings") -> Any:
-        """Outputs of the queries, to be sliced; None where the head computes them."""
+    def given_outputs(
+        self, outputs: Any, q: int, of: str = "embeddings", known: bool = False
+    ) -> Any:
+        """Outputs of the queries, to be sliced; None where the head computes them.
+
+        ``known``: they came before in this call, so that all has been said that can be.
+        """
         if outputs is None and isinstance(self.spec.store, Head):
             return None
-        given = _arrays.rows_of(outputs, "outputs")
-        if len(given.shape) == 0 and outputs is not None:
+        _plausible.check_names(outputs, "outputs", self.rows.output_names)
+        given = self.spec.rows_of(outputs)
+        if len(given.shape) == 0:
             raise ValueError("outputs must have shape (n, C), got ()")
         self.spec.layout(given, self.rows.columns)
         _arrays.same_length("outputs", given.shape[0], of, q)
+        if not known:
+            _plausible.check_logits(self.spec, given)
         return given
 
     def base(self, keys: Keys | None, given: Any, block: slice, threads: int) -> F64:
@@ -227,7 +236,9 @@ class Corrector:
 def given_neighbours(rows: Snapshot, distances: Any, ids: Any, metric: str) -> Given:
     """Neighbours that somebody else found, as rows of a memory."""
     apart, found = _arrays.neighbours(distances, ids, metric)
-    return Given(apart, rows.positions_of(found))
+    positions = rows.positions_of(found)
+    _plausible.check_distances(rows, apart, positions, metric)
+    return Given(apart, positions)
 
 
 def _columns_of(columns: I64, block: slice) -> I64:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# Where code of the package runs: its own files, and the standard library's for its decorators.
+_INSIDE = (
+    os.path.dirname(os.path.abspath(__file__)) + os.sep,
+    contextlib.contextmanager.__code__.co_filename,
+)
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -23,7 +28,7 @@ class ResmemWarning(UserWarning):
 
 def warn(text: str) -> None:
     """Issue a ``ResmemWarning`` at the line of the caller's that called the package."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, ResmemWarning, stacklevel=level)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _core
+from resmem import _arrays, _core, _plausible
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector
+from resmem._errors import warn
 from resmem._explain import aligned, targets_of
 from resmem._ingest import blocks
 from resmem._metrics import (
@@ -258,14 +259,15 @@ class _Truth:
     """The targets of q rows, checked and read block by block."""
 
     def __init__(self, corrector: Corrector, targets: Any, q: int) -> None:
-        self._given, rows = _arrays.rows_of(targets, "targets"), corrector.rows
+        rows = corrector.rows
+        if corrector.spec.task == "regression":
+            _plausible.check_order(targets, rows.output_names, "memory.output_names_")
+        self._given = _arrays.rows_of(targets, "targets")
         self._q, self._columns, self._spec = q, rows.columns, corrector.spec
         self.classes: I64 | None = None  # of the rows read so far
         self._spread = _Spread()
         if corrector.spec.task == "classification":
-            if len(self._given.shape) != 1:
-                raise ValueError(f"targets must have shape (n,), got {tuple(self._given.shape)}")
-            _arrays.integers(self._given[:0], "targets", "(n,)")
+            _arrays.class_layout(self._given)
             self.classes = np.empty(q, dtype=np.int64)
         else:
             _arrays.layout(self._given, "targets", "(n,)" if rows.flat else "(n, C)")
@@ -324,19 +326,22 @@ class _Trial:
         if q == 0:
             raise ValueError("embeddings must have at least one row to evaluate, got none")
         tallies: Tallies = {}
-        nearest = np.empty(q)
+        nearest, seen = np.empty(q), _plausible.Seen(corrector.spec, corrector.rows, q)
         for block in blocks(q, 24 * k + 64 * corrector.rows.columns):
             keys, largest = queries.queries(block)
             raw = corrector.raw_outputs(keys, given, block, self.threads)
             distances, positions = queries.find(block, keys, largest)
             nearest[block] = distances[:, 0]
             wanted = truth.read(block)
+            seen.look(block, keys, positions[:, 0], wanted)
             for name, values in self._predictions(raw, distances, positions).items():
                 if name not in tallies:
                     tallies[name] = truth.tally()
                 tallies[name].add(block, values, wanted)
             queries.forget(block)
             _arrays.forget(given, block)
+        if note := seen.note("evaluated"):
+            warn(f"evaluate: {note}")
         return tallies, nearest, truth.classes
 
     def _predictions(self, raw: npt.NDArray[Any], distances: F64, positions: I64) -> dict[str, F64]:

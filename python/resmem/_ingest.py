@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _core
+from resmem import _arrays, _core, _plausible
 from resmem._arrays import F64, I64, Keys
 from resmem._errors import warn
 from resmem._preprocess import AS_GIVEN, NONE, Fitted, Method, exact
@@ -59,11 +59,24 @@ class Spec:
         """The temperature as the core takes it: 0 if outputs are probabilities."""
         return temperature if self.output_kind == "logits" else 0.0
 
+    def rows_of(self, outputs: Any) -> Any:
+        """Outputs as something that rows can be sliced from."""
+        if outputs is None:
+            raise ValueError("outputs are missing; only store='head' does without them")
+        return _arrays.rows_of(outputs, "outputs")
+
     def layout(self, outputs: Any, like: int | None) -> int:
         """How many columns outputs have; refused if not as many as ``like``."""
-        if outputs.dtype == object and outputs.shape == ():
-            raise ValueError("outputs are missing; only store='head' does without them")
         flat = self.task == "regression" and len(outputs.shape) == 1
+        if len(outputs.shape) == 1 and not flat:
+            other = "numpy.zeros_like(outputs)"
+            if self.output_kind == "probabilities":
+                other = "numpy.subtract(1, outputs)"
+            raise ValueError(
+                f"outputs must have shape (n, C), got {tuple(outputs.shape)}; a single row is "
+                "numpy.atleast_2d(outputs); values for the second of two classes become "
+                f"numpy.stack([{other}, outputs], axis=1)"
+            )
         _arrays.layout(outputs, "outputs", "(n,)" if flat else "(n, C)")
         columns = 1 if flat else int(outputs.shape[1])
         if columns == 0:
@@ -109,6 +122,12 @@ class Incoming:
         like: Snapshot | None = None,
     ) -> None:
         self.spec = spec
+        self.names = _plausible.column_names(embeddings), _plausible.column_names(outputs)
+        if like is not None:
+            _plausible.check_names(embeddings, "embeddings", like.embedding_names)
+            _plausible.check_names(outputs, "outputs", like.output_names)
+        if spec.task == "regression":
+            _plausible.check_order(targets, self.names[1], "outputs.columns")
         self.embeddings = _arrays.rows_of(embeddings, "embeddings")
         self.targets = _arrays.rows_of(targets, "targets")
         _arrays.embedding_layout(self.embeddings, "embeddings", like.d if like else None)
@@ -118,7 +137,9 @@ class Incoming:
         if isinstance(spec.store, Head):
             self.columns = self._head_columns(spec.store, outputs)
         else:
-            self.outputs = _arrays.rows_of(outputs, "outputs")
+            self.outputs = spec.rows_of(outputs)
+            if spec.task == "classification":
+                _plausible.check_roles(self.outputs, self.targets)
             self.columns = spec.layout(self.outputs, like.columns if like else None)
             _arrays.same_length("outputs", self.outputs.shape[0], "embeddings", self.n)
         self.flat = len(self.targets.shape) == 1 and spec.task == "regression"
@@ -128,6 +149,7 @@ class Incoming:
             shapes = f"targets {tuple(self.targets.shape)} and outputs {tuple(self.outputs.shape)}"
             raise ValueError(f"{shapes} must have one shape")
         self.ids: I64 | None = None if ids is None else _arrays.row_ids(ids, self.n)
+        _plausible.check_logits(spec, self.outputs)
 
     def _head_columns(self, head: Head, outputs: Any) -> int:
         if outputs is not None:
@@ -136,18 +158,17 @@ class Incoming:
             )
         columns, d = map(int, head.weight.shape)
         if self.d != d:
+            turned = "; its weight is (C, d): pass weight.T" if self.d == columns else ""
             raise ValueError(
-                f"embeddings must have {d} columns like the head's weight, got {self.d}"
+                f"embeddings must have {d} columns like the head's weight, got {self.d}{turned}"
             )
         return columns
 
     def _check_targets(self) -> None:
         if self.spec.task == "regression":
             _arrays.layout(self.targets, "targets", "(n,)" if self.flat else "(n, C)")
-        elif len(self.targets.shape) != 1:
-            raise ValueError(f"targets must have shape (n,), got {tuple(self.targets.shape)}")
         else:
-            _arrays.integers(self.targets[:0], "targets", "(n,)")
+            _arrays.class_layout(self.targets)
 
     @staticmethod
     def _width(values: Any) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _evaluate, _explain, _persist, _tuning
+from resmem import _arrays, _container, _evaluate, _explain, _persist, _plausible, _tuning
 from resmem._arrays import F64, I64
 from resmem._atomic import sole_writer
 from resmem._correct import Corrector, given_neighbours, search
@@ -22,7 +22,7 @@ from resmem._ingest import Incoming, warn_of_rounding
 from resmem._rows import Snapshot
 from resmem._state import SETTINGS, State, identity, positive
 from resmem._stores import Head, KeyDtype
-from resmem._tuning.grid import Settings
+from resmem._tuning.grid import Settings, checked_settings
 from resmem._tuning.result import TuneResult
 
 _LAST_ID = 2**63 - 1
@@ -145,14 +145,9 @@ class Memory(State):
         rows = Incoming(asked, embeddings, outputs, targets, ids)
         made_by, allowed = rows.fitted()
         snapshot = Snapshot(
-            (),
-            rows.d,
-            rows.columns,
-            start.temperature,
-            rows.flat,
-            preprocess=made_by,
-            allowed=allowed,
-        )
+            (), rows.d, rows.columns, start.temperature, rows.flat, preprocess=made_by,
+            allowed=allowed, embedding_names=rows.names[0], output_names=rows.names[1],
+        )  # fmt: skip
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
             arrays["ids"] = rows.ids
@@ -252,13 +247,21 @@ class Memory(State):
         task: Literal["classification", "regression"] = "classification",
         key_dtype: KeyDtype = "float32",
         budget: int | None = None,
+        k: int = 50,
     ) -> Estimate:
-        """What a memory of ``n`` rows would take with every store, before it is built.
+        """What a memory of ``n`` rows would take with every store, before it is built: bytes, and
+        the time of 1,000 queries at ``k``.
 
-        Printed, it is a table that marks the store to start with: the first that fits into
-        ``budget`` bytes (default: half of the memory that the system has available).
+        Printed, it is a table that marks the store to start with. It is the first that fits into
+        ``budget`` bytes (default: half of the memory that the system has available) of "dense",
+        unless that takes more than 256 MiB for more than 1,000 outputs; "sparse:32"; and "head",
+        which keeps least and computes most.
+
+        Times are those of single steps measured on this machine, in some milliseconds, times how
+        often they are taken. They are right within a factor of 2 or 3: other work on the machine is
+        not foreseen, nor is what ``prepare`` saves of the search.
         """
-        return estimate(n, d, C, task, key_dtype, budget)
+        return estimate(n, d, C, task, key_dtype, budget, k)
 
     # ---------------------------------------------------------------- queries
 
@@ -280,6 +283,7 @@ class Memory(State):
         rows = now.fitted
         wanted = now.k if k is None else _arrays.count(k, "k")
         workers = _arrays.thread_count(threads)
+        _plausible.check_names(embeddings, "embeddings", rows.embedding_names)
         source = _arrays.rows_of(embeddings, "embeddings")
         _arrays.embedding_layout(source, "embeddings", rows.d, "(q, d)")
         warn_of_rounding(source, rows)
@@ -555,6 +559,7 @@ class Memory(State):
         Where they keep keys in another way, the rows are written anew and the embeddings as they
         came are gone; so other ways cannot be tried any more. Nothing changes if one is refused.
         """
+        checked_settings(settings)
         with self._change():
             made = vars(self._now.using(settings))
             self._hold(**{name: made[name] for name in made if name != "auto_prepare"})
@@ -683,6 +688,7 @@ class Memory(State):
             A signal handler or ``progress`` saves to a file that the code it interrupts is
             writing. That goes on; other threads and processes are waited for instead.
         """
+        _arrays.told(progress)
         if os.fspath(path).lower().endswith(_persist.EXPORTS):
             raise ValueError(
                 f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "
@@ -740,6 +746,7 @@ class Memory(State):
         OSError
             The file cannot be read.
         """
+        _arrays.told(progress)
         named = os.fspath(path).lower().endswith(_persist.EXPORTS)
         if named and not _container.is_container(path):
             from resmem import _export  # which is seldom needed
@@ -773,6 +780,8 @@ class Memory(State):
             auto_sigma=auto,
             preprocess=saved.preprocess,
             allowed=allowed,
+            embedding_names=saved.names("embedding_names", rows.d),
+            output_names=saved.names("output_names", rows.columns),
         )
         memory._hold(rows=rows, file=file)
         return memory
@@ -793,6 +802,7 @@ class Memory(State):
         """
         from resmem import _export  # which is seldom needed
 
+        _arrays.told(progress)
         now = self._now
         _export.save(path, self._settings(now), self._head(), now.fitted, progress)
         return self

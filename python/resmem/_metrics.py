@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ from resmem._arrays import F64, I64
 from resmem._state import number
 
 BINS = 15  # of equal width, for the calibration error
+# Names of parameters by which other libraries' scores call targets and what is held against them.
+_TRUTH = {"y_true", "y_test", "y", "true", "truth", "labels_true", "target", "targets", "labels"}
+_PREDICTED = {
+    "y_pred", "y_score", "y_prob", "y_proba", "y_hat", "pred_decision", "labels_pred",
+    "pred", "preds", "prediction", "predictions", "predicted", "scores", "probabilities", "probs",
+}  # fmt: skip
 _ROUNDING = 1e-6  # by which probabilities may leave [0, 1]
 
 Whole: TypeAlias = Callable[[Any, Any], float]
@@ -80,7 +87,28 @@ def score_named(score: str | Whole, task: str, greater_is_better: bool | None = 
             f"got {greater_is_better!r}"
         )
     name = str(getattr(score, "__name__", type(score).__name__))
+    _check_order(score, name)
     return Score(name, task, greater_is_better, _checked(score, name), given=True)
+
+
+def _check_order(score: Whole, name: str) -> None:
+    """Refuse a function whose parameters say that it takes its arguments in another order."""
+    try:
+        first, second = [p.lower() for p in inspect.signature(score).parameters][:2]
+    except (TypeError, ValueError):  # it does not say
+        return
+    if (first, second) == ("estimator", "x"):
+        raise TypeError(
+            f"score must be a function f(predictions, targets), got the scorer {name}, which takes "
+            "an estimator; of the function f that it was made of, pass "
+            "lambda predictions, targets: f(targets, predictions)"
+        )
+    if first in _TRUTH and second in _PREDICTED:
+        raise TypeError(
+            f"score must take (predictions, targets), {name} takes ({first}, {second}); pass "
+            f"lambda predictions, targets: {name}(targets, predictions), and where {name} wants "
+            "classes, not probabilities, predictions.argmax(axis=1)"
+        )
 
 
 def paired_interval(gains: Any, confidence: float = 0.95, worst: float | None = None) -> Interval:

@@ -262,6 +262,17 @@ class Saved:
     rows: Callable[[SchemaOf], tuple[Snapshot, File | None]]
     bad: Callable[[str], FileFormatError]  # what to raise if any of it makes no sense
 
+    def names(self, kind: str, columns: int) -> tuple[str, ...] | None:
+        """Those of so many columns; None where there are none, as in older files."""
+        found = self.settings.get(kind)
+        if found is None:
+            return None
+        if not isinstance(found, list) or len(found) != columns:
+            raise self.bad(f"{kind} is not a list of {columns} names")
+        if not all(isinstance(name, str) for name in found):
+            raise self.bad(f"{kind} holds what is not text")
+        return tuple(found)
+
 
 class Reader:
     """Fields and arrays of a file, each checked when it is taken."""

@@ -293,6 +293,8 @@ class Snapshot:
     preprocess: Fitted = AS_GIVEN  # makes keys of embeddings
     allowed: float = math.inf  # by which rounding to float32 may move distances
     ids_checked: bool = True  # not in a file of given ids that was loaded unverified
+    embedding_names: tuple[str, ...] | None = None  # of the columns of the DataFrames of fit
+    output_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return sum(s.n - s.dead for s in self.segments)
@@ -540,7 +542,7 @@ class Snapshot:
             part["dead"] = segment.dead_rows(self.version)
         carried = (
             "d", "columns", "temperature", "flat", "auto_sigma", "next_id", "retired", "preprocess",
-            "allowed", "ids_checked",
+            "allowed", "ids_checked", "embedding_names", "output_names",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
 

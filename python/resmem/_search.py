@@ -125,5 +125,5 @@ def _keeping(queries: Any, rows: Any, metric: Metric) -> Keeping:
 
 def check_metric(metric: str) -> None:
     names = get_args(Metric)
-    if metric not in names:
+    if not isinstance(metric, str) or metric not in names:
         raise ValueError(f"metric must be one of {', '.join(map(repr, names))}, got {metric!r}")

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _arrays, _core, _persist, _sigma, _threads
+from resmem._arguments import named, suggestion
 from resmem._arrays import I64, Keys
 from resmem._correct import Corrector
 from resmem._errors import NotFittedError
@@ -31,6 +32,7 @@ SETTINGS = (
     "preprocess", "key_dtype", "residual_dtype", "store", "base",
     "probability_map",
 )  # fmt: skip
+CHANGEABLE = ("k", "sigma", "temperature", "strength", "probability_map")  # of a memory with rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +173,8 @@ class Held:
             "store": self.spec.store.name,
             "probability_map": self.map.name,
             "flat": rows.flat,
+            "embedding_names": rows.embedding_names,
+            "output_names": rows.output_names,
             "sigma_": sigma_,
             "offset": "offset" in rows.preprocess.arrays,
             "allowed": rows.allowed if math.isfinite(rows.allowed) else None,
@@ -184,6 +188,7 @@ class State:
     makes other rows, or other residuals or keys of them, holds the lock meanwhile (``_change``).
     """
 
+    @named
     def __init__(
         self,
         task: Literal["classification", "regression"] = "classification",
@@ -201,7 +206,7 @@ class State:
         probability_map: str = "clip",
         auto_prepare: bool = True,
     ) -> None:
-        if task not in _KINDS:
+        if not isinstance(task, str) or task not in _KINDS:
             raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
         kind = _KINDS[task][0] if output_kind is None else output_kind
         if kind not in _KINDS[task]:
@@ -224,6 +229,12 @@ class State:
             yes_or_no(auto_prepare, "auto_prepare"),
         )
         self._live()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[:1] != "_" and not hasattr(type(self), name):  # which would change nothing
+            known = suggestion(name, CHANGEABLE)
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set{known}")
+        super().__setattr__(name, value)
 
     def _live(self) -> None:
         """What no copy or file of a memory carries."""
@@ -290,6 +301,16 @@ class State:
         the rounding to ``residual_dtype``.
         """
         return self._now.fitted.error
+
+    @property
+    def embedding_names_(self) -> tuple[str, ...] | None:
+        """Names of the columns of embeddings, if ``fit`` was given a DataFrame."""
+        return self._now.fitted.embedding_names
+
+    @property
+    def output_names_(self) -> tuple[str, ...] | None:
+        """Names of the columns of outputs, if ``fit`` was given a DataFrame."""
+        return self._now.fitted.output_names
 
     @property
     def k(self) -> int:
@@ -536,7 +557,7 @@ def identity(base: Any) -> Any:
 
 def checked_keys(preprocess: Any, key_dtype: Any, store: Any) -> Method:
     """The preprocess called so; refused if keys cannot be kept like this."""
-    if key_dtype not in KEY_DTYPES and key_dtype != "auto":
+    if not isinstance(key_dtype, str) or key_dtype not in ("auto", *KEY_DTYPES):
         names = ", ".join(map(repr, ("auto", *KEY_DTYPES)))
         raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
     method = method_named(preprocess)

@@ -198,11 +198,12 @@ def _head_arrays(head: Any) -> tuple[F32, F32]:
         )
     if hasattr(head, "weight"):  # torch.nn.Linear and its like
         bias = getattr(head, "bias", None)
-        head = (_detached(head.weight), None if bias is None else _detached(bias))
+        head = head.weight, bias
     if not isinstance(head, (tuple, list)) or len(head) != 2:
         raise TypeError(f"head must be (weight, bias) or a linear layer, got {type(head).__name__}")
-    weight = _arrays.float32(head[0], "head weight", "(C, d)").copy()
-    bias = np.zeros(len(weight)) if head[1] is None else head[1]
+    given, bias = map(_detached, head)  # a layer's own tensors record operations
+    weight = _arrays.float32(given, "head weight", "(C, d)").copy()
+    bias = np.zeros(len(weight)) if bias is None else bias
     bias = _arrays.float32(bias, "head bias", "(C,)").copy()
     if weight.size == 0:
         raise ValueError(f"head weight must have rows and columns, got shape {weight.shape}")
@@ -217,7 +218,12 @@ def _head_arrays(head: Any) -> tuple[F32, F32]:
 
 
 def _detached(tensor: Any) -> Any:
-    return tensor.detach() if hasattr(tensor, "detach") else tensor
+    """A tensor that records no operations and lies where NumPy can read it; anything else as it
+    is."""
+    for method in ("detach", "cpu"):
+        if hasattr(tensor, method):
+            tensor = getattr(tensor, method)()
+    return tensor
 
 
 def narrow_keys(keys: Keys, dtype: KeyDtype, first_row: int = 0) -> Array:

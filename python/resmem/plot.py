@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from resmem._report import findings
 from resmem._report.changes import Change, changes, is_classes
 from resmem._report.words import clean, gained, scored
 
@@ -41,6 +42,7 @@ def tuning_map(result: TuneResult, ax: Axes | None = None) -> Figure:
     chose; positive is better. A ring marks the candidate, the best of the grid; the title says
     so where tuning switched the memory off all the same. Crossed cells have no finite score.
     """
+    findings.checked(required=True, tuning=result)
     ax = _axes(ax, 3.3)
     ks, sigmas, scores = result.surface()
     gains = np.asarray(scores, dtype=np.float64) - result.scores["base, own temperature"]
@@ -102,6 +104,7 @@ def gain_by_distance(evaluation: Evaluation, ax: Axes | None = None) -> Figure:
     One point, with its interval, per bucket of the evaluation; upwards is better. Triangles
     are buckets whose interval leaves out 0: up for a gain, down for a harm.
     """
+    findings.checked(required=True, evaluation=evaluation)
     ax = _axes(ax, 2.8)
     buckets = evaluation.by_distance
     ax.axhline(0, color=DARK, linewidth=0.8)
@@ -128,6 +131,7 @@ def reliability(evaluation: Evaluation, figure: Figure | SubFigure | None = None
     On the diagonal a method is calibrated, below it too sure. The bars underneath count the
     rows in every bin of confidence, and the areas of the points follow them.
     """
+    findings.checked(required=True, evaluation=evaluation)
     if evaluation.reliability is None:
         raise ValueError("reliability needs an evaluation of classification, got regression")
     methods = {method.name: method for method in evaluation.methods}
@@ -205,6 +209,8 @@ def corrections(
     count, neighbours : int
         Examples of each kind, and neighbours of an example, that are drawn.
     """
+    findings.checked(required=True, explanation=explanation)
+    findings.checked(evaluation=evaluation)
     if (images is None) != (row_images is None):
         raise ValueError("images and row_images go together, one is missing")
     found = changes(explanation, evaluation, rows, classes, count, neighbours)

@@ -26,7 +26,7 @@ from .files import refuse_overwriting
 from .judged import ROWS, TRIED, Judged, tuned
 from .progress import Step, bar
 from .queries import Queries
-from .report import Told, in_options, say, table, tell
+from .report import Told, in_options, say, table, tell, warnings_told
 
 
 def run(options: Namespace) -> None:
@@ -36,7 +36,8 @@ def run(options: Namespace) -> None:
         _demo(options)
         return
     try:
-        told = _COMMANDS[options.command](options)
+        with warnings_told():
+            told = _COMMANDS[options.command](options)
     except (ValueError, TypeError) as error:
         error.args = (in_options(str(error)),)
         raise
@@ -66,6 +67,7 @@ def fit(options: Namespace) -> Told:
         checked.spec.task,
         checked.spec.key_dtype,
         None,
+        memory.k,
     )
     if not options.quiet:
         say(str(needs))

@@ -85,7 +85,7 @@ def tuned(
     if rows is not None:
         given = {name: getattr(rows, name) for name in ROWS} | {"exclude_ids": rows.excluded}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # its notes, which the result has too
+        warnings.filterwarnings("ignore", "tune: ")  # its notes, which the result has too
         return memory.tune(**given, **settings, apply=apply, threads=options.threads, progress=step)
 
 

@@ -6,8 +6,12 @@ import json
 import math
 import re
 import sys
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TextIO
 
+from resmem._errors import ResmemWarning
 from resmem._estimate import in_bytes
 from resmem._state import SETTINGS
 
@@ -39,7 +43,32 @@ def in_options(text: str) -> str:
         name, value = found.groups()
         return f"--{name.replace('_', '-')} {value}"
 
-    return re.sub(rf"\b({'|'.join(SETTINGS)})='([\w:]+)'", option, text)
+    text = re.sub(rf"\b({'|'.join(SETTINGS)})='([\w:]+)'", option, text)
+    text = text.replace("tune(loo=True)", "resmem tune --loo").replace("loo=True", "--loo")
+    return re.sub(r"\bexclude_ids\b", "--exclude-ids", text)
+
+
+@contextmanager
+def warnings_told() -> Iterator[None]:
+    """Warnings of the package's own are one line on standard error each, and that line once."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int,
+            file: TextIO | None = None, line: str | None = None,
+        ) -> None:  # fmt: skip
+            if not issubclass(category, ResmemWarning):
+                usual(message, category, filename, lineno, file, line)
+                return
+            text = in_options(" ".join(str(message).split()))
+            if text not in told:
+                told.add(text)
+                say(f"resmem: warning: {text}")
+
+        warnings.showwarning = show
+        yield
 
 
 def table(facts: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """The report: one HTML file that needs nothing but itself.
 
-`sections.py` says what is in it, in the order of the answers; `words.py` has the sentences and
-numbers, `changes.py` the examples, `figures.py` the pictures of `resmem.plot` as SVG, `page.py`
-the HTML.
+`findings.py` checks what is given; `sections.py` says what is in it, in the order of the answers;
+`words.py` has the sentences and numbers, `changes.py` the examples, `figures.py` the pictures of
+`resmem.plot` as SVG, `page.py` the HTML.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ def report(
     OSError
         As the system gives it; what was at ``path`` is unharmed.
     """
-    from . import sections
+    from . import findings, sections
     from .page import page
 
+    findings.checked(tuning=tuning, evaluation=evaluation, explanation=explanation)
     if tuning is None and evaluation is None and explanation is None:
         raise ValueError("nothing to report: give tuning, evaluation or explanation")
     parts = []

@@ -90,6 +90,8 @@ def named(classes: Classes, index: int) -> str:
     """What a class is called."""
     if classes is None:
         return f"class {index}"
+    if not isinstance(classes, Sequence) and not hasattr(classes, "__array__"):
+        raise TypeError(f"classes must be a list of names, got {type(classes).__name__}")
     if not 0 <= index < len(classes):
         raise ValueError(
             f"classes must name every class: class {index} has no name, got {len(classes)} names"

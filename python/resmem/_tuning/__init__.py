@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from resmem import _arrays
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector
+from resmem._errors import warn
 from resmem._folds import fold_numbers
 from resmem._metrics import Score, checked_confidence, score_named
+from resmem._plausible import Seen
 from resmem._rows import Array, Snapshot
 from resmem._sample import sample
 from resmem._simplex import map_named
-from resmem._stores import Sparse
-from resmem._tuning.grid import choices, grid_of
-from resmem._tuning.judge import Tuner
+from resmem._stores import Head, Sparse
+from resmem._tuning.grid import Settings, choices, grid_of
+from resmem._tuning.judge import PROVED, RIVALS, Tuner
 from resmem._tuning.result import TuneResult
-from resmem._tuning.trial import GivenRows, Kind, OwnRows, Trial
+from resmem._tuning.trial import GivenRows, OwnRows, Trial
 
 if TYPE_CHECKING:
     from resmem._memory import Memory
 
 _SAMPLE = 10_000  # rows of the memory that are looked at
 _SMALLER = 0.8  # residuals of the memory, beside those of fresh rows, that cannot be as honest
-_MOSTLY = 0.5  # of the validation rows
+_FORECAST_AFTER, _LONG = 1.0, 10.0  # seconds: when time is foretold, and what is worth telling
 _MUCH_SMALLER = 0.5  # beside those of the neighbours' targets alone
 
 
@@ -53,6 +56,11 @@ def tune(
             "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets and "
             "exclude_ids"
         )
+    if not loo and embeddings is None:
+        raise TypeError(
+            "tune needs validation rows: give embeddings, outputs and targets, or loo=True to tune "
+            "on the memory's own rows"
+        )
     confidence = checked_confidence(confidence)
     if _arrays.count(seed, "seed", 0) >= 2**32:
         raise ValueError(f"seed must be below 2**32, got {seed}")
@@ -74,7 +82,8 @@ def tune(
             if loo:
                 source = _own(corrector, some, grid.ks[-1], workers)
             else:
-                source = GivenRows(corrector, *given, grid.ks[-1], workers)
+                known = bool(trials)
+                source = GivenRows(corrector, *given, grid.ks[-1], workers, known)
             if not trials:
                 numbers = _folds(folds, seed, source.targets, 3 if rule == "one_se" else 2)
             trials.append(
@@ -82,12 +91,16 @@ def tune(
                     corrector.spec, corrector.rows, source, grid, numbers, some, name, most, workers
                 )
             )
-    with _steps(progress, _work(trials, scored)) as step:
-        result = Tuner(trials, scored, rule, confidence, seed, step).run()
-    notes = (*result.notes, *_too_small(trials[0], result, loo), *_seen(trials[0]))
-    for note in notes:
+    with _steps(progress, _Work.of(trials, scored, loo)) as step:
+        for trial in trials:
+            trial.step = step
+        result = Tuner(trials, scored, rule, confidence, seed).run()
+        doubts = (*_too_small(trials[0], result, loo), *_seen(trials[0]))
+    for note in result.notes:
         warnings.warn(f"tune: {note}", stacklevel=4)
-    return result.with_notes(notes)
+    for note in doubts:
+        warn(f"tune: {note}")
+    return result.with_notes((*result.notes, *doubts))
 
 
 def _folds(folds: Any, seed: int, targets: Array, least: int) -> I64:
@@ -138,16 +151,15 @@ def _too_small(trial: Trial, result: TuneResult, loo: bool) -> tuple[str, ...]:
 
 
 def _seen(trial: Trial) -> tuple[str, ...]:
-    """A note where most rows lie on rows of the memory with the same target."""
-    on = np.flatnonzero(trial.distances[:, 0] == 0)
-    if isinstance(trial.source, OwnRows) or len(on) <= _MOSTLY * len(trial.source):
+    """A note where the validation rows are rows of the memory."""
+    source = trial.source
+    if isinstance(source, OwnRows):
         return ()
-    same = trial.nearest_targets(on) == trial.source.targets[on]
-    share = np.count_nonzero(same.reshape(len(on), -1).all(axis=1)) / len(trial.source)
-    return () if share <= _MOSTLY else (
-        f"{share:.0%} of the validation rows lie on rows of the memory with the same target: if "
-        "they are the same they prove nothing; leave them out with exclude_ids, or use loo=True",
-    )  # fmt: skip
+    seen = Seen(trial.spec, trial.rows, len(source))
+    for row in seen.blocks():
+        seen.look(row, source.keys(row), trial.positions[row, 0], source.targets[row])
+    note = seen.note("validation")
+    return () if note is None else (note,)
 
 
 def _clearly_smaller(sizes: F64, others: F64, factor: float) -> float | None:
@@ -160,23 +172,72 @@ def _clearly_smaller(sizes: F64, others: F64, factor: float) -> float | None:
 # ---------------------------------------------------------------------- progress
 
 
-def _work(trials: list[Trial], score: Score) -> int:
-    """Steps that a run takes: rows searched, and rows at each temperature or setting."""
-    per_row = 0
-    for trial in trials:
-        grid = trial.grid
-        times = math.prod(grid.shape) if score.given else len(grid.temperatures)
-        per_row += 1 + times
-    kinds: tuple[Kind, ...] = ("mean", "targets")
-    for kind in kinds:
-        settings = trials[0].settings(kind)
-        per_row += len(settings) if score.given else len({s.temperature for s in settings})
-    return per_row * len(trials[0].source)
+class _Work(NamedTuple):
+    """Steps of a run in their order: a row that is searched for, or one at a temperature or
+    setting."""
+
+    searched: int
+    swept: int
+    others: int  # stand-ins for the neighbours, the proof, doubts
+    as_slow: int  # of the others, those that take as long as one that is swept
+
+    @staticmethod
+    def of(trials: list[Trial], score: Score, loo: bool) -> _Work:
+        first, rows = trials[0], len(trials[0].source)
+
+        def times(settings: list[Settings]) -> int:
+            return len(settings) if score.given else len({s.temperature for s in settings})
+
+        proved = rows * (PROVED + (RIVALS if len(trials) > 1 else 0))
+        others = proved + rows * (times(first.settings("mean")) + times(first.settings("targets")))
+        others += first.singly(len(first.some)) * len(first.grid.temperatures)  # averaged
+        if loo:
+            others += rows + first.singly(rows)
+        elif not isinstance(first.spec.store, Sparse):
+            others += first.singly(rows) + first.singly(len(first.some))
+        computed = isinstance(first.spec.store, Head)
+        return _Work(
+            rows * len(trials),
+            rows * sum(times(trial.settings()) for trial in trials),
+            others,
+            proved if computed or score.given else 0,
+        )
+
+
+class _Forecast:
+    """Is told of every step done, and warns once, where nobody else is told, that many seconds
+    are left."""
+
+    def __init__(self, work: _Work) -> None:
+        self._phases = [(work.searched, 0), (work.searched + work.swept, work.as_slow)]
+        self._done, self._before, self._start = 0, 0, time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        if not self._phases:
+            return
+        self._done += done
+        now, (end, more) = time.monotonic(), self._phases[0]
+        if self._done >= end:
+            self._phases = self._phases[1:]
+            self._before, self._start = self._done, now
+            return
+        taken = now - self._start
+        if taken < _FORECAST_AFTER:
+            return
+        left = taken / (self._done - self._before) * (end - self._done + more)
+        if left > _LONG:
+            self._phases = []
+            warn(
+                f"tuning takes some {left:.0f} s more; progress=True shows how far it is, fewer "
+                "rows and fewer values to try take less, and so does another store where it is "
+                "'head' (see Memory.estimate)"
+            )
 
 
 @contextmanager
-def _steps(progress: Any, total: int) -> Iterator[Callable[[int], None]]:
-    """What is told of every step done: the caller's function, a bar, or nobody."""
+def _steps(progress: Any, work: _Work) -> Iterator[Callable[[int], None]]:
+    """What is told of every step done: the caller's function, a bar, or who warns of long runs."""
+    total = work.searched + work.swept + work.others
     if progress is True:
         try:
             from tqdm.auto import tqdm
@@ -189,6 +250,6 @@ def _steps(progress: Any, total: int) -> Iterator[Callable[[int], None]]:
     elif callable(progress):
         yield progress
     elif progress in (None, False):
-        yield lambda done: None
+        yield _Forecast(work)
     else:
         raise TypeError(f"progress must be True or a function, got {type(progress).__name__}")

@@ -14,7 +14,7 @@ from resmem import _arrays
 from resmem._arrays import F64
 from resmem._ingest import Spec
 from resmem._simplex import SimplexMap, map_named
-from resmem._state import finite, positive
+from resmem._state import CHANGEABLE, finite, positive
 from resmem._stores import KeyDtype, Sparse
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -44,6 +44,19 @@ class Settings:
             if value != usual:
                 text += f", {name}={value:g}" if name == "temperature" else f", {name}={value}"
         return text
+
+
+def checked_settings(settings: Any) -> None:
+    """Refuse what is no ``Settings``, naming what the caller may have meant."""
+    if isinstance(settings, Settings):
+        return
+    hint = "such as tune(..).best"
+    if isinstance(getattr(settings, "best", None), Settings):
+        hint = "pass its best"
+    elif isinstance(settings, dict):
+        one = next((name for name in settings if name in CHANGEABLE), "k")
+        hint = f"to change some of them, set them by name: memory.{one} = {settings.get(one, 50)!r}"
+    raise TypeError(f"settings must be resmem.Settings, got {type(settings).__name__}; {hint}")
 
 
 @dataclass(frozen=True)
@@ -152,4 +165,7 @@ def _listed(values: Any, name: str) -> list[Any]:
 
 def choices(values: Any, now: str, name: str) -> tuple[Any, ...]:
     """What is there now, and the other names to be tried."""
-    return tuple(dict.fromkeys((now, *_listed(values, name))))
+    listed = _listed(values, name)
+    if not all(isinstance(value, str) for value in listed):
+        raise TypeError(f"{name} must be a name or a list of names, got {values!r}")
+    return tuple(dict.fromkeys((now, *listed)))

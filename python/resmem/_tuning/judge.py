@@ -26,6 +26,8 @@ from resmem._tuning.result import TABLE, TuneResult
 from resmem._tuning.trial import Kind, Trial, scores_of
 
 _GROUPS = 50  # of the jackknife
+PROVED = 5  # predictions of every row that the proof compares
+RIVALS = 2  # the same of ways to keep keys, where there are several
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
@@ -54,13 +56,12 @@ class Tuner:
     rule: str
     confidence: float
     seed: int
-    step: Callable[[int], None]
 
     def run(self) -> TuneResult:
         """Search, sweep, choose and judge."""
         times = [time.perf_counter()]
         for trial in self.trials:
-            trial.search(self.step)
+            trial.search()
         times.append(time.perf_counter())
         costs = Costs.joined([self._costs(trial) for trial in self.trials])
         mean, alone = (self._costs(self.trials[0], kind) for kind in ("mean", "targets"))
@@ -95,11 +96,10 @@ class Tuner:
 
     def _costs(self, trial: Trial, kind: Kind = "memory") -> Costs:
         if not self.score.given:
-            return self._over_folds(self._of_sums(trial.sweep(self.score, self.step, kind)))
+            return self._over_folds(self._of_sums(trial.sweep(self.score, kind)))
         found = []
         for settings in trial.settings(kind):
             found.append(self._over_folds(self._of_predictions(trial, settings, kind)))
-            self.step(len(self.folds))
         return Costs.joined(found)
 
     def _over_folds(self, cost: Callable[[Mask], F64]) -> Costs:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from resmem import _arrays, _core
+from resmem import _arrays, _core, _plausible
 from resmem._arrays import F32, F64, I64, Keys
 from resmem._correct import Corrector, search
 from resmem._ingest import Spec, blocks
@@ -48,11 +48,12 @@ class GivenRows:
 
     def __init__(
         self, corrector: Corrector, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any,
-        k: int, threads: int,
+        k: int, threads: int, known: bool,
     ) -> None:  # fmt: skip
+        """``known``: outputs and targets came before, with keys of another kind."""
         self._corrector, self._threads = corrector, threads
         self._searched = corrector.searching(k, embeddings, exclude_ids, threads)
-        self._given = corrector.given_outputs(outputs, len(self._searched))
+        self._given = corrector.given_outputs(outputs, len(self._searched), known=known)
         self.targets: Array = checked_targets(corrector, targets, len(self._searched))
 
     def __len__(self) -> int:
@@ -63,6 +64,10 @@ class GivenRows:
         found = self._searched.find(block, *self._searched.queries(block))
         self._searched.forget(block)
         return found
+
+    def keys(self, block: slice) -> Keys:
+        """What is searched for of a block of rows."""
+        return self._searched.queries(block)[0]
 
     def outputs(self, block: slice) -> Array:
         """The base model's outputs (b, C), checked."""
@@ -113,10 +118,13 @@ class OwnRows:
 def checked_targets(corrector: Corrector, targets: Any, q: int) -> Array:
     """Classes (q,), or values (q, C)."""
     spec, columns = corrector.spec, corrector.rows.columns
+    if spec.task == "regression":
+        _plausible.check_order(targets, corrector.rows.output_names, "memory.output_names_")
     given = _arrays.rows_of(targets, "targets")
     if len(given.shape):
         targets = _arrays.block_of(given, slice(0, given.shape[0]), "targets")
     if spec.task == "classification":
+        _arrays.class_layout(given)
         array: Array = _arrays.labels(targets, columns)
     else:
         array = spec.values(targets, "targets")
@@ -149,6 +157,7 @@ class Trial:
     preprocess: str
     most: int  # neighbours that a query can have
     threads: int
+    step: Step = lambda done: None  # told of rows, each at one setting or temperature
 
     @property
     def plain_temperature(self) -> float:
@@ -168,14 +177,14 @@ class Trial:
             return replace(self.grid, ks=(1,), sigmas=(math.inf,))
         return self.grid
 
-    def search(self, step: Step) -> None:
+    def search(self) -> None:
         """Find the neighbours, once."""
         q, k = len(self.source), self.grid.ks[-1]
         self.distances = np.empty((q, k))
         self.positions = np.empty((q, k), dtype=np.int64)
         for block in blocks(q, 24 * k):
             self.distances[block], self.positions[block] = self.source.find(block)
-            step(block.stop - block.start)
+            self.step(block.stop - block.start)
         self.grid = self.grid.scaled(self.distances)
         self.means: dict[float, F32] = {}  # by temperature
         order = np.random.RandomState(0).permutation(q)
@@ -184,14 +193,14 @@ class Trial:
 
     # ------------------------------------------------------------------ all settings
 
-    def sweep(self, score: Score, step: Step, kind: Kind = "memory") -> F64:
+    def sweep(self, score: Score, kind: Kind = "memory") -> F64:
         """Sums (folds, settings, width) of what ``score`` is made of, over every fold."""
         total: Any = 0
         for part in self._parts():
             swept = []
             for temperature in self._grid(kind).temperatures:
                 swept.append(self._swept(part, temperature, score, kind))
-                step(len(part.rows))
+                self.step(len(part.rows))
             total = total + np.stack(swept, axis=1)
         sums: F64 = total.reshape(len(total), -1, total.shape[-1])
         return sums
@@ -229,6 +238,7 @@ class Trial:
                 to.apply(corrected, kept, self.threads)
             result[start : start + len(part.rows)] = corrected
             start += len(part.rows)
+            self.step(len(part.rows))
         return result
 
     def _corrected(
@@ -257,6 +267,7 @@ class Trial:
         for block in blocks(len(self.source), 16 * self.rows.columns):
             base = self.spec.base(self.source.outputs(block), self.plain_temperature, self.threads)
             sizes.append(self.sizes_of(base, block))
+            self._step_singly(block)
         return np.concatenate(sizes)
 
     def sizes_of(self, predicted: F64, block: slice = slice(None)) -> F64:
@@ -266,12 +277,6 @@ class Trial:
             return 1 - predicted[np.arange(len(targets)), targets]
         sizes: F64 = np.abs(predicted - targets).mean(axis=1)
         return sizes
-
-    def nearest_targets(self, rows: I64) -> Array:
-        """Of the nearest row of each of these validation rows, which have one."""
-        there, at = np.unique(self.positions[rows, 0], return_inverse=True)
-        found = self._stored_targets(there)
-        return np.concatenate(found)[at.reshape(-1)] if found else self.source.targets[:0]
 
     # ------------------------------------------------------------------ blocks of rows
 
@@ -310,6 +315,14 @@ class Trial:
             return self._mean(temperature), np.zeros((b, 1)), only, base
         return self._residuals(part.there, temperature), part.distances, part.near, base
 
+    def _step_singly(self, block: slice) -> None:
+        """Of rows that are taken without neighbours: so many of them are one step."""
+        self.step(self.singly(block.stop) - self.singly(block.start))
+
+    def singly(self, rows: int) -> int:
+        """How many steps the first of such rows are."""
+        return -(-rows // self.grid.ks[-1])
+
     def _residuals(self, there: I64, temperature: float) -> F32:
         store, columns = self.spec.store, self.rows.columns
         same = temperature == self.rows.temperature and not isinstance(store, Head)
@@ -326,6 +339,7 @@ class Trial:
         total = np.zeros(self.rows.columns)
         for block in blocks(len(self.some), 16 * self.rows.columns):
             total += self._residuals(self.some[block], temperature).sum(axis=0, dtype=np.float64)
+            self._step_singly(block)
         mean: F32 = (total / len(self.some)).astype(np.float32)[None]
         self.means[temperature] = mean
         return mean

@@ -1,0 +1,93 @@
+"""How fast this machine does the work of a query, by a few milliseconds of it.
+
+A query costs ``n d`` multiplications and ``k`` neighbours to keep for the search, ``C``
+exponentials for the base model, and for the correction ``k C`` residuals that are read
+(store="dense"), ``k`` times the entries that are kept ("sparse:m"), or ``k C`` residuals that are
+each computed from ``d`` numbers ("head"). Each kind of work is timed on arrays of fixed sizes with
+all threads, and what a query takes follows in proportion. Rows that have a cascade or a tree are
+searched faster than that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from resmem import _core
+
+_REPEATS = 5  # of which the fastest counts
+_WIDEST = 1024  # columns of keys that are timed; more cost in proportion
+_QUERIES, _NEIGHBOURS, _ROWS, _COLUMNS = 8, 16, 64, 512
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds for one unit of each kind of work."""
+
+    product: float  # of a search: one row, one column of keys
+    found: float  # neighbour of a query, kept in order
+    output: float  # of the base model, made probabilities and copied
+    gathered: float  # residual read, weighted and added
+    computed: float  # residual of a layer's output, weighted and added
+
+    def of_query(self, n: int, d: int, columns: int, k: int, store: str, entries: int) -> float:
+        """Seconds for one query among many, neighbours and all; ``entries`` of a sparse row."""
+        correction = {
+            "dense": k * columns * self.gathered,
+            "sparse": k * entries * self.gathered,
+            "head": k * columns * self.computed,
+        }[store]
+        search = n * d * self.product + k * self.found
+        return search + columns * self.output + correction
+
+
+@lru_cache(maxsize=16)
+def rates(d: int) -> Rates:
+    """Those of this machine, for keys with ``d`` columns; measured once."""
+    rng, width = np.random.default_rng(0), min(d, _WIDEST)
+    rows = rng.standard_normal((4096, width), dtype=np.float32)
+    largest = float(np.abs(rows).max())
+    segment = [(rows, None, 0, None, largest)]
+    queries = rows[:_ROWS].copy()
+    search = _fastest(lambda: _core.search(queries, largest, segment, 1, "euclidean"))
+    few = [(rows[:512], None, 0, None, largest)]
+    found = _fastest(lambda: _core.search(queries, largest, few, _ROWS, "euclidean"))
+
+    outputs = rng.standard_normal((_ROWS, 16384), dtype=np.float32)
+    result = np.empty(outputs.shape)
+    base = _fastest(lambda: np.copyto(result, _core.softmax(outputs, 1.0)))
+
+    at = rng.integers(0, _ROWS, (_QUERIES, _NEIGHBOURS))
+    distances = np.sort(rng.random(at.shape), axis=1)
+    gather = _fastest(
+        lambda: _core.aggregate([("dense", outputs)], distances, at, 1.0, outputs.shape[1])
+    )
+    weight = rng.standard_normal((_COLUMNS, width), dtype=np.float32)
+    layer = weight, np.zeros(_COLUMNS, np.float32), 1.0
+    classes = rng.integers(0, _COLUMNS, _ROWS)
+    head = _fastest(
+        lambda: _core.aggregate(
+            [("head", queries, classes)], distances, at, 1.0, _COLUMNS, head=layer
+        )
+    )
+    return Rates(
+        product=search / (len(queries) * rows.size),
+        found=found / (len(queries) * _ROWS),
+        output=base / outputs.size,
+        gathered=gather / (at.size * outputs.shape[1]),
+        computed=head / (at.size * _COLUMNS) * (d / width),
+    )
+
+
+def _fastest(work: Callable[[], object]) -> float:
+    """Seconds that the fastest of a few runs takes."""
+    taken = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
