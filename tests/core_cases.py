@@ -24,7 +24,8 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
     5 simplex    u64 n, columns, kind (0 clip, 1 project, 2 keep), f64 floor,
                  f64[n*columns] values, f64[n*columns] base,
                  f64[n*columns] wanted
-    6 weights    u64 q, k, f64 sigma, f64[q*k] distances, i64[q*k] positions, f64[q*k] wanted
+    6 weights    u64 q, k, f64 sigma, f64[q*k] distances, i64[q*k] positions, f64[q*k] wanted,
+                 f64[q] their sums
     7 aggregate  u64 q, k, columns, f64 sigma, strength, u64 store
                  store 2: u64 d, f64 temperature, f32[columns*d] weight, f32[columns] bias
                  u64 segments, each: u64 n,
@@ -421,8 +422,8 @@ def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns
     ]  # fmt: skip
     for number, sigma in enumerate((0.1, 3.0, np.inf, 1e-300)):
         what = f"q={q} k={k} columns={columns} sigma={sigma}"
-        weights = oracle.weights(distances, sigma)
-        out.add(6, f"weights, {what}", q, k, float(sigma), distances, positions, weights)
+        weights, sums = oracle.weights(distances, sigma)
+        out.add(6, f"weights, {what}", q, k, float(sigma), distances, positions, weights, sums)
         for turn, (maker, kind) in enumerate(makers):
             if turn and (number + turn + k) % 4:
                 continue  # every kind with every shape, but not with every sigma

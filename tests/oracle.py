@@ -364,8 +364,11 @@ def head_logits(keys: npt.ArrayLike, weight: npt.ArrayLike, bias: npt.ArrayLike)
 # ---- Weights, correction, prediction ------------------------------------------------------
 
 
-def weights(distances: npt.ArrayLike, sigma: float) -> Float64:
-    """Weights over the last axis; padding (+inf, last) weighs 0. Contract: "Weights"."""
+def weights(distances: npt.ArrayLike, sigma: float) -> tuple[Float64, Float64]:
+    """``e`` over the last axis, and its sum ``W``. Contract: "Weights".
+
+    Padding (+inf, last) weighs 0; where there is nothing else, ``W`` is 1.
+    """
     distance = np.asarray(distances, dtype=np.float64)
     there = np.isfinite(distance)
     D = np.where(there, distance, 0.0)
@@ -374,9 +377,7 @@ def weights(distances: npt.ArrayLike, sigma: float) -> Float64:
     W = np.zeros(e.shape[:-1])
     for j in range(e.shape[-1]):  # neighbour order; 0 + e_1 = e_1, and padding adds +0.0
         W = W + e[..., j]
-    W = np.where(W == 0.0, 1.0, W)  # m = 0: all weights 0
-    w: Float64 = e / W[..., None]
-    return w
+    return e, np.where(W == 0.0, 1.0, W)  # m = 0: a sum over nothing can be divided by it
 
 
 def correction(
@@ -388,11 +389,16 @@ def correction(
     """
     position, r = np.asarray(positions, dtype=np.int64), widen(residuals)
     there = position >= 0
-    w = weights(np.where(there, distances, np.inf), sigma)
+    e, W = weights(np.where(there, distances, np.inf), sigma)
+    return _weighted_sum(e, position, r) / W[:, None]
+
+
+def _weighted_sum(e: Float64, position: Int64, r: Float64) -> Float64:
+    """``((0 + e_1 r_1c) + e_2 r_2c) + ..``, (q, C)."""
     total = np.zeros((position.shape[0], r.shape[1]))
     for j in range(position.shape[1]):  # neighbour order
-        at = there[:, j]  # padding is left out
-        total[at] = total[at] + w[at, j, None] * r[position[at, j]]
+        at = position[:, j] >= 0  # padding is left out
+        total[at] = total[at] + e[at, j, None] * r[position[at, j]]
     return total
 
 
@@ -408,15 +414,14 @@ def sparse_correction(
     """``correction`` of sparse residuals, (q, C). Contract: "Weights, correction", ``U``."""
     position, v = np.asarray(positions, dtype=np.int64), widen(value)
     there = position >= 0
-    w = weights(np.where(there, distances, np.inf), sigma)
-    U = correction(distances, position, -rest[:, None], sigma)
-    total = np.repeat(U, C, axis=1)
+    e, W = weights(np.where(there, distances, np.inf), sigma)
+    total = np.repeat(_weighted_sum(e, position, -widen(rest)[:, None]), C, axis=1)  # U
     for j in range(position.shape[1]):  # neighbour order
         at = np.flatnonzero(there[:, j])
         row = position[at, j]
         S = index[row]  # distinct classes: each is added to once
-        total[at[:, None], S] = total[at[:, None], S] + w[at, j, None] * v[row]
-    return total
+        total[at[:, None], S] = total[at[:, None], S] + e[at, j, None] * v[row]
+    return total / W[:, None]
 
 
 def correct(base: npt.ArrayLike, correction: npt.ArrayLike, strength: float = 1.0) -> Float64:

@@ -64,7 +64,7 @@ def judged(case, n=80, q=60, knn=None, **options):
 def alone(mem, z, targets_of, excluded, k, sigma):
     """The weighted mean of the neighbours' targets."""
     distances, ids = mem.kneighbors(z, k=k, exclude_ids=excluded)
-    weights = oracle.weights(distances, sigma)
+    weights, totals = oracle.weights(distances, sigma)
     means = np.zeros((len(z), C if mem.task == "classification" else targets_of.shape[1]))
     for i, j in np.ndindex(ids.shape):
         if ids[i, j] < 0:
@@ -73,7 +73,7 @@ def alone(mem, z, targets_of, excluded, k, sigma):
             means[i, targets_of[ids[i, j]]] += weights[i, j]
         else:
             means[i] += weights[i, j] * targets_of[ids[i, j]]
-    return means
+    return means / totals[:, None]
 
 
 def memories_targets(case):

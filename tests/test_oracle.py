@@ -760,11 +760,12 @@ def test_the_error_of_sparse_residuals_bounds_every_column(
 
     n = len(labels)
     positions, distances = np.arange(n)[None], np.sort(np.arange(n) % 3 * 0.7)[None]
-    w = [Fraction(x) for x in oracle.weights(distances[0], 0.8).tolist()]
+    e, W = oracle.weights(distances[0], 0.8)
+    w = [Fraction(x) / Fraction(float(W)) for x in e.tolist()]
     corrected = oracle.sparse_correction(distances, positions, index, value, rest, b.shape[1], 0.8)
     for c, total in enumerate(corrected[0].tolist()):
         exact = sum((w[j] * true[j][c] for j in range(n)), Fraction(0))
-        # At most 4 roundings for each neighbour, and weights that sum to 1 but for n of them.
+        # At most 4 roundings for each neighbour, and a sum of weights that n of them make.
         assert abs(Fraction(total) - exact) <= Fraction(error) + slack + 12 * n * UNIT
 
 
@@ -820,13 +821,15 @@ def test_the_sparse_correction_is_the_contract_step_by_step(
     u = rng.standard_normal(7).astype(np.float32)
     at = rng.permutation(7)[:neighbours].tolist()
     D = sorted(rng.random(neighbours).tolist())
-    w = oracle.weights(D, 0.3).tolist()
+    weights, W = oracle.weights(D, 0.3)
+    e = weights.tolist()
 
-    U = exact_running_sum([mul(w_j, -float(u[j])) for w_j, j in zip(w, at, strict=True)])
+    U = exact_running_sum([mul(e_j, -float(u[j])) for e_j, j in zip(e, at, strict=True)])
     expected = [U] * C
-    for w_j, j in zip(w, at, strict=True):
+    for e_j, j in zip(e, at, strict=True):
         for c, value in zip(S[j].tolist(), v[j].tolist(), strict=True):
-            expected[c] = add(expected[c], mul(w_j, value))
+            expected[c] = add(expected[c], mul(e_j, value))
+    expected = [div(total, float(W)) for total in expected]
     none = [-1] * (neighbours + padding)
     positions = np.array([at + [-1] * padding, none])
     distances = np.array([D + [np.inf] * padding, [np.inf] * len(none)])
@@ -882,29 +885,55 @@ def test_weights_and_correction_are_the_contract_step_by_step(
     D: list[float], sigma: float, padding: int, seed: int
 ) -> None:
     e = [exact_cexp(div(sub(D[0], distance), sigma)) for distance in D]
-    w = [div(value, exact_running_sum(e)) for value in e]
+    W = exact_running_sum(e)
     padded = np.array([D + [np.inf] * padding])
-    same_bits(oracle.weights(padded, sigma), np.array([w + [0.0] * padding]))
-    assert abs(exact_sum(w) - 1) <= 2 * len(D) * UNIT
+    found, total = oracle.weights(padded, sigma)
+    same_bits(found, np.array([e + [0.0] * padding]))
+    same_bits(total, np.array([W]))
 
     rng = np.random.default_rng(seed)
     r = rng.standard_normal((20, 3)).astype(np.float32)
     at = rng.permutation(20)[: len(D)].tolist()
-    expected = [
-        exact_running_sum([mul(w_j, float(r[j, c])) for w_j, j in zip(w, at, strict=True)])
+    sums = [
+        exact_running_sum([mul(e_j, float(r[j, c])) for e_j, j in zip(e, at, strict=True)])
         for c in range(3)
     ]
     positions = np.array([at + [-1] * padding])
-    same_bits(oracle.correction(padded, positions, r, sigma), np.array([expected]))
+    expected = np.array([[div(total, W) for total in sums]])
+    same_bits(oracle.correction(padded, positions, r, sigma), expected)
 
 
 def test_weights_edges() -> None:
     D = [1.0, 2.0, 2.0, 1e30, np.inf]
-    same_bits(oracle.weights(D, np.inf), np.array([0.25, 0.25, 0.25, 0.25, 0.0]))
-    same_bits(oracle.weights(D, 5e-324), np.array([1.0, 0.0, 0.0, 0.0, 0.0]))
-    same_bits(oracle.weights([1e30, 1e30], 1e-300), np.array([0.5, 0.5]))  # never 0/0
-    same_bits(oracle.weights([[np.inf, np.inf], [3, np.inf]], 1.0), np.array([[0.0, 0], [1, 0]]))
-    assert oracle.weights(np.empty((2, 0)), 1.0).shape == (2, 0)
+    for sigma, expected in ((np.inf, [1.0, 1.0, 1.0, 1.0, 0.0]), (5e-324, [1.0, 0, 0, 0, 0])):
+        e, W = oracle.weights(D, sigma)
+        same_bits(e, np.array(expected))
+        assert sum(expected) == W
+    same_bits(oracle.weights([1e30, 1e30], 1e-300)[0], np.array([1.0, 1.0]))  # never NaN
+    e, W = oracle.weights([[np.inf, np.inf], [3, np.inf]], 1.0)
+    same_bits(e, np.array([[0.0, 0], [1, 0]]))
+    same_bits(W, np.array([1.0, 1.0]))
+    assert [part.shape for part in oracle.weights(np.empty((2, 0)), 1.0)] == [(2, 0), (2,)]
+
+
+@few
+@given(
+    st.integers(1, 6), st.integers(2, 12), st.sampled_from([0.7, math.inf]), st.integers(0, 2**32)
+)
+def test_votes_that_tie_are_equal_in_any_order(votes: int, C: int, sigma: float, seed: int) -> None:
+    """As many votes for each of some classes, of rows at one distance, over an even base."""
+    rng = np.random.default_rng(seed)
+    tied = rng.permutation(C)[: rng.integers(2, C + 1)]
+    y = rng.permutation(np.repeat(tied, votes))
+    logits, at = np.zeros((len(y), C), np.float32), np.arange(len(y))[None]
+    r = oracle.residuals("classification", "logits", logits, y)
+    D = np.full((1, len(y)), rng.random())
+    corrected = oracle.correct(oracle.softmax(logits[:1]), oracle.correction(D, at, r, sigma), 0.7)
+    assert len(set(corrected[0, tied].tolist())) == 1
+    assert np.argmax(corrected) == tied.min()
+    index, value, rest, _ = oracle.sparse_residuals(oracle.softmax(logits), y, 2)
+    sparse = oracle.sparse_correction(D, at, index, value, rest, C, sigma)
+    assert sparse[0, tied].max() > sparse[0].min() or len(tied) == C
 
 
 def test_correction_of_nothing_is_zero() -> None:

@@ -500,10 +500,14 @@ void check_weights(Context& context, Reader& reader) {
   const Doubles distances = reader.array<double>(times(q, k));
   const Integers positions = reader.array<std::int64_t>(distances.size());
   const Doubles wanted = reader.array<double>(distances.size());
-  Doubles out(distances.size());  // padding weighs 0
-  for (std::size_t i = 0; i < distances.size(); i += k)
-    neighbour_weights(&distances[i], &positions[i], k, sigma, context.kernels, &out[i]);
+  const Doubles wanted_totals = reader.array<double>(q);
+  Doubles out(distances.size()), totals(q, 1.0);  // padding weighs 0
+  for (std::size_t i = 0; i < q && k > 0; ++i)
+    totals[i] = neighbour_weights(&distances[i * k], &positions[i * k], k, sigma, context.kernels,
+                                  &out[i * k])
+                    .total;
   context.count(context.same(out, wanted, "weights"));
+  context.count(context.same(totals, wanted_totals, "sums of weights"));
 }
 
 // Owns what an AggregateRequest points to.

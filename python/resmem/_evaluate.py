@@ -366,7 +366,7 @@ class _Trial:
     def _alone(self, distances: F64, positions: I64, base: F64) -> F64:
         """The weighted mean of the neighbours' targets; of rows without any, the base."""
         near, at = _first(self._k, distances, positions)
-        weights = _core.weights(near, at, self._sigma)
+        weights, totals = _core.weights(near, at, self._sigma)
         values = np.zeros_like(base)
         for j in range(self._k):
             there = np.flatnonzero(at[:, j] >= 0)
@@ -375,6 +375,7 @@ class _Trial:
                 values[there, targets] += weight
             else:
                 values[there] += weight[:, None] * targets
+        values /= totals[:, None]  # last, as in a correction: votes that tie stay equal
         nobody = at[:, 0] < 0
         values[nobody] = base[nobody]
         if self.corrector.spec.task == "classification":

@@ -601,14 +601,15 @@ class Memory(State):
             As for ``correct``. Without outputs the corrections alone are explained.
         columns : int array (t,) or (q, t), optional
             Output columns to explain, for all queries alike or for each. Default: of each
-            query the ``top`` columns that are corrected most, largest first, equal ones by
-            number.
+            query the ``top`` columns whose ``correction`` is largest in size, largest first,
+            equal ones by number.
         top : int
 
         Returns
         -------
         Explanation
-            Contributions (q, k, t) and more; see there. Takes memory for them all.
+            Contributions (q, k, t) and more, as they are applied (times ``strength``); see
+            there. Takes memory for them all.
         """
         corrector = self._corrector()
         return _explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)

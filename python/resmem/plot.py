@@ -185,7 +185,8 @@ def corrections(
     Of classes, the two that matter are those the base model and the memory put first among the
     explained columns, and a neighbour's push is what it adds to the second less what it adds to
     the first, in points of probability. Of values it is what the neighbour adds to the first
-    explained column, in the direction of the whole correction. Both are before the strength.
+    explained column, in the direction of the whole correction. Both are as applied, times the
+    strength.
     Blue pushes are towards the truth, as far as that is known, and orange ones away from it.
     ``explain(..., columns=...)`` names the columns.
 
