@@ -141,23 +141,24 @@ Array<double> aggregate_python(const py::sequence& segments, const Array<double>
   return out;
 }
 
-Array<double> weights_python(const Array<double>& distances, const Array<std::int64_t>& positions,
-                             double sigma, const std::string& isa) {
+py::tuple weights_python(const Array<double>& distances, const Array<std::int64_t>& positions,
+                         double sigma, const std::string& isa) {
   require(distances.ndim() == 2 && positions.ndim() == 2 &&
               extent(positions, 0) == extent(distances, 0) &&
               extent(positions, 1) == extent(distances, 1),
           "distances and positions must be (q, k)");
   const KernelTable& kernels = select_kernels(isa);
   const std::size_t q = extent(distances, 0), k = extent(distances, 1);
-  Array<double> out(std::vector<std::size_t>{q, k});
-  double* target = out.mutable_data();
+  Array<double> out(std::vector<std::size_t>{q, k}), totals(q);
+  double *target = out.mutable_data(), *total = totals.mutable_data();
   without_gil([&](Interrupt&) {
     std::fill_n(target, q * k, 0.0);
     for (std::size_t i = 0; i < q; ++i)
-      neighbour_weights(distances.data() + i * k, positions.data() + i * k, k, sigma, kernels,
-                        target + i * k);
+      total[i] = neighbour_weights(distances.data() + i * k, positions.data() + i * k, k, sigma,
+                                   kernels, target + i * k)
+                     .total;
   });
-  return out;
+  return py::make_tuple(out, totals);
 }
 
 }  // namespace
@@ -172,7 +173,8 @@ void register_aggregate(py::module_& module) {
              "strength, into `base` if given.");
   module.def("weights", &weights_python, py::arg("distances").noconvert(),
              py::arg("positions").noconvert(), "sigma"_a, "isa"_a = "",
-             "The neighbours' weights (q, k), 0 for padding.");
+             "The neighbours' weights (q, k), 0 for padding, not divided by their sums (q,), which "
+             "are 1 where there are none.");
 }
 
 }  // namespace resmem

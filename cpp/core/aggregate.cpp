@@ -218,26 +218,26 @@ void sum_by_queries(const std::vector<Segment>& segments, const AggregateRequest
                       Sum sum(rows, {request, kernels, interrupt, calling_thread});
                       std::vector<double> weights(k), apart(request.add_to_out ? width : 0);
                       for (std::size_t q = first; q < last; ++q) {
-                        const std::size_t count =
+                        const Weighed near =
                             neighbour_weights(request.distances + q * k, request.positions + q * k,
                                               k, request.sigma, kernels, weights.data());
-                        double* sums = request.add_to_out ? apart.data() : out + q * width;
-                        sum(q, weights.data(), count, sums);
-                        if (!request.add_to_out) continue;
+                        double* to = out + q * width;
+                        double* sums = request.add_to_out ? apart.data() : to;
+                        sum(q, weights.data(), near.count, sums);
                         for (std::size_t c = 0; c < width; ++c)
-                          out[q * width + c] += request.strength * sums[c];
+                          to[c] = request.finished(to[c], sums[c], near.total);
                       }
                     });
 }
 
 }  // namespace
 
-std::size_t neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
-                              double sigma, const KernelTable& kernels, double* out) {
-  std::size_t count = 0;
-  while (count < k && positions[count] >= 0) ++count;
-  if (count > 0) kernels.neighbour_weights(distances, count, sigma, out);
-  return count;
+Weighed neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
+                          double sigma, const KernelTable& kernels, double* out) {
+  Weighed near;
+  while (near.count < k && positions[near.count] >= 0) ++near.count;
+  if (near.count > 0) near.total = kernels.neighbour_weights(distances, near.count, sigma, out);
+  return near;
 }
 
 void aggregate(const AggregateRequest& request, const KernelTable& kernels, double* out,

@@ -190,8 +190,9 @@ struct KernelTable {
   void (*exp)(double* x, std::size_t n);  // in place
   void (*log)(double* x, std::size_t n);  // in place, x >= 2^-1022
   void (*softmax)(const float* logits, double temperature, double* out, std::size_t n);
-  // The weights of count >= 1 neighbours at these distances.
-  void (*neighbour_weights)(const double* distances, std::size_t count, double sigma, double* out);
+  // The weights, not divided by their sum, of count >= 1 neighbours at these distances; returns it.
+  double (*neighbour_weights)(const double* distances, std::size_t count, double sigma,
+                              double* out);
   // out[c] = (out[c] + weights[0] * rows[0][c]) + .., j ascending, multiply then add.
   // `rows` holds count + kRowsAhead pointers; the further ones are only prefetched.
   void (*weighted_sum)(double* out, const float* const* rows, const double* weights,

@@ -586,7 +586,7 @@ void softmax(const float* logits, double temperature, double* out, std::size_t n
   for (i = 0; i < n; ++i) out[i] /= total;
 }
 
-void neighbour_weights(const double* distances, std::size_t count, double sigma, double* out) {
+double neighbour_weights(const double* distances, std::size_t count, double sigma, double* out) {
   const F64 nearest = F64::set1(distances[0]), scale = F64::set1(sigma);
   std::size_t j = 0;
   for (; j + F64::kLanes <= count; j += F64::kLanes)
@@ -598,10 +598,7 @@ void neighbour_weights(const double* distances, std::size_t count, double sigma,
   }
   double total = 0;
   for (j = 0; j < count; ++j) total += out[j];
-  const F64 sum = F64::set1(total);
-  for (j = 0; j + F64::kLanes <= count; j += F64::kLanes)
-    div(F64::load(out + j), sum).store(out + j);
-  for (; j < count; ++j) out[j] /= total;
+  return total;
 }
 
 // out += the weighted sum of kRows rows, read front to back; `ahead[i]` is the row to fetch

@@ -134,12 +134,13 @@ def simplex(
     isa: str = "",
     kind: str = "clip",
     base: _F64 | None = None,
+    strength: float = 1.0,
 ) -> None: ...
 def sweep(
     residuals: _F32,
     distances: _F64,
     positions: _I64,
-    base: _F64,
+    base: _F64 | None,
     targets: _I64 | _F64,
     bounds: Sequence[int],
     ks: Sequence[int],
@@ -164,7 +165,7 @@ def aggregate(
     head: tuple[_F32, _F32, float] | None = None,
     select: _I64 | None = None,
 ) -> _F64: ...
-def weights(distances: _F64, positions: _I64, sigma: float, isa: str = "") -> _F64: ...
+def weights(distances: _F64, positions: _I64, sigma: float, isa: str = "") -> tuple[_F64, _F64]: ...
 def inspect_rows(rows: _F32 | _F64, threads: int = 0, isa: str = "") -> tuple[float, int]: ...
 def narrow(
     rows: _F32, dtype: Literal["float16", "bfloat16"], threads: int = 0, isa: str = ""

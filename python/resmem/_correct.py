@@ -114,7 +114,8 @@ class Corrector:
         queries = self.searched(embeddings, exclude_ids, threads)
         if self.spec.task == "regression":
             return self.whole(queries, outputs, threads)
-        to = self.map if self.map.keeps else None  # the other maps keep the order
+        # The other maps keep the order, if no class that is impossible can come out first.
+        to = self.map if self.map.keeps or self.strength < 0 else None
         blocks = self.blocks(queries, outputs, threads, to=to)
         parts = [np.argmax(part, axis=1) for part in blocks]
         return np.concatenate([np.empty(0, dtype=np.int64), *parts])
@@ -166,7 +167,8 @@ class Corrector:
         given = self.given_outputs(outputs, len(queries), queries.name) if with_base else None
         # Of a query: distance, id and position of k neighbours; base or sum, and its checks; key.
         rows = self.rows
-        taken = 24 * queries.k + 16 * rows.columns + rows.preprocess.row_bytes(rows.d)
+        outputs_taken = (16 if to is None else 24) * rows.columns  # with a map, the base as well
+        taken = 24 * queries.k + outputs_taken + rows.preprocess.row_bytes(rows.d)
         for block in blocks(len(queries), taken):
             with _arrays.float_state():
                 keys, largest = queries.queries(block)
@@ -177,10 +179,10 @@ class Corrector:
                     if select is not None:
                         base = np.take_along_axis(base, select, axis=1)
                 distances, positions = queries.find(block, keys, largest)
-                kept = base.copy() if base is not None and to is not None and to.keeps else None
+                before = None if base is None or to is None else base.copy()
                 corrected = self.aggregate(distances, positions, base, select, workers)
                 if to is not None:
-                    to.apply(corrected, kept, workers)
+                    to.apply(corrected, before, self.strength, workers)
             yield corrected
             del corrected
             queries.forget(block)

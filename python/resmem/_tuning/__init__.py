@@ -95,7 +95,9 @@ def tune(
         for trial in trials:
             trial.step = step
         result = Tuner(trials, scored, rule, confidence, seed).run()
-        doubts = (*_too_small(trials[0], result, loo), *_seen(trials[0]))
+        doubts = (
+            *_too_small(trials[0], result, loo), *_seen(trials[0]), *_impossible(trials[0], result),
+        )  # fmt: skip
     for note in result.notes:
         warnings.warn(f"tune: {note}", stacklevel=4)
     for note in doubts:
@@ -160,6 +162,19 @@ def _seen(trial: Trial) -> tuple[str, ...]:
         seen.look(row, source.keys(row), trial.positions[row, 0], source.targets[row])
     note = seen.note("validation")
     return () if note is None else (note,)
+
+
+def _impossible(trial: Trial, result: TuneResult) -> tuple[str, ...]:
+    """A note where the base model's log-loss is infinite, and so cannot tell settings apart that
+    leave it so."""
+    if result.score != "log_loss" or math.isfinite(result.scores["base"]):
+        return ()
+    return (
+        f"the base gives exactly 0 to the class of {trial.impossible()} of {len(trial.source)} "
+        "rows, so its log-loss is infinite, like that of every setting whose neighbours of one of "
+        "these rows do not have that class; choose by another score, such as score='brier', or "
+        "leave these rows out",
+    )
 
 
 def _clearly_smaller(sizes: F64, others: F64, factor: float) -> float | None:
