@@ -28,7 +28,7 @@ Metric = Literal["euclidean", "sqeuclidean", "inner_product", "cosine"]
 Task = Literal["classification", "regression"]
 OutputKind = Literal["logits", "probabilities", "values"]
 KeyDtype = Literal["float32", "float64", "float16", "bfloat16"]
-ResidualDtype = Literal["float32", "float16"]
+ResidualDtype = Literal["float32", "float64", "float16"]
 MapKind = Literal["clip", "project", "keep"]
 
 ROW_BLOCK = 4096  # rows whose terms are held at once; no effect on any bit
@@ -308,8 +308,10 @@ def residuals(
     targets: npt.ArrayLike,
     temperature: float = 1.0,
     half: bool = False,
-) -> Float32 | Float16:
-    """Residuals, (n, C), rounded once, or once more if ``half``: float32, or float16.
+    wide: bool = False,
+) -> Float32 | Float16 | Float64:
+    """Residuals, (n, C), rounded once, or once more if ``half``: float32, or float16; those of a
+    regression not at all if ``wide``.
 
     Contract: "Softmax, residuals", table, third column, and the paragraph that follows it.
     """
@@ -318,7 +320,8 @@ def residuals(
     b = base(output_kind, outputs, temperature)
     if task == "classification":
         return _stored(_onehot(targets, b.shape[1]) - b, half)
-    return _stored(_columns(targets) - b, half)
+    differences = _columns(targets) - b
+    return differences if wide else _stored(differences, half)
 
 
 def _stored(values: Float64, half: bool) -> Float32 | Float16:
@@ -417,7 +420,8 @@ def correction(
 
     ``positions`` (q, k) are rows of ``residuals`` (n, C), -1 for padding.
     """
-    position, r = np.asarray(positions, dtype=np.int64), widen(residuals)
+    position, kept = np.asarray(positions, dtype=np.int64), np.asarray(residuals)
+    r = kept if kept.dtype == np.float64 else widen(kept)
     there = position >= 0
     e, W = weights(np.where(there, distances, np.inf), sigma)
     return _weighted_sum(e, position, r) / W[:, None]
@@ -631,7 +635,7 @@ class OracleMemory:
         temperature: float = 1.0,
         strength: float = 1.0,
         key_dtype: KeyDtype = "float32",
-        residual_dtype: ResidualDtype = "float32",
+        residual_dtype: ResidualDtype | None = None,
         store: str = "dense",
         head: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
         preprocess: str = "none",
@@ -639,7 +643,7 @@ class OracleMemory:
     ) -> None:
         if store != "dense" and task != "classification":
             raise ValueError(f'store="dense" expected for {task}, got {store!r}')
-        if store == "head" and (output_kind, residual_dtype) != ("logits", "float32"):
+        if store == "head" and (output_kind, residual_dtype or "float32") != ("logits", "float32"):
             raise ValueError("a head makes float32 residuals of logits")
         if (store == "head") != (head is not None):
             raise ValueError('a head expected for store="head", and for no other')
@@ -653,6 +657,7 @@ class OracleMemory:
         self.strength = strength
         self.key_dtype: KeyDtype = key_dtype
         self.half = residual_dtype == "float16"
+        self.wide = task == "regression" and residual_dtype in (None, "float64")
         self.m = _sparse_m(store)
         self.head = head
         self.preprocess = preprocess
@@ -793,7 +798,10 @@ class OracleMemory:
         outputs = self._outputs(keys, outputs)
         if self.m is None:
             kind = self.output_kind
-            return (residuals(self.task, kind, outputs, targets, self.temperature, self.half),), 0.0
+            made = residuals(
+                self.task, kind, outputs, targets, self.temperature, self.half, self.wide
+            )
+            return (made,), 0.0
         b = base(self.output_kind, outputs, self.temperature)
         self.C_ = b.shape[1]
         index, value, rest, error = sparse_residuals(b, targets, self.m, self.half)

@@ -11,7 +11,7 @@ namespace {
 DenseSegment dense_segment(const py::tuple& parts, std::size_t columns) {
   require(parts.size() == 2, "a dense segment must be ('dense', residuals)");
   DenseSegment segment;
-  segment.residuals = stored_numbers(parts[1], "residuals", columns);
+  segment.residuals = stored_numbers(parts[1], "residuals", columns, true);
   segment.n = py::len(parts[1]);
   require(segment.residuals.type != NumberType::bfloat16, "residuals must be float32 or float16");
   return segment;
@@ -68,8 +68,16 @@ std::size_t take_store(AggregateRequest& request, const py::sequence& segments) 
             "a segment must be a tuple that begins with its kind");
   const std::string kind =
       segments.empty() ? "dense" : segments[0].cast<py::tuple>()[0].cast<std::string>();
-  if (kind == "dense")
-    return take_segments(request.store, segments, "dense", dense_segment, request.columns);
+  if (kind == "dense") {
+    const std::size_t total =
+        take_segments(request.store, segments, "dense", dense_segment, request.columns);
+    const auto& dense = std::get<std::vector<DenseSegment>>(request.store);
+    const auto wide = [](const DenseSegment& s) { return s.residuals.type == NumberType::float64; };
+    const auto count = std::count_if(dense.begin(), dense.end(), wide);
+    require(count == 0 || count == static_cast<std::ptrdiff_t>(dense.size()),
+            "residuals must be float64 in all segments or in none");
+    return total;
+  }
   if (kind == "sparse")
     return take_segments(request.store, segments, "sparse", sparse_segment, request.columns);
   require(kind == "head", "a segment's kind must be 'dense', 'sparse' or 'head'");

@@ -67,7 +67,7 @@ void check_numbers(const SweepRequest& request) {
             "labels must be classes");
 }
 
-Array<double> sweep_python(const Array<float>& residuals, const Array<double>& distances,
+Array<double> sweep_python(const py::array& residuals, const Array<double>& distances,
                            const Array<std::int64_t>& positions,
                            const std::optional<Array<double>>& base, const py::array& targets,
                            std::vector<std::size_t> bounds, std::vector<std::size_t> ks,
@@ -80,7 +80,13 @@ Array<double> sweep_python(const Array<float>& residuals, const Array<double>& d
       distances.ndim() == 2 && positions.ndim() == 2 && shape_of(distances) == shape_of(positions),
       "distances and positions must be (q, k)");
   SweepRequest request;
-  request.residuals = residuals.data();
+  const Numbers numbers = stored_numbers(residuals, "residuals", extent(residuals, 1), true);
+  if (numbers.type == NumberType::float64)
+    request.residuals64 = numbers.wide(0);
+  else
+    request.residuals = static_cast<const float*>(numbers.data);
+  require(numbers.type == NumberType::float32 || numbers.type == NumberType::float64,
+          "residuals must be float32 or float64");
   request.rows = extent(residuals, 0);
   request.columns = extent(residuals, 1);
   request.distances = distances.data();

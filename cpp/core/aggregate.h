@@ -18,7 +18,7 @@ namespace resmem {
 
 // The three ways in which the residuals of n rows may be at hand.
 struct DenseSegment {
-  Numbers residuals;  // (n, columns)
+  Numbers residuals;  // (n, columns); float64 in all segments or in none
   std::size_t n = 0;
 };
 struct SparseSegment {

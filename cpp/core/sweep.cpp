@@ -256,6 +256,7 @@ class PartSweep {
         scores_(request, kernels),
         ld_(padded_to_partials(request.columns)),
         rows_(request.k),
+        wide_rows_(request.k),
         weights_(request.k * request.sigmas.size()),
         sums_(ld_ * request.sigmas.size()),
         totals_(request.sigmas.size()) {}
@@ -291,8 +292,11 @@ class PartSweep {
     const std::size_t scales = request_.sigmas.size();
     std::size_t count = 0;
     for (; count < request_.ks.back() && positions[count] >= 0; ++count) {
-      rows_[count] =
-          request_.residuals + static_cast<std::size_t>(positions[count]) * request_.columns;
+      const std::size_t row = static_cast<std::size_t>(positions[count]) * request_.columns;
+      if (request_.residuals64 != nullptr)
+        wide_rows_[count] = request_.residuals64 + row;
+      else
+        rows_[count] = request_.residuals + row;
       for (std::size_t s = 0; s < scales; ++s)
         weights_[count * scales + s] = (distances[0] - distances[count]) / request_.sigmas[s];
     }
@@ -311,10 +315,22 @@ class PartSweep {
   void take(std::size_t first, std::size_t rows) {
     const std::size_t scales = request_.sigmas.size();
     const double* weights = weights_.data() + first * scales;
-    kernels_.weighted_sums(
-        {sums_.data(), ld_, rows_.data() + first, weights, scales, rows, request_.columns});
+    if (request_.residuals64 != nullptr)
+      take_wide(first, rows);
+    else
+      kernels_.weighted_sums(
+          {sums_.data(), ld_, rows_.data() + first, weights, scales, rows, request_.columns});
     for (std::size_t j = 0; j < rows; ++j)
       for (std::size_t s = 0; s < scales; ++s) totals_[s] += weights[j * scales + s];
+  }
+
+  // The sums of float64 residuals, which regression has, of few columns mostly.
+  void take_wide(std::size_t first, std::size_t rows) {
+    const std::size_t scales = request_.sigmas.size();
+    for (std::size_t j = first; j < first + rows; ++j)
+      for (std::size_t s = 0; s < scales; ++s)
+        for (std::size_t c = 0; c < request_.columns; ++c)
+          sums_[s * ld_ + c] += weights_[j * scales + s] * wide_rows_[j][c];
   }
 
   const SweepRequest& request_;
@@ -323,7 +339,8 @@ class PartSweep {
   bool calling_thread_;
   Scores scores_;
   std::size_t ld_;
-  std::vector<const float*> rows_;
+  std::vector<const float*> rows_;  // of the query's neighbours: one of the two
+  std::vector<const double*> wide_rows_;
   std::vector<double> weights_, sums_, totals_;
   std::size_t work_ = 0;  // since the last poll
 };

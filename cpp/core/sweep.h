@@ -22,7 +22,9 @@ namespace resmem {
 enum class SweepScore { log_loss, accuracy, brier, calibration, squared_error, absolute_error };
 
 struct SweepRequest {
-  const float* residuals = nullptr;  // (rows, columns), at one temperature
+  // (rows, columns), at one temperature: one of the two.
+  const float* residuals = nullptr;
+  const double* residuals64 = nullptr;
   std::size_t rows = 0, columns = 0;
   const double* distances = nullptr;        // (q, k) Euclidean, ascending
   const std::int64_t* positions = nullptr;  // (q, k) rows of residuals, -1 padding

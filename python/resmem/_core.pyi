@@ -19,7 +19,7 @@ _Segment: TypeAlias = (
     | tuple[_Stored | _F64, _I64 | None, int, _I64 | None, float, Cascade | Tree | None]
 )
 _Residuals: TypeAlias = (
-    tuple[Literal["dense"], _F32 | _F16]
+    tuple[Literal["dense"], _F32 | _F16 | _F64]
     | tuple[Literal["sparse"], _I32, _F32 | _F16, _F32]  # index, value, rest
     | tuple[Literal["head"], _Stored, _I64]  # keys, labels
 )
@@ -137,7 +137,7 @@ def simplex(
     strength: float = 1.0,
 ) -> None: ...
 def sweep(
-    residuals: _F32,
+    residuals: _F32 | _F64,
     distances: _F64,
     positions: _I64,
     base: _F64 | None,

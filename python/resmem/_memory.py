@@ -21,7 +21,7 @@ from resmem._explain import Explanation
 from resmem._ingest import Incoming, warn_of_rounding
 from resmem._rows import Snapshot
 from resmem._state import SETTINGS, State, identity, positive
-from resmem._stores import Head, KeyDtype
+from resmem._stores import Head, KeyDtype, residual_dtype_for
 from resmem._tuning.grid import Settings, checked_settings
 from resmem._tuning.result import TuneResult
 
@@ -64,8 +64,9 @@ class Memory(State):
         serves (preprocess="none"), or else keys are float64: twice the memory, and searched
         without a cascade. ``add`` keeps rows as ``fit`` chose, and refuses rows for which that
         would not do.
-    residual_dtype : {"float32", "float16"}
-        How residual values are stored.
+    residual_dtype : {"float32", "float64", "float16"}
+        How residual values are stored. Default: "float32" for classification; "float64", which
+        rounds no value, for regression.
     store : "dense", "sparse:m" or "head"
         What is kept of the residuals. "dense": all ``C`` of them, and the outputs. "sparse:m",
         such as "sparse:32", for classification: the class and the ``m`` largest other
@@ -865,7 +866,11 @@ class Memory(State):
         for name, value, usual in (
             ("preprocess", now.spec.preprocess.name, "none"),
             ("key_dtype", now.spec.key_dtype, "auto" if rows is None else "float32"),
-            ("residual_dtype", self._residual_dtype, "float32"),
+            (
+                "residual_dtype",
+                self._residual_dtype,
+                residual_dtype_for(now.spec.task, None),
+            ),
             ("store", now.spec.store.name, "dense"),
             ("probability_map", now.map.name, "clip"),
         ):

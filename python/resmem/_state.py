@@ -24,7 +24,16 @@ from resmem._ingest import Spec, blocks
 from resmem._preprocess import NONE, Fitted, Method, method_named
 from resmem._rows import Segment, Snapshot, merge
 from resmem._simplex import SimplexMap, map_named
-from resmem._stores import KEY_DTYPES, Dense, Head, KeyDtype, narrow_keys, store_named, widen_keys
+from resmem._stores import (
+    KEY_DTYPES,
+    Dense,
+    Head,
+    KeyDtype,
+    narrow_keys,
+    residual_dtype_for,
+    store_named,
+    widen_keys,
+)
 
 _KINDS = {"classification": ("logits", "probabilities"), "regression": ("values",)}
 SETTINGS = (
@@ -198,7 +207,7 @@ class State:
         temperature: float = 1.0,
         strength: float = 1.0,
         key_dtype: KeyDtype = "auto",
-        residual_dtype: Literal["float32", "float16"] = "float32",
+        residual_dtype: Literal["float32", "float64", "float16"] | None = None,
         store: str = "dense",
         head: Any = None,
         base: str | dict[str, Any] | None = None,
@@ -213,10 +222,9 @@ class State:
             names = " or ".join(map(repr, _KINDS[task]))
             raise ValueError(f"output_kind must be {names} for {task}, got {output_kind!r}")
         method = checked_keys(preprocess, key_dtype, store)
-        self._residual_dtype = residual_dtype
-        spec = Spec(
-            task, kind, key_dtype, store_named(store, task, kind, residual_dtype, head), method
-        )
+        self._residual_dtype = residual_dtype_for(task, residual_dtype)
+        kept = store_named(store, task, kind, self._residual_dtype, head)
+        spec = Spec(task, kind, key_dtype, kept, method)
         self._base: str | dict[str, Any] | None = identity(base)
         self._now = Held(
             spec,
@@ -279,7 +287,7 @@ class State:
 
     @property
     def residual_dtype(self) -> str:
-        """How residual values are stored: "float32" or "float16"."""
+        """How residual values are stored: "float32", "float64" or "float16"."""
         return self._residual_dtype
 
     @property

@@ -28,7 +28,7 @@ KEY_DTYPES: dict[KeyDtype, Any] = {
     "float16": np.float16,
     "bfloat16": np.uint16,
 }
-VALUE_DTYPES = {"float32": np.float32, "float16": np.float16}
+VALUE_DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16}
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,22 @@ class Dense:
     """Outputs, and the residuals that follow from them at one temperature."""
 
     task: str
-    half: bool = False
+    dtype: str = "float32"  # of the residuals
     name: ClassVar[str] = "dense"
     derived: ClassVar[frozenset[str]] = frozenset({"residuals"})  # what follows from the rest
 
     def schema(self, columns: int) -> Schema:
         kept = np.float32 if self.task == "classification" else np.float64
-        value = np.float16 if self.half else np.float32
-        return {"outputs": (kept, (columns,)), "residuals": (value, (columns,))}
+        return {
+            "outputs": (kept, (columns,)),
+            "residuals": (VALUE_DTYPES[self.dtype], (columns,)),
+        }
 
     def rows(self, outputs: Array, targets: Array, temperature: float, first_row: int = 0) -> Rows:
         """``temperature`` 0: the outputs are probabilities."""
         if self.task == "classification":
-            residuals = _core.class_residuals(outputs, targets, temperature, half=self.half)
+            half = self.dtype == "float16"
+            residuals = _core.class_residuals(outputs, targets, temperature, half=half)
         else:
             residuals = self._differences(outputs, targets, first_row)
         return {"outputs": outputs, "residuals": residuals}, 0.0
@@ -64,25 +67,27 @@ class Dense:
 
     def residuals(
         self, segment: Segment, rows: I64, columns: int, temperature: float | None = None
-    ) -> F32:
+    ) -> Keys:
         """Residuals (m, C) of some rows, as they are kept or at another temperature."""
         if temperature is None or self.task != "classification":
-            return widened(segment["residuals"][rows])
-        outputs, targets = segment["outputs"][rows], intact(segment["targets"][rows], columns)
-        return widened(_core.class_residuals(outputs, targets, temperature, half=self.half))
+            return widen_keys(segment["residuals"][rows])
+        arrays = {"outputs": segment["outputs"][rows], "targets": segment["targets"][rows]}
+        return widen_keys(self.derive(arrays, temperature)["residuals"])
 
     def _differences(self, outputs: F64, targets: F64, first_row: int) -> Array:
         with np.errstate(over="ignore"):
-            residuals: Array = np.ascontiguousarray(targets - outputs, dtype=np.float32)
-        kept = "float16" if self.half else "float32"
-        if self.half:
+            residuals: Array = np.ascontiguousarray(targets - outputs)
+            if self.dtype != "float64":
+                residuals = residuals.astype(np.float32)
+        if self.dtype == "float16":
             residuals = _core.narrow(residuals, "float16")
         finite = np.isfinite(residuals).all(axis=1)
         if not finite.all():
+            row = first_row + int(np.argmin(finite))
+            wider = "" if self.dtype == "float64" else " or use residual_dtype='float64'"
             raise ValueError(
-                f"targets - outputs: row {first_row + int(np.argmin(finite))} is beyond {kept}, in "
-                "which residuals are kept; rescale targets and outputs"
-                + (" or use residual_dtype='float32'" if self.half else "")
+                f"targets - outputs: row {row} is beyond {self.dtype}, in which residuals are "
+                f"kept; rescale targets and outputs{wider}"
             )
         return residuals
 
@@ -160,15 +165,27 @@ class Head:
 Store: TypeAlias = "Dense | Sparse | Head"
 
 
+def residual_dtype_for(task: str, asked: str | None) -> str:
+    """How residuals are stored: as asked for, or as their task has them."""
+    if asked is None:
+        return "float64" if task == "regression" else "float32"
+    if not isinstance(asked, str) or asked not in VALUE_DTYPES:
+        names = ", ".join(map(repr, VALUE_DTYPES))
+        raise ValueError(f"residual_dtype must be one of {names}, got {asked!r}")
+    if asked == "float64" and task != "regression":
+        raise ValueError(
+            "residual_dtype='float64' is for regression; probabilities need no more than 'float32'"
+        )
+    return asked
+
+
 def store_named(name: str, task: str, output_kind: str, residual_dtype: str, head: Any) -> Store:
     """The store that ``Memory`` was asked for; ValueError if it cannot be had."""
-    if residual_dtype not in VALUE_DTYPES:
-        raise ValueError(f"residual_dtype must be 'float32' or 'float16', got {residual_dtype!r}")
     half = residual_dtype == "float16"
     if head is not None and name != "head":
         raise ValueError(f"head is for store='head', got store={name!r}")
     if name == "dense":
-        return Dense(task, half)
+        return Dense(task, residual_dtype)
     sparse = re.fullmatch(r"sparse:([1-9][0-9]{0,8})", name) if isinstance(name, str) else None
     if sparse is None and name != "head":
         raise ValueError(

@@ -14,13 +14,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from resmem import _arrays, _core, _plausible
-from resmem._arrays import F32, F64, I64, Keys
+from resmem._arrays import F64, I64, Keys
 from resmem._correct import Corrector, search
 from resmem._ingest import Spec, blocks
 from resmem._metrics import BINS, Score
 from resmem._rows import Array, Snapshot, intact
 from resmem._simplex import map_named
-from resmem._stores import Head, Sparse, widen_keys
+from resmem._stores import Dense, Head, Sparse, widen_keys
 from resmem._tuning.grid import Grid, Settings
 
 _SWEPT_BYTES = 48 << 20  # of residuals and outputs in hand
@@ -186,7 +186,7 @@ class Trial:
             self.distances[block], self.positions[block] = self.source.find(block)
             self.step(block.stop - block.start)
         self.grid = self.grid.scaled(self.distances)
-        self.means: dict[float, F32] = {}  # by temperature
+        self.means: dict[float, Keys] = {}  # by temperature
         order = np.random.RandomState(0).permutation(q)
         self.other = np.empty(q, dtype=np.int64)  # whose neighbours a shuffled row is given
         self.other[order] = np.roll(order, 1)
@@ -208,7 +208,7 @@ class Trial:
     def _swept(self, part: Part, temperature: float, score: Score, kind: Kind) -> F64:
         """At one temperature: (folds, ks, sigmas, strengths, maps, width)."""
         grid = self._grid(kind)
-        near: tuple[F32, F64, I64, F64 | None] = self._near(part, temperature, kind)
+        near: tuple[Keys, F64, I64, F64 | None] = self._near(part, temperature, kind)
         maps = [(m.kind, m.floor) for m in grid.maps]
         count = int(self.folds.max()) + 1
         bounds = np.searchsorted(self.folds[part.rows], np.arange(count + 1)).tolist()
@@ -316,7 +316,7 @@ class Trial:
         outputs = self.source.outputs(slice(first, last))[rows - first]
         return Part(rows, self.distances[near_to], near, there, outputs)
 
-    def _near(self, part: Part, temperature: float, kind: Kind) -> tuple[F32, F64, I64, F64]:
+    def _near(self, part: Part, temperature: float, kind: Kind) -> tuple[Keys, F64, I64, F64]:
         """Residuals (m, C), distances and their rows (b, k), base (b, C)."""
         b, columns = len(part.rows), self.rows.columns
         if kind == "targets":
@@ -336,16 +336,24 @@ class Trial:
         """How many steps the first of such rows are."""
         return -(-rows // self.grid.ks[-1])
 
-    def _residuals(self, there: I64, temperature: float) -> F32:
+    def _residuals(self, there: I64, temperature: float) -> Keys:
         store, columns = self.spec.store, self.rows.columns
         same = temperature == self.rows.temperature and not isinstance(store, Head)
         given = None if same else temperature
         found = [store.residuals(s, at, columns, given) for s, at in self.rows.at(there)]
         if len(found) == 1:
             return found[0]
-        return np.concatenate(found) if found else np.empty((0, columns), dtype=np.float32)
+        residuals: Keys = np.concatenate([np.empty((0, columns), self._value), *found])
+        return residuals
 
-    def _mean(self, temperature: float) -> F32:
+    @property
+    def _value(self) -> np.dtype[Any]:
+        """Of residuals in hand: half-width ones are widened."""
+        store = self.spec.store
+        wide = isinstance(store, Dense) and store.dtype == "float64"
+        return np.dtype(np.float64 if wide else np.float32)
+
+    def _mean(self, temperature: float) -> Keys:
         """Of the residuals of the memory's rows, (1, C)."""
         if temperature in self.means:
             return self.means[temperature]
@@ -353,11 +361,11 @@ class Trial:
         for block in blocks(len(self.some), 16 * self.rows.columns):
             total += self._residuals(self.some[block], temperature).sum(axis=0, dtype=np.float64)
             self._step_singly(block)
-        mean: F32 = (total / len(self.some)).astype(np.float32)[None]
+        mean: Keys = (total / len(self.some)).astype(self._value)[None]
         self.means[temperature] = mean
         return mean
 
-    def _targets(self, there: I64) -> F32:
+    def _targets(self, there: I64) -> Keys:
         """Of rows of the memory; values less their middle, about which float32 is precise."""
         columns = self.rows.columns
         found = self._stored_targets(there)
@@ -366,7 +374,8 @@ class Trial:
             onehot[np.arange(len(there)), np.concatenate(found or [there])] = 1
             return onehot
         values = np.concatenate(found) if found else np.empty((0, columns))
-        return (values - self._middle()).astype(np.float32)
+        about: Keys = (values - self._middle()).astype(self._value)
+        return about
 
     def _stored_targets(self, there: I64) -> list[Array]:
         """Of rows of the memory, segment by segment."""
