@@ -336,6 +336,8 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
             "weight": reader.array("head/weight", np.float32, (columns, d)),
             "bias": reader.array("head/bias", np.float32, (columns,)),
         }
+        if not all(np.isfinite(array).all() for array in head.values()):
+            raise reader.bad("head/weight or head/bias holds NaN or infinity")
     preprocess = fitted(
         settings.get("preprocess"),
         reader.whole(reader.meta, "d"),
