@@ -136,10 +136,9 @@ class _Writing:
             else:
                 self.number.append(self.numbers)
                 self.numbers += 1
-        if self.numbers > _NUMBERS:
+        if after is not None and self.numbers > _NUMBERS:
             raise ValueError(
-                f"{self.after.path if self.after else ''!r} cannot be appended to any more; save "
-                "it as a new file"
+                f"{after.path!r} cannot be appended to any more; save it as a new file"
             )
         self.decisions = [self._decision(segment) for segment in rows.segments]
 
