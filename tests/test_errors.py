@@ -472,7 +472,7 @@ def test_numbers_beyond_the_machine_are_refused_by_name(value):
 EXCEPTIONS = {"ValueError", "TypeError", "NotFittedError"}
 TESTED_APART = {
     "__main__.py", "_container.py", "_atomic.py", "_formats.py", "_metrics.py", "_out_of_fold.py",
-    "_evaluate.py", "_explain.py", "_folds.py", "_plausible.py",
+    "_evaluate.py", "_explain.py", "_folds.py", "_persist.py", "_plausible.py",
 }  # fmt: skip
 
 

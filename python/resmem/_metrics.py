@@ -325,9 +325,9 @@ def _mean_of(rows: Rows) -> Whole:
     return lambda predictions, targets: float(rows(predictions, targets).mean())
 
 
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _read_only(array: npt.ArrayLike) -> npt.NDArray[Any]:
     """A view that cannot be written to."""
-    view = array.view()
+    view = np.asarray(array).view()
     view.flags.writeable = False
     return view
 

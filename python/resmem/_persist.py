@@ -23,7 +23,7 @@ from resmem._container import Pieces, Section, Version
 from resmem._errors import FileFormatError
 from resmem._planner import KINDS, Decision, Planner, saved
 from resmem._preprocess import Fitted, method_named
-from resmem._rows import NO_RUNS, Array, Schema, Segment, Snapshot, Stored, intact
+from resmem._rows import NO_RUNS, Array, Schema, Segment, Snapshot, Stored, target_fault
 
 Progress: TypeAlias = "Callable[[int], None] | None"
 
@@ -136,10 +136,9 @@ class _Writing:
             else:
                 self.number.append(self.numbers)
                 self.numbers += 1
-        if self.numbers > _NUMBERS:
+        if after is not None and self.numbers > _NUMBERS:
             raise ValueError(
-                f"{self.after.path if self.after else ''!r} cannot be appended to any more; save "
-                "it as a new file"
+                f"{after.path!r} cannot be appended to any more; save it as a new file"
             )
         self.decisions = [self._decision(segment) for segment in rows.segments]
 
@@ -345,6 +344,8 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
             "weight": reader.array("head/weight", np.float32, (columns, d)),
             "bias": reader.array("head/bias", np.float32, (columns,)),
         }
+        if not all(np.isfinite(array).all() for array in head.values()):
+            raise reader.bad("head/weight or head/bias holds NaN or infinity")
     preprocess = fitted(
         settings,
         reader.whole(reader.meta, "d"),
@@ -414,24 +415,26 @@ def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tupl
         retired=retired,
         ids_checked=verify or not any(segment.has_ids for segment in segments),
     )
-    if fault := rows.id_fault(given=verify):
+    fault = rows.id_fault(given=verify) or (verify and _target_fault(rows))
+    if fault:
         raise reader.bad(fault)
     if verify:
-        _check_classes(rows, reader.bad)
+        for segment in segments:  # what was looked at need not stay in memory
+            for name in {"ids", "targets", "index"} & set(segment.arrays):
+                forget(segment[name], slice(0, segment.n))
     removed = {s.stored.number: s.dead for s in segments if s.stored and s.dead}
     return rows, replace(file, removed=removed, retired=rows.retired)
 
 
-def _check_classes(rows: Snapshot, bad: Callable[[str], FileFormatError]) -> None:
-    """That numbers which are used as columns are such."""
+def _target_fault(rows: Snapshot) -> str:
+    """What is wrong with numbers that are used as columns; "" if nothing is."""
     for segment in rows.segments:
         for name in {"targets", "index"} & set(segment.arrays):
             for start in range(0, segment.n, _CHECKED_ROWS):
-                try:
-                    intact(segment[name][start : start + _CHECKED_ROWS], rows.columns, name)
-                except FileFormatError as error:
-                    raise bad(str(error)) from error
-            forget(segment[name], slice(0, segment.n))
+                some = segment[name][start : start + _CHECKED_ROWS]
+                if fault := target_fault(some, rows.columns, name):
+                    return fault
+    return ""
 
 
 def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment:

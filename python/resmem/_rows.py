@@ -11,6 +11,7 @@ Three rules let a running search keep the snapshot it found, without a copy:
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -31,6 +32,7 @@ _LEAST_ROOM = 1 << 20  # bytes of a new segment that rows will be added to
 _ROWS_AT_ONCE = 1 << 18  # of which a part of a segment is asked which live
 _COPY_BYTES = 8 << 20  # compaction copies this much at a time
 _FEW_SEGMENTS = 8  # this many of similar size are merged into one
+_IDS = 1 << 20  # that are looked up at a time
 _MOST_COPIED = 64 << 20  # bytes of borrowed rows that a compaction may take into memory
 
 
@@ -213,15 +215,21 @@ def in_runs(ids: I64, of: I64) -> npt.NDArray[np.bool_]:
 def intact(targets: Array, columns: int, name: str = "targets") -> Array:
     """Targets, or other class numbers, as they are stored; FileFormatError if no row could have
     these, which only a damaged file gives."""
-    if targets.dtype.kind == "f":
-        good = np.isfinite(targets)
-        expected = "a finite value"
-    else:
-        good = (targets >= 0) & (targets < columns)
-        expected = f"a class from 0 to {columns - 1}"
-    if not good.all():
-        raise damaged(f"{name!r} holds {targets[~good][0]}, expected {expected}")
+    if fault := target_fault(targets, columns, name):
+        raise damaged(fault)
     return targets
+
+
+def target_fault(targets: Array, columns: int, name: str) -> str:
+    """What is wrong with stored targets, or other class numbers; "" if nothing is."""
+    if targets.size == 0:
+        return ""
+    floats = targets.dtype.kind == "f"
+    for extreme in (targets.min(), targets.max()):  # NaN, if there is one
+        if not (np.isfinite(extreme) if floats else 0 <= extreme < columns):
+            expected = "finite values" if floats else f"classes from 0 to {columns - 1}"
+            return f"{name!r} holds {extreme}, expected {expected}"
+    return ""
 
 
 def damaged(what: str) -> FileFormatError:
@@ -235,11 +243,6 @@ def _twice(ids: I64) -> str:
     """Which of sorted ids is there twice; "" if none."""
     again = ids[1:] == ids[:-1]
     return f"two rows have the id {ids[1:][again][0]}" if again.any() else ""
-
-
-def _meeting(of: I64, first: int, last: int) -> npt.NDArray[np.bool_]:
-    """Which runs hold a number from first to last."""
-    return np.asarray((of[:, 0] <= last) & (of[:, 1] >= first))
 
 
 def merge(segments: tuple[Segment, ...], version: int) -> Segment:
@@ -403,11 +406,14 @@ class Snapshot:
                         return twice
                 if ids[0] < 0:
                     return f"{ids[0]} is the id of a row"
-                retired = in_runs(ids, self.retired)
-                if retired.any():
-                    return f"{ids[retired][0]} is the id of a row and of a removed one"
-            elif (which := _meeting(self.retired, ids[0], ids[1])).any():
-                return f"{self.retired[which][0]} holds the ids of removed rows and of others"
+                for start in range(0, len(ids) if len(self.retired) else 0, _IDS):
+                    retired = in_runs(some := ids[start : start + _IDS], self.retired)
+                    if retired.any():
+                        return f"{some[retired][0]} is the id of a row and of a removed one"
+            else:
+                at = bisect_left(self.retired[:, 1], segment.first_id)  # the run that ends there
+                if at < len(self.retired) and self.retired[at, 0] <= ids[-1]:
+                    return f"{self.retired[at]} holds the ids of removed rows and of others"
             spans.append((int(ids[0]), int(ids[-1]), segment))
         highest = max([last for _, last, _ in spans] + self.retired[-1:, 1].tolist(), default=-1)
         if highest >= self.next_id:

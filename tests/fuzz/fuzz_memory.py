@@ -106,7 +106,11 @@ def kept(mem: Any) -> None:
         mem.save(os.path.join(folder, "new"))
         for name in ("e.npz", "e.safetensors"):
             mem.export(os.path.join(folder, name))
-            back(name)
+            try:
+                back(name)
+            except resmem.FileFormatError as error:  # of exports all values are looked at
+                if "NaN or infinity" not in str(error):
+                    raise
         mem = back("new")
         for change in (lambda: mem.remove(ids_of(mem)[:1]), lambda: again(mem)):
             with contextlib.suppress(ValueError):  # no more ids: past int64
@@ -145,6 +149,8 @@ def redescribed(data: bytes, rng: random.Random) -> bytes:
             place = place[at]
         if rng.random() < 0.1:
             del place[at]
+        elif type(place[at]) is int and rng.random() < 0.5:
+            place[at] += rng.choice([-2, -1, 1, 2])
         else:
             place[at] = rng.choice([*VALUES, "auto", "inf", "head", "sparse:1", "dense", -2, 3])
         return with_manifest(data, json.dumps(fields).encode())
@@ -202,8 +208,9 @@ def seeds() -> dict[str, bytes]:
             mem.add(keys, outputs, targets).remove([3, 9]).save(path)
             with open(path, "rb") as file:
                 found[name] = file.read()
-        mem = resmem.Memory(k=2).fit(keys, outputs, targets)  # counted ids, removed and retired
-        mem.remove([1]).save(path).add(keys, outputs, targets).remove([2, 5])
+        rows = keys, outputs, np.array([0, 1, 2, 1])
+        mem = resmem.Memory(k=2).fit(*rows)  # counted ids, some of them removed and retired
+        mem.remove([1]).save(path).add(*rows).remove([2, 5])
         mem.save(path, append=True)
         with open(path, "rb") as file:
             found["appended"] = file.read()
