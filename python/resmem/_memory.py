@@ -356,18 +356,16 @@ class Memory(State):
         of a cascade, and how fast it was beside float32. Empty tables are of segments for which
         nothing has been decided yet.
         """
-        return [
-            {} if segment.planner.decision is None else segment.planner.decision.described()
-            for segment in self._now.fitted.segments
-        ]
+        return _plans(self._now.fitted)
 
-    def _search_described(self) -> str:
-        built = [plan for plan in self.plan_ if plan.get("bytes")]
+    @staticmethod
+    def _search_described(rows: Snapshot) -> str:
+        built = [plan for plan in _plans(rows) if plan.get("bytes")]
         if not built:
             return "float32"
-        rows, size = sum(plan["rows"] for plan in built), sum(plan["bytes"] for plan in built)
+        count, size = (sum(plan[each] for plan in built) for each in ("rows", "bytes"))
         kinds = {plan[each] for plan in built for each in ("search", "search_few")} - {"float32"}
-        return f"{' and '.join(sorted(kinds))} over {rows} rows, {size} bytes: " + "; ".join(
+        return f"{' and '.join(sorted(kinds))} over {count} rows, {size} bytes: " + "; ".join(
             plan["reason"] for plan in built
         )
 
@@ -868,7 +866,7 @@ class Memory(State):
             "nbytes": rows.nbytes,
             "segments": len(rows.segments),
             "removed": sum(s.dead for s in rows.segments),
-            "search": self._search_described(),
+            "search": self._search_described(rows),
         }
         if file is not None:
             about["file"] = file.path
@@ -910,6 +908,12 @@ class Memory(State):
             return text + " [not fitted]"
         size = rows.nbytes / (1 << 20)
         return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB]"
+
+
+def _plans(rows: Snapshot) -> list[dict[str, Any]]:
+    """See ``Memory.plan_``."""
+    decisions = (segment.planner.decision for segment in rows.segments)
+    return [{} if each is None else each.described() for each in decisions]
 
 
 def verify_file(

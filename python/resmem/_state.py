@@ -112,7 +112,7 @@ class Held:
         if self.sigma == "auto" and (sigma_basis := sigma_basis.at(n)) != rows.sigma_basis:
             notes.append(
                 f"sigma='auto' was measured on {sigma_basis.rows} rows and the memory has grown to "
-                f"{n}; measure it again: memory.sigma = 'auto'"
+                f"{n}; measure it again: memory.sigma = 'auto' (or fit all rows)"
             )
         if (preprocess_basis := preprocess_basis.at(n)) != rows.preprocess_basis:
             notes.append(
