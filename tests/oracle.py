@@ -677,12 +677,9 @@ class OracleMemory:
         self.residual_error_ = 0.0
         self.ids_: Int64 = np.empty(0, dtype=np.int64)
         self.alive_: Bool = np.empty(0, dtype=np.bool_)
-        self.add(embeddings, outputs, targets, ids)
-        # Only here: `add` and `remove` leave sigma_ as it is.
-        self.sigma_ = self.sigma
-        if self.sigma == "auto":
-            self.sigma_ = auto_sigma(keys, self.ids_, self.k, self.key_dtype == "float64")
-        return self
+        self.sigma_ = 1.0 if self.sigma == "auto" else self.sigma
+        self.measured_ = self.sigma != "auto"
+        return self.add(embeddings, outputs, targets, ids)
 
     def add(
         self,
@@ -701,6 +698,10 @@ class OracleMemory:
         self.residual_error_ = max(self.residual_error_, error)  # of every row ever held
         self.ids_ = np.concatenate([self.ids_, new.astype(np.int64)])
         self.alive_ = np.concatenate([self.alive_, np.ones(len(keys), dtype=np.bool_)])
+        if not self.measured_ and len(self) >= 2:  # later rows, and removals, leave it as it is
+            self.measured_, here = True, self.alive_
+            wide = self.key_dtype == "float64"
+            self.sigma_ = auto_sigma(self.keys_[here], self.ids_[here], self.k, wide)
         return self
 
     def remove(self, ids: Sequence[int] | Array) -> OracleMemory:

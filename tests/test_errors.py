@@ -176,6 +176,7 @@ PARAMETERS = [
     (lambda: resmem.Memory(output_kind="probabilities", temperature=2), ValueError, r"temperature must be 1 for probabilities, got 2: only logits have one"),
     (lambda: resmem.Memory(strength=np.inf), ValueError, r"strength must be finite, got inf"),
     (lambda: resmem.Memory(strength=b"1"), TypeError, r"strength must be a number, got b'1'"),
+    (lambda: resmem.Memory(auto_prepare="never"), TypeError, r"auto_prepare must be True or False, got 'never'"),
     (lambda: resmem.Memory(probability_map="softmax"), ValueError, r"probability_map must be 'clip', 'project' or 'keep', or with a number between 0 and 1 such as 'clip:0\.001', got 'softmax'"),
     (lambda: resmem.Memory(probability_map="clip:0"), ValueError, r"probability_map must be .*, got 'clip:0'"),
     (lambda: resmem.Memory(probability_map="clip:1"), ValueError, r"probability_map must be .*, got 'clip:1'"),
@@ -205,7 +206,6 @@ PARAMETERS = [
     (lambda: resmem.Memory(preprocess=Z), ValueError, r"preprocess must be .*, got array\(.*\)"),
     (lambda: resmem.Memory(preprocess=None), ValueError, r"preprocess must be .*, got None"),
     (lambda: resmem.Memory(preprocess="whiten:4").fit(Z, L, Y), ValueError, r"preprocess='whiten:4' keeps 4 dimensions, embeddings have only 3 columns; keep fewer"),
-    (lambda: resmem.Memory(preprocess="center").fit(*NO_ROWS), ValueError, r"embeddings must have rows that preprocess='center' can be fitted to, got shape \(0, 3\); fit rows, or use preprocess='none' or 'unit'"),
     (lambda: resmem.Memory(preprocess="whiten:3").fit(Z * 1e-41, L, Y), ValueError, r"preprocess='whiten:3' needs weights beyond float32 for embeddings as large or small as these; rescale them"),
     (lambda: resmem.Memory(preprocess="center").fit(with_value(Z, slice(0, 6, 2), -3.4e38), L, Y).add(with_value(Z, 4, 3.4e38), L, Y), ValueError, r"embeddings: row 4 is beyond float32 after preprocess='center'; rescale the embeddings"),
     (lambda: resmem.Memory(preprocess="pca:2").fit(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
@@ -270,7 +270,6 @@ UNFIT = [
     (lambda m: m.predict(Z, L), resmem.NotFittedError, UNFITTED),
     (lambda m: m.predict_proba(Z, L), resmem.NotFittedError, UNFITTED),
     (lambda m: m.aggregate([[0.0]], [[0]]), resmem.NotFittedError, UNFITTED),
-    (lambda m: m.add(Z, L, Y), resmem.NotFittedError, UNFITTED),
     (lambda m: m.remove([0]), resmem.NotFittedError, UNFITTED),
     (lambda m: m.sigma_, resmem.NotFittedError, UNFITTED),
 ]

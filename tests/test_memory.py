@@ -297,15 +297,15 @@ def test_automatic_sigma_where_the_median_is_zero():
     assert resmem.Memory(k=5).fit(keys[:1], outputs[:1], targets[:1]).sigma_ == 1
 
 
-def test_sigma_set_to_auto_again_is_what_fit_measured():
+@pytest.mark.parametrize("meanwhile", [3.0, "auto"])
+def test_sigma_set_to_auto_again_is_measured_again(meanwhile):
     rng = np.random.default_rng(8)
-    rows = examples(rng, "logits", 40)
+    rows, more = examples(rng, "logits", 40), examples(rng, "logits", 9)
     mem = resmem.Memory(k=5).fit(*rows)
-    measured = mem.sigma_
-    mem.sigma = 3.0
-    assert mem.sigma_ == 3.0
-    mem.add(*examples(rng, "logits", 9)).sigma = "auto"
-    assert mem.sigma_ == measured
+    mem.sigma = meanwhile
+    assert mem.sigma_ == (3.0 if meanwhile == 3.0 else oracle.auto_sigma(rows[0], None, 5))
+    mem.add(*more).sigma = "auto"
+    assert mem.sigma_ == oracle.auto_sigma(np.concatenate([rows[0], more[0]]), None, 5)
 
 
 def test_sigma_set_to_auto_after_fit_is_measured_then():
@@ -501,7 +501,7 @@ def test_default_ids_continue_and_are_never_used_again():
 
 def test_removed_ids_stay_refused_after_compaction():
     rng = np.random.default_rng(13)
-    mem = resmem.Memory(k=1).fit(*examples(rng, "logits", 4))
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, "logits", 4))
     mem.remove([1, 2, 3]).add(*examples(rng, "logits", 40))
     mem._compactor.join()
     assert [len(s) for s in mem._snapshot.segments] == [1, 40]

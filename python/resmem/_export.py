@@ -231,6 +231,7 @@ class _Reader:
             self.whole("d", 1, 2**31 - 1),
             lambda name, dtype, shape: self.array(f"preprocess_{name}", dtype, shape),
             self.bad,
+            not any(each == "ids" or each.startswith("preprocess_") for each in self.found),
         )
 
     def rows(self, schema_of: SchemaOf) -> Snapshot:

@@ -15,12 +15,14 @@ from resmem import _arrays, _container, _evaluate, _explain, _persist, _plausibl
 from resmem._arrays import F64, I64
 from resmem._atomic import sole_writer
 from resmem._correct import Corrector, given_neighbours, search
+from resmem._errors import warn
 from resmem._estimate import Estimate, estimate
 from resmem._evaluate import Evaluation
 from resmem._explain import Explanation
+from resmem._growth import Basis
 from resmem._ingest import Incoming, warn_of_rounding
 from resmem._rows import Snapshot
-from resmem._state import SETTINGS, State, identity, positive
+from resmem._state import SETTINGS, Held, State, fitted_to, identity, positive
 from resmem._stores import Head, KeyDtype, residual_dtype_for
 from resmem._tuning.grid import Settings, checked_settings
 from resmem._tuning.result import TuneResult
@@ -50,7 +52,8 @@ class Memory(State):
         neighbours alike. "auto": the median over up to 256 stored rows, drawn with a fixed
         seed, each searched without itself, of the mean of ``D_j - D_1`` over its neighbours;
         if that is 0 (duplicates), the mean of the positive ones, or 1 if there are none.
-        Computed at ``fit``; see ``sigma_``.
+        Measured by ``fit``, or by the first ``add`` after which there are two rows, and whenever
+        ``sigma`` is set to "auto" again; see ``sigma_``.
     temperature : float
         Softmax temperature T of the logits: ``base = softmax(logits / T)``.
     strength : float
@@ -84,7 +87,7 @@ class Memory(State):
         0); "pca:m", such as "pca:64", keeps the ``m`` directions of largest variance, which takes
         8 d^2 bytes and d^3 steps; "whiten:m" also scales them to variance 1 (to 0 where it is no
         more than 2^-40 of the largest). "unit" divides each embedding by its length. ``add``
-        leaves all this as fitted. store="head" needs "none".
+        leaves all this as fitted, but for a memory that had no rows. store="head" needs "none".
     base : str or dict, optional
         What made the outputs and embeddings, such as a model's name, layer and fingerprint.
         Kept with the memory; ``correct`` and its like check it when asked to.
@@ -146,13 +149,8 @@ class Memory(State):
         self
         """
         start = self._now
-        asked = replace(start.spec, key_dtype=start.asked)
-        rows = Incoming(asked, embeddings, outputs, targets, ids)
-        made_by, allowed = rows.fitted()
-        snapshot = Snapshot(
-            (), rows.d, rows.columns, start.temperature, rows.flat, preprocess=made_by,
-            allowed=allowed, embedding_names=rows.names[0], output_names=rows.names[1],
-        )  # fmt: skip
+        rows = Incoming(start.asking, embeddings, outputs, targets, ids)
+        snapshot = self._without_rows(start, rows)
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
             arrays["ids"] = rows.ids
@@ -172,25 +170,56 @@ class Memory(State):
     def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> Memory:
         """Store more rows; see ``fit``. Default ids continue after the largest ever used.
 
-        Ids are never reused, not even those of removed rows. ``sigma_`` and ``preprocess`` stay
-        as fitted. Rows that are already there are not copied. Where most of a part of the memory
-        has been removed, a thread of its own gives that space back (of rows that are mapped or
-        borrowed only if few of them are left).
+        Before any ``fit`` it is one. Ids are never reused, not even those of removed rows.
+        ``sigma_`` and ``preprocess`` stay as they were measured; a memory that had too few rows for
+        that has it done here. Rows that are already there are not copied. Where most of a part of
+        the memory has been removed, a thread of its own gives that space back (of rows that are
+        mapped or borrowed only if few of them are left).
+
+        Warns
+        -----
+        ResmemWarning
+            The memory has grown to 8, 64, .. times the rows that ``sigma="auto"`` was measured on
+            or ``preprocess`` was fitted to.
         """
         with self._change():
             now = self._now
-            before = now.fitted.with_checked_ids()
-            rows = Incoming(now.spec, embeddings, outputs, targets, ids, before)
-            if rows.n == 0:
+            first = now.rows is None or now.rows.never_held  # this is as good as a fit
+            spec = now.asking if first else now.spec
+            rows = Incoming(spec, embeddings, outputs, targets, ids, now.rows)
+            if now.rows is not None and rows.n == 0:
                 return self
-            rows.refuse_rounding(before)
-            if rows.flat != before.flat:
-                expected = "(n,)" if before.flat else "(n, C)"
+            if now.rows is not None and rows.flat != now.rows.flat:
+                expected = "(n,)" if now.rows.flat else "(n, C)"
                 raise ValueError(f"targets must have shape {expected} as in fit")
-            if rows.ids is not None:
-                before.refuse_used(rows.ids)
-            self._publish(self._with(before, rows))
+            if first:
+                after = self._without_rows(now, rows)
+                if now.rows is not None:
+                    after = after.named_as(now.rows)
+                if rows.n:
+                    after = self._with(after, rows, {})
+            else:
+                before = now.fitted.with_checked_ids()
+                rows.refuse_rounding(before)
+                if rows.ids is not None:
+                    before.refuse_used(rows.ids)
+                after = self._with(before, rows)
+            made = replace(now, spec=rows.spec, rows=after).measured()
+            made, notes = made.outgrown()
+            self._publish(made)
+        for note in notes:
+            warn(note)
         return self
+
+    @staticmethod
+    def _without_rows(now: Held, rows: Incoming) -> Snapshot:
+        """What the first rows are added to."""
+        made_by, allowed = rows.fitted()
+        return Snapshot(
+            (), rows.d, rows.columns, now.temperature, rows.flat, preprocess=made_by,
+            preprocess_basis=fitted_to(rows.n, made_by), allowed=allowed,
+            embedding_names=rows.names[0], output_names=rows.names[1],
+        )  # fmt: skip
 
     def _with(
         self, before: Snapshot, rows: Incoming, borrowed: dict[str, npt.NDArray[Any]] | None = None
@@ -328,18 +357,16 @@ class Memory(State):
         of a cascade, and how fast it was beside float32. Empty tables are of segments for which
         nothing has been decided yet.
         """
-        return [
-            {} if segment.planner.decision is None else segment.planner.decision.described()
-            for segment in self._now.fitted.segments
-        ]
+        return _plans(self._now.fitted)
 
-    def _search_described(self) -> str:
-        built = [plan for plan in self.plan_ if plan.get("bytes")]
+    @staticmethod
+    def _search_described(rows: Snapshot) -> str:
+        built = [plan for plan in _plans(rows) if plan.get("bytes")]
         if not built:
             return "float32"
-        rows, size = sum(plan["rows"] for plan in built), sum(plan["bytes"] for plan in built)
+        count, size = (sum(plan[each] for plan in built) for each in ("rows", "bytes"))
         kinds = {plan[each] for plan in built for each in ("search", "search_few")} - {"float32"}
-        return f"{' and '.join(sorted(kinds))} over {rows} rows, {size} bytes: " + "; ".join(
+        return f"{' and '.join(sorted(kinds))} over {count} rows, {size} bytes: " + "; ".join(
             plan["reason"] for plan in built
         )
 
@@ -774,6 +801,7 @@ class Memory(State):
             given["sigma"] = math.inf
         flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
         allowed = saved.settings.get("allowed")
+        sigma_rows, preprocess_rows = map(saved.counted, ("sigma_rows", "preprocess_rows"))
         try:
             memory = cls(**given, head=Head(**saved.head) if saved.head else None)
             auto = None if sigma is None else positive(sigma, "sigma_")
@@ -787,12 +815,16 @@ class Memory(State):
             raise saved.bad(
                 f"flat is for values of one column, not for {rows.columns} of {memory.task}"
             )
+        if memory.sigma == "auto" and (sigma_rows == 0 or (sigma_rows is None and len(rows) < 2)):
+            auto = sigma_rows = None  # it is still to be measured
         rows = replace(
             rows,
             temperature=memory._now.temperature,
             flat=flat,
             auto_sigma=auto,
+            sigma_basis=Basis(sigma_rows),
             preprocess=saved.preprocess,
+            preprocess_basis=Basis(preprocess_rows),
             allowed=allowed,
             embedding_names=saved.names("embedding_names", rows.d),
             output_names=saved.names("output_names", rows.columns),
@@ -835,7 +867,7 @@ class Memory(State):
             "nbytes": rows.nbytes,
             "segments": len(rows.segments),
             "removed": sum(s.dead for s in rows.segments),
-            "search": self._search_described(),
+            "search": self._search_described(rows),
         }
         if file is not None:
             about["file"] = file.path
@@ -881,6 +913,12 @@ class Memory(State):
             return text + " [not fitted]"
         size = rows.nbytes / (1 << 20)
         return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB]"
+
+
+def _plans(rows: Snapshot) -> list[dict[str, Any]]:
+    """See ``Memory.plan_``."""
+    decisions = (segment.planner.decision for segment in rows.segments)
+    return [{} if each is None else each.described() for each in decisions]
 
 
 def verify_file(

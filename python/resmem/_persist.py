@@ -22,7 +22,7 @@ from resmem._arrays import forget
 from resmem._container import Pieces, Section, Version
 from resmem._errors import FileFormatError
 from resmem._planner import KINDS, Decision, Planner, saved
-from resmem._preprocess import Fitted, method_named
+from resmem._preprocess import AS_GIVEN, NONE, Fitted, method_named
 from resmem._rows import NO_RUNS, Array, Schema, Segment, Snapshot, Stored, target_fault
 
 Progress: TypeAlias = "Callable[[int], None] | None"
@@ -44,6 +44,7 @@ class File:
     numbers: int = 0  # segments it ever held
     removed: Mapping[int, int] = field(default_factory=dict)  # removed rows, by segment
     retired: Array = field(default_factory=lambda: NO_RUNS)
+    preprocess: Fitted = AS_GIVEN
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def save(
         version = _container.append(
             name, after.version, work.meta(settings), work.kept(), work.sections(), progress
         )
-    file = File(name, version, work.numbers, work.removed(), work.retired)
+    file = File(name, version, work.numbers, work.removed(), work.retired, rows.preprocess)
     stored, mapped = [], {}
     for at, (segment, number) in enumerate(zip(rows.segments, work.number, strict=True)):
         if work.leaves_out(segment):
@@ -199,10 +200,12 @@ class _Writing:
 
     def _all(self) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
         """Names of all sections, and for those that are to be written what gives the array."""
-        once = {f"head/{name}": array for name, array in self.head.items()}
-        once |= {f"preprocess/{name}": a for name, a in self.rows.preprocess.arrays.items()}
-        for name, array in once.items():
-            yield name, partial(np.asarray, array) if self.after is None else None
+        for name, array in self.head.items():
+            yield f"head/{name}", partial(np.asarray, array) if self.after is None else None
+        made_by = self.rows.preprocess
+        same = self.after is not None and self.after.preprocess is made_by
+        for name, array in made_by.arrays.items():
+            yield f"preprocess/{name}", None if same else partial(np.asarray, array)
         if len(self.retired):
             same = self.after is not None and np.array_equal(self.after.retired, self.retired)
             yield "retired", None if same else partial(np.asarray, self.retired)
@@ -271,6 +274,11 @@ class Saved:
         if not all(isinstance(name, str) for name in found):
             raise self.bad(f"{kind} holds what is not text")
         return tuple(found)
+
+    def counted(self, name: str) -> int | None:
+        """A number of rows in the settings; None if it is unknown, as of older files."""
+        value = self.settings.get(name)
+        return value if type(value) is int and value >= 0 else None
 
 
 class Reader:
@@ -351,8 +359,10 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
         reader.whole(reader.meta, "d"),
         lambda name, dtype, shape: reader.array(f"preprocess/{name}", dtype, shape),
         reader.bad,
+        not reader.below("preprocess/") and reader.field(reader.meta, "segments") == [],
     )
-    file = File(name, loaded.version, reader.whole(reader.meta, "numbers", _NUMBERS))
+    numbers = reader.whole(reader.meta, "numbers", _NUMBERS)
+    file = File(name, loaded.version, numbers, preprocess=preprocess)
     return Saved(
         settings,
         head,
@@ -367,9 +377,13 @@ def fitted(
     d: int,
     array: Callable[[str, Any, tuple[int, ...]], Array],
     bad: Callable[[str], FileFormatError],
+    waits: bool,
 ) -> Fitted:
     """The preprocess that settings name, of the arrays that ``array`` gives by name, dtype and
-    shape."""
+    shape.
+
+    ``waits``: there are neither rows that it was fitted to nor such arrays.
+    """
     try:
         method = method_named(settings.get("preprocess"))
         schema = method.schema(d)
@@ -379,6 +393,8 @@ def fitted(
         if schema:
             raise bad(f"its preprocess {method.name} has an offset besides")
         schema = {"offset": (np.float64, (d,))}
+    elif waits and schema:
+        schema, method = {}, NONE
     arrays = {each: np.array(array(each, *kind)) for each, kind in schema.items()}
     if not all(np.isfinite(each).all() for each in arrays.values()):
         raise bad("the numbers of its preprocess hold NaN or infinity")

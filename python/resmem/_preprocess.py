@@ -67,14 +67,14 @@ class Method:
         return {name: (np.float64, (d,)) for name in names}
 
     def fit(self, n: int, d: int, rows_at: Callable[[I64], Keys]) -> Fitted:
-        """Fitted to ``n`` embeddings, of which ``rows_at`` gives those at ascending positions."""
+        """Fitted to ``n`` embeddings, of which ``rows_at`` gives those at ascending positions.
+
+        ``AS_GIVEN`` where there are none to fit to: there are no keys yet to be compared either.
+        """
         if not self.schema(d):
             return Fitted(self)
         if n == 0:
-            raise ValueError(
-                f"embeddings must have rows that preprocess={self.name!r} can be fitted to, got "
-                f"shape (0, {d}); fit rows, or use preprocess='none' or 'unit'"
-            )
+            return AS_GIVEN
         moments, positions = _Moments(d, together=self.linear), sample(n, _SAMPLE)
         step = max(1, _BLOCK_BYTES // (8 * d))
         long = self.linear and d >= _MANY_COLUMNS

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from resmem import _core
 from resmem._arrays import I64, Keys
 from resmem._errors import FileFormatError
+from resmem._growth import UNKNOWN, Basis
 from resmem._planner import KeySegment, Planner
 from resmem._preprocess import AS_GIVEN, Fitted
 
@@ -289,11 +290,14 @@ class Snapshot:
     temperature: float = 1.0  # of the residuals
     flat: bool = False  # regression values came as (n,)
     auto_sigma: float | None = None
+    sigma_basis: Basis = UNKNOWN  # the rows that it was measured on
     next_id: int = 0
     version: int = 0  # counts removals
     retired: I64 = field(default_factory=lambda: NO_RUNS)  # runs of ids of removed rows that no
     # segment holds any longer; they are never given out again
-    preprocess: Fitted = AS_GIVEN  # makes keys of embeddings
+    preprocess: Fitted = AS_GIVEN  # makes keys of embeddings; not that of the memory until there
+    # are rows to fit it to
+    preprocess_basis: Basis = UNKNOWN  # the rows that it was fitted to
     allowed: float = math.inf  # by which rounding to float32 may move distances
     ids_checked: bool = True  # not in a file of given ids that was loaded unverified
     embedding_names: tuple[str, ...] | None = None  # of the columns of the DataFrames of fit
@@ -309,6 +313,19 @@ class Snapshot:
     @property
     def error(self) -> float:
         return max((s.error for s in self.segments), default=0.0)
+
+    @property
+    def never_held(self) -> bool:
+        """Whether there never was a row."""
+        return self.next_id == 0 and not self.segments
+
+    def named_as(self, other: Snapshot) -> Snapshot:
+        """With the names of columns that the other has."""
+        return replace(
+            self,
+            embedding_names=other.embedding_names or self.embedding_names,
+            output_names=other.output_names or self.output_names,
+        )
 
     def all_retired(self) -> I64:
         """Runs of the ids of all rows that were ever removed."""
@@ -547,8 +564,9 @@ class Snapshot:
         for part, segment in zip(parts, self.segments, strict=True):
             part["dead"] = segment.dead_rows(self.version)
         carried = (
-            "d", "columns", "temperature", "flat", "auto_sigma", "next_id", "retired", "preprocess",
-            "allowed", "ids_checked", "embedding_names", "output_names",
+            "d", "columns", "temperature", "flat", "auto_sigma", "sigma_basis", "next_id",
+            "retired", "preprocess", "preprocess_basis", "allowed", "ids_checked",
+            "embedding_names", "output_names",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
 

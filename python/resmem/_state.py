@@ -20,6 +20,7 @@ from resmem._arguments import named, suggestion
 from resmem._arrays import I64, Keys
 from resmem._correct import Corrector
 from resmem._errors import NotFittedError
+from resmem._growth import UNKNOWN, Basis
 from resmem._ingest import Spec, blocks
 from resmem._preprocess import NONE, Fitted, Method, method_named
 from resmem._rows import Segment, Snapshot, merge
@@ -71,6 +72,11 @@ class Held:
         return self.rows
 
     @property
+    def asking(self) -> Spec:
+        """What is asked for of the first rows."""
+        return replace(self.spec, key_dtype=self.asked)
+
+    @property
     def scale(self) -> float:
         """The length scale in use."""
         if self.sigma != "auto":
@@ -93,10 +99,37 @@ class Held:
         )
 
     def measured(self) -> Held:
-        """With the length scale of its rows, if that is asked for and not known."""
-        if self.sigma != "auto" or self.rows is None or self.rows.auto_sigma is not None:
+        """With the length scale of its rows, if that is asked for, not known, and there are two."""
+        rows = self.rows
+        if self.sigma != "auto" or rows is None or rows.auto_sigma is not None or len(rows) < 2:
             return self
-        return replace(self, rows=replace(self.rows, auto_sigma=_sigma.measure(self.rows, self.k)))
+        found, basis = _sigma.measure(rows, self.k), Basis(len(rows))
+        return replace(self, rows=replace(rows, auto_sigma=found, sigma_basis=basis))
+
+    def unmeasured(self) -> Held:
+        """Without the length scale that was measured."""
+        if self.rows is None:
+            return self
+        return replace(self, rows=replace(self.rows, auto_sigma=None, sigma_basis=UNKNOWN))
+
+    def outgrown(self) -> tuple[Held, list[str]]:
+        """What there is to tell of measurements that the rows have outgrown by far; and as one that
+        has told it."""
+        rows, notes = self.fitted, []
+        n = len(rows)
+        sigma_basis, preprocess_basis = rows.sigma_basis, rows.preprocess_basis
+        if self.sigma == "auto" and (sigma_basis := sigma_basis.at(n)) != rows.sigma_basis:
+            notes.append(
+                f"sigma='auto' was measured on {sigma_basis.rows} rows and the memory has grown to "
+                f"{n}; measure it again: memory.sigma = 'auto' (or fit all rows)"
+            )
+        if (preprocess_basis := preprocess_basis.at(n)) != rows.preprocess_basis:
+            notes.append(
+                f"preprocess={self.spec.preprocess.name!r} was fitted to {preprocess_basis.rows} "
+                f"rows and the memory has grown to {n}; fit it again: memory.fit with all rows"
+            )
+        rows = replace(rows, sigma_basis=sigma_basis, preprocess_basis=preprocess_basis)
+        return replace(self, rows=rows), notes
 
     def at_temperature(self, temperature: float) -> Held:
         """With residuals at this temperature."""
@@ -147,13 +180,13 @@ class Held:
         after = replace(
             rows,
             segments=tuple(segments),
-            auto_sigma=None,
             retired=rows.all_retired(),
             preprocess=made_by,
+            preprocess_basis=fitted_to(len(rows), made_by),
             allowed=math.inf,
         )
         spec = replace(spec, preprocess=method, key_dtype=key_dtype)
-        return replace(self, spec=spec, asked=key_dtype, rows=after, file=None).measured()
+        return replace(self, spec=spec, asked=key_dtype, rows=after, file=None).unmeasured()
 
     def using(self, settings: Any) -> Held:
         """With these ``Settings``; refused if one of them is."""
@@ -164,12 +197,17 @@ class Held:
         if keys != (self.spec.preprocess.name, self.spec.key_dtype):
             now = self.rekeyed(*keys)
         now = now.at_temperature(temperature)
+        if sigma == "auto" and (self.sigma, self.k) != (sigma, k):
+            now = now.unmeasured()
         return replace(now, k=k, sigma=sigma, strength=strength, map=to).measured()
 
     def settings(self) -> dict[str, Any]:
         """What files and ``Memory.info`` tell of it, but for what never changes."""
         rows = self.fitted
-        sigma_ = rows.auto_sigma if self.sigma != "auto" else self.scale
+        sigma_, sigma_rows = rows.auto_sigma, rows.sigma_basis.rows
+        if self.sigma == "auto":
+            sigma_ = self.scale
+            sigma_rows = 0 if rows.auto_sigma is None else sigma_rows
         return {
             "task": self.spec.task,
             "output_kind": self.spec.output_kind,
@@ -187,6 +225,8 @@ class Held:
             "sigma_": sigma_,
             "offset": "offset" in rows.preprocess.arrays,
             "allowed": rows.allowed if math.isfinite(rows.allowed) else None,
+            "sigma_rows": sigma_rows,
+            "preprocess_rows": rows.preprocess_basis.rows,
         }
 
 
@@ -331,7 +371,10 @@ class State:
 
     @property
     def sigma(self) -> float | Literal["auto"]:
-        """Length scale of the weights, or "auto"; may be set at any time."""
+        """Length scale of the weights, or "auto"; may be set at any time.
+
+        Setting it to "auto" measures it on the rows there are then, each time anew.
+        """
         return self._now.sigma
 
     @sigma.setter
@@ -342,11 +385,13 @@ class State:
             self._hold(sigma=sigma)
             return
         with self._change():
-            self._hold(sigma=sigma, rows=replace(self._now, sigma=sigma).measured().rows)
+            now = replace(self._now, sigma=sigma).unmeasured().measured()
+            self._hold(sigma=sigma, rows=now.rows)
 
     @property
     def sigma_(self) -> float:
-        """The length scale in use: ``sigma``, or what "auto" measured at ``fit``."""
+        """The length scale in use: ``sigma``, or what "auto" has measured (1 before there were
+        two rows to measure)."""
         return self._now.scale
 
     @property
@@ -421,13 +466,14 @@ class State:
             finally:
                 self._changing = False
 
-    def _publish(self, after: Snapshot) -> None:
-        """Publish rows that were added, and start a thread that merges segments if that is
-        worth it and none is at it."""
+    def _publish(self, made: Held) -> None:
+        """Publish rows that were added, and how they are kept, and start a thread that merges
+        segments if that is worth it and none is at it."""
+        after, spec = made.fitted, made.spec
         idle = self._compactor is None or not self._compactor.is_alive()
         at = after.worth_compacting() if idle else None
         if at is None or not _threads.room_for(1):
-            self._hold(rows=after)
+            self._hold(rows=after, spec=spec)
             return
         after = after.sealed()
         thread = threading.Thread(
@@ -438,7 +484,7 @@ class State:
             self._compactor = thread
         except RuntimeError:
             pass  # no thread to be had: another time
-        self._hold(rows=after)
+        self._hold(rows=after, spec=spec)
 
     def _compact(self, before: Snapshot, at: slice) -> None:
         with contextlib.suppress(MemoryError):  # no room to tidy up: rows stay where they are
@@ -581,6 +627,11 @@ def checked_keys(preprocess: Any, key_dtype: Any, store: Any) -> Method:
             f"keys, got {preprocess!r}"
         )
     return method
+
+
+def fitted_to(rows: int, preprocess: Fitted) -> Basis:
+    """The rows that a preprocess was fitted to, if it is one that is."""
+    return Basis(rows) if preprocess.arrays and preprocess.method != NONE else UNKNOWN
 
 
 def checked_sigma(value: Any) -> float | Literal["auto"]:
