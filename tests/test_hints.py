@@ -223,7 +223,7 @@ LEFT_OUT = {
     "change it when that is done": "of signal handlers; test_process.py follows it",
     "decision_function_shape='ovr'": "needs scikit-learn; test_out_of_fold.py follows it",
     "is missing; rename the columns": "of DataFrames, which tests with pandas below follow",
-    "that fit had in their order": "the same",
+    "had in their order, ": "the same",
     "of outputs in their order": "the same",
     "lies on a GPU": "of CuPy, which needs one",
     ": set to ": "the outcome of a command, no hint",
@@ -318,6 +318,9 @@ def test_hints_about_tables_work():
     said = message_of(lambda: mem.predict(table, L))
     Follow(r"or pass (\S*)", lambda z: mem.predict(z, L), **names)(said)
     mem.predict(table.rename(columns={"d": "c"}), L)
+    rows, queries = named(pandas), named(pandas, "cab")
+    said = message_of(lambda: resmem.search(queries, rows, 1))
+    Follow(r"pass (.*)", lambda q: resmem.search(q, rows, 1), rows=rows, queries=queries)(said)
     outputs = pandas.DataFrame(Z, columns=list("abc"))
     targets = outputs[list("bca")]
     said = message_of(lambda: resmem.Memory("regression").fit(Z, outputs, targets))

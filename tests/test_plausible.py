@@ -235,6 +235,23 @@ def test_columns_in_another_order_are_refused(query, tables):
     QUERIES[query](mem, Z, L)  # arrays have no names to differ
 
 
+def test_columns_of_queries_are_those_of_the_rows_searched(tables):
+    z = tables[0]
+    assert (resmem.search(z, z, 1)[0] == 0).all()
+    with pytest.raises(ValueError, match=r"pass queries\[list\(rows\.columns\)\]$"):
+        resmem.search(z[LETTERS[::-1]], z, 1)
+    resmem.search(Z, z, 1)
+
+
+def test_attributes_that_were_meant_to_be_settings_are_refused():
+    mem = memory()
+    for name in ("n_neighbors", "temprature", "sigmas", "metric"):
+        with pytest.raises(AttributeError, match=f"has no '{name}' to set"):
+            setattr(mem, name, 2)
+    mem.comment = "of its user"
+    assert pickle.loads(pickle.dumps(mem)).comment == "of its user"
+
+
 def test_outputs_of_aggregate_have_names_too(tables):
     mem = resmem.Memory(k=5).fit(*tables, Y)
     found = mem.kneighbors(Z)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias, get_args
 
-from resmem import _core
+from resmem import _core, _plausible
 from resmem._arrays import F64, I64, count, excluded_ids, float_state, thread_count, vectors
 from resmem._planner import Planner, worth_at_once
 
@@ -53,6 +53,9 @@ def search(
         Wrong shapes or dtypes; NaN or infinity, naming the first such row.
     """
     check_metric(metric)
+    _plausible.check_names(
+        queries, "queries", _plausible.column_names(rows), "rows", "rows.columns"
+    )
     k = count(k, "k")
     workers = thread_count(threads)
     stored, rows_max = vectors(rows, "rows", threads=workers)
