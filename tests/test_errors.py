@@ -250,7 +250,7 @@ PARAMETERS += [
     (lambda: resmem.Memory(*range(20)), TypeError, r"Memory takes at most 14 arguments, got 20"),
     (lambda: resmem.Memory(["regression"]), ValueError, r"task must be .*, got \['regression'\]"),
     (lambda: resmem.Memory(key_dtype=["float16"]), ValueError, r"key_dtype must be one of .*, got \['float16'\]"),
-    (lambda: setattr(resmem.Memory(), "n_neighbors", 5), AttributeError, r"Memory has no attribute 'n_neighbors' to set; use k"),
+    (lambda: setattr(resmem.Memory(), "n_neighbors", 5), AttributeError, r"Memory has no 'n_neighbors' to set; use k"),
     (lambda: resmem.Memory.load("x.resmem", progress=True), TypeError, r"progress must be a function of a number of bytes, got True"),
     (lambda: resmem.Memory().fit(Z, L[:, 0], Y), ValueError, r"outputs must have shape \(n, C\), got \(6,\); a single row is .*; values for the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
     (lambda: resmem.Memory(output_kind="probabilities").fit(Z, P[:, 0], Y), ValueError, r".*numpy\.stack\(\[numpy\.subtract\(1, outputs\), outputs\], axis=1\)"),

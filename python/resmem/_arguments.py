@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -29,16 +29,15 @@ _NONE_SUCH = {
 }
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """What to use in place of ``name``, as the end of a message; empty if nobody knows."""
+def suggestion(name: str, known: Sequence[str]) -> str | None:
+    """What to use in place of ``name``, as the end of a message; None if nothing is near it."""
     if name in _NONE_SUCH:
         return f": {_NONE_SUCH[name]}"
-    names = list(known)
     for ours, others in _ELSEWHERE.items():
-        if name in others and ours in names:
+        if name in others and ours in known:
             return f"; use {ours}"
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; use {near[0]}" if near else f"; there are {', '.join(names)}"
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; use {near[0]}" if near else None
 
 
 def named(function: Function) -> Function:
@@ -50,7 +49,8 @@ def named(function: Function) -> Function:
         of = type(self).__name__
         for name in by_name:
             if name not in names:
-                raise TypeError(f"{of} has no parameter {name!r}{suggestion(name, names)}")
+                hint = suggestion(name, names) or f"; there are {', '.join(names)}"
+                raise TypeError(f"{of} has no parameter {name!r}{hint}")
         if len(given) > len(names):
             raise TypeError(f"{of} takes at most {len(names)} arguments, got {len(given)}")
         function(self, *given, **by_name)

@@ -141,6 +141,9 @@ class Memory(State):
             False borrows arrays that need no conversion; they must not change afterwards.
             Embeddings are borrowed with preprocess="none" only.
 
+        Of DataFrames whose columns all have names, these are kept (``embedding_names_``,
+        ``output_names_``): later ones with other names, or another order, are refused.
+
         Arrays mapped from files, and data sets that are sliced like arrays, are read block by
         block, so that they may be larger than memory.
 
@@ -573,9 +576,12 @@ class Memory(State):
         Warns
         -----
         UserWarning
-            The notes of the result: the best is at the edge of what was tried, the memory's
-            residuals are smaller than those of fresh rows, or the base model calls classes
-            impossible that occur, which makes its log-loss infinite.
+            The notes of the result: the best is at the edge of what was tried.
+        ResmemWarning
+            Also notes: the memory's residuals are smaller than those of fresh rows, the rows are
+            rows of the memory, or the base model calls classes impossible that occur, which makes
+            its log-loss infinite. And where it will take more than some 10 seconds and no
+            ``progress`` is told.
         """
         result = _tuning.tune(
             self, embeddings, outputs, targets, k=k, sigma=sigma, temperature=temperature,
@@ -632,7 +638,8 @@ class Memory(State):
 
         The base model as it is, the neighbours' targets alone, and the memory are scored on the
         same rows, which should be neither in the memory nor those it was tuned on (or
-        ``exclude_ids`` must name them). Printed, the result is a table.
+        ``exclude_ids`` must name them; a ``ResmemWarning`` tells of rows of the memory). Printed,
+        the result is a table.
 
         Parameters
         ----------

@@ -189,24 +189,29 @@ def column_names(table: Any) -> tuple[str, ...] | None:
     return None
 
 
-def check_names(table: Any, name: str, known: tuple[str, ...] | None) -> None:
-    """Refuse columns that have other names, or another order, than ``known``, those of ``fit``."""
+def check_names(
+    table: Any, name: str, known: tuple[str, ...] | None, of: str = "fit", kept: str = ""
+) -> None:
+    """Refuse columns that have other names, or another order, than ``known``, those of ``of``.
+
+    ``kept``: where the caller finds these; by default in the memory.
+    """
     names = column_names(table)
     if names is None or known is None or names == known:
         return
     missing = [each for each in known if each not in set(names)]
     if missing:
         raise ValueError(
-            f"{name} must have the columns that fit had, column {missing[0]!r} is missing; rename "
+            f"{name} must have the columns that {of} had, column {missing[0]!r} is missing; rename "
             f"the columns, or pass {name}.to_numpy() if they mean the same in this order"
         )
     at = next((i for i, each in enumerate(known) if names[i] != each), len(known))
     got = f"column {at} is {names[at]!r}"
-    got += f" and not {known[at]!r}" if at < len(known) else ", which fit had not"
-    kept = "embedding_names_" if name == "embeddings" else "output_names_"
+    got += f" and not {known[at]!r}" if at < len(known) else f", which {of} had not"
+    kept = kept or f"memory.{name[:-1]}_names_"
     raise ValueError(
-        f"{name} must have the columns that fit had in their order, {got}; pass "
-        f"{name}[list(memory.{kept})]"
+        f"{name} must have the columns that {of} had in their order, {got}; pass "
+        f"{name}[list({kept})]"
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from resmem import _arrays, _core
+from resmem import _arrays, _core, _plausible
 from resmem._arrays import F64, I64, Keys, count, excluded_ids, float_state, thread_count
 from resmem._planner import Planner, worth_at_once
 from resmem._rounding import Keeping, Metric, Neighbourhood, positions, scaled_to_one
@@ -66,6 +66,9 @@ def search(
         Integers, or numbers of an even wider type, that float64 does not hold.
     """
     check_metric(metric)
+    _plausible.check_names(
+        queries, "queries", _plausible.column_names(rows), "rows", "rows.columns"
+    )
     k = count(k, "k")
     workers = thread_count(threads)
     asked, queries_max, stored, rows_max = _compared(queries, rows, metric, workers)

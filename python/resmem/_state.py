@@ -279,9 +279,10 @@ class State:
         self._live()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name[:1] != "_" and not hasattr(type(self), name):  # which would change nothing
-            known = suggestion(name, CHANGEABLE)
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set{known}")
+        if name[:1] != "_" and not hasattr(type(self), name):
+            hint = suggestion(name, CHANGEABLE)
+            if hint is not None:  # it would be set, and change nothing
+                raise AttributeError(f"{type(self).__name__} has no {name!r} to set{hint}")
         super().__setattr__(name, value)
 
     def _live(self) -> None:

@@ -15,6 +15,8 @@ from resmem._errors import ResmemWarning
 from resmem._estimate import in_bytes
 from resmem._state import SETTINGS
 
+_NAMES_SHOWN = 20  # of columns
+
 
 class Told(NamedTuple):
     """The outcome of a command, for programs and for people."""
@@ -86,6 +88,9 @@ def _flat(facts: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
         else:
             is_size = "bytes" in name and isinstance(value, int)
             text = f"{value} ({in_bytes(value)})" if is_size else str(value)
+            if isinstance(value, tuple) and len(value) > _NAMES_SHOWN:
+                shown = ", ".join(map(str, value[:_NAMES_SHOWN]))
+                text = f"{shown} and {len(value) - _NAMES_SHOWN} more"
             lines.append((prefix + name, text))
     return lines
 

@@ -1,0 +1,378 @@
+"""Every hint of a message, followed to the letter: what it says works.
+
+A case causes a message, and then does what it says. Code in a message is taken from it and run.
+The last test holds the list to the sources: every text that tells what to do belongs to a case
+here, or to those left out, with the reason.
+"""
+
+# ruff: noqa: E501 - one case a line
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import resmem
+from resmem import _container
+from resmem.__main__ import main
+from test_errors import Sparse, Tensor
+
+RNG = np.random.default_rng(11)
+N, D, C = 60, 3, 2
+Z = RNG.standard_normal((N, D)).astype(np.float32)
+L = RNG.standard_normal((N, C)).astype(np.float32)
+Y = RNG.integers(0, C, N)
+P = np.exp(L) / np.exp(L).sum(axis=1, keepdims=True)
+V = RNG.standard_normal(N)
+FRESH = Z + np.float32(0.1)
+HEAD = RNG.standard_normal((C, D)), np.zeros(C)
+QUICK = {"k": [1, 2], "sigma": 1.0, "strength": 1, "temperature": 1.0, "apply": False}
+CHANCES = {"output_kind": "probabilities"}
+
+
+def memory(**options):
+    return resmem.Memory(**{"k": 2, **options}).fit(Z, L, Y)
+
+
+def values(**options):
+    return resmem.Memory("regression", k=2, **options).fit(Z, V, V[::-1].copy())
+
+
+def message_of(call):
+    """What a call is refused with, or warned of; in its text for itself if it prints one."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            said = call()
+        except (Exception, SystemExit) as error:
+            return str(error)
+    return str(caught[0].message) if caught else str(said)
+
+
+class Follow:
+    """Runs the code that a message has where ``pattern`` has its group, with these names."""
+
+    def __init__(self, pattern, then=None, **names):
+        self.pattern, self.then, self.names = pattern, then, names
+
+    def __call__(self, message):
+        found = re.search(self.pattern, message)
+        assert found, message
+        result = eval(found[1], {"numpy": np, "resmem": resmem, **self.names})
+        if self.then is not None:
+            self.then(result)
+
+
+def quietly(call):
+    """It works, and nothing is told of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "tuning takes|tune: .* that was tried")
+        return call()
+
+
+BINARY = {"logits": (V, {}), "probabilities": (np.abs(P[:, 1]), CHANCES)}
+TINY = 1e-41 * Z.astype(np.float64)
+CUBE, BOOLS, TIMES = Z.reshape(N, D, 1), Z > 0, np.arange(6).astype("datetime64[s]").reshape(2, 3)
+NAMES = np.array(["cat", "dog"])[Y]
+SHUFFLED = np.array([[0.5, 0.1]]), np.array([[3, 4]])
+
+
+def sorted_by_distance(_message):
+    order = np.argsort(SHUFFLED[0])
+    memory().aggregate(*(np.take_along_axis(part, order, 1) for part in SHUFFLED))
+
+
+def backwards(y_true, y_pred):
+    return float(np.mean(y_true == y_pred.argmax(axis=1)))
+
+
+class Scorer:
+    """A scorer of scikit-learn's."""
+
+    def __call__(self, estimator, X, y_true):
+        return 0.0
+
+
+def tuned_by(score):
+    return memory().tune(FRESH, L, Y, score=score, greater_is_better=True, **QUICK)
+
+
+def it_fits_then(_message):
+    few = resmem.Memory.estimate(10**5, 64, 9, budget=10**8)
+    half = resmem.Memory.estimate(10**6, 32, 9, budget=2 * 10**8, key_dtype="float16")
+    for estimate in (few, half):
+        assert estimate.suggested.nbytes <= estimate.budget
+
+
+def named(pandas, order="abc"):
+    return pandas.DataFrame(Z, columns=list("abc"))[list(order)]
+
+
+# What causes a message; what follows it.
+CASES = {
+    # arguments by other names
+    "n_neighbors": (lambda: resmem.Memory(n_neighbors=5), lambda m: resmem.Memory(**{after_use(m): 5})),
+    "typo": (lambda: resmem.Memory(temprature=2), lambda m: resmem.Memory(**{after_use(m): 2})),
+    "attribute": (lambda: setattr(memory(), "n_neighbors", 5), lambda m: setattr(memory(), after_use(m), 5)),
+    "metric": (lambda: resmem.Memory(metric="cosine"), Follow(r"with preprocess=('unit')", lambda v: memory(preprocess=v))),
+    "weights": (lambda: resmem.Memory(weights="uniform"), Follow(r"sigma=(float\('inf'\))", lambda v: memory(sigma=v))),
+    "n_jobs": (lambda: resmem.Memory(n_jobs=2), lambda m: memory().predict(FRESH, L, threads=2)),
+    "dict": (lambda: memory().use({"k": 3}), lambda m: exec(m.split("by name: ")[1], {"memory": memory()})),
+    "result": (lambda: memory().use(RESULT), lambda m: memory().use(RESULT.best)),
+    # arrays
+    "bool": (lambda: resmem.search(BOOLS, Z, 1), Follow(r"example with (.*)", lambda q: resmem.search(q, Z, 1), queries=BOOLS)),
+    "object": (lambda: resmem.search(Z.astype(object), Z, 1), Follow(r"example with (.*)", lambda q: resmem.search(q, Z, 1), queries=Z.astype(object))),
+    "list of bools": (lambda: resmem.search(BOOLS.tolist(), Z, 1), Follow(r"example with (.*)", lambda q: resmem.search(q, Z, 1), queries=BOOLS.tolist())),
+    "times": (lambda: resmem.search(TIMES, Z, 1), Follow(r"example with (.*)", lambda q: resmem.search(q, q, 1), queries=TIMES)),
+    "complex": (lambda: resmem.search(Z * 1j, Z * 1j, 1), Follow(r"its parts, (.*)", lambda r: resmem.search(r, r, 1), rows=Z * 1j)),
+    "single row": (lambda: resmem.search(Z[0], Z, 1), Follow(r"row is (.*)", lambda q: resmem.search(q, Z, 1), queries=Z[0])),
+    "single list": (lambda: memory().kneighbors([1, 2, 3]), Follow(r"row is (.*)", memory().kneighbors, embeddings=[1, 2, 3])),
+    "three dimensions": (lambda: resmem.search(CUBE, Z, 1), Follow(r"a row it is (.*)", lambda q: resmem.search(q, Z, 1), queries=CUBE)),
+    "column of classes": (lambda: resmem.Memory().fit(Z, L, Y[:, None]), Follow(r"pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=Y[:, None])),
+    "column of values to judge": (lambda: values().evaluate(FRESH, V, V[:, None]), Follow(r"pass (.*)", lambda y: values().evaluate(FRESH, V, y), targets=V[:, None])),
+    "one-hot": (lambda: resmem.Memory().fit(Z, L, np.eye(C)[Y]), Follow(r"class pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=np.eye(C)[Y])),
+    "one-hot, evaluated": (lambda: memory().evaluate(FRESH, L, np.eye(C)[Y]), Follow(r"class pass (.*)", lambda y: memory().evaluate(FRESH, L, y), targets=np.eye(C)[Y])),
+    "one-hot, tuned": (lambda: memory().tune(FRESH, L, np.eye(C)[Y]), Follow(r"class pass (.*)", lambda y: memory().tune(FRESH, L, y, **QUICK), targets=np.eye(C)[Y])),
+    "float classes": (lambda: resmem.Memory().fit(Z, L, (Y * 1.0).tolist()), Follow(r"convert it with (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y * 1.0).tolist())),
+    "named classes": (lambda: resmem.Memory().fit(Z, L, NAMES), Follow(r"by name, with (.*)", lambda y: np.testing.assert_array_equal(y, Y), targets=NAMES)),
+    "from 1": (lambda: resmem.Memory().fit(Z, L, (Y + 1).tolist()), Follow(r"from 1 pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y + 1).tolist())),
+    "one column": (lambda: resmem.Memory().fit(Z, V[:, None], Y), Follow(r"both columns, (.*)", lambda o: resmem.Memory().fit(Z, o, Y), outputs=V[:, None])),
+    **{f"second of two, {kind}": (lambda o=o, s=s: resmem.Memory(**s).fit(Z, o, Y), Follow(r"classes become (.*)", lambda o, s=s: quietly(lambda: resmem.Memory(**s).fit(Z, o, Y)), outputs=o)) for kind, (o, s) in BINARY.items()},
+    "swapped": (lambda: resmem.Memory().fit(Z, Y, L), lambda m: resmem.Memory().fit(Z, L, Y)),
+    "percent": (lambda: resmem.Memory(**CHANCES).fit(Z, 100 * P, Y), Follow(r"percent pass (.*)", lambda o: resmem.Memory(**CHANCES).fit(Z, o, Y), outputs=100 * P)),
+    "raw scores": (lambda: resmem.Memory(**CHANCES).fit(Z, L, Y), Follow(r"use output_kind=('logits')", lambda v: resmem.Memory(output_kind=v).fit(Z, L, Y))),
+    "masked": (lambda: resmem.search(np.ma.masked_array(Z), Z, 1), lambda m: resmem.search(np.ma.masked_array(Z).filled(0), Z, 1)),
+    "requires grad": (lambda: resmem.search(Tensor(Z, requires_grad=True), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, requires_grad=True))),
+    "elsewhere": (lambda: resmem.search(Tensor(Z, "cuda:0"), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, "cuda:0"))),
+    "both": (lambda: resmem.search(Tensor(Z, "cuda:0", True), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, "cuda:0", True))),
+    "sparse": (lambda: resmem.search(Sparse(), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, q, 1), queries=Sparse())),
+    "ragged": (lambda: resmem.search([[1, 2, 3], [4]], Z, 1), lambda m: resmem.search(np.zeros((2, 3)), Z, 1)),
+    "path": (lambda: resmem.search("z.npy", Z, 1), Follow(r"; (numpy\.load.*) gives", lambda q: resmem.search(q, Z, 1), path="z.npy")),
+    "unsorted": (lambda: memory().aggregate(*SHUFFLED), sorted_by_distance),
+    # settings
+    "store": (lambda: resmem.Memory(store="sparse"), Follow(r"such as ('sparse:32')", lambda v: memory(store=v))),
+    "too many dimensions": (lambda: memory(preprocess="pca:4"), lambda m: memory(preprocess="pca:3")),
+    "nothing to fit to": (lambda: resmem.Memory(preprocess="center").fit(Z[:0], L[:0], Y[:0]), Follow(r"or use preprocess=('none' or 'unit')", lambda v: resmem.Memory(preprocess=v).fit(Z[:0], L[:0], Y[:0]))),
+    "too small to whiten": (lambda: resmem.Memory(preprocess="whiten:3").fit(TINY, L, Y), lambda m: resmem.Memory(preprocess="whiten:3").fit(1e41 * TINY, L, Y)),
+    "too large to centre": (lambda: resmem.Memory(preprocess="center").fit(np.repeat([[-3.4e38], [3.4e38]], [50, 10], axis=0), L, Y), lambda m: resmem.Memory(preprocess="center").fit(np.repeat([[-3.4], [3.4]], [50, 10], axis=0), L, Y)),
+    "too large for float16": (lambda: memory(key_dtype="float16").add(1e6 * Z, L, Y), Follow(r"or use key_dtype=('bfloat16' or 'float32')", lambda v: memory(key_dtype=v).add(1e6 * Z, L, Y))),
+    "residuals too large": (lambda: resmem.Memory("regression", residual_dtype="float16").fit(Z, V, V + 1e6), Follow(r"or use residual_dtype=('float32')", lambda v: resmem.Memory("regression", residual_dtype=v).fit(Z, V, V + 1e6))),
+    "residuals too large, rescaled": (lambda: resmem.Memory("regression", residual_dtype="float16").fit(Z, V, V + 1e6), lambda m: resmem.Memory("regression", residual_dtype="float16").fit(Z, V / 1e6, V / 1e6 + 1)),
+    "fixed temperature": (lambda: setattr(memory(store="sparse:1"), "temperature", 2), Follow(r"or use store=('dense')", lambda v: setattr(memory(store=v), "temperature", 2))),
+    "fixed temperature, fitted again": (lambda: setattr(memory(store="sparse:1"), "temperature", 2), lambda m: memory(store="sparse:1", temperature=2)),
+    "weight of (d, C)": (lambda: resmem.Memory(store="head", head=(HEAD[0].T, np.zeros(D))).fit(Z, None, Y), Follow(r"pass (weight\.T)", lambda w: resmem.Memory(store="head", head=(w, None)).fit(Z, None, Y), weight=HEAD[0].T)),
+    "keys made anew": (lambda: memory(preprocess="unit")._rekeyed("none", "float32"), lambda m: memory(preprocess="none", key_dtype="float32")._rekeyed("unit", "float32")),
+    # methods
+    "not fitted": (lambda: resmem.Memory().predict(Z, L), lambda m: resmem.Memory().fit(Z, L, Y).predict(Z, L)),
+    "proba of values": (lambda: values().predict_proba(FRESH, V), lambda m: values().predict(FRESH, V)),
+    "tune()": (lambda: memory().tune(), lambda m: (memory().tune(FRESH, L, Y, **QUICK), memory().tune(loo=True, **QUICK))),
+    "tune(loo) of rows": (lambda: memory().tune(FRESH, L, Y, loo=True), lambda m: memory().tune(loo=True, **QUICK)),
+    "tune(loo) of a sparse store": (lambda: memory(store="sparse:1").tune(loo=True), lambda m: memory(store="sparse:1").tune(FRESH, L, Y, **QUICK)),
+    "tune nothing": (lambda: resmem.Memory().fit(Z[:0], L[:0], Y[:0]).tune(FRESH, L, Y), lambda m: memory().tune(FRESH, L, Y, **QUICK)),
+    "score backwards": (lambda: tuned_by(backwards), Follow(r"pass (lambda .*?), and where", tuned_by, backwards=backwards)),
+    "scorer": (lambda: tuned_by(Scorer()), Follow(r"pass (lambda .*)", tuned_by, f=backwards)),
+    "report of positions": (lambda: resmem.report("r.html", EVALUATION), lambda m: resmem.report("r.html", **{re.search(r"by name, (\w+)=", m)[1]: EVALUATION})),
+    "empty report": (lambda: resmem.report("r.html"), lambda m: [resmem.report("r.html", **given) for given in ({"tuning": RESULT}, {"evaluation": EVALUATION}, {"explanation": EXPLANATION})]),
+    "report of other rows": (lambda: resmem.report("r.html", None, EVALUATION, EXPLANATION), lambda m: resmem.report("r.html", None, EVALUATION, EXPLANATION, rows=[0, 1])),
+    # data that seem to be something else
+    "probabilities": (lambda: resmem.Memory().fit(Z, P, Y), Follow(r"output_kind=('probabilities')$", lambda v: quietly(lambda: resmem.Memory(output_kind=v).fit(Z, P, Y)))),
+    "percent as logits": (lambda: resmem.Memory().fit(Z, 100 * P, Y), Follow(r"output_kind=('probabilities') and divide", lambda v: quietly(lambda: resmem.Memory(output_kind=v).fit(Z, 100 * P / 100, Y)))),
+    "own rows": (lambda: memory().evaluate(Z, L, Y), lambda m: quietly(lambda: (memory().evaluate(Z, L, Y, exclude_ids=np.arange(N)), memory().evaluate(FRESH, L, Y)))),
+    "own rows, tuned": (lambda: memory().tune(Z, L, Y, k=[1, 60], sigma=[1e-9, np.inf], strength=1, temperature=[0.1, 1.0, 9], apply=False), lambda m: memory().tune(loo=True, **QUICK)),
+    "squared": (lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1]), Follow(r"pass metric=(.*)", lambda v: quietly(lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1], metric=v)))),
+    # files
+    "export by save": (lambda: memory().save("m.npz"), lambda m: memory().export("m.npz")),
+    "append to nothing": (lambda: memory().save("m.resmem", append=True), lambda m: memory().save("m.resmem")),
+    "changed file": (lambda: changed_elsewhere().save("c.resmem", append=True), lambda m: resmem.Memory.load("c.resmem").add(Z, L, Y).save("c.resmem", append=True)),
+    "empty file": (lambda: resmem.Memory.load("empty"), lambda m: resmem.Memory.load(saved())),
+    "another file": (lambda: resmem.Memory.load("z.npy"), lambda m: resmem.Memory.load(saved())),
+    "damaged file": (lambda: resmem.Memory.load(damaged()), lambda m: resmem.Memory.load(memory().save("damaged.resmem") and "damaged.resmem")),
+    "plain arrays": (lambda: resmem.Memory.load("arrays.npz"), lambda m: resmem.Memory().fit(**np.load("arrays.npz"))),
+    # none that fits
+    "no store fits": (lambda: resmem.Memory.estimate(10**6, 64, 9, budget=10**8), it_fits_then),
+}  # fmt: skip
+
+COMMANDS = {
+    "exists": ("fit m.resmem ROWS", "fit m.resmem ROWS --force"),
+    "fit an export": ("fit m.npz ROWS", ("fit n.resmem ROWS", "export n.resmem n.npz")),
+    "nothing to add": ("add m.resmem", ("add m.resmem ROWS", "add m.resmem --remove 3")),
+    "twice standard output": ("predict m.resmem ASKED --output - --json", "predict m.resmem ASKED --output p.npy --json"),
+    "loo of rows": ("tune m.resmem ROWS --loo", "tune m.resmem --loo --k 1"),
+    "a folder": ("predict m.resmem ASKED --output folder.npy", "predict m.resmem ASKED --output p.npy"),
+    "an input": ("predict m.resmem ASKED --output rows.npz", "predict m.resmem ASKED --output p.npy"),
+    "name in a .npy": ("predict m.resmem --embeddings z.npy:z --outputs rows.npz --output p.npy", "predict m.resmem --embeddings z.npy --outputs rows.npz --output p.npy"),
+    "no such array": ("predict m.resmem --embeddings rows.npz:x --outputs rows.npz --output p.npy", "predict m.resmem --embeddings rows.npz:embeddings --outputs rows.npz --output p.npy"),
+    "proba of values": ("predict v.resmem --embeddings rows.npz --outputs rows.npz:values --what proba --output p.npy", "predict v.resmem --embeddings rows.npz --outputs rows.npz:values --what predict --output p.npy"),
+}  # fmt: skip
+
+# Texts that tell what to do and have no case, by what they hold, and why.
+LEFT_OUT = {
+    "to_pandas needs pandas": "packages are not installed by tests (test_evaluate.py has the text)",
+    "pip install 'residual-memory[cli]'": "the same; test_pages.py looks for the extras",
+    "pip install 'residual-memory[plot]'": "the same",
+    "install a later version of resmem": "there is none yet",
+    "use a later version of resmem": "there is none yet; restoring a copy is that of a damaged file",
+    "cannot be appended to any more": "after 2^63 appends; test_container.py has the text",
+    "store what is large as a section": "it is for the package's own code: files have 16 MiB of names",
+    "change it when that is done": "of signal handlers; test_process.py follows it",
+    "decision_function_shape='ovr'": "needs scikit-learn; test_out_of_fold.py follows it",
+    "is missing; rename the columns": "of DataFrames, which tests with pandas below follow",
+    "had in their order, ": "the same",
+    "of outputs in their order": "the same",
+    "lies on a GPU": "of CuPy, which needs one",
+    ": set to ": "the outcome of a command, no hint",
+    "store ": "a line of a table, no hint",
+    "that was tried: try more": "test_tune.py widens the values and is told no more",
+    "did not see the rows": "test_tune.py fits with such outputs and is told no more",
+}
+
+
+def after_use(message):
+    """The name that a message says to use."""
+    return re.search(r"; use (\w+)$", message)[1]
+
+
+def changed_elsewhere():
+    """A memory whose file another one has continued."""
+    first = memory().save("c.resmem")
+    resmem.Memory.load("c.resmem").add(Z, L, Y).save("c.resmem", append=True)
+    return first
+
+
+def damaged():
+    memory().save("damaged.resmem")
+    data = bytearray(Path("damaged.resmem").read_bytes())
+    data[_container.PAGE * 3 + 5] ^= 1
+    Path("damaged.resmem").write_bytes(data)
+    return "damaged.resmem"
+
+
+def saved():
+    memory().save("s.resmem")
+    return "s.resmem"
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    RESULT = memory().tune(FRESH, L, Y, **QUICK)
+EVALUATION = memory().evaluate(FRESH, L, Y)
+EXPLANATION = memory().explain(FRESH[:2], L[:2])
+NEAR = memory(k=5).kneighbors(Z + np.float32(0.01), k=5)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Files that some messages are about."""
+    monkeypatch.chdir(tmp_path)
+    np.save("z.npy", Z)
+    np.savez("rows.npz", embeddings=Z, outputs=L, targets=Y, values=V)
+    np.savez("arrays.npz", embeddings=Z, outputs=L, targets=Y)
+    Path("empty").touch()
+    Path("folder.npy").mkdir()
+    memory().save("m.resmem")
+    values().save("v.resmem")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.filterwarnings("ignore:tune")
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_hint_says_works(name):
+    cause, follow = CASES[name]
+    follow(message_of(cause))
+
+
+def ran(line, capsys):
+    """Exit status and standard error of a command."""
+    rows = "--embeddings rows.npz --outputs rows.npz"
+    words = line.replace("ROWS", f"{rows} --targets rows.npz").replace("ASKED", rows).split()
+    status = main(words)
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.filterwarnings("default::resmem.ResmemWarning")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_the_command_line_says_works(name, capsys):
+    wrong, right = COMMANDS[name]
+    assert ran(wrong, capsys)[0] == 2
+    for line in [right] if isinstance(right, str) else right:
+        status, said = ran(line, capsys)
+        assert status == 0, said
+
+
+def test_hints_about_tables_work():
+    pandas = pytest.importorskip("pandas")
+    mem = resmem.Memory(k=2).fit(named(pandas), L, Y)
+    table = named(pandas, "cab")
+    names = {"memory": mem, "embeddings": table}
+    Follow(r"pass (.*)", lambda z: mem.predict(z, L), **names)(
+        message_of(lambda: mem.predict(table, L))
+    )
+    names["embeddings"] = table = named(pandas).rename(columns={"c": "d"})
+    said = message_of(lambda: mem.predict(table, L))
+    Follow(r"or pass (\S*)", lambda z: mem.predict(z, L), **names)(said)
+    mem.predict(table.rename(columns={"d": "c"}), L)
+    rows, queries = named(pandas), named(pandas, "cab")
+    said = message_of(lambda: resmem.search(queries, rows, 1))
+    Follow(r"pass (.*)", lambda q: resmem.search(q, rows, 1), rows=rows, queries=queries)(said)
+    outputs = pandas.DataFrame(Z, columns=list("abc"))
+    targets = outputs[list("bca")]
+    said = message_of(lambda: resmem.Memory("regression").fit(Z, outputs, targets))
+    fit = resmem.Memory("regression").fit
+    Follow(r"pass (.*)", lambda y: fit(Z, outputs, y), outputs=outputs, targets=targets)(said)
+
+
+def test_a_layer_may_be_given_as_its_tensors():
+    """They require grad, and may lie on a GPU: the memory copies them all the same."""
+    weight, bias = (Tensor(part, "cuda:0", requires_grad=True) for part in HEAD)
+    resmem.Memory(store="head", head=(weight, bias)).fit(Z, None, Y)
+    resmem.Memory(store="head", head=(weight, None)).fit(Z, None, Y)
+
+
+# ---- Nothing is left out -------------------------------------------------------------------------
+
+TELLS = re.compile(
+    r"(?:^|[;:,] |or |and )(pass|use|give|fit|leave|install|pip install|save|convert|rescale|keep|"
+    r"restore|choose|drop|sort|fill|numpy\.|load|call|set|rename|name|number|try|tune|write|store|"
+    r"make|change|export writes|turn|in one line|a single row|of a|values for) "
+)
+
+
+def texts():
+    """Every text in the sources that tells what to do, as a regular expression, and its place."""
+    package = Path(resmem.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        if path.name == "parser.py" or "demo" in path.parts:  # helps and prints, no messages
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        parts = {id(p) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for p in n.values}
+        parts |= {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            values = node.values if isinstance(node, ast.JoinedStr) else [node]
+            kept = [getattr(value, "value", None) for value in values]
+            if id(node) in parts or not any(isinstance(text, str) for text in kept):
+                continue
+            if not isinstance(node, (ast.JoinedStr, ast.Constant)):
+                continue
+            if TELLS.search("".join(text if isinstance(text, str) else "x" for text in kept)):
+                pattern = (re.escape(t) if isinstance(t, str) else "(?s:.*)" for t in kept)
+                yield f"{path.relative_to(package)}:{node.lineno}", "".join(pattern)
+
+
+@pytest.mark.usefixtures("folder")
+def test_every_hint_has_a_case(capsys):
+    seen = [message_of(cause) for cause, _ in CASES.values()]
+    seen += [ran(wrong, capsys)[1] for wrong, _ in COMMANDS.values()]
+    untried = [
+        f"{place}: {pattern}"
+        for place, pattern in texts()
+        if not any(re.search(pattern, message) for message in seen)
+        and not any(re.escape(part) in pattern for part in LEFT_OUT)
+    ]
+    assert not untried, "\n".join(untried)

@@ -1,0 +1,455 @@
+"""Data that are misread: what is told, at whose line and how often, and what is left in peace."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+import resmem
+from resmem import _plausible
+from resmem.__main__ import main
+
+N, D, C = 300, 4, 3
+RNG = np.random.default_rng(7)
+Z = RNG.standard_normal((N, D)).astype(np.float32)
+L = RNG.standard_normal((N, C)).astype(np.float32)
+Y = RNG.integers(0, C, N)
+P = np.exp(L) / np.exp(L).sum(axis=1, keepdims=True)
+FRESH = Z[:100] + np.float32(0.1)
+QUICK = {"k": [1, 2], "sigma": 1.0, "strength": 1, "temperature": 1.0, "probability_map": "clip"}
+
+
+def memory(**options):
+    return resmem.Memory(**{"k": 5, **options}).fit(Z, L, Y)
+
+
+def told(call):
+    """What is warned of in a call, all of it at the line of this file."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    found = [w for w in caught if issubclass(w.category, resmem.ResmemWarning)]
+    assert all(w.filename == __file__ for w in found)
+    return [str(w.message) for w in found]
+
+
+# ---- Probabilities given as logits ---------------------------------------------------------------
+
+ENTRIES = {
+    "fit": lambda p: resmem.Memory().fit(Z[:100], p, Y[:100]),
+    "add": lambda p: memory().add(FRESH, p, Y[:100]),
+    "correct": lambda p: memory().correct(FRESH, p),
+    "predict": lambda p: memory().predict(FRESH, p),
+    "predict_proba": lambda p: memory().predict_proba(FRESH, p),
+    "aggregate": lambda p: memory().aggregate(*memory().kneighbors(FRESH), p),
+    "explain": lambda p: memory().explain(FRESH, p),
+    "evaluate": lambda p: memory().evaluate(FRESH, p, Y[:100]),
+    "tune": lambda p: memory().tune(FRESH, p, Y[:100], apply=False, **QUICK),
+    "tune, several": lambda p: memory().tune(
+        FRESH, p, Y[:100], apply=False, preprocess=["unit"], **QUICK
+    ),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_probabilities_given_as_logits_are_told_of_once(entry):
+    (text,) = told(lambda: ENTRIES[entry](P[:100]))
+    assert text == (
+        "outputs look like probabilities: none is negative and every row sums to 1, but they are "
+        "taken for logits; make the memory with output_kind='probabilities'"
+    )
+    assert told(lambda: ENTRIES[entry](L[:100])) == []
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_probabilities_of_every_dtype_are_seen(dtype):
+    assert told(lambda: memory().correct(FRESH, P[:100].astype(dtype)))
+    assert "percent" in told(lambda: memory().correct(FRESH, (100 * P[:100]).astype(dtype)))[0]
+
+
+def test_one_row_of_probabilities_is_seen_but_not_one_that_sums_to_nearly_one():
+    assert told(lambda: memory().correct(FRESH[:1], P[:1]))
+    assert told(lambda: memory().correct(FRESH[:1], [[0.2, 0.3, 0.501]])) == []
+
+
+def test_logits_are_left_in_peace():
+    some = {
+        "zeros": np.zeros((100, C)),
+        "positive": np.abs(L[:100]),
+        "one that is none": np.vstack([P[:99], [[0.5, 0.6, 0.7]]]),
+        "log of probabilities": np.log(P[:100]),
+        "no rows": L[:0],
+    }
+    for name, outputs in some.items():
+        assert told(lambda o=outputs: memory().correct(FRESH[: len(o)], o)) == [], name
+    one = resmem.Memory().fit(Z, np.ones((N, 1)), np.zeros(N, int))
+    assert told(lambda: one.correct(FRESH, np.ones((100, 1)))) == []
+    assert told(lambda: resmem.Memory(output_kind="probabilities").fit(Z, P, Y)) == []
+    assert told(lambda: resmem.Memory("regression").fit(Z, P, P)) == []
+
+
+def test_a_data_set_that_is_sliced_is_looked_at_too():
+    class Lazy:
+        shape, dtype = P.shape, P.dtype
+
+        def __getitem__(self, rows):
+            assert isinstance(rows, slice)
+            return P[rows]
+
+    assert told(lambda: resmem.Memory().fit(Z, Lazy(), Y))
+
+
+def test_looking_costs_next_to_nothing():
+    outputs = np.tile(L, (10, 1))
+    mem = memory(k=50)
+
+    def fastest(call):
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    queries = np.tile(Z, (10, 1))
+    whole = fastest(lambda: mem.correct(queries, outputs))
+    assert fastest(lambda: _plausible.check_logits(mem._spec, outputs)) < 0.02 * whole
+
+
+# ---- Rows of the memory --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key_dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("preprocess", ["none", "pca:2"])
+def test_judged_rows_that_are_rows_of_the_memory_are_told_of(key_dtype, preprocess):
+    mem = memory(key_dtype=key_dtype, preprocess=preprocess)
+    for judge in (mem.evaluate, lambda *a: mem.tune(*a, apply=False, **QUICK)):
+        (text,) = told(lambda judge=judge: judge(Z, L, Y))
+        assert "100% of the" in text
+        assert "exclude_ids" in text
+        assert told(lambda judge=judge: judge(Z + np.float32(0.1), L, Y)) == []
+        assert told(lambda judge=judge: judge(Z, L, (Y + 1) % C)) == []
+    assert told(lambda: mem.evaluate(Z, L, Y, np.arange(N))) == []
+    assert told(lambda: mem.tune(Z, L, Y, exclude_ids=np.arange(N), apply=False, **QUICK)) == []
+
+
+@pytest.mark.parametrize(("own", "telling"), [(4, False), (20, True)])
+def test_a_part_of_the_judged_rows_is_enough(own, telling):
+    """More than one in twenty, of which there must be two."""
+    mem, z = memory(), np.vstack([Z[:own], Z[own:100] + np.float32(0.1)])
+    assert bool(told(lambda: mem.evaluate(z, L[:100], Y[:100]))) == telling
+    assert bool(told(lambda: mem.tune(z, L[:100], Y[:100], apply=False, **QUICK))) == telling
+    assert told(lambda: mem.evaluate(Z[:1], L[:1], Y[:1])) == []
+
+
+def test_rows_of_values_are_compared_in_all_their_columns():
+    mem = resmem.Memory("regression", k=5).fit(Z, L, L + 1)
+    assert told(lambda: mem.evaluate(Z, L, L + 1))
+    other = L + 1
+    other[:, 2] += 1
+    assert told(lambda: mem.evaluate(Z, L, other)) == []
+
+
+def test_removed_rows_are_no_rows_of_the_memory():
+    mem = memory().add(FRESH, L[:100], Y[:100])
+    mem.remove(np.arange(N))
+    assert told(lambda: mem.evaluate(Z, L, Y)) == []
+    assert told(lambda: mem.evaluate(FRESH, L[:100], Y[:100]))
+
+
+# ---- Squared distances ---------------------------------------------------------------------------
+
+
+def test_squared_distances_are_told_of():
+    mem = memory()
+    distances, ids = mem.kneighbors(Z[:50] + np.float32(0.01))
+    (text,) = told(lambda: mem.aggregate(distances**2, ids, L[:50]))
+    assert "pass metric='sqeuclidean'" in text
+    assert told(lambda: mem.aggregate(distances, ids, L[:50])) == []
+    assert told(lambda: mem.aggregate(distances**2, ids, L[:50], metric="sqeuclidean")) == []
+
+
+def test_plain_distances_taken_for_squared_ones_are_told_of():
+    mem = resmem.Memory(k=5).fit(1000 * Z, L, Y)
+    distances, ids = mem.kneighbors(1000 * Z[:50] + 1)
+    (text,) = told(lambda: mem.aggregate(distances, ids, metric="sqeuclidean"))
+    assert "pass metric='euclidean'" in text
+
+
+# ---- Names of columns ----------------------------------------------------------------------------
+
+LETTERS = list("abcd")
+CLASSES = ["cat", "dog", "eel"]
+
+
+def frames(library):
+    """Embeddings and outputs as DataFrames."""
+    module = pytest.importorskip(library)
+    if library == "polars":
+        return module.DataFrame(Z, schema=LETTERS), module.DataFrame(L, schema=CLASSES)
+    return module.DataFrame(Z, columns=LETTERS), module.DataFrame(L, columns=CLASSES)
+
+
+@pytest.fixture(params=["pandas", "polars"])
+def tables(request):
+    return frames(request.param)
+
+
+QUERIES = {
+    "add": lambda m, z, o: m.add(z, o, Y),
+    "kneighbors": lambda m, z, o: m.kneighbors(z),
+    "correction": lambda m, z, o: m.correction(z),
+    "correct": lambda m, z, o: m.correct(z, o),
+    "predict": lambda m, z, o: m.predict(z, o),
+    "predict_proba": lambda m, z, o: m.predict_proba(z, o),
+    "explain": lambda m, z, o: m.explain(z, o),
+    "evaluate": lambda m, z, o: m.evaluate(z, o, Y, np.arange(N)),
+    "tune": lambda m, z, o: m.tune(z, o, Y, exclude_ids=np.arange(N), apply=False, **QUICK),
+}
+
+
+@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.filterwarnings("ignore:tune")
+def test_columns_in_another_order_are_refused(query, tables):
+    z, outputs = tables
+    mem = resmem.Memory(k=5).fit(z, outputs, Y)
+    assert mem.embedding_names_ == tuple(LETTERS)
+    assert mem.output_names_ == tuple(CLASSES)
+    QUERIES[query](mem, z, outputs)
+    mem = resmem.Memory(k=5).fit(z, outputs, Y)
+    message = (
+        r"^embeddings must have the columns that fit had in their order, column 1 is 'd' and not "
+        r"'b'; pass embeddings\[list\(memory\.embedding_names_\)\]$"
+    )
+    with pytest.raises(ValueError, match=message):
+        QUERIES[query](mem, z[list("adcb")], outputs)
+    if query not in ("kneighbors", "correction"):
+        with pytest.raises(ValueError, match=r"pass outputs\[list\(memory\.output_names_\)\]$"):
+            QUERIES[query](mem, z, outputs[CLASSES[::-1]])
+    assert len(mem) == N
+    QUERIES[query](mem, Z, L)  # arrays have no names to differ
+
+
+def test_columns_of_queries_are_those_of_the_rows_searched(tables):
+    z = tables[0]
+    assert (resmem.search(z, z, 1)[0] == 0).all()
+    with pytest.raises(ValueError, match=r"pass queries\[list\(rows\.columns\)\]$"):
+        resmem.search(z[LETTERS[::-1]], z, 1)
+    resmem.search(Z, z, 1)
+
+
+def test_attributes_that_were_meant_to_be_settings_are_refused():
+    mem = memory()
+    for name in ("n_neighbors", "temprature", "sigmas", "metric"):
+        with pytest.raises(AttributeError, match=f"has no '{name}' to set"):
+            setattr(mem, name, 2)
+    mem.comment = "of its user"
+    assert pickle.loads(pickle.dumps(mem)).comment == "of its user"
+
+
+def test_outputs_of_aggregate_have_names_too(tables):
+    mem = resmem.Memory(k=5).fit(*tables, Y)
+    found = mem.kneighbors(Z)
+    mem.aggregate(*found, tables[1])
+    with pytest.raises(ValueError, match="column 0 is 'eel' and not 'cat'"):
+        mem.aggregate(*found, tables[1][CLASSES[::-1]])
+
+
+def test_columns_that_lack_or_are_too_many_are_named(tables):
+    z, outputs = tables
+    mem = resmem.Memory(k=5).fit(z, outputs, Y)
+    with pytest.raises(ValueError, match=r"column 'd' is missing; rename the columns, or pass emb"):
+        mem.predict(z[list("abc")], outputs)
+    wider = z.to_numpy()[:, [0, 1, 2, 3, 0]]
+    wider = type(z)(wider, **{"schema" if "polars" in str(type(z)) else "columns": list("abcde")})
+    with pytest.raises(ValueError, match="column 4 is 'e', which fit had not"):
+        mem.predict(wider, outputs)
+
+
+def test_tables_without_names_pass():
+    pandas = pytest.importorskip("pandas")
+    for names in (range(D), ["a", "b", 3, 4]):
+        mem = resmem.Memory(k=5).fit(pandas.DataFrame(Z, columns=names), L, Y)
+        assert mem.embedding_names_ is None
+        mem.predict(pandas.DataFrame(Z, columns=LETTERS), L)
+
+
+def test_targets_of_values_have_the_order_of_outputs():
+    pandas = pytest.importorskip("pandas")
+    values = pandas.DataFrame(L, columns=CLASSES)
+    turned = values[CLASSES[::-1]]
+    with pytest.raises(ValueError, match=r"pass targets\[list\(outputs\.columns\)\]$"):
+        resmem.Memory("regression").fit(Z, values, turned)
+    mem = resmem.Memory("regression", k=5).fit(Z, values, values)
+    others = np.arange(N)
+    for judge in (mem.evaluate, mem.tune):
+        with pytest.raises(ValueError, match=r"pass targets\[list\(memory\.output_names_\)\]$"):
+            judge(Z, values, turned, exclude_ids=others)
+    assert mem.evaluate(Z, values, values.rename(columns=str.upper), others).rows == N
+
+
+def test_names_are_kept(tables, tmp_path):
+    mem = resmem.Memory(k=5).fit(*tables, Y)
+    path = tmp_path / "m.resmem"
+    mem.save(path)
+    copies = [pickle.loads(pickle.dumps(mem)), resmem.Memory.load(path)]
+    for suffix in (".npz", ".safetensors"):
+        mem.export(tmp_path / f"m{suffix}")
+        copies.append(resmem.Memory.load(tmp_path / f"m{suffix}"))
+    copies[1].add(FRESH, L[:100], Y[:100]).save(path, append=True)
+    copies.append(resmem.Memory.load(path))
+    for copy in copies:
+        assert copy.embedding_names_ == tuple(LETTERS)
+        assert list(copy.info()["output_names"]) == CLASSES
+        with pytest.raises(ValueError, match="in their order"):
+            copy.predict(tables[0][LETTERS[::-1]], L)
+    assert mem.fit(Z, L, Y).embedding_names_ is None
+
+
+@pytest.mark.parametrize("names", [["a"], "abcd", [1, 2, 3, 4], {"a": 1}])
+def test_names_that_make_no_sense_are_a_damaged_file(names, tmp_path, monkeypatch):
+    mem, path = memory(), tmp_path / "m.resmem"
+    settings = mem._settings()
+    monkeypatch.setattr(mem, "_settings", lambda: {**settings, "embedding_names": names})
+    mem.save(path)
+    with pytest.raises(resmem.FileFormatError, match="embedding_names"):
+        resmem.Memory.load(path)
+
+
+def test_very_long_names_are_not_kept():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(Z, columns=[letter * 300_000 for letter in LETTERS])
+    assert resmem.Memory().fit(table, L, Y).embedding_names_ is None
+
+
+# ---- Scores of another order ---------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:tune")
+def test_a_score_of_targets_and_predictions_is_refused():
+    def backwards(y_true, y_pred):
+        return 0.0
+
+    def forwards(predictions, targets):
+        return float((predictions.argmax(axis=1) == targets).mean())
+
+    def anyhow(a, b):
+        return 0.5
+
+    mem = memory()
+    rows = FRESH, L[:100], Y[:100]
+    for wrong in (backwards, lambda targets, predictions: 0.0, lambda y, y_hat: 0.0):
+        with pytest.raises(TypeError, match=r"pass lambda predictions, targets: .*\(targets, pred"):
+            mem.tune(*rows, score=wrong, greater_is_better=True)
+    for right in (forwards, anyhow):
+        mem.tune(*rows, score=right, greater_is_better=True, apply=False, **QUICK)
+
+
+def test_scores_of_scikit_learn_are_refused():
+    metrics = pytest.importorskip("sklearn.metrics")
+    mem = memory()
+    for wrong in (metrics.log_loss, metrics.accuracy_score, metrics.brier_score_loss):
+        with pytest.raises(TypeError, match="score must take"):
+            mem.tune(FRESH, L[:100], Y[:100], score=wrong, greater_is_better=False)
+    with pytest.raises(TypeError, match="takes an estimator"):
+        mem.tune(
+            FRESH,
+            L[:100],
+            Y[:100],
+            score=metrics.make_scorer(metrics.accuracy_score),
+            greater_is_better=True,
+        )
+
+
+# ---- The command line ----------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("default::resmem.ResmemWarning")
+@pytest.mark.parametrize("more", [[], ["--json"], ["--quiet"]])
+def test_the_command_line_warns_in_one_line(more, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("r.npz", embeddings=Z, outputs=P, targets=Y)
+    rows = ["--embeddings", "r.npz", "--outputs", "r.npz"]
+    assert main(["fit", "m.resmem", *rows, "--targets", "r.npz", *more]) == 0
+    out, err = capsys.readouterr()
+    line = (
+        "resmem: warning: outputs look like probabilities: none is negative and every row sums to "
+        "1, but they are taken for logits; make the memory with --output-kind probabilities"
+    )
+    assert [text for text in err.splitlines() if "warning" in text] == [line]
+    if more == ["--json"]:
+        assert json.loads(out)["file"] == "m.resmem"
+    monkeypatch.setattr("resmem._cli.queries._BLOCK_ROWS", 7)
+    assert main(["predict", "m.resmem", *rows, "--output", "p.npy", *more]) == 0
+    assert capsys.readouterr().err.splitlines() == [line]
+    assert main(["tune", "m.resmem", *rows, "--targets", "r.npz", "--k", "2", *more]) == 0
+    assert capsys.readouterr().err.splitlines() == [line]
+    assert main(["evaluate", "m.resmem", *rows, "--targets", "r.npz", *more]) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == line
+    assert second.startswith("resmem: warning: evaluate: 100% of the evaluated rows lie on rows")
+    assert "name them with --exclude-ids" in second
+    assert "or resmem tune --loo" in second
+
+
+# ---- Calls that take long ------------------------------------------------------------------------
+
+
+def head_of(columns):
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((columns, D)).astype(np.float32)
+    targets = rng.integers(0, columns, N)
+    return resmem.Memory(k=5, store="head", head=(weight, None)).fit(Z, None, targets), targets
+
+
+@pytest.mark.filterwarnings("ignore:tune")
+def test_progress_over_a_head_moves_at_least_every_second():
+    mem, targets = head_of(20_000)
+    times = [time.monotonic()]
+    mem.tune(
+        FRESH[:20], None, targets[:20], k=[16, 64], sigma=1.0, temperature=[1.0, 2.0],
+        apply=False, progress=lambda done: times.append(time.monotonic()),
+    )  # fmt: skip
+    times.append(time.monotonic())
+    assert max(np.diff(times)) < 2  # seconds, on a machine that others use as well
+
+
+@pytest.mark.filterwarnings("ignore:tune")
+def test_tuning_that_takes_long_says_so_where_nobody_is_told(monkeypatch):
+    mem, targets = head_of(5_000)
+    rows = FRESH[:20], None, targets[:20]
+    some = {**QUICK, "k": [64], "temperature": [1.0, 2.0, 3.0], "apply": False}
+    assert told(lambda: mem.tune(*rows, **some)) == []
+    monkeypatch.setattr("resmem._tuning._FORECAST_AFTER", 0.0)
+    monkeypatch.setattr("resmem._tuning._LONG", 0.0)
+    (text,) = told(lambda: mem.tune(*rows, **some))
+    assert text.startswith("tuning takes some ")
+    assert "progress=True" in text
+    assert told(lambda: mem.tune(*rows, progress=lambda done: None, **some)) == []
+
+
+def test_the_forecast_is_of_the_work_that_is_left(monkeypatch):
+    from resmem import _tuning
+
+    now = [0.0]
+    monkeypatch.setattr(_tuning.time, "monotonic", lambda: now[0])
+    forecast = _tuning._Forecast(_tuning._Work(100, 200, 50, 10))
+    said = []
+    monkeypatch.setattr(_tuning, "warn", said.append)
+    for _ in range(4):  # a search of 2 s
+        now[0] += 0.5
+        forecast(25)
+    now[0] += 0.9
+    forecast(1)
+    assert said == []
+    now[0] += 0.9  # two rows in 1.8 s: 198 and as many as 10 others are left
+    forecast(1)
+    assert [text[:29] for text in said] == ["tuning takes some 187 s more;"]
+    now[0] += 5
+    forecast(1)
+    assert len(said) == 1
