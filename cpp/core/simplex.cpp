@@ -14,10 +14,12 @@ SimplexMap SimplexMap::fitted(std::size_t columns) const {
   return {kind, std::min(floor * std::min(1.0, 100 / count), 0.5 / count)};
 }
 
-double SimplexMap::at(double base) const {
+void SimplexMap::floors(const double* base, std::size_t n, double* out) const {
   constexpr double kLeast = 1e-9;  // CONTRACT.md
-  if (!(base > 0)) return 0;
-  return kind == Kind::keep ? std::max(floor * base, kLeast) : floor;
+  if (kind != Kind::keep)
+    std::fill_n(out, n, floor);
+  else
+    for (std::size_t c = 0; c < n; ++c) out[c] = std::max(floor * base[c], kLeast);
 }
 
 double simplex_shift(const SimplexMap& map, const double* padded, std::size_t n,
@@ -69,10 +71,11 @@ class RowMap {
   // base model gives nothing is possible if neighbours have it and are added, not taken off.
   std::size_t take(const double* base, double* row) {
     std::size_t floored = 0;
+    map_.floors(base, rows_.columns, floors_.data());
     for (std::size_t c = 0; c < rows_.columns; ++c) {
       const bool given = base[c] > 0;
       if (!given && !(row[c] > 0 && rows_.strength > 0)) row[c] = -kInfinity;
-      floors_[c] = map_.at(base[c]);
+      if (!given) floors_[c] = 0;
       padded_[c] = given ? row[c] : row[c] + map_.floor;
       floored += given ? 1 : 0;
     }

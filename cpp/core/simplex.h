@@ -20,8 +20,8 @@ struct SimplexMap {
 
   // The floors of `clip` and `project` have a bound together.
   SimplexMap fitted(std::size_t columns) const;
-  // f_c of a base output: nothing for a class that the base model gives nothing.
-  double at(double base) const;
+  // f_c of n classes that the base model gives something; only `keep` looks at how much.
+  void floors(const double* base, std::size_t n, double* out) const;
 };
 
 // The shift of `map`, fitted, for values padded with -inf to n, a multiple of kPartials; -inf too

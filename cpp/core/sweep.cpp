@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "aligned.h"
+
 namespace resmem {
 namespace {
 
@@ -12,6 +14,8 @@ constexpr double kSmallest = std::numeric_limits<double>::min();  // what a loga
 constexpr std::size_t kPartBytes = std::size_t{32} << 20;         // sums of all parts
 constexpr std::size_t kMostParts = 16;                            // of a fold
 constexpr std::size_t kPolled = std::size_t{1} << 20;             // values between two polls
+
+using Row = AlignedVector<double>;  // of columns: vectors that cross lines take twice as long
 
 // Scores one sum after the other, in the order of the settings.
 class ClassScores {
@@ -32,7 +36,7 @@ class ClassScores {
         chance_(request.settings()),
         loss_(request.settings()) {
     for (const SimplexMap& map : request.maps)
-      maps_.push_back({map.fitted(request.columns), 0, std::vector<double>(ld_, 0.0)});
+      maps_.push_back({map.fitted(request.columns), 0, Row(ld_, 0.0)});
   }
 
   // The label's output is kept apart from the others': its place, like what pads the row, is -inf
@@ -43,13 +47,16 @@ class ClassScores {
     ungiven_.clear();
     if (known()) {
       std::copy_n(request_.base + query * columns, columns, base_.begin());
-      for (std::size_t c = 0; c < columns; ++c)
+      std::size_t given = 0;
+      for (std::size_t c = 0; c < columns; ++c) given += base_[c] > 0 ? 1 : 0;
+      for (std::size_t c = 0; given < columns && c < columns; ++c)
         if (!(base_[c] > 0)) ungiven_.push_back(c);
     } else {
       std::fill_n(base_.begin(), columns, 0.0);
     }
     for (Map& map : maps_) {
-      for (std::size_t c = 0; c < columns; ++c) map.floors[c] = map.is.at(known() ? base_[c] : 1.0);
+      map.is.floors(base_.data(), columns, map.floors.data());
+      for (const std::size_t c : ungiven_) map.floors[c] = 0;
       map.at_label = map.floors[label_];
       map.floors[label_] = 0;
     }
@@ -61,10 +68,15 @@ class ClassScores {
   // The sum, unnormalised, of one k and sigma, whose factor is 1 / W.
   void add(const double* sums, double factor, double* out) {
     const std::size_t strengths = factors_.size();
+    const double label_sum = sums[label_];
+    bool still = false;  // the label, at some strength; seldom any other output then moves
     for (std::size_t t = 0; t < strengths; ++t) {
       factors_[t] = request_.strengths[t] * factor;
-      unmoved_[t] = known() && is_unmoved(sums, factors_[t]);
+      unmoved_[t] = at_label_ + factors_[t] * label_sum == at_label_;
+      still |= unmoved_[t] != 0;
     }
+    for (std::size_t t = 0; still && t < strengths; ++t)
+      unmoved_[t] = unmoved_[t] && known() && is_unmoved(sums, factors_[t]);
     sums = gained(sums);
     for (std::size_t m = 0; m < maps_.size(); ++m) {
       const Map& map = maps_[m];
@@ -100,7 +112,7 @@ class ClassScores {
     bool projects() const { return is.kind == SimplexMap::Kind::project; }
     SimplexMap is;
     double at_label;
-    std::vector<double> floors;
+    Row floors;
   };
 
   // max(base + factor * sums, floors) of the other classes, and the label's, which is not below its
@@ -113,9 +125,8 @@ class ClassScores {
 
   bool known() const { return request_.base != nullptr; }
 
-  // Whether the factor is too small to change any output.
+  // Whether the factor is too small to change any output but the label's.
   bool is_unmoved(const double* sums, double factor) const {
-    if (at_label_ + factor * sums[label_] != at_label_) return false;
     for (std::size_t c = 0; c < request_.columns; ++c)
       if (base_[c] + factor * sums[c] != base_[c]) return false;
     return true;
@@ -203,7 +214,7 @@ class ClassScores {
   const KernelTable& kernels_;
   std::size_t ld_;  // columns, padded with -inf
   std::vector<Map> maps_;
-  std::vector<double> base_, moved_, shifted_, gained_, ones_, nothing_;
+  Row base_, moved_, shifted_, gained_, ones_, nothing_;
   std::vector<double> factors_, totals_;  // of every strength
   std::vector<char> unmoved_;             // with every strength, no output
   std::vector<std::size_t> ungiven_;      // classes that the base model gives nothing
@@ -341,7 +352,9 @@ class PartSweep {
   std::size_t ld_;
   std::vector<const float*> rows_;  // of the query's neighbours: one of the two
   std::vector<const double*> wide_rows_;
-  std::vector<double> weights_, sums_, totals_;
+  std::vector<double> weights_;
+  Row sums_;
+  std::vector<double> totals_;
   std::size_t work_ = 0;  // since the last poll
 };
 
