@@ -29,6 +29,7 @@ Task = Literal["classification", "regression"]
 OutputKind = Literal["logits", "probabilities", "values"]
 KeyDtype = Literal["float32", "float16", "bfloat16"]
 ResidualDtype = Literal["float32", "float16"]
+MapKind = Literal["clip", "project", "keep"]
 
 ROW_BLOCK = 4096  # rows whose terms are held at once; no effect on any bit
 
@@ -438,26 +439,34 @@ def correct(base: npt.ArrayLike, correction: npt.ArrayLike, strength: float = 1.
 def simplex(
     corrected: npt.ArrayLike,
     floor: float = 1e-6,
-    project: bool = False,
+    kind: MapKind = "clip",
     base: npt.ArrayLike | None = None,
+    strength: float = 1.0,
 ) -> Float64:
-    """Rows mapped to the simplex by ``clip``, ``project``, or with a base ``keep``, of which
-    ``floor`` is the share. Contract: "Probabilities"."""
+    """Rows mapped to the simplex. Contract: "Probabilities".
+
+    ``floor`` is the share for ``keep``, which needs a base; ``base`` is what ``strength`` times
+    the correction was added to, None if it is not known.
+    """
     v = np.asarray(corrected, dtype=np.float64)
-    f, a = np.full(v.shape, floor), np.zeros((v.shape[0], 1))
-    if project:
-        C = v.shape[1]
-        f = np.minimum(f, 1.0 / (2 * C))
-        a = tau(v, 1.0 - C * min(floor, 1.0 / (2 * C)))[:, None] - min(floor, 1.0 / (2 * C))
-    if base is not None:
-        f = np.maximum(floor * np.asarray(base, dtype=np.float64), 1e-9)
-    moved = v - a
-    u = np.where(moved > f, moved, f)
+    C = v.shape[1]
+    b = np.ones(v.shape) if base is None else np.asarray(base, dtype=np.float64)
+    given = b > 0.0
+    least = min(floor * min(1.0, 100.0 / C), 1.0 / (2 * C))
+    f = np.maximum(floor * b, 1e-9) if kind == "keep" else np.full(v.shape, least)
+    f = np.where(given, f, 0.0)
+    x = np.where(given | ((v > 0.0) & (strength > 0.0)), v, -np.inf)
+    a = np.zeros((v.shape[0], 1))
+    if kind == "project":
+        M = 1.0 - np.count_nonzero(given, axis=1) * least
+        a = tau(np.where(given, x, x + least), M)[:, None] - least
+    u = np.where(x - a > f, x - a, f)
     probabilities: Float64 = u / csum(u)[..., None]
-    return probabilities
+    unmoved = np.all(v == b, axis=1) & (base is not None)
+    return np.where(unmoved[:, None], b, probabilities)
 
 
-def tau(v: Float64, M: float) -> Float64:
+def tau(v: Float64, M: Float64) -> Float64:
     """Where the ``max(v_c - tau, 0)`` of every row sum to ``M``. Contract: "Probabilities"."""
     found, n = np.full(v.shape[0], -np.inf), np.full(v.shape[0], np.inf)
     while True:
@@ -477,18 +486,19 @@ def sweep(
     distances: npt.ArrayLike,
     positions: npt.ArrayLike,
     residuals: npt.ArrayLike,
-    base: npt.ArrayLike,
+    base: npt.ArrayLike | None,
     targets: npt.ArrayLike,
     ks: Sequence[int],
     sigmas: Sequence[float],
     strengths: Sequence[float],
-    maps: Sequence[tuple[str, float]] = (("clip", 1e-6),),
+    maps: Sequence[tuple[MapKind, float]] = (("clip", 1e-6),),
     bins: int = 0,
 ) -> Float64:
     """Scores of every query, (q, ks, sigmas, strengths, maps, width), from the definitions.
 
     Classes (q,) are scored under ``maps``, (kind, floor) each, by ``class_scores``; values
-    (q, C), which no map changes, by ``value_scores``. Contract: "Sweep", but not divided last.
+    (q, C), which no map changes, by ``value_scores``. A base that is not known is 0. Contract:
+    "Sweep", but for the order of the division.
     """
     distance, position, target = map(np.asarray, (distances, positions, targets))
     scores = []
@@ -496,13 +506,12 @@ def sweep(
         for sigma in sigmas:
             moved_by = correction(distance[:, :k], position[:, :k], residuals, sigma)
             for strength in strengths:
-                corrected = correct(base, moved_by, strength)
+                corrected = correct(0.0 if base is None else base, moved_by, strength)
                 for kind, floor in maps:
                     if target.dtype.kind == "f":
                         scores.append(value_scores(corrected, target))
                     else:
-                        kept = base if kind == "keep" else None
-                        p = simplex(corrected, floor, kind == "project", kept)
+                        p = simplex(corrected, floor, kind, base, strength)
                         scores.append(class_scores(p, target, bins))
     settings = (len(ks), len(sigmas), len(strengths), len(maps))
     width = scores[0].shape[1]
@@ -707,10 +716,10 @@ class OracleMemory:
         outputs: npt.ArrayLike | None = None,
         exclude_ids: npt.ArrayLike | None = None,
     ) -> Array:
-        corrected = self.correct(embeddings, outputs, exclude_ids)
         if self.task == "regression":
-            return corrected
-        labels: Int64 = np.argmax(corrected, axis=1)  # the first largest
+            return self.correct(embeddings, outputs, exclude_ids)
+        of = self.predict_proba if self.strength < 0 else self.correct
+        labels: Int64 = np.argmax(of(embeddings, outputs, exclude_ids), axis=1)  # first largest
         return labels
 
     def predict_proba(
@@ -721,7 +730,9 @@ class OracleMemory:
     ) -> Float64:
         if self.task == "regression":
             raise ValueError("predict_proba is for classification")
-        return simplex(self.correct(embeddings, outputs, exclude_ids))
+        b = base(self.output_kind, self._outputs(embeddings, outputs), self.temperature)
+        corrected = self.correct(embeddings, outputs, exclude_ids)
+        return simplex(corrected, base=b, strength=self.strength)
 
     def _keys(self, embeddings: npt.ArrayLike) -> Float32:
         """As they are stored."""

@@ -404,26 +404,29 @@ def test_probabilities_by_every_map(fitted, name):
     mem.strength, mem.probability_map = 2.0, name
     floor = float(name.partition(":")[2] or (0.1 if name == "keep" else 1e-6))
     got = mem.predict_proba(keys, logits)
-    corrected = mem.correct(keys, logits)
+    corrected, base = mem.correct(keys, logits), oracle.softmax(logits)
     assert (corrected < 0).any()
     np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-15 * 3)
     if name.startswith("keep"):
-        base = oracle.softmax(logits)
-        same_bits(got, oracle.simplex(corrected, floor, base=base))
+        same_bits(got, oracle.simplex(corrected, floor, "keep", base, 2.0))
     else:
         np.testing.assert_array_equal(got.argmax(axis=1), corrected.argmax(axis=1))
+    known = (base > 0).all(axis=1)  # some logits are -inf
+    assert 0 < known.sum() < len(base)
     if name.startswith("keep"):
-        least = np.maximum(floor * base, 1e-9)
+        least = np.where(base > 0, np.maximum(floor * base, 1e-9), 0)
         total = np.maximum(corrected, least).sum(axis=1, keepdims=True)
         assert (got * total >= least * (1 - 1e-12)).all()
     elif name.startswith("clip"):
-        same_bits(got, oracle.simplex(corrected, floor))
+        same_bits(got, oracle.simplex(corrected, floor, base=base, strength=2.0))
     else:  # no point of the simplex is nearer
+        same_bits(got, oracle.simplex(corrected, floor, "project", base, 2.0))
         apart = np.square(got - corrected).sum(axis=1)
         for other in (oracle.simplex(corrected), np.full((120, 3), 1 / 3), got[::-1]):
             inside = floor + (1 - 3 * floor) * other  # no coordinate below the floor either
-            assert (apart <= np.square(inside - corrected).sum(axis=1)).all()
-        assert got.min() == pytest.approx(floor)
+            farther = np.square(inside - corrected).sum(axis=1)
+            assert (apart <= farther + 1e-12)[known].all()
+        assert got[known].min() == pytest.approx(floor)
     np.testing.assert_array_equal(mem.predict(keys, logits), got.argmax(axis=1))
     assert pickle.loads(pickle.dumps(mem)).probability_map == mem.probability_map == name
     assert ("probability_map" in repr(mem)) == (name != "clip")

@@ -34,15 +34,17 @@ def projected(v, floor):
     return np.maximum(v - tau, 0) + floor
 
 
-def mapped(v, name, base=0.0):
+def mapped(v, name, base=None):
     kind, _, floor = name.partition(":")
     floor = float(floor or (0.1 if kind == "keep" else 1e-6))
     if kind == "keep":
         floor = np.maximum(floor * base, 1e-9)
     if kind == "project":
-        return projected(v, floor)
-    v = np.maximum(v, floor)
-    return v / v.sum(axis=1, keepdims=True)
+        p = projected(v, floor)
+    else:
+        p = np.maximum(v, floor)
+        p /= p.sum(axis=1, keepdims=True)
+    return p if base is None else np.where((v == base).all(axis=1, keepdims=True), base, p)
 
 
 def near(queries, rows, k):

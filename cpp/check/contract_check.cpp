@@ -485,12 +485,15 @@ void check_simplex(Context& context, Reader& reader) {
   const std::size_t n = reader.size(), columns = reader.size();
   const auto kind = reader.value<std::int64_t>();
   const SimplexMap map = map_of(kind, reader.value<double>());
+  const auto strength = reader.value<double>();
   const Doubles values = reader.array<double>(times(n, columns));
-  const Doubles base = reader.array<double>(values.size());
+  const Doubles base = reader.array<double>();  // empty: not known
   const Doubles wanted = reader.array<double>(values.size());
+  require(base.empty() || base.size() == values.size(), "the base outputs have another shape");
   check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
     out = values;
-    simplex_rows(map, out.data(), base.data(), n, columns, context.kernels, threads, stop);
+    map_to_simplex(map, {out.data(), base.empty() ? nullptr : base.data(), strength, n, columns},
+                   context.kernels, threads, stop);
   });
 }
 
@@ -619,13 +622,13 @@ struct SweepCase {
     residuals = reader.array<float>(times(request.rows, request.columns));
     distances = reader.array<double>(times(request.q, request.k));
     positions = reader.array<std::int64_t>(distances.size());
-    base = reader.array<double>(times(request.q, request.columns));
+    base = reader.array<double>();  // empty: not known
     labels = reader.array<std::int64_t>();
     values = reader.array<double>();
     request.residuals = residuals.data();
     request.distances = distances.data();
     request.positions = positions.data();
-    request.base = base.data();
+    request.base = base.empty() ? nullptr : base.data();
     if (labels.empty())
       request.values = values.data();
     else
@@ -659,7 +662,10 @@ struct SweepCase {
       require(position < static_cast<std::int64_t>(request.rows), "a position is beyond the rows");
     for (const std::int64_t label : labels)
       require(static_cast<std::uint64_t>(label) < request.columns, "a label is no class");
-    require(labels.empty() ? values.size() == base.size() : labels.size() == request.q,
+    const std::size_t outputs = times(request.q, request.columns);
+    require(base.empty() || base.size() == outputs, "the base outputs have another shape");
+    require(labels.empty() ? values.size() == outputs && values.size() == base.size()
+                           : labels.size() == request.q,
             "the targets have another shape");
   }
 
@@ -696,7 +702,7 @@ void check_table(Context& context, const std::vector<char>& file) {
                                      check_simplex, check_weights, check_aggregate, check_sparse,
                                      check_logits,  check_numbers, check_log,       check_sweep};
   Reader reader(file);
-  for (const char c : std::string("RESMEM03")) require(reader.value<char>() == c, "no such kind");
+  for (const char c : std::string("RESMEM04")) require(reader.value<char>() == c, "no such kind");
   const std::size_t records = reader.size();
   for (context.number = 0; context.number < records; ++context.number) {
     const std::size_t kind = reader.size();

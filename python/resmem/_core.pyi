@@ -133,12 +133,13 @@ def simplex(
     isa: str = "",
     kind: str = "clip",
     base: _F64 | None = None,
+    strength: float = 1.0,
 ) -> None: ...
 def sweep(
     residuals: _F32,
     distances: _F64,
     positions: _I64,
-    base: _F64,
+    base: _F64 | None,
     targets: _I64 | _F64,
     bounds: Sequence[int],
     ks: Sequence[int],

@@ -139,7 +139,8 @@ class Corrector:
         given = self.given_outputs(outputs, len(queries), queries.name) if with_base else None
         # Of a query: distance, id and position of k neighbours; base or sum, and its checks; key.
         rows = self.rows
-        taken = 24 * queries.k + 16 * rows.columns + rows.preprocess.row_bytes(rows.d)
+        outputs_taken = (16 if to is None else 24) * rows.columns  # with a map, the base as well
+        taken = 24 * queries.k + outputs_taken + rows.preprocess.row_bytes(rows.d)
         for block in blocks(len(queries), taken):
             with _arrays.float_state():
                 keys, largest = queries.queries(block)
@@ -150,10 +151,10 @@ class Corrector:
                     if select is not None:
                         base = np.take_along_axis(base, select, axis=1)
                 distances, positions = queries.find(block, keys, largest)
-                kept = base.copy() if base is not None and to is not None and to.keeps else None
+                before = None if base is None or to is None else base.copy()
                 corrected = self.aggregate(distances, positions, base, select, workers)
                 if to is not None:
-                    to.apply(corrected, kept, workers)
+                    to.apply(corrected, before, self.strength, workers)
             yield corrected
             del corrected
             queries.forget(block)

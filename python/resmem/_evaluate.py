@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -14,12 +14,14 @@ import numpy.typing as npt
 from resmem import _arrays, _core
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, Searched
+from resmem._errors import warn
 from resmem._explain import aligned, targets_of
 from resmem._ingest import blocks
 from resmem._metrics import (
     Interval,
     error_of,
     explained,
+    gains_of,
     losses_of,
     paired_interval,
     reliability,
@@ -51,7 +53,8 @@ class MethodResult:
         rows whose squared error (summed over columns) is smaller, and larger, than the base's.
     gain : Interval or None
         Of the rows' log-losses (regression: squared errors) below the base's, in the mean and
-        with 95 % confidence; positive is better. None for the base.
+        with 95 % confidence; positive is better. None for the base. An infinite log-loss counts
+        as 745 here, just above the largest that is finite.
     """
 
     name: str
@@ -70,13 +73,16 @@ class Evaluation:
     task : str
     rows : int
     settings : dict
-        Of the memory, and "knn_k" and "knn_sigma" of the neighbours alone.
+        Of the memory, "knn_k" and "knn_sigma" of the neighbours alone, "published_k" and
+        "published_sigma" of the method as published.
     methods : tuple of MethodResult
         "base": the outputs as given. "base, T=..": at the memory's temperature, if not 1. "kNN
-        alone": the weighted mean of the neighbours' targets. "ResMem as published": strength 1.
-        "ResMem, strength ..": the memory's own strength and probability map, if not those.
-        Probabilities of the others are made by "clip", those of the neighbours alone by the map
-        of ``knn``; rows without neighbours have the base's outputs.
+        alone": the weighted mean of the neighbours' targets. "ResMem as published": strength 1,
+        with the ``k`` and ``sigma`` that tuning found for it if ``knn`` is its result, else with
+        the memory's. "ResMem, strength ..": the memory's own strength and probability map, if not
+        those. Probabilities of the published sum are made by "clip", those of the neighbours alone
+        by the map of ``knn``, and of the base they are its own; rows without neighbours have the
+        base's outputs.
     by_class : list of dict, or None
         For each class that occurs: "class", "rows", by name of method {"accuracy", "log_loss"},
         and "corrected" and "harmed" by the last method.
@@ -148,6 +154,7 @@ def evaluate(
     trial = _Trial(memory, knn, _arrays.thread_count(threads))
     tallies, nearest, classes = trial.run(embeddings, outputs, targets, exclude_ids)
     base, last = tallies["base"], list(tallies.values())[-1]
+    _tell_impossible(base)
     corrected, harmed, change = last.against(base)
     by_class = calibration = None
     if classes is not None:
@@ -300,8 +307,13 @@ class _Trial:
     def __init__(self, memory: Memory, knn: Any, threads: int) -> None:
         self.corrector: Corrector = memory._corrector()
         self.threads, self._map = threads, memory._map
+        most = max(1, len(self.corrector.rows))
         k, self._sigma, self._alone_map = _neighbours_alone(knn, memory, self.corrector.sigma)
-        self._k = min(k, max(1, len(self.corrector.rows)))
+        self._k = min(k, most)
+        published_k, published_sigma = _as_published(knn, memory, self.corrector.sigma)
+        self._published = replace(
+            self.corrector, k=min(published_k, most), sigma=published_sigma, strength=1.0
+        )
         self.settings = {
             "k": memory.k,
             "sigma_": self.corrector.sigma,
@@ -310,13 +322,15 @@ class _Trial:
             "probability_map": self._map.name,
             "knn_k": k,
             "knn_sigma": self._sigma,
+            "published_k": published_k,
+            "published_sigma": published_sigma,
         }
 
     def run(
         self, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any
     ) -> tuple[Tallies, F64, I64 | None]:
         """What every method did, distances to the nearest rows, and the rows' classes."""
-        corrector, k = self.corrector, max(self.corrector.k, self._k)
+        corrector, k = self.corrector, max(self.corrector.k, self._k, self._published.k)
         queries = Searched(corrector.rows, k, embeddings, exclude_ids, self.threads)
         q = len(queries)
         given, truth = corrector.given_outputs(outputs, q), _Truth(corrector, targets, q)
@@ -342,26 +356,40 @@ class _Trial:
         """Of every method, probabilities or values (b, C)."""
         corrector, temperature = self.corrector, self.corrector.rows.temperature
         base = own = corrector.spec.base(raw, 1.0, self.threads)
-        found = {"base": self._mapped(base, base, _AS_GIVEN)}
+        found = {"base": base.copy()}
         if temperature != 1:
             own = corrector.spec.base(raw, temperature, self.threads)
-            found[f"base, T={temperature:.4g}"] = self._mapped(own, own)
+            found[f"base, T={temperature:.4g}"] = own.copy()
         found["kNN alone"] = self._alone(distances, positions, base)
-        near = _first(corrector.k, distances, positions)
-        correction = corrector.aggregate(*near, None, None, self.threads)
-        found["ResMem as published"] = self._mapped(own + correction, own, _AS_GIVEN)
+        published = self._correction(self._published, distances, positions)
+        found["ResMem as published"] = self._corrected(own, published, 1.0, _AS_GIVEN)
         plain = self._map == _AS_GIVEN or corrector.spec.task == "regression"
-        if corrector.strength != 1 or not plain:
+        if corrector.strength != 1 or not plain or self._tuned_apart:
             name = f"ResMem, strength {corrector.strength:.4g}"
             name += "" if plain else f", {self._map.name}"
-            found[name] = self._mapped(own + corrector.strength * correction, own)
+            tuned = published
+            if self._tuned_apart:
+                tuned = self._correction(corrector, distances, positions)
+            found[name] = self._corrected(own, tuned, corrector.strength, self._map)
         return found
 
-    def _mapped(self, values: F64, base: F64, to: SimplexMap | None = None) -> F64:
-        """Probabilities of corrected outputs, or the values as they are; a copy."""
-        if self.corrector.spec.task == "regression":
-            return values.copy()
-        return (self._map if to is None else to).apply(values.copy(), base, self.threads)
+    @property
+    def _tuned_apart(self) -> bool:
+        """Whether the memory's own k and sigma are not those of the method as published."""
+        one, other = self.corrector, self._published
+        return (one.k, one.sigma) != (other.k, other.sigma)
+
+    def _correction(self, corrector: Corrector, distances: F64, positions: I64) -> F64:
+        """By these neighbours, of which the corrector's are the nearest."""
+        near = _first(corrector.k, distances, positions)
+        return corrector.aggregate(*near, None, None, self.threads)
+
+    def _corrected(self, base: F64, correction: F64, strength: float, to: SimplexMap) -> F64:
+        """Probabilities or values."""
+        values: F64 = base + strength * correction
+        if self.corrector.spec.task == "classification":
+            to.apply(values, base, strength, self.threads)
+        return values
 
     def _alone(self, distances: F64, positions: I64, base: F64) -> F64:
         """The weighted mean of the neighbours' targets; of rows without any, the base."""
@@ -376,10 +404,10 @@ class _Trial:
             else:
                 values[there] += weight[:, None] * targets
         values /= totals[:, None]  # last, as in a correction: votes that tie stay equal
+        if self.corrector.spec.task == "classification":
+            self._alone_map.apply(values, None, 1.0, self.threads)
         nobody = at[:, 0] < 0
         values[nobody] = base[nobody]
-        if self.corrector.spec.task == "classification":
-            self._alone_map.apply(values, None, self.threads)
         return values
 
 
@@ -405,12 +433,32 @@ def _neighbours_alone(knn: Any, memory: Memory, sigma: float) -> tuple[int, floa
     return k, sigma, map_named("clip") if to.keeps else to
 
 
+def _as_published(knn: Any, memory: Memory, sigma: float) -> tuple[int, float]:
+    """k and sigma of the method as published: what tuning found for it, if it compared keys as the
+    memory keeps them, or the memory's."""
+    found = getattr(knn, "published", None)
+    keys = memory.preprocess, memory.key_dtype
+    if found is None or (found.preprocess, found.key_dtype) != keys:
+        return memory.k, sigma
+    return found.k, found.sigma
+
+
 # -------------------------------------------------------------------- summaries
+
+
+def _tell_impossible(base: Tally) -> None:
+    """Warn of rows that make the base model's log-loss infinite."""
+    if isinstance(base, _Chances) and (rows := np.flatnonzero(base.true == 0)).size:
+        warn(
+            f"evaluate: the base gives exactly 0 to the class of {rows.size} of {len(base.true)} "
+            f"rows, the first of them row {rows[0]}, so its log-loss is infinite; compare by "
+            "accuracy or Brier score, or leave these rows out"
+        )
 
 
 def _result(name: str, tally: Any, base: Any, bins: int) -> MethodResult:
     corrected, harmed, _ = tally.against(base)
-    gain = None if tally is base else paired_interval(base.loss - tally.loss)
+    gain = None if tally is base else paired_interval(gains_of(tally.loss, base.loss))
     return MethodResult(name, tally.scores(bins), int(corrected.sum()), int(harmed.sum()), gain)
 
 
@@ -453,7 +501,7 @@ def _by_quantile(nearest: F64, buckets: int) -> list[I64]:
 def _bucket(tallies: Tallies, nearest: F64, at: I64) -> dict[str, Any]:
     """What happened to some rows."""
     base, last = tallies["base"], list(tallies.values())[-1]
-    gain = paired_interval(base.loss[at] - last.loss[at])
+    gain = paired_interval(gains_of(last.loss[at], base.loss[at]))
     return {
         "from": float(nearest[at].min()),
         "to": float(nearest[at].max()),

@@ -86,7 +86,11 @@ class Memory(State):
         "project" takes the nearest point of the simplex (Euclidean), no coordinate below 1e-6;
         "keep" leaves every class at least a tenth of what the base model gives it, so that no
         neighbours can rule out what the model thinks likely. "clip:0.001", "project:0.001",
-        "keep:0.3": other numbers.
+        "keep:0.3": other numbers. With more than 100 classes the floors of "clip" and "project"
+        are those of 100 classes together, 1e-4 in all by default (and half of all at most); those
+        of "keep" take a tenth and 1e-9 a class at most. A query that nothing corrects, and every
+        query at strength 0, has the base model's own probabilities; a class that the base model
+        gives exactly 0, such as one whose logit is -inf, stays at 0 unless neighbours have it.
 
     Examples
     --------
@@ -404,7 +408,8 @@ class Memory(State):
         queries = corrector.searched(embeddings, exclude_ids, threads)
         if self.task == "regression":
             return corrector.whole(queries, outputs, threads)
-        to = self._map if self._map.keeps else None  # the other maps keep the order
+        # The other maps keep the order, if no class that is impossible can come out first.
+        to = self._map if self._map.keeps or corrector.strength < 0 else None
         blocks = corrector.blocks(queries, outputs, threads, to=to)
         parts = [np.argmax(part, axis=1) for part in blocks]
         return np.concatenate([np.empty(0, dtype=np.int64), *parts])
@@ -419,7 +424,9 @@ class Memory(State):
     ) -> F64:
         """Corrected class probabilities (q, C): non-negative rows that sum to 1.
 
-        ``correct`` mapped by ``probability_map``. Arguments as for ``correct``.
+        ``correct`` mapped by ``probability_map``; of a query that nothing corrects the base
+        model's own, to the bit (which sum to what they sum to, if they were given as
+        probabilities). Arguments as for ``correct``.
         """
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
@@ -475,8 +482,8 @@ class Memory(State):
             What to try. Defaults: ``k`` 1, 2, 4 to 128; ``sigma`` from 0.01 to 2 times the median
             distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 4 and the present
             one; ``strength`` 0 to 1, of which 0 (the base model) and 1 (as published) are always
-            tried; ``probability_map`` "clip", "clip" and "project" with a floor of 0.1 / C,
-            "keep" with 0.1 and 0.3.
+            tried; ``probability_map`` "clip", "clip" and "project" with floors that are 0.1 in
+            all, "keep" with 0.1 and 0.3.
         preprocess, key_dtype : str or list, optional
             Other ways of keeping keys, beside the present one; each takes a search. They need a
             memory with preprocess="none" and key_dtype="float32".
@@ -511,8 +518,9 @@ class Memory(State):
         Warns
         -----
         UserWarning
-            The notes of the result: the best is at the edge of what was tried, or the memory's
-            residuals are smaller than those of fresh rows.
+            The notes of the result: the best is at the edge of what was tried, the memory's
+            residuals are smaller than those of fresh rows, or the base model calls classes
+            impossible that occur, which makes its log-loss infinite.
         """
         result = _tuning.tune(
             self, embeddings, outputs, targets, k=k, sigma=sigma, temperature=temperature,
@@ -566,8 +574,8 @@ class Memory(State):
         targets : int array (q,) of classes; for regression array (q,) or (q, C)
         exclude_ids : as for ``correct``
         knn : TuneResult or Settings, optional
-            Whose ``k`` and ``sigma`` the neighbours alone are weighted with. Default: the
-            memory's.
+            Whose ``k`` and ``sigma`` the neighbours alone are weighted with; of a TuneResult also
+            those of the method as published. Default: the memory's.
         buckets : int
             Of distance to the nearest row, for ``by_distance``.
         bins : int
@@ -578,6 +586,11 @@ class Memory(State):
         -------
         Evaluation
             Computed block by block of queries: some numbers a row stay in memory.
+
+        Warns
+        -----
+        ResmemWarning
+            The base model gives exactly 0 to the class of some rows: its log-loss is infinite.
         """
         return _evaluate.evaluate(
             self, embeddings, outputs, targets, exclude_ids, knn, buckets, bins, threads

@@ -17,6 +17,8 @@ from resmem._state import number
 
 BINS = 15  # of equal width, for the calibration error
 _ROUNDING = 1e-6  # by which probabilities may leave [0, 1]
+_IMPOSSIBLE = 745.0  # more than any finite log-loss: that of 2**-1074 is 744.4
+_SMALLEST = float(np.finfo(np.float64).tiny)
 
 Whole: TypeAlias = Callable[[Any, Any], float]
 Rows: TypeAlias = Callable[[Any, Any], F64]
@@ -149,10 +151,21 @@ def brier_scores(predictions: Any, targets: Any) -> F64:
     return scores
 
 
+def gains_of(losses: F64, others: F64) -> F64:
+    """By how much the losses are below the others, row by row.
+
+    An infinite log-loss counts as 745, just above all that are finite: what both call impossible is
+    no gain of either, and a gain over what one alone calls so has a size and a spread.
+    """
+    before, after = (np.where(np.isinf(x), _IMPOSSIBLE, x) for x in (others, losses))
+    gains: F64 = before - after
+    return gains
+
+
 def worst_log_loss(predictions: F64, others: F64) -> F64:
-    """Of each row the least ``log p - log p'`` of any class."""
-    with np.errstate(divide="ignore"):
-        least: F64 = np.log((predictions / others).min(axis=1))
+    """Of each row the least ``log p - log p'`` of any class, none taken as below 2**-1022."""
+    ratios = np.maximum(predictions, _SMALLEST) / np.maximum(others, _SMALLEST)
+    least: F64 = np.log(ratios.min(axis=1))
     return least
 
 

@@ -43,7 +43,8 @@ def tuning_map(result: TuneResult, ax: Axes | None = None) -> Figure:
     """
     ax = _axes(ax, 3.3)
     ks, sigmas, scores = result.surface()
-    gains = np.asarray(scores, dtype=np.float64) - result.scores["base, own temperature"]
+    with np.errstate(invalid="ignore"):  # of infinite scores the difference is not known
+        gains = np.asarray(scores, dtype=np.float64) - result.scores["base, own temperature"]
     if not result.greater_is_better:
         gains = -gains
     limit, extend = _limit(gains)

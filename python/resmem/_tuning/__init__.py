@@ -81,7 +81,10 @@ def tune(
             )
     with _steps(progress, _work(trials, scored)) as step:
         result = Tuner(trials, scored, rule, confidence, seed, step).run()
-    notes = (*result.notes, *_too_small(trials[0], result, loo), *_seen(trials[0]))
+    notes = (
+        *result.notes, *_too_small(trials[0], result, loo), *_seen(trials[0]),
+        *_impossible(trials[0], result),
+    )  # fmt: skip
     for note in notes:
         warnings.warn(f"tune: {note}", stacklevel=4)
     return result.with_notes(notes)
@@ -152,6 +155,19 @@ def _seen(trial: Trial) -> tuple[str, ...]:
         f"{share:.0%} of the validation rows lie on rows of the memory with the same target: if "
         "they are the same they prove nothing; leave them out with exclude_ids, or use loo=True",
     )  # fmt: skip
+
+
+def _impossible(trial: Trial, result: TuneResult) -> tuple[str, ...]:
+    """A note where the base model's log-loss is infinite, and so cannot tell settings apart that
+    leave it so."""
+    if result.score != "log_loss" or math.isfinite(result.scores["base"]):
+        return ()
+    return (
+        f"the base gives exactly 0 to the class of {trial.impossible()} of {len(trial.source)} "
+        "rows, so its log-loss is infinite, like that of every setting whose neighbours of one of "
+        "these rows do not have that class; choose by another score, such as score='brier', or "
+        "leave these rows out",
+    )
 
 
 def _clearly_smaller(sizes: F64, others: F64, factor: float) -> float | None:

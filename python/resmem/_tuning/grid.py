@@ -130,8 +130,9 @@ def _maps(spec: Spec, columns: int, asked: Any) -> tuple[SimplexMap, ...]:
         if asked is not None:
             raise ValueError("probability_map is for classification")
         return (map_named("clip"),)
-    # All but the first keep single rows from deciding: -log(1e-6) is 14.
-    floor = f"{0.1 / columns:.0e}"
+    # All but the first keep single rows from deciding: -log(1e-6) is 14. The floors of two of them
+    # are 0.1 in all: from 100 classes on, a map divides what it is told by their number.
+    floor = f"{0.1 / min(columns, 100):.0e}"
     usual = ("clip", f"clip:{floor}", f"project:{floor}", "keep", "keep:0.3")
     named = usual if asked is None else _listed(asked, "probability_map")
     return tuple(dict.fromkeys(map_named(name) for name in named))

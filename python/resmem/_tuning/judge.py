@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from resmem._arrays import F64, I64
 from resmem._ingest import blocks
-from resmem._metrics import Interval, Score, paired_interval
+from resmem._metrics import Interval, Score, gains_of, paired_interval
 from resmem._rows import Array
 from resmem._tuning.grid import Settings
 from resmem._tuning.result import TABLE, TuneResult
@@ -190,7 +190,8 @@ class Compared:
         worst = None
         if tuner.score.worst is not None:
             worst = self._worst[name, other] / len(tuner.folds)
-        return paired_interval(self._costs[other] - self._costs[name], tuner.confidence, worst)
+        gains = gains_of(self._costs[name], self._costs[other])
+        return paired_interval(gains, tuner.confidence, worst)
 
     def score(self, name: str) -> float:
         """Over all rows."""
@@ -280,8 +281,10 @@ class Judge:
         best = memory.settings[candidate]
         if not useful:
             kept = memory.settings[base] if warmer.low > 0 else given
+            # At rest it has the k and sigma of the published method over the keys as they are.
+            plain = memory.settings[memory.best((self._trial == 0) & self._as_published())]
             best = replace(
-                best, strength=0.0, temperature=kept.temperature,
+                plain, strength=0.0, temperature=kept.temperature,
                 probability_map=kept.probability_map, preprocess=first.preprocess,
                 key_dtype=first.spec.key_dtype,
             )  # fmt: skip

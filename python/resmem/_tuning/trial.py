@@ -196,11 +196,14 @@ class Trial:
 
     def _swept(self, part: Part, temperature: float, score: Score, kind: Kind) -> F64:
         """At one temperature: (folds, ks, sigmas, strengths, maps, width)."""
-        grid, near = self._grid(kind), self._near(part, temperature, kind)
+        grid = self._grid(kind)
+        near: tuple[F32, F64, I64, F64 | None] = self._near(part, temperature, kind)
         maps = [(m.kind, m.floor) for m in grid.maps]
         count = int(self.folds.max()) + 1
         bounds = np.searchsorted(self.folds[part.rows], np.arange(count + 1)).tolist()
         targets = self.source.targets[part.rows]
+        if self._without_base(kind):
+            near = (*near[:3], None)
         scored = SWEPT[score.name], BINS, self.threads
         on = [x for x in grid.strengths if x != 0]
         swept = _core.sweep(*near, targets, bounds, grid.ks, grid.sigmas, on, maps, *scored)
@@ -220,21 +223,22 @@ class Trial:
         for part in self._parts(rows, kind):
             if settings.strength == 0 and kind != "targets":
                 corrected = self.spec.base(part.outputs, settings.temperature, self.threads)
-                kept = corrected.copy() if to.keeps else None
             else:
-                corrected, kept = self._corrected(part, settings, kind, to.keeps)
-            if self.spec.task == "classification":
-                to.apply(corrected, kept, self.threads)
+                corrected, base = self._corrected(part, settings, kind)
+                if self.spec.task == "classification":
+                    to.apply(corrected, base, settings.strength, self.threads)
             result[start : start + len(part.rows)] = corrected
             start += len(part.rows)
         return result
 
-    def _corrected(
-        self, part: Part, settings: Settings, kind: Kind, keeps: bool
-    ) -> tuple[F64, F64 | None]:
-        """Corrected outputs, and the base's if they are kept."""
+    def _without_base(self, kind: Kind) -> bool:
+        """Whether the neighbours' classes are all there is."""
+        return kind == "targets" and self.spec.task == "classification"
+
+    def _corrected(self, part: Part, settings: Settings, kind: Kind) -> tuple[F64, F64 | None]:
+        """Corrected outputs, and those before, if there are."""
         residuals, distances, near, base = self._near(part, settings.temperature, kind)
-        kept = base.copy() if keeps else None
+        before = None if self._without_base(kind) else base.copy()
         corrected = _core.aggregate(
             [("dense", residuals)],
             np.ascontiguousarray(distances[:, : settings.k]),
@@ -245,7 +249,7 @@ class Trial:
             base,
             self.threads,
         )
-        return corrected, kept
+        return corrected, before
 
     # ------------------------------------------------------------------ errors
 
@@ -256,6 +260,15 @@ class Trial:
             base = self.spec.base(self.source.outputs(block), self.plain_temperature, self.threads)
             sizes.append(self.sizes_of(base, block))
         return np.concatenate(sizes)
+
+    def impossible(self) -> int:
+        """How many rows have a class that the base model as given calls impossible."""
+        count = 0
+        for block in blocks(len(self.source), 16 * self.rows.columns):
+            base = self.spec.base(self.source.outputs(block), self.plain_temperature, self.threads)
+            labels = self.source.targets[block]
+            count += int(np.count_nonzero(base[np.arange(len(labels)), labels] == 0))
+        return count
 
     def sizes_of(self, predicted: F64, block: slice = slice(None)) -> F64:
         """1 - the probability of the class, or the mean size of the errors, of each row."""
