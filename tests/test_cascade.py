@@ -257,7 +257,7 @@ def test_what_is_no_cascade_of_a_segment_is_refused():
         asked = np.ascontiguousarray(queries[:, : wrong.shape[1]])
         with pytest.raises(ValueError, match="the cascade is not one of this segment"):
             _core.search(asked, 9.0, [(wrong, None, 0, None, 9.0, cascade)], 3, "euclidean")
-    with pytest.raises(ValueError, match="depth must be a positive multiple of 4"):
+    with pytest.raises(ValueError, match="depth must be a multiple of 4 from 4 to 32768"):
         cascade_of(rows, None, 6)
     rows[7, 3] = np.nan
     with pytest.raises(ValueError, match="a row is not what its segment says"):
@@ -877,6 +877,124 @@ def test_arrays_that_do_not_fit_together_are_refused(coded_rows):
     for each in damaged:
         with pytest.raises((ValueError, TypeError)):
             _core.Cascade.of({name: np.ascontiguousarray(array) for name, array in each.items()})
+
+
+def numbers_of(array):
+    """Views of the numbers that lie in an array of a cascade or a tree, as they are meant."""
+    return [array, array.view(np.float32)] if array.dtype == np.int32 else [array]
+
+
+def mutated(rng, arrays):
+    """One number of one array is another one."""
+    name = rng.choice([name for name, array in arrays.items() if array.size])
+    array = arrays[name].copy()
+    meant = numbers_of(array)[rng.integers(len(numbers_of(array)))].reshape(-1)
+    at = rng.integers(meant.size)
+    if meant.dtype.kind == "f":
+        huge = [np.nan, np.inf, -np.inf, 3e38, -3e38, 2.0**47, 2.0**48 - 1, 0.5, 1e-45, 0, -1, 1, 3]
+        value = rng.choice([*huge, -meant[at], 2 * meant[at], meant[at] + 1])
+    else:
+        few = [
+            -(2**31),
+            -(2**30) - 24001,
+            -2,
+            -1,
+            0,
+            1,
+            31,
+            32,
+            127,
+            128,
+            255,
+            700,
+            2**30,
+            2**31 - 1,
+        ]
+        value = rng.choice(few)
+    with np.errstate(over="ignore"):
+        meant[at] = np.asarray(value).astype(meant.dtype)
+    return {**arrays, name: array}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("coded_rows", [True, False])
+@pytest.mark.parametrize(("d", "depth"), [(40, 16), (12, 16)])
+def test_a_damaged_cascade_is_refused_or_searched_within_its_arrays(d, depth, coded_rows, isa):
+    """Neighbours may be wrong then: whoever changes a file changes its checksums too."""
+    queries, rows = clustered(700, 9, d)
+    arrays = cascade_of(rows, None, depth, 3, coded_rows=coded_rows).arrays()
+    rng = np.random.default_rng(d)
+    searched = 0
+    for _ in range(600):
+        try:
+            cascade = _core.Cascade.of(mutated(rng, arrays))
+        except ValueError:
+            continue
+        segment = (rows, None, 0, None, max_abs(rows), cascade)
+        for k in (1, 80):
+            found = _core.search(queries, max_abs(queries), [segment], k, "euclidean", isa=isa)
+            assert found[3]["strategy"] == "cascade"
+            assert ((found[1] >= -1) & (found[1] < 700)).all()
+        searched += 1
+    assert searched > 50
+
+
+def test_sizes_of_a_cascade_whose_products_overflow_are_refused():
+    _, rows = clustered(700, 1, 40)
+    arrays = cascade_of(rows, None, 16, 3).arrays()
+    for depth in (2.0**47, 2.0**40, 2.0**16, 12, 20):
+        for code_depth in (0, 64, 2.0**47, 96):
+            numbers = arrays["numbers"].copy()
+            numbers[1:3] = depth, code_depth
+            for name, empty in (("panels", depth), ("codes", code_depth)):
+                changed = {**arrays, "numbers": numbers}
+                if empty >= 2**40:  # a product with the number of places that is 0 in 64 bits
+                    changed[name] = arrays[name][:0]
+                with pytest.raises(ValueError, match="do not fit together"):
+                    _core.Cascade.of(changed)
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, 700.5), (1, 16.5), (4, 0.5), (9, 0.5)])
+def test_sizes_of_a_cascade_are_whole_numbers(at, value):
+    _, rows = clustered(700, 1, 40)
+    arrays = cascade_of(rows, None, 16, 3).arrays()
+    numbers = np.where(np.arange(len(arrays["numbers"])) == at, value, arrays["numbers"])
+    with pytest.raises(ValueError, match="out of range"):
+        _core.Cascade.of({**arrays, "numbers": numbers})
+
+
+def test_rows_whose_squares_leave_float32_are_not_coded():
+    """Their codes had no bounds, and neighbours were lost."""
+    rng = np.random.default_rng(0)
+    rows = (rng.choice([-1, 1], (700, 512)) * rng.uniform(0.8, 1, (700, 512))).astype(np.float32)
+    rows *= np.float32(2.0**60)
+    queries = rows[:9] * np.float32(0.999)
+    assert cascade_of(rows, None, 64, 3, coded_rows=True) is None
+    cascade = cascade_of(rows, None, 64, 3, coded_rows=False)
+    segment = (rows, None, 0, None, max_abs(rows), cascade)
+    found = _core.search(queries, max_abs(queries), [segment], 5, "euclidean")
+    assert found[3]["strategy"] == "cascade"
+    assert_same(found, oracle.search(queries, rows, 5))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("coded_rows", [True, False])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "inner_product"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_rows_and_queries_written_to_since_they_were_checked_end_a_search_all_the_same(
+    value, metric, coded_rows, isa
+):
+    queries, rows = clustered(3000, 60, 40)
+    cascade = cascade_of(rows, None, 16, 9, coded_rows=coded_rows, metric=metric)
+    largest = max_abs(rows), max_abs(queries)
+    segment = (rows, None, 0, None, largest[0], cascade)
+    rng = np.random.default_rng(0)
+    for part in (queries[::2], rows[::3], rows):
+        part[np.arange(len(part)), rng.integers(0, 40, len(part))] = value
+        for k in (1, 70, 300):
+            found = _core.search(queries, largest[1], [segment], k, metric, isa=isa)
+            assert found[3]["strategy"] == "cascade"
+            assert ((found[1] >= -1) & (found[1] < 3000)).all()
 
 
 def test_a_file_keeps_the_cascade_and_an_append_does_not_write_it_again(tmp_path):

@@ -34,8 +34,10 @@ py::tuple inspect_rows(const Array<T>& rows, std::size_t threads, const std::str
   T result = 0;
   for (std::size_t task = 0; task < tasks; ++task) {
     if (std::isnan(largest[task])) {
+      // If another thread has written over that row meanwhile, the last of its block is named.
       std::size_t row = task * block;
-      while (!std::isnan(max_abs(data + row * d, d))) ++row;
+      const std::size_t last = std::min(n, row + block) - 1;
+      while (row < last && !std::isnan(max_abs(data + row * d, d))) ++row;
       return py::make_tuple(largest[task], row);
     }
     result = std::max(result, largest[task]);
@@ -101,19 +103,31 @@ void copy_bfloat16(const dlpack::Tensor& tensor, int axis, const std::uint16_t* 
     copy_bfloat16(tensor, axis + 1, from + i * stride, to);
 }
 
+bool readable_bfloat16(const dlpack::Tensor& tensor) {
+  if (tensor.dtype.code != dlpack::kBfloat || tensor.dtype.bits != 16 || tensor.dtype.lanes != 1 ||
+      tensor.device.type != dlpack::kCpu || tensor.ndim < 0 ||
+      (tensor.ndim > 0 && tensor.shape == nullptr))
+    return false;
+  const std::int64_t *shape = tensor.shape, *end = shape + tensor.ndim;
+  if (std::any_of(shape, end, [](std::int64_t size) { return size < 0; })) return false;
+  return tensor.data != nullptr || std::find(shape, end, 0) != end;
+}
+
 // NumPy has no bfloat16, so numpy.from_dlpack cannot read such a tensor. None if the capsule
-// holds anything else than bfloat16 in CPU memory; the capsule is then left untouched.
+// holds anything else than bfloat16 in CPU memory, was used before or makes no sense; it is then
+// left untouched.
 py::object bfloat16_from_dlpack(py::capsule capsule) {
-  if (std::strcmp(capsule.name(), "dltensor") != 0) return py::none();
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor") == 0) return py::none();  // or has no name
   auto* managed = capsule.get_pointer<dlpack::ManagedTensor>();
   const dlpack::Tensor& tensor = managed->tensor;
-  if (tensor.dtype.code != dlpack::kBfloat || tensor.dtype.bits != 16 || tensor.dtype.lanes != 1 ||
-      tensor.device.type != dlpack::kCpu)
-    return py::none();
+  if (!readable_bfloat16(tensor)) return py::none();
   Array<float> out(std::vector<py::ssize_t>(tensor.shape, tensor.shape + tensor.ndim));
   float* to = out.mutable_data();
-  const auto* bytes = static_cast<const std::uint8_t*>(tensor.data) + tensor.byte_offset;
-  copy_bfloat16(tensor, 0, static_cast<const std::uint16_t*>(static_cast<const void*>(bytes)), to);
+  if (out.size() > 0) {
+    const auto* bytes = static_cast<const std::uint8_t*>(tensor.data) + tensor.byte_offset;
+    copy_bfloat16(tensor, 0, static_cast<const std::uint16_t*>(static_cast<const void*>(bytes)),
+                  to);
+  }
   capsule.set_name("used_dltensor");
   if (managed->deleter != nullptr) managed->deleter(managed);
   return std::move(out);

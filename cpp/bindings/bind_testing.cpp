@@ -105,6 +105,8 @@ Array<double> log_python(const Array<double>& x, const std::string& isa) {
 void register_testing(py::module_& module) {
   using namespace py::literals;
   module.def("set_flush_to_zero", &set_flush_to_zero, "on"_a);
+  module.def("group_cpus", &group_cpus, "root"_a,
+             "CPUs that the control groups of a file system at `root` leave; 0: no limit.");
   module.def("filter_brackets", &brackets_python, py::arg("queries").noconvert(),
              "queries_max_abs"_a, "segments"_a, "metric"_a, "filter"_a = "dot", "isa"_a = "",
              "depth_block"_a = 0, "Bounds (low, high) of the canonical keys, (q, n) each.");

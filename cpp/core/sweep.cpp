@@ -203,8 +203,9 @@ class ClassScores {
   }
 
   void confide(double confidence, bool correct, double* stats) const {
-    const auto scaled = static_cast<std::size_t>(confidence * static_cast<double>(request_.bins));
-    double* bin = stats + 3 * std::min(scaled, request_.bins - 1);
+    const auto most = static_cast<double>(request_.bins - 1);
+    const double scaled = confidence * static_cast<double>(request_.bins);  // perhaps NaN
+    double* bin = stats + 3 * static_cast<std::size_t>(std::min(std::max(0.0, scaled), most));
     bin[0] += 1;
     bin[1] += confidence;
     bin[2] += correct ? 1 : 0;

@@ -3,6 +3,10 @@
 NumPy arrays, anything with DLPack (bfloat16 included) and anything with ``__array__`` are
 taken. Integers convert; bool, object and complex arrays are refused, as they are nearly
 always a mistake. A float32 C-contiguous array is passed on without a copy.
+
+Another thread may write to a caller's array during a call. What is used as an index must stay as
+it was checked, so integers are always copied. Other numbers may change at any time: that can make
+results wrong, but nothing may be read or written beyond an array, and no call may hang.
 """
 
 from __future__ import annotations
@@ -145,7 +149,7 @@ def _from_bfloat16(value: Any) -> F32 | None:
         return None
     try:
         return _core.bfloat16_from_dlpack(value.__dlpack__())
-    except (BufferError, RuntimeError, TypeError):
+    except (BufferError, RuntimeError, TypeError, ValueError):
         return None
 
 
@@ -343,7 +347,7 @@ def probabilities(value: Any, name: str, first_row: int = 0) -> F32:
 
 
 def integers(value: Any, name: str, shape: str) -> I64:
-    """A C-contiguous int64 array from an integer array, values unchanged."""
+    """An int64 array of its own (C order) from an integer array, values unchanged."""
     array = to_numpy(value, name)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)  # an empty list is float64 to NumPy
@@ -357,12 +361,13 @@ def integers(value: Any, name: str, shape: str) -> I64:
                 "with numpy.unique(targets, return_inverse=True)[1]"
             )
         raise TypeError(f"{name} must hold integers, got dtype {array.dtype}{hint}")
-    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise ValueError(f"{name} holds values beyond int64")
     dimensions = shape.count(",") + (0 if shape.endswith(",)") else 1)
     if array.ndim != dimensions:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    own: I64 = np.array(array, dtype=np.int64, order="C")
+    if array.dtype == np.uint64 and own.min(initial=0) < 0:
+        raise ValueError(f"{name} holds values beyond int64")
+    return own
 
 
 def labels(value: Any, classes: int, first_row: int = 0) -> I64:

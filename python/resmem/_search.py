@@ -48,7 +48,9 @@ def search(
     exclude_ids : int array (q,) or (q, m), optional
         Rows a query must not be answered with, such as itself; -1 stands for none.
     threads : int, optional
-        Default: ``RESMEM_NUM_THREADS``, else the CPUs this process may use.
+        Default: the environment variable ``RESMEM_NUM_THREADS``, else the CPUs that this process
+        may use: the least of its affinity, the quotas of its control groups (cgroups),
+        ``OMP_NUM_THREADS`` and ``OMP_THREAD_LIMIT``, which joblib's workers and job schedulers set.
 
     Returns
     -------

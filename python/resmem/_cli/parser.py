@@ -306,7 +306,12 @@ def _add_search(command: argparse.ArgumentParser) -> None:
         metavar=_ARRAY,
         help="ids not to answer with (q,) or (q, m); -1: none",
     )
-    command.add_argument("--threads", type=int, metavar="N", help="default: all that may be used")
+    command.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="default: RESMEM_NUM_THREADS, else all CPUs that may be used",
+    )
 
 
 def _list_of(kind: type) -> Callable[[str], list[Any]]:
