@@ -47,9 +47,7 @@ class RowMap {
     const std::size_t columns = rows_.columns;
     double* row = rows_.values + i * columns;
     std::size_t floored = columns;
-    if (rows_.base == nullptr) {
-      std::copy_n(row, columns, padded_.begin());
-    } else {
+    if (rows_.base != nullptr) {
       const double* base = rows_.base + i * columns;
       if (std::equal(row, row + columns, base)) {  // nothing is corrected
         std::copy_n(base, columns, row);
@@ -57,6 +55,8 @@ class RowMap {
       }
       floored = take(base, row);
     }
+    if (floored == columns && map_.kind == SimplexMap::Kind::project)
+      std::copy_n(row, columns, padded_.begin());
     const double shift = simplex_shift(map_, padded_.data(), padded_.size(), floored, kernels_);
     for (std::size_t c = 0; c < columns; ++c) {
       const double value = row[c] - shift;
@@ -71,13 +71,15 @@ class RowMap {
   // base model gives nothing is possible if neighbours have it and are added, not taken off.
   std::size_t take(const double* base, double* row) {
     std::size_t floored = 0;
-    map_.floors(base, rows_.columns, floors_.data());
-    for (std::size_t c = 0; c < rows_.columns; ++c) {
+    for (std::size_t c = 0; c < rows_.columns; ++c) floored += base[c] > 0 ? 1 : 0;
+    if (lowered_ || map_.kind == SimplexMap::Kind::keep)
+      map_.floors(base, rows_.columns, floors_.data());
+    lowered_ = floored < rows_.columns;
+    for (std::size_t c = 0; lowered_ && c < rows_.columns; ++c) {
       const bool given = base[c] > 0;
       if (!given && !(row[c] > 0 && rows_.strength > 0)) row[c] = -kInfinity;
       if (!given) floors_[c] = 0;
       padded_[c] = given ? row[c] : row[c] + map_.floor;
-      floored += given ? 1 : 0;
     }
     return floored;
   }
@@ -86,6 +88,7 @@ class RowMap {
   const SimplexRows& rows_;
   const KernelTable& kernels_;
   std::vector<double> padded_, floors_;
+  bool lowered_ = false;  // whether the last row had classes without a floor
 };
 
 }  // namespace
