@@ -412,9 +412,9 @@ def nested(folder, outer, inner, same, by):
     calls = {
         "save": lambda: other.save(path),
         "append": lambda: other.save(path, append=True),
-        "container": lambda: _container.append(path, mem._file.version, {}, [], []),
+        "container": lambda: _container.append(path, mem._now.file.version, {}, [], []),
         "other writer": lambda: _atomic.replacing(path).__enter__(),
-        "append to a link": lambda: _container.append(link, mem._file.version, {}, [], []),
+        "append to a link": lambda: _container.append(link, mem._now.file.version, {}, [], []),
     }
     said = []
 
@@ -691,7 +691,7 @@ def with_ids(path):
     rng = np.random.default_rng(0)
     mem = resmem.Memory(k=4).fit(*examples(rng, 5), ids=[3, 9, 4, 20, 7])
     mem.save(path)
-    mem._snapshot = mem._snapshot.sealed()
+    mem._hold(rows=mem._snapshot.sealed())
     return mem.add(*examples(rng, 4)).save(path, append=True)
 
 

@@ -254,6 +254,54 @@ def test_every_kind_of_memory_may_begin_with_add(kind):
     assert repr(mem) == repr(wanted)
 
 
+class Table:
+    """What a DataFrame is to the memory: an array whose columns have names."""
+
+    def __init__(self, array, names):
+        self.array, self.columns, self.shape = array, names, array.shape
+        self.dtype, self.iloc = array.dtype, array
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.array, dtype)
+
+
+@pytest.mark.parametrize("before", ["nothing", "no rows", "a file"])
+@pytest.mark.parametrize("preprocess", ["none", "unit", "center"])
+def test_the_first_rows_choose_how_keys_are_kept(tmp_path, before, preprocess):
+    """Such as times, that float32 would make equal."""
+    times = 1.7e9 + np.arange(40.0)[:, None] / 8
+    rows, queries = (times, *ROWS[1:]), times[:6] + 1 / 16
+    options = {"k": 5, "sigma": 1.0, "preprocess": preprocess}
+    if before == "a file":
+        options["key_dtype"] = "float64"
+    mem = resmem.Memory(**options)
+    if before != "nothing":
+        mem.fit(times[:0], *NOTHING[1:])
+    if before == "a file":
+        mem.save(tmp_path / "m")
+        mem = resmem.Memory.load(tmp_path / "m")
+    mem.add(*rows)
+    wanted = resmem.Memory(**options).fit(*rows)
+    assert mem.key_dtype == wanted.key_dtype
+    for got, expected in zip(mem.kneighbors(queries), wanted.kneighbors(queries), strict=True):
+        assert got.tobytes() == expected.tobytes()
+    mem.save(tmp_path / "m", append=before == "a file")
+    twin = resmem.Memory.load(tmp_path / "m")
+    assert twin.kneighbors(queries)[0].tobytes() == wanted.kneighbors(queries)[0].tobytes()
+
+
+@pytest.mark.parametrize("first", [0, 9])
+def test_columns_of_the_first_rows_name_those_of_all(first):
+    names, mem = list("abcd"), resmem.Memory(k=5)
+    mem.add(Table(ROWS[0][:first], names), *(part[:first] for part in ROWS[1:]))
+    with pytest.raises(ValueError, match="columns"):
+        mem.add(Table(ROWS[0], names[::-1]), *ROWS[1:])
+    mem.add(Table(ROWS[0], names), *ROWS[1:])
+    assert mem.info()["embedding_names"] == tuple(names)
+    with pytest.raises(ValueError, match="columns"):
+        mem.add(Table(ROWS[0], names[::-1]), *ROWS[1:])
+
+
 def test_rows_that_are_refused_leave_a_memory_without_any():
     mem = resmem.Memory(k=5, preprocess="center")
     for bad in ((ROWS[0], ROWS[1][:9], ROWS[2]), (ROWS[0] * np.nan, *ROWS[1:])):

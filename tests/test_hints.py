@@ -167,7 +167,7 @@ CASES = {
     "fixed temperature": (lambda: setattr(memory(store="sparse:1"), "temperature", 2), Follow(r"or use store=('dense')", lambda v: setattr(memory(store=v), "temperature", 2))),
     "fixed temperature, fitted again": (lambda: setattr(memory(store="sparse:1"), "temperature", 2), lambda m: memory(store="sparse:1", temperature=2)),
     "weight of (d, C)": (lambda: resmem.Memory(store="head", head=(HEAD[0].T, np.zeros(D))).fit(Z, None, Y), Follow(r"pass (weight\.T)", lambda w: resmem.Memory(store="head", head=(w, None)).fit(Z, None, Y), weight=HEAD[0].T)),
-    "keys made anew": (lambda: memory(preprocess="unit")._rekeyed("none", "float32"), lambda m: memory(preprocess="none", key_dtype="float32")._rekeyed("unit", "float32")),
+    "keys made anew": (lambda: memory(preprocess="unit")._now.rekeyed("none", "float32"), lambda m: memory(preprocess="none", key_dtype="float32")._now.rekeyed("unit", "float32")),
     # methods
     "not fitted": (lambda: resmem.Memory().predict(Z, L), lambda m: resmem.Memory().fit(Z, L, Y).predict(Z, L)),
     "proba of values": (lambda: values().predict_proba(FRESH, V), lambda m: values().predict(FRESH, V)),

@@ -311,10 +311,16 @@ def test_using_the_settings_there_are_changes_nothing(sigma):
 
 def test_settings_of_a_memory_without_rows():
     mem = resmem.Memory(k=3)
-    assert mem.settings == Settings(3, "auto", 1.0, 1.0)
-    assert mem.use(OTHER).settings == OTHER
-    mem.fit(*ROWS)
-    assert mem.settings == OTHER
+    usual = mem.settings
+    assert usual == Settings(3, "auto", 1.0, 1.0, key_dtype="auto")
+    other = replace(OTHER, preprocess="unit")
+    assert mem.use(other).settings == other
+    assert mem.use(usual).use(other).settings == other
+    assert mem.fit(*ROWS).settings == other
+    with pytest.raises(ValueError, match="keys can be made anew only of"):
+        mem.use(usual)
+    mem = resmem.Memory(k=3).fit(*ROWS)
+    assert mem.use(OTHER).use(usual).settings == replace(usual, key_dtype="float32")
 
 
 def test_a_save_that_a_fit_overtakes_is_not_continued(tmp_path):

@@ -188,14 +188,24 @@ class Held:
         spec = replace(spec, preprocess=method, key_dtype=key_dtype)
         return replace(self, spec=spec, asked=key_dtype, rows=after, file=None).unmeasured()
 
+    def keeping(self, preprocess: str, key_dtype: KeyDtype) -> Held:
+        """With keys of this kind; "auto" leaves those that there are as they are."""
+        if self.rows is not None and key_dtype == "auto":
+            key_dtype = self.spec.key_dtype
+        if (preprocess, key_dtype) == (self.spec.preprocess.name, self.spec.key_dtype):
+            return self
+        if self.rows is not None:
+            return self.rekeyed(preprocess, key_dtype)
+        method = checked_keys(preprocess, key_dtype, self.spec.store.name)
+        spec = replace(self.spec, preprocess=method, key_dtype=key_dtype)
+        return replace(self, spec=spec, asked=key_dtype)
+
     def using(self, settings: Any) -> Held:
         """With these ``Settings``; refused if one of them is."""
         k, sigma = _arrays.count(settings.k, "k"), checked_sigma(settings.sigma)
         strength, to = finite(settings.strength, "strength"), map_named(settings.probability_map)
         temperature = checked_temperature(settings.temperature, self.spec)
-        now, keys = self, (settings.preprocess, settings.key_dtype)
-        if keys != (self.spec.preprocess.name, self.spec.key_dtype):
-            now = self.rekeyed(*keys)
+        now = self.keeping(settings.preprocess, settings.key_dtype)
         now = now.at_temperature(temperature)
         if sigma == "auto" and (self.sigma, self.k) != (sigma, k):
             now = now.unmeasured()

@@ -129,7 +129,9 @@ def again(mem: Any) -> None:
     outputs = np.full((2, about["columns"]), 1 / about["columns"])
     values = outputs[:, 0] if mem._snapshot.flat else outputs
     targets = np.zeros(2, dtype=np.int64) if mem.task == "classification" else values
-    mem.add(np.ones((2, about["d"])), None if mem.store == "head" else values, targets)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as that logits look like probabilities
+        mem.add(np.ones((2, about["d"])), None if mem.store == "head" else values, targets)
 
 
 def ids_of(mem: Any) -> list[int]:
