@@ -237,7 +237,9 @@ def _command(commands: _Commands, name: str, does: str, more: str = "") -> argpa
         name, help=does, description=f"{does[0].upper()}{does[1:]}. {more}", allow_abbrev=False
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument("--quiet", action="store_true", help="print nothing but errors and JSON")
+    command.add_argument(
+        "--quiet", action="store_true", help="print nothing but errors, warnings and JSON"
+    )
     command.add_argument("--no-progress", action="store_true", help="draw no progress bar")
     return command
 
