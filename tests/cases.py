@@ -11,6 +11,7 @@ import numpy.typing as npt
 from resmem import _core
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 METRICS = ("euclidean", "sqeuclidean", "cosine", "inner_product")
 ISAS = tuple(_core.available_isas())
 Maker = Callable[[np.random.Generator, int, int], npt.NDArray[Any]]
@@ -51,21 +52,64 @@ FAMILIES: dict[str, Maker] = {
 }
 
 
+def _sphere(rng: np.random.Generator, n: int, d: int) -> npt.NDArray[Any]:
+    points = rng.standard_normal((n, d))
+    return 6.378e6 * points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+# What float32 does not hold, within what float64 keys may be.
+WIDE_FAMILIES: dict[str, Maker] = {
+    "gaussian": FAMILIES["gaussian"],
+    "equal": lambda rng, n, d: np.full((n, d), 1.5e9 + 0.1),
+    "zeros": FAMILIES["zeros"],
+    "some zeros": FAMILIES["some zeros"],
+    "unix times": lambda rng, n, d: 1.7e9 + rng.integers(0, 50, (n, d)),
+    "on a sphere": _sphere,
+    "duplicates": lambda rng, n, d: (1e9 + rng.standard_normal((3, d)))[rng.integers(0, 3, n)],
+    "1e-100": lambda rng, n, d: rng.standard_normal((n, d)) * 1e-100,
+    "1e140": lambda rng, n, d: rng.standard_normal((n, d)) * 1e140,
+    "some tiny": lambda rng, n, d: (
+        rng.standard_normal((n, d)) * 10.0 ** rng.choice([0, -170, -300], (n, 1))
+    ),
+    "mixed norms": lambda rng, n, d: (
+        rng.standard_normal((n, d)) * 10.0 ** rng.integers(-100, 101, (n, 1))
+    ),
+    "mixed dimensions": lambda rng, n, d: (
+        rng.standard_normal((n, d)) * 10.0 ** rng.integers(-60, 61, (1, d))
+    ),
+    "far clusters": lambda rng, n, d: (
+        1e-3 * rng.standard_normal((n, d)) + 1e6 * rng.integers(-2, 3, (n, 1))
+    ),
+    "one ulp": lambda rng, n, d: np.nextafter(
+        np.tile(rng.standard_normal(d), (n, 1)), rng.choice([-np.inf, np.inf], (n, d))
+    ),
+}
+
+
 def make(family: str, seed: int, n: int, q: int, d: int) -> tuple[F32, F32]:
     """Queries and rows of one family; some queries are rows."""
+    return _made(FAMILIES[family], np.float32, seed, n, q, d)
+
+
+def make_wide(family: str, seed: int, n: int, q: int, d: int) -> tuple[F64, F64]:
+    """The same in float64, of one of the wide families."""
+    return _made(WIDE_FAMILIES[family], np.float64, seed, n, q, d)
+
+
+def _made(maker: Maker, dtype: Any, seed: int, n: int, q: int, d: int) -> tuple[Any, Any]:
     rng = np.random.default_rng(seed)
-    both = FAMILIES[family](rng, n + q, d).astype(np.float32)
+    both = maker(rng, n + q, d).astype(dtype)
     queries, rows = both[:q].copy(), both[q:].copy()
     if n and q:
         queries[::3] = rows[rng.integers(0, n, len(queries[::3]))]
     return queries, rows
 
 
-def max_abs(array: F32) -> float:
+def max_abs(array: F32 | F64) -> float:
     return float(np.abs(array).max(initial=0))
 
 
-def only_segment(rows: F32) -> list[Any]:
+def only_segment(rows: F32 | F64) -> list[Any]:
     """Rows as the core takes them, with their numbers for ids."""
     return [(rows, None, 0, None, max_abs(rows))]
 
@@ -82,13 +126,13 @@ def as_stored(rows: F32, kind: str) -> tuple[npt.NDArray[Any], F32]:
 
 
 def core_search(
-    queries: F32, rows: F32, k: int, metric: str = "euclidean", **options: Any
+    queries: F32 | F64, rows: F32 | F64, k: int, metric: str = "euclidean", **options: Any
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], Any]:
     """The core's search on one plain segment."""
     return _core.search(queries, max_abs(queries), only_segment(rows), k, metric, **options)
 
 
-def paths(metric: str) -> Iterator[dict[str, str]]:
+def paths(metric: str, wide: bool = False) -> Iterator[dict[str, str]]:
     """Every strategy with every filter it can have."""
     euclidean = "euclidean" in metric
     yield {"strategy": "automatic"}
@@ -97,7 +141,7 @@ def paths(metric: str) -> Iterator[dict[str, str]]:
         yield {"strategy": strategy, "filter": "dot"}
         if euclidean:
             yield {"strategy": strategy, "filter": "difference"}
-    if euclidean:
+    if euclidean and not wide:
         yield {"strategy": "stream"}
 
 

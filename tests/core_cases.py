@@ -7,7 +7,7 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
 0) or u16[n] (1 float16, 2 bfloat16). Shapes are those of ``core/search.h``,
 ``core/residual_store.h``, ``core/aggregate.h`` and ``core/sweep.h``, row-major.
 
-    magic    8 bytes "RESMEM03"
+    magic    8 bytes "RESMEM04"
     u64      number of records
     records  u64 kind, str name, then by kind:
 
@@ -21,10 +21,11 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
     3 softmax    u64 n, columns, f64 temperature, f32[n*columns] logits, f64[n*columns] wanted
     4 residuals  u64 n, columns, f64 temperature (0: probabilities), f32[n*columns] outputs,
                  i64[n] labels, num[n*columns] wanted
-    5 simplex    u64 n, columns, kind (0 clip, 1 project, 2 keep), f64 floor,
-                 f64[n*columns] values, f64[n*columns] base,
+    5 simplex    u64 n, columns, kind (0 clip, 1 project, 2 keep), f64 floor, strength,
+                 f64[n*columns] values, f64[n*columns or 0] base (0: not known),
                  f64[n*columns] wanted
-    6 weights    u64 q, k, f64 sigma, f64[q*k] distances, i64[q*k] positions, f64[q*k] wanted
+    6 weights    u64 q, k, f64 sigma, f64[q*k] distances, i64[q*k] positions, f64[q*k] wanted,
+                 f64[q] their sums
     7 aggregate  u64 q, k, columns, f64 sigma, strength, u64 store
                  store 2: u64 d, f64 temperature, f32[columns*d] weight, f32[columns] bias
                  u64 segments, each: u64 n,
@@ -42,10 +43,12 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
     10 numbers   u64 type, u16[n] halves, f32[n] widened, f32[m] x, u16[m] narrowed
     11 log       f64[n] x, f64[n] wanted
     12 sweep     u64 q, k, n, columns, f32[n*columns] residuals, f64[q*k] distances,
-                 i64[q*k] positions, f64[q*columns] base,
+                 i64[q*k] positions, f64[q*columns] base (of classes also f64[0]: not known),
                  i64[q] labels and f64[0], or i64[0] and f64[q*columns] values,
                  i64[] ks, f64[] sigmas, f64[] strengths, i64[maps] kind, f64[maps] floor,
                  i64[] bounds, u64 bins: wanted is what the scalar kernels make of it
+    13 wide      u64 metric, u64 q, d, k, f64[q*d] queries, u64 n, f64[n*d] rows of one segment,
+       search    f64[q*k] values, i64[q*k] ids wanted
 """
 
 from __future__ import annotations
@@ -66,6 +69,7 @@ Maker = Callable[[np.random.Generator, int, int], Array]
 
 METRICS = ("euclidean", "sqeuclidean", "cosine", "inner_product")
 TYPES = ("float32", "float16", "bfloat16")
+KINDS: tuple[oracle.MapKind, ...] = ("clip", "project", "keep")
 LARGEST = {"float32": 3.4028234663852886e38, "float16": 65504.0, "bfloat16": 3.3895313892515355e38}
 # Around the tiles (2 to 12 rows, 8 to 32 queries), the depth step (4) and vectors of 4 to 16.
 ROWS = (0, 1, 2, 3, 5, 7, 11, 12, 13, 16, 17, 23, 24, 25, 31, 48, 49, 97, 131, 257)
@@ -132,7 +136,7 @@ class Writer:
         self.records.append(b"".join(parts))
 
     def write(self, path: Path) -> None:
-        head = b"RESMEM03" + struct.pack("<Q", len(self.records))
+        head = b"RESMEM04" + struct.pack("<Q", len(self.records))
         path.write_bytes(head + b"".join(self.records))
 
 
@@ -227,6 +231,28 @@ def add_search(
     out.add(
         1, name, code, q, d, k, queries, len(sizes), *fields, version, width, exclude, values, found
     )  # fmt: skip
+
+
+def wide_searches(out: Writer) -> None:
+    """Float64 queries and rows, each as the formulas take them."""
+    makers: dict[str, Maker] = {
+        "times": lambda rng, n, d: 1.7e9 + rng.integers(0, 50, (n, d)),
+        "far clusters": lambda rng, n, d: (
+            1e-3 * rng.standard_normal((n, d)) + 1e6 * rng.integers(-2, 3, (n, 1))
+        ),
+        "mixed": lambda rng, n, d: (
+            rng.standard_normal((n, d)) * 10.0 ** rng.integers(-90, 91, (n, 1))
+        ),
+        "tiny": lambda rng, n, d: rng.standard_normal((n, d)) * 1e-200,
+    }
+    for number, (family, maker) in enumerate(makers.items()):
+        for code, metric in enumerate(METRICS):
+            for n, q, d, k in ((0, 2, 3, 2), (1, 1, 1, 3), (700, 21, 3, 7), (400, 9, 19, 30)):
+                both = maker(np.random.default_rng([4, number, code, n]), n + q, d)
+                queries, rows = (oracle.as_float64(x, metric) for x in (both[:q], both[q:]))
+                values, ids = oracle.search(queries, rows, k, metric, wide=True)
+                name = f"float64, {metric}, {family}, n={n} q={q} d={d} k={k}"
+                out.add(13, name, code, q, d, k, queries, n, rows, values, ids)
 
 
 def random_searches(out: Writer, count: int) -> None:
@@ -332,10 +358,18 @@ def add_simplex(out: Writer, rng: np.random.Generator, n: int, columns: int) -> 
     if n > 2:
         values[1], values[2, 0] = -1.0, -0.0  # all clipped
     base = oracle.softmax(rng.standard_normal((n, columns))) if n else np.zeros((0, columns))
+    base[:, 1:][rng.random((n, columns - 1)) < 0.3] = 0.0  # impossible, but for some neighbours
+    if n > 4:
+        values[3] = base[3]  # nothing is corrected
     for kind, floor in ((0, 1e-6), (0, 0.25), (1, 1e-6), (1, 0.0), (1, 0.25), (2, 0.1)):
-        wanted = oracle.simplex(values, floor, kind == 1, base if kind == 2 else None)
-        what = f"simplex, n={n} columns={columns} kind={kind} floor={floor}"
-        out.add(5, what, n, columns, kind, floor, values, base, wanted)
+        for strength, of in ((1.0, base), (-1.0, base), (1.0, None)):
+            if of is None and kind == 2:
+                continue
+            wanted = oracle.simplex(values, floor, KINDS[kind], of, strength)
+            known = "known" if of is not None else "unknown"
+            what = f"simplex, n={n} columns={columns} {KINDS[kind]}:{floor} {strength} {known}"
+            given = np.zeros(0) if of is None else of
+            out.add(5, what, n, columns, kind, floor, strength, values, given, wanted)
 
 
 def add_sweep(out: Writer, rng: np.random.Generator, q: int, columns: int, scales: int) -> None:
@@ -346,9 +380,10 @@ def add_sweep(out: Writer, rng: np.random.Generator, q: int, columns: int, scale
     distances[1::4, 3:], positions[1::4, 3:] = np.inf, -1
     distances[2::4], positions[2::4] = np.inf, -1
     base = oracle.softmax(rng.standard_normal((q, columns))) if q else np.zeros((0, columns))
+    base[::3, 1::2] = 0.0  # impossible, but for some neighbours
     sigmas = np.append(rng.uniform(0.05, 2, scales - 1), np.inf)
     maps = np.array([0, 1, 1, 0, 2]), np.array([1e-6, 1e-6, 0.0, 0.02, 0.1])
-    settings = [np.array([1, 2, 9]), sigmas, np.array([1.0, -2.0, 50.0])]
+    settings = [np.array([1, 2, 9]), sigmas, np.array([1.0, -2.0, 0.0, 50.0])]
     bounds, nothing = np.array([0, 0, q // 3, q]), np.zeros(0)
     given = [residuals, distances, positions, base]
     what = f"q={q} columns={columns} scales={scales}"
@@ -356,6 +391,10 @@ def add_sweep(out: Writer, rng: np.random.Generator, q: int, columns: int, scale
     out.add(
         12, f"sweep of classes, {what}", q, k, n, columns, *given, labels, nothing,
         *settings, *maps, bounds, 7,
+    )  # fmt: skip
+    out.add(
+        12, f"sweep of neighbours alone, {what}", q, k, n, columns, *given[:3], nothing, labels,
+        nothing, *settings, maps[0][:4], maps[1][:4], bounds, 7,
     )  # fmt: skip
     out.add(
         12, f"sweep of values, {what}", q, k, n, columns, *given, nothing, values,
@@ -421,8 +460,8 @@ def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns
     ]  # fmt: skip
     for number, sigma in enumerate((0.1, 3.0, np.inf, 1e-300)):
         what = f"q={q} k={k} columns={columns} sigma={sigma}"
-        weights = oracle.weights(distances, sigma)
-        out.add(6, f"weights, {what}", q, k, float(sigma), distances, positions, weights)
+        weights, sums = oracle.weights(distances, sigma)
+        out.add(6, f"weights, {what}", q, k, float(sigma), distances, positions, weights, sums)
         for turn, (maker, kind) in enumerate(makers):
             if turn and (number + turn + k) % 4:
                 continue  # every kind with every shape, but not with every sigma
@@ -515,6 +554,7 @@ def main() -> None:
     out = Writer()
     random_searches(out, 440)
     chosen_searches(out)
+    wide_searches(out)
     numbers(out)
     out.write(Path(sys.argv[1]))
     print(f"{len(out.records)} cases written to {sys.argv[1]}")

@@ -371,11 +371,12 @@ def after_kill(path, said, expected):
     for other in beside:
         if not other.name.startswith(".m.resmem.") or loaded(other) != expected(int(new)):
             return f"left {other.name}"
-        other.unlink()
     for append in (True, False):
         memory.save(path, append=append)
         if loaded(path) != expected(i):
             return f"damaged by the next save(append={append})"
+    if any(other.exists() for other in beside):
+        return "not removed by the next save"
     if beside:
         return "old, new beside it"
     return "between" if word == "did" else "new" if i == int(new) else "old"

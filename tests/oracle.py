@@ -27,8 +27,9 @@ Array = npt.NDArray[Any]
 Metric = Literal["euclidean", "sqeuclidean", "inner_product", "cosine"]
 Task = Literal["classification", "regression"]
 OutputKind = Literal["logits", "probabilities", "values"]
-KeyDtype = Literal["float32", "float16", "bfloat16"]
-ResidualDtype = Literal["float32", "float16"]
+KeyDtype = Literal["float32", "float64", "float16", "bfloat16"]
+ResidualDtype = Literal["float32", "float64", "float16"]
+MapKind = Literal["clip", "project", "keep"]
 
 ROW_BLOCK = 4096  # rows whose terms are held at once; no effect on any bit
 
@@ -117,12 +118,32 @@ def _block_key(q: Float64, x: Float64, metric: Metric) -> Float64:
     raise ValueError(f"unknown metric: {metric!r}")
 
 
-def order_key(queries: npt.ArrayLike, rows: npt.ArrayLike, metric: Metric) -> Float64:
-    """Key of the order, (q, n), ascending. Contract: "Distances and order", second column."""
-    q, x = widen(queries), np.asarray(rows)
+def as_float64(array: npt.ArrayLike, metric: Metric) -> Float64:
+    """Float64 keys or queries as they enter the formulas: for "cosine", each vector scaled by the
+    power of two that brings its largest |value| into [1/2, 1). Contract: "Float64 keys"."""
+    x = np.asarray(array, dtype=np.float64)
+    if metric != "cosine":
+        return x
+    _, exponent = np.frexp(np.max(np.abs(x), axis=1, initial=0.0))
+    scaled: Float64 = np.ldexp(x, -exponent[:, None])
+    return scaled
+
+
+def order_key(
+    queries: npt.ArrayLike, rows: npt.ArrayLike, metric: Metric, wide: bool = False
+) -> Float64:
+    """Key of the order, (q, n), ascending. Contract: "Distances and order", second column.
+
+    ``wide``: queries and rows are float64, and not rounded to float32.
+    """
+
+    def taken(array: npt.ArrayLike) -> Float64:
+        return as_float64(array, metric) if wide else widen(array)
+
+    q, x = taken(queries), np.asarray(rows)
     keys = np.empty((q.shape[0], x.shape[0]))
     for start in range(0, x.shape[0], ROW_BLOCK):
-        block = widen(x[start : start + ROW_BLOCK])
+        block = taken(x[start : start + ROW_BLOCK])
         for i, query in enumerate(q):
             keys[i, start : start + ROW_BLOCK] = _block_key(query, block, metric)
     return keys
@@ -149,13 +170,15 @@ def search(
     ids: npt.ArrayLike | None = None,
     exclude_ids: npt.ArrayLike | None = None,
     alive: npt.ArrayLike | None = None,
+    wide: bool = False,
 ) -> tuple[Float64, Int64]:
     """The ``k`` smallest rows by (order key, id): values and ids, (q, k) each.
 
     ``ids`` are the positions if not given; ``exclude_ids`` is (q,) or (q, m), -1 for none;
-    ``alive`` (n,) is False for removed rows. Contract: "Distances and order", last paragraph.
+    ``alive`` (n,) is False for removed rows; ``wide`` as for ``order_key``.
+    Contract: "Distances and order", last paragraph.
     """
-    keys = order_key(queries, rows, metric)
+    keys = order_key(queries, rows, metric, wide)
     n_queries, n = keys.shape
     row_ids = np.arange(n) if ids is None else np.asarray(ids)
     row_ids = row_ids.astype(np.int64)
@@ -179,13 +202,17 @@ def search(
 
 
 def preprocess(
-    embeddings: npt.ArrayLike, name: str, fitted: Mapping[str, npt.ArrayLike] | None = None
-) -> Float32:
-    """Keys or queries of embeddings. Contract: "Preprocessing", table.
+    embeddings: npt.ArrayLike,
+    name: str,
+    fitted: Mapping[str, npt.ArrayLike] | None = None,
+    wide: bool = False,
+) -> Float32 | Float64:
+    """Keys or queries of embeddings, float64 ones if ``wide``. Contract: "Preprocessing", table.
 
-    ``fitted``: what a fit has found, "mean" and "scale", or "weight" and "bias".
+    ``fitted``: what a fit has found, "mean" and "scale", or "weight" and "bias", or "offset".
     """
-    e, found = widen(embeddings), dict(fitted or {})
+    given, found = np.asarray(embeddings), dict(fitted or {})
+    e = given if given.dtype == np.float64 else widen(given)
     kind, _, m = name.partition(":")
     if kind in ("pca", "whiten"):
         keys = head_logits(embeddings, found["weight"], found["bias"])
@@ -195,16 +222,17 @@ def preprocess(
             raise ValueError("a key is as large as the largest float32: scale the embeddings down")
         return keys
     if kind == "none":
-        return narrow(e, np.float32)
-    if kind == "unit":
+        made = e - np.asarray(found.get("offset", 0.0), np.float64)
+    elif kind == "unit":
         root = np.sqrt(csum(e * e))[:, None]
-        return narrow(np.where(root == 0.0, e, e / np.where(root == 0.0, 1.0, root)), np.float32)
-    if kind not in ("center", "standardize"):
+        made = np.where(root == 0.0, e, e / np.where(root == 0.0, 1.0, root))
+    elif kind in ("center", "standardize"):
+        made = e - np.asarray(found["mean"], np.float64)
+        if kind == "standardize":
+            made = made / np.asarray(found["scale"], np.float64)
+    else:
         raise ValueError(f"unknown preprocess: {name!r}")
-    centred = e - np.asarray(found["mean"], np.float64)
-    if kind == "standardize":
-        centred = centred / np.asarray(found["scale"], np.float64)
-    return narrow(centred, np.float32)
+    return made if wide else narrow(made, np.float32)
 
 
 # ---- exp ----------------------------------------------------------------------------------
@@ -280,8 +308,10 @@ def residuals(
     targets: npt.ArrayLike,
     temperature: float = 1.0,
     half: bool = False,
-) -> Float32 | Float16:
-    """Residuals, (n, C), rounded once, or once more if ``half``: float32, or float16.
+    wide: bool = False,
+) -> Float32 | Float16 | Float64:
+    """Residuals, (n, C), rounded once, or once more if ``half``: float32, or float16; those of a
+    regression not at all if ``wide``.
 
     Contract: "Softmax, residuals", table, third column, and the paragraph that follows it.
     """
@@ -290,7 +320,8 @@ def residuals(
     b = base(output_kind, outputs, temperature)
     if task == "classification":
         return _stored(_onehot(targets, b.shape[1]) - b, half)
-    return _stored(_columns(targets) - b, half)
+    differences = _columns(targets) - b
+    return differences if wide else _stored(differences, half)
 
 
 def _stored(values: Float64, half: bool) -> Float32 | Float16:
@@ -353,7 +384,9 @@ def sparse_dense(index: Array, value: Array, rest: Array, C: int) -> Float64:
 
 def head_logits(keys: npt.ArrayLike, weight: npt.ArrayLike, bias: npt.ArrayLike) -> Float32:
     """Logits of a linear layer, (n, C), never infinite. Contract: "Head residuals"."""
-    x, W, a = widen(keys), widen(weight), widen(bias)
+    given = np.asarray(keys)
+    x = given if given.dtype == np.float64 else widen(given)
+    W, a = widen(weight), widen(bias)
     logits = np.empty((x.shape[0], W.shape[0]))
     for i, key in enumerate(x):
         logits[i] = csum(W * key) + a
@@ -364,8 +397,11 @@ def head_logits(keys: npt.ArrayLike, weight: npt.ArrayLike, bias: npt.ArrayLike)
 # ---- Weights, correction, prediction ------------------------------------------------------
 
 
-def weights(distances: npt.ArrayLike, sigma: float) -> Float64:
-    """Weights over the last axis; padding (+inf, last) weighs 0. Contract: "Weights"."""
+def weights(distances: npt.ArrayLike, sigma: float) -> tuple[Float64, Float64]:
+    """``e`` over the last axis, and its sum ``W``. Contract: "Weights".
+
+    Padding (+inf, last) weighs 0; where there is nothing else, ``W`` is 1.
+    """
     distance = np.asarray(distances, dtype=np.float64)
     there = np.isfinite(distance)
     D = np.where(there, distance, 0.0)
@@ -374,9 +410,7 @@ def weights(distances: npt.ArrayLike, sigma: float) -> Float64:
     W = np.zeros(e.shape[:-1])
     for j in range(e.shape[-1]):  # neighbour order; 0 + e_1 = e_1, and padding adds +0.0
         W = W + e[..., j]
-    W = np.where(W == 0.0, 1.0, W)  # m = 0: all weights 0
-    w: Float64 = e / W[..., None]
-    return w
+    return e, np.where(W == 0.0, 1.0, W)  # m = 0: a sum over nothing can be divided by it
 
 
 def correction(
@@ -386,13 +420,19 @@ def correction(
 
     ``positions`` (q, k) are rows of ``residuals`` (n, C), -1 for padding.
     """
-    position, r = np.asarray(positions, dtype=np.int64), widen(residuals)
+    position, kept = np.asarray(positions, dtype=np.int64), np.asarray(residuals)
+    r = kept if kept.dtype == np.float64 else widen(kept)
     there = position >= 0
-    w = weights(np.where(there, distances, np.inf), sigma)
+    e, W = weights(np.where(there, distances, np.inf), sigma)
+    return _weighted_sum(e, position, r) / W[:, None]
+
+
+def _weighted_sum(e: Float64, position: Int64, r: Float64) -> Float64:
+    """``((0 + e_1 r_1c) + e_2 r_2c) + ..``, (q, C)."""
     total = np.zeros((position.shape[0], r.shape[1]))
     for j in range(position.shape[1]):  # neighbour order
-        at = there[:, j]  # padding is left out
-        total[at] = total[at] + w[at, j, None] * r[position[at, j]]
+        at = position[:, j] >= 0  # padding is left out
+        total[at] = total[at] + e[at, j, None] * r[position[at, j]]
     return total
 
 
@@ -408,15 +448,14 @@ def sparse_correction(
     """``correction`` of sparse residuals, (q, C). Contract: "Weights, correction", ``U``."""
     position, v = np.asarray(positions, dtype=np.int64), widen(value)
     there = position >= 0
-    w = weights(np.where(there, distances, np.inf), sigma)
-    U = correction(distances, position, -rest[:, None], sigma)
-    total = np.repeat(U, C, axis=1)
+    e, W = weights(np.where(there, distances, np.inf), sigma)
+    total = np.repeat(_weighted_sum(e, position, -widen(rest)[:, None]), C, axis=1)  # U
     for j in range(position.shape[1]):  # neighbour order
         at = np.flatnonzero(there[:, j])
         row = position[at, j]
         S = index[row]  # distinct classes: each is added to once
-        total[at[:, None], S] = total[at[:, None], S] + w[at, j, None] * v[row]
-    return total
+        total[at[:, None], S] = total[at[:, None], S] + e[at, j, None] * v[row]
+    return total / W[:, None]
 
 
 def correct(base: npt.ArrayLike, correction: npt.ArrayLike, strength: float = 1.0) -> Float64:
@@ -433,26 +472,34 @@ def correct(base: npt.ArrayLike, correction: npt.ArrayLike, strength: float = 1.
 def simplex(
     corrected: npt.ArrayLike,
     floor: float = 1e-6,
-    project: bool = False,
+    kind: MapKind = "clip",
     base: npt.ArrayLike | None = None,
+    strength: float = 1.0,
 ) -> Float64:
-    """Rows mapped to the simplex by ``clip``, ``project``, or with a base ``keep``, of which
-    ``floor`` is the share. Contract: "Probabilities"."""
+    """Rows mapped to the simplex. Contract: "Probabilities".
+
+    ``floor`` is the share for ``keep``, which needs a base; ``base`` is what ``strength`` times
+    the correction was added to, None if it is not known.
+    """
     v = np.asarray(corrected, dtype=np.float64)
-    f, a = np.full(v.shape, floor), np.zeros((v.shape[0], 1))
-    if project:
-        C = v.shape[1]
-        f = np.minimum(f, 1.0 / (2 * C))
-        a = tau(v, 1.0 - C * min(floor, 1.0 / (2 * C)))[:, None] - min(floor, 1.0 / (2 * C))
-    if base is not None:
-        f = np.maximum(floor * np.asarray(base, dtype=np.float64), 1e-9)
-    moved = v - a
-    u = np.where(moved > f, moved, f)
+    C = v.shape[1]
+    b = np.ones(v.shape) if base is None else np.asarray(base, dtype=np.float64)
+    given = b > 0.0
+    least = min(floor * min(1.0, 100.0 / C), 1.0 / (2 * C))
+    f = np.maximum(floor * b, 1e-9) if kind == "keep" else np.full(v.shape, least)
+    f = np.where(given, f, 0.0)
+    x = np.where(given | ((v > 0.0) & (strength > 0.0)), v, -np.inf)
+    a = np.zeros((v.shape[0], 1))
+    if kind == "project":
+        M = 1.0 - np.count_nonzero(given, axis=1) * least
+        a = tau(np.where(given, x, x + least), M)[:, None] - least
+    u = np.where(x - a > f, x - a, f)
     probabilities: Float64 = u / csum(u)[..., None]
-    return probabilities
+    unmoved = np.all(v == b, axis=1) & (base is not None)
+    return np.where(unmoved[:, None], b, probabilities)
 
 
-def tau(v: Float64, M: float) -> Float64:
+def tau(v: Float64, M: Float64) -> Float64:
     """Where the ``max(v_c - tau, 0)`` of every row sum to ``M``. Contract: "Probabilities"."""
     found, n = np.full(v.shape[0], -np.inf), np.full(v.shape[0], np.inf)
     while True:
@@ -472,18 +519,19 @@ def sweep(
     distances: npt.ArrayLike,
     positions: npt.ArrayLike,
     residuals: npt.ArrayLike,
-    base: npt.ArrayLike,
+    base: npt.ArrayLike | None,
     targets: npt.ArrayLike,
     ks: Sequence[int],
     sigmas: Sequence[float],
     strengths: Sequence[float],
-    maps: Sequence[tuple[str, float]] = (("clip", 1e-6),),
+    maps: Sequence[tuple[MapKind, float]] = (("clip", 1e-6),),
     bins: int = 0,
 ) -> Float64:
     """Scores of every query, (q, ks, sigmas, strengths, maps, width), from the definitions.
 
     Classes (q,) are scored under ``maps``, (kind, floor) each, by ``class_scores``; values
-    (q, C), which no map changes, by ``value_scores``. Contract: "Sweep", but not divided last.
+    (q, C), which no map changes, by ``value_scores``. A base that is not known is 0. Contract:
+    "Sweep", but for the order of the division.
     """
     distance, position, target = map(np.asarray, (distances, positions, targets))
     scores = []
@@ -491,13 +539,12 @@ def sweep(
         for sigma in sigmas:
             moved_by = correction(distance[:, :k], position[:, :k], residuals, sigma)
             for strength in strengths:
-                corrected = correct(base, moved_by, strength)
+                corrected = correct(0.0 if base is None else base, moved_by, strength)
                 for kind, floor in maps:
                     if target.dtype.kind == "f":
                         scores.append(value_scores(corrected, target))
                     else:
-                        kept = base if kind == "keep" else None
-                        p = simplex(corrected, floor, kind == "project", kept)
+                        p = simplex(corrected, floor, kind, base, strength)
                         scores.append(class_scores(p, target, bins))
     settings = (len(ks), len(sigmas), len(strengths), len(maps))
     width = scores[0].shape[1]
@@ -535,18 +582,20 @@ def value_scores(corrected: Float64, values: Array) -> Float64:
 # ---- sigma="auto" -------------------------------------------------------------------------
 
 
-def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int) -> float:
+def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: bool = False) -> float:
     """The scale found at ``fit``. Contract: 'sigma="auto"'. A single row gives 1.0."""
     rows = np.asarray(keys)
     n = rows.shape[0]
     row_ids = np.arange(n) if ids is None else np.asarray(ids)
     sample = np.arange(n)
     if n > 256:
-        sample = np.sort(np.random.RandomState(0).permutation(n)[:256])
+        first = [j * n // 256 for j in range(257)]
+        sample = np.array(first[:-1]) + np.random.RandomState(0).randint(0, np.diff(first))
     neighbours = min(k, n - 1)
     if neighbours == 0:
         return 1.0  # no neighbour, hence no positive m_i
-    D, _ = search(rows[sample], rows, neighbours, ids=row_ids, exclude_ids=row_ids[sample])
+    own = row_ids[sample]
+    D, _ = search(rows[sample], rows, neighbours, ids=row_ids, exclude_ids=own, wide=wide)
 
     total = np.zeros(sample.size)
     for j in range(neighbours):  # neighbour order
@@ -586,7 +635,7 @@ class OracleMemory:
         temperature: float = 1.0,
         strength: float = 1.0,
         key_dtype: KeyDtype = "float32",
-        residual_dtype: ResidualDtype = "float32",
+        residual_dtype: ResidualDtype | None = None,
         store: str = "dense",
         head: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
         preprocess: str = "none",
@@ -594,7 +643,7 @@ class OracleMemory:
     ) -> None:
         if store != "dense" and task != "classification":
             raise ValueError(f'store="dense" expected for {task}, got {store!r}')
-        if store == "head" and (output_kind, residual_dtype) != ("logits", "float32"):
+        if store == "head" and (output_kind, residual_dtype or "float32") != ("logits", "float32"):
             raise ValueError("a head makes float32 residuals of logits")
         if (store == "head") != (head is not None):
             raise ValueError('a head expected for store="head", and for no other')
@@ -608,6 +657,7 @@ class OracleMemory:
         self.strength = strength
         self.key_dtype: KeyDtype = key_dtype
         self.half = residual_dtype == "float16"
+        self.wide = task == "regression" and residual_dtype in (None, "float64")
         self.m = _sparse_m(store)
         self.head = head
         self.preprocess = preprocess
@@ -627,10 +677,9 @@ class OracleMemory:
         self.residual_error_ = 0.0
         self.ids_: Int64 = np.empty(0, dtype=np.int64)
         self.alive_: Bool = np.empty(0, dtype=np.bool_)
-        self.add(embeddings, outputs, targets, ids)
-        # Only here: `add` and `remove` leave sigma_ as it is.
-        self.sigma_ = auto_sigma(keys, self.ids_, self.k) if self.sigma == "auto" else self.sigma
-        return self
+        self.sigma_ = 1.0 if self.sigma == "auto" else self.sigma
+        self.measured_ = self.sigma != "auto"
+        return self.add(embeddings, outputs, targets, ids)
 
     def add(
         self,
@@ -649,6 +698,10 @@ class OracleMemory:
         self.residual_error_ = max(self.residual_error_, error)  # of every row ever held
         self.ids_ = np.concatenate([self.ids_, new.astype(np.int64)])
         self.alive_ = np.concatenate([self.alive_, np.ones(len(keys), dtype=np.bool_)])
+        if not self.measured_ and len(self) >= 2:  # later rows, and removals, leave it as it is
+            self.measured_, here = True, self.alive_
+            wide = self.key_dtype == "float64"
+            self.sigma_ = auto_sigma(self.keys_[here], self.ids_[here], self.k, wide)
         return self
 
     def remove(self, ids: Sequence[int] | Array) -> OracleMemory:
@@ -665,8 +718,11 @@ class OracleMemory:
         exclude_ids: npt.ArrayLike | None = None,
     ) -> tuple[Float64, Int64]:
         count = self.k if k is None else k
-        queries = preprocess(embeddings, self.preprocess, self.fitted)
-        return search(queries, self.keys_, count, "euclidean", self.ids_, exclude_ids, self.alive_)
+        wide = self.key_dtype == "float64"
+        queries = preprocess(embeddings, self.preprocess, self.fitted, wide)
+        return search(
+            queries, self.keys_, count, "euclidean", self.ids_, exclude_ids, self.alive_, wide
+        )
 
     def correction(
         self,
@@ -702,10 +758,10 @@ class OracleMemory:
         outputs: npt.ArrayLike | None = None,
         exclude_ids: npt.ArrayLike | None = None,
     ) -> Array:
-        corrected = self.correct(embeddings, outputs, exclude_ids)
         if self.task == "regression":
-            return corrected
-        labels: Int64 = np.argmax(corrected, axis=1)  # the first largest
+            return self.correct(embeddings, outputs, exclude_ids)
+        of = self.predict_proba if self.strength < 0 else self.correct
+        labels: Int64 = np.argmax(of(embeddings, outputs, exclude_ids), axis=1)  # first largest
         return labels
 
     def predict_proba(
@@ -716,11 +772,15 @@ class OracleMemory:
     ) -> Float64:
         if self.task == "regression":
             raise ValueError("predict_proba is for classification")
-        return simplex(self.correct(embeddings, outputs, exclude_ids))
+        b = base(self.output_kind, self._outputs(embeddings, outputs), self.temperature)
+        corrected = self.correct(embeddings, outputs, exclude_ids)
+        return simplex(corrected, base=b, strength=self.strength)
 
-    def _keys(self, embeddings: npt.ArrayLike) -> Float32:
+    def _keys(self, embeddings: npt.ArrayLike) -> Float32 | Float64:
         """As they are stored."""
-        return round_keys(preprocess(embeddings, self.preprocess, self.fitted), self.key_dtype)
+        wide = self.key_dtype == "float64"
+        keys = preprocess(embeddings, self.preprocess, self.fitted, wide)
+        return keys if wide else round_keys(keys, self.key_dtype)
 
     def _outputs(self, keys: npt.ArrayLike, outputs: npt.ArrayLike | None) -> npt.ArrayLike:
         """The outputs given, or those of the head."""
@@ -739,7 +799,10 @@ class OracleMemory:
         outputs = self._outputs(keys, outputs)
         if self.m is None:
             kind = self.output_kind
-            return (residuals(self.task, kind, outputs, targets, self.temperature, self.half),), 0.0
+            made = residuals(
+                self.task, kind, outputs, targets, self.temperature, self.half, self.wide
+            )
+            return (made,), 0.0
         b = base(self.output_kind, outputs, self.temperature)
         self.C_ = b.shape[1]
         index, value, rest, error = sparse_residuals(b, targets, self.m, self.half)

@@ -18,9 +18,11 @@ from cases import (
     FAMILIES,
     ISAS,
     METRICS,
+    WIDE_FAMILIES,
     assert_same,
     core_search,
     make,
+    make_wide,
     max_abs,
     only_segment,
 )
@@ -63,6 +65,46 @@ def test_canonical_keys_lie_in_their_brackets(family, seed, n, d, metric, depth_
             low, high = brackets(queries, rows, metric, kind, isa, depth_block)
             assert (low <= keys).all(), (isa, kind)
             assert (keys <= high).all(), (isa, kind)
+
+
+@given(
+    family=st.sampled_from(sorted(WIDE_FAMILIES)),
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 30),
+    d=st.sampled_from([1, 2, 3, 4, 8, 17, 64, 200]),
+    metric=st.sampled_from(["euclidean", "cosine", "inner_product"]),
+)
+def test_canonical_keys_of_float64_lie_in_their_brackets(family, seed, n, d, metric):
+    queries, rows = (oracle.as_float64(x, metric) for x in make_wide(family, seed, n, 7, d))
+    if family == "some tiny" and metric == "inner_product":
+        queries[np.abs(queries).max(axis=1) < 2.0**-400] = 1.0  # these are not filtered
+    largest = max(max_abs(queries), max_abs(rows))
+    if largest == 0 or (metric == "inner_product" and max_abs(rows) < 2.0**-400):
+        return
+    keys = oracle.order_key(queries, rows, metric, wide=True)
+    for isa in ISAS:
+        for kind in kinds(metric):
+            low, high = brackets(queries, rows, metric, kind, isa)
+            assert (low <= keys).all(), (isa, kind)
+            assert (keys <= high).all(), (isa, kind)
+
+
+@pytest.mark.parametrize("d", [1, 4, 64])
+def test_float64_brackets_are_no_wider_than_rounding_to_float32_needs(d, record_property):
+    """Rows that staging rounds by half a unit, all in one direction, away from the query."""
+    rng = np.random.default_rng(d)
+    for kind in ("dot", "difference"):
+        reach = 0.0
+        for _ in range(40):
+            rows = np.float32(rng.uniform(0.5, 1, (64, d))).astype(np.float64)
+            rows += rng.choice([-1, 1], (64, 1)) * 0.499 * 2.0**-24
+            queries = rows[:4] + rng.normal(size=(4, d)) * 1e-4
+            low, high = brackets(queries, rows, "euclidean", kind)
+            keys = oracle.order_key(queries, rows, "euclidean", wide=True)
+            middle, half = (high + low) / 2, (high - low) / 2
+            reach = max(reach, float(np.abs((keys - middle) / half).max()))
+        record_property("reach", (f"float64 {kind} d={d}", reach))
+        assert 0.02 < reach < 1
 
 
 # ---- Constructed cases ---------------------------------------------------------------------

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -251,7 +257,7 @@ def test_what_is_no_cascade_of_a_segment_is_refused():
         asked = np.ascontiguousarray(queries[:, : wrong.shape[1]])
         with pytest.raises(ValueError, match="the cascade is not one of this segment"):
             _core.search(asked, 9.0, [(wrong, None, 0, None, 9.0, cascade)], 3, "euclidean")
-    with pytest.raises(ValueError, match="depth must be a positive multiple of 4"):
+    with pytest.raises(ValueError, match="depth must be a multiple of 4 from 4 to 32768"):
         cascade_of(rows, None, 6)
     rows[7, 3] = np.nan
     with pytest.raises(ValueError, match="a row is not what its segment says"):
@@ -475,7 +481,7 @@ def test_few_queries_and_many_are_measured_and_served_apart(monkeypatch):
     memory = memory_of(rows).prepare()
     (plan,) = memory.plan_
     assert (plan["search"], plan["search_few"]) == ("float32", "cascade")
-    (segment,) = memory._rows().segments
+    (segment,) = memory._now.fitted.segments
     serves = segment.planner.index_of
     assert serves(segment.arrays["keys"], _planner.FEW) is None
     assert serves(segment.arrays["keys"], _planner.FEW - 1) is not None
@@ -543,6 +549,211 @@ def test_rows_that_cannot_be_coded_are_searched_all_the_same():
     assert_same(memory.kneighbors(asked), oracle.search(asked, tiny, 5))
 
 
+@pytest.fixture
+def slow_builds(monkeypatch):
+    """Builds say that they have begun, and wait until they may go on; how many there were."""
+    begun, go_on, built, decide = threading.Event(), threading.Event(), [], _planner.decide
+    parent = os.getpid()
+
+    def slowly(*arguments):
+        built.append(arguments)
+        begun.set()
+        if os.getpid() == parent:
+            assert go_on.wait(60)
+        return decide(*arguments)
+
+    monkeypatch.setattr(_planner, "decide", slowly)
+    yield begun, go_on, built
+    go_on.set()
+
+
+@pytest.mark.parametrize("began", ["prepare", "kneighbors"])
+def test_prepare_beside_a_build_returns_when_it_is_built(monkeypatch, slow_builds, began):
+    monkeypatch.setattr(_planner, "WORTH", 10)
+    begun, go_on, built = slow_builds
+    queries, rows = clustered(N, 20, 24)
+    memory = memory_of(rows)
+    work = {"prepare": memory.prepare, "kneighbors": partial(memory.kneighbors, queries)}[began]
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(work)
+        assert begun.wait(60)
+        others = [pool.submit(lambda: engines(memory.prepare())) for _ in range(2)]
+        memory.kneighbors(queries)  # a search does not wait
+        time.sleep(0.05)
+        assert not any(each.done() for each in others)
+        go_on.set()
+        assert [each.result(60) for each in others] == [["cascade"]] * 2
+        first.result(60)
+    assert len(built) == 1
+
+
+def test_prepare_builds_what_a_build_beside_it_lacks(slow_builds):
+    begun, go_on, built = slow_builds
+    _, rows = clustered(2 * N, 1, 24)
+    go_on.set()
+    memory = memory_of(rows).prepare()
+    memory.add(rows[:N], *[np.zeros((N, 1), np.float32)] * 2)  # with room for as many
+    for event in (begun, go_on, built):
+        event.clear()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(memory.prepare)
+        assert begun.wait(60)
+        memory.add(rows[: N // 2], *[np.zeros((N // 2, 1), np.float32)] * 2)
+        second = pool.submit(memory.prepare)
+        time.sleep(0.05)
+        assert not second.done()
+        go_on.set()
+        first.result(60)
+        second.result(60)
+    assert [len(arguments[0][0]) for arguments in built] == [N, N + N // 2]
+    assert memory.plan_[1]["rows"] == N + N // 2
+
+
+class Ring(Exception):  # noqa: N818
+    """Raised by a signal handler."""
+
+
+@pytest.fixture
+def bell():
+    """Sets what a signal handler does, in a twentieth of a second."""
+    previous = signal.getsignal(signal.SIGALRM)
+
+    def ring(handler):
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    yield ring
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+def test_a_signal_ends_the_wait_for_a_build(slow_builds, bell):
+    begun, go_on, built = slow_builds
+    memory = memory_of(clustered(N, 1, 24)[1])
+
+    def ring(*_):
+        raise Ring
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(memory.prepare)
+        assert begun.wait(60)
+        start = time.monotonic()
+        bell(ring)
+        with pytest.raises(Ring):
+            memory.prepare()
+        assert time.monotonic() - start < 5
+        go_on.set()
+        first.result(60)
+    assert engines(memory.prepare()) == ["cascade"]
+    assert len(built) == 1
+
+
+def test_a_signal_handler_does_not_wait_for_the_build_that_it_interrupts(slow_builds, bell):
+    _, go_on, built = slow_builds
+    memory = memory_of(clustered(N, 1, 24)[1])
+
+    def handler(*_):
+        assert engines(memory.prepare()) == [None]
+        go_on.set()
+
+    bell(handler)
+    assert engines(memory.prepare()) == ["cascade"]
+    assert len(built) == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("origin", ["as it was", "pickled"])
+def test_a_child_forked_during_a_build_builds_for_itself(slow_builds, origin):
+    begun, go_on, _ = slow_builds
+    queries, rows = clustered(N, 5, 24)
+    memory = memory_of(rows)
+    wanted = memory.kneighbors(queries)[1]
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(memory.prepare)
+        assert begun.wait(60)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(60)
+                mine = memory if origin == "as it was" else pickle.loads(pickle.dumps(memory))
+                built = engines(mine.prepare(threads=1)) == ["cascade"]
+                ids = mine.kneighbors(queries, threads=1)[1]
+                code = 0 if built and ids.tobytes() == wanted.tobytes() else 2
+            finally:
+                os._exit(code)
+        go_on.set()
+        first.result(60)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_threads_that_first_ask_a_file_for_its_cascade_all_get_it(tmp_path, monkeypatch):
+    _, rows = clustered(N, 5, 24)
+    memory_of(rows).prepare().save(tmp_path / "m")
+    read, saved = [], _planner.saved
+
+    def slowly(*arguments):
+        read.append(arguments)
+        time.sleep(0.1)
+        return saved(*arguments)
+
+    monkeypatch.setattr("resmem._persist.saved", slowly)
+    memory, barrier = resmem.Memory.load(tmp_path / "m"), threading.Barrier(3)
+
+    def ask(_):
+        barrier.wait()
+        return engines(memory)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(ask, range(3))) == [["cascade"]] * 3
+    assert len(read) == 1
+
+
+# What searches, and how often.
+ASKED = {
+    "kneighbors": lambda m, z, y: m.kneighbors(z),
+    "correct": lambda m, z, y: m.correct(z, y),
+    "predict": lambda m, z, y: m.predict(z, y),
+    "explain": lambda m, z, y: m.explain(z, y),
+    "evaluate": lambda m, z, y: m.evaluate(z, y, y),
+    "tune": lambda m, z, y: m.tune(z, y, y, k=[2], sigma=[1.0], folds=2, apply=False),
+    "tune loo": lambda m, z, y: m.tune(loo=True, k=[2], sigma=[1.0], folds=2, apply=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore:tune. the base model errs:UserWarning")
+@pytest.mark.parametrize("call", ASKED)
+def test_no_search_builds_where_that_is_not_wanted(monkeypatch, call):
+    monkeypatch.setattr(_planner, "WORTH", 20)
+    queries, rows = clustered(N, 40, 24)
+    outputs = np.arange(40, dtype=np.float32)[:, None]
+    memory = memory_of(rows, auto_prepare=False)
+    ASKED[call](memory, queries, outputs)
+    assert engines(memory) == [None]
+    memory.auto_prepare = True
+    ASKED[call](memory, queries, outputs)
+    assert engines(memory) == ["cascade"]
+
+
+def test_whether_searches_build_can_be_set_at_any_time(monkeypatch, tmp_path):
+    monkeypatch.setattr(_planner, "WORTH", 20)
+    queries, rows = clustered(N, 40, 24)
+    memory_of(rows, auto_prepare=False).save(tmp_path / "m")
+    memory = resmem.Memory.load(tmp_path / "m")
+    assert memory.auto_prepare is True  # no file keeps it
+    memory.auto_prepare = False
+    memory.kneighbors(queries)
+    assert pickle.loads(pickle.dumps(memory)).auto_prepare is False
+    assert memory.use(memory.settings).auto_prepare is False
+    assert engines(memory) == [None]
+    assert engines(memory.prepare()) == ["cascade"]  # when asked to
+    for wrong in ("never", 0, None):
+        with pytest.raises(TypeError, match=r"^auto_prepare must be True or False, got "):
+            memory.auto_prepare = wrong
+        with pytest.raises(TypeError, match=r"^auto_prepare must be True or False, got "):
+            resmem.Memory(auto_prepare=wrong)
+
+
 def test_few_rows_and_many_neighbours_have_no_cascade():
     queries, rows = clustered(N, 20, 8)
     assert engines(memory_of(rows[:4000]).prepare()) == [None]
@@ -554,7 +765,7 @@ def test_few_rows_and_many_neighbours_have_no_cascade():
 def test_keys_made_anew_are_not_searched_through_the_old_cascade():
     queries, rows = clustered(N, 10, 24)
     memory = memory_of(rows).prepare()
-    memory._rekey("unit", "float32")
+    memory._hold(**vars(memory._now.rekeyed("unit", "float32")))
     assert engines(memory) == [None]
     keys = rows / np.linalg.norm(rows.astype(np.float64), axis=1)[:, None]
     asked = queries / np.linalg.norm(queries.astype(np.float64), axis=1)[:, None]
@@ -666,6 +877,124 @@ def test_arrays_that_do_not_fit_together_are_refused(coded_rows):
     for each in damaged:
         with pytest.raises((ValueError, TypeError)):
             _core.Cascade.of({name: np.ascontiguousarray(array) for name, array in each.items()})
+
+
+def numbers_of(array):
+    """Views of the numbers that lie in an array of a cascade or a tree, as they are meant."""
+    return [array, array.view(np.float32)] if array.dtype == np.int32 else [array]
+
+
+def mutated(rng, arrays):
+    """One number of one array is another one."""
+    name = rng.choice([name for name, array in arrays.items() if array.size])
+    array = arrays[name].copy()
+    meant = numbers_of(array)[rng.integers(len(numbers_of(array)))].reshape(-1)
+    at = rng.integers(meant.size)
+    if meant.dtype.kind == "f":
+        huge = [np.nan, np.inf, -np.inf, 3e38, -3e38, 2.0**47, 2.0**48 - 1, 0.5, 1e-45, 0, -1, 1, 3]
+        value = rng.choice([*huge, -meant[at], 2 * meant[at], meant[at] + 1])
+    else:
+        few = [
+            -(2**31),
+            -(2**30) - 24001,
+            -2,
+            -1,
+            0,
+            1,
+            31,
+            32,
+            127,
+            128,
+            255,
+            700,
+            2**30,
+            2**31 - 1,
+        ]
+        value = rng.choice(few)
+    with np.errstate(over="ignore"):
+        meant[at] = np.asarray(value).astype(meant.dtype)
+    return {**arrays, name: array}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("coded_rows", [True, False])
+@pytest.mark.parametrize(("d", "depth"), [(40, 16), (12, 16)])
+def test_a_damaged_cascade_is_refused_or_searched_within_its_arrays(d, depth, coded_rows, isa):
+    """Neighbours may be wrong then: whoever changes a file changes its checksums too."""
+    queries, rows = clustered(700, 9, d)
+    arrays = cascade_of(rows, None, depth, 3, coded_rows=coded_rows).arrays()
+    rng = np.random.default_rng(d)
+    searched = 0
+    for _ in range(600):
+        try:
+            cascade = _core.Cascade.of(mutated(rng, arrays))
+        except ValueError:
+            continue
+        segment = (rows, None, 0, None, max_abs(rows), cascade)
+        for k in (1, 80):
+            found = _core.search(queries, max_abs(queries), [segment], k, "euclidean", isa=isa)
+            assert found[3]["strategy"] == "cascade"
+            assert ((found[1] >= -1) & (found[1] < 700)).all()
+        searched += 1
+    assert searched > 50
+
+
+def test_sizes_of_a_cascade_whose_products_overflow_are_refused():
+    _, rows = clustered(700, 1, 40)
+    arrays = cascade_of(rows, None, 16, 3).arrays()
+    for depth in (2.0**47, 2.0**40, 2.0**16, 12, 20):
+        for code_depth in (0, 64, 2.0**47, 96):
+            numbers = arrays["numbers"].copy()
+            numbers[1:3] = depth, code_depth
+            for name, empty in (("panels", depth), ("codes", code_depth)):
+                changed = {**arrays, "numbers": numbers}
+                if empty >= 2**40:  # a product with the number of places that is 0 in 64 bits
+                    changed[name] = arrays[name][:0]
+                with pytest.raises(ValueError, match="do not fit together"):
+                    _core.Cascade.of(changed)
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, 700.5), (1, 16.5), (4, 0.5), (9, 0.5)])
+def test_sizes_of_a_cascade_are_whole_numbers(at, value):
+    _, rows = clustered(700, 1, 40)
+    arrays = cascade_of(rows, None, 16, 3).arrays()
+    numbers = np.where(np.arange(len(arrays["numbers"])) == at, value, arrays["numbers"])
+    with pytest.raises(ValueError, match="out of range"):
+        _core.Cascade.of({**arrays, "numbers": numbers})
+
+
+def test_rows_whose_squares_leave_float32_are_not_coded():
+    """Their codes had no bounds, and neighbours were lost."""
+    rng = np.random.default_rng(0)
+    rows = (rng.choice([-1, 1], (700, 512)) * rng.uniform(0.8, 1, (700, 512))).astype(np.float32)
+    rows *= np.float32(2.0**60)
+    queries = rows[:9] * np.float32(0.999)
+    assert cascade_of(rows, None, 64, 3, coded_rows=True) is None
+    cascade = cascade_of(rows, None, 64, 3, coded_rows=False)
+    segment = (rows, None, 0, None, max_abs(rows), cascade)
+    found = _core.search(queries, max_abs(queries), [segment], 5, "euclidean")
+    assert found[3]["strategy"] == "cascade"
+    assert_same(found, oracle.search(queries, rows, 5))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("coded_rows", [True, False])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "inner_product"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_rows_and_queries_written_to_since_they_were_checked_end_a_search_all_the_same(
+    value, metric, coded_rows, isa
+):
+    queries, rows = clustered(3000, 60, 40)
+    cascade = cascade_of(rows, None, 16, 9, coded_rows=coded_rows, metric=metric)
+    largest = max_abs(rows), max_abs(queries)
+    segment = (rows, None, 0, None, largest[0], cascade)
+    rng = np.random.default_rng(0)
+    for part in (queries[::2], rows[::3], rows):
+        part[np.arange(len(part)), rng.integers(0, 40, len(part))] = value
+        for k in (1, 70, 300):
+            found = _core.search(queries, largest[1], [segment], k, metric, isa=isa)
+            assert found[3]["strategy"] == "cascade"
+            assert ((found[1] >= -1) & (found[1] < 3000)).all()
 
 
 def test_a_file_keeps_the_cascade_and_an_append_does_not_write_it_again(tmp_path):

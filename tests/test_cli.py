@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import functools
 import io
 import json
+import math
 import os
 import pty
 import re
@@ -29,12 +32,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import resmem
-from resmem import _estimate
+from resmem import _estimate, _formats
 from resmem.__main__ import main
 from resmem._cli import inputs, progress, queries
 from resmem._cli import judged as judge
+from resmem._cli.files import Changed, Source, Target
+from resmem._cli.parser import parser
 from resmem._estimate import in_bytes
 from resmem._formats import members
+from resmem.demo import data as demo_data
 
 F32 = np.arange(12, dtype=np.float32).reshape(6, 2) - 3.5
 HALVES = np.array([[1.0, -2.5], [0.0, 3.140625]], np.float32)  # bfloat16 holds them exactly
@@ -241,6 +247,102 @@ def test_a_compressed_member_is_held_to_its_checksum(tmp_path):
         crc = struct.pack("<L", archive.getinfo("a.npy").CRC)
     file.write_bytes(file.read_bytes().replace(crc, b"\0\0\0\0"))
     assert "CRC" in refused(file)
+
+
+@contextmanager
+def traced():
+    """What tells the most bytes that Python and NumPy took in the block."""
+    most = []
+    tracemalloc.start()
+    try:
+        yield lambda: most[0]
+    finally:
+        most.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+
+
+def bomb(path, array, held, method=zipfile.ZIP_DEFLATED):
+    """A compressed member that claims to be of this shape, of bytes, and holds so many zeros."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": array}
+    )
+    with zipfile.ZipFile(path, "w", method) as archive, archive.open("a.npy", "w") as member:
+        member.write(header.getvalue())
+        for _ in range(held >> 20):
+            member.write(bytes(1 << 20))
+    size = len(header.getvalue()) + math.prod(array)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<L", content, content.index(b"PK\x01\x02") + 24, size)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compressed_array_is_inflated_where_there_is_room(tmp_path, monkeypatch, method):
+    """A small file may hold an array that is larger than memory."""
+    monkeypatch.setattr(_formats, "memory_available", lambda: 64 << 20)
+    file = tmp_path / "a.npz"
+    bomb(file, (40, 1 << 20), 40 << 20, method)
+    assert file.stat().st_size < 100_000
+    with traced() as peak:
+        said = refused(file)
+    assert peak() < (8 << 20 if method == zipfile.ZIP_DEFLATED else 96 << 20)
+    assert "'a.npy' is compressed and takes 40.0 MiB in memory, more than half" in said
+    assert "(32.0 MiB); write it uncompressed, with numpy.savez or as a .npy" in said
+    array = np.zeros((40, 1 << 20), dtype=np.uint8)  # as it says
+    np.savez(file, a=array)
+    np.save(tmp_path / "a.npy", array)
+    for name in (file, tmp_path / "a.npy"):
+        assert np.array_equal(inputs.rows(str(name), "a")[:], array)
+    bomb(file, (20, 1 << 20), 20 << 20, method)
+    assert inputs.rows(str(file), "a").shape == (20, 1 << 20)
+
+
+def test_what_a_compressed_array_says_of_itself_takes_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(_formats, "memory_available", lambda: 8 << 30)
+    file = tmp_path / "a.npz"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "ends early: 3221225472 bytes expected, got 2097152" in refused(
+        bomb(file, (3 << 30,), 2 << 20)
+    )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+
+
+def test_a_huge_header_is_not_read(tmp_path):
+    """NumPy reads it whole before it finds it too long; compressed, it takes next to nothing."""
+    start = np.lib.format.magic(2, 0) + struct.pack("<L", 2**32 - 1)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", start + bytes(1 << 26))
+    (tmp_path / "a.npy").write_bytes(start + bytes(1 << 26))
+    for name in ("a.npz", "a.npy"):
+        with traced() as peak:
+            assert "a header of 4294967295 bytes is more than 10000" in refused(tmp_path / name)
+        assert peak() < 8 << 20
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(3, 5), (0, 4), (7,), (2, 3, 4)])
+def test_compressed_arrays_are_what_was_written(tmp_path, order, shape):
+    array = np.asarray(np.arange(math.prod(shape)).reshape(shape), order=order)
+    np.savez_compressed(tmp_path / "a.npz", a=array)
+    got = inputs.rows(str(tmp_path / "a.npz"), "a")[:]
+    assert got.dtype == array.dtype
+    assert np.array_equal(got, array)
+
+
+def test_a_compressed_export_is_read_where_there_is_room(tmp_path, monkeypatch):
+    file = tmp_path / "e.npz"
+    memory().export(file)
+    with np.load(file) as found:
+        arrays = dict(found)
+    np.savez_compressed(file, **arrays)
+    assert len(resmem.Memory.load(file)) == N
+    monkeypatch.setattr(_formats, "memory_available", lambda: 1024)
+    with pytest.raises(resmem.FileFormatError, match=r"write it uncompressed, with numpy\.savez"):
+        resmem.Memory.load(file)
+    np.savez(file, **arrays)
+    assert len(resmem.Memory.load(file)) == N
 
 
 def test_an_encrypted_member_is_refused(tmp_path):
@@ -1115,6 +1217,143 @@ def test_every_error_is_one_line_and_status_2(fitted, line, message):
     assert not litter()
 
 
+# ---- Files that are read are not written --------------------------------------------------------
+
+
+@functools.cache
+def declared():
+    """The commands, and what each of their options is."""
+    actions = parser()._actions
+    commands = next(a for a in actions if isinstance(a.choices, dict)).choices
+    return [(name, action) for name, command in commands.items() for action in command._actions]
+
+
+SOURCES = [(c, a) for c, a in declared() if isinstance(a.type, type) and issubclass(a.type, Source)]
+TARGETS = {
+    c: a for c, a in declared()
+    if a.type in (Target, Changed) or isinstance(a.default, Target)
+}  # fmt: skip
+TEXTS = {  # options whose text is no path
+    "fit": {"task", "output_kind", "preprocess", "key_dtype", "residual_dtype", "store", "base",
+            "probability_map"},
+    "predict": {"what", "base"},
+    "tune": {"score", "rule"},
+    "report": {"title", "date"},
+}  # fmt: skip
+
+
+def test_every_option_is_known_to_be_a_file_or_none():
+    """A new one must be declared as what it is: Source, Target, Changed, or listed above."""
+    texts = {}
+    for command, action in declared():
+        takes_text = action.nargs != 0 and action.type in (None, str)
+        if takes_text and action.dest != "help":
+            texts.setdefault(command, set()).add(action.dest)
+    assert texts == TEXTS
+    assert set(TARGETS) == {"fit", "add", "predict", "tune", "report", "export", "demo"}
+    assert len(SOURCES) > 30
+
+
+def linked(path, link, how):
+    if how == "hard link":
+        os.link(path, link)
+    elif how == "symbolic link":
+        os.symlink(path, link)
+    elif how == "link to a link":
+        os.symlink(path, "between")
+        os.symlink("between", link)
+    return link
+
+
+@pytest.mark.parametrize("how", ["name", "other spelling", "hard link", "symbolic link",
+                                 "link to a link", "dangling link", "array in it"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("command", "source"),
+    [(c, a) for c, a in SOURCES if c in TARGETS and a is not TARGETS[c]],
+    ids=lambda part: getattr(part, "dest", part),
+)
+def test_no_command_overwrites_what_it_reads(fitted, tmp_path, command, source, how):
+    """Whatever the option is called that names the file, and whichever way it leads there."""
+    target = TARGETS[command]
+    suffix = {"report": ".html", "export": ".npz", "fit": ".resmem", "add": ".resmem",
+              "tune": ".resmem"}.get(command, ".npy")  # fmt: skip
+    read, written = f"read{suffix}", f"written{suffix}"
+    if how != "dangling link":
+        Path(read).write_bytes(b"precious")
+    written = {"name": read, "other spelling": f"{tmp_path}/./{read}", "array in it": read}.get(
+        how, linked(tmp_path / read, written, how.replace("dangling", "symbolic"))
+    )
+    named = f"{read}:array" if how == "array in it" else read
+    if how == "array in it" and not source.option_strings:
+        pytest.skip("a memory has no name of an array")
+    words = [command]
+    for other, action in declared():
+        if other == command and (action.required or action in (source, target)):
+            text = named if action is source else written if action is target else "other.npy"
+            words += [*action.option_strings[-1:], str(text)]
+    done = fitted(" ".join(words))
+    called = source.option_strings[-1] if source.option_strings else "M.resmem"
+    other = {"out": "OUT", "memory": "M.resmem"}.get(target.dest, "--output")
+    wanted = f"{str(written)!r} is read by this command, as {called} {named}; "
+    wanted += f"give {other} another file"
+    assert (done.status, done.err) == (2, f"resmem: error: {wanted}\n")
+    if how != "dangling link":
+        assert Path(read).read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("line", "read"),
+    [
+        (ASK + " -o x.npy --exclude-ids x.npy", "x.npy"),
+        (ASK + " -o x.npy --what correct --columns x.npy", "x.npy"),
+        ("fit x.npy --force --embeddings train.npz --targets train.npz --store head "
+         "--head-weight x.npy", "x.npy"),
+        ("fit x.npy --force --embeddings train.npz --targets train.npz --store head "
+         "--head-weight train.npz --head-bias x.npy", "x.npy"),
+        ("report m.resmem --embeddings query.npz --outputs query.npz --targets x.npy "
+         "--output x.html --class-names x.html", "x.html"),
+    ],
+)  # fmt: skip
+def test_files_that_were_lost_are_not(fitted, line, read):
+    np.save("x.npy", np.full(Q, -1))
+    Path("x.html").write_text("a\nb\nc\n")
+    before = Path(read).read_bytes()
+    done = fitted(line)
+    assert (done.status, done.out) == (2, "")
+    assert f"'{read}' is read by this command, as --" in done.err
+    assert Path(read).read_bytes() == before
+    other = line.replace(f"-o {read}", "-o y.npy").replace(f"fit {read}", "fit y.resmem")
+    said = fitted(other.replace(f"--output {read}", "--output y.html")).err
+    assert "is read by this command" not in said  # another file, as the message says
+
+
+def test_the_demo_does_not_draw_over_its_images(cli, tmp_path, monkeypatch):
+    images = tmp_path / "images.npz"
+    images.write_bytes(demo_data.PATH.read_bytes())
+    monkeypatch.setattr(demo_data, "PATH", images)
+    os.symlink(images, "x.png")
+    done = cli("demo --quick --output x.png")
+    assert done.status == 2
+    assert f"'x.png' is read by this command, as {images}; give --output another file" in done.err
+    assert images.read_bytes()[:2] == b"PK"
+
+
+def test_a_picture_of_the_demo_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    import matplotlib.figure
+
+    def fails(figure, file, **_):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fails)
+    (tmp_path / "x.png").write_bytes(b"old")
+    status = main(["demo", "--quick", "--output", str(tmp_path / "x.png")])
+    assert status == 2
+    assert os.listdir(tmp_path) == ["x.png"]
+    assert (tmp_path / "x.png").read_bytes() == b"old"
+
+
 def test_every_command_helps(cli, capsys):
     commands = re.findall(r"^    (\w+) ", cli("").out, re.MULTILINE)
     assert set(commands) == {
@@ -1272,11 +1511,11 @@ def test_the_memory_available_is_that_of_the_control_group(tmp_path, groups, fil
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert _estimate._available(str(tmp_path)) == wanted
+    assert _estimate.memory_available(str(tmp_path)) == wanted
 
 
 def test_without_a_word_from_the_system_some_memory_is_taken_to_be_there(tmp_path):
-    assert _estimate._available(str(tmp_path)) == 8 << 30
+    assert _estimate.memory_available(str(tmp_path)) == 8 << 30
 
 
 # ---- As a program ----------------------------------------------------------------------------

@@ -27,10 +27,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import resmem
 from faults import largest_file
 from fuzz import fuzz_container
 from fuzz.fuzz_container import build, sealed
-from resmem import _container
+from resmem import _atomic, _container
 from resmem._atomic import replacing
 from resmem._container import Section, Version, append, load, save
 from resmem._errors import FileFormatError
@@ -784,7 +785,8 @@ def test_a_killed_save_leaves_the_old_file_or_the_new_one(path):
         for left in set(os.listdir(path.parent)) - {path.name}:
             load(path.parent / left)  # killed between two calls of the system: whole, but hidden
             assert left.startswith(".m.resmem.")
-            os.unlink(path.parent / left)
+    save(path, {}, [])
+    assert os.listdir(path.parent) == [path.name]
 
 
 @forks
@@ -1042,6 +1044,134 @@ def test_where_files_need_names_the_hidden_one_is_removed(path, monkeypatch):
     missing = path.with_name("missing") / "file"
     with pytest.raises(FileNotFoundError, match=f"'{missing}'"), replacing(missing):
         pass
+
+
+def killed_before_the_move(path, nameless):
+    """The names of what a save leaves that is killed when its file is about to be moved."""
+    child = os.fork()
+    if child == 0:  # never back into pytest
+        try:
+            if not nameless:
+                without_nameless_files(pytest.MonkeyPatch())
+            os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            save(path, {"new": True}, [Section("a", some())])
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    return [name for name in os.listdir(path.parent) if name != path.name]
+
+
+WRITERS = {
+    "save": lambda path: save(path, {}, []),
+    "export": lambda path: memory().export(path),
+    "report": lambda path: resmem.report(path, evaluation=memory().evaluate(*ROWS)),
+}
+ROWS = np.eye(3, 4), np.eye(3), [0, 1, 2]
+
+
+def memory():
+    return resmem.Memory(k=1).fit(*ROWS)
+
+
+@forks
+@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("name", ["m.npz", "n" * 200 + ".npz", "a[b]*?.npz", ".hidden.npz"])
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path, writer, nameless, name):
+    path = tmp_path / name
+    for _ in range(2):
+        (left,) = killed_before_the_move(path, nameless)
+        assert left.startswith("." + name[:50])
+        load(tmp_path / left)
+        WRITERS[writer](path)
+        assert os.listdir(tmp_path) == [name]
+
+
+@forks
+@pytest.mark.parametrize("nameless", [True, False])
+def test_what_a_living_writer_has_in_hand_is_not_removed(path, nameless):
+    """It is held up when its file has a name already, and finishes after others have saved."""
+    ready, said = os.pipe()
+    waits, goes_on = os.pipe()
+    child = os.fork()
+    if child == 0:  # never back into pytest
+        try:
+            if not nameless:
+                without_nameless_files(pytest.MonkeyPatch())
+            move = os.replace
+
+            def slowly(*names):
+                os.write(said, b".")
+                os.read(waits, 1)
+                move(*names)
+
+            os.replace = slowly
+            os.close(goes_on)
+            save(path, {"by": "child"}, [])
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(waits)
+    assert os.read(ready, 1) == b"."
+    (hidden,) = set(os.listdir(path.parent)) - {path.name}
+    (path.parent / hidden.replace(hidden[-16:-4], "0" * 12)).write_bytes(b"")  # nobody's
+    for _ in range(2):
+        save(path, {"by": "parent"}, [])
+        assert sorted(os.listdir(path.parent)) == sorted([hidden, path.name])
+    os.write(goes_on, b".")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert load(path).meta == {"by": "child"}
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_other_hidden_files_are_not_removed(path):
+    ends = "0123456789ab.tmp"
+    names = [
+        f".m.resmem.{ends[1:]}", f".m.resmem.{ends.upper()}", f"m.resmem.{ends}",
+        f".m.resmem.0{ends}", f".m.resmem.{ends}~", f".other.{ends}",
+    ]  # fmt: skip
+    for name in names:
+        (path.parent / name).write_bytes(b"kept")
+    (path.parent / ".m.resmem.000000000001.tmp").mkdir()
+    os.symlink("nowhere", path.parent / ".m.resmem.000000000002.tmp")
+    os.mkfifo(path.parent / ".m.resmem.000000000003.tmp")
+    names += [f".m.resmem.00000000000{i}.tmp" for i in (1, 2, 3)]
+    if os.getuid() == 0:
+        other = path.parent / ".m.resmem.000000000004.tmp"
+        other.write_bytes(b"")
+        os.chown(other, 65534, 65534)
+        names.append(other.name)
+    save(path, {}, [])
+    assert sorted(os.listdir(path.parent)) == sorted([*names, path.name])
+
+
+def test_without_locks_nothing_is_taken_for_abandoned(path, monkeypatch):
+    left = path.with_name(".m.resmem.0123456789ab.tmp")
+    left.write_bytes(b"perhaps in the making")
+
+    def flock(*_):
+        raise OSError(errno.EOPNOTSUPP, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    save(path, {}, [])
+    assert left.exists()
+
+
+def test_a_file_that_is_removed_before_its_maker_has_locked_it_is_made_again(path, monkeypatch):
+    without_nameless_files(monkeypatch)
+    locked, lock = [], _atomic._lock
+
+    def late(fd):
+        if not locked:
+            _atomic._remove_abandoned(str(path.parent), path.name)
+        locked.append(fd)
+        lock(fd)
+
+    monkeypatch.setattr(_atomic, "_lock", late)
+    save(path, {"whole": True}, [])
+    assert len(locked) == 2
+    assert load(path).meta == {"whole": True}
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_nothing_is_there_before_the_end_of_the_block(path):

@@ -86,6 +86,13 @@ def memory(**options):
     return resmem.Memory(k=2, **options).fit(Z, L, Y)
 
 
+TIMES = 1.7e9 + np.arange(8.0).reshape(4, 2)
+
+
+def times():
+    return resmem.Memory(k=2).fit(TIMES, L[:4], Y[:4])
+
+
 def chances():
     return resmem.Memory(k=2, output_kind="probabilities").fit(Z, P, Y)
 
@@ -104,7 +111,12 @@ SEARCHES = [
     (lambda: resmem.search(Z, NAN, 1), ValueError, r"rows: row 4 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.search(with_value(Z, 1, np.inf), Z, 1), ValueError, r"queries: row 1 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.search(Z, with_value(Z, 0, -np.inf), 1), ValueError, r"rows: row 0 holds NaN or infinity \(as float32\)"),
-    (lambda: resmem.search(with_value(Z, 2, 1e39, np.float64), Z, 1), ValueError, r"queries: row 2 holds NaN or infinity \(as float32\)"),
+    (lambda: resmem.search(with_value(Z, 2, np.nan, np.float64), Z, 1), ValueError, r"queries: row 2 holds NaN or infinity \(as float32\)"),
+    (lambda: resmem.search(with_value(Z, 2, 1e150, np.float64), Z, 1), ValueError, r"queries must have a largest \|value\| between 2\^-400 and 2\^480, got 1e\+150; rescale them"),
+    (lambda: times().add(TIMES * 1.01 + 0.3, L[:4], Y[:4]), ValueError, r"embeddings of dtype float64, rounded to float32 as the rows of this memory are, would lie .* off, and neighbours are told apart up to .*; fit all rows again with key_dtype='float64'"),
+    (lambda: resmem.Memory(k=2, key_dtype="float32").fit(Z, L, Y)._now.rekeyed("none", "auto"), ValueError, r"key_dtype must be one of 'float32', 'float64', 'float16', 'bfloat16', got 'auto'"),
+    (lambda: resmem.Memory(key_dtype="float64", preprocess="pca:2"), ValueError, r"key_dtype='float64' does not go with preprocess='pca:2', whose layer works on float32; use key_dtype='auto'"),
+    (lambda: resmem.Memory(key_dtype="float64", store="head", head=HEAD), ValueError, r"key_dtype='float64' does not go with store='head', whose layer works on float32; use key_dtype='auto'"),
     (lambda: resmem.search(Z[0], Z, 1), ValueError, r"queries must have shape \(n, d\), got \(3,\); a single row is numpy\.atleast_2d\(queries\)"),
     (lambda: resmem.search(Z, Z[None], 1), ValueError, r"rows must have shape \(n, d\), got \(1, 6, 3\); in one line a row it is numpy\.reshape\(rows, \(len\(rows\), -1\)\)"),
     (lambda: resmem.search(Z, 1.5, 1), ValueError, r"rows must have shape \(n, d\), got \(\)"),
@@ -164,14 +176,15 @@ PARAMETERS = [
     (lambda: resmem.Memory(output_kind="probabilities", temperature=2), ValueError, r"temperature must be 1 for probabilities, got 2: only logits have one"),
     (lambda: resmem.Memory(strength=np.inf), ValueError, r"strength must be finite, got inf"),
     (lambda: resmem.Memory(strength=b"1"), TypeError, r"strength must be a number, got b'1'"),
+    (lambda: resmem.Memory(auto_prepare="never"), TypeError, r"auto_prepare must be True or False, got 'never'"),
     (lambda: resmem.Memory(probability_map="softmax"), ValueError, r"probability_map must be 'clip', 'project' or 'keep', or with a number between 0 and 1 such as 'clip:0\.001', got 'softmax'"),
     (lambda: resmem.Memory(probability_map="clip:0"), ValueError, r"probability_map must be .*, got 'clip:0'"),
     (lambda: resmem.Memory(probability_map="clip:1"), ValueError, r"probability_map must be .*, got 'clip:1'"),
     (lambda: resmem.Memory(probability_map="project:x"), ValueError, r"probability_map must be .*, got 'project:x'"),
     (lambda: resmem.Memory(probability_map="clip:nan"), ValueError, r"probability_map must be .*, got 'clip:nan'"),
     (lambda: resmem.Memory(probability_map=1), ValueError, r"probability_map must be .*, got 1"),
-    (lambda: resmem.Memory(key_dtype="int8"), ValueError, r"key_dtype must be one of 'float32', 'float16', 'bfloat16', got 'int8'"),
-    (lambda: resmem.Memory(residual_dtype="bfloat16"), ValueError, r"residual_dtype must be 'float32' or 'float16', got 'bfloat16'"),
+    (lambda: resmem.Memory(key_dtype="int8"), ValueError, r"key_dtype must be one of 'auto', 'float32', 'float64', 'float16', 'bfloat16', got 'int8'"),
+    (lambda: resmem.Memory(residual_dtype="bfloat16"), ValueError, r"residual_dtype must be one of 'float32', 'float64', 'float16', got 'bfloat16'"),
     (lambda: resmem.Memory(store="sparse"), ValueError, r"store must be 'dense', 'sparse:m' \(such as 'sparse:32'\) or 'head', got 'sparse'"),
     (lambda: resmem.Memory(store="sparse:0"), ValueError, r"store must be 'dense', .* got 'sparse:0'"),
     (lambda: resmem.Memory(store=3), ValueError, r"store must be 'dense', .* got 3"),
@@ -193,19 +206,21 @@ PARAMETERS = [
     (lambda: resmem.Memory(preprocess=Z), ValueError, r"preprocess must be .*, got array\(.*\)"),
     (lambda: resmem.Memory(preprocess=None), ValueError, r"preprocess must be .*, got None"),
     (lambda: resmem.Memory(preprocess="whiten:4").fit(Z, L, Y), ValueError, r"preprocess='whiten:4' keeps 4 dimensions, embeddings have only 3 columns; keep fewer"),
-    (lambda: resmem.Memory(preprocess="center").fit(*NO_ROWS), ValueError, r"embeddings must have rows that preprocess='center' can be fitted to, got shape \(0, 3\); fit rows, or use preprocess='none' or 'unit'"),
     (lambda: resmem.Memory(preprocess="whiten:3").fit(Z * 1e-41, L, Y), ValueError, r"preprocess='whiten:3' needs weights beyond float32 for embeddings as large or small as these; rescale them"),
     (lambda: resmem.Memory(preprocess="center").fit(with_value(Z, slice(0, 6, 2), -3.4e38), L, Y).add(with_value(Z, 4, 3.4e38), L, Y), ValueError, r"embeddings: row 4 is beyond float32 after preprocess='center'; rescale the embeddings"),
     (lambda: resmem.Memory(preprocess="pca:2").fit(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.Memory(preprocess="pca:2", k=2).fit(Z, L, Y).kneighbors(Z[:, :2]), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
-    (lambda: resmem.Memory(preprocess="unit", k=2).fit(Z, L, Y)._rekeyed("none", "float32"), ValueError, r"keys can be made anew only of embeddings stored as they came, with preprocess='none' and key_dtype='float32', not with preprocess='unit' and key_dtype='float32'; fit again"),
+    (lambda: resmem.Memory(preprocess="unit", k=2).fit(Z, L, Y)._now.rekeyed("none", "float32"), ValueError, r"keys can be made anew only of embeddings stored as they came, with preprocess='none' and key_dtype='float32' or 'float64', not with preprocess='unit' and key_dtype='float32'; fit again"),
     (lambda: resmem.Memory(base=1), TypeError, r"base must be a string or a dict, got int"),
     (lambda: resmem.Memory(base={"a": {1}}), TypeError, r"base must hold what JSON can: strings, numbers, lists, dicts \(.*\)"),
-    (lambda: resmem.Memory.estimate(5, 2, 3, key_dtype="int8"), ValueError, r"key_dtype must be one of float32, float16, bfloat16, got 'int8'"),
+    (lambda: resmem.Memory.estimate(5, 2, 3, key_dtype="int8"), ValueError, r"key_dtype must be one of float32, float64, float16, bfloat16, got 'int8'"),
     (lambda: resmem.Memory.estimate(5, 0, 3), ValueError, r"d must be at least 1, got 0"),
     (lambda: resmem.Memory(key_dtype="float16").fit(with_value(Z, 3, 7e4), L, Y), ValueError, r"embeddings: row 3 is beyond float16; rescale the embeddings or use key_dtype='bfloat16' or 'float32'"),
     (lambda: resmem.Memory(key_dtype="bfloat16").fit(with_value(Z, 1, 3.4e38), L, Y), ValueError, r"embeddings: row 1 is beyond bfloat16; rescale the embeddings or use key_dtype='float32'"),
-    (lambda: resmem.Memory("regression", residual_dtype="float16").fit(Z, V, V + 1e6), ValueError, r"targets - outputs: row 0 is beyond float16, in which residuals are kept; rescale targets and outputs or use residual_dtype='float32'"),
+    (lambda: resmem.Memory("regression", residual_dtype="float16").fit(Z, V, V + 1e6), ValueError, r"targets - outputs: row 0 is beyond float16, in which residuals are kept; rescale targets and outputs or use residual_dtype='float64'"),
+    (lambda: resmem.Memory(residual_dtype="float64"), ValueError, r"residual_dtype='float64' is for regression; probabilities need no more than 'float32'"),
+    (lambda: resmem.Memory(auto_prepare=1), TypeError, r"auto_prepare must be True or False, got 1"),
+    (lambda: resmem.Memory("regression", residual_dtype="float32").fit(Z, with_value(V, 1, 1e39, float), V), ValueError, r"targets - outputs: row 1 is beyond float32, in which residuals are kept; rescale targets and outputs or use residual_dtype='float64'"),
     (lambda: resmem.Memory(store="head", head=HEAD).fit(Z, L, Y), ValueError, r"outputs must be None with store='head': the head gives them from the embeddings"),
     (lambda: resmem.Memory(store="head", head=HEAD).fit(Z[:, :2], None, Y), ValueError, r"embeddings must have 3 columns like the head's weight, got 2; its weight is \(C, d\): pass weight\.T"),
     (lambda: setattr(resmem.Memory(store="sparse:1", k=2).fit(Z, L, Y), "temperature", 2), ValueError, r"temperature is fixed at fit for store='sparse:1' \(1\), got 2; fit again, or use store='dense'"),
@@ -232,7 +247,7 @@ PARAMETERS += [
     (lambda: resmem.Memory(n_jobs=2), TypeError, r"Memory has no parameter 'n_jobs': give threads to the methods, such as predict"),
     (lambda: resmem.Memory(weights="uniform"), TypeError, r"Memory has no parameter 'weights': neighbours are weighted by exp\(-D / sigma\); sigma=float\('inf'\) weights all alike"),
     (lambda: resmem.Memory(zzz=1), TypeError, r"Memory has no parameter 'zzz'; there are task, output_kind, k, .*"),
-    (lambda: resmem.Memory(*range(20)), TypeError, r"Memory takes at most 13 arguments, got 20"),
+    (lambda: resmem.Memory(*range(20)), TypeError, r"Memory takes at most 14 arguments, got 20"),
     (lambda: resmem.Memory(["regression"]), ValueError, r"task must be .*, got \['regression'\]"),
     (lambda: resmem.Memory(key_dtype=["float16"]), ValueError, r"key_dtype must be one of .*, got \['float16'\]"),
     (lambda: setattr(resmem.Memory(), "n_neighbors", 5), AttributeError, r"Memory has no 'n_neighbors' to set; use k"),
@@ -255,7 +270,6 @@ UNFIT = [
     (lambda m: m.predict(Z, L), resmem.NotFittedError, UNFITTED),
     (lambda m: m.predict_proba(Z, L), resmem.NotFittedError, UNFITTED),
     (lambda m: m.aggregate([[0.0]], [[0]]), resmem.NotFittedError, UNFITTED),
-    (lambda m: m.add(Z, L, Y), resmem.NotFittedError, UNFITTED),
     (lambda m: m.remove([0]), resmem.NotFittedError, UNFITTED),
     (lambda m: m.sigma_, resmem.NotFittedError, UNFITTED),
 ]
@@ -345,7 +359,7 @@ VALUES = [
     (lambda m: m.fit(Z, L, L[None]), ValueError, r"targets must have shape \(n, C\), got \(1, 6, 2\); in one line a row it is numpy\.reshape\(targets, \(len\(targets\), -1\)\)"),
     (lambda m: m.fit(Z, with_value(V, 2, np.nan, float), V), ValueError, r"outputs: row 2 holds NaN or infinity \(as float64\)"),
     (lambda m: m.fit(Z, V, with_value(V, 5, np.inf, float)), ValueError, r"targets: row 5 holds NaN or infinity \(as float64\)"),
-    (lambda m: m.fit(Z, with_value(V, 1, 1e39, float), V), ValueError, r"targets - outputs: row 1 is beyond float32, in which residuals are kept; rescale targets and outputs"),
+    (lambda m: m.fit(Z, with_value(V, 1, 1.7e308, float), V - 1.7e308), ValueError, r"targets - outputs: row \d is beyond float64, in which residuals are kept; rescale targets and outputs"),
     (lambda m: m.add(Z, V, V[:, None]), ValueError, r"targets must have shape \(n,\) as in fit"),
     (lambda m: values(True).add(Z, V[:, None], V), ValueError, r"targets must have shape \(n, C\) as in fit"),
     (lambda m: m.predict(Z, with_value(V, 0, np.nan, float)), ValueError, r"outputs: row 0 holds NaN or infinity \(as float64\)"),
@@ -457,7 +471,7 @@ def test_numbers_beyond_the_machine_are_refused_by_name(value):
 EXCEPTIONS = {"ValueError", "TypeError", "NotFittedError"}
 TESTED_APART = {
     "__main__.py", "_container.py", "_atomic.py", "_formats.py", "_metrics.py", "_out_of_fold.py",
-    "_evaluate.py", "_explain.py", "_folds.py", "_plausible.py",
+    "_evaluate.py", "_explain.py", "_folds.py", "_persist.py", "_plausible.py",
 }  # fmt: skip
 
 

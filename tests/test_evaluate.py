@@ -66,7 +66,7 @@ def judged(case, n=80, q=60, knn=None, **options):
 def alone(mem, z, targets_of, excluded, k, sigma):
     """The weighted mean of the neighbours' targets."""
     distances, ids = mem.kneighbors(z, k=k, exclude_ids=excluded)
-    weights = oracle.weights(distances, sigma)
+    weights, totals = oracle.weights(distances, sigma)
     means = np.zeros((len(z), C if mem.task == "classification" else targets_of.shape[1]))
     for i, j in np.ndindex(ids.shape):
         if ids[i, j] < 0:
@@ -75,7 +75,7 @@ def alone(mem, z, targets_of, excluded, k, sigma):
             means[i, targets_of[ids[i, j]]] += weights[i, j]
         else:
             means[i] += weights[i, j] * targets_of[ids[i, j]]
-    return means
+    return means / totals[:, None]
 
 
 def memories_targets(case):
@@ -107,11 +107,16 @@ def expected(case, mem, rows, k, sigma):
     if mem.task == "regression":
         return {name: values.reshape(len(z), -1) for name, values in found.items()}, {}
     own_base = own(0)
+    kind, floor = ("clip", 1e-6) if mem._now.map.keeps else (mem._now.map.kind, mem._now.map.floor)
+    nobody = mem.kneighbors(z, k=1, exclude_ids=excluded)[1][:, 0] < 0
     for name, values in found.items():
-        if name in ("base", "ResMem as published") or (name == "kNN alone" and mem._map.keeps):
-            found[name] = oracle.simplex(values)
-        else:
-            mem._map.apply(values, own_base)
+        if name == "kNN alone":
+            found[name] = oracle.simplex(values, floor, kind)
+            found[name][nobody] = base[nobody]
+        elif name == "ResMem as published":
+            found[name] = oracle.simplex(values, base=own_base)
+        elif name.startswith("ResMem"):
+            mem._now.map.apply(values, own_base, mem.strength)
     return found, {name: values.argmax(axis=1) for name, values in found.items()}
 
 
@@ -243,19 +248,17 @@ def test_rows_without_neighbours_are_the_bases(case):
     given = None if case == "head" else outputs
     last = mem.evaluate(z, given, targets, everyone).by_distance[-1]
     assert (last["rows"], last["from"], last["to"]) == (40, math.inf, math.inf)
-    plain = mem.probability_map == "clip"  # else those by "clip" are others
-    names = [n for n in last if n.startswith(("base, T", "ResMem"))]
-    at_temperature = {last[n] for n in names if plain or n != "ResMem as published"}
+    at_temperature = {last[n] for n in last if n.startswith(("base, T", "ResMem"))}
     if mem.temperature == 1:
-        at_temperature.add(last["base"] if plain else last["kNN alone"])
+        at_temperature.add(last["base"])
     assert len(at_temperature) == 1
-    assert last["kNN alone"] == last["base"] or not plain
+    assert last["kNN alone"] == last["base"]
     mem.remove(mem.kneighbors(z[:1], k=len(mem))[1][0])
     assert len(mem) == 0
     nobody = mem.evaluate(z, given, targets)
     assert nobody.by_distance[0]["rows"] == 60
     scores = {m.name: m.scores for m in nobody.methods}
-    assert case == "projected" or scores["base"] == scores["kNN alone"]
+    assert scores["base"] == scores["kNN alone"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -305,6 +308,8 @@ def test_settings_tell_what_was_judged():
         "probability_map": "clip",
         "knn_k": 1000,
         "knn_sigma": math.inf,
+        "published_k": 5,
+        "published_sigma": mem.sigma_,
     }
 
 

@@ -1,4 +1,4 @@
-"""Explanations: parts that add up to the correction, to the bit, whatever the store."""
+"""Explanations: parts that add up to the correction, but for roundings, whatever the store."""
 
 from __future__ import annotations
 
@@ -35,11 +35,14 @@ def remembered(rng, store, n=40, **options):
     return *both, targets
 
 
-def sums(explanation):
-    """The running sum of all parts, in order."""
+def assert_parts_add_up(explanation):
+    """Within the bound that the class states, summed in neighbour order and backwards."""
     spread = np.broadcast_to(explanation.spread[:, :, None], explanation.contributions.shape)
     parts = np.concatenate([spread, explanation.contributions], axis=1)
-    return np.add.accumulate(parts, axis=1)[:, -1]
+    bound = (4 * spread.shape[1] + 8) * 2.0**-53 * np.abs(parts).sum(axis=1)
+    for ordered in (parts, parts[:, ::-1]):
+        total = np.add.accumulate(ordered, axis=1)[:, -1]
+        assert (np.abs(total - explanation.correction) <= bound).all()
 
 
 @settings(max_examples=settings().max_examples // 4)
@@ -52,11 +55,14 @@ def sums(explanation):
     n=st.sampled_from([1, 7, 40]),
     k=st.sampled_from([1, 6, 60]),
     top=st.sampled_from([1, 3, 9]),
+    strength=st.sampled_from([0.7, 1.0, 0.1, -2.0, 0.0]),
 )
-def test_the_parts_add_up_to_the_correction(seed, store, key_dtype, half, temperature, n, k, top):
+def test_the_parts_add_up_to_the_correction(
+    seed, store, key_dtype, half, temperature, n, k, top, strength
+):
     rng = np.random.default_rng(seed)
     mem, theirs, targets = remembered(
-        rng, store, n, k=k, temperature=temperature, strength=0.7, key_dtype=key_dtype,
+        rng, store, n, k=k, temperature=temperature, strength=strength, key_dtype=key_dtype,
         residual_dtype="float16" if half and store != "head" else "float32",
     )  # fmt: skip
     queries, outputs, _ = examples(rng, 6)
@@ -65,18 +71,20 @@ def test_the_parts_add_up_to_the_correction(seed, store, key_dtype, half, temper
     for columns in picks:
         got = mem.explain(queries, outputs, excluded, columns, top)
         at = {"exclude_ids": excluded, "columns": got.columns}
-        same_bits(sums(got), mem.correction(queries, **at))
-        same_bits(got.correction, mem.correction(queries, **at))
+        assert_parts_add_up(got)
+        same_bits(got.correction, strength * mem.correction(queries, **at))
+        same_bits(got.base + got.correction, got.corrected)
         same_bits(got.corrected, mem.correct(queries, outputs, **at))
         mem.strength = 0
         same_bits(got.base, mem.correct(queries, outputs, **at))
-        mem.strength = 0.7
+        mem.strength = strength
         if columns is not None:
             same_bits(got.columns, np.broadcast_to(columns, got.columns.shape).astype(int))
     distances, ids = theirs.kneighbors(queries, k=got.ids.shape[1], exclude_ids=excluded)
     same_bits(got.ids, ids)
     same_bits(got.distances, distances)
-    same_bits(got.weights, oracle.weights(distances, mem.sigma_))
+    weights, totals = oracle.weights(distances, mem.sigma_)
+    same_bits(got.weights, weights / totals[:, None])
     labels = [[targets.get(i, -1) for i in row] for row in ids.tolist()]
     same_bits(got.targets, np.array(labels).reshape(ids.shape))
 
@@ -98,6 +106,30 @@ def test_a_part_is_the_weight_times_what_is_kept_of_the_residual(store):
         kept = float(value[row][found[0]]) if len(found) else 0.0
         assert got.contributions[i, j, c] == got.weights[i, j] * kept
     same_bits(got.spread, got.weights * -rest[rows].astype(np.float64) + 0.0)
+
+
+@pytest.mark.parametrize("with_outputs", [True, False])
+@pytest.mark.parametrize("strength", [0.5, -1.0, 0.0])
+@pytest.mark.parametrize("store", STORES)
+def test_everything_is_told_as_it_is_applied(store, strength, with_outputs):
+    """Half the strength, half of what the neighbours add; in the table as well."""
+    mem, _, _ = remembered(np.random.default_rng(1), store, k=8)
+    queries, outputs, _ = examples(np.random.default_rng(2), 5)
+    given = outputs if with_outputs else None
+    whole = mem.explain(queries, given, columns=np.arange(C))
+    mem.strength = strength
+    got = mem.explain(queries, given, columns=np.arange(C))
+    for name in ("contributions", "spread", "correction"):
+        np.testing.assert_array_equal(getattr(got, name), strength * getattr(whole, name))
+    np.testing.assert_array_equal(got.weights, whole.weights)
+    lines = [line.split() for line in repr(got[0]).splitlines()]
+    summary = [words for words in lines if words[0] in ("base", "correction", "corrected")]
+    numbers = {words[0]: [float(word) for word in words[1:]] for words in summary}
+    np.testing.assert_allclose(numbers["correction"], got.correction[0], rtol=1e-3, atol=1e-12)
+    assert "-0" not in {word for words in lines for word in words}
+    if with_outputs:
+        shown = np.add(numbers["base"], numbers["correction"])
+        np.testing.assert_allclose(shown, numbers["corrected"], rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -130,7 +162,8 @@ def test_values_are_explained_too(shape):
     assert got.columns.shape == (40, values[0].size)
     corrected = mem.correct(keys, values, excluded).reshape(40, -1)
     same_bits(got.corrected, np.take_along_axis(corrected, got.columns, axis=1))
-    same_bits(sums(got), got.correction)
+    assert_parts_add_up(got)
+    same_bits(got.base + got.correction, got.corrected)
     same_bits(got.targets, targets[got.ids])
     nobody = mem.explain(keys[:2], exclude_ids=np.tile(np.arange(40), (2, 1)))
     assert np.isnan(nobody.targets).all()

@@ -96,3 +96,41 @@ def test_a_search(n, d, q, k, threads, strategy):
 def test_a_query_of_a_memory(q, columns, k, call):
     """Never an array (q, n) or (q, k, C), nor a second one (q, C)."""
     assert extra(QUERY.format(q, columns, k, call)) <= 64
+
+
+MANY = """
+n = 12_000_000
+keys = np.zeros((n, 2), np.float32)
+keys[:, 0] = np.arange(n) % 1000
+targets, head = np.zeros(n, np.int64), (np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+memory = resmem.Memory(k=2, store="head", head=head, sigma={})
+def fit():
+    memory.fit(keys, None, targets, copy=False)
+"""
+
+
+def test_a_fit_that_measures_the_length_scale_of_many_rows():
+    """No row number of each of them, which would take 92 MiB."""
+    assert extra(MANY.format("'auto'") + "measure(lambda: fit() or ())") <= 64
+
+
+@pytest.mark.parametrize("removed", ["", "memory.remove([5])\n"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "next(iter(memory._snapshot.sample(np.arange(0, n - 1, 50_000))))[1].sum()",
+        "_planner._sample(keys, 512, 0).sum()",
+        "_tuning._sample(memory._snapshot, 0).sum()",
+    ],
+)
+def test_samples_of_many_rows(call, removed):
+    script = "from resmem import _planner, _tuning\n"
+    assert extra(MANY.format("1.0") + "fit()\n" + removed + script + f"measure(lambda: {call})") < 9
+
+
+@pytest.mark.parametrize(("suffix", "most"), [("m", 90), ("m.npz", 64)])
+def test_a_file_of_the_living_among_many_rows(tmp_path, suffix, most):
+    """No list of them, which would take 92 MiB."""
+    call = f"memory.{'export' if '.' in suffix else 'save'}({str(tmp_path / suffix)!r}) and ()"
+    script = MANY.format("1.0") + f"fit()\nmemory.remove([5])\nmeasure(lambda: {call})"
+    assert extra(script) <= most

@@ -247,7 +247,7 @@ def test_temperature_set_between_changes_of_rows():
 def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatch):
     mem, (keys, logits, _) = fitted
     mem.sigma = 2.0
-    mem._snapshot = replace(mem._snapshot, auto_sigma=None)  # as after a fit with a number
+    mem._hold(rows=replace(mem._snapshot, auto_sigma=None))  # as after a fit with a number
     before = mem.correct(keys, logits)
 
     def interrupt(*_):
@@ -297,15 +297,15 @@ def test_automatic_sigma_where_the_median_is_zero():
     assert resmem.Memory(k=5).fit(keys[:1], outputs[:1], targets[:1]).sigma_ == 1
 
 
-def test_sigma_set_to_auto_again_is_what_fit_measured():
+@pytest.mark.parametrize("meanwhile", [3.0, "auto"])
+def test_sigma_set_to_auto_again_is_measured_again(meanwhile):
     rng = np.random.default_rng(8)
-    rows = examples(rng, "logits", 40)
+    rows, more = examples(rng, "logits", 40), examples(rng, "logits", 9)
     mem = resmem.Memory(k=5).fit(*rows)
-    measured = mem.sigma_
-    mem.sigma = 3.0
-    assert mem.sigma_ == 3.0
-    mem.add(*examples(rng, "logits", 9)).sigma = "auto"
-    assert mem.sigma_ == measured
+    mem.sigma = meanwhile
+    assert mem.sigma_ == (3.0 if meanwhile == 3.0 else oracle.auto_sigma(rows[0], None, 5))
+    mem.add(*more).sigma = "auto"
+    assert mem.sigma_ == oracle.auto_sigma(np.concatenate([rows[0], more[0]]), None, 5)
 
 
 def test_sigma_set_to_auto_after_fit_is_measured_then():
@@ -404,26 +404,29 @@ def test_probabilities_by_every_map(fitted, name):
     mem.strength, mem.probability_map = 2.0, name
     floor = float(name.partition(":")[2] or (0.1 if name == "keep" else 1e-6))
     got = mem.predict_proba(keys, logits)
-    corrected = mem.correct(keys, logits)
+    corrected, base = mem.correct(keys, logits), oracle.softmax(logits)
     assert (corrected < 0).any()
     np.testing.assert_allclose(got.sum(axis=1), 1, rtol=1e-15 * 3)
     if name.startswith("keep"):
-        base = oracle.softmax(logits)
-        same_bits(got, oracle.simplex(corrected, floor, base=base))
+        same_bits(got, oracle.simplex(corrected, floor, "keep", base, 2.0))
     else:
         np.testing.assert_array_equal(got.argmax(axis=1), corrected.argmax(axis=1))
+    known = (base > 0).all(axis=1)  # some logits are -inf
+    assert 0 < known.sum() < len(base)
     if name.startswith("keep"):
-        least = np.maximum(floor * base, 1e-9)
+        least = np.where(base > 0, np.maximum(floor * base, 1e-9), 0)
         total = np.maximum(corrected, least).sum(axis=1, keepdims=True)
         assert (got * total >= least * (1 - 1e-12)).all()
     elif name.startswith("clip"):
-        same_bits(got, oracle.simplex(corrected, floor))
+        same_bits(got, oracle.simplex(corrected, floor, base=base, strength=2.0))
     else:  # no point of the simplex is nearer
+        same_bits(got, oracle.simplex(corrected, floor, "project", base, 2.0))
         apart = np.square(got - corrected).sum(axis=1)
         for other in (oracle.simplex(corrected), np.full((120, 3), 1 / 3), got[::-1]):
             inside = floor + (1 - 3 * floor) * other  # no coordinate below the floor either
-            assert (apart <= np.square(inside - corrected).sum(axis=1)).all()
-        assert got.min() == pytest.approx(floor)
+            farther = np.square(inside - corrected).sum(axis=1)
+            assert (apart <= farther + 1e-12)[known].all()
+        assert got[known].min() == pytest.approx(floor)
     np.testing.assert_array_equal(mem.predict(keys, logits), got.argmax(axis=1))
     assert pickle.loads(pickle.dumps(mem)).probability_map == mem.probability_map == name
     assert ("probability_map" in repr(mem)) == (name != "clip")
@@ -498,7 +501,7 @@ def test_default_ids_continue_and_are_never_used_again():
 
 def test_removed_ids_stay_refused_after_compaction():
     rng = np.random.default_rng(13)
-    mem = resmem.Memory(k=1).fit(*examples(rng, "logits", 4))
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, "logits", 4))
     mem.remove([1, 2, 3]).add(*examples(rng, "logits", 40))
     mem._compactor.join()
     assert [len(s) for s in mem._snapshot.segments] == [1, 40]

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resmem._metrics import Interval, error_of, paired_interval, reliability, score_named
+from resmem._metrics import (
+    Interval,
+    error_of,
+    normal_quantile,
+    paired_interval,
+    reliability,
+    score_named,
+)
 
 NAMES = {
     "classification": ["log_loss", "accuracy", "brier", "calibration_error"],
@@ -223,6 +230,24 @@ def test_predictions_of_values_are_checked(name):
 def test_a_confidence_lies_between_0_and_1(confidence):
     with pytest.raises(ValueError, match="between 0 and 1"):
         paired_interval([1.0, 2.0], confidence)
+
+
+@pytest.mark.parametrize("confidence", [1 - 1e-16, 1 - 2**-53, np.float64(1 - 2**-52)])
+def test_a_confidence_next_to_1_has_an_interval(confidence):
+    """The tail beyond 1 - 2^-53 is 2^-54, whose quantile is -8.2924 (by mpmath)."""
+    _, low, high, kept = paired_interval([1.0, 2.0, 4.0], confidence)
+    z = 8.29236107581 if confidence == 1 - 2**-53 else 8.20953615160
+    half = z * np.std([1.0, 2.0, 4.0], ddof=1) / math.sqrt(3)
+    np.testing.assert_allclose([low, high], [7 / 3 - half, 7 / 3 + half], rtol=1e-10)
+    assert kept == confidence
+
+
+@pytest.mark.parametrize("confidence", [5e-324, 1e-300, 2**-60, 1e-12])
+def test_a_confidence_next_to_0_has_an_interval(confidence):
+    mean, low, high, _ = paired_interval([1.0, 2.0, 4.0], confidence)
+    assert 0 <= high - mean < 1e-11
+    assert math.copysign(1, normal_quantile(confidence)) == 1
+    np.testing.assert_allclose(mean - low, high - mean, atol=1e-15)
 
 
 def test_gains_have_one_dimension():

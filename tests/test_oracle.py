@@ -760,11 +760,12 @@ def test_the_error_of_sparse_residuals_bounds_every_column(
 
     n = len(labels)
     positions, distances = np.arange(n)[None], np.sort(np.arange(n) % 3 * 0.7)[None]
-    w = [Fraction(x) for x in oracle.weights(distances[0], 0.8).tolist()]
+    e, W = oracle.weights(distances[0], 0.8)
+    w = [Fraction(x) / Fraction(float(W)) for x in e.tolist()]
     corrected = oracle.sparse_correction(distances, positions, index, value, rest, b.shape[1], 0.8)
     for c, total in enumerate(corrected[0].tolist()):
         exact = sum((w[j] * true[j][c] for j in range(n)), Fraction(0))
-        # At most 4 roundings for each neighbour, and weights that sum to 1 but for n of them.
+        # At most 4 roundings for each neighbour, and a sum of weights that n of them make.
         assert abs(Fraction(total) - exact) <= Fraction(error) + slack + 12 * n * UNIT
 
 
@@ -820,13 +821,15 @@ def test_the_sparse_correction_is_the_contract_step_by_step(
     u = rng.standard_normal(7).astype(np.float32)
     at = rng.permutation(7)[:neighbours].tolist()
     D = sorted(rng.random(neighbours).tolist())
-    w = oracle.weights(D, 0.3).tolist()
+    weights, W = oracle.weights(D, 0.3)
+    e = weights.tolist()
 
-    U = exact_running_sum([mul(w_j, -float(u[j])) for w_j, j in zip(w, at, strict=True)])
+    U = exact_running_sum([mul(e_j, -float(u[j])) for e_j, j in zip(e, at, strict=True)])
     expected = [U] * C
-    for w_j, j in zip(w, at, strict=True):
+    for e_j, j in zip(e, at, strict=True):
         for c, value in zip(S[j].tolist(), v[j].tolist(), strict=True):
-            expected[c] = add(expected[c], mul(w_j, value))
+            expected[c] = add(expected[c], mul(e_j, value))
+    expected = [div(total, float(W)) for total in expected]
     none = [-1] * (neighbours + padding)
     positions = np.array([at + [-1] * padding, none])
     distances = np.array([D + [np.inf] * padding, [np.inf] * len(none)])
@@ -882,29 +885,55 @@ def test_weights_and_correction_are_the_contract_step_by_step(
     D: list[float], sigma: float, padding: int, seed: int
 ) -> None:
     e = [exact_cexp(div(sub(D[0], distance), sigma)) for distance in D]
-    w = [div(value, exact_running_sum(e)) for value in e]
+    W = exact_running_sum(e)
     padded = np.array([D + [np.inf] * padding])
-    same_bits(oracle.weights(padded, sigma), np.array([w + [0.0] * padding]))
-    assert abs(exact_sum(w) - 1) <= 2 * len(D) * UNIT
+    found, total = oracle.weights(padded, sigma)
+    same_bits(found, np.array([e + [0.0] * padding]))
+    same_bits(total, np.array([W]))
 
     rng = np.random.default_rng(seed)
     r = rng.standard_normal((20, 3)).astype(np.float32)
     at = rng.permutation(20)[: len(D)].tolist()
-    expected = [
-        exact_running_sum([mul(w_j, float(r[j, c])) for w_j, j in zip(w, at, strict=True)])
+    sums = [
+        exact_running_sum([mul(e_j, float(r[j, c])) for e_j, j in zip(e, at, strict=True)])
         for c in range(3)
     ]
     positions = np.array([at + [-1] * padding])
-    same_bits(oracle.correction(padded, positions, r, sigma), np.array([expected]))
+    expected = np.array([[div(total, W) for total in sums]])
+    same_bits(oracle.correction(padded, positions, r, sigma), expected)
 
 
 def test_weights_edges() -> None:
     D = [1.0, 2.0, 2.0, 1e30, np.inf]
-    same_bits(oracle.weights(D, np.inf), np.array([0.25, 0.25, 0.25, 0.25, 0.0]))
-    same_bits(oracle.weights(D, 5e-324), np.array([1.0, 0.0, 0.0, 0.0, 0.0]))
-    same_bits(oracle.weights([1e30, 1e30], 1e-300), np.array([0.5, 0.5]))  # never 0/0
-    same_bits(oracle.weights([[np.inf, np.inf], [3, np.inf]], 1.0), np.array([[0.0, 0], [1, 0]]))
-    assert oracle.weights(np.empty((2, 0)), 1.0).shape == (2, 0)
+    for sigma, expected in ((np.inf, [1.0, 1.0, 1.0, 1.0, 0.0]), (5e-324, [1.0, 0, 0, 0, 0])):
+        e, W = oracle.weights(D, sigma)
+        same_bits(e, np.array(expected))
+        assert sum(expected) == W
+    same_bits(oracle.weights([1e30, 1e30], 1e-300)[0], np.array([1.0, 1.0]))  # never NaN
+    e, W = oracle.weights([[np.inf, np.inf], [3, np.inf]], 1.0)
+    same_bits(e, np.array([[0.0, 0], [1, 0]]))
+    same_bits(W, np.array([1.0, 1.0]))
+    assert [part.shape for part in oracle.weights(np.empty((2, 0)), 1.0)] == [(2, 0), (2,)]
+
+
+@few
+@given(
+    st.integers(1, 6), st.integers(2, 12), st.sampled_from([0.7, math.inf]), st.integers(0, 2**32)
+)
+def test_votes_that_tie_are_equal_in_any_order(votes: int, C: int, sigma: float, seed: int) -> None:
+    """As many votes for each of some classes, of rows at one distance, over an even base."""
+    rng = np.random.default_rng(seed)
+    tied = rng.permutation(C)[: rng.integers(2, C + 1)]
+    y = rng.permutation(np.repeat(tied, votes))
+    logits, at = np.zeros((len(y), C), np.float32), np.arange(len(y))[None]
+    r = oracle.residuals("classification", "logits", logits, y)
+    D = np.full((1, len(y)), rng.random())
+    corrected = oracle.correct(oracle.softmax(logits[:1]), oracle.correction(D, at, r, sigma), 0.7)
+    assert len(set(corrected[0, tied].tolist())) == 1
+    assert np.argmax(corrected) == tied.min()
+    index, value, rest, _ = oracle.sparse_residuals(oracle.softmax(logits), y, 2)
+    sparse = oracle.sparse_correction(D, at, index, value, rest, C, sigma)
+    assert sparse[0, tied].max() > sparse[0].min() or len(tied) == C
 
 
 def test_correction_of_nothing_is_zero() -> None:
@@ -932,38 +961,115 @@ some_corrected = st.lists(
 some_floors = st.sampled_from([0.0, 1e-6, 0.01, 0.3, 1.0])
 
 
-def exact_tau(v: list[float], mass: float) -> float:
-    tau, n = -math.inf, len(v) + 1
-    while 0 < sum(value > tau for value in v) < n:
-        n = sum(value > tau for value in v)
-        total = exact_csum([value if value > tau else 0.0 for value in v])
-        tau = div(sub(total, mass), n)
+def exact_tau(y: list[float], mass: float, where: list[int], C: int) -> float:
+    """Of possible classes, which stand at these places among all."""
+    tau, n = -math.inf, len(y) + 1
+    while 0 < sum(value > tau for value in y) < n:
+        n = sum(value > tau for value in y)
+        terms = [0.0] * C
+        for c, value in zip(where, y, strict=True):
+            terms[c] = value if value > tau else 0.0
+        tau = div(sub(exact_csum(terms), mass), n)
     return tau
 
 
-@few
-@given(some_corrected, some_floors, st.booleans())
-def test_simplex_is_the_contract_step_by_step(v: list[float], floor: float, project: bool) -> None:
-    f, a = floor, 0.0
-    if project:
-        f = min(floor, div(1.0, 2 * len(v)))
-        a = sub(exact_tau(v, sub(1.0, mul(len(v), f))), f)
-    elif floor == 0.0:
+def floor_of(floor: float, C: int) -> float:
+    return min(mul(floor, min(1.0, div(100.0, C))), div(1.0, 2 * C))
+
+
+some_bases = st.lists(
+    st.sampled_from([0.0, 5e-324, 1e-12, 0.25, 1.0]) | st.floats(0, 1), min_size=20, max_size=20
+)
+some_kinds: Any = st.sampled_from(["clip", "project", "keep"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    some_corrected, some_floors, some_kinds, st.none() | some_bases,
+    st.sampled_from([1.0, 0.3, -0.5]), st.integers(1, 12),
+)  # fmt: skip
+def test_simplex_is_the_contract_step_by_step(
+    v: list[float], floor: float, kind: oracle.MapKind, base: list[float] | None,
+    strength: float, copies: int,
+) -> None:  # fmt: skip
+    v = v * copies  # more than 100 classes, too
+    C = len(v)
+    b = None if base is None else (base * copies * 20)[:C]
+    if kind == "keep" and b is None:
+        return
+    if floor == 0.0 and kind != "project":
         v[0] = max(v[0], 1e-3)  # something must be left
-    u = [max(sub(value, a), f) for value in v]
-    expected = np.array([[div(value, exact_csum(u)) for value in u]])
-    same_bits(oracle.simplex([v], floor, project), expected)
-    assert abs(exact_sum(expected[0].tolist()) - 1) <= (len(v) + 8) * UNIT
-    assert expected.min() > 0 or floor == 0
+    given = [True] * C if b is None else [b_c > 0 for b_c in b]
+    if not any(given):
+        return
+    if b is not None and floor == 0.0:
+        b[0] = max(b[0], 1e-3)
+        given[0] = True
+    least = floor_of(floor, C)
+    f = [least if known else 0.0 for known in given]
+    if kind == "keep":
+        assert b is not None
+        f = [max(mul(floor, b_c), 1e-9) if b_c > 0 else 0.0 for b_c in b]
+    possible = [known or (x > 0 and strength > 0) for known, x in zip(given, v, strict=True)]
+    a = 0.0
+    if kind == "project":
+        y = [
+            x if known else add(x, least)
+            for x, known, can in zip(v, given, possible, strict=True)
+            if can
+        ]
+        where = [c for c in range(C) if possible[c]]
+        a = sub(exact_tau(y, sub(1.0, mul(sum(given), least)), where, C), least)
+    u = [max(sub(x, a), f_c) if can else 0.0 for x, f_c, can in zip(v, f, possible, strict=True)]
+    expected = np.array([[div(x, exact_csum(u)) for x in u]])
+    if b is not None and v == b:
+        expected = np.array([b])
+    same_bits(oracle.simplex([v], floor, kind, None if b is None else [b], strength), expected)
+    if b is None or v != b:
+        assert abs(exact_sum(expected[0].tolist()) - 1) <= (C + 8) * UNIT
+    assert (
+        ((expected[0] == 0) == [not can for can in possible]).all()
+        or floor == 0
+        or v == b
+        or (kind == "project")
+    )
 
 
 def test_simplex_floor() -> None:
-    same_bits(oracle.simplex([[-1.0, 1.0]], floor=1.0), np.array([[0.5, 0.5]]))
-    same_bits(oracle.simplex([[-1.0, 3.0]], floor=1.0), np.array([[0.25, 0.75]]))
-    same_bits(oracle.simplex([[-1.0, 1.0]], 1.0, project=True), np.array([[0.25, 0.75]]))
-    same_bits(oracle.simplex([[-1.0, 1.0]], 0.125, project=True), np.array([[0.125, 0.875]]))
+    half = np.array([[0.5, 0.5]])
+    same_bits(oracle.simplex([[-1.0, -1.0]], floor=1.0), half)
+    same_bits(oracle.simplex([[-1.0, 0.75]], floor=1.0), np.array([[0.25, 0.75]]))  # at most 1/2
+    same_bits(oracle.simplex([[-1.0, 1.0]], 1.0, "project"), np.array([[0.25, 0.75]]))
+    same_bits(oracle.simplex([[-1.0, 1.0]], 0.125, "project"), np.array([[0.125, 0.875]]))
     same_bits(oracle.simplex([[-0.0, 1.0]], 0.0), np.array([[0.0, 1.0]]))
-    same_bits(oracle.simplex([[-0.0, 1.0]], 0.0, project=True), np.array([[0.0, 1.0]]))
+    same_bits(oracle.simplex([[-0.0, 1.0]], 0.0, "project"), np.array([[0.0, 1.0]]))
+
+
+@pytest.mark.parametrize("C", [2, 99, 100, 101, 50_000, 262_144])
+@pytest.mark.parametrize("kind", ["clip", "project", "keep"])
+def test_floors_take_little_whatever_the_number_of_classes(kind: oracle.MapKind, C: int) -> None:
+    """From a class that is sure, of a base that is sure of another."""
+    base = np.full((1, C), 1e-30)
+    base[0, 1] = 1.0
+    v = np.zeros((1, C))
+    v[0, 0] = 1.0
+    p = oracle.simplex(v, {"keep": 0.1}.get(kind, 1e-6), kind, base)[0]
+    taken = 0.1 / 1.1 + 1e-9 * C if kind == "keep" else 1e-4
+    assert 1 - p[0] <= taken * (1 + 1e-9)
+    assert p.min() > 0
+
+
+def test_an_impossible_class_stays_so_unless_neighbours_have_it() -> None:
+    b = [[0.75, 0.25, 0.0, 0.0]]
+    for kind in ("clip", "project", "keep"):
+        for strength in (1.0, -1.0):
+            p = oracle.simplex([[0.5, 0.0, 0.5, -0.125]], 0.01, kind, b, strength)[0]
+            assert p[3] == 0 < min(p[0], p[1])
+            assert (p[2] > 0) == (strength > 0)
+        same_bits(oracle.simplex(b, 0.01, kind, b), np.array(b))
+    # By hand: the floor is that of two classes, and the third takes part without one.
+    p = oracle.simplex([[0.75, -0.5, 0.5, -9.0]], 0.125, "project", b)
+    same_bits(p, np.array([[0.5625, 0.125, 0.3125, 0.0]]))
 
 
 def nearest_point(v: list[float], f: float) -> list[Fraction]:
@@ -1011,15 +1117,15 @@ def projection_error(v: list[float]) -> Fraction:
 @settings(max_examples=200, deadline=None)
 @given(some_corrected, some_floors)
 def test_project_is_the_nearest_point_but_for_roundings(v: list[float], floor: float) -> None:
-    p = oracle.simplex([v], floor, project=True)[0].tolist()
-    exact = nearest_point(v, min(floor, 1 / (2 * len(v))))
+    p = oracle.simplex([v], floor, "project")[0].tolist()
+    exact = nearest_point(v, floor_of(floor, len(v)))
     error = projection_error(v)
     assert all(abs(Fraction(a) - b) <= error for a, b in zip(p, exact, strict=True))
     # The order stays, and what is equal; what is on the simplex stays where it is.
     for a, p_a in zip(v, p, strict=True):
         for b, p_b in zip(v, p, strict=True):
             assert p_a <= p_b if a < b else p_a == p_b or a > b
-    again = oracle.simplex([p], floor, project=True)[0].tolist()
+    again = oracle.simplex([p], floor, "project")[0].tolist()
     error += projection_error(p)
     assert all(abs(Fraction(a) - Fraction(b)) <= error for a, b in zip(p, again, strict=True))
 
@@ -1027,22 +1133,13 @@ def test_project_is_the_nearest_point_but_for_roundings(v: list[float], floor: f
 @pytest.mark.parametrize("floor", [0.0, 1e-6, 0.3])
 def test_project_of_one_and_of_equal_columns(floor: float) -> None:
     for value in (-3.0, 0.0, 1.0, 1e9):
-        same_bits(oracle.simplex([[value]], floor, project=True), np.array([[1.0]]))
+        same_bits(oracle.simplex([[value]], floor, "project"), np.array([[1.0]]))
         for C in (2, 3, 7, 8, 9, 100):
-            p = oracle.simplex([[value] * C], floor, project=True)
+            p = oracle.simplex([[value] * C], floor, "project")
             assert len(set(p[0].tolist())) == 1
             # A sum of C equal numbers is rounded ceil(C / 8) + 2 times, the quotient once.
             assert abs(Fraction(p[0, 0]) * C - 1) <= (math.ceil(C / 8) + 4) * UNIT
-    assert oracle.simplex(np.empty((0, 3)), floor, project=True).shape == (0, 3)
-
-
-@few
-@given(some_corrected, st.sampled_from([0.1, 0.3, 1e-3]), st.randoms(use_true_random=False))
-def test_keep_is_the_contract_step_by_step(v: list[float], share: float, random: Any) -> None:
-    base = [random.choice([0.0, 1e-12, 0.25, random.random()]) for _ in v]
-    u = [max(value, max(mul(share, b), 1e-9)) for value, b in zip(v, base, strict=True)]
-    expected = np.array([[div(value, exact_csum(u)) for value in u]])
-    same_bits(oracle.simplex([v], share, base=[base]), expected)
+    assert oracle.simplex(np.empty((0, 3)), floor, "project").shape == (0, 3)
 
 
 # ---- Sweep --------------------------------------------------------------------------------
@@ -1059,15 +1156,15 @@ def test_sweep_is_the_definitions_of_every_query_and_setting() -> None:
     b[3] = 0.25  # all equal: the first counts
     at[3] = -1
     ks, sigmas, strengths = (1, 3, 5), (0.4, math.inf), (1.0, -0.7)
-    maps = (("clip", 1e-6), ("project", 1e-6), ("project", 0.0), ("keep", 0.3))
+    b[4, ::2] = 0.0  # impossible, but for some neighbours
+    maps: Any = (("clip", 1e-6), ("project", 1e-6), ("project", 0.0), ("keep", 0.3))
     scores = oracle.sweep(D, at, r, b, y, ks, sigmas, strengths, maps, bins)
     assert scores.shape == (q, 3, 2, 2, 4, 3 + 3 * bins)
     for i, h, s, t, m in np.ndindex(scores.shape[:-1]):
         w = oracle.correction(D[i : i + 1, : ks[h]], at[i : i + 1, : ks[h]], r, sigmas[s])
         kind, floor = maps[m]
-        kept = b[i : i + 1] if kind == "keep" else None
         corrected = oracle.correct(b[i : i + 1], w, strengths[t])
-        p = oracle.simplex(corrected, floor, kind == "project", kept)
+        p = oracle.simplex(corrected, floor, kind, b[i : i + 1], strengths[t])
         row, label = p[0].tolist(), int(y[i])
         expected = [math.inf if row[label] == 0 else -float(oracle.clog(row[label]))]
         correct = float(row.index(max(row)) == label)
@@ -1133,7 +1230,12 @@ def test_auto_sigma_on_its_sample(n: int, k: int) -> None:
     rng = np.random.default_rng(n)
     keys = rng.standard_normal((n, 4)).astype(np.float32)
     ids = rng.permutation(2 * n)[:n]
-    sample = sorted(np.random.RandomState(0).permutation(n)[:256]) if n > 256 else range(n)
+    sample = range(n)
+    if n > 256:  # one of each of 256 runs that are equally long, but for roundings
+        starts = [math.floor(Fraction(j * n, 256)) for j in range(257)]
+        lengths = np.diff(starts)
+        drawn = np.random.RandomState(0).randint(0, lengths)
+        sample = [first + int(r) for first, r in zip(starts, drawn, strict=False)]
     m = []
     for i in sample:
         D = [math.sqrt(s) for s in sorted(oracle.order_key(keys[[i]], keys, "euclidean")[0])]
@@ -1260,7 +1362,14 @@ def test_memory_puts_the_parts_together() -> None:
     arguments = data["queries"], data["query_outputs"]
     same_bits(memory.correct(*arguments), corrected)
     assert memory.predict(*arguments).tolist() == np.argmax(corrected, axis=1).tolist()
-    same_bits(memory.predict_proba(*arguments), oracle.simplex(corrected))
+    b = oracle.softmax(data["query_outputs"], 1.5)
+    same_bits(memory.predict_proba(*arguments), oracle.simplex(corrected, base=b, strength=0.8))
+    memory.strength = -0.8
+    p = oracle.simplex(b - 0.8 * expected, base=b, strength=-0.8)
+    same_bits(memory.predict_proba(*arguments), p)
+    assert memory.predict(*arguments).tolist() == np.argmax(p, axis=1).tolist()
+    memory.strength = 0.0
+    same_bits(memory.predict_proba(*arguments), b)
 
 
 def test_memory_leaves_out_what_is_removed_or_excluded() -> None:

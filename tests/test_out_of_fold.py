@@ -319,3 +319,17 @@ def test_what_cannot_be_done_is_refused(model, options, error, message):
 
 def test_the_example_gives_what_it_says():
     assert doctest.testmod(_out_of_fold) == (0, 3)
+
+
+def test_a_function_cannot_change_what_the_caller_gave():
+    X, y = np.arange(12.0).reshape(6, 2), np.arange(6.0)
+    before = X.copy(), y.copy()
+
+    def model(X_train, y_train, X_test):
+        for array in (X_train, y_train, X_test):
+            array[:] = -1
+        return np.zeros(len(X_test))
+
+    resmem.out_of_fold(model, X, y, folds=3)
+    np.testing.assert_array_equal(X, before[0])
+    np.testing.assert_array_equal(y, before[1])

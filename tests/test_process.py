@@ -188,10 +188,13 @@ def test_the_gil_is_released(long, threads):
     assert len(tenths) >= 5  # it ran from beginning to end
 
 
+TELLS_OF_THREADS = ("RESMEM_NUM_THREADS", "OMP_NUM_THREADS", "OMP_THREAD_LIMIT")
+
+
 def default_threads(**environment):
     done = subprocess.run(
         [sys.executable, "-c", "from resmem import _core; print(_core.default_threads())"],
-        env={k: v for k, v in os.environ.items() if k != "RESMEM_NUM_THREADS"} | environment,
+        env={k: v for k, v in os.environ.items() if k not in TELLS_OF_THREADS} | environment,
         capture_output=True,
         text=True,
         check=True,
@@ -214,11 +217,123 @@ before = _core.default_threads()
 os.sched_setaffinity(0, allowed[:1])
 print(1 <= before <= len(allowed), _core.default_threads())  # a cgroup may allow fewer
 """
-    environment = {k: v for k, v in os.environ.items() if k != "RESMEM_NUM_THREADS"}
+    environment = {k: v for k, v in os.environ.items() if k not in TELLS_OF_THREADS}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout == "True 1\n"
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "OMP_THREAD_LIMIT"])
+@pytest.mark.parametrize("text", ["1", " 1", "1,2", "1 , 4"])
+def test_the_share_of_cores_that_a_parent_process_hands_down_is_obeyed(name, text):
+    assert default_threads(**{name: text}) == 1
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "all", "1.5", "1x", ",1"])
+def test_what_is_no_number_of_threads_for_openmp_is_ignored(text):
+    assert default_threads(OMP_NUM_THREADS=text, OMP_THREAD_LIMIT=text) == default_threads()
+
+
+def test_the_variable_of_resmem_goes_before_that_of_openmp():
+    assert default_threads(RESMEM_NUM_THREADS="3", OMP_NUM_THREADS="1") == 3
+    assert default_threads(OMP_NUM_THREADS="1000000") == default_threads()
+
+
+GROUPS = {  # what /proc/self/cgroup and files of /sys/fs/cgroup say: CPUs
+    "no groups": (None, {}, 0),
+    "no limit": ("0::/a/b", {"a/b/cpu.max": "max 100000", "cpu.max": "max 100000"}, 0),
+    "its own": ("0::/a/b", {"a/b/cpu.max": "250000 100000"}, 3),
+    "a group around it": ("0::/a/b/c", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 1"}, 2),
+    "the least": ("0::/a/b", {"a/b/cpu.max": "900000 100000", "a/cpu.max": "400000 100000"}, 4),
+    "the root": ("0::/", {"cpu.max": "500000 100000"}, 5),
+    "a small part": ("0::/a", {"a/cpu.max": "1000 100000"}, 1),
+    "outside of what is mounted": ("0::/../x", {"cpu.max": "700000 100000"}, 7),
+    "version 1": (
+        "5:memory:/m\n4:cpu,cpuacct:/a/b",
+        {"cpu/a/cpu.cfs_quota_us": "600000", "cpu/a/cpu.cfs_period_us": "100000",
+         "cpu/a/b/cpu.cfs_quota_us": "-1", "cpu/a/b/cpu.cfs_period_us": "100000"},
+        6,
+    ),
+    "other controllers": ("4:cpuset:/a", {"a/cpu.max": "100000 100000"}, 0),
+    "nonsense": ("::\nx\n0:", {"cpu.max": "nan nan"}, 0),
+    "too much": ("0::/", {"cpu.max": "1e300 1"}, 10**6),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_control_groups_bound_the_number_of_threads(tmp_path, case):
+    groups, files, wanted = GROUPS[case]
+    if groups is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(groups + "\n")
+    for name, text in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    assert _core.group_cpus(str(tmp_path)) == wanted
+
+
+ENDING = """
+import sys, threading, time, warnings
+import numpy as np
+import resmem
+warnings.simplefilter("ignore")
+rng = np.random.default_rng(0)
+z, logits = rng.random((9000, 48), dtype=np.float32), rng.random((9000, 5), dtype=np.float32)
+y = rng.integers(0, 5, 9000)
+mem = resmem.Memory(k=5, sigma=1.0).fit(z, logits, y)
+some = slice(0, 300)
+call = {
+    "search": lambda: resmem.search(z[some], z, 5, threads=2),
+    "correct": lambda: mem.correct(z[some], logits[some], threads=2),
+    "tune": lambda: mem.tune(z[some] + 1, logits[some], y[some], k=[5], sigma=[1.0], threads=2),
+    "fit": lambda: resmem.Memory(k=5, sigma=1.0).fit(z, logits, y),
+}[sys.argv[1]]
+
+def repeat():
+    while True:
+        call()
+        once.set()
+
+once = threading.Event()
+for _ in range(2):
+    threading.Thread(target=repeat, daemon=True).start()
+once.wait()
+time.sleep(float(sys.argv[2]))
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("call", ["search", "correct", "tune", "fit"])
+def test_a_daemon_thread_inside_does_not_change_how_a_program_ends(call):
+    for attempt in range(4):
+        command = [sys.executable, "-c", ENDING, call, str(0.01 * attempt)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        assert (done.returncode, done.stderr) == (7, "")
+
+
+LITTLE_ROOM = """
+import os, resource, sys
+import numpy as np
+import resmem
+rng = np.random.default_rng(0)
+rows = rng.random((20000, 64), dtype=np.float32)
+pages = int(open("/proc/self/statm").read().split()[0])
+room = resource.getpagesize() * pages + (int(sys.argv[1]) << 10)
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+try:
+    resmem.search(rows[:200], rows, 5, threads=8)
+except MemoryError:
+    pass
+"""
+
+
+def test_a_thread_that_starts_near_the_limit_of_memory_does_not_end_the_process():
+    for kilobytes in range(12_000, 40_000, 1100):
+        command = [sys.executable, "-c", LITTLE_ROOM, str(kilobytes)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---- Signals ---------------------------------------------------------------------------------
@@ -271,6 +386,76 @@ def test_ctrl_c_answers_at_once_and_leaves_the_memory_as_it_was(call, threads):
         if delays[-1] < 0.2:
             break
     assert min(delays) < 0.2
+
+
+DECOMPOSING = """
+import signal, sys, time
+import numpy as np
+import resmem
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+kind, d = sys.argv[1], int(sys.argv[2])
+rng = np.random.default_rng(0)
+z = rng.standard_normal((d, d), dtype=np.float32)
+y = np.zeros(d)
+mem = resmem.Memory(task="regression", k=5, sigma=1.0).fit(z[:50], y[:50], y[:50])
+other = resmem.Memory(task="regression", k=5, sigma=1.0, preprocess=kind).fit(
+    z[:60, :80], y[:60], y[:60]
+)
+before = mem.kneighbors(z[:9]), other.kneighbors(z[:9, :80])
+decompose = np.linalg.eigh
+
+def told(*given):
+    print("decomposing", flush=True)
+    return decompose(*given)
+
+np.linalg.eigh = told
+try:
+    other.fit(z, y, y)
+except KeyboardInterrupt:
+    print(time.monotonic(), flush=True)
+after = mem.kneighbors(z[:9]), other.kneighbors(z[:9, :80])
+print(all(a.tobytes() == b.tobytes() for x, y in zip(before, after) for a, b in zip(x, y)))
+"""
+
+
+@pytest.mark.parametrize("kind", ["pca:64", "whiten:64"])
+def test_ctrl_c_answers_during_a_decomposition(kind):
+    """LAPACK takes a second or more and looks for no signals; the memory stays as it was, and the
+    program ends with the status it should."""
+    delays = []
+    for attempt in range(3):  # a busy machine may be late once
+        command = [sys.executable, "-c", DECOMPOSING, kind, "1500"]
+        alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # threads that wait spin
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=alone) as child:
+            assert child.stdout.readline() == "decomposing\n"
+            time.sleep(0.05 + 0.1 * attempt)
+            sent = time.monotonic()
+            child.send_signal(signal.SIGINT)
+            arrived, unharmed = child.communicate(timeout=PATIENCE)[0].split()
+        assert unharmed == "True"
+        assert child.returncode == 0
+        delays.append(float(arrived) - sent)
+        if delays[-1] < 0.2:
+            break
+    assert min(delays) < 0.2
+
+
+def test_errors_of_work_in_another_thread_are_the_callers(monkeypatch):
+    z = np.random.default_rng(0).standard_normal((500, 450), dtype=np.float32)
+    mem = resmem.Memory(task="regression", k=5, sigma=1.0, preprocess="pca:3")
+
+    def fails(_):
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+
+    wanted = mem.fit(z, z[:, 0], z[:, 0]).kneighbors(z[:9])
+    with monkeypatch.context() as patch:
+        patch.setattr(np.linalg, "eigh", fails)
+        with pytest.raises(np.linalg.LinAlgError, match="did not converge"):
+            mem.fit(z, z[:, 0], z[:, 0])
+    assert same(mem.kneighbors(z[:9]), wanted)
+    with ThreadPoolExecutor(1) as pool:  # where no signal comes, no other thread is needed
+        pool.submit(mem.fit, z, z[:, 0], z[:, 0]).result(PATIENCE)
+    assert same(mem.kneighbors(z[:9]), wanted)
 
 
 class Ring(Exception):  # noqa: N818

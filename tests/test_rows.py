@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
+import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -165,7 +170,7 @@ def test_what_is_merged_piece_by_piece_is_what_it_was(monkeypatch):
     mem.temperature = 2.0  # derives residuals from outputs and targets
     warmer = mem.correct(*rows[:2])
     mem.temperature = 1.0
-    mem._snapshot = replace(mem._snapshot, segments=(merged,))
+    mem._hold(rows=replace(mem._snapshot, segments=(merged,)))
     assert mem.correct(*rows[:2]).tobytes() == wanted.tobytes()
     mem.temperature = 2.0
     assert mem.correct(*rows[:2]).tobytes() == warmer.tobytes()
@@ -176,7 +181,7 @@ def test_many_small_segments_become_one():
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 1000))
     for _ in range(12):
         with mem._lock:
-            mem._snapshot = mem._snapshot.sealed()
+            mem._hold(rows=mem._snapshot.sealed())
         settled(mem.add(*examples(rng, 10)))
     assert len(mem._snapshot.segments) < 9
     assert mem._snapshot.segments[0].n == 1000  # the large one stays where it is
@@ -205,7 +210,7 @@ def test_rows_removed_during_a_compaction_stay_removed():
     rng = np.random.default_rng(9)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 10)).remove(range(6))
     before = mem._snapshot.sealed()
-    mem._snapshot = before
+    mem._hold(rows=before)
     merged = merge(before.segments, before.version)
     mem.remove([8])
     after = mem._snapshot.compacted(slice(0, 1), before, merged, before.gone(slice(0, 1)))
@@ -254,9 +259,10 @@ def test_any_history_with_compactions(tmp_path_factory, seed, steps):
             mine.add(*rows, ids=ids)
             theirs.add(*rows, ids=ids)
         elif step == "seal":
-            mine._snapshot = mine._snapshot.sealed()
+            mine._hold(rows=mine._snapshot.sealed())
         elif step == "save":
-            mine = resmem.Memory.load(mine.save(path, append=mine._file is not None)._file.path)
+            mine.save(path, append=mine._now.file is not None)
+            mine = resmem.Memory.load(path)
         else:
             share = 0.9 if step == "remove most" else 0.2
             gone = living[rng.random(len(living)) < share]
@@ -430,6 +436,114 @@ def test_a_copy_of_a_mapped_memory_is_not_taken_for_rows_of_its_own(tmp_path):
     assert [s.borrowed for s in twin._snapshot.segments] == [True]
 
 
+# ---- Ids beside queries -------------------------------------------------------------------------
+
+
+@contextmanager
+def fast_switches():
+    """Threads take turns as often as they can."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
+
+
+def all_at_once(work, count=4):
+    barrier = threading.Barrier(count)
+
+    def begin(i):
+        barrier.wait()
+        return work(i)
+
+    with fast_switches(), ThreadPoolExecutor(count) as pool:
+        return list(pool.map(begin, range(count)))
+
+
+@pytest.mark.parametrize("origin", ["fitted", "loaded", "pickled"])
+def test_ids_that_many_threads_ask_for_first_are_known_once(tmp_path, origin):
+    """Rows that come later, in the same segment, are found; nor can their ids come twice."""
+    rng = np.random.default_rng(22)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 3), ids=[11, 4, 6])
+    if origin == "loaded":
+        mem.save(tmp_path / "m")
+        mem = resmem.Memory.load(tmp_path / "m")
+    elif origin == "pickled":
+        mem = copy.copy(mem)
+    ids = 100 + rng.permutation(60 * 40).reshape(60, 40)
+    for some in ids:
+        mem.add(*examples(rng, 40), ids=some)  # behind the rows of the last round
+        near = np.sort(some)[:, None]
+        corrections = all_at_once(lambda _, near=near: mem.aggregate(0.0 * near, near).tobytes())
+        assert len(set(corrections)) == 1
+    for some in ids:
+        with pytest.raises(ValueError, match="never have been used"):
+            mem.add(*examples(rng, 1), ids=some[-1:])
+    mem.remove(ids[1:].ravel())
+    assert list(ids_of(mem)) == [11, 4, 6, *ids[0]]
+
+
+def test_a_query_does_not_find_rows_that_came_after_it_began():
+    rng = np.random.default_rng(23)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 3), ids=[11, 4, 6])
+    before = mem.add(*examples(rng, 5), ids=[20, 25, 21, 22, 23])._snapshot
+    mem.add(*examples(rng, 2), ids=[30, 31])
+    assert mem._snapshot.segments[1].arrays is before.segments[1].arrays
+    assert list(mem._snapshot.positions_of(np.array([25, 31]))) == [4, 9]
+    assert before.segments[1].find(np.array([25, 31])).tolist() == [1, -1]
+    with pytest.raises(ValueError, match="31 is not"):
+        before.positions_of(np.array([25, 31]))
+
+
+def test_rows_whose_ids_were_withdrawn_are_not_found(monkeypatch):
+    """Their place is taken by others."""
+    rng = np.random.default_rng(24)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 3), ids=[11, 4, 6])
+    mem.add(*examples(rng, 7), ids=range(900, 907))
+    mem.remove([11, 4])
+
+    def asked(_):
+        mem._snapshot.positions_of(np.array([900]))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", asked)
+        with pytest.raises(KeyboardInterrupt):
+            mem.add(*examples(rng, 2), ids=[1001, 1002])
+    settled(mem.add(*examples(rng, 2), ids=[1003, 1004]))
+    mem.remove([1003])
+    with pytest.raises(ValueError, match="1001 is not"):
+        mem.remove([1001])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_children_forked_while_ids_are_hashed_find_them(tmp_path):
+    rng = np.random.default_rng(25)
+    n = 300_000
+    keys, ids = np.zeros((n, 1), np.float32), rng.permutation(n) * 3
+    path = tmp_path / "m"
+    resmem.Memory("regression", k=1, sigma=1.0).fit(keys, keys[:, 0], keys[:, 0], ids=ids).save(
+        path
+    )
+    for turn in range(8):
+        mem = resmem.Memory.load(path, verify=False)
+        thread = threading.Thread(target=mem.remove, args=(ids[:1],))
+        thread.start()
+        time.sleep(0.002 * turn)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(30)
+                code = 0 if len(mem.remove(ids[5:9])) in (n - 4, n - 5) else 2
+            finally:
+                os._exit(code)
+        thread.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(mem) == n - 1
+
+
 # ---- Running searches --------------------------------------------------------------------------
 
 
@@ -465,10 +579,10 @@ def test_every_search_answers_for_one_snapshot_while_rows_come_and_go():
 def replace_copy(mem, keys, logits, targets, oldest):
     """Rows added and removed, published as one snapshot."""
     twin = resmem.Memory(k=1, sigma=1.0)
-    twin._snapshot = mem._snapshot
+    twin._hold(spec=mem._spec, rows=mem._snapshot)
     twin.add(keys, logits, targets).remove(oldest)
     with mem._lock:
-        mem._snapshot = twin._snapshot
+        mem._hold(rows=twin._snapshot)
     settled(twin)
 
 

@@ -527,13 +527,15 @@ ANY_IDS = st.lists(
 
 @given(parts=st.lists(ANY_IDS, max_size=5), asked=ANY_IDS)
 def test_ids_are_found_as_in_a_dictionary(parts, asked):
-    table, rows, n = _core.IdTable(), {}, 0
+    table, rows, ids = _core.IdTable(), {}, []
     for part in parts:
-        table.extend(np.array(part, dtype=np.int64))
         for i in part:
-            rows.setdefault(i, n)
-            n += 1
-        assert len(table) == n
+            rows.setdefault(i, len(ids))
+            ids.append(i)
+        for _ in range(2):  # it adds what it lacks
+            table.extend_to(np.array(ids, dtype=np.int64))
+        table.extend_to(np.array(ids[: len(ids) // 2], dtype=np.int64))
+        assert len(table) == len(ids)
         everything = np.array([*rows, *asked], dtype=np.int64)
         assert table.find(everything).tolist() == [rows.get(int(i), -1) for i in everything]
     assert table.find(np.array([], dtype=np.int64)).shape == (0,)
@@ -544,8 +546,8 @@ def test_ids_of_any_step_take_constant_time(step):
     ids = np.arange(300_000, dtype=np.int64) * step
     table = _core.IdTable()
     start = time.process_time()
-    table.extend(ids[:7])
-    table.extend(ids[7:])
+    table.extend_to(ids[:7])
+    table.extend_to(ids)
     assert np.array_equal(table.find(ids), np.arange(len(ids)))
     assert time.process_time() - start < 2  # some hundredths; of clusters, minutes
     assert 16 * len(ids) < table.nbytes <= 64 * len(ids)
@@ -553,33 +555,144 @@ def test_ids_of_any_step_take_constant_time(step):
 
 def test_equal_ids_take_constant_time_and_the_first_is_found():
     table = _core.IdTable()
-    table.extend(np.full(300_000, 7))
+    table.extend_to(np.full(300_000, 7))
     assert len(table) == 300_000
     assert table.find(np.array([7, 8])).tolist() == [0, -1]
 
 
-def test_a_signal_leaves_the_table_as_it_was():
-    table, ids = _core.IdTable(), np.arange(4_000_000)
-    table.extend(ids[:1000])
+@pytest.fixture
+def bell():
+    """Sets what a signal handler does, after so many seconds."""
+    previous = signal.getsignal(signal.SIGALRM)
+
+    def ring(handler, after):
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, after)
+
+    yield ring
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+def test_a_table_that_a_signal_interrupts_goes_on_from_there(bell):
+    ids, tables = 3 * np.arange(8_000_000), []
 
     def ring(*_):
         raise Ring
 
-    previous = signal.signal(signal.SIGALRM, ring)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        while True:  # until the signal comes in the middle of the second
-            _core.IdTable().extend(ids)
-            table.extend(ids[1000:])
-            table = _core.IdTable()
-            table.extend(ids[:1000])
-    except Ring:
-        pass
-    finally:
-        signal.signal(signal.SIGALRM, previous)
-    assert table.find(ids[:2000]).tolist() == [*range(1000), *[-1] * 1000]
-    table.extend(ids[1000:2000])
-    assert np.array_equal(table.find(ids[:2000]), ids[:2000])
+    def fill():
+        while True:
+            tables[:] = [_core.IdTable()]
+            tables[0].extend_to(ids)
+
+    bell(ring, 0.05)
+    with pytest.raises(Ring):
+        fill()
+    (table,) = tables
+    known = len(table)
+    assert np.array_equal(table.find(ids[:known]), np.arange(known))
+    assert (table.find(ids[known : known + 9]) == -1).all()
+    table.extend_to(ids)
+    assert len(table) == len(ids)
+    assert np.array_equal(table.find(ids), np.arange(len(ids)))
+
+
+def test_a_signal_handler_may_use_the_table_that_it_interrupts(bell):
+    ids, found = 3 * np.arange(8_000_000), []
+    table = _core.IdTable()
+
+    def ask(*_):
+        mine = table
+        mine.extend_to(ids[:5_000_000])
+        found.append(np.array_equal(mine.find(ids[:1000]), np.arange(1000)))
+
+    bell(ask, 0.05)
+    while not found:
+        table = _core.IdTable()
+        table.extend_to(ids[:100_000])
+        table.extend_to(ids)
+    assert found == [True]
+    assert len(table) == len(ids)
+    assert np.array_equal(table.find(ids), np.arange(len(ids)))
+
+
+def test_threads_that_extend_and_ask_a_table_at_once_agree():
+    ids, wrong = np.random.default_rng(5).permutation(700_000), []
+    for size in (1000, 50_000, 700_000):
+        table, barrier = _core.IdTable(), threading.Barrier(4)
+
+        def work(first, table=table, barrier=barrier, size=size):
+            barrier.wait()
+            for n in range(first, size + 1, max(1, size // 7)):
+                table.extend_to(ids[:n])
+                if not np.array_equal(table.find(ids[:n]), np.arange(n)):
+                    wrong.append(n)
+            table.extend_to(ids[:size])
+
+        workers = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert len(table) == size
+        assert np.array_equal(table.find(ids[:size]), np.arange(size))
+    assert not wrong
+
+
+def test_others_work_while_ids_are_hashed():
+    ids, ticks, stop = np.random.default_rng(6).permutation(2_000_000), [], threading.Event()
+
+    def tick():
+        while not stop.is_set():
+            ticks.append(time.monotonic())
+            time.sleep(0.001)
+
+    other = threading.Thread(target=tick)
+    other.start()
+    start = time.monotonic()
+    table = _core.IdTable()
+    table.extend_to(ids)
+    table.find(ids)
+    end = time.monotonic()
+    stop.set()
+    other.join()
+    tenths = {int(10 * (t - start) / (end - start)) for t in ticks if start < t < end}
+    assert len(tenths) >= 5
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_begins_with_an_empty_table():
+    """Forked while other threads hold the mutex."""
+    ids, stop = np.random.default_rng(7).permutation(200_000), threading.Event()
+    tables = [_core.IdTable() for _ in range(2)]
+
+    def work(table):
+        while not stop.is_set():
+            table.extend_to(ids)
+            table.find(ids)
+
+    workers = [threading.Thread(target=work, args=(table,)) for table in tables]
+    for worker in workers:
+        worker.start()
+    codes = []
+    for _ in range(15):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(30)
+                empty = all(len(table) == 0 for table in tables)
+                tables[0].extend_to(ids[:9])
+                found = tables[0].find(ids[:10])
+                code = 0 if empty and found.tolist() == [*range(9), -1] else 2
+            finally:
+                os._exit(code)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    stop.set()
+    for worker in workers:
+        worker.join()
+    assert codes == [0] * 15
+    assert [len(table) for table in tables] == [len(ids)] * 2
 
 
 # ---- Too little memory -----------------------------------------------------------------------
@@ -610,7 +723,7 @@ calls = {
     "head": lambda: _core.aggregate([("head", rows, labels)], D, P, 1.0, C, head=head),
     "narrow": lambda: [_core.narrow(rows, "float16") for _ in range(99)],
     "widen": lambda: [_core.widen(halves) for _ in range(99)],
-    "extend": lambda: table.extend(ids),
+    "extend": lambda: table.extend_to(ids),
 }
 limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 spare = int(sys.argv[1]) << 10

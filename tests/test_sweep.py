@@ -111,22 +111,23 @@ def gamma(m):
 def corrected_and_error(case, k, sigma, strength):
     """The corrected outputs by the definitions, and how far the sweep's may be from them.
 
-    Both start from the same e_j and W. A term w_j r_jc sees a division, a product and k additions
-    on one side, and on the other a product and k additions, then 1 / W, times the strength, times
-    the sum; both add to b_c. That is less than 2 k + 9 roundings in all, of |b_c| and, since the
-    weights sum to 1, of the largest |strength * r_jc|.
+    Both start from the same e_j, W and sum of e_j r_jc, of a product and k additions each. Then a
+    division and a product on one side, and on the other 1 / W, times the strength, times the sum;
+    both add to b_c. That is less than 2 k + 9 roundings in all, of |b_c| and, since the weights sum
+    to W, of the largest |strength * r_jc|.
     """
     position = case.positions[:, :k]
     moved = oracle.correction(case.distances[:, :k], position, case.residuals, sigma)
-    reach = np.zeros(case.base.shape)
+    base = np.zeros_like(moved) if case.base is None else case.base
+    reach = np.zeros(base.shape)
     for column in position.T:
         there = column >= 0
         reach[there] = np.maximum(reach[there], np.abs(case.residuals[column[there]]))
-    size = np.abs(case.base) + abs(strength) * reach
-    return oracle.correct(case.base, moved, strength), gamma(2 * k + 9) * size + TINY
+    size = np.abs(base) + abs(strength) * reach
+    return oracle.correct(base, moved, strength), gamma(2 * k + 9) * size + TINY
 
 
-def moved_and_error(v, dv, kind, floor, base):
+def moved_and_error(v, dv, kind, floor, base, strength):
     """``v - a`` of the page, ``f``, and the error of the ``u`` that follow (rows, 1).
 
     A projection's tau moves no more than the furthest v. It is rounded on both sides: times n it
@@ -136,22 +137,27 @@ def moved_and_error(v, dv, kind, floor, base):
     """
     C = v.shape[1]
     du = dv.max(axis=1, keepdims=True)
-    if kind == "clip":
-        return v, np.full(v.shape, floor), du
-    if kind == "keep":
-        return v, np.maximum(floor * base, 1e-9), du
-    floor = min(floor, 0.5 / C)
-    a = oracle.tau(v, 1 - C * floor)[:, None] - floor
-    size = np.abs(v).sum(axis=1, keepdims=True) + C * du + 1
-    rounding = 2 * gamma(math.ceil(C / 8) + 7) + gamma(6)
-    return v - a, np.full(v.shape, floor), 2 * (du + rounding * size)
+    given = np.ones(v.shape, bool) if base is None else base > 0
+    # Both have the same sum_c, and so the same sign of what is added to b_c = 0.
+    x = np.where(given | ((v > 0) & (strength > 0)), v, -np.inf)
+    least = min(floor * min(1.0, 100 / C), 0.5 / C)
+    f = np.maximum(floor * base, 1e-9) if kind == "keep" else np.full(v.shape, least)
+    f = np.where(given, f, 0.0)
+    if kind == "project":
+        mass = 1 - np.count_nonzero(given, axis=1) * least
+        size = np.abs(np.where(np.isinf(x), 0, x)).sum(axis=1, keepdims=True) + C * du + 1
+        x = x - (oracle.tau(np.where(given, x, x + least), mass)[:, None] - least)
+        rounding = 2 * gamma(math.ceil(C / 8) + 7) + gamma(6)
+        du = 2 * (du + rounding * size)
+    unmoved = np.all(v == base, axis=1)[:, None] & (base is not None)
+    return np.where(unmoved, v, x), np.where(unmoved, 0, f), np.where(unmoved, 0, du)
 
 
-def class_errors(v, dv, kind, floor, base, labels, bins):
+def class_errors(v, dv, kind, floor, base, strength, labels, bins):
     """Bounds for ``oracle.class_scores``: 0 for counts, after it is seen that none is in doubt."""
     C = v.shape[1]
-    p = oracle.simplex(v, floor, kind == "project", base if kind == "keep" else None)
-    moved, f, du = moved_and_error(v, dv, kind, floor, base)
+    p = oracle.simplex(v, floor, kind, base, strength)
+    moved, f, du = moved_and_error(v, dv, kind, floor, base, strength)
     u = np.maximum(moved, f)
     # The sum: a csum by the page; by the sweep a csum of the others, and the label.
     total, eighth = u.sum(axis=1, keepdims=True), math.ceil(C / 8)
@@ -161,7 +167,8 @@ def class_errors(v, dv, kind, floor, base, labels, bins):
 
     row = np.arange(len(p))
     chance, dchance = p[row, labels], dp[row, labels]
-    zero = (f[:, 0] == 0) & (moved[row, labels] < -du[:, 0])  # on both sides
+    at_label = moved[row, labels]  # 0 on both sides: below 0, or nothing that stays as it is
+    zero = (f[row, labels] == 0) & ((at_label < -du[:, 0]) | ((at_label == 0) & (du[:, 0] == 0)))
     assert np.all(zero | (chance > 2 * dchance))
     chance = np.where(zero, 1.0, chance)
     others = p.copy()
@@ -205,7 +212,7 @@ def row_bounds(case):
                     if case.targets.ndim == 2:
                         bounds.append(value_errors(v, dv, case.targets))
                         continue
-                    of = case.base, case.targets, case.bins
+                    of = case.base, strength, case.targets, case.bins
                     bounds.append(class_errors(v, dv, kind, floor, *of))
     return np.stack(bounds, axis=1)
 
@@ -243,6 +250,36 @@ def assert_the_same_everywhere(case):
 def test_scores_of_classes(C, q):
     case = classes(C, q)
     assert_near_the_definitions(case, assert_the_same_everywhere(case))
+
+
+@pytest.mark.parametrize("C", [2, 7, 8, 9, 100, 120])
+def test_classes_that_the_base_calls_impossible(C):
+    """They stay so under every map, unless neighbours have them; half of the rows call them so."""
+    maps = tuple(m for m in MAPS if m != ("clip", 0.0))  # which may leave nothing at all
+    case = classes(C, 37, strengths=(1.0, -0.6, 0.0, 40.0), maps=maps)
+    rng = np.random.default_rng(C)
+    base = case.base.copy()
+    base[:, 1:][rng.random((37, C - 1)) < 0.5] = 0.0
+    residuals = case.residuals.copy()
+    residuals[::2, 1:] = np.maximum(residuals[::2, 1:], 0)
+    residuals[10:20, 1:] = 0.0
+    case = dataclasses.replace(case, base=base, residuals=residuals)
+    got = assert_the_same_everywhere(case)
+    assert_near_the_definitions(case, got)
+    assert np.isinf(got[..., 0]).any()
+    base_alone = np.broadcast_to(got[:, :1, :1, 2:3, :1], got[:, :, :, 2:3].shape)
+    assert np.array_equal(got[:, :, :, 2:3], base_alone)  # at strength 0, by every map
+
+
+@pytest.mark.parametrize("C", [1, 2, 9, 120])
+def test_neighbours_alone_have_no_base(C):
+    """Every class has its floor, and rows without neighbours are scored as well."""
+    case = classes(C, 37, maps=MAPS[:-1], strengths=(1.0,))
+    votes = np.eye(C, dtype=np.float32)[np.random.default_rng(C).integers(0, C, 60)]
+    case = dataclasses.replace(case, base=None, residuals=votes, maps=(MAPS[0], *MAPS[4:6]))
+    got = assert_the_same_everywhere(case)
+    assert_near_the_definitions(case, got)
+    assert np.isfinite(got).all()
 
 
 @pytest.mark.parametrize("q", BOUNDS)
@@ -325,7 +362,7 @@ def test_many_settings_leave_few_parts_of_a_fold():
 # ---- Ties, infinities --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("project", [False, True])
+@pytest.mark.parametrize("kind", ["clip", "project"])
 @pytest.mark.parametrize(
     ("corrected", "floor"),
     [
@@ -338,7 +375,7 @@ def test_many_settings_leave_few_parts_of_a_fold():
         ([1.0] * 3 + [-2.0] + [1.0] * 5 + [-5.0], 1e-6),
     ],
 )
-def test_of_equal_predictions_the_first_counts(corrected, floor, project):
+def test_of_equal_predictions_the_first_counts(corrected, floor, kind):
     """Weights, strength and residuals are powers of two or few of them: nothing is rounded."""
     v = np.array(corrected)
     C = len(v)
@@ -346,11 +383,11 @@ def test_of_equal_predictions_the_first_counts(corrected, floor, project):
     case = Case(
         residuals, np.zeros((C, 4)), np.tile(np.arange(4), (C, 1)), np.full((C, C), 1 / 8),
         np.arange(C), range(C + 1), (1, 2, 4), (1.0, math.inf), (0.5,),
-        (("project" if project else "clip", floor),), 0,
+        ((kind, floor),), 0,
     )  # fmt: skip
     got = assert_the_same_everywhere(case)
     assert_near_the_definitions(case, got)
-    top = int(np.argmax(oracle.simplex(v[None], floor, project)[0]))
+    top = int(np.argmax(oracle.simplex(v[None], floor, kind)[0]))
     wanted = (np.arange(C) == top)[:, None, None, None, None]
     assert np.array_equal(got[..., 1], np.broadcast_to(wanted, got.shape[:-1]))
 

@@ -290,6 +290,51 @@ def test_splits_that_are_wrong_end_a_search_all_the_same():
     assert ((got[1] >= 0) & (got[1] < 700)).all()
 
 
+def test_a_damaged_tree_is_refused_or_searched_within_its_arrays():
+    """Neighbours may be wrong then: whoever changes a file changes its checksums too."""
+    queries, rows = make("gaussian", 2, 700, 9, 3)
+    arrays = tree_of(rows, None, 4).arrays()
+    floats = [np.nan, np.inf, -np.inf, 3e38, -3e38, 0, 0.5, 2.0**31, 2.0**47, -1]
+    words = [-(2**31), -1, 0, 1, 2, 3, 699, 700, 2**30, 2**31 - 1]
+    rng = np.random.default_rng(0)
+    accepted = 0
+    for _ in range(1500):
+        name = rng.choice(list(arrays))
+        array = arrays[name].copy()
+        floating = array.dtype.kind == "f" or (name == "splits" and rng.random() < 0.5)
+        meant = array.view(np.float32) if floating and array.dtype == np.int32 else array
+        meant[rng.integers(meant.size)] = rng.choice(floats if floating else words)
+        try:
+            tree = _core.Tree.of({**arrays, name: array})
+        except ValueError:
+            continue
+        got = searched(queries, rows, tree, 5)
+        assert ((got[1] >= -1) & (got[1] < 700)).all()
+        accepted += 1
+    assert accepted > 50
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_sizes_of_a_tree_are_whole_numbers(at):
+    _, rows = make("gaussian", 2, 700, 9, 3)
+    arrays = tree_of(rows, None, 4).arrays()
+    arrays["numbers"] = arrays["numbers"] + 0.5 * (np.arange(3) == at)
+    with pytest.raises(ValueError, match="out of range"):
+        _core.Tree.of(arrays)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_rows_and_queries_written_to_since_they_were_checked_end_a_search_all_the_same(value):
+    queries, rows = make("gaussian", 2, 3000, 60, 3)
+    tree, largest = tree_of(rows), max_abs(rows)
+    for part in (queries[::2], rows[::3], rows):
+        part[np.arange(len(part)), np.arange(len(part)) % 3] = value
+        for k in (1, 40):
+            got = _core.search(queries, 9.0, [(rows, None, 0, None, largest, tree)], k, "euclidean")
+            assert got[3]["strategy"] == "tree"
+            assert ((got[1] >= -1) & (got[1] < 3000)).all()
+
+
 # ------------------------------------------------------------------ a memory's
 
 

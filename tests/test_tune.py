@@ -34,15 +34,17 @@ def projected(v, floor):
     return np.maximum(v - tau, 0) + floor
 
 
-def mapped(v, name, base=0.0):
+def mapped(v, name, base=None):
     kind, _, floor = name.partition(":")
     floor = float(floor or (0.1 if kind == "keep" else 1e-6))
     if kind == "keep":
         floor = np.maximum(floor * base, 1e-9)
     if kind == "project":
-        return projected(v, floor)
-    v = np.maximum(v, floor)
-    return v / v.sum(axis=1, keepdims=True)
+        p = projected(v, floor)
+    else:
+        p = np.maximum(v, floor)
+        p /= p.sum(axis=1, keepdims=True)
+    return p if base is None else np.where((v == base).all(axis=1, keepdims=True), base, p)
 
 
 def near(queries, rows, k):
@@ -727,6 +729,56 @@ def test_progress_is_told_and_may_stop_it(score):
     assert repr(mem) == before
     with pytest.raises(TypeError, match="progress must be True or a function, got int"):
         mem.tune(*world.fresh, progress=3)
+
+
+@QUIET
+@pytest.mark.parametrize("kind", ["logits", "values"])
+def test_a_function_that_scores_cannot_change_what_it_is_given(kind):
+    world = World(q=60, kind=kind)
+    options = {"k": [1, 2], "sigma": [1.0], "strength": [0, 1], "temperature": 1.0, "folds": 2}
+    targets = world.fresh[2]
+    before, writable = targets.copy(), []
+
+    def score(predictions, given):
+        writable.append(predictions.flags.writeable or given.flags.writeable)
+        return float(np.abs(predictions).mean())
+
+    def shuffling(predictions, given):
+        given.sort()
+        return 0.0
+
+    mem = world.memory()
+    mem.tune(*world.fresh, score=score, greater_is_better=False, apply=False, **options)
+    assert not any(writable)
+    with pytest.raises(ValueError, match="read-only"):
+        mem.tune(*world.fresh, score=shuffling, greater_is_better=False, apply=False, **options)
+    np.testing.assert_array_equal(targets, before)
+    assert targets.flags.writeable
+
+
+@QUIET
+def test_progress_is_told_in_whole_numbers(tmp_path):
+    told = []
+    world = World(q=60)
+    mem = world.memory()
+    mem.tune(*world.fresh, progress=told.append, apply=False, **GRID)
+    path = tmp_path / "m.resmem"
+    mem.save(path, progress=told.append)
+    mem.add(*world.fresh).save(path, append=True, progress=told.append)
+    resmem.Memory.load(path, progress=told.append)
+    for name in ("e.npz", "e.safetensors"):
+        mem.export(tmp_path / name, progress=told.append)
+        resmem.Memory.load(tmp_path / name, progress=told.append)
+    assert {type(each) for each in told} == {int}
+
+
+@QUIET
+@pytest.mark.parametrize("score", ["log_loss", "calibration_error"])
+def test_a_confidence_next_to_1_is_no_error(score):
+    world = World(q=60)
+    result = world.memory().tune(*world.fresh, confidence=1 - 1e-16, score=score, **GRID)
+    assert math.isfinite(result.gain.low)
+    assert not result.useful
 
 
 @QUIET

@@ -11,7 +11,7 @@ namespace {
 DenseSegment dense_segment(const py::tuple& parts, std::size_t columns) {
   require(parts.size() == 2, "a dense segment must be ('dense', residuals)");
   DenseSegment segment;
-  segment.residuals = stored_numbers(parts[1], "residuals", columns);
+  segment.residuals = stored_numbers(parts[1], "residuals", columns, true);
   segment.n = py::len(parts[1]);
   require(segment.residuals.type != NumberType::bfloat16, "residuals must be float32 or float16");
   return segment;
@@ -68,8 +68,16 @@ std::size_t take_store(AggregateRequest& request, const py::sequence& segments) 
             "a segment must be a tuple that begins with its kind");
   const std::string kind =
       segments.empty() ? "dense" : segments[0].cast<py::tuple>()[0].cast<std::string>();
-  if (kind == "dense")
-    return take_segments(request.store, segments, "dense", dense_segment, request.columns);
+  if (kind == "dense") {
+    const std::size_t total =
+        take_segments(request.store, segments, "dense", dense_segment, request.columns);
+    const auto& dense = std::get<std::vector<DenseSegment>>(request.store);
+    const auto wide = [](const DenseSegment& s) { return s.residuals.type == NumberType::float64; };
+    const auto count = std::count_if(dense.begin(), dense.end(), wide);
+    require(count == 0 || count == static_cast<std::ptrdiff_t>(dense.size()),
+            "residuals must be float64 in all segments or in none");
+    return total;
+  }
   if (kind == "sparse")
     return take_segments(request.store, segments, "sparse", sparse_segment, request.columns);
   require(kind == "head", "a segment's kind must be 'dense', 'sparse' or 'head'");
@@ -141,23 +149,24 @@ Array<double> aggregate_python(const py::sequence& segments, const Array<double>
   return out;
 }
 
-Array<double> weights_python(const Array<double>& distances, const Array<std::int64_t>& positions,
-                             double sigma, const std::string& isa) {
+py::tuple weights_python(const Array<double>& distances, const Array<std::int64_t>& positions,
+                         double sigma, const std::string& isa) {
   require(distances.ndim() == 2 && positions.ndim() == 2 &&
               extent(positions, 0) == extent(distances, 0) &&
               extent(positions, 1) == extent(distances, 1),
           "distances and positions must be (q, k)");
   const KernelTable& kernels = select_kernels(isa);
   const std::size_t q = extent(distances, 0), k = extent(distances, 1);
-  Array<double> out(std::vector<std::size_t>{q, k});
-  double* target = out.mutable_data();
+  Array<double> out(std::vector<std::size_t>{q, k}), totals(q);
+  double *target = out.mutable_data(), *total = totals.mutable_data();
   without_gil([&](Interrupt&) {
     std::fill_n(target, q * k, 0.0);
     for (std::size_t i = 0; i < q; ++i)
-      neighbour_weights(distances.data() + i * k, positions.data() + i * k, k, sigma, kernels,
-                        target + i * k);
+      total[i] = neighbour_weights(distances.data() + i * k, positions.data() + i * k, k, sigma,
+                                   kernels, target + i * k)
+                     .total;
   });
-  return out;
+  return py::make_tuple(out, totals);
 }
 
 }  // namespace
@@ -172,7 +181,8 @@ void register_aggregate(py::module_& module) {
              "strength, into `base` if given.");
   module.def("weights", &weights_python, py::arg("distances").noconvert(),
              py::arg("positions").noconvert(), "sigma"_a, "isa"_a = "",
-             "The neighbours' weights (q, k), 0 for padding.");
+             "The neighbours' weights (q, k), 0 for padding, not divided by their sums (q,), which "
+             "are 1 where there are none.");
 }
 
 }  // namespace resmem

@@ -9,26 +9,35 @@ namespace resmem {
 namespace {
 
 // (largest |value|, -1) or, if a row holds NaN or infinity, (nan, that first row).
-py::tuple inspect_rows(const Array<float>& rows, std::size_t threads, const std::string& isa) {
+template <class T>
+py::tuple inspect_rows(const Array<T>& rows, std::size_t threads, const std::string& isa) {
   require(rows.ndim() == 2, "rows must be (n, d)");
   const std::size_t n = extent(rows, 0), d = extent(rows, 1);
   const KernelTable& kernels = select_kernels(isa);
-  const float* data = rows.data();
+  const auto max_abs = [&] {
+    if constexpr (std::is_same_v<T, double>)
+      return kernels.max_abs64;
+    else
+      return kernels.max_abs;
+  }();
+  const T* data = rows.data();
   const std::size_t block =
       std::max<std::size_t>(1, (std::size_t{1} << 18) / std::max<std::size_t>(1, d));
   const std::size_t tasks = (n + block - 1) / block;
-  std::vector<float> largest(tasks);
+  std::vector<T> largest(tasks);
   without_gil([&](Interrupt& interrupt) {
     parallel_for(tasks, thread_count(threads), interrupt, [&](std::size_t task, bool) {
       const std::size_t first = task * block;
-      largest[task] = kernels.max_abs(data + first * d, std::min(block, n - first) * d);
+      largest[task] = max_abs(data + first * d, std::min(block, n - first) * d);
     });
   });
-  float result = 0;
+  T result = 0;
   for (std::size_t task = 0; task < tasks; ++task) {
     if (std::isnan(largest[task])) {
+      // If another thread has written over that row meanwhile, the last of its block is named.
       std::size_t row = task * block;
-      while (!std::isnan(kernels.max_abs(data + row * d, d))) ++row;
+      const std::size_t last = std::min(n, row + block) - 1;
+      while (row < last && !std::isnan(max_abs(data + row * d, d))) ++row;
       return py::make_tuple(largest[task], row);
     }
     result = std::max(result, largest[task]);
@@ -94,19 +103,31 @@ void copy_bfloat16(const dlpack::Tensor& tensor, int axis, const std::uint16_t* 
     copy_bfloat16(tensor, axis + 1, from + i * stride, to);
 }
 
+bool readable_bfloat16(const dlpack::Tensor& tensor) {
+  if (tensor.dtype.code != dlpack::kBfloat || tensor.dtype.bits != 16 || tensor.dtype.lanes != 1 ||
+      tensor.device.type != dlpack::kCpu || tensor.ndim < 0 ||
+      (tensor.ndim > 0 && tensor.shape == nullptr))
+    return false;
+  const std::int64_t *shape = tensor.shape, *end = shape + tensor.ndim;
+  if (std::any_of(shape, end, [](std::int64_t size) { return size < 0; })) return false;
+  return tensor.data != nullptr || std::find(shape, end, 0) != end;
+}
+
 // NumPy has no bfloat16, so numpy.from_dlpack cannot read such a tensor. None if the capsule
-// holds anything else than bfloat16 in CPU memory; the capsule is then left untouched.
+// holds anything else than bfloat16 in CPU memory, was used before or makes no sense; it is then
+// left untouched.
 py::object bfloat16_from_dlpack(py::capsule capsule) {
-  if (std::strcmp(capsule.name(), "dltensor") != 0) return py::none();
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor") == 0) return py::none();  // or has no name
   auto* managed = capsule.get_pointer<dlpack::ManagedTensor>();
   const dlpack::Tensor& tensor = managed->tensor;
-  if (tensor.dtype.code != dlpack::kBfloat || tensor.dtype.bits != 16 || tensor.dtype.lanes != 1 ||
-      tensor.device.type != dlpack::kCpu)
-    return py::none();
+  if (!readable_bfloat16(tensor)) return py::none();
   Array<float> out(std::vector<py::ssize_t>(tensor.shape, tensor.shape + tensor.ndim));
   float* to = out.mutable_data();
-  const auto* bytes = static_cast<const std::uint8_t*>(tensor.data) + tensor.byte_offset;
-  copy_bfloat16(tensor, 0, static_cast<const std::uint16_t*>(static_cast<const void*>(bytes)), to);
+  if (out.size() > 0) {
+    const auto* bytes = static_cast<const std::uint8_t*>(tensor.data) + tensor.byte_offset;
+    copy_bfloat16(tensor, 0, static_cast<const std::uint16_t*>(static_cast<const void*>(bytes)),
+                  to);
+  }
   capsule.set_name("used_dltensor");
   if (managed->deleter != nullptr) managed->deleter(managed);
   return std::move(out);
@@ -116,8 +137,11 @@ py::object bfloat16_from_dlpack(py::capsule capsule) {
 
 void register_arrays(py::module_& module) {
   using namespace py::literals;
-  module.def("inspect_rows", &inspect_rows, py::arg("rows").noconvert(), "threads"_a = 0,
-             "isa"_a = "", "(largest absolute value, first row with NaN or infinity or -1).");
+  const char* const inspects = "(largest absolute value, first row with NaN or infinity or -1).";
+  module.def("inspect_rows", &inspect_rows<float>, py::arg("rows").noconvert(), "threads"_a = 0,
+             "isa"_a = "", inspects);
+  module.def("inspect_rows", &inspect_rows<double>, py::arg("rows").noconvert(), "threads"_a = 0,
+             "isa"_a = "", inspects);
   module.def("narrow", &narrow_python, py::arg("rows").noconvert(), "dtype"_a, "threads"_a = 0,
              "isa"_a = "", "Rounded to float16, or to bfloat16 (as uint16).");
   module.def("widen", &widen_python, py::arg("rows").noconvert(), "threads"_a = 0, "isa"_a = "",

@@ -1,5 +1,7 @@
 #include "../cascade/cascade.h"
 
+#include <cmath>
+
 #include "search_request.h"
 
 namespace resmem {
@@ -118,11 +120,11 @@ std::unique_ptr<Cascade> from_arrays(const py::dict& arrays) {
     using T = std::decay_t<decltype(value)>;
     require(next < static_cast<std::size_t>(given.size()), "too few numbers of a cascade");
     const double number = given.data()[next++];
-    require(number >= (std::is_same_v<T, double> ? -1e300 : 0) &&
-                number < (std::is_same_v<T, double> ? 1e300
-                          : std::is_enum_v<T>       ? 4
-                                                    : 0x1p48),
-            "a number of a cascade is out of range");
+    if constexpr (!std::is_same_v<T, double>) {  // a size, a metric or a truth value
+      const double beyond = std::is_same_v<T, bool> ? 2 : std::is_enum_v<T> ? 4 : 0x1p48;
+      require(number >= 0 && number < beyond && number == std::floor(number),
+              "a number of a cascade is out of range");
+    }
     value = static_cast<T>(number);
   });
   require(next == static_cast<std::size_t>(given.size()), "too many numbers of a cascade");

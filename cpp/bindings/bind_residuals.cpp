@@ -73,7 +73,7 @@ py::tuple sparse_python(const Array<float>& outputs, const Array<std::int64_t>& 
 Array<float> logits_python(const py::array& keys, const Array<float>& weight,
                            const Array<float>& bias, std::size_t threads, const std::string& isa) {
   const LinearHead head = linear_head(weight, bias, 1);
-  const Numbers stored = stored_numbers(keys, "keys", head.d);
+  const Numbers stored = stored_numbers(keys, "keys", head.d, true);
   const KernelTable& kernels = select_kernels(isa);
   const std::size_t n = extent(keys, 0);
   Array<float> out(std::vector<std::size_t>{n, head.columns});
@@ -82,7 +82,11 @@ Array<float> logits_python(const py::array& keys, const Array<float>& weight,
     return stored.read(i * head.d, head.d, scratch, kernels);
   };
   without_gil([&](Interrupt& interrupt) {
-    head_logits(head, n, key, kernels, thread_count(threads), target, interrupt);
+    const std::size_t workers = thread_count(threads);
+    if (stored.type == NumberType::float64)
+      head_logits(head, n, stored.wide(0), kernels, workers, target, interrupt);
+    else
+      head_logits(head, n, key, kernels, workers, target, interrupt);
   });
   return out;
 }

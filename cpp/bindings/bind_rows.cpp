@@ -16,19 +16,20 @@ void mark_died(Array<std::int64_t>& died, const Array<std::int64_t>& rows, std::
     __atomic_store_n(target + *row, version, __ATOMIC_RELAXED);
 }
 
-void check_signals() {
-  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-}
-
 void extend_python(IdTable& table, const Array<std::int64_t>& ids) {
-  require(ids.ndim() == 1, "ids must be (m,)");
-  table.extend(ids.data(), extent(ids, 0), check_signals);
+  require(ids.ndim() == 1, "ids must be (n,)");
+  without_gil([&, first = ids.data(), n = extent(ids, 0)](Interrupt& interrupt) {
+    table.extend_to(first, n, [&] { interrupt.poll(true); });
+  });
 }
 
-Array<std::int64_t> find_python(const IdTable& table, const Array<std::int64_t>& ids) {
+Array<std::int64_t> find_python(IdTable& table, const Array<std::int64_t>& ids) {
   require(ids.ndim() == 1, "ids must be (m,)");
   Array<std::int64_t> rows(ids.size());
-  table.find(ids.data(), extent(ids, 0), rows.mutable_data(), check_signals);
+  std::int64_t* const found = rows.mutable_data();
+  without_gil([&, first = ids.data(), m = extent(ids, 0)](Interrupt& interrupt) {
+    table.find(first, m, found, [&] { interrupt.poll(true); });
+  });
   return rows;
 }
 
@@ -40,8 +41,8 @@ void register_rows(py::module_& module) {
              "version"_a, "Stamps rows with the version at which they were removed.");
   py::class_<IdTable>(module, "IdTable", "Rows of one segment by id.")
       .def(py::init<>())
-      .def("extend", &extend_python, py::arg("ids").noconvert(),
-           "Adds rows, numbered on; of equal ids the first is found.")
+      .def("extend_to", &extend_python, py::arg("ids").noconvert(),
+           "Adds those rows that it lacks, given the ids of all; of equal ones the first is found.")
       .def("find", &find_python, py::arg("ids").noconvert(), "Row of each id, or -1.")
       .def("__len__", &IdTable::size)
       .def_property_readonly("nbytes", &IdTable::bytes);

@@ -25,7 +25,7 @@ py::dict as_dict(const SearchStats& stats) {
   return result;
 }
 
-py::tuple search_python(const Array<float>& queries, float queries_max_abs,
+py::tuple search_python(const py::array& queries, double queries_max_abs,
                         const py::sequence& segments, std::size_t k, const std::string& metric,
                         const std::optional<Array<std::int64_t>>& exclude, std::size_t threads,
                         const std::string& isa, const std::string& strategy,

@@ -16,17 +16,16 @@ SimplexMap map_from(const std::string& kind, double floor) {
 
 void simplex_python(Array<double>& values, double floor, std::size_t threads,
                     const std::string& isa, const std::string& kind,
-                    const std::optional<Array<double>>& base) {
+                    const std::optional<Array<double>>& base, double strength) {
   require(values.ndim() == 2, "values must be (n, C)");
   const SimplexMap map = map_from(kind, floor);
-  require(base.has_value() == (map.kind == SimplexMap::Kind::keep) &&
-              (!base || shape_of(*base) == shape_of(values)),
-          "base must be (n, C) for keep, and for nothing else");
+  require(base.has_value() || map.kind != SimplexMap::Kind::keep, "keep needs a base");
+  require(!base || shape_of(*base) == shape_of(values), "base must be (n, C) like values");
   const KernelTable& kernels = select_kernels(isa);
-  double* target = values.mutable_data();
+  const SimplexRows rows{values.mutable_data(), base ? base->data() : nullptr, strength,
+                         extent(values, 0), extent(values, 1)};
   without_gil([&](Interrupt& interrupt) {
-    simplex_rows(map, target, base ? base->data() : nullptr, extent(values, 0), extent(values, 1),
-                 kernels, thread_count(threads), interrupt);
+    map_to_simplex(map, rows, kernels, thread_count(threads), interrupt);
   });
 }
 
@@ -42,6 +41,7 @@ void check_targets(SweepRequest& request, const py::array& targets) {
   require(request.score == SweepScore::squared_error || request.score == SweepScore::absolute_error,
           "values are scored by squared_error or absolute_error");
   require(request.maps.size() == 1, "values have no map to choose");
+  require(request.base != nullptr, "values need a base");
   require(py::isinstance<Array<double>>(targets) && targets.ndim() == 2 &&
               extent(targets, 0) == request.q && extent(targets, 1) == request.columns,
           "targets must be int64 (q,) or float64 (q, C)");
@@ -67,11 +67,11 @@ void check_numbers(const SweepRequest& request) {
             "labels must be classes");
 }
 
-Array<double> sweep_python(const Array<float>& residuals, const Array<double>& distances,
-                           const Array<std::int64_t>& positions, const Array<double>& base,
-                           const py::array& targets, std::vector<std::size_t> bounds,
-                           std::vector<std::size_t> ks, std::vector<double> sigmas,
-                           std::vector<double> strengths,
+Array<double> sweep_python(const py::array& residuals, const Array<double>& distances,
+                           const Array<std::int64_t>& positions,
+                           const std::optional<Array<double>>& base, const py::array& targets,
+                           std::vector<std::size_t> bounds, std::vector<std::size_t> ks,
+                           std::vector<double> sigmas, std::vector<double> strengths,
                            const std::vector<std::pair<std::string, double>>& maps,
                            const std::string& score, std::size_t bins, std::size_t threads,
                            const std::string& isa) {
@@ -80,16 +80,23 @@ Array<double> sweep_python(const Array<float>& residuals, const Array<double>& d
       distances.ndim() == 2 && positions.ndim() == 2 && shape_of(distances) == shape_of(positions),
       "distances and positions must be (q, k)");
   SweepRequest request;
-  request.residuals = residuals.data();
+  const Numbers numbers = stored_numbers(residuals, "residuals", extent(residuals, 1), true);
+  if (numbers.type == NumberType::float64)
+    request.residuals64 = numbers.wide(0);
+  else
+    request.residuals = static_cast<const float*>(numbers.data);
+  require(numbers.type == NumberType::float32 || numbers.type == NumberType::float64,
+          "residuals must be float32 or float64");
   request.rows = extent(residuals, 0);
   request.columns = extent(residuals, 1);
   request.distances = distances.data();
   request.positions = positions.data();
   request.q = extent(distances, 0);
   request.k = extent(distances, 1);
-  require(base.ndim() == 2 && extent(base, 0) == request.q && extent(base, 1) == request.columns,
+  require(!base || (base->ndim() == 2 && extent(*base, 0) == request.q &&
+                    extent(*base, 1) == request.columns),
           "base must be (q, C)");
-  request.base = base.data();
+  request.base = base ? base->data() : nullptr;
   request.score = choice<SweepScore>(score, {{"log_loss", SweepScore::log_loss},
                                              {"accuracy", SweepScore::accuracy},
                                              {"brier", SweepScore::brier},
@@ -97,7 +104,11 @@ Array<double> sweep_python(const Array<float>& residuals, const Array<double>& d
                                              {"squared_error", SweepScore::squared_error},
                                              {"absolute_error", SweepScore::absolute_error}});
   request.bins = bins;
-  for (const auto& [kind, floor] : maps) request.maps.push_back(map_from(kind, floor));
+  for (const auto& [kind, floor] : maps) {
+    request.maps.push_back(map_from(kind, floor));
+    require(base.has_value() || request.maps.back().kind != SimplexMap::Kind::keep,
+            "keep needs a base");
+  }
   check_targets(request, targets);
   request.bounds = std::move(bounds);
   request.ks = std::move(ks);
@@ -120,7 +131,9 @@ void register_sweep(py::module_& module) {
   using namespace py::literals;
   module.def("simplex", &simplex_python, py::arg("values").noconvert(), "floor"_a, "threads"_a = 0,
              "isa"_a = "", "kind"_a = "clip", py::arg("base").noconvert() = py::none(),
-             "Rows mapped to the simplex by clip, project or keep, in place.");
+             "strength"_a = 1.0,
+             "Rows mapped to the simplex by clip, project or keep, in place; base, if it is known, "
+             "is what was corrected, with this strength.");
   module.def("sweep", &sweep_python, py::arg("residuals").noconvert(),
              py::arg("distances").noconvert(), py::arg("positions").noconvert(),
              py::arg("base").noconvert(), py::arg("targets").noconvert(), "bounds"_a, "ks"_a,

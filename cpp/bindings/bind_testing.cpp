@@ -17,7 +17,7 @@ void set_flush_to_zero(bool on) {
   set_float_state(on ? float_state() | kFlush : float_state() & ~kFlush);
 }
 
-py::tuple brackets_python(const Array<float>& queries, float queries_max_abs,
+py::tuple brackets_python(const py::array& queries, double queries_max_abs,
                           const py::sequence& segments, const std::string& metric,
                           const std::string& filter, const std::string& isa,
                           std::size_t depth_block) {
@@ -32,7 +32,7 @@ py::tuple brackets_python(const Array<float>& queries, float queries_max_abs,
   return py::make_tuple(low, high);
 }
 
-py::tuple cascade_bounds_python(const Array<float>& queries, float queries_max_abs,
+py::tuple cascade_bounds_python(const py::array& queries, double queries_max_abs,
                                 const py::sequence& segments, const std::string& metric,
                                 const std::string& isa) {
   const SearchRequest request = request_from(queries, queries_max_abs, segments, 1, metric);
@@ -105,6 +105,8 @@ Array<double> log_python(const Array<double>& x, const std::string& isa) {
 void register_testing(py::module_& module) {
   using namespace py::literals;
   module.def("set_flush_to_zero", &set_flush_to_zero, "on"_a);
+  module.def("group_cpus", &group_cpus, "root"_a,
+             "CPUs that the control groups of a file system at `root` leave; 0: no limit.");
   module.def("filter_brackets", &brackets_python, py::arg("queries").noconvert(),
              "queries_max_abs"_a, "segments"_a, "metric"_a, "filter"_a = "dot", "isa"_a = "",
              "depth_block"_a = 0, "Bounds (low, high) of the canonical keys, (q, n) each.");

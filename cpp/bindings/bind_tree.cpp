@@ -1,5 +1,7 @@
 #include "../tree/tree.h"
 
+#include <cmath>
+
 #include "search_request.h"
 
 namespace resmem {
@@ -49,7 +51,8 @@ std::unique_ptr<Tree> from_arrays(const py::dict& arrays) {
   require(numbers.size() == 3, "a tree has three numbers");
   for (std::size_t i = 0; i < members.size(); ++i) {
     const double number = numbers.data()[i];
-    require(number >= 0 && number < 0x1p48, "a number of a tree is out of range");
+    require(number >= 0 && number < 0x1p48 && number == std::floor(number),
+            "a number of a tree is out of range");
     *members[i] = static_cast<std::size_t>(number);
   }
   const auto rows = exact_array<std::int32_t>(arrays["rows"], "contiguous int32 rows of a tree");

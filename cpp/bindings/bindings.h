@@ -9,6 +9,10 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cxxabi.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <string>
 #include <vector>
@@ -42,13 +46,39 @@ inline bool signal_raised() {
   return PyErr_CheckSignals() != 0;
 }
 
+// Python runs signal handlers on the main thread alone: others need not take the GIL to ask.
+inline bool on_main_thread() { return syscall(SYS_gettid) == getpid(); }
+
+// Lets the GIL go for as long as it lives.
+//
+// Up to Python 3.13 the interpreter ends a daemon thread that asks for the GIL when the program is
+// at its end. The thread's stack is then unwound by force, through frames that no exception may
+// leave, and the program would abort. Such a thread waits here instead, until the process is gone.
+class GilRelease {
+ public:
+  GilRelease() : state_(PyEval_SaveThread()) {}
+  ~GilRelease() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (const abi::__forced_unwind&) {
+      for (;;) pause();
+    }
+  }
+  GilRelease(const GilRelease&) = delete;
+  GilRelease& operator=(const GilRelease&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
 // Runs work(interrupt) without the GIL and in the contract's floating-point state; a signal
 // handler's exception comes out as itself.
 template <class Work>
 auto without_gil(const Work& work) {
-  Interrupt interrupt(signal_raised);
+  reserve_exceptions();
+  Interrupt interrupt(on_main_thread() ? signal_raised : nullptr);
   try {
-    const py::gil_scoped_release release;
+    const GilRelease release;
     const FpGuard guard;
     return work(interrupt);
   } catch (const Interrupted&) {
@@ -101,10 +131,13 @@ inline bool is_float16(const py::handle& object) {
 }
 
 // A C-contiguous (n, columns) array of stored numbers; bfloat16 comes as its bits, uint16.
-inline Numbers stored_numbers(const py::handle& object, const char* name, std::size_t columns) {
+inline Numbers stored_numbers(const py::handle& object, const char* name, std::size_t columns,
+                              bool may_be_wide = false) {
   Numbers numbers;
   if (py::isinstance<Array<float>>(object))
     numbers.type = NumberType::float32;
+  else if (may_be_wide && py::isinstance<Array<double>>(object))
+    numbers.type = NumberType::float64;
   else if (py::isinstance<Array<std::uint16_t>>(object))
     numbers.type = NumberType::bfloat16;
   else if (is_float16(object))

@@ -29,7 +29,7 @@ inline Segment segment_from(const py::tuple& parts, std::size_t d) {
       parts.size() == 5 || parts.size() == 6,
       "a segment must be (keys, ids, first_id, died, max_abs) and may have a cascade or a tree");
   Segment segment;
-  segment.keys = stored_numbers(parts[0], "segment keys", d);
+  segment.keys = stored_numbers(parts[0], "segment keys", d, true);
   segment.n = py::len(parts[0]);
   const auto per_row = [&](const py::handle& object) -> const std::int64_t* {
     if (object.is_none()) return nullptr;
@@ -41,7 +41,7 @@ inline Segment segment_from(const py::tuple& parts, std::size_t d) {
   segment.ids = per_row(parts[1]);
   segment.first_id = parts[2].cast<std::int64_t>();
   segment.died = per_row(parts[3]);
-  segment.max_abs = parts[4].cast<float>();
+  segment.max_abs = parts[4].cast<double>();
   if (parts.size() == 6 && py::isinstance<Tree>(parts[5])) {
     segment.tree = parts[5].cast<const Tree*>();
     require(segment.tree->d == d && segment.tree->n <= segment.n,
@@ -54,12 +54,19 @@ inline Segment segment_from(const py::tuple& parts, std::size_t d) {
   return segment;
 }
 
-inline SearchRequest request_from(const Array<float>& queries, float queries_max_abs,
+// Queries are C-contiguous float32, or float64 for segments of float64 keys.
+inline SearchRequest request_from(const py::array& queries, double queries_max_abs,
                                   const py::sequence& segments, std::size_t k,
                                   const std::string& metric) {
   require(queries.ndim() == 2 && extent(queries, 1) > 0, "queries must be (q, d), d >= 1");
+  const Numbers numbers = stored_numbers(queries, "queries", extent(queries, 1), true);
+  const bool wide = numbers.type == NumberType::float64;
+  require(wide || numbers.type == NumberType::float32, "queries must be float32 or float64");
   SearchRequest request;
-  request.queries = queries.data();
+  if (wide)
+    request.queries64 = numbers.wide(0);
+  else
+    request.queries = static_cast<const float*>(numbers.data);
   request.q = extent(queries, 0);
   request.d = extent(queries, 1);
   request.queries_max_abs = queries_max_abs;
@@ -67,6 +74,12 @@ inline SearchRequest request_from(const Array<float>& queries, float queries_max
   request.metric = metric_named(metric);
   for (const py::handle& segment : segments)
     request.segments.push_back(segment_from(segment.cast<py::tuple>(), request.d));
+  for (const Segment& segment : request.segments) {
+    require((segment.keys.type == NumberType::float64) == wide,
+            "queries must be float64 for float64 keys, and for no other");
+    require(!wide || (segment.cascade == nullptr && segment.tree == nullptr),
+            "float64 keys have no cascade and no tree");
+  }
   return request;
 }
 

@@ -16,8 +16,6 @@ namespace {
 
 constexpr std::size_t kSampleRows = 2048;  // directions and scales are found on these
 constexpr std::size_t kBlockRows = 4096;
-// Of places without a row: beyond every threshold, and modulo 2^16 beyond most.
-constexpr std::int32_t kPaddingInit = -(1 << 30) - 24000;
 
 double dot(const double* a, const double* b, std::size_t n) {
   double sum[4] = {0, 0, 0, 0};
@@ -83,11 +81,19 @@ class Builder {
   }
 
  private:
+  // Copied to `scratch`: another thread may write to the rows, and what is checked must be what is
+  // used.
   const float* row(std::size_t i, float* scratch) const {
     const float* x = segment_.keys.read(i * given_d_, given_d_, scratch, kernels_);
-    if (!(kernels_.max_abs(x, given_d_) <= segment_.max_abs))
-      throw std::invalid_argument("a row is not what its segment says");
-    return x;
+    if (x != scratch) std::copy_n(x, given_d_, scratch);
+    if (!(kernels_.max_abs(scratch, given_d_) <= segment_.max_abs)) throw_changed();
+    return scratch;
+  }
+  [[noreturn]] static void throw_uncodable() {
+    throw std::invalid_argument("these rows cannot be coded");
+  }
+  [[noreturn]] static void throw_changed() {
+    throw std::invalid_argument("a row is not what its segment says");
   }
 
   // The point of a row, where that lies or in `out`, and how far off it can be.
@@ -349,6 +355,7 @@ class Builder {
     label.resize(count);
     away.resize(count);
     search(request, kernels_, {away.data(), label.data(), nullptr}, interrupt_);
+    if (std::find(label.begin(), label.end(), -1) != label.end()) throw_changed();
   }
 
   // Labels, distances from centres, codes and errors of all rows, in their order.
@@ -385,7 +392,7 @@ class Builder {
     double sum = 0;
     for (std::size_t p = 0; p < width; ++p) {
       const double value = static_cast<double>(phi[p]);
-      const double code = std::clamp(std::nearbyint(value * scale), -127.0, 127.0);
+      const double code = nearest_code(value * scale, -127, 127);
       codes[p] = static_cast<std::int8_t>(code);
       const double off = value - code / scale;
       sum += off * off;
@@ -494,7 +501,7 @@ class Builder {
         const double y =
             static_cast<double>(x[p]) - static_cast<double>(result_.projection.offset[p]);
         const auto step = static_cast<double>(result_.steps[p]);
-        const double code = step > 0 ? std::clamp(std::nearbyint(y / step), -127.0, 127.0) : 0;
+        const double code = step > 0 ? nearest_code(y / step, -127, 127) : 0;
         codes[p] = static_cast<std::int8_t>(code);
         const double coded = step * code, off = y - coded;
         square += coded * coded;
@@ -502,6 +509,8 @@ class Builder {
         sum += std::fabs(code);
       }
       const double relative = roundings(static_cast<double>(d_) + 8, kV);
+      // Of rows this large a sum of squares leaves float32, and no bound would hold.
+      if (!(square <= static_cast<double>(std::numeric_limits<float>::max()))) throw_uncodable();
       coded_[place] = {
           static_cast<float>(square),
           round_up(std::sqrt(error) * (1 + relative) + std::sqrt(square) * 4 * kV + point_off)};
@@ -535,8 +544,8 @@ class Builder {
 
 Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape& shape,
                       const KernelTable& kernels, std::size_t threads, Interrupt& interrupt) {
-  if (shape.depth < 4 || shape.depth % 4 != 0)
-    throw std::invalid_argument("depth must be a positive multiple of 4");
+  if (shape.depth < 4 || shape.depth % 4 != 0 || shape.depth > kMostDepth)
+    throw std::invalid_argument("depth must be a multiple of 4 from 4 to 32768");
   if (segment.n == 0 || segment.n >= kNoRow / 2 || !cascade_serves(segment.max_abs))
     throw std::invalid_argument("these rows cannot be coded");
   return Builder(segment, d, shape, kernels, threads, interrupt).build();

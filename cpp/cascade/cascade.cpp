@@ -56,38 +56,56 @@ void Cascade::find_starts() {
 }
 
 void Cascade::complete() {
+  // What a build can produce: it takes numbers from 2^-60 to 2^60 in fewer than 2^48 dimensions, so
+  // that no length reaches kFar, and no two projections in float32 are nearer than 2^-149.
+  constexpr double kFar = 0x1p100, kFinest = 0x1p160;
   const auto require = [](bool holds) {
     if (!holds) throw std::invalid_argument("the parts of a cascade do not fit together");
   };
-  const auto finite = [&](const auto& values) {
-    require(std::all_of(values.begin(), values.end(), [](auto x) { return std::isfinite(x); }));
+  const auto within = [&](double least, double value, double most) {
+    require(value >= least && value <= most);
+  };
+  const auto all_within = [&](double least, const auto& values, double most) {
+    for (std::size_t i = 0; i < values.size(); ++i)
+      within(least, static_cast<double>(values[i]), most);
   };
   const std::size_t d = projection.d, width = projection.coordinates(), places = rows.size();
-  require(d == points.dimensions() && points.longest >= 0 && points.longest <= 0x1p100);
   require(points.metric != Metric::sqeuclidean);
-  require(n > 0 && n < kNoRow / 2 && clusters > 0 && clusters < kNoRow / 2);
-  require(d > 0 && projection.axes > 0 && width <= depth && depth % 4 == 0);
-  require(code_depth == 0 || (code_depth >= d && code_depth % kCodeStep == 0));
+  within(0, points.longest, kFar);
+  require(n > 0 && n < kNoRow / 2 && clusters > 0 && clusters <= n);
+  require(d > 0 && d == points.dimensions() && depth > 0 && depth <= kMostDepth && depth % 4 == 0);
+  require(projection.has_tail == (d > depth) && projection.axes == (d > depth ? depth - 1 : d));
+  require(code_depth == 0 || code_depth == (d + kCodeStep - 1) / kCodeStep * kCodeStep);
+  // None of these products overflows: depth is small, and d and places are sizes of arrays.
   require(projection.offset.size() == d && projection.weight.size() == projection.axes * d &&
           projection.bias.size() == projection.axes && projection.origin.size() == projection.axes);
   require(centres.size() == clusters * width && steps.size() == (code_depth > 0 ? d : 0));
   require(panels.size() == places * depth && init.size() == places);
   require(codes.size() == places * code_depth && coded.size() == (code_depth > 0 ? places : 0));
   find_starts();
-  finite(projection.offset);
-  finite(projection.weight);
-  finite(projection.bias);
-  finite(projection.origin);
-  finite(centres);
-  finite(steps);
-  finite(std::vector<double>{projection.tail_centre, projection.departure, projection.offset_norm,
-                             code_sum, largest_square, scale});
-  require(scale > 0);
-  for (std::size_t place = 0; place < coded.size(); ++place) require(coded[place].error >= 0);
+  all_within(-kFar, projection.offset, kFar);
+  all_within(-2, projection.weight, 2);  // its rows have length 1
+  all_within(-kFar, projection.bias, kFar);
+  all_within(-kFar, projection.origin, kFar);
+  all_within(-kFar, centres, kFar);
+  all_within(0, steps, kFar);
+  within(-kFar, projection.tail_centre, kFar);
+  within(0, projection.departure, 1);
+  within(0, projection.offset_norm, kFar);
+  within(0, code_sum, 128 * static_cast<double>(d));
+  within(0, largest_square, kFar * kFar);
+  within(1 / kFar, scale, kFinest);
+  all_within(kPaddingInit, init, 2048 * static_cast<double>(depth));
+  for (std::size_t place = 0; place < coded.size(); ++place) {
+    within(0, static_cast<double>(coded[place].square), kFar * kFar);
+    within(0, static_cast<double>(coded[place].error), kFar);
+  }
   std::size_t next = 0;
   for (const Chunk& chunk : chunks) {
     require(chunk.first == next && chunk.count > 0 && chunk.count <= kChunkRows &&
             chunk.count % kPanelRows == 0);
+    require(chunk.near <= chunk.far);
+    within(0, static_cast<double>(chunk.error), kFar);
     next += chunk.count;
   }
   require(next == places && starts.size() == clusters + 2 && starts.back() == chunks.size());

@@ -2,6 +2,8 @@
 // README.md derives everything; the letters here are its letters.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -41,6 +43,17 @@ struct Projection {
 inline constexpr std::uint32_t kNoRow = 0xFFFFFFFF;
 inline constexpr std::size_t kChunkRows = 128;
 inline constexpr int kQueryOffset = 64;  // codes of queries are stored with this added
+// With more codes a score could leave 32 bits: a row's init is at least -16,192 a code
+// (127^2 / 2 + 64 * 127), its products 128 * 127 a code, and a threshold at most 2,048 a code.
+inline constexpr std::size_t kMostDepth = std::size_t{1} << 15;
+// Of places without a row: beyond every threshold, and modulo 2^16 beyond most.
+inline constexpr std::int32_t kPaddingInit = -(1 << 30) - 24000;
+
+// The nearest whole number within limits. NaN gives `low`: it comes of numbers that another thread
+// has changed since they were checked, and no conversion to an integer is defined for it.
+inline double nearest_code(double value, double low, double high) {
+  return std::min(std::max(low, std::nearbyint(value)), high);
+}
 
 // Rows of one cluster that lie together, a whole number of panels.
 struct Chunk {
@@ -75,7 +88,7 @@ struct Cascade {
 
   void find_starts();  // and `whole`, from the chunks
   // The same for who has all else from a file. Throws std::invalid_argument if a search could read
-  // beyond anything.
+  // beyond anything, overflow an integer or compare NaN.
   void complete();
   std::size_t bytes() const;
   std::uint64_t digest() const;  // of everything in it (FNV-1a)
@@ -92,6 +105,6 @@ Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape&
                       const KernelTable& kernels, std::size_t threads, Interrupt& interrupt);
 
 // Whether the arithmetic of the projection stays far from overflow and underflow.
-inline bool cascade_serves(float max_abs) { return max_abs >= 0x1p-60F && max_abs <= 0x1p60F; }
+inline bool cascade_serves(double max_abs) { return max_abs >= 0x1p-60 && max_abs <= 0x1p60; }
 
 }  // namespace resmem

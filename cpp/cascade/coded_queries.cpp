@@ -1,5 +1,7 @@
 #include "coded_queries.h"
 
+#include <limits>
+
 #include "../core/head.h"
 
 namespace resmem {
@@ -51,7 +53,7 @@ void CodedQueries::code(std::size_t i, const float* point, const float* layer) {
   std::uint8_t* codes = &codes_[i * cascade_.depth];
   for (std::size_t p = 0; p < width; ++p) {
     const double value = static_cast<double>(phi[p]);
-    const double code = std::clamp(std::nearbyint(value * cascade_.scale), -64.0, 63.0);
+    const double code = nearest_code(value * cascade_.scale, -64, 63);
     codes[p] = static_cast<std::uint8_t>(static_cast<int>(code) + kQueryOffset);
     coded.square += static_cast<std::int64_t>(code * code);
     const double off = value - code / cascade_.scale;
@@ -62,7 +64,9 @@ void CodedQueries::code(std::size_t i, const float* point, const float* layer) {
   double* away = &away_[i * cascade_.clusters];
   const std::vector<const float*> same(cascade_.clusters, phi.data());
   kernels_.squared_distances(same.data(), centres_.data(), cascade_.clusters, width, away);
-  for (std::size_t c = 0; c < cascade_.clusters; ++c) away[c] = std::sqrt(away[c]);
+  // Clusters are sorted by it, and NaN has no place in an order.
+  for (std::size_t c = 0; c < cascade_.clusters; ++c)
+    away[c] = std::isfinite(away[c]) ? std::sqrt(away[c]) : std::numeric_limits<double>::infinity();
   if (cascade_.code_depth > 0) code_products(i, point);
 }
 
@@ -84,8 +88,7 @@ void CodedQueries::code_products(std::size_t i, const float* point) {
               coded.offset_square * 2 * theta_;
   std::int16_t* wide = &wide_[i * cascade_.code_depth];
   for (std::size_t p = 0; p < map.d; ++p)
-    wide[p] =
-        static_cast<std::int16_t>(std::clamp(std::nearbyint(product(p) / coded.unit), -most, most));
+    wide[p] = static_cast<std::int16_t>(nearest_code(product(p) / coded.unit, -most, most));
 }
 
 }  // namespace resmem

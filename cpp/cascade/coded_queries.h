@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "../core/canonical.h"
 #include "../core/rounding.h"
@@ -82,12 +83,14 @@ class CodedQueries {
   bool may_reach(std::size_t i, double square, double error, double reach) const {
     return square - coded_[i].off <= (reach + error) * (reach + error) * (1 + 0x1p-40);
   }
-  // Both ends of the row's distance.
+  // Both ends of the row's distance. They are ordered, so never NaN: nothing is then known.
   double low(std::size_t i, double square, double error) const {
-    return std::sqrt(std::max(0.0, square - coded_[i].off)) * (1 - 8 * kV) - error;
+    const double end = std::sqrt(std::max(0.0, square - coded_[i].off)) * (1 - 8 * kV) - error;
+    return std::isnan(end) ? 0 : end;
   }
   double high(std::size_t i, double square, double error) const {
-    return std::sqrt(std::max(0.0, square + coded_[i].off)) * (1 + 8 * kV) + error;
+    const double end = std::sqrt(std::max(0.0, square + coded_[i].off)) * (1 + 8 * kV) + error;
+    return std::isnan(end) ? std::numeric_limits<double>::infinity() : end;
   }
 
  private:

@@ -417,16 +417,19 @@ void CascadePass::thin(std::size_t i) {
   rebuild_ends(i);
 }
 
-// After upper ends in the pool have changed.
+// After upper ends in the pool have changed. There are k of them at least, unless a row has been
+// written to or a file's bounds are wrong.
 void CascadePass::rebuild_ends(std::size_t i) {
   std::vector<double>& ends = each_[i].ends;
   ends.clear();
   for (const Candidate& c : each_[i].pool) ends.push_back(c.high);
-  const auto kth = ends.begin() + static_cast<std::ptrdiff_t>(k_);
-  std::nth_element(ends.begin(), kth - 1, ends.end());
-  ends.erase(kth, ends.end());
+  if (ends.size() > k_) {
+    const auto kth = ends.begin() + static_cast<std::ptrdiff_t>(k_);
+    std::nth_element(ends.begin(), kth - 1, ends.end());
+    ends.erase(kth, ends.end());
+  }
   std::make_heap(ends.begin(), ends.end());
-  tighten(i, ends.front());
+  if (ends.size() == k_) tighten(i, ends.front());
 }
 
 // What has a key already, then the others from the least lower end on, until that lies beyond the

@@ -171,9 +171,10 @@ constexpr Path kPaths[] = {
     {Strategy::stream, FilterKind::automatic, true, "stream"},
 };
 
-float max_abs(const Floats& values) {
-  float largest = 0;
-  for (const float x : values) {
+template <class T>
+T max_abs(const std::vector<T>& values) {
+  T largest = 0;
+  for (const T x : values) {
     require(std::isfinite(x), "a vector is not finite");
     largest = std::max(largest, std::fabs(x));
   }
@@ -342,6 +343,44 @@ void check_search(Context& context, Reader& reader) {
   }
 }
 
+// Float64 queries and one segment of float64 rows.
+void check_wide_search(Context& context, Reader& reader) {
+  SearchRequest request;
+  request.metric = static_cast<Metric>(reader.size());
+  request.q = reader.size();
+  request.d = reader.size();
+  request.k = reader.size();
+  const auto queries = reader.array<double>(times(request.q, request.d));
+  Segment segment;
+  segment.n = reader.size();
+  const auto rows = reader.array<double>(times(segment.n, request.d));
+  const auto values = reader.array<double>(times(request.q, request.k));
+  const auto ids = reader.array<std::int64_t>(values.size());
+  request.queries64 = queries.data();
+  request.queries_max_abs = max_abs(queries);
+  segment.keys = {rows.data(), NumberType::float64};
+  segment.max_abs = max_abs(rows);
+  request.segments.push_back(segment);
+  const bool euclidean =
+      request.metric == Metric::euclidean || request.metric == Metric::sqeuclidean;
+  const Doubles got{context.kernels.max_abs64(rows.data(), rows.size())};
+  context.count(context.same(got, {segment.max_abs}, "max_abs64"));
+  for (const Path& path : kPaths) {
+    if (path.strategy == Strategy::stream || (path.euclidean_only && !euclidean)) continue;
+    request.strategy = path.strategy;
+    request.filter = path.filter;
+    for (const std::size_t threads : kThreads) {
+      request.threads = threads;
+      context.path = std::string(path.name) + ", " + std::to_string(threads) + " threads";
+      Doubles found(values.size(), kBlank);
+      Integers found_ids(values.size(), kBlank);
+      Interrupt stop;
+      search(request, context.kernels, {found.data(), found_ids.data(), nullptr}, stop);
+      context.count(context.same(found_ids, ids, "ids") && context.same(found, values, "values"));
+    }
+  }
+}
+
 void check_function(Context& context, Reader& reader, void (*function)(double*, std::size_t)) {
   const Doubles x = reader.array<double>(), wanted = reader.array<double>(x.size());
   Doubles out = x;
@@ -485,12 +524,15 @@ void check_simplex(Context& context, Reader& reader) {
   const std::size_t n = reader.size(), columns = reader.size();
   const auto kind = reader.value<std::int64_t>();
   const SimplexMap map = map_of(kind, reader.value<double>());
+  const auto strength = reader.value<double>();
   const Doubles values = reader.array<double>(times(n, columns));
-  const Doubles base = reader.array<double>(values.size());
+  const Doubles base = reader.array<double>();  // empty: not known
   const Doubles wanted = reader.array<double>(values.size());
+  require(base.empty() || base.size() == values.size(), "the base outputs have another shape");
   check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
     out = values;
-    simplex_rows(map, out.data(), base.data(), n, columns, context.kernels, threads, stop);
+    map_to_simplex(map, {out.data(), base.empty() ? nullptr : base.data(), strength, n, columns},
+                   context.kernels, threads, stop);
   });
 }
 
@@ -500,10 +542,14 @@ void check_weights(Context& context, Reader& reader) {
   const Doubles distances = reader.array<double>(times(q, k));
   const Integers positions = reader.array<std::int64_t>(distances.size());
   const Doubles wanted = reader.array<double>(distances.size());
-  Doubles out(distances.size());  // padding weighs 0
-  for (std::size_t i = 0; i < distances.size(); i += k)
-    neighbour_weights(&distances[i], &positions[i], k, sigma, context.kernels, &out[i]);
+  const Doubles wanted_totals = reader.array<double>(q);
+  Doubles out(distances.size()), totals(q, 1.0);  // padding weighs 0
+  for (std::size_t i = 0; i < q && k > 0; ++i)
+    totals[i] = neighbour_weights(&distances[i * k], &positions[i * k], k, sigma, context.kernels,
+                                  &out[i * k])
+                    .total;
   context.count(context.same(out, wanted, "weights"));
+  context.count(context.same(totals, wanted_totals, "sums of weights"));
 }
 
 // Owns what an AggregateRequest points to.
@@ -615,13 +661,13 @@ struct SweepCase {
     residuals = reader.array<float>(times(request.rows, request.columns));
     distances = reader.array<double>(times(request.q, request.k));
     positions = reader.array<std::int64_t>(distances.size());
-    base = reader.array<double>(times(request.q, request.columns));
+    base = reader.array<double>();  // empty: not known
     labels = reader.array<std::int64_t>();
     values = reader.array<double>();
     request.residuals = residuals.data();
     request.distances = distances.data();
     request.positions = positions.data();
-    request.base = base.data();
+    request.base = base.empty() ? nullptr : base.data();
     if (labels.empty())
       request.values = values.data();
     else
@@ -655,7 +701,10 @@ struct SweepCase {
       require(position < static_cast<std::int64_t>(request.rows), "a position is beyond the rows");
     for (const std::int64_t label : labels)
       require(static_cast<std::uint64_t>(label) < request.columns, "a label is no class");
-    require(labels.empty() ? values.size() == base.size() : labels.size() == request.q,
+    const std::size_t outputs = times(request.q, request.columns);
+    require(base.empty() || base.size() == outputs, "the base outputs have another shape");
+    require(labels.empty() ? values.size() == outputs && values.size() == base.size()
+                           : labels.size() == request.q,
             "the targets have another shape");
   }
 
@@ -688,11 +737,12 @@ void check_sweep(Context& context, Reader& reader) {
 
 void check_table(Context& context, const std::vector<char>& file) {
   using Check = void (*)(Context&, Reader&);
-  static constexpr Check checks[] = {check_search,  check_exp,     check_softmax,   check_residuals,
-                                     check_simplex, check_weights, check_aggregate, check_sparse,
-                                     check_logits,  check_numbers, check_log,       check_sweep};
+  static constexpr Check checks[] = {
+      check_search,  check_exp,       check_softmax,    check_residuals, check_simplex,
+      check_weights, check_aggregate, check_sparse,     check_logits,    check_numbers,
+      check_log,     check_sweep,     check_wide_search};
   Reader reader(file);
-  for (const char c : std::string("RESMEM03")) require(reader.value<char>() == c, "no such kind");
+  for (const char c : std::string("RESMEM04")) require(reader.value<char>() == c, "no such kind");
   const std::size_t records = reader.size();
   for (context.number = 0; context.number < records; ++context.number) {
     const std::size_t kind = reader.size();

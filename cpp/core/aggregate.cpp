@@ -150,6 +150,37 @@ class PieceSum {
   const float* row_[kRows + kRowsAhead];
 };
 
+// Rows of float64, which regression has, of few columns mostly.
+class WideSum {
+ public:
+  WideSum(const Located<DenseSegment>& rows, const Worker& worker) : rows_(rows), worker_(worker) {}
+
+  static std::size_t cost(const AggregateRequest& request) { return request.k * request.width(); }
+
+  void operator()(std::size_t query, const double* weights, std::size_t count, double* sums) {
+    const AggregateRequest& request = worker_.request;
+    const std::size_t width = request.width();
+    const std::int64_t* positions = request.positions + query * request.k;
+    const std::int64_t* column =
+        request.select == nullptr ? nullptr : request.select + query * request.selected;
+    std::fill_n(sums, width, 0.0);
+    std::size_t summed = 0;
+    for (std::size_t j = 0; j < count; ++j) {
+      const auto [segment, row] = rows_[positions[j]];
+      const double* values = segment.residuals.wide(row * request.columns);
+      for (std::size_t c = 0; c < width; ++c)
+        sums[c] += weights[j] * values[column == nullptr ? c : static_cast<std::size_t>(column[c])];
+      if ((summed += width) < kPolledValues) continue;
+      summed = 0;
+      worker_.poll();
+    }
+  }
+
+ private:
+  const Located<DenseSegment>& rows_;
+  const Worker worker_;
+};
+
 // ---- Sparse --------------------------------------------------------------------------------
 
 class SparseSum {
@@ -218,31 +249,35 @@ void sum_by_queries(const std::vector<Segment>& segments, const AggregateRequest
                       Sum sum(rows, {request, kernels, interrupt, calling_thread});
                       std::vector<double> weights(k), apart(request.add_to_out ? width : 0);
                       for (std::size_t q = first; q < last; ++q) {
-                        const std::size_t count =
+                        const Weighed near =
                             neighbour_weights(request.distances + q * k, request.positions + q * k,
                                               k, request.sigma, kernels, weights.data());
-                        double* sums = request.add_to_out ? apart.data() : out + q * width;
-                        sum(q, weights.data(), count, sums);
-                        if (!request.add_to_out) continue;
+                        double* to = out + q * width;
+                        double* sums = request.add_to_out ? apart.data() : to;
+                        sum(q, weights.data(), near.count, sums);
                         for (std::size_t c = 0; c < width; ++c)
-                          out[q * width + c] += request.strength * sums[c];
+                          to[c] = request.finished(to[c], sums[c], near.total);
                       }
                     });
 }
 
 }  // namespace
 
-std::size_t neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
-                              double sigma, const KernelTable& kernels, double* out) {
-  std::size_t count = 0;
-  while (count < k && positions[count] >= 0) ++count;
-  if (count > 0) kernels.neighbour_weights(distances, count, sigma, out);
-  return count;
+Weighed neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
+                          double sigma, const KernelTable& kernels, double* out) {
+  Weighed near;
+  while (near.count < k && positions[near.count] >= 0) ++near.count;
+  if (near.count > 0) near.total = kernels.neighbour_weights(distances, near.count, sigma, out);
+  return near;
 }
 
 void aggregate(const AggregateRequest& request, const KernelTable& kernels, double* out,
                Interrupt& interrupt) {
   if (const auto* dense = std::get_if<std::vector<DenseSegment>>(&request.store)) {
+    if (!dense->empty() && dense->front().residuals.type == NumberType::float64) {
+      sum_by_queries<WideSum>(*dense, request, kernels, out, interrupt);
+      return;
+    }
     const bool in_place = request.select == nullptr &&
                           std::all_of(dense->begin(), dense->end(), [](const DenseSegment& s) {
                             return s.residuals.type == NumberType::float32;

@@ -18,7 +18,7 @@ namespace resmem {
 
 // The three ways in which the residuals of n rows may be at hand.
 struct DenseSegment {
-  Numbers residuals;  // (n, columns)
+  Numbers residuals;  // (n, columns); float64 in all segments or in none
   std::size_t n = 0;
 };
 struct SparseSegment {
@@ -58,6 +58,11 @@ struct AggregateRequest {
   bool add_to_out = false;  // out holds the base outputs
 
   std::size_t width() const { return select == nullptr ? columns : selected; }
+  // What a column becomes that held `out`, given its weighted sum and the sum of the weights.
+  double finished(double out, double sum, double total) const {
+    const double correction = sum / total;
+    return add_to_out ? out + strength * correction : correction;
+  }
 };
 
 // out (q, width) += strength * correction, or = correction (strength unused).
@@ -65,8 +70,15 @@ struct AggregateRequest {
 void aggregate(const AggregateRequest& request, const KernelTable& kernels, double* out,
                Interrupt& interrupt);
 
-// The weights of one query's neighbours, in order; returns how many there are (no padding).
-std::size_t neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
-                              double sigma, const KernelTable& kernels, double* out);
+// How many neighbours a query has (no padding), and the sum of their weights; 1 if it has none, so
+// that a sum over nothing can be divided by it.
+struct Weighed {
+  std::size_t count = 0;
+  double total = 1;
+};
+
+// The weights of one query's neighbours, in order, not divided by their sum.
+Weighed neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
+                          double sigma, const KernelTable& kernels, double* out);
 
 }  // namespace resmem

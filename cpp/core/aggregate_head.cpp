@@ -34,7 +34,7 @@ class HeadSum {
         compute_residuals(j, count);
         add(j, count, sums);
       }
-      if (!in_place) deliver(first, last, sums, out);
+      deliver(first, last, sums, out);
     }
   }
 
@@ -46,16 +46,17 @@ class HeadSum {
   void gather(std::size_t first, std::size_t last) {
     positions_.clear();
     weights_.clear();
+    totals_.clear();
     starts_.assign(1, 0);
     std::vector<double> weights(request_.k);
     for (std::size_t q = first; q < last; ++q) {
       const std::int64_t* positions = request_.positions + q * request_.k;
-      const std::size_t count =
-          neighbour_weights(request_.distances + q * request_.k, positions, request_.k,
-                            request_.sigma, kernels_, weights.data());
-      positions_.insert(positions_.end(), positions, positions + count);
+      const Weighed near = neighbour_weights(request_.distances + q * request_.k, positions,
+                                             request_.k, request_.sigma, kernels_, weights.data());
+      positions_.insert(positions_.end(), positions, positions + near.count);
       weights_.insert(weights_.end(), weights.begin(),
-                      weights.begin() + static_cast<std::ptrdiff_t>(count));
+                      weights.begin() + static_cast<std::ptrdiff_t>(near.count));
+      totals_.push_back(near.total);
       starts_.push_back(positions_.size());
     }
   }
@@ -108,7 +109,8 @@ class HeadSum {
                       });
   }
 
-  // The columns asked for, added to the base outputs if those are there.
+  // The columns asked for, divided, and added to the base outputs if those are there. The sums may
+  // lie in `out` already.
   void deliver(std::size_t first, std::size_t last, const double* sums, double* out) const {
     const std::size_t width = request_.width();
     for (std::size_t q = first; q < last; ++q, sums += request_.columns)
@@ -117,7 +119,7 @@ class HeadSum {
         const double sum =
             sums[column == nullptr ? c : static_cast<std::size_t>(column[q * width + c])];
         double& to = out[q * width + c];
-        to = request_.add_to_out ? to + request_.strength * sum : sum;
+        to = request_.finished(to, sum, totals_[q - first]);
       }
   }
 
@@ -126,7 +128,7 @@ class HeadSum {
   const KernelTable& kernels_;
   Interrupt& interrupt_;
   std::vector<std::int64_t> positions_;
-  std::vector<double> weights_;
+  std::vector<double> weights_, totals_;  // of every neighbour; their sum, of every query
   std::vector<std::size_t> starts_;
   std::vector<float> residuals_;
 };

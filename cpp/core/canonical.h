@@ -40,43 +40,64 @@ class CanonicalKey {
       : kernels_(kernels),
         metric_(request.metric),
         d_(request.d),
-        query_(request.queries + query * d_) {
-    if (metric_ == Metric::cosine) square_ = kernels_.dot(query_, query_, d_);
+        query_(request.wide() ? nullptr : request.queries + query * d_),
+        query64_(request.wide() ? request.queries64 + query * d_ : nullptr) {
+    if (metric_ != Metric::cosine) return;
+    square_ = query64_ != nullptr ? dot(query64_, query64_) : dot(query_, query_);
   }
 
   // Finite, or +inf of a row that is not (a damaged file): such rows are no neighbours.
-  double operator()(const float* row) const {
-    const double key = of_finite(row);
-    return std::isfinite(key) ? key : std::numeric_limits<double>::infinity();
+  double operator()(const float* row) const { return finite_or_infinite(of(query_, row)); }
+  double operator()(const double* row) const { return finite_or_infinite(of(query64_, row)); }
+  // Of a row by its position, or by its number in a segment.
+  double at(RowReader& reader, std::size_t position) const {
+    return query64_ != nullptr ? (*this)(reader.wide_row(position)) : (*this)(reader.row(position));
+  }
+  double at(RowReader& reader, const Segment& segment, std::size_t row) const {
+    return query64_ != nullptr ? (*this)(reader.wide_rows(segment, row))
+                               : (*this)(reader.rows(segment, row, 1));
   }
   friend void canonical_keys(const CanonicalKey* const* of, const float* const* rows,
                              std::size_t count, double* keys);
 
  private:
   bool is_distance() const { return metric_ != Metric::inner_product && metric_ != Metric::cosine; }
-  double of_finite(const float* row) const {
+  static double finite_or_infinite(double key) {
+    return std::isfinite(key) ? key : std::numeric_limits<double>::infinity();
+  }
+  double dot(const float* a, const float* b) const { return kernels_.dot(a, b, d_); }
+  double dot(const double* a, const double* b) const { return kernels_.dot64(a, b, d_); }
+  double distance(const float* a, const float* b) const {
+    return kernels_.squared_distance(a, b, d_);
+  }
+  double distance(const double* a, const double* b) const {
+    return kernels_.squared_distance64(a, b, d_);
+  }
+  template <class T>
+  double of(const T* query, const T* row) const {
     switch (metric_) {
       case Metric::inner_product:
-        return -kernels_.dot(query_, row, d_);
+        return -dot(query, row);
       case Metric::cosine: {
-        const double product = square_ * kernels_.dot(row, row, d_);
+        const double product = square_ * dot(row, row);
         if (product == 0) return 1;
-        const double c = 1 - kernels_.dot(query_, row, d_) / std::sqrt(product);
+        const double c = 1 - dot(query, row) / std::sqrt(product);
         return c < 0 ? 0 : c;  // NaN stays
       }
       default:
-        return kernels_.squared_distance(query_, row, d_);
+        return distance(query, row);
     }
   }
 
   const KernelTable& kernels_;
   Metric metric_;
   std::size_t d_;
-  const float* query_;
+  const float* query_;  // one of the two
+  const double* query64_;
   double square_ = 0;
 };
 
-// of[i] of rows[i] for i < count <= 8, all of one metric: distances go together.
+// of[i] of float32 rows[i] for i < count <= 8, all of one metric: distances go together.
 inline void canonical_keys(const CanonicalKey* const* of, const float* const* rows,
                            std::size_t count, double* keys) {
   const float* queries[8];

@@ -29,7 +29,9 @@ class Panel {
   std::size_t ld() const { return lines_ * kPartials; }
   const double* key(std::size_t i) const { return data_[i * lines_].values; }
 
-  void fill(std::size_t first, std::size_t count, const KeySource& key, std::size_t threads,
+  // key(i, scratch) gives key number i, as float or as double.
+  template <class Key>
+  void fill(std::size_t first, std::size_t count, const Key& key, std::size_t threads,
             Interrupt& interrupt) {
     parallel_for_rows(count, d_, threads, interrupt, [&](std::size_t begin, std::size_t end, bool) {
       std::vector<float> scratch(d_);
@@ -43,13 +45,11 @@ class Panel {
   std::vector<Line> data_;
 };
 
-}  // namespace
-
 // Three loops: panels of keys; tasks, a block of the layer times a block of the panel's keys; and
 // inside a task the kernel, for a few keys that stay in the level-1 cache.
-void head_logits(const LinearHead& head, std::size_t n, const KeySource& key,
-                 const KernelTable& kernels, std::size_t threads, float* out,
-                 Interrupt& interrupt) {
+template <class Key>
+void logits_of(const LinearHead& head, std::size_t n, const Key& key, const KernelTable& kernels,
+               std::size_t threads, float* out, Interrupt& interrupt) {
   const std::size_t d = head.d, step = kernels.head_keys;  // keys of a kernel call
   const std::size_t fit = std::max(step, kPanelBytes / (sizeof(double) * d) / step * step);
   const std::size_t held = std::min(fit, blocks_of(n, step) * step);
@@ -80,6 +80,21 @@ void head_logits(const LinearHead& head, std::size_t n, const KeySource& key,
       }
     });
   }
+}
+
+}  // namespace
+
+void head_logits(const LinearHead& head, std::size_t n, const KeySource& key,
+                 const KernelTable& kernels, std::size_t threads, float* out,
+                 Interrupt& interrupt) {
+  logits_of(head, n, key, kernels, threads, out, interrupt);
+}
+
+void head_logits(const LinearHead& head, std::size_t n, const double* keys,
+                 const KernelTable& kernels, std::size_t threads, float* out,
+                 Interrupt& interrupt) {
+  const auto key = [&](std::size_t i, float*) { return keys + i * head.d; };
+  logits_of(head, n, key, kernels, threads, out, interrupt);
 }
 
 }  // namespace resmem

@@ -22,5 +22,8 @@ using KeySource = std::function<const float*(std::size_t i, float* scratch)>;
 // out (n, columns): the logits of n keys.
 void head_logits(const LinearHead& head, std::size_t n, const KeySource& key,
                  const KernelTable& kernels, std::size_t threads, float* out, Interrupt& interrupt);
+// The same of float64 keys (n, d).
+void head_logits(const LinearHead& head, std::size_t n, const double* keys,
+                 const KernelTable& kernels, std::size_t threads, float* out, Interrupt& interrupt);
 
 }  // namespace resmem

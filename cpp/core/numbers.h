@@ -1,4 +1,5 @@
-// Numbers as they are stored: float32, or half as wide and widened (exactly) where they are read.
+// Numbers as they are stored: float32, half as wide and widened (exactly) where they are read, or
+// float64, which is read as it is.
 #pragma once
 
 #include <cstddef>
@@ -8,16 +9,21 @@
 
 namespace resmem {
 
-enum class NumberType : std::uint8_t { float32, float16, bfloat16 };
+enum class NumberType : std::uint8_t { float32, float16, bfloat16, float64 };
 
 struct Numbers {
   const void* data = nullptr;
   NumberType type = NumberType::float32;
 
-  std::size_t bytes(std::size_t n) const { return n * (type == NumberType::float32 ? 4 : 2); }
+  std::size_t bytes(std::size_t n) const {
+    return n * (type == NumberType::float64 ? 8 : type == NumberType::float32 ? 4 : 2);
+  }
   const void* at(std::size_t i) const { return static_cast<const char*>(data) + bytes(i); }
 
-  // The n numbers from the i-th on as float32: where they lie, or widened into `scratch`.
+  // The float64 numbers from the i-th on.
+  const double* wide(std::size_t i) const { return static_cast<const double*>(data) + i; }
+  // The n numbers from the i-th on as float32, which they must not be wider than: where they lie,
+  // or widened into `scratch`.
   const float* read(std::size_t i, std::size_t n, float* scratch,
                     const KernelTable& kernels) const {
     if (type == NumberType::float32) return static_cast<const float*>(data) + i;

@@ -1,5 +1,5 @@
 // The rows of all segments, numbered through: a position is a row's number in that order.
-// RowSet finds them, RowReader reads them as float32, Exclusions hides some of them.
+// RowSet finds them, RowReader reads them, Exclusions hides some of them.
 #pragma once
 
 #include <algorithm>
@@ -56,7 +56,7 @@ class RowSet {
   prefetch_bytes(keys.at(row * d), keys.bytes(d));
 }
 
-// Reads rows as float32. A pointer holds until the next row is read.
+// Reads rows as float32, or float64 ones as they are. A pointer holds until the next row is read.
 class RowReader {
  public:
   RowReader(const RowSet& rows, const KernelTable& kernels) : rows_(rows), kernels_(kernels) {}
@@ -71,6 +71,14 @@ class RowReader {
   const float* row(std::size_t position) {
     const std::size_t s = rows_.segment_of(position);
     return rows(rows_.segments()[s], position - rows_.start(s), 1);
+  }
+  // The same of float64 keys, where they lie.
+  const double* wide_rows(const Segment& segment, std::size_t first) const {
+    return segment.keys.wide(first * rows_.d());
+  }
+  const double* wide_row(std::size_t position) const {
+    const std::size_t s = rows_.segment_of(position);
+    return wide_rows(rows_.segments()[s], position - rows_.start(s));
   }
   // Asks for a row before it is needed: survivors lie at random places.
   void prefetch(std::size_t position) const {

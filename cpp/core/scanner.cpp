@@ -62,8 +62,7 @@ void Scanner::begin(const std::size_t* queries, std::size_t count) {
   std::vector<float> staged(request_.d);
   if (!plan_.stream) panels_.assign(panels * lanes * depth_, 0.0F);
   for (std::size_t i = 0; i < count; ++i) {
-    staged_queries_[i] =
-        space_.stage_query(request_.queries + queries[i] * request_.d, staged.data());
+    staged_queries_[i] = space_.stage_query(request_, queries[i], staged.data());
     if (plan_.stream) continue;
     float* lane = panels_.data() + i / lanes * lanes * depth_ + i % lanes;
     for (std::size_t p = 0; p < request_.d; ++p) lane[p * lanes] = staged[p];
@@ -161,9 +160,13 @@ void Scanner::tighten() {
 }
 
 void Scanner::stage_block(const Segment& segment, std::size_t first, std::size_t count) {
-  for (std::size_t r = 0; r < count; ++r)
-    space_.stage_row(reader_.rows(segment, first + r, 1), ld_, staged_rows_.data() + r * ld_,
-                     &init_[r], &spread_[r]);
+  for (std::size_t r = 0; r < count; ++r) {
+    float* staged = staged_rows_.data() + r * ld_;
+    if (request_.wide())
+      space_.stage_row(reader_.wide_rows(segment, first + r), ld_, staged, &init_[r], &spread_[r]);
+    else
+      space_.stage_row(reader_.rows(segment, first + r, 1), ld_, staged, &init_[r], &spread_[r]);
+  }
 }
 
 void Scanner::take_hits(std::size_t found, std::size_t first_query, std::size_t s,
@@ -228,7 +231,7 @@ void Scanner::thin_exactly(std::size_t query) {
   std::vector<Neighbour> exact;
   exact.reserve(count_[query]);
   for (const Candidate* c = begin; c != begin + count_[query]; ++c)
-    exact.push_back({key(reader.row(c->position)), rows_.id(c->position), c->position});
+    exact.push_back({key.at(reader, c->position), rows_.id(c->position), c->position});
   stats.rescored += exact.size();
   ++stats.exact_thinnings;
   const auto kth = exact.begin() + static_cast<std::ptrdiff_t>(request_.k - 1);

@@ -7,6 +7,7 @@
 //     dot filters         score - spread(x) - slack(q)  <=  t  <=  score + slack(q)
 //     difference filter   -(|score| + a) / (1 - rho)    <=  t  <=  -(|score| - a) / (1 + rho)
 //
+// (where staged rows are rounded, roots of -t are off by a blur besides).
 // A row may be dropped as soon as its upper end is below the k-th largest lower end.
 // score_space.cpp derives every constant.
 #pragma once
@@ -24,6 +25,7 @@ struct StagedQuery {
   double slack = 0;      // see above
   double key_scale = 1;  // t per unit of the canonical key
   double square = 0;     // Q = |staged|^2 (Euclidean dot filter)
+  double blur = 0;       // of the root of a staged squared distance (float64, difference filter)
 };
 
 class ScoreSpace {
@@ -34,6 +36,8 @@ class ScoreSpace {
 
   // Whether the bounds hold at this depth; if not, the exact path answers.
   static bool certifiable(std::size_t d) { return d <= (std::size_t{1} << 19); }
+  // The same of float64 numbers of which this is the largest.
+  static bool certifiable_wide(double largest) { return largest >= 0x1p-400 && largest <= 0x1p480; }
 
   FilterKind filter() const { return filter_; }
   // Whether a canonical key can be placed among the scores closely enough to thin a crowded
@@ -41,8 +45,9 @@ class ScoreSpace {
   bool places_keys() const { return !euclidean_ || filter_ == FilterKind::difference; }
 
   // Stages a row, padded with zeros to ld; sets its init and spread.
-  void stage_row(const float* row, std::size_t ld, float* staged, float* init, float* spread) const;
-  StagedQuery stage_query(const float* query, float* staged) const;
+  template <class T>  // float or double
+  void stage_row(const T* row, std::size_t ld, float* staged, float* init, float* spread) const;
+  StagedQuery stage_query(const SearchRequest& request, std::size_t query, float* staged) const;
 
   // The lower end of a score, slack left out.
   static float lower_end(float score, float spread) {
@@ -62,17 +67,28 @@ class ScoreSpace {
 
  private:
   double exact_score(double key, const StagedQuery& query) const;
+  template <class T>
+  StagedQuery stage(const T* query, float* staged) const;
+  void place(const float* x, float* staged) const;
+  void place(const double* x, float* staged) const;
+  void place_unit(const float* x, double scale, float* staged) const;
+  void place_unit(const double* x, double scale, float* staged) const;
+  double dot(const float* a, const float* b) const { return kernels_.dot(a, b, d_); }
+  double dot(const double* a, const double* b) const { return kernels_.dot64(a, b, d_); }
 
   const KernelTable& kernels_;
   bool euclidean_, cosine_;
   FilterKind filter_;
   std::size_t d_;
-  float scale_ = 1;            // a power of two
-  std::vector<float> offset_;  // staged = x * scale - offset
-  double row_relative_ = 0;    // of the squared norm (Euclidean), the norm (inner product) or 1
-  double query_relative_ = 0;  // of the squared norm (Euclidean)
+  double scale_ = 1;             // a power of two, of float32 keys a float32 one
+  std::vector<double> offset_;   // staged = x * scale - offset
+  std::vector<float> offset32_;  // the same for float32 keys
+  std::vector<double> zeros_;    // no offset
+  double row_relative_ = 0;      // of the squared norm (Euclidean), the norm (inner product) or 1
+  double query_relative_ = 0;    // of the squared norm (Euclidean)
   double absolute_ = 0;
   double rho_ = 0;
+  double rows_blur_ = 0;  // StagedQuery::blur, the rows' part
 };
 
 }  // namespace resmem

@@ -63,11 +63,16 @@ struct Plan {
   std::size_t queries_per_task = 1;
 };
 
+double largest_value(const SearchRequest& request) {
+  double largest = request.queries_max_abs;
+  for (const Segment& segment : request.segments) largest = std::max(largest, segment.max_abs);
+  return largest;
+}
+
 // Scratch squares stay normal float32 numbers without any scaling.
 bool unscaled_squares_are_safe(const SearchRequest& request) {
-  float largest = request.queries_max_abs;
-  for (const Segment& segment : request.segments) largest = std::max(largest, segment.max_abs);
-  return largest >= 0x1p-40F && largest <= 0x1p40F;
+  const double largest = largest_value(request);
+  return largest >= 0x1p-40 && largest <= 0x1p40;
 }
 
 Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTable& kernels) {
@@ -80,12 +85,15 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTab
   plan.scan.capacity = std::min(buffer, std::max(rows.size(), request.k + 1));
 
   plan.strategy = request.strategy;
-  const bool may_stream = is_euclidean(request.metric) && request.filter != FilterKind::dot;
-  if (!ScoreSpace::certifiable(request.d)) {
+  const bool may_stream =
+      is_euclidean(request.metric) && request.filter != FilterKind::dot && !request.wide();
+  if (!ScoreSpace::certifiable(request.d) ||
+      (request.wide() && !ScoreSpace::certifiable_wide(largest_value(request)))) {
     plan.strategy = Strategy::exact;
   } else if (plan.strategy == Strategy::stream && !may_stream) {
     throw std::invalid_argument(
-        "strategy 'stream' serves the Euclidean metrics and the difference filter only");
+        "strategy 'stream' serves the Euclidean metrics, float32 queries and the difference filter "
+        "only");
   } else if (plan.strategy == Strategy::automatic) {
     if (rows.size() <= plan.scan.capacity)
       plan.strategy = Strategy::exact;  // every row would be a candidate
@@ -158,7 +166,8 @@ class Search {
       return stats_;
     }
     stats_.filter = plan_.filter == FilterKind::dot ? "dot" : "difference";
-    filter(queries, plan_.filter);
+    search_exactly(take_unscalable(queries));
+    if (!queries.empty()) filter(queries, plan_.filter);
     if (!deferred_.empty()) {
       std::sort(deferred_.begin(), deferred_.end());
       queries.swap(deferred_);
@@ -254,7 +263,7 @@ class Search {
     }
     for (std::size_t j = 0; j < found.size(); ++j) {
       if (j + kAhead < found.size()) reader.prefetch(found[j + kAhead].position);
-      found[j].key = key(reader.row(found[j].position));
+      found[j].key = key.at(reader, found[j].position);
     }
     rescored_ += found.size();
     write(query, found);
@@ -267,19 +276,37 @@ class Search {
       const CanonicalKey key(request_, kernels_, query);
       RowReader reader(rows_, kernels_);
       std::vector<Neighbour> found;
+      std::uint64_t scored = 0;
+      const std::size_t most = 4 * request_.k + 4096;  // held at once
       for (std::size_t s = 0; s < request_.segments.size(); ++s) {
         const Segment& segment = request_.segments[s];
         for (std::size_t r = 0; r < segment.n; ++r) {
           if (r % 1024 == 0) interrupt_.poll(calling);
           if (segment.dead(r, request_.version)) continue;
           if (exclusions_.excludes(query, segment.id(r))) continue;
-          found.push_back({key(reader.rows(segment, r, 1)), segment.id(r), rows_.start(s) + r});
+          found.push_back({key.at(reader, segment, r), segment.id(r), rows_.start(s) + r});
+          ++scored;
+          if (found.size() >= most) keep_nearest(found, request_.k);
         }
       }
-      rescored_ += found.size();
+      rescored_ += scored;
       write(query, found);
     });
     stats_.rescored = rescored_;
+  }
+
+  // Takes out float64 queries so small that their products may underflow beside any scale.
+  std::vector<std::size_t> take_unscalable(std::vector<std::size_t>& queries) const {
+    std::vector<std::size_t> taken;
+    if (!request_.wide() || request_.metric != Metric::inner_product) return taken;
+    const auto scalable = [&](std::size_t i) {
+      const double largest = kernels_.max_abs64(request_.queries64 + i * request_.d, request_.d);
+      return largest == 0 || ScoreSpace::certifiable_wide(largest);
+    };
+    const auto end = std::stable_partition(queries.begin(), queries.end(), scalable);
+    taken.assign(end, queries.end());
+    queries.erase(end, queries.end());
+    return taken;
   }
 
   void write(std::size_t query, std::vector<Neighbour>& found) {
@@ -367,7 +394,7 @@ class IndexedSearch {
   // The rows behind those that cascades and trees cover, numbered as in the whole.
   void search_uncovered(std::size_t first, std::size_t count,
                         std::vector<std::vector<Neighbour>>& found) {
-    SearchRequest part = request_;
+    SearchRequest part = request_.part(first, count);
     part.segments.clear();
     std::vector<std::size_t> starts;
     for (std::size_t s = 0; s < request_.segments.size(); ++s) {
@@ -385,9 +412,6 @@ class IndexedSearch {
       starts.push_back(rows_.start(s) + covered);
     }
     if (part.segments.empty()) return;
-    part.queries += first * request_.d;
-    part.q = count;
-    if (part.exclude != nullptr) part.exclude += first * part.exclude_width;
     SearchOutput output;
     output.found = &found;
     stats_.add(Search(part, kernels_, output, interrupt_).run());
@@ -444,7 +468,7 @@ bool indices_serve(const SearchRequest& request) {
   bool large = false;
   for (const Segment& segment : request.segments) {
     if (segment.cascade != nullptr &&
-        !(segment.cascade->points.serve(request.metric) && request.queries_max_abs <= 0x1p60F))
+        !(segment.cascade->points.serve(request.metric) && request.queries_max_abs <= 0x1p60))
       return false;
     if (segment.tree != nullptr && !is_euclidean(request.metric)) return false;
     large = large || 8 * request.k <= covered_rows(segment);
@@ -477,15 +501,19 @@ void filter_brackets(const SearchRequest& request, const KernelTable& kernels, d
   std::vector<Hit> hits(padded * lanes);
   const RowSet rows(request.segments, request.d);
   RowReader reader(rows, kernels);
-  for (std::size_t r = 0; r < segment.n; ++r)
-    space.stage_row(reader.rows(segment, r, 1), depth, staged.data() + r * depth, &init[r],
-                    &spread[r]);
+  for (std::size_t r = 0; r < segment.n; ++r) {
+    float* to = staged.data() + r * depth;
+    if (request.wide())
+      space.stage_row(reader.wide_rows(segment, r), depth, to, &init[r], &spread[r]);
+    else
+      space.stage_row(reader.rows(segment, r, 1), depth, to, &init[r], &spread[r]);
+  }
   const std::size_t kc = request.blocks.depth > 0 ? request.blocks.depth : depth;
   const ScanArgs args{panel.data(),   staged.data(), depth, init.data(),
                       segment.n,      depth,         kc,    thresholds.data(),
                       partial.data(), hits.data()};
   for (std::size_t q = 0; q < request.q; ++q) {
-    const StagedQuery facts = space.stage_query(request.queries + q * request.d, query.data());
+    const StagedQuery facts = space.stage_query(request, q, query.data());
     for (std::size_t p = 0; p < request.d; ++p) panel[p * lanes] = query[p];
     const std::size_t found =
         kind == FilterKind::dot ? kernels.scan_dot(args) : kernels.scan_diff(args);

@@ -9,43 +9,95 @@
 namespace resmem {
 
 SimplexMap SimplexMap::fitted(std::size_t columns) const {
-  if (kind != Kind::project) return *this;
-  return {kind, std::min(floor, 0.5 / static_cast<double>(columns))};
+  if (kind == Kind::keep) return *this;
+  const auto count = static_cast<double>(columns);
+  return {kind, std::min(floor * std::min(1.0, 100 / count), 0.5 / count)};
 }
 
-double SimplexMap::at(double base) const {
-  constexpr double kLeast = 1e-9;  // CONTRACT.md: for classes that the base calls impossible
-  return kind == Kind::keep ? std::max(floor * base, kLeast) : floor;
+void SimplexMap::floors(const double* base, std::size_t n, double* out) const {
+  constexpr double kLeast = 1e-9;  // CONTRACT.md
+  if (kind != Kind::keep)
+    std::fill_n(out, n, floor);
+  else
+    for (std::size_t c = 0; c < n; ++c) out[c] = std::max(floor * base[c], kLeast);
 }
 
-double simplex_shift(const SimplexMap& map, const double* padded, std::size_t columns,
-                     const KernelTable& kernels) {
+double simplex_shift(const SimplexMap& map, const double* padded, std::size_t n,
+                     std::size_t floored, const KernelTable& kernels) {
   if (map.kind != SimplexMap::Kind::project) return 0;
-  const double mass = 1 - static_cast<double>(columns) * map.floor;
-  const std::size_t n = padded_to_partials(columns);
+  const double mass = 1 - static_cast<double>(floored) * map.floor;
   return kernels.projection_shift(padded, n, mass) - map.floor;
 }
 
-void simplex_rows(const SimplexMap& asked, double* values, const double* base, std::size_t n,
-                  std::size_t columns, const KernelTable& kernels, std::size_t threads,
-                  Interrupt& interrupt) {
-  const SimplexMap map = asked.fitted(columns);
-  parallel_for_rows(n, columns, threads, interrupt, [&](std::size_t first, std::size_t last, bool) {
-    std::vector<double> padded(padded_to_partials(columns),
-                               -std::numeric_limits<double>::infinity());
-    for (std::size_t i = first; i < last; ++i) {
-      double* row = values + i * columns;
-      std::copy_n(row, columns, padded.begin());
-      const double shift = simplex_shift(map, padded.data(), columns, kernels);
-      for (std::size_t c = 0; c < columns; ++c) {
-        const double floor = map.at(base == nullptr ? 0 : base[i * columns + c]);
-        const double value = row[c] - shift;
-        row[c] = value > floor ? value : floor;
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// Maps one row after the other.
+class RowMap {
+ public:
+  RowMap(const SimplexMap& map, const SimplexRows& rows, const KernelTable& kernels)
+      : map_(map),
+        rows_(rows),
+        kernels_(kernels),
+        padded_(padded_to_partials(rows.columns), -kInfinity),
+        floors_(rows.columns, map.floor) {}
+
+  void operator()(std::size_t i) {
+    const std::size_t columns = rows_.columns;
+    double* row = rows_.values + i * columns;
+    std::size_t floored = columns;
+    if (rows_.base == nullptr) {
+      std::copy_n(row, columns, padded_.begin());
+    } else {
+      const double* base = rows_.base + i * columns;
+      if (std::equal(row, row + columns, base)) {  // nothing is corrected
+        std::copy_n(base, columns, row);
+        return;
       }
-      const double total = kernels.csum(row, columns);
-      for (std::size_t c = 0; c < columns; ++c) row[c] /= total;
+      floored = take(base, row);
     }
-  });
+    const double shift = simplex_shift(map_, padded_.data(), padded_.size(), floored, kernels_);
+    for (std::size_t c = 0; c < columns; ++c) {
+      const double value = row[c] - shift;
+      row[c] = value > floors_[c] ? value : floors_[c];
+    }
+    const double total = kernels_.csum(row, columns);
+    for (std::size_t c = 0; c < columns; ++c) row[c] /= total;
+  }
+
+ private:
+  // Finds the floors, sets impossible classes to -inf, and returns how many have a floor. What the
+  // base model gives nothing is possible if neighbours have it and are added, not taken off.
+  std::size_t take(const double* base, double* row) {
+    std::size_t floored = 0;
+    map_.floors(base, rows_.columns, floors_.data());
+    for (std::size_t c = 0; c < rows_.columns; ++c) {
+      const bool given = base[c] > 0;
+      if (!given && !(row[c] > 0 && rows_.strength > 0)) row[c] = -kInfinity;
+      if (!given) floors_[c] = 0;
+      padded_[c] = given ? row[c] : row[c] + map_.floor;
+      floored += given ? 1 : 0;
+    }
+    return floored;
+  }
+
+  const SimplexMap& map_;
+  const SimplexRows& rows_;
+  const KernelTable& kernels_;
+  std::vector<double> padded_, floors_;
+};
+
+}  // namespace
+
+void map_to_simplex(const SimplexMap& asked, const SimplexRows& rows, const KernelTable& kernels,
+                    std::size_t threads, Interrupt& interrupt) {
+  const SimplexMap map = asked.fitted(rows.columns);
+  parallel_for_rows(rows.n, rows.columns, threads, interrupt,
+                    [&](std::size_t first, std::size_t last, bool) {
+                      RowMap mapped(map, rows, kernels);
+                      for (std::size_t i = first; i < last; ++i) mapped(i);
+                    });
 }
 
 }  // namespace resmem

@@ -8,7 +8,7 @@
 
 namespace resmem {
 
-// p_c = max(v_c - shift, f_c), divided by its sum.
+// p_c = max(v_c - shift, f_c), divided by its sum, over the classes that are possible.
 struct SimplexMap {
   enum class Kind {
     clip,     // f_c = floor
@@ -18,19 +18,25 @@ struct SimplexMap {
   Kind kind = Kind::clip;
   double floor = 0;
 
-  // A projection's floor leaves room for it in all columns.
+  // The floors of `clip` and `project` have a bound together.
   SimplexMap fitted(std::size_t columns) const;
-  // f_c of a base output.
-  double at(double base) const;
+  // f_c of n classes that the base model gives something; only `keep` looks at how much.
+  void floors(const double* base, std::size_t n, double* out) const;
 };
 
-// The shift of `map`, fitted, for `columns` values, padded with -inf to a multiple of kPartials.
-double simplex_shift(const SimplexMap& map, const double* padded, std::size_t columns,
-                     const KernelTable& kernels);
+// The shift of `map`, fitted, for values padded with -inf to n, a multiple of kPartials; -inf too
+// where a class is impossible, and more by the floor where it has none. `floored` classes have one.
+double simplex_shift(const SimplexMap& map, const double* padded, std::size_t n,
+                     std::size_t floored, const KernelTable& kernels);
 
-// values (n, columns), in place; base like it for `keep`, else not read.
-void simplex_rows(const SimplexMap& map, double* values, const double* base, std::size_t n,
-                  std::size_t columns, const KernelTable& kernels, std::size_t threads,
-                  Interrupt& interrupt);
+struct SimplexRows {
+  double* values = nullptr;      // (n, columns), mapped in place
+  const double* base = nullptr;  // like it, what was corrected; if not known, `keep` cannot be
+  double strength = 1;           // by which it was corrected
+  std::size_t n = 0, columns = 0;
+};
+
+void map_to_simplex(const SimplexMap& map, const SimplexRows& rows, const KernelTable& kernels,
+                    std::size_t threads, Interrupt& interrupt);
 
 }  // namespace resmem

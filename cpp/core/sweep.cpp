@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "aligned.h"
+
 namespace resmem {
 namespace {
 
@@ -12,6 +14,8 @@ constexpr double kSmallest = std::numeric_limits<double>::min();  // what a loga
 constexpr std::size_t kPartBytes = std::size_t{32} << 20;         // sums of all parts
 constexpr std::size_t kMostParts = 16;                            // of a fold
 constexpr std::size_t kPolled = std::size_t{1} << 20;             // values between two polls
+
+using Row = AlignedVector<double>;  // of columns: vectors that cross lines take twice as long
 
 // Scores one sum after the other, in the order of the settings.
 class ClassScores {
@@ -22,35 +26,58 @@ class ClassScores {
         ld_(padded_to_partials(request.columns)),
         base_(ld_, -kInfinity),
         moved_(ld_, -kInfinity),
+        shifted_(ld_, -kInfinity),
+        gained_(ld_, 0.0),
         ones_(ld_, 1.0),
+        nothing_(ld_, 0.0),
         factors_(request.strengths.size()),
         totals_(request.strengths.size()),
+        unmoved_(request.strengths.size()),
         chance_(request.settings()),
         loss_(request.settings()) {
     for (const SimplexMap& map : request.maps)
-      maps_.push_back({map.fitted(request.columns), 0, std::vector<double>(ld_, 0.0)});
+      maps_.push_back({map.fitted(request.columns), 0, Row(ld_, 0.0)});
   }
 
   // The label's output is kept apart from the others': its place, like what pads the row, is -inf
   // with a floor of 0 and adds nothing.
   void begin(std::size_t query) {
+    const std::size_t columns = request_.columns;
     label_ = static_cast<std::size_t>(request_.labels[query]);
-    const double* base = request_.base + query * request_.columns;
-    std::copy_n(base, request_.columns, base_.begin());
-    at_label_ = base[label_];
-    base_[label_] = -kInfinity;
+    ungiven_.clear();
+    if (known()) {
+      std::copy_n(request_.base + query * columns, columns, base_.begin());
+      std::size_t given = 0;
+      for (std::size_t c = 0; c < columns; ++c) given += base_[c] > 0 ? 1 : 0;
+      for (std::size_t c = 0; given < columns && c < columns; ++c)
+        if (!(base_[c] > 0)) ungiven_.push_back(c);
+    } else {
+      std::fill_n(base_.begin(), columns, 0.0);
+    }
     for (Map& map : maps_) {
-      for (std::size_t c = 0; c < request_.columns; ++c) map.floors[c] = map.is.at(base[c]);
+      map.is.floors(base_.data(), columns, map.floors.data());
+      for (const std::size_t c : ungiven_) map.floors[c] = 0;
       map.at_label = map.floors[label_];
       map.floors[label_] = 0;
     }
+    at_label_ = base_[label_];
+    base_[label_] = -kInfinity;
     done_ = 0;
   }
 
   // The sum, unnormalised, of one k and sigma, whose factor is 1 / W.
   void add(const double* sums, double factor, double* out) {
     const std::size_t strengths = factors_.size();
-    for (std::size_t t = 0; t < strengths; ++t) factors_[t] = request_.strengths[t] * factor;
+    const double label_sum = sums[label_];
+    bool still = false;  // the label, at some strength; seldom any other output then moves
+    for (std::size_t t = 0; t < strengths; ++t) {
+      factors_[t] = request_.strengths[t] * factor;
+      unmoved_[t] = at_label_ + factors_[t] * label_sum == at_label_;
+      still |= unmoved_[t] != 0;
+    }
+    for (std::size_t t = 0; still && t < strengths; ++t)
+      unmoved_[t] = unmoved_[t] && known() && is_unmoved(sums, factors_[t]);
+    sums = gained(sums);
     for (std::size_t m = 0; m < maps_.size(); ++m) {
       const Map& map = maps_[m];
       const bool together = request_.score == SweepScore::log_loss && !map.projects();
@@ -59,10 +86,13 @@ class ClassScores {
                                 ld_, totals_.data());
       for (std::size_t t = 0; t < strengths; ++t) {
         const std::size_t at = done_ + t * maps_.size() + m;
-        if (together)
-          chance_[at] = chance(map, at_label_ + factors_[t] * sums[label_], totals_[t]);
+        if (unmoved_[t])
+          score({base_.data(), nothing_.data(), nothing_.data(), 0, at_label_, true}, at, out);
+        else if (together)
+          chance_[at] =
+              chance(std::max(at_label_ + factors_[t] * sums[label_], map.at_label), totals_[t]);
         else
-          score(map, sums, factors_[t], at, out);
+          score(outputs(map, sums, factors_[t]), at, out);
       }
     }
     done_ += strengths * maps_.size();
@@ -82,68 +112,100 @@ class ClassScores {
     bool projects() const { return is.kind == SimplexMap::Kind::project; }
     SimplexMap is;
     double at_label;
-    std::vector<double> floors;
+    Row floors;
   };
 
-  // Of the label's shifted output and the total of all others.
-  static double chance(const Map& map, double label, double others) {
-    label = std::max(label, map.at_label);
-    return label / (others + label);
+  // max(base + factor * sums, floors) of the other classes, and the label's, which is not below its
+  // floor; to be divided by their total, unless they are probabilities as they are.
+  struct Outputs {
+    const double *base, *sums, *floors;
+    double factor, label;
+    bool whole;
+  };
+
+  bool known() const { return request_.base != nullptr; }
+
+  // Whether the factor is too small to change any output but the label's.
+  bool is_unmoved(const double* sums, double factor) const {
+    for (std::size_t c = 0; c < request_.columns; ++c)
+      if (base_[c] + factor * sums[c] != base_[c]) return false;
+    return true;
   }
 
-  void score(const Map& map, const double* sums, double factor, std::size_t at, double* out) {
+  // The sums without what neighbours take from classes that the base model gives nothing: these
+  // have nothing to lose, and get nothing by a negative strength.
+  const double* gained(const double* sums) {
+    if (ungiven_.empty()) return sums;
+    std::copy_n(sums, request_.columns, gained_.begin());
+    for (const std::size_t c : ungiven_) gained_[c] = std::max(gained_[c], 0.0);
+    return gained_.data();
+  }
+
+  // Of the label's output and the total of all others.
+  static double chance(double label, double others) { return label / (others + label); }
+
+  Outputs outputs(const Map& map, const double* sums, double factor) {
     double label = at_label_ + factor * sums[label_];
-    const double *base = base_.data(), *floors = map.floors.data();
-    if (map.projects()) {  // the outputs themselves, less a shift
-      const double shift = move(map.is, sums, factor, label);
-      label -= shift;
-      base = moved_.data();
-      sums = ones_.data();
-      factor = -shift;
-    }
+    if (!map.projects())
+      return {base_.data(), sums, map.floors.data(), factor, std::max(label, map.at_label), false};
+    // The outputs themselves, less a shift.
+    if (known() && !(at_label_ > 0 || label > 0)) label = -kInfinity;  // impossible
+    const double shift = move(map.is, sums, factor, label);
+    label = std::max(label - shift, map.at_label);
+    return {moved_.data(), ones_.data(), map.floors.data(), -shift, label, false};
+  }
+
+  void score(const Outputs& x, std::size_t at, double* out) {
     if (request_.score == SweepScore::log_loss) {
-      double others;
-      kernels_.clipped_totals(base, sums, floors, &factor, 1, ld_, &others);
-      chance_[at] = chance(map, label, others);
+      double others = 0;
+      if (!x.whole) kernels_.clipped_totals(x.base, x.sums, x.floors, &x.factor, 1, ld_, &others);
+      chance_[at] = x.whole ? x.label : chance(x.label, others);
       return;
     }
-    const ClippedSums others = kernels_.clipped_sums(base, sums, floors, factor, ld_);
-    label = std::max(label, map.at_label);
-    const double total = others.total + label;
+    const ClippedSums others = kernels_.clipped_sums(x.base, x.sums, x.floors, x.factor, ld_);
+    const double total = x.whole ? 1 : others.total + x.label;
     if (request_.score == SweepScore::brier) {
-      const double wrong = 1 - label / total;
+      const double wrong = 1 - x.label / total;
       out[at] += others.squares / (total * total) + wrong * wrong;
       return;
     }
     const bool correct =
-        label > others.largest ||
-        (label == others.largest && first_of_equal(base, sums, floors, factor, label));
+        x.label > others.largest || (x.label == others.largest && first_of_equal(x));
     if (request_.score == SweepScore::accuracy)
       out[at] += correct ? 1 : 0;
     else
-      confide(std::max(label, others.largest) / total, correct, out + at * request_.width());
+      confide(std::max(x.label, others.largest) / total, correct, out + at * request_.width());
   }
 
   // Whether no class before the label's has its value, which is the largest.
-  bool first_of_equal(const double* base, const double* sums, const double* floors, double factor,
-                      double label) const {
+  bool first_of_equal(const Outputs& x) const {
     for (std::size_t c = 0; c < label_; ++c)
-      if (std::max(base[c] + factor * sums[c], floors[c]) == label) return false;
+      if (std::max(x.base[c] + x.factor * x.sums[c], x.floors[c]) == x.label) return false;
     return true;
   }
 
-  // Writes the outputs but the label's, and returns their shift.
+  // Writes the outputs but the label's, -inf where a class is impossible; returns their shift.
   double move(const SimplexMap& map, const double* sums, double factor, double label) {
     for (std::size_t c = 0; c < request_.columns; ++c) moved_[c] = base_[c] + factor * sums[c];
     moved_[label_] = label;
-    const double shift = simplex_shift(map, moved_.data(), request_.columns, kernels_);
+    const double* values = moved_.data();
+    if (!ungiven_.empty()) {
+      for (const std::size_t c : ungiven_)
+        if (!(moved_[c] > 0)) moved_[c] = -kInfinity;
+      shifted_ = moved_;
+      for (const std::size_t c : ungiven_) shifted_[c] += map.floor;
+      values = shifted_.data();
+    }
+    const std::size_t floored = request_.columns - ungiven_.size();
+    const double shift = simplex_shift(map, values, ld_, floored, kernels_);
     moved_[label_] = -kInfinity;
     return shift;
   }
 
   void confide(double confidence, bool correct, double* stats) const {
-    const auto scaled = static_cast<std::size_t>(confidence * static_cast<double>(request_.bins));
-    double* bin = stats + 3 * std::min(scaled, request_.bins - 1);
+    const auto most = static_cast<double>(request_.bins - 1);
+    const double scaled = confidence * static_cast<double>(request_.bins);  // perhaps NaN
+    double* bin = stats + 3 * static_cast<std::size_t>(std::min(std::max(0.0, scaled), most));
     bin[0] += 1;
     bin[1] += confidence;
     bin[2] += correct ? 1 : 0;
@@ -153,8 +215,10 @@ class ClassScores {
   const KernelTable& kernels_;
   std::size_t ld_;  // columns, padded with -inf
   std::vector<Map> maps_;
-  std::vector<double> base_, moved_, ones_;
+  Row base_, moved_, shifted_, gained_, ones_, nothing_;
   std::vector<double> factors_, totals_;  // of every strength
+  std::vector<char> unmoved_;             // with every strength, no output
+  std::vector<std::size_t> ungiven_;      // classes that the base model gives nothing
   std::vector<double> chance_, loss_;     // the label's probability in every setting
   std::size_t label_ = 0, done_ = 0;
   double at_label_ = 0;
@@ -204,6 +268,7 @@ class PartSweep {
         scores_(request, kernels),
         ld_(padded_to_partials(request.columns)),
         rows_(request.k),
+        wide_rows_(request.k),
         weights_(request.k * request.sigmas.size()),
         sums_(ld_ * request.sigmas.size()),
         totals_(request.sigmas.size()) {}
@@ -239,8 +304,11 @@ class PartSweep {
     const std::size_t scales = request_.sigmas.size();
     std::size_t count = 0;
     for (; count < request_.ks.back() && positions[count] >= 0; ++count) {
-      rows_[count] =
-          request_.residuals + static_cast<std::size_t>(positions[count]) * request_.columns;
+      const std::size_t row = static_cast<std::size_t>(positions[count]) * request_.columns;
+      if (request_.residuals64 != nullptr)
+        wide_rows_[count] = request_.residuals64 + row;
+      else
+        rows_[count] = request_.residuals + row;
       for (std::size_t s = 0; s < scales; ++s)
         weights_[count * scales + s] = (distances[0] - distances[count]) / request_.sigmas[s];
     }
@@ -259,10 +327,22 @@ class PartSweep {
   void take(std::size_t first, std::size_t rows) {
     const std::size_t scales = request_.sigmas.size();
     const double* weights = weights_.data() + first * scales;
-    kernels_.weighted_sums(
-        {sums_.data(), ld_, rows_.data() + first, weights, scales, rows, request_.columns});
+    if (request_.residuals64 != nullptr)
+      take_wide(first, rows);
+    else
+      kernels_.weighted_sums(
+          {sums_.data(), ld_, rows_.data() + first, weights, scales, rows, request_.columns});
     for (std::size_t j = 0; j < rows; ++j)
       for (std::size_t s = 0; s < scales; ++s) totals_[s] += weights[j * scales + s];
+  }
+
+  // The sums of float64 residuals, which regression has, of few columns mostly.
+  void take_wide(std::size_t first, std::size_t rows) {
+    const std::size_t scales = request_.sigmas.size();
+    for (std::size_t j = first; j < first + rows; ++j)
+      for (std::size_t s = 0; s < scales; ++s)
+        for (std::size_t c = 0; c < request_.columns; ++c)
+          sums_[s * ld_ + c] += weights_[j * scales + s] * wide_rows_[j][c];
   }
 
   const SweepRequest& request_;
@@ -271,8 +351,11 @@ class PartSweep {
   bool calling_thread_;
   Scores scores_;
   std::size_t ld_;
-  std::vector<const float*> rows_;
-  std::vector<double> weights_, sums_, totals_;
+  std::vector<const float*> rows_;  // of the query's neighbours: one of the two
+  std::vector<const double*> wide_rows_;
+  std::vector<double> weights_;
+  Row sums_;
+  std::vector<double> totals_;
   std::size_t work_ = 0;  // since the last poll
 };
 

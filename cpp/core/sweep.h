@@ -22,12 +22,16 @@ namespace resmem {
 enum class SweepScore { log_loss, accuracy, brier, calibration, squared_error, absolute_error };
 
 struct SweepRequest {
-  const float* residuals = nullptr;  // (rows, columns), at one temperature
+  // (rows, columns), at one temperature: one of the two.
+  const float* residuals = nullptr;
+  const double* residuals64 = nullptr;
   std::size_t rows = 0, columns = 0;
   const double* distances = nullptr;        // (q, k) Euclidean, ascending
   const std::int64_t* positions = nullptr;  // (q, k) rows of residuals, -1 padding
   std::size_t q = 0, k = 0;
-  const double* base = nullptr;          // (q, columns), at the same temperature
+  // (q, columns), at the same temperature; of classes it may not be known: the sums are all there
+  // is
+  const double* base = nullptr;
   const std::int64_t* labels = nullptr;  // (q,); if there are none: regression
   const double* values = nullptr;        // (q, columns)
 

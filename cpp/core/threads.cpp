@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -19,6 +20,21 @@
 
 namespace resmem {
 namespace {
+
+// Whether there is address space for one more thread: its stack, and what it asks for before it
+// does any work.
+bool room_for_a_thread() {
+  constexpr std::size_t kFirstSteps = std::size_t{2} << 20;
+  std::size_t stack = 0;
+  pthread_attr_t usual;
+  if (pthread_getattr_default_np(&usual) != 0) return false;
+  pthread_attr_getstacksize(&usual, &stack);
+  pthread_attr_destroy(&usual);
+  const std::size_t bytes = stack + kFirstSteps;
+  void* const at =
+      mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return at != MAP_FAILED && munmap(at, bytes) == 0;
+}
 
 // One parallel_for: helpers join while there are tasks and seats left.
 struct Job {
@@ -75,19 +91,27 @@ class Pool {
 
  private:
   void enlist(Job* job, std::size_t helpers) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     // Helpers never exit, so a larger request later finds them waiting.
-    while (workers_ < helpers) {
-      try {
-        std::thread([this] { serve(); }).detach();
-      } catch (const std::exception&) {
-        break;  // no thread or no memory for one: those there are, and the caller, do it all
-      }
-      ++workers_;
+    while (workers_ < helpers && start_helper(lock)) {
     }
     job->seats = helpers;
     jobs_.push_back(job);
     work_.notify_all();
+  }
+
+  // Returns once it has what it needs; false if there is no thread or no memory for one: those
+  // there are, and the caller, do it all.
+  bool start_helper(std::unique_lock<std::mutex>& lock) {
+    if (!room_for_a_thread()) return false;
+    try {
+      std::thread([this] { serve(); }).detach();
+    } catch (const std::exception&) {
+      return false;
+    }
+    const std::size_t number = ++workers_;
+    ready_.wait(lock, [&] { return begun_ >= number; });
+    return true;
   }
 
   // After this no helper joins; those inside are counted in job->working.
@@ -98,7 +122,10 @@ class Pool {
   }
 
   void serve() {
+    reserve_exceptions();
     std::unique_lock<std::mutex> lock(mutex_);
+    ++begun_;
+    ready_.notify_all();
     for (;;) {
       work_.wait(lock, [this] { return !jobs_.empty(); });
       Job* const job = jobs_.front();
@@ -119,9 +146,9 @@ class Pool {
   }
 
   std::mutex mutex_;
-  std::condition_variable work_;
+  std::condition_variable work_, ready_;
   std::deque<Job*> jobs_;
-  std::size_t workers_ = 0;
+  std::size_t workers_ = 0, begun_ = 0;  // helpers started, and those that have come to serve()
 };
 
 // Leaked on purpose: helpers may still be waiting when the process ends. A forked child
@@ -153,44 +180,68 @@ std::size_t affinity_count() {
   return std::max(1U, std::thread::hardware_concurrency());
 }
 
-// The quota of the cgroup named by /proc/self/cgroup (v2 and v1), in whole CPUs; 0 if none.
-std::size_t cgroup_quota() {
-  const auto cpus = [](double quota, double period) -> std::size_t {
-    if (!(quota > 0) || !(period > 0)) return 0;
-    return std::max<std::size_t>(1, static_cast<std::size_t>(quota / period + 0.5));
-  };
-  const auto number = [](const std::string& path) {
+// A positive whole number, perhaps the first of a list as in "4,2"; 0 for anything else.
+std::size_t first_number(const char* name) {
+  const char* text = std::getenv(name);
+  if (text == nullptr) return 0;
+  char* end = nullptr;
+  const long value = std::strtol(text, &end, 10);
+  while (*end == ' ' || *end == '\t') ++end;
+  return value > 0 && (*end == '\0' || *end == ',') ? static_cast<std::size_t>(value) : 0;
+}
+
+std::size_t least_positive(std::size_t a, std::size_t b) {
+  return a == 0 ? b : b == 0 ? a : std::min(a, b);
+}
+
+std::size_t whole_cpus(double quota, double period) {
+  if (!(quota > 0) || !(period > 0)) return 0;
+  return static_cast<std::size_t>(std::clamp(quota / period + 0.5, 1.0, 1e6));
+}
+
+// Of one control group, v2.
+std::size_t unified_quota(const std::string& folder) {
+  std::string quota;
+  double period = 0;
+  std::ifstream file(folder + "/cpu.max");
+  return file >> quota >> period ? whole_cpus(std::atof(quota.c_str()), period) : 0;  // or "max"
+}
+
+// Of one control group, v1.
+std::size_t legacy_quota(const std::string& folder) {
+  const auto number = [&](const char* name) {
     double value = 0;
-    std::ifstream(path) >> value;
+    std::ifstream(folder + name) >> value;
     return value;
   };
+  return whole_cpus(number("/cpu.cfs_quota_us"), number("/cpu.cfs_period_us"));
+}
+
+}  // namespace
+
+std::size_t group_cpus(const std::string& root) {
   std::size_t least = 0;
-  const auto keep = [&least](std::size_t found) {
-    if (found > 0) least = least == 0 ? found : std::min(least, found);
-  };
-  std::ifstream groups("/proc/self/cgroup");
+  std::ifstream groups(root + "/proc/self/cgroup");
   std::string line;
-  while (std::getline(groups, line)) {
+  while (std::getline(groups, line)) {  // number:controllers:group
     const std::size_t first = line.find(':'), second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
     const std::string controllers = line.substr(first + 1, second - first - 1);
-    const std::string group = line.substr(second + 1);
-    for (const std::string& inside : {group, std::string("/")}) {
-      if (controllers.empty()) {
-        std::string quota;
-        double period = 0;
-        std::ifstream file("/sys/fs/cgroup" + inside + "/cpu.max");
-        if (file >> quota >> period && quota != "max") keep(cpus(std::atof(quota.c_str()), period));
-      } else if (("," + controllers + ",").find(",cpu,") != std::string::npos) {
-        const std::string folder = "/sys/fs/cgroup/cpu" + inside;
-        keep(cpus(number(folder + "/cpu.cfs_quota_us"), number(folder + "/cpu.cfs_period_us")));
-      }
+    const bool unified = controllers.empty();
+    if (!unified && ("," + controllers + ",").find(",cpu,") == std::string::npos) continue;
+    const std::string mounted = root + "/sys/fs/cgroup" + (unified ? "" : "/cpu");
+    std::string group = line.substr(second + 1);
+    for (;;) {  // a group may have no more than those around it
+      while (!group.empty() && group.back() == '/') group.pop_back();
+      const std::string folder = mounted + group;
+      least = least_positive(least, unified ? unified_quota(folder) : legacy_quota(folder));
+      if (group.empty()) break;
+      const std::size_t parent = group.find_last_of('/');
+      group.erase(parent == std::string::npos ? 0 : parent);
     }
   }
   return least;
 }
-
-}  // namespace
 
 std::size_t default_threads() {
   if (const char* text = std::getenv("RESMEM_NUM_THREADS"); text != nullptr && *text != '\0') {
@@ -201,8 +252,16 @@ std::size_t default_threads() {
                                   std::string(text) + "'");
     return static_cast<std::size_t>(value);
   }
-  const std::size_t allowed = affinity_count(), quota = cgroup_quota();
-  return quota == 0 ? allowed : std::min(allowed, quota);
+  std::size_t threads = least_positive(affinity_count(), group_cpus(""));
+  // Whoever starts several processes sets these, so that each takes its share.
+  for (const char* name : {"OMP_NUM_THREADS", "OMP_THREAD_LIMIT"})
+    threads = least_positive(threads, first_number(name));
+  return threads;
+}
+
+void reserve_exceptions() {
+  const volatile int asked = std::uncaught_exceptions();  // a call that nobody needs is left out
+  (void)asked;
 }
 
 void parallel_for(std::size_t tasks, std::size_t threads, Interrupt& interrupt,

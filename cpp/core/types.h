@@ -24,7 +24,7 @@ struct Segment {
   // n versions at which the rows were removed (0: never), or none: every row lives. Another
   // thread may be marking rows with versions to come.
   const std::int64_t* died = nullptr;
-  float max_abs = 0;  // largest |value| of the keys
+  double max_abs = 0;  // largest |value| of the keys
   // Of the first rows; at most one of these. Trees serve the Euclidean metrics.
   const Cascade* cascade = nullptr;
   const Tree* tree = nullptr;
@@ -52,9 +52,12 @@ enum class Strategy { automatic, by_queries, by_rows, stream, exact };
 enum class FilterKind { automatic, dot, difference };
 
 struct SearchRequest {
-  const float* queries = nullptr;  // (q, d) row-major, finite
+  // (q, d) row-major, finite. One of the two is set: float64 queries ask for float64 keys in every
+  // segment, float32 queries for keys that are no wider.
+  const float* queries = nullptr;
+  const double* queries64 = nullptr;
   std::size_t q = 0, d = 0, k = 0;
-  float queries_max_abs = 0;
+  double queries_max_abs = 0;
   std::vector<Segment> segments;
   Metric metric = Metric::euclidean;
   const std::int64_t* exclude = nullptr;  // (q, exclude_width), -1 for none
@@ -65,6 +68,17 @@ struct SearchRequest {
   Blocks blocks;
   Strategy strategy = Strategy::automatic;
   FilterKind filter = FilterKind::automatic;
+
+  bool wide() const { return queries64 != nullptr; }
+  // The same request of some queries that follow one another.
+  SearchRequest part(std::size_t first, std::size_t count) const {
+    SearchRequest some = *this;
+    if (queries != nullptr) some.queries += first * d;
+    if (queries64 != nullptr) some.queries64 += first * d;
+    if (exclude != nullptr) some.exclude += first * exclude_width;
+    some.q = count;
+    return some;
+  }
 };
 
 // What really ran: summed over threads, asserted by tests.

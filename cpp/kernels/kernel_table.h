@@ -171,21 +171,28 @@ struct KernelTable {
   void (*stage)(const float* x, const float* offset, float scale, float* out, std::size_t d);
   // out = float(double(x) * scale).
   void (*stage_unit)(const float* x, double scale, float* out, std::size_t d);
+  // out = float(x * scale - offset): one rounding to float64 and one to float32, as scale is a
+  // power of two.
+  void (*stage64)(const double* x, const double* offset, double scale, float* out, std::size_t d);
   // Largest |x|, or NaN if any value is not finite.
   float (*max_abs)(const float* x, std::size_t n);
+  double (*max_abs64)(const double* x, std::size_t n);
 
   // --- Canonical: the bits of CONTRACT.md.
   double (*squared_distance)(const float* q, const float* x, std::size_t d);
   // out[i] = squared_distance(q[i], x[i], d), i < count.
   void (*squared_distances)(const float* const* q, const float* const* x, std::size_t count,
                             std::size_t d, double* out);
+  double (*squared_distance64)(const double* q, const double* x, std::size_t d);
   double (*dot)(const float* q, const float* x, std::size_t d);
+  double (*dot64)(const double* q, const double* x, std::size_t d);
   double (*csum)(const double* terms, std::size_t n);
   void (*exp)(double* x, std::size_t n);  // in place
   void (*log)(double* x, std::size_t n);  // in place, x >= 2^-1022
   void (*softmax)(const float* logits, double temperature, double* out, std::size_t n);
-  // The weights of count >= 1 neighbours at these distances.
-  void (*neighbour_weights)(const double* distances, std::size_t count, double sigma, double* out);
+  // The weights, not divided by their sum, of count >= 1 neighbours at these distances; returns it.
+  double (*neighbour_weights)(const double* distances, std::size_t count, double sigma,
+                              double* out);
   // out[c] = (out[c] + weights[0] * rows[0][c]) + .., j ascending, multiply then add.
   // `rows` holds count + kRowsAhead pointers; the further ones are only prefetched.
   void (*weighted_sum)(double* out, const float* const* rows, const double* weights,

@@ -337,29 +337,42 @@ void stage_unit(const float* x, double scale, float* out, std::size_t d) {
   for (; p < d; ++p) out[p] = static_cast<float>(static_cast<double>(x[p]) * scale);
 }
 
-float max_abs(const float* x, std::size_t n) {
-  F32 largest = F32::set1(0.0F), zeros = F32::set1(0.0F);
+void stage64(const double* x, const double* offset, double scale, float* out, std::size_t d) {
+  const F64 s = F64::set1(scale);
   std::size_t p = 0;
-  for (; p + F32::kLanes <= n; p += F32::kLanes) {
-    const F32 value = F32::load(x + p);
+  for (; p + F64::kLanes <= d; p += F64::kLanes)
+    sub(mul(F64::load(x + p), s), F64::load(offset + p)).narrow(out + p);
+  for (; p < d; ++p) out[p] = static_cast<float>(x[p] * scale - offset[p]);
+}
+
+// V holds vectors of T.
+template <class V, class T>
+RESMEM_INLINE T largest_size(const T* x, std::size_t n) {
+  V largest = V::set1(T{0}), zeros = V::set1(T{0});
+  std::size_t p = 0;
+  for (; p + V::kLanes <= n; p += V::kLanes) {
+    const V value = V::load(x + p);
     largest = max(largest, abs(value));
-    zeros = fma(value, F32::set1(0.0F), zeros);  // stays 0 unless a value is inf or NaN
+    zeros = add(zeros, mul(value, V::set1(T{0})));  // stays 0 unless a value is inf or NaN
   }
-  float lane[F32::kLanes], zero[F32::kLanes];
+  T lane[V::kLanes], zero[V::kLanes];
   largest.store(lane);
   zeros.store(zero);
-  float result = 0.0F, nan = 0.0F;
-  for (int i = 0; i < F32::kLanes; ++i) {
+  T result = 0, nan = 0;
+  for (int i = 0; i < V::kLanes; ++i) {
     result = lane[i] > result ? lane[i] : result;
     nan += zero[i];
   }
   for (; p < n; ++p) {
-    const float value = x[p] < 0 ? -x[p] : x[p];
+    const T value = x[p] < 0 ? -x[p] : x[p];
     result = value > result ? value : result;
-    nan += value * 0.0F;
+    nan += value * T{0};
   }
-  return nan == 0.0F ? result : nan;
+  return nan == 0 ? result : nan;
 }
+
+float max_abs(const float* x, std::size_t n) { return largest_size<F32>(x, n); }
+double max_abs64(const double* x, std::size_t n) { return largest_size<F64>(x, n); }
 
 // ------------------------------------------------------------------ canonical: float64, no FMA
 
@@ -422,8 +435,9 @@ RESMEM_INLINE double canonical_sum(std::size_t n, const VectorTerm& vector_term,
   return sum;
 }
 
-template <int kSums>
-RESMEM_INLINE void some_distances(const float* const* q, const float* const* x, std::size_t d,
+// T is float or double, of queries and rows alike.
+template <int kSums, class T>
+RESMEM_INLINE void some_distances(const T* const* q, const T* const* x, std::size_t d,
                                   double* out) {
   canonical_sums<kSums>(
       d,
@@ -452,12 +466,22 @@ double squared_distance(const float* q, const float* x, std::size_t d) {
   return out;
 }
 
-double dot(const float* q, const float* x, std::size_t d) {
+double squared_distance64(const double* q, const double* x, std::size_t d) {
+  double out;
+  some_distances<1>(&q, &x, d, &out);
+  return out;
+}
+
+template <class T>
+RESMEM_INLINE double dot_of(const T* q, const T* x, std::size_t d) {
   return canonical_sum(
       d, [&](std::size_t i) RESMEM_LAMBDA { return mul(F64::widen(q + i), F64::widen(x + i)); },
       [&](std::size_t i)
           RESMEM_LAMBDA { return static_cast<double>(q[i]) * static_cast<double>(x[i]); });
 }
+
+double dot(const float* q, const float* x, std::size_t d) { return dot_of(q, x, d); }
+double dot64(const double* q, const double* x, std::size_t d) { return dot_of(q, x, d); }
 
 double csum(const double* terms, std::size_t n) {
   return canonical_sum(
@@ -562,7 +586,7 @@ void softmax(const float* logits, double temperature, double* out, std::size_t n
   for (i = 0; i < n; ++i) out[i] /= total;
 }
 
-void neighbour_weights(const double* distances, std::size_t count, double sigma, double* out) {
+double neighbour_weights(const double* distances, std::size_t count, double sigma, double* out) {
   const F64 nearest = F64::set1(distances[0]), scale = F64::set1(sigma);
   std::size_t j = 0;
   for (; j + F64::kLanes <= count; j += F64::kLanes)
@@ -574,10 +598,7 @@ void neighbour_weights(const double* distances, std::size_t count, double sigma,
   }
   double total = 0;
   for (j = 0; j < count; ++j) total += out[j];
-  const F64 sum = F64::set1(total);
-  for (j = 0; j + F64::kLanes <= count; j += F64::kLanes)
-    div(F64::load(out + j), sum).store(out + j);
-  for (; j < count; ++j) out[j] /= total;
+  return total;
 }
 
 // out += the weighted sum of kRows rows, read front to back; `ahead[i]` is the row to fetch
@@ -888,10 +909,14 @@ constexpr KernelTable make_table(const char* name, bool emulated) {
           code_dots,
           stage,
           stage_unit,
+          stage64,
           max_abs,
+          max_abs64,
           squared_distance,
           squared_distances,
+          squared_distance64,
           dot,
+          dot64,
           csum,
           exp_in_place,
           log_in_place,

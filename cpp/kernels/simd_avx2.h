@@ -59,12 +59,14 @@ struct F64 {
   static F64 set1(double x) { return {_mm256_set1_pd(x)}; }
   static F64 load(const double* p) { return {_mm256_loadu_pd(p)}; }
   static F64 widen(const float* p) { return {_mm256_cvtps_pd(_mm_loadu_ps(p))}; }
+  static F64 widen(const double* p) { return load(p); }
   void store(double* p) const { _mm256_storeu_pd(p, v); }
   void narrow(float* p) const { _mm_storeu_ps(p, _mm256_cvtpd_ps(v)); }
 };
 inline F64 add(F64 a, F64 b) { return {_mm256_add_pd(a.v, b.v)}; }
 inline F64 sub(F64 a, F64 b) { return {_mm256_sub_pd(a.v, b.v)}; }
 inline F64 mul(F64 a, F64 b) { return {_mm256_mul_pd(a.v, b.v)}; }
+inline F64 abs(F64 a) { return {_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v)}; }
 inline F64 div(F64 a, F64 b) { return {_mm256_div_pd(a.v, b.v)}; }
 inline F64 min(F64 a, F64 b) { return {_mm256_min_pd(a.v, b.v)}; }
 inline F64 max(F64 a, F64 b) { return {_mm256_max_pd(a.v, b.v)}; }

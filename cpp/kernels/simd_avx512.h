@@ -87,6 +87,7 @@ struct F64 {
   static constexpr int kLanes = 8;
   static F64 set1(double x) { return {_mm512_set1_pd(x)}; }
   static F64 load(const double* p) { return {_mm512_loadu_pd(p)}; }
+  static F64 widen(const double* p) { return load(p); }
   static F64 widen(const float* p) {
 #ifdef RESMEM_EMULATE_AVX512  // SIMDe has no conversions of this width
     double lane[8];
@@ -110,6 +111,7 @@ struct F64 {
 inline F64 add(F64 a, F64 b) { return {_mm512_add_pd(a.v, b.v)}; }
 inline F64 sub(F64 a, F64 b) { return {_mm512_sub_pd(a.v, b.v)}; }
 inline F64 mul(F64 a, F64 b) { return {_mm512_mul_pd(a.v, b.v)}; }
+inline F64 abs(F64 a) { return {_mm512_abs_pd(a.v)}; }
 inline F64 div(F64 a, F64 b) { return {_mm512_div_pd(a.v, b.v)}; }
 inline F64 min(F64 a, F64 b) { return {_mm512_min_pd(a.v, b.v)}; }
 inline F64 max(F64 a, F64 b) { return {_mm512_max_pd(a.v, b.v)}; }

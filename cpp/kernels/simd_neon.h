@@ -52,12 +52,14 @@ struct F64 {
   static F64 set1(double x) { return {vdupq_n_f64(x)}; }
   static F64 load(const double* p) { return {vld1q_f64(p)}; }
   static F64 widen(const float* p) { return {vcvt_f64_f32(vld1_f32(p))}; }
+  static F64 widen(const double* p) { return load(p); }
   void store(double* p) const { vst1q_f64(p, v); }
   void narrow(float* p) const { vst1_f32(p, vcvt_f32_f64(v)); }
 };
 inline F64 add(F64 a, F64 b) { return {vaddq_f64(a.v, b.v)}; }
 inline F64 sub(F64 a, F64 b) { return {vsubq_f64(a.v, b.v)}; }
 inline F64 mul(F64 a, F64 b) { return {vmulq_f64(a.v, b.v)}; }
+inline F64 abs(F64 a) { return {vabsq_f64(a.v)}; }
 inline F64 div(F64 a, F64 b) { return {vdivq_f64(a.v, b.v)}; }
 inline F64 min(F64 a, F64 b) { return {vminq_f64(a.v, b.v)}; }
 inline F64 max(F64 a, F64 b) { return {vmaxq_f64(a.v, b.v)}; }

@@ -77,12 +77,14 @@ struct F64 {
   static F64 set1(double x) { return {x}; }
   static F64 load(const double* p) { return {*p}; }
   static F64 widen(const float* p) { return {static_cast<double>(*p)}; }
+  static F64 widen(const double* p) { return load(p); }
   void store(double* p) const { *p = v; }
   void narrow(float* p) const { *p = static_cast<float>(v); }
 };
 inline F64 add(F64 a, F64 b) { return {a.v + b.v}; }
 inline F64 sub(F64 a, F64 b) { return {a.v - b.v}; }
 inline F64 mul(F64 a, F64 b) { return {a.v * b.v}; }
+inline F64 abs(F64 a) { return {a.v < 0 ? -a.v : a.v}; }
 inline F64 div(F64 a, F64 b) { return {a.v / b.v}; }
 inline F64 min(F64 a, F64 b) { return {a.v < b.v ? a.v : b.v}; }
 inline F64 max(F64 a, F64 b) { return {a.v > b.v ? a.v : b.v}; }

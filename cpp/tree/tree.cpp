@@ -74,6 +74,10 @@ class Builder {
         if (i % 4096 == 0) whole_.interrupt_.poll(calling);
         keyed_[i - first] = {read(rows[i])[side], rows[i]};
       }
+      // Nobody can order NaN, which another thread may have written after find_box().
+      if (!std::all_of(keyed_.begin(), keyed_.end(),
+                       [](const Keyed& keyed) { return std::isfinite(keyed.value); }))
+        throw std::invalid_argument("a row is not what its segment says");
       const std::size_t half = tree.place(2 * j + 1, level + 1) - first;
       const auto middle = keyed_.begin() + static_cast<std::ptrdiff_t>(half);
       std::nth_element(keyed_.begin(), middle, keyed_.end());
@@ -148,8 +152,11 @@ void Tree::complete() const {
   require(rows.size() == n && splits.size() == leaves() - 1 && box.size() == 2 * d);
   const auto finite = [](float x) { return std::isfinite(x); };
   require(std::all_of(box.begin(), box.end(), finite));
-  for (std::size_t node = 0; node < splits.size(); ++node)
-    require(finite(splits[node].below) && finite(splits[node].above) && splits[node].side < d);
+  for (std::size_t p = 0; p < d; ++p) require(box[p] <= box[d + p]);
+  for (std::size_t node = 0; node < splits.size(); ++node) {
+    const Split& split = splits[node];
+    require(split.side < d && finite(split.below) && finite(split.above));
+  }
   std::vector<bool> there(n);
   for (std::size_t place = 0; place < n; ++place) {
     require(rows[place] < n && !there[rows[place]]);

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from resmem import _arrays, _core
-from resmem._arrays import F64
+from resmem._arrays import F64, Keys
 from resmem._state import finite, positive
 
 
@@ -35,7 +35,7 @@ def aggregate(
     ids : int array (q, k)
         Rows of ``residuals``; -1 is padding, behind all others.
     residuals : array (n, C)
-        What the base model got wrong, as float32.
+        What the base model got wrong; float32, float64 where that does not hold their type.
     sigma : float
         Length scale of the weights, in units of Euclidean distance; ``inf`` weights all alike.
     base : array (q, C), optional
@@ -51,12 +51,15 @@ def aggregate(
     float64 array (q, C)
     """
     apart, found = _arrays.neighbours(distances, ids, metric)
-    rows = _arrays.float32(residuals, "residuals", "(n, C)")
+    given = _arrays.real(residuals, "residuals", "(n, C)")
+    dtype = "float32" if _arrays.fits_float32(given.dtype) else "float64"
+    convert = _arrays.float32 if dtype == "float32" else _arrays.wide
+    rows: Keys = convert(given, "residuals", "(n, C)")
     if rows.shape[1] == 0:
         raise ValueError(f"residuals must have at least one column, got shape {rows.shape}")
     _, bad_row = _core.inspect_rows(rows, 0)
     if bad_row >= 0:
-        raise ValueError(f"residuals: row {bad_row} holds NaN or infinity (as float32)")
+        raise ValueError(f"residuals: row {bad_row} holds NaN or infinity (as {dtype})")
     if found.max(initial=-1) >= len(rows):
         raise ValueError(
             f"ids must be rows of residuals, 0 to {len(rows) - 1}, or -1; got {found.max()}"

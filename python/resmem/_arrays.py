@@ -3,6 +3,10 @@
 NumPy arrays, anything with DLPack (bfloat16 included) and anything with ``__array__`` are
 taken. Integers convert; bool, object and complex arrays are refused, as they are nearly
 always a mistake. A float32 C-contiguous array is passed on without a copy.
+
+Another thread may write to a caller's array during a call. What is used as an index must stay as
+it was checked, so integers are always copied. Other numbers may change at any time: that can make
+results wrong, but nothing may be read or written beyond an array, and no call may hang.
 """
 
 from __future__ import annotations
@@ -17,10 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _core
+from resmem._errors import warn
 
 F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
 I64: TypeAlias = npt.NDArray[np.int64]
+Keys: TypeAlias = "F32 | F64"
+
+# Beyond these, sums of squares of float64 numbers may overflow, or underflow (CONTRACT.md).
+LARGEST_WIDE, SMALLEST_WIDE = 2.0**480, 2.0**-400
+_WHOLE = 2**53  # float64 holds every integer up to here
+_LARGE_LOGIT = 64.0
+_LEAST_PROBABILITY = 2.0**-149  # that float32 holds
 
 
 @contextmanager
@@ -137,7 +149,7 @@ def _from_bfloat16(value: Any) -> F32 | None:
         return None
     try:
         return _core.bfloat16_from_dlpack(value.__dlpack__())
-    except (BufferError, RuntimeError, TypeError):
+    except (BufferError, RuntimeError, TypeError, ValueError):
         return None
 
 
@@ -195,9 +207,37 @@ def float32(value: Any, name: str, shape: str) -> F32:
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
+def fits_float32(dtype: np.dtype[Any]) -> bool:
+    """Whether float32 holds every number of this dtype."""
+    return dtype.itemsize <= 2 or dtype == np.float32
+
+
+def wide(value: Any, name: str, shape: str) -> F64:
+    """A C-contiguous float64 array; a warning where it does not hold what the value holds."""
+    array = real(value, name, shape)
+    with np.errstate(over="ignore"):
+        result: F64 = np.ascontiguousarray(array, dtype=np.float64)
+    if array.dtype.itemsize > 4 and array.dtype != np.float64 and _lost(array, result):
+        warn(
+            f"{name} of dtype {array.dtype} are rounded to float64, which does not hold all of "
+            f"them; take an offset off before ({name} - {name}[0])"
+        )
+    return result
+
+
+def _lost(array: npt.NDArray[Any], rounded: F64) -> bool:
+    """Whether float64 has changed an integer or a number of an even wider type."""
+    if array.dtype.kind == "f":
+        return bool(np.any((rounded != array) & np.isfinite(array)))
+    if array.size == 0 or (int(array.max()) <= _WHOLE and int(array.min()) >= -_WHOLE):
+        return False
+    exact = rounded.astype(np.longdouble) == array.astype(np.longdouble)  # it holds 64 bits
+    return not bool(exact.all())
+
+
 def float64(value: Any, name: str, shape: str, first_row: int = 0) -> F64:
     """A C-contiguous, finite float64 array."""
-    array = np.ascontiguousarray(real(value, name, shape), dtype=np.float64)
+    array = wide(value, name, shape)
     finite = np.isfinite(array)
     if not finite.all():
         raise _not_finite(name, first_row + int(np.argwhere(~finite)[0][0]), as_dtype="float64")
@@ -219,9 +259,46 @@ def vectors(
     return array, largest
 
 
+def wide_vectors(
+    value: Any, name: str, d: int | None = None, threads: int = 0, first_row: int = 0
+) -> tuple[F64, float]:
+    """``vectors`` in float64."""
+    array = wide(value, name, "(n, d)")
+    embedding_layout(array, name, d)
+    largest, bad_row = _core.inspect_rows(array, threads)
+    if bad_row >= 0:
+        raise _not_finite(name, first_row + bad_row, as_dtype="float64")
+    if largest > LARGEST_WIDE:
+        raise _not_rescaled(name, largest)
+    return array, largest
+
+
+def all_finite(*parts: npt.NDArray[Any]) -> bool:
+    """Whether there is neither NaN nor infinity: what is looked at before rows are named."""
+    return all(bool(np.isfinite(part).all()) for part in parts)
+
+
+def refuse_tiny(largest: float, name: str) -> None:
+    """Refuse float64 vectors, of which this is the largest |value|, that are too small."""
+    if 0 < largest < SMALLEST_WIDE:
+        raise _not_rescaled(name, largest)
+
+
+def _not_rescaled(name: str, largest: float) -> ValueError:
+    return ValueError(
+        f"{name} must have a largest |value| between 2^-400 and 2^480, got {largest:g}; "
+        "rescale them"
+    )
+
+
 def logits(value: Any, name: str, first_row: int = 0) -> F32:
-    """Logits (n, C): -inf is legal, but not for a whole row; NaN and +inf are not."""
-    array = float32(value, name, "(n, C)")
+    """Logits (n, C): -inf is legal, but not for a whole row; NaN and +inf are not.
+
+    Large ones that float32 may not hold are rounded less the largest of their row (CONTRACT.md,
+    "Softmax, residuals").
+    """
+    given = real(value, name, "(n, C)")
+    array = float32(given if fits_float32(given.dtype) else _shifted(given, name), name, "(n, C)")
     if not (np.isfinite(array.min(initial=0)) and np.isfinite(array.max(initial=0))):
         bad = np.isnan(array).any(axis=1) | (array == np.inf).any(axis=1)
         if bad.any():
@@ -237,9 +314,23 @@ def logits(value: Any, name: str, first_row: int = 0) -> F32:
     return array
 
 
+def _shifted(given: npt.NDArray[Any], name: str) -> F64:
+    """Logits, less the largest of the row where one of them is large; all else as it came."""
+    array = wide(given, name, "(n, C)")
+    with np.errstate(invalid="ignore"):
+        large = ((np.abs(array) > _LARGE_LOGIT) & np.isfinite(array)).any(axis=1)
+        if large.any():
+            top = np.where(large, array.max(axis=1, initial=-np.inf), 0.0)
+            array = array - np.where(np.isfinite(top), top, 0.0)[:, None]
+    return array
+
+
 def probabilities(value: Any, name: str, first_row: int = 0) -> F32:
     """Probabilities (n, C): in [0, 1], rows summing to 1 within float16's rounding."""
-    array = float32(value, name, "(n, C)")
+    given = real(value, name, "(n, C)")
+    array = float32(given, name, "(n, C)")
+    if not fits_float32(given.dtype):
+        array = np.where((array == 0) & (given > 0), np.float32(_LEAST_PROBABILITY), array)
     ok = (array >= 0) & (array <= 1)
     if not ok.all():
         row = int(np.argmin(ok.all(axis=1)))
@@ -256,7 +347,7 @@ def probabilities(value: Any, name: str, first_row: int = 0) -> F32:
 
 
 def integers(value: Any, name: str, shape: str) -> I64:
-    """A C-contiguous int64 array from an integer array, values unchanged."""
+    """An int64 array of its own (C order) from an integer array, values unchanged."""
     array = to_numpy(value, name)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)  # an empty list is float64 to NumPy
@@ -270,12 +361,13 @@ def integers(value: Any, name: str, shape: str) -> I64:
                 "with numpy.unique(targets, return_inverse=True)[1]"
             )
         raise TypeError(f"{name} must hold integers, got dtype {array.dtype}{hint}")
-    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise ValueError(f"{name} holds values beyond int64")
     dimensions = shape.count(",") + (0 if shape.endswith(",)") else 1)
     if array.ndim != dimensions:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    own: I64 = np.array(array, dtype=np.int64, order="C")
+    if array.dtype == np.uint64 and own.min(initial=0) < 0:
+        raise ValueError(f"{name} holds values beyond int64")
+    return own
 
 
 def labels(value: Any, classes: int, first_row: int = 0) -> I64:

@@ -1,4 +1,9 @@
-"""Files that are replaced whole or not at all, and locked against other writers."""
+"""Files that are replaced whole or not at all, and locked against other writers.
+
+A process that is killed at the wrong moment leaves a hidden file beside its target. Its maker
+holds a lock on it for as long as it lives, so the next one who replaces the target can tell which
+of them nobody will finish.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +11,14 @@ import errno
 import fcntl
 import io
 import os
+import re
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Literal, TypeAlias
+
+Stage: TypeAlias = Literal["call", "file"]  # of writing: all that save does, or the file itself
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}  # EBADF: as NFS says it
 
@@ -25,12 +35,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.FileIO]:
     named = os.fsdecode(path)
     target = os.path.realpath(named)
     folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name[:50]}.{os.urandom(6).hex()}.tmp")
-    with naming(named, temporary):
+    temporary = os.path.join(folder, f"{_prefix(name)}{os.urandom(6).hex()}.tmp")
+    with naming(named, temporary), sole_writer(path, "file"):
         permissions = _permissions(target)
+        _remove_abandoned(folder, name)
         fd, nameless = _create(folder, temporary)
         try:
-            with os.fdopen(fd, "w+b", buffering=0) as file:
+            with os.fdopen(fd, "w+b", buffering=0) as file, _unlocked_at_the_end(fd):
                 if permissions is not None:
                     os.fchmod(fd, permissions)
                 yield file
@@ -54,21 +65,26 @@ def locked(path: str, flags: int) -> Iterator[int]:
     The file may have been replaced while we waited; then it is the new one's turn. Where the
     file system has no locks, the block runs without.
     """
-    while True:
-        fd = open_regular(path, flags)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in _UNSUPPORTED:
-                    raise
-            if os.path.samestat(os.fstat(fd), os.stat(path)):
-                yield fd
-                return
-        finally:
-            with suppress(OSError):  # a forked child may keep the descriptor, but not the lock
-                fcntl.flock(fd, fcntl.LOCK_UN)
-            os.close(fd)
+    with sole_writer(path, "file"), _locked(path, flags) as fd:
+        yield fd
+
+
+@contextmanager
+def sole_writer(path: str | os.PathLike[str], stage: Stage) -> Iterator[None]:
+    """RuntimeError if this very thread is writing to ``path`` already.
+
+    A signal handler, or a function that is told of progress, runs in the middle of what it would
+    have to wait for. Other threads and processes are waited for instead, see ``locked``.
+    """
+    entry = (os.path.realpath(os.fsdecode(path)), stage)
+    if entry in _mine.targets:
+        raise _nested(os.fsdecode(path))
+    try:
+        _mine.targets.append(entry)
+        yield
+    finally:
+        with suppress(ValueError):  # a child that was forked in the block has forgotten it
+            _mine.targets.remove(entry)
 
 
 def open_regular(path: str, flags: int) -> int:
@@ -112,14 +128,103 @@ def _permissions(target: str) -> int | None:
 
 
 def _create(folder: str, temporary: str) -> tuple[int, bool]:
-    """A descriptor of a new file, and whether it has no name yet, so that a killed process
+    """A locked descriptor of a new file, and whether it has no name yet, so that a killed process
     leaves nothing behind; not every file system can do that."""
     with suppress(OSError):
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
         if os.path.exists(f"/proc/self/fd/{fd}"):
+            _lock(fd)
             return fd, True
         os.close(fd)
-    return os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), False
+    while True:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        _lock(fd)
+        if _leads_to(temporary, fd):
+            return fd, False
+        os.close(fd)  # somebody took it for abandoned before it was locked
+
+
+def _prefix(name: str) -> str:
+    """What the names of hidden files beside a target begin with."""
+    return f".{name[:50]}."
+
+
+def _remove_abandoned(folder: str, name: str) -> None:
+    """Remove hidden files that killed processes of this user left beside a target."""
+    hidden = re.compile(re.escape(_prefix(name)) + r"[0-9a-f]{12}\.tmp")
+    with suppress(OSError), os.scandir(folder) as entries:
+        for path in [entry.path for entry in entries if hidden.fullmatch(entry.name)]:
+            with suppress(OSError):  # another one was faster, or the file system has no locks
+                _remove_if_abandoned(path)
+
+
+def _remove_if_abandoned(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        about = os.fstat(fd)
+        if stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid():
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its maker lives
+            if _leads_to(path, fd):
+                os.unlink(path)
+    finally:
+        os.close(fd)
+
+
+def _leads_to(path: str, fd: int) -> bool:
+    """Whether ``path`` is a name of the open file."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(fd: int) -> None:
+    """Wait until nobody else has locked the file; where there are no locks, go on without."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+@contextmanager
+def _unlocked_at_the_end(fd: int) -> Iterator[None]:
+    """A forked child may keep the descriptor, but not the lock."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _locked(path: str, flags: int) -> Iterator[int]:
+    """See ``locked``."""
+    while True:
+        fd = open_regular(path, flags)
+        try:
+            with _only_lock(fd, path), _unlocked_at_the_end(fd):
+                _lock(fd)
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    yield fd
+                    return
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def _only_lock(fd: int, path: str) -> Iterator[None]:
+    """RuntimeError if this thread has locked the file already, perhaps by another of its names."""
+    about = os.fstat(fd)
+    inode = about.st_dev, about.st_ino
+    if inode in _mine.locked:
+        raise _nested(path)
+    try:
+        _mine.locked.append(inode)
+        yield
+    finally:
+        with suppress(ValueError):
+            _mine.locked.remove(inode)
 
 
 @contextmanager
@@ -127,8 +232,35 @@ def _without_appenders(target: str) -> Iterator[None]:
     """No other process appends meanwhile to the file that is to go: it would do so in vain."""
     with ExitStack() as stack:
         with suppress(FileNotFoundError, PermissionError):  # nothing there, or not ours to lock
-            stack.enter_context(locked(target, os.O_RDONLY))
+            stack.enter_context(_locked(target, os.O_RDONLY))
         yield
+
+
+class _Mine(threading.local):
+    """What this thread is writing to."""
+
+    def __init__(self) -> None:
+        self.targets: list[tuple[str, Stage]] = []  # resolved paths
+        self.locked: list[tuple[int, int]] = []  # devices and inodes of files that it has locked
+
+
+_mine = _Mine()
+
+
+def _nested(path: str) -> RuntimeError:
+    return RuntimeError(
+        f"{path!r} is being written by the code that was interrupted: a signal handler or a "
+        "progress function cannot write to the same file; let it write to another file, or note "
+        "what is to be written and do so afterwards"
+    )
+
+
+def _forget() -> None:
+    """The child of a fork may write where its parent, which goes on meanwhile, is writing."""
+    _mine.targets, _mine.locked = [], []
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _sync_folder(folder: str) -> None:

@@ -13,12 +13,13 @@ _I32: TypeAlias = npt.NDArray[np.int32]
 _I64: TypeAlias = npt.NDArray[np.int64]
 _Stored: TypeAlias = _F32 | _F16 | npt.NDArray[np.uint16]  # uint16: the bits of bfloat16
 # keys, ids, first id, versions of removal, largest absolute value of a key
-_PlainSegment: TypeAlias = tuple[_Stored, _I64 | None, int, _I64 | None, float]
+_PlainSegment: TypeAlias = tuple[_Stored | _F64, _I64 | None, int, _I64 | None, float]
 _Segment: TypeAlias = (
-    _PlainSegment | tuple[_Stored, _I64 | None, int, _I64 | None, float, Cascade | Tree | None]
+    _PlainSegment
+    | tuple[_Stored | _F64, _I64 | None, int, _I64 | None, float, Cascade | Tree | None]
 )
 _Residuals: TypeAlias = (
-    tuple[Literal["dense"], _F32 | _F16]
+    tuple[Literal["dense"], _F32 | _F16 | _F64]
     | tuple[Literal["sparse"], _I32, _F32 | _F16, _F32]  # index, value, rest
     | tuple[Literal["head"], _Stored, _I64]  # keys, labels
 )
@@ -92,7 +93,7 @@ class Tree:
     def digest(self) -> int: ...
 
 def search(
-    queries: _F32,
+    queries: _F32 | _F64,
     queries_max_abs: float,
     segments: Sequence[_Segment],
     k: int,
@@ -124,7 +125,7 @@ def sparse_residuals(
     isa: str = "",
 ) -> tuple[_I32, npt.NDArray[Any], _F32, float]: ...
 def head_logits(
-    keys: _Stored, weight: _F32, bias: _F32, threads: int = 0, isa: str = ""
+    keys: _Stored | _F64, weight: _F32, bias: _F32, threads: int = 0, isa: str = ""
 ) -> _F32: ...
 def simplex(
     values: _F64,
@@ -133,12 +134,13 @@ def simplex(
     isa: str = "",
     kind: str = "clip",
     base: _F64 | None = None,
+    strength: float = 1.0,
 ) -> None: ...
 def sweep(
-    residuals: _F32,
+    residuals: _F32 | _F64,
     distances: _F64,
     positions: _I64,
-    base: _F64,
+    base: _F64 | None,
     targets: _I64 | _F64,
     bounds: Sequence[int],
     ks: Sequence[int],
@@ -163,8 +165,8 @@ def aggregate(
     head: tuple[_F32, _F32, float] | None = None,
     select: _I64 | None = None,
 ) -> _F64: ...
-def weights(distances: _F64, positions: _I64, sigma: float, isa: str = "") -> _F64: ...
-def inspect_rows(rows: _F32, threads: int = 0, isa: str = "") -> tuple[float, int]: ...
+def weights(distances: _F64, positions: _I64, sigma: float, isa: str = "") -> tuple[_F64, _F64]: ...
+def inspect_rows(rows: _F32 | _F64, threads: int = 0, isa: str = "") -> tuple[float, int]: ...
 def narrow(
     rows: _F32, dtype: Literal["float16", "bfloat16"], threads: int = 0, isa: str = ""
 ) -> npt.NDArray[Any]: ...
@@ -174,7 +176,7 @@ def mark_died(died: _I64, rows: _I64, version: int) -> None: ...
 
 class IdTable:
     def __init__(self) -> None: ...
-    def extend(self, ids: _I64) -> None: ...
+    def extend_to(self, ids: _I64) -> None: ...
     def find(self, ids: _I64) -> _I64: ...
     def __len__(self) -> int: ...
     @property
@@ -187,6 +189,7 @@ def selected_isa() -> str: ...
 def available_isas() -> dict[str, bool]: ...
 def build_info() -> dict[str, str]: ...
 def set_flush_to_zero(on: bool) -> None: ...
+def group_cpus(root: str) -> int: ...
 def filter_brackets(
     queries: _F32,
     queries_max_abs: float,

@@ -9,18 +9,23 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from resmem import _arrays, _core, _plausible
-from resmem._arrays import F32, F64, I64
-from resmem._ingest import Spec, blocks
+from resmem._arrays import F64, I64, Keys
+from resmem._ingest import Spec, blocks, warn_of_rounding
 from resmem._rows import Snapshot
 from resmem._simplex import SimplexMap
 from resmem._stores import Head
 
 
 def search(
-    rows: Snapshot, queries: F32, largest: float, k: int, excluded: I64 | None, threads: int
-) -> tuple[F64, I64, I64]:
-    """Euclidean distances, ids and positions of the neighbours, (q, k) each."""
-    rows.plan(len(queries), k, threads)
+    rows: Snapshot, queries: Keys, largest: float, k: int, excluded: I64 | None, threads: int,
+    prepare: bool = True,
+) -> tuple[F64, I64, I64]:  # fmt: skip
+    """Euclidean distances, ids and positions of the neighbours, (q, k) each.
+
+    ``prepare``: whether it may build what makes further searches fast.
+    """
+    if prepare:
+        rows.plan(len(queries), k, threads)
     distances, ids, positions, _ = _core.search(
         queries, largest, rows.keys_for_core(len(queries)), k, "euclidean", excluded, threads,
         version=rows.version,
@@ -34,28 +39,31 @@ class Searched:
     name = "embeddings"
 
     def __init__(
-        self, rows: Snapshot, k: int, embeddings: Any, exclude_ids: Any, threads: int
-    ) -> None:
+        self, rows: Snapshot, k: int, embeddings: Any, exclude_ids: Any, threads: int,
+        prepare: bool,
+    ) -> None:  # fmt: skip
         _plausible.check_names(embeddings, "embeddings", rows.embedding_names)
         # Shapes and dtypes are checked here, even of no rows; values block by block.
         self._source = _arrays.rows_of(embeddings, "embeddings")
         _arrays.embedding_layout(self._source, "embeddings", rows.d, "(q, d)")
-        self._rows, self.k, self._threads = rows, k, threads
+        warn_of_rounding(self._source, rows)
+        self._rows, self.k, self._threads, self._prepare = rows, k, threads, prepare
         self._excluded = _arrays.excluded_ids(exclude_ids, len(self))
 
     def __len__(self) -> int:
         return int(self._source.shape[0])
 
-    def queries(self, block: slice) -> tuple[F32, float]:
+    def queries(self, block: slice) -> tuple[Keys, float]:
         """What is searched for, and its largest absolute value."""
         part = _arrays.block_of(self._source, block, "embeddings")
         return self._rows.keys(part, self._threads, block.start)
 
-    def find(self, block: slice, queries: F32 | None, largest: float) -> tuple[F64, I64]:
+    def find(self, block: slice, queries: Keys | None, largest: float) -> tuple[F64, I64]:
         """Distances and positions of their neighbours."""
         assert queries is not None
         excluded = None if self._excluded is None else self._excluded[block]
-        found = search(self._rows, queries, largest, self.k, excluded, self._threads)
+        asked = (queries, largest, self.k, excluded, self._threads, self._prepare)
+        found = search(self._rows, *asked)
         return found[0], found[2]
 
     def forget(self, block: slice) -> None:
@@ -77,7 +85,7 @@ class Given:
     def queries(self, block: slice) -> tuple[None, float]:
         return None, 0.0
 
-    def find(self, block: slice, queries: F32 | None, largest: float) -> tuple[F64, I64]:
+    def find(self, block: slice, queries: Keys | None, largest: float) -> tuple[F64, I64]:
         return self._distances[block], self._positions[block]
 
     def forget(self, block: slice) -> None:
@@ -96,11 +104,30 @@ class Corrector:
     k: int  # no more than there are rows
     sigma: float
     strength: float
+    map: SimplexMap
+    auto_prepare: bool = True  # whether searches may build what makes them fast
+
+    def predicted(
+        self, embeddings: Any, outputs: Any, exclude_ids: Any, threads: int | None
+    ) -> I64 | F64:
+        """See ``Memory.predict``."""
+        queries = self.searched(embeddings, exclude_ids, threads)
+        if self.spec.task == "regression":
+            return self.whole(queries, outputs, threads)
+        # The other maps keep the order, if no class that is impossible can come out first.
+        to = self.map if self.map.keeps or self.strength < 0 else None
+        blocks = self.blocks(queries, outputs, threads, to=to)
+        parts = [np.argmax(part, axis=1) for part in blocks]
+        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
     def searched(self, embeddings: Any, exclude_ids: Any, threads: int | None) -> Searched:
         """Queries that are searched for with the memory's ``k``."""
         workers = _arrays.thread_count(threads)
-        return Searched(self.rows, self.k, embeddings, exclude_ids, workers)
+        return self.searching(self.k, embeddings, exclude_ids, workers)
+
+    def searching(self, k: int, embeddings: Any, exclude_ids: Any, threads: int) -> Searched:
+        """Queries that are searched for with this ``k``."""
+        return Searched(self.rows, k, embeddings, exclude_ids, threads, self.auto_prepare)
 
     def whole(
         self,
@@ -140,7 +167,8 @@ class Corrector:
         given = self.given_outputs(outputs, len(queries), queries.name) if with_base else None
         # Of a query: distance, id and position of k neighbours; base or sum, and its checks; key.
         rows = self.rows
-        taken = 24 * queries.k + 16 * rows.columns + rows.preprocess.row_bytes(rows.d)
+        outputs_taken = (16 if to is None else 24) * rows.columns  # with a map, the base as well
+        taken = 24 * queries.k + outputs_taken + rows.preprocess.row_bytes(rows.d)
         for block in blocks(len(queries), taken):
             with _arrays.float_state():
                 keys, largest = queries.queries(block)
@@ -151,10 +179,10 @@ class Corrector:
                     if select is not None:
                         base = np.take_along_axis(base, select, axis=1)
                 distances, positions = queries.find(block, keys, largest)
-                kept = base.copy() if base is not None and to is not None and to.keeps else None
+                before = None if base is None or to is None else base.copy()
                 corrected = self.aggregate(distances, positions, base, select, workers)
                 if to is not None:
-                    to.apply(corrected, kept, workers)
+                    to.apply(corrected, before, self.strength, workers)
             yield corrected
             del corrected
             queries.forget(block)
@@ -193,12 +221,12 @@ class Corrector:
             _plausible.check_logits(self.spec, given)
         return given
 
-    def base(self, keys: F32 | None, given: Any, block: slice, threads: int) -> F64:
+    def base(self, keys: Keys | None, given: Any, block: slice, threads: int) -> F64:
         """Base outputs of a block of queries, a copy of their own."""
         outputs = self.raw_outputs(keys, given, block, threads)
         return self.spec.base(outputs, self.rows.temperature, threads)
 
-    def raw_outputs(self, keys: F32 | None, given: Any, block: slice, threads: int) -> Any:
+    def raw_outputs(self, keys: Keys | None, given: Any, block: slice, threads: int) -> Any:
         """What the base model says of a block of queries, checked: (b, C)."""
         if given is not None:
             return self.spec.outputs(_arrays.block_of(given, block, "outputs"), block.start)

@@ -11,7 +11,14 @@ from resmem import _arrays, _core
 from resmem._ingest import Spec
 from resmem._rates import rates
 from resmem._rows import row_bytes
-from resmem._stores import KEY_DTYPES, Dense, KeyDtype, Store, store_named
+from resmem._stores import (
+    KEY_DTYPES,
+    Dense,
+    KeyDtype,
+    Store,
+    residual_dtype_for,
+    store_named,
+)
 
 _SUGGESTED_M = 32  # entries of the sparse store that an estimate shows
 _DENSE_BYTES = 256 << 20  # that residuals may take of themselves where there is a smaller store
@@ -65,7 +72,7 @@ class Estimate:
         for option in self.options:
             mark = "->" if option == self.suggested else "  "
             name = f"store {option.store}"
-            if option.residual_dtype != "float32":
+            if option.residual_dtype == "float16":
                 name += f", residual_dtype {option.residual_dtype}"
             cost = f"{in_bytes(option.nbytes):>11} {in_time(option.milliseconds):>9}"
             lines.append(f"{mark} {cost}  {name:<40} {option.keeps}")
@@ -99,14 +106,21 @@ def estimate(
     """See ``Memory.estimate``."""
     if task not in ("classification", "regression"):
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
+    if key_dtype == "auto":
+        key_dtype = "float32"  # as it is for nearly all embeddings
     n = _arrays.count(n, "n", 0)
     d, columns, k = _arrays.count(d, "d"), _arrays.count(columns, "C"), _arrays.count(k, "k")
     if key_dtype not in KEY_DTYPES:
         raise ValueError(f"key_dtype must be one of {', '.join(KEY_DTYPES)}, got {key_dtype!r}")
-    limit = int(_available() * _SHARE) if budget is None else _arrays.count(budget, "budget")
+    limit = int(memory_available() * _SHARE) if budget is None else _arrays.count(budget, "budget")
     sparse = f"sparse:{_SUGGESTED_M}"
+    whole = residual_dtype_for(task, None)
     ways = [
-        ("dense", "float32", "outputs and residuals; the temperature may be changed later"),
+        (
+            "dense",
+            whole,
+            "outputs and residuals; the temperature may be changed later",
+        ),
         ("dense", "float16", "the same with rounded residuals"),
     ]
     if task == "classification":
@@ -144,7 +158,7 @@ def _suggested(options: list[Option], limit: int, columns: int) -> Option:
     return (fits or [min(options, key=lambda option: option.nbytes)])[0]
 
 
-def _available(root: str = "/") -> int:
+def memory_available(root: str = "/") -> int:
     """Bytes of memory that the system can give and the process's control group may take."""
     found = _group_limits(root)
     with suppress(OSError), open(os.path.join(root, "proc/meminfo"), encoding="ascii") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from resmem import _arrays, _core, _plausible
 from resmem._arrays import F64, I64
-from resmem._correct import Corrector, Searched
+from resmem._correct import Corrector
 from resmem._errors import warn
 from resmem._explain import aligned, targets_of
 from resmem._ingest import blocks
@@ -21,12 +21,13 @@ from resmem._metrics import (
     Interval,
     error_of,
     explained,
+    gains_of,
     losses_of,
     paired_interval,
     reliability,
 )
 from resmem._simplex import SimplexMap, map_named
-from resmem._state import positive
+from resmem._state import Held, positive
 
 if TYPE_CHECKING:
     from resmem._memory import Memory
@@ -52,7 +53,8 @@ class MethodResult:
         rows whose squared error (summed over columns) is smaller, and larger, than the base's.
     gain : Interval or None
         Of the rows' log-losses (regression: squared errors) below the base's, in the mean and
-        with 95 % confidence; positive is better. None for the base.
+        with 95 % confidence; positive is better. None for the base. An infinite log-loss counts
+        as 745 here, just above the largest that is finite.
     """
 
     name: str
@@ -71,13 +73,16 @@ class Evaluation:
     task : str
     rows : int
     settings : dict
-        Of the memory, and "knn_k" and "knn_sigma" of the neighbours alone.
+        Of the memory, "knn_k" and "knn_sigma" of the neighbours alone, "published_k" and
+        "published_sigma" of the method as published.
     methods : tuple of MethodResult
         "base": the outputs as given. "base, T=..": at the memory's temperature, if not 1. "kNN
-        alone": the weighted mean of the neighbours' targets. "ResMem as published": strength 1.
-        "ResMem, strength ..": the memory's own strength and probability map, if not those.
-        Probabilities of the others are made by "clip", those of the neighbours alone by the map
-        of ``knn``; rows without neighbours have the base's outputs.
+        alone": the weighted mean of the neighbours' targets. "ResMem as published": strength 1,
+        with the ``k`` and ``sigma`` that tuning found for it if ``knn`` is its result, else with
+        the memory's. "ResMem, strength ..": the memory's own strength and probability map, if not
+        those. Probabilities of the published sum are made by "clip", those of the neighbours alone
+        by the map of ``knn``, and of the base they are its own; rows without neighbours have the
+        base's outputs.
     by_class : list of dict, or None
         For each class that occurs: "class", "rows", by name of method {"accuracy", "log_loss"},
         and "corrected" and "harmed" by the last method.
@@ -149,13 +154,14 @@ def evaluate(
     trial = _Trial(memory, knn, _arrays.thread_count(threads))
     tallies, nearest, classes = trial.run(embeddings, outputs, targets, exclude_ids)
     base, last = tallies["base"], list(tallies.values())[-1]
+    _tell_impossible(base)
     corrected, harmed, change = last.against(base)
     by_class = calibration = None
     if classes is not None:
         by_class = _by_class(tallies, classes, corrected, harmed)
         calibration = {name: _bins(tally, bins) for name, tally in tallies.items()}
     return Evaluation(
-        task=memory.task,
+        task=trial.corrector.spec.task,
         rows=len(nearest),
         settings=trial.settings,
         methods=tuple(_result(name, tally, base, bins) for name, tally in tallies.items()),
@@ -300,26 +306,34 @@ class _Trial:
     """The methods, with the settings and rows of a memory at one moment."""
 
     def __init__(self, memory: Memory, knn: Any, threads: int) -> None:
-        self.corrector: Corrector = memory._corrector()
-        self.threads, self._map = threads, memory._map
-        k, self._sigma, self._alone_map = _neighbours_alone(knn, memory, self.corrector.sigma)
-        self._k = min(k, max(1, len(self.corrector.rows)))
+        now = memory._now
+        self.corrector: Corrector = now.corrector
+        self.threads, self._map = threads, now.map
+        most = max(1, len(self.corrector.rows))
+        k, self._sigma, self._alone_map = _neighbours_alone(knn, now, self.corrector.sigma)
+        self._k = min(k, most)
+        published_k, published_sigma = _as_published(knn, now, self.corrector.sigma)
+        self._published = replace(
+            self.corrector, k=min(published_k, most), sigma=published_sigma, strength=1.0
+        )
         self.settings = {
-            "k": memory.k,
+            "k": now.k,
             "sigma_": self.corrector.sigma,
             "temperature": self.corrector.rows.temperature,
             "strength": self.corrector.strength,
             "probability_map": self._map.name,
             "knn_k": k,
             "knn_sigma": self._sigma,
+            "published_k": published_k,
+            "published_sigma": published_sigma,
         }
 
     def run(
         self, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any
     ) -> tuple[Tallies, F64, I64 | None]:
         """What every method did, distances to the nearest rows, and the rows' classes."""
-        corrector, k = self.corrector, max(self.corrector.k, self._k)
-        queries = Searched(corrector.rows, k, embeddings, exclude_ids, self.threads)
+        corrector, k = self.corrector, max(self.corrector.k, self._k, self._published.k)
+        queries = corrector.searching(k, embeddings, exclude_ids, self.threads)
         q = len(queries)
         given, truth = corrector.given_outputs(outputs, q), _Truth(corrector, targets, q)
         if q == 0:
@@ -347,31 +361,45 @@ class _Trial:
         """Of every method, probabilities or values (b, C)."""
         corrector, temperature = self.corrector, self.corrector.rows.temperature
         base = own = corrector.spec.base(raw, 1.0, self.threads)
-        found = {"base": self._mapped(base, base, _AS_GIVEN)}
+        found = {"base": base.copy()}
         if temperature != 1:
             own = corrector.spec.base(raw, temperature, self.threads)
-            found[f"base, T={temperature:.4g}"] = self._mapped(own, own)
+            found[f"base, T={temperature:.4g}"] = own.copy()
         found["kNN alone"] = self._alone(distances, positions, base)
-        near = _first(corrector.k, distances, positions)
-        correction = corrector.aggregate(*near, None, None, self.threads)
-        found["ResMem as published"] = self._mapped(own + correction, own, _AS_GIVEN)
+        published = self._correction(self._published, distances, positions)
+        found["ResMem as published"] = self._corrected(own, published, 1.0, _AS_GIVEN)
         plain = self._map == _AS_GIVEN or corrector.spec.task == "regression"
-        if corrector.strength != 1 or not plain:
+        if corrector.strength != 1 or not plain or self._tuned_apart:
             name = f"ResMem, strength {corrector.strength:.4g}"
             name += "" if plain else f", {self._map.name}"
-            found[name] = self._mapped(own + corrector.strength * correction, own)
+            tuned = published
+            if self._tuned_apart:
+                tuned = self._correction(corrector, distances, positions)
+            found[name] = self._corrected(own, tuned, corrector.strength, self._map)
         return found
 
-    def _mapped(self, values: F64, base: F64, to: SimplexMap | None = None) -> F64:
-        """Probabilities of corrected outputs, or the values as they are; a copy."""
-        if self.corrector.spec.task == "regression":
-            return values.copy()
-        return (self._map if to is None else to).apply(values.copy(), base, self.threads)
+    @property
+    def _tuned_apart(self) -> bool:
+        """Whether the memory's own k and sigma are not those of the method as published."""
+        one, other = self.corrector, self._published
+        return (one.k, one.sigma) != (other.k, other.sigma)
+
+    def _correction(self, corrector: Corrector, distances: F64, positions: I64) -> F64:
+        """By these neighbours, of which the corrector's are the nearest."""
+        near = _first(corrector.k, distances, positions)
+        return corrector.aggregate(*near, None, None, self.threads)
+
+    def _corrected(self, base: F64, correction: F64, strength: float, to: SimplexMap) -> F64:
+        """Probabilities or values."""
+        values: F64 = base + strength * correction
+        if self.corrector.spec.task == "classification":
+            to.apply(values, base, strength, self.threads)
+        return values
 
     def _alone(self, distances: F64, positions: I64, base: F64) -> F64:
         """The weighted mean of the neighbours' targets; of rows without any, the base."""
         near, at = _first(self._k, distances, positions)
-        weights = _core.weights(near, at, self._sigma)
+        weights, totals = _core.weights(near, at, self._sigma)
         values = np.zeros_like(base)
         for j in range(self._k):
             there = np.flatnonzero(at[:, j] >= 0)
@@ -380,10 +408,11 @@ class _Trial:
                 values[there, targets] += weight
             else:
                 values[there] += weight[:, None] * targets
+        values /= totals[:, None]  # last, as in a correction: votes that tie stay equal
+        if self.corrector.spec.task == "classification":
+            self._alone_map.apply(values, None, 1.0, self.threads)
         nobody = at[:, 0] < 0
         values[nobody] = base[nobody]
-        if self.corrector.spec.task == "classification":
-            self._alone_map.apply(values, None, self.threads)
         return values
 
 
@@ -392,10 +421,10 @@ def _first(k: int, distances: F64, positions: I64) -> tuple[F64, I64]:
     return np.ascontiguousarray(distances[:, :k]), np.ascontiguousarray(positions[:, :k])
 
 
-def _neighbours_alone(knn: Any, memory: Memory, sigma: float) -> tuple[int, float, SimplexMap]:
+def _neighbours_alone(knn: Any, now: Held, sigma: float) -> tuple[int, float, SimplexMap]:
     """Of what was given for it: k, sigma and map of the neighbours alone, which have no base to
     keep."""
-    k, to = memory.k, memory._map
+    k, to = now.k, now.map
     if knn is not None:
         settings = getattr(knn, "knn", knn)
         if not (hasattr(settings, "k") and hasattr(settings, "sigma")):
@@ -409,12 +438,32 @@ def _neighbours_alone(knn: Any, memory: Memory, sigma: float) -> tuple[int, floa
     return k, sigma, map_named("clip") if to.keeps else to
 
 
+def _as_published(knn: Any, now: Held, sigma: float) -> tuple[int, float]:
+    """k and sigma of the method as published: what tuning found for it, if it compared keys as the
+    memory keeps them, or the memory's."""
+    found = getattr(knn, "published", None)
+    keys = now.spec.preprocess.name, now.spec.key_dtype
+    if found is None or (found.preprocess, found.key_dtype) != keys:
+        return now.k, sigma
+    return found.k, found.sigma
+
+
 # -------------------------------------------------------------------- summaries
+
+
+def _tell_impossible(base: Tally) -> None:
+    """Warn of rows that make the base model's log-loss infinite."""
+    if isinstance(base, _Chances) and (rows := np.flatnonzero(base.true == 0)).size:
+        warn(
+            f"evaluate: the base gives exactly 0 to the class of {rows.size} of {len(base.true)} "
+            f"rows, the first of them row {rows[0]}, so its log-loss is infinite; compare by "
+            "accuracy or Brier score, or leave these rows out"
+        )
 
 
 def _result(name: str, tally: Any, base: Any, bins: int) -> MethodResult:
     corrected, harmed, _ = tally.against(base)
-    gain = None if tally is base else paired_interval(base.loss - tally.loss)
+    gain = None if tally is base else paired_interval(gains_of(tally.loss, base.loss))
     return MethodResult(name, tally.scores(bins), int(corrected.sum()), int(harmed.sum()), gain)
 
 
@@ -457,7 +506,7 @@ def _by_quantile(nearest: F64, buckets: int) -> list[I64]:
 def _bucket(tallies: Tallies, nearest: F64, at: I64) -> dict[str, Any]:
     """What happened to some rows."""
     base, last = tallies["base"], list(tallies.values())[-1]
-    gain = paired_interval(base.loss[at] - last.loss[at])
+    gain = paired_interval(gains_of(last.loss[at], base.loss[at]))
     return {
         "from": float(nearest[at].min()),
         "to": float(nearest[at].max()),

@@ -13,7 +13,7 @@ from resmem import _arrays, _core
 from resmem._arrays import F64, I64
 from resmem._correct import Corrector, Searched
 from resmem._ingest import blocks
-from resmem._rows import Segment, Snapshot
+from resmem._rows import Segment, Snapshot, intact
 from resmem._stores import Dense, Sparse
 
 _SHOWN = 10  # neighbours in a table
@@ -25,10 +25,11 @@ Place = tuple[Segment, npt.NDArray[np.bool_], I64]
 class Explanation:
     """The neighbours of q queries, and what each adds to t columns of their corrections.
 
-    In neighbour order, the running sum of ``spread`` and then of ``contributions`` is the
-    correction, to the bit: with ``parts`` the 2k values ``spread[i]`` and
-    ``contributions[i, :, c]``, one behind the other, ``numpy.add.accumulate(parts)[-1]`` is
-    ``correction[i, c]``.
+    All of them are told as they are applied, times the memory's ``strength``: ``base`` and
+    ``correction`` add up to ``corrected``, to the bit, and the 2k parts ``spread[i]`` and
+    ``contributions[i, :, c]`` to ``correction[i, c]`` but for roundings: float64 sums of the two
+    sides, each in any order, differ by at most ``(4k + 8) * 2**-53`` times the sum of the parts'
+    sizes. (A correction is divided by the sum of the weights once, at the end.)
 
     An item is the explanation of one query, which prints as a table; a slice that of several.
 
@@ -45,12 +46,13 @@ class Explanation:
     columns : int64 (q, t)
         The output columns (classes) explained.
     contributions : float64 (q, k, t)
-        Weight times residual. With store="sparse:m", weight times the value that is kept, 0 for
-        columns that are not.
+        Strength times weight times residual. With store="sparse:m", the value that is kept
+        instead of the residual, 0 for columns that are not.
     spread : float64 (q, k)
-        What each neighbour adds to all columns alike: 0 but for store="sparse:m".
+        What each neighbour adds to all columns alike, times the strength: 0 but for
+        store="sparse:m".
     correction : float64 (q, t)
-        As ``Memory.correction``, before ``strength``.
+        Strength times ``Memory.correction``, whether outputs are given or not.
     base, corrected : float64 (q, t) or None
         As ``Memory.correct`` with strength 0 and with the memory's; None without outputs.
     """
@@ -130,18 +132,21 @@ class _Explainer:
         corrector, rows = self.corrector, self.corrector.rows
         keys, largest = self.queries.queries(block)
         distances, positions = self.queries.find(block, keys, largest)
-        weights = _core.weights(distances, positions, corrector.sigma)
+        weights, totals = _core.weights(distances, positions, corrector.sigma)
+        weights /= totals[:, None]
         columns = None if self.wanted is None else np.ascontiguousarray(self.wanted[block])
         correction = corrector.aggregate(distances, positions, None, columns, self.threads)
         if columns is None:
             order = np.argsort(-np.abs(correction), axis=1, kind="stable")
             columns = order[:, : self.width].copy()
             correction = np.take_along_axis(correction, columns, axis=1)
+        strength = corrector.strength
+        correction *= strength
         base = corrected = None
         if _has_base(corrector, self.given):
             base = corrector.base(keys, self.given, block, self.threads)
             base = np.take_along_axis(base, columns, axis=1)
-            corrected = base + corrector.strength * correction
+            corrected = base + correction
         ids = np.full(positions.shape, -1)
         for segment, where, at in located(rows, positions):
             ids[where] = segment.ids_of(at)
@@ -153,8 +158,8 @@ class _Explainer:
             weights,
             targets[:, :, 0] if rows.flat else targets,
             columns,
-            weights[:, :, None] * values,
-            weights * -rest + 0.0,  # no -0
+            strength * (weights[:, :, None] * values) + 0.0,  # no -0
+            strength * (weights * -rest) + 0.0,
             correction,
             base,
             corrected,
@@ -168,7 +173,7 @@ class _Explainer:
         for segment, where, at in located(rows, positions):
             picked = columns[np.nonzero(where)[0]]
             if isinstance(store, Sparse):
-                values[where] = _sparse_values(segment, at, picked)
+                values[where] = _sparse_values(segment, at, picked, rows.columns)
                 rest[where] = segment["rest"][at]
             elif isinstance(store, Dense):
                 values[where] = segment["residuals"][at[:, None], picked]
@@ -182,15 +187,16 @@ class _Explainer:
         assert not isinstance(store, (Dense, Sparse))
         for part in blocks(len(at), 16 * self.corrector.rows.columns):
             logits = store.logits(segment["keys"][at[part]], self.threads)
-            labels = segment["targets"][at[part]]
+            labels = intact(segment["targets"][at[part]], self.corrector.rows.columns)
             residuals = _core.class_residuals(logits, labels, temperature, self.threads)
             values[part] = np.take_along_axis(residuals, columns[part], axis=1)
         return values
 
 
-def _sparse_values(segment: Segment, at: I64, columns: I64) -> F64:
-    """The values kept of these columns, 0 for those that are not."""
-    values, index, kept = np.zeros(columns.shape), segment["index"][at], segment["value"][at]
+def _sparse_values(segment: Segment, at: I64, columns: I64, count: int) -> F64:
+    """The values kept of these columns, of ``count``; 0 for those that are not."""
+    values, kept = np.zeros(columns.shape), segment["value"][at]
+    index = intact(segment["index"][at], count, "index")
     for entry in range(index.shape[1]):
         np.copyto(values, kept[:, entry, None], where=index[:, entry, None] == columns)
     return values
@@ -217,7 +223,7 @@ def targets_of(corrector: Corrector, positions: I64) -> npt.NDArray[Any]:
     if corrector.spec.task == "regression":
         found = np.full((*positions.shape, corrector.rows.columns), np.nan)
     for segment, where, at in located(corrector.rows, positions):
-        found[where] = segment["targets"][at]
+        found[where] = intact(segment["targets"][at], corrector.rows.columns)
     return found
 
 
@@ -261,7 +267,7 @@ def _table(query: Explanation) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value + 0.0:.4g}" if isinstance(value, float) else str(value)  # no -0
 
 
 def aligned(table: list[list[str]]) -> list[str]:

@@ -20,7 +20,7 @@ from resmem import _arrays, _core, _formats
 from resmem._atomic import replacing
 from resmem._errors import FileFormatError
 from resmem._formats import Rows
-from resmem._ingest import blocks
+from resmem._ingest import blocks, rows_in_hand
 from resmem._persist import EXPORTS, Progress, Saved, SchemaOf, fitted
 from resmem._preprocess import Fitted
 from resmem._rows import NO_RUNS, Array, Segment, Snapshot, in_runs
@@ -93,18 +93,12 @@ def _column(rows: Snapshot, name: str, wide: bool) -> _Column:
 
     def parts() -> Iterator[Array]:
         for segment in rows.segments:
-            for some in _living(segment, rows.version, row_bytes):
+            for some in segment.living_parts(rows.version, rows_in_hand(row_bytes)):
                 part = segment.ids_of(some) if name == "ids" else segment[name][some]
                 yield widen_keys(part) if widened else part
 
     kept = np.dtype(np.float32) if widened else dtype
     return _Column(_NAMES.get(name, name), kept, shape, parts)
-
-
-def _living(segment: Segment, version: int, row_bytes: int) -> Iterator[npt.NDArray[np.int64]]:
-    rows = segment.living(version)
-    for block in blocks(len(rows), row_bytes):
-        yield rows[block]
 
 
 def _write_npz(file: IO[bytes], columns: list[_Column], progress: Callable[[int], None]) -> None:
@@ -165,10 +159,10 @@ def load(path: str | os.PathLike[str], verify: bool = True, progress: Progress =
     step = progress if progress and verify else lambda _: None
     try:
         members = _formats.members(name)
+        found = {each: opened() for each, opened in members.items()}  # refused if there is no room
         if verify and has_checksums(name):
             for done in _formats.held_to_checksums(name):
                 step(done)
-        found = {each: opened() for each, opened in members.items()}
     except ValueError as error:
         raise FileFormatError(str(error)) from error
     reader = _Reader(name, found, verify, step)
@@ -233,10 +227,11 @@ class _Reader:
 
     def preprocess(self) -> Fitted:
         return fitted(
-            self.about.get("preprocess"),
+            self.about,
             self.whole("d", 1, 2**31 - 1),
             lambda name, dtype, shape: self.array(f"preprocess_{name}", dtype, shape),
             self.bad,
+            not any(each == "ids" or each.startswith("preprocess_") for each in self.found),
         )
 
     def rows(self, schema_of: SchemaOf) -> Snapshot:

@@ -7,6 +7,7 @@ against the bytes that are there before anything is mapped.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -22,11 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem._arrays import forget
+from resmem._estimate import in_bytes, memory_available
 
 _ALIGN = 64  # of the data of arrays that are written, as NumPy aligns that of a .npy
 _LOCAL_HEADER = 30  # bytes of a member of a .npz before its name
 _PIECE = 1 << 20  # bytes that are read at a time
 _HEADER_LIMIT = 100_000_000  # bytes of a .safetensors header, as its own library has it
+_NPY_HEADER_LIMIT = 10_000  # bytes of a .npy header, as NumPy has it
 _SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
     "I8": "|i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
@@ -138,12 +141,17 @@ def _npy_header(file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     """Dtype, shape and whether columns lie together; leaves the file where the data starts."""
     version = np.lib.format.read_magic(file)
     readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
+        (1, 0): (2, np.lib.format.read_array_header_1_0),
+        (2, 0): (4, np.lib.format.read_array_header_2_0),
     }
     if version not in readers:
         raise ValueError(f"version 1.0 or 2.0 of .npy is expected, got {version[0]}.{version[1]}")
-    shape, fortran, dtype = readers[version](file)
+    width, reader = readers[version]
+    length = file.read(width)
+    size = int.from_bytes(length, "little")
+    if size > _NPY_HEADER_LIMIT:  # NumPy would read all of it before it says so
+        raise ValueError(f"a header of {size} bytes is more than {_NPY_HEADER_LIMIT}")
+    shape, fortran, dtype = reader(io.BytesIO(length + file.read(size)))
     return dtype, shape, fortran
 
 
@@ -193,13 +201,41 @@ def _check_member(
 def _unpacked(path: str, info: zipfile.ZipInfo) -> Rows:
     """A compressed array, read whole; the archive's checksum is that of its last byte."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
-        dtype, shape, _ = _npy_header(file)
+        dtype, shape, fortran = _npy_header(file)
         _check_member(info, dtype, shape, file.tell())
-        file.seek(0)
-        array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        size = math.prod(shape) * dtype.itemsize
+        _check_room(info.filename, size)
+        # Pages of memory are taken as they are filled: no more than there are bytes.
+        data: npt.NDArray[Any] = np.empty(size, dtype=np.uint8)
+        done, step = 0, _piece_of(info)
+        while done < size and (piece := file.read(min(step, size - done))):
+            data[done : done + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+            done += len(piece)
+        if done < size:
+            raise ValueError(f"{info.filename!r} ends early: {size} bytes expected, got {done}")
         if file.read(1):
             raise ValueError(f"{info.filename!r} holds more than its header says")
-        return array
+    rows = data.view(dtype)
+    return rows.reshape(shape[::-1]).T if fortran else rows.reshape(shape)
+
+
+def _piece_of(info: zipfile.ZipInfo) -> int:
+    """Bytes to read of a member at a time. What is neither stored nor deflated is inflated as far
+    as so many packed bytes go: a thousand times as many and more."""
+    bounded = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    return _PIECE if bounded else 1 << 12
+
+
+def _check_room(name: str, size: int) -> None:
+    """ValueError if a compressed array, of which a small file may hold a huge one, would take more
+    than half of the memory available."""
+    room = memory_available() // 2
+    if size > room:
+        raise ValueError(
+            f"{name!r} is compressed and takes {in_bytes(size)} in memory, more than half of what "
+            f"is available ({in_bytes(room)}); write it uncompressed, with numpy.savez or as a "
+            ".npy, which is mapped instead of read"
+        )
 
 
 def held_to_checksums(path: str) -> Iterator[int]:
@@ -207,7 +243,7 @@ def held_to_checksums(path: str) -> Iterator[int]:
     with _reading(path), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             with archive.open(info) as member:
-                while piece := member.read(_PIECE):
+                while piece := member.read(_piece_of(info)):
                     yield len(piece)
 
 

@@ -3,25 +3,35 @@ mapped files larger than memory pass through."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from resmem import _arrays, _core, _plausible
-from resmem._arrays import F32, F64, I64
-from resmem._preprocess import AS_GIVEN, NONE, Fitted, Method
+from resmem._arrays import F64, I64, Keys
+from resmem._errors import warn
+from resmem._preprocess import AS_GIVEN, NONE, Fitted, Method, exact
+from resmem._rounding import FRACTION, Keeping, Neighbourhood, errors, positions
 from resmem._rows import Array, Schema, Snapshot
+from resmem._sample import sample
 from resmem._stores import KEY_DTYPES, Head, KeyDtype, Store, narrow_keys, widen_keys
 
 _BLOCK_BYTES = 24 << 20  # of the rows in hand, converted
+_LOOKED_AT = 64  # rows or queries that are looked at to see what rounding does
+
+
+def rows_in_hand(row_bytes: int) -> int:
+    """How many rows take about 24 MiB at so many bytes a row."""
+    return max(1, _BLOCK_BYTES // max(1, row_bytes))
 
 
 def blocks(n: int, row_bytes: int) -> Iterator[slice]:
     """Rows 0 to n, in slices that take about 24 MiB at so many bytes a row."""
-    step = max(1, _BLOCK_BYTES // max(1, row_bytes))
+    step = rows_in_hand(row_bytes)
     for start in range(0, n, step):
         yield slice(start, min(n, start + step))
 
@@ -188,30 +198,72 @@ class Incoming:
         """Whether keys are other numbers than the embeddings, or differently written."""
         return self.spec.key_dtype == "bfloat16" or self.spec.preprocess != NONE
 
-    def fitted(self) -> Fitted:
-        """The preprocess fitted to these rows."""
-        return self.spec.preprocess.fit(self.n, self.d, self._rows_at)
+    def fitted(self) -> tuple[Fitted, float]:
+        """What makes keys of these rows and of queries, and by how much rounding may move
+        distances; settles ``spec.key_dtype``."""
+        made_by = self.spec.preprocess.fit(self.n, self.d, self._rows_at)
+        keeping = self._keeping(made_by)
+        if self.spec.key_dtype == "auto":
+            self.spec = replace(self.spec, key_dtype=keeping.dtype)
+        if keeping.offset is not None:
+            made_by = replace(made_by, arrays={"offset": keeping.offset})
+        return replace(made_by, wide=self.spec.key_dtype == "float64"), keeping.allowed
 
-    def _rows_at(self, positions: I64) -> F32:
+    def _keeping(self, made_by: Fitted) -> Keeping:
+        """What serves for these rows; a warning if it may not be had."""
+        asked = self.spec.key_dtype
+        rounds = asked in ("auto", "float32") and not _arrays.fits_float32(self.embeddings.dtype)
+        if not rounds or self.n == 0 or made_by.method.linear:
+            return Keeping()
+        given = some_rows(self.embeddings, positions(self.n, self.d))
+        if not _arrays.all_finite(given):
+            return Keeping()  # a row that is not is refused, by its number, when it is written
+        rows = exact(given, None, 0, 0)
+        keys = replace(made_by, wide=True).apply(rows)
+        around = Neighbourhood(None, keys.astype(np.float64, copy=False), self.n)
+        head = isinstance(self.spec.store, Head)
+        keeping = around.keeping(may_shift=made_by.plain and not head)
+        as_it_is = keeping.dtype == "float32" and keeping.offset is None
+        if as_it_is or (asked == "auto" and not head):
+            return keeping
+        cure = "take an offset off the embeddings before" if head else "use key_dtype='auto'"
+        warn(
+            f"embeddings of dtype {self.embeddings.dtype} are rounded to float32, which moves "
+            f"distances by more than {FRACTION:.0%} of what neighbours lie apart; {cure}"
+        )
+        return Keeping(allowed=keeping.allowed)
+
+    def _rows_at(self, positions: I64) -> Keys:
         """Embeddings at ascending positions, found in slices, as a data set may know no other way.
 
         ValueError, naming the first of all rows that is not finite, if one of these is not.
         """
-        parts, first, end = [], int(positions[0]), int(positions[-1]) + 1
+        parts: list[Any] = []
+        first, end = int(positions[0]), int(positions[-1]) + 1
         for block in blocks(end - first, 8 * self.d):
             span = slice(first + block.start, first + block.stop)
             here = positions[slice(*np.searchsorted(positions, (span.start, span.stop)))]
             if len(here):
                 part = _arrays.block_of(self.embeddings, span, "embeddings")
-                parts.append(_arrays.float32(part[here - span.start], "embeddings", "(n, d)"))
+                parts.append(_floats(part[here - span.start]))
                 _arrays.forget(self.embeddings, span)
-        rows = np.concatenate(parts)
+        rows: Keys = np.concatenate(parts)
         if _core.inspect_rows(rows)[1] >= 0:
             for block in blocks(self.n, 8 * self.d):
                 self._keys(block, AS_GIVEN)
         return rows
 
-    def _keys(self, block: slice, made_by: Fitted) -> tuple[F32, float]:
+    def refuse_rounding(self, into: Snapshot) -> None:
+        """ValueError if float32 keys, which the rows of a snapshot have, would not do for these."""
+        moved = moved_by_rounding(self.embeddings, into)
+        if moved > into.allowed:
+            raise ValueError(
+                f"embeddings of dtype {self.embeddings.dtype}, rounded to float32 as the rows of "
+                f"this memory are, would lie {moved:.3g} off, and neighbours are told apart up to "
+                f"{into.allowed:.3g}; fit all rows again with key_dtype='float64'"
+            )
+
+    def _keys(self, block: slice, made_by: Fitted) -> tuple[Keys, float]:
         part = _arrays.block_of(self.embeddings, block, "embeddings")
         return made_by.keys(part, self.d, 0, block.start)
 
@@ -232,7 +284,9 @@ class Incoming:
                     arrays[name][at + block.start : at + block.stop] = part
             for rows in (self.embeddings, self.outputs, self.targets):
                 _arrays.forget(rows, block)
-        if self.spec.key_dtype != "float32":  # rounding is monotonic
+        if self.spec.key_dtype == "float64":
+            _arrays.refuse_tiny(keys_max, "embeddings")
+        elif self.spec.key_dtype != "float32":  # rounding is monotonic
             one = np.full((1, 1), keys_max, dtype=np.float32)
             keys_max = float(widen_keys(narrow_keys(one, self.spec.key_dtype))[0, 0])
         return keys_max, error
@@ -252,3 +306,43 @@ class Incoming:
         parts, error = spec.store.rows(outputs, targets, softmax_at, first)
         parts = {**parts, "keys": narrow_keys(keys, spec.key_dtype, first), "targets": targets}
         return parts, largest, error
+
+
+def _floats(part: Array) -> Keys:
+    """Rows of embeddings in the narrowest type that holds them."""
+    if _arrays.fits_float32(part.dtype):
+        return _arrays.float32(part, "embeddings", "(n, d)")
+    return _arrays.wide(part, "embeddings", "(n, d)")
+
+
+def some_rows(source: Any, at: I64) -> Array:
+    """Rows of an array, or of a data set that knows slices alone, at ascending positions."""
+    if isinstance(source, np.ndarray):
+        return source[at]
+    parts = [_arrays.block_of(source, slice(p, p + 1), "embeddings") for p in at.tolist()]
+    return np.concatenate(parts)
+
+
+def moved_by_rounding(embeddings: Any, rows: Snapshot) -> float:
+    """How far rounding to float32 moves the most of some embeddings, as the keys of a snapshot are
+    made; 0 where nothing is rounded, or where nobody knows how much can be borne."""
+    n, known = embeddings.shape[0], math.isfinite(rows.allowed)
+    if not known or rows.preprocess.wide or n == 0 or _arrays.fits_float32(embeddings.dtype):
+        return 0.0
+    given = some_rows(embeddings, sample(n, _LOOKED_AT))
+    if not _arrays.all_finite(given):
+        return 0.0
+    some = exact(given, rows.d, 0, 0)
+    keys = replace(rows.preprocess, wide=True).apply(some)
+    return float(np.median(errors(keys.astype(np.float64, copy=False))))
+
+
+def warn_of_rounding(embeddings: Any, rows: Snapshot) -> None:
+    """A warning if queries lose what tells neighbours apart when they are rounded as keys are."""
+    moved = moved_by_rounding(embeddings, rows)
+    if moved > rows.allowed:
+        warn(
+            f"embeddings of dtype {embeddings.dtype}, rounded to float32 as the rows of this "
+            f"memory are, lie {moved:.3g} off, and neighbours are told apart up to "
+            f"{rows.allowed:.3g}; fit the memory again with key_dtype='float64'"
+        )

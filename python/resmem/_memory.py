@@ -11,16 +11,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _evaluate, _explain, _persist, _plausible, _sigma, _tuning
+from resmem import _arrays, _container, _evaluate, _explain, _persist, _plausible, _tuning
 from resmem._arrays import F64, I64
+from resmem._atomic import sole_writer
 from resmem._correct import Corrector, given_neighbours, search
+from resmem._errors import warn
 from resmem._estimate import Estimate, estimate
 from resmem._evaluate import Evaluation
 from resmem._explain import Explanation
-from resmem._ingest import Incoming
+from resmem._growth import Basis
+from resmem._ingest import Incoming, warn_of_rounding
 from resmem._rows import Snapshot
-from resmem._state import SETTINGS, State, identity, positive
-from resmem._stores import Head
+from resmem._state import SETTINGS, Held, State, fitted_to, identity, positive
+from resmem._stores import Head, KeyDtype, residual_dtype_for
 from resmem._tuning.grid import Settings, checked_settings
 from resmem._tuning.result import TuneResult
 
@@ -49,16 +52,24 @@ class Memory(State):
         neighbours alike. "auto": the median over up to 256 stored rows, drawn with a fixed
         seed, each searched without itself, of the mean of ``D_j - D_1`` over its neighbours;
         if that is 0 (duplicates), the mean of the positive ones, or 1 if there are none.
-        Computed at ``fit``; see ``sigma_``.
+        Measured by ``fit``, or by the first ``add`` after which there are two rows, and whenever
+        ``sigma`` is set to "auto" again; see ``sigma_``.
     temperature : float
         Softmax temperature T of the logits: ``base = softmax(logits / T)``.
     strength : float
         1 is the method as published, 0 the base model.
-    key_dtype : {"float32", "float16", "bfloat16"}
-        How embeddings are stored. The half-width types round them once; search is exact with
-        respect to what is stored.
-    residual_dtype : {"float32", "float16"}
-        How residual values are stored.
+    key_dtype : {"auto", "float32", "float64", "float16", "bfloat16"}
+        How embeddings are stored, and compared. The half-width types round them once; search is
+        exact with respect to what is stored. "auto": float32, unless ``fit`` finds on a seeded
+        sample that rounding float64 embeddings (or large integers) would move the distances of
+        neighbours by more than a tenth of what they lie apart, as it does with Unix times and
+        positions in metres. Then an offset is taken off in float64 before rounding if that
+        serves (preprocess="none"), or else keys are float64: twice the memory, and searched
+        without a cascade. ``add`` keeps rows as ``fit`` chose, and refuses rows for which that
+        would not do.
+    residual_dtype : {"float32", "float64", "float16"}
+        How residual values are stored. Default: "float32" for classification; "float64", which
+        rounds no value, for regression.
     store : "dense", "sparse:m" or "head"
         What is kept of the residuals. "dense": all ``C`` of them, and the outputs. "sparse:m",
         such as "sparse:32", for classification: the class and the ``m`` largest other
@@ -76,7 +87,7 @@ class Memory(State):
         0); "pca:m", such as "pca:64", keeps the ``m`` directions of largest variance, which takes
         8 d^2 bytes and d^3 steps; "whiten:m" also scales them to variance 1 (to 0 where it is no
         more than 2^-40 of the largest). "unit" divides each embedding by its length. ``add``
-        leaves all this as fitted. store="head" needs "none".
+        leaves all this as fitted, but for a memory that had no rows. store="head" needs "none".
     base : str or dict, optional
         What made the outputs and embeddings, such as a model's name, layer and fingerprint.
         Kept with the memory; ``correct`` and its like check it when asked to.
@@ -86,7 +97,15 @@ class Memory(State):
         "project" takes the nearest point of the simplex (Euclidean), no coordinate below 1e-6;
         "keep" leaves every class at least a tenth of what the base model gives it, so that no
         neighbours can rule out what the model thinks likely. "clip:0.001", "project:0.001",
-        "keep:0.3": other numbers.
+        "keep:0.3": other numbers. With more than 100 classes the floors of "clip" and "project"
+        are those of 100 classes together, 1e-4 in all by default (and half of all at most); those
+        of "keep" take a tenth and 1e-9 a class at most. A query that nothing corrects, and every
+        query at strength 0, has the base model's own probabilities; a class that the base model
+        gives exactly 0, such as one whose logit is -inf, stays at 0 unless neighbours have it.
+    auto_prepare : bool
+        Whether searches build, once they are many, what makes them faster; see ``prepare``. That
+        takes one of them longer, by seconds to minutes of many rows. False: ``prepare`` alone
+        builds. Kept in no file; may be set at any time, after ``load`` too.
 
     Examples
     --------
@@ -132,23 +151,21 @@ class Memory(State):
         -------
         self
         """
-        rows = Incoming(self._spec, embeddings, outputs, targets, ids)
-        snapshot = Snapshot(
-            (), rows.d, rows.columns, self._temperature, rows.flat, preprocess=rows.fitted(),
-            embedding_names=rows.names[0], output_names=rows.names[1],
-        )  # fmt: skip
+        start = self._now
+        rows = Incoming(start.asking, embeddings, outputs, targets, ids)
+        snapshot = self._without_rows(start, rows)
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
             arrays["ids"] = rows.ids
         if rows.n:
             snapshot = self._with(snapshot, rows, arrays)
-        if self._sigma == "auto":
-            snapshot = replace(snapshot, auto_sigma=_sigma.measure(snapshot, self._k))
+        made = replace(start, spec=rows.spec, rows=snapshot).measured()
         with self._change():
-            if self._spec is rows.spec:
-                if self._temperature != snapshot.temperature:  # somebody has set it meanwhile
-                    snapshot = self._at_temperature(snapshot, self._temperature)
-                self._snapshot, self._file = snapshot, None
+            now = self._now
+            if now.spec is start.spec:  # what else somebody has set meanwhile holds
+                now = replace(now, spec=made.spec, rows=made.rows)
+                now = now.at_temperature(self._now.temperature).measured()
+                self._hold(spec=now.spec, rows=now.rows, file=None)
                 return self
         return self.fit(embeddings, outputs, targets, ids, copy)  # keys are kept otherwise by now
 
@@ -156,23 +173,56 @@ class Memory(State):
     def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> Memory:
         """Store more rows; see ``fit``. Default ids continue after the largest ever used.
 
-        Ids are never reused, not even those of removed rows. ``sigma_`` and ``preprocess`` stay
-        as fitted. Rows that are already there are not copied. Where most of a part of the memory
-        has been removed, a thread of its own gives that space back (of rows that are mapped or
-        borrowed only if few of them are left).
+        Before any ``fit`` it is one. Ids are never reused, not even those of removed rows.
+        ``sigma_`` and ``preprocess`` stay as they were measured; a memory that had too few rows for
+        that has it done here. Rows that are already there are not copied. Where most of a part of
+        the memory has been removed, a thread of its own gives that space back (of rows that are
+        mapped or borrowed only if few of them are left).
+
+        Warns
+        -----
+        ResmemWarning
+            The memory has grown to 8, 64, .. times the rows that ``sigma="auto"`` was measured on
+            or ``preprocess`` was fitted to.
         """
         with self._change():
-            before = self._rows()
-            rows = Incoming(self._spec, embeddings, outputs, targets, ids, before)
-            if rows.n == 0:
+            now = self._now
+            first = now.rows is None or now.rows.never_held  # this is as good as a fit
+            spec = now.asking if first else now.spec
+            rows = Incoming(spec, embeddings, outputs, targets, ids, now.rows)
+            if now.rows is not None and rows.n == 0:
                 return self
-            if rows.flat != before.flat:
-                expected = "(n,)" if before.flat else "(n, C)"
+            if now.rows is not None and rows.flat != now.rows.flat:
+                expected = "(n,)" if now.rows.flat else "(n, C)"
                 raise ValueError(f"targets must have shape {expected} as in fit")
-            if rows.ids is not None:
-                before.refuse_used(rows.ids)
-            self._publish(before, self._with(before, rows))
+            if first:
+                after = self._without_rows(now, rows)
+                if now.rows is not None:
+                    after = after.named_as(now.rows)
+                if rows.n:
+                    after = self._with(after, rows, {})
+            else:
+                before = now.fitted.with_checked_ids()
+                rows.refuse_rounding(before)
+                if rows.ids is not None:
+                    before.refuse_used(rows.ids)
+                after = self._with(before, rows)
+            made = replace(now, spec=rows.spec, rows=after).measured()
+            made, notes = made.outgrown()
+            self._publish(made)
+        for note in notes:
+            warn(note)
         return self
+
+    @staticmethod
+    def _without_rows(now: Held, rows: Incoming) -> Snapshot:
+        """What the first rows are added to."""
+        made_by, allowed = rows.fitted()
+        return Snapshot(
+            (), rows.d, rows.columns, now.temperature, rows.flat, preprocess=made_by,
+            preprocess_basis=fitted_to(rows.n, made_by), allowed=allowed,
+            embedding_names=rows.names[0], output_names=rows.names[1],
+        )  # fmt: skip
 
     def _with(
         self, before: Snapshot, rows: Incoming, borrowed: dict[str, npt.NDArray[Any]] | None = None
@@ -204,17 +254,18 @@ class Memory(State):
         array = _arrays.to_numpy(ids, "ids")
         flat = _arrays.integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
         with self._change():
-            before = self._rows()
+            before = self._now.fitted
             try:
-                self._snapshot = before.without(flat)
+                self._hold(rows=before.without(flat))
             except BaseException:
-                if self._snapshot is before:
+                if self._now.rows is before:
                     before.withdraw_later()
                 raise
         return self
 
     def __len__(self) -> int:
-        return 0 if self._snapshot is None else len(self._snapshot)
+        rows = self._now.rows
+        return 0 if rows is None else len(rows)
 
     def __bool__(self) -> bool:
         return True  # an empty memory is still a memory
@@ -222,7 +273,8 @@ class Memory(State):
     @property
     def nbytes(self) -> int:
         """Bytes of the stored rows: keys, outputs, targets, residuals and ids."""
-        return 0 if self._snapshot is None else self._snapshot.nbytes
+        rows = self._now.rows
+        return 0 if rows is None else rows.nbytes
 
     @staticmethod
     def estimate(
@@ -230,7 +282,7 @@ class Memory(State):
         d: int,
         C: int,
         task: Literal["classification", "regression"] = "classification",
-        key_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        key_dtype: KeyDtype = "float32",
         budget: int | None = None,
         k: int = 50,
     ) -> Estimate:
@@ -264,21 +316,25 @@ class Memory(State):
         distances by id; padding is distance inf and id -1.
         ``exclude_ids`` (q,) or (q, m) are not returned (-1: none).
         """
-        rows = self._rows()
-        wanted = self._k if k is None else _arrays.count(k, "k")
+        now = self._now
+        rows = now.fitted
+        wanted = now.k if k is None else _arrays.count(k, "k")
         workers = _arrays.thread_count(threads)
         _plausible.check_names(embeddings, "embeddings", rows.embedding_names)
         source = _arrays.rows_of(embeddings, "embeddings")
         _arrays.embedding_layout(source, "embeddings", rows.d, "(q, d)")
+        warn_of_rounding(source, rows)
         part = _arrays.block_of(source, slice(0, source.shape[0]), "embeddings")
         queries, largest = rows.keys(part, workers)
         excluded = _arrays.excluded_ids(exclude_ids, len(queries))
-        distances, ids, _ = search(rows, queries, largest, wanted, excluded, workers)
+        asked = (queries, largest, wanted, excluded, workers, now.auto_prepare)
+        distances, ids, _ = search(rows, *asked)
         return distances, ids
 
     @_arrays.float_state()
     def prepare(self, threads: int | None = None) -> Memory:
-        """Build now what makes search fast, instead of after some 6,000 queries.
+        """Build now what makes search fast, instead of after some 6,000 queries, or with
+        ``auto_prepare=False`` never.
 
         A *cascade* holds every row in a few bytes and finds, with proven bounds, the few rows
         that exact distances must decide between; in up to 16 dimensions a *tree* of boxes may do
@@ -286,11 +342,13 @@ class Memory(State):
         measured beside search without them on 512 of the rows, and the fastest is kept if it is
         faster. It takes at most 40 % of the memory of float32 keys, from 3 dimensions on, and
         ``save`` keeps it, unless removed rows stay out of the file. Rows added later are searched
-        without it until they are a quarter of all.
+        without it until they are a quarter of all. Where another thread is building already, this
+        waits for it and then builds what is missing.
         Returns self; ``plan_`` tells what came of it.
         """
         workers = _arrays.thread_count(threads)
-        self._rows().plan(0, self._k, workers, at_once=True)
+        now = self._now
+        now.fitted.plan(0, now.k, workers, at_once=True)
         return self
 
     @property
@@ -302,18 +360,16 @@ class Memory(State):
         of a cascade, and how fast it was beside float32. Empty tables are of segments for which
         nothing has been decided yet.
         """
-        return [
-            {} if segment.planner.decision is None else segment.planner.decision.described()
-            for segment in self._rows().segments
-        ]
+        return _plans(self._now.fitted)
 
-    def _search_described(self) -> str:
-        built = [plan for plan in self.plan_ if plan.get("bytes")]
+    @staticmethod
+    def _search_described(rows: Snapshot) -> str:
+        built = [plan for plan in _plans(rows) if plan.get("bytes")]
         if not built:
             return "float32"
-        rows, size = sum(plan["rows"] for plan in built), sum(plan["bytes"] for plan in built)
+        count, size = (sum(plan[each] for plan in built) for each in ("rows", "bytes"))
         kinds = {plan[each] for plan in built for each in ("search", "search_few")} - {"float32"}
-        return f"{' and '.join(sorted(kinds))} over {rows} rows, {size} bytes: " + "; ".join(
+        return f"{' and '.join(sorted(kinds))} over {count} rows, {size} bytes: " + "; ".join(
             plan["reason"] for plan in built
         )
 
@@ -413,14 +469,7 @@ class Memory(State):
 
         Arguments as for ``correct``.
         """
-        corrector = self._corrector(base)
-        queries = corrector.searched(embeddings, exclude_ids, threads)
-        if self.task == "regression":
-            return corrector.whole(queries, outputs, threads)
-        to = self._map if self._map.keeps else None  # the other maps keep the order
-        blocks = corrector.blocks(queries, outputs, threads, to=to)
-        parts = [np.argmax(part, axis=1) for part in blocks]
-        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+        return self._corrector(base).predicted(embeddings, outputs, exclude_ids, threads)
 
     def predict_proba(
         self,
@@ -432,13 +481,15 @@ class Memory(State):
     ) -> F64:
         """Corrected class probabilities (q, C): non-negative rows that sum to 1.
 
-        ``correct`` mapped by ``probability_map``. Arguments as for ``correct``.
+        ``correct`` mapped by ``probability_map``; of a query that nothing corrects the base
+        model's own, to the bit (which sum to what they sum to, if they were given as
+        probabilities). Arguments as for ``correct``.
         """
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
         corrector = self._corrector(base)
         queries = corrector.searched(embeddings, exclude_ids, threads)
-        return corrector.whole(queries, outputs, threads, to=self._map)
+        return corrector.whole(queries, outputs, threads, to=corrector.map)
 
     # ---------------------------------------------------------------- tuning and proof
 
@@ -488,15 +539,16 @@ class Memory(State):
             What to try. Defaults: ``k`` 1, 2, 4 to 128; ``sigma`` from 0.01 to 2 times the median
             distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 4 and the present
             one; ``strength`` 0 to 1, of which 0 (the base model) and 1 (as published) are always
-            tried; ``probability_map`` "clip", "clip" and "project" with a floor of 0.1 / C,
-            "keep" with 0.1 and 0.3.
+            tried; ``probability_map`` "clip", "clip" and "project" with floors that are 0.1 in
+            all, "keep" with 0.1 and 0.3.
         preprocess, key_dtype : str or list, optional
             Other ways of keeping keys, beside the present one; each takes a search. They need a
-            memory with preprocess="none" and key_dtype="float32".
+            memory with preprocess="none" and key_dtype="float32" or "float64".
         score : str or callable, optional
             Classification: "log_loss" (default), "accuracy", "brier", "calibration_error".
             Regression: "rmse" (default), "mae", "r2". Or f(predictions, targets) -> float, which is
-            called with the predictions of every setting, with ``greater_is_better``.
+            called with the predictions of every setting (both arrays are read-only), with
+            ``greater_is_better``.
         folds : int or int array (q,)
             How many, or the fold of each row, so that rows that belong together stay together.
         rule : {"best", "one_se"}
@@ -526,9 +578,10 @@ class Memory(State):
         UserWarning
             The notes of the result: the best is at the edge of what was tried.
         ResmemWarning
-            Also notes: the memory's residuals are smaller than those of fresh rows, or the rows are
-            rows of the memory. And where it will take more than some 10 seconds and no ``progress``
-            is told.
+            Also notes: the memory's residuals are smaller than those of fresh rows, the rows are
+            rows of the memory, or the base model calls classes impossible that occur, which makes
+            its log-loss infinite. And where it will take more than some 10 seconds and no
+            ``progress`` is told.
         """
         result = _tuning.tune(
             self, embeddings, outputs, targets, k=k, sigma=sigma, temperature=temperature,
@@ -548,13 +601,24 @@ class Memory(State):
         came are gone; so other ways cannot be tried any more. Nothing changes if one is refused.
         """
         checked_settings(settings)
-        self._check_weighing(settings)
-        if (settings.preprocess, settings.key_dtype) != (self.preprocess, self.key_dtype):
-            self._rekey(settings.preprocess, settings.key_dtype)
-        self.temperature = settings.temperature
-        self.k, self.sigma = settings.k, settings.sigma
-        self.strength, self.probability_map = settings.strength, settings.probability_map
+        with self._change():
+            made = vars(self._now.using(settings))
+            self._hold(**{name: made[name] for name in made if name != "auto_prepare"})
         return self
+
+    @property
+    def settings(self) -> Settings:
+        """What the memory computes with now, such as ``use`` takes; ``sigma`` may be "auto"."""
+        now = self._now
+        return Settings(
+            now.k,
+            now.sigma,
+            now.temperature,
+            now.strength,
+            now.map.name,
+            now.spec.preprocess.name,
+            now.spec.key_dtype,
+        )
 
     # ---------------------------------------------------------------- judgement
 
@@ -584,8 +648,8 @@ class Memory(State):
         targets : int array (q,) of classes; for regression array (q,) or (q, C)
         exclude_ids : as for ``correct``
         knn : TuneResult or Settings, optional
-            Whose ``k`` and ``sigma`` the neighbours alone are weighted with. Default: the
-            memory's.
+            Whose ``k`` and ``sigma`` the neighbours alone are weighted with; of a TuneResult also
+            those of the method as published. Default: the memory's.
         buckets : int
             Of distance to the nearest row, for ``by_distance``.
         bins : int
@@ -596,6 +660,11 @@ class Memory(State):
         -------
         Evaluation
             Computed block by block of queries: some numbers a row stay in memory.
+
+        Warns
+        -----
+        ResmemWarning
+            The base model gives exactly 0 to the class of some rows: its log-loss is infinite.
         """
         return _evaluate.evaluate(
             self, embeddings, outputs, targets, exclude_ids, knn, buckets, bins, threads
@@ -619,14 +688,15 @@ class Memory(State):
             As for ``correct``. Without outputs the corrections alone are explained.
         columns : int array (t,) or (q, t), optional
             Output columns to explain, for all queries alike or for each. Default: of each
-            query the ``top`` columns that are corrected most, largest first, equal ones by
-            number.
+            query the ``top`` columns whose ``correction`` is largest in size, largest first,
+            equal ones by number.
         top : int
 
         Returns
         -------
         Explanation
-            Contributions (q, k, t) and more; see there. Takes memory for them all.
+            Contributions (q, k, t) and more, as they are applied (times ``strength``); see
+            there. Takes memory for them all.
         """
         corrector = self._corrector()
         return _explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)
@@ -662,6 +732,9 @@ class Memory(State):
             As the system gives it (disk full, no permission); the old file is unharmed.
         ValueError
             ``append`` and the file is not the one this memory continues.
+        RuntimeError
+            A signal handler or ``progress`` saves to a file that the code it interrupts is
+            writing. That goes on; other threads and processes are waited for instead.
         """
         _arrays.told(progress)
         if os.fspath(path).lower().endswith(_persist.EXPORTS):
@@ -669,10 +742,10 @@ class Memory(State):
                 f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "
                 "export writes such files"
             )
-        with self._saving:
-            file = self._file if append else None
+        with self._saving, sole_writer(path, "call"):
+            file = self._now.file if append else None
             if append and (file is None or file.path != os.path.abspath(os.fspath(path))):
-                last = "no file yet" if self._file is None else f"{self._file.path!r}"
+                last = "no file yet" if file is None else f"{file.path!r}"
                 raise ValueError(
                     "append=True continues the file that this memory was loaded from or last "
                     f"saved to ({last}), got {os.fspath(path)!r}; save without append"
@@ -680,14 +753,15 @@ class Memory(State):
             if self._compactor is not None and not self._changing:
                 self._compactor.join()  # what it merges need not be written twice
             with self._lock:
-                rows, settings = self._rows().sealed(), self._settings()
+                now = self._now
+                rows = now.fitted.sealed()
                 if not self._changing:
-                    self._snapshot = rows
-            saved = _persist.save(path, settings, self._head(), rows, file, progress)
+                    self._hold(rows=rows)
+            saved = _persist.save(path, self._settings(now), self._head(), rows, file, progress)
             with self._lock:
-                if self._snapshot is not None:
-                    self._snapshot = saved.followed_by(self._snapshot)
-                self._file = saved.file
+                rows = self._now.fitted
+                if rows.preprocess is saved.rows.preprocess:  # no other fit has come meanwhile
+                    self._hold(rows=saved.followed_by(rows), file=saved.file)
         return self
 
     @classmethod
@@ -733,23 +807,36 @@ class Memory(State):
         if given["sigma"] == "inf":
             given["sigma"] = math.inf
         flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
+        allowed = saved.settings.get("allowed")
+        sigma_rows, preprocess_rows = map(saved.counted, ("sigma_rows", "preprocess_rows"))
         try:
             memory = cls(**given, head=Head(**saved.head) if saved.head else None)
             auto = None if sigma is None else positive(sigma, "sigma_")
+            allowed = math.inf if allowed is None else positive(allowed, "allowed")
         except (TypeError, ValueError) as error:
             raise saved.bad(f"its settings make no sense: {error}") from error
         if type(flat) is not bool or (sigma is None and memory.sigma == "auto"):
             raise saved.bad("flat or sigma_ is missing")
-        rows, memory._file = saved.rows(memory._spec.schema)
-        memory._snapshot = replace(
+        rows, file = saved.rows(memory._now.spec.schema)
+        if flat and (memory.task, rows.columns) != ("regression", 1):
+            raise saved.bad(
+                f"flat is for values of one column, not for {rows.columns} of {memory.task}"
+            )
+        if memory.sigma == "auto" and (sigma_rows == 0 or (sigma_rows is None and len(rows) < 2)):
+            auto = sigma_rows = None  # it is still to be measured
+        rows = replace(
             rows,
-            temperature=memory._temperature,
+            temperature=memory._now.temperature,
             flat=flat,
             auto_sigma=auto,
+            sigma_basis=Basis(sigma_rows),
             preprocess=saved.preprocess,
+            preprocess_basis=Basis(preprocess_rows),
+            allowed=allowed,
             embedding_names=saved.names("embedding_names", rows.d),
             output_names=saved.names("output_names", rows.columns),
         )
+        memory._hold(rows=rows, file=file)
         return memory
 
     def export(
@@ -769,25 +856,25 @@ class Memory(State):
         from resmem import _export  # which is seldom needed
 
         _arrays.told(progress)
-        with self._lock:
-            rows, settings = self._rows(), self._settings()
-        _export.save(path, settings, self._head(), rows, progress)
+        now = self._now
+        _export.save(path, self._settings(now), self._head(), now.fitted, progress)
         return self
 
     def info(self) -> dict[str, Any]:
         """What the memory is and holds, as plain numbers and strings."""
-        rows, file = self._rows(), self._file
+        now = self._now
+        rows, file = now.fitted, now.file
         about = {
             "rows": len(rows),
             "d": rows.d,
             "columns": rows.columns,
-            **self._settings(),
-            "sigma_": self.sigma_,
+            **self._settings(now),
+            "sigma_": now.scale,
             "residual_error_": rows.error,
             "nbytes": rows.nbytes,
             "segments": len(rows.segments),
             "removed": sum(s.dead for s in rows.segments),
-            "search": self._search_described(),
+            "search": self._search_described(rows),
         }
         if file is not None:
             about["file"] = file.path
@@ -799,44 +886,46 @@ class Memory(State):
 
     def _corrector(self, base: Any = None) -> Corrector:
         """What a call computes with, whatever changes meanwhile."""
-        rows = self._rows()
         if base is not None and identity(base) != self._base:
             made = "an unnamed base" if self._base is None else f"base {self._base!r}"
             raise ValueError(f"this memory was made from {made}, not from {base!r}")
-        return Corrector(
-            self._spec,
-            rows,
-            min(self._k, max(1, len(rows))),  # weights run over the rows that there are
-            self._scale(rows),
-            self._strength,
-        )
+        return self._now.corrector
 
     # ---------------------------------------------------------------- object protocol
 
     def __repr__(self) -> str:
-        sigma = f"{self._sigma!r}"
-        if self._sigma == "auto" and self._snapshot is not None:
-            sigma += f" ({self.sigma_:.4g})"
+        now = self._now
+        rows, sigma = now.rows, f"{now.sigma!r}"
+        if now.sigma == "auto" and rows is not None:
+            sigma += f" ({now.scale:.4g})"
         text = (
-            f"Memory(task={self.task!r}, output_kind={self.output_kind!r}, k={self._k}, "
-            f"sigma={sigma}, temperature={self._temperature:g}, strength={self._strength:g}"
+            f"Memory(task={now.spec.task!r}, output_kind={now.spec.output_kind!r}, k={now.k}, "
+            f"sigma={sigma}, temperature={now.temperature:g}, strength={now.strength:g}"
         )
-        usual = {
-            "preprocess": "none",
-            "key_dtype": "float32",
-            "residual_dtype": "float32",
-            "store": "dense",
-            "probability_map": "clip",
-        }
-        for name, value in usual.items():
-            if getattr(self, name) != value:
-                text += f", {name}={getattr(self, name)!r}"
+        for name, value, usual in (
+            ("preprocess", now.spec.preprocess.name, "none"),
+            ("key_dtype", now.spec.key_dtype, "auto" if rows is None else "float32"),
+            (
+                "residual_dtype",
+                self._residual_dtype,
+                residual_dtype_for(now.spec.task, None),
+            ),
+            ("store", now.spec.store.name, "dense"),
+            ("probability_map", now.map.name, "clip"),
+        ):
+            if value != usual:
+                text += f", {name}={value!r}"
         text += ")"
-        if self._snapshot is None:
+        if rows is None:
             return text + " [not fitted]"
-        rows = self._snapshot
-        size = self.nbytes / (1 << 20)
+        size = rows.nbytes / (1 << 20)
         return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB]"
+
+
+def _plans(rows: Snapshot) -> list[dict[str, Any]]:
+    """See ``Memory.plan_``."""
+    decisions = (segment.planner.decision for segment in rows.segments)
+    return [{} if each is None else each.described() for each in decisions]
 
 
 def verify_file(

@@ -24,6 +24,8 @@ _PREDICTED = {
     "pred", "preds", "prediction", "predictions", "predicted", "scores", "probabilities", "probs",
 }  # fmt: skip
 _ROUNDING = 1e-6  # by which probabilities may leave [0, 1]
+_IMPOSSIBLE = 745.0  # more than any finite log-loss: that of 2**-1074 is 744.4
+_SMALLEST = float(np.finfo(np.float64).tiny)
 
 Whole: TypeAlias = Callable[[Any, Any], float]
 Rows: TypeAlias = Callable[[Any, Any], F64]
@@ -120,7 +122,7 @@ def paired_interval(gains: Any, confidence: float = 0.95, worst: float | None = 
     ``worst``, one more row is taken to have gained that. Of less than two gains, or of infinite
     ones, no spread is known: the interval is infinite. The mean of none is NaN.
     """
-    checked_confidence(confidence)
+    confidence = checked_confidence(confidence)
     array = np.asarray(gains, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"gains must have shape (n,), got {array.shape}")
@@ -131,7 +133,7 @@ def paired_interval(gains: Any, confidence: float = 0.95, worst: float | None = 
         return Interval(mean, -math.inf, math.inf, confidence)
     if worst is not None:
         array, n = np.append(array, min(worst, mean)), n + 1
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = normal_quantile(confidence)
     middle, half = float(array.mean()), z * float(array.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, middle - half, middle + half, confidence)
 
@@ -142,6 +144,15 @@ def checked_confidence(confidence: Any) -> float:
     if not 0 < checked < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
     return checked
+
+
+def normal_quantile(confidence: float) -> float:
+    """The ``z`` for which a standard normal draw lies in [-z, z] with this probability.
+
+    It is taken from the lower tail: 1 - confidence is exact near 1, where 0.5 + confidence / 2
+    would be rounded to 1 and have no quantile.
+    """
+    return 0.0 - NormalDist().inv_cdf((1 - confidence) / 2)
 
 
 # -------------------------------------------------------------------- classification
@@ -177,10 +188,21 @@ def brier_scores(predictions: Any, targets: Any) -> F64:
     return scores
 
 
+def gains_of(losses: F64, others: F64) -> F64:
+    """By how much the losses are below the others, row by row.
+
+    An infinite log-loss counts as 745, just above all that are finite: what both call impossible is
+    no gain of either, and a gain over what one alone calls so has a size and a spread.
+    """
+    before, after = (np.where(np.isinf(x), _IMPOSSIBLE, x) for x in (others, losses))
+    gains: F64 = before - after
+    return gains
+
+
 def worst_log_loss(predictions: F64, others: F64) -> F64:
-    """Of each row the least ``log p - log p'`` of any class."""
-    with np.errstate(divide="ignore"):
-        least: F64 = np.log((predictions / others).min(axis=1))
+    """Of each row the least ``log p - log p'`` of any class, none taken as below 2**-1022."""
+    ratios = np.maximum(predictions, _SMALLEST) / np.maximum(others, _SMALLEST)
+    least: F64 = np.log(ratios.min(axis=1))
     return least
 
 
@@ -303,11 +325,23 @@ def _mean_of(rows: Rows) -> Whole:
     return lambda predictions, targets: float(rows(predictions, targets).mean())
 
 
+def _read_only(array: npt.ArrayLike) -> npt.NDArray[Any]:
+    """A view that cannot be written to."""
+    view = np.asarray(array).view()
+    view.flags.writeable = False
+    return view
+
+
 def _checked(function: Whole, name: str) -> Whole:
-    """The function, whose results must be numbers that can be compared."""
+    """The function, whose results must be numbers that can be compared.
+
+    It sees read-only views: the targets are the caller's own array, and predictions are scored
+    more than once.
+    """
 
     def whole(predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
-        value = number(function(predictions, targets), f"the score {name}")
+        scored = function(_read_only(predictions), _read_only(targets))
+        value = number(scored, f"the score {name}")
         if math.isnan(value):
             raise ValueError(f"the score {name} must be a number, got NaN")
         return value

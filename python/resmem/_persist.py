@@ -18,17 +18,20 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from resmem import _container
+from resmem._arrays import forget
 from resmem._container import Pieces, Section, Version
 from resmem._errors import FileFormatError
 from resmem._planner import KINDS, Decision, Planner, saved
-from resmem._preprocess import Fitted, method_named
-from resmem._rows import NO_RUNS, Array, Schema, Segment, Snapshot, Stored
+from resmem._preprocess import AS_GIVEN, NONE, Fitted, method_named
+from resmem._rows import NO_RUNS, Array, Schema, Segment, Snapshot, Stored, target_fault
 
 Progress: TypeAlias = "Callable[[int], None] | None"
 
 EXPORTS = (".npz", ".safetensors")  # files called so are not ours but _export's
 
 _LAST_ID = 2**63 - 1
+_NUMBERS = 2**48  # more segments than a file will ever have held
+_CHECKED_ROWS = 1 << 16  # at a time
 _PIECE = 4 << 20  # bytes of rows that are gathered to be written
 
 
@@ -41,6 +44,7 @@ class File:
     numbers: int = 0  # segments it ever held
     removed: Mapping[int, int] = field(default_factory=dict)  # removed rows, by segment
     retired: Array = field(default_factory=lambda: NO_RUNS)
+    preprocess: Fitted = AS_GIVEN
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def save(
         version = _container.append(
             name, after.version, work.meta(settings), work.kept(), work.sections(), progress
         )
-    file = File(name, version, work.numbers, work.removed(), work.retired)
+    file = File(name, version, work.numbers, work.removed(), work.retired, rows.preprocess)
     stored, mapped = [], {}
     for at, (segment, number) in enumerate(zip(rows.segments, work.number, strict=True)):
         if work.leaves_out(segment):
@@ -133,6 +137,10 @@ class _Writing:
             else:
                 self.number.append(self.numbers)
                 self.numbers += 1
+        if after is not None and self.numbers > _NUMBERS:
+            raise ValueError(
+                f"{after.path!r} cannot be appended to any more; save it as a new file"
+            )
         self.decisions = [self._decision(segment) for segment in rows.segments]
 
     def _decision(self, segment: Segment) -> Decision | None:
@@ -192,10 +200,12 @@ class _Writing:
 
     def _all(self) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
         """Names of all sections, and for those that are to be written what gives the array."""
-        once = {f"head/{name}": array for name, array in self.head.items()}
-        once |= {f"preprocess/{name}": a for name, a in self.rows.preprocess.arrays.items()}
-        for name, array in once.items():
-            yield name, partial(np.asarray, array) if self.after is None else None
+        for name, array in self.head.items():
+            yield f"head/{name}", partial(np.asarray, array) if self.after is None else None
+        made_by = self.rows.preprocess
+        same = self.after is not None and self.after.preprocess is made_by
+        for name, array in made_by.arrays.items():
+            yield f"preprocess/{name}", None if same else partial(np.asarray, array)
         if len(self.retired):
             same = self.after is not None and np.array_equal(self.after.retired, self.retired)
             yield "retired", None if same else partial(np.asarray, self.retired)
@@ -232,9 +242,7 @@ class _Writing:
         step = max(1, _PIECE // max(1, row.dtype.itemsize * math.prod(row.shape[1:])))
 
         def parts() -> Iterator[Array]:
-            living = segment.living(self.rows.version)
-            for start in range(0, len(living), step):
-                some = living[start : start + step]
+            for some in segment.living_parts(self.rows.version, step):
                 yield segment.ids_of(some) if of_ids else segment[name][some]
 
         return Pieces(row.dtype, (segment.n - segment.dead, *row.shape[1:]), parts)
@@ -266,6 +274,11 @@ class Saved:
         if not all(isinstance(name, str) for name in found):
             raise self.bad(f"{kind} holds what is not text")
         return tuple(found)
+
+    def counted(self, name: str) -> int | None:
+        """A number of rows in the settings; None if it is unknown, as of older files."""
+        value = self.settings.get(name)
+        return value if type(value) is int and value >= 0 else None
 
 
 class Reader:
@@ -339,39 +352,58 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
             "weight": reader.array("head/weight", np.float32, (columns, d)),
             "bias": reader.array("head/bias", np.float32, (columns,)),
         }
+        if not all(np.isfinite(array).all() for array in head.values()):
+            raise reader.bad("head/weight or head/bias holds NaN or infinity")
     preprocess = fitted(
-        settings.get("preprocess"),
+        settings,
         reader.whole(reader.meta, "d"),
         lambda name, dtype, shape: reader.array(f"preprocess/{name}", dtype, shape),
         reader.bad,
+        not reader.below("preprocess/") and reader.field(reader.meta, "segments") == [],
     )
-    file = File(name, loaded.version, reader.whole(reader.meta, "numbers"))
+    numbers = reader.whole(reader.meta, "numbers", _NUMBERS)
+    file = File(name, loaded.version, numbers, preprocess=preprocess)
     return Saved(
-        settings, head, preprocess, lambda schema_of: _rows(reader, file, schema_of), reader.bad
+        settings,
+        head,
+        preprocess,
+        lambda schema_of: _rows(reader, file, schema_of, verify),
+        reader.bad,
     )
 
 
 def fitted(
-    name: Any,
+    settings: Mapping[str, Any],
     d: int,
     array: Callable[[str, Any, tuple[int, ...]], Array],
     bad: Callable[[str], FileFormatError],
+    waits: bool,
 ) -> Fitted:
-    """The preprocess called so, of the arrays that ``array`` gives by name, dtype and shape."""
+    """The preprocess that settings name, of the arrays that ``array`` gives by name, dtype and
+    shape.
+
+    ``waits``: there are neither rows that it was fitted to nor such arrays.
+    """
     try:
-        method = method_named(name)
+        method = method_named(settings.get("preprocess"))
         schema = method.schema(d)
     except ValueError as error:
         raise bad(f"its settings make no sense: {error}") from error
+    if settings.get("offset") is True:
+        if schema:
+            raise bad(f"its preprocess {method.name} has an offset besides")
+        schema = {"offset": (np.float64, (d,))}
+    elif waits and schema:
+        schema, method = {}, NONE
     arrays = {each: np.array(array(each, *kind)) for each, kind in schema.items()}
     if not all(np.isfinite(each).all() for each in arrays.values()):
         raise bad("the numbers of its preprocess hold NaN or infinity")
     if (arrays.get("scale", np.ones(1)) <= 0).any():
         raise bad("the scale of its preprocess is not positive")
-    return Fitted(method, arrays)
+    return Fitted(method, arrays, wide=settings.get("key_dtype") == "float64")
 
 
-def _rows(reader: Reader, file: File, schema_of: SchemaOf) -> tuple[Snapshot, File]:
+def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tuple[Snapshot, File]:
     meta = reader.meta
     d, columns = reader.whole(meta, "d"), reader.whole(meta, "columns")
     if not (0 < d < 2**31 and 0 < columns < 2**31):
@@ -397,9 +429,28 @@ def _rows(reader: Reader, file: File, schema_of: SchemaOf) -> tuple[Snapshot, Fi
         next_id=reader.whole(meta, "next_id", _LAST_ID + 1),
         version=1,
         retired=retired,
+        ids_checked=verify or not any(segment.has_ids for segment in segments),
     )
+    fault = rows.id_fault(given=verify) or (verify and _target_fault(rows))
+    if fault:
+        raise reader.bad(fault)
+    if verify:
+        for segment in segments:  # what was looked at need not stay in memory
+            for name in {"ids", "targets", "index"} & set(segment.arrays):
+                forget(segment[name], slice(0, segment.n))
     removed = {s.stored.number: s.dead for s in segments if s.stored and s.dead}
     return rows, replace(file, removed=removed, retired=rows.retired)
+
+
+def _target_fault(rows: Snapshot) -> str:
+    """What is wrong with numbers that are used as columns; "" if nothing is."""
+    for segment in rows.segments:
+        for name in {"targets", "index"} & set(segment.arrays):
+            for start in range(0, segment.n, _CHECKED_ROWS):
+                some = segment[name][start : start + _CHECKED_ROWS]
+                if fault := target_fault(some, rows.columns, name):
+                    return fault
+    return ""
 
 
 def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment:

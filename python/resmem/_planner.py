@@ -4,8 +4,10 @@ cpp/tree/README.md)."""
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
@@ -15,6 +17,7 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._arrays import F32, F64, I64
+from resmem._sample import sample
 
 Index: TypeAlias = "_core.Cascade | _core.Tree"
 KINDS: dict[str, type[_core.Cascade] | type[_core.Tree]] = {
@@ -193,13 +196,21 @@ class Planner:
         self._read = read
         self._most_trials = most_trials
         self._asked = 0
-        self._lock = threading.Lock()
+        self._live()
+
+    def _live(self) -> None:
+        self._building = threading.Lock()
+        self._builder: int | None = None  # the thread that holds it
+        self._reading = threading.RLock()
+        _alive.add(self)
 
     @property
     def decision(self) -> Decision | None:
-        read, self._read = self._read, None
-        if read is not None and self._decision is None:
-            self._decision = read()
+        if self._read is not None:
+            with self._reading:
+                if self._read is not None and self._decision is None:
+                    self._decision = self._read()
+                self._read = None
         return self._decision
 
     def lies_at(self, decision: Decision, stored: tuple[str, int]) -> None:
@@ -226,19 +237,43 @@ class Planner:
     ) -> None:
         """Told before a search. ``keys``: the array whose first rows the segment's are."""
         n = len(segment[0])
-        decision = self.decision
-        known = 0 if decision is None else decision.rows
-        if n < LEAST_ROWS or n - known <= max(0 if at_once else LEAST_ROWS - 1, known // 4):
+        if not self._lacks(n, at_once):
             return
         self._asked += queries
         if not at_once and self._asked < WORTH:
             return
-        if self._lock.acquire(blocking=False):  # who comes meanwhile searches without
-            try:
+        if self._builder == threading.get_ident():  # a signal handler need not wait for what it
+            return  # interrupts
+        building = self._building  # a child that is forked meanwhile has another
+        if not building.acquire(blocking=at_once):  # other searches go without meanwhile
+            return
+        try:
+            self._builder = threading.get_ident()
+            if self._lacks(n, at_once):  # still, after another thread may have built
                 self._decision = decide(segment, keys, k, threads, self._most_trials, metric)
                 self._asked = 0
-            finally:
-                self._lock.release()
+        finally:
+            self._builder = None
+            building.release()
+
+    def _lacks(self, n: int, at_once: bool) -> bool:
+        """Whether so many rows are worth building for."""
+        decision = self.decision
+        known = 0 if decision is None else decision.rows
+        new = n - known
+        return n >= LEAST_ROWS and new > max(0 if at_once else LEAST_ROWS - 1, known // 4)
+
+
+# A child forked while another thread was building would find its lock held for ever.
+_alive: weakref.WeakSet[Planner] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for planner in list(_alive):
+        planner._live()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 def decide(
@@ -439,7 +474,7 @@ def _squares(x: npt.NDArray[Any]) -> F64:
 
 
 def _sample(rows: npt.NDArray[Any], count: int, seed: int) -> F32:
-    return _widened(rows[np.sort(np.random.RandomState(seed).permutation(len(rows))[:count])])
+    return _widened(rows[sample(len(rows), count, seed)])
 
 
 def _widened(rows: npt.NDArray[Any]) -> F32:

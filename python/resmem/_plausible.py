@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _arrays, _core
-from resmem._arrays import F32, F64, I64
+from resmem._arrays import F64, I64, Keys
 from resmem._errors import warn
 from resmem._rows import Array, Snapshot
 from resmem._sample import sample
@@ -95,7 +95,7 @@ class Seen:
         """The sampled rows, each a slice."""
         return (slice(int(row), int(row) + 1) for row in self._sampled)
 
-    def look(self, block: slice, keys: F32, nearest: I64, targets: npt.NDArray[Any]) -> None:
+    def look(self, block: slice, keys: Keys, nearest: I64, targets: npt.NDArray[Any]) -> None:
         """At the sampled rows of a block, given the keys (b, m) that were searched for, the
         positions (b,) of the nearest rows, -1 for none, and their targets."""
         at = self._sampled[(self._sampled >= block.start) & (self._sampled < block.stop)]
@@ -109,12 +109,12 @@ class Seen:
             alike = segment["targets"][there] == targets[here]
             self._found += int((same & alike.reshape(len(here), -1).all(axis=1)).sum())
 
-    def _as_stored(self, keys: F32) -> Array:
+    def _as_stored(self, keys: Keys) -> Array:
         """Rounded as the keys of the memory are; what is beyond them is infinite."""
         dtype = self._spec.key_dtype
         if dtype not in ("float16", "bfloat16"):
             return keys
-        return _core.narrow(np.ascontiguousarray(keys), dtype)
+        return _core.narrow(np.ascontiguousarray(keys, dtype=np.float32), dtype)
 
     def note(self, rows: str) -> str | None:
         """What is to be said of them, called ``rows``; None if there is nothing."""

@@ -9,17 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _core
-from resmem._arrays import F32, F64, I64
+from resmem import _arrays, _core, _threads
+from resmem._arrays import F64, I64, Keys
 from resmem._sample import sample
+
+_R = TypeVar("_R")
 
 _SAMPLE = 65_536  # rows that a fit looks at
 _BLOCK_BYTES = 8 << 20  # of rows in hand, as float64
+_MANY_COLUMNS = 400  # from here on one product or decomposition of (d, d) takes 0.05 s or more
 _LARGEST = np.finfo(np.float32).max
 
 # What is taken for nothing but roundings: such a part of the largest variance, or of the length of
@@ -62,21 +66,23 @@ class Method:
         names = {"center": ("mean",), "standardize": ("mean", "scale")}.get(self.kind, ())
         return {name: (np.float64, (d,)) for name in names}
 
-    def fit(self, n: int, d: int, rows_at: Callable[[I64], F32]) -> Fitted:
-        """Fitted to ``n`` embeddings, of which ``rows_at`` gives those at ascending positions."""
+    def fit(self, n: int, d: int, rows_at: Callable[[I64], Keys]) -> Fitted:
+        """Fitted to ``n`` embeddings, of which ``rows_at`` gives those at ascending positions.
+
+        ``AS_GIVEN`` where there are none to fit to: there are no keys yet to be compared either.
+        """
         if not self.schema(d):
             return Fitted(self)
         if n == 0:
-            raise ValueError(
-                f"embeddings must have rows that preprocess={self.name!r} can be fitted to, got "
-                f"shape (0, {d}); fit rows, or use preprocess='none' or 'unit'"
-            )
+            return AS_GIVEN
         moments, positions = _Moments(d, together=self.linear), sample(n, _SAMPLE)
         step = max(1, _BLOCK_BYTES // (8 * d))
+        long = self.linear and d >= _MANY_COLUMNS
         for start in range(0, len(positions), step):
-            moments.add(rows_at(positions[start : start + step]))
+            rows = rows_at(positions[start : start + step])
+            _answering(partial(moments.add, rows), long)
         if self.linear:
-            return Fitted(self, self._linear_map(moments))
+            return Fitted(self, _answering(partial(self._linear_map, moments), long))
         scale = np.sqrt(moments.scatter / moments.n)
         found = {"mean": moments.mean, "scale": np.where(scale > 0, scale, 1.0)}
         return Fitted(self, {name: found[name] for name in self.schema(d)})
@@ -107,17 +113,41 @@ class Method:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A preprocess and what its fit has found."""
+    """A preprocess and what its fit has found.
+
+    ``arrays`` may hold an "offset" (d,), which is taken off embeddings that are left as they came
+    otherwise. ``wide``: keys are float64, not rounded to float32.
+    """
 
     method: Method
     arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    wide: bool = False
 
-    def apply(self, embeddings: F32, threads: int = 0) -> F32:
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of keys and queries."""
+        return np.dtype(np.float64 if self.wide else np.float32)
+
+    @property
+    def plain(self) -> bool:
+        """Whether keys are the embeddings, but for rounding."""
+        return self.method.kind == "none" and "offset" not in self.arrays
+
+    def unshifted(self, keys: Keys) -> Keys:
+        """Embeddings of keys that an offset at most was taken off."""
+        if "offset" not in self.arrays:
+            return keys
+        whole: F64 = keys.astype(np.float64) + self.arrays["offset"]
+        return whole
+
+    def apply(self, embeddings: Keys, threads: int = 0) -> Keys:
         """Keys (n, m) of finite embeddings (n, d); infinite where they are beyond float32."""
-        if self.method.kind == "none":
-            return embeddings
+        if self.plain:
+            with np.errstate(over="ignore"):
+                same: Keys = np.ascontiguousarray(embeddings, dtype=self.dtype)
+            return same
         n, d = embeddings.shape
-        keys = np.empty((n, self.method.width(d)), dtype=np.float32)
+        keys: Keys = np.empty((n, self.method.width(d)), dtype=self.dtype)
         step = max(1, _BLOCK_BYTES // (8 * d))
         with np.errstate(over="ignore"):
             for start in range(0, n, step):
@@ -125,7 +155,7 @@ class Fitted:
                 keys[some] = self._applied(embeddings[some], threads)
         return keys
 
-    def _applied(self, embeddings: F32, threads: int) -> F32 | F64:
+    def _applied(self, embeddings: Keys, threads: int) -> Keys:
         arrays = self.arrays
         if self.method.linear:
             keys = _core.head_logits(embeddings, arrays["weight"], arrays["bias"], threads)
@@ -134,20 +164,20 @@ class Fitted:
         if self.method.kind == "unit":
             norms = _norms(rows)
             return np.divide(rows, np.where(norms > 0, norms, 1.0))
-        rows -= arrays["mean"]
+        rows -= arrays["offset" if self.method.kind == "none" else "mean"]
         if self.method.kind == "standardize":
             rows /= arrays["scale"]
         return rows
 
-    def keys(self, embeddings: Any, d: int, threads: int, first_row: int) -> tuple[F32, float]:
+    def keys(self, embeddings: Any, d: int, threads: int, first_row: int) -> tuple[Keys, float]:
         """Keys of whatever a caller gives for embeddings (n, d), and their largest |value|.
 
         ``first_row``: the number of the first row, for messages.
         """
-        rows, largest = _arrays.vectors(embeddings, "embeddings", d, threads, first_row)
-        if self.method.kind == "none":
-            return rows, largest
-        keys = self.apply(rows, threads)
+        if self.plain:
+            made = _arrays.wide_vectors if self.wide else _arrays.vectors
+            return made(embeddings, "embeddings", d, threads, first_row)
+        keys = self.apply(exact(embeddings, d, threads, first_row), threads)
         largest, bad_row = _core.inspect_rows(keys, threads)
         if bad_row >= 0:
             raise ValueError(
@@ -158,7 +188,15 @@ class Fitted:
 
     def row_bytes(self, d: int) -> int:
         """What ``keys`` takes for a row beyond the embeddings."""
-        return 0 if self.method.kind == "none" else 4 * self.method.width(d)
+        return 0 if self.plain else self.dtype.itemsize * self.method.width(d)
+
+
+def exact(embeddings: Any, d: int | None, threads: int, first_row: int) -> Keys:
+    """Finite embeddings (n, d) as they came: float32, or float64 if float32 may not hold them."""
+    given = _arrays.real(embeddings, "embeddings", "(n, d)")
+    narrow = _arrays.fits_float32(given.dtype)
+    checked = _arrays.vectors if narrow else _arrays.wide_vectors
+    return checked(given, "embeddings", d, threads, first_row)[0]
 
 
 NONE = Method("none")
@@ -177,10 +215,16 @@ def method_named(name: Any) -> Method:
     return Method(found[1], int(found[2])) if found[1] else Method(found[0])
 
 
+def _answering(work: Callable[[], _R], long: bool) -> _R:
+    """The result of the work; where that takes ``long``, Ctrl-C is answered meanwhile."""
+    return _threads.interruptible(_arrays.float_state()(work)) if long else work()
+
+
 class _Moments:
     """Mean and scatter of rows, block by block (Chan, Golub and LeVeque's update).
 
-    A constant column has no scatter at all, as sums of so few equal float32 values are exact.
+    A constant column has no scatter at all, as sums of so few equal float32 values are exact;
+    those of float64 are not, so that the first row is taken off before.
     """
 
     def __init__(self, d: int, together: bool) -> None:
@@ -189,11 +233,14 @@ class _Moments:
         self.mean = np.zeros(d)
         self.scatter = np.zeros((d, d) if together else d)
 
-    def add(self, rows: F32) -> None:
-        part = rows.astype(np.float64)
+    def add(self, rows: Keys) -> None:
+        if self.n == 0:
+            self._origin = rows[0].astype(np.float64) if rows.dtype == np.float64 else 0.0
+            self.mean += self._origin
+        part = rows.astype(np.float64) - self._origin
         mean = part.mean(axis=0)
         part -= mean
-        apart, n = mean - self.mean, self.n + len(part)
+        apart, n = mean - (self.mean - self._origin), self.n + len(part)
         share = self.n * len(part) / n
         if self._together:
             self.scatter += part.T @ part

@@ -10,6 +10,8 @@ Three rules let a running search keep the snapshot it found, without a copy:
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -18,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _core
-from resmem._arrays import F32, I64
+from resmem._arrays import I64, Keys
+from resmem._errors import FileFormatError
+from resmem._growth import UNKNOWN, Basis
 from resmem._planner import KeySegment, Planner
 from resmem._preprocess import AS_GIVEN, Fitted
 
@@ -26,8 +30,10 @@ Array: TypeAlias = npt.NDArray[Any]
 Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]  # dtype, shape of a row
 
 _LEAST_ROOM = 1 << 20  # bytes of a new segment that rows will be added to
+_ROWS_AT_ONCE = 1 << 18  # of which a part of a segment is asked which live
 _COPY_BYTES = 8 << 20  # compaction copies this much at a time
 _FEW_SEGMENTS = 8  # this many of similar size are merged into one
+_IDS = 1 << 20  # that are looked up at a time
 _MOST_COPIED = 64 << 20  # bytes of borrowed rows that a compaction may take into memory
 
 
@@ -58,7 +64,7 @@ class Segment:
     borrowed: bool = False  # arrays lie in a file or belong to the caller: they cost no memory
     stored: Stored | None = None
     planner: Planner = field(default_factory=Planner, repr=False, compare=False)
-    _table: list[_core.IdTable] = field(default_factory=list, repr=False, compare=False)
+    _table: _core.IdTable = field(default_factory=_core.IdTable, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.n
@@ -93,12 +99,9 @@ class Segment:
         if not self.has_ids:
             rows = ids - self.first_id
             return np.where((ids >= self.first_id) & (rows < self.n), rows, -1)
-        if not self._table:
-            self._table.append(_core.IdTable())
-        table = self._table[0]
-        if len(table) < self.n:
-            table.extend(np.ascontiguousarray(self["ids"][len(table) :]))
-        return table.find(np.ascontiguousarray(ids))
+        self._table.extend_to(np.ascontiguousarray(self["ids"]))
+        rows = self._table.find(np.ascontiguousarray(ids))
+        return np.where(rows < self.n, rows, -1)  # later snapshots have more rows
 
     def living(self, version: int) -> I64:
         """The rows that live at this version."""
@@ -107,12 +110,37 @@ class Segment:
         died = self.died[: self.n]
         return np.flatnonzero((died == 0) | (died > version))
 
+    def living_parts(self, version: int, step: int = _ROWS_AT_ONCE) -> Iterator[I64]:
+        """The same, of ``step`` rows at a time."""
+        for start in range(0, self.n, step):
+            stop = min(self.n, start + step)
+            rows = np.arange(start, stop)
+            if self.died is not None:
+                died = self.died[start:stop]
+                rows = rows[(died == 0) | (died > version)]
+            if len(rows):
+                yield rows
+
+    def living_at(self, positions: I64, version: int) -> I64:
+        """The rows at these ascending positions among those that live."""
+        if self.dead == 0:
+            return positions
+        found, before = [positions[:0]], 0
+        for rows in self.living_parts(version):
+            here = slice(*np.searchsorted(positions, (before, before + len(rows))))
+            found.append(rows[positions[here] - before])
+            before += len(rows)
+        return np.concatenate(found)
+
     def dead_rows(self, version: int) -> I64:
         """The rows removed up to this version."""
+        found = [np.empty(0, dtype=np.int64)]
         if self.died is None:
-            return np.empty(0, dtype=np.int64)
-        died = self.died[: self.n]
-        return np.flatnonzero((died > 0) & (died <= version))
+            return found[0]
+        for start in range(0, self.n, _ROWS_AT_ONCE):
+            died = self.died[start : min(self.n, start + _ROWS_AT_ONCE)]
+            found.append(start + np.flatnonzero((died > 0) & (died <= version)))
+        return np.concatenate(found)
 
     def with_dead(self, rows: I64, version: int) -> Segment:
         """With these living rows removed."""
@@ -185,6 +213,39 @@ def in_runs(ids: I64, of: I64) -> npt.NDArray[np.bool_]:
     return np.asarray((at >= 0) & (ids <= of[np.maximum(at, 0), 1]))
 
 
+def intact(targets: Array, columns: int, name: str = "targets") -> Array:
+    """Targets, or other class numbers, as they are stored; FileFormatError if no row could have
+    these, which only a damaged file gives."""
+    if fault := target_fault(targets, columns, name):
+        raise damaged(fault)
+    return targets
+
+
+def target_fault(targets: Array, columns: int, name: str) -> str:
+    """What is wrong with stored targets, or other class numbers; "" if nothing is."""
+    if targets.size == 0:
+        return ""
+    floats = targets.dtype.kind == "f"
+    for extreme in (targets.min(), targets.max()):  # NaN, if there is one
+        if not (np.isfinite(extreme) if floats else 0 <= extreme < columns):
+            expected = "finite values" if floats else f"classes from 0 to {columns - 1}"
+            return f"{name!r} holds {extreme}, expected {expected}"
+    return ""
+
+
+def damaged(what: str) -> FileFormatError:
+    """For rows of a file that was loaded without looking at all of them."""
+    return FileFormatError(
+        f"the stored rows are damaged: {what}; restore the file from a copy, or fit again"
+    )
+
+
+def _twice(ids: I64) -> str:
+    """Which of sorted ids is there twice; "" if none."""
+    again = ids[1:] == ids[:-1]
+    return f"two rows have the id {ids[1:][again][0]}" if again.any() else ""
+
+
 def merge(segments: tuple[Segment, ...], version: int) -> Segment:
     """One segment with the rows of these that live at this version."""
     rows = [segment.living(version) for segment in segments]
@@ -229,11 +290,16 @@ class Snapshot:
     temperature: float = 1.0  # of the residuals
     flat: bool = False  # regression values came as (n,)
     auto_sigma: float | None = None
+    sigma_basis: Basis = UNKNOWN  # the rows that it was measured on
     next_id: int = 0
     version: int = 0  # counts removals
     retired: I64 = field(default_factory=lambda: NO_RUNS)  # runs of ids of removed rows that no
     # segment holds any longer; they are never given out again
-    preprocess: Fitted = AS_GIVEN  # makes keys of embeddings
+    preprocess: Fitted = AS_GIVEN  # makes keys of embeddings; not that of the memory until there
+    # are rows to fit it to
+    preprocess_basis: Basis = UNKNOWN  # the rows that it was fitted to
+    allowed: float = math.inf  # by which rounding to float32 may move distances
+    ids_checked: bool = True  # not in a file of given ids that was loaded unverified
     embedding_names: tuple[str, ...] | None = None  # of the columns of the DataFrames of fit
     output_names: tuple[str, ...] | None = None
 
@@ -248,6 +314,19 @@ class Snapshot:
     def error(self) -> float:
         return max((s.error for s in self.segments), default=0.0)
 
+    @property
+    def never_held(self) -> bool:
+        """Whether there never was a row."""
+        return self.next_id == 0 and not self.segments
+
+    def named_as(self, other: Snapshot) -> Snapshot:
+        """With the names of columns that the other has."""
+        return replace(
+            self,
+            embedding_names=other.embedding_names or self.embedding_names,
+            output_names=other.output_names or self.output_names,
+        )
+
     def all_retired(self) -> I64:
         """Runs of the ids of all rows that were ever removed."""
         found = self.retired
@@ -256,7 +335,7 @@ class Snapshot:
                 found = joined(found, runs(segment.ids_of(segment.dead_rows(self.version))))
         return found
 
-    def keys(self, embeddings: Any, threads: int = 0, first_row: int = 0) -> tuple[F32, float]:
+    def keys(self, embeddings: Any, threads: int = 0, first_row: int = 0) -> tuple[Keys, float]:
         """What is searched for of queries, and its largest |value|; see ``Fitted.keys``."""
         return self.preprocess.keys(embeddings, self.d, threads, first_row)
 
@@ -269,6 +348,8 @@ class Snapshot:
 
     def plan(self, queries: int, k: int, threads: int, at_once: bool = False) -> None:
         """Told before a search of so many queries: cascades and trees are built where that pays."""
+        if self.preprocess.wide:
+            return  # float64 keys have none
         for segment in self.segments:
             of = (segment.keys_for_core(), segment.arrays["keys"])
             segment.planner.ask(*of, queries, k, threads, at_once)
@@ -278,10 +359,17 @@ class Snapshot:
         start = 0
         for segment in self.segments:
             count = segment.n - segment.dead
-            here = positions[(positions >= start) & (positions < start + count)] - start
-            if len(here):
-                yield segment, segment.living(self.version)[here] if segment.dead else here
+            first, last = np.searchsorted(positions, (start, start + count))
+            if first < last:
+                yield segment, segment.living_at(positions[first:last] - start, self.version)
             start += count
+
+    def numbered(self, positions: I64) -> I64:
+        """These ascending positions among the living rows, numbered through all segments."""
+        starts = np.cumsum([0, *(segment.n for segment in self.segments)])
+        at = {id(segment): start for segment, start in zip(self.segments, starts, strict=False)}
+        found = [at[id(segment)] + rows for segment, rows in self.sample(positions)]
+        return np.concatenate([positions[:0], *found])
 
     def at(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
         """Segments and their rows at these ascending positions, numbered through all segments."""
@@ -308,6 +396,62 @@ class Snapshot:
         if missing.any():
             raise ValueError(f"ids must be those of rows in the memory, {flat[missing][0]} is not")
         return found.reshape(ids.shape)
+
+    # ------------------------------------------------------------------ ids of a file
+
+    def with_checked_ids(self) -> Snapshot:
+        """The same; FileFormatError if its ids contradict each other, as those of a file may."""
+        if self.ids_checked:
+            return self
+        if fault := self.id_fault():
+            raise damaged(fault)
+        return replace(self, ids_checked=True)
+
+    def id_fault(self, given: bool = True) -> str:
+        """What is wrong with ids: each must be there once, below ``next_id`` and not retired, those
+        of removed rows too. "" if all is well; without ``given``, of counted ids alone."""
+        spans: list[tuple[int, int, Segment]] = []
+        for segment in self.segments:
+            if segment.n == 0 or (segment.has_ids and not given):
+                continue
+            ids = np.array([segment.first_id, segment.first_id + segment.n - 1])
+            if segment.has_ids:
+                ids = segment["ids"]
+                if not (ids[1:] > ids[:-1]).all():
+                    ids = np.sort(ids)
+                    if twice := _twice(ids):
+                        return twice
+                if ids[0] < 0:
+                    return f"{ids[0]} is the id of a row"
+                for start in range(0, len(ids) if len(self.retired) else 0, _IDS):
+                    retired = in_runs(some := ids[start : start + _IDS], self.retired)
+                    if retired.any():
+                        return f"{some[retired][0]} is the id of a row and of a removed one"
+            else:
+                at = bisect_left(self.retired[:, 1], segment.first_id)  # the run that ends there
+                if at < len(self.retired) and self.retired[at, 0] <= ids[-1]:
+                    return f"{self.retired[at]} holds the ids of removed rows and of others"
+            spans.append((int(ids[0]), int(ids[-1]), segment))
+        highest = max([last for _, last, _ in spans] + self.retired[-1:, 1].tolist(), default=-1)
+        if highest >= self.next_id:
+            return f"next_id is {self.next_id}, but {highest} is the id of a row"
+        return self._overlap(sorted(spans, key=lambda span: span[:2]))
+
+    @staticmethod
+    def _overlap(spans: list[tuple[int, int, Segment]]) -> str:
+        """What two segments have in common, of those whose ids lie in these spans, ascending."""
+        together: list[Segment] = []
+        last = -1
+        for first, end, segment in spans:
+            if first > last:
+                together = []
+            together.append(segment)
+            last = max(last, end)
+            if len(together) > 1:
+                ids = [each.ids_of(np.arange(each.n)) for each in together]
+                if twice := _twice(np.sort(np.concatenate(ids))):
+                    return twice
+        return ""
 
     # ------------------------------------------------------------------ the next snapshot
 
@@ -420,7 +564,8 @@ class Snapshot:
         for part, segment in zip(parts, self.segments, strict=True):
             part["dead"] = segment.dead_rows(self.version)
         carried = (
-            "d", "columns", "temperature", "flat", "auto_sigma", "next_id", "retired", "preprocess",
+            "d", "columns", "temperature", "flat", "auto_sigma", "sigma_basis", "next_id",
+            "retired", "preprocess", "preprocess_basis", "allowed", "ids_checked",
             "embedding_names", "output_names",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
@@ -473,12 +618,13 @@ class Snapshot:
             return None
         start = 0
         for old, new in zip(before, now, strict=True):
-            living = old.living(of.version)
-            if new.died is not None:
-                late = np.flatnonzero(new.died[living] > 0)
-                if len(late):
-                    merged = merged.with_dead(late + start, self.version)
-            start += len(living)
+            late = [np.empty(0, dtype=np.int64)]
+            for rows in old.living_parts(of.version):
+                if new.died is not None:
+                    late.append(start + np.flatnonzero(new.died[rows] > 0))
+                start += len(rows)
+            if len(gone_since := np.concatenate(late)):
+                merged = merged.with_dead(gone_since, self.version)
         segments = [*self.segments]
         segments[at] = [merged]
         return replace(self, segments=tuple(segments), retired=joined(self.retired, gone))

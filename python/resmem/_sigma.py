@@ -6,6 +6,7 @@ import numpy as np
 
 from resmem import _core
 from resmem._rows import Snapshot
+from resmem._sample import sample
 from resmem._stores import widen_keys
 
 _SAMPLE = 256  # rows that it looks at
@@ -14,14 +15,10 @@ _SAMPLE = 256  # rows that it looks at
 def measure(rows: Snapshot, k: int) -> float:
     """Over the living rows in order: the median of the mean of ``D_j - D_1``."""
     n = len(rows)
-    if n > _SAMPLE:
-        sample = np.sort(np.random.RandomState(0).permutation(n)[:_SAMPLE])
-    else:
-        sample = np.arange(n)
     k = min(k, n - 1)
     if k < 1:
         return 1.0
-    chosen = list(rows.sample(sample))
+    chosen = list(rows.sample(sample(n, _SAMPLE)))
     queries = np.concatenate([widen_keys(segment["keys"][at]) for segment, at in chosen])
     own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
     largest = max(segment.keys_max for segment, _ in chosen)

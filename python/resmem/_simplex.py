@@ -15,7 +15,7 @@ class SimplexMap:
     """What ``probability_map`` names."""
 
     kind: str  # "clip", "project" or "keep"
-    floor: float  # of a probability, or for "keep" of its share of the base model's
+    floor: float  # of a probability, if there are no more than 100; "keep": its share of the base's
 
     @property
     def name(self) -> str:
@@ -23,13 +23,16 @@ class SimplexMap:
 
     @property
     def keeps(self) -> bool:
-        """Whether it looks at the base model's probabilities."""
+        """Whether its floors are shares of the base model's probabilities."""
         return self.kind == "keep"
 
-    def apply(self, values: F64, base: F64 | None, threads: int = 0) -> F64:
-        """Rows (n, C) mapped, in place; ``base`` is needed if it ``keeps``."""
-        of = base if self.keeps else None
-        _core.simplex(values, self.floor, threads, kind=self.kind, base=of)
+    def apply(self, values: F64, base: F64 | None, strength: float, threads: int = 0) -> F64:
+        """Rows (n, C) mapped, in place.
+
+        ``base`` (n, C) is what a correction, times ``strength``, was added to; None where there is
+        none, as of neighbours alone, which cannot be kept.
+        """
+        _core.simplex(values, self.floor, threads, kind=self.kind, base=base, strength=strength)
         return values
 
 

@@ -14,19 +14,21 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from resmem import _arrays, _core
-from resmem._arrays import F32, F64, I64
-from resmem._rows import Array, Schema, Segment
+from resmem._arrays import F32, F64, I64, Keys
+from resmem._rows import Array, Schema, Segment, intact
 
 Rows: TypeAlias = "tuple[dict[str, Array], float]"  # arrays by name, largest error of a residual
 
-KeyDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
+KeyDtype: TypeAlias = Literal["auto", "float32", "float64", "float16", "bfloat16"]
 
+# "auto" becomes one of these when rows come.
 KEY_DTYPES: dict[KeyDtype, Any] = {
     "float32": np.float32,
+    "float64": np.float64,
     "float16": np.float16,
     "bfloat16": np.uint16,
 }
-VALUE_DTYPES = {"float32": np.float32, "float16": np.float16}
+VALUE_DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16}
 
 
 @dataclass(frozen=True)
@@ -34,26 +36,30 @@ class Dense:
     """Outputs, and the residuals that follow from them at one temperature."""
 
     task: str
-    half: bool = False
+    dtype: str = "float32"  # of the residuals
     name: ClassVar[str] = "dense"
     derived: ClassVar[frozenset[str]] = frozenset({"residuals"})  # what follows from the rest
 
     def schema(self, columns: int) -> Schema:
         kept = np.float32 if self.task == "classification" else np.float64
-        value = np.float16 if self.half else np.float32
-        return {"outputs": (kept, (columns,)), "residuals": (value, (columns,))}
+        return {
+            "outputs": (kept, (columns,)),
+            "residuals": (VALUE_DTYPES[self.dtype], (columns,)),
+        }
 
     def rows(self, outputs: Array, targets: Array, temperature: float, first_row: int = 0) -> Rows:
         """``temperature`` 0: the outputs are probabilities."""
         if self.task == "classification":
-            residuals = _core.class_residuals(outputs, targets, temperature, half=self.half)
+            half = self.dtype == "float16"
+            residuals = _core.class_residuals(outputs, targets, temperature, half=half)
         else:
             residuals = self._differences(outputs, targets, first_row)
         return {"outputs": outputs, "residuals": residuals}, 0.0
 
     def derive(self, arrays: Mapping[str, Array], temperature: float) -> dict[str, Array]:
         """The derived arrays of rows that are kept, at another temperature."""
-        rows, _ = self.rows(arrays["outputs"], arrays["targets"], temperature)
+        targets = intact(arrays["targets"], arrays["outputs"].shape[1])
+        rows, _ = self.rows(arrays["outputs"], targets, temperature)
         return {"residuals": rows["residuals"]}
 
     def for_core(self, rows: Segment) -> tuple[Any, ...]:
@@ -61,25 +67,27 @@ class Dense:
 
     def residuals(
         self, segment: Segment, rows: I64, columns: int, temperature: float | None = None
-    ) -> F32:
+    ) -> Keys:
         """Residuals (m, C) of some rows, as they are kept or at another temperature."""
         if temperature is None or self.task != "classification":
             return widen_keys(segment["residuals"][rows])
-        outputs, targets = segment["outputs"][rows], segment["targets"][rows]
-        return widen_keys(_core.class_residuals(outputs, targets, temperature, half=self.half))
+        arrays = {"outputs": segment["outputs"][rows], "targets": segment["targets"][rows]}
+        return widen_keys(self.derive(arrays, temperature)["residuals"])
 
     def _differences(self, outputs: F64, targets: F64, first_row: int) -> Array:
         with np.errstate(over="ignore"):
-            residuals: Array = np.ascontiguousarray(targets - outputs, dtype=np.float32)
-        kept = "float16" if self.half else "float32"
-        if self.half:
+            residuals: Array = np.ascontiguousarray(targets - outputs)
+            if self.dtype != "float64":
+                residuals = residuals.astype(np.float32)
+        if self.dtype == "float16":
             residuals = _core.narrow(residuals, "float16")
         finite = np.isfinite(residuals).all(axis=1)
         if not finite.all():
+            row = first_row + int(np.argmin(finite))
+            wider = "" if self.dtype == "float64" else " or use residual_dtype='float64'"
             raise ValueError(
-                f"targets - outputs: row {first_row + int(np.argmin(finite))} is beyond {kept}, in "
-                "which residuals are kept; rescale targets and outputs"
-                + (" or use residual_dtype='float32'" if self.half else "")
+                f"targets - outputs: row {row} is beyond {self.dtype}, in which residuals are "
+                f"kept; rescale targets and outputs{wider}"
             )
         return residuals
 
@@ -116,7 +124,8 @@ class Sparse:
         """Those that are kept, rounded to float32; their temperature is that of ``fit``."""
         rest, value = segment["rest"][rows, None], segment["value"][rows].astype(np.float32)
         kept = np.repeat(-rest, columns, axis=1)
-        np.put_along_axis(kept, segment["index"][rows].astype(np.int64), value - rest, axis=1)
+        index = intact(segment["index"][rows], columns, "index")
+        np.put_along_axis(kept, index.astype(np.int64), value - rest, axis=1)
         return kept
 
 
@@ -144,10 +153,11 @@ class Head:
         """Computed from the rows' keys; they must be told the temperature."""
         assert temperature is not None
         logits = self.logits(widen_keys(segment["keys"][rows]), 0)
-        residuals: F32 = _core.class_residuals(logits, segment["targets"][rows], temperature)
+        targets = intact(segment["targets"][rows], columns)
+        residuals: F32 = _core.class_residuals(logits, targets, temperature)
         return residuals
 
-    def logits(self, queries: F32, threads: int) -> F32:
+    def logits(self, queries: Keys, threads: int) -> F32:
         """What the base model says of queries."""
         return _core.head_logits(queries, self.weight, self.bias, threads)
 
@@ -155,15 +165,27 @@ class Head:
 Store: TypeAlias = "Dense | Sparse | Head"
 
 
+def residual_dtype_for(task: str, asked: str | None) -> str:
+    """How residuals are stored: as asked for, or as their task has them."""
+    if asked is None:
+        return "float64" if task == "regression" else "float32"
+    if not isinstance(asked, str) or asked not in VALUE_DTYPES:
+        names = ", ".join(map(repr, VALUE_DTYPES))
+        raise ValueError(f"residual_dtype must be one of {names}, got {asked!r}")
+    if asked == "float64" and task != "regression":
+        raise ValueError(
+            "residual_dtype='float64' is for regression; probabilities need no more than 'float32'"
+        )
+    return asked
+
+
 def store_named(name: str, task: str, output_kind: str, residual_dtype: str, head: Any) -> Store:
     """The store that ``Memory`` was asked for; ValueError if it cannot be had."""
-    if residual_dtype not in VALUE_DTYPES:
-        raise ValueError(f"residual_dtype must be 'float32' or 'float16', got {residual_dtype!r}")
     half = residual_dtype == "float16"
     if head is not None and name != "head":
         raise ValueError(f"head is for store='head', got store={name!r}")
     if name == "dense":
-        return Dense(task, half)
+        return Dense(task, residual_dtype)
     sparse = re.fullmatch(r"sparse:([1-9][0-9]{0,8})", name) if isinstance(name, str) else None
     if sparse is None and name != "head":
         raise ValueError(
@@ -221,11 +243,11 @@ def _detached(tensor: Any) -> Any:
     return tensor
 
 
-def narrow_keys(keys: F32, dtype: KeyDtype, first_row: int = 0) -> Array:
+def narrow_keys(keys: Keys, dtype: KeyDtype, first_row: int = 0) -> Array:
     """Keys as they are stored; ValueError, naming a row, if one is beyond ``dtype``."""
-    if dtype == "float32":
+    if dtype not in ("float16", "bfloat16"):
         return keys
-    stored = _core.narrow(keys, dtype)
+    stored = _core.narrow(keys.astype(np.float32, copy=False), dtype)
     finite = stored if dtype == "float16" else (stored & 0x7F80) != 0x7F80
     good = (np.isfinite(finite) if dtype == "float16" else finite).all(axis=1)
     if not good.all():
@@ -237,7 +259,13 @@ def narrow_keys(keys: F32, dtype: KeyDtype, first_row: int = 0) -> Array:
     return stored
 
 
-def widen_keys(keys: Array) -> F32:
-    """Stored keys as float32, exactly."""
+def widened(values: Array) -> F32:
+    """Float32 or float16 residuals as float32, exactly."""
+    values = np.ascontiguousarray(values)
+    return values if values.dtype == np.float32 else _core.widen(values)
+
+
+def widen_keys(keys: Array) -> Keys:
+    """Stored keys as queries of their own, exactly: float64 ones as they are, others as float32."""
     keys = np.ascontiguousarray(keys)
-    return keys if keys.dtype == np.float32 else _core.widen(keys)
+    return keys if keys.dtype == np.float64 else widened(keys)

@@ -27,6 +27,30 @@ def pool(threads: int) -> Iterator[Executor | None]:
         yield executor
 
 
+def interruptible(work: Callable[[], _R]) -> _R:
+    """The result of work that takes long inside one call of NumPy's, which asks for no signals.
+
+    Python handles signals in the main thread alone, between two of its own steps. So that thread
+    waits while another one works. If a handler raises, the work goes on until it ends and its
+    result is dropped: it must change nothing that anybody else reads.
+    """
+    if threading.current_thread() is not threading.main_thread() or not room_for(1):
+        return work()
+    done: Future[_R] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    try:
+        threading.Thread(target=run, name="resmem-work", daemon=True).start()
+    except RuntimeError:  # no thread can be started
+        return work()
+    return done.result()
+
+
 def room_for(threads: int) -> bool:
     """Whether there is memory for threads that are started now.
 

@@ -45,7 +45,8 @@ def tuning_map(result: TuneResult, ax: Axes | None = None) -> Figure:
     findings.checked(required=True, tuning=result)
     ax = _axes(ax, 3.3)
     ks, sigmas, scores = result.surface()
-    gains = np.asarray(scores, dtype=np.float64) - result.scores["base, own temperature"]
+    with np.errstate(invalid="ignore"):  # of infinite scores the difference is not known
+        gains = np.asarray(scores, dtype=np.float64) - result.scores["base, own temperature"]
     if not result.greater_is_better:
         gains = -gains
     limit, extend = _limit(gains)
@@ -189,7 +190,8 @@ def corrections(
     Of classes, the two that matter are those the base model and the memory put first among the
     explained columns, and a neighbour's push is what it adds to the second less what it adds to
     the first, in points of probability. Of values it is what the neighbour adds to the first
-    explained column, in the direction of the whole correction. Both are before the strength.
+    explained column, in the direction of the whole correction. Both are as applied, times the
+    strength.
     Blue pushes are towards the truth, as far as that is known, and orange ones away from it.
     ``explain(..., columns=...)`` names the columns.
 

@@ -1,5 +1,7 @@
 """A fuzz target for memories in files: any bytes are refused with FileFormatError, or answer.
 
+What is accepted can be saved, continued and exported, and the files load again.
+
 `python tests/fuzz/fuzz_memory.py CORPUS [libFuzzer options]` needs atheris; see README.md. What a
 file holds may be nonsense under right checksums, since most mutations mend them: queries may then
 be refused with ValueError, but never crash, hang, or touch what is not theirs.
@@ -12,6 +14,8 @@ import json
 import os
 import random
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +38,22 @@ def check(data: bytes) -> bool:
     """Whether the bytes are accepted. Whatever is not an error that was announced is raised."""
     import resmem
 
-    return accepted(data, resmem.Memory.load, use)
+    verified: list[Any] = []
+
+    def load(path: str, verify: bool) -> Any:
+        mem = resmem.Memory.load(path, verify=verify)
+        verified[:] = [mem] if verify else []
+        return mem
+
+    def look(mem: Any) -> None:
+        about = mem.info()
+        if verified and about["d"] <= 64 and about["columns"] <= 64:
+            kept(mem)
+        use(mem)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # notes of tuning
+        return accepted(data, load, look)
 
 
 def use(mem: Any) -> None:
@@ -52,9 +71,14 @@ def use(mem: Any) -> None:
     rows = (queries, None if mem.store == "head" else outputs, [0, 0, 0])
     if mem.task == "regression":
         rows = (queries, outputs, outputs)
+    small = {"k": [1], "sigma": [1.0], "strength": [1.0], "folds": 3, "apply": False}
     for call in (
         lambda: mem.correct(queries, outputs, exclude_ids=[0, -1, 2]),
         lambda: mem.predict(queries, outputs),
+        lambda: mem.evaluate(*rows),
+        lambda: mem.explain(queries, rows[1]),
+        lambda: mem.tune(*rows, **small),
+        lambda: mem.tune(loo=True, **small),
         lambda: mem.remove([1]),
         lambda: mem.add(*rows),
         lambda: mem.correction(queries, threads=1),
@@ -63,6 +87,54 @@ def use(mem: Any) -> None:
             call()
     if mem._compactor is not None:
         mem._compactor.join()
+
+
+def kept(mem: Any) -> None:
+    """A memory that was loaded and verified goes into files and comes back, however it is changed.
+
+    A file may be one that says it cannot be appended to any more.
+    """
+    import resmem
+
+    def back(name: str) -> Any:
+        twin = resmem.Memory.load(os.path.join(folder, name))
+        assert ids_of(twin) == ids_of(mem)
+        assert len(set(ids_of(twin))) == len(twin)
+        return twin
+
+    with tempfile.TemporaryDirectory() as folder:
+        mem.save(os.path.join(folder, "new"))
+        for name in ("e.npz", "e.safetensors"):
+            mem.export(os.path.join(folder, name))
+            try:
+                back(name)
+            except resmem.FileFormatError as error:  # of exports all values are looked at
+                if "NaN or infinity" not in str(error):
+                    raise
+        mem = back("new")
+        for change in (lambda: mem.remove(ids_of(mem)[:1]), lambda: again(mem)):
+            with contextlib.suppress(ValueError):  # no more ids: past int64
+                change()
+            mem.save(os.path.join(folder, "new"), append=True)
+            back("new")
+        back("new").save(os.path.join(folder, "new"))
+        back("new")
+
+
+def again(mem: Any) -> None:
+    """Add two rows that make sense."""
+    import numpy as np
+
+    about = mem.info()
+    outputs = np.full((2, about["columns"]), 1 / about["columns"])
+    values = outputs[:, 0] if mem._snapshot.flat else outputs
+    targets = np.zeros(2, dtype=np.int64) if mem.task == "classification" else values
+    mem.add(np.ones((2, about["d"])), None if mem.store == "head" else values, targets)
+
+
+def ids_of(mem: Any) -> list[int]:
+    rows = mem._snapshot
+    return [int(i) for s in rows.segments for i in s.ids_of(s.living(rows.version))]
 
 
 def redescribed(data: bytes, rng: random.Random) -> bytes:
@@ -77,6 +149,8 @@ def redescribed(data: bytes, rng: random.Random) -> bytes:
             place = place[at]
         if rng.random() < 0.1:
             del place[at]
+        elif type(place[at]) is int and rng.random() < 0.5:
+            place[at] += rng.choice([-2, -1, 1, 2])
         else:
             place[at] = rng.choice([*VALUES, "auto", "inf", "head", "sparse:1", "dense", -2, 3])
         return with_manifest(data, json.dumps(fields).encode())
@@ -134,6 +208,12 @@ def seeds() -> dict[str, bytes]:
             mem.add(keys, outputs, targets).remove([3, 9]).save(path)
             with open(path, "rb") as file:
                 found[name] = file.read()
+        rows = keys, outputs, np.array([0, 1, 2, 1])
+        mem = resmem.Memory(k=2).fit(*rows)  # counted ids, some of them removed and retired
+        mem.remove([1]).save(path).add(*rows).remove([2, 5])
+        mem.save(path, append=True)
+        with open(path, "rb") as file:
+            found["appended"] = file.read()
     return found
 
 

@@ -7,6 +7,7 @@ import os
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager, redirect_stdout
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from resmem._report.words import verdict
 from resmem._state import SETTINGS
 
 from . import inputs, outputs
+from .files import refuse_overwriting
 from .judged import ROWS, TRIED, Judged, tuned
 from .progress import Step, bar
 from .queries import Queries
@@ -29,6 +31,7 @@ from .report import Told, in_options, say, table, tell, warnings_told
 
 def run(options: Namespace) -> None:
     """Do what was asked for, and tell the outcome on standard output."""
+    refuse_overwriting(options)
     if options.command == "demo":
         _demo(options)
         return
@@ -48,7 +51,7 @@ def fit(options: Namespace) -> Told:
     """Memory.fit and save."""
     if os.path.lexists(options.out) and not options.force:
         raise ValueError(f"{options.out!r} exists; --force replaces it")
-    _check_target(options.out, *_row_files(options))
+    _check_target(options.out)
     if options.out.lower().endswith(EXPORTS):
         raise ValueError(
             f"{options.out!r} is the name of an export: fit a .resmem file, and turn that into "
@@ -104,7 +107,7 @@ def predict(options: Namespace) -> Told:
         raise ValueError("--json and --output - both claim standard output; give a file")
     outputs.check_suffix(options.output, arrays=2 if options.what == "neighbors" else 1)
     if not printed:
-        _check_target(options.output, options.memory, *_row_files(options))
+        _check_target(options.output)
     memory = _load(options)
     for name in ("k", "sigma", "strength"):
         if getattr(options, name) is not None:
@@ -158,15 +161,13 @@ def report(options: Namespace) -> Told:
     """resmem.report of what Memory.tune, Memory.evaluate and Memory.explain find."""
     if not options.output.lower().endswith((".html", ".htm")):
         raise ValueError(f"the report must be a .html file, got {options.output!r}")
-    sources = [getattr(options, f"{part}{name}") for part in ("", "tune_") for name in ROWS]
-    sources += [options.exclude_ids, options.class_names]
-    _check_target(options.output, options.memory, *(text for text in sources if text is not None))
+    _check_target(options.output)
     memory = _load(options)
     classes = None
     if options.class_names is not None:
         classes = inputs.lines(options.class_names, "class_names", memory.info()["columns"])
     judged, tuning = Judged(options), None
-    if any(text is not None for text in sources[len(ROWS) : 2 * len(ROWS)]):
+    if any(getattr(options, f"tune_{name}") is not None for name in ROWS):
         validation = Judged(options, "tune_")
         with _bar(options, "tune", None, "rows") as step:
             tuning = tuned(memory, validation, options, step)
@@ -203,7 +204,7 @@ def verify(options: Namespace) -> Told:
 
 def export(options: Namespace) -> Told:
     """Memory.export to another format."""
-    _check_target(options.out, options.memory)
+    _check_target(options.out)
     memory = _load(options)
     with _bar(options, "export", memory.nbytes) as step:
         memory.export(options.out, progress=step)
@@ -222,9 +223,10 @@ def version(_options: Namespace) -> Told:
 
 
 def _demo(options: Namespace) -> None:
-    from resmem.demo import run
+    from resmem.demo import data, run
 
-    run(picture=None if options.no_picture else options.output, quick=options.quick)
+    refuse_overwriting(options, data.PATH)
+    run(picture=None if options.no_picture else Path(options.output), quick=options.quick)
 
 
 _COMMANDS: dict[str, Callable[[Namespace], Told]] = {
@@ -305,16 +307,13 @@ def _is_export(path: str) -> bool:
     return path.lower().endswith(EXPORTS) and not _container.is_container(path)
 
 
-def _check_target(path: str, *sources: str) -> None:
-    """That a result can stand at ``path``, and is none of what it is made from."""
+def _check_target(path: str) -> None:
+    """That a result can stand at ``path``."""
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise ValueError(f"there is no folder {folder!r} for {os.path.basename(path)!r}")
     if os.path.isdir(path):
         raise ValueError(f"{path!r} is a folder; give a file")
-    for source in map(inputs.path, sources):
-        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-            raise ValueError(f"{path!r} is read by this command; write to another file")
 
 
 def _bar(

@@ -11,12 +11,14 @@ import numpy.typing as npt
 
 from resmem._formats import Rows, members
 
+from .files import split
+
 _NAMES_SHOWN = 20
 
 
 def rows(text: str, option: str) -> Rows:
     """The array that ``text`` names; without NAME the only one, or that called like the option."""
-    file, name = _split(text)
+    file, name = split(text)
     found = members(file)
     if not found:
         raise ValueError(f"{option}: {file!r} holds no array")
@@ -59,21 +61,6 @@ def lines(path: str, option: str, wanted: int) -> list[str]:
     if len(found) != wanted:
         raise ValueError(f"{option}: {path!r} must have {wanted} lines, got {len(found)}")
     return found
-
-
-def path(text: str) -> str:
-    """The file of an input, without NAME."""
-    return _split(text)[0]
-
-
-def _split(text: str) -> tuple[str, str | None]:
-    """Path and name. A path may hold colons: the shortest part before one that is a file."""
-    colons = [at for at, letter in enumerate(text) if letter == ":"]
-    if not os.path.exists(text):
-        for at in colons:
-            if os.path.isfile(text[:at]):
-                return text[:at], text[at + 1 :]
-    return text, None
 
 
 def _listed(names: Any) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from resmem._explain import explain
 
 from . import inputs
 from .progress import Step, unseen
@@ -21,6 +24,7 @@ TRIED = (
     "k", "sigma", "temperature", "strength", "probability_map", "preprocess", "key_dtype",
 )  # fmt: skip
 _EXPLAINED = 4  # examples of either kind
+_TOP = 5  # columns, of values
 
 
 class Judged:
@@ -61,14 +65,11 @@ class Judged:
             "exclude_ids": _picked(self.excluded, rows),
             "threads": self.threads,
         }
-        columns = None
+        corrector, columns = memory._corrector(), None
         if memory.task == "classification":
-            after, strength = memory.predict(**asked), memory.strength
-            memory.strength = 0.0
-            before = memory.predict(**asked)
-            memory.strength = strength
-            columns = np.stack([before, after], axis=1)
-        return rows, memory.explain(**asked, columns=columns)
+            both = (replace(corrector, strength=0.0), corrector)
+            columns = np.stack([each.predicted(**asked) for each in both], axis=1)
+        return rows, explain(corrector, **asked, columns=columns, top=_TOP)
 
 
 def tuned(

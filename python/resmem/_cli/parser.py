@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 from resmem._core import __version__
 
+from .files import Changed, Source, Target
+
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _ARRAY = "FILE[:NAME]"
@@ -48,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _fit(commands: _Commands) -> None:
     fit = _command(commands, "fit", "fit a memory to rows and save it", _ARRAYS)
-    fit.add_argument("out", metavar="OUT.resmem", help="the file to write")
+    fit.add_argument("out", type=Target, metavar="OUT.resmem", help="the file to write")
     fit.add_argument("--force", action="store_true", help="replace OUT.resmem if it exists")
     _add_rows(fit, required=True)
     more = fit.add_argument_group("parameters", "those of resmem.Memory, with its defaults")
@@ -63,30 +65,36 @@ def _fit(commands: _Commands) -> None:
         metavar="NAME",
         help="of embeddings: none, center, standardize, unit, pca:M or whiten:M",
     )
-    more.add_argument("--key-dtype", metavar="DTYPE", help="float32, float16 or bfloat16")
-    more.add_argument("--residual-dtype", metavar="DTYPE", help="float32 or float16")
+    more.add_argument("--key-dtype", metavar="DTYPE", help="auto, float32, float64, float16 or bfloat16")
+    more.add_argument("--residual-dtype", metavar="DTYPE", help="float32, float16, or float64 (regression)")
     more.add_argument("--store", help="residuals: dense, sparse:M or head")
-    more.add_argument("--head-weight", metavar=_ARRAY, help="(C, d), for --store head")
-    more.add_argument("--head-bias", metavar=_ARRAY, help="(C,), by default 0")
+    more.add_argument("--head-weight", type=Source, metavar=_ARRAY, help="(C, d), for --store head")
+    more.add_argument("--head-bias", type=Source, metavar=_ARRAY, help="(C,), by default 0")
     more.add_argument("--base", metavar="TEXT", help="which base model the outputs are of")
     more.add_argument("--probability-map", metavar="MAP", help="clip, project, keep, or clip:FLOOR")
 
 
 def _add(commands: _Commands) -> None:
     add = _command(commands, "add", "add rows to a saved memory, or remove some", _ARRAYS)
-    _add_memory(add)
+    _add_memory(add, kind=Changed)
     _add_rows(add, required=False)
     add.add_argument(
-        "--remove", metavar=f"ID,ID,..|{_ARRAY}", help="ids of rows to remove, before any is added"
+        "--remove",
+        type=Source,
+        metavar=f"ID,ID,..|{_ARRAY}",
+        help="ids of rows to remove, before any is added",
     )
 
 
 def _predict(commands: _Commands) -> None:
     predict = _command(commands, "predict", "correct predictions with a saved memory", _ARRAYS)
     _add_memory(predict)
-    predict.add_argument("--embeddings", required=True, metavar=_ARRAY, help="queries (q, d)")
+    predict.add_argument(
+        "--embeddings", required=True, type=Source, metavar=_ARRAY, help="queries (q, d)"
+    )
     predict.add_argument(
         "--outputs",
+        type=Source,
         metavar=_ARRAY,
         help="the base model's outputs (q, C); of no use to correction and neighbors",
     )
@@ -94,6 +102,7 @@ def _predict(commands: _Commands) -> None:
         "-o",
         "--output",
         required=True,
+        type=Target,
         metavar="OUT",
         help="a .npy or .npz file (neighbors: a .npz of distances and ids), or - to print rows "
         "of comma-separated values",
@@ -107,6 +116,7 @@ def _predict(commands: _Commands) -> None:
     )
     predict.add_argument(
         "--columns",
+        type=Source,
         metavar=_ARRAY,
         help="these columns (t,) alone, of correct or correction",
     )
@@ -133,7 +143,7 @@ def _tune(commands: _Commands) -> None:
         "find the best settings of a saved memory on validation rows",
         f"Nothing is changed without --apply. {_ARRAYS}",
     )
-    _add_memory(tune)
+    _add_memory(tune, kind=Changed)
     tune.add_argument(
         "--apply",
         action="store_true",
@@ -177,18 +187,22 @@ def _report(commands: _Commands) -> None:
     )
     _add_memory(report)
     report.add_argument(
-        "-o", "--output", required=True, metavar="OUT.html", help="the file to write"
+        "-o", "--output", required=True, type=Target, metavar="OUT.html", help="the file to write"
     )
     _add_judged(report, "rows to evaluate on, that neither fitted nor tuned the memory")
     _add_search(report)
     tuned = report.add_argument_group("validation rows", "to choose settings on, in memory")
-    tuned.add_argument("--tune-embeddings", metavar=_ARRAY, help="keys (n, d)")
-    tuned.add_argument("--tune-outputs", metavar=_ARRAY, help="the base model's outputs (n, C)")
-    tuned.add_argument("--tune-targets", metavar=_ARRAY, help="classes or values")
+    tuned.add_argument("--tune-embeddings", type=Source, metavar=_ARRAY, help="keys (n, d)")
+    tuned.add_argument(
+        "--tune-outputs", type=Source, metavar=_ARRAY, help="the base model's outputs (n, C)"
+    )
+    tuned.add_argument("--tune-targets", type=Source, metavar=_ARRAY, help="classes or values")
     words = report.add_argument_group("words")
     words.add_argument("--title", metavar="TEXT", help="by default the name of the memory")
     words.add_argument("--date", metavar="TEXT", help="printed as it is; by default there is none")
-    words.add_argument("--class-names", metavar="FILE", help="a text file with one name a line")
+    words.add_argument(
+        "--class-names", type=Source, metavar="FILE", help="a text file with one name a line"
+    )
 
 
 def _info(commands: _Commands) -> None:
@@ -202,7 +216,9 @@ def _verify(commands: _Commands) -> None:
 def _export(commands: _Commands) -> None:
     export = _command(commands, "export", "write a saved memory as .npz or .safetensors")
     _add_memory(export)
-    export.add_argument("out", metavar="OUT", help="the .npz or .safetensors file to write")
+    export.add_argument(
+        "out", type=Target, metavar="OUT", help="the .npz or .safetensors file to write"
+    )
 
 
 def _version(commands: _Commands) -> None:
@@ -220,7 +236,7 @@ def _demo(commands: _Commands) -> None:
     demo.add_argument(
         "--output",
         type=_picture_path,
-        default=Path("resmem-demo.png"),
+        default=Target("resmem-demo.png"),
         metavar="FILE",
         help="the picture to write (default: %(default)s; needs matplotlib)",
     )
@@ -244,8 +260,10 @@ def _command(commands: _Commands, name: str, does: str, more: str = "") -> argpa
     return command
 
 
-def _add_memory(command: argparse.ArgumentParser, checked: bool = True) -> None:
-    command.add_argument("memory", metavar="M.resmem", help="a saved memory")
+def _add_memory(
+    command: argparse.ArgumentParser, checked: bool = True, kind: type[Source] = Source
+) -> None:
+    command.add_argument("memory", type=kind, metavar="M.resmem", help="a saved memory")
     if checked:
         command.add_argument(
             "--no-verify",
@@ -256,24 +274,46 @@ def _add_memory(command: argparse.ArgumentParser, checked: bool = True) -> None:
 
 def _add_rows(command: argparse.ArgumentParser, required: bool) -> None:
     rows = command.add_argument_group("rows")
-    rows.add_argument("--embeddings", required=required, metavar=_ARRAY, help="keys (n, d)")
-    rows.add_argument("--outputs", metavar=_ARRAY, help="the base model's outputs (n, C)")
-    rows.add_argument("--targets", required=required, metavar=_ARRAY, help="classes or values")
-    rows.add_argument("--ids", metavar=_ARRAY, help="unique ids (n,); by default they are counted")
+    rows.add_argument(
+        "--embeddings", required=required, type=Source, metavar=_ARRAY, help="keys (n, d)"
+    )
+    rows.add_argument(
+        "--outputs", type=Source, metavar=_ARRAY, help="the base model's outputs (n, C)"
+    )
+    rows.add_argument(
+        "--targets", required=required, type=Source, metavar=_ARRAY, help="classes or values"
+    )
+    rows.add_argument(
+        "--ids", type=Source, metavar=_ARRAY, help="unique ids (n,); by default they are counted"
+    )
 
 
 def _add_judged(command: argparse.ArgumentParser, rows: str, required: bool = True) -> None:
     group = command.add_argument_group("rows", rows)
-    group.add_argument("--embeddings", required=required, metavar=_ARRAY, help="queries (q, d)")
-    group.add_argument("--outputs", metavar=_ARRAY, help="the base model's outputs (q, C)")
-    group.add_argument("--targets", required=required, metavar=_ARRAY, help="classes or values")
+    group.add_argument(
+        "--embeddings", required=required, type=Source, metavar=_ARRAY, help="queries (q, d)"
+    )
+    group.add_argument(
+        "--outputs", type=Source, metavar=_ARRAY, help="the base model's outputs (q, C)"
+    )
+    group.add_argument(
+        "--targets", required=required, type=Source, metavar=_ARRAY, help="classes or values"
+    )
 
 
 def _add_search(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--exclude-ids", metavar=_ARRAY, help="ids not to answer with (q,) or (q, m); -1: none"
+        "--exclude-ids",
+        type=Source,
+        metavar=_ARRAY,
+        help="ids not to answer with (q,) or (q, m); -1: none",
     )
-    command.add_argument("--threads", type=int, metavar="N", help="default: all that may be used")
+    command.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="default: RESMEM_NUM_THREADS, else all CPUs that may be used",
+    )
 
 
 def _list_of(kind: type) -> Callable[[str], list[Any]]:
@@ -296,11 +336,11 @@ def _sigma(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"expected a number or auto, got {text!r}") from error
 
 
-def _picture_path(text: str) -> Path:
+def _picture_path(text: str) -> Target:
     """A file that a picture can be written to, checked before the work and not after it."""
     path = Path(text)
     if path.suffix.lower() not in {".png", ".pdf", ".svg"}:
         raise argparse.ArgumentTypeError(f"expected a .png, .pdf or .svg file, got {text!r}")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no folder {str(path.parent)!r}")
-    return path
+    return Target(text)

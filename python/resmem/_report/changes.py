@@ -29,9 +29,9 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Change:
-    """A query with and without the memory. Pushes are contributions to the correction, before
-    the strength: of classes from ``before`` to ``after``, of values in the direction of all of
-    them together."""
+    """A query with and without the memory. Pushes are contributions to the correction as it is
+    applied: of classes from ``before`` to ``after``, of values in the direction of all of them
+    together."""
 
     query: int  # in the explanation
     row: int  # of what was evaluated

@@ -295,7 +295,7 @@ def _how_to_read(judged: bool, classes: bool, unit: str) -> str:
         if classes
         else "in the direction of the whole correction"
     )
-    return f"{shown} A neighbour's push is its contribution {push}, in {unit}, before the strength."
+    return f"{shown} A neighbour's push is its contribution {push}, in {unit}."
 
 
 def _example(change: Change, classes: bool) -> Html:

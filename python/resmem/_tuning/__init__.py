@@ -20,6 +20,8 @@ from resmem._folds import fold_numbers
 from resmem._metrics import Score, checked_confidence, score_named
 from resmem._plausible import Seen
 from resmem._rows import Array, Snapshot
+from resmem._sample import sample
+from resmem._simplex import map_named
 from resmem._stores import Head, Sparse
 from resmem._tuning.grid import Settings, choices, grid_of
 from resmem._tuning.judge import PROVED, RIVALS, Tuner
@@ -44,8 +46,10 @@ def tune(
     """See ``Memory.tune``."""
     if rule not in ("best", "one_se"):
         raise ValueError(f"rule must be 'best' or 'one_se', got {rule!r}")
-    usual = "log_loss" if memory.task == "classification" else "rmse"
-    scored = score_named(usual if score is None else score, memory.task, greater_is_better)
+    now = memory._now
+    task, kept = now.spec.task, (now.spec.preprocess.name, now.spec.key_dtype)
+    usual = "log_loss" if task == "classification" else "rmse"
+    scored = score_named(usual if score is None else score, task, greater_is_better)
     given = (embeddings, outputs, targets, exclude_ids)
     if loo and any(part is not None for part in given):
         raise ValueError(
@@ -57,15 +61,14 @@ def tune(
             "tune needs validation rows: give embeddings, outputs and targets, or loo=True to tune "
             "on the memory's own rows"
         )
-    checked_confidence(confidence)
+    confidence = checked_confidence(confidence)
     if _arrays.count(seed, "seed", 0) >= 2**32:
         raise ValueError(f"seed must be below 2**32, got {seed}")
     workers = _arrays.thread_count(threads)
     trials: list[Trial] = []
-    for name in choices(preprocess, memory.preprocess, "preprocess"):
-        for dtype in choices(key_dtype, memory.key_dtype, "key_dtype"):
-            same = (name, dtype) == (memory.preprocess, memory.key_dtype)
-            corrector = (memory if same else memory._rekeyed(name, dtype))._corrector()
+    for name in choices(preprocess, kept[0], "preprocess"):
+        for dtype in choices(key_dtype, kept[1], "key_dtype"):
+            corrector = (now if (name, dtype) == kept else now.rekeyed(name, dtype)).corrector
             most = len(corrector.rows) - loo
             if most < 1:
                 needed = "two rows for loo=True" if loo else "rows"
@@ -92,7 +95,9 @@ def tune(
         for trial in trials:
             trial.step = step
         result = Tuner(trials, scored, rule, confidence, seed).run()
-        doubts = (*_too_small(trials[0], result, loo), *_seen(trials[0]))
+        doubts = (
+            *_too_small(trials[0], result, loo), *_seen(trials[0]), *_impossible(trials[0], result),
+        )  # fmt: skip
     for note in result.notes:
         warnings.warn(f"tune: {note}", stacklevel=4)
     for note in doubts:
@@ -110,14 +115,7 @@ def _folds(folds: Any, seed: int, targets: Array, least: int) -> I64:
 
 def _sample(rows: Snapshot, seed: int) -> I64:
     """Positions, numbered through all segments, of at most 10,000 living rows."""
-    living, start = [], 0
-    for segment in rows.segments:
-        living.append(segment.living(rows.version) + start)
-        start += segment.n
-    every = np.concatenate(living)
-    if len(every) <= _SAMPLE:
-        return every
-    return every[np.sort(np.random.RandomState(seed).permutation(len(every))[:_SAMPLE])]
+    return rows.numbered(sample(len(rows), _SAMPLE, seed))
 
 
 def _own(corrector: Corrector, some: I64, k: int, threads: int) -> OwnRows:
@@ -145,7 +143,7 @@ def _too_small(trial: Trial, result: TuneResult, loo: bool) -> tuple[str, ...]:
         )  # fmt: skip
     if isinstance(trial.spec.store, Sparse):
         return ()  # which does not keep the outputs
-    corrector = Corrector(trial.spec, trial.rows, 1, 1.0, 1.0)
+    corrector = Corrector(trial.spec, trial.rows, 1, 1.0, 1.0, map_named("clip"))
     own = replace(trial, source=OwnRows(corrector, trial.some, 1, trial.threads))
     share = _clearly_smaller(own.error_sizes(), trial.error_sizes(), _SMALLER)
     return () if share is None else (
@@ -164,6 +162,19 @@ def _seen(trial: Trial) -> tuple[str, ...]:
         seen.look(row, source.keys(row), trial.positions[row, 0], source.targets[row])
     note = seen.note("validation")
     return () if note is None else (note,)
+
+
+def _impossible(trial: Trial, result: TuneResult) -> tuple[str, ...]:
+    """A note where the base model's log-loss is infinite, and so cannot tell settings apart that
+    leave it so."""
+    if result.score != "log_loss" or math.isfinite(result.scores["base"]):
+        return ()
+    return (
+        f"the base gives exactly 0 to the class of {trial.impossible()} of {len(trial.source)} "
+        "rows, so its log-loss is infinite, like that of every setting whose neighbours of one of "
+        "these rows do not have that class; choose by another score, such as score='brier', or "
+        "leave these rows out",
+    )
 
 
 def _clearly_smaller(sizes: F64, others: F64, factor: float) -> float | None:

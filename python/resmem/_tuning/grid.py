@@ -28,7 +28,7 @@ class Settings:
     """What can be chosen of a memory that is fitted."""
 
     k: int
-    sigma: float
+    sigma: Any  # a number, or "auto" of a memory whose ``sigma`` is
     temperature: float
     strength: float
     probability_map: str = "clip"
@@ -36,7 +36,8 @@ class Settings:
     key_dtype: KeyDtype = "float32"
 
     def __str__(self) -> str:
-        text = f"k={self.k}, sigma={self.sigma:.4g}, strength={self.strength:g}"
+        sigma = self.sigma if self.sigma == "auto" else f"{self.sigma:.4g}"
+        text = f"k={self.k}, sigma={sigma}, strength={self.strength:g}"
         for name, usual in (("temperature", 1.0), ("probability_map", "clip"),
                             ("preprocess", "none"), ("key_dtype", "float32")):  # fmt: skip
             value = getattr(self, name)
@@ -143,8 +144,9 @@ def _maps(spec: Spec, columns: int, asked: Any) -> tuple[SimplexMap, ...]:
         if asked is not None:
             raise ValueError("probability_map is for classification")
         return (map_named("clip"),)
-    # All but the first keep single rows from deciding: -log(1e-6) is 14.
-    floor = f"{0.1 / columns:.0e}"
+    # All but the first keep single rows from deciding: -log(1e-6) is 14. The floors of two of them
+    # are 0.1 in all: from 100 classes on, a map divides what it is told by their number.
+    floor = f"{0.1 / min(columns, 100):.0e}"
     usual = ("clip", f"clip:{floor}", f"project:{floor}", "keep", "keep:0.3")
     named = usual if asked is None else _listed(asked, "probability_map")
     return tuple(dict.fromkeys(map_named(name) for name in named))

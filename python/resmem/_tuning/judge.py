@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from resmem._arrays import F64, I64
 from resmem._ingest import blocks
-from resmem._metrics import Interval, Score, paired_interval
+from resmem._metrics import Interval, Score, gains_of, normal_quantile, paired_interval
 from resmem._rows import Array
 from resmem._tuning.grid import Settings
 from resmem._tuning.result import TABLE, TuneResult
@@ -190,7 +189,8 @@ class Compared:
         worst = None
         if tuner.score.worst is not None:
             worst = self._worst[name, other] / len(tuner.folds)
-        return paired_interval(self._costs[other] - self._costs[name], tuner.confidence, worst)
+        gains = gains_of(self._costs[name], self._costs[other])
+        return paired_interval(gains, tuner.confidence, worst)
 
     def score(self, name: str) -> float:
         """Over all rows."""
@@ -236,7 +236,7 @@ class Compared:
         count = int(groups.max()) + 1
         mean, without = gain(slice(None)), np.array([gain(groups != g) for g in range(count)])
         variance = np.square(without - without.mean()).sum() * (count - 1) / count
-        half = NormalDist().inv_cdf(0.5 + tuner.confidence / 2) * math.sqrt(variance)
+        half = normal_quantile(tuner.confidence) * math.sqrt(variance)
         return Interval(mean, mean - half, mean + half, tuner.confidence)
 
 
@@ -280,8 +280,10 @@ class Judge:
         best = memory.settings[candidate]
         if not useful:
             kept = memory.settings[base] if warmer.low > 0 else given
+            # At rest it has the k and sigma of the published method over the keys as they are.
+            plain = memory.settings[memory.best((self._trial == 0) & self._as_published())]
             best = replace(
-                best, strength=0.0, temperature=kept.temperature,
+                plain, strength=0.0, temperature=kept.temperature,
                 probability_map=kept.probability_map, preprocess=first.preprocess,
                 key_dtype=first.spec.key_dtype,
             )  # fmt: skip

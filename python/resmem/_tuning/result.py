@@ -35,7 +35,8 @@ class TuneResult:
     rows, folds : int
         Validation rows, and the parts they were cut into.
     best : Settings
-        What to use: ``candidate``, or strength 0 where its gain is not clear of 0.
+        What to use: ``candidate``, or strength 0 where its gain is not clear of 0, then with
+        ``k`` and ``sigma`` of the best at strength 1, as published.
     candidate : Settings
         The best of the grid by the score over all rows.
     base, published, knn : Settings

@@ -14,13 +14,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from resmem import _arrays, _core, _plausible
-from resmem._arrays import F32, F64, I64
-from resmem._correct import Corrector, Searched, search
+from resmem._arrays import F64, I64, Keys
+from resmem._correct import Corrector, search
 from resmem._ingest import Spec, blocks
 from resmem._metrics import BINS, Score
-from resmem._rows import Array, Snapshot
+from resmem._rows import Array, Snapshot, intact
 from resmem._simplex import map_named
-from resmem._stores import Head, Sparse, widen_keys
+from resmem._stores import Dense, Head, Sparse, widen_keys
 from resmem._tuning.grid import Grid, Settings
 
 _SWEPT_BYTES = 48 << 20  # of residuals and outputs in hand
@@ -52,7 +52,7 @@ class GivenRows:
     ) -> None:  # fmt: skip
         """``known``: outputs and targets came before, with keys of another kind."""
         self._corrector, self._threads = corrector, threads
-        self._searched = Searched(corrector.rows, k, embeddings, exclude_ids, threads)
+        self._searched = corrector.searching(k, embeddings, exclude_ids, threads)
         self._given = corrector.given_outputs(outputs, len(self._searched), known=known)
         self.targets: Array = checked_targets(corrector, targets, len(self._searched))
 
@@ -65,7 +65,7 @@ class GivenRows:
         self._searched.forget(block)
         return found
 
-    def keys(self, block: slice) -> F32:
+    def keys(self, block: slice) -> Keys:
         """What is searched for of a block of rows."""
         return self._searched.queries(block)[0]
 
@@ -83,19 +83,21 @@ class OwnRows:
     def __init__(self, corrector: Corrector, positions: I64, k: int, threads: int) -> None:
         self._corrector, self._k, self._threads = corrector, k, threads
         self._positions = positions  # numbered through all segments
-        self.targets: Array = self._of("targets", slice(0, len(positions)))
+        stored = self._of("targets", slice(0, len(positions)))
+        self.targets: Array = intact(stored, corrector.rows.columns)
 
     def __len__(self) -> int:
         return len(self._positions)
 
     def find(self, block: slice) -> tuple[F64, I64]:
         """As ``GivenRows.find``."""
-        rows = self._corrector.rows
+        rows, prepare = self._corrector.rows, self._corrector.auto_prepare
         chosen = list(rows.at(self._positions[block]))
         own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
         largest = max(segment.keys_max for segment, _ in chosen)
         keys = self._keys(block)
-        distances, _, positions = search(rows, keys, largest, self._k, own, self._threads)
+        asked = (keys, largest, self._k, own, self._threads, prepare)
+        distances, _, positions = search(rows, *asked)
         return distances, positions
 
     def outputs(self, block: slice) -> Array:
@@ -105,7 +107,7 @@ class OwnRows:
             return store.logits(self._keys(block), self._threads)
         return self._of("outputs", block)
 
-    def _keys(self, block: slice) -> F32:
+    def _keys(self, block: slice) -> Keys:
         return widen_keys(self._of("keys", block))
 
     def _of(self, name: str, block: slice) -> Array:
@@ -184,7 +186,7 @@ class Trial:
             self.distances[block], self.positions[block] = self.source.find(block)
             self.step(block.stop - block.start)
         self.grid = self.grid.scaled(self.distances)
-        self.means: dict[float, F32] = {}  # by temperature
+        self.means: dict[float, Keys] = {}  # by temperature
         order = np.random.RandomState(0).permutation(q)
         self.other = np.empty(q, dtype=np.int64)  # whose neighbours a shuffled row is given
         self.other[order] = np.roll(order, 1)
@@ -205,11 +207,14 @@ class Trial:
 
     def _swept(self, part: Part, temperature: float, score: Score, kind: Kind) -> F64:
         """At one temperature: (folds, ks, sigmas, strengths, maps, width)."""
-        grid, near = self._grid(kind), self._near(part, temperature, kind)
+        grid = self._grid(kind)
+        near: tuple[Keys, F64, I64, F64 | None] = self._near(part, temperature, kind)
         maps = [(m.kind, m.floor) for m in grid.maps]
         count = int(self.folds.max()) + 1
         bounds = np.searchsorted(self.folds[part.rows], np.arange(count + 1)).tolist()
         targets = self.source.targets[part.rows]
+        if self._without_base(kind):
+            near = (*near[:3], None)
         scored = SWEPT[score.name], BINS, self.threads
         on = [x for x in grid.strengths if x != 0]
         swept = _core.sweep(*near, targets, bounds, grid.ks, grid.sigmas, on, maps, *scored)
@@ -229,22 +234,23 @@ class Trial:
         for part in self._parts(rows, kind):
             if settings.strength == 0 and kind != "targets":
                 corrected = self.spec.base(part.outputs, settings.temperature, self.threads)
-                kept = corrected.copy() if to.keeps else None
             else:
-                corrected, kept = self._corrected(part, settings, kind, to.keeps)
-            if self.spec.task == "classification":
-                to.apply(corrected, kept, self.threads)
+                corrected, base = self._corrected(part, settings, kind)
+                if self.spec.task == "classification":
+                    to.apply(corrected, base, settings.strength, self.threads)
             result[start : start + len(part.rows)] = corrected
             start += len(part.rows)
             self.step(len(part.rows))
         return result
 
-    def _corrected(
-        self, part: Part, settings: Settings, kind: Kind, keeps: bool
-    ) -> tuple[F64, F64 | None]:
-        """Corrected outputs, and the base's if they are kept."""
+    def _without_base(self, kind: Kind) -> bool:
+        """Whether the neighbours' classes are all there is."""
+        return kind == "targets" and self.spec.task == "classification"
+
+    def _corrected(self, part: Part, settings: Settings, kind: Kind) -> tuple[F64, F64 | None]:
+        """Corrected outputs, and those before, if there are."""
         residuals, distances, near, base = self._near(part, settings.temperature, kind)
-        kept = base.copy() if keeps else None
+        before = None if self._without_base(kind) else base.copy()
         corrected = _core.aggregate(
             [("dense", residuals)],
             np.ascontiguousarray(distances[:, : settings.k]),
@@ -255,7 +261,7 @@ class Trial:
             base,
             self.threads,
         )
-        return corrected, kept
+        return corrected, before
 
     # ------------------------------------------------------------------ errors
 
@@ -267,6 +273,15 @@ class Trial:
             sizes.append(self.sizes_of(base, block))
             self._step_singly(block)
         return np.concatenate(sizes)
+
+    def impossible(self) -> int:
+        """How many rows have a class that the base model as given calls impossible."""
+        count = 0
+        for block in blocks(len(self.source), 16 * self.rows.columns):
+            base = self.spec.base(self.source.outputs(block), self.plain_temperature, self.threads)
+            labels = self.source.targets[block]
+            count += int(np.count_nonzero(base[np.arange(len(labels)), labels] == 0))
+        return count
 
     def sizes_of(self, predicted: F64, block: slice = slice(None)) -> F64:
         """1 - the probability of the class, or the mean size of the errors, of each row."""
@@ -301,7 +316,7 @@ class Trial:
         outputs = self.source.outputs(slice(first, last))[rows - first]
         return Part(rows, self.distances[near_to], near, there, outputs)
 
-    def _near(self, part: Part, temperature: float, kind: Kind) -> tuple[F32, F64, I64, F64]:
+    def _near(self, part: Part, temperature: float, kind: Kind) -> tuple[Keys, F64, I64, F64]:
         """Residuals (m, C), distances and their rows (b, k), base (b, C)."""
         b, columns = len(part.rows), self.rows.columns
         if kind == "targets":
@@ -321,16 +336,24 @@ class Trial:
         """How many steps the first of such rows are."""
         return -(-rows // self.grid.ks[-1])
 
-    def _residuals(self, there: I64, temperature: float) -> F32:
+    def _residuals(self, there: I64, temperature: float) -> Keys:
         store, columns = self.spec.store, self.rows.columns
         same = temperature == self.rows.temperature and not isinstance(store, Head)
         given = None if same else temperature
         found = [store.residuals(s, at, columns, given) for s, at in self.rows.at(there)]
         if len(found) == 1:
             return found[0]
-        return np.concatenate(found) if found else np.empty((0, columns), dtype=np.float32)
+        residuals: Keys = np.concatenate([np.empty((0, columns), self._value), *found])
+        return residuals
 
-    def _mean(self, temperature: float) -> F32:
+    @property
+    def _value(self) -> np.dtype[Any]:
+        """Of residuals in hand: half-width ones are widened."""
+        store = self.spec.store
+        wide = isinstance(store, Dense) and store.dtype == "float64"
+        return np.dtype(np.float64 if wide else np.float32)
+
+    def _mean(self, temperature: float) -> Keys:
         """Of the residuals of the memory's rows, (1, C)."""
         if temperature in self.means:
             return self.means[temperature]
@@ -338,20 +361,26 @@ class Trial:
         for block in blocks(len(self.some), 16 * self.rows.columns):
             total += self._residuals(self.some[block], temperature).sum(axis=0, dtype=np.float64)
             self._step_singly(block)
-        mean: F32 = (total / len(self.some)).astype(np.float32)[None]
+        mean: Keys = (total / len(self.some)).astype(self._value)[None]
         self.means[temperature] = mean
         return mean
 
-    def _targets(self, there: I64) -> F32:
+    def _targets(self, there: I64) -> Keys:
         """Of rows of the memory; values less their middle, about which float32 is precise."""
         columns = self.rows.columns
-        found = [segment["targets"][at] for segment, at in self.rows.at(there)]
+        found = self._stored_targets(there)
         if self.spec.task == "classification":
             onehot = np.zeros((len(there), columns), dtype=np.float32)
             onehot[np.arange(len(there)), np.concatenate(found or [there])] = 1
             return onehot
         values = np.concatenate(found) if found else np.empty((0, columns))
-        return (values - self._middle()).astype(np.float32)
+        about: Keys = (values - self._middle()).astype(self._value)
+        return about
+
+    def _stored_targets(self, there: I64) -> list[Array]:
+        """Of rows of the memory, segment by segment."""
+        columns = self.rows.columns
+        return [intact(segment["targets"][at], columns) for segment, at in self.rows.at(there)]
 
     def _middle(self) -> F64:
         if self.spec.task == "classification":

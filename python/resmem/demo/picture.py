@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from resmem._atomic import replacing
 
 from .base import Floats, softmax
 from .data import CLASSES, Split
@@ -66,7 +69,10 @@ def draw(path: Path, result: Result, train: Split, test: Split) -> bool:
     for row, i in enumerate(rows):
         panels = [figure.add_subplot(grid[row, column]) for column in range(SHOWN + 2)]
         draw_row(panels, changes, i, train, test)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as raw:
+        file = io.BufferedWriter(raw)  # of its own, `raw` may write less than it is given
+        figure.savefig(file, dpi=120, format=path.suffix[1:].lower())
+        file.flush()
     return True
 
 

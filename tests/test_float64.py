@@ -1,0 +1,421 @@
+"""Float64 keys: search by the oracle's bits, and when they are kept."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import oracle
+import resmem
+from cases import (
+    ISAS,
+    METRICS,
+    WIDE_FAMILIES,
+    assert_same,
+    core_search,
+    make_wide,
+    max_abs,
+    paths,
+    same_bits,
+)
+from resmem import _core, _search
+from resmem._rounding import FRACTION, Neighbourhood, errors
+
+
+def kept(queries, rows, metric="euclidean"):
+    """How ``search`` compares them: a dtype, and whether an offset is taken off."""
+    keeping = _search._keeping(np.asarray(queries), np.asarray(rows), metric)
+    return keeping.dtype, keeping.offset is not None
+
+
+# ---- The core ---------------------------------------------------------------------------------
+
+
+@given(
+    family=st.sampled_from(sorted(WIDE_FAMILIES)),
+    seed=st.integers(0, 2**31),
+    n=st.sampled_from([0, 1, 2, 30, 300]),
+    q=st.sampled_from([1, 3, 9, 40]),
+    d=st.sampled_from([1, 2, 3, 8, 17, 70]),
+    k=st.sampled_from([1, 2, 7, 50]),
+    metric=st.sampled_from(METRICS),
+    threads=st.sampled_from([1, 2]),
+)
+def test_search_of_float64_has_the_bits_of_the_oracle(family, seed, n, q, d, k, metric, threads):
+    queries, rows = make_wide(family, seed, n, q, d)
+    wanted = oracle.search(queries, rows, k, metric, wide=True)
+    asked, stored = (oracle.as_float64(x, metric) for x in (queries, rows))
+    for isa in ISAS:
+        for path in paths(metric, wide=True):
+            found = core_search(asked, stored, k, metric, isa=isa, threads=threads, **path)
+            assert_same(found[:2], wanted, (isa, path))
+
+
+@pytest.mark.parametrize("family", sorted(WIDE_FAMILIES))
+def test_many_float64_rows_pass_the_filter_that_was_asked_for(family):
+    queries, rows = make_wide(family, 5, 3000, 300, 6)
+    wanted = oracle.search(queries[:9], rows, 5, wide=True)
+    for kind in ("dot", "difference"):
+        found = core_search(queries, rows, 5, strategy="by_queries", filter=kind)
+        assert_same((found[0][:9], found[1][:9]), wanted, kind)
+        stats = found[3]
+        if max_abs(rows) > 0:
+            assert (stats["strategy"], stats["filter"]) == ("by_queries", kind)
+            assert stats["pairs_filtered"] >= 300 * 3000
+        if family in ("gaussian", "on a sphere"):
+            assert stats["rescored"] < 300 * 60  # few rows are left to canonical keys
+
+
+def test_float64_segments_ids_versions_and_exclusions():
+    queries, rows = make_wide("unix times", 6, 400, 20, 3)
+    rng = np.random.default_rng(6)
+    ids, dead = rng.permutation(1000)[:400], rng.random(400) < 0.3
+    died = np.where(dead, 1, 0)
+    exclude = rng.choice(ids, (20, 5))
+    segments = [
+        (part, ids[at].copy(), 0, died[at].copy(), max_abs(part))
+        for at in (slice(0, 150), slice(150, 400))
+        for part in [rows[at].copy()]
+    ]
+    found = _core.search(
+        queries, max_abs(queries), segments, 9, "euclidean", exclude, version=1, threads=2
+    )
+    wanted = oracle.search(queries, rows, 9, ids=ids, exclude_ids=exclude, alive=~dead, wide=True)
+    assert_same(found[:2], wanted)
+
+
+def test_queries_and_keys_are_float64_together_or_not_at_all():
+    queries, rows = make_wide("gaussian", 7, 10, 3, 4)
+    narrow = rows.astype(np.float32)
+    for asked, stored in ((queries, narrow), (queries.astype(np.float32), rows)):
+        with pytest.raises(ValueError, match="queries must be float64 for float64 keys"):
+            core_search(asked, stored, 3)
+    with pytest.raises(ValueError, match="stream"):
+        core_search(queries, np.repeat(rows, 40, 0), 3, strategy="stream")
+
+
+def test_float64_logits_of_a_head_are_those_of_the_oracle():
+    rng = np.random.default_rng(8)
+    keys, weight = 1e9 + rng.normal(size=(7, 13)), rng.normal(size=(5, 13)).astype(np.float32)
+    bias = rng.normal(size=5).astype(np.float32)
+    wanted = oracle.head_logits(keys, weight, bias)
+    for isa in ISAS:
+        same_bits(_core.head_logits(keys, weight, bias, isa=isa), wanted)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_largest_float64_value_and_the_first_bad_row(isa):
+    for n, d in ((1, 1), (3, 5), (700, 33)):
+        rows = np.random.default_rng(n).normal(size=(n, d)) * 1e200
+        assert _core.inspect_rows(rows, 2, isa) == (max_abs(rows), -1)
+        rows[n // 2, d // 2] = np.nan
+        rows[n - 1, d - 1] = -np.inf
+        assert _core.inspect_rows(rows, 2, isa)[1] == n // 2
+
+
+# ---- What search compares ---------------------------------------------------------------------
+
+
+def test_unix_times_are_told_apart():
+    rows = [[1.7e9], [1.7e9 + 1], [1.7e9 + 2], [1.7e9 + 3]]
+    distances, ids = resmem.search([[1.7e9 + 3]], rows, 4)
+    assert distances.tolist() == [[0, 1, 2, 3]]
+    assert ids.tolist() == [[3, 2, 1, 0]]
+    assert kept([[1.7e9 + 3]], rows) == ("float32", True)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int32, np.float64, np.longdouble])
+def test_integers_beyond_2_to_the_24_are_told_apart(dtype):
+    rows = np.arange(16_777_210, 16_777_230, dtype=dtype)[:, None]
+    distances, ids = resmem.search(rows, rows, 2)
+    assert ids[:, 0].tolist() == list(range(20))
+    assert (distances[:, 0] == 0).all()
+    assert (distances[:, 1] == 1).all()
+
+
+def test_positions_about_the_earth_find_the_nearest():
+    rng = np.random.default_rng(3)
+    cities = make_wide("on a sphere", 3, 20, 0, 3)[1]
+    rows = cities[rng.integers(0, 20, 20_000)] + rng.normal(size=(20_000, 3)) * 2
+    queries = rows[:300] + rng.normal(size=(300, 3)) * 0.2
+    assert kept(queries, rows) == ("float64", False)
+    distances, ids = resmem.search(queries, rows, 3)
+    assert_same((distances[:40], ids[:40]), oracle.search(queries[:40], rows, 3, wide=True))
+    rounded = oracle.search(queries[:40], rows, 1)[1][:, 0]
+    assert np.mean(rounded == ids[:40, 0]) < 0.8  # what float32 would have said
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_ordinary_float64_embeddings_stay_float32(metric):
+    rng = np.random.default_rng(4)
+    for d, scale, offset in ((2, 1, 0), (16, 1, 3), (300, 0.05, 0), (64, 1e-20, 0), (8, 1e15, 0)):
+        rows = rng.normal(size=(5000, d)) * scale + offset * scale
+        queries = rng.normal(size=(50, d)) * scale
+        assert kept(queries, rows, metric) == ("float32", False), d
+        wanted = oracle.search(queries[:5], rows, 4, metric)
+        assert_same([x[:5] for x in resmem.search(queries, rows, 4, metric)], wanted)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "inner_product"])
+def test_other_metrics_keep_float64_where_float32_would_mix_rows_up(metric):
+    rng = np.random.default_rng(5)
+    rows = 1e4 + rng.normal(size=(500, 3)) * 1e-2
+    queries = 1e4 + rng.normal(size=(20, 3)) * 1e-2
+    assert kept(queries, rows, metric) == ("float64", False)
+    wanted = oracle.search(queries, rows, 5, metric, wide=True)
+    assert_same(resmem.search(queries, rows, 5, metric), wanted)
+
+
+def test_values_beyond_float32_are_compared_as_float64():
+    rng = np.random.default_rng(6)
+    for scale in (1e60, 1e-60):
+        rows, queries = rng.normal(size=(50, 4)) * scale, rng.normal(size=(5, 4)) * scale
+        assert_same(resmem.search(queries, rows, 3), oracle.search(queries, rows, 3, wide=True))
+    for scale, bound in ((1e150, "2.480"), (1e-140, "2.-400")):
+        with pytest.raises(ValueError, match=f"largest .value. between .*{bound}.*rescale them"):
+            resmem.search(queries * scale * 1e60, rows * scale * 1e60, 3)
+
+
+def test_cosines_do_not_depend_on_the_size_of_vectors():
+    rng = np.random.default_rng(7)
+    rows = rng.normal(size=(50, 4)) * 10.0 ** rng.integers(-300, 300, (50, 1))
+    queries = rng.normal(size=(5, 4)) * 1e-250
+    with pytest.raises(ValueError, match="rescale them"):  # of rows as large as 1e300
+        resmem.search(queries, rows, 3, "cosine")
+    rows = rng.normal(size=(50, 4)) * 10.0 ** rng.integers(-300, 140, (50, 1))
+    found = resmem.search(queries, rows, 3, "cosine")
+    unit = rows / np.abs(rows).max(axis=1, keepdims=True)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    asked = queries / 1e-250
+    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    assert np.array_equal(found[1], np.argsort(1 - asked @ unit.T, axis=1)[:, :3])
+
+
+def test_integers_that_float64_does_not_hold_are_told_of():
+    rows = np.array([[2**60 + 1], [2**60 + 2]])
+    with pytest.warns(resmem.ResmemWarning, match="take an offset off before") as told:
+        resmem.search(rows, rows, 1)
+    assert "rows - rows[0]" in " ".join(str(each.message) for each in told)
+    shifted = rows - rows[0]  # what the warning says
+    distances, ids = resmem.search(shifted, shifted, 2)
+    assert (distances.tolist(), ids.tolist()) == ([[0, 1], [0, 1]], [[0, 1], [1, 0]])
+
+
+def test_a_search_that_rounds_nothing_measures_nothing(monkeypatch):
+    def refuse(*args):
+        raise AssertionError("rounding was looked at")
+
+    monkeypatch.setattr(_search, "Neighbourhood", refuse)
+    rows = np.random.default_rng(8).normal(size=(20, 3))
+    for dtype in (np.float32, np.float16, np.int8, np.uint16):
+        part = rows.astype(dtype)
+        resmem.search(part, part, 2)
+
+
+# ---- What is measured -------------------------------------------------------------------------
+
+
+def test_errors_are_the_norms_of_roundings():
+    rng = np.random.default_rng(9)
+    points = rng.normal(size=(40, 7)) * 10.0 ** rng.integers(-60, 30, (40, 1))
+    with np.errstate(over="ignore"):
+        off = points - points.astype(np.float32)
+    assert np.allclose(errors(points), np.sqrt(np.square(off).sum(axis=1)), rtol=1e-12)
+    assert errors(np.array([[1e39, 0.0]])) == np.inf
+    assert errors(np.array([[3.0, 2.0**-149]])) == 0
+
+
+def test_what_rounding_uses_is_measured_on_neighbours():
+    rows = 2.0**24 + np.arange(0, 200.0)[:, None]  # a step of 1, of which float32 holds every other
+    around = Neighbourhood(None, rows, 200)
+    assert np.quantile(around.steps, 0.5) == pytest.approx(3 / 7)
+    assert around.used(None) == pytest.approx(2 / (FRACTION * 3 / 7))
+    assert around.used(rows[0]) == 0
+    assert around.keeping(may_shift=False).dtype == "float64"
+    assert around.keeping(may_shift=True).offset == 2.0**24 + 99
+    assert Neighbourhood(None, rows, 2000).steps == pytest.approx(around.steps / 10)
+
+
+def test_points_like_those_measured_are_allowed():
+    rng = np.random.default_rng(10)
+    for shape in ((3000, 5), (300, 100), (2, 1)):
+        rows = rng.normal(size=shape)
+        keeping = Neighbourhood(None, rows, len(rows)).keeping(may_shift=True)
+        assert (keeping.dtype, keeping.offset) == ("float32", None)
+        assert np.median(errors(rng.normal(size=shape))) < keeping.allowed / 3
+
+
+# ---- Memories ---------------------------------------------------------------------------------
+
+SECONDS = 1.7e9 + np.random.default_rng(11).permutation(4000)[:300][:, None].astype(np.float64)
+METRES = 6.378e6 * np.array([[0.6, 0.64, 0.48]]) + np.random.default_rng(12).normal(size=(300, 3))
+FORMS = {"float32": False, "float64": True}  # of SECONDS and of METRES
+
+
+def fitted(rows, **options):
+    rng = np.random.default_rng(13)
+    logits, targets = rng.normal(size=(len(rows), 3)).astype(np.float32), rng.integers(0, 3, 300)
+    return resmem.Memory(k=4, **options).fit(rows, logits, targets), logits, targets
+
+
+def form(mem):
+    return mem.key_dtype, "offset" in mem._now.rows.preprocess.arrays
+
+
+def test_a_memory_of_times_takes_an_offset_off_and_finds_what_float64_finds():
+    mem, logits, targets = fitted(SECONDS)
+    assert form(mem) == ("float32", True)
+    wanted = oracle.search(SECONDS[:50], SECONDS, 4, wide=True)
+    assert_same(mem.kneighbors(SECONDS[:50]), wanted)
+    mem.add(SECONDS + 5000, logits, targets)
+    assert_same(mem.kneighbors(SECONDS[:50]), wanted)
+
+
+def test_a_memory_of_positions_keeps_float64_and_finds_the_nearest():
+    cities = make_wide("on a sphere", 3, 300, 0, 3)[1]
+    rows = np.concatenate([cities[:150], cities[:150] + 0.05])
+    mem, logits, _ = fitted(rows)
+    assert form(mem) == ("float64", False)
+    queries = rows + np.random.default_rng(14).normal(size=rows.shape) * 0.01
+    assert_same(mem.kneighbors(queries), oracle.search(queries, rows, 4, wide=True))
+    again = oracle.OracleMemory(k=4, key_dtype="float64").fit(rows, logits, fitted(rows)[2])
+    assert mem.sigma_ == again.sigma_
+    same_bits(mem.correct(queries, logits), again.correct(queries, logits))
+
+
+@pytest.mark.parametrize("rows", [SECONDS, np.concatenate([METRES, -METRES])[:300] * 1e3])
+@pytest.mark.parametrize("how", ["file", "append", "npz", "safetensors", "pickle", "copy"])
+def test_copies_and_files_keep_how_embeddings_are_kept(rows, how, tmp_path):
+    mem, logits, targets = fitted(rows)
+    assert form(mem) in (("float32", True), ("float64", False))
+    if how == "append":
+        mem.save(tmp_path / "m.resmem").add(rows[:20], logits[:20], targets[:20])
+        mem.save(tmp_path / "m.resmem", append=True)
+    elif how == "file":
+        mem.remove([3]).save(tmp_path / "m.resmem")
+    if how in ("pickle", "copy"):
+        twin = pickle.loads(pickle.dumps(mem)) if how == "pickle" else copy.deepcopy(mem)
+    elif how in ("npz", "safetensors"):
+        mem.export(tmp_path / f"m.{how}")
+        twin = resmem.Memory.load(tmp_path / f"m.{how}")
+    else:
+        twin = resmem.Memory.load(tmp_path / "m.resmem")
+    assert form(twin) == form(mem)
+    assert twin._now.rows.allowed == mem._now.rows.allowed
+    same_bits(twin.correct(rows, logits), mem.correct(rows, logits))
+    twin.add(rows[:9] + 0.25, logits[:9], targets[:9])
+    mem.add(rows[:9] + 0.25, logits[:9], targets[:9])
+    same_bits(twin.correct(rows, logits), mem.correct(rows, logits))
+
+
+def test_float32_that_was_asked_for_is_warned_of_and_the_cure_works():
+    with pytest.warns(resmem.ResmemWarning, match=r"moves .* 10% of .*; use key_dtype='auto'"):
+        mem, *_ = fitted(SECONDS, key_dtype="float32")
+    assert form(mem) == ("float32", False)
+    assert form(fitted(SECONDS, key_dtype="auto")[0]) == ("float32", True)  # and says nothing
+
+
+def test_a_head_cannot_take_an_offset_off_and_says_so():
+    head = np.zeros((3, 1), np.float32), None
+    with pytest.warns(resmem.ResmemWarning, match="take an offset off the embeddings before"):
+        resmem.Memory(k=4, store="head", head=head).fit(SECONDS, None, np.zeros(300, int))
+    resmem.Memory(k=4, store="head", head=head).fit(SECONDS - SECONDS[0], None, np.zeros(300, int))
+
+
+def test_rows_and_queries_that_the_chosen_form_would_mix_up_are_told_of():
+    mem, logits, targets = fitted(SECONDS)
+    later = SECONDS * 1.01 + 0.3  # half a year on
+    with pytest.raises(ValueError, match="fit all rows again with key_dtype='float64'"):
+        mem.add(later, logits, targets)
+    assert len(mem) == 300
+    for call in (mem.kneighbors, mem.correction):
+        with pytest.warns(resmem.ResmemWarning, match="again with key_dtype='float64'"):
+            call(later)
+    both = np.concatenate([SECONDS, later])
+    twin = resmem.Memory(k=4, key_dtype="float64")
+    twin.fit(both, np.tile(logits, (2, 1)), np.tile(targets, 2))
+    twin.add(later + 0.125, logits, targets)
+    assert (twin.kneighbors(later)[0][:, 0] == 0).all()
+
+
+def test_fit_chooses_anew_and_add_does_not():
+    mem, logits, targets = fitted(SECONDS)
+    ordinary = np.random.default_rng(15).normal(size=(300, 1))
+    assert form(mem.fit(ordinary, logits, targets)) == ("float32", False)
+    assert form(mem.fit(METRES[:, :1] * 1e6, logits, targets))[0] in FORMS
+    assert resmem.Memory().key_dtype == "auto"
+
+
+@pytest.mark.parametrize("preprocess", ["center", "standardize", "unit", "pca:1", "whiten:1"])
+def test_preprocessing_takes_float64_as_it_comes(preprocess):
+    mem = fitted(np.hstack([SECONDS, SECONDS[::-1]]), preprocess=preprocess)[0]
+    rows = np.hstack([SECONDS, SECONDS[::-1]])
+    made_by = mem._now.rows.preprocess
+    wanted = oracle.preprocess(rows, preprocess, made_by.arrays, made_by.wide)
+    same_bits(np.concatenate([s["keys"] for s in mem._now.rows.segments]), wanted)
+    if preprocess == "center":
+        apart = mem.kneighbors(rows[:50])[0]
+        assert np.allclose(apart, oracle.search(rows[:50], rows, 4, wide=True)[0], atol=1e-6)
+
+
+def test_keys_are_made_anew_of_the_embeddings_themselves():
+    rows = np.hstack([SECONDS, SECONDS[::-1]])
+    mem, logits, _ = fitted(rows)
+    assert form(mem) == ("float32", True)
+    mem.use(dataclasses.replace(mem.settings, preprocess="center"))
+    direct = fitted(rows, preprocess="center")[0]
+    same_bits(mem.correct(rows, logits), direct.correct(rows, logits))
+    for dtype in ("float64", "float32"):
+        mem = fitted(rows)[0]
+        mem.use(dataclasses.replace(mem.settings, key_dtype=dtype))
+        assert form(mem) == (dtype, True)
+        assert_same(mem.kneighbors(rows[:40]), oracle.search(rows[:40], rows, 4, wide=True))
+
+
+def test_float64_memories_tune_evaluate_and_explain():
+    rng = np.random.default_rng(16)
+    place = rng.normal(size=(900, 2)) * 3
+    rows, logits = place * 1e-3 + 1e7, rng.normal(size=(900, 2)).astype(np.float32)
+    targets = (np.sin(place[:, 0] * 2) > 0).astype(np.int64)
+    mem = resmem.Memory(k=5, key_dtype="float64").fit(rows[:500], logits[:500], targets[:500])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the edges of so small a grid
+        result = mem.tune(rows[500:], logits[500:], targets[500:], k=[2, 5], temperature=1.0)
+    assert result.useful
+    assert mem.key_dtype == "float64"
+    evaluation = mem.evaluate(rows[500:], logits[500:], targets[500:])
+    assert evaluation.methods[-1].scores["accuracy"] > 0.75
+    explained = mem.explain(rows[500:503], logits[500:503])
+    assert_same((explained.distances, explained.ids), mem.kneighbors(rows[500:503]))
+
+
+def test_integers_of_a_regression_come_back_as_they_were():
+    rows, values = np.arange(4.0)[:, None], np.array([16777217, 33554433, 2**52 + 1, 3])
+    mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(4), values)
+    assert mem.predict(rows, np.zeros(4)).tolist() == values.tolist()
+
+
+def test_large_logits_keep_their_differences():
+    logits = np.array(
+        [[-1e6 + 1, -1e6 + 1.25, -1e6], [3e9, 3e9 + 0.5, 3e9 - 1], [0.5, 0.25, -np.inf]]
+    )
+    rows = np.arange(3.0)[:, None]
+    mem = resmem.Memory(k=1, strength=0).fit(rows, logits, [0, 1, 0])
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    wanted = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    assert np.allclose(mem.correct(rows, logits), wanted, rtol=1e-6)
+    same_bits(mem.correct(rows[2:], logits[2:]), oracle.softmax(logits[2:]))  # small: as it was
+
+
+def test_probabilities_too_small_for_float32_do_not_become_impossible():
+    chances = np.array([[1e-60, 1 - 1e-60], [0.0, 1.0]])
+    mem = resmem.Memory(k=1, output_kind="probabilities", strength=0)
+    mem.fit([[0.0], [1.0]], chances, [1, 1])
+    assert mem.correct([[0.0], [1.0]], chances)[:, 0].tolist() == [2.0**-149, 0]
