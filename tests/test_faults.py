@@ -118,7 +118,7 @@ def test_the_program_counts_what_is_not_allowed(monkeypatch, capsys):
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 def test_an_export_that_lacks_its_last_bytes_is_an_error(tmp_path, suffix):
     """The system takes what fits of a write and says no error before the next one."""
-    memory = resmem.Memory(k=1).fit(np.eye(3), np.eye(3), np.arange(3))
+    memory = resmem.Memory(k=1).fit(np.eye(3), 2 * np.eye(3), np.arange(3))
     path = tmp_path / f"m.{suffix}"
     memory.export(path)
     whole = path.read_bytes()

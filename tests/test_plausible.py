@@ -314,8 +314,8 @@ def test_names_are_kept(tables, tmp_path):
 @pytest.mark.parametrize("names", [["a"], "abcd", [1, 2, 3, 4], {"a": 1}])
 def test_names_that_make_no_sense_are_a_damaged_file(names, tmp_path, monkeypatch):
     mem, path = memory(), tmp_path / "m.resmem"
-    settings = mem._settings()
-    monkeypatch.setattr(mem, "_settings", lambda: {**settings, "embedding_names": names})
+    settings = mem._settings
+    monkeypatch.setattr(mem, "_settings", lambda *a: {**settings(*a), "embedding_names": names})
     mem.save(path)
     with pytest.raises(resmem.FileFormatError, match="embedding_names"):
         resmem.Memory.load(path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -357,3 +360,66 @@ def test_an_estimate_suggests_the_first_store_that_fits():
     assert "none fits" in str(tight)
     numbers = resmem.Memory.estimate(10, 2, 3, task="regression", budget=10**9).to_dict()
     assert [option["store"] for option in numbers["options"]] == ["dense", "dense"]
+
+
+def test_an_estimate_starts_with_the_store_that_serves():
+    """In full while that is small or a sparse store is no smaller; a head only where it must be."""
+
+    def suggested(n, d, columns, **more):
+        return resmem.Memory.estimate(n, d, columns, **{"budget": 8 << 30, **more}).suggested.store
+
+    assert suggested(6_500, 64, 49_152) == "sparse:32"  # not 2.4 GiB
+    assert suggested(500, 64, 49_152) == "dense"  # 187 MiB
+    assert suggested(600_000, 64, 1_000) == "dense"  # 4.6 GiB for no more than 1,000 outputs
+    assert suggested(600_000, 64, 1_001) == "sparse:32"
+    assert suggested(6_500, 64, 49_152, task="regression") == "dense"  # there is no other
+    assert suggested(6_500, 64, 300, budget=2_500_000) == "head"
+
+
+def test_an_estimate_tells_the_time():
+    some = {k: resmem.Memory.estimate(2_000, 64, 49_152, k=k) for k in (5, 50)}
+    for k, estimate in some.items():
+        times = {option.store: option.milliseconds for option in estimate.options}
+        assert 0 < times["sparse:32"] < times["dense"] < times["head"]
+        assert f"time of 1,000 queries (k={k}, " in str(estimate)
+        assert estimate.to_dict()["options"][0]["milliseconds"] == estimate.options[0].milliseconds
+    assert some[50].options[-1].milliseconds > 5 * some[5].options[-1].milliseconds
+    assert times["head"] > 20 * times["sparse:32"]
+
+
+MEASURED = """
+import time
+import numpy as np, resmem
+from resmem import _rates
+_rates.time.perf_counter = time.process_time  # whatever else the machine does
+rng = np.random.default_rng(0)
+for columns, n, q in ((1_000, 2_000, 100), (49_152, 100, 8)):
+    z = rng.standard_normal((n, 64), dtype=np.float32)
+    weight = rng.standard_normal((columns, 64), dtype=np.float32) / 8
+    targets = rng.integers(0, columns, n)
+    for option in resmem.Memory.estimate(n, 64, columns).options:
+        head = option.store == "head"
+        layer = (weight, None) if head else None
+        mem = resmem.Memory(k=50, store=option.store, head=layer, sigma=1.0)
+        outputs = z @ weight.T
+        mem.fit(z, None if head else outputs, targets)
+        best = 1e9
+        for _ in range(3):
+            start = time.process_time()
+            mem.correct(z[:q], outputs[:q])
+            best = min(best, time.process_time() - start)
+        print(columns, option.store, option.milliseconds / (1e6 * best / q))
+"""
+
+
+def test_the_time_of_an_estimate_is_about_right():
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED],
+        env={**os.environ, "RESMEM_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 10
+    assert all(1 / 4 < float(line.split()[-1]) < 4 for line in lines), done.stdout

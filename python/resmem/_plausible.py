@@ -44,8 +44,8 @@ def check_logits(spec: Spec, outputs: Any) -> None:
     tolerance = _HALF_WIDTH if len(rows) >= _MANY else _SINGLE_WIDTH
     whole = 0.0
     for row in rows:  # the first row of logits ends the loop
-        values = np.asarray(_arrays.block_of(outputs, slice(row, row + 1), "outputs"))
-        whole = _sum_of_chances(values.astype(np.float64), tolerance, whole)
+        values = _arrays.block_of(outputs, slice(row, row + 1), "outputs")
+        whole = _sum_of_chances(values, tolerance, whole)
         if whole == 0:
             return
     percent = " in percent" if whole == 100 else ""
@@ -57,13 +57,15 @@ def check_logits(spec: Spec, outputs: Any) -> None:
     )
 
 
-def _sum_of_chances(values: F64, tolerance: float, whole: float) -> float:
+def _sum_of_chances(values: Array, tolerance: float, whole: float) -> float:
     """1 or 100, to which all probabilities of a row sum; 0 if it holds something else, or not what
     the rows before it sum to (``whole``, 0 before the first)."""
-    total = values.sum()
+    if not values.min() >= 0:
+        return 0.0
+    total = values.sum(dtype=np.float64)
     for wanted in (1.0, 100.0):
         near = abs(total - wanted) <= tolerance * wanted
-        if whole in (0.0, wanted) and near and (values >= 0).all() and (values <= wanted).all():
+        if whole in (0.0, wanted) and near and values.max() <= wanted:
             return wanted
     return 0.0
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from resmem._explain import explain
 
 from . import inputs
-from .progress import Step
+from .progress import Step, unseen
 
 if TYPE_CHECKING:
     from resmem import Evaluation, Explanation, Memory, TuneResult
@@ -86,7 +86,11 @@ def tuned(
         given = {name: getattr(rows, name) for name in ROWS} | {"exclude_ids": rows.excluded}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "tune: ")  # its notes, which the result has too
-        return memory.tune(**given, **settings, apply=apply, threads=options.threads, progress=step)
+        asked = options.quiet or options.no_progress
+        shown = step if asked or step is not unseen else None  # it then warns if it takes long
+        return memory.tune(
+            **given, **settings, apply=apply, threads=options.threads, progress=shown
+        )
 
 
 def _picked(array: Any, rows: Sequence[int]) -> npt.NDArray[Any] | None:

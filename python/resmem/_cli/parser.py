@@ -65,8 +65,12 @@ def _fit(commands: _Commands) -> None:
         metavar="NAME",
         help="of embeddings: none, center, standardize, unit, pca:M or whiten:M",
     )
-    more.add_argument("--key-dtype", metavar="DTYPE", help="auto, float32, float64, float16 or bfloat16")
-    more.add_argument("--residual-dtype", metavar="DTYPE", help="float32, float16, or float64 (regression)")
+    more.add_argument(
+        "--key-dtype", metavar="DTYPE", help="auto, float32, float64, float16 or bfloat16"
+    )
+    more.add_argument(
+        "--residual-dtype", metavar="DTYPE", help="float32, float16, or float64 (regression)"
+    )
     more.add_argument("--store", help="residuals: dense, sparse:M or head")
     more.add_argument("--head-weight", type=Source, metavar=_ARRAY, help="(C, d), for --store head")
     more.add_argument("--head-bias", type=Source, metavar=_ARRAY, help="(C,), by default 0")
@@ -253,7 +257,9 @@ def _command(commands: _Commands, name: str, does: str, more: str = "") -> argpa
         name, help=does, description=f"{does[0].upper()}{does[1:]}. {more}", allow_abbrev=False
     )
     command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.add_argument("--quiet", action="store_true", help="print nothing but errors and JSON")
+    command.add_argument(
+        "--quiet", action="store_true", help="print nothing but errors, warnings and JSON"
+    )
     command.add_argument("--no-progress", action="store_true", help="draw no progress bar")
     return command
 

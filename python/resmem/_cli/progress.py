@@ -16,12 +16,12 @@ def bar(label: str, total: int | None, unit: str, wanted: bool = True) -> Iterat
     and tqdm is installed; it is gone at the end, so that only results stay. Without a total it
     counts."""
     if not (wanted and sys.stderr is not None and sys.stderr.isatty()):
-        yield _unseen
+        yield unseen
         return
     try:
         from tqdm import tqdm
     except ImportError:
-        yield _unseen
+        yield unseen
         return
     with tqdm(
         desc=label, total=total, unit=unit, unit_scale=True, leave=False, file=sys.stderr
@@ -33,5 +33,5 @@ def bar(label: str, total: int | None, unit: str, wanted: bool = True) -> Iterat
         yield step
 
 
-def _unseen(_done: int) -> None:
-    pass
+def unseen(_done: int) -> None:
+    """Told where nobody looks."""

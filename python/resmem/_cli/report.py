@@ -47,6 +47,7 @@ def in_options(text: str) -> str:
 
     text = re.sub(rf"\b({'|'.join(SETTINGS)})='([\w:]+)'", option, text)
     text = text.replace("tune(loo=True)", "resmem tune --loo").replace("loo=True", "--loo")
+    text = text.replace("progress=True shows", "a terminal (with tqdm) shows")
     return re.sub(r"\bexclude_ids\b", "--exclude-ids", text)
 
 
