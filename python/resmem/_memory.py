@@ -156,7 +156,8 @@ class Memory(State):
         snapshot = self._without_rows(start, rows)
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
-            arrays["ids"] = rows.ids
+            as_kept = ids.dtype == np.int64 and ids.flags.c_contiguous
+            arrays["ids"] = ids if as_kept else rows.ids
         if rows.n:
             snapshot = self._with(snapshot, rows, arrays)
         made = replace(start, spec=rows.spec, rows=snapshot).measured()
