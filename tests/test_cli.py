@@ -1134,7 +1134,7 @@ def test_tuning_moves_a_bar(judged, monkeypatch):
         (
             "--task regression --outputs far.npy --targets train.npz:embeddings "
             "--residual-dtype float16",
-            "or use --residual-dtype float32",
+            "or use --residual-dtype float64",
         ),
     ],
 )

@@ -1066,7 +1066,7 @@ WRITERS = {
     "export": lambda path: memory().export(path),
     "report": lambda path: resmem.report(path, evaluation=memory().evaluate(*ROWS)),
 }
-ROWS = np.eye(3, 4), np.eye(3), [0, 1, 2]
+ROWS = np.eye(3, 4), 2 * np.eye(3), [0, 1, 2]
 
 
 def memory():
