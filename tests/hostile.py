@@ -63,6 +63,8 @@ class Stage:
         self.queries = given(normal((Q, D)).astype(np.float32))
         self.wide_queries = given(normal((Q, 24)).astype(np.float32))
         self.queries64 = given(normal((Q, D)))
+        self.times = given(1.7e9 + 1e-3 * normal((N, D)))
+        self.asked_times = given(1.7e9 + 1e-3 * normal((Q, D)))
         self.few = given(normal((9, D)).astype(np.float16))
         self.logits = given(normal((N, C)).astype(np.float32))
         self.asked_logits = given(normal((Q, C)).astype(np.float32))
@@ -101,6 +103,7 @@ class Stage:
         return [
             lambda rng: resmem.search(*pairs[rng.integers(2)], 5, metric(rng), self.excluded),
             lambda rng: resmem.search(self.queries64, self.rows, 60, metric(rng)),
+            lambda rng: resmem.search(self.asked_times, self.times, 6, metric(rng)),
             lambda rng: resmem.search(self.queries, self.rows, 4, exclude_ids=self.many_excluded),
             lambda rng: resmem.search(self.rows, self.rows, 3, metric(rng)),
             lambda rng: resmem.aggregate(
@@ -119,7 +122,9 @@ class Stage:
             for preprocess in (("none",) if store == "head" else ("none", "standardize", "pca:3"))
         ]
         kinds += [{"residual_dtype": "float16"}, {"output_kind": "probabilities"}]
+        kinds += [{"key_dtype": "float64"}, {"key_dtype": "float64", "preprocess": "center"}]
         kinds += [{"task": "regression"}, {"task": "regression", "residual_dtype": "float16"}]
+        kinds += [{"task": "regression", "residual_dtype": "float32", "key_dtype": "float64"}]
         return [lambda rng, kind=kind: self.use_memory(rng, kind) for kind in kinds]
 
     def use_memory(self, rng, kind):

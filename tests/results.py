@@ -21,7 +21,7 @@ def interval(mean, half=0.01):
 
 
 def settings(k=20, sigma=1.0, strength=0.75):
-    return Settings(k, sigma, 1.25, strength)
+    return Settings(k, sigma, 1.25, strength, key_dtype="float32")
 
 
 def tuning(useful=True, scores=None, ks=KS, sigmas=SIGMAS, greater_is_better=False):

@@ -28,6 +28,7 @@ KINDS = (
     {},
     {"store": "sparse:2", "key_dtype": "float16"},
     {"store": "head", "key_dtype": "bfloat16"},
+    {"key_dtype": "float64"},
     {"preprocess": "standardize", "residual_dtype": "float16", "probability_map": "keep"},
     {"output_kind": "probabilities", "preprocess": "pca:4"},
     {"task": "regression"},

@@ -661,6 +661,30 @@ def test_a_signal_handler_does_not_wait_for_the_build_that_it_interrupts(slow_bu
     assert len(built) == 1
 
 
+class Interrupted:
+    """A lock that has a handler run just after it was first taken."""
+
+    def __init__(self, lock, handler):
+        self.lock, self.handlers = lock, [handler]
+
+    def acquire(self, blocking=True):
+        taken = self.lock.acquire(blocking=blocking, timeout=20 if blocking else -1)
+        assert taken, "the handler waits for a lock that its own thread holds"
+        while self.handlers:
+            self.handlers.pop()()
+        return taken
+
+    def release(self):
+        self.lock.release()
+
+
+def test_a_signal_handler_may_prepare_when_the_lock_of_a_build_was_just_taken():
+    memory = memory_of(clustered(N, 1, 24)[1])
+    planner = memory._now.rows.segments[0].planner
+    planner._building = Interrupted(planner._building, memory.prepare)
+    assert engines(memory.prepare()) == ["cascade"]
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("origin", ["as it was", "pickled"])
 def test_a_child_forked_during_a_build_builds_for_itself(slow_builds, origin):

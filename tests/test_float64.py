@@ -29,10 +29,18 @@ from resmem import _core, _search
 from resmem._rounding import FRACTION, Neighbourhood, errors
 
 
-def kept(queries, rows, metric="euclidean"):
-    """How ``search`` compares them: a dtype, and whether an offset is taken off."""
-    keeping = _search._keeping(np.asarray(queries), np.asarray(rows), metric)
+def kept(rows, metric="euclidean"):
+    """How ``search`` compares rows: a dtype, and whether an offset is taken off."""
+    keeping = _search._Search(np.asarray(rows), 1, metric, 0).keeping
     return keeping.dtype, keeping.offset is not None
+
+
+def told(call, *args):
+    """The warnings of a call."""
+    with warnings.catch_warnings(record=True) as each:
+        warnings.simplefilter("always")
+        call(*args)
+    return [str(one.message) for one in each]
 
 
 # ---- The core ---------------------------------------------------------------------------------
@@ -128,7 +136,7 @@ def test_unix_times_are_told_apart():
     distances, ids = resmem.search([[1.7e9 + 3]], rows, 4)
     assert distances.tolist() == [[0, 1, 2, 3]]
     assert ids.tolist() == [[3, 2, 1, 0]]
-    assert kept([[1.7e9 + 3]], rows) == ("float32", True)
+    assert kept(rows) == ("float32", True)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int32, np.float64, np.longdouble])
@@ -145,7 +153,7 @@ def test_positions_about_the_earth_find_the_nearest():
     cities = make_wide("on a sphere", 3, 20, 0, 3)[1]
     rows = cities[rng.integers(0, 20, 20_000)] + rng.normal(size=(20_000, 3)) * 2
     queries = rows[:300] + rng.normal(size=(300, 3)) * 0.2
-    assert kept(queries, rows) == ("float64", False)
+    assert kept(rows) == ("float64", False)
     distances, ids = resmem.search(queries, rows, 3)
     assert_same((distances[:40], ids[:40]), oracle.search(queries[:40], rows, 3, wide=True))
     rounded = oracle.search(queries[:40], rows, 1)[1][:, 0]
@@ -158,7 +166,7 @@ def test_ordinary_float64_embeddings_stay_float32(metric):
     for d, scale, offset in ((2, 1, 0), (16, 1, 3), (300, 0.05, 0), (64, 1e-20, 0), (8, 1e15, 0)):
         rows = rng.normal(size=(5000, d)) * scale + offset * scale
         queries = rng.normal(size=(50, d)) * scale
-        assert kept(queries, rows, metric) == ("float32", False), d
+        assert kept(rows, metric) == ("float32", False), d
         wanted = oracle.search(queries[:5], rows, 4, metric)
         assert_same([x[:5] for x in resmem.search(queries, rows, 4, metric)], wanted)
 
@@ -168,7 +176,7 @@ def test_other_metrics_keep_float64_where_float32_would_mix_rows_up(metric):
     rng = np.random.default_rng(5)
     rows = 1e4 + rng.normal(size=(500, 3)) * 1e-2
     queries = 1e4 + rng.normal(size=(20, 3)) * 1e-2
-    assert kept(queries, rows, metric) == ("float64", False)
+    assert kept(rows, metric) == ("float64", False)
     wanted = oracle.search(queries, rows, 5, metric, wide=True)
     assert_same(resmem.search(queries, rows, 5, metric), wanted)
 
@@ -200,12 +208,115 @@ def test_cosines_do_not_depend_on_the_size_of_vectors():
 
 def test_integers_that_float64_does_not_hold_are_told_of():
     rows = np.array([[2**60 + 1], [2**60 + 2]])
-    with pytest.warns(resmem.ResmemWarning, match="take an offset off before") as told:
-        resmem.search(rows, rows, 1)
-    assert "rows - rows[0]" in " ".join(str(each.message) for each in told)
-    shifted = rows - rows[0]  # what the warning says
-    distances, ids = resmem.search(shifted, shifted, 2)
-    assert (distances.tolist(), ids.tolist()) == ([[0, 1], [0, 1]], [[0, 1], [1, 0]])
+    said = told(resmem.search, rows, rows, 1)
+    assert [each.split()[0] for each in said] == ["rows", "queries"]  # and each of them once
+    assert all("take one and the same offset off" in each for each in said)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_the_cure_for_integers_that_float64_does_not_hold_works(dtype):
+    x = (2**62 + np.random.default_rng(8).permutation(500)[:, None]).astype(dtype)
+    rows, queries = x[:400], x[400:]
+    (cure,) = {
+        each.split(", ")[-1] for each in told(resmem.search, queries, rows, 1) if "rows" in each
+    }
+    assert cure == "(rows - offset).astype('int64')"
+    offset = rows[0]
+    shifted = (rows - offset).astype("int64")
+    near = resmem.search((queries - offset).astype("int64"), shifted, 1)[1][:, 0]
+    away = np.abs(queries.astype(np.int64) - rows.astype(np.int64).T)
+    assert (away[np.arange(100), near] == away.min(axis=1)).all()
+
+
+def test_a_single_row_tells_its_neighbours_apart():
+    assert resmem.search([[1.7e9 + 1], [1.7e9 + 5]], [[1.7e9]], 1)[0].tolist() == [[1], [5]]
+    mem = resmem.Memory(task="regression", k=1).fit([[1.7e9]], [0.0], [7.0])
+    mem.add([[1.7e9 + 1], [1.7e9 + 2]], [0.0, 0.0], [8.0, 9.0])
+    assert mem.predict([[1.7e9 + 2], [1.7e9], [1.7e9 + 1]], np.zeros(3)).tolist() == [9, 7, 8]
+
+
+@pytest.mark.parametrize("twins", [90, 1000])
+def test_rows_with_a_twin_very_near_find_themselves(twins):
+    rows = np.random.default_rng(17).random((2000, 4))
+    rows[:twins] = rows[1000 : 1000 + twins] + 1e-9
+    assert (resmem.search(rows, rows, 2)[1][:, 0] == np.arange(2000)).all()
+    mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(2000), np.arange(2000.0))
+    assert (mem.predict(rows, np.zeros(2000)) == np.arange(2000)).all()
+
+
+def test_few_unix_times_among_small_values_are_told_apart():
+    rows = np.random.default_rng(18).random((1000, 1))
+    rows[:60, 0] = 1.7e9 + np.arange(60)
+    assert (resmem.search(rows[:60], rows, 1)[1][:, 0] == np.arange(60)).all()
+    mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(1000), np.arange(1000.0))
+    assert (mem.kneighbors(rows[:60])[1][:, 0] == np.arange(60)).all()
+
+
+def test_each_query_is_compared_in_its_own_way_whatever_the_batch():
+    rng = np.random.default_rng(19)
+    rows = rng.random((1000, 4))
+    rows[:50] = rows[50:100] + 1e-9
+    for shift in (0, 1e-9, 1e5):
+        queries = rng.random((300, 4))
+        queries[:15] = rows[50:65] + shift
+        queries = queries[rng.permutation(300)]
+        whole = resmem.search(queries, rows[100:] if shift else rows, 2)
+        for size in (1, 7):
+            parts = [
+                resmem.search(queries[at : at + size], rows[100:] if shift else rows, 2)
+                for at in range(0, 300, size)
+            ]
+            assert_same([np.concatenate(each) for each in zip(*parts, strict=True)], whole)
+
+
+def test_queries_that_float32_moves_too_far_are_compared_in_float64():
+    rows = np.arange(40.0)[:, None]
+    queries = np.array([[1e9 + 0.25], [3.25], [1e300**0.5 / 1e10]])
+    assert kept(rows) == ("float32", False)
+    assert_same(resmem.search(queries, rows, 3), oracle.search(queries, rows, 3, wide=True))
+
+
+@pytest.mark.parametrize("noise", [0, 1e-16, 1e-15])
+def test_equal_rows_that_float64_arithmetic_moved_stay_float32(noise):
+    rng = np.random.default_rng(20)
+    rows = rng.normal(size=(2000, 32))
+    rows[:500] = rows[500:1000] * (1 + noise * rng.normal(size=(500, 32)))
+    for metric in METRICS:
+        assert kept(rows, metric) == ("float32", False)
+
+
+def test_one_row_beyond_float32_is_compared_as_any_other():
+    for n in (1000, 5000):
+        rows = np.random.default_rng(21).random((n, 4))
+        rows[500] = 1e39
+        distances, ids = resmem.search(rows[499:502], rows, 1)
+        assert (distances.tolist(), ids.tolist()) == ([[0]] * 3, [[499], [500], [501]])
+        distances, ids = resmem.search(rows[499:502], rows[:400], 1)
+        wanted = oracle.search(rows[500:501], rows[:400], 1, wide=True)
+        assert_same((distances[1:2], ids[1:2]), wanted)
+
+
+def test_rows_of_a_memory_beyond_float32_are_named():
+    rows = np.random.default_rng(22).random((300, 2))
+    far = rows.copy()
+    far[200] = 1e39
+    mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(300), np.zeros(300))
+    with pytest.raises(ValueError, match=r"row 200 is beyond float32.*rescale all"):
+        mem.kneighbors(far)
+    with pytest.raises(ValueError, match="fit all rows again, with key_dtype='float64'"):
+        mem.add(far, np.zeros(300), np.zeros(300))
+    wide = resmem.Memory(task="regression", k=1).fit(far, np.zeros(300), np.arange(300.0))
+    assert wide.predict(far, np.zeros(300)).tolist() == list(range(300))
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "inner_product"])
+@pytest.mark.parametrize("scale", [1e-130, 1e-161, 1e-200, 1e-310])
+def test_values_too_small_for_their_squares_are_refused(metric, scale):
+    rows = np.random.default_rng(23).random((100, 4)) * scale
+    with pytest.raises(ValueError, match=r"between 2.-400 and 2.480, got .*; rescale them"):
+        resmem.search(rows[5:6], rows, 3, metric)
+    with pytest.raises(ValueError, match=r"between 2.-400 and 2.480, got .*; rescale them"):
+        resmem.Memory(task="regression").fit(rows, np.zeros(100), np.zeros(100))
 
 
 def test_a_search_that_rounds_nothing_measures_nothing(monkeypatch):
@@ -234,20 +345,22 @@ def test_errors_are_the_norms_of_roundings():
 
 def test_what_rounding_uses_is_measured_on_neighbours():
     rows = 2.0**24 + np.arange(0, 200.0)[:, None]  # a step of 1, of which float32 holds every other
-    around = Neighbourhood(None, rows, 200)
+    around = Neighbourhood(rows, 200)
     assert np.quantile(around.steps, 0.5) == pytest.approx(3 / 7)
-    assert around.used(None) == pytest.approx(2 / (FRACTION * 3 / 7))
+    assert around.used() == pytest.approx(2 / (FRACTION * 3 / 7))
     assert around.used(rows[0]) == 0
     assert around.keeping(may_shift=False).dtype == "float64"
     assert around.keeping(may_shift=True).offset == 2.0**24 + 99
-    assert Neighbourhood(None, rows, 2000).steps == pytest.approx(around.steps / 10)
+    assert Neighbourhood(rows, 2000).steps == pytest.approx(around.steps / 10)
+    twice = Neighbourhood(np.concatenate([rows, rows]), 400)  # equal rows are one
+    assert (twice.steps == around.steps).all()
 
 
 def test_points_like_those_measured_are_allowed():
     rng = np.random.default_rng(10)
     for shape in ((3000, 5), (300, 100), (2, 1)):
         rows = rng.normal(size=shape)
-        keeping = Neighbourhood(None, rows, len(rows)).keeping(may_shift=True)
+        keeping = Neighbourhood(rows, len(rows)).keeping(may_shift=True)
         assert (keeping.dtype, keeping.offset) == ("float32", None)
         assert np.median(errors(rng.normal(size=shape))) < keeping.allowed / 3
 
@@ -324,7 +437,9 @@ def test_float32_that_was_asked_for_is_warned_of_and_the_cure_works():
 
 def test_a_head_cannot_take_an_offset_off_and_says_so():
     head = np.zeros((3, 1), np.float32), None
-    with pytest.warns(resmem.ResmemWarning, match="take an offset off the embeddings before"):
+    with pytest.warns(
+        resmem.ResmemWarning, match="take an offset off the embeddings, of queries too"
+    ):
         resmem.Memory(k=4, store="head", head=head).fit(SECONDS, None, np.zeros(300, int))
     resmem.Memory(k=4, store="head", head=head).fit(SECONDS - SECONDS[0], None, np.zeros(300, int))
 
@@ -332,7 +447,7 @@ def test_a_head_cannot_take_an_offset_off_and_says_so():
 def test_rows_and_queries_that_the_chosen_form_would_mix_up_are_told_of():
     mem, logits, targets = fitted(SECONDS)
     later = SECONDS * 1.01 + 0.3  # half a year on
-    with pytest.raises(ValueError, match="fit all rows again with key_dtype='float64'"):
+    with pytest.raises(ValueError, match="fit all rows again, with key_dtype='float64'"):
         mem.add(later, logits, targets)
     assert len(mem) == 300
     for call in (mem.kneighbors, mem.correction):
@@ -343,6 +458,108 @@ def test_rows_and_queries_that_the_chosen_form_would_mix_up_are_told_of():
     twin.fit(both, np.tile(logits, (2, 1)), np.tile(targets, 2))
     twin.add(later + 0.125, logits, targets)
     assert (twin.kneighbors(later)[0][:, 0] == 0).all()
+
+
+def test_rows_that_lie_denser_than_those_of_fit_are_refused():
+    year = np.linspace(1.7e9, 1.73e9, 200)[:, None]
+    mem = resmem.Memory(task="regression", k=1).fit(year, np.zeros(200), np.zeros(200))
+    dense = 1.71e9 + np.arange(5000.0)[:, None]
+    with pytest.raises(ValueError, match="fit all rows again"):
+        mem.add(dense, np.zeros(5000), np.arange(5000.0))
+    both, values = np.concatenate([year, dense]), np.arange(5200.0)
+    mem.fit(both, np.zeros(5200), values)
+    assert (mem.predict(both, np.zeros(5200)) == values).all()
+
+
+def test_a_row_that_becomes_a_stored_one_when_rounded_is_refused():
+    rows = np.concatenate([np.arange(300.0), [1.7e9]])[:, None]
+    mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(301), np.zeros(301))
+    with pytest.raises(ValueError, match="fit all rows again"):
+        mem.add([[1.7e9 + 1]], [0.0], [1.0])
+
+
+@pytest.mark.parametrize("scale", [1, 1e3])
+def test_rows_that_come_again_are_added(scale):
+    rows = np.random.default_rng(24).normal(size=(700, 5)) * scale
+    for each in (rows, np.concatenate([METRES, -METRES])[:300] * 1e3):
+        n = len(each)
+        mem = resmem.Memory(task="regression", k=1).fit(each, np.zeros(n), np.arange(float(n)))
+        assert mem.key_dtype == "float32"
+        mem.add(each, np.zeros(n), np.arange(float(n)))
+        mem.add(each[:20], np.zeros(20), np.arange(20.0))
+        assert (mem.predict(each, np.zeros(n)) == np.arange(n)).all()
+
+
+def test_times_that_come_many_times_each_are_told_apart():
+    for n in (100, 300):
+        rows, values = np.repeat(1.7e9 + np.arange(n), 10)[:, None], np.repeat(np.arange(n), 10)
+        mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(10 * n), values)
+        assert (mem.predict(rows, np.zeros(10 * n)) == values).all()
+        assert (resmem.search(rows, rows, 1)[0] == 0).all()
+
+
+def test_a_memory_of_many_whole_numbers_and_few_others_is_loaded_again(tmp_path):
+    rows = np.random.default_rng(25).integers(0, 1000, (2000, 2)).astype(float)
+    rows[::14] += 0.1
+    mem = resmem.Memory(task="regression", k=3).fit(rows, np.zeros(2000), np.arange(2000.0))
+    mem.save(tmp_path / "m.resmem")
+    mem.export(tmp_path / "m.npz")
+    for name in ("m.resmem", "m.npz"):
+        assert resmem.Memory.load(tmp_path / name).info()["allowed"] == mem.info()["allowed"]
+
+
+FAR = np.concatenate([1.7e9 * i + np.arange(100.0) for i in range(1, 6)])[:, None]
+
+
+def test_settings_without_a_key_dtype_keep_float64():
+    mem = resmem.Memory(task="regression", k=1).fit(FAR, np.zeros(500), np.arange(500.0))
+    assert form(mem) == ("float64", False)
+    mem.use(resmem.Settings(1, 1.0, 1.0, 1.0))
+    assert form(mem) == ("float64", False)
+    assert (mem.kneighbors(FAR)[1][:, 0] == np.arange(500)).all()
+
+
+def test_queries_are_still_looked_at_after_use():
+    mem, _, _ = fitted(SECONDS)
+    mem.use(dataclasses.replace(mem.settings, k=2, key_dtype="auto"))
+    assert not told(mem.kneighbors, SECONDS[:5])
+    assert any(
+        "fit the memory again" in each for each in told(mem.kneighbors, SECONDS * 1.01 + 0.3)
+    )
+
+
+def test_tuning_of_a_float64_memory_tries_pca_as_float32():
+    rows = np.hstack([FAR, np.random.default_rng(26).random((500, 1))])
+    mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(500), np.sin(FAR[:, 0]))
+    assert mem.key_dtype == "float64"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the edges of so small a grid
+        result = mem.tune(
+            rows[:90] + 0.1, np.zeros(90), np.sin(FAR[:90, 0]), preprocess=["none", "pca:1"],
+            k=[1, 2], apply=False,
+        )  # fmt: skip
+    kinds = set(zip(result.table["preprocess"], result.table["key_dtype"], strict=True))
+    assert kinds == {("none", "float64"), ("pca:1", "float32")}
+
+
+def test_tiny_rows_join_a_float64_memory_of_ordinary_ones():
+    mem = resmem.Memory(task="regression", k=1, key_dtype="float64")
+    mem.fit(np.random.default_rng(27).random((50, 2)), np.zeros(50), np.zeros(50))
+    mem.add([[1e-150, 0.0]], [0.0], [1.0])
+    assert mem.predict([[0.0, 0.0]], [0.0]).tolist() == [1]
+
+
+def test_the_cure_for_a_head_gives_the_same_base():
+    rng = np.random.default_rng(28)
+    weight, bias = rng.normal(size=(3, 1)) / 1e9, rng.normal(size=3)
+    base = resmem.Memory(k=4, store="head", head=(weight, bias), strength=0)
+    said = told(lambda: base.fit(SECONDS, None, np.zeros(300, int)))
+    assert any("add weight @ offset to the bias" in each for each in said)
+    offset = SECONDS[0]
+    cured = resmem.Memory(k=4, store="head", head=(weight, bias + weight @ offset), strength=0)
+    assert not told(lambda: cured.fit(SECONDS - offset, None, np.zeros(300, int)))
+    wanted = base.predict_proba(SECONDS)
+    assert np.allclose(cured.predict_proba(SECONDS - offset), wanted, atol=1e-6)
 
 
 def test_fit_chooses_anew_and_add_does_not():

@@ -88,6 +88,14 @@ TIMES = 1.7e9 + np.arange(8.0).reshape(4, 2)
 MORE_TIMES = TIMES * 1.01 + 0.3
 
 
+def of_far():
+    return resmem.Memory(k=2).fit(np.concatenate([TIMES, 3 * TIMES]), L[:8], Y[:8])
+
+
+def rounded(key_dtype):
+    return resmem.Settings(2, 1.0, 1.0, 1.0, key_dtype=key_dtype)
+
+
 def of_times():
     return resmem.Memory(k=2).fit(TIMES, L[:4], Y[:4])
 
@@ -219,8 +227,11 @@ CASES = {
     # numbers that float32 does not hold
     "too large to square": (lambda: resmem.search(1e150 * WIDE, 1e150 * WIDE, 1), lambda m: resmem.search(WIDE, WIDE, 1)),
     "rounded rows": (lambda: resmem.Memory(k=2, key_dtype="float32").fit(TIMES, L[:4], Y[:4]), Follow(r"use key_dtype=('auto')", lambda v: quietly(lambda: resmem.Memory(k=2, key_dtype=v).fit(TIMES, L[:4], Y[:4])))),
-    "rounded later": (lambda: of_times().add(MORE_TIMES, L[:4], Y[:4]), Follow(r"again with key_dtype=('float64')", lambda v: quietly(lambda: resmem.Memory(k=2, key_dtype=v).fit(np.vstack([TIMES, MORE_TIMES]), L[:8], Y[:8])))),
+    "rounded later": (lambda: of_times().add(MORE_TIMES, L[:4], Y[:4]), Follow(r"again, with key_dtype=('float64')", lambda v: quietly(lambda: resmem.Memory(k=2, key_dtype=v).fit(np.vstack([TIMES, MORE_TIMES]), L[:8], Y[:8])))),
     "rounded queries": (lambda: of_times().kneighbors(MORE_TIMES), Follow(r"again with key_dtype=('float64')", lambda v: quietly(lambda: resmem.Memory(k=2, key_dtype=v).fit(TIMES, L[:4], Y[:4]).kneighbors(MORE_TIMES)))),
+    "rounded keys": (lambda: of_far().use(rounded("float32")), Follow(r"use key_dtype=('float64')", lambda v: quietly(lambda: of_far().use(rounded(v))))),
+    "beyond float32": (lambda: memory().kneighbors(WIDE * 1e39), lambda m: quietly(lambda: memory().kneighbors(WIDE * 1e9))),
+    "beyond float32 after preprocess": (lambda: memory(preprocess="center").kneighbors(WIDE * 1e39), lambda m: quietly(lambda: memory(preprocess="center").kneighbors(WIDE))),
     "wide keys of a linear map": (lambda: resmem.Memory(key_dtype="float64", preprocess="pca:2"), Follow(r"use key_dtype=('auto')", lambda v: memory(key_dtype=v, preprocess="pca:2"))),
     # measurements that were outgrown
     "sigma": (lambda: grown()(), measured_again),

@@ -26,8 +26,12 @@ ROWS = (
 QUERIES, OUTPUTS = (rng.normal(size=(7, m)).astype(np.float32) for m in (D, C))
 CHANCES = np.exp(ROWS[1]) / np.exp(ROWS[1]).sum(axis=1, keepdims=True)
 
-ONE = Settings(k=2, sigma=0.3, temperature=1.0, strength=1.0, probability_map="clip")
-OTHER = Settings(k=30, sigma=9.0, temperature=2.5, strength=0.25, probability_map="keep:0.4")
+ONE = Settings(
+    k=2, sigma=0.3, temperature=1.0, strength=1.0, probability_map="clip", key_dtype="float32"
+)
+OTHER = Settings(
+    k=30, sigma=9.0, temperature=2.5, strength=0.25, probability_map="keep:0.4", key_dtype="float32"
+)
 
 
 def memory(**options):

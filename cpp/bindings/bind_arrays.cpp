@@ -45,6 +45,14 @@ py::tuple inspect_rows(const Array<T>& rows, std::size_t threads, const std::str
   return py::make_tuple(result, -1);
 }
 
+py::tuple inspect_python(const py::array& rows, std::size_t threads, const std::string& isa) {
+  if (py::isinstance<Array<double>>(rows))
+    return inspect_rows<double>(py::reinterpret_borrow<Array<double>>(rows), threads, isa);
+  if (py::isinstance<Array<float>>(rows))
+    return inspect_rows<float>(py::reinterpret_borrow<Array<float>>(rows), threads, isa);
+  throw py::type_error("rows must be a C-contiguous array of float32 or float64");
+}
+
 // Runs body(first, last) over n numbers, in parallel.
 template <class Body>
 void for_numbers(std::size_t n, std::size_t threads, const Body& body) {
@@ -137,11 +145,8 @@ py::object bfloat16_from_dlpack(py::capsule capsule) {
 
 void register_arrays(py::module_& module) {
   using namespace py::literals;
-  const char* const inspects = "(largest absolute value, first row with NaN or infinity or -1).";
-  module.def("inspect_rows", &inspect_rows<float>, py::arg("rows").noconvert(), "threads"_a = 0,
-             "isa"_a = "", inspects);
-  module.def("inspect_rows", &inspect_rows<double>, py::arg("rows").noconvert(), "threads"_a = 0,
-             "isa"_a = "", inspects);
+  module.def("inspect_rows", &inspect_python, py::arg("rows").noconvert(), "threads"_a = 0,
+             "isa"_a = "", "(largest absolute value, first row with NaN or infinity or -1).");
   module.def("narrow", &narrow_python, py::arg("rows").noconvert(), "dtype"_a, "threads"_a = 0,
              "isa"_a = "", "Rounded to float16, or to bfloat16 (as uint16).");
   module.def("widen", &widen_python, py::arg("rows").noconvert(), "threads"_a = 0, "isa"_a = "",

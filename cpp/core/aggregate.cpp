@@ -24,7 +24,7 @@ struct Worker {
 
 // ---- Dense ---------------------------------------------------------------------------------
 
-// Sums of which no value is more usual than another.
+// For sums that are all different: none of them is the usual one (finish).
 struct AllSums {
   static constexpr double usual() { return std::numeric_limits<double>::quiet_NaN(); }
 };
@@ -255,16 +255,14 @@ void finish(const AggregateRequest& request, const double* sums, double usual, d
   constexpr std::size_t kTogether = 8;
   const std::size_t width = request.width();
   const double quotient = usual / total;
-  const auto put = [&](std::size_t c, double correction) {
-    to[c] = request.add_to_out ? to[c] + request.strength * correction : correction;
-  };
   std::size_t c = 0;
   for (; c + kTogether <= width; c += kTogether) {
     bool all_usual = true;
     for (std::size_t j = c; j < c + kTogether; ++j) all_usual &= sums[j] == usual;
-    for (std::size_t j = c; j < c + kTogether; ++j) put(j, all_usual ? quotient : sums[j] / total);
+    for (std::size_t j = c; j < c + kTogether; ++j)
+      to[j] = request.finished(to[j], all_usual ? quotient : sums[j] / total);
   }
-  for (; c < width; ++c) put(c, sums[c] / total);
+  for (; c < width; ++c) to[c] = request.finished(to[c], sums[c] / total);
 }
 
 // Weighs the neighbours of every query, lets Sum sum their residuals, and puts the sums in place.

@@ -58,9 +58,8 @@ struct AggregateRequest {
   bool add_to_out = false;  // out holds the base outputs
 
   std::size_t width() const { return select == nullptr ? columns : selected; }
-  // What a column becomes that held `out`, given its weighted sum and the sum of the weights.
-  double finished(double out, double sum, double total) const {
-    const double correction = sum / total;
+  // What a column becomes that held `out`, given its correction.
+  double finished(double out, double correction) const {
     return add_to_out ? out + strength * correction : correction;
   }
 };

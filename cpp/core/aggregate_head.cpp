@@ -119,7 +119,7 @@ class HeadSum {
         const double sum =
             sums[column == nullptr ? c : static_cast<std::size_t>(column[q * width + c])];
         double& to = out[q * width + c];
-        to = request_.finished(to, sum, totals_[q - first]);
+        to = request_.finished(to, sum / totals_[q - first]);
       }
   }
 

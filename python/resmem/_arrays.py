@@ -169,7 +169,9 @@ def layout(rows: Any, name: str, shape: str) -> None:
     dimensions, got = shape.count(",") + (0 if shape.endswith(",)") else 1), tuple(rows.shape)
     if len(got) != dimensions:
         hint = ""
-        if dimensions == 2 and len(got) == 1:
+        if dimensions == 2 and got == (0,):
+            hint = "; without rows it is (0, columns)"
+        elif dimensions == 2 and len(got) == 1:
             hint = f"; a single row is numpy.atleast_2d({name})"
         elif dimensions == 2 and len(got) > 2:
             hint = f"; in one line a row it is numpy.reshape({name}, (len({name}), -1))"
@@ -181,7 +183,7 @@ def layout(rows: Any, name: str, shape: str) -> None:
 def _to_numbers(dtype: np.dtype[Any], name: str) -> str:
     """How what has this dtype becomes numbers, as the end of a message."""
     if dtype.kind in "bO":
-        return f"; convert it, for example with numpy.asarray({name}, dtype='float32')"
+        return f"; convert it, for example with numpy.asarray({name}, dtype='float64')"
     if dtype.kind in "mM":
         return f"; convert it, for example with numpy.asarray({name}).astype('int64')"
     if dtype.kind == "c":
@@ -218,11 +220,21 @@ def wide(value: Any, name: str, shape: str) -> F64:
     with np.errstate(over="ignore"):
         result: F64 = np.ascontiguousarray(array, dtype=np.float64)
     if array.dtype.itemsize > 4 and array.dtype != np.float64 and _lost(array, result):
+        shifted = f"({name} - offset)" + ("" if array.dtype.kind == "f" else ".astype('int64')")
         warn(
             f"{name} of dtype {array.dtype} are rounded to float64, which does not hold all of "
-            f"them; take an offset off before ({name} - {name}[0])"
+            "them; take one and the same offset off them and all that they are compared with "
+            f"before, {shifted}"
         )
     return result
+
+
+def beyond_float32(array: npt.NDArray[Any]) -> bool:
+    """Whether some finite value of an array is larger than float32 can hold."""
+    if fits_float32(array.dtype) or array.size == 0:
+        return False
+    largest = max(float(array.max()), -float(array.min()))  # NaN if there is one
+    return bool(np.isfinite(largest) and largest > float(np.finfo(np.float32).max))
 
 
 def _lost(array: npt.NDArray[Any], rounded: F64) -> bool:
@@ -254,6 +266,11 @@ def vectors(
     array = float32(value, name, "(n, d)")
     embedding_layout(array, name, d)
     largest, bad_row = _core.inspect_rows(array, threads)
+    if bad_row >= 0 and np.isfinite(to_numpy(value, name)[bad_row]).all():
+        raise ValueError(
+            f"{name}: row {first_row + bad_row} is beyond float32, which ends at 3.4e38; "
+            f"rescale all {name}"
+        )
     if bad_row >= 0:
         raise _not_finite(name, first_row + bad_row)
     return array, largest

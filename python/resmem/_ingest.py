@@ -212,26 +212,30 @@ class Incoming:
     def _keeping(self, made_by: Fitted) -> Keeping:
         """What serves for these rows; a warning if it may not be had."""
         asked = self.spec.key_dtype
-        rounds = asked in ("auto", "float32") and not _arrays.fits_float32(self.embeddings.dtype)
-        if not rounds or self.n == 0 or made_by.method.linear:
+        if asked not in ("auto", "float32") or self.n == 0 or made_by.method.linear:
+            return Keeping()
+        if _arrays.fits_float32(self.embeddings.dtype):
             return Keeping()
         given = some_rows(self.embeddings, positions(self.n, self.d))
         if not _arrays.all_finite(given):
             return Keeping()  # a row that is not is refused, by its number, when it is written
-        rows = exact(given, None, 0, 0)
-        keys = replace(made_by, wide=True).apply(rows)
-        around = Neighbourhood(None, keys.astype(np.float64, copy=False), self.n)
+        around = Neighbourhood(exact_keys(given, made_by), self.n)
         head = isinstance(self.spec.store, Head)
         keeping = around.keeping(may_shift=made_by.plain and not head)
         as_it_is = keeping.dtype == "float32" and keeping.offset is None
         if as_it_is or (asked == "auto" and not head):
             return keeping
-        cure = "take an offset off the embeddings before" if head else "use key_dtype='auto'"
+        cure = "use key_dtype='auto'"
+        if head:
+            cure = (
+                "take an offset off the embeddings, of queries too, and add weight @ offset to the "
+                "bias of the head"
+            )
         warn(
             f"embeddings of dtype {self.embeddings.dtype} are rounded to float32, which moves "
             f"distances by more than {FRACTION:.0%} of what neighbours lie apart; {cure}"
         )
-        return Keeping(allowed=keeping.allowed)
+        return Keeping()
 
     def _rows_at(self, positions: I64) -> Keys:
         """Embeddings at ascending positions, found in slices, as a data set may know no other way.
@@ -254,13 +258,35 @@ class Incoming:
         return rows
 
     def refuse_rounding(self, into: Snapshot) -> None:
-        """ValueError if float32 keys, which the rows of a snapshot have, would not do for these."""
-        moved = moved_by_rounding(self.embeddings, into)
-        if moved > into.allowed:
+        """ValueError if float32 keys, which a snapshot has, would mix these rows up with its own or
+        with one another."""
+        made_by = into.preprocess
+        narrow = isinstance(self.spec.store, Head) or self.spec.key_dtype != "float32"
+        if narrow or made_by.method.linear or _arrays.fits_float32(self.embeddings.dtype):
+            return
+        given = some_rows(self.embeddings, positions(self.n, self.d))
+        if not _arrays.all_finite(given):
+            return  # it is refused, by its number, when it is written
+        keys = exact_keys(given, made_by)
+        moved = errors(keys)
+        if not moved.any():
+            return
+        parts = [s["keys"][at] for s, at in into.sample(positions(len(into), self.d))]
+        stored = np.concatenate([np.empty((0, keys.shape[1]), np.float32), *parts])
+        # A stored row that a new one becomes when it is rounded was the same before, or it lay no
+        # farther off than is seen by how far the new one moves.
+        rounded = {row.tobytes() for row in stored}
+        with np.errstate(over="ignore"):
+            same = np.array([row.tobytes() in rounded for row in keys.astype(np.float32)])
+            taken = {row.tobytes() for row in keys[same].astype(np.float32)}
+        others = stored[[row.tobytes() not in taken for row in stored]].astype(np.float64)
+        both = np.concatenate([keys, others])
+        mixed = bool((moved[same] > into.allowed).any())
+        if mixed or Neighbourhood(both, self.n + len(into)).used() > 1:
             raise ValueError(
                 f"embeddings of dtype {self.embeddings.dtype}, rounded to float32 as the rows of "
-                f"this memory are, would lie {moved:.3g} off, and neighbours are told apart up to "
-                f"{into.allowed:.3g}; fit all rows again with key_dtype='float64'"
+                f"this memory are, would be moved by more than {FRACTION:.0%} of what neighbours "
+                "lie apart; fit all rows again, with key_dtype='float64' if more such will come"
             )
 
     def _keys(self, block: slice, made_by: Fitted) -> tuple[Keys, float]:
@@ -285,7 +311,8 @@ class Incoming:
             for rows in (self.embeddings, self.outputs, self.targets):
                 _arrays.forget(rows, block)
         if self.spec.key_dtype == "float64":
-            _arrays.refuse_tiny(keys_max, "embeddings")
+            others = max((segment.keys_max for segment in into.segments), default=0.0)
+            _arrays.refuse_tiny(max(keys_max, others), "embeddings")
         elif self.spec.key_dtype != "float32":  # rounding is monotonic
             one = np.full((1, 1), keys_max, dtype=np.float32)
             keys_max = float(widen_keys(narrow_keys(one, self.spec.key_dtype))[0, 0])
@@ -323,26 +350,25 @@ def some_rows(source: Any, at: I64) -> Array:
     return np.concatenate(parts)
 
 
-def moved_by_rounding(embeddings: Any, rows: Snapshot) -> float:
-    """How far rounding to float32 moves the most of some embeddings, as the keys of a snapshot are
-    made; 0 where nothing is rounded, or where nobody knows how much can be borne."""
-    n, known = embeddings.shape[0], math.isfinite(rows.allowed)
-    if not known or rows.preprocess.wide or n == 0 or _arrays.fits_float32(embeddings.dtype):
-        return 0.0
-    given = some_rows(embeddings, sample(n, _LOOKED_AT))
-    if not _arrays.all_finite(given):
-        return 0.0
-    some = exact(given, rows.d, 0, 0)
-    keys = replace(rows.preprocess, wide=True).apply(some)
-    return float(np.median(errors(keys.astype(np.float64, copy=False))))
+def exact_keys(embeddings: Array, made_by: Fitted) -> F64:
+    """Keys of finite embeddings before they are rounded to float32."""
+    keys = replace(made_by, wide=True).apply(exact(embeddings, None, 0, 0))
+    return keys.astype(np.float64, copy=False)
 
 
 def warn_of_rounding(embeddings: Any, rows: Snapshot) -> None:
-    """A warning if queries lose what tells neighbours apart when they are rounded as keys are."""
-    moved = moved_by_rounding(embeddings, rows)
+    """A warning if queries, of a sample of them, lose what tells neighbours apart when they are
+    rounded as keys are."""
+    n, known = embeddings.shape[0], math.isfinite(rows.allowed)
+    if not known or n == 0 or _arrays.fits_float32(embeddings.dtype):
+        return
+    given = some_rows(embeddings, sample(n, _LOOKED_AT))
+    if not _arrays.all_finite(given):
+        return
+    moved = float(errors(exact_keys(given, rows.preprocess)).max())
     if moved > rows.allowed:
         warn(
             f"embeddings of dtype {embeddings.dtype}, rounded to float32 as the rows of this "
-            f"memory are, lie {moved:.3g} off, and neighbours are told apart up to "
+            f"memory are, lie up to {moved:.3g} off, and neighbours are told apart up to "
             f"{rows.allowed:.3g}; fit the memory again with key_dtype='float64'"
         )

@@ -22,7 +22,7 @@ from resmem._explain import Explanation
 from resmem._growth import Basis
 from resmem._ingest import Incoming, warn_of_rounding
 from resmem._rows import Snapshot
-from resmem._state import SETTINGS, Held, State, fitted_to, identity, positive
+from resmem._state import SETTINGS, Held, State, fitted_to, identity, not_negative, positive
 from resmem._stores import Head, KeyDtype, residual_dtype_for
 from resmem._tuning.grid import Settings, checked_settings
 from resmem._tuning.result import TuneResult
@@ -62,11 +62,11 @@ class Memory(State):
         How embeddings are stored, and compared. The half-width types round them once; search is
         exact with respect to what is stored. "auto": float32, unless ``fit`` finds on a seeded
         sample that rounding float64 embeddings (or large integers) would move the distances of
-        neighbours by more than a tenth of what they lie apart, as it does with Unix times and
+        some neighbours by more than a tenth of what they lie apart, as it does with Unix times and
         positions in metres. Then an offset is taken off in float64 before rounding if that
         serves (preprocess="none"), or else keys are float64: twice the memory, and searched
         without a cascade. ``add`` keeps rows as ``fit`` chose, and refuses rows for which that
-        would not do.
+        would not do. "float16" and "bfloat16" round whatever they are given, and say nothing.
     residual_dtype : {"float32", "float64", "float16"}
         How residual values are stored. Default: "float32" for classification; "float64", which
         rounds no value, for regression.
@@ -813,7 +813,7 @@ class Memory(State):
         try:
             memory = cls(**given, head=Head(**saved.head) if saved.head else None)
             auto = None if sigma is None else positive(sigma, "sigma_")
-            allowed = math.inf if allowed is None else positive(allowed, "allowed")
+            allowed = math.inf if allowed is None else not_negative(allowed, "allowed")
         except (TypeError, ValueError) as error:
             raise saved.bad(f"its settings make no sense: {error}") from error
         if type(flat) is not bool or (sigma is None and memory.sigma == "auto"):
@@ -830,9 +830,9 @@ class Memory(State):
             temperature=memory._now.temperature,
             flat=flat,
             auto_sigma=auto,
-            sigma_basis=Basis(sigma_rows),
+            sigma_basis=Basis(sigma_rows).at(len(rows)),  # this growth was told of
             preprocess=saved.preprocess,
-            preprocess_basis=Basis(preprocess_rows),
+            preprocess_basis=Basis(preprocess_rows).at(len(rows)),
             allowed=allowed,
             embedding_names=saved.names("embedding_names", rows.d),
             output_names=saved.names("output_names", rows.columns),

@@ -199,7 +199,7 @@ class Planner:
         self._live()
 
     def _live(self) -> None:
-        self._building = threading.Lock()
+        self._building = threading.RLock()
         self._builder: int | None = None  # the thread that holds it
         self._reading = threading.RLock()
         _alive.add(self)

@@ -179,12 +179,18 @@ class Fitted:
             return made(embeddings, "embeddings", d, threads, first_row)
         keys = self.apply(exact(embeddings, d, threads, first_row), threads)
         largest, bad_row = _core.inspect_rows(keys, threads)
-        if bad_row >= 0:
-            raise ValueError(
-                f"embeddings: row {first_row + bad_row} is beyond float32 after "
-                f"preprocess={self.method.name!r}; rescale the embeddings"
-            )
-        return keys, largest
+        if bad_row < 0 and not (self.wide and largest > _arrays.LARGEST_WIDE):
+            return keys, largest
+        if bad_row < 0:
+            bad_row = int(np.argmax(np.abs(keys).max(axis=1) > _arrays.LARGEST_WIDE))
+        beyond = "2^480" if self.wide else "float32"
+        step = f"preprocess={self.method.name!r}"
+        if "offset" in self.arrays:
+            step = "an offset was taken off"
+        raise ValueError(
+            f"embeddings: row {first_row + bad_row} is beyond {beyond} after {step}; rescale the "
+            "embeddings"
+        )
 
     def row_bytes(self, d: int) -> int:
         """What ``keys`` takes for a row beyond the embeddings."""

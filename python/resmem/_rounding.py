@@ -2,10 +2,10 @@
 
 Float32 holds most embeddings well enough: it moves distances far less than neighbours lie apart.
 It does not hold Unix times, positions in metres about the Earth's centre or large identifiers. On
-a seeded sample of rows it is measured how far rounding moves the distances of neighbours, and how
-far apart neighbours lie. Where the first is more than ``FRACTION`` of the second for more than a
-tenth of the sample, an offset is taken off in float64 before rounding; where that does not help
-either, keys are float64.
+a seeded sample of the rows it is measured how far rounding moves the distances of neighbours, and
+how far apart these lie. Where the first is more than ``FRACTION`` of the second for any of the
+sample, an offset is taken off in float64 before rounding; where that does not help either, keys are
+float64.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from resmem import _core
-from resmem._arrays import F64, I64
+from resmem._arrays import F64, I64, SMALLEST_WIDE
 from resmem._sample import sample
 
 FRACTION = 0.1  # of the spacing of neighbours, that rounding may move a distance by
-_SHARE = 0.1  # of the sampled rows, that may be moved by more
-_ROWS, _QUERIES, _NEAR = 2048, 64, 8
+_ROWS, _QUERIES, _NEAR = 1024, 128, 8
 _NUMBERS = 1 << 20  # of the sampled rows: 8 MiB
+_LEAST_ROWS = 64
+_SAME = 2.0**-44  # of their length: points that lie so near are one, but for float64 arithmetic
+_LOW = 0.1  # of the sampled rows have a smaller spacing than later points are held to
 
 Metric: TypeAlias = Literal["euclidean", "sqeuclidean", "cosine", "inner_product"]
 
@@ -34,12 +37,14 @@ class Keeping:
 
     dtype: Literal["float32", "float64"] = "float32"
     offset: F64 | None = None  # (d,), taken off before rounding
-    allowed: float = math.inf  # most points that come later may be moved by so much
+    # How far rounding may move a query, or of "cosine" and "inner_product" that divided by the
+    # query's length; no limit where float64 is kept or nothing is known.
+    allowed: float = math.inf
 
 
 def positions(n: int, d: int) -> I64:
     """Of the rows to look at, of ``n`` with ``d`` columns."""
-    return sample(n, min(_ROWS, max(_QUERIES, _NUMBERS // d)))
+    return sample(n, min(_ROWS, max(_LEAST_ROWS, _NUMBERS // d)))
 
 
 def errors(points: F64) -> F64:
@@ -54,65 +59,85 @@ def errors(points: F64) -> F64:
 
 
 class Neighbourhood:
-    """Sampled queries and rows in float64, and how far apart the neighbours of each query lie."""
+    """Sampled rows in float64, and how far apart the neighbours of some of them lie."""
 
-    def __init__(
-        self, queries: F64 | None, rows: F64, n: int, metric: Metric = "euclidean"
-    ) -> None:
-        """``n``: how many rows ``rows`` stands for. No queries: the rows ask for one another."""
-        own = None
-        if queries is None:
-            own = sample(len(rows), _QUERIES)
-            queries = rows[own]
-        self._queries, self._rows = queries, rows
+    def __init__(self, rows: F64, n: int, metric: Metric = "euclidean", threads: int = 0) -> None:
+        """``rows``: finite, at least one, of the ``n`` that they stand for. Equal ones count as
+        one."""
+        share = min(1.0, len(rows) / max(n, 1))
+        self._rows = np.unique(rows, axis=0)
         self._metric: Metric = "euclidean" if metric == "sqeuclidean" else metric
-        asked, stored = (np.ascontiguousarray(self._comparable(x)) for x in (queries, rows))
-        k = max(1, min(_NEAR, len(rows) - (own is not None)))
-        segment = (stored, None, 0, None, _largest(stored))
-        exclude = None if own is None else own[:, None]
-        values, self._near, _, _ = _core.search(
-            asked, _largest(asked), [segment], k, self._metric, exclude
-        )
-        apart = _spacing(values, self._near, self._metric == "euclidean")
-        self.steps = apart * (len(rows) / max(n, 1))
+        self._own = sample(len(self._rows), _QUERIES)
+        stored = np.ascontiguousarray(self._comparable(self._rows))
+        k = max(1, min(_NEAR, len(self._rows) - 1))
+        largest = _largest(stored)
+        values, near, _, _ = _core.search(
+            np.ascontiguousarray(stored[self._own]), largest, [(stored, None, 0, None, largest)], k,
+            self._metric, self._own[:, None], threads,
+        )  # fmt: skip
+        others = near >= 0
+        if self._metric != "inner_product":
+            same = 2 * _SAME**2 if self._metric == "cosine" else _SAME * self._lengths()[self._own]
+            others &= values > np.reshape(same, (-1, 1))
+        self._near = np.where(others, near, -1)
+        self.steps = share * _spacing(values, others, self._metric == "euclidean")
 
     def keeping(self, may_shift: bool) -> Keeping:
         """The first that serves: float32, float32 about an offset, float64."""
-        used = self.used(None)
-        if used <= 1:
-            return Keeping(allowed=self._allowed(None, used))
+        if _largest(self._rows) < SMALLEST_WIDE:  # zeros to float32; float64 keys refuse it
+            return Keeping() if _largest(self._rows) == 0 else Keeping("float64")
+        # A single point says nothing of how near others will be: about it, all are told apart.
+        offsets: list[F64 | None] = [] if may_shift and not self.steps.any() else [None]
         if may_shift:
             middle = (len(self._rows) - 1) // 2  # one of the values: differences stay on their grid
-            offset = np.partition(self._rows, middle, axis=0)[middle]
+            offsets.append(np.partition(self._rows, middle, axis=0)[middle])
+        for offset in offsets:
             if (used := self.used(offset)) <= 1:
-                return Keeping(offset=offset, allowed=self._allowed(offset, used))
+                return Keeping(offset=offset, allowed=self.allowed(offset, used))
         return Keeping("float64")
 
-    def used(self, offset: F64 | None) -> float:
+    def used(self, offset: F64 | None = None) -> float:
         """What rounding, about an offset if one is given, uses of what distances of neighbours may
-        be moved by; more than 1 is too much."""
-        known = self.steps > 0
+        be moved by, at most; more than 1 is too much."""
+        exact = self._rows if offset is None else self._rows - offset
         with np.errstate(over="ignore"):
-            queries, rows = (_rounded(x, offset) for x in (self._queries, self._rows))
-        if not known.any() or not (queries[1] or rows[1]):  # all rows are one, or as they were
+            rounded = exact.astype(np.float32).astype(np.float64)
+        if (rounded == exact).all():
             return 0.0
+        if not np.isfinite(rounded).all():
+            return math.inf
+        known = self.steps > 0
+        if not known.any():  # a single point: nothing tells how far others will be
+            return math.inf
         moved = np.zeros(len(self.steps))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for near in self._near.T:
-                before = self._values(self._queries, self._rows[near])
-                change = np.abs(self._values(queries[0], rows[0][near]) - before)
-                change = np.where(np.isnan(change), np.inf, change)  # beyond float32
-                moved = np.maximum(moved, np.where(near >= 0, change, 0.0))
-        used = moved[known] / (FRACTION * self.steps[known])
-        return float(np.quantile(used, 1 - _SHARE, method="higher"))  # no mean of infinities
+        for near in self._near.T:
+            before = self._values(self._rows[self._own], self._rows[near])
+            change = np.abs(self._values(rounded[self._own], rounded[near]) - before)
+            moved = np.maximum(moved, np.where(near >= 0, change, 0.0))
+        return float((moved[known] / (FRACTION * self.steps[known])).max())
 
-    def _allowed(self, offset: F64 | None, used: float) -> float:
-        """How far most points may be moved that come later."""
-        known = self.steps[self.steps > 0]
-        if used > 0:
-            rows = self._rows if offset is None else self._rows - offset
-            return float(np.quantile(errors(rows), 1 - _SHARE)) / used
-        return FRACTION * float(np.quantile(known, _SHARE)) / 2 if len(known) else math.inf
+    def allowed(self, offset: F64 | None, used: float) -> float:
+        """``Keeping.allowed``: as much as moves a distance by its share of the spacing; as any of
+        the rows was moved; or as most were, which used so much of what is borne."""
+        lengths = self._lengths()
+        known = self.steps > 0
+        if not known.any():
+            return math.inf
+        spacing = self.steps[known]
+        if self._metric == "inner_product":
+            spacing = spacing / (lengths[self._own][known] * lengths.max())
+        least = FRACTION * float(np.quantile(spacing, _LOW)) / 2
+        if used == 0:
+            return least
+        moved = errors(self._rows if offset is None else self._rows - offset)
+        if self._metric != "euclidean":
+            moved = moved / lengths
+        return max(least, float(moved.max()), float(np.quantile(moved, 1 - _LOW)) / used)
+
+    def _lengths(self) -> F64:
+        """Of the rows; 1 where that is 0."""
+        lengths = np.sqrt(np.square(self._rows).sum(axis=1))
+        return np.where(lengths > 0, lengths, 1.0)
 
     def _comparable(self, x: F64) -> F64:
         return scaled_to_one(x) if self._metric == "cosine" else x
@@ -129,11 +154,13 @@ class Neighbourhood:
         return np.asarray(np.sqrt(np.square(x - y).sum(axis=1)))
 
 
-def _rounded(points: F64, offset: F64 | None) -> tuple[F64, bool]:
-    """Points as float32 holds them, and whether that has changed any."""
-    exact = points if offset is None else points - offset
-    rounded = exact.astype(np.float32).astype(np.float64)
-    return rounded, bool((rounded != exact).any())
+def rounded_too_far(queries: F64, keeping: Keeping, metric: Metric) -> npt.NDArray[np.bool_]:
+    """Which queries (q, d) float32 would move farther than may be borne, each on its own."""
+    moved = errors(queries if keeping.offset is None else queries - keeping.offset)
+    if metric in ("cosine", "inner_product"):
+        lengths = np.sqrt(np.square(queries).sum(axis=1))
+        moved = moved / np.where(lengths > 0, lengths, 1.0)
+    return np.asarray(moved > keeping.allowed)
 
 
 def scaled_to_one(x: F64) -> F64:
@@ -144,12 +171,13 @@ def scaled_to_one(x: F64) -> F64:
     return scaled
 
 
-def _spacing(values: F64, ids: I64, distances: bool) -> F64:
+def _spacing(values: F64, others: npt.NDArray[np.bool_], distances: bool) -> F64:
     """Of each query, the mean step from one neighbour to the next, but no more than the distance of
-    the first; where all are as far, that. 0: the neighbours are one point with the query."""
-    count = (ids >= 0).sum(axis=1)
-    last = values[np.arange(len(values)), np.maximum(count - 1, 0)]
-    first = values[:, 0]
+    the first; where all are as far, that. 0: there is no neighbour."""
+    count = others.sum(axis=1)
+    at = np.arange(len(values))
+    first = values[at, others.argmax(axis=1)]  # neighbours come in order, nearest first
+    last = values[at, others.shape[1] - 1 - others[:, ::-1].argmax(axis=1)]
     with np.errstate(invalid="ignore"):
         steps = np.abs(last - first) / np.maximum(count - 1, 1)
         steps = np.where(steps > 0, steps, np.abs(first))

@@ -298,7 +298,7 @@ class Snapshot:
     preprocess: Fitted = AS_GIVEN  # makes keys of embeddings; not that of the memory until there
     # are rows to fit it to
     preprocess_basis: Basis = UNKNOWN  # the rows that it was fitted to
-    allowed: float = math.inf  # by which rounding to float32 may move distances
+    allowed: float = math.inf  # how far rounding to float32 may move a query
     ids_checked: bool = True  # not in a file of given ids that was loaded unverified
     embedding_names: tuple[str, ...] | None = None  # of the columns of the DataFrames of fit
     output_names: tuple[str, ...] | None = None

@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from resmem import _arrays, _core, _plausible
 from resmem._arrays import F64, I64, Keys, count, excluded_ids, float_state, thread_count
+from resmem._ingest import blocks
 from resmem._planner import Planner, worth_at_once
-from resmem._rounding import Keeping, Metric, Neighbourhood, positions, scaled_to_one
-from resmem._sample import sample
-
-_QUERIES = 64  # that are looked at to see what rounding does
+from resmem._rounding import (
+    Keeping,
+    Metric,
+    Neighbourhood,
+    positions,
+    rounded_too_far,
+    scaled_to_one,
+)
 
 
 @float_state()
@@ -26,8 +32,9 @@ def search(
 ) -> tuple[F64, I64]:
     """The exact ``k`` nearest rows of every query.
 
-    Neighbours are those of float64 arithmetic, ordered by distance and, where distances are
-    equal, by row number; every machine, thread count and batch split gives the same bits.
+    Neighbours are those of float64 arithmetic, ordered by distance (of the Euclidean metrics by
+    its square) and, where these are equal, by row number; every machine, thread count and batch
+    split gives the same bits.
 
     Parameters
     ----------
@@ -36,9 +43,11 @@ def search(
     rows : array (n, d)
         The rows searched; a row's id is its number, 0 to n-1.
         What is compared: queries and rows as float32, where float32 holds them or where, on a
-        seeded sample, rounding moves distances by no more than a tenth of what neighbours lie
-        apart; else (Unix times, positions in metres) float32 after an offset was taken off in
-        float64, if that serves (Euclidean metrics); else float64.
+        seeded sample of the rows, rounding moves distances by no more than a tenth of what
+        neighbours lie apart; else (Unix times, positions in metres) float32 after an offset was
+        taken off in float64, if that serves (Euclidean metrics); else float64. A query that
+        float32 would move too far is compared in float64 whatever the others are. Arrays that are
+        float32 already are never looked at.
     k : int
         Neighbours per query. If there are fewer rows, the rest is padding: id -1 and
         distance inf (-inf for "inner_product").
@@ -73,62 +82,105 @@ def search(
     )
     k = count(k, "k")
     workers = thread_count(threads)
-    asked, queries_max, stored, rows_max = _compared(queries, rows, metric, workers)
-    excluded = excluded_ids(exclude_ids, len(asked))
-    segment = (stored, None, 0, None, rows_max)
-    index = None
-    if stored.dtype == np.float32 and worth_at_once(len(asked), stored.shape[1], metric):
-        planner = Planner(most_trials=1)
-        planner.ask(segment, stored, len(asked), k, workers, at_once=True, metric=metric)
-        index = planner.index_of(stored, len(asked))
-    values, ids, _, _ = _core.search(
-        asked, queries_max, [(*segment, index)], k, metric, excluded, workers
-    )
-    return values, ids
-
-
-def _compared(
-    queries: Any, rows: Any, metric: Metric, threads: int
-) -> tuple[Keys, float, Keys, float]:
-    """Queries and rows as they are compared, and the largest |value| of either."""
     given_rows = _arrays.real(rows, "rows", "(n, d)")
     given_queries = _arrays.real(queries, "queries", "(n, d)")
     _arrays.embedding_layout(given_rows, "rows")
     _arrays.embedding_layout(given_queries, "queries", given_rows.shape[1])
-    keeping = _keeping(given_queries, given_rows, metric)
-    if keeping.dtype == "float32" and keeping.offset is None:
-        stored, rows_max = _arrays.vectors(given_rows, "rows", threads=threads)
-        asked, queries_max = _arrays.vectors(given_queries, "queries", threads=threads)
-        return asked, queries_max, stored, rows_max
-    wide_rows, rows_max = _arrays.wide_vectors(given_rows, "rows", threads=threads)
-    wide_queries, queries_max = _arrays.wide_vectors(given_queries, "queries", threads=threads)
-    if keeping.offset is not None:
-        return (
-            *_arrays.vectors(wide_queries - keeping.offset, "queries", threads=threads),
-            *_arrays.vectors(wide_rows - keeping.offset, "rows", threads=threads),
+    excluded = excluded_ids(exclude_ids, len(given_queries))
+    search = _Search(given_rows, k, metric, workers)
+    far = search.needs_float64(given_queries)
+    if not far.any():
+        return search.narrow(given_queries, excluded)
+    if far.all():
+        return search.wide(given_queries, excluded)
+    _arrays.wide_vectors(given_queries, "queries", threads=workers)  # names a bad row of them all
+    found = np.empty((len(far), k)), np.empty((len(far), k), dtype=np.int64)
+    for some, find in ((far, search.wide), (~far, search.narrow)):
+        part = find(given_queries[some], None if excluded is None else excluded[some])
+        found[0][some], found[1][some] = part
+    return found
+
+
+class _Search:
+    """Rows, and how they are compared with queries: each query in its own way, whichever others
+    there are."""
+
+    def __init__(self, rows: npt.NDArray[Any], k: int, metric: Metric, threads: int) -> None:
+        self._rows, self._k, self._metric, self._threads = rows, k, metric, threads
+        self._kept: Keeping | None = None
+
+    @property
+    def keeping(self) -> Keeping:
+        """What rounding does to the rows, by a sample of them."""
+        if self._kept is None:
+            self._kept, rows = Keeping(), self._rows
+            some = float64(rows[positions(len(rows), rows.shape[1])])
+            if _arrays.beyond_float32(rows) or _arrays.beyond_float32(some):
+                self._kept = Keeping("float64")
+            elif len(some) and _arrays.all_finite(some):
+                around = Neighbourhood(some, len(rows), self._metric, self._threads)
+                self._kept = around.keeping(may_shift="euclidean" in self._metric)
+        return self._kept
+
+    def needs_float64(self, queries: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Which queries are compared in float64."""
+        exact = _arrays.fits_float32(queries.dtype)
+        if exact and _arrays.fits_float32(self._rows.dtype):
+            return np.zeros(len(queries), dtype=np.bool_)
+        if self.keeping.dtype == "float64":
+            return np.ones(len(queries), dtype=np.bool_)
+        if exact and self.keeping.offset is None:
+            return np.zeros(len(queries), dtype=np.bool_)
+        far = np.empty(len(queries), dtype=np.bool_)
+        for block in blocks(len(queries), 40 * queries.shape[1]):
+            part = float64(queries[block])
+            with np.errstate(invalid="ignore"):  # what is not finite is refused later, by its row
+                far[block] = rounded_too_far(part, self.keeping, self._metric)
+        return np.asarray(far & np.isfinite(queries).all(axis=1))
+
+    def narrow(self, queries: npt.NDArray[Any], excluded: I64 | None) -> tuple[F64, I64]:
+        """Neighbours by float32, about the offset if there is one."""
+        rows, offset = self._rows, self._kept.offset if self._kept is not None else None
+        if offset is not None:
+            rows, _ = _arrays.wide_vectors(rows, "rows", threads=self._threads)
+            queries, _ = _arrays.wide_vectors(queries, "queries", threads=self._threads)
+            rows, queries = rows - offset, queries - offset
+        stored, rows_max = _arrays.vectors(rows, "rows", threads=self._threads)
+        asked, queries_max = _arrays.vectors(queries, "queries", threads=self._threads)
+        segment, index = (stored, None, 0, None, rows_max), None
+        if worth_at_once(len(asked), stored.shape[1], self._metric):
+            planner, plan = Planner(most_trials=1), (len(asked), self._k, self._threads)
+            planner.ask(segment, stored, *plan, at_once=True, metric=self._metric)
+            index = planner.index_of(stored, len(asked))
+        return self._found(asked, queries_max, (*segment, index), excluded)
+
+    def wide(self, queries: npt.NDArray[Any], excluded: I64 | None) -> tuple[F64, I64]:
+        """Neighbours by float64."""
+        rows, rows_max = _arrays.wide_vectors(self._rows, "rows", threads=self._threads)
+        asked, queries_max = _arrays.wide_vectors(queries, "queries", threads=self._threads)
+        if self._metric == "cosine":
+            asked, rows, queries_max, rows_max = scaled_to_one(asked), scaled_to_one(rows), 1.0, 1.0
+        else:
+            _arrays.refuse_tiny(rows_max, "rows")
+        return self._found(asked, queries_max, (rows, None, 0, None, rows_max), excluded)
+
+    def _found(
+        self, queries: Keys, largest: float, segment: Any, excluded: I64 | None
+    ) -> tuple[F64, I64]:
+        found = _core.search(
+            queries, largest, [segment], self._k, self._metric, excluded, self._threads
         )
-    if metric == "cosine":
-        return scaled_to_one(wide_queries), 1.0, scaled_to_one(wide_rows), 1.0
-    _arrays.refuse_tiny(rows_max, "rows")
-    return wide_queries, queries_max, wide_rows, rows_max
-
-
-def _keeping(queries: Any, rows: Any, metric: Metric) -> Keeping:
-    """What rounding does to them, by a sample of either."""
-    if _arrays.fits_float32(queries.dtype) and _arrays.fits_float32(rows.dtype):
-        return Keeping()
-    some_rows = rows[positions(len(rows), rows.shape[1])]
-    some_queries = queries[sample(len(queries), _QUERIES)]
-    empty = len(some_rows) == 0 or len(some_queries) == 0
-    if empty or not _arrays.all_finite(some_rows, some_queries):
-        return Keeping()
-    wide_rows, _ = _arrays.wide_vectors(some_rows, "rows")
-    wide_queries, _ = _arrays.wide_vectors(some_queries, "queries")
-    around = Neighbourhood(wide_queries, wide_rows, len(rows), metric)
-    return around.keeping(may_shift="euclidean" in metric)
+        return found[0], found[1]
 
 
 def check_metric(metric: str) -> None:
     names = get_args(Metric)
     if not isinstance(metric, str) or metric not in names:
         raise ValueError(f"metric must be one of {', '.join(map(repr, names))}, got {metric!r}")
+
+
+def float64(array: npt.NDArray[Any]) -> F64:
+    """Numbers to measure with; what float64 does not hold is told where they are compared."""
+    with np.errstate(over="ignore"):
+        wide: F64 = np.ascontiguousarray(array, dtype=np.float64)
+    return wide

@@ -19,10 +19,11 @@ from resmem import _arrays, _core, _persist, _sigma, _threads
 from resmem._arguments import named, suggestion
 from resmem._arrays import I64, Keys
 from resmem._correct import Corrector
-from resmem._errors import NotFittedError
+from resmem._errors import NotFittedError, warn
 from resmem._growth import UNKNOWN, Basis
-from resmem._ingest import Spec, blocks
+from resmem._ingest import Spec, blocks, exact_keys
 from resmem._preprocess import NONE, Fitted, Method, method_named
+from resmem._rounding import FRACTION, Neighbourhood, positions
 from resmem._rows import Segment, Snapshot, merge
 from resmem._simplex import SimplexMap, map_named
 from resmem._stores import (
@@ -165,8 +166,8 @@ class Held:
             raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
         method = checked_keys(preprocess, key_dtype, spec.store.name)
 
-        def rows_at(positions: I64) -> Keys:
-            found = [s["keys"][at] for s, at in rows.sample(positions)]
+        def rows_at(chosen: I64) -> Keys:
+            found = [rows.segments[0]["keys"][:0], *(s["keys"][at] for s, at in rows.sample(chosen))]
             return rows.preprocess.unshifted(np.concatenate(found))
 
         made_by = rows.preprocess if method == NONE else method.fit(len(rows), rows.d, rows_at)
@@ -185,12 +186,16 @@ class Held:
             preprocess_basis=fitted_to(len(rows), made_by),
             allowed=math.inf,
         )
+        if spec.key_dtype == "float64" or math.isfinite(rows.allowed):  # of float64 embeddings
+            some = rows_at(positions(len(rows), rows.d))
+            after = replace(after, allowed=_allowed(some, len(rows), made_by, key_dtype))
+        asked = self.asked if key_dtype == spec.key_dtype or method.linear else key_dtype
         spec = replace(spec, preprocess=method, key_dtype=key_dtype)
-        return replace(self, spec=spec, asked=key_dtype, rows=after, file=None).unmeasured()
+        return replace(self, spec=spec, asked=asked, rows=after, file=None).unmeasured()
 
     def keeping(self, preprocess: str, key_dtype: KeyDtype) -> Held:
         """With keys of this kind; "auto" leaves those that there are as they are."""
-        if self.rows is not None and key_dtype == "auto":
+        if key_dtype == "auto":
             key_dtype = self.spec.key_dtype
         if (preprocess, key_dtype) == (self.spec.preprocess.name, self.spec.key_dtype):
             return self
@@ -530,7 +535,6 @@ class State:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = {"_auto_prepare": True, **state}  # older copies lack it
         parts = state.pop("_snapshot")
         self._now = Held(**{name: state.pop(f"_{name}") for name in _CARRIED})
         self.__dict__.update(state)
@@ -562,6 +566,21 @@ def _derived(segment: Segment, store: Dense, temperature: float) -> Segment:
         for name, rows in store.derive(part, temperature).items():
             arrays[name][block] = rows
     return segment.with_arrays(arrays, store.derived)
+
+
+def _allowed(embeddings: Keys, n: int, made_by: Fitted, dtype: KeyDtype) -> float:
+    """``Snapshot.allowed`` of keys that are made of these embeddings, a sample of ``n``; a warning
+    if float32 moves them too far."""
+    if dtype != "float32" or made_by.method.linear or n == 0:
+        return math.inf
+    around = Neighbourhood(exact_keys(embeddings, made_by), n)
+    used = around.used()
+    if used > 1:
+        warn(
+            "keys are rounded to float32, which moves distances by more than "
+            f"{FRACTION:.0%} of what neighbours lie apart; use key_dtype='float64'"
+        )
+    return around.allowed(None, used)
 
 
 def _rekeyed(
@@ -685,6 +704,13 @@ def positive(value: Any, name: str, more: str = "", infinite: bool = False) -> f
     checked = number(value, name)
     if not checked > 0 or (math.isinf(checked) and not infinite):
         raise ValueError(f"{name} must be a positive number{more}, got {value!r}")
+    return checked
+
+
+def not_negative(value: Any, name: str) -> float:
+    checked = number(value, name)
+    if not checked >= 0:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return checked
 
 

@@ -19,6 +19,7 @@ from resmem._errors import warn
 from resmem._folds import fold_numbers
 from resmem._metrics import Score, checked_confidence, score_named
 from resmem._plausible import Seen
+from resmem._preprocess import method_named
 from resmem._rows import Array, Snapshot
 from resmem._sample import sample
 from resmem._simplex import map_named
@@ -66,8 +67,14 @@ def tune(
         raise ValueError(f"seed must be below 2**32, got {seed}")
     workers = _arrays.thread_count(threads)
     trials: list[Trial] = []
+    tried: set[tuple[str, str]] = set()
     for name in choices(preprocess, kept[0], "preprocess"):
         for dtype in choices(key_dtype, kept[1], "key_dtype"):
+            if dtype == "float64" and method_named(name).linear:
+                dtype = "float32"  # which is what its layer gives
+            if (name, dtype) in tried:
+                continue
+            tried.add((name, dtype))
             corrector = (now if (name, dtype) == kept else now.rekeyed(name, dtype)).corrector
             most = len(corrector.rows) - loo
             if most < 1:

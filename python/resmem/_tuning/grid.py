@@ -33,15 +33,15 @@ class Settings:
     strength: float
     probability_map: str = "clip"
     preprocess: str = "none"
-    key_dtype: KeyDtype = "float32"
+    key_dtype: KeyDtype = "auto"  # as they are kept
 
     def __str__(self) -> str:
         sigma = self.sigma if self.sigma == "auto" else f"{self.sigma:.4g}"
         text = f"k={self.k}, sigma={sigma}, strength={self.strength:g}"
-        for name, usual in (("temperature", 1.0), ("probability_map", "clip"),
-                            ("preprocess", "none"), ("key_dtype", "float32")):  # fmt: skip
+        usual = {"temperature": (1.0,), "probability_map": ("clip",), "preprocess": ("none",)}
+        for name, untold in {**usual, "key_dtype": ("auto", "float32")}.items():
             value = getattr(self, name)
-            if value != usual:
+            if value not in untold:
                 text += f", {name}={value:g}" if name == "temperature" else f", {name}={value}"
         return text
 
