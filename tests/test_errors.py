@@ -82,6 +82,18 @@ class Sparse:
         return Z
 
 
+class Table:
+    """A DataFrame with a column of text, as far as it matters."""
+
+    columns = ("a", "b")
+
+    def __getitem__(self, name):
+        return {"a": np.zeros(6), "b": np.array(list("abcabc"))}[name]
+
+    def __array__(self, *_args, **_kwargs):
+        return np.array([[0.0, letter] for letter in "abcabc"], dtype=object)
+
+
 def memory(**options):
     return resmem.Memory(k=2, **options).fit(Z, L, Y)
 
@@ -114,13 +126,14 @@ SEARCHES = [
     (lambda: resmem.search(with_value(Z, 2, np.nan, np.float64), Z, 1), ValueError, r"queries: row 2 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.search(with_value(Z, 2, 1e150, np.float64), Z, 1), ValueError, r"queries must have a largest \|value\| between 2\^-400 and 2\^480, got 1e\+150; rescale them"),
     (lambda: times().add(TIMES * 1.01 + 0.3, L[:4], Y[:4]), ValueError, r"embeddings of dtype float64, rounded to float32 as the rows of this memory are, would be moved by more than 10% of what neighbours lie apart; fit all rows again, with key_dtype='float64' if more such will come"),
+    (lambda: memory().kneighbors(Table()), TypeError, r"embeddings must hold real numbers, got other columns, b; convert all of them, for example with embeddings\.astype\('float64'\), or leave these out"),
     (lambda: memory().kneighbors(with_value(Z, 1, 1e39, np.float64)), ValueError, r"embeddings: row 1 is beyond float32, which ends at 3\.4e38; rescale all embeddings"),
     (lambda: resmem._state.not_negative(-1, "allowed"), ValueError, r"allowed must be a number of at least 0, got -1"),
     (lambda: resmem.Memory(k=2, key_dtype="float32").fit(Z, L, Y)._now.rekeyed("none", "auto"), ValueError, r"key_dtype must be one of 'float32', 'float64', 'float16', 'bfloat16', got 'auto'"),
     (lambda: resmem.Memory(key_dtype="float64", preprocess="pca:2"), ValueError, r"key_dtype='float64' does not go with preprocess='pca:2', whose layer works on float32; use key_dtype='auto'"),
     (lambda: resmem.Memory(key_dtype="float64", store="head", head=HEAD), ValueError, r"key_dtype='float64' does not go with store='head', whose layer works on float32; use key_dtype='auto'"),
     (lambda: resmem.search(Z[0], Z, 1), ValueError, r"queries must have shape \(n, d\), got \(3,\); a single row is numpy\.atleast_2d\(queries\)"),
-    (lambda: resmem.search(Z, Z[None], 1), ValueError, r"rows must have shape \(n, d\), got \(1, 6, 3\); in one line a row it is numpy\.reshape\(rows, \(len\(rows\), -1\)\)"),
+    (lambda: resmem.search(Z, Z[None], 1), ValueError, r"rows must have shape \(n, d\), got \(1, 6, 3\); of one row for each position it is numpy\.reshape\(rows, \(-1, 3\)\), in one line a row numpy\.reshape\(rows, \(len\(rows\), -1\)\)"),
     (lambda: resmem.search(Z, 1.5, 1), ValueError, r"rows must have shape \(n, d\), got \(\)"),
     (lambda: resmem.search(Z[:, :0], Z[:, :0], 1), ValueError, r"rows must have at least one column, got shape \(6, 0\)"),
     (lambda: resmem.search(Z[:, :2], Z, 1), ValueError, r"queries must have 3 columns like the stored rows, got 2"),
@@ -151,7 +164,7 @@ SEARCHES = [
     (lambda: resmem.search(Z, Z, 1, "l2"), ValueError, r"metric must be one of 'euclidean', 'sqeuclidean', 'cosine', 'inner_product', got 'l2'"),
     (lambda: resmem.search(Z, Z, 1, exclude_ids=[0, 1]), ValueError, r"exclude_ids must have one row per row of queries \(6\), got 2"),
     (lambda: resmem.search(Z, Z, 1, exclude_ids=[0.5] * N), TypeError, r"exclude_ids must hold integers, got dtype float64; convert it with numpy\.asarray\(exclude_ids\)\.astype\('int64'\)"),
-    (lambda: resmem.search(Z, Z, 1, exclude_ids=[True] * N), TypeError, r"exclude_ids must hold integers, got dtype bool; convert it with numpy\.asarray\(exclude_ids\)\.astype\('int64'\)"),
+    (lambda: resmem.search(Z, Z, 1, exclude_ids=[True] * N), TypeError, r"exclude_ids must hold integers, got dtype bool; it holds -1 for none"),
     (lambda: resmem.search(Z, Z, 1, exclude_ids=np.zeros((N, 1, 1), int)), ValueError, r"exclude_ids must have shape \(q, m\), got \(6, 1, 1\)"),
     (lambda: resmem.search(Z, Z, 1, exclude_ids=np.full(N, 2**63, np.uint64)), ValueError, r"exclude_ids holds values beyond int64"),
 ]  # fmt: skip
@@ -254,12 +267,12 @@ PARAMETERS += [
     (lambda: resmem.Memory(key_dtype=["float16"]), ValueError, r"key_dtype must be one of .*, got \['float16'\]"),
     (lambda: setattr(resmem.Memory(), "n_neighbors", 5), AttributeError, r"Memory has no 'n_neighbors' to set; use k"),
     (lambda: resmem.Memory.load("x.resmem", progress=True), TypeError, r"progress must be a function of a number of bytes, got True"),
-    (lambda: resmem.Memory().fit(Z, L[:, 0], Y), ValueError, r"outputs must have shape \(n, C\), got \(6,\); a single row is .*; values for the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
+    (lambda: resmem.Memory().fit(Z, L[:, 0], Y), ValueError, r"outputs must have shape \(n, C\), got \(6,\); values to predict are of task='regression'; a single row is .*; scores of the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
     (lambda: resmem.Memory(output_kind="probabilities").fit(Z, P[:, 0], Y), ValueError, r".*numpy\.stack\(\[numpy\.subtract\(1, outputs\), outputs\], axis=1\)"),
     (lambda: resmem.Memory().fit(Z, L[:, :1], Y), ValueError, r"targets: row . is class 1, but outputs have 1 columns, so classes are 0 to 0; of two classes pass both columns, numpy\.hstack\(\[numpy\.zeros_like\(outputs\), outputs\]\)"),
     (lambda: resmem.Memory().fit(Z, L, [1, 2, 1, 2, 1, 2]), ValueError, r"targets: row 1 is class 2, .*; of classes counted from 1 pass numpy\.asarray\(targets\) - 1"),
     (lambda: resmem.Memory().fit(Z, L, np.eye(2)[Y]), ValueError, r"targets must have shape \(n,\), got \(6, 2\); of a column for each class pass numpy\.argmax\(targets, axis=1\)"),
-    (lambda: resmem.Memory().fit(Z, L, list("abbaba")), TypeError, r"targets must hold integers, got dtype <U1; number the classes as the columns of outputs: if these are sorted by name, with numpy\.unique\(targets, return_inverse=True\)\[1\]"),
+    (lambda: resmem.Memory().fit(Z, L, list("abbaba")), TypeError, r"targets must hold integers, got dtype <U1; number the classes as the columns of outputs, numpy\.searchsorted\(classes, targets\), where classes are those of the model in ascending order \(classes_\)"),
     (lambda: resmem.Memory().fit(Z, Y, L), ValueError, r"outputs hold integers \(6,\) and targets real numbers \(6, 2\), as if one were given for the other; the order is embeddings, outputs, targets"),
     (lambda: resmem.Memory(output_kind="probabilities").fit(Z, 100 * P, Y), ValueError, r"outputs: row 0 holds values outside \[0, 1\]; of percent pass numpy\.asarray\(outputs\) / 100"),
 ]  # fmt: skip
@@ -281,14 +294,14 @@ CLASSES = [
     (lambda m: m.fit(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
     (lambda m: m.fit(Z[0], L, Y), ValueError, r"embeddings must have shape \(n, d\), got \(3,\); a single row is numpy\.atleast_2d\(embeddings\)"),
     (lambda m: m.fit(Z, L[:4], Y), ValueError, r"outputs must have one row per row of embeddings \(6\), got 4"),
-    (lambda m: m.fit(Z, L[0], Y), ValueError, r"outputs must have shape \(n, C\), got \(2,\); a single row is numpy\.atleast_2d\(outputs\); values for the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
+    (lambda m: m.fit(Z, L[0], Y), ValueError, r"outputs must have shape \(n, C\), got \(2,\); values to predict are of task='regression'; a single row is numpy\.atleast_2d\(outputs\); scores of the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
     (lambda m: m.fit(Z, L[:, :0], Y), ValueError, r"outputs must have at least one column, got shape \(6, 0\)"),
     (lambda m: m.fit(Z, with_value(L, 3, np.nan), Y), ValueError, r"outputs: row 3 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
     (lambda m: m.fit(Z, with_value(L, 5, np.inf), Y), ValueError, r"outputs: row 5 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
     (lambda m: m.fit(Z, np.where(np.arange(N)[:, None] == 2, -np.inf, L), Y), ValueError, r"outputs: row 2 is -inf throughout, so no class is possible"),
     (lambda m: m.fit(Z, L, Y[:5]), ValueError, r"targets must have one row per row of embeddings \(6\), got 5"),
     (lambda m: m.fit(Z, L, Y[:, None]), ValueError, r"targets must have shape \(n,\), got \(6, 1\); pass numpy\.ravel\(targets\)"),
-    (lambda m: m.fit(Z, L, Y * 1.0), TypeError, r"targets must hold integers, got dtype float64; convert it with numpy\.asarray\(targets\)\.astype\('int64'\)"),
+    (lambda m: m.fit(Z, L, Y * 1.0), TypeError, r"targets must hold integers, got dtype float64; convert it with numpy\.asarray\(targets\)\.astype\('int64'\), or, if these are values and not classes, use task='regression'"),
     (lambda m: m.fit(Z, L, Y == 1), TypeError, r"targets must hold integers, got dtype bool; convert it with numpy\.asarray\(targets\)\.astype\('int64'\)"),
     (lambda m: m.fit(Z, L, [0, 1, 2, 0, 0, 0]), ValueError, r"targets: row 2 is class 2, but outputs have 2 columns, so classes are 0 to 1"),
     (lambda m: m.fit(Z, L, [0, -1, 0, 0, 0, 0]), ValueError, r"targets: row 1 is class -1, but outputs have 2 columns, so classes are 0 to 1"),
@@ -357,8 +370,8 @@ PROBABILITIES = [
 
 VALUES = [
     (lambda m: m.fit(Z, V, V[:4]), ValueError, r"targets must have one row per row of embeddings \(6\), got 4"),
-    (lambda m: m.fit(Z, L, V), ValueError, r"targets \(6,\) and outputs \(6, 2\) must have one shape"),
-    (lambda m: m.fit(Z, L, L[None]), ValueError, r"targets must have shape \(n, C\), got \(1, 6, 2\); in one line a row it is numpy\.reshape\(targets, \(len\(targets\), -1\)\)"),
+    (lambda m: m.fit(Z, L, V), ValueError, r"targets \(6,\) and outputs \(6, 2\) must have one shape; classes are of task='classification'"),
+    (lambda m: m.fit(Z, L, L[None]), ValueError, r"targets must have shape \(n, C\), got \(1, 6, 2\); of one row for each position it is numpy\.reshape\(targets, \(-1, 2\)\), in one line a row numpy\.reshape\(targets, \(len\(targets\), -1\)\)"),
     (lambda m: m.fit(Z, with_value(V, 2, np.nan, float), V), ValueError, r"outputs: row 2 holds NaN or infinity \(as float64\)"),
     (lambda m: m.fit(Z, V, with_value(V, 5, np.inf, float)), ValueError, r"targets: row 5 holds NaN or infinity \(as float64\)"),
     (lambda m: m.fit(Z, with_value(V, 1, 1.7e308, float), V - 1.7e308), ValueError, r"targets - outputs: row \d is beyond float64, in which residuals are kept; rescale targets and outputs"),

@@ -80,12 +80,18 @@ BINARY = {"logits": (V, {}), "probabilities": (np.abs(P[:, 1]), CHANCES)}
 TINY = 1e-41 * Z.astype(np.float64)
 CUBE, BOOLS, DATES = Z.reshape(N, D, 1), Z > 0, np.arange(6).astype("datetime64[s]").reshape(2, 3)
 NAMES = np.array(["cat", "dog"])[Y]
+DOG = np.flatnonzero(Y == 1)[:1]
+MASK = np.arange(N) % 3 == 1
 SHUFFLED = np.array([[0.5, 0.1]]), np.array([[3, 4]])
 
 
 WIDE = Z.astype(np.float64)
 TIMES = 1.7e9 + np.arange(8.0).reshape(4, 2)
 MORE_TIMES = TIMES * 1.01 + 0.3
+
+
+def of_logarithms():
+    return resmem.Memory(k=2).fit(Z, np.log(P), Y)
 
 
 def of_far():
@@ -172,14 +178,22 @@ CASES = {
     "complex": (lambda: resmem.search(Z * 1j, Z * 1j, 1), Follow(r"its parts, (.*)", lambda r: resmem.search(r, r, 1), rows=Z * 1j)),
     "single row": (lambda: resmem.search(Z[0], Z, 1), Follow(r"row is (.*)", lambda q: resmem.search(q, Z, 1), queries=Z[0])),
     "single list": (lambda: memory().kneighbors([1, 2, 3]), Follow(r"row is (.*)", memory().kneighbors, embeddings=[1, 2, 3])),
-    "three dimensions": (lambda: resmem.search(CUBE, Z, 1), Follow(r"a row it is (.*)", lambda q: resmem.search(q, Z, 1), queries=CUBE)),
+    "three dimensions": (lambda: resmem.search(CUBE, Z, 1), Follow(r"in one line a row (.*)", lambda q: resmem.search(q, Z, 1), queries=CUBE)),
+    "floats as ids": (lambda: memory().remove([0.0, 2.0]), Follow(r"convert it with (.*)", memory().remove, ids=[0.0, 2.0])),
+    "rows of positions": (lambda: memory().kneighbors(Z[None]), Follow(r"each position it is (.*), in one", memory().kneighbors, embeddings=Z[None])),
+    "mask": (lambda: memory().remove(MASK), Follow(r"of a mask pass (.*)", lambda ids: np.testing.assert_array_equal(np.sort(np.unique(memory().remove(ids).kneighbors(Z, k=N)[1])[1:]), np.flatnonzero(~MASK)), ids=MASK)),
+    "values as classes": (lambda: resmem.Memory().fit(Z, L, V), Follow(r"not classes, use task=('regression')", lambda v: resmem.Memory(v).fit(Z, V, V))),
+    "values as outputs": (lambda: resmem.Memory().fit(Z, V, V), Follow(r"to predict are of task=('regression')", lambda v: resmem.Memory(v).fit(Z, V, V))),
+    "classes as values": (lambda: resmem.Memory("regression").fit(Z, L, Y), Follow(r"classes are of task=('classification')", lambda v: resmem.Memory(v).fit(Z, L, Y))),
+    "probabilities for logarithms": (lambda: of_logarithms().predict(FRESH, P), Follow(r"log-probabilities, pass (.*)", lambda o: quietly(lambda: of_logarithms().predict(FRESH, o)), outputs=P)),
     "column of classes": (lambda: resmem.Memory().fit(Z, L, Y[:, None]), Follow(r"pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=Y[:, None])),
     "column of values to judge": (lambda: values().evaluate(FRESH, V, V[:, None]), Follow(r"pass (.*)", lambda y: values().evaluate(FRESH, V, y), targets=V[:, None])),
     "one-hot": (lambda: resmem.Memory().fit(Z, L, np.eye(C)[Y]), Follow(r"class pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=np.eye(C)[Y])),
     "one-hot, evaluated": (lambda: memory().evaluate(FRESH, L, np.eye(C)[Y]), Follow(r"class pass (.*)", lambda y: memory().evaluate(FRESH, L, y), targets=np.eye(C)[Y])),
     "one-hot, tuned": (lambda: memory().tune(FRESH, L, np.eye(C)[Y]), Follow(r"class pass (.*)", lambda y: memory().tune(FRESH, L, y, **QUICK), targets=np.eye(C)[Y])),
-    "float classes": (lambda: resmem.Memory().fit(Z, L, (Y * 1.0).tolist()), Follow(r"convert it with (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y * 1.0).tolist())),
-    "named classes": (lambda: resmem.Memory().fit(Z, L, NAMES), Follow(r"by name, with (.*)", lambda y: np.testing.assert_array_equal(y, Y), targets=NAMES)),
+    "float classes": (lambda: resmem.Memory().fit(Z, L, (Y * 1.0).tolist()), Follow(r"convert it with (.*), or,", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y * 1.0).tolist())),
+    "named classes": (lambda: resmem.Memory().fit(Z, L, NAMES), Follow(r"columns of outputs, (.*), where", lambda y: np.testing.assert_array_equal(y, Y), targets=NAMES, classes=np.array(["cat", "dog"]))),
+    "named classes of some rows": (lambda: memory().add(Z[1:2], L[1:2], NAMES[DOG]), Follow(r"columns of outputs, (.*), where", lambda y: np.testing.assert_array_equal(y, [1]), targets=NAMES[DOG], classes=np.array(["cat", "dog"]))),
     "from 1": (lambda: resmem.Memory().fit(Z, L, (Y + 1).tolist()), Follow(r"from 1 pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y + 1).tolist())),
     "one column": (lambda: resmem.Memory().fit(Z, V[:, None], Y), Follow(r"both columns, (.*)", lambda o: resmem.Memory().fit(Z, o, Y), outputs=V[:, None])),
     **{f"second of two, {kind}": (lambda o=o, s=s: resmem.Memory(**s).fit(Z, o, Y), Follow(r"classes become (.*)", lambda o, s=s: quietly(lambda: resmem.Memory(**s).fit(Z, o, Y)), outputs=o)) for kind, (o, s) in BINARY.items()},
@@ -277,10 +291,12 @@ LEFT_OUT = {
     "decision_function_shape='ovr'": "needs scikit-learn; test_out_of_fold.py follows it",
     "is missing; rename the columns": "of DataFrames, which tests with pandas below follow",
     "had in their order, ": "the same",
+    "got other columns, ": "the same",
     "of outputs in their order": "the same",
     "lies on a GPU": "of CuPy, which needs one",
     "with numpy.savez": "of an archive larger than memory; test_cli.py follows it",
     "is the id of a row": "no hint",
+    "; it holds -1 for none": "no hint, but what is expected",
     ": set to ": "the outcome of a command, no hint",
     "store ": "a line of a table, no hint",
     "that was tried: try more": "test_tune.py widens the values and is told no more",

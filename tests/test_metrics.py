@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from resmem._metrics import (
     Interval,
     error_of,
+    gains_of,
     normal_quantile,
     paired_interval,
     reliability,
@@ -117,6 +118,15 @@ def test_r2_knows_that_rounded_means_are_no_variance():
     score = score_named("r2", "regression")
     assert score.whole(np.full(3, 0.2), np.full(3, 0.1)) == -math.inf
     assert score.whole(np.full(3, 0.1), np.full(3, 0.1)) == 1
+
+
+def test_a_gain_over_what_one_alone_holds_impossible_says_nothing():
+    losses, others = np.array([1.0, np.inf, 2.0]), np.array([3.0, np.inf, np.inf])
+    assert gains_of(losses, others).tolist() == [2, 0, np.inf]
+    assert gains_of(others, losses).tolist() == [-2, 0, -np.inf]
+    for gains in (gains_of(losses, others), np.array([np.inf, -np.inf, 1.0])):
+        interval = paired_interval(gains)
+        assert (interval.low, interval.high) == (-np.inf, np.inf)
 
 
 def test_a_class_held_impossible_costs_infinitely_much():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import time
 import warnings
 
@@ -56,12 +57,16 @@ ENTRIES = {
 }
 
 
+LOGARITHMS = ", or, if it was fitted with log-probabilities, pass numpy.log(outputs)"
+
+
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_probabilities_given_as_logits_are_told_of_once(entry):
     (text,) = told(lambda: ENTRIES[entry](P[:100]))
     assert text == (
         "outputs look like probabilities: none is negative and every row sums to 1, but they are "
         "taken for logits; make the memory with output_kind='probabilities'"
+        + ("" if entry in ("fit", "add") else LOGARITHMS)
     )
     assert told(lambda: ENTRIES[entry](L[:100])) == []
 
@@ -235,6 +240,20 @@ def test_columns_in_another_order_are_refused(query, tables):
     QUERIES[query](mem, Z, L)  # arrays have no names to differ
 
 
+@pytest.mark.parametrize("kind", ["Int64", "boolean", "bool", "Float32"])
+def test_a_table_of_several_kinds_of_columns_says_how_it_is_converted(kind):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"a": [0.5, 1.5, 2.5], "b": pandas.array([1, 0, 1]).astype(kind)})
+    with pytest.raises(TypeError) as refused:
+        resmem.search(table, table, 1)
+    hint = re.search(r"other columns, b; .* example with (.*), or", str(refused.value))
+    table = eval(hint[1], {"queries": table, "rows": table})
+    assert resmem.search(table, table, 1)[1][:, 0].tolist() == [0, 1, 2]
+    mem = resmem.Memory("regression", k=1).fit(table, np.zeros(3), np.arange(3.0))
+    with pytest.raises(ValueError, match="had in their order"):
+        mem.predict(table[["b", "a"]], np.zeros(3))
+
+
 def test_columns_of_queries_are_those_of_the_rows_searched(tables):
     z = tables[0]
     assert (resmem.search(z, z, 1)[0] == 0).all()
@@ -386,12 +405,12 @@ def test_the_command_line_warns_in_one_line(more, tmp_path, monkeypatch, capsys)
         assert json.loads(out)["file"] == "m.resmem"
     monkeypatch.setattr("resmem._cli.queries._BLOCK_ROWS", 7)
     assert main(["predict", "m.resmem", *rows, "--output", "p.npy", *more]) == 0
-    assert capsys.readouterr().err.splitlines() == [line]
+    assert capsys.readouterr().err.splitlines() == [line + LOGARITHMS]
     assert main(["tune", "m.resmem", *rows, "--targets", "r.npz", "--k", "2", *more]) == 0
-    assert capsys.readouterr().err.splitlines() == [line]
+    assert capsys.readouterr().err.splitlines() == [line + LOGARITHMS]
     assert main(["evaluate", "m.resmem", *rows, "--targets", "r.npz", *more]) == 0
     first, second = capsys.readouterr().err.splitlines()
-    assert first == line
+    assert first == line + LOGARITHMS
     assert second.startswith("resmem: warning: evaluate: 100% of the evaluated rows lie on rows")
     assert "name them with --exclude-ids" in second
     assert "or resmem tune --loo" in second

@@ -153,6 +153,20 @@ def test_what_is_not_clear_is_not_claimed(write):
     ) in page.text
 
 
+def test_infinite_log_losses_are_not_compared(write):
+    rng = np.random.default_rng(5)
+    z, logits, y = rng.normal(size=(400, 4)), rng.normal(size=(400, 3)), rng.integers(0, 3, 400)
+    mem = resmem.Memory(k=10).fit(z[:200], logits[:200], y[:200])
+    logits[np.arange(200, 205), y[200:205]] = -np.inf
+    with pytest.warns(resmem.ResmemWarning, match="its log-loss is infinite"):
+        evaluation = mem.evaluate(z[200:], logits[200:], y[200:])
+    page = write(evaluation=evaluation)
+    assert (
+        "Whether the memory helps is not clear: on 200 rows one of the two gives probability 0 to "
+        "the class of some, an infinite log-loss."
+    ) in page.text
+
+
 def test_a_gain_that_the_temperature_has_alone_is_not_the_neighbours(write):
     evaluation = results.evaluation()
     base, tempered, *others = evaluation.methods

@@ -80,8 +80,19 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
             ) from error
     if array.dtype == object and array.ndim == 0:
         raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    if array.dtype == object and array.ndim == 2 and hasattr(value, "columns"):
+        others = [str(column) for column in value.columns if not _is_numeric(value[column])]
+        raise TypeError(
+            f"{name} must hold real numbers, got other columns, {', '.join(others[:5])}; convert "
+            f"all of them, for example with {name}.astype('float64'), or leave these out"
+        )
     is_bfloat16 = array.dtype.kind == "V" and array.dtype.name == "bfloat16"
     return array.astype(np.float32) if is_bfloat16 else array
+
+
+def _is_numeric(column: Any) -> bool:
+    dtype = getattr(column, "dtype", None)
+    return isinstance(dtype, np.dtype) and dtype.kind in "fiu"
 
 
 def _device(value: Any) -> str | None:
@@ -174,7 +185,10 @@ def layout(rows: Any, name: str, shape: str) -> None:
         elif dimensions == 2 and len(got) == 1:
             hint = f"; a single row is numpy.atleast_2d({name})"
         elif dimensions == 2 and len(got) > 2:
-            hint = f"; in one line a row it is numpy.reshape({name}, (len({name}), -1))"
+            hint = (
+                f"; of one row for each position it is numpy.reshape({name}, (-1, {got[-1]})), "
+                f"in one line a row numpy.reshape({name}, (len({name}), -1))"
+            )
         elif dimensions == 1 and got[1:] == (1,):
             hint = f"; pass numpy.ravel({name})"
         raise ValueError(f"{name} must have shape {shape}, got {got}{hint}")
@@ -370,12 +384,18 @@ def integers(value: Any, name: str, shape: str) -> I64:
         array = array.astype(np.int64)  # an empty list is float64 to NumPy
     if array.dtype.kind not in "iu":
         hint = ""
-        if array.dtype.kind in "fb":
+        if array.dtype.kind == "b" and name != "targets":
+            hint = "; it holds -1 for none"
+            if name != "exclude_ids":
+                hint = f"; of a mask pass numpy.flatnonzero({name})"
+        elif array.dtype.kind in "fb":
             hint = f"; convert it with numpy.asarray({name}).astype('int64')"
+            if name == "targets" and array.dtype.kind == "f":
+                hint += ", or, if these are values and not classes, use task='regression'"
         elif name == "targets":
             hint = (
-                "; number the classes as the columns of outputs: if these are sorted by name, "
-                "with numpy.unique(targets, return_inverse=True)[1]"
+                "; number the classes as the columns of outputs, numpy.searchsorted(classes, "
+                "targets), where classes are those of the model in ascending order (classes_)"
             )
         raise TypeError(f"{name} must hold integers, got dtype {array.dtype}{hint}")
     dimensions = shape.count(",") + (0 if shape.endswith(",)") else 1)

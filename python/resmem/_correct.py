@@ -218,7 +218,7 @@ class Corrector:
         self.spec.layout(given, self.rows.columns)
         _arrays.same_length("outputs", given.shape[0], of, q)
         if not known:
-            _plausible.check_logits(self.spec, given)
+            _plausible.check_logits(self.spec, given, fitted=True)
         return given
 
     def base(self, keys: Keys | None, given: Any, block: slice, threads: int) -> F64:

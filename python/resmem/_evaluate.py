@@ -53,8 +53,9 @@ class MethodResult:
         rows whose squared error (summed over columns) is smaller, and larger, than the base's.
     gain : Interval or None
         Of the rows' log-losses (regression: squared errors) below the base's, in the mean and
-        with 95 % confidence; positive is better. None for the base. An infinite log-loss counts
-        as 745 here, just above the largest that is finite.
+        with 95 % confidence; positive is better. None for the base. Where one of the two calls
+        the class of a row impossible, and so has an infinite log-loss, nothing is known: the
+        interval is infinite.
     """
 
     name: str

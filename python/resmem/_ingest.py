@@ -73,9 +73,9 @@ class Spec:
             if self.output_kind == "probabilities":
                 other = "numpy.subtract(1, outputs)"
             raise ValueError(
-                f"outputs must have shape (n, C), got {tuple(outputs.shape)}; a single row is "
-                "numpy.atleast_2d(outputs); values for the second of two classes become "
-                f"numpy.stack([{other}, outputs], axis=1)"
+                f"outputs must have shape (n, C), got {tuple(outputs.shape)}; values to predict "
+                "are of task='regression'; a single row is numpy.atleast_2d(outputs); scores of "
+                f"the second of two classes become numpy.stack([{other}, outputs], axis=1)"
             )
         _arrays.layout(outputs, "outputs", "(n,)" if flat else "(n, C)")
         columns = 1 if flat else int(outputs.shape[1])
@@ -147,7 +147,10 @@ class Incoming:
         _arrays.same_length("targets", self.targets.shape[0], "embeddings", self.n)
         if spec.task == "regression" and self._width(self.targets) != self._width(self.outputs):
             shapes = f"targets {tuple(self.targets.shape)} and outputs {tuple(self.outputs.shape)}"
-            raise ValueError(f"{shapes} must have one shape")
+            hint = ""
+            if self._width(self.targets) == 1 and self._width(self.outputs) > 1:
+                hint = "; classes are of task='classification'"
+            raise ValueError(f"{shapes} must have one shape{hint}")
         self.ids: I64 | None = None if ids is None else _arrays.row_ids(ids, self.n)
         _plausible.check_logits(spec, self.outputs)
 

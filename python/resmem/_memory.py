@@ -483,8 +483,8 @@ class Memory(State):
         """Corrected class probabilities (q, C): non-negative rows that sum to 1.
 
         ``correct`` mapped by ``probability_map``; of a query that nothing corrects the base
-        model's own, to the bit (which sum to what they sum to, if they were given as
-        probabilities). Arguments as for ``correct``.
+        model's own, to the bit (of outputs as float32, and they sum to what they sum to, if they
+        were given as probabilities). Arguments as for ``correct``.
         """
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")

@@ -24,7 +24,6 @@ _PREDICTED = {
     "pred", "preds", "prediction", "predictions", "predicted", "scores", "probabilities", "probs",
 }  # fmt: skip
 _ROUNDING = 1e-6  # by which probabilities may leave [0, 1]
-_IMPOSSIBLE = 745.0  # more than any finite log-loss: that of 2**-1074 is 744.4
 _SMALLEST = float(np.finfo(np.float64).tiny)
 
 Whole: TypeAlias = Callable[[Any, Any], float]
@@ -191,11 +190,11 @@ def brier_scores(predictions: Any, targets: Any) -> F64:
 def gains_of(losses: F64, others: F64) -> F64:
     """By how much the losses are below the others, row by row.
 
-    An infinite log-loss counts as 745, just above all that are finite: what both call impossible is
-    no gain of either, and a gain over what one alone calls so has a size and a spread.
+    What both call impossible, with infinite log-losses, is no gain of either. What one alone calls
+    so is an infinite gain or loss, whose mean has no spread: nothing is said by it.
     """
-    before, after = (np.where(np.isinf(x), _IMPOSSIBLE, x) for x in (others, losses))
-    gains: F64 = before - after
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        gains: F64 = np.where(np.isinf(others) & np.isinf(losses), 0.0, others - losses)
     return gains
 
 

@@ -33,8 +33,9 @@ _MOST_NAMES = 1 << 20  # letters of all names of columns that a memory keeps
 # ---------------------------------------------------------------------- logits
 
 
-def check_logits(spec: Spec, outputs: Any) -> None:
-    """Warn of probabilities that are given as logits. ``outputs``: rows that can be sliced."""
+def check_logits(spec: Spec, outputs: Any, fitted: bool = False) -> None:
+    """Warn of probabilities that are given as logits. ``outputs``: rows that can be sliced;
+    ``fitted``: they are those of queries."""
     if outputs is None or spec.output_kind != "logits" or len(outputs.shape) != 2:
         return
     n, columns = (int(length) for length in outputs.shape)
@@ -53,10 +54,13 @@ def check_logits(spec: Spec, outputs: Any) -> None:
         return
     percent = " in percent" if whole == 100 else ""
     divided = " and divide them by 100" if whole == 100 else ""
+    logarithms = ", or, if it was fitted with log-probabilities, pass numpy.log(outputs)"
+    if whole == 100 or not fitted:
+        logarithms = ""
     warn(
         f"outputs look like probabilities{percent}: none is negative and every row sums to "
         f"{whole:g}, but they are taken for logits; make the memory with "
-        f"output_kind='probabilities'{divided}"
+        f"output_kind='probabilities'{divided}{logarithms}"
     )
 
 

@@ -167,7 +167,8 @@ class Held:
         method = checked_keys(preprocess, key_dtype, spec.store.name)
 
         def rows_at(chosen: I64) -> Keys:
-            found = [rows.segments[0]["keys"][:0], *(s["keys"][at] for s, at in rows.sample(chosen))]
+            none = rows.segments[0]["keys"][:0]
+            found = [none, *(s["keys"][at] for s, at in rows.sample(chosen))]
             return rows.preprocess.unshifted(np.concatenate(found))
 
         made_by = rows.preprocess if method == NONE else method.fit(len(rows), rows.d, rows_at)

@@ -90,11 +90,16 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
         heard, opening = "", "The memory's temperature helps, its neighbours do not"
     score = "log-loss" if is_classes else "squared error per row"
     won, lost = ("corrected", "harmed") if is_classes else ("improved", "made worse")
+    compared = (
+        f"its {score} is {_change(last.gain, evaluation.task)} than the base model's "
+        f"({_sureness(last.gain)})"
+    )
+    if not math.isfinite(last.gain.mean):
+        compared = "one of the two gives probability 0 to the class of some, an infinite log-loss"
     known = next(iter(last.scores))  # the score that people know
     before, after = (number(method.scores[known], known) for method in (first, last))
     return heard, [
-        f"{opening}: on {evaluation.rows:,} rows its {score} is "
-        f"{_change(last.gain, evaluation.task)} than the base model's ({_sureness(last.gain)}).",
+        f"{opening}: on {evaluation.rows:,} rows {compared}.",
         f"{last.corrected:,} predictions were {won} and {last.harmed:,} {lost}: {scored(known)} "
         f"{before} before, {after} after.",
         *_tempered(evaluation),
