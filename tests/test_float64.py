@@ -25,7 +25,7 @@ from cases import (
     paths,
     same_bits,
 )
-from resmem import _core, _search
+from resmem import _core, _ingest, _search
 from resmem._rounding import FRACTION, Neighbourhood, errors
 
 
@@ -469,6 +469,24 @@ def test_rows_that_lie_denser_than_those_of_fit_are_refused():
     both, values = np.concatenate([year, dense]), np.arange(5200.0)
     mem.fit(both, np.zeros(5200), values)
     assert (mem.predict(both, np.zeros(5200)) == values).all()
+
+
+def test_rows_that_come_one_by_one_are_measured_now_and_then(monkeypatch):
+    rows = np.random.default_rng(29).random((900, 3))
+    mem = resmem.Memory(task="regression", k=1).fit(rows[:300], np.zeros(300), np.arange(300.0))
+    measured = []
+
+    def counted(*arguments):
+        measured.append(arguments)
+        return Neighbourhood(*arguments)
+
+    monkeypatch.setattr(_ingest, "Neighbourhood", counted)
+    for at in range(300, 900):
+        mem.add(rows[at : at + 1], [0.0], [float(at)])
+    assert 10 < len(measured) <= 64
+    assert (mem.predict(rows, np.zeros(900)) == np.arange(900)).all()
+    with pytest.raises(ValueError, match="fit all rows again"):
+        mem.add(rows[:2] + 1e7, np.zeros(2), np.zeros(2))
 
 
 def test_a_row_that_becomes_a_stored_one_when_rounded_is_refused():
