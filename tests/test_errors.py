@@ -132,6 +132,7 @@ SEARCHES = [
     (lambda: resmem.Memory(k=2, key_dtype="float32").fit(Z, L, Y)._now.rekeyed("none", "auto"), ValueError, r"key_dtype must be one of 'float32', 'float64', 'float16', 'bfloat16', got 'auto'"),
     (lambda: resmem.Memory(key_dtype="float64", preprocess="pca:2"), ValueError, r"key_dtype='float64' does not go with preprocess='pca:2', whose layer works on float32; use key_dtype='auto'"),
     (lambda: resmem.Memory(key_dtype="float64", store="head", head=HEAD), ValueError, r"key_dtype='float64' does not go with store='head', whose layer works on float32; use key_dtype='auto'"),
+    (lambda: resmem.search(Z, Z, 1, key_dtype="float16"), ValueError, r"key_dtype must be one of 'auto', 'float32', 'float64', got 'float16'"),
     (lambda: resmem.search(Z[0], Z, 1), ValueError, r"queries must have shape \(n, d\), got \(3,\); a single row is numpy\.atleast_2d\(queries\)"),
     (lambda: resmem.search(Z, Z[None], 1), ValueError, r"rows must have shape \(n, d\), got \(1, 6, 3\); of one row for each position it is numpy\.reshape\(rows, \(-1, 3\)\), in one line a row numpy\.reshape\(rows, \(len\(rows\), -1\)\)"),
     (lambda: resmem.search(Z, 1.5, 1), ValueError, r"rows must have shape \(n, d\), got \(\)"),

@@ -276,6 +276,19 @@ def test_queries_that_float32_moves_too_far_are_compared_in_float64():
     assert_same(resmem.search(queries, rows, 3), oracle.search(queries, rows, 3, wide=True))
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_what_search_compares_may_be_asked_for(metric):
+    rng = np.random.default_rng(30)
+    for offset in (0, 1e6):
+        rows, queries = rng.normal(size=(300, 5)) + offset, rng.normal(size=(20, 5)) + offset
+        wide = oracle.search(queries, rows, 4, metric, wide=True)
+        assert_same(resmem.search(queries, rows, 4, metric, key_dtype="float64"), wide)
+        narrow = oracle.search(queries.astype("f4"), rows.astype("f4"), 4, metric)
+        assert_same(resmem.search(queries, rows, 4, metric, key_dtype="float32"), narrow)
+        parts = queries.astype("f4"), rows.astype("f4")
+        assert_same(resmem.search(*parts, 4, metric, key_dtype="float64"), narrow)
+
+
 @pytest.mark.parametrize("noise", [0, 1e-16, 1e-15])
 def test_equal_rows_that_float64_arithmetic_moved_stay_float32(noise):
     rng = np.random.default_rng(20)

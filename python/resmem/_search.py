@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import math
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from resmem._rounding import (
     scaled_to_one,
 )
 
+CompareAs: TypeAlias = Literal["auto", "float32", "float64"]
+
 
 @float_state()
 def search(
@@ -29,6 +32,7 @@ def search(
     metric: Metric = "euclidean",
     exclude_ids: Any = None,
     threads: int | None = None,
+    key_dtype: CompareAs = "auto",
 ) -> tuple[F64, I64]:
     """The exact ``k`` nearest rows of every query.
 
@@ -42,12 +46,6 @@ def search(
         Finite real numbers; float32 C-contiguous arrays are not copied.
     rows : array (n, d)
         The rows searched; a row's id is its number, 0 to n-1.
-        What is compared: queries and rows as float32, where float32 holds them or where, on a
-        seeded sample of the rows, rounding moves distances by no more than a tenth of what
-        neighbours lie apart; else (Unix times, positions in metres) float32 after an offset was
-        taken off in float64, if that serves (Euclidean metrics); else float64. A query that
-        float32 would move too far is compared in float64 whatever the others are. Arrays that are
-        float32 already are never looked at.
     k : int
         Neighbours per query. If there are fewer rows, the rest is padding: id -1 and
         distance inf (-inf for "inner_product").
@@ -60,6 +58,13 @@ def search(
         Default: the environment variable ``RESMEM_NUM_THREADS``, else the CPUs that this process
         may use: the least of its affinity, the quotas of its control groups (cgroups),
         ``OMP_NUM_THREADS`` and ``OMP_THREAD_LIMIT``, which joblib's workers and job schedulers set.
+    key_dtype : {"auto", "float32", "float64"}
+        As what queries and rows are compared. "auto": as float32, where float32 holds them or
+        where, on a seeded sample of the rows, rounding moves distances by no more than a tenth of
+        what neighbours lie apart; else (Unix times, positions in metres) as float32 after an offset
+        was taken off in float64, if that serves (Euclidean metrics); else as float64. A query that
+        float32 would move too far is compared as float64 whatever the others are. "float32" and
+        "float64" look at nothing: as float32 everything is rounded, and nothing is said of it.
 
     Returns
     -------
@@ -76,7 +81,8 @@ def search(
     ResmemWarning
         Integers, or numbers of an even wider type, that float64 does not hold.
     """
-    check_metric(metric)
+    _one_of(metric, "metric", get_args(Metric))
+    _one_of(key_dtype, "key_dtype", get_args(CompareAs))
     _plausible.check_names(
         queries, "queries", _plausible.column_names(rows), "rows", "rows.columns"
     )
@@ -87,7 +93,7 @@ def search(
     _arrays.embedding_layout(given_rows, "rows")
     _arrays.embedding_layout(given_queries, "queries", given_rows.shape[1])
     excluded = excluded_ids(exclude_ids, len(given_queries))
-    search = _Search(given_rows, k, metric, workers)
+    search = _Search(given_rows, k, metric, workers, key_dtype)
     far = search.needs_float64(given_queries)
     if not far.any():
         return search.narrow(given_queries, excluded)
@@ -105,9 +111,16 @@ class _Search:
     """Rows, and how they are compared with queries: each query in its own way, whichever others
     there are."""
 
-    def __init__(self, rows: npt.NDArray[Any], k: int, metric: Metric, threads: int) -> None:
+    def __init__(
+        self,
+        rows: npt.NDArray[Any],
+        k: int,
+        metric: Metric,
+        threads: int,
+        key_dtype: CompareAs = "auto",
+    ) -> None:
         self._rows, self._k, self._metric, self._threads = rows, k, metric, threads
-        self._kept: Keeping | None = None
+        self._kept = None if key_dtype == "auto" else Keeping(key_dtype)
 
     @property
     def keeping(self) -> Keeping:
@@ -125,11 +138,11 @@ class _Search:
     def needs_float64(self, queries: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Which queries are compared in float64."""
         exact = _arrays.fits_float32(queries.dtype)
-        if exact and _arrays.fits_float32(self._rows.dtype):
+        if self._kept is None and exact and _arrays.fits_float32(self._rows.dtype):
             return np.zeros(len(queries), dtype=np.bool_)
         if self.keeping.dtype == "float64":
             return np.ones(len(queries), dtype=np.bool_)
-        if exact and self.keeping.offset is None:
+        if (exact and self.keeping.offset is None) or math.isinf(self.keeping.allowed):
             return np.zeros(len(queries), dtype=np.bool_)
         far = np.empty(len(queries), dtype=np.bool_)
         for block in blocks(len(queries), 40 * queries.shape[1]):
@@ -173,10 +186,9 @@ class _Search:
         return found[0], found[1]
 
 
-def check_metric(metric: str) -> None:
-    names = get_args(Metric)
-    if not isinstance(metric, str) or metric not in names:
-        raise ValueError(f"metric must be one of {', '.join(map(repr, names))}, got {metric!r}")
+def _one_of(value: Any, name: str, known: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
 
 
 def float64(array: npt.NDArray[Any]) -> F64:
