@@ -120,10 +120,12 @@ def test_r2_knows_that_rounded_means_are_no_variance():
     assert score.whole(np.full(3, 0.1), np.full(3, 0.1)) == 1
 
 
-def test_a_gain_over_what_one_alone_holds_impossible_says_nothing():
+def test_gains_say_nothing_where_both_hold_something_impossible():
     losses, others = np.array([1.0, np.inf, 2.0]), np.array([3.0, np.inf, np.inf])
     assert gains_of(losses, others).tolist() == [2, 0, np.inf]
     assert gains_of(others, losses).tolist() == [-2, 0, -np.inf]
+    assert gains_of(losses[[0, 2]], others[[0, 2]]).tolist() == [2, 743]  # one of them is finite
+    assert gains_of(others[[0, 2]], losses[[0, 2]]).tolist() == [-2, -743]
     for gains in (gains_of(losses, others), np.array([np.inf, -np.inf, 1.0])):
         interval = paired_interval(gains)
         assert (interval.low, interval.high) == (-np.inf, np.inf)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -288,6 +289,7 @@ call = {
     "search": lambda: resmem.search(z[some], z, 5, threads=2),
     "correct": lambda: mem.correct(z[some], logits[some], threads=2),
     "tune": lambda: mem.tune(z[some] + 1, logits[some], y[some], k=[5], sigma=[1.0], threads=2),
+    "evaluate": lambda: mem.evaluate(z[some] + 1, logits[some], y[some], threads=2),
     "fit": lambda: resmem.Memory(k=5, sigma=1.0).fit(z, logits, y),
 }[sys.argv[1]]
 
@@ -305,12 +307,26 @@ sys.exit(7)
 """
 
 
-@pytest.mark.parametrize("call", ["search", "correct", "tune", "fit"])
+@pytest.mark.parametrize("call", ["search", "correct", "tune", "evaluate", "fit"])
 def test_a_daemon_thread_inside_does_not_change_how_a_program_ends(call):
     for attempt in range(4):
         command = [sys.executable, "-c", ENDING, call, str(0.01 * attempt)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_nothing_of_numpys_that_ends_programs_of_daemon_threads_is_called():
+    """Its hash tables are C++ that lets the GIL go, and cannot be unwound when a thread ends."""
+    package = Path(resmem.__file__).parent
+    names = r"np\.(unique\((?!.*return_|.*axis=)|unique_|setdiff1d|union1d|intersect1d|setxor1d)"
+    hashing = re.compile(names)
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in package.rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if hashing.search(line)
+    ]
+    assert not found
 
 
 LITTLE_ROOM = """
@@ -423,7 +439,7 @@ def test_ctrl_c_answers_during_a_decomposition(kind):
     """LAPACK takes a second or more and looks for no signals; the memory stays as it was, and the
     program ends with the status it should."""
     delays = []
-    for attempt in range(3):  # a busy machine may be late once
+    for attempt in range(4):  # a busy machine may be late once
         command = [sys.executable, "-c", DECOMPOSING, kind, "1500"]
         alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # threads that wait spin
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=alone) as child:
@@ -433,10 +449,8 @@ def test_ctrl_c_answers_during_a_decomposition(kind):
             child.send_signal(signal.SIGINT)
             arrived, unharmed = child.communicate(timeout=PATIENCE)[0].split()
         assert unharmed == "True"
-        assert child.returncode == 0
+        assert child.returncode == 0  # LAPACK's library is not taken down under its feet
         delays.append(float(arrived) - sent)
-        if delays[-1] < 0.2:
-            break
     assert min(delays) < 0.2
 
 

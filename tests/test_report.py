@@ -162,8 +162,8 @@ def test_infinite_log_losses_are_not_compared(write):
         evaluation = mem.evaluate(z[200:], logits[200:], y[200:])
     page = write(evaluation=evaluation)
     assert (
-        "Whether the memory helps is not clear: on 200 rows one of the two gives probability 0 to "
-        "the class of some, an infinite log-loss."
+        "Whether the memory helps is not clear: on 200 rows both give probability 0 to the class "
+        "of some, and their log-losses are infinite."
     ) in page.text
 
 

@@ -304,6 +304,15 @@ def wide_vectors(
     return array, largest
 
 
+def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The distinct ones of some values, in ascending order.
+
+    ``numpy.unique`` without this argument hashes (since 2.3), in C++ that lets the GIL go: up to
+    Python 3.13 a daemon thread in it when the program ends has the process abort.
+    """
+    return np.unique(values, return_index=True)[0]
+
+
 def all_finite(*parts: npt.NDArray[Any]) -> bool:
     """Whether there is neither NaN nor infinity: what is looked at before rows are named."""
     return all(bool(np.isfinite(part).all()) for part in parts)

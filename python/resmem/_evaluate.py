@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _arrays, _core, _plausible
-from resmem._arrays import F64, I64
+from resmem._arrays import F64, I64, distinct
 from resmem._correct import Corrector
 from resmem._errors import warn
 from resmem._explain import aligned, targets_of
@@ -53,9 +53,9 @@ class MethodResult:
         rows whose squared error (summed over columns) is smaller, and larger, than the base's.
     gain : Interval or None
         Of the rows' log-losses (regression: squared errors) below the base's, in the mean and
-        with 95 % confidence; positive is better. None for the base. Where one of the two calls
-        the class of a row impossible, and so has an infinite log-loss, nothing is known: the
-        interval is infinite.
+        with 95 % confidence; positive is better. None for the base. An infinite log-loss counts
+        as 745 here, just above the largest that is finite; where both have some, of different
+        rows, nothing is known: the interval is infinite.
     """
 
     name: str
@@ -499,9 +499,9 @@ def _by_quantile(nearest: F64, buckets: int) -> list[I64]:
     known = np.isfinite(nearest)
     number = np.full(len(nearest), buckets)
     if known.any():
-        inner = np.unique(np.quantile(nearest[known], np.arange(1, buckets) / buckets))
+        inner = distinct(np.quantile(nearest[known], np.arange(1, buckets) / buckets))
         number[known] = np.searchsorted(inner, nearest[known], side="right")
-    return [np.flatnonzero(number == n) for n in np.unique(number)]
+    return [np.flatnonzero(number == n) for n in distinct(number)]
 
 
 def _bucket(tallies: Tallies, nearest: F64, at: I64) -> dict[str, Any]:

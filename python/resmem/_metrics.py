@@ -24,6 +24,7 @@ _PREDICTED = {
     "pred", "preds", "prediction", "predictions", "predicted", "scores", "probabilities", "probs",
 }  # fmt: skip
 _ROUNDING = 1e-6  # by which probabilities may leave [0, 1]
+_IMPOSSIBLE = 745.0  # more than any finite log-loss: that of 2**-1074 is 744.4
 _SMALLEST = float(np.finfo(np.float64).tiny)
 
 Whole: TypeAlias = Callable[[Any, Any], float]
@@ -190,11 +191,17 @@ def brier_scores(predictions: Any, targets: Any) -> F64:
 def gains_of(losses: F64, others: F64) -> F64:
     """By how much the losses are below the others, row by row.
 
-    What both call impossible, with infinite log-losses, is no gain of either. What one alone calls
-    so is an infinite gain or loss, whose mean has no spread: nothing is said by it.
+    What both call impossible, with infinite log-losses, is no gain of either. Where one of the two
+    never does, what the other calls so counts as 745, just above all log-losses that are finite:
+    its sum is infinitely worse, and the gain has a size and a spread. Where both do, of different
+    rows, both sums are infinite: these gains and losses are, and nothing is said by their mean.
     """
-    with np.errstate(invalid="ignore"):  # infinity less infinity
-        gains: F64 = np.where(np.isinf(others) & np.isinf(losses), 0.0, others - losses)
+    impossible = np.isinf(others), np.isinf(losses)
+    if all(each.any() for each in impossible):
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            return np.where(impossible[0] & impossible[1], 0.0, others - losses)
+    before, after = (np.where(np.isinf(x), _IMPOSSIBLE, x) for x in (others, losses))
+    gains: F64 = before - after
     return gains
 
 

@@ -83,7 +83,7 @@ def out_of_fold(
     train = _trainer(model, output, fit_params, wanted)
     numbers = fold_numbers(folds, seed, wanted)
     result: F64 | None = None
-    for fold in np.unique(numbers):
+    for fold in _arrays.distinct(numbers):
         rows, others = np.flatnonzero(numbers == fold), np.flatnonzero(numbers != fold)
         outputs = train(X, rows, others, f"fold {fold}")
         if result is None:
@@ -178,7 +178,7 @@ def _outputs(
             f"{values.shape} for classes {seen!r}"
         )
     if len(seen) < classes:
-        missing = np.setdiff1d(np.arange(classes), seen)
+        missing = sorted(set(range(classes)) - set(seen.tolist()))
         warnings.warn(
             f"{name}: rows to train on lack class {', '.join(map(str, missing))}; to that model "
             "it is impossible",

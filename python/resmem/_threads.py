@@ -32,7 +32,8 @@ def interruptible(work: Callable[[], _R]) -> _R:
 
     Python handles signals in the main thread alone, between two of its own steps. So that thread
     waits while another one works. If a handler raises, the work goes on until it ends and its
-    result is dropped: it must change nothing that anybody else reads.
+    result is dropped: it must change nothing that anybody else reads. A program that ends meanwhile
+    waits for it, as LAPACK's libraries take down what it works with when a process exits.
     """
     if threading.current_thread() is not threading.main_thread() or not room_for(1):
         return work()
@@ -45,7 +46,7 @@ def interruptible(work: Callable[[], _R]) -> _R:
             done.set_exception(error)
 
     try:
-        threading.Thread(target=run, name="resmem-work", daemon=True).start()
+        threading.Thread(target=run, name="resmem-work", daemon=False).start()
     except RuntimeError:  # no thread can be started
         return work()
     return done.result()

@@ -95,7 +95,7 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
         f"({_sureness(last.gain)})"
     )
     if not math.isfinite(last.gain.mean):
-        compared = "one of the two gives probability 0 to the class of some, an infinite log-loss"
+        compared = "both give probability 0 to the class of some, and their log-losses are infinite"
     known = next(iter(last.scores))  # the score that people know
     before, after = (number(method.scores[known], known) for method in (first, last))
     return heard, [

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resmem._arrays import F64, I64
+from resmem._arrays import F64, I64, distinct
 from resmem._metrics import Interval
 from resmem._tuning.grid import Settings
 
@@ -100,7 +100,7 @@ class TuneResult:
             if name not in ("k", "sigma", "score"):
                 here &= self.table[name] == getattr(self.candidate, name)
         some = self.table[here]
-        ks, sigmas = np.unique(some["k"]), np.unique(some["sigma"])
+        ks, sigmas = distinct(some["k"]), distinct(some["sigma"])
         scores = np.full((len(ks), len(sigmas)), np.nan)
         at = np.searchsorted(ks, some["k"]), np.searchsorted(sigmas, some["sigma"])
         scores[at] = some["score"]

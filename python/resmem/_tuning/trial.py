@@ -392,7 +392,7 @@ class Trial:
 def _numbered(found: I64, total: int) -> tuple[I64, I64]:
     """The positions that occur, ascending, and ``found`` numbered by them; -1 stays."""
     if found.size < total // 4:
-        there = np.unique(found)
+        there = _arrays.distinct(found)
         there = there[there >= 0]
         near = np.searchsorted(there, found)
     else:
