@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -155,3 +157,14 @@ def same_bits(got, wanted):
     assert got.dtype == wanted.dtype
     assert got.shape == wanted.shape
     assert got.tobytes() == wanted.tobytes()
+
+
+@contextmanager
+def fast_switches():
+    """Threads take turns as often as they can."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)

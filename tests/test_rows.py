@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +17,7 @@ from hypothesis import strategies as st
 
 import oracle
 import resmem
+from cases import fast_switches
 from resmem import _correct, _ingest, _rows
 from resmem._correct import search
 from resmem._rows import Segment, Snapshot, merge
@@ -437,17 +436,6 @@ def test_a_copy_of_a_mapped_memory_is_not_taken_for_rows_of_its_own(tmp_path):
 
 
 # ---- Ids beside queries -------------------------------------------------------------------------
-
-
-@contextmanager
-def fast_switches():
-    """Threads take turns as often as they can."""
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(usual)
 
 
 def all_at_once(work, count=4):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
-import sys
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import resmem
+from cases import fast_switches
 from resmem import Settings, _correct, _state
 
 D, C = 5, 3
@@ -43,16 +42,6 @@ def state(mem):
     info = {name: value for name, value in mem.info().items() if name != "search"}
     chances = CHANCES[:7] if mem.output_kind == "probabilities" else OUTPUTS
     return info, mem.predict_proba(QUERIES, chances).tobytes()
-
-
-@contextmanager
-def fast_switches():
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(usual)
 
 
 def together(work, ask):

@@ -283,12 +283,13 @@ class Incoming:
         stored = np.concatenate([np.empty((0, keys.shape[1]), np.float32), *parts])
         # A stored row that a new one becomes when it is rounded was the same before, or it lay no
         # farther off than is seen by how far the new one moves.
-        rounded = {row.tobytes() for row in stored}
         with np.errstate(over="ignore"):
-            same = np.array([row.tobytes() in rounded for row in keys.astype(np.float32)])
-            taken = {row.tobytes() for row in keys[same].astype(np.float32)}
-        others = stored[[row.tobytes() not in taken for row in stored]].astype(np.float64)
-        both = np.concatenate([keys, others])
+            new = [row.tobytes() for row in keys.astype(np.float32)]
+        old = [row.tobytes() for row in stored]
+        there, here = set(old), set(new)
+        same = np.array([row in there for row in new])
+        others = stored[np.array([row not in here for row in old], dtype=bool)]
+        both = np.concatenate([keys, others.astype(np.float64)])
         mixed = bool((moved[same] > into.allowed).any())
         if mixed or Neighbourhood(both, self.n + len(into)).used() > 1:
             raise ValueError(

@@ -128,7 +128,7 @@ class _Search:
         if self._kept is None:
             self._kept, rows = Keeping(), self._rows
             some = float64(rows[positions(len(rows), rows.shape[1])])
-            if _arrays.beyond_float32(rows) or _arrays.beyond_float32(some):
+            if _arrays.beyond_float32(rows):
                 self._kept = Keeping("float64")
             elif len(some) and _arrays.all_finite(some):
                 around = Neighbourhood(some, len(rows), self._metric, self._threads)

@@ -278,27 +278,27 @@ def _add_memory(
 
 def _add_rows(command: argparse.ArgumentParser, required: bool) -> None:
     rows = command.add_argument_group("rows")
-    rows.add_argument(
-        "--embeddings", required=required, type=Source, metavar=_ARRAY, help="keys (n, d)"
-    )
-    rows.add_argument(
-        "--outputs", type=Source, metavar=_ARRAY, help="the base model's outputs (n, C)"
-    )
-    rows.add_argument(
-        "--targets", required=required, type=Source, metavar=_ARRAY, help="classes or values"
-    )
+    _add_examples(rows, required, "keys", "n")
     rows.add_argument(
         "--ids", type=Source, metavar=_ARRAY, help="unique ids (n,); by default they are counted"
     )
 
 
 def _add_judged(command: argparse.ArgumentParser, rows: str, required: bool = True) -> None:
-    group = command.add_argument_group("rows", rows)
+    _add_examples(command.add_argument_group("rows", rows), required, "queries", "q")
+
+
+def _add_examples(group: Any, required: bool, what: str, n: str) -> None:
+    """The three arrays of rows whose targets are known."""
     group.add_argument(
-        "--embeddings", required=required, type=Source, metavar=_ARRAY, help="queries (q, d)"
+        "--embeddings",
+        required=required,
+        type=Source,
+        metavar=_ARRAY,
+        help=f"{what} ({n}, d)",
     )
     group.add_argument(
-        "--outputs", type=Source, metavar=_ARRAY, help="the base model's outputs (q, C)"
+        "--outputs", type=Source, metavar=_ARRAY, help=f"the base model's outputs ({n}, C)"
     )
     group.add_argument(
         "--targets", required=required, type=Source, metavar=_ARRAY, help="classes or values"
