@@ -157,7 +157,7 @@ py::tuple weights_python(const Array<double>& distances, const Array<std::int64_
           "distances and positions must be (q, k)");
   const KernelTable& kernels = select_kernels(isa);
   const std::size_t q = extent(distances, 0), k = extent(distances, 1);
-  Array<double> out(std::vector<std::size_t>{q, k}), totals(q);
+  Array<double> out(std::vector<std::size_t>{q, k}), totals(std::vector<std::size_t>{q});
   double *target = out.mutable_data(), *total = totals.mutable_data();
   without_gil([&](Interrupt&) {
     std::fill_n(target, q * k, 0.0);
