@@ -4,8 +4,8 @@
 
 The file is little-endian, without padding. ``u64``, ``i64`` and ``f64`` are single values; ``T[n]``
 is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, then f32[n] (type
-0) or u16[n] (1 float16, 2 bfloat16). Shapes are those of ``core/search.h``,
-``core/residual_store.h``, ``core/aggregate.h`` and ``core/sweep.h``, row-major.
+0) or u16[n] (1 float16, 2 bfloat16). Shapes are those of ``engine/search.h``,
+``residuals/residual_store.h``, ``residuals/aggregate.h`` and ``residuals/sweep.h``, row-major.
 
     magic    8 bytes "RESMEM04"
     u64      number of records

@@ -1,4 +1,4 @@
-#include "../core/aggregate.h"
+#include "../residuals/aggregate.h"
 
 #include <optional>
 

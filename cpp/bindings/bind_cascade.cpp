@@ -1,4 +1,4 @@
-#include "../cascade/cascade.h"
+#include "../index/cascade/cascade.h"
 
 #include <cmath>
 

@@ -1,5 +1,5 @@
-#include "../core/head.h"
-#include "../core/residual_store.h"
+#include "../residuals/head.h"
+#include "../residuals/residual_store.h"
 #include "bindings.h"
 #include "linear_head.h"
 

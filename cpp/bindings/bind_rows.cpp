@@ -1,4 +1,4 @@
-#include "../core/id_table.h"
+#include "../rows/id_table.h"
 #include "bindings.h"
 
 namespace resmem {

@@ -1,6 +1,6 @@
 #include <optional>
 
-#include "../core/search.h"
+#include "../engine/search.h"
 #include "search_request.h"
 
 namespace resmem {

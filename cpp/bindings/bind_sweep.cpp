@@ -1,7 +1,7 @@
 #include <optional>
 
-#include "../core/simplex.h"
-#include "../core/sweep.h"
+#include "../residuals/simplex.h"
+#include "../residuals/sweep.h"
 #include "bindings.h"
 
 namespace resmem {

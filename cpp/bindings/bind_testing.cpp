@@ -1,7 +1,7 @@
 // What the tests need to see from inside. Nothing in the package calls these.
-#include "../cascade/cascade_search.h"
-#include "../core/search.h"
-#include "../tree/tree_search.h"
+#include "../engine/search.h"
+#include "../index/cascade/cascade_search.h"
+#include "../index/tree/tree_search.h"
 #include "search_request.h"
 
 namespace resmem {

@@ -1,4 +1,4 @@
-#include "../tree/tree.h"
+#include "../index/tree/tree.h"
 
 #include <cmath>
 

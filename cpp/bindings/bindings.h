@@ -17,10 +17,10 @@
 #include <string>
 #include <vector>
 
-#include "../core/cpu.h"
-#include "../core/fp_guard.h"
-#include "../core/numbers.h"
-#include "../core/threads.h"
+#include "../base/cpu.h"
+#include "../base/fp_guard.h"
+#include "../base/threads.h"
+#include "../rows/numbers.h"
 
 namespace resmem {
 

@@ -1,7 +1,7 @@
 // A LinearHead from Python arrays, kept alive by the caller's arguments.
 #pragma once
 
-#include "../core/head.h"
+#include "../residuals/head.h"
 #include "bindings.h"
 
 namespace resmem {

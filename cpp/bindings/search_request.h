@@ -3,9 +3,9 @@
 
 #include <string>
 
-#include "../cascade/cascade.h"
-#include "../core/types.h"
-#include "../tree/tree.h"
+#include "../flat/request.h"
+#include "../index/cascade/cascade.h"
+#include "../index/tree/tree.h"
 #include "bindings.h"
 
 namespace resmem {

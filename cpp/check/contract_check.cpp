@@ -17,14 +17,14 @@
 #include <string>
 #include <vector>
 
-#include "../cascade/cascade.h"
-#include "../core/aggregate.h"
-#include "../core/cpu.h"
-#include "../core/residual_store.h"
-#include "../core/search.h"
-#include "../core/simplex.h"
-#include "../core/sweep.h"
-#include "../tree/tree.h"
+#include "../base/cpu.h"
+#include "../engine/search.h"
+#include "../index/cascade/cascade.h"
+#include "../index/tree/tree.h"
+#include "../residuals/aggregate.h"
+#include "../residuals/residual_store.h"
+#include "../residuals/simplex.h"
+#include "../residuals/sweep.h"
 
 namespace resmem {
 namespace {

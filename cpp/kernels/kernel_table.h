@@ -66,7 +66,7 @@ struct StreamArgs {
   Hit* hits;  // room for row_count
 };
 
-// Rows coded in 8 bits, against coded queries (cpp/cascade/README.md derives the codes).
+// Rows coded in 8 bits, against coded queries (cpp/index/cascade/README.md derives the codes).
 //
 //   panels   panels of kPanelRows rows; of four codes after the other, those of every row together:
 //            panel[(p / 4 * kPanelRows + row) * 4 + p % 4], in [-127, 127]

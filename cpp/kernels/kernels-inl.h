@@ -3,7 +3,7 @@
 // so no code compiled for a newer ISA can leak into the rest of the library.
 //
 // The numbered loops around the micro-tile (cpp/README.md draws them):
-//   5  query blocks, 4  row blocks, 3  query panels      core/search.cpp
+//   5  query blocks, 4  row blocks, 3  query panels      engine/search.cpp
 //   2  depth blocks of kc, 1  groups of MR rows           scan() below
 
 #include "kernel_table.h"

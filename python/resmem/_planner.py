@@ -1,5 +1,5 @@
-"""When rows get a cascade or a tree, of what shape, and whether it stays (cpp/cascade/README.md,
-cpp/tree/README.md)."""
+"""When rows get a cascade or a tree, of what shape, and whether it stays (cpp/index/cascade/README.md,
+cpp/index/tree/README.md)."""
 
 from __future__ import annotations
 
@@ -405,7 +405,7 @@ def _survivors(queries: F32, segment: KeySegment, ask: Ask) -> Survivors:
 
 
 def _points(x: F32, metric: str, longest: float, as_queries: bool = False) -> F64:
-    """Points that are nearer where a key is smaller (cpp/cascade/points.h)."""
+    """Points that are nearer where a key is smaller (cpp/index/cascade/points.h)."""
     points = x.astype(np.float64)
     if metric in ("euclidean", "sqeuclidean"):
         return points

@@ -1,0 +1,164 @@
+#include "search.h"
+
+#include <algorithm>
+
+#include "../flat/exclusions.h"
+#include "../index/cascade/cascade_search.h"
+#include "../index/tree/tree_search.h"
+
+namespace resmem {
+namespace {
+
+// The first rows, of which a segment has a cascade or a tree.
+std::size_t covered_rows(const Segment& segment) {
+  if (segment.cascade != nullptr) return segment.cascade->n;
+  return segment.tree != nullptr ? segment.tree->n : 0;
+}
+
+// Segments with cascades or trees: what they cover is searched through these, the other rows as
+// ever, and the nearest of both are kept. Queries that a cascade gave up are searched as ever too.
+class IndexedSearch {
+ public:
+  IndexedSearch(const SearchRequest& request, const KernelTable& kernels,
+                const SearchOutput& output, Interrupt& interrupt)
+      : request_(request),
+        kernels_(kernels),
+        output_(output),
+        interrupt_(interrupt),
+        rows_(request.segments, request.d),
+        exclusions_(request),
+        deferred_(request.q) {}
+
+  SearchStats run() {
+    stats_.isa = kernels_.name;
+    stats_.strategy = "tree";
+    stats_.filter = "boxes";
+    std::size_t together = std::min(request_.q, tree_queries(request_));
+    for (const Segment& segment : request_.segments) {
+      if (segment.cascade == nullptr) continue;
+      stats_.strategy = "cascade";
+      stats_.filter = "codes";
+      together = std::min(together, cascade_queries(request_, *segment.cascade));
+    }
+    for (std::size_t first = 0; first < request_.q; first += together)
+      search_some(first, std::min(together, request_.q - first));
+    search_deferred();
+    return stats_;
+  }
+
+ private:
+  void search_some(std::size_t first, std::size_t count) {
+    std::vector<std::vector<Neighbour>> found(count);
+    search_uncovered(first, count, found);
+    for (std::size_t s = 0; s < request_.segments.size(); ++s) {
+      const Segment& segment = request_.segments[s];
+      if (segment.cascade != nullptr)
+        cascade_search({request_, *segment.cascade, segment, rows_.start(s), kernels_, exclusions_,
+                        first, count},
+                       found, deferred_, stats_, interrupt_);
+      else if (segment.tree != nullptr)
+        tree_search(
+            {request_, *segment.tree, segment, rows_.start(s), kernels_, exclusions_, first, count},
+            found, stats_, interrupt_);
+    }
+    parallel_for_rows(count, 64 * request_.k, request_.threads, interrupt_,
+                      [&](std::size_t begin, std::size_t end, bool) {
+                        for (std::size_t i = begin; i < end; ++i)
+                          output_.write(request_, first + i, found[i]);
+                      });
+  }
+
+  // The rows behind those that cascades and trees cover, numbered as in the whole.
+  void search_uncovered(std::size_t first, std::size_t count,
+                        std::vector<std::vector<Neighbour>>& found) {
+    SearchRequest part = request_.part(first, count);
+    part.segments.clear();
+    std::vector<std::size_t> starts;
+    for (std::size_t s = 0; s < request_.segments.size(); ++s) {
+      Segment rest = request_.segments[s];
+      const std::size_t covered = covered_rows(rest);
+      if (covered >= rest.n) continue;
+      rest.cascade = nullptr;
+      rest.tree = nullptr;
+      rest.keys.data = rest.keys.at(covered * request_.d);
+      rest.n -= covered;
+      if (rest.ids != nullptr) rest.ids += covered;
+      rest.first_id = request_.segments[s].id_after(covered);
+      if (rest.died != nullptr) rest.died += covered;
+      part.segments.push_back(rest);
+      starts.push_back(rows_.start(s) + covered);
+    }
+    if (part.segments.empty()) return;
+    SearchOutput output;
+    output.found = &found;
+    stats_.add(flat_search(part, kernels_, output, interrupt_));
+    const RowSet numbered(part.segments, request_.d);
+    for (std::vector<Neighbour>& each : found)
+      for (Neighbour& neighbour : each) {
+        const std::size_t s = numbered.segment_of(neighbour.position);
+        neighbour.position += starts[s] - numbered.start(s);
+      }
+  }
+
+  void search_deferred() {
+    std::vector<std::size_t> queries;
+    for (std::size_t i = 0; i < request_.q; ++i)
+      if (deferred_[i] != 0) queries.push_back(i);
+    stats_.given_up = queries.size();
+    if (queries.empty()) return;
+    SearchRequest part = request_;
+    std::vector<float> copy;
+    std::vector<std::int64_t> exclude;
+    for (const std::size_t i : queries) {
+      copy.insert(copy.end(), request_.queries + i * request_.d,
+                  request_.queries + (i + 1) * request_.d);
+      if (request_.exclude != nullptr)
+        exclude.insert(exclude.end(), request_.exclude + i * request_.exclude_width,
+                       request_.exclude + (i + 1) * request_.exclude_width);
+    }
+    part.queries = copy.data();
+    part.q = queries.size();
+    if (part.exclude != nullptr) part.exclude = exclude.data();
+    std::vector<std::vector<Neighbour>> found(queries.size());
+    SearchOutput output;
+    output.found = &found;
+    stats_.add(flat_search(part, kernels_, output, interrupt_));
+    for (std::size_t i = 0; i < queries.size(); ++i) output_.write(request_, queries[i], found[i]);
+  }
+
+  const SearchRequest& request_;
+  const KernelTable& kernels_;
+  const SearchOutput output_;
+  Interrupt& interrupt_;
+  const RowSet rows_;
+  const Exclusions exclusions_;
+  std::vector<std::uint8_t> deferred_;
+  SearchStats stats_;
+};
+
+// Cascades and trees are asked where nothing else was, where their bounds hold (those of trees
+// always do), and for few enough rows.
+bool indices_serve(const SearchRequest& request) {
+  if (request.strategy != Strategy::automatic || request.filter != FilterKind::automatic)
+    return false;
+  bool large = false;
+  for (const Segment& segment : request.segments) {
+    if (segment.cascade != nullptr &&
+        !(segment.cascade->points.serve(request.metric) && request.queries_max_abs <= 0x1p60))
+      return false;
+    if (segment.tree != nullptr && !is_euclidean(request.metric)) return false;
+    large = large || 8 * request.k <= covered_rows(segment);
+  }
+  return large;
+}
+
+}  // namespace
+
+SearchStats search(const SearchRequest& request, const KernelTable& kernels,
+                   const SearchOutput& output, Interrupt& interrupt) {
+  if (request.q == 0 || request.k == 0) return {};
+  if (indices_serve(request)) return IndexedSearch(request, kernels, output, interrupt).run();
+  return flat_search(request, kernels, output, interrupt);
+}
+
+}  // namespace resmem

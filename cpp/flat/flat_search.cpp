@@ -1,0 +1,374 @@
+#include "flat_search.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <stdexcept>
+
+#include "../rows/row_set.h"
+#include "canonical.h"
+#include "exclusions.h"
+#include "scanner.h"
+#include "score_space.h"
+#include "select.h"
+
+namespace resmem {
+namespace {
+
+// Anonymous memory of all threads' scanners together; the results and the stored rows are
+// not counted. Half of the 64 MiB promised, as staging and rounding to panels come on top.
+constexpr std::size_t kScannerBytes = std::size_t{32} << 20;
+
+// Up to here one pass over the raw rows per query beats staging and packing them: a query of
+// a stream costs about 1 cycle for every 8 values of a row, a panel of 16 and its staging 16.
+constexpr std::size_t kStreamQueries = 8;
+
+// Threads take queries of their own past all rows, or split the rows. Split rows are staged
+// once, not once per thread (as dear as 5 queries of a panel, and bound by memory). Split
+// queries find their thresholds once, not once per thread, and hold fewer panels: panels
+// should stay in the last cache that a thread can count on.
+bool worth_splitting_queries(const SearchRequest& request) {
+  const std::size_t threads = request.threads;
+  if (request.q < 128 * threads) return false;
+  const std::size_t panel_bytes = sizeof(float) * request.q * request.d;
+  return panel_bytes > (std::size_t{2} << 20) || request.q >= 2048 || threads > 8;
+}
+
+std::size_t level2_bytes() {
+  static const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  return std::clamp<std::size_t>(bytes > 0 ? static_cast<std::size_t>(bytes) : 0,
+                                 std::size_t{256} << 10, std::size_t{2} << 20);
+}
+
+struct Plan {
+  Strategy strategy = Strategy::automatic;
+  FilterKind filter = FilterKind::dot;
+  ScanPlan scan;
+  std::size_t queries_per_task = 1;
+};
+
+double largest_value(const SearchRequest& request) {
+  double largest = request.queries_max_abs;
+  for (const Segment& segment : request.segments) largest = std::max(largest, segment.max_abs);
+  return largest;
+}
+
+// Scratch squares stay normal float32 numbers without any scaling.
+bool unscaled_squares_are_safe(const SearchRequest& request) {
+  const double largest = largest_value(request);
+  return largest >= 0x1p-40 && largest <= 0x1p40;
+}
+
+Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTable& kernels) {
+  Plan plan;
+  // Room above k: more makes thresholds stale, less makes thinning frequent (measured flat
+  // between k/2 and 2k at k = 50 .. 100).
+  const std::size_t room = std::max<std::size_t>(64, request.k);
+  const std::size_t buffer =
+      request.k + (request.blocks.buffer > request.k ? request.blocks.buffer - request.k : room);
+  plan.scan.capacity = std::min(buffer, std::max(rows.size(), request.k + 1));
+
+  plan.strategy = request.strategy;
+  const bool may_stream =
+      is_euclidean(request.metric) && request.filter != FilterKind::dot && !request.wide();
+  if (!ScoreSpace::certifiable(request.d) ||
+      (request.wide() && !ScoreSpace::certifiable_wide(largest_value(request)))) {
+    plan.strategy = Strategy::exact;
+  } else if (plan.strategy == Strategy::stream && !may_stream) {
+    throw std::invalid_argument(
+        "strategy 'stream' serves the Euclidean metrics, float32 queries and the difference filter "
+        "only");
+  } else if (plan.strategy == Strategy::automatic) {
+    if (rows.size() <= plan.scan.capacity)
+      plan.strategy = Strategy::exact;  // every row would be a candidate
+    else if (may_stream && request.q <= kStreamQueries && unscaled_squares_are_safe(request))
+      plan.strategy = Strategy::stream;
+    else if (worth_splitting_queries(request))
+      plan.strategy = Strategy::by_queries;
+    else
+      plan.strategy = Strategy::by_rows;
+  }
+
+  plan.scan.stream = plan.strategy == Strategy::stream;
+  plan.filter = plan.scan.stream ? FilterKind::difference : request.filter;
+  if (plan.filter == FilterKind::automatic) plan.filter = FilterKind::dot;
+  if (plan.filter == FilterKind::difference && !is_euclidean(request.metric))
+    throw std::invalid_argument("the difference filter serves the Euclidean metrics only");
+
+  // mc: half of the level-2 cache holds the staged rows, the rest streams panels.
+  const std::size_t row_bytes = sizeof(float) * (request.d + 16);
+  std::size_t mc = std::min<std::size_t>(level2_bytes() / 2 / row_bytes, 1024);
+  if (plan.scan.stream) mc = std::max<std::size_t>(mc, 64);
+  if (request.blocks.rows > 0) mc = request.blocks.rows;
+  plan.scan.block_rows = std::clamp<std::size_t>(mc / kernels.row_step * kernels.row_step,
+                                                 kernels.row_step, std::size_t{1} << 20);
+  const std::size_t kc = request.blocks.depth > 0 ? request.blocks.depth : 2048;
+  plan.scan.depth_block = std::max(kDepthStep, kc / kDepthStep * kDepthStep);
+
+  // Queries a task holds: within the budget, at least a task per thread, and up to four when
+  // they stay long enough to amortise staging.
+  const std::size_t query_bytes =
+      sizeof(float) * (request.d + 8) + sizeof(Candidate) * plan.scan.capacity;
+  std::size_t most = std::max<std::size_t>(1, kScannerBytes / request.threads / query_bytes);
+  if (plan.strategy == Strategy::by_queries) {
+    const auto share = [&](std::size_t tasks) { return (request.q + tasks - 1) / tasks; };
+    most = std::min(most, std::max(share(4 * request.threads),
+                                   std::min<std::size_t>(512, share(request.threads))));
+  }
+  plan.queries_per_task = request.blocks.queries > 0 ? request.blocks.queries : most;
+  return plan;
+}
+
+class Search {
+ public:
+  Search(const SearchRequest& request, const KernelTable& kernels, const SearchOutput& output,
+         Interrupt& interrupt)
+      : request_(request),
+        kernels_(kernels),
+        rows_(request.segments, request.d),
+        exclusions_(request),
+        plan_(make_plan(request, rows_, kernels)),
+        output_(output),
+        interrupt_(interrupt) {}
+
+  SearchStats run() {
+    static const char* const names[] = {"automatic", "by_queries", "by_rows", "stream", "exact"};
+    stats_.isa = kernels_.name;
+    stats_.strategy = names[static_cast<int>(plan_.strategy)];
+    std::vector<std::size_t> queries(request_.q);
+    std::iota(queries.begin(), queries.end(), std::size_t{0});
+    if (plan_.strategy == Strategy::exact) {
+      stats_.filter = "none";
+      search_exactly(queries);
+      return stats_;
+    }
+    stats_.filter = plan_.filter == FilterKind::dot ? "dot" : "difference";
+    search_exactly(take_unscalable(queries));
+    if (!queries.empty()) filter(queries, plan_.filter);
+    if (!deferred_.empty()) {
+      std::sort(deferred_.begin(), deferred_.end());
+      queries.swap(deferred_);
+      filter(queries, FilterKind::difference);
+    }
+    return stats_;
+  }
+
+ private:
+  void filter(const std::vector<std::size_t>& queries, FilterKind kind) {
+    const ScoreSpace space(request_, kind, plan_.scan.stream, kernels_);
+    if (plan_.strategy == Strategy::by_queries)
+      filter_by_queries(queries, space);
+    else
+      filter_by_rows(queries, space);
+  }
+
+  // Many queries: each task takes a block of them past all rows (5th loop).
+  void filter_by_queries(const std::vector<std::size_t>& queries, const ScoreSpace& space) {
+    const std::size_t per_task = plan_.queries_per_task;
+    const std::size_t tasks = (queries.size() + per_task - 1) / per_task;
+    // Whole panels, evenly: a short last task would stage all rows for a few queries.
+    const std::size_t panel = std::min<std::size_t>(kernels_.query_lanes, per_task);
+    const std::size_t panels = (queries.size() + panel - 1) / panel;
+    parallel_for(tasks, request_.threads, interrupt_, [&](std::size_t task, bool calling_thread) {
+      Scanner scanner(request_, rows_, exclusions_, kernels_, space, plan_.scan);
+      const std::size_t first = panels * task / tasks * panel;
+      const std::size_t last = std::min(queries.size(), panels * (task + 1) / tasks * panel);
+      const std::size_t count = last - first;
+      scanner.begin(queries.data() + first, count);
+      scanner.scan(0, rows_.size(), interrupt_, calling_thread);
+      for (std::size_t i = 0; i < count; ++i) finish(queries[first + i], i, {&scanner}, space);
+      add(scanner.stats);
+    });
+  }
+
+  // Few queries: the threads take turns at chunks of rows, each with thresholds of its own;
+  // what they kept is merged.
+  void filter_by_rows(const std::vector<std::size_t>& queries, const ScoreSpace& space) {
+    const std::size_t block = plan_.scan.block_rows, total = rows_.size();
+    const std::size_t blocks = (total + block - 1) / block;
+    const std::size_t chunk = std::max<std::size_t>(1, blocks / (16 * request_.threads)) * block;
+    const std::size_t chunks = (total + chunk - 1) / chunk;
+    const std::size_t slots = std::min(request_.threads, chunks);
+    std::vector<std::unique_ptr<Scanner>> scanners(slots);
+    for (std::size_t first = 0; first < queries.size(); first += plan_.queries_per_task) {
+      const std::size_t count = std::min(plan_.queries_per_task, queries.size() - first);
+      std::atomic<std::size_t> next{0};
+      parallel_for(slots, slots, interrupt_, [&](std::size_t slot, bool calling_thread) {
+        auto& scanner = scanners[slot];
+        if (!scanner)
+          scanner =
+              std::make_unique<Scanner>(request_, rows_, exclusions_, kernels_, space, plan_.scan);
+        scanner->begin(queries.data() + first, count);
+        for (std::size_t c = next++; c < chunks; c = next++)
+          scanner->scan(c * chunk, std::min(total, (c + 1) * chunk), interrupt_, calling_thread);
+      });
+      std::vector<const Scanner*> parts;
+      for (const auto& scanner : scanners) parts.push_back(scanner.get());
+      parallel_for(count, request_.threads, interrupt_,
+                   [&](std::size_t i, bool) { finish(queries[first + i], i, parts, space); });
+    }
+    for (const auto& scanner : scanners) add(scanner->stats);
+  }
+
+  // Certify and rescore: the last threshold over all parts' candidates, then canonical keys.
+  void finish(std::size_t query, std::size_t local, const std::vector<const Scanner*>& parts,
+              const ScoreSpace& space) {
+    std::vector<float> lows;
+    for (const Scanner* part : parts) {
+      if (part->deferred(local)) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        deferred_.push_back(query);
+        return;
+      }
+      const Candidate* c = part->candidates(local);
+      for (std::size_t j = 0; j < part->candidate_count(local); ++j) lows.push_back(c[j].low);
+    }
+    float threshold = -std::numeric_limits<float>::infinity();
+    if (lows.size() > request_.k) {
+      const float kth = kth_largest(lows.data(), lows.size(), request_.k);
+      threshold = space.threshold(kth, parts[0]->staged(local));
+    }
+    constexpr std::size_t kAhead = 2;  // rows on their way while one is rescored
+    const CanonicalKey key(request_, kernels_, query);
+    RowReader reader(rows_, kernels_);
+    std::vector<Neighbour> found;
+    found.reserve(request_.k + 16);
+    for (const Scanner* part : parts) {
+      const Candidate* c = part->candidates(local);
+      for (std::size_t j = 0; j < part->candidate_count(local); ++j)
+        if (c[j].high >= threshold) found.push_back({0, rows_.id(c[j].position), c[j].position});
+    }
+    for (std::size_t j = 0; j < found.size(); ++j) {
+      if (j + kAhead < found.size()) reader.prefetch(found[j + kAhead].position);
+      found[j].key = key.at(reader, found[j].position);
+    }
+    rescored_ += found.size();
+    output_.write(request_, query, found);
+  }
+
+  // No filter: canonical keys of every row.
+  void search_exactly(const std::vector<std::size_t>& queries) {
+    parallel_for(queries.size(), request_.threads, interrupt_, [&](std::size_t i, bool calling) {
+      const std::size_t query = queries[i];
+      const CanonicalKey key(request_, kernels_, query);
+      RowReader reader(rows_, kernels_);
+      std::vector<Neighbour> found;
+      std::uint64_t scored = 0;
+      const std::size_t most = 4 * request_.k + 4096;  // held at once
+      for (std::size_t s = 0; s < request_.segments.size(); ++s) {
+        const Segment& segment = request_.segments[s];
+        for (std::size_t r = 0; r < segment.n; ++r) {
+          if (r % 1024 == 0) interrupt_.poll(calling);
+          if (segment.dead(r, request_.version)) continue;
+          if (exclusions_.excludes(query, segment.id(r))) continue;
+          found.push_back({key.at(reader, segment, r), segment.id(r), rows_.start(s) + r});
+          ++scored;
+          if (found.size() >= most) keep_nearest(found, request_.k);
+        }
+      }
+      rescored_ += scored;
+      output_.write(request_, query, found);
+    });
+    stats_.rescored = rescored_;
+  }
+
+  // Takes out float64 queries so small that their products may underflow beside any scale.
+  std::vector<std::size_t> take_unscalable(std::vector<std::size_t>& queries) const {
+    std::vector<std::size_t> taken;
+    if (!request_.wide() || request_.metric != Metric::inner_product) return taken;
+    const auto scalable = [&](std::size_t i) {
+      const double largest = kernels_.max_abs64(request_.queries64 + i * request_.d, request_.d);
+      return largest == 0 || ScoreSpace::certifiable_wide(largest);
+    };
+    const auto end = std::stable_partition(queries.begin(), queries.end(), scalable);
+    taken.assign(end, queries.end());
+    queries.erase(end, queries.end());
+    return taken;
+  }
+
+  void add(const SearchStats& part) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stats_.add(part);
+    stats_.rescored = rescored_ += part.rescored;
+  }
+
+  const SearchRequest& request_;
+  const KernelTable& kernels_;
+  const RowSet rows_;
+  const Exclusions exclusions_;
+  const Plan plan_;
+  const SearchOutput output_;
+  Interrupt& interrupt_;
+
+  std::mutex mutex_;
+  std::vector<std::size_t> deferred_;
+  std::atomic<std::uint64_t> rescored_{0};
+  SearchStats stats_;
+};
+
+}  // namespace
+
+void SearchOutput::write(const SearchRequest& request, std::size_t query,
+                         std::vector<Neighbour>& neighbours) const {
+  if (found != nullptr) {
+    keep_nearest(neighbours, request.k);
+    (*found)[query] = neighbours;
+    return;
+  }
+  const std::size_t at = query * request.k;
+  write_neighbours(neighbours, request.metric, request.k, values + at, ids + at,
+                   positions == nullptr ? nullptr : positions + at);
+}
+
+SearchStats flat_search(const SearchRequest& request, const KernelTable& kernels,
+                        const SearchOutput& output, Interrupt& interrupt) {
+  if (request.q == 0 || request.k == 0) return {};
+  return Search(request, kernels, output, interrupt).run();
+}
+
+void filter_brackets(const SearchRequest& request, const KernelTable& kernels, double* low,
+                     double* high) {
+  const FilterKind kind =
+      request.filter == FilterKind::difference ? FilterKind::difference : FilterKind::dot;
+  const ScoreSpace space(request, kind, false, kernels);
+  const Segment& segment = request.segments.at(0);
+  const std::size_t depth = (request.d + kDepthStep - 1) / kDepthStep * kDepthStep;
+  const std::size_t padded = (segment.n + kernels.row_step) / kernels.row_step * kernels.row_step;
+  const std::size_t lanes = kernels.query_lanes;
+  std::vector<float> staged(padded * depth), init(padded), spread(padded), query(request.d);
+  std::vector<float> partial(padded * lanes), panel(lanes * depth);
+  std::vector<float> thresholds(lanes, std::numeric_limits<float>::infinity());
+  thresholds[0] = -std::numeric_limits<float>::infinity();
+  std::vector<Hit> hits(padded * lanes);
+  const RowSet rows(request.segments, request.d);
+  RowReader reader(rows, kernels);
+  for (std::size_t r = 0; r < segment.n; ++r) {
+    float* to = staged.data() + r * depth;
+    if (request.wide())
+      space.stage_row(reader.wide_rows(segment, r), depth, to, &init[r], &spread[r]);
+    else
+      space.stage_row(reader.rows(segment, r, 1), depth, to, &init[r], &spread[r]);
+  }
+  const std::size_t kc = request.blocks.depth > 0 ? request.blocks.depth : depth;
+  const ScanArgs args{panel.data(),   staged.data(), depth, init.data(),
+                      segment.n,      depth,         kc,    thresholds.data(),
+                      partial.data(), hits.data()};
+  for (std::size_t q = 0; q < request.q; ++q) {
+    const StagedQuery facts = space.stage_query(request, q, query.data());
+    for (std::size_t p = 0; p < request.d; ++p) panel[p * lanes] = query[p];
+    const std::size_t found =
+        kind == FilterKind::dot ? kernels.scan_dot(args) : kernels.scan_diff(args);
+    for (std::size_t h = 0; h < found; ++h) {
+      const std::size_t row = hits[h].where / kMaxQueryLanes;
+      space.key_bracket(hits[h].score, spread[row], facts, low + q * segment.n + row,
+                        high + q * segment.n + row);
+    }
+  }
+}
+
+}  // namespace resmem

@@ -1,0 +1,85 @@
+// What a search is asked, and what it reports.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../rows/segment.h"
+
+namespace resmem {
+
+// Block sizes; 0 lets the planner choose. Results never depend on them.
+struct Blocks {
+  std::size_t queries = 0;  // queries a task holds (5th loop)
+  std::size_t rows = 0;     // mc: staged rows (4th loop)
+  std::size_t depth = 0;    // kc (2nd loop)
+  std::size_t buffer = 0;   // candidates held per query before they are thinned
+};
+
+enum class Strategy { automatic, by_queries, by_rows, stream, exact };
+enum class FilterKind { automatic, dot, difference };
+
+struct SearchRequest {
+  // (q, d) row-major, finite. One of the two is set: float64 queries ask for float64 keys in every
+  // segment, float32 queries for keys that are no wider.
+  const float* queries = nullptr;
+  const double* queries64 = nullptr;
+  std::size_t q = 0, d = 0, k = 0;
+  double queries_max_abs = 0;
+  std::vector<Segment> segments;
+  Metric metric = Metric::euclidean;
+  const std::int64_t* exclude = nullptr;  // (q, exclude_width), -1 for none
+  std::size_t exclude_width = 0;
+  std::int64_t version = 0;  // rows that had died by then are not seen
+  std::size_t threads = 1;
+  // For tests: force a path.
+  Blocks blocks;
+  Strategy strategy = Strategy::automatic;
+  FilterKind filter = FilterKind::automatic;
+
+  bool wide() const { return queries64 != nullptr; }
+  // The same request of some queries that follow one another.
+  SearchRequest part(std::size_t first, std::size_t count) const {
+    SearchRequest some = *this;
+    if (queries != nullptr) some.queries += first * d;
+    if (queries64 != nullptr) some.queries64 += first * d;
+    if (exclude != nullptr) some.exclude += first * exclude_width;
+    some.q = count;
+    return some;
+  }
+};
+
+// What really ran: summed over threads, asserted by tests.
+struct SearchStats {
+  std::string isa, strategy, filter;
+  std::uint64_t pairs_filtered = 0;   // (row, query) pairs scored by a filter kernel
+  std::uint64_t hits = 0;             // pairs that reached their threshold
+  std::uint64_t thinnings = 0;        // times a candidate buffer was cut by bounds
+  std::uint64_t exact_thinnings = 0;  // times bounds could not cut it and distances did
+  std::uint64_t deferred = 0;         // queries handed from the dot to the difference filter
+  std::uint64_t rescored = 0;         // canonical distances computed
+  // Of cascades (cpp/index/cascade):
+  std::uint64_t pairs_coded = 0;  // (row, query) pairs scored by their coded projections
+  std::uint64_t code_hits = 0;    // pairs that reached their threshold there
+  std::uint64_t rows_coded = 0;   // distances bounded by coded rows
+  std::uint64_t given_up = 0;     // queries left to the search without a cascade
+  // Of trees (cpp/index/tree):
+  std::uint64_t boxes = 0;  // distances of boxes
+
+  void add(const SearchStats& part) {
+    pairs_filtered += part.pairs_filtered;
+    hits += part.hits;
+    thinnings += part.thinnings;
+    exact_thinnings += part.exact_thinnings;
+    deferred += part.deferred;
+    rescored += part.rescored;
+    pairs_coded += part.pairs_coded;
+    code_hits += part.code_hits;
+    rows_coded += part.rows_coded;
+    boxes += part.boxes;
+  }
+};
+
+}  // namespace resmem

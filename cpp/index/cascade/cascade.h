@@ -1,0 +1,110 @@
+// What the cascade knows of some rows: a coded projection, clusters of it, coded rows.
+// README.md derives everything; the letters here are its letters.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../../base/mappable.h"
+#include "../../base/threads.h"
+#include "../../rows/segment.h"
+#include "points.h"
+
+namespace resmem {
+
+// What to build.
+struct CascadeShape {
+  Metric metric = Metric::euclidean;
+  std::size_t depth = 0;     // codes of a row's projection, a multiple of 4
+  std::size_t clusters = 0;  // at least 1
+  bool coded_rows = true;    // the second stage
+};
+
+// The projection Phi(x) = (W0 (x - offset), |what W0 leaves of x - offset|), as computed.
+struct Projection {
+  std::size_t d = 0, axes = 0;
+  bool has_tail = false;
+  std::vector<float> offset;   // (d,)
+  std::vector<float> weight;   // (axes, d): W, nearly orthonormal rows
+  std::vector<float> bias;     // (axes,)
+  std::vector<double> origin;  // (axes,): what the layer gives of the offset
+  double tail_centre = 0;      // subtracted from the last coordinate
+  double departure = 0;        // |W W' - 1| is at most this (Frobenius norm)
+  double offset_norm = 0;
+
+  std::size_t coordinates() const { return axes + (has_tail ? 1 : 0); }
+  // Phi of x from the layer's outputs, as float32; returns how far from the exact Phi it can be.
+  double map(const float* x, const float* layer, const KernelTable& kernels, float* phi) const;
+};
+
+inline constexpr std::uint32_t kNoRow = 0xFFFFFFFF;
+inline constexpr std::size_t kChunkRows = 128;
+inline constexpr int kQueryOffset = 64;  // codes of queries are stored with this added
+// With more codes a score could leave 32 bits: a row's init is at least -16,192 a code
+// (127^2 / 2 + 64 * 127), its products 128 * 127 a code, and a threshold at most 2,048 a code.
+inline constexpr std::size_t kMostDepth = std::size_t{1} << 15;
+// Of places without a row: beyond every threshold, and modulo 2^16 beyond most.
+inline constexpr std::int32_t kPaddingInit = -(1 << 30) - 24000;
+
+// The nearest whole number within limits. NaN gives `low`: it comes of numbers that another thread
+// has changed since they were checked, and no conversion to an integer is defined for it.
+inline double nearest_code(double value, double low, double high) {
+  return std::min(std::max(low, std::nearbyint(value)), high);
+}
+
+// Rows of one cluster that lie together, a whole number of panels.
+struct Chunk {
+  std::uint32_t first, count, cluster;
+  float near, far;  // distances of Phi of its rows from the cluster's centre lie between
+  float error;      // no row's coded Phi is farther from the exact one
+};
+
+// Beside the codes of a row.
+struct CodedRow {
+  float square;  // |steps * code|^2
+  float error;   // the coded row is no farther from the row
+};
+
+struct Cascade {
+  std::size_t n = 0, depth = 0, code_depth = 0, clusters = 0;
+  Points points;
+  Projection projection;            // of points
+  double scale = 1;                 // codes per unit of length
+  std::vector<float> centres;       // (clusters, coordinates)
+  std::vector<Chunk> chunks;        // ascending by cluster
+  std::vector<std::size_t> starts;  // of every cluster's chunks, and the end
+  std::vector<Chunk> whole;         // of every cluster: near and far of its chunks
+  std::vector<float> steps;         // (dimensions,): a coded row is offset + steps * code; or empty
+  double code_sum = 0;              // sum |code| of a row is at most this
+  double largest_square = 0;
+  Mappable<std::uint32_t> rows;  // row of each place, kNoRow for padding
+  Mappable<std::int8_t> panels;  // kernel_table.h, CodeScanArgs
+  Mappable<std::int32_t> init;   // per place
+  Mappable<std::int8_t> codes;   // (places, code_depth), or empty
+  Mappable<CodedRow> coded;      // per place, or empty
+
+  void find_starts();  // and `whole`, from the chunks
+  // The same for who has all else from a file. Throws std::invalid_argument if a search could read
+  // beyond anything, overflow an integer or compare NaN.
+  void complete();
+  std::size_t bytes() const;
+  std::uint64_t digest() const;  // of everything in it (FNV-1a)
+};
+
+// Where code p of a place lies in the panels (kernel_table.h, CodeScanArgs).
+inline std::size_t in_panels(std::size_t place, std::size_t p, std::size_t depth) {
+  const std::size_t panel = place / kPanelRows * kPanelRows;
+  return panel * depth + (p / 4 * kPanelRows + place - panel) * 4 + p % 4;
+}
+
+// Rows [0, segment.n) of a segment. Throws Interrupted.
+Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape& shape,
+                      const KernelTable& kernels, std::size_t threads, Interrupt& interrupt);
+
+// Whether the arithmetic of the projection stays far from overflow and underflow.
+inline bool cascade_serves(double max_abs) { return max_abs >= 0x1p-60 && max_abs <= 0x1p60; }
+
+}  // namespace resmem

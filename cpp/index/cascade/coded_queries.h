@@ -1,0 +1,112 @@
+// Queries as a cascade sees them, and what every stage promises of their distances.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "../../base/rounding.h"
+#include "../../flat/canonical.h"
+#include "../../flat/exclusions.h"
+#include "../../rows/row_set.h"
+#include "cascade.h"
+
+namespace resmem {
+
+// Some queries of a request against the rows that a cascade covers of one segment.
+struct CascadeScope {
+  const SearchRequest& request;
+  const Cascade& cascade;
+  const Segment& segment;
+  std::size_t start;  // position of the segment's first row
+  const KernelTable& kernels;
+  const Exclusions& exclusions;
+  std::size_t first, count;  // queries
+
+  const float* query(std::size_t i) const { return request.queries + (first + i) * request.d; }
+};
+
+// What is known of a query before any row is looked at.
+struct CodedQuery {
+  KeyDistance keys;
+  double point_off;     // of the computed point from the exact one
+  double slack;         // of the computed Phi from that of the exact point
+  double error;         // |coded Phi - Phi|
+  std::int64_t square;  // |code|^2
+  double unit;          // a product of codes stands for unit times as much
+  double offset_square;
+  double off;  // of a squared distance by coded rows, beside their own error
+};
+
+class CodedQueries {
+ public:
+  // Throws Interrupted.
+  CodedQueries(const CascadeScope& scope, Interrupt& interrupt);
+
+  // Query i counts from the scope's first.
+  const CodedQuery& operator[](std::size_t i) const { return coded_[i]; }
+  const CanonicalKey& canonical(std::size_t i) const { return canonical_[i]; }
+  const std::uint8_t* codes(std::size_t i) const { return &codes_[i * cascade_.depth]; }
+  const double* away(std::size_t i) const { return &away_[i * cascade_.clusters]; }
+
+  // What each stage promises; README.md derives all three.
+  // No row of the chunk is nearer to a query so far `away` from its centre.
+  double least(const Chunk& chunk, double away, double slack) const {
+    const double outside = away * (1 - theta_) - static_cast<double>(chunk.far);
+    const double inside = static_cast<double>(chunk.near) - away * (1 + theta_);
+    return std::max(0.0, std::max(outside, inside) - slack);
+  }
+  // The squared distance between codes that no row of the chunk within `reach` exceeds.
+  double limit(const Chunk& chunk, double reach, double error) const {
+    const double units = cascade_.scale * (reach + error + static_cast<double>(chunk.error));
+    return units * units * (1 + 16 * kV);
+  }
+  // The squared distances between a coded row and some queries; true to `off`, and their roots to
+  // coded_error().
+  static constexpr std::size_t kMostSquares = 8;
+  void coded_squares(std::size_t place, const std::size_t* queries, std::size_t count,
+                     double* squares) const {
+    const std::size_t depth = cascade_.code_depth;
+    const std::int16_t* wide[kMostSquares];
+    std::int32_t products[kMostSquares];
+    for (std::size_t j = 0; j < count; ++j) wide[j] = &wide_[queries[j] * depth];
+    kernels_.code_dots(&cascade_.codes[place * depth], wide, count, depth, products);
+    const auto square = static_cast<double>(cascade_.coded[place].square);
+    for (std::size_t j = 0; j < count; ++j) {
+      const CodedQuery& coded = coded_[queries[j]];
+      squares[j] = square + coded.offset_square - 2 * coded.unit * static_cast<double>(products[j]);
+    }
+  }
+  double coded_error(std::size_t i, std::size_t place) const {
+    return static_cast<double>(cascade_.coded[place].error) + coded_[i].point_off;
+  }
+  // Whether the row may lie within the reach; the factor covers the roundings of both sides.
+  bool may_reach(std::size_t i, double square, double error, double reach) const {
+    return square - coded_[i].off <= (reach + error) * (reach + error) * (1 + 0x1p-40);
+  }
+  // Both ends of the row's distance. They are ordered, so never NaN: nothing is then known.
+  double low(std::size_t i, double square, double error) const {
+    const double end = std::sqrt(std::max(0.0, square - coded_[i].off)) * (1 - 8 * kV) - error;
+    return std::isnan(end) ? 0 : end;
+  }
+  double high(std::size_t i, double square, double error) const {
+    const double end = std::sqrt(std::max(0.0, square + coded_[i].off)) * (1 + 8 * kV) + error;
+    return std::isnan(end) ? std::numeric_limits<double>::infinity() : end;
+  }
+
+ private:
+  void code(std::size_t i, const float* point, const float* layer);
+  void code_products(std::size_t i, const float* point);
+
+  const Cascade& cascade_;
+  const KernelTable& kernels_;
+  const double theta_;  // of a canonical squared distance between points, relative
+  std::vector<CodedQuery> coded_;
+  std::vector<CanonicalKey> canonical_;
+  AlignedVector<std::uint8_t> codes_;  // (count, depth)
+  AlignedVector<std::int16_t> wide_;   // (count, code_depth)
+  std::vector<double> away_;           // (count, clusters)
+  std::vector<const float*> centres_;
+};
+
+}  // namespace resmem

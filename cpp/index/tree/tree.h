@@ -1,0 +1,50 @@
+// A balanced k-d tree of some rows: cells cut in two again and again, and the rows of each
+// (README.md).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../../base/mappable.h"
+#include "../../base/threads.h"
+#include "../../rows/segment.h"
+
+namespace resmem {
+
+inline constexpr std::size_t kMostTreeDimensions = 16;
+
+// Where a node's rows are cut in two.
+struct Split {
+  float below, above;  // along the side: the largest of the left rows, the least of the right ones
+  std::uint32_t side;
+};
+
+// Nodes lie in levels from the root on: children of node i are 2 i + 1 and 2 i + 2, and the last
+// level holds 2^height leaves. Node j of level l has the places [j n / 2^l, (j + 1) n / 2^l).
+struct Tree {
+  std::size_t n = 0, d = 0, height = 0;
+  std::vector<float> box;        // (2, d): least and largest coordinates of all rows
+  Mappable<Split> splits;        // of every node but the leaves
+  Mappable<std::uint32_t> rows;  // row of each place, ascending within a leaf
+
+  std::size_t leaves() const { return std::size_t{1} << height; }
+  // Where the places of node j of a level begin; of j + 1, where they end.
+  std::size_t place(std::size_t j, std::size_t level) const { return j * n >> level; }
+
+  // For who has it from a file. Throws std::invalid_argument if a search could read beyond
+  // anything.
+  void complete() const;
+  std::size_t bytes() const {
+    return 4 * (rows.size() + box.size()) + sizeof(Split) * splits.size();
+  }
+  std::uint64_t digest() const;  // of everything in it (FNV-1a)
+};
+
+// Rows [0, segment.n) of a segment, at least `leaf` of them in a leaf (0: as measured best), if
+// there are so many. The same whatever the number of threads. Throws Interrupted, and
+// std::invalid_argument for rows that are not finite.
+Tree build_tree(const Segment& segment, std::size_t d, std::size_t leaf, const KernelTable& kernels,
+                std::size_t threads, Interrupt& interrupt);
+
+}  // namespace resmem

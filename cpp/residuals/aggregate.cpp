@@ -1,0 +1,323 @@
+#include "aggregate.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "../rows/located.h"
+#include "aggregate_head.h"
+
+namespace resmem {
+namespace {
+
+// Neighbours times columns between two polls: a few milliseconds.
+constexpr std::size_t kPolledValues = std::size_t{1} << 22;
+
+// What a thread needs at hand to sum the residuals of queries, one after the other.
+struct Worker {
+  const AggregateRequest& request;
+  const KernelTable& kernels;
+  Interrupt& interrupt;
+  bool calling_thread;
+
+  void poll() const { interrupt.poll(calling_thread); }
+};
+
+// ---- Dense ---------------------------------------------------------------------------------
+
+// For sums that are all different: none of them is the usual one (finish).
+struct AllSums {
+  static constexpr double usual() { return std::numeric_limits<double>::quiet_NaN(); }
+};
+
+// Rows of float32 alone: summed where they lie.
+class DenseSum : public AllSums {
+ public:
+  DenseSum(const Located<DenseSegment>& rows, const Worker& worker)
+      : rows_(rows), worker_(worker), row_(worker.request.k + kRowsAhead) {}
+
+  static std::size_t cost(const AggregateRequest& request) {
+    return request.k * request.columns / 8;
+  }
+
+  void operator()(std::size_t query, const double* weights, std::size_t count, double* sums) {
+    const AggregateRequest& request = worker_.request;
+    const std::size_t first = query * request.k, last = request.q * request.k;
+    for (std::size_t j = 0; j < row_.size(); ++j) {  // those of the next query to be fetched ahead
+      const std::int64_t position = first + j < last ? request.positions[first + j] : -1;
+      row_[j] = position < 0 ? nullptr : at(position);
+    }
+    std::fill_n(sums, request.columns, 0.0);
+    const std::size_t step = std::max<std::size_t>(4, kPolledValues / request.columns / 4 * 4);
+    for (std::size_t j = 0; j < count; j += step) {
+      if (j > 0) worker_.poll();
+      worker_.kernels.weighted_sum(sums, row_.data() + j, weights + j, std::min(step, count - j),
+                                   request.columns);
+    }
+  }
+
+ private:
+  const float* at(std::int64_t position) const {
+    const auto [segment, row] = rows_[position];
+    return static_cast<const float*>(segment.residuals.at(row * worker_.request.columns));
+  }
+
+  const Located<DenseSegment>& rows_;
+  const Worker worker_;
+  std::vector<const float*> row_;
+};
+
+// Rows that must be widened, or of which a few columns are asked for: pieces of a few rows at a
+// time are brought into scratch.
+class PieceSum : public AllSums {
+ public:
+  PieceSum(const Located<DenseSegment>& rows, const Worker& worker)
+      : rows_(rows),
+        worker_(worker),
+        columns_(std::min(worker.request.width(), kColumns)),
+        piece_(kRows * columns_),
+        halves_(columns_) {
+    for (std::size_t r = 0; r < kRows + kRowsAhead; ++r)  // nothing that could be fetched ahead
+      row_[r] = r < kRows ? piece_.data() + r * columns_ : nullptr;
+  }
+
+  static std::size_t cost(const AggregateRequest& request) {
+    return request.k * request.width() / 4;
+  }
+
+  void operator()(std::size_t query, const double* weights, std::size_t count, double* sums) {
+    const AggregateRequest& request = worker_.request;
+    const std::int64_t* positions = request.positions + query * request.k;
+    std::fill_n(sums, request.width(), 0.0);
+    for (std::size_t c = 0; c < request.width(); c += columns_) {
+      const std::size_t n = std::min(columns_, request.width() - c);
+      for (std::size_t j = 0; j < count; j += kRows) {
+        if (j / kRows % 256 == 255) worker_.poll();
+        const std::size_t some = std::min(kRows, count - j);
+        for (std::size_t r = kRows; r < std::min(2 * kRows, count - j); ++r)
+          fetch(query, positions[j + r], c, n);
+        for (std::size_t r = 0; r < some; ++r) bring(query, positions[j + r], c, n, r);
+        worker_.kernels.weighted_sum(sums + c, row_, weights + j, some, n);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::size_t kRows = 4, kColumns = 1024;  // 16 KB: level-1 cache
+
+  // The columns asked for, from the first-th on, if not all are.
+  const std::int64_t* selected(std::size_t query, std::size_t first) const {
+    const AggregateRequest& request = worker_.request;
+    return request.select == nullptr ? nullptr : request.select + query * request.selected + first;
+  }
+
+  // Asks for a piece before it is needed: neighbours lie at random places.
+  void fetch(std::size_t query, std::int64_t position, std::size_t first, std::size_t n) const {
+    constexpr std::size_t kStep = sizeof(float) * kLine;
+    const auto [segment, row] = rows_[position];
+    const Numbers& residuals = segment.residuals;
+    const std::size_t start = row * worker_.request.columns;
+    if (const std::int64_t* column = selected(query, first)) {
+      for (std::size_t c = 0; c < n; ++c)
+        __builtin_prefetch(residuals.at(start + static_cast<std::size_t>(column[c])));
+      return;
+    }
+    const auto* from = static_cast<const char*>(residuals.at(start + first));
+    for (std::size_t i = 0; i < residuals.bytes(n); i += kStep) __builtin_prefetch(from + i);
+  }
+
+  void bring(std::size_t query, std::int64_t position, std::size_t first, std::size_t n,
+             std::size_t to) {
+    const auto [segment, row] = rows_[position];
+    const Numbers& residuals = segment.residuals;
+    float* piece = piece_.data() + to * columns_;
+    row_[to] = piece;
+    const std::size_t start = row * worker_.request.columns;
+    const std::int64_t* column = selected(query, first);
+    if (column == nullptr) {
+      row_[to] = residuals.read(start + first, n, piece, worker_.kernels);
+      return;
+    }
+    for (std::size_t c = 0; c < n; ++c) {
+      const void* from = residuals.at(start + static_cast<std::size_t>(column[c]));
+      if (residuals.type == NumberType::float32)
+        piece[c] = *static_cast<const float*>(from);
+      else
+        halves_[c] = *static_cast<const std::uint16_t*>(from);
+    }
+    if (residuals.type != NumberType::float32)
+      Numbers{halves_.data(), residuals.type}.read(0, n, piece, worker_.kernels);
+  }
+
+  const Located<DenseSegment>& rows_;
+  const Worker worker_;
+  std::size_t columns_;
+  std::vector<float> piece_;
+  std::vector<std::uint16_t> halves_;
+  const float* row_[kRows + kRowsAhead];
+};
+
+// Rows of float64, which regression has, of few columns mostly.
+class WideSum : public AllSums {
+ public:
+  WideSum(const Located<DenseSegment>& rows, const Worker& worker) : rows_(rows), worker_(worker) {}
+
+  static std::size_t cost(const AggregateRequest& request) { return request.k * request.width(); }
+
+  void operator()(std::size_t query, const double* weights, std::size_t count, double* sums) {
+    const AggregateRequest& request = worker_.request;
+    const std::size_t width = request.width();
+    const std::int64_t* positions = request.positions + query * request.k;
+    const std::int64_t* column =
+        request.select == nullptr ? nullptr : request.select + query * request.selected;
+    std::fill_n(sums, width, 0.0);
+    std::size_t summed = 0;
+    for (std::size_t j = 0; j < count; ++j) {
+      const auto [segment, row] = rows_[positions[j]];
+      const double* values = segment.residuals.wide(row * request.columns);
+      for (std::size_t c = 0; c < width; ++c)
+        sums[c] += weights[j] * values[column == nullptr ? c : static_cast<std::size_t>(column[c])];
+      if ((summed += width) < kPolledValues) continue;
+      summed = 0;
+      worker_.poll();
+    }
+  }
+
+ private:
+  const Located<DenseSegment>& rows_;
+  const Worker worker_;
+};
+
+// ---- Sparse --------------------------------------------------------------------------------
+
+class SparseSum {
+ public:
+  SparseSum(const Located<SparseSegment>& rows, const Worker& worker)
+      : rows_(rows), worker_(worker) {
+    for (const SparseSegment& segment : rows.segments())
+      scratch_.resize(std::max(scratch_.size(), segment.width));
+    if (worker.request.select != nullptr) all_.resize(worker.request.columns);
+  }
+
+  static std::size_t cost(const AggregateRequest& request) {
+    std::size_t width = 0;
+    for (const SparseSegment& segment : std::get<std::vector<SparseSegment>>(request.store))
+      width = std::max(width, segment.width);
+    return request.columns + request.k * width;
+  }
+
+  void operator()(std::size_t query, const double* weights, std::size_t count, double* sums) {
+    const AggregateRequest& request = worker_.request;
+    const std::int64_t* positions = request.positions + query * request.k;
+    double* all = request.select == nullptr ? sums : all_.data();
+    double& rest = usual_;
+    rest = 0;
+    for (std::size_t j = 0; j < count; ++j) {
+      const auto [segment, row] = rows_[positions[j]];
+      rest += weights[j] * -static_cast<double>(segment.rest[row]);
+    }
+    std::fill_n(all, request.columns, rest);
+    for (std::size_t j = 0; j < count; ++j) {
+      if (j % 1024 == 1023) worker_.poll();
+      add(positions[j], weights[j], all);
+    }
+    if (request.select == nullptr) return;
+    const std::int64_t* column = request.select + query * request.selected;
+    for (std::size_t c = 0; c < request.selected; ++c) sums[c] = all[column[c]];
+  }
+  // What columns have that no neighbour keeps a value of.
+  double usual() const { return usual_; }
+
+ private:
+  void add(std::int64_t position, double weight, double* all) {
+    const auto [segment, row] = rows_[position];
+    const std::size_t first = row * segment.width, columns = worker_.request.columns;
+    const float* value = segment.value.read(first, segment.width, scratch_.data(), worker_.kernels);
+    for (std::size_t i = 0; i < segment.width; ++i) {
+      const std::int32_t c = segment.index[first + i];
+      if (static_cast<std::uint32_t>(c) >= columns) throw DamagedRows("index", c, columns);
+      all[c] += weight * static_cast<double>(value[i]);
+    }
+  }
+
+  const Located<SparseSegment>& rows_;
+  const Worker worker_;
+  std::vector<float> scratch_;
+  std::vector<double> all_;  // every column, when some are asked for
+  double usual_ = 0;
+};
+
+// ---- Queries -------------------------------------------------------------------------------
+
+// Divides the sums of a query. Most may be the `usual` one (NaN: there is none), which is divided
+// once: of tens of thousands of columns, all of these divisions would take longest.
+void finish(const AggregateRequest& request, const double* sums, double usual, double total,
+            double* to) {
+  constexpr std::size_t kTogether = 8;
+  const std::size_t width = request.width();
+  const double quotient = usual / total;
+  std::size_t c = 0;
+  for (; c + kTogether <= width; c += kTogether) {
+    bool all_usual = true;
+    for (std::size_t j = c; j < c + kTogether; ++j) all_usual &= sums[j] == usual;
+    for (std::size_t j = c; j < c + kTogether; ++j)
+      to[j] = request.finished(to[j], all_usual ? quotient : sums[j] / total);
+  }
+  for (; c < width; ++c) to[c] = request.finished(to[c], sums[c] / total);
+}
+
+// Weighs the neighbours of every query, lets Sum sum their residuals, and puts the sums in place.
+template <class Sum, class Segment>
+void sum_by_queries(const std::vector<Segment>& segments, const AggregateRequest& request,
+                    const KernelTable& kernels, double* out, Interrupt& interrupt) {
+  const Located<Segment> rows(segments);
+  const std::size_t k = request.k, width = request.width();
+  parallel_for_rows(request.q, Sum::cost(request), request.threads, interrupt,
+                    [&](std::size_t first, std::size_t last, bool calling_thread) {
+                      Sum sum(rows, {request, kernels, interrupt, calling_thread});
+                      std::vector<double> weights(k), apart(request.add_to_out ? width : 0);
+                      for (std::size_t q = first; q < last; ++q) {
+                        const Weighed near =
+                            neighbour_weights(request.distances + q * k, request.positions + q * k,
+                                              k, request.sigma, kernels, weights.data());
+                        double* to = out + q * width;
+                        double* sums = request.add_to_out ? apart.data() : to;
+                        sum(q, weights.data(), near.count, sums);
+                        finish(request, sums, sum.usual(), near.total, to);
+                      }
+                    });
+}
+
+}  // namespace
+
+Weighed neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
+                          double sigma, const KernelTable& kernels, double* out) {
+  Weighed near;
+  while (near.count < k && positions[near.count] >= 0) ++near.count;
+  if (near.count > 0) near.total = kernels.neighbour_weights(distances, near.count, sigma, out);
+  return near;
+}
+
+void aggregate(const AggregateRequest& request, const KernelTable& kernels, double* out,
+               Interrupt& interrupt) {
+  if (const auto* dense = std::get_if<std::vector<DenseSegment>>(&request.store)) {
+    if (!dense->empty() && dense->front().residuals.type == NumberType::float64) {
+      sum_by_queries<WideSum>(*dense, request, kernels, out, interrupt);
+      return;
+    }
+    const bool in_place = request.select == nullptr &&
+                          std::all_of(dense->begin(), dense->end(), [](const DenseSegment& s) {
+                            return s.residuals.type == NumberType::float32;
+                          });
+    if (in_place)
+      sum_by_queries<DenseSum>(*dense, request, kernels, out, interrupt);
+    else
+      sum_by_queries<PieceSum>(*dense, request, kernels, out, interrupt);
+  } else if (const auto* sparse = std::get_if<std::vector<SparseSegment>>(&request.store)) {
+    sum_by_queries<SparseSum>(*sparse, request, kernels, out, interrupt);
+  } else {
+    aggregate_head(std::get<std::vector<HeadSegment>>(request.store), request, kernels, out,
+                   interrupt);
+  }
+}
+
+}  // namespace resmem
