@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 import resmem
-from resmem import _core, _planner
+from resmem import _core
+from resmem._indexes import planner
 
 PATIENCE = 240  # seconds after which a call counts as hung
 N, Q, D, C = 700, 40, 5, 6
@@ -235,7 +236,7 @@ def attempt(call):
 
 
 def run(seconds, seed, callers, writers):
-    _planner.LEAST_ROWS, _planner._MOST_TIME = 512, np.inf  # small memories get indices, and keep
+    planner.LEAST_ROWS, planner._MOST_TIME = 512, np.inf  # small memories get indices, and keep
     sys.setswitchinterval(1e-5)
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")

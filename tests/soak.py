@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import resmem
-from resmem import _planner
+from resmem._indexes import planner
 
 PATIENCE = 240  # seconds after which a call counts as hung
 N, Q, D, C = 1500, 60, 6, 4
@@ -137,7 +137,7 @@ def functions(rng):
 
 
 def run(seconds, seed, threads):
-    _planner.LEAST_ROWS, _planner._MOST_TIME = 512, np.inf  # small memories get indices, and keep
+    planner.LEAST_ROWS, planner._MOST_TIME = 512, np.inf  # small memories get indices, and keep
     warnings.simplefilter("ignore")
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -32,14 +32,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import resmem
-from resmem import _estimate, _formats
 from resmem.__main__ import main
+from resmem._base.platform import memory_available
+from resmem._base.units import in_bytes
 from resmem._cli import inputs, progress, queries
 from resmem._cli import judged as judge
 from resmem._cli.files import Changed, Source, Target
 from resmem._cli.parser import parser
-from resmem._estimate import in_bytes
-from resmem._formats import members
+from resmem._files import formats
+from resmem._files.formats import members
 from resmem.demo import data as demo_data
 
 F32 = np.arange(12, dtype=np.float32).reshape(6, 2) - 3.5
@@ -281,7 +282,7 @@ def bomb(path, array, held, method=zipfile.ZIP_DEFLATED):
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_compressed_array_is_inflated_where_there_is_room(tmp_path, monkeypatch, method):
     """A small file may hold an array that is larger than memory."""
-    monkeypatch.setattr(_formats, "memory_available", lambda: 64 << 20)
+    monkeypatch.setattr(formats, "memory_available", lambda: 64 << 20)
     file = tmp_path / "a.npz"
     bomb(file, (40, 1 << 20), 40 << 20, method)
     assert file.stat().st_size < 100_000
@@ -300,7 +301,7 @@ def test_a_compressed_array_is_inflated_where_there_is_room(tmp_path, monkeypatc
 
 
 def test_what_a_compressed_array_says_of_itself_takes_no_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(_formats, "memory_available", lambda: 8 << 30)
+    monkeypatch.setattr(formats, "memory_available", lambda: 8 << 30)
     file = tmp_path / "a.npz"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "ends early: 3221225472 bytes expected, got 2097152" in refused(
@@ -338,7 +339,7 @@ def test_a_compressed_export_is_read_where_there_is_room(tmp_path, monkeypatch):
         arrays = dict(found)
     np.savez_compressed(file, **arrays)
     assert len(resmem.Memory.load(file)) == N
-    monkeypatch.setattr(_formats, "memory_available", lambda: 1024)
+    monkeypatch.setattr(formats, "memory_available", lambda: 1024)
     with pytest.raises(resmem.FileFormatError, match=r"write it uncompressed, with numpy\.savez"):
         resmem.Memory.load(file)
     np.savez(file, **arrays)
@@ -1511,11 +1512,11 @@ def test_the_memory_available_is_that_of_the_control_group(tmp_path, groups, fil
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert _estimate.memory_available(str(tmp_path)) == wanted
+    assert memory_available(str(tmp_path)) == wanted
 
 
 def test_without_a_word_from_the_system_some_memory_is_taken_to_be_there(tmp_path):
-    assert _estimate.memory_available(str(tmp_path)) == 8 << 30
+    assert memory_available(str(tmp_path)) == 8 << 30
 
 
 # ---- As a program ----------------------------------------------------------------------------

@@ -31,16 +31,16 @@ import resmem
 from faults import largest_file
 from fuzz import fuzz_container
 from fuzz.fuzz_container import build, sealed
-from resmem import _atomic, _container
-from resmem._atomic import replacing
-from resmem._container import Section, Version, append, load, save
-from resmem._errors import FileFormatError
+from resmem._base.errors import FileFormatError
+from resmem._files import atomic, container
+from resmem._files.atomic import replacing
+from resmem._files.container import Section, Version, append, load, save
 
 HERE = Path(__file__).parent
 KILLS = int(os.environ.get("RESMEM_KILLS", "20"))
 PATIENCE = 60  # seconds after which what should have ended counts as hung
 DTYPES = ["float16", "float32", "float64", "int32", "int64", "uint8", "uint16"]
-MANY = _container._CHUNK + 3 * _container.BLOCK + 12  # bytes: two chunks, blocks, padding
+MANY = container._CHUNK + 3 * container.BLOCK + 12  # bytes: two chunks, blocks, padding
 
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -135,7 +135,7 @@ def test_what_is_saved_and_appended_is_loaded(tmp_path_factory, data):
         assert loaded.required == {n for n, (_, r) in model.items() if r}
 
 
-@pytest.mark.parametrize("size", [_container.BLOCK, _container._CHUNK, MANY, MANY + 52])
+@pytest.mark.parametrize("size", [container.BLOCK, container._CHUNK, MANY, MANY + 52])
 @pytest.mark.parametrize("threads", [None, 1, 3])
 def test_sections_of_many_blocks(path, size, threads):
     wanted = {"large": np.random.default_rng(0).integers(0, 256, size, np.uint8), "end": some(3)}
@@ -145,7 +145,7 @@ def test_sections_of_many_blocks(path, size, threads):
     loaded = load(path, True, read.append, threads)
     assert same(loaded.arrays, wanted)
     assert sum(wrote) == size + 12
-    assert sum(read) == _container.bytes_to_verify(path) == size + 12
+    assert sum(read) == container.bytes_to_verify(path) == size + 12
 
 
 def test_arrays_are_read_only_views_of_one_map(path):
@@ -153,7 +153,7 @@ def test_arrays_are_read_only_views_of_one_map(path):
     loaded = load(path).arrays
     assert loaded["a"].base is loaded["b"].base
     assert isinstance(loaded["a"].base, mmap.mmap)
-    assert loaded["a"].ctypes.data % _container.ALIGN == 0
+    assert loaded["a"].ctypes.data % container.ALIGN == 0
     with pytest.raises(ValueError, match="read-only"):
         loaded["a"][0] = 1
 
@@ -181,10 +181,10 @@ def test_sections_may_come_from_a_generator(path):
 
 def test_a_container_is_known_by_its_first_bytes(path):
     save(path, {}, [])
-    assert _container.is_container(path)
-    assert not _container.is_container(__file__)
+    assert container.is_container(path)
+    assert not container.is_container(__file__)
     with pytest.raises(FileNotFoundError):
-        _container.is_container(path.with_name("missing"))
+        container.is_container(path.with_name("missing"))
 
 
 # ---- The layout of FORMAT.md, read by other code -----------------------------------------------
@@ -362,7 +362,7 @@ def test_a_reader_that_sees_both_slots_halfway_looks_again(path, monkeypatch):
     version = save(path, {}, [])
     data = path.read_bytes()
     path.write_bytes(data[:4096] + bytes(8192) + data[12288:])
-    monkeypatch.setattr(_container.time, "sleep", lambda _: path.write_bytes(data))
+    monkeypatch.setattr(container.time, "sleep", lambda _: path.write_bytes(data))
     assert load(path).version == version
 
 
@@ -379,7 +379,7 @@ def test_damage_of_a_large_section_is_located(path):
         with pytest.raises(FileFormatError, match=r"'large'.*between bytes") as caught:
             load(path, threads=threads)
         first, last = map(int, str(caught.value).split("bytes ")[1].split(" of")[0].split(" and "))
-        assert first <= at < last <= first + _container.BLOCK
+        assert first <= at < last <= first + container.BLOCK
 
 
 # ---- Files that were never saved ---------------------------------------------------------------
@@ -1163,15 +1163,15 @@ def test_without_locks_nothing_is_taken_for_abandoned(path, monkeypatch):
 
 def test_a_file_that_is_removed_before_its_maker_has_locked_it_is_made_again(path, monkeypatch):
     without_nameless_files(monkeypatch)
-    locked, lock = [], _atomic._lock
+    locked, lock = [], atomic._lock
 
     def late(fd):
         if not locked:
-            _atomic._remove_abandoned(str(path.parent), path.name)
+            atomic._remove_abandoned(str(path.parent), path.name)
         locked.append(fd)
         lock(fd)
 
-    monkeypatch.setattr(_atomic, "_lock", late)
+    monkeypatch.setattr(atomic, "_lock", late)
     save(path, {"whole": True}, [])
     assert len(locked) == 2
     assert load(path).meta == {"whole": True}
@@ -1235,8 +1235,8 @@ def test_errors_of_the_block_that_name_other_files_keep_their_names(path):
 
 FOOTPRINT = """
 import sys, numpy as np
-from resmem._errors import FileFormatError
-from resmem._container import Section, append, load, save
+from resmem._base.errors import FileFormatError
+from resmem._files.container import Section, append, load, save
 def highest():
     for line in open("/proc/self/status"):
         if line.startswith("VmHWM"):
@@ -1297,11 +1297,11 @@ def test_the_folder_and_the_file_reach_the_disk_in_order(path, monkeypatch):
 
 def test_sums_are_the_same_with_and_without_the_faster_library(tmp_path, monkeypatch):
     pytest.importorskip("isal")
-    assert _container._bulk_crc32() is not zlib.crc32
+    assert container._bulk_crc32() is not zlib.crc32
     rng = np.random.default_rng(3)
     arrays = [Section(str(n), rng.integers(0, 255, n, np.uint8)) for n in (1, 2**20, 3 * 2**20 + 5)]
     save(tmp_path / "fast", {}, arrays)
-    monkeypatch.setattr(_container, "_bulk_crc32", lambda: zlib.crc32)
+    monkeypatch.setattr(container, "_bulk_crc32", lambda: zlib.crc32)
     assert len(load(tmp_path / "fast").arrays) == 3
     save(tmp_path / "slow", {}, arrays)
     fast, slow = ((tmp_path / name).read_bytes() for name in ("fast", "slow"))

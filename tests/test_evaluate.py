@@ -13,7 +13,7 @@ import pytest
 
 import oracle
 import resmem
-from resmem._metrics import paired_interval, reliability, score_named
+from resmem._scores.metrics import paired_interval, reliability, score_named
 
 D, C = 3, 4
 HEAD = tuple(np.random.default_rng(0).standard_normal((C, w), dtype=np.float32) for w in (D, 1))
@@ -264,7 +264,7 @@ def test_rows_without_neighbours_are_the_bases(case):
 @pytest.mark.parametrize("case", CASES)
 def test_blocks_and_threads_change_nothing(case, monkeypatch):
     _, _, whole = judged(case, buckets=3)
-    monkeypatch.setattr("resmem._ingest._BLOCK_BYTES", 1)
+    monkeypatch.setattr("resmem._base.blocks._BLOCK_BYTES", 1)
     _, _, single = judged(case, buckets=3, threads=3)
     one, other = whole.to_dict(), single.to_dict()
     assert one["examples"] == other["examples"]
@@ -288,7 +288,7 @@ def test_r2_does_not_suffer_from_large_means():
 @SEEN
 @pytest.mark.parametrize("block", [1, 1 << 20])
 def test_targets_that_do_not_vary(block, monkeypatch):
-    monkeypatch.setattr("resmem._ingest._BLOCK_BYTES", block)
+    monkeypatch.setattr("resmem._base.blocks._BLOCK_BYTES", block)
     targets = np.full(30, 0.1)
     mem = resmem.Memory("regression", k=2).fit(np.eye(30), targets - 1, targets)
     scores = {

@@ -194,7 +194,7 @@ def test_blocks_and_threads_change_no_bit(store, monkeypatch):
     columns = np.arange(7 * 2).reshape(7, 2) % C
     for arguments in ((queries, outputs), (queries, None, None, columns)):
         whole = mem.explain(*arguments)
-        monkeypatch.setattr("resmem._ingest._BLOCK_BYTES", 1)
+        monkeypatch.setattr("resmem._base.blocks._BLOCK_BYTES", 1)
         single = mem.explain(*arguments, threads=3)
         monkeypatch.undo()
         for name in vars(whole):

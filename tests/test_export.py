@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import resmem
-from resmem import _core, _export, _formats
+from resmem import _core
+from resmem._files import export, formats
 
 D, C = 4, 3
 FORMS = ["m.npz", "m.safetensors"]
@@ -39,7 +40,7 @@ def memory(task="classification", n=30, **options):
 
 def load(path, mem, **how):
     """The rows in an export of ``mem``."""
-    return _export.load(path, **how).rows(mem._spec.schema)[0]
+    return export.load(path, **how).rows(mem._spec.schema)[0]
 
 
 # ---- Layout ----------------------------------------------------------------------------------
@@ -49,7 +50,7 @@ def load(path, mem, **how):
 @pytest.mark.parametrize("store", STORES)
 def test_an_export_is_mapped_and_not_read(tmp_path, form, store):
     memory(store=store).export(tmp_path / form)
-    for name, opened in _formats.members(str(tmp_path / form)).items():
+    for name, opened in formats.members(str(tmp_path / form)).items():
         assert isinstance(opened(), np.memmap), name
     (segment,) = resmem.Memory.load(tmp_path / form)._snapshot.segments
     for array in segment.arrays.values():
@@ -70,7 +71,7 @@ def test_bfloat16_keys_in_safetensors_are_mapped_too(tmp_path):
 def test_the_data_of_every_array_in_a_npz_is_aligned(tmp_path):
     path = tmp_path / "m.npz"
     memory().export(path)
-    for opened in _formats.members(str(path)).values():
+    for opened in formats.members(str(path)).values():
         assert opened().offset % 64 == 0
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
@@ -266,7 +267,7 @@ def test_a_changed_byte_of_a_npz_is_found(tmp_path):
     path = tmp_path / "m.npz"
     mem = memory(n=3000).export(path)
     content = bytearray(path.read_bytes())
-    content[_formats.members(str(path))["residuals"]().offset + 20_000] ^= 1
+    content[formats.members(str(path))["residuals"]().offset + 20_000] ^= 1
     path.write_bytes(content)
     with pytest.raises(resmem.FileFormatError, match=r"m.npz.*Bad CRC-32.*residuals.npy"):
         resmem.Memory.load(path)
@@ -280,14 +281,14 @@ def test_progress_adds_up_to_what_was_announced(tmp_path, form, store, key_dtype
     path, counts = tmp_path / form, []
     mem = memory(store=store, key_dtype=key_dtype).export(path)
     load(path, mem, progress=counts.append)
-    assert sum(counts) == _export.bytes_to_verify(path) > 33 * D * 2
+    assert sum(counts) == export.bytes_to_verify(path) > 33 * D * 2
     load(path, mem, verify=False, progress=lambda _: pytest.fail("nothing was to be verified"))
 
 
 def test_rows_are_checked_block_by_block(tmp_path, monkeypatch):
     mem, looked_at = memory(n=3000).export(tmp_path / "m.npz"), []
     inspect = _core.inspect_rows
-    monkeypatch.setattr("resmem._ingest._BLOCK_BYTES", 4096)
+    monkeypatch.setattr("resmem._base.blocks._BLOCK_BYTES", 4096)
     monkeypatch.setattr(
         _core, "inspect_rows", lambda rows: looked_at.append(len(rows)) or inspect(rows)
     )

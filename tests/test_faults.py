@@ -14,8 +14,9 @@ import pytest
 
 import faults
 import resmem
-from resmem import _container, _core
+from resmem import _core
 from resmem.__main__ import main as resmem_main
+from resmem._files import container as _container
 
 
 def holds(name):

@@ -25,7 +25,7 @@ import resmem
 from faults import answers, fitted, in_child
 from faults import loaded as loaded_answers
 from faults import rows as some_rows
-from resmem import _atomic, _container
+from resmem._files import atomic, container
 
 D, C = 4, 3
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -412,9 +412,9 @@ def nested(folder, outer, inner, same, by):
     calls = {
         "save": lambda: other.save(path),
         "append": lambda: other.save(path, append=True),
-        "container": lambda: _container.append(path, mem._now.file.version, {}, [], []),
-        "other writer": lambda: _atomic.replacing(path).__enter__(),
-        "append to a link": lambda: _container.append(link, mem._now.file.version, {}, [], []),
+        "container": lambda: container.append(path, mem._now.file.version, {}, [], []),
+        "other writer": lambda: atomic.replacing(path).__enter__(),
+        "append to a link": lambda: container.append(link, mem._now.file.version, {}, [], []),
     }
     said = []
 
@@ -603,10 +603,10 @@ def test_exports_that_make_no_sense_are_refused(tmp_path):
 
 def settings_changed(path, change):
     """The same file with its manifest's ``meta`` changed."""
-    loaded = _container.load(path)
+    loaded = container.load(path)
     meta = json.loads(json.dumps(loaded.meta))
     change(meta)
-    _container.append(path, loaded.version, meta, loaded.arrays, [])
+    container.append(path, loaded.version, meta, loaded.arrays, [])
 
 
 @pytest.mark.parametrize(
@@ -658,19 +658,19 @@ def test_removed_rows_must_be_rows_in_order(tmp_path):
     path = tmp_path / "m"
     mem = continued(path).remove([7]).save(path, append=True)
     assert mem._snapshot.segments[0].dead == 2
-    loaded = _container.load(path)
+    loaded = container.load(path)
     for rows in ([7, 3], [3, 3], [-1, 3], [3, 30]):
-        replaced = _container.Section("0/removed", np.array(rows))
+        replaced = container.Section("0/removed", np.array(rows))
         kept = [name for name in loaded.arrays if name != "0/removed"]
-        _container.append(path, loaded.version, loaded.meta, kept, [replaced])
+        container.append(path, loaded.version, loaded.meta, kept, [replaced])
         with pytest.raises(resmem.FileFormatError, match="does not list rows in ascending order"):
             resmem.Memory.load(path)
-        loaded = _container.load(path)
+        loaded = container.load(path)
 
 
 def damaged_at(path, *sections, **changes):
     """With other values of ``meta`` and other sections in a file, under right checksums."""
-    loaded = _container.load(path)
+    loaded = container.load(path)
     meta = json.loads(json.dumps(loaded.meta))
     for name, value in changes.items():
         place, key = (
@@ -679,11 +679,11 @@ def damaged_at(path, *sections, **changes):
         place[key] = value
     replaced = {section.name for section in sections}
     kept = [name for name in loaded.arrays if name not in replaced]
-    _container.append(path, loaded.version, meta, kept, sections)
+    container.append(path, loaded.version, meta, kept, sections)
 
 
 def section(name, values, dtype=np.int64):
-    return _container.Section(name, np.array(values, dtype=dtype))
+    return container.Section(name, np.array(values, dtype=dtype))
 
 
 def with_ids(path):
@@ -722,7 +722,7 @@ def test_ids_and_numbers_that_contradict_each_other_are_refused(tmp_path, case, 
     path = tmp_path / "m.resmem"
     make(path)
     if case == "flat classes":
-        changes = {"memory": {**_container.load(path).meta["memory"], "flat": True}}
+        changes = {"memory": {**container.load(path).meta["memory"], "flat": True}}
     damaged_at(path, *sections, **changes)
     with pytest.raises(resmem.FileFormatError, match=match):
         resmem.Memory.load(path, verify=verify)
@@ -824,7 +824,7 @@ def test_classes_that_are_none_are_found_wherever_they_are_used(tmp_path, store,
 def test_kept_classes_that_are_none_are_found_wherever_they_are_used(tmp_path, wrong):
     rng, path = np.random.default_rng(0), tmp_path / "m.resmem"
     resmem.Memory(k=4, store="sparse:1").fit(*examples(rng, 30)).save(path)
-    index = _container.load(path).arrays["0/index"].copy()
+    index = container.load(path).arrays["0/index"].copy()
     index[::2, 1] = wrong
     damaged_at(path, section("0/index", index, np.int32))
     with pytest.raises(resmem.FileFormatError, match="'index' holds"):
@@ -844,12 +844,12 @@ def test_kept_classes_that_are_none_are_found_wherever_they_are_used(tmp_path, w
 def test_an_optional_section_of_a_later_version_is_passed_over(tmp_path):
     path = tmp_path / "m"
     mem = memory().save(path)
-    loaded = _container.load(path)
+    loaded = container.load(path)
     for required in (False, True):
-        extra = _container.Section("later", np.zeros(3), required=required)
+        extra = container.Section("later", np.zeros(3), required=required)
         kept = [name for name in loaded.arrays if name != "later"]
-        _container.append(path, loaded.version, loaded.meta, kept, [extra])
-        loaded = _container.load(path)
+        container.append(path, loaded.version, loaded.meta, kept, [extra])
+        loaded = container.load(path)
         if not required:
             same_memory(resmem.Memory.load(path), mem)
     with pytest.raises(resmem.FileFormatError, match="section 'later' is unknown"):
@@ -904,7 +904,7 @@ def test_unverified_damage_is_never_a_crash(tmp_path):
         path = tmp_path / "m"
         mem.fit(keys, given_outputs, targets, ids=rng.permutation(900)[:400]).save(path)
         data = bytearray(path.read_bytes())
-        loaded = _container.load(path, verify=False)
+        loaded = container.load(path, verify=False)
         for array in loaded.arrays.values():  # noise where rows lie, headers left alone
             at = data.find(array.tobytes()[:64])
             assert at > 0

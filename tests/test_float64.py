@@ -25,8 +25,9 @@ from cases import (
     paths,
     same_bits,
 )
-from resmem import _core, _ingest, _search
-from resmem._rounding import FRACTION, Neighbourhood, errors
+from resmem import _core, _search
+from resmem._keys.rounding import FRACTION, Neighbourhood, errors
+from resmem._rows import ingest
 
 
 def kept(rows, metric="euclidean"):
@@ -493,7 +494,7 @@ def test_rows_that_come_one_by_one_are_measured_now_and_then(monkeypatch):
         measured.append(arguments)
         return Neighbourhood(*arguments)
 
-    monkeypatch.setattr(_ingest, "Neighbourhood", counted)
+    monkeypatch.setattr(ingest, "Neighbourhood", counted)
     for at in range(300, 900):
         mem.add(rows[at : at + 1], [0.0], [float(at)])
     assert 10 < len(measured) <= 64

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import resmem
-from resmem import _container
 from resmem.__main__ import main
+from resmem._files import container
 from test_errors import Sparse, Tensor
 
 RNG = np.random.default_rng(11)
@@ -319,7 +319,7 @@ def changed_elsewhere():
 def damaged():
     memory().save("damaged.resmem")
     data = bytearray(Path("damaged.resmem").read_bytes())
-    data[_container.PAGE * 3 + 5] ^= 1
+    data[container.PAGE * 3 + 5] ^= 1
     Path("damaged.resmem").write_bytes(data)
     return "damaged.resmem"
 

@@ -87,7 +87,7 @@ def test_numbers_of_rows_and_columns_are_used_as_they_were_checked(name):
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint64])
 def test_integers_are_copied_before_they_are_checked(dtype):
     given = np.arange(3, dtype=dtype)
-    own = resmem._arrays.integers(given, "ids", "(n,)")
+    own = resmem._base.convert.integers(given, "ids", "(n,)")
     given[:] = 9
     assert list(own) == [0, 1, 2]
     assert own.dtype == np.int64

@@ -254,8 +254,8 @@ def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatc
         raise KeyboardInterrupt
 
     for module, function, name, value in (
-        (resmem._state, "_derived", "temperature", 3.0),
-        (resmem._sigma, "measure", "sigma", "auto"),
+        (resmem._state.state, "_derived", "temperature", 3.0),
+        (resmem._correction.length_scale, "measure", "sigma", "auto"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, function, interrupt)
@@ -391,7 +391,7 @@ def test_batches_blocks_and_threads_do_not_show(task, kind, monkeypatch):
         split = [mem.correct(queries[p], outputs[p], exclude[p]) for p in parts]
         same_bits(np.concatenate(split), whole)
     for block in (1, 24 * 6 * 5, 1000):
-        monkeypatch.setattr(resmem._ingest, "_BLOCK_BYTES", block)
+        monkeypatch.setattr(resmem._base.blocks, "_BLOCK_BYTES", block)
         for threads in (1, 2, 5):
             same_bits(mem.correct(queries, outputs, exclude, threads), whole)
 
@@ -648,9 +648,9 @@ def test_a_running_query_keeps_the_rows_it_found(fitted, monkeypatch):
     before = mem.correct(keys, logits)
     first = mem.kneighbors(keys)
     monkeypatch.setattr(
-        resmem._ingest, "_BLOCK_BYTES", (24 * 7 + 16 * mem.correct(keys, logits).shape[1]) * 30
+        resmem._base.blocks, "_BLOCK_BYTES", (24 * 7 + 16 * mem.correct(keys, logits).shape[1]) * 30
     )  # four blocks
-    search, calls = resmem._correct.search, []
+    search, calls = resmem._correction.correct.search, []
 
     def change():
         mem.remove(np.arange(0, 120, 2))
@@ -664,7 +664,7 @@ def test_a_running_query_keeps_the_rows_it_found(fitted, monkeypatch):
         calls.append(None)
         return search(*arguments)
 
-    monkeypatch.setattr(resmem._correct, "search", slow_search)
+    monkeypatch.setattr(resmem._correction.correct, "search", slow_search)
     same_bits(mem.correct(keys, logits), before)
     assert len(calls) == 4
     assert len(mem) == 180
@@ -930,11 +930,11 @@ def test_bfloat16_is_widened_exactly_and_given_back_once(strides):
     finite = np.isfinite(values)
     wanted = values[finite].reshape(-1, 16)
     tensor = Bfloat16(halves[finite].astype(np.uint16).reshape(-1, 16), strides, offset=64)
-    got = resmem._arrays.to_numpy(tensor, "embeddings")
+    got = resmem._base.arrays.to_numpy(tensor, "embeddings")
     same_bits(got, wanted)
     assert tensor.deleted == 1
     part = Bfloat16(halves[finite].astype(np.uint16).reshape(-1, 16).T[::3])
-    same_bits(resmem._arrays.to_numpy(part, "embeddings"), wanted.T[::3])
+    same_bits(resmem._base.arrays.to_numpy(part, "embeddings"), wanted.T[::3])
 
 
 def test_bfloat16_that_is_not_finite_is_refused():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resmem._metrics import (
+from resmem._scores.metrics import (
     Interval,
     error_of,
     gains_of,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import resmem
-from resmem import _out_of_fold
+from resmem._scores import out_of_fold as _out_of_fold
 
 
 def others_of(X_train, y_train, X_test):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import resmem
-from resmem import _plausible
 from resmem.__main__ import main
+from resmem._rows import plausible
 
 N, D, C = 300, 4, 3
 RNG = np.random.default_rng(7)
@@ -123,7 +123,7 @@ def test_looking_costs_next_to_nothing():
 
     queries = np.tile(Z, (10, 1))
     whole = fastest(lambda: mem.correct(queries, outputs))
-    assert fastest(lambda: _plausible.check_logits(mem._spec, outputs)) < 0.02 * whole
+    assert fastest(lambda: plausible.check_logits(mem._spec, outputs)) < 0.02 * whole
 
 
 # ---- Rows of the memory --------------------------------------------------------------------------
@@ -444,8 +444,8 @@ def test_tuning_that_takes_long_says_so_where_nobody_is_told(monkeypatch):
     rows = FRESH[:20], None, targets[:20]
     some = {**QUICK, "k": [64], "temperature": [1.0, 2.0, 3.0], "apply": False}
     assert told(lambda: mem.tune(*rows, **some)) == []
-    monkeypatch.setattr("resmem._tuning._FORECAST_AFTER", 0.0)
-    monkeypatch.setattr("resmem._tuning._LONG", 0.0)
+    monkeypatch.setattr("resmem._tuning.tune._FORECAST_AFTER", 0.0)
+    monkeypatch.setattr("resmem._tuning.tune._LONG", 0.0)
     (text,) = told(lambda: mem.tune(*rows, **some))
     assert text.startswith("tuning takes some ")
     assert "progress=True" in text
@@ -453,13 +453,13 @@ def test_tuning_that_takes_long_says_so_where_nobody_is_told(monkeypatch):
 
 
 def test_the_forecast_is_of_the_work_that_is_left(monkeypatch):
-    from resmem import _tuning
+    from resmem._tuning import tune
 
     now = [0.0]
-    monkeypatch.setattr(_tuning.time, "monotonic", lambda: now[0])
-    forecast = _tuning._Forecast(_tuning._Work(100, 200, 50, 10))
+    monkeypatch.setattr(tune.time, "monotonic", lambda: now[0])
+    forecast = tune._Forecast(tune._Work(100, 200, 50, 10))
     said = []
-    monkeypatch.setattr(_tuning, "warn", said.append)
+    monkeypatch.setattr(tune, "warn", said.append)
     for _ in range(4):  # a search of 2 s
         now[0] += 0.5
         forecast(25)

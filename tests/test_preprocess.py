@@ -14,8 +14,9 @@ from hypothesis.extra.numpy import arrays
 
 import oracle
 import resmem
-from resmem import _core, _ingest, _preprocess
-from resmem._sample import sample
+from resmem import _core
+from resmem._base.sample import sample
+from resmem._keys import preprocess as _preprocess
 
 D, C = 5, 3
 FITTED = ["center", "standardize", "pca:1", "pca:3", "pca:5", "whiten:2", "whiten:5"]
@@ -68,7 +69,7 @@ def found(mem):
 
 def keys_of(mem):
     """The keys of all rows, as they are read."""
-    parts = [resmem._stores.widen_keys(s["keys"]) for s in mem._snapshot.segments]
+    parts = [resmem._rows.stores.widen_keys(s["keys"]) for s in mem._snapshot.segments]
     return np.concatenate(parts)
 
 
@@ -169,7 +170,7 @@ def test_blocks_and_threads_do_not_show(preprocess, monkeypatch):
     queries, outputs, _ = examples(np.random.default_rng(2), 50)
     wanted = mem.correct(queries, outputs), *mem.kneighbors(queries)
     keys = mem._snapshot.preprocess.apply(queries)
-    monkeypatch.setattr(_ingest, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(resmem._base.blocks, "_BLOCK_BYTES", 1000)
     monkeypatch.setattr(_preprocess, "_BLOCK_BYTES", 8 * D * 3)
     for threads in (1, 2, 5):
         same_bits(mem._snapshot.preprocess.apply(queries, threads), keys)
@@ -410,7 +411,7 @@ def test_data_sets_are_read_block_by_block_whatever_the_sample(preprocess, monke
     monkeypatch.setattr(_preprocess, "_SAMPLE", 70)
     rows = examples(np.random.default_rng(14), 300)
     wanted = resmem.Memory(k=4, preprocess=preprocess).fit(*rows)
-    monkeypatch.setattr(_ingest, "_BLOCK_BYTES", 2000)
+    monkeypatch.setattr(resmem._base.blocks, "_BLOCK_BYTES", 2000)
     sources = [OnDisk(part) for part in rows]
     mem = resmem.Memory(k=4, preprocess=preprocess).fit(*sources)
     assert all(0 < source.most <= 50 for source in sources)
@@ -474,7 +475,7 @@ def test_the_largest_embeddings_are_preprocessed_or_refused_by_row(preprocess):
 
 
 def test_a_row_that_a_small_scale_makes_infinite_is_named(monkeypatch):
-    monkeypatch.setattr(_ingest, "_BLOCK_BYTES", 400)  # several blocks
+    monkeypatch.setattr(resmem._base.blocks, "_BLOCK_BYTES", 400)  # several blocks
     rng = np.random.default_rng(20)
     mem = resmem.Memory(k=3, preprocess="standardize")
     mem.fit(*(FAMILIES["tiny"](rng, 30), *examples(rng, 30)[1:]))
@@ -635,7 +636,7 @@ def test_keys_made_anew_are_those_of_a_fit(preprocess, key_dtype, sigma):
 def test_keys_made_anew_are_those_of_the_living_rows(preprocess, store, monkeypatch):
     monkeypatch.setattr(_preprocess, "_SAMPLE", 30)
     monkeypatch.setattr(_preprocess, "_BLOCK_BYTES", 8 * D * 7)
-    monkeypatch.setattr(_ingest, "_BLOCK_BYTES", 8 * D * 7)
+    monkeypatch.setattr(resmem._base.blocks, "_BLOCK_BYTES", 8 * D * 7)
     rng = np.random.default_rng(29)
     first, second = examples(rng, 50), examples(rng, 20)
     mem = resmem.Memory(k=4, store=store).fit(*first).add(*second)

@@ -18,9 +18,14 @@ from hypothesis import strategies as st
 import oracle
 import resmem
 from cases import fast_switches
-from resmem import _correct, _ingest, _rows
-from resmem._correct import search
-from resmem._rows import Segment, Snapshot, merge
+from resmem._correction import correct
+from resmem._correction.correct import search
+from resmem._rows import ingest
+from resmem._rows import segment as _segment
+from resmem._rows import snapshot as _snapshot
+from resmem._rows.ids import NO_RUNS, in_runs, joined, runs
+from resmem._rows.segment import Segment, merge, room
+from resmem._rows.snapshot import Snapshot
 
 D, C = 3, 2
 
@@ -46,7 +51,7 @@ def ids_of(mem):
 
 
 def test_rows_that_are_there_are_never_copied_to_add_more(monkeypatch):
-    monkeypatch.setattr(_rows, "_LEAST_ROOM", 1)
+    monkeypatch.setattr(_snapshot, "LEAST_ROOM", 1)
     rng = np.random.default_rng(0)
     rows = examples(rng, 401)
     mem = resmem.Memory(k=1, sigma=1.0).fit(*(part[:1] for part in rows))
@@ -70,7 +75,7 @@ def test_a_chunk_that_does_not_fit_starts_a_segment_with_room_for_as_many_rows_a
 
 
 def test_without_memory_for_spare_room_rows_are_added_all_the_same(monkeypatch):
-    real, asked = _rows.room, []
+    real, asked = room, []
 
     def scarce(schema, rows):
         asked.append(rows)
@@ -80,7 +85,7 @@ def test_without_memory_for_spare_room_rows_are_added_all_the_same(monkeypatch):
 
     rng = np.random.default_rng(2)
     mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 30))
-    monkeypatch.setattr(_rows, "room", scarce)
+    monkeypatch.setattr(_snapshot, "room", scarce)
     mem.add(*examples(rng, 7))
     assert len(mem) == 37
     assert asked[0] > 7
@@ -159,7 +164,7 @@ def test_a_mostly_dead_segment_is_written_anew_by_a_later_add():
 
 
 def test_what_is_merged_piece_by_piece_is_what_it_was(monkeypatch):
-    monkeypatch.setattr(_rows, "_COPY_BYTES", 50)
+    monkeypatch.setattr(_segment, "_COPY_BYTES", 50)
     rng = np.random.default_rng(22)
     rows = examples(rng, 60)
     mem = resmem.Memory(k=9, sigma=1.0).fit(*(part[:40] for part in rows))
@@ -192,7 +197,7 @@ def test_many_rows_of_a_file_are_not_taken_into_memory(tmp_path, monkeypatch):
     path = tmp_path / "m"
     resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 3000)).save(path)
     for most, expected in ((0, [3000, 1]), (1 << 20, [1000, 1])):
-        monkeypatch.setattr(_rows, "_MOST_COPIED", most)
+        monkeypatch.setattr(_snapshot, "_MOST_COPIED", most)
         mem = resmem.Memory.load(path).remove(np.arange(2000))
         settled(mem.add(*examples(rng, 1)))
         assert [len(s) for s in mem._snapshot.segments] == expected
@@ -293,21 +298,21 @@ def test_a_window_that_slides_for_long_stays_small():
 
 @given(st.lists(st.sets(st.integers(0, 60)), max_size=5))
 def test_runs_hold_the_ids_that_were_put_in(parts):
-    taken, of = set(), _rows.NO_RUNS
+    taken, of = set(), NO_RUNS
     for part in parts:
         new = part - taken
-        of = _rows.joined(of, _rows.runs(np.array(sorted(new), dtype=np.int64)))
+        of = joined(of, runs(np.array(sorted(new), dtype=np.int64)))
         taken |= new
     every = np.arange(-1, 63)
-    assert list(_rows.in_runs(every, of)) == [int(i) in taken for i in every]
+    assert list(in_runs(every, of)) == [int(i) in taken for i in every]
     assert (of[1:, 0] > of[:-1, 1] + 1).all()  # as few as can be
 
 
 def test_the_largest_id_is_a_run_like_any_other():
     last = 2**63 - 1
-    of = _rows.runs(np.array([last, last - 1, 5]))
+    of = runs(np.array([last, last - 1, 5]))
     assert of.tolist() == [[5, 5], [last - 1, last]]
-    assert list(_rows.in_runs(np.array([last, last - 2, 5]), of)) == [True, False, True]
+    assert list(in_runs(np.array([last, last - 2, 5]), of)) == [True, False, True]
 
 
 def test_rows_whose_thread_could_not_be_started_for_an_interrupt_did_not_come(monkeypatch):
@@ -335,14 +340,14 @@ def test_a_query_computes_with_the_temperature_of_its_rows(monkeypatch):
     mem = resmem.Memory(k=5, sigma=1.0).fit(*rows)
     queries = examples(rng, 6)
     wanted = mem.correct(*queries[:2])
-    real = _correct.search
+    real = correct.search
 
     def meanwhile(*arguments):
         mem.temperature = 5.0
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_correct, "search", meanwhile)
+        patch.setattr(correct, "search", meanwhile)
         assert mem.correct(*queries[:2]).tobytes() == wanted.tobytes()
     again = resmem.Memory(k=5, sigma=1.0, temperature=5.0).fit(*rows)
     assert mem.correct(*queries[:2]).tobytes() == again.correct(*queries[:2]).tobytes()
@@ -352,14 +357,14 @@ def test_a_temperature_set_during_a_fit_is_that_of_its_residuals(monkeypatch):
     rng = np.random.default_rng(18)
     rows, queries = examples(rng, 50), examples(rng, 6)
     mem = resmem.Memory(k=5, sigma=1.0)
-    real = _ingest.Incoming.write
+    real = ingest.Incoming.write
 
     def meanwhile(*arguments):
         mem.temperature = 5.0
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_ingest.Incoming, "write", meanwhile)
+        patch.setattr(ingest.Incoming, "write", meanwhile)
         mem.fit(*rows)
     again = resmem.Memory(k=5, sigma=1.0, temperature=5.0).fit(*rows)
     assert mem.temperature == 5.0
@@ -369,7 +374,7 @@ def test_a_temperature_set_during_a_fit_is_that_of_its_residuals(monkeypatch):
 def test_a_signal_handler_that_interrupts_a_change_may_save_but_not_change(tmp_path, monkeypatch):
     rng = np.random.default_rng(19)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 50)).remove([3])
-    real, said = _ingest.Incoming.write, []
+    real, said = ingest.Incoming.write, []
 
     def handler_runs(*arguments):
         mem.save(tmp_path / "m")
@@ -385,7 +390,7 @@ def test_a_signal_handler_that_interrupts_a_change_may_save_but_not_change(tmp_p
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_ingest.Incoming, "write", handler_runs)
+        patch.setattr(ingest.Incoming, "write", handler_runs)
         mem.add(*examples(rng, 7))
     assert len(said) == 4
     assert len(mem) == 56

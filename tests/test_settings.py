@@ -13,7 +13,9 @@ import pytest
 
 import resmem
 from cases import fast_switches
-from resmem import Settings, _correct, _state
+from resmem import Settings
+from resmem._correction import correct as _correct
+from resmem._state import state as _state
 
 D, C = 5, 3
 rng = np.random.default_rng(0)
@@ -143,7 +145,7 @@ def test_tuning_takes_rows_and_settings_once(monkeypatch):
             preprocess=["unit"], apply=False,
         )  # fmt: skip
 
-    wanted, mem, real = tuned(memory()), memory(), _state.Held.rekeyed
+    wanted, mem, real = tuned(memory()), memory(), state.Held.rekeyed
 
     def meanwhile(*arguments):
         monkeypatch.undo()
@@ -152,7 +154,7 @@ def test_tuning_takes_rows_and_settings_once(monkeypatch):
         mem.use(replace(OTHER, preprocess="center"))
         return made
 
-    monkeypatch.setattr(_state.Held, "rekeyed", meanwhile)
+    monkeypatch.setattr(state.Held, "rekeyed", meanwhile)
     found = tuned(mem)
     assert found.table.tobytes() == wanted.table.tobytes()
 
@@ -202,7 +204,7 @@ def test_an_interrupt_midway_changes_nothing(monkeypatch, at, error):
     def interrupted(*_):
         raise error
 
-    monkeypatch.setattr(f"resmem._state.{at}", interrupted)
+    monkeypatch.setattr(f"resmem._state.state.{at}", interrupted)
     with pytest.raises(error):
         mem.use(replace(OTHER, sigma="auto", preprocess="unit"))
     assert mem._snapshot is now
@@ -265,9 +267,9 @@ def test_settings_set_by_many_threads_are_all_kept():
 
 def test_weighing_can_be_set_while_rows_are_being_added(monkeypatch):
     """They do not wait for rows that come, nor are they lost when these have come."""
-    from resmem import _ingest
+    from resmem._rows import ingest
 
-    mem, real = memory(), _ingest.Incoming.write
+    mem, real = memory(), ingest.Incoming.write
 
     def meanwhile(*arguments):
         thread = threading.Thread(target=setattr, args=(mem, "k", 9))
@@ -277,7 +279,7 @@ def test_weighing_can_be_set_while_rows_are_being_added(monkeypatch):
         mem.strength = 0.5
         return real(*arguments)
 
-    monkeypatch.setattr(_ingest.Incoming, "write", meanwhile)
+    monkeypatch.setattr(ingest.Incoming, "write", meanwhile)
     mem.add(*ROWS)
     assert (mem.k, mem.strength, len(mem)) == (9, 0.5, 120)
 

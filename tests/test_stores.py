@@ -225,7 +225,7 @@ class OnDisk:
 
 
 def test_data_sets_are_read_block_by_block(monkeypatch):
-    monkeypatch.setattr(resmem._ingest, "_BLOCK_BYTES", 2000)
+    monkeypatch.setattr(resmem._base.blocks, "_BLOCK_BYTES", 2000)
     rng = np.random.default_rng(8)
     rows = examples(rng, 200)
     queries = examples(rng, 90)
@@ -246,7 +246,7 @@ def test_columns_of_every_query_are_its_own_in_every_block(store, monkeypatch):
     queries, outputs, _ = examples(rng, 50)
     columns = rng.integers(0, C, (50, 2))
     wanted = np.take_along_axis(mem.correct(queries, outputs), columns, axis=1)
-    monkeypatch.setattr(resmem._ingest, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(resmem._base.blocks, "_BLOCK_BYTES", 1000)
     same_bits(mem.correct(queries, outputs, columns=columns), wanted)
 
 
@@ -390,8 +390,8 @@ def test_an_estimate_tells_the_time():
 MEASURED = """
 import time
 import numpy as np, resmem
-from resmem import _rates
-_rates.time.perf_counter = time.process_time  # whatever else the machine does
+from resmem._rows import rates
+rates.time.perf_counter = time.process_time  # whatever else the machine does
 rng = np.random.default_rng(0)
 for columns, n, q in ((1_000, 2_000, 100), (49_152, 100, 8)):
     z = rng.standard_normal((n, 64), dtype=np.float32)

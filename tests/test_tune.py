@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import resmem
-import resmem._ingest
+import resmem._rows.ingest
+from resmem._state.settings import Settings
 from resmem._tuning import trial as _trial
-from resmem._tuning.grid import Settings
 
 QUIET = pytest.mark.filterwarnings("ignore:tune")
 GRID = {"k": [1, 3, 8], "sigma": [0.2, 1.0, math.inf], "strength": [0, 0.5, 1]}
@@ -255,7 +255,7 @@ def test_the_gain_is_of_rows_that_did_not_choose(given_folds):
     options = dict(GRID, k=[2, 8], temperature=[0.7, 1.0], probability_map="clip")
     result = mem.tune(*world.fresh, folds=folds if given_folds else 4, apply=False, **options)
     if not given_folds:
-        folds = resmem._folds.fold_numbers(4, 0, world.fresh[2])
+        folds = resmem._scores.folds.fold_numbers(4, 0, world.fresh[2])
     y, table = world.fresh[2], result.table
     predicted = np.stack([world.predictions(row) for row in table])
     losses = -np.log(predicted[:, np.arange(120), y])
@@ -500,7 +500,7 @@ def test_a_fit_beside_other_keys_is_of_one_kind(tmp_path, monkeypatch):
     """Keys are told to be kept otherwise while rows come in."""
     world = World()
     mem, told = world.memory(), []
-    write = resmem._ingest.Incoming.write
+    write = resmem._rows.ingest.Incoming.write
 
     def interrupted(self, *rest):
         if not told:
@@ -508,7 +508,7 @@ def test_a_fit_beside_other_keys_is_of_one_kind(tmp_path, monkeypatch):
             mem.use(Settings(5, 1.0, 1.0, 1.0, preprocess="pca:1"))
         return write(self, *rest)
 
-    monkeypatch.setattr(resmem._ingest.Incoming, "write", interrupted)
+    monkeypatch.setattr(resmem._rows.ingest.Incoming, "write", interrupted)
     mem.fit(*world.rows)
     assert mem.preprocess == "pca:1"
     mem.add(*world.rows)
@@ -546,7 +546,7 @@ def test_own_rows_are_searched_without_themselves():
 
 @QUIET
 def test_at_most_ten_thousand_own_rows_are_looked_at(monkeypatch):
-    monkeypatch.setattr("resmem._tuning._SAMPLE", 50)
+    monkeypatch.setattr("resmem._tuning.tune._SAMPLE", 50)
     world = World()
     mem = world.memory()
     one, same, other = (mem.tune(loo=True, apply=False, seed=s, **GRID) for s in (0, 0, 1))

@@ -9,17 +9,17 @@ residuals and corrects its predictions with those of the nearest training exampl
 
 from resmem import plot
 from resmem._aggregate import aggregate
+from resmem._base.errors import FileFormatError, NotFittedError, ResmemWarning
+from resmem._base.versions import show_versions
 from resmem._core import __version__
-from resmem._errors import FileFormatError, NotFittedError, ResmemWarning
-from resmem._evaluate import Evaluation
-from resmem._explain import Explanation
+from resmem._evaluation.evaluate import Evaluation
+from resmem._evaluation.explain import Explanation
 from resmem._memory import Memory, verify_file
-from resmem._out_of_fold import out_of_fold
-from resmem._report import report
+from resmem._report.report import report
+from resmem._scores.out_of_fold import out_of_fold
 from resmem._search import search
-from resmem._tuning.grid import Settings
+from resmem._state.settings import Settings
 from resmem._tuning.result import TuneResult
-from resmem._versions import show_versions
 
 __all__ = [
     "Evaluation",

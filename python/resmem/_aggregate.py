@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from resmem import _arrays, _core
-from resmem._arrays import F64, Keys
-from resmem._state import finite, positive
+from resmem import _core
+from resmem._base import checks, convert
+from resmem._base.arrays import F64, Keys, float_state
 
 
-@_arrays.float_state()
+@float_state()
 def aggregate(
     distances: Any,
     ids: Any,
@@ -50,11 +50,11 @@ def aggregate(
     -------
     float64 array (q, C)
     """
-    apart, found = _arrays.neighbours(distances, ids, metric)
-    given = _arrays.real(residuals, "residuals", "(n, C)")
-    dtype = "float32" if _arrays.fits_float32(given.dtype) else "float64"
-    convert = _arrays.float32 if dtype == "float32" else _arrays.wide
-    rows: Keys = convert(given, "residuals", "(n, C)")
+    apart, found = convert.neighbours(distances, ids, metric)
+    given = convert.real(residuals, "residuals", "(n, C)")
+    dtype = "float32" if convert.fits_float32(given.dtype) else "float64"
+    as_dtype = convert.float32 if dtype == "float32" else convert.wide
+    rows: Keys = as_dtype(given, "residuals", "(n, C)")
     if rows.shape[1] == 0:
         raise ValueError(f"residuals must have at least one column, got shape {rows.shape}")
     _, bad_row = _core.inspect_rows(rows, 0)
@@ -66,7 +66,7 @@ def aggregate(
         )
     into = None
     if base is not None:
-        into = np.array(_arrays.float64(base, "base", "(q, C)"))
+        into = np.array(convert.float64(base, "base", "(q, C)"))
         if into.shape != (len(found), rows.shape[1]):
             raise ValueError(
                 f"base must have shape {(len(found), rows.shape[1])}, a row per query and a "
@@ -76,9 +76,9 @@ def aggregate(
         [("dense", rows)],
         apart,
         found,
-        positive(sigma, "sigma", infinite=True),
+        checks.positive(sigma, "sigma", infinite=True),
         rows.shape[1],
-        finite(strength, "strength"),
+        checks.finite(strength, "strength"),
         into,
-        _arrays.thread_count(threads),
+        checks.thread_count(threads),
     )

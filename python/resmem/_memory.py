@@ -11,21 +11,25 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _container, _evaluate, _explain, _persist, _plausible, _tuning
-from resmem._arrays import F64, I64
-from resmem._atomic import sole_writer
-from resmem._correct import Corrector, given_neighbours, search
-from resmem._errors import warn
-from resmem._estimate import Estimate, estimate
-from resmem._evaluate import Evaluation
-from resmem._explain import Explanation
-from resmem._growth import Basis
-from resmem._ingest import Incoming, warn_of_rounding
-from resmem._rows import Snapshot
-from resmem._state import SETTINGS, Held, State, fitted_to, identity, not_negative, positive
-from resmem._stores import Head, KeyDtype, residual_dtype_for
-from resmem._tuning.grid import Settings, checked_settings
+from resmem._base import checks, convert
+from resmem._base.arrays import F64, I64, block_of, float_state, rows_of, to_numpy
+from resmem._base.errors import warn
+from resmem._correction.correct import Corrector, given_neighbours, search
+from resmem._evaluation import evaluate, explain
+from resmem._evaluation.evaluate import Evaluation
+from resmem._evaluation.explain import Explanation
+from resmem._files import container, persist
+from resmem._files.atomic import sole_writer
+from resmem._rows import plausible
+from resmem._rows.estimate import Estimate, estimate
+from resmem._rows.growth import Basis
+from resmem._rows.ingest import Incoming, warn_of_rounding
+from resmem._rows.snapshot import Snapshot
+from resmem._rows.stores import Head, KeyDtype, residual_dtype_for
+from resmem._state.settings import Settings, checked_settings
+from resmem._state.state import SETTINGS, Held, State, fitted_to, identity
 from resmem._tuning.result import TuneResult
+from resmem._tuning.tune import tune
 
 _LAST_ID = 2**63 - 1
 
@@ -119,7 +123,7 @@ class Memory(State):
 
     # ---------------------------------------------------------------- rows
 
-    @_arrays.float_state()
+    @float_state()
     def fit(
         self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None, copy: bool = True
     ) -> Memory:
@@ -170,7 +174,7 @@ class Memory(State):
                 return self
         return self.fit(embeddings, outputs, targets, ids, copy)  # keys are kept otherwise by now
 
-    @_arrays.float_state()
+    @float_state()
     def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> Memory:
         """Store more rows; see ``fit``. Default ids continue after the largest ever used.
 
@@ -252,8 +256,8 @@ class Memory(State):
         The time it takes does not depend on the number of rows, but for the first call on rows
         with given ids, which hashes those.
         """
-        array = _arrays.to_numpy(ids, "ids")
-        flat = _arrays.integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
+        array = to_numpy(ids, "ids")
+        flat = convert.integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
         with self._change():
             before = self._now.fitted
             try:
@@ -303,7 +307,7 @@ class Memory(State):
 
     # ---------------------------------------------------------------- queries
 
-    @_arrays.float_state()
+    @float_state()
     def kneighbors(
         self,
         embeddings: Any,
@@ -319,20 +323,20 @@ class Memory(State):
         """
         now = self._now
         rows = now.fitted
-        wanted = now.k if k is None else _arrays.count(k, "k")
-        workers = _arrays.thread_count(threads)
-        _plausible.check_names(embeddings, "embeddings", rows.embedding_names)
-        source = _arrays.rows_of(embeddings, "embeddings")
-        _arrays.embedding_layout(source, "embeddings", rows.d, "(q, d)")
+        wanted = now.k if k is None else checks.count(k, "k")
+        workers = checks.thread_count(threads)
+        plausible.check_names(embeddings, "embeddings", rows.embedding_names)
+        source = rows_of(embeddings, "embeddings")
+        convert.embedding_layout(source, "embeddings", rows.d, "(q, d)")
         warn_of_rounding(source, rows)
-        part = _arrays.block_of(source, slice(0, source.shape[0]), "embeddings")
+        part = block_of(source, slice(0, source.shape[0]), "embeddings")
         queries, largest = rows.keys(part, workers)
-        excluded = _arrays.excluded_ids(exclude_ids, len(queries))
+        excluded = convert.excluded_ids(exclude_ids, len(queries))
         asked = (queries, largest, wanted, excluded, workers, now.auto_prepare)
         distances, ids, _ = search(rows, *asked)
         return distances, ids
 
-    @_arrays.float_state()
+    @float_state()
     def prepare(self, threads: int | None = None) -> Memory:
         """Build now what makes search fast, instead of after some 6,000 queries, or with
         ``auto_prepare=False`` never.
@@ -347,7 +351,7 @@ class Memory(State):
         waits for it and then builds what is missing.
         Returns self; ``plan_`` tells what came of it.
         """
-        workers = _arrays.thread_count(threads)
+        workers = checks.thread_count(threads)
         now = self._now
         now.fitted.plan(0, now.k, workers, at_once=True)
         return self
@@ -494,7 +498,7 @@ class Memory(State):
 
     # ---------------------------------------------------------------- tuning and proof
 
-    @_arrays.float_state()
+    @float_state()
     def tune(
         self,
         embeddings: Any = None,
@@ -584,8 +588,8 @@ class Memory(State):
             its log-loss infinite. And where it will take more than some 10 seconds and no
             ``progress`` is told.
         """
-        result = _tuning.tune(
-            self, embeddings, outputs, targets, k=k, sigma=sigma, temperature=temperature,
+        result = tune(
+            self._now, embeddings, outputs, targets, k=k, sigma=sigma, temperature=temperature,
             strength=strength, probability_map=probability_map, preprocess=preprocess,
             key_dtype=key_dtype, score=score, greater_is_better=greater_is_better, folds=folds,
             rule=rule, confidence=confidence, seed=seed, exclude_ids=exclude_ids, loo=loo,
@@ -623,7 +627,7 @@ class Memory(State):
 
     # ---------------------------------------------------------------- judgement
 
-    @_arrays.float_state()
+    @float_state()
     def evaluate(
         self,
         embeddings: Any,
@@ -667,11 +671,11 @@ class Memory(State):
         ResmemWarning
             The base model gives exactly 0 to the class of some rows: its log-loss is infinite.
         """
-        return _evaluate.evaluate(
-            self, embeddings, outputs, targets, exclude_ids, knn, buckets, bins, threads
+        return evaluate.evaluate(
+            self._now, embeddings, outputs, targets, exclude_ids, knn, buckets, bins, threads
         )
 
-    @_arrays.float_state()
+    @float_state()
     def explain(
         self,
         embeddings: Any,
@@ -700,7 +704,7 @@ class Memory(State):
             there. Takes memory for them all.
         """
         corrector = self._corrector()
-        return _explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)
+        return explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)
 
     # ---------------------------------------------------------------- files
 
@@ -737,8 +741,8 @@ class Memory(State):
             A signal handler or ``progress`` saves to a file that the code it interrupts is
             writing. That goes on; other threads and processes are waited for instead.
         """
-        _arrays.told(progress)
-        if os.fspath(path).lower().endswith(_persist.EXPORTS):
+        checks.told(progress)
+        if os.fspath(path).lower().endswith(persist.EXPORTS):
             raise ValueError(
                 f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "
                 "export writes such files"
@@ -758,7 +762,7 @@ class Memory(State):
                 rows = now.fitted.sealed()
                 if not self._changing:
                     self._hold(rows=rows)
-            saved = _persist.save(path, self._settings(now), self._head(), rows, file, progress)
+            saved = persist.save(path, self._settings(now), self._head(), rows, file, progress)
             with self._lock:
                 rows = self._now.fitted
                 if rows.preprocess is saved.rows.preprocess:  # no other fit has come meanwhile
@@ -795,14 +799,14 @@ class Memory(State):
         OSError
             The file cannot be read.
         """
-        _arrays.told(progress)
-        named = os.fspath(path).lower().endswith(_persist.EXPORTS)
-        if named and not _container.is_container(path):
-            from resmem import _export  # which is seldom needed
+        checks.told(progress)
+        named = os.fspath(path).lower().endswith(persist.EXPORTS)
+        if named and not container.is_container(path):
+            from resmem._files import export
 
-            saved = _export.load(path, verify, progress)
+            saved = export.load(path, verify, progress)
         else:
-            saved = _persist.load(path, verify, progress)
+            saved = persist.load(path, verify, progress)
         given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
         given["probability_map"] = saved.settings.get("probability_map", "clip")  # older files
         if given["sigma"] == "inf":
@@ -812,8 +816,8 @@ class Memory(State):
         sigma_rows, preprocess_rows = map(saved.counted, ("sigma_rows", "preprocess_rows"))
         try:
             memory = cls(**given, head=Head(**saved.head) if saved.head else None)
-            auto = None if sigma is None else positive(sigma, "sigma_")
-            allowed = math.inf if allowed is None else not_negative(allowed, "allowed")
+            auto = None if sigma is None else checks.positive(sigma, "sigma_")
+            allowed = math.inf if allowed is None else checks.not_negative(allowed, "allowed")
         except (TypeError, ValueError) as error:
             raise saved.bad(f"its settings make no sense: {error}") from error
         if type(flat) is not bool or (sigma is None and memory.sigma == "auto"):
@@ -854,11 +858,11 @@ class Memory(State):
         last), and "resmem", the settings as JSON. ``load`` reads such a file too. In a .npz,
         bfloat16 keys are float32.
         """
-        from resmem import _export  # which is seldom needed
+        from resmem._files import export
 
-        _arrays.told(progress)
+        checks.told(progress)
         now = self._now
-        _export.save(path, self._settings(now), self._head(), now.fitted, progress)
+        export.save(path, self._settings(now), self._head(), now.fitted, progress)
         return self
 
     def info(self) -> dict[str, Any]:

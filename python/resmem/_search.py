@@ -8,11 +8,12 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _arrays, _core, _plausible
-from resmem._arrays import F64, I64, Keys, count, excluded_ids, float_state, thread_count
-from resmem._ingest import blocks
-from resmem._planner import Planner, worth_at_once
-from resmem._rounding import (
+from resmem import _core
+from resmem._base import checks, convert
+from resmem._base.arrays import F64, I64, Keys, all_finite, float_state
+from resmem._base.blocks import blocks
+from resmem._indexes.planner import Planner, worth_at_once
+from resmem._keys.rounding import (
     Keeping,
     Metric,
     Neighbourhood,
@@ -20,6 +21,7 @@ from resmem._rounding import (
     rounded_too_far,
     scaled_to_one,
 )
+from resmem._rows import plausible
 
 CompareAs: TypeAlias = Literal["auto", "float32", "float64"]
 
@@ -83,23 +85,21 @@ def search(
     """
     _one_of(metric, "metric", get_args(Metric))
     _one_of(key_dtype, "key_dtype", get_args(CompareAs))
-    _plausible.check_names(
-        queries, "queries", _plausible.column_names(rows), "rows", "rows.columns"
-    )
-    k = count(k, "k")
-    workers = thread_count(threads)
-    given_rows = _arrays.real(rows, "rows", "(n, d)")
-    given_queries = _arrays.real(queries, "queries", "(n, d)")
-    _arrays.embedding_layout(given_rows, "rows")
-    _arrays.embedding_layout(given_queries, "queries", given_rows.shape[1])
-    excluded = excluded_ids(exclude_ids, len(given_queries))
+    plausible.check_names(queries, "queries", plausible.column_names(rows), "rows", "rows.columns")
+    k = checks.count(k, "k")
+    workers = checks.thread_count(threads)
+    given_rows = convert.real(rows, "rows", "(n, d)")
+    given_queries = convert.real(queries, "queries", "(n, d)")
+    convert.embedding_layout(given_rows, "rows")
+    convert.embedding_layout(given_queries, "queries", given_rows.shape[1])
+    excluded = convert.excluded_ids(exclude_ids, len(given_queries))
     search = _Search(given_rows, k, metric, workers, key_dtype)
     far = search.needs_float64(given_queries)
     if not far.any():
         return search.narrow(given_queries, excluded)
     if far.all():
         return search.wide(given_queries, excluded)
-    _arrays.wide_vectors(given_queries, "queries", threads=workers)  # names a bad row of them all
+    convert.wide_vectors(given_queries, "queries", threads=workers)  # names a bad row of them all
     found = np.empty((len(far), k)), np.empty((len(far), k), dtype=np.int64)
     for some, find in ((far, search.wide), (~far, search.narrow)):
         part = find(given_queries[some], None if excluded is None else excluded[some])
@@ -128,17 +128,17 @@ class _Search:
         if self._kept is None:
             self._kept, rows = Keeping(), self._rows
             some = float64(rows[positions(len(rows), rows.shape[1])])
-            if _arrays.beyond_float32(rows):
+            if convert.beyond_float32(rows):
                 self._kept = Keeping("float64")
-            elif len(some) and _arrays.all_finite(some):
+            elif len(some) and all_finite(some):
                 around = Neighbourhood(some, len(rows), self._metric, self._threads)
                 self._kept = around.keeping(may_shift="euclidean" in self._metric)
         return self._kept
 
     def needs_float64(self, queries: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Which queries are compared in float64."""
-        exact = _arrays.fits_float32(queries.dtype)
-        if self._kept is None and exact and _arrays.fits_float32(self._rows.dtype):
+        exact = convert.fits_float32(queries.dtype)
+        if self._kept is None and exact and convert.fits_float32(self._rows.dtype):
             return np.zeros(len(queries), dtype=np.bool_)
         if self.keeping.dtype == "float64":
             return np.ones(len(queries), dtype=np.bool_)
@@ -155,11 +155,11 @@ class _Search:
         """Neighbours by float32, about the offset if there is one."""
         rows, offset = self._rows, self._kept.offset if self._kept is not None else None
         if offset is not None:
-            rows, _ = _arrays.wide_vectors(rows, "rows", threads=self._threads)
-            queries, _ = _arrays.wide_vectors(queries, "queries", threads=self._threads)
+            rows, _ = convert.wide_vectors(rows, "rows", threads=self._threads)
+            queries, _ = convert.wide_vectors(queries, "queries", threads=self._threads)
             rows, queries = rows - offset, queries - offset
-        stored, rows_max = _arrays.vectors(rows, "rows", threads=self._threads)
-        asked, queries_max = _arrays.vectors(queries, "queries", threads=self._threads)
+        stored, rows_max = convert.vectors(rows, "rows", threads=self._threads)
+        asked, queries_max = convert.vectors(queries, "queries", threads=self._threads)
         segment, index = (stored, None, 0, None, rows_max), None
         if worth_at_once(len(asked), stored.shape[1], self._metric):
             planner, plan = Planner(most_trials=1), (len(asked), self._k, self._threads)
@@ -169,12 +169,12 @@ class _Search:
 
     def wide(self, queries: npt.NDArray[Any], excluded: I64 | None) -> tuple[F64, I64]:
         """Neighbours by float64."""
-        rows, rows_max = _arrays.wide_vectors(self._rows, "rows", threads=self._threads)
-        asked, queries_max = _arrays.wide_vectors(queries, "queries", threads=self._threads)
+        rows, rows_max = convert.wide_vectors(self._rows, "rows", threads=self._threads)
+        asked, queries_max = convert.wide_vectors(queries, "queries", threads=self._threads)
         if self._metric == "cosine":
             asked, rows, queries_max, rows_max = scaled_to_one(asked), scaled_to_one(rows), 1.0, 1.0
         else:
-            _arrays.refuse_tiny(rows_max, "rows")
+            convert.refuse_tiny(rows_max, "rows")
         return self._found(asked, queries_max, (rows, None, 0, None, rows_max), excluded)
 
     def _found(

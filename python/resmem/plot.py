@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-    from resmem import Evaluation, Explanation, TuneResult
+    from resmem._evaluation.evaluate import Evaluation
+    from resmem._evaluation.explain import Explanation
+    from resmem._tuning.result import TuneResult
 
 __all__ = ["corrections", "gain_by_distance", "reliability", "tuning_map"]
 

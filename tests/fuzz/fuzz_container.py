@@ -47,13 +47,13 @@ def accepted(data: bytes, load: Callable[..., Any], use: Callable[[Any], None]) 
 
 def check(data: bytes) -> bool:
     """Whether the bytes are accepted; every byte of every array can then be read."""
-    from resmem import _container
+    from resmem._files import container
 
     def read(loaded: Any) -> None:
         for array in loaded.arrays.values():
             array.tobytes()
 
-    return accepted(data, partial(_container.load, threads=1), read)
+    return accepted(data, partial(container.load, threads=1), read)
 
 
 def aligned(position: int) -> int:
@@ -147,7 +147,7 @@ def seeds() -> dict[str, bytes]:
 
     import numpy as np
 
-    from resmem._container import Section, append, save
+    from resmem._files.container import Section, append, save
 
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "file")
@@ -170,7 +170,7 @@ def main() -> None:
     import atheris
 
     with atheris.instrument_imports(include=["resmem"]):
-        from resmem import _container  # noqa: F401
+        pass
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
         rng = random.Random(seed)

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import resmem
-from resmem import _container, _export
-from resmem._estimate import estimate, in_bytes
-from resmem._formats import Rows
-from resmem._ingest import Incoming
-from resmem._persist import EXPORTS
+from resmem._base.units import in_bytes
+from resmem._files import container
+from resmem._files.export import bytes_to_verify, has_checksums
+from resmem._files.formats import Rows
+from resmem._files.persist import EXPORTS
 from resmem._report.words import verdict
-from resmem._state import SETTINGS
+from resmem._rows.estimate import estimate
+from resmem._rows.ingest import Incoming
+from resmem._state.state import SETTINGS
 
 from . import inputs, outputs
 from .files import refuse_overwriting
@@ -196,7 +198,7 @@ def verify(options: Namespace) -> Told:
     """verify_file: every block."""
     with _bar(options, "verify", _bytes_to_verify(options.memory)) as step:
         facts = resmem.verify_file(options.memory, progress=step)
-    checksums = not _is_export(options.memory) or _export.has_checksums(options.memory)
+    checksums = not _is_export(options.memory) or has_checksums(options.memory)
     length = os.path.getsize(options.memory)
     text = f"ok, {length} bytes" if checksums else "readable, but .safetensors has no checksums"
     return Told({**facts, "checksums": checksums}, f"{options.memory}: {text}")
@@ -299,12 +301,12 @@ def _load(options: Namespace) -> resmem.Memory:
 
 def _bytes_to_verify(path: str) -> int:
     if _is_export(path):
-        return _export.bytes_to_verify(path)
-    return _container.bytes_to_verify(path)
+        return bytes_to_verify(path)
+    return container.bytes_to_verify(path)
 
 
 def _is_export(path: str) -> bool:
-    return path.lower().endswith(EXPORTS) and not _container.is_container(path)
+    return path.lower().endswith(EXPORTS) and not container.is_container(path)
 
 
 def _check_target(path: str) -> None:

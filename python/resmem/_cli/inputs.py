@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resmem._formats import Rows, members
+from resmem._files.formats import Rows, members
 
 from .files import split
 

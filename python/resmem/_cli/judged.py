@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from resmem._explain import explain
+from resmem._evaluation.explain import explain
 
 from . import inputs
 from .progress import Step, unseen
 
 if TYPE_CHECKING:
-    from resmem import Evaluation, Explanation, Memory, TuneResult
+    from resmem._evaluation.evaluate import Evaluation
+    from resmem._evaluation.explain import Explanation
+    from resmem._memory import Memory
+    from resmem._tuning.result import TuneResult
 
 ROWS = ("embeddings", "outputs", "targets")
 TRIED = (

@@ -15,8 +15,8 @@ from typing import IO, Any, TypeAlias
 
 import numpy.typing as npt
 
-from resmem._atomic import replacing
-from resmem._formats import npz_member, write_header, write_rows
+from resmem._files.atomic import replacing
+from resmem._files.formats import npz_member, write_header, write_rows
 
 Block: TypeAlias = dict[str, npt.NDArray[Any]]  # arrays by name, one row per query
 

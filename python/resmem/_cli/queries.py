@@ -7,8 +7,8 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from resmem import Memory
-from resmem._formats import Rows
+from resmem._files.formats import Rows
+from resmem._memory import Memory
 
 from . import inputs
 from .outputs import Block

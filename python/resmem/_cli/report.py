@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
-from resmem._errors import ResmemWarning
-from resmem._estimate import in_bytes
-from resmem._state import SETTINGS
+from resmem._base.errors import ResmemWarning
+from resmem._base.units import in_bytes
+from resmem._state.state import SETTINGS
 
 _NAMES_SHOWN = 20  # of columns
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
+from resmem._report.words import clean
+
 from .page import Html, element
-from .words import clean
 
 HOW = "Figures need matplotlib: pip install 'residual-memory[plot]'."
 

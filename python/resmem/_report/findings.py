@@ -10,7 +10,9 @@ def checked(required: bool = False, **given: Any) -> None:
 
     ``required``: None is refused too.
     """
-    from resmem import Evaluation, Explanation, TuneResult
+    from resmem._evaluation.evaluate import Evaluation
+    from resmem._evaluation.explain import Explanation
+    from resmem._tuning.result import TuneResult
 
     kinds = {"tuning": TuneResult, "evaluation": Evaluation, "explanation": Explanation}
     for name, value in given.items():

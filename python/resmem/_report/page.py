@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from .words import clean
+from resmem._report.words import clean
 
 
 class Html(str):

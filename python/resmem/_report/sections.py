@@ -7,14 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from resmem import plot
+from resmem._report import figures
+from resmem._report.changes import Change, Classes, changes, is_classes, named
+from resmem._report.words import calibrated, gained, interval, number, scored, sign, verdict
 
-from . import figures
-from .changes import Change, Classes, changes, is_classes, named
 from .page import Html, Part, details, element, joined, paragraph, section, table
-from .words import calibrated, gained, interval, number, scored, sign, verdict
 
 if TYPE_CHECKING:
-    from resmem import Evaluation, Explanation, Settings, TuneResult
+    from resmem._evaluation.evaluate import Evaluation
+    from resmem._evaluation.explain import Explanation
+    from resmem._state.settings import Settings
+    from resmem._tuning.result import TuneResult
 
 _CLASSES_SHOWN = 30  # that changed most, of many
 _EXAMPLES, _NEIGHBOURS = 4, 5  # examples of each kind, neighbours of an example

@@ -7,7 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resmem import Evaluation, TuneResult
+    from resmem._evaluation.evaluate import Evaluation
+    from resmem._tuning.result import TuneResult
 
 _SCORES = {
     "log_loss": "log-loss",

@@ -10,53 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from resmem import _arrays
-from resmem._arrays import F64
-from resmem._ingest import Spec
-from resmem._simplex import SimplexMap, map_named
-from resmem._state import CHANGEABLE, finite, positive
-from resmem._stores import KeyDtype, Sparse
+from resmem._base import checks
+from resmem._base.arrays import F64
+from resmem._correction.simplex import SimplexMap, map_named
+from resmem._rows.spec import Spec
+from resmem._rows.stores import KeyDtype, Sparse
+from resmem._state.settings import Settings
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
 SIGMAS = (*np.geomspace(0.01, 2, 11).tolist(), math.inf)  # times the median distance of the last k
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What can be chosen of a memory that is fitted."""
-
-    k: int
-    sigma: Any  # a number, or "auto" of a memory whose ``sigma`` is
-    temperature: float
-    strength: float
-    probability_map: str = "clip"
-    preprocess: str = "none"
-    key_dtype: KeyDtype = "auto"  # as they are kept
-
-    def __str__(self) -> str:
-        sigma = self.sigma if self.sigma == "auto" else f"{self.sigma:.4g}"
-        text = f"k={self.k}, sigma={sigma}, strength={self.strength:g}"
-        usual = {"temperature": (1.0,), "probability_map": ("clip",), "preprocess": ("none",)}
-        for name, untold in {**usual, "key_dtype": ("auto", "float32")}.items():
-            value = getattr(self, name)
-            if value not in untold:
-                text += f", {name}={value:g}" if name == "temperature" else f", {name}={value}"
-        return text
-
-
-def checked_settings(settings: Any) -> None:
-    """Refuse what is no ``Settings``, naming what the caller may have meant."""
-    if isinstance(settings, Settings):
-        return
-    hint = "such as tune(..).best"
-    if isinstance(getattr(settings, "best", None), Settings):
-        hint = "pass its best"
-    elif isinstance(settings, dict):
-        one = next((name for name in settings if name in CHANGEABLE), "k")
-        hint = f"to change some of them, set them by name: memory.{one} = {settings.get(one, 50)!r}"
-    raise TypeError(f"settings must be resmem.Settings, got {type(settings).__name__}; {hint}")
 
 
 @dataclass(frozen=True)
@@ -107,9 +71,9 @@ def grid_of(
     probability_map: Any,
 ) -> Grid:
     """The values asked for, checked; None: the defaults. ``rows``: how many a query can have."""
-    ks = sorted({min(_arrays.count(v, "k"), rows) for v in _listed(KS if k is None else k, "k")})
-    sigmas = sorted({positive(v, "sigma", infinite=True) for v in _listed(sigma, "sigma")})
-    strengths = {finite(v, "strength") for v in _listed(strength, "strength")}
+    ks = sorted({min(checks.count(v, "k"), rows) for v in _listed(KS if k is None else k, "k")})
+    sigmas = sorted({checks.positive(v, "sigma", infinite=True) for v in _listed(sigma, "sigma")})
+    strengths = {checks.finite(v, "strength") for v in _listed(strength, "strength")}
     return Grid(
         tuple(ks),
         tuple(sigmas) if sigma is not None else SIGMAS,
@@ -121,7 +85,7 @@ def grid_of(
 
 
 def _temperatures(spec: Spec, asked: Any, now: float) -> tuple[float, ...]:
-    tried = {positive(v, "temperature") for v in _listed(asked, "temperature")}
+    tried = {checks.positive(v, "temperature") for v in _listed(asked, "temperature")}
     if spec.output_kind != "logits":
         if tried - {1.0}:
             raise ValueError(

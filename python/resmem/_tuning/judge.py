@@ -17,11 +17,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resmem._arrays import F64, I64
-from resmem._ingest import blocks
-from resmem._metrics import Interval, Score, gains_of, normal_quantile, paired_interval
-from resmem._rows import Array
-from resmem._tuning.grid import Settings
+from resmem._base.arrays import F64, I64
+from resmem._base.blocks import blocks
+from resmem._rows.segment import Array
+from resmem._scores.metrics import Interval, Score, gains_of, normal_quantile, paired_interval
+from resmem._state.settings import Settings
 from resmem._tuning.result import TABLE, TuneResult
 from resmem._tuning.trial import Kind, Trial, scores_of
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resmem._arrays import F64, I64, distinct
-from resmem._metrics import Interval
-from resmem._tuning.grid import Settings
+from resmem._base.arrays import F64, I64, distinct
+from resmem._scores.metrics import Interval
+from resmem._state.settings import Settings
 
 TABLE = np.dtype(
     [("k", np.int64), ("sigma", np.float64), ("temperature", np.float64), ("strength", np.float64),

@@ -13,15 +13,20 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from resmem import _arrays, _core, _plausible
-from resmem._arrays import F64, I64, Keys
-from resmem._correct import Corrector, search
-from resmem._ingest import Spec, blocks
-from resmem._metrics import BINS, Score
-from resmem._rows import Array, Snapshot, intact
-from resmem._simplex import map_named
-from resmem._stores import Dense, Head, Sparse, widen_keys
-from resmem._tuning.grid import Grid, Settings
+from resmem import _core
+from resmem._base import checks, convert
+from resmem._base.arrays import F64, I64, Keys, block_of, distinct, forget, rows_of
+from resmem._base.blocks import blocks
+from resmem._correction.correct import Corrector, search
+from resmem._correction.simplex import map_named
+from resmem._rows import plausible
+from resmem._rows.segment import Array, intact
+from resmem._rows.snapshot import Snapshot
+from resmem._rows.spec import Spec
+from resmem._rows.stores import Dense, Head, Sparse, widen_keys
+from resmem._scores.metrics import BINS, Score
+from resmem._state.settings import Settings
+from resmem._tuning.grid import Grid
 
 _SWEPT_BYTES = 48 << 20  # of residuals and outputs in hand
 
@@ -73,7 +78,7 @@ class GivenRows:
         """The base model's outputs (b, C), checked."""
         keys = self._searched.queries(block)[0] if self._given is None else None
         outputs: Array = self._corrector.raw_outputs(keys, self._given, block, self._threads)
-        _arrays.forget(self._given, block)
+        forget(self._given, block)
         return outputs
 
 
@@ -119,18 +124,18 @@ def checked_targets(corrector: Corrector, targets: Any, q: int) -> Array:
     """Classes (q,), or values (q, C)."""
     spec, columns = corrector.spec, corrector.rows.columns
     if spec.task == "regression":
-        _plausible.check_order(targets, corrector.rows.output_names, "memory.output_names_")
-    given = _arrays.rows_of(targets, "targets")
+        plausible.check_order(targets, corrector.rows.output_names, "memory.output_names_")
+    given = rows_of(targets, "targets")
     if len(given.shape):
-        targets = _arrays.block_of(given, slice(0, given.shape[0]), "targets")
+        targets = block_of(given, slice(0, given.shape[0]), "targets")
     if spec.task == "classification":
-        _arrays.class_layout(given)
-        array: Array = _arrays.labels(targets, columns)
+        convert.class_layout(given)
+        array: Array = convert.labels(targets, columns)
     else:
         array = spec.values(targets, "targets")
         if array.shape[1] != columns:
             raise ValueError(f"targets must have {columns} columns as in fit, got {array.shape[1]}")
-    _arrays.same_length("targets", len(array), "embeddings", q)
+    checks.same_length("targets", len(array), "embeddings", q)
     return array
 
 
@@ -392,7 +397,7 @@ class Trial:
 def _numbered(found: I64, total: int) -> tuple[I64, I64]:
     """The positions that occur, ascending, and ``found`` numbered by them; -1 stays."""
     if found.size < total // 4:
-        there = _arrays.distinct(found)
+        there = distinct(found)
         there = there[there >= 0]
         near = np.searchsorted(there, found)
     else:

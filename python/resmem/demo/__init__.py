@@ -5,8 +5,8 @@ residuals, and base, neighbours alone and ResMem are shown side by side on image
 was fitted to or chosen on.
 
 `data.py` reads the images, `base.py` holds the two models, `experiment.py` is the run from
-training through `Memory.tune` to the test, `report.py` says what came of it and `picture.py`
-draws it.
+training through `Memory.tune` to the test, `results.py` what it finds, `report.py` says what came
+of it and `picture.py` draws it.
 """
 
 from __future__ import annotations

@@ -3,51 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 import resmem
 
-from .base import Base, Floats, Ints, Outputs, Recipe, log_loss, softmax
+from .base import Base, Floats, Ints, Recipe, log_loss, softmax
 from .data import Split
 from .report import Report, Stopwatch
-
-if TYPE_CHECKING:
-    from resmem._evaluate import MethodResult
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How well the trained model knows one split."""
-
-    accuracy: float
-    log_loss: float
-    residual: float  # mean of 1 - p(label): what the memory stores, or would have to supply
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trained base model, its memory, and what tuning on the validation images found."""
-
-    base: Base
-    memory: resmem.Memory
-    train: Fit
-    validation: Fit
-    tuned: resmem.TuneResult
-
-
-@dataclass(frozen=True)
-class Result:
-    """One base model's test."""
-
-    trial: Trial
-    outputs: Outputs
-    methods: dict[str, MethodResult]  # by name, the base model first
-    examples: dict[str, list[int]]  # images that ResMem as published changed most
-    search_rate: float  # queries per second
-    correct_rate: float
+from .results import Fit, Result, Trial
 
 
 def assess(logits: Floats, labels: Ints) -> Fit:

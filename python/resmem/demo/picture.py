@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from resmem._atomic import replacing
+from resmem._files.atomic import replacing
 
 from .base import Floats, softmax
 from .data import CLASSES, Split
-from .experiment import Result
+from .results import Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

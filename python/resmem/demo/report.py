@@ -18,10 +18,10 @@ import numpy as np
 import resmem
 
 if TYPE_CHECKING:
-    from resmem._metrics import Interval
+    from resmem._scores.metrics import Interval
 
     from .data import Split
-    from .experiment import Result, Trial
+    from .results import Result, Trial
 
 
 class Stopwatch:

@@ -1,0 +1,174 @@
+"""From whatever the caller has to the arrays the core reads.
+
+NumPy arrays, anything with DLPack (bfloat16 included) and anything with ``__array__`` are
+taken. Integers convert; bool, object and complex arrays are refused, as they are nearly
+always a mistake. A float32 C-contiguous array is passed on without a copy.
+
+Another thread may write to a caller's array during a call. What is used as an index must stay as
+it was checked, so integers are always copied. Other numbers may change at any time: that can make
+results wrong, but nothing may be read or written beyond an array, and no call may hang.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _core
+
+F32: TypeAlias = npt.NDArray[np.float32]
+F64: TypeAlias = npt.NDArray[np.float64]
+I64: TypeAlias = npt.NDArray[np.int64]
+Keys: TypeAlias = "F32 | F64"
+
+# Beyond these, sums of squares of float64 numbers may overflow, or underflow (CONTRACT.md).
+LARGEST_WIDE, SMALLEST_WIDE = 2.0**480, 2.0**-400
+
+
+@contextmanager
+def float_state() -> Iterator[None]:
+    """The contract's floating-point state for what NumPy computes: gradual underflow, whatever
+    the caller's thread is set to, which it gets back. Serves as a decorator too."""
+    saved = _core.enter_float_state()
+    try:
+        yield
+    finally:
+        _core.leave_float_state(saved)
+
+
+def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
+    """The value as a NumPy array, its dtype kept (bfloat16 becomes float32)."""
+    if value is None:
+        raise TypeError(f"{name} must be an array, got None")
+    if isinstance(value, np.ndarray):
+        if hasattr(value, "mask"):
+            raise TypeError(f"{name} is a masked array; fill it or drop its masked rows")
+        array = value
+    elif isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(
+            f"{name} must be an array, got {type(value).__name__}; numpy.load(path, mmap_mode='r') "
+            "gives that of a .npy file"
+        )
+    elif getattr(value, "requires_grad", False):
+        there = "" if _device(value) is None else ".cpu()"
+        raise TypeError(f"{name} is a tensor that requires grad; pass {name}.detach(){there}")
+    elif _device(value) is not None:
+        get = "cpu" if hasattr(value, "cpu") else "get"
+        raise TypeError(f"{name} lies on {_device(value)}; pass {name}.{get}()")
+    elif hasattr(value, "toarray"):
+        raise TypeError(f"{name} is a sparse {type(value).__name__}; pass {name}.toarray()")
+    elif hasattr(value, "__dlpack__") and (wide := _from_bfloat16(value)) is not None:
+        array = wide
+    else:
+        try:
+            only_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
+            array = np.from_dlpack(value) if only_dlpack else np.asarray(value)
+        except (TypeError, ValueError, RuntimeError, BufferError) as error:
+            raise TypeError(
+                f"{name} cannot be read as an array: {type(value).__name__} ({error}); "
+                "pass a NumPy array or a CPU tensor"
+            ) from error
+    if array.dtype == object and array.ndim == 0:
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}")
+    if array.dtype == object and array.ndim == 2 and hasattr(value, "columns"):
+        others = [str(column) for column in value.columns if not _is_numeric(value[column])]
+        raise TypeError(
+            f"{name} must hold real numbers, got other columns, {', '.join(others[:5])}; convert "
+            f"all of them, for example with {name}.astype('float64'), or leave these out"
+        )
+    is_bfloat16 = array.dtype.kind == "V" and array.dtype.name == "bfloat16"
+    return array.astype(np.float32) if is_bfloat16 else array
+
+
+def _is_numeric(column: Any) -> bool:
+    dtype = getattr(column, "dtype", None)
+    return isinstance(dtype, np.dtype) and dtype.kind in "fiu"
+
+
+def _device(value: Any) -> str | None:
+    """The device that an array lies on, if it is none that NumPy can read."""
+    if hasattr(value, "cpu") and hasattr(value, "device"):  # of PyTorch
+        place = str(value.device)
+        return None if place.startswith("cpu") else place
+    is_cupy = hasattr(value, "__cuda_array_interface__") and hasattr(value, "get")
+    return "a GPU" if is_cupy else None
+
+
+def rows_of(value: Any, name: str) -> Any:
+    """Something that rows can be sliced from, with a shape.
+
+    Arrays are taken as NumPy arrays. What only looks like one, such as a data set in a file, is
+    left where it is and read block by block.
+    """
+    lazy = isinstance(getattr(value, "dtype", None), np.dtype) and all(
+        hasattr(value, part) for part in ("shape", "__getitem__")
+    )
+    if isinstance(value, np.ndarray) or not lazy:
+        return to_numpy(value, name)
+    if len(value.shape) == 0 or hasattr(value, "__dlpack__") or hasattr(value, "iloc"):
+        return to_numpy(value, name)
+    return value
+
+
+def block_of(rows: Any, block: slice, name: str) -> npt.NDArray[Any]:
+    """Some rows of what ``rows_of`` gave, all of them."""
+    part = to_numpy(rows[block], name)
+    if part.ndim == 0 or len(part) != block.stop - block.start:
+        raise ValueError(
+            f"{name}: asked for rows {block.start} to {block.stop - 1}, got an array of shape "
+            f"{part.shape}"
+        )
+    return part
+
+
+def forget(rows: Any, block: slice) -> None:
+    """Let go of pages of a mapped file whose rows have been used, so that one pass over a file
+    larger than memory does not fill it. They stay in the system's cache."""
+    if not isinstance(rows, np.ndarray):
+        return
+    part = rows[block]
+    if not part.flags.c_contiguous or part.nbytes == 0:
+        return
+    base: Any = part
+    while isinstance(base, (np.ndarray, memoryview)):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if not isinstance(base, mmap.mmap):
+        return
+    if memoryview(base).readonly or getattr(part, "mode", "") == "r+":  # private pages may differ
+        first = _address(part) - _address(np.frombuffer(base, dtype=np.uint8))
+        page = first // mmap.PAGESIZE * mmap.PAGESIZE
+        base.madvise(mmap.MADV_DONTNEED, page, first + part.nbytes - page)
+
+
+def _address(array: npt.NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _from_bfloat16(value: Any) -> F32 | None:
+    """A float32 copy of a bfloat16 tensor; None for every other dtype."""
+    if "bfloat16" not in str(getattr(value, "dtype", "")):
+        return None
+    try:
+        return _core.bfloat16_from_dlpack(value.__dlpack__())
+    except (BufferError, RuntimeError, TypeError, ValueError):
+        return None
+
+
+def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The distinct ones of some values, in ascending order.
+
+    ``numpy.unique`` without this argument hashes (since 2.3), in C++ that lets the GIL go: up to
+    Python 3.13 a daemon thread in it when the program ends has the process abort.
+    """
+    return np.unique(values, return_index=True)[0]
+
+
+def all_finite(*parts: npt.NDArray[Any]) -> bool:
+    """Whether there is neither NaN nor infinity: what is looked at before rows are named."""
+    return all(bool(np.isfinite(part).all()) for part in parts)

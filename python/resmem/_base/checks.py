@@ -1,0 +1,73 @@
+"""Single arguments: numbers, counts, switches; what is refused, and how it is said."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def same_length(name: str, got: int, other: str, expected: int) -> None:
+    if got != expected:
+        raise ValueError(f"{name} must have one row per row of {other} ({expected}), got {got}")
+
+
+def count(value: Any, name: str, least: int = 1) -> int:
+    """A whole number of at least ``least``."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} must be within int64, got {value}")
+    return int(value)
+
+
+def told(progress: Any) -> None:
+    """Refuse what cannot be told of steps."""
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be a function of a number of bytes, got {progress!r}")
+
+
+def thread_count(value: Any) -> int:
+    """Threads to use; 0 tells the core to decide."""
+    return 0 if value is None else count(value, "threads")
+
+
+def yes_or_no(value: Any, name: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def number(value: Any, name: str) -> float:
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{name} must be within float64, got a larger number") from error
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a number, got {value!r}") from error
+
+
+def positive(value: Any, name: str, more: str = "", infinite: bool = False) -> float:
+    checked = number(value, name)
+    if not checked > 0 or (math.isinf(checked) and not infinite):
+        raise ValueError(f"{name} must be a positive number{more}, got {value!r}")
+    return checked
+
+
+def not_negative(value: Any, name: str) -> float:
+    checked = number(value, name)
+    if not checked >= 0:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return checked
+
+
+def finite(value: Any, name: str) -> float:
+    checked = number(value, name)
+    if not math.isfinite(checked):
+        raise ValueError(f"{name} must be finite, got {value!r}")
+    return checked

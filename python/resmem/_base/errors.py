@@ -1,0 +1,35 @@
+"""Exceptions and warnings of the package's own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import warnings
+from pathlib import Path
+
+# Where code of the package runs: its own files, and the standard library's for its decorators.
+_INSIDE = (
+    str(Path(__file__).resolve().parents[1]) + os.sep,
+    contextlib.contextmanager.__code__.co_filename,
+)
+
+
+class NotFittedError(ValueError, AttributeError):
+    """A method that needs rows was called before ``fit``."""
+
+
+class FileFormatError(ValueError):
+    """A file is not one of resmem, is damaged, or needs a later version."""
+
+
+class ResmemWarning(UserWarning):
+    """The data seem to mean something else, or lose precision; the message names the fix."""
+
+
+def warn(text: str) -> None:
+    """Issue a ``ResmemWarning`` at the line of the caller's that called the package."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, ResmemWarning, stacklevel=level)

@@ -1,0 +1,1 @@
+"""The correction of queries: neighbours, weights, residuals, and maps to probabilities."""

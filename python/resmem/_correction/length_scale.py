@@ -1,0 +1,41 @@
+"""The rule of CONTRACT.md for ``sigma="auto"``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from resmem import _core
+from resmem._base.sample import sample
+from resmem._rows.snapshot import Snapshot
+from resmem._rows.stores import widen_keys
+
+_SAMPLE = 256  # rows that it looks at
+
+
+def measure(rows: Snapshot, k: int) -> float:
+    """Over the living rows in order: the median of the mean of ``D_j - D_1``."""
+    n = len(rows)
+    k = min(k, n - 1)
+    if k < 1:
+        return 1.0
+    chosen = list(rows.sample(sample(n, _SAMPLE)))
+    queries = np.concatenate([widen_keys(segment["keys"][at]) for segment, at in chosen])
+    own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
+    largest = max(segment.keys_max for segment, _ in chosen)
+    distances, _, _, _ = _core.search(
+        queries,
+        largest,
+        rows.keys_for_core(len(queries)),
+        k,
+        "euclidean",
+        own,
+        version=rows.version,
+    )
+    gaps = np.add.accumulate(distances - distances[:, :1], axis=1)[:, -1] / k
+    ordered = np.sort(gaps)
+    half = len(ordered) // 2
+    median = ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+    if median > 0:
+        return float(median)
+    positive = gaps[gaps > 0]
+    return float(np.add.accumulate(positive)[-1] / len(positive)) if len(positive) else 1.0

@@ -1,0 +1,1 @@
+"""What a memory does for its model on rows whose targets are known, and why."""

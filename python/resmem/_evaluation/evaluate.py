@@ -1,0 +1,565 @@
+"""What a memory does for its model on rows whose targets are known: gains and harms alike."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _core
+from resmem._base import checks, convert
+from resmem._base.arrays import F64, I64, block_of, distinct, forget, rows_of
+from resmem._base.blocks import blocks
+from resmem._base.errors import warn
+from resmem._correction.correct import Corrector
+from resmem._correction.simplex import SimplexMap, map_named
+from resmem._evaluation.explain import aligned, targets_of
+from resmem._rows import plausible
+from resmem._scores.metrics import (
+    Interval,
+    error_of,
+    explained,
+    gains_of,
+    losses_of,
+    paired_interval,
+    reliability,
+)
+from resmem._state.state import Held
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+
+_EXAMPLES = 50
+_AS_GIVEN = map_named("clip")  # of the base and the published sum, whatever the memory does
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """How one method did.
+
+    Attributes
+    ----------
+    name : str
+    scores : dict
+        Classification: "accuracy", "log_loss", "brier", "calibration_error"; regression: "rmse",
+        "mae", "r2".
+    corrected, harmed : int
+        Rows that the base had wrong and this method has right, and the reverse; for regression
+        rows whose squared error (summed over columns) is smaller, and larger, than the base's.
+    gain : Interval or None
+        Of the rows' log-losses (regression: squared errors) below the base's, in the mean and
+        with 95 % confidence; positive is better. None for the base. An infinite log-loss counts
+        as 745 here, just above the largest that is finite; where both have some, of different
+        rows, nothing is known: the interval is infinite.
+    """
+
+    name: str
+    scores: dict[str, float]
+    corrected: int
+    harmed: int
+    gain: Interval | None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The base model, its neighbours alone, and the memory, on the same rows.
+
+    Attributes
+    ----------
+    task : str
+    rows : int
+    settings : dict
+        Of the memory, "knn_k" and "knn_sigma" of the neighbours alone, "published_k" and
+        "published_sigma" of the method as published.
+    methods : tuple of MethodResult
+        "base": the outputs as given. "base, T=..": at the memory's temperature, if not 1. "kNN
+        alone": the weighted mean of the neighbours' targets. "ResMem as published": strength 1,
+        with the ``k`` and ``sigma`` that tuning found for it if ``knn`` is its result, else with
+        the memory's. "ResMem, strength ..": the memory's own strength and probability map, if not
+        those. Probabilities of the published sum are made by "clip", those of the neighbours alone
+        by the map of ``knn``, and of the base they are its own; rows without neighbours have the
+        base's outputs.
+    by_class : list of dict, or None
+        For each class that occurs: "class", "rows", by name of method {"accuracy", "log_loss"},
+        and "corrected" and "harmed" by the last method.
+    by_distance : list of dict
+        For each bucket of distances to the nearest row, split at quantiles: "from", "to", "rows",
+        by name of method its log-loss (rmse), and the last method's "gain" with "low" and "high".
+        Rows without neighbours are a bucket of their own, at infinity.
+    reliability : dict or None
+        By name of method, for each bin of the top class's probability: "low", "high", "rows", mean
+        "confidence" and "accuracy" (NaN in empty bins).
+    examples : dict
+        "corrected" and "harmed": up to 50 rows each that the last method changed, by the change of
+        the true class's probability (squared error), largest first.
+    """
+
+    task: str
+    rows: int
+    settings: dict[str, Any]
+    methods: tuple[MethodResult, ...]
+    by_class: list[dict[str, Any]] | None
+    by_distance: list[dict[str, Any]]
+    reliability: dict[str, list[dict[str, Any]]] | None
+    examples: dict[str, list[int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in what JSON can hold: NaN is None, infinities are "inf" and "-inf"."""
+        return dict(plain(self))
+
+    def to_pandas(self) -> Any:
+        """The methods as a pandas.DataFrame, a line each."""
+        rows = [{"method": name, **cells} for name, cells in self._lines()]
+        return pandas().DataFrame(rows).set_index("method")
+
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for method in self.methods:
+            gain = method.gain or Interval(math.nan, math.nan, math.nan, math.nan)
+            changed = {"corrected": method.corrected, "harmed": method.harmed}
+            gained = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+            yield method.name, {**method.scores, **changed, **gained}
+
+    def __repr__(self) -> str:
+        gained = "log_loss" if self.task == "classification" else "squared error"
+        scores = [*self.methods[0].scores, "corrected", "harmed"]
+        table = [["method", *scores, f"gain in {gained} (95 %)"]]
+        for name, cells in self._lines():
+            gain = "{gain:+.4g} [{gain_low:+.4g}, {gain_high:+.4g}]".format(**cells)
+            last = "" if math.isnan(cells["gain"]) else gain
+            table.append([name, *(f"{cells[score]:.4g}" for score in scores), last])
+        settings = ", ".join(
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in self.settings.items()
+        )
+        return "\n".join([f"Evaluation of {self.rows} rows ({settings})", *aligned(table)])
+
+
+def evaluate(
+    now: Held,
+    embeddings: Any,
+    outputs: Any,
+    targets: Any,
+    exclude_ids: Any,
+    knn: Any,
+    buckets: int,
+    bins: int,
+    threads: int | None,
+) -> Evaluation:
+    """See ``Memory.evaluate``."""
+    buckets, bins = checks.count(buckets, "buckets"), checks.count(bins, "bins")
+    trial = _Trial(now, knn, checks.thread_count(threads))
+    tallies, nearest, classes = trial.run(embeddings, outputs, targets, exclude_ids)
+    base, last = tallies["base"], list(tallies.values())[-1]
+    _tell_impossible(base)
+    corrected, harmed, change = last.against(base)
+    by_class = calibration = None
+    if classes is not None:
+        by_class = _by_class(tallies, classes, corrected, harmed)
+        calibration = {name: _bins(tally, bins) for name, tally in tallies.items()}
+    return Evaluation(
+        task=trial.corrector.spec.task,
+        rows=len(nearest),
+        settings=trial.settings,
+        methods=tuple(_result(name, tally, base, bins) for name, tally in tallies.items()),
+        by_class=by_class,
+        by_distance=[_bucket(tallies, nearest, at) for at in _by_quantile(nearest, buckets)],
+        reliability=calibration,
+        examples={
+            kind: _largest(mask, change)
+            for kind, mask in (("corrected", corrected), ("harmed", harmed))
+        },
+    )
+
+
+# -------------------------------------------------------------------- row by row
+
+
+class _Chances:
+    """What the probabilities of a method were, row by row."""
+
+    def __init__(self, rows: int) -> None:
+        self.right: Mask = np.empty(rows, dtype=np.bool_)
+        self.true, self.top, self.loss, self.brier = np.empty((4, rows))  # p of class, of largest
+
+    def add(self, block: slice, chances: F64, classes: I64) -> None:
+        """Rows of probabilities, which are used up."""
+        rows, largest = np.arange(len(chances)), chances.argmax(axis=1)
+        self.right[block] = largest == classes
+        self.true[block], self.top[block] = chances[rows, classes], chances[rows, largest]
+        self.loss[block] = losses_of(self.true[block])
+        chances[rows, classes] -= 1
+        self.brier[block] = np.einsum("ij,ij->i", chances, chances)
+
+    def scores(self, bins: int) -> dict[str, float]:
+        return {
+            "accuracy": float(self.right.mean()),
+            "log_loss": float(self.loss.mean()),
+            "brier": float(self.brier.mean()),
+            "calibration_error": error_of(*reliability(self.top, self.right, bins)),
+        }
+
+    def main(self, at: I64 | slice) -> float:
+        """The log-loss of some rows."""
+        return float(self.loss[at].mean())
+
+    def against(self, base: Any) -> tuple[Mask, Mask, F64]:
+        """Rows corrected, rows harmed, and how much more is given to the true class."""
+        return self.right & ~base.right, base.right & ~self.right, self.true - base.true
+
+
+class _Values:
+    """What the errors of a method were, row by row."""
+
+    def __init__(self, rows: int, columns: int, truth: _Spread) -> None:
+        self.loss, self.absolute = np.empty((2, rows))  # squares, summed over columns; means
+        self._columns, self._truth = columns, truth
+
+    def add(self, block: slice, values: F64, targets: F64) -> None:
+        """Rows of outputs."""
+        errors = values - targets
+        self.loss[block] = np.einsum("ij,ij->i", errors, errors)
+        self.absolute[block] = np.abs(errors).mean(axis=1)
+
+    def scores(self, bins: int) -> dict[str, float]:
+        return {
+            "rmse": self.main(slice(None)),
+            "mae": float(self.absolute.mean()),
+            "r2": explained(float(self.loss.sum()), self._truth.total),
+        }
+
+    def main(self, at: I64 | slice) -> float:
+        """The root of the mean squared error of some rows."""
+        return math.sqrt(float(self.loss[at].mean()) / self._columns)
+
+    def against(self, base: Any) -> tuple[Mask, Mask, F64]:
+        """Rows with smaller and with larger errors, and how much smaller they are."""
+        return self.loss < base.loss, self.loss > base.loss, base.loss - self.loss
+
+
+class _Spread:
+    """Squared deviations of rows from their columns' means, block by block (Chan et al. 1979)."""
+
+    def __init__(self) -> None:
+        self.total, self._rows = 0.0, 0
+
+    def add(self, values: F64) -> None:
+        if self._rows == 0:
+            self._origin, self._mean = values[0].copy(), np.zeros(values.shape[1])
+        values = values - self._origin  # a constant column is exactly 0
+        mean, rows = values.mean(axis=0), self._rows + len(values)
+        apart, share = mean - self._mean, len(values) / rows
+        within = np.square(values - mean).sum()
+        self.total += float(within + np.square(apart).sum() * self._rows * share)
+        self._mean, self._rows = self._mean + apart * share, rows
+
+
+Tally: TypeAlias = "_Chances | _Values"
+Tallies: TypeAlias = "dict[str, Tally]"
+
+
+class _Truth:
+    """The targets of q rows, checked and read block by block."""
+
+    def __init__(self, corrector: Corrector, targets: Any, q: int) -> None:
+        rows = corrector.rows
+        if corrector.spec.task == "regression":
+            plausible.check_order(targets, rows.output_names, "memory.output_names_")
+        self._given = rows_of(targets, "targets")
+        self._q, self._columns, self._spec = q, rows.columns, corrector.spec
+        self.classes: I64 | None = None  # of the rows read so far
+        self._spread = _Spread()
+        if corrector.spec.task == "classification":
+            convert.class_layout(self._given)
+            self.classes = np.empty(q, dtype=np.int64)
+        else:
+            convert.layout(self._given, "targets", "(n,)" if rows.flat else "(n, C)")
+            if not rows.flat and self._given.shape[1] != rows.columns:
+                raise ValueError(
+                    f"targets must have {rows.columns} columns as in fit, "
+                    f"got {self._given.shape[1]}"
+                )
+        checks.same_length("targets", self._given.shape[0], "embeddings", q)
+
+    def tally(self) -> Tally:
+        """For what a method does with these rows."""
+        if self.classes is not None:
+            return _Chances(self._q)
+        return _Values(self._q, self._columns, self._spread)
+
+    def read(self, block: slice) -> npt.NDArray[Any]:
+        """Classes (b,) or values (b, C)."""
+        part = block_of(self._given, block, "targets")
+        forget(self._given, block)
+        if self.classes is not None:
+            self.classes[block] = convert.labels(part, self._columns, block.start)
+            return self.classes[block]
+        values = self._spec.values(part, "targets", block.start)
+        self._spread.add(values)
+        return values
+
+
+class _Trial:
+    """The methods, with the settings and rows of a memory at one moment."""
+
+    def __init__(self, now: Held, knn: Any, threads: int) -> None:
+        self.corrector: Corrector = now.corrector
+        self.threads, self._map = threads, now.map
+        most = max(1, len(self.corrector.rows))
+        k, self._sigma, self._alone_map = _neighbours_alone(knn, now, self.corrector.sigma)
+        self._k = min(k, most)
+        published_k, published_sigma = _as_published(knn, now, self.corrector.sigma)
+        self._published = replace(
+            self.corrector, k=min(published_k, most), sigma=published_sigma, strength=1.0
+        )
+        self.settings = {
+            "k": now.k,
+            "sigma_": self.corrector.sigma,
+            "temperature": self.corrector.rows.temperature,
+            "strength": self.corrector.strength,
+            "probability_map": self._map.name,
+            "knn_k": k,
+            "knn_sigma": self._sigma,
+            "published_k": published_k,
+            "published_sigma": published_sigma,
+        }
+
+    def run(
+        self, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any
+    ) -> tuple[Tallies, F64, I64 | None]:
+        """What every method did, distances to the nearest rows, and the rows' classes."""
+        corrector, k = self.corrector, max(self.corrector.k, self._k, self._published.k)
+        queries = corrector.searching(k, embeddings, exclude_ids, self.threads)
+        q = len(queries)
+        given, truth = corrector.given_outputs(outputs, q), _Truth(corrector, targets, q)
+        if q == 0:
+            raise ValueError("embeddings must have at least one row to evaluate, got none")
+        tallies: Tallies = {}
+        nearest, seen = np.empty(q), plausible.Seen(corrector.spec, corrector.rows, q)
+        for block in blocks(q, 24 * k + 64 * corrector.rows.columns):
+            keys, largest = queries.queries(block)
+            raw = corrector.raw_outputs(keys, given, block, self.threads)
+            distances, positions = queries.find(block, keys, largest)
+            nearest[block] = distances[:, 0]
+            wanted = truth.read(block)
+            seen.look(block, keys, positions[:, 0], wanted)
+            for name, values in self._predictions(raw, distances, positions).items():
+                if name not in tallies:
+                    tallies[name] = truth.tally()
+                tallies[name].add(block, values, wanted)
+            queries.forget(block)
+            forget(given, block)
+        if note := seen.note("evaluated"):
+            warn(f"evaluate: {note}")
+        return tallies, nearest, truth.classes
+
+    def _predictions(self, raw: npt.NDArray[Any], distances: F64, positions: I64) -> dict[str, F64]:
+        """Of every method, probabilities or values (b, C)."""
+        corrector, temperature = self.corrector, self.corrector.rows.temperature
+        base = own = corrector.spec.base(raw, 1.0, self.threads)
+        found = {"base": base.copy()}
+        if temperature != 1:
+            own = corrector.spec.base(raw, temperature, self.threads)
+            found[f"base, T={temperature:.4g}"] = own.copy()
+        found["kNN alone"] = self._alone(distances, positions, base)
+        published = self._correction(self._published, distances, positions)
+        found["ResMem as published"] = self._corrected(own, published, 1.0, _AS_GIVEN)
+        plain = self._map == _AS_GIVEN or corrector.spec.task == "regression"
+        if corrector.strength != 1 or not plain or self._tuned_apart:
+            name = f"ResMem, strength {corrector.strength:.4g}"
+            name += "" if plain else f", {self._map.name}"
+            tuned = published
+            if self._tuned_apart:
+                tuned = self._correction(corrector, distances, positions)
+            found[name] = self._corrected(own, tuned, corrector.strength, self._map)
+        return found
+
+    @property
+    def _tuned_apart(self) -> bool:
+        """Whether the memory's own k and sigma are not those of the method as published."""
+        one, other = self.corrector, self._published
+        return (one.k, one.sigma) != (other.k, other.sigma)
+
+    def _correction(self, corrector: Corrector, distances: F64, positions: I64) -> F64:
+        """By these neighbours, of which the corrector's are the nearest."""
+        near = _first(corrector.k, distances, positions)
+        return corrector.aggregate(*near, None, None, self.threads)
+
+    def _corrected(self, base: F64, correction: F64, strength: float, to: SimplexMap) -> F64:
+        """Probabilities or values."""
+        values: F64 = base + strength * correction
+        if self.corrector.spec.task == "classification":
+            to.apply(values, base, strength, self.threads)
+        return values
+
+    def _alone(self, distances: F64, positions: I64, base: F64) -> F64:
+        """The weighted mean of the neighbours' targets; of rows without any, the base."""
+        near, at = _first(self._k, distances, positions)
+        weights, totals = _core.weights(near, at, self._sigma)
+        values = np.zeros_like(base)
+        for j in range(self._k):
+            there = np.flatnonzero(at[:, j] >= 0)
+            weight, targets = weights[there, j], targets_of(self.corrector, at[there, j])
+            if targets.ndim == 1:
+                values[there, targets] += weight
+            else:
+                values[there] += weight[:, None] * targets
+        values /= totals[:, None]  # last, as in a correction: votes that tie stay equal
+        if self.corrector.spec.task == "classification":
+            self._alone_map.apply(values, None, 1.0, self.threads)
+        nobody = at[:, 0] < 0
+        values[nobody] = base[nobody]
+        return values
+
+
+def _first(k: int, distances: F64, positions: I64) -> tuple[F64, I64]:
+    """The k nearest of these neighbours."""
+    return np.ascontiguousarray(distances[:, :k]), np.ascontiguousarray(positions[:, :k])
+
+
+def _neighbours_alone(knn: Any, now: Held, sigma: float) -> tuple[int, float, SimplexMap]:
+    """Of what was given for it: k, sigma and map of the neighbours alone, which have no base to
+    keep."""
+    k, to = now.k, now.map
+    if knn is not None:
+        settings = getattr(knn, "knn", knn)
+        if not (hasattr(settings, "k") and hasattr(settings, "sigma")):
+            raise TypeError(
+                "knn must be a TuneResult, Settings (with k and sigma) or None, "
+                f"got {type(knn).__name__}"
+            )
+        k = checks.count(settings.k, "k of knn")
+        sigma = checks.positive(settings.sigma, "sigma of knn", infinite=True)
+        to = map_named(getattr(settings, "probability_map", to.name))
+    return k, sigma, map_named("clip") if to.keeps else to
+
+
+def _as_published(knn: Any, now: Held, sigma: float) -> tuple[int, float]:
+    """k and sigma of the method as published: what tuning found for it, if it compared keys as the
+    memory keeps them, or the memory's."""
+    found = getattr(knn, "published", None)
+    keys = now.spec.preprocess.name, now.spec.key_dtype
+    if found is None or (found.preprocess, found.key_dtype) != keys:
+        return now.k, sigma
+    return found.k, found.sigma
+
+
+# -------------------------------------------------------------------- summaries
+
+
+def _tell_impossible(base: Tally) -> None:
+    """Warn of rows that make the base model's log-loss infinite."""
+    if isinstance(base, _Chances) and (rows := np.flatnonzero(base.true == 0)).size:
+        warn(
+            f"evaluate: the base gives exactly 0 to the class of {rows.size} of {len(base.true)} "
+            f"rows, the first of them row {rows[0]}, so its log-loss is infinite; compare by "
+            "accuracy or Brier score, or leave these rows out"
+        )
+
+
+def _result(name: str, tally: Any, base: Any, bins: int) -> MethodResult:
+    corrected, harmed, _ = tally.against(base)
+    gain = None if tally is base else paired_interval(gains_of(tally.loss, base.loss))
+    return MethodResult(name, tally.scores(bins), int(corrected.sum()), int(harmed.sum()), gain)
+
+
+def _by_class(
+    tallies: dict[str, Any], classes: I64, corrected: Mask, harmed: Mask
+) -> list[dict[str, Any]]:
+    """What happened to the rows of each class that occurs."""
+    rows = np.bincount(classes)
+
+    def total(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.bincount(classes, values)
+
+    sums = {name: (total(tally.right), total(tally.loss)) for name, tally in tallies.items()}
+    changes = {"corrected": total(corrected), "harmed": total(harmed)}
+    return [
+        {
+            "class": int(c),
+            "rows": int(rows[c]),
+            **{
+                name: {"accuracy": float(right[c] / rows[c]), "log_loss": float(loss[c] / rows[c])}
+                for name, (right, loss) in sums.items()
+            },
+            **{kind: int(count[c]) for kind, count in changes.items()},
+        }
+        for c in np.flatnonzero(rows)
+    ]
+
+
+def _by_quantile(nearest: F64, buckets: int) -> list[I64]:
+    """Rows by their distance: buckets of about one size, equal distances together, and those
+    without neighbours."""
+    known = np.isfinite(nearest)
+    number = np.full(len(nearest), buckets)
+    if known.any():
+        inner = distinct(np.quantile(nearest[known], np.arange(1, buckets) / buckets))
+        number[known] = np.searchsorted(inner, nearest[known], side="right")
+    return [np.flatnonzero(number == n) for n in distinct(number)]
+
+
+def _bucket(tallies: Tallies, nearest: F64, at: I64) -> dict[str, Any]:
+    """What happened to some rows."""
+    base, last = tallies["base"], list(tallies.values())[-1]
+    gain = paired_interval(gains_of(last.loss[at], base.loss[at]))
+    return {
+        "from": float(nearest[at].min()),
+        "to": float(nearest[at].max()),
+        "rows": len(at),
+        **{name: tally.main(at) for name, tally in tallies.items()},
+        "gain": gain.mean,
+        "low": gain.low,
+        "high": gain.high,
+    }
+
+
+def _bins(tally: Any, bins: int) -> list[dict[str, Any]]:
+    """The reliability diagram of a method."""
+    columns = zip(*reliability(tally.top, tally.right, bins), strict=True)
+    return [
+        {
+            "low": b / bins,
+            "high": (b + 1) / bins,
+            "rows": int(rows),
+            "confidence": float(confidence),
+            "accuracy": float(accuracy),
+        }
+        for b, (rows, confidence, accuracy) in enumerate(columns)
+    ]
+
+
+def _largest(mask: Mask, change: F64) -> list[int]:
+    """The rows of a mask that changed most."""
+    rows = np.flatnonzero(mask)
+    order = np.argsort(-np.abs(change[rows]), kind="stable")
+    return [int(row) for row in rows[order][:_EXAMPLES]]
+
+
+# -------------------------------------------------------------------- other forms
+
+
+def plain(value: Any) -> Any:
+    """A result in what JSON can hold: NaN is None, infinities are "inf" and "-inf"."""
+    if isinstance(value, dict):
+        return {str(name): plain(part) for name, part in value.items()}
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Interval):
+        return plain(value._asdict())
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def pandas() -> Any:
+    """The module."""
+    try:
+        return importlib.import_module("pandas")
+    except ImportError as error:
+        raise ImportError("to_pandas needs pandas; pip install pandas") from error

@@ -1,0 +1,286 @@
+"""Which neighbours correct a prediction, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _core
+from resmem._base import checks, convert
+from resmem._base.arrays import F64, I64
+from resmem._base.blocks import blocks
+from resmem._correction.correct import Corrector, Searched
+from resmem._rows.segment import Segment, intact
+from resmem._rows.snapshot import Snapshot
+from resmem._rows.stores import Dense, Sparse
+
+_SHOWN = 10  # neighbours in a table
+
+Place = tuple[Segment, npt.NDArray[np.bool_], I64]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The neighbours of q queries, and what each adds to t columns of their corrections.
+
+    All of them are told as they are applied, times the memory's ``strength``: ``base`` and
+    ``correction`` add up to ``corrected``, to the bit, and the 2k parts ``spread[i]`` and
+    ``contributions[i, :, c]`` to ``correction[i, c]`` but for roundings: float64 sums of the two
+    sides, each in any order, differ by at most ``(4k + 8) * 2**-53`` times the sum of the parts'
+    sizes. (A correction is divided by the sum of the weights once, at the end.)
+
+    An item is the explanation of one query, which prints as a table; a slice that of several.
+
+    Attributes
+    ----------
+    ids : int64 (q, k)
+        The neighbours, nearest first; -1 is padding, whose weight and contributions are 0.
+    distances : float64 (q, k)
+        Euclidean; infinite for padding.
+    weights : float64 (q, k)
+        They sum to 1 (0 for a query without neighbours).
+    targets : int64 (q, k), float64 (q, k) or (q, k, C)
+        The neighbours' classes or values; padding is -1 or NaN.
+    columns : int64 (q, t)
+        The output columns (classes) explained.
+    contributions : float64 (q, k, t)
+        Strength times weight times residual. With store="sparse:m", the value that is kept
+        instead of the residual, 0 for columns that are not.
+    spread : float64 (q, k)
+        What each neighbour adds to all columns alike, times the strength: 0 but for
+        store="sparse:m".
+    correction : float64 (q, t)
+        Strength times ``Memory.correction``, whether outputs are given or not.
+    base, corrected : float64 (q, t) or None
+        As ``Memory.correct`` with strength 0 and with the memory's; None without outputs.
+    """
+
+    ids: I64
+    distances: F64
+    weights: F64
+    targets: npt.NDArray[Any]
+    columns: I64
+    contributions: F64
+    spread: F64
+    correction: F64
+    base: F64 | None = None
+    corrected: F64 | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Explanation]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, query: int | slice) -> Explanation:
+        if not isinstance(query, slice):
+            at = range(len(self))[query]
+            query = slice(at, at + 1)
+        return Explanation(**{name: array[query] for name, array in self._arrays().items()})
+
+    def _arrays(self) -> dict[str, Any]:
+        """The arrays there are."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in arrays.items() if array is not None}
+
+    def __repr__(self) -> str:
+        q, k, t = self.contributions.shape
+        if q == 1:
+            return _table(self)
+        return f"Explanation of {q} queries, {k} neighbours, {t} columns; [i] is that of query i"
+
+
+def explain(
+    corrector: Corrector,
+    embeddings: Any,
+    outputs: Any,
+    exclude_ids: Any,
+    columns: Any,
+    top: int,
+    threads: int | None,
+) -> Explanation:
+    """See ``Memory.explain``."""
+    queries = corrector.searched(embeddings, exclude_ids, threads)
+    q, rows = len(queries), corrector.rows
+    wanted = convert.column_numbers(columns, q, rows.columns)
+    if wanted is not None and rows.flat:
+        raise ValueError("columns needs outputs of several columns, this memory has (n,)")
+    width = min(checks.count(top, "top"), rows.columns)
+    if wanted is not None:
+        wanted = np.broadcast_to(wanted, (q, wanted.shape[-1]))
+        width = wanted.shape[1]
+    given = corrector.given_outputs(outputs, q) if _has_base(corrector, outputs) else None
+    explainer = _Explainer(corrector, queries, given, wanted, width, checks.thread_count(threads))
+    target = rows.columns if corrector.spec.task == "regression" else 1
+    row_bytes = 8 * queries.k * (2 * width + target + 8) + 32 * rows.columns
+    return _joined([explainer.block(b) for b in [*blocks(q, row_bytes)] or [slice(0, 0)]])
+
+
+@dataclass(frozen=True)
+class _Explainer:
+    corrector: Corrector
+    queries: Searched
+    given: Any  # outputs of the queries, None if the head gives them or there are none
+    wanted: I64 | None  # columns (q, t); None: the most corrected
+    width: int  # t
+    threads: int
+
+    def block(self, block: slice) -> Explanation:
+        """The explanation of a block of queries."""
+        corrector, rows = self.corrector, self.corrector.rows
+        keys, largest = self.queries.queries(block)
+        distances, positions = self.queries.find(block, keys, largest)
+        weights, totals = _core.weights(distances, positions, corrector.sigma)
+        weights /= totals[:, None]
+        columns = None if self.wanted is None else np.ascontiguousarray(self.wanted[block])
+        correction = corrector.aggregate(distances, positions, None, columns, self.threads)
+        if columns is None:
+            order = np.argsort(-np.abs(correction), axis=1, kind="stable")
+            columns = order[:, : self.width].copy()
+            correction = np.take_along_axis(correction, columns, axis=1)
+        strength = corrector.strength
+        correction *= strength
+        base = corrected = None
+        if _has_base(corrector, self.given):
+            base = corrector.base(keys, self.given, block, self.threads)
+            base = np.take_along_axis(base, columns, axis=1)
+            corrected = base + correction
+        ids = np.full(positions.shape, -1)
+        for segment, where, at in located(rows, positions):
+            ids[where] = segment.ids_of(at)
+        values, rest = self._kept(positions, columns)
+        targets = targets_of(corrector, positions)
+        return Explanation(
+            ids,
+            distances,
+            weights,
+            targets[:, :, 0] if rows.flat else targets,
+            columns,
+            strength * (weights[:, :, None] * values) + 0.0,  # no -0
+            strength * (weights * -rest) + 0.0,
+            correction,
+            base,
+            corrected,
+        )
+
+    def _kept(self, positions: I64, columns: I64) -> tuple[F64, F64]:
+        """What is kept of the neighbours' residuals: values (b, k, t), and rests (b, k) that are
+        taken off every column."""
+        store, rows = self.corrector.spec.store, self.corrector.rows
+        values, rest = np.zeros((*positions.shape, columns.shape[1])), np.zeros(positions.shape)
+        for segment, where, at in located(rows, positions):
+            picked = columns[np.nonzero(where)[0]]
+            if isinstance(store, Sparse):
+                values[where] = _sparse_values(segment, at, picked, rows.columns)
+                rest[where] = segment["rest"][at]
+            elif isinstance(store, Dense):
+                values[where] = segment["residuals"][at[:, None], picked]
+            else:
+                values[where] = self._head_values(segment, at, picked)
+        return values, rest
+
+    def _head_values(self, segment: Segment, at: I64, columns: I64) -> F64:
+        values = np.empty(columns.shape)
+        store, temperature = self.corrector.spec.store, self.corrector.rows.temperature
+        assert not isinstance(store, (Dense, Sparse))
+        for part in blocks(len(at), 16 * self.corrector.rows.columns):
+            logits = store.logits(segment["keys"][at[part]], self.threads)
+            labels = intact(segment["targets"][at[part]], self.corrector.rows.columns)
+            residuals = _core.class_residuals(logits, labels, temperature, self.threads)
+            values[part] = np.take_along_axis(residuals, columns[part], axis=1)
+        return values
+
+
+def _sparse_values(segment: Segment, at: I64, columns: I64, count: int) -> F64:
+    """The values kept of these columns, of ``count``; 0 for those that are not."""
+    values, kept = np.zeros(columns.shape), segment["value"][at]
+    index = intact(segment["index"][at], count, "index")
+    for entry in range(index.shape[1]):
+        np.copyto(values, kept[:, entry, None], where=index[:, entry, None] == columns)
+    return values
+
+
+def _has_base(corrector: Corrector, outputs: Any) -> bool:
+    return outputs is not None or corrector.spec.store.name == "head"
+
+
+def located(rows: Snapshot, positions: I64) -> Iterator[Place]:
+    """Segments, where positions (b, k) lie in them, and the rows these are; no padding."""
+    start = 0
+    for segment in rows.segments:
+        where = (positions >= start) & (positions < start + segment.n)
+        if where.any():
+            yield segment, where, positions[where] - start
+        start += segment.n
+
+
+def targets_of(corrector: Corrector, positions: I64) -> npt.NDArray[Any]:
+    """Targets of the rows at positions: classes of that shape or values (.., C); padding is -1 or
+    NaN."""
+    found: npt.NDArray[Any] = np.full(positions.shape, -1)
+    if corrector.spec.task == "regression":
+        found = np.full((*positions.shape, corrector.rows.columns), np.nan)
+    for segment, where, at in located(corrector.rows, positions):
+        found[where] = intact(segment["targets"][at], corrector.rows.columns)
+    return found
+
+
+def _joined(parts: list[Explanation]) -> Explanation:
+    """The explanations of some blocks as one."""
+    first, *more = (part._arrays() for part in parts)
+    joined: dict[str, Any] = {
+        name: np.concatenate([array, *(arrays[name] for arrays in more)])
+        for name, array in first.items()
+    }
+    return Explanation(**joined)
+
+
+def _table(query: Explanation) -> str:
+    """Of one query: base, correction and result, then a line for each of the nearest rows."""
+    there, spread = int((query.ids[0] >= 0).sum()), query.spread.any()
+    left = ["id", "distance", "weight", "target"] + (["any column"] if spread else [])
+    blank = [""] * (len(left) - 1)
+    table = [left + [f"column {c}" for c in query.columns[0]]]
+    for name in ("base", "correction", "corrected"):
+        values = getattr(query, name)
+        if values is not None:
+            table.append([name, *blank, *map(_number, values[0])])
+    for j in range(min(there, _SHOWN)):
+        target = query.targets[0, j]
+        table.append(
+            [
+                str(query.ids[0, j]),
+                _number(query.distances[0, j]),
+                _number(query.weights[0, j]),
+                _number(target) if np.ndim(target) == 0 else f"({len(target)} values)",
+                *([f"{query.spread[0, j]:+.4g}"] if spread else []),
+                *(f"{v:+.4g}" for v in query.contributions[0, j]),
+            ]
+        )
+    lines = [f"Explanation of 1 query, {there} neighbours", *aligned(table)]
+    if there > _SHOWN:
+        weight = query.weights[0, _SHOWN:].sum()
+        lines.append(f"and {there - _SHOWN} more, of weight {weight:.4g} together")
+    return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    return f"{value + 0.0:.4g}" if isinstance(value, float) else str(value)  # no -0
+
+
+def aligned(table: list[list[str]]) -> list[str]:
+    """Lines of a table, the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
+        for row in table
+    ]

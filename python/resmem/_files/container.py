@@ -1,0 +1,642 @@
+"""The file format: a JSON-able ``meta`` and named arrays, published whole or not at all.
+
+FORMAT.md, beside this file, describes every byte. Reading trusts nothing: headers and manifest
+are checked before any view is made, payloads against their checksums. Checksums and I/O run
+without the GIL, beside each other, and pages of mapped files are let go once read or written.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _core
+from resmem._base import checks
+from resmem._base.arrays import forget
+from resmem._base.errors import FileFormatError
+from resmem._base.threads import pool, submit
+from resmem._files.atomic import locked, naming, open_regular, replacing
+
+MAGIC = b"\x89RESMEM\n"
+FORMAT = 1
+PAGE = 4096  # the file's first bytes, its two slots, and every publication start on one
+ALIGN = 64  # of sections and manifests
+BLOCK = 1 << 20  # bytes of a payload to a checksum
+MAX_MANIFEST = 16 << 20
+MAX_DIMENSIONS = 32
+MAX_INT = 2**63 - 1
+
+_HEAD = struct.Struct("<8sI4x16s")  # magic, format, uuid
+_SLOT = struct.Struct("<QQQI")  # generation; offset, length and CRC-32 of the manifest
+_CRC = struct.Struct("<I")  # the last bytes of these pages: CRC-32 of all that is before
+_HEADERS = 3 * PAGE
+_DTYPES = {
+    name: np.dtype(name).newbyteorder("<")
+    for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "uint16")
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_CHUNK = 8 * BLOCK  # to a write, and to a task of a thread
+_PIECE = BLOCK // 4  # to a read: still in the cache when it is summed
+
+Progress = Callable[[int], None]
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """An array that is made while it is written: parts whose bytes follow one another."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    parts: Callable[[], Iterator[npt.NDArray[Any]]]
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A named array of a file. Readers that do not know its dtype skip it unless ``required``."""
+
+    name: str
+    array: npt.NDArray[Any] | Pieces  # of one of the dtypes above, C-contiguous; must not change
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Version:
+    """One published state of one file."""
+
+    uuid: str
+    generation: int
+    manifest: int  # its CRC-32: copies of one file may have been appended to differently
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a file holds. The arrays are read-only views of the mapped file."""
+
+    meta: dict[str, Any]
+    arrays: dict[str, npt.NDArray[Any]]
+    required: frozenset[str]
+    version: Version
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What the manifest says of a section."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int  # of the payload
+    required: bool
+    crc32: int  # of the table of checksums
+
+    @property
+    def table(self) -> int:
+        """Where the table is: after the payload, padded."""
+        return self.offset + _aligned(self.length)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.length // BLOCK)
+
+    @property
+    def end(self) -> int:
+        return self.table + _aligned(_CRC.size * self.blocks)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is published in a file."""
+
+    version: Version
+    slot: int  # that says so
+    end: int  # of the manifest: nothing after it counts
+    meta: dict[str, Any]
+    entries: tuple[_Entry, ...]
+
+
+# ---- Saving, appending, loading ----------------------------------------------------------------
+
+
+def save(
+    path: str | os.PathLike[str],
+    meta: dict[str, Any],
+    sections: Iterable[Section],
+    progress: Progress | None = None,
+) -> Version:
+    """Write a new file and put it in the place of what is at ``path``; its version."""
+    _check_meta(meta)
+    identity = os.urandom(16)
+    with replacing(path) as file:
+        fd = file.fileno()
+        root = _write_state(fd, _HEADERS, meta, (), sections, progress)
+        head = _sealed(_HEAD.pack(MAGIC, FORMAT, identity))
+        _write(fd, head + 2 * _sealed(_SLOT.pack(1, *root)), 0)
+    return Version(identity.hex(), 1, root[2])
+
+
+def append(
+    path: str | os.PathLike[str],
+    after: Version,
+    meta: dict[str, Any],
+    keep: Iterable[str],
+    sections: Iterable[Section],
+    progress: Progress | None = None,
+) -> Version:
+    """Publish a state with the sections of ``after`` named in ``keep`` and new ones.
+
+    ValueError if the file is not in the state ``after``. If this raises, the file still is in it;
+    only where the very publishing is interrupted, it may be in the new state instead.
+    """
+    _check_meta(meta)
+    name = os.fsdecode(path)
+    with naming(name), locked(name, os.O_RDWR) as fd:
+        state = _read_state(fd, name)
+        if state.version != after:
+            raise ValueError(
+                f"{name!r} has changed since it was loaded or saved: another process appended to "
+                "it or replaced it, or an append of this one was interrupted at its end; load it "
+                "again, and repeat what is to be appended"
+            )
+        if after.generation == MAX_INT:
+            raise ValueError(f"{name!r} cannot be appended to any more; save it as a new file")
+        kept = _kept(state, keep, name)
+        os.ftruncate(fd, state.end)  # drops what a killed process left
+        try:
+            root = _write_state(fd, _aligned(state.end, PAGE), meta, kept, sections, progress)
+            os.fsync(fd)
+        except BaseException:
+            os.ftruncate(fd, state.end)
+            raise
+        for slot in (1 - state.slot, state.slot):  # from here on readers may see the new state
+            _write(fd, _sealed(_SLOT.pack(after.generation + 1, *root)), PAGE * (1 + slot))
+            os.fsync(fd)
+    return Version(after.uuid, after.generation + 1, root[2])
+
+
+def load(
+    path: str | os.PathLike[str],
+    verify: bool = True,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> Loaded:
+    """What is published at ``path``. Without ``verify`` only headers and manifest are read.
+
+    FileFormatError if the file is not one of resmem, is damaged, or needs a later version.
+    """
+    workers = _core.default_threads() if threads is None else checks.count(threads, "threads")
+    with _opened(path) as (fd, name):
+        state = _read_state(fd, name)
+        mapped = _map(fd, state.end, name)
+        if verify:
+            _verify(fd, name, state.entries, progress, workers)
+    arrays = {}
+    for entry in state.entries:
+        if (dtype := _DTYPES.get(entry.dtype)) is not None:
+            arrays[entry.name] = np.ndarray(entry.shape, dtype, mapped, entry.offset)
+    required = frozenset(entry.name for entry in state.entries if entry.required)
+    return Loaded(state.meta, arrays, required, state.version)
+
+
+def is_container(path: str | os.PathLike[str]) -> bool:
+    """Whether the file at ``path`` begins like one of ours."""
+    with _opened(path) as (fd, _):
+        return _read(fd, 0, len(MAGIC)) == MAGIC
+
+
+def bytes_to_verify(path: str | os.PathLike[str]) -> int:
+    """What ``progress`` adds up to when the file at ``path`` is loaded and verified."""
+    with _opened(path) as (fd, name):
+        return sum(entry.length for entry in _read_state(fd, name).entries)
+
+
+# ---- Writing -----------------------------------------------------------------------------------
+
+
+def _write_state(
+    fd: int,
+    position: int,
+    meta: dict[str, Any],
+    kept: tuple[_Entry, ...],
+    sections: Iterable[Section],
+    progress: Progress | None,
+) -> tuple[int, int, int]:
+    """Write sections and manifest from ``position`` on; what a slot says of the manifest."""
+    entries = {entry.name: entry for entry in kept}
+    with pool(1) as workers:
+        for section in sections:
+            if section.name in entries:
+                raise ValueError(f"sections must have unique names, got {section.name!r} twice")
+            entry = _write_section(fd, position, section, workers, progress)
+            entries[section.name], position = entry, entry.end
+    manifest = _manifest(meta, entries.values())
+    _write(fd, manifest, position)
+    return position, len(manifest), zlib.crc32(manifest)
+
+
+def _write_section(
+    fd: int, offset: int, section: Section, pool: Executor | None, progress: Progress | None
+) -> _Entry:
+    """Write payload and table of checksums; sums run ahead of the writing, in the pool."""
+    dtype = _check_section(section)
+    array, length = section.array, section.array.nbytes
+    sums: list[int] = []
+    written = 0
+    for chunk, more in _ahead(pool, _checksums, _chunks(array), 2):
+        _write(fd, chunk, offset + written)
+        sums += more
+        if isinstance(array, np.ndarray):
+            flat = array.reshape(-1).view(np.uint8)
+            forget(flat, slice(written, written + len(chunk)))
+        written += len(chunk)
+        if progress is not None:
+            progress(len(chunk))
+    if written != length:
+        raise ValueError(f"section {section.name!r} has {written} bytes, not {length}")
+    padding = bytes(_aligned(length) - length)
+    if padding:
+        sums[-1] = zlib.crc32(padding, sums[-1])
+    table = np.array(sums, "<u4").tobytes()
+    table += bytes(_aligned(len(table)) - len(table))
+    _write(fd, padding + table, offset + length)
+    return _Entry(
+        section.name,
+        dtype,
+        array.shape,
+        offset,
+        length,
+        section.required,
+        zlib.crc32(table),
+    )
+
+
+def _check_section(section: Section) -> str:
+    """The name of the dtype, if the section can be written."""
+    name, array = section.name, section.array
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"the name of a section must be a text that is not empty, got {name!r}")
+    if array.dtype not in _NAMES:
+        allowed = ", ".join(_DTYPES)
+        raise ValueError(f"section {name!r} must be of one of {allowed}, got {array.dtype}")
+    if len(array.shape) > MAX_DIMENSIONS or (
+        isinstance(array, np.ndarray) and not array.flags.c_contiguous
+    ):
+        raise ValueError(
+            f"section {name!r} must be C-contiguous with at most {MAX_DIMENSIONS} dimensions"
+        )
+    return _NAMES[array.dtype]
+
+
+def _check_meta(meta: dict[str, Any]) -> None:
+    """ValueError or TypeError, before anything is written, if it could not be read again."""
+    try:
+        _parse_json(_manifest(meta, ()))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"meta cannot be stored as JSON: {error}") from error
+
+
+def _manifest(meta: dict[str, Any], entries: Iterable[_Entry]) -> bytes:
+    sections = [asdict(entry) for entry in entries]
+    text = json.dumps({"meta": meta, "sections": sections}, allow_nan=False, separators=(",", ":"))
+    if len(text) > MAX_MANIFEST:
+        raise ValueError(
+            f"meta and the list of sections take {len(text)} bytes as JSON, more than "
+            f"{MAX_MANIFEST}; store what is large as a section"
+        )
+    return text.encode("ascii")
+
+
+def _kept(state: _State, keep: Iterable[str], name: str) -> tuple[_Entry, ...]:
+    there = {entry.name: entry for entry in state.entries}
+    names = list(dict.fromkeys(keep))
+    for section in names:
+        if section not in there:
+            raise ValueError(f"{name!r} has no section {section!r} to keep; it has {list(there)}")
+    return tuple(there[section] for section in names)
+
+
+def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _chunks(array: npt.NDArray[Any] | Pieces) -> Iterator[memoryview]:
+    """The bytes of an array, ``_CHUNK`` at a time."""
+    if isinstance(array, np.ndarray):
+        payload = array.reshape(-1).view(np.uint8).data
+        yield from (payload[start : start + _CHUNK] for start in range(0, len(payload), _CHUNK))
+        return
+    gathered = bytearray()
+    for part in array.parts():
+        gathered += np.ascontiguousarray(part).reshape(-1).view(np.uint8).data
+        while len(gathered) >= _CHUNK:
+            whole, gathered = gathered[:_CHUNK], gathered[_CHUNK:]
+            yield memoryview(whole)
+    if gathered:
+        yield memoryview(gathered)
+
+
+def _checksums(data: memoryview) -> list[int]:
+    crc32 = _bulk_crc32()
+    return [crc32(data[start : start + BLOCK]) for start in range(0, len(data), BLOCK)]
+
+
+@cache
+def _bulk_crc32() -> Callable[..., int]:
+    """zlib's, or the same sums three times as fast."""
+    try:
+        from isal.isal_zlib import crc32
+    except (ImportError, SystemError):  # SystemError: there was no memory to load it
+        return zlib.crc32
+    return crc32
+
+
+def _sealed(page: bytes) -> bytes:
+    """A page that begins so and ends with its own checksum."""
+    body = page.ljust(PAGE - _CRC.size, b"\0")
+    return body + _CRC.pack(zlib.crc32(body))
+
+
+# ---- Reading -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    """A descriptor and a name for messages."""
+    name = os.fsdecode(path)
+    with naming(name):
+        fd = open_regular(name, os.O_RDONLY)
+        try:
+            yield fd, name
+        finally:
+            os.close(fd)
+
+
+def _read_state(fd: int, name: str) -> _State:
+    """What is published, every field checked."""
+    head = _read(fd, 0, PAGE)
+    if not head:
+        raise FileFormatError(f"{name!r} is empty; give the path of a file that resmem saved")
+    if not head.startswith(MAGIC):
+        raise FileFormatError(
+            f"{name!r} is not a file of resmem (it begins with {head[: len(MAGIC)]!r}); "
+            "give the path of a file that resmem saved"
+        )
+    if not _intact(head):
+        raise _damaged(name, "its first page does not match its checksum")
+    _, version, identity = _HEAD.unpack_from(head)
+    if version != FORMAT:
+        raise FileFormatError(
+            f"{name!r} is in format {version}, this version of resmem reads format {FORMAT}; "
+            "install a later version of resmem"
+        )
+    slot, generation, offset, length, crc = _current_slot(fd, name)
+    size = os.fstat(fd).st_size  # after the slot was read: the file grows before its slots change
+    if offset + length > size:
+        raise _damaged(name, f"it ends at byte {size}, its manifest at {offset + length}")
+    manifest = _read(fd, offset, length)
+    if len(manifest) != length or zlib.crc32(manifest) != crc:
+        raise _damaged(name, "its manifest does not match its checksum")
+    meta, entries = _parse_manifest(manifest, offset, name)
+    published = Version(identity.hex(), generation, crc)
+    return _State(published, slot, offset + length, meta, entries)
+
+
+def _current_slot(fd: int, name: str) -> tuple[int, int, int, int, int]:
+    """Number and fields of the newest slot that is whole.
+
+    A writer changes one slot after the other, so one of them is; but a reader that is held up
+    between them may see both halfway, and looks again.
+    """
+    for _ in range(3):
+        pages = [_read(fd, PAGE * (1 + slot), PAGE) for slot in (0, 1)]
+        whole = [(slot, *_SLOT.unpack_from(p)) for slot, p in enumerate(pages) if _intact(p)]
+        if whole:
+            newest: tuple[int, int, int, int, int] = max(whole, key=lambda fields: fields[1])
+            _, generation, offset, length, _ = newest
+            if max(generation, offset + length) > MAX_INT or offset < _HEADERS:
+                raise _damaged(name, "its header points outside of any file")
+            if length > MAX_MANIFEST:
+                raise _damaged(name, f"its manifest has {length} bytes, more than {MAX_MANIFEST}")
+            return newest
+        if len(pages[1]) < PAGE:
+            break
+        time.sleep(0.01)
+    raise _damaged(name, "neither of its two slots matches its checksum")
+
+
+def _parse_manifest(
+    manifest: bytes, offset: int, name: str
+) -> tuple[dict[str, Any], tuple[_Entry, ...]]:
+    """Meta and sections. Keys that we do not know are left alone."""
+    try:
+        fields = _parse_json(manifest)
+        if type(fields) is not dict:
+            raise ValueError("it is not an object")
+        meta = _field(fields, "meta", dict)
+        entries = tuple(map(_parse_entry, _field(fields, "sections", list)))
+        _check_layout(entries, offset)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(name, f"its manifest is not valid: {error}") from error
+    for entry in entries:
+        if entry.required and entry.dtype not in _DTYPES:
+            raise FileFormatError(
+                f"{name!r} needs a later version of resmem: this one does not know the dtype "
+                f"{entry.dtype!r} of section {entry.name!r}"
+            )
+    return meta, entries
+
+
+def _parse_json(text: bytes) -> Any:
+    """Strict JSON: UTF-8, no key twice, finite numbers only."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            raise ValueError("an object has a key twice")
+        return result
+
+    def finite(text: str) -> float:
+        if not math.isfinite(value := float(text)):
+            raise ValueError(f"{text} is not a finite number")
+        return value
+
+    return json.loads(
+        text.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite
+    )
+
+
+def _parse_entry(fields: Any) -> _Entry:
+    """A section, each field of its own checked."""
+    if type(fields) is not dict:
+        raise ValueError("a section is not an object")
+    name = _field(fields, "name", str)
+    shape = tuple(_integer(n, "shape") for n in _field(fields, "shape", list))
+    entry = _Entry(
+        name,
+        _field(fields, "dtype", str),
+        shape,
+        _integer(fields.get("offset"), "offset"),
+        _integer(fields.get("length"), "length"),
+        _field(fields, "required", bool),
+        _integer(fields.get("crc32"), "crc32", 2**32 - 1),
+    )
+    if not name or len(shape) > MAX_DIMENSIONS or entry.offset % ALIGN:
+        raise ValueError(f"section {name!r}: no name, too many dimensions, or not aligned")
+    if (dtype := _DTYPES.get(entry.dtype)) is not None:
+        # Empty arrays may have large dimensions, but not such as NumPy cannot count.
+        if math.prod(max(n, 1) for n in shape) > MAX_INT // dtype.itemsize:
+            raise ValueError(f"section {name!r} has a shape beyond any memory")
+        if math.prod(shape) * dtype.itemsize != entry.length:
+            raise ValueError(f"section {name!r}: shape and length contradict each other")
+    return entry
+
+
+def _field(fields: dict[str, Any], key: str, kind: type[_T]) -> _T:
+    value = fields.get(key)
+    if type(value) is not kind:
+        raise ValueError(f"{key!r} must be of type {kind.__name__}, is {type(value).__name__}")
+    return value
+
+
+def _integer(value: Any, key: str, largest: int = MAX_INT) -> int:
+    if type(value) is not int or not 0 <= value <= largest:
+        raise ValueError(f"{key!r} must be an integer from 0 to {largest}")
+    return value
+
+
+def _check_layout(entries: tuple[_Entry, ...], manifest: int) -> None:
+    """Sections lie between headers and manifest, none on top of another, each with its name."""
+    names: set[str] = set()
+    free = _HEADERS
+    for entry in sorted(entries, key=lambda entry: (entry.offset, entry.end)):
+        if not free <= entry.offset or not entry.end <= manifest:
+            raise ValueError(f"section {entry.name!r} overlaps something, or ends too late")
+        if entry.name in names:
+            raise ValueError(f"section {entry.name!r} is there twice")
+        names.add(entry.name)
+        free = entry.end
+
+
+def _verify(
+    fd: int, name: str, entries: tuple[_Entry, ...], progress: Progress | None, workers: int
+) -> None:
+    """Every payload and its padding against its checksums, read past the map: pages that are
+    only looked at once stay out of the process."""
+    tables = {entry.name: _read_table(fd, entry, name) for entry in entries}
+    chunks = [(entry, at) for entry in entries for at in range(0, entry.length, _CHUNK)]
+    workers = min(workers, len(chunks))
+
+    def check(chunk: tuple[_Entry, int]) -> int:
+        entry, start = chunk
+        buffer = bytearray(_PIECE)
+        stop = min(start + _CHUNK, entry.length)
+        for at in range(start, stop, BLOCK):
+            size = min(BLOCK, _aligned(entry.length) - at)
+            if _checksum_of(fd, entry.offset + at, size, buffer) != tables[entry.name][at // BLOCK]:
+                raise _damaged(
+                    name,
+                    f"section {entry.name!r} does not match its checksum between bytes "
+                    f"{entry.offset + at} and {entry.offset + at + size} of the file",
+                )
+        return stop - start
+
+    with pool(workers if workers > 1 else 0) as executor:
+        for _, checked in _ahead(executor, check, chunks, 2 * workers):
+            if progress is not None:
+                progress(checked)
+
+
+def _read_table(fd: int, entry: _Entry, name: str) -> npt.NDArray[np.uint32]:
+    table = _read(fd, entry.table, entry.end - entry.table)
+    if zlib.crc32(table) != entry.crc32:
+        raise _damaged(name, f"the checksums of section {entry.name!r} are not what they were")
+    return np.frombuffer(table, "<u4", entry.blocks)
+
+
+def _checksum_of(fd: int, offset: int, length: int, buffer: bytearray) -> int:
+    """CRC-32 of a part of the file; of as much of it as there is."""
+    crc, crc32 = 0, _bulk_crc32()
+    with memoryview(buffer) as view:
+        while length > 0 and (got := os.preadv(fd, [view[: min(length, len(view))]], offset)):
+            crc = crc32(view[:got], crc)
+            offset, length = offset + got, length - got
+    return crc
+
+
+def _map(fd: int, size: int, name: str) -> mmap.mmap:
+    try:
+        return mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise MemoryError(f"no address space to map the {size} bytes of {name!r}") from error
+
+
+def _read(fd: int, offset: int, length: int) -> bytes:
+    """Bytes of the file; fewer at its end."""
+    parts = []
+    while length > 0 and (part := os.pread(fd, length, offset)):
+        parts.append(part)
+        offset, length = offset + len(part), length - len(part)
+    return b"".join(parts)
+
+
+def _intact(page: bytes) -> bool:
+    body, seal = page[: -_CRC.size], page[-_CRC.size :]
+    return len(page) == PAGE and _CRC.pack(zlib.crc32(body)) == seal
+
+
+def _damaged(name: str, what: str) -> FileFormatError:
+    return FileFormatError(f"{name!r} is damaged: {what}; restore it from a copy or save it anew")
+
+
+# ---- Both --------------------------------------------------------------------------------------
+
+
+def _ahead(
+    pool: Executor | None, work: Callable[[_T], _R], items: Iterable[_T], depth: int
+) -> Iterator[tuple[_T, _R]]:
+    """Every item and its work, in order, done in the pool while earlier results are used.
+
+    Only ``depth`` items ahead: an error or an interrupt has little to wait for.
+    """
+    if pool is None:
+        yield from ((item, work(item)) for item in items)
+        return
+    pending: deque[tuple[_T, Future[_R]]] = deque()
+    for item in items:
+        pending.append((item, submit(pool, work, item)))
+        if len(pending) > depth:
+            first, future = pending.popleft()
+            yield first, future.result()
+    for first, future in pending:
+        yield first, future.result()
+
+
+def _aligned(position: int, to: int = ALIGN) -> int:
+    return -(-position // to) * to

@@ -1,0 +1,490 @@
+"""A memory as a file: which arrays and settings it consists of, and what is new since last time.
+
+``_container`` knows where the bytes lie; this module knows what they mean. Every array of a
+segment is a section of its own, ``NUMBER/NAME``, so that an append writes new segments, the
+lists of removed rows that changed, and the settings.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from resmem._base.arrays import forget
+from resmem._base.errors import FileFormatError
+from resmem._files import container
+from resmem._files.container import Pieces, Section, Version
+from resmem._indexes.planner import KINDS, Decision, Planner, saved
+from resmem._keys.preprocess import AS_GIVEN, NONE, Fitted, method_named
+from resmem._rows.ids import NO_RUNS
+from resmem._rows.segment import Array, Schema, Segment, Stored, target_fault
+from resmem._rows.snapshot import Snapshot
+
+Progress: TypeAlias = "Callable[[int], None] | None"
+
+EXPORTS = (".npz", ".safetensors")  # files called so are not ours but _export's
+
+_LAST_ID = 2**63 - 1
+_NUMBERS = 2**48  # more segments than a file will ever have held
+_CHECKED_ROWS = 1 << 16  # at a time
+_PIECE = 4 << 20  # bytes of rows that are gathered to be written
+
+
+@dataclass(frozen=True)
+class File:
+    """What a file holds, as of the time it was last written or read."""
+
+    path: str
+    version: Version
+    numbers: int = 0  # segments it ever held
+    removed: Mapping[int, int] = field(default_factory=dict)  # removed rows, by segment
+    retired: Array = field(default_factory=lambda: NO_RUNS)
+    preprocess: Fitted = AS_GIVEN
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a save has put into a file."""
+
+    file: File
+    rows: Snapshot  # that were saved, segments marked as stored
+    mapped: dict[int, Segment]  # those of the file that lack removed rows, by number in ``rows``
+
+    def followed_by(self, now: Snapshot) -> Snapshot:
+        """``now``, a later snapshot, with its segments where they are in the file."""
+        now = now.marked(self.rows)
+        for at, segment in self.mapped.items():
+            place = slice(at, at + 1)
+            after = now.compacted(place, self.rows, segment, self.rows.gone(place))
+            now = now if after is None else after
+        return now
+
+
+def save(
+    path: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    head: Mapping[str, Array],
+    rows: Snapshot,
+    after: File | None,
+    progress: Progress,
+) -> Written:
+    """Write a memory: the living rows; with ``after``, only what is not yet in that file."""
+    name = os.path.abspath(os.fspath(path))
+    work = _Writing(rows, head, after)
+    if after is None:
+        version = container.save(name, work.meta(settings), work.sections(), progress)
+    else:
+        version = container.append(
+            name, after.version, work.meta(settings), work.kept(), work.sections(), progress
+        )
+    file = File(name, version, work.numbers, work.removed(), work.retired, rows.preprocess)
+    stored, mapped = [], {}
+    for at, (segment, number) in enumerate(zip(rows.segments, work.number, strict=True)):
+        if work.leaves_out(segment):
+            mapped[at] = number
+        else:
+            place = Stored(version.uuid, number, frozenset(segment.arrays))
+            segment = replace(segment, stored=place)
+            if (decision := work.decisions[at]) is not None:
+                segment.planner.lies_at(decision, (version.uuid, number))
+        stored.append(segment)
+    found = _mapped(name, rows, version, mapped) if mapped else {}
+    return Written(file, replace(rows, segments=tuple(stored)), found)
+
+
+def _mapped(
+    name: str, rows: Snapshot, version: Version, numbers: dict[int, int]
+) -> dict[int, Segment]:
+    """Segments of a file just written; none if they cannot be mapped, or somebody has replaced it
+    already: it is written all the same."""
+    try:
+        loaded = container.load(name, verify=False)
+    except (OSError, FileFormatError, MemoryError):
+        return {}
+    if loaded.version != version:
+        return {}
+    reader = Reader(name, loaded)
+    described = {each["number"]: each for each in reader.field(reader.meta, "segments")}
+    file = File(name, version, len(described))
+    found = {}
+    for at, number in numbers.items():
+        schema = {
+            each: (array.dtype, array.shape[1:])
+            for each, array in rows.segments[at].arrays.items()
+            if each != "ids"
+        }
+        found[at] = _segment(reader, described[number], schema, file)
+    return found
+
+
+class _Writing:
+    """Sections of a snapshot: those that ``after`` has already and those it lacks."""
+
+    def __init__(self, rows: Snapshot, head: Mapping[str, Array], after: File | None) -> None:
+        self.rows, self.head, self.after = rows, head, after
+        self.retired = rows.all_retired() if after is None else rows.retired
+        self.numbers = 0 if after is None else after.numbers
+        self.number: list[int] = []
+        for segment in rows.segments:
+            if self._names(segment):
+                assert segment.stored is not None
+                self.number.append(segment.stored.number)
+            else:
+                self.number.append(self.numbers)
+                self.numbers += 1
+        if after is not None and self.numbers > _NUMBERS:
+            raise ValueError(
+                f"{after.path!r} cannot be appended to any more; save it as a new file"
+            )
+        self.decisions = [self._decision(segment) for segment in rows.segments]
+
+    def _decision(self, segment: Segment) -> Decision | None:
+        """What is known of searching this segment; nothing if its rows are about to move up."""
+        decision = segment.planner.decision
+        same = decision is not None and decision.keys is segment.arrays["keys"]
+        return decision if same and not self.leaves_out(segment) else None
+
+    def _names(self, segment: Segment) -> frozenset[str]:
+        """Arrays of this segment that the file has."""
+        stored = segment.stored
+        if self.after is None or stored is None or stored.uuid != self.after.version.uuid:
+            return frozenset()
+        return stored.names
+
+    def leaves_out(self, segment: Segment) -> bool:
+        """Whether dead rows of this segment stay out of the file."""
+        return self.after is None and segment.dead > 0
+
+    def removed(self) -> dict[int, int]:
+        """How many rows the file lists as removed, by number of segment."""
+        pairs = zip(self.rows.segments, self.number, strict=True)
+        return {n: s.dead for s, n in pairs if s.dead and not self.leaves_out(s)}
+
+    def meta(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        pairs = zip(self.rows.segments, self.number, strict=True)
+        return {
+            "memory": dict(settings),
+            "d": self.rows.d,
+            "columns": self.rows.columns,
+            "next_id": self.rows.next_id,
+            "numbers": self.numbers,
+            "segments": [self._described(segment, number) for segment, number in pairs],
+        }
+
+    def _described(self, segment: Segment, number: int) -> dict[str, Any]:
+        less = self.leaves_out(segment)
+        return {
+            "number": number,
+            "rows": segment.n - segment.dead if less else segment.n,
+            "first_id": 0 if less else segment.first_id,
+            "has_ids": segment.has_ids or less,
+            "keys_max": segment.keys_max,
+            "error": segment.error,
+            "removed": 0 if less else segment.dead,
+        }
+
+    def kept(self) -> list[str]:
+        return [name for name, array in self._all() if array is None]
+
+    def sections(self) -> Iterator[Section]:
+        return (
+            Section(name, array(), required=not any(f"/{kind}/" in name for kind in KINDS))
+            for name, array in self._all()
+            if array is not None
+        )
+
+    def _all(self) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
+        """Names of all sections, and for those that are to be written what gives the array."""
+        for name, array in self.head.items():
+            yield f"head/{name}", partial(np.asarray, array) if self.after is None else None
+        made_by = self.rows.preprocess
+        same = self.after is not None and self.after.preprocess is made_by
+        for name, array in made_by.arrays.items():
+            yield f"preprocess/{name}", None if same else partial(np.asarray, array)
+        if len(self.retired):
+            same = self.after is not None and np.array_equal(self.after.retired, self.retired)
+            yield "retired", None if same else partial(np.asarray, self.retired)
+        of_segments = zip(self.rows.segments, self.number, self.decisions, strict=True)
+        for segment, number, decision in of_segments:
+            there = self._names(segment)
+            if self.leaves_out(segment):
+                for name in {**segment.arrays, "ids": None}:
+                    yield f"{number}/{name}", partial(self._living, segment, name)
+                continue
+            for name in segment.arrays:
+                written = None if name in there else partial(segment.__getitem__, name)
+                yield f"{number}/{name}", written
+            yield from self._index(decision, number)
+            if segment.dead:
+                known = {} if self.after is None else self.after.removed
+                same = bool(there) and known.get(number, 0) == segment.dead
+                dead = partial(segment.dead_rows, self.rows.version)
+                yield f"{number}/removed", None if same else dead
+
+    def _index(
+        self, decision: Decision | None, number: int
+    ) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
+        if decision is None:
+            return
+        there = self.after is not None and decision.stored == (self.after.version.uuid, number)
+        for name, array in decision.arrays().items():
+            yield f"{number}/{name}", None if there else partial(np.asarray, array)
+
+    def _living(self, segment: Segment, name: str) -> Pieces:
+        """An array without the dead rows."""
+        of_ids = name == "ids"
+        row = np.empty((0,), np.int64) if of_ids else segment[name][:0]
+        step = max(1, _PIECE // max(1, row.dtype.itemsize * math.prod(row.shape[1:])))
+
+        def parts() -> Iterator[Array]:
+            for some in segment.living_parts(self.rows.version, step):
+                yield segment.ids_of(some) if of_ids else segment[name][some]
+
+        return Pieces(row.dtype, (segment.n - segment.dead, *row.shape[1:]), parts)
+
+
+# ---- reading -------------------------------------------------------------------------------
+
+
+SchemaOf: TypeAlias = Callable[[int, int], Schema]  # of d and columns: the arrays of a segment
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A memory as read from a file: what it is made with, and its rows."""
+
+    settings: dict[str, Any]
+    head: dict[str, Array]  # "weight" and "bias", or nothing
+    preprocess: Fitted
+    rows: Callable[[SchemaOf], tuple[Snapshot, File | None]]
+    bad: Callable[[str], FileFormatError]  # what to raise if any of it makes no sense
+
+    def names(self, kind: str, columns: int) -> tuple[str, ...] | None:
+        """Those of so many columns; None where there are none, as in older files."""
+        found = self.settings.get(kind)
+        if found is None:
+            return None
+        if not isinstance(found, list) or len(found) != columns:
+            raise self.bad(f"{kind} is not a list of {columns} names")
+        if not all(isinstance(name, str) for name in found):
+            raise self.bad(f"{kind} holds what is not text")
+        return tuple(found)
+
+    def counted(self, name: str) -> int | None:
+        """A number of rows in the settings; None if it is unknown, as of older files."""
+        value = self.settings.get(name)
+        return value if type(value) is int and value >= 0 else None
+
+
+class Reader:
+    """Fields and arrays of a file, each checked when it is taken."""
+
+    def __init__(self, path: str, loaded: container.Loaded) -> None:
+        self.path, self.meta = path, loaded.meta
+        self._arrays, self._unread = loaded.arrays, set(loaded.required)
+
+    def bad(self, what: str) -> FileFormatError:
+        return FileFormatError(
+            f"{self.path} is not a memory that this version can read: {what}; "
+            "restore it from a copy or use a later version of resmem"
+        )
+
+    def whole(self, fields: Any, name: str, most: int = _LAST_ID) -> int:
+        value = self.field(fields, name)
+        if type(value) is not int or not 0 <= value <= most:
+            raise self.bad(f"{name} is {value!r}, expected a whole number up to {most}")
+        return value
+
+    def number(self, fields: Any, name: str) -> float:
+        value = self.field(fields, name)
+        if type(value) not in (int, float) or not 0 <= value <= sys.float_info.max:
+            raise self.bad(f"{name} is {value!r}, expected a number of at least 0")
+        return float(value)
+
+    def field(self, fields: Any, name: str) -> Any:
+        if not isinstance(fields, dict) or name not in fields:
+            raise self.bad(f"{name} is missing")
+        return fields[name]
+
+    def array(self, name: str, dtype: Any, shape: tuple[int, ...]) -> Array:
+        self._unread.discard(name)
+        array = self._arrays.get(name)
+        if array is None:
+            raise self.bad(f"section {name!r} is missing")
+        if array.dtype != dtype or array.shape != shape:
+            found = f"{array.dtype} {array.shape}"
+            raise self.bad(f"section {name!r} is {found}, expected {np.dtype(dtype)} {shape}")
+        return array
+
+    def below(self, prefix: str) -> dict[str, Array]:
+        """Arrays that a reader may do without, by what follows the prefix."""
+        skip = len(prefix)
+        return {name[skip:]: a for name, a in self._arrays.items() if name.startswith(prefix)}
+
+    def size(self, name: str) -> int:
+        """Length of an array; 0 if there is none."""
+        array = self._arrays.get(name)
+        return 0 if array is None or array.ndim == 0 else len(array)
+
+    def finish(self) -> None:
+        """A required section that nobody asked for says something this version cannot know."""
+        if self._unread:
+            raise self.bad(f"section {min(self._unread)!r} is unknown")
+
+
+def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Saved:
+    """Map a file."""
+    name = os.path.abspath(os.fspath(path))
+    loaded = container.load(name, verify, progress)
+    reader = Reader(name, loaded)
+    settings = reader.field(loaded.meta, "memory")
+    if not isinstance(settings, dict):
+        raise reader.bad("memory is not a table of settings")
+    head = {}
+    if settings.get("store") == "head":
+        d, columns = reader.whole(reader.meta, "d"), reader.whole(reader.meta, "columns")
+        head = {
+            "weight": reader.array("head/weight", np.float32, (columns, d)),
+            "bias": reader.array("head/bias", np.float32, (columns,)),
+        }
+        if not all(np.isfinite(array).all() for array in head.values()):
+            raise reader.bad("head/weight or head/bias holds NaN or infinity")
+    preprocess = fitted(
+        settings,
+        reader.whole(reader.meta, "d"),
+        lambda name, dtype, shape: reader.array(f"preprocess/{name}", dtype, shape),
+        reader.bad,
+        not reader.below("preprocess/") and reader.field(reader.meta, "segments") == [],
+    )
+    numbers = reader.whole(reader.meta, "numbers", _NUMBERS)
+    file = File(name, loaded.version, numbers, preprocess=preprocess)
+    return Saved(
+        settings,
+        head,
+        preprocess,
+        lambda schema_of: _rows(reader, file, schema_of, verify),
+        reader.bad,
+    )
+
+
+def fitted(
+    settings: Mapping[str, Any],
+    d: int,
+    array: Callable[[str, Any, tuple[int, ...]], Array],
+    bad: Callable[[str], FileFormatError],
+    waits: bool,
+) -> Fitted:
+    """The preprocess that settings name, of the arrays that ``array`` gives by name, dtype and
+    shape.
+
+    ``waits``: there are neither rows that it was fitted to nor such arrays.
+    """
+    try:
+        method = method_named(settings.get("preprocess"))
+        schema = method.schema(d)
+    except ValueError as error:
+        raise bad(f"its settings make no sense: {error}") from error
+    if settings.get("offset") is True:
+        if schema:
+            raise bad(f"its preprocess {method.name} has an offset besides")
+        schema = {"offset": (np.float64, (d,))}
+    elif waits and schema:
+        schema, method = {}, NONE
+    arrays = {each: np.array(array(each, *kind)) for each, kind in schema.items()}
+    if not all(np.isfinite(each).all() for each in arrays.values()):
+        raise bad("the numbers of its preprocess hold NaN or infinity")
+    if (arrays.get("scale", np.ones(1)) <= 0).any():
+        raise bad("the scale of its preprocess is not positive")
+    return Fitted(method, arrays, wide=settings.get("key_dtype") == "float64")
+
+
+def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tuple[Snapshot, File]:
+    meta = reader.meta
+    d, columns = reader.whole(meta, "d"), reader.whole(meta, "columns")
+    if not (0 < d < 2**31 and 0 < columns < 2**31):
+        raise reader.bad(f"d is {d} and columns {columns}, expected 1 to 2^31 - 1")
+    schema = schema_of(d, columns)
+    described = reader.field(meta, "segments")
+    if not isinstance(described, list):
+        raise reader.bad("segments is not a list")
+    segments = tuple(_segment(reader, each, schema, file) for each in described)
+    if len({s.stored.number for s in segments if s.stored}) != len(segments):
+        raise reader.bad("two segments have one number")
+    retired = NO_RUNS
+    if size := reader.size("retired"):
+        retired = reader.array("retired", np.int64, (size, 2))
+        first, last = retired[:, 0], retired[:, 1]
+        if (last < first).any() or (first[1:] <= last[:-1]).any() or first[0] < 0:
+            raise reader.bad("section 'retired' does not list runs of ids in ascending order")
+    reader.finish()
+    rows = Snapshot(
+        segments,
+        d,
+        columns,
+        next_id=reader.whole(meta, "next_id", _LAST_ID + 1),
+        version=1,
+        retired=retired,
+        ids_checked=verify or not any(segment.has_ids for segment in segments),
+    )
+    fault = rows.id_fault(given=verify) or (verify and _target_fault(rows))
+    if fault:
+        raise reader.bad(fault)
+    if verify:
+        for segment in segments:  # what was looked at need not stay in memory
+            for name in {"ids", "targets", "index"} & set(segment.arrays):
+                forget(segment[name], slice(0, segment.n))
+    removed = {s.stored.number: s.dead for s in segments if s.stored and s.dead}
+    return rows, replace(file, removed=removed, retired=rows.retired)
+
+
+def _target_fault(rows: Snapshot) -> str:
+    """What is wrong with numbers that are used as columns; "" if nothing is."""
+    for segment in rows.segments:
+        for name in {"targets", "index"} & set(segment.arrays):
+            for start in range(0, segment.n, _CHECKED_ROWS):
+                some = segment[name][start : start + _CHECKED_ROWS]
+                if fault := target_fault(some, rows.columns, name):
+                    return fault
+    return ""
+
+
+def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment:
+    number = reader.whole(fields, "number", max(0, file.numbers - 1))
+    n = reader.whole(fields, "rows")
+    has_ids = reader.field(fields, "has_ids")
+    if has_ids is True:
+        schema = {**schema, "ids": (np.int64, ())}
+    elif has_ids is not False:
+        raise reader.bad(f"has_ids is {has_ids!r}, expected true or false")
+    arrays = {
+        name: reader.array(f"{number}/{name}", dtype, (n, *shape))
+        for name, (dtype, shape) in schema.items()
+    }
+    segment = Segment(
+        arrays,
+        n,
+        keys_max=reader.number(fields, "keys_max"),
+        first_id=reader.whole(fields, "first_id", _LAST_ID - max(0, n - 1)),
+        error=reader.number(fields, "error"),
+        borrowed=True,
+        stored=Stored(file.version.uuid, number, frozenset(arrays)),
+    )
+    for kind in KINDS:  # a reader that does not know one searches without
+        if built := reader.below(f"{number}/{kind}/"):
+            stored = (file.version.uuid, number)
+            read = partial(saved, kind, built, arrays["keys"], stored)
+            segment = replace(segment, planner=Planner(read=read))
+    dead = reader.whole(fields, "removed", n)
+    if dead:
+        rows = reader.array(f"{number}/removed", np.int64, (dead,))
+        if rows[0] < 0 or rows[-1] >= n or (rows[1:] <= rows[:-1]).any():
+            raise reader.bad(f"section '{number}/removed' does not list rows in ascending order")
+        segment = segment.with_dead(rows, 1)
+    return segment

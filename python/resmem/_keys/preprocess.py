@@ -1,0 +1,272 @@
+"""How keys are made of embeddings. Fitted once, the numbers are kept with the rows.
+
+CONTRACT.md defines the arithmetic of ``Fitted.apply`` to the bit, so that a query meets its key
+everywhere. What a fit finds is stored and need never be found again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _core
+from resmem._base import convert
+from resmem._base.arrays import F64, I64, LARGEST_WIDE, Keys, float_state
+from resmem._base.sample import sample
+from resmem._base.threads import interruptible
+
+_R = TypeVar("_R")
+
+_SAMPLE = 65_536  # rows that a fit looks at
+_BLOCK_BYTES = 8 << 20  # of rows in hand, as float64
+_MANY_COLUMNS = 400  # from here on one product or decomposition of (d, d) takes 0.05 s or more
+_LARGEST = np.finfo(np.float32).max
+
+# What is taken for nothing but roundings: such a part of the largest variance, or of the length of
+# a direction. Float32 embeddings round to 2^-48 of their squares, eigenvectors and eigenvalues to
+# about d 2^-52.
+_ROUNDINGS = 2.0**-40
+# A row of weights must hold one that float32 has all its bits for, with 24 more for the rest.
+_LEAST_WEIGHT = 2.0**-102
+
+
+@dataclass(frozen=True)
+class Method:
+    """A preprocess by name, not fitted to anything."""
+
+    kind: str
+    m: int = 0  # dimensions that "pca" and "whiten" keep
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}:{self.m}" if self.linear else self.kind
+
+    @property
+    def linear(self) -> bool:
+        return self.m > 0
+
+    def width(self, d: int) -> int:
+        """Of the keys of embeddings with ``d`` columns."""
+        if self.m > d:
+            raise ValueError(
+                f"preprocess={self.name!r} keeps {self.m} dimensions, embeddings have only {d} "
+                "columns; keep fewer"
+            )
+        return self.m or d
+
+    def schema(self, d: int) -> dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]:
+        """Names, dtypes and shapes of what a fit finds."""
+        width = self.width(d)
+        if self.linear:
+            return {"weight": (np.float32, (width, d)), "bias": (np.float32, (width,))}
+        names = {"center": ("mean",), "standardize": ("mean", "scale")}.get(self.kind, ())
+        return {name: (np.float64, (d,)) for name in names}
+
+    def fit(self, n: int, d: int, rows_at: Callable[[I64], Keys]) -> Fitted:
+        """Fitted to ``n`` embeddings, of which ``rows_at`` gives those at ascending positions.
+
+        ``AS_GIVEN`` where there are none to fit to: there are no keys yet to be compared either.
+        """
+        if not self.schema(d):
+            return Fitted(self)
+        if n == 0:
+            return AS_GIVEN
+        moments, positions = _Moments(d, together=self.linear), sample(n, _SAMPLE)
+        step = max(1, _BLOCK_BYTES // (8 * d))
+        long = self.linear and d >= _MANY_COLUMNS
+        for start in range(0, len(positions), step):
+            rows = rows_at(positions[start : start + step])
+            _answering(partial(moments.add, rows), long)
+        if self.linear:
+            return Fitted(self, _answering(partial(self._linear_map, moments), long))
+        scale = np.sqrt(moments.scatter / moments.n)
+        found = {"mean": moments.mean, "scale": np.where(scale > 0, scale, 1.0)}
+        return Fitted(self, {name: found[name] for name in self.schema(d)})
+
+    def _linear_map(self, moments: _Moments) -> dict[str, npt.NDArray[Any]]:
+        """The principal directions as the rows of a weight, largest variance first."""
+        variances, columns = np.linalg.eigh(moments.scatter / moments.n)
+        variances, rows = variances[::-1][: self.m, None], columns.T[::-1][: self.m]
+        peaks = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
+        # What a column that is constant has of a direction must be 0, however large the constant.
+        rows = np.where(np.abs(rows) > _ROUNDINGS, rows * np.sign(peaks), 0.0)
+        if self.kind == "whiten":
+            there = variances > _ROUNDINGS * max(variances[0, 0], 0.0)
+            rows = np.where(there, rows / np.sqrt(np.where(there, variances, 1.0)), 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            weight = np.ascontiguousarray(rows, dtype=np.float32)
+            bias = (-(weight.astype(np.float64) @ moments.mean)).astype(np.float32)
+        heights = np.abs(rows).max(axis=1)
+        if ((heights > 0) & (heights < _LEAST_WEIGHT)).any() or not (
+            np.isfinite(weight).all() and np.isfinite(bias).all()
+        ):
+            raise ValueError(
+                f"preprocess={self.name!r} needs weights beyond float32 for embeddings as large or "
+                "small as these; rescale them"
+            )
+        return {"weight": weight, "bias": bias}
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A preprocess and what its fit has found.
+
+    ``arrays`` may hold an "offset" (d,), which is taken off embeddings that are left as they came
+    otherwise. ``wide``: keys are float64, not rounded to float32.
+    """
+
+    method: Method
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    wide: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of keys and queries."""
+        return np.dtype(np.float64 if self.wide else np.float32)
+
+    @property
+    def plain(self) -> bool:
+        """Whether keys are the embeddings, but for rounding."""
+        return self.method.kind == "none" and "offset" not in self.arrays
+
+    def unshifted(self, keys: Keys) -> Keys:
+        """Embeddings of keys that an offset at most was taken off."""
+        if "offset" not in self.arrays:
+            return keys
+        whole: F64 = keys.astype(np.float64) + self.arrays["offset"]
+        return whole
+
+    def apply(self, embeddings: Keys, threads: int = 0) -> Keys:
+        """Keys (n, m) of finite embeddings (n, d); infinite where they are beyond float32."""
+        if self.plain:
+            with np.errstate(over="ignore"):
+                same: Keys = np.ascontiguousarray(embeddings, dtype=self.dtype)
+            return same
+        n, d = embeddings.shape
+        keys: Keys = np.empty((n, self.method.width(d)), dtype=self.dtype)
+        step = max(1, _BLOCK_BYTES // (8 * d))
+        with np.errstate(over="ignore"):
+            for start in range(0, n, step):
+                some = slice(start, start + step)
+                keys[some] = self._applied(embeddings[some], threads)
+        return keys
+
+    def _applied(self, embeddings: Keys, threads: int) -> Keys:
+        arrays = self.arrays
+        if self.method.linear:
+            keys = _core.head_logits(embeddings, arrays["weight"], arrays["bias"], threads)
+            return np.where(np.abs(keys) < _LARGEST, keys, np.float32(np.inf))  # it saturates
+        rows = embeddings.astype(np.float64)
+        if self.method.kind == "unit":
+            norms = _norms(rows)
+            return np.divide(rows, np.where(norms > 0, norms, 1.0))
+        rows -= arrays["offset" if self.method.kind == "none" else "mean"]
+        if self.method.kind == "standardize":
+            rows /= arrays["scale"]
+        return rows
+
+    def keys(self, embeddings: Any, d: int, threads: int, first_row: int) -> tuple[Keys, float]:
+        """Keys of whatever a caller gives for embeddings (n, d), and their largest |value|.
+
+        ``first_row``: the number of the first row, for messages.
+        """
+        if self.plain:
+            made = convert.wide_vectors if self.wide else convert.vectors
+            return made(embeddings, "embeddings", d, threads, first_row)
+        keys = self.apply(exact(embeddings, d, threads, first_row), threads)
+        largest, bad_row = _core.inspect_rows(keys, threads)
+        if bad_row < 0 and not (self.wide and largest > LARGEST_WIDE):
+            return keys, largest
+        if bad_row < 0:
+            bad_row = int(np.argmax(np.abs(keys).max(axis=1) > LARGEST_WIDE))
+        beyond = "2^480" if self.wide else "float32"
+        step = f"preprocess={self.method.name!r}"
+        if "offset" in self.arrays:
+            step = "an offset was taken off"
+        raise ValueError(
+            f"embeddings: row {first_row + bad_row} is beyond {beyond} after {step}; rescale the "
+            "embeddings"
+        )
+
+    def row_bytes(self, d: int) -> int:
+        """What ``keys`` takes for a row beyond the embeddings."""
+        return 0 if self.plain else self.dtype.itemsize * self.method.width(d)
+
+
+def exact(embeddings: Any, d: int | None, threads: int, first_row: int) -> Keys:
+    """Finite embeddings (n, d) as they came: float32, or float64 if float32 may not hold them."""
+    given = convert.real(embeddings, "embeddings", "(n, d)")
+    narrow = convert.fits_float32(given.dtype)
+    checked = convert.vectors if narrow else convert.wide_vectors
+    return checked(given, "embeddings", d, threads, first_row)[0]
+
+
+NONE = Method("none")
+AS_GIVEN = Fitted(NONE)
+
+
+def method_named(name: Any) -> Method:
+    """The preprocess that ``Memory`` was asked for."""
+    known = "none|center|standardize|unit|(pca|whiten):([1-9][0-9]{0,8})"
+    found = re.fullmatch(known, name) if isinstance(name, str) else None
+    if found is None:
+        raise ValueError(
+            "preprocess must be 'none', 'center', 'standardize', 'unit', 'pca:m' or 'whiten:m' "
+            f"(such as 'pca:64'), got {name!r}"
+        )
+    return Method(found[1], int(found[2])) if found[1] else Method(found[0])
+
+
+def _answering(work: Callable[[], _R], long: bool) -> _R:
+    """The result of the work; where that takes ``long``, Ctrl-C is answered meanwhile."""
+    return interruptible(float_state()(work)) if long else work()
+
+
+class _Moments:
+    """Mean and scatter of rows, block by block (Chan, Golub and LeVeque's update).
+
+    A constant column has no scatter at all, as sums of so few equal float32 values are exact;
+    those of float64 are not, so that the first row is taken off before.
+    """
+
+    def __init__(self, d: int, together: bool) -> None:
+        """``together``: products of all pairs of columns, not squares alone."""
+        self.n, self._together = 0, together
+        self.mean = np.zeros(d)
+        self.scatter = np.zeros((d, d) if together else d)
+
+    def add(self, rows: Keys) -> None:
+        if self.n == 0:
+            self._origin = rows[0].astype(np.float64) if rows.dtype == np.float64 else 0.0
+            self.mean += self._origin
+        part = rows.astype(np.float64) - self._origin
+        mean = part.mean(axis=0)
+        part -= mean
+        apart, n = mean - (self.mean - self._origin), self.n + len(part)
+        share = self.n * len(part) / n
+        if self._together:
+            self.scatter += part.T @ part
+            self.scatter += np.outer(share * apart, apart)
+        else:
+            self.scatter += (part * part).sum(axis=0) + share * apart * apart
+        self.mean += apart * (len(part) / n)
+        self.n = n
+
+
+def _norms(rows: F64) -> F64:
+    """``sqrt(csum(x_i * x_i))`` of each row, (n, 1)."""
+    sums = np.zeros((len(rows), 8))
+    squares = rows * rows
+    for start in range(0, rows.shape[1], 8):
+        part = squares[:, start : start + 8]
+        sums[:, : part.shape[1]] += part
+    fours = sums[:, :4] + sums[:, 4:]
+    twos = fours[:, :2] + fours[:, 2:]
+    norms: F64 = np.sqrt(twos[:, :1] + twos[:, 1:])
+    return norms

@@ -1,0 +1,93 @@
+"""The report: one HTML file that needs nothing but itself.
+
+`findings.py` checks what is given; `sections.py` says what is in it, in the order of the answers;
+`words.py` has the sentences and numbers, `changes.py` the examples, `figures.py` the pictures of
+`resmem.plot` as SVG, `page.py` the HTML.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from resmem._core import __version__
+from resmem._files.atomic import replacing
+
+if TYPE_CHECKING:
+    from resmem._evaluation.evaluate import Evaluation
+    from resmem._evaluation.explain import Explanation
+    from resmem._tuning.result import TuneResult
+
+
+def report(
+    path: str | os.PathLike[str],
+    tuning: TuneResult | None = None,
+    evaluation: Evaluation | None = None,
+    explanation: Explanation | None = None,
+    *,
+    rows: Any = None,
+    classes: Sequence[Any] | None = None,
+    images: Any = None,
+    row_images: Any = None,
+    title: str = "Does the residual memory help?",
+    date: str | None = None,
+) -> None:
+    """Write what tuning, evaluation and explanation found to one HTML file.
+
+    It answers in this order: does the memory help, what was chosen, where it helps and where
+    it harms, is it calibrated, and which neighbours changed which predictions. The file loads
+    nothing from anywhere, reads well on a phone, and is written whole or not at all. The same
+    results give the same bytes, with the same version of matplotlib, which draws the figures
+    (with its default settings); without matplotlib there are tables alone.
+
+    Parameters
+    ----------
+    path : path
+    tuning : TuneResult, optional
+        Of ``Memory.tune``.
+    evaluation : Evaluation, optional
+        Of ``Memory.evaluate``, on rows that neither fitted nor tuned the memory.
+    explanation : Explanation, optional
+        Of ``Memory.explain``. With an evaluation, the examples that it lists as corrected and
+        harmed are shown.
+    rows, classes, images, row_images
+        As for ``resmem.plot.corrections``; ``classes`` names classes everywhere.
+    title : str
+    date : str, optional
+        Printed as it is. Nothing else in the file tells when it was made.
+
+    Raises
+    ------
+    ValueError
+        There is nothing to report, or what is given does not fit together.
+    OSError
+        As the system gives it; what was at ``path`` is unharmed.
+    """
+    from resmem._report import findings, sections
+
+    from .page import page
+
+    findings.checked(tuning=tuning, evaluation=evaluation, explanation=explanation)
+    if tuning is None and evaluation is None and explanation is None:
+        raise ValueError("nothing to report: give tuning, evaluation or explanation")
+    parts = []
+    if tuning is not None or evaluation is not None:
+        parts.append(sections.helps(tuning, evaluation))
+    if tuning is not None:
+        parts.append(sections.chosen(tuning))
+    if evaluation is not None:
+        if evaluation.settings["strength"] != 0:
+            parts.append(sections.where(evaluation, classes))
+        if evaluation.reliability is not None:
+            parts.append(sections.calibration(evaluation))
+    if explanation is not None:
+        pictures = {"images": images, "row_images": row_images}
+        parts.append(sections.examples(explanation, evaluation, rows, classes, pictures))
+    parts.append(sections.made(__version__, tuning, evaluation, date))
+    whole = page(title, *parts).encode("utf-8")
+    with replacing(path) as raw:
+        file = io.BufferedWriter(raw)  # of its own, `raw` may write less than it is given
+        file.write(whole)
+        file.flush()

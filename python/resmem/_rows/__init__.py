@@ -1,0 +1,1 @@
+"""Rows: how they are kept, come, go and are compacted, and what is kept of their residuals."""

@@ -1,0 +1,226 @@
+"""Rows that lie together in memory: arrays of one length, and which rows were removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _core
+from resmem._base.arrays import I64
+from resmem._base.errors import FileFormatError
+from resmem._indexes.planner import KeySegment, Planner
+
+Array: TypeAlias = npt.NDArray[Any]
+Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]  # dtype, shape of a row
+
+
+LEAST_ROOM = 1 << 20  # bytes of a new segment that rows will be added to
+_ROWS_AT_ONCE = 1 << 18  # of which a part of a segment is asked which live
+
+
+_COPY_BYTES = 8 << 20  # compaction copies this much at a time
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a segment lies in a file."""
+
+    uuid: str
+    number: int
+    names: frozenset[str]  # the arrays that are there as they are here
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows that lie together: the first ``n`` of some arrays."""
+
+    arrays: dict[str, Array]  # by name, (capacity, ..): "keys", "targets", perhaps "ids", residuals
+    n: int
+    keys_max: float = 0.0  # no |value| of the keys is larger
+    first_id: int = 0  # ids are first_id, first_id + 1, .. unless there are "ids"
+    error: float = 0.0  # no residual is off by more
+    died: I64 | None = None  # (capacity,) versions at which rows were removed; 0: it lives
+    dead: int = 0  # rows that are removed
+    growing: bool = False  # rows may be added behind the last one
+    borrowed: bool = False  # arrays lie in a file or belong to the caller: they cost no memory
+    stored: Stored | None = None
+    planner: Planner = field(default_factory=Planner, repr=False, compare=False)
+    _table: _core.IdTable = field(default_factory=_core.IdTable, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, name: str) -> Array:
+        return self.arrays[name][: self.n]
+
+    @property
+    def capacity(self) -> int:
+        return len(self.arrays["keys"])
+
+    @property
+    def has_ids(self) -> bool:
+        return "ids" in self.arrays
+
+    @property
+    def nbytes(self) -> int:
+        died = 0 if self.died is None else 8 * self.n
+        return died + sum(self[name].nbytes for name in self.arrays)
+
+    @property
+    def copied_bytes(self) -> int:
+        """Memory that a copy of its living rows would newly take."""
+        return self.nbytes * (self.n - self.dead) // max(1, self.n) if self.borrowed else 0
+
+    def ids_of(self, rows: I64) -> I64:
+        ids: I64 = self["ids"][rows] if self.has_ids else rows + self.first_id
+        return ids
+
+    def find(self, ids: I64) -> I64:
+        """Row of each id, removed ones too; -1 where this segment never had it."""
+        if not self.has_ids:
+            rows = ids - self.first_id
+            return np.where((ids >= self.first_id) & (rows < self.n), rows, -1)
+        self._table.extend_to(np.ascontiguousarray(self["ids"]))
+        rows = self._table.find(np.ascontiguousarray(ids))
+        return np.where(rows < self.n, rows, -1)  # later snapshots have more rows
+
+    def living(self, version: int) -> I64:
+        """The rows that live at this version."""
+        if self.died is None:
+            return np.arange(self.n)
+        died = self.died[: self.n]
+        return np.flatnonzero((died == 0) | (died > version))
+
+    def living_parts(self, version: int, step: int = _ROWS_AT_ONCE) -> Iterator[I64]:
+        """The same, of ``step`` rows at a time."""
+        for start in range(0, self.n, step):
+            stop = min(self.n, start + step)
+            rows = np.arange(start, stop)
+            if self.died is not None:
+                died = self.died[start:stop]
+                rows = rows[(died == 0) | (died > version)]
+            if len(rows):
+                yield rows
+
+    def living_at(self, positions: I64, version: int) -> I64:
+        """The rows at these ascending positions among those that live."""
+        if self.dead == 0:
+            return positions
+        found, before = [positions[:0]], 0
+        for rows in self.living_parts(version):
+            here = slice(*np.searchsorted(positions, (before, before + len(rows))))
+            found.append(rows[positions[here] - before])
+            before += len(rows)
+        return np.concatenate(found)
+
+    def dead_rows(self, version: int) -> I64:
+        """The rows removed up to this version."""
+        found = [np.empty(0, dtype=np.int64)]
+        if self.died is None:
+            return found[0]
+        for start in range(0, self.n, _ROWS_AT_ONCE):
+            died = self.died[start : min(self.n, start + _ROWS_AT_ONCE)]
+            found.append(start + np.flatnonzero((died > 0) & (died <= version)))
+        return np.concatenate(found)
+
+    def with_dead(self, rows: I64, version: int) -> Segment:
+        """With these living rows removed."""
+        died = np.zeros(self.capacity, dtype=np.int64) if self.died is None else self.died
+        _core.mark_died(died, rows, version)
+        return replace(self, died=died, dead=self.dead + len(rows))
+
+    def with_arrays(self, arrays: dict[str, Array], changed: frozenset[str]) -> Segment:
+        """With other arrays, of which a file does not have those ``changed``."""
+        stored = self.stored
+        if stored is not None:
+            stored = replace(stored, names=stored.names - changed)
+        return replace(self, arrays=arrays, stored=stored)
+
+    def portable(self, without: frozenset[str]) -> dict[str, Any]:
+        """What a copy by value carries; not the arrays named."""
+        carried = ("n", "keys_max", "first_id", "error")
+        return {
+            **{name: getattr(self, name) for name in carried},
+            "arrays": {name: self[name] for name in self.arrays if name not in without},
+        }
+
+    def keys_for_core(self) -> KeySegment:
+        """What the core's search takes."""
+        died = None if self.died is None or self.dead == 0 else self.died[: self.n]
+        ids = self["ids"] if self.has_ids else None
+        return (self["keys"], ids, self.first_id, died, self.keys_max)
+
+
+def room(schema: Schema, rows: int) -> dict[str, Array]:
+    """Arrays with room for so many rows, none of them touched yet."""
+    return {name: np.empty((rows, *shape), dtype) for name, (dtype, shape) in schema.items()}
+
+
+def row_bytes(schema: Schema) -> int:
+    """Bytes of one row."""
+    return sum(np.dtype(dtype).itemsize * int(np.prod(s)) for dtype, s in schema.values())
+
+
+def intact(targets: Array, columns: int, name: str = "targets") -> Array:
+    """Targets, or other class numbers, as they are stored; FileFormatError if no row could have
+    these, which only a damaged file gives."""
+    if fault := target_fault(targets, columns, name):
+        raise damaged(fault)
+    return targets
+
+
+def target_fault(targets: Array, columns: int, name: str) -> str:
+    """What is wrong with stored targets, or other class numbers; "" if nothing is."""
+    if targets.size == 0:
+        return ""
+    floats = targets.dtype.kind == "f"
+    for extreme in (targets.min(), targets.max()):  # NaN, if there is one
+        if not (np.isfinite(extreme) if floats else 0 <= extreme < columns):
+            expected = "finite values" if floats else f"classes from 0 to {columns - 1}"
+            return f"{name!r} holds {extreme}, expected {expected}"
+    return ""
+
+
+def damaged(what: str) -> FileFormatError:
+    """For rows of a file that was loaded without looking at all of them."""
+    return FileFormatError(
+        f"the stored rows are damaged: {what}; restore the file from a copy, or fit again"
+    )
+
+
+def merge(segments: tuple[Segment, ...], version: int) -> Segment:
+    """One segment with the rows of these that live at this version."""
+    rows = [segment.living(version) for segment in segments]
+    ends = np.cumsum([len(part) for part in rows])
+    schema: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
+        name: (array.dtype, array.shape[1:]) for name, array in segments[0].arrays.items()
+    }
+    first = next(
+        (int(s.ids_of(r[:1])[0]) for s, r in zip(segments, rows, strict=True) if len(r)), 0
+    )
+    run = first
+    for segment, part in zip(segments, rows, strict=True):
+        if segment.has_ids or segment.dead or (len(part) and segment.first_id != run):
+            schema["ids"] = (np.int64, ())
+            break
+        run += len(part)
+    arrays = room(schema, int(ends[-1]))
+    for segment, part, end in zip(segments, rows, ends, strict=True):
+        for name, target in arrays.items():
+            step = max(1, _COPY_BYTES // max(1, target[:1].nbytes))
+            for start in range(0, len(part), step):
+                some = part[start : start + step]
+                at = end - len(part) + start
+                source = segment.ids_of(some) if name == "ids" else segment[name][some]
+                target[at : at + len(some)] = source
+    return Segment(
+        arrays,
+        int(ends[-1]),
+        keys_max=max(segment.keys_max for segment in segments),
+        first_id=first,
+        error=max(segment.error for segment in segments),
+    )

@@ -1,0 +1,89 @@
+"""What a memory keeps of a row, and of its base model's outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resmem import _core
+from resmem._base import convert
+from resmem._base.arrays import F64, rows_of, to_numpy
+from resmem._keys.preprocess import NONE, Method
+from resmem._rows.segment import Schema
+from resmem._rows.stores import KEY_DTYPES, KeyDtype, Store
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a memory keeps of a row."""
+
+    task: str
+    output_kind: str
+    key_dtype: KeyDtype
+    store: Store
+    preprocess: Method = NONE
+
+    def schema(self, d: int, columns: int) -> Schema:
+        """Names, dtypes and shapes of the arrays of a segment, for embeddings of width ``d``."""
+        target = (np.int64, ()) if self.task == "classification" else (np.float64, (columns,))
+        return {
+            "keys": (KEY_DTYPES[self.key_dtype], (self.preprocess.width(d),)),
+            "targets": target,
+            **self.store.schema(columns),
+        }
+
+    def softmax_at(self, temperature: float) -> float:
+        """The temperature as the core takes it: 0 if outputs are probabilities."""
+        return temperature if self.output_kind == "logits" else 0.0
+
+    def rows_of(self, outputs: Any) -> Any:
+        """Outputs as something that rows can be sliced from."""
+        if outputs is None:
+            raise ValueError("outputs are missing; only store='head' does without them")
+        return rows_of(outputs, "outputs")
+
+    def layout(self, outputs: Any, like: int | None) -> int:
+        """How many columns outputs have; refused if not as many as ``like``."""
+        flat = self.task == "regression" and len(outputs.shape) == 1
+        if len(outputs.shape) == 1 and not flat:
+            other = "numpy.zeros_like(outputs)"
+            if self.output_kind == "probabilities":
+                other = "numpy.subtract(1, outputs)"
+            raise ValueError(
+                f"outputs must have shape (n, C), got {tuple(outputs.shape)}; values to predict "
+                "are of task='regression'; a single row is numpy.atleast_2d(outputs); scores of "
+                f"the second of two classes become numpy.stack([{other}, outputs], axis=1)"
+            )
+        convert.layout(outputs, "outputs", "(n,)" if flat else "(n, C)")
+        columns = 1 if flat else int(outputs.shape[1])
+        if columns == 0:
+            shape = tuple(outputs.shape)
+            raise ValueError(f"outputs must have at least one column, got shape {shape}")
+        if like is not None and columns != like:
+            raise ValueError(f"outputs must have {like} columns as in fit, got {columns}")
+        return columns
+
+    def outputs(self, outputs: Any, first_row: int = 0) -> npt.NDArray[Any]:
+        """Checked outputs (n, C): float32 for classification, else float64."""
+        if self.output_kind == "logits":
+            return convert.logits(outputs, "outputs", first_row)
+        if self.output_kind == "probabilities":
+            return convert.probabilities(outputs, "outputs", first_row)
+        return self.values(outputs, "outputs", first_row)
+
+    def base(self, outputs: npt.NDArray[Any], temperature: float, threads: int) -> F64:
+        """What checked outputs (b, C) predict, a copy of their own."""
+        if self.output_kind == "logits":
+            return _core.softmax(np.ascontiguousarray(outputs), temperature, threads)
+        base: F64 = outputs.astype(np.float64)
+        return base
+
+    @staticmethod
+    def values(values: Any, name: str, first_row: int = 0) -> F64:
+        """Regression values (n,) or (n, C) as (n, C)."""
+        flat = to_numpy(values, name).ndim == 1
+        array = convert.float64(values, name, "(n,)" if flat else "(n, C)", first_row)
+        return array[:, None] if flat else array

@@ -1,0 +1,1 @@
+"""Scores, their intervals, and rows cut into folds; nothing here knows of a memory."""

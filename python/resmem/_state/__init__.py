@@ -1,0 +1,1 @@
+"""A memory at one moment, and how another moment is published."""
