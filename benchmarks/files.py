@@ -41,7 +41,7 @@ after_load = resident()
 mem.correction(query)
 answered = time.perf_counter()
 after = resident()
-keys = sum(s["keys"].nbytes for s in mem._snapshot.segments) / 2**20
+keys = sum(s["keys"].nbytes for s in mem._state.view.rows.segments) / 2**20
 print(f"load {1e3 * (loaded - start):.1f} ms, first query {1e3 * (answered - loaded):.0f} ms")
 for name in before:
     print(f"{name:8} at load +{after_load[name] - before[name]:.1f} MiB, "

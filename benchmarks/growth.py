@@ -58,8 +58,8 @@ def main() -> None:
                 start = time.perf_counter()
                 mem = make(rows, ids, options)
                 times[name].append(time.perf_counter() - start)
-                if mem._compactor is not None:
-                    mem._compactor.join()
+                if mem._state._compactor is not None:
+                    mem._state._compactor.join()
                 del mem
         texts = [
             f"{name} {statistics.median(taken):.3f} s ({min(taken):.3f} to {max(taken):.3f})"

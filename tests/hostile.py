@@ -21,7 +21,8 @@ import numpy as np
 
 import resmem
 from resmem import _core
-from resmem._indexes import planner
+from resmem._indexes import policy
+from resmem._indexes import trial as index_trial
 
 PATIENCE = 240  # seconds after which a call counts as hung
 N, Q, D, C = 700, 40, 5, 6
@@ -236,7 +237,7 @@ def attempt(call):
 
 
 def run(seconds, seed, callers, writers):
-    planner.LEAST_ROWS, planner._MOST_TIME = 512, np.inf  # small memories get indices, and keep
+    policy.LEAST_ROWS, index_trial._MOST_TIME = 512, np.inf  # small memories get indices, and keep
     sys.setswitchinterval(1e-5)
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")

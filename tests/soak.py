@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 import resmem
-from resmem._indexes import planner
+from resmem._indexes import policy
+from resmem._indexes import trial as index_trial
 
 PATIENCE = 240  # seconds after which a call counts as hung
 N, Q, D, C = 1500, 60, 6, 4
@@ -137,7 +138,7 @@ def functions(rng):
 
 
 def run(seconds, seed, threads):
-    planner.LEAST_ROWS, planner._MOST_TIME = 512, np.inf  # small memories get indices, and keep
+    policy.LEAST_ROWS, index_trial._MOST_TIME = 512, np.inf  # small memories get indices, and keep
     warnings.simplefilter("ignore")
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:

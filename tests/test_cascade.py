@@ -19,7 +19,10 @@ import oracle
 import resmem
 from cases import FAMILIES, ISAS, STORED, as_stored, assert_same, make, max_abs
 from resmem import _core
-from resmem._indexes import planner
+from resmem._indexes import decision as index_decision
+from resmem._indexes import policy
+from resmem._indexes import shape as index_shape
+from resmem._indexes import trial as index_trial
 
 METRICS = ("euclidean", "sqeuclidean", "cosine", "inner_product")
 # What no projection can be coded of; search without a cascade serves these.
@@ -402,7 +405,7 @@ def test_a_row_on_the_edge_of_its_cluster_reaches_the_bound(isa):
 # ------------------------------------------------------------------ a memory's
 
 
-N = planner.LEAST_ROWS + 500
+N = index_shape.LEAST_ROWS + 500
 
 
 def memory_of(rows, **options):
@@ -429,11 +432,11 @@ def timed(monkeypatch, seconds):
         found = search(queries, segment[4], [segment], ask.k, ask.metric, None, ask.threads)
         return seconds(len(queries), segment[5]), found[3]
 
-    monkeypatch.setattr(planner, "_time", time)
+    monkeypatch.setattr(index_trial, "_time", time)
 
 
 def test_a_memory_builds_when_searching_has_paid_for_it_and_keeps_its_bits(monkeypatch):
-    monkeypatch.setattr(planner, "WORTH", 2000)
+    monkeypatch.setattr(policy, "WORTH", 2000)
     queries, rows = clustered(N, 1500, 120)
     memory = memory_of(rows)
     first = memory.kneighbors(queries)
@@ -482,10 +485,10 @@ def test_few_queries_and_many_are_measured_and_served_apart(monkeypatch):
     memory = memory_of(rows).prepare()
     (plan,) = memory.plan_
     assert (plan["search"], plan["search_few"]) == ("float32", "cascade")
-    (segment,) = memory._now.fitted.segments
+    (segment,) = memory._state.view.fitted.segments
     serves = segment.planner.index_of
-    assert serves(segment.arrays["keys"], planner.FEW) is None
-    assert serves(segment.arrays["keys"], planner.FEW - 1) is not None
+    assert serves(segment.arrays["keys"], index_decision.FEW) is None
+    assert serves(segment.arrays["keys"], index_decision.FEW - 1) is not None
     wanted = oracle.search(queries, rows, 5)
     assert_same(memory.kneighbors(queries), wanted)
     assert_same(memory.kneighbors(queries[:3]), (wanted[0][:3], wanted[1][:3]))
@@ -493,7 +496,7 @@ def test_few_queries_and_many_are_measured_and_served_apart(monkeypatch):
 
 def test_another_depth_is_tried_where_too_many_rows_pass(monkeypatch):
     timed(monkeypatch, lambda _, cascade: 1000 / getattr(cascade, "depth", 1))
-    monkeypatch.setattr(planner.Survivors, "best_depth", lambda *_: 64)
+    monkeypatch.setattr(index_shape.Survivors, "best_depth", lambda *_: 64)
     rng = np.random.default_rng(5)
     for d, wanted in ((300, [(64, True), (96, True)]), (208, [(64, True), (208, False)])):
         rows = rng.standard_normal((N, d), dtype=np.float32)
@@ -534,7 +537,7 @@ def test_what_passes_a_projection_is_counted_as_it_is():
     ]
     apart = np.linalg.norm(phi[1][:, None] - phi[0], axis=2)
     reach = np.quantile(apart, 0.25, axis=1)
-    survivors = planner.Survivors(queries, reach, rows)
+    survivors = index_shape.Survivors(queries, reach, rows)
     assert survivors.share(64) == pytest.approx((apart <= reach[:, None]).mean(), abs=1e-3)
     wider = (apart <= 1.1 * reach[:, None]).mean()
     assert survivors.share(64, 1.1) == pytest.approx(wider, abs=1e-3)
@@ -553,7 +556,7 @@ def test_rows_that_cannot_be_coded_are_searched_all_the_same():
 @pytest.fixture
 def slow_builds(monkeypatch):
     """Builds say that they have begun, and wait until they may go on; how many there were."""
-    begun, go_on, built, decide = threading.Event(), threading.Event(), [], planner.decide
+    begun, go_on, built, decide = threading.Event(), threading.Event(), [], index_trial.decide
     parent = os.getpid()
 
     def slowly(*arguments):
@@ -563,14 +566,14 @@ def slow_builds(monkeypatch):
             assert go_on.wait(60)
         return decide(*arguments)
 
-    monkeypatch.setattr(planner, "decide", slowly)
+    monkeypatch.setattr(policy, "decide", slowly)
     yield begun, go_on, built
     go_on.set()
 
 
 @pytest.mark.parametrize("began", ["prepare", "kneighbors"])
 def test_prepare_beside_a_build_returns_when_it_is_built(monkeypatch, slow_builds, began):
-    monkeypatch.setattr(planner, "WORTH", 10)
+    monkeypatch.setattr(policy, "WORTH", 10)
     begun, go_on, built = slow_builds
     queries, rows = clustered(N, 20, 24)
     memory = memory_of(rows)
@@ -681,7 +684,7 @@ class Interrupted:
 
 def test_a_signal_handler_may_prepare_when_the_lock_of_a_build_was_just_taken():
     memory = memory_of(clustered(N, 1, 24)[1])
-    planner = memory._now.rows.segments[0].planner
+    planner = memory._state.view.rows.segments[0].planner
     planner._building = Interrupted(planner._building, memory.prepare)
     assert engines(memory.prepare()) == ["cascade"]
 
@@ -715,7 +718,7 @@ def test_a_child_forked_during_a_build_builds_for_itself(slow_builds, origin):
 def test_threads_that_first_ask_a_file_for_its_cascade_all_get_it(tmp_path, monkeypatch):
     _, rows = clustered(N, 5, 24)
     memory_of(rows).prepare().save(tmp_path / "m")
-    read, saved = [], planner.saved
+    read, saved = [], index_decision.saved
 
     def slowly(*arguments):
         read.append(arguments)
@@ -749,7 +752,7 @@ ASKED = {
 @pytest.mark.filterwarnings("ignore:tune. the base model errs:UserWarning")
 @pytest.mark.parametrize("call", ASKED)
 def test_no_search_builds_where_that_is_not_wanted(monkeypatch, call):
-    monkeypatch.setattr(planner, "WORTH", 20)
+    monkeypatch.setattr(policy, "WORTH", 20)
     queries, rows = clustered(N, 40, 24)
     outputs = np.arange(40, dtype=np.float32)[:, None]
     memory = memory_of(rows, auto_prepare=False)
@@ -761,7 +764,7 @@ def test_no_search_builds_where_that_is_not_wanted(monkeypatch, call):
 
 
 def test_whether_searches_build_can_be_set_at_any_time(monkeypatch, tmp_path):
-    monkeypatch.setattr(planner, "WORTH", 20)
+    monkeypatch.setattr(policy, "WORTH", 20)
     queries, rows = clustered(N, 40, 24)
     memory_of(rows, auto_prepare=False).save(tmp_path / "m")
     memory = resmem.Memory.load(tmp_path / "m")
@@ -790,7 +793,7 @@ def test_few_rows_and_many_neighbours_have_no_cascade():
 def test_keys_made_anew_are_not_searched_through_the_old_cascade():
     queries, rows = clustered(N, 10, 24)
     memory = memory_of(rows).prepare()
-    memory._hold(**vars(memory._now.rekeyed("unit", "float32")))
+    memory._state.hold(**vars(memory._state.view.rekeyed("unit", "float32")))
     assert engines(memory) == [None]
     keys = rows / np.linalg.norm(rows.astype(np.float64), axis=1)[:, None]
     asked = queries / np.linalg.norm(queries.astype(np.float64), axis=1)[:, None]
@@ -801,12 +804,12 @@ def test_keys_made_anew_are_not_searched_through_the_old_cascade():
 @pytest.mark.usefixtures("always_faster")
 @pytest.mark.parametrize("metric", METRICS)
 def test_one_search_builds_for_itself_if_it_is_large(monkeypatch, metric):
-    monkeypatch.setattr(planner, "WORTH_AT_ONCE_NARROW", 4000)
+    monkeypatch.setattr(policy, "WORTH_AT_ONCE_NARROW", 4000)
     queries, rows = clustered(N, 4000, 20)
     queries[7], rows[::1000] = 0, 0
     built = []
-    decide = planner.decide
-    monkeypatch.setattr(planner, "decide", lambda *a: built.append(decide(*a)) or built[-1])
+    decide = index_trial.decide
+    monkeypatch.setattr(policy, "decide", lambda *a: built.append(decide(*a)) or built[-1])
     few = resmem.search(queries[:3999], rows, 3, metric)
     assert built == []
     many = resmem.search(queries, rows, 3, metric)
@@ -819,7 +822,7 @@ def test_flat_rows_have_no_cascade_of_any_metric():
     rows = rng.standard_normal((N, 600)).astype(np.float32)
     segment = (rows, None, 0, None, max_abs(rows))
     for metric in METRICS:
-        decision = planner.decide(segment, rows, 5, 2, 1, metric)
+        decision = index_trial.decide(segment, rows, 5, 2, 1, metric)
         assert decision.index is None
         assert decision.tried == ()
 
@@ -829,7 +832,7 @@ def test_inner_products_are_tried_on_some_of_the_rows_first(monkeypatch, slower)
     timed(monkeypatch, lambda queries, cascade: 1.0 if cascade is None else slower)
     _, rows = clustered(N, 1, 40)
     segment = (rows, None, 0, None, max_abs(rows))
-    decision = planner.decide(segment, rows, 5, 2, 1, "inner_product")
+    decision = index_trial.decide(segment, rows, 5, 2, 1, "inner_product")
     assert (decision.tried == ()) == (slower == 2)
 
 
@@ -837,8 +840,8 @@ def test_inner_products_are_tried_on_some_of_the_rows_first(monkeypatch, slower)
     "d", [*range(9, 25), 31, 33, 48, 64, 100, 111, 112, 127, 128, 159, 160, 200, 400, 401, 784]
 )
 def test_a_cascade_takes_at_most_two_fifths_of_float32_rows(d):
-    _, rows = clustered(planner.LEAST_ROWS, 1, d)
-    shape = planner.shape_for(len(rows), d)
+    _, rows = clustered(index_shape.LEAST_ROWS, 1, d)
+    shape = index_shape.shape_for(len(rows), d)
     assert shape.fits(d)
     cascade = cascade_of(rows, None, shape.depth, shape.clusters, coded_rows=shape.coded_rows)
     assert cascade.nbytes <= 0.4 * rows.nbytes
@@ -846,10 +849,10 @@ def test_a_cascade_takes_at_most_two_fifths_of_float32_rows(d):
 
 @pytest.mark.parametrize("d", [1, 5, 8])
 def test_rows_of_few_dimensions_have_none_that_small(d):
-    _, rows = clustered(planner.LEAST_ROWS, 1, d)
-    assert not planner.shape_for(len(rows), d).fits(d)
+    _, rows = clustered(index_shape.LEAST_ROWS, 1, d)
+    assert not index_shape.shape_for(len(rows), d).fits(d)
     segment = (rows, None, 0, None, max_abs(rows))
-    tried = planner.decide(segment, rows, 5, 2).tried
+    tried = index_trial.decide(segment, rows, 5, 2).tried
     assert {trial["search"] for trial in tried} <= {"tree"}
 
 
@@ -1084,7 +1087,7 @@ def test_a_cascade_that_makes_no_sense_is_left_alone():
     _, rows = clustered(700, 1, 40)
     arrays = {**cascade_of(rows, None, 16, 3).arrays(), "serves": np.ones(2, np.uint8)}
     stored = ("file", 0)
-    saved = partial(planner.saved, "cascade")
+    saved = partial(index_decision.saved, "cascade")
     assert saved(arrays, rows, stored).stored == stored
     assert saved({**arrays, "serves": np.ones(3, np.uint8)}, rows, stored) is None
     assert saved({**arrays, "rows": arrays["rows"][:-1]}, rows, stored) is None

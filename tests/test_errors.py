@@ -128,8 +128,9 @@ SEARCHES = [
     (lambda: times().add(TIMES * 1.01 + 0.3, L[:4], Y[:4]), ValueError, r"embeddings of dtype float64, rounded to float32 as the rows of this memory are, would be moved by more than 10% of what neighbours lie apart; fit all rows again, with key_dtype='float64' if more such will come"),
     (lambda: memory().kneighbors(Table()), TypeError, r"embeddings must hold real numbers, got other columns, b; convert all of them, for example with embeddings\.astype\('float64'\), or leave these out"),
     (lambda: memory().kneighbors(with_value(Z, 1, 1e39, np.float64)), ValueError, r"embeddings: row 1 is beyond float32, which ends at 3\.4e38; rescale all embeddings"),
+    (lambda: memory().use({"k": 3}), TypeError, r"settings must be resmem\.Settings, got dict; to change some of them, set them by name: memory\.k = 3"),
     (lambda: resmem._base.checks.not_negative(-1, "allowed"), ValueError, r"allowed must be a number of at least 0, got -1"),
-    (lambda: resmem.Memory(k=2, key_dtype="float32").fit(Z, L, Y)._now.rekeyed("none", "auto"), ValueError, r"key_dtype must be one of 'float32', 'float64', 'float16', 'bfloat16', got 'auto'"),
+    (lambda: resmem.Memory(k=2, key_dtype="float32").fit(Z, L, Y)._state.view.rekeyed("none", "auto"), ValueError, r"key_dtype must be one of 'float32', 'float64', 'float16', 'bfloat16', got 'auto'"),
     (lambda: resmem.Memory(key_dtype="float64", preprocess="pca:2"), ValueError, r"key_dtype='float64' does not go with preprocess='pca:2', whose layer works on float32; use key_dtype='auto'"),
     (lambda: resmem.Memory(key_dtype="float64", store="head", head=HEAD), ValueError, r"key_dtype='float64' does not go with store='head', whose layer works on float32; use key_dtype='auto'"),
     (lambda: resmem.search(Z, Z, 1, key_dtype="float16"), ValueError, r"key_dtype must be one of 'auto', 'float32', 'float64', got 'float16'"),
@@ -226,7 +227,7 @@ PARAMETERS = [
     (lambda: resmem.Memory(preprocess="center").fit(with_value(Z, slice(0, 6, 2), -3.4e38), L, Y).add(with_value(Z, 4, 3.4e38), L, Y), ValueError, r"embeddings: row 4 is beyond float32 after preprocess='center'; rescale the embeddings"),
     (lambda: resmem.Memory(preprocess="pca:2").fit(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.Memory(preprocess="pca:2", k=2).fit(Z, L, Y).kneighbors(Z[:, :2]), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
-    (lambda: resmem.Memory(preprocess="unit", k=2).fit(Z, L, Y)._now.rekeyed("none", "float32"), ValueError, r"keys can be made anew only of embeddings stored as they came, with preprocess='none' and key_dtype='float32' or 'float64', not with preprocess='unit' and key_dtype='float32'; fit again"),
+    (lambda: resmem.Memory(preprocess="unit", k=2).fit(Z, L, Y)._state.view.rekeyed("none", "float32"), ValueError, r"keys can be made anew only of embeddings stored as they came, with preprocess='none' and key_dtype='float32' or 'float64', not with preprocess='unit' and key_dtype='float32'; fit again"),
     (lambda: resmem.Memory(base=1), TypeError, r"base must be a string or a dict, got int"),
     (lambda: resmem.Memory(base={"a": {1}}), TypeError, r"base must hold what JSON can: strings, numbers, lists, dicts \(.*\)"),
     (lambda: resmem.Memory.estimate(5, 2, 3, key_dtype="int8"), ValueError, r"key_dtype must be one of float32, float64, float16, bfloat16, got 'int8'"),
@@ -402,7 +403,7 @@ def state(mem, outputs):
     """What a failed call must not have changed."""
     answers = mem.kneighbors(Z), mem.correct(Z, outputs)
     flat = [a.tobytes() for part in answers for a in (part if isinstance(part, tuple) else (part,))]
-    return flat, repr(mem), mem.nbytes, mem.sigma_, mem._snapshot.next_id
+    return flat, repr(mem), mem.nbytes, mem.sigma_, mem._state.view.rows.next_id
 
 
 @pytest.mark.parametrize(("call", "kind", "pattern"), SEARCHES + PARAMETERS)

@@ -107,7 +107,11 @@ def expected(case, mem, rows, k, sigma):
     if mem.task == "regression":
         return {name: values.reshape(len(z), -1) for name, values in found.items()}, {}
     own_base = own(0)
-    kind, floor = ("clip", 1e-6) if mem._now.map.keeps else (mem._now.map.kind, mem._now.map.floor)
+    kind, floor = (
+        ("clip", 1e-6)
+        if mem._state.view.map.keeps
+        else (mem._state.view.map.kind, mem._state.view.map.floor)
+    )
     nobody = mem.kneighbors(z, k=1, exclude_ids=excluded)[1][:, 0] < 0
     for name, values in found.items():
         if name == "kNN alone":
@@ -116,7 +120,7 @@ def expected(case, mem, rows, k, sigma):
         elif name == "ResMem as published":
             found[name] = oracle.simplex(values, base=own_base)
         elif name.startswith("ResMem"):
-            mem._now.map.apply(values, own_base, mem.strength)
+            mem._state.view.map.apply(values, own_base, mem.strength)
     return found, {name: values.argmax(axis=1) for name, values in found.items()}
 
 

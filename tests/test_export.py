@@ -40,7 +40,7 @@ def memory(task="classification", n=30, **options):
 
 def load(path, mem, **how):
     """The rows in an export of ``mem``."""
-    return export.load(path, **how).rows(mem._spec.schema)[0]
+    return export.load(path, **how).rows(mem._state.view.spec.schema)[0]
 
 
 # ---- Layout ----------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def test_an_export_is_mapped_and_not_read(tmp_path, form, store):
     memory(store=store).export(tmp_path / form)
     for name, opened in formats.members(str(tmp_path / form)).items():
         assert isinstance(opened(), np.memmap), name
-    (segment,) = resmem.Memory.load(tmp_path / form)._snapshot.segments
+    (segment,) = resmem.Memory.load(tmp_path / form)._state.view.rows.segments
     for array in segment.arrays.values():
         assert not array.flags.owndata
         assert not array.flags.writeable
@@ -61,10 +61,10 @@ def test_an_export_is_mapped_and_not_read(tmp_path, form, store):
 def test_bfloat16_keys_in_safetensors_are_mapped_too(tmp_path):
     mem = memory(key_dtype="bfloat16").export(tmp_path / "m.safetensors")
     twin = resmem.Memory.load(tmp_path / "m.safetensors")
-    keys = twin._snapshot.segments[0]["keys"]
+    keys = twin._state.view.rows.segments[0]["keys"]
     assert not keys.flags.owndata
     assert keys.tobytes() == b"".join(
-        s["keys"][s.living(1)].tobytes() for s in mem._snapshot.segments
+        s["keys"][s.living(1)].tobytes() for s in mem._state.view.rows.segments
     )
 
 
@@ -96,26 +96,26 @@ def test_other_programs_read_a_npz(tmp_path):
 def test_an_export_remembers_the_ids_of_removed_rows(tmp_path, form):
     mem = memory().remove(range(4, 9)).export(tmp_path / form)
     twin = resmem.Memory.load(tmp_path / form)
-    assert twin._snapshot.retired.tolist() == [[3, 8], [31, 31]]
+    assert twin._state.view.rows.retired.tolist() == [[3, 8], [31, 31]]
     one = np.zeros((1, D)), np.zeros((1, C)), [0]
     for each in (mem, twin):
         for used in (3, 6, 31, 34):
             with pytest.raises(ValueError, match=f"must never have been used before .* {used}$"):
                 each.add(*one, ids=[used])
-        assert each.add(*one)._snapshot.next_id == 36
+        assert each.add(*one)._state.view.rows.next_id == 36
 
 
 def test_a_memory_whose_rows_are_all_removed_comes_back_empty(tmp_path):
     memory().remove([i for i in range(35) if i not in (3, 31)]).export(tmp_path / "m.npz")
     twin = resmem.Memory.load(tmp_path / "m.npz")
-    assert (len(twin), twin._snapshot.retired.tolist()) == (0, [[0, 34]])
+    assert (len(twin), twin._state.view.rows.retired.tolist()) == (0, [[0, 34]])
 
 
 def test_an_export_that_does_not_speak_of_retired_ids_has_none(tmp_path):
     arrays = exported(tmp_path)
     del arrays["retired"]
     np.savez(tmp_path / "m.npz", **arrays)
-    assert len(resmem.Memory.load(tmp_path / "m.npz")._snapshot.retired) == 0
+    assert len(resmem.Memory.load(tmp_path / "m.npz")._state.view.rows.retired) == 0
 
 
 # ---- What is checked -------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def same_memory(twin, mem):
 @pytest.fixture(autouse=True)
 def _one_column(monkeypatch):
     monkeypatch.setattr(
-        resmem.Memory, "columns_of_one", property(lambda m: m._snapshot.flat), raising=False
+        resmem.Memory, "columns_of_one", property(lambda m: m._state.view.rows.flat), raising=False
     )
 
 
@@ -124,24 +124,26 @@ def test_what_is_loaded_is_what_was_saved(
     mem.fit(*rows(n))
     for step in history:
         if form == "append":
-            mem.save(path, append=mem._now.file is not None)
+            mem.save(path, append=mem._state.view.file is not None)
         if step == "remove":
-            living = np.flatnonzero(rng.random(mem._snapshot.next_id) < 0.3)
-            known = {int(i) for s in mem._snapshot.segments for i in s.ids_of(s.living(10**9))}
+            living = np.flatnonzero(rng.random(mem._state.view.rows.next_id) < 0.3)
+            known = {
+                int(i) for s in mem._state.view.rows.segments for i in s.ids_of(s.living(10**9))
+            }
             mem.remove([i for i in living if i in known])
         elif step == "add":
             mem.add(*rows(5))
         else:
-            mem.add(*rows(4), ids=mem._snapshot.next_id + rng.permutation(9)[:4])
+            mem.add(*rows(4), ids=mem._state.view.rows.next_id + rng.permutation(9)[:4])
     if form == "append":
-        mem.save(path, append=mem._now.file is not None)
+        mem.save(path, append=mem._state.view.file is not None)
     elif form == ".resmem":
         mem.save(path)
     else:
         mem.export(path)
     twin = resmem.Memory.load(path)
     same_memory(twin, mem)
-    assert twin._snapshot.next_id == mem._snapshot.next_id
+    assert twin._state.view.rows.next_id == mem._state.view.rows.next_id
     more = rows(3)
     same_memory(twin.add(*more), mem.add(*more))
 
@@ -161,7 +163,7 @@ def test_rows_of_a_loaded_memory_are_mapped_and_shared(tmp_path):
     path = tmp_path / "m"
     mem = memory().save(path)
     twin = resmem.Memory.load(path)
-    for segment in twin._snapshot.segments:
+    for segment in twin._state.view.rows.segments:
         for array in segment.arrays.values():
             assert not array.flags.writeable
             assert not array.flags.owndata
@@ -261,7 +263,7 @@ def test_an_append_needs_the_file_that_the_memory_continues(tmp_path):
     with pytest.raises(ValueError, match="changed since"):
         second.add(*rows).save(path, append=True)
     same_memory(resmem.Memory.load(path), first)
-    assert mem.fit(*rows)._now.file is None  # other rows: no longer that file's
+    assert mem.fit(*rows)._state.view.file is None  # other rows: no longer that file's
 
 
 def test_compaction_between_appends_does_not_show(tmp_path):
@@ -269,8 +271,8 @@ def test_compaction_between_appends_does_not_show(tmp_path):
     rng = np.random.default_rng(9)
     mem = resmem.Memory(k=4, sigma=1.0).fit(*examples(rng, 50)).save(path)
     mem.remove(range(40)).add(*examples(rng, 3))
-    mem._compactor.join()
-    assert [len(s) for s in mem._snapshot.segments] == [10, 3]
+    mem._state._compactor.join()
+    assert [len(s) for s in mem._state.view.rows.segments] == [10, 3]
     mem.save(path, append=True)
     twin = resmem.Memory.load(path)
     same_memory(twin, mem)
@@ -286,7 +288,7 @@ def test_a_file_that_is_continued_by_many_processes_keeps_few_segments(tmp_path)
     mem = resmem.Memory(k=4, sigma=1.0).fit(*examples(rng, 50)).save(path)
     for _ in range(40):
         mem = resmem.Memory.load(path).add(*examples(rng, 2)).save(path, append=True)
-    assert len(mem._snapshot.segments) < 20
+    assert len(mem._state.view.rows.segments) < 20
     twin = resmem.Memory.load(path)
     assert len(twin) == 130
     same_memory(twin, mem)
@@ -307,8 +309,8 @@ def test_a_save_leaves_removed_rows_out(tmp_path):
     assert keys[500].tobytes() not in path.read_bytes()
     assert keys[50].tobytes() in path.read_bytes()
     for twin in (mem, resmem.Memory.load(path)):
-        assert [len(s) for s in twin._snapshot.segments] == [200]
-        assert twin._snapshot.retired.tolist() == [[100, 2899]]
+        assert [len(s) for s in twin._state.view.rows.segments] == [200]
+        assert twin._state.view.rows.retired.tolist() == [[100, 2899]]
         assert twin.correct(keys[:9], outputs[:9]).tobytes() == wanted.tobytes()
         with pytest.raises(ValueError, match="never have been used"):
             twin.add(*examples(rng, 1), ids=[500])
@@ -330,7 +332,7 @@ def test_rows_removed_while_a_save_runs_are_removed_after_it(tmp_path):
 
 
 def ids_of(mem):
-    rows = mem._snapshot
+    rows = mem._state.view.rows
     return [int(i) for s in rows.segments for i in s.ids_of(s.living(rows.version))]
 
 
@@ -340,10 +342,10 @@ def test_consecutive_removals_reach_the_file_though_they_are_one_run(tmp_path):
     mem = resmem.Memory(k=4, sigma=1.0).fit(*examples(rng, 40)).save(path)
     for gone in (range(25), range(25, 33)):
         mem.remove(gone).add(*examples(rng, 1))
-        if mem._compactor is not None:
-            mem._compactor.join()
+        if mem._state._compactor is not None:
+            mem._state._compactor.join()
         mem.save(path, append=True)
-        assert len(mem._snapshot.all_retired()) == 1
+        assert len(mem._state.view.rows.all_retired()) == 1
         twin = resmem.Memory.load(path)
         with pytest.raises(ValueError, match="never have been used"):
             twin.add(*examples(rng, 1), ids=[gone[-1]])
@@ -412,9 +414,11 @@ def nested(folder, outer, inner, same, by):
     calls = {
         "save": lambda: other.save(path),
         "append": lambda: other.save(path, append=True),
-        "container": lambda: container.append(path, mem._now.file.version, {}, [], []),
+        "container": lambda: container.append(path, mem._state.view.file.version, {}, [], []),
         "other writer": lambda: atomic.replacing(path).__enter__(),
-        "append to a link": lambda: container.append(link, mem._now.file.version, {}, [], []),
+        "append to a link": lambda: container.append(
+            link, mem._state.view.file.version, {}, [], []
+        ),
     }
     said = []
 
@@ -657,7 +661,7 @@ def test_fields_that_make_no_sense_are_refused(tmp_path, change, match):
 def test_removed_rows_must_be_rows_in_order(tmp_path):
     path = tmp_path / "m"
     mem = continued(path).remove([7]).save(path, append=True)
-    assert mem._snapshot.segments[0].dead == 2
+    assert mem._state.view.rows.segments[0].dead == 2
     loaded = container.load(path)
     for rows in ([7, 3], [3, 3], [-1, 3], [3, 30]):
         replaced = container.Section("0/removed", np.array(rows))
@@ -691,7 +695,7 @@ def with_ids(path):
     rng = np.random.default_rng(0)
     mem = resmem.Memory(k=4).fit(*examples(rng, 5), ids=[3, 9, 4, 20, 7])
     mem.save(path)
-    mem._hold(rows=mem._snapshot.sealed())
+    mem._state.hold(rows=mem._state.view.rows.sealed())
     return mem.add(*examples(rng, 4)).save(path, append=True)
 
 

@@ -393,7 +393,7 @@ def fitted(rows, **options):
 
 
 def form(mem):
-    return mem.key_dtype, "offset" in mem._now.rows.preprocess.arrays
+    return mem.key_dtype, "offset" in mem._state.view.rows.preprocess.arrays
 
 
 def test_a_memory_of_times_takes_an_offset_off_and_finds_what_float64_finds():
@@ -435,7 +435,7 @@ def test_copies_and_files_keep_how_embeddings_are_kept(rows, how, tmp_path):
     else:
         twin = resmem.Memory.load(tmp_path / "m.resmem")
     assert form(twin) == form(mem)
-    assert twin._now.rows.allowed == mem._now.rows.allowed
+    assert twin._state.view.rows.allowed == mem._state.view.rows.allowed
     same_bits(twin.correct(rows, logits), mem.correct(rows, logits))
     twin.add(rows[:9] + 0.25, logits[:9], targets[:9])
     mem.add(rows[:9] + 0.25, logits[:9], targets[:9])
@@ -606,9 +606,9 @@ def test_fit_chooses_anew_and_add_does_not():
 def test_preprocessing_takes_float64_as_it_comes(preprocess):
     mem = fitted(np.hstack([SECONDS, SECONDS[::-1]]), preprocess=preprocess)[0]
     rows = np.hstack([SECONDS, SECONDS[::-1]])
-    made_by = mem._now.rows.preprocess
+    made_by = mem._state.view.rows.preprocess
     wanted = oracle.preprocess(rows, preprocess, made_by.arrays, made_by.wide)
-    same_bits(np.concatenate([s["keys"] for s in mem._now.rows.segments]), wanted)
+    same_bits(np.concatenate([s["keys"] for s in mem._state.view.rows.segments]), wanted)
     if preprocess == "center":
         apart = mem.kneighbors(rows[:50])[0]
         assert np.allclose(apart, oracle.search(rows[:50], rows, 4, wide=True)[0], atol=1e-6)

@@ -118,13 +118,13 @@ def test_a_fit_that_measures_the_length_scale_of_many_rows():
 @pytest.mark.parametrize(
     "call",
     [
-        "next(iter(memory._snapshot.sample(np.arange(0, n - 1, 50_000))))[1].sum()",
-        "planner._sample(keys, 512, 0).sum()",
-        "tune._sample(memory._snapshot, 0).sum()",
+        "next(iter(memory._state.view.rows.sample(np.arange(0, n - 1, 50_000))))[1].sum()",
+        "index_trial._sample(keys, 512, 0).sum()",
+        "tune._sample(memory._state.view.rows, 0).sum()",
     ],
 )
 def test_samples_of_many_rows(call, removed):
-    script = "from resmem._indexes import planner\nfrom resmem._tuning import tune\n"
+    script = "from resmem._indexes import trial as index_trial\nfrom resmem._tuning import tune\n"
     assert extra(MANY.format("1.0") + "fit()\n" + removed + script + f"measure(lambda: {call})") < 9
 
 

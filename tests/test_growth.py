@@ -47,7 +47,7 @@ def through(form, mem, tmp_path):
     if form == "pickle":
         return pickle.loads(pickle.dumps(mem))
     if form == "append":
-        twin = resmem.Memory.load(mem.save(path)._now.file.path)
+        twin = resmem.Memory.load(mem.save(path)._state.view.file.path)
         twin.save(path, append=True)
     elif form.endswith(".resmem"):
         mem.save(path)
@@ -194,23 +194,23 @@ def test_a_copy_knows_what_was_measured_on_how_many_rows(tmp_path, form):
 
 @pytest.mark.parametrize("wrong", [None, "gone", -1, 1.5, True, "7"])
 def test_nothing_is_told_of_a_file_that_does_not_say_how_many(tmp_path, monkeypatch, wrong):
-    real = resmem._state.state.Held.settings
+    real = resmem._state.view.MemoryView.settings
 
     def older(held):
         told = {**real(held), "sigma_rows": wrong, "preprocess_rows": wrong}
         return {k: v for k, v in told.items() if wrong != "gone" or not k.endswith("_rows")}
 
-    monkeypatch.setattr(resmem._state.state.Held, "settings", older)
+    monkeypatch.setattr(resmem._state.view.MemoryView, "settings", older)
     mem = resmem.Memory(k=5, preprocess="center").fit(*(part[:10] for part in ROWS))
-    twin = resmem.Memory.load(mem.save(tmp_path / "m")._now.file.path)
+    twin = resmem.Memory.load(mem.save(tmp_path / "m")._state.view.file.path)
     assert twin.sigma_ == mem.sigma_
     assert told_of(twin, examples(5, 900)) == []
 
 
 def test_a_row_in_an_older_file_has_measured_nothing(tmp_path, monkeypatch):
-    real = resmem._state.state.Held.settings
+    real = resmem._state.view.MemoryView.settings
     told = lambda h: {k: v for k, v in real(h).items() if not k.endswith("_rows")}  # noqa: E731
-    monkeypatch.setattr(resmem._state.state.Held, "settings", told)
+    monkeypatch.setattr(resmem._state.view.MemoryView, "settings", told)
     resmem.Memory(k=5).fit(*(part[:1] for part in ROWS)).save(tmp_path / "m")
     twin = resmem.Memory.load(tmp_path / "m").add(*(part[1:] for part in ROWS))
     assert twin.sigma_ == oracle.auto_sigma(ROWS[0], None, 5)
@@ -341,7 +341,7 @@ def test_a_memory_of_no_rows_goes_through_files(tmp_path, form, preprocess):
     assert len(twin) == 0
     wanted = resmem.Memory(k=5, preprocess=preprocess).fit(*ROWS)
     same(twin.add(*ROWS), wanted)
-    if twin._now.file is not None:
+    if twin._state.view.file is not None:
         twin.save(tmp_path / form, append=True)
         twin = resmem.Memory.load(tmp_path / form)
         same(twin, wanted)
@@ -359,9 +359,9 @@ def test_keys_of_no_rows_are_made_anew():
 def test_a_file_with_rows_must_say_what_its_preprocess_is(tmp_path, monkeypatch, suffix):
     """Only one without any may leave it open."""
     mem = resmem.Memory(k=5, preprocess="center").fit(*ROWS)
-    mem._hold(
+    mem._state.hold(
         rows=resmem._rows.snapshot.replace(
-            mem._snapshot, preprocess=resmem._keys.preprocess.AS_GIVEN
+            mem._state.view.rows, preprocess=resmem._keys.preprocess.AS_GIVEN
         )
     )
     (mem.export if suffix == "m.npz" else mem.save)(tmp_path / suffix)

@@ -170,7 +170,7 @@ def test_no_headers_include_in_a_circle():
     "line",
     [
         "from resmem._state import state",
-        "from resmem._state.state import Held",
+        "from resmem._state.view import MemoryView",
         "import resmem._state.state",
         "from resmem import Memory",
         "from resmem import _memory",

@@ -247,14 +247,16 @@ def test_temperature_set_between_changes_of_rows():
 def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatch):
     mem, (keys, logits, _) = fitted
     mem.sigma = 2.0
-    mem._hold(rows=replace(mem._snapshot, auto_sigma=None))  # as after a fit with a number
+    mem._state.hold(
+        rows=replace(mem._state.view.rows, auto_sigma=None)
+    )  # as after a fit with a number
     before = mem.correct(keys, logits)
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     for module, function, name, value in (
-        (resmem._state.state, "_derived", "temperature", 3.0),
+        (resmem._state.view, "derived", "temperature", 3.0),
         (resmem._correction.length_scale, "measure", "sigma", "auto"),
     ):
         with monkeypatch.context() as patch:
@@ -503,8 +505,8 @@ def test_removed_ids_stay_refused_after_compaction():
     rng = np.random.default_rng(13)
     mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, "logits", 4))
     mem.remove([1, 2, 3]).add(*examples(rng, "logits", 40))
-    mem._compactor.join()
-    assert [len(s) for s in mem._snapshot.segments] == [1, 40]
+    mem._state._compactor.join()
+    assert [len(s) for s in mem._state.view.rows.segments] == [1, 40]
     row = examples(rng, "logits", 1)
     with pytest.raises(ValueError, match=r"got 1$"):
         mem.add(*row, ids=[1])
@@ -515,10 +517,10 @@ def test_removed_ids_stay_refused_after_compaction():
 
 def test_adding_no_rows_leaves_the_rows_as_they_are(fitted):
     mem, rows = fitted
-    before = mem._snapshot
+    before = mem._state.view.rows
     mem.add(*(part[:0] for part in rows))
     mem.add(*(part[:0] for part in rows), ids=[])
-    assert mem._snapshot is before
+    assert mem._state.view.rows is before
 
 
 @pytest.mark.parametrize("magnitudes", [(1e30, 1e-30), (1e-30, 1e30), (1.0, 3e38)])
@@ -530,7 +532,7 @@ def test_rows_of_very_different_magnitude_come_together(magnitudes):
         keys = (np.clip(keys, -1, 1) * np.float32(magnitude)).astype(np.float32)
         for mem in (mine, theirs):
             (mem.fit if number == 0 else mem.add)(keys, logits, targets)
-    queries = np.concatenate([segment["keys"] for segment in mine._snapshot.segments])[::9]
+    queries = np.concatenate([segment["keys"] for segment in mine._state.view.rows.segments])[::9]
     same_answers(mine, theirs, queries, np.zeros((45, 3)))
 
 
@@ -584,10 +586,12 @@ def test_segments_stay_few():
     most = 0
     for i in range(1, 1000):
         mem.add(*(part[i : i + 1] for part in rows))
-        most = max(most, len(mem._snapshot.segments))
+        most = max(most, len(mem._state.view.rows.segments))
     assert most <= 10  # log2(1000)
     assert len(mem) == 1000
-    assert not any(s.has_ids for s in mem._snapshot.segments)  # ids that follow on are not stored
+    assert not any(
+        s.has_ids for s in mem._state.view.rows.segments
+    )  # ids that follow on are not stored
     at_once = resmem.Memory(k=3, sigma=1.0).fit(*rows)
     same_bits(mem.correct(*rows[:2]), at_once.correct(*rows[:2]))
 
@@ -622,7 +626,7 @@ def test_borrowed_rows_share_memory_and_copied_rows_do_not(task, kind):
     for copied in (False, True):
         mem = resmem.Memory(task=task, output_kind=kind, sigma=1.0)
         mem.fit(*rows, ids=ids, copy=copied)
-        (segment,) = mem._snapshot.segments
+        (segment,) = mem._state.view.rows.segments
         stored = tuple(segment[name] for name in ("keys", "outputs", "targets", "ids"))
         for mine, theirs in zip(stored, (*rows, ids), strict=True):
             assert np.shares_memory(mine, theirs) is not copied
@@ -720,7 +724,7 @@ def test_pickling_with_buffers_of_their_own(mem, kind, mutable):
     data = pickle.dumps(mem, 5, buffer_callback=buffers.append)
     views = [bytearray(b.raw()) if mutable else bytes(b.raw()) for b in buffers]
     if len(mem):
-        assert sum(map(len, views)) > mem._snapshot.segments[0]["keys"].nbytes
+        assert sum(map(len, views)) > mem._state.view.rows.segments[0]["keys"].nbytes
         assert len(data) < 4000
     is_equal_but_separate(pickle.loads(data, buffers=views), mem, kind)
 
@@ -906,7 +910,7 @@ def test_a_file_mapped_into_memory(tmp_path):
     np.save(tmp_path / "keys.npy", keys)
     mapped = np.load(tmp_path / "keys.npy", mmap_mode="r")
     mem = resmem.Memory(k=4).fit(mapped, logits, targets, copy=False)
-    assert np.shares_memory(mem._snapshot.segments[0]["keys"], mapped)
+    assert np.shares_memory(mem._state.view.rows.segments[0]["keys"], mapped)
     wanted = resmem.Memory(k=4).fit(keys, logits, targets)
     same_bits(mem.correct(mapped, logits), wanted.correct(keys, logits))
 

@@ -123,7 +123,7 @@ def test_looking_costs_next_to_nothing():
 
     queries = np.tile(Z, (10, 1))
     whole = fastest(lambda: mem.correct(queries, outputs))
-    assert fastest(lambda: plausible.check_logits(mem._spec, outputs)) < 0.02 * whole
+    assert fastest(lambda: plausible.check_logits(mem._state.view.spec, outputs)) < 0.02 * whole
 
 
 # ---- Rows of the memory --------------------------------------------------------------------------
@@ -333,8 +333,10 @@ def test_names_are_kept(tables, tmp_path):
 @pytest.mark.parametrize("names", [["a"], "abcd", [1, 2, 3, 4], {"a": 1}])
 def test_names_that_make_no_sense_are_a_damaged_file(names, tmp_path, monkeypatch):
     mem, path = memory(), tmp_path / "m.resmem"
-    settings = mem._settings
-    monkeypatch.setattr(mem, "_settings", lambda *a: {**settings(*a), "embedding_names": names})
+    settings = mem._state.settings
+    monkeypatch.setattr(
+        mem._state, "settings", lambda *a: {**settings(*a), "embedding_names": names}
+    )
     mem.save(path)
     with pytest.raises(resmem.FileFormatError, match="embedding_names"):
         resmem.Memory.load(path)

@@ -59,17 +59,17 @@ def fitted(preprocess, n=60, **options):
 def rekeyed(mem, preprocess, key_dtype):
     """A memory of the same rows with keys made anew."""
     twin = resmem.Memory(mem.task, mem.output_kind, base=mem.base)
-    twin._hold(**vars(mem._now.rekeyed(preprocess, key_dtype).measured()))
+    twin._state.hold(**vars(mem._state.view.rekeyed(preprocess, key_dtype).measured()))
     return twin
 
 
 def found(mem):
-    return mem._snapshot.preprocess.arrays
+    return mem._state.view.rows.preprocess.arrays
 
 
 def keys_of(mem):
     """The keys of all rows, as they are read."""
-    parts = [resmem._rows.stores.widen_keys(s["keys"]) for s in mem._snapshot.segments]
+    parts = [resmem._keys.stored.widen_keys(s["keys"]) for s in mem._state.view.rows.segments]
     return np.concatenate(parts)
 
 
@@ -122,7 +122,7 @@ def test_every_preprocess_gives_the_oracles_bits(seed, preprocess, family, key_d
         mine.correct(queries, outputs, columns=columns),
         theirs.correct(queries, outputs, columns=columns),
     )
-    assert max(s.keys_max for s in mine._snapshot.segments) == np.abs(theirs.keys_).max()
+    assert max(s.keys_max for s in mine._state.view.rows.segments) == np.abs(theirs.keys_).max()
 
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -169,11 +169,11 @@ def test_blocks_and_threads_do_not_show(preprocess, monkeypatch):
     mem = fitted(preprocess)
     queries, outputs, _ = examples(np.random.default_rng(2), 50)
     wanted = mem.correct(queries, outputs), *mem.kneighbors(queries)
-    keys = mem._snapshot.preprocess.apply(queries)
+    keys = mem._state.view.rows.preprocess.apply(queries)
     monkeypatch.setattr(resmem._base.blocks, "_BLOCK_BYTES", 1000)
     monkeypatch.setattr(_preprocess, "_BLOCK_BYTES", 8 * D * 3)
     for threads in (1, 2, 5):
-        same_bits(mem._snapshot.preprocess.apply(queries, threads), keys)
+        same_bits(mem._state.view.rows.preprocess.apply(queries, threads), keys)
         got = mem.correct(queries, outputs, threads=threads), *mem.kneighbors(queries)
         for one, other in zip(got, wanted, strict=True):
             same_bits(one, other)
@@ -363,7 +363,7 @@ def test_a_constant_column_is_as_if_it_were_not_there(preprocess, constant):
 def test_fewer_rows_than_dimensions_are_enough(preprocess, n):
     rows = examples(np.random.default_rng(13), n)
     mem = resmem.Memory(k=3, preprocess=preprocess).fit(*rows)
-    assert keys_of(mem).shape == (n, mem._spec.preprocess.width(D))
+    assert keys_of(mem).shape == (n, mem._state.view.spec.preprocess.width(D))
     assert np.isfinite(mem.correct(*rows[:2])).all()
     if preprocess == "whiten:5":  # n rows spread in n - 1 directions
         assert np.count_nonzero(found(mem)["weight"].any(axis=1)) == n - 1
@@ -576,30 +576,19 @@ def test_compaction_keeps_the_preprocess():
     mem = fitted("whiten:2")
     before = found(mem)
     mem.remove([i for i in range(50) if i != 3]).add(*examples(np.random.default_rng(25), 3))
-    mem._compactor.join()
-    assert len(mem._snapshot.segments[0]) < 15
+    mem._state._compactor.join()
+    assert len(mem._state.view.rows.segments[0]) < 15
     assert found(mem) is before
-    assert mem._snapshot.segments[0]["keys"].shape[1] == 2
-
-
-def test_a_pickle_from_before_there_was_preprocessing_has_none():
-    mem = fitted("none")
-    state = mem.__getstate__()
-    del state["_snapshot"]["preprocess"]
-    del state["_spec"].__dict__["preprocess"]
-    twin = resmem.Memory.__new__(resmem.Memory)
-    twin.__setstate__(state)
-    assert twin.preprocess == "none"
-    same_answers(twin, fitted("none"))
+    assert mem._state.view.rows.segments[0]["keys"].shape[1] == 2
 
 
 def test_embeddings_are_borrowed_only_as_they_are():
     rows = examples(np.random.default_rng(26), 30)
     for preprocess in ALL:
         mem = resmem.Memory(k=2, preprocess=preprocess).fit(*rows, copy=False)
-        shared = np.shares_memory(mem._snapshot.segments[0]["keys"], rows[0])
+        shared = np.shares_memory(mem._state.view.rows.segments[0]["keys"], rows[0])
         assert shared == (preprocess == "none")
-        assert np.shares_memory(mem._snapshot.segments[0]["outputs"], rows[1])
+        assert np.shares_memory(mem._state.view.rows.segments[0]["outputs"], rows[1])
         same_answers(mem, resmem.Memory(k=2, preprocess=preprocess).fit(*rows))
 
 
@@ -624,9 +613,11 @@ def test_keys_made_anew_are_those_of_a_fit(preprocess, key_dtype, sigma):
     made = rekeyed(mem, preprocess, key_dtype)
     assert made.info() == wanted.info()
     same_answers(made, wanted)
-    assert made._snapshot.segments[0].keys_max == wanted._snapshot.segments[0].keys_max
+    assert (
+        made._state.view.rows.segments[0].keys_max == wanted._state.view.rows.segments[0].keys_max
+    )
     for name in ("outputs", "residuals", "targets", "ids"):
-        one, other = (m._snapshot.segments[0][name] for m in (made, mem))
+        one, other = (m._state.view.rows.segments[0][name] for m in (made, mem))
         assert np.shares_memory(one, other)
     assert (made.preprocess, mem.preprocess) == (preprocess, "none")
 
@@ -654,7 +645,7 @@ def test_keys_made_anew_are_those_of_the_living_rows(preprocess, store, monkeypa
     assert (len(made), len(untouched)) == (67, 70)
     shared = [
         np.shares_memory(a["targets"], b["targets"])
-        for a, b in zip(made._snapshot.segments, mem._snapshot.segments, strict=True)
+        for a, b in zip(made._state.view.rows.segments, mem._state.view.rows.segments, strict=True)
     ]
     assert shared == [False, True]  # nothing was removed from the second
     with pytest.raises(ValueError, match=r"ids must never have been used .* 7$"):

@@ -37,13 +37,13 @@ def examples(rng, n):
 
 def settled(mem):
     """After its compaction, if there is one."""
-    if mem._compactor is not None:
-        mem._compactor.join()
+    if mem._state._compactor is not None:
+        mem._state._compactor.join()
     return mem
 
 
 def ids_of(mem):
-    rows = mem._snapshot
+    rows = mem._state.view.rows
     return np.concatenate([s.ids_of(s.living(rows.version)) for s in rows.segments])
 
 
@@ -58,7 +58,7 @@ def test_rows_that_are_there_are_never_copied_to_add_more(monkeypatch):
     places = {}
     for i in range(1, 401):
         mem.add(*(part[i : i + 1] for part in rows))
-        for number, segment in enumerate(mem._snapshot.segments):
+        for number, segment in enumerate(mem._state.view.rows.segments):
             address = segment["keys"].ctypes.data
             assert places.setdefault(number, address) == address
     assert len(places) <= 10  # log2(401) segments, rounded up, and the first
@@ -69,9 +69,9 @@ def test_a_chunk_that_does_not_fit_starts_a_segment_with_room_for_as_many_rows_a
     rng = np.random.default_rng(1)
     mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 100_000))
     mem.add(*examples(rng, 5))
-    assert [s.capacity for s in mem._snapshot.segments] == [100_000, 100_000]
+    assert [s.capacity for s in mem._state.view.rows.segments] == [100_000, 100_000]
     mem.add(*examples(rng, 200_000))
-    assert [len(s) for s in mem._snapshot.segments] == [100_000, 5, 200_000]
+    assert [len(s) for s in mem._state.view.rows.segments] == [100_000, 5, 200_000]
 
 
 def test_without_memory_for_spare_room_rows_are_added_all_the_same(monkeypatch):
@@ -97,19 +97,19 @@ def test_given_and_default_ids_share_a_segment_once_it_holds_ids():
     mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 4))
     mem.add(*examples(rng, 2), ids=[50, 40])
     mem.add(*examples(rng, 2)).add(*examples(rng, 1), ids=[7])
-    assert len(mem._snapshot.segments) == 2
+    assert len(mem._state.view.rows.segments) == 2
     assert list(ids_of(mem)) == [0, 1, 2, 3, 50, 40, 51, 52, 7]
 
 
 def test_a_failed_add_leaves_room_and_rows_as_they_were():
     rng = np.random.default_rng(4)
     mem = resmem.Memory(k=2, sigma=1.0).fit(*examples(rng, 4)).add(*examples(rng, 3))
-    before = mem._snapshot
+    before = mem._state.view.rows
     keys, logits, targets = examples(rng, 5)
     keys[4, 1] = np.nan
     with pytest.raises(ValueError, match="row 4 holds NaN"):
         mem.add(keys, logits, targets)
-    assert mem._snapshot is before
+    assert mem._state.view.rows is before
     mem.add(np.zeros((1, D)), logits[:1], targets[:1])
     assert list(mem.kneighbors(np.zeros((1, D)), k=1)[1][0]) == [7]
 
@@ -156,11 +156,11 @@ def test_a_mostly_dead_segment_is_written_anew_by_a_later_add():
     rng = np.random.default_rng(7)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 100))
     mem.remove(np.arange(60))
-    assert mem._snapshot.segments[0].n == 100
+    assert mem._state.view.rows.segments[0].n == 100
     settled(mem.add(*examples(rng, 1)))
-    assert [len(s) for s in mem._snapshot.segments] == [40, 1]
+    assert [len(s) for s in mem._state.view.rows.segments] == [40, 1]
     assert list(ids_of(mem)) == list(range(60, 101))
-    assert mem._snapshot.retired.tolist() == [[0, 59]]
+    assert mem._state.view.rows.retired.tolist() == [[0, 59]]
 
 
 def test_what_is_merged_piece_by_piece_is_what_it_was(monkeypatch):
@@ -169,12 +169,12 @@ def test_what_is_merged_piece_by_piece_is_what_it_was(monkeypatch):
     rows = examples(rng, 60)
     mem = resmem.Memory(k=9, sigma=1.0).fit(*(part[:40] for part in rows))
     mem.add(*(part[40:] for part in rows), ids=np.arange(59, 39, -1)).remove([2, 3, 50])
-    merged = merge(mem._snapshot.segments, mem._snapshot.version)
+    merged = merge(mem._state.view.rows.segments, mem._state.view.rows.version)
     wanted = mem.correct(*rows[:2])
     mem.temperature = 2.0  # derives residuals from outputs and targets
     warmer = mem.correct(*rows[:2])
     mem.temperature = 1.0
-    mem._hold(rows=replace(mem._snapshot, segments=(merged,)))
+    mem._state.hold(rows=replace(mem._state.view.rows, segments=(merged,)))
     assert mem.correct(*rows[:2]).tobytes() == wanted.tobytes()
     mem.temperature = 2.0
     assert mem.correct(*rows[:2]).tobytes() == warmer.tobytes()
@@ -184,11 +184,11 @@ def test_many_small_segments_become_one():
     rng = np.random.default_rng(8)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 1000))
     for _ in range(12):
-        with mem._lock:
-            mem._hold(rows=mem._snapshot.sealed())
+        with mem._state._lock:
+            mem._state.hold(rows=mem._state.view.rows.sealed())
         settled(mem.add(*examples(rng, 10)))
-    assert len(mem._snapshot.segments) < 9
-    assert mem._snapshot.segments[0].n == 1000  # the large one stays where it is
+    assert len(mem._state.view.rows.segments) < 9
+    assert mem._state.view.rows.segments[0].n == 1000  # the large one stays where it is
     assert list(ids_of(mem)) == list(range(1120))
 
 
@@ -200,24 +200,24 @@ def test_many_rows_of_a_file_are_not_taken_into_memory(tmp_path, monkeypatch):
         monkeypatch.setattr(_snapshot, "_MOST_COPIED", most)
         mem = resmem.Memory.load(path).remove(np.arange(2000))
         settled(mem.add(*examples(rng, 1)))
-        assert [len(s) for s in mem._snapshot.segments] == expected
+        assert [len(s) for s in mem._state.view.rows.segments] == expected
 
 
 def test_rows_added_after_a_save_do_not_ask_for_room_for_all_that_is_saved(tmp_path):
     rng = np.random.default_rng(14)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 100_000)).save(tmp_path / "m")
     mem.add(*examples(rng, 1))
-    assert mem._snapshot.segments[1].capacity < 50_000
+    assert mem._state.view.rows.segments[1].capacity < 50_000
 
 
 def test_rows_removed_during_a_compaction_stay_removed():
     rng = np.random.default_rng(9)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 10)).remove(range(6))
-    before = mem._snapshot.sealed()
-    mem._hold(rows=before)
+    before = mem._state.view.rows.sealed()
+    mem._state.hold(rows=before)
     merged = merge(before.segments, before.version)
     mem.remove([8])
-    after = mem._snapshot.compacted(slice(0, 1), before, merged, before.gone(slice(0, 1)))
+    after = mem._state.view.rows.compacted(slice(0, 1), before, merged, before.gone(slice(0, 1)))
     assert after is not None
     assert list(after.segments[0].ids_of(after.segments[0].living(after.version))) == [6, 7, 9]
     assert len(after) == 3
@@ -228,12 +228,12 @@ def test_rows_removed_during_a_compaction_stay_removed():
 def test_a_compaction_of_rows_that_were_replaced_meanwhile_is_dropped():
     rng = np.random.default_rng(10)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 10)).remove(range(6))
-    before = mem._snapshot
+    before = mem._state.view.rows
     merged = merge(before.segments, before.version)
     mem.fit(*examples(rng, 3))
-    now = mem._snapshot
-    mem._compact(before, slice(0, 1))
-    assert mem._snapshot is now
+    now = mem._state.view.rows
+    mem._state._compact(before, slice(0, 1))
+    assert mem._state.view.rows is now
     assert now.compacted(slice(0, 1), before, merged, before.gone(slice(0, 1))) is None
 
 
@@ -263,9 +263,9 @@ def test_any_history_with_compactions(tmp_path_factory, seed, steps):
             mine.add(*rows, ids=ids)
             theirs.add(*rows, ids=ids)
         elif step == "seal":
-            mine._hold(rows=mine._snapshot.sealed())
+            mine._state.hold(rows=mine._state.view.rows.sealed())
         elif step == "save":
-            mine.save(path, append=mine._now.file is not None)
+            mine.save(path, append=mine._state.view.file is not None)
             mine = resmem.Memory.load(path)
         else:
             share = 0.9 if step == "remove most" else 0.2
@@ -291,8 +291,8 @@ def test_a_window_that_slides_for_long_stays_small():
         settled(mem.add(*examples(rng, 100)))
         mem.remove(np.arange(i * 100, i * 100 + 100))
     assert len(mem) == 1000
-    assert len(mem._snapshot.segments) < 20
-    assert mem._snapshot.all_retired().tolist() == [[0, 14_999]]
+    assert len(mem._state.view.rows.segments) < 20
+    assert mem._state.view.rows.all_retired().tolist() == [[0, 14_999]]
     assert mem.nbytes < 20 * 1000 * 60
 
 
@@ -437,7 +437,7 @@ def test_a_copy_of_a_mapped_memory_is_not_taken_for_rows_of_its_own(tmp_path):
     path = tmp_path / "m"
     resmem.Memory(k=1, sigma=1.0).fit(*examples(np.random.default_rng(21), 9)).save(path)
     twin = copy.copy(resmem.Memory.load(path))
-    assert [s.borrowed for s in twin._snapshot.segments] == [True]
+    assert [s.borrowed for s in twin._state.view.rows.segments] == [True]
 
 
 # ---- Ids beside queries -------------------------------------------------------------------------
@@ -480,10 +480,10 @@ def test_ids_that_many_threads_ask_for_first_are_known_once(tmp_path, origin):
 def test_a_query_does_not_find_rows_that_came_after_it_began():
     rng = np.random.default_rng(23)
     mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 3), ids=[11, 4, 6])
-    before = mem.add(*examples(rng, 5), ids=[20, 25, 21, 22, 23])._snapshot
+    before = mem.add(*examples(rng, 5), ids=[20, 25, 21, 22, 23])._state.view.rows
     mem.add(*examples(rng, 2), ids=[30, 31])
-    assert mem._snapshot.segments[1].arrays is before.segments[1].arrays
-    assert list(mem._snapshot.positions_of(np.array([25, 31]))) == [4, 9]
+    assert mem._state.view.rows.segments[1].arrays is before.segments[1].arrays
+    assert list(mem._state.view.rows.positions_of(np.array([25, 31]))) == [4, 9]
     assert before.segments[1].find(np.array([25, 31])).tolist() == [1, -1]
     with pytest.raises(ValueError, match="31 is not"):
         before.positions_of(np.array([25, 31]))
@@ -497,7 +497,7 @@ def test_rows_whose_ids_were_withdrawn_are_not_found(monkeypatch):
     mem.remove([11, 4])
 
     def asked(_):
-        mem._snapshot.positions_of(np.array([900]))
+        mem._state.view.rows.positions_of(np.array([900]))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -572,19 +572,19 @@ def test_every_search_answers_for_one_snapshot_while_rows_come_and_go():
 def replace_copy(mem, keys, logits, targets, oldest):
     """Rows added and removed, published as one snapshot."""
     twin = resmem.Memory(k=1, sigma=1.0)
-    twin._hold(spec=mem._spec, rows=mem._snapshot)
+    twin._state.hold(spec=mem._state.view.spec, rows=mem._state.view.rows)
     twin.add(keys, logits, targets).remove(oldest)
-    with mem._lock:
-        mem._hold(rows=twin._snapshot)
+    with mem._state._lock:
+        mem._state.hold(rows=twin._state.view.rows)
     settled(twin)
 
 
 def test_snapshots_that_share_rows_differ_in_what_was_removed():
     rng = np.random.default_rng(12)
     mem = resmem.Memory(k=9, sigma=1.0).fit(*examples(rng, 9))
-    snapshots = [mem._snapshot]
+    snapshots = [mem._state.view.rows]
     for gone in ([0], [3, 4], [8]):
-        snapshots.append(mem.remove(gone)._snapshot)
+        snapshots.append(mem.remove(gone)._state.view.rows)
     seen = [
         sorted(np.concatenate([s.ids_of(s.living(v.version)) for s in v.segments]))
         for v in snapshots

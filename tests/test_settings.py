@@ -16,6 +16,7 @@ from cases import fast_switches
 from resmem import Settings
 from resmem._correction import correct as _correct
 from resmem._state import state as _state
+from resmem._state import view
 
 D, C = 5, 3
 rng = np.random.default_rng(0)
@@ -97,7 +98,7 @@ def test_every_answer_is_of_one_setting_in_a_loop_of_use(what):
 
 @pytest.mark.parametrize("what", ["correct", "predict_proba", "explain", "info", "pickle"])
 def test_every_answer_is_of_one_way_of_keeping_keys(what):
-    ask, kept = ASKED[what], memory()._now
+    ask, kept = ASKED[what], memory()._state.view
     mem, other = memory(), replace(ONE, preprocess="unit", key_dtype="float16", k=9)
     wanted = [ask(mem.use(settings)) for settings in (ONE, other)]
 
@@ -105,7 +106,7 @@ def test_every_answer_is_of_one_way_of_keeping_keys(what):
         if turn % 2:
             mem.use(other)
         else:
-            mem._hold(**vars(kept.using(ONE)))
+            mem._state.hold(**vars(kept.using(ONE)))
 
     seen = together(change, lambda: ask(mem))
     assert set(map(wanted.count, seen)) == {1}
@@ -145,7 +146,7 @@ def test_tuning_takes_rows_and_settings_once(monkeypatch):
             preprocess=["unit"], apply=False,
         )  # fmt: skip
 
-    wanted, mem, real = tuned(memory()), memory(), state.Held.rekeyed
+    wanted, mem, real = tuned(memory()), memory(), view.MemoryView.rekeyed
 
     def meanwhile(*arguments):
         monkeypatch.undo()
@@ -154,7 +155,7 @@ def test_tuning_takes_rows_and_settings_once(monkeypatch):
         mem.use(replace(OTHER, preprocess="center"))
         return made
 
-    monkeypatch.setattr(state.Held, "rekeyed", meanwhile)
+    monkeypatch.setattr(view.MemoryView, "rekeyed", meanwhile)
     found = tuned(mem)
     assert found.table.tobytes() == wanted.table.tobytes()
 
@@ -164,11 +165,11 @@ def test_tuning_takes_rows_and_settings_once(monkeypatch):
 
 def test_settings_refused_midway_leave_the_keys_as_they_were():
     mem = resmem.Memory(output_kind="probabilities", sigma=1.0).fit(ROWS[0], CHANCES, ROWS[2])
-    before, now = state(mem), mem._snapshot
+    before, now = state(mem), mem._state.view.rows
     with pytest.raises(ValueError, match="temperature must be 1 for probabilities"):
         mem.use(Settings(5, 1.0, 2.0, 1.0, preprocess="unit"))
     assert state(mem) == before
-    assert mem._snapshot is now
+    assert mem._state.view.rows is now
 
 
 @pytest.mark.parametrize(
@@ -187,27 +188,27 @@ def test_settings_refused_midway_leave_the_keys_as_they_were():
 )
 def test_settings_are_refused_as_a_whole(options, wrong):
     mem = memory(**options)
-    before, now = state(mem), mem._snapshot
+    before, now = state(mem), mem._state.view.rows
     asked = replace(OTHER, temperature=1.0, preprocess="unit")
     with pytest.raises(ValueError, match=next(iter(wrong))):
         mem.use(replace(asked, **wrong))
-    assert mem._snapshot is now
+    assert mem._state.view.rows is now
     assert state(mem) == before
 
 
-@pytest.mark.parametrize("at", ["_derived", "_rekeyed", "_sigma.measure"])
+@pytest.mark.parametrize("at", ["derived", "_rekeyed", "length_scale.measure"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_midway_changes_nothing(monkeypatch, at, error):
     mem = memory()
-    before, now = state(mem), mem._snapshot
+    before, now = state(mem), mem._state.view.rows
 
     def interrupted(*_):
         raise error
 
-    monkeypatch.setattr(f"resmem._state.state.{at}", interrupted)
+    monkeypatch.setattr(f"resmem._state.view.{at}", interrupted)
     with pytest.raises(error):
         mem.use(replace(OTHER, sigma="auto", preprocess="unit"))
-    assert mem._snapshot is now
+    assert mem._state.view.rows is now
     monkeypatch.undo()
     assert state(mem) == before
     assert mem.use(replace(OTHER, preprocess="unit")).preprocess == "unit"  # it goes on
@@ -220,8 +221,8 @@ def test_tuning_that_cannot_be_applied_changes_nothing(monkeypatch):
     def refused(*_):
         raise MemoryError
 
-    monkeypatch.setattr(_state, "_derived", refused)
-    monkeypatch.setattr(_state, "_rekeyed", refused)
+    monkeypatch.setattr(view, "derived", refused)
+    monkeypatch.setattr(view, "_rekeyed", refused)
     with pytest.raises(MemoryError):
         mem.tune(QUERIES, OUTPUTS, ROWS[2][:7], k=[3], folds=2, key_dtype="float16")
     monkeypatch.undo()

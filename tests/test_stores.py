@@ -184,7 +184,7 @@ def test_rounded_keys_find_what_is_nearest_to_the_rounded_ones(dtype):
     stored = oracle.round_keys(keys, dtype)
     assert not np.array_equal(stored, keys)
     assert (mem.kneighbors(stored, k=1)[0] == 0).all()
-    assert mem._snapshot.segments[0].keys_max == np.abs(stored).max()
+    assert mem._state.view.rows.segments[0].keys_max == np.abs(stored).max()
     for got, wanted in zip(mem.kneighbors(keys), oracle.search(keys, stored, 5), strict=True):
         same_bits(got, wanted)
 
@@ -194,7 +194,7 @@ def test_half_keys_that_need_no_conversion_are_borrowed():
     keys, outputs, targets = examples(rng, 30)
     keys = keys.astype(np.float16)
     mem = resmem.Memory(k=2, key_dtype="float16").fit(keys, outputs, targets, copy=False)
-    assert np.shares_memory(mem._snapshot.segments[0]["keys"], keys)
+    assert np.shares_memory(mem._state.view.rows.segments[0]["keys"], keys)
 
 
 def test_a_memory_says_what_it_stores():

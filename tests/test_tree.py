@@ -14,7 +14,10 @@ import oracle
 import resmem
 from cases import FAMILIES, ISAS, STORED, as_stored, assert_same, make, max_abs
 from resmem import _core
-from resmem._indexes import planner
+from resmem._indexes import decision as index_decision
+from resmem._indexes import policy
+from resmem._indexes import shape as index_shape
+from resmem._indexes import trial as index_trial
 
 
 def tree_of(rows, covered=None, leaf=0, **options):
@@ -339,7 +342,7 @@ def test_rows_and_queries_written_to_since_they_were_checked_end_a_search_all_th
 # ------------------------------------------------------------------ a memory's
 
 
-N = planner.LEAST_ROWS + 500
+N = index_shape.LEAST_ROWS + 500
 
 
 def memory_of(rows, **options):
@@ -366,7 +369,7 @@ def timed(monkeypatch, seconds):
         index = None if segment[5] is None else type(segment[5])
         return len(queries) * seconds(index), found[3]
 
-    monkeypatch.setattr(planner, "_time", time)
+    monkeypatch.setattr(index_trial, "_time", time)
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 7, 16])
@@ -443,20 +446,20 @@ def test_a_file_keeps_the_tree(tmp_path, trees_are_fastest):
 def test_a_saved_tree_that_makes_no_sense_is_left_alone():
     _, rows = make("gaussian", 2, 700, 1, 3)
     arrays = {**tree_of(rows).arrays(), "serves": np.ones(2, np.uint8)}
-    saved = partial(planner.saved, "tree")
+    saved = partial(index_decision.saved, "tree")
     assert saved(arrays, rows, ("file", 0)).stored == ("file", 0)
     assert saved({**arrays, "serves": np.ones(3, np.uint8)}, rows, ("file", 0)) is None
     assert saved({**arrays, "rows": arrays["rows"][:-1]}, rows, ("file", 0)) is None
     assert saved(arrays, rows[:-1], ("file", 0)) is None
     assert saved(arrays, rows[:, :-1], ("file", 0)) is None
-    assert planner.saved("cascade", arrays, rows, ("file", 0)) is None
+    assert index_decision.saved("cascade", arrays, rows, ("file", 0)) is None
 
 
 def test_one_search_builds_a_tree_for_itself_if_it_is_large(monkeypatch, trees_are_fastest):
-    queries, rows = make("gaussian", 3, N, planner.WORTH_AT_ONCE_TREE, 3)
+    queries, rows = make("gaussian", 3, N, policy.WORTH_AT_ONCE_TREE, 3)
     built = []
-    decide = planner.decide
-    monkeypatch.setattr(planner, "decide", lambda *a: built.append(decide(*a)) or built[-1])
+    decide = index_trial.decide
+    monkeypatch.setattr(policy, "decide", lambda *a: built.append(decide(*a)) or built[-1])
     few = resmem.search(queries[:-1], rows, 3)
     assert built == []
     many = resmem.search(queries, rows, 3)
@@ -472,7 +475,7 @@ def test_other_metrics_have_no_tree(metric, trees_are_fastest):
     got = _core.search(queries, max_abs(queries), [segment], 5, metric)
     assert got[3]["strategy"] != "tree"
     assert_same(got, oracle.search(queries, rows, 5, metric))
-    decision = planner.decide(segment[:5], rows, 5, 1, 4, metric)
+    decision = index_trial.decide(segment[:5], rows, 5, 1, 4, metric)
     assert "tree" not in {each["search"] for each in decision.tried}
-    assert not planner.worth_at_once(planner.WORTH_AT_ONCE_TREE, 3, metric)
-    assert planner.worth_at_once(planner.WORTH_AT_ONCE_TREE, 3, "sqeuclidean")
+    assert not policy.worth_at_once(policy.WORTH_AT_ONCE_TREE, 3, metric)
+    assert policy.worth_at_once(policy.WORTH_AT_ONCE_TREE, 3, "sqeuclidean")

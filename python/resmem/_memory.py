@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import math
+import copy
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, block_of, float_state, rows_of, to_numpy
-from resmem._base.errors import warn
-from resmem._correction.correct import Corrector, given_neighbours, search
+from resmem._base import checks
+from resmem._base.arguments import named, suggestion
+from resmem._base.arrays import F64, I64, float_state
+from resmem._correction.correct import given_neighbours
+from resmem._correction.simplex import map_named
 from resmem._evaluation import evaluate, explain
 from resmem._evaluation.evaluate import Evaluation
 from resmem._evaluation.explain import Explanation
-from resmem._files import container, persist
-from resmem._files.atomic import sole_writer
-from resmem._rows import plausible
+from resmem._keys.stored import KeyDtype
 from resmem._rows.estimate import Estimate, estimate
-from resmem._rows.growth import Basis
-from resmem._rows.ingest import Incoming, warn_of_rounding
-from resmem._rows.snapshot import Snapshot
-from resmem._rows.stores import Head, KeyDtype, residual_dtype_for
-from resmem._state.settings import Settings, checked_settings
-from resmem._state.state import SETTINGS, Held, State, fitted_to, identity
+from resmem._state.description import described, in_a_line, plans
+from resmem._state.opening import opened
+from resmem._state.settings import CHANGEABLE, Settings
+from resmem._state.state import State
 from resmem._tuning.result import TuneResult
 from resmem._tuning.tune import tune
 
 _LAST_ID = 2**63 - 1
 
 
-class Memory(State):
+class Memory:
     """Residuals of a trained model, kept by embedding, that correct its predictions.
 
     For a query with embedding ``z`` the ``k`` nearest stored rows are found exactly and their
@@ -121,9 +114,165 @@ class Memory(State):
     array([1])
     """
 
+    @named
+    def __init__(
+        self,
+        task: Literal["classification", "regression"] = "classification",
+        output_kind: Literal["logits", "probabilities", "values"] | None = None,
+        k: int = 50,
+        sigma: float | Literal["auto"] = "auto",
+        temperature: float = 1.0,
+        strength: float = 1.0,
+        key_dtype: KeyDtype = "auto",
+        residual_dtype: Literal["float32", "float64", "float16"] | None = None,
+        store: str = "dense",
+        head: Any = None,
+        base: str | dict[str, Any] | None = None,
+        preprocess: str = "none",
+        probability_map: str = "clip",
+        auto_prepare: bool = True,
+    ) -> None:
+        self._state = State.asked_for(
+            task=task, output_kind=output_kind, k=k, sigma=sigma, temperature=temperature,
+            strength=strength, key_dtype=key_dtype, residual_dtype=residual_dtype, store=store,
+            head=head, base=base, preprocess=preprocess, probability_map=probability_map,
+            auto_prepare=auto_prepare,
+        )  # fmt: skip
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[:1] != "_" and not hasattr(type(self), name):
+            hint = suggestion(name, CHANGEABLE)
+            if hint is not None:  # it would be set, and change nothing
+                raise AttributeError(f"{type(self).__name__} has no {name!r} to set{hint}")
+        super().__setattr__(name, value)
+
+    # ---------------------------------------------------------------- parameters
+
+    @property
+    def task(self) -> str:
+        """ "classification" or "regression"."""
+        return self._state.view.spec.task
+
+    @property
+    def output_kind(self) -> str:
+        """What the outputs are: "logits", "probabilities" or "values"."""
+        return self._state.view.spec.output_kind
+
+    @property
+    def preprocess(self) -> str:
+        """What makes keys of embeddings: "none", "center", "standardize", "unit", "pca:m" or
+        "whiten:m"."""
+        return self._state.view.spec.preprocess.name
+
+    @property
+    def key_dtype(self) -> str:
+        """How embeddings are stored: "float32", "float64", "float16" or "bfloat16"; "auto" as
+        long as there are none."""
+        return self._state.view.spec.key_dtype
+
+    @property
+    def residual_dtype(self) -> str:
+        """How residual values are stored: "float32", "float64" or "float16"."""
+        return self._state.residual_dtype
+
+    @property
+    def store(self) -> str:
+        """What is kept of the residuals: "dense", "sparse:m" or "head"."""
+        return self._state.view.spec.store.name
+
+    @property
+    def base(self) -> str | dict[str, Any] | None:
+        """What made the outputs and embeddings, as told."""
+        return self._state.base
+
+    @property
+    def residual_error_(self) -> float:
+        """No residual of a sparse store, and so no column of a correction, is off by more.
+
+        Largest over the rows there are; 0 for the other stores, whose residuals are those of
+        the outputs (store="head": of the layer, given the keys as they are stored) but for
+        the rounding to ``residual_dtype``.
+        """
+        return self._state.view.fitted.error
+
+    @property
+    def embedding_names_(self) -> tuple[str, ...] | None:
+        """Names of the columns of embeddings, if ``fit`` was given a DataFrame."""
+        return self._state.view.fitted.embedding_names
+
+    @property
+    def output_names_(self) -> tuple[str, ...] | None:
+        """Names of the columns of outputs, if ``fit`` was given a DataFrame."""
+        return self._state.view.fitted.output_names
+
+    @property
+    def k(self) -> int:
+        """Neighbours per query; may be set at any time."""
+        return self._state.view.k
+
+    @k.setter
+    def k(self, value: int) -> None:
+        self._state.hold(k=checks.count(value, "k"))
+
+    @property
+    def sigma(self) -> float | Literal["auto"]:
+        """Length scale of the weights, or "auto"; may be set at any time.
+
+        Setting it to "auto" measures it on the rows there are then, each time anew.
+        """
+        return self._state.view.sigma
+
+    @sigma.setter
+    def sigma(self, value: float | Literal["auto"]) -> None:
+        self._state.set_sigma(value)
+
+    @property
+    def sigma_(self) -> float:
+        """The length scale in use: ``sigma``, or what "auto" has measured (1 before there were
+        two rows to measure)."""
+        return self._state.view.scale
+
+    @property
+    def temperature(self) -> float:
+        """Softmax temperature; setting it derives the residuals anew."""
+        return self._state.view.temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        self._state.set_temperature(value)
+
+    @property
+    def strength(self) -> float:
+        """Factor of the correction; may be set at any time."""
+        return self._state.view.strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self._state.hold(strength=checks.finite(value, "strength"))
+
+    @property
+    def probability_map(self) -> str:
+        """How ``predict_proba`` maps corrected outputs to the simplex; may be set at any time."""
+        return self._state.view.map.name
+
+    @probability_map.setter
+    def probability_map(self, value: str) -> None:
+        self._state.hold(map=map_named(value))
+
+    @property
+    def auto_prepare(self) -> bool:
+        """Whether searches may build what makes them fast; may be set at any time.
+
+        It is kept in no file.
+        """
+        return self._state.view.auto_prepare
+
+    @auto_prepare.setter
+    def auto_prepare(self, value: bool) -> None:
+        self._state.hold(auto_prepare=checks.yes_or_no(value, "auto_prepare"))
+
     # ---------------------------------------------------------------- rows
 
-    @float_state()
     def fit(
         self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None, copy: bool = True
     ) -> Memory:
@@ -155,26 +304,9 @@ class Memory(State):
         -------
         self
         """
-        start = self._now
-        rows = Incoming(start.asking, embeddings, outputs, targets, ids)
-        snapshot = self._without_rows(start, rows)
-        arrays = {} if copy else rows.borrowable()
-        if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
-            as_kept = ids.dtype == np.int64 and ids.flags.c_contiguous
-            arrays["ids"] = ids if as_kept else rows.ids
-        if rows.n:
-            snapshot = self._with(snapshot, rows, arrays)
-        made = replace(start, spec=rows.spec, rows=snapshot).measured()
-        with self._change():
-            now = self._now
-            if now.spec is start.spec:  # what else somebody has set meanwhile holds
-                now = replace(now, spec=made.spec, rows=made.rows)
-                now = now.at_temperature(self._now.temperature).measured()
-                self._hold(spec=now.spec, rows=now.rows, file=None)
-                return self
-        return self.fit(embeddings, outputs, targets, ids, copy)  # keys are kept otherwise by now
+        self._state.fit(embeddings, outputs, targets, ids, copy)
+        return self
 
-    @float_state()
     def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> Memory:
         """Store more rows; see ``fit``. Default ids continue after the largest ever used.
 
@@ -190,65 +322,8 @@ class Memory(State):
             The memory has grown to 8, 64, .. times the rows that ``sigma="auto"`` was measured on
             or ``preprocess`` was fitted to.
         """
-        with self._change():
-            now = self._now
-            first = now.rows is None or now.rows.never_held  # this is as good as a fit
-            spec = now.asking if first else now.spec
-            rows = Incoming(spec, embeddings, outputs, targets, ids, now.rows)
-            if now.rows is not None and rows.n == 0:
-                return self
-            if now.rows is not None and rows.flat != now.rows.flat:
-                expected = "(n,)" if now.rows.flat else "(n, C)"
-                raise ValueError(f"targets must have shape {expected} as in fit")
-            if first:
-                after = self._without_rows(now, rows)
-                if now.rows is not None:
-                    after = after.named_as(now.rows)
-                if rows.n:
-                    after = self._with(after, rows, {})
-            else:
-                before = now.fitted.with_checked_ids()
-                rows.refuse_rounding(before)
-                if rows.ids is not None:
-                    before.refuse_used(rows.ids)
-                after = self._with(before, rows)
-            made = replace(now, spec=rows.spec, rows=after).measured()
-            made, notes = made.outgrown()
-            self._publish(made)
-        for note in notes:
-            warn(note)
+        self._state.add(embeddings, outputs, targets, ids)
         return self
-
-    @staticmethod
-    def _without_rows(now: Held, rows: Incoming) -> Snapshot:
-        """What the first rows are added to."""
-        made_by, allowed = rows.fitted()
-        return Snapshot(
-            (), rows.d, rows.columns, now.temperature, rows.flat, preprocess=made_by,
-            preprocess_basis=fitted_to(rows.n, made_by), allowed=allowed,
-            embedding_names=rows.names[0], output_names=rows.names[1],
-        )  # fmt: skip
-
-    def _with(
-        self, before: Snapshot, rows: Incoming, borrowed: dict[str, npt.NDArray[Any]] | None = None
-    ) -> Snapshot:
-        """The snapshot after these rows came."""
-        if rows.ids is None and before.next_id + rows.n > _LAST_ID + 1:
-            raise ValueError(
-                f"ids must be given: default ids would continue at {before.next_id}, past int64"
-            )
-        schema = rows.spec.schema(rows.d, rows.columns)
-        if borrowed is not None:
-            tail = before.first(schema, rows.n, rows.ids is not None, borrowed)
-        else:
-            tail = before.tail(schema, rows.n, rows.ids is not None)
-        if tail.has_ids and "ids" not in (borrowed or ()):
-            ids = rows.ids
-            if ids is None:
-                ids = np.arange(before.next_id, before.next_id + rows.n)
-            tail.arrays["ids"][tail.n : tail.n + rows.n] = ids
-        largest, error = rows.write(tail.arrays, tail.n, before, frozenset(borrowed or ()))
-        return before.grown(tail, rows.n, largest, error)
 
     def remove(self, ids: Any) -> Memory:
         """Remove rows by id; nothing is removed if one of them is not there.
@@ -256,20 +331,11 @@ class Memory(State):
         The time it takes does not depend on the number of rows, but for the first call on rows
         with given ids, which hashes those.
         """
-        array = to_numpy(ids, "ids")
-        flat = convert.integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
-        with self._change():
-            before = self._now.fitted
-            try:
-                self._hold(rows=before.without(flat))
-            except BaseException:
-                if self._now.rows is before:
-                    before.withdraw_later()
-                raise
+        self._state.remove(ids)
         return self
 
     def __len__(self) -> int:
-        rows = self._now.rows
+        rows = self._state.view.rows
         return 0 if rows is None else len(rows)
 
     def __bool__(self) -> bool:
@@ -278,7 +344,7 @@ class Memory(State):
     @property
     def nbytes(self) -> int:
         """Bytes of the stored rows: keys, outputs, targets, residuals and ids."""
-        rows = self._now.rows
+        rows = self._state.view.rows
         return 0 if rows is None else rows.nbytes
 
     @staticmethod
@@ -307,7 +373,6 @@ class Memory(State):
 
     # ---------------------------------------------------------------- queries
 
-    @float_state()
     def kneighbors(
         self,
         embeddings: Any,
@@ -321,20 +386,7 @@ class Memory(State):
         distances by id; padding is distance inf and id -1.
         ``exclude_ids`` (q,) or (q, m) are not returned (-1: none).
         """
-        now = self._now
-        rows = now.fitted
-        wanted = now.k if k is None else checks.count(k, "k")
-        workers = checks.thread_count(threads)
-        plausible.check_names(embeddings, "embeddings", rows.embedding_names)
-        source = rows_of(embeddings, "embeddings")
-        convert.embedding_layout(source, "embeddings", rows.d, "(q, d)")
-        warn_of_rounding(source, rows)
-        part = block_of(source, slice(0, source.shape[0]), "embeddings")
-        queries, largest = rows.keys(part, workers)
-        excluded = convert.excluded_ids(exclude_ids, len(queries))
-        asked = (queries, largest, wanted, excluded, workers, now.auto_prepare)
-        distances, ids, _ = search(rows, *asked)
-        return distances, ids
+        return self._state.view.kneighbors(embeddings, k, exclude_ids, threads)
 
     @float_state()
     def prepare(self, threads: int | None = None) -> Memory:
@@ -352,7 +404,7 @@ class Memory(State):
         Returns self; ``plan_`` tells what came of it.
         """
         workers = checks.thread_count(threads)
-        now = self._now
+        now = self._state.view
         now.fitted.plan(0, now.k, workers, at_once=True)
         return self
 
@@ -365,18 +417,7 @@ class Memory(State):
         of a cascade, and how fast it was beside float32. Empty tables are of segments for which
         nothing has been decided yet.
         """
-        return _plans(self._now.fitted)
-
-    @staticmethod
-    def _search_described(rows: Snapshot) -> str:
-        built = [plan for plan in _plans(rows) if plan.get("bytes")]
-        if not built:
-            return "float32"
-        count, size = (sum(plan[each] for plan in built) for each in ("rows", "bytes"))
-        kinds = {plan[each] for plan in built for each in ("search", "search_few")} - {"float32"}
-        return f"{' and '.join(sorted(kinds))} over {count} rows, {size} bytes: " + "; ".join(
-            plan["reason"] for plan in built
-        )
+        return plans(self._state.view.fitted)
 
     def correction(
         self,
@@ -389,7 +430,7 @@ class Memory(State):
 
         ``columns``: as in ``correct``.
         """
-        corrector = self._corrector()
+        corrector = self._state.corrector()
         queries = corrector.searched(embeddings, exclude_ids, threads)
         return corrector.whole(queries, None, threads, columns, with_base=False)
 
@@ -422,7 +463,7 @@ class Memory(State):
             What made these outputs and embeddings: refused unless the memory was made by the
             same.
         """
-        corrector = self._corrector(base)
+        corrector = self._state.corrector(base)
         queries = corrector.searched(embeddings, exclude_ids, threads)
         return corrector.whole(queries, outputs, threads, columns)
 
@@ -457,7 +498,7 @@ class Memory(State):
         -------
         float64 array (q, C) or (q, t)
         """
-        corrector = self._corrector()
+        corrector = self._state.corrector()
         queries = given_neighbours(corrector.rows, distances, ids, metric)
         return corrector.whole(queries, outputs, threads, columns, with_base=outputs is not None)
 
@@ -474,7 +515,7 @@ class Memory(State):
 
         Arguments as for ``correct``.
         """
-        return self._corrector(base).predicted(embeddings, outputs, exclude_ids, threads)
+        return self._state.corrector(base).predicted(embeddings, outputs, exclude_ids, threads)
 
     def predict_proba(
         self,
@@ -492,7 +533,7 @@ class Memory(State):
         """
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
-        corrector = self._corrector(base)
+        corrector = self._state.corrector(base)
         queries = corrector.searched(embeddings, exclude_ids, threads)
         return corrector.whole(queries, outputs, threads, to=corrector.map)
 
@@ -589,11 +630,11 @@ class Memory(State):
             ``progress`` is told.
         """
         result = tune(
-            self._now, embeddings, outputs, targets, k=k, sigma=sigma, temperature=temperature,
-            strength=strength, probability_map=probability_map, preprocess=preprocess,
-            key_dtype=key_dtype, score=score, greater_is_better=greater_is_better, folds=folds,
-            rule=rule, confidence=confidence, seed=seed, exclude_ids=exclude_ids, loo=loo,
-            threads=threads, progress=progress,
+            self._state.view, embeddings, outputs, targets, k=k, sigma=sigma,
+            temperature=temperature, strength=strength, probability_map=probability_map,
+            preprocess=preprocess, key_dtype=key_dtype, score=score,
+            greater_is_better=greater_is_better, folds=folds, rule=rule, confidence=confidence,
+            seed=seed, exclude_ids=exclude_ids, loo=loo, threads=threads, progress=progress,
         )  # fmt: skip
         if apply:
             self.use(result.best)
@@ -605,25 +646,13 @@ class Memory(State):
         Where they keep keys in another way, the rows are written anew and the embeddings as they
         came are gone; so other ways cannot be tried any more. Nothing changes if one is refused.
         """
-        checked_settings(settings)
-        with self._change():
-            made = vars(self._now.using(settings))
-            self._hold(**{name: made[name] for name in made if name != "auto_prepare"})
+        self._state.use(settings)
         return self
 
     @property
     def settings(self) -> Settings:
         """What the memory computes with now, such as ``use`` takes; ``sigma`` may be "auto"."""
-        now = self._now
-        return Settings(
-            now.k,
-            now.sigma,
-            now.temperature,
-            now.strength,
-            now.map.name,
-            now.spec.preprocess.name,
-            now.spec.key_dtype,
-        )
+        return self._state.view.chosen
 
     # ---------------------------------------------------------------- judgement
 
@@ -672,7 +701,7 @@ class Memory(State):
             The base model gives exactly 0 to the class of some rows: its log-loss is infinite.
         """
         return evaluate.evaluate(
-            self._now, embeddings, outputs, targets, exclude_ids, knn, buckets, bins, threads
+            self._state.view, embeddings, outputs, targets, exclude_ids, knn, buckets, bins, threads
         )
 
     @float_state()
@@ -703,7 +732,7 @@ class Memory(State):
             Contributions (q, k, t) and more, as they are applied (times ``strength``); see
             there. Takes memory for them all.
         """
-        corrector = self._corrector()
+        corrector = self._state.corrector()
         return explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)
 
     # ---------------------------------------------------------------- files
@@ -741,32 +770,7 @@ class Memory(State):
             A signal handler or ``progress`` saves to a file that the code it interrupts is
             writing. That goes on; other threads and processes are waited for instead.
         """
-        checks.told(progress)
-        if os.fspath(path).lower().endswith(persist.EXPORTS):
-            raise ValueError(
-                f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "
-                "export writes such files"
-            )
-        with self._saving, sole_writer(path, "call"):
-            file = self._now.file if append else None
-            if append and (file is None or file.path != os.path.abspath(os.fspath(path))):
-                last = "no file yet" if file is None else f"{file.path!r}"
-                raise ValueError(
-                    "append=True continues the file that this memory was loaded from or last "
-                    f"saved to ({last}), got {os.fspath(path)!r}; save without append"
-                )
-            if self._compactor is not None and not self._changing:
-                self._compactor.join()  # what it merges need not be written twice
-            with self._lock:
-                now = self._now
-                rows = now.fitted.sealed()
-                if not self._changing:
-                    self._hold(rows=rows)
-            saved = persist.save(path, self._settings(now), self._head(), rows, file, progress)
-            with self._lock:
-                rows = self._now.fitted
-                if rows.preprocess is saved.rows.preprocess:  # no other fit has come meanwhile
-                    self._hold(rows=saved.followed_by(rows), file=saved.file)
+        self._state.save(path, append, progress)
         return self
 
     @classmethod
@@ -799,49 +803,8 @@ class Memory(State):
         OSError
             The file cannot be read.
         """
-        checks.told(progress)
-        named = os.fspath(path).lower().endswith(persist.EXPORTS)
-        if named and not container.is_container(path):
-            from resmem._files import export
-
-            saved = export.load(path, verify, progress)
-        else:
-            saved = persist.load(path, verify, progress)
-        given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
-        given["probability_map"] = saved.settings.get("probability_map", "clip")  # older files
-        if given["sigma"] == "inf":
-            given["sigma"] = math.inf
-        flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
-        allowed = saved.settings.get("allowed")
-        sigma_rows, preprocess_rows = map(saved.counted, ("sigma_rows", "preprocess_rows"))
-        try:
-            memory = cls(**given, head=Head(**saved.head) if saved.head else None)
-            auto = None if sigma is None else checks.positive(sigma, "sigma_")
-            allowed = math.inf if allowed is None else checks.not_negative(allowed, "allowed")
-        except (TypeError, ValueError) as error:
-            raise saved.bad(f"its settings make no sense: {error}") from error
-        if type(flat) is not bool or (sigma is None and memory.sigma == "auto"):
-            raise saved.bad("flat or sigma_ is missing")
-        rows, file = saved.rows(memory._now.spec.schema)
-        if flat and (memory.task, rows.columns) != ("regression", 1):
-            raise saved.bad(
-                f"flat is for values of one column, not for {rows.columns} of {memory.task}"
-            )
-        if memory.sigma == "auto" and (sigma_rows == 0 or (sigma_rows is None and len(rows) < 2)):
-            auto = sigma_rows = None  # it is still to be measured
-        rows = replace(
-            rows,
-            temperature=memory._now.temperature,
-            flat=flat,
-            auto_sigma=auto,
-            sigma_basis=Basis(sigma_rows).at(len(rows)),  # this growth was told of
-            preprocess=saved.preprocess,
-            preprocess_basis=Basis(preprocess_rows).at(len(rows)),
-            allowed=allowed,
-            embedding_names=saved.names("embedding_names", rows.d),
-            output_names=saved.names("output_names", rows.columns),
-        )
-        memory._hold(rows=rows, file=file)
+        memory = cls.__new__(cls)
+        memory._state = opened(path, verify, progress)
         return memory
 
     def export(
@@ -858,79 +821,23 @@ class Memory(State):
         last), and "resmem", the settings as JSON. ``load`` reads such a file too. In a .npz,
         bfloat16 keys are float32.
         """
-        from resmem._files import export
-
-        checks.told(progress)
-        now = self._now
-        export.save(path, self._settings(now), self._head(), now.fitted, progress)
+        self._state.export(path, progress)
         return self
 
     def info(self) -> dict[str, Any]:
         """What the memory is and holds, as plain numbers and strings."""
-        now = self._now
-        rows, file = now.fitted, now.file
-        about = {
-            "rows": len(rows),
-            "d": rows.d,
-            "columns": rows.columns,
-            **self._settings(now),
-            "sigma_": now.scale,
-            "residual_error_": rows.error,
-            "nbytes": rows.nbytes,
-            "segments": len(rows.segments),
-            "removed": sum(s.dead for s in rows.segments),
-            "search": self._search_described(rows),
-        }
-        if file is not None:
-            about["file"] = file.path
-            about["file_bytes"] = os.path.getsize(file.path) if os.path.exists(file.path) else None
-            about["generation"] = file.version.generation
-        return about
-
-    # ---------------------------------------------------------------- inside
-
-    def _corrector(self, base: Any = None) -> Corrector:
-        """What a call computes with, whatever changes meanwhile."""
-        if base is not None and identity(base) != self._base:
-            made = "an unnamed base" if self._base is None else f"base {self._base!r}"
-            raise ValueError(f"this memory was made from {made}, not from {base!r}")
-        return self._now.corrector
+        return described(self._state)
 
     # ---------------------------------------------------------------- object protocol
 
     def __repr__(self) -> str:
-        now = self._now
-        rows, sigma = now.rows, f"{now.sigma!r}"
-        if now.sigma == "auto" and rows is not None:
-            sigma += f" ({now.scale:.4g})"
-        text = (
-            f"Memory(task={now.spec.task!r}, output_kind={now.spec.output_kind!r}, k={now.k}, "
-            f"sigma={sigma}, temperature={now.temperature:g}, strength={now.strength:g}"
-        )
-        for name, value, usual in (
-            ("preprocess", now.spec.preprocess.name, "none"),
-            ("key_dtype", now.spec.key_dtype, "auto" if rows is None else "float32"),
-            (
-                "residual_dtype",
-                self._residual_dtype,
-                residual_dtype_for(now.spec.task, None),
-            ),
-            ("store", now.spec.store.name, "dense"),
-            ("probability_map", now.map.name, "clip"),
-        ):
-            if value != usual:
-                text += f", {name}={value!r}"
-        text += ")"
-        if rows is None:
-            return text + " [not fitted]"
-        size = rows.nbytes / (1 << 20)
-        return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB]"
+        return in_a_line(self._state)
 
-
-def _plans(rows: Snapshot) -> list[dict[str, Any]]:
-    """See ``Memory.plan_``."""
-    decisions = (segment.planner.decision for segment in rows.segments)
-    return [{} if each is None else each.described() for each in decisions]
+    def __copy__(self) -> Memory:
+        """A memory with a state of its own, so that changes of one do not reach the other."""
+        made = type(self).__new__(type(self))
+        made.__dict__.update(vars(self), _state=copy.copy(self._state))
+        return made
 
 
 def verify_file(

@@ -12,7 +12,7 @@ from resmem import _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Keys, all_finite, float_state
 from resmem._base.blocks import blocks
-from resmem._indexes.planner import Planner, worth_at_once
+from resmem._indexes.policy import Planner, worth_at_once
 from resmem._keys.rounding import (
     Keeping,
     Metric,

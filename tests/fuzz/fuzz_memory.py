@@ -66,7 +66,7 @@ def use(mem: Any) -> None:
         return  # legal, but the arrays below would be large
     queries = np.linspace(-1, 1, 3 * about["d"], dtype=np.float32).reshape(3, -1)
     outputs = np.full((3, about["columns"]), 1 / about["columns"])
-    if mem._snapshot.flat:
+    if mem._state.view.rows.flat:
         outputs = outputs[:, 0]
     rows = (queries, None if mem.store == "head" else outputs, [0, 0, 0])
     if mem.task == "regression":
@@ -127,7 +127,7 @@ def again(mem: Any) -> None:
 
     about = mem.info()
     outputs = np.full((2, about["columns"]), 1 / about["columns"])
-    values = outputs[:, 0] if mem._snapshot.flat else outputs
+    values = outputs[:, 0] if mem._state.view.rows.flat else outputs
     targets = np.zeros(2, dtype=np.int64) if mem.task == "classification" else values
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as that logits look like probabilities
@@ -135,7 +135,7 @@ def again(mem: Any) -> None:
 
 
 def ids_of(mem: Any) -> list[int]:
-    rows = mem._snapshot
+    rows = mem._state.view.rows
     return [int(i) for s in rows.segments for i in s.ids_of(s.living(rows.version))]
 
 

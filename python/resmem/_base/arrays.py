@@ -26,6 +26,7 @@ F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
 I64: TypeAlias = npt.NDArray[np.int64]
 Keys: TypeAlias = "F32 | F64"
+Array: TypeAlias = npt.NDArray[Any]
 
 # Beyond these, sums of squares of float64 numbers may overflow, or underflow (CONTRACT.md).
 LARGEST_WIDE, SMALLEST_WIDE = 2.0**480, 2.0**-400

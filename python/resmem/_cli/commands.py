@@ -21,7 +21,7 @@ from resmem._files.persist import EXPORTS
 from resmem._report.words import verdict
 from resmem._rows.estimate import estimate
 from resmem._rows.ingest import Incoming
-from resmem._state.state import SETTINGS
+from resmem._state.settings import SETTINGS
 
 from . import inputs, outputs
 from .files import refuse_overwriting
@@ -61,7 +61,7 @@ def fit(options: Namespace) -> Told:
         )
     memory = resmem.Memory(**_parameters(options))
     rows = _training(options, memory)
-    checked = Incoming(memory._spec, *rows)  # errors that need no work come first
+    checked = Incoming(memory._state.view.spec, *rows)  # errors that need no work come first
     needs = estimate(
         checked.n,
         checked.key_width,

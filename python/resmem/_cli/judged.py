@@ -68,7 +68,7 @@ class Judged:
             "exclude_ids": _picked(self.excluded, rows),
             "threads": self.threads,
         }
-        corrector, columns = memory._corrector(), None
+        corrector, columns = memory._state.view.corrector, None
         if memory.task == "classification":
             both = (replace(corrector, strength=0.0), corrector)
             columns = np.stack([each.predicted(**asked) for each in both], axis=1)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TextIO
 
 from resmem._base.errors import ResmemWarning
 from resmem._base.units import in_bytes
-from resmem._state.state import SETTINGS
+from resmem._state.settings import SETTINGS
 
 _NAMES_SHOWN = 20  # of columns
 

@@ -17,7 +17,6 @@ from resmem._rows import plausible
 from resmem._rows.ingest import warn_of_rounding
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
-from resmem._rows.stores import Head
 
 
 def search(
@@ -35,6 +34,22 @@ def search(
         version=rows.version,
     )  # fmt: skip
     return distances, ids, positions
+
+
+def kneighbors(
+    rows: Snapshot, embeddings: Any, k: int, exclude_ids: Any, threads: int | None, prepare: bool
+) -> tuple[F64, I64]:
+    """Distances and ids of the neighbours of queries, (q, k) each, padded; see ``Memory``."""
+    workers = checks.thread_count(threads)
+    plausible.check_names(embeddings, "embeddings", rows.embedding_names)
+    source = rows_of(embeddings, "embeddings")
+    convert.embedding_layout(source, "embeddings", rows.d, "(q, d)")
+    warn_of_rounding(source, rows)
+    part = block_of(source, slice(0, source.shape[0]), "embeddings")
+    queries, largest = rows.keys(part, workers)
+    excluded = convert.excluded_ids(exclude_ids, len(queries))
+    distances, ids, _ = search(rows, queries, largest, k, excluded, workers, prepare)
+    return distances, ids
 
 
 class Searched:
@@ -198,9 +213,7 @@ class Corrector:
         """The correction by these neighbours, added to the base in place if there is one."""
         store = self.spec.store
         residuals = [store.for_core(segment) for segment in self.rows.segments]
-        head = (
-            (store.weight, store.bias, self.rows.temperature) if isinstance(store, Head) else None
-        )
+        head = store.layer_for_core(self.rows.temperature)
         return _core.aggregate(
             residuals, distances, positions, self.sigma, self.rows.columns, self.strength, base,
             threads, head=head, select=select,
@@ -213,7 +226,7 @@ class Corrector:
 
         ``known``: they came before in this call, so that all has been said that can be.
         """
-        if outputs is None and isinstance(self.spec.store, Head):
+        if outputs is None and self.spec.store.has_layer:
             return None
         plausible.check_names(outputs, "outputs", self.rows.output_names)
         given = self.spec.rows_of(outputs)
@@ -234,9 +247,8 @@ class Corrector:
         """What the base model says of a block of queries, checked: (b, C)."""
         if given is not None:
             return self.spec.outputs(block_of(given, block, "outputs"), block.start)
-        assert isinstance(self.spec.store, Head)
         assert keys is not None
-        return self.spec.store.logits(keys, threads)
+        return self.spec.store.outputs_of(keys, threads)
 
 
 def given_neighbours(rows: Snapshot, distances: Any, ids: Any, metric: str) -> Given:

@@ -6,8 +6,8 @@ import numpy as np
 
 from resmem import _core
 from resmem._base.sample import sample
+from resmem._keys.stored import widen_keys
 from resmem._rows.snapshot import Snapshot
-from resmem._rows.stores import widen_keys
 
 _SAMPLE = 256  # rows that it looks at
 

@@ -29,7 +29,7 @@ from resmem._scores.metrics import (
     paired_interval,
     reliability,
 )
-from resmem._state.state import Held
+from resmem._state.view import MemoryView
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
@@ -139,7 +139,7 @@ class Evaluation:
 
 
 def evaluate(
-    now: Held,
+    view: MemoryView,
     embeddings: Any,
     outputs: Any,
     targets: Any,
@@ -151,7 +151,7 @@ def evaluate(
 ) -> Evaluation:
     """See ``Memory.evaluate``."""
     buckets, bins = checks.count(buckets, "buckets"), checks.count(bins, "bins")
-    trial = _Trial(now, knn, checks.thread_count(threads))
+    trial = _Trial(view, knn, checks.thread_count(threads))
     tallies, nearest, classes = trial.run(embeddings, outputs, targets, exclude_ids)
     base, last = tallies["base"], list(tallies.values())[-1]
     _tell_impossible(base)
@@ -305,18 +305,18 @@ class _Truth:
 class _Trial:
     """The methods, with the settings and rows of a memory at one moment."""
 
-    def __init__(self, now: Held, knn: Any, threads: int) -> None:
-        self.corrector: Corrector = now.corrector
-        self.threads, self._map = threads, now.map
+    def __init__(self, view: MemoryView, knn: Any, threads: int) -> None:
+        self.corrector: Corrector = view.corrector
+        self.threads, self._map = threads, view.map
         most = max(1, len(self.corrector.rows))
-        k, self._sigma, self._alone_map = _neighbours_alone(knn, now, self.corrector.sigma)
+        k, self._sigma, self._alone_map = _neighbours_alone(knn, view, self.corrector.sigma)
         self._k = min(k, most)
-        published_k, published_sigma = _as_published(knn, now, self.corrector.sigma)
+        published_k, published_sigma = _as_published(knn, view, self.corrector.sigma)
         self._published = replace(
             self.corrector, k=min(published_k, most), sigma=published_sigma, strength=1.0
         )
         self.settings = {
-            "k": now.k,
+            "k": view.k,
             "sigma_": self.corrector.sigma,
             "temperature": self.corrector.rows.temperature,
             "strength": self.corrector.strength,
@@ -420,10 +420,10 @@ def _first(k: int, distances: F64, positions: I64) -> tuple[F64, I64]:
     return np.ascontiguousarray(distances[:, :k]), np.ascontiguousarray(positions[:, :k])
 
 
-def _neighbours_alone(knn: Any, now: Held, sigma: float) -> tuple[int, float, SimplexMap]:
+def _neighbours_alone(knn: Any, view: MemoryView, sigma: float) -> tuple[int, float, SimplexMap]:
     """Of what was given for it: k, sigma and map of the neighbours alone, which have no base to
     keep."""
-    k, to = now.k, now.map
+    k, to = view.k, view.map
     if knn is not None:
         settings = getattr(knn, "knn", knn)
         if not (hasattr(settings, "k") and hasattr(settings, "sigma")):
@@ -437,13 +437,13 @@ def _neighbours_alone(knn: Any, now: Held, sigma: float) -> tuple[int, float, Si
     return k, sigma, map_named("clip") if to.keeps else to
 
 
-def _as_published(knn: Any, now: Held, sigma: float) -> tuple[int, float]:
+def _as_published(knn: Any, view: MemoryView, sigma: float) -> tuple[int, float]:
     """k and sigma of the method as published: what tuning found for it, if it compared keys as the
     memory keeps them, or the memory's."""
     found = getattr(knn, "published", None)
-    keys = now.spec.preprocess.name, now.spec.key_dtype
+    keys = view.spec.preprocess.name, view.spec.key_dtype
     if found is None or (found.preprocess, found.key_dtype) != keys:
-        return now.k, sigma
+        return view.k, sigma
     return found.k, found.sigma
 
 

@@ -16,7 +16,6 @@ from resmem._base.blocks import blocks
 from resmem._correction.correct import Corrector, Searched
 from resmem._rows.segment import Segment, intact
 from resmem._rows.snapshot import Snapshot
-from resmem._rows.stores import Dense, Sparse
 
 _SHOWN = 10  # neighbours in a table
 
@@ -174,38 +173,14 @@ class _Explainer:
         values, rest = np.zeros((*positions.shape, columns.shape[1])), np.zeros(positions.shape)
         for segment, where, at in located(rows, positions):
             picked = columns[np.nonzero(where)[0]]
-            if isinstance(store, Sparse):
-                values[where] = _sparse_values(segment, at, picked, rows.columns)
-                rest[where] = segment["rest"][at]
-            elif isinstance(store, Dense):
-                values[where] = segment["residuals"][at[:, None], picked]
-            else:
-                values[where] = self._head_values(segment, at, picked)
+            values[where], rest[where] = store.values(
+                segment, at, picked, rows.columns, rows.temperature, self.threads
+            )
         return values, rest
-
-    def _head_values(self, segment: Segment, at: I64, columns: I64) -> F64:
-        values = np.empty(columns.shape)
-        store, temperature = self.corrector.spec.store, self.corrector.rows.temperature
-        assert not isinstance(store, (Dense, Sparse))
-        for part in blocks(len(at), 16 * self.corrector.rows.columns):
-            logits = store.logits(segment["keys"][at[part]], self.threads)
-            labels = intact(segment["targets"][at[part]], self.corrector.rows.columns)
-            residuals = _core.class_residuals(logits, labels, temperature, self.threads)
-            values[part] = np.take_along_axis(residuals, columns[part], axis=1)
-        return values
-
-
-def _sparse_values(segment: Segment, at: I64, columns: I64, count: int) -> F64:
-    """The values kept of these columns, of ``count``; 0 for those that are not."""
-    values, kept = np.zeros(columns.shape), segment["value"][at]
-    index = intact(segment["index"][at], count, "index")
-    for entry in range(index.shape[1]):
-        np.copyto(values, kept[:, entry, None], where=index[:, entry, None] == columns)
-    return values
 
 
 def _has_base(corrector: Corrector, outputs: Any) -> bool:
-    return outputs is not None or corrector.spec.store.name == "head"
+    return outputs is not None or corrector.spec.store.has_layer
 
 
 def located(rows: Snapshot, positions: I64) -> Iterator[Place]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._base import convert
-from resmem._base.arrays import forget
+from resmem._base.arrays import Array, forget
 from resmem._base.blocks import blocks, rows_in_hand
 from resmem._base.errors import FileFormatError
 from resmem._files import formats
@@ -26,10 +26,11 @@ from resmem._files.atomic import replacing
 from resmem._files.formats import Rows
 from resmem._files.persist import EXPORTS, Progress, Saved, SchemaOf, fitted
 from resmem._keys.preprocess import Fitted
+from resmem._keys.stored import widen_keys
 from resmem._rows.ids import NO_RUNS, in_runs
-from resmem._rows.segment import Array, Segment
+from resmem._rows.segment import Segment
 from resmem._rows.snapshot import Snapshot
-from resmem._rows.stores import widen_keys
+from resmem._rows.stores.named import shared_schema
 
 _NAMES = {"keys": "embeddings"}  # of arrays that are called otherwise in an export
 _ROWS = ("ids", "embeddings", "targets", "outputs", "residuals", "index", "value", "rest")
@@ -219,12 +220,10 @@ class _Reader:
         return _core.narrow(array, "bfloat16") if bfloat16 else array
 
     def head(self) -> dict[str, Array]:
-        if self.about.get("store") != "head":
-            return {}
         d, columns = self.whole("d", 1, 2**31 - 1), self.whole("columns", 1, 2**31 - 1)
         head = {
-            "weight": self.array("head_weight", np.float32, (columns, d)),
-            "bias": self.array("head_bias", np.float32, (columns,)),
+            name: self.array(f"head_{name}", dtype, shape)
+            for name, (dtype, shape) in shared_schema(self.about.get("store"), columns, d).items()
         }
         if not all(np.isfinite(array).all() for array in head.values()):
             raise self.bad("head_weight or head_bias holds NaN or infinity")

@@ -17,15 +17,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from resmem._base.arrays import forget
+from resmem._base.arrays import Array, forget
 from resmem._base.errors import FileFormatError
 from resmem._files import container
 from resmem._files.container import Pieces, Section, Version
-from resmem._indexes.planner import KINDS, Decision, Planner, saved
+from resmem._indexes.decision import KINDS, Decision, saved
+from resmem._indexes.policy import Planner
 from resmem._keys.preprocess import AS_GIVEN, NONE, Fitted, method_named
 from resmem._rows.ids import NO_RUNS
-from resmem._rows.segment import Array, Schema, Segment, Stored, target_fault
+from resmem._rows.segment import Schema, Segment, Stored, target_fault
 from resmem._rows.snapshot import Snapshot
+from resmem._rows.stores.named import shared_schema
 
 Progress: TypeAlias = "Callable[[int], None] | None"
 
@@ -348,14 +350,11 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
     if not isinstance(settings, dict):
         raise reader.bad("memory is not a table of settings")
     head = {}
-    if settings.get("store") == "head":
-        d, columns = reader.whole(reader.meta, "d"), reader.whole(reader.meta, "columns")
-        head = {
-            "weight": reader.array("head/weight", np.float32, (columns, d)),
-            "bias": reader.array("head/bias", np.float32, (columns,)),
-        }
-        if not all(np.isfinite(array).all() for array in head.values()):
-            raise reader.bad("head/weight or head/bias holds NaN or infinity")
+    d, columns = reader.whole(reader.meta, "d"), reader.whole(reader.meta, "columns")
+    for part, (dtype, shape) in shared_schema(settings.get("store"), columns, d).items():
+        head[part] = reader.array(f"head/{part}", dtype, shape)
+    if not all(np.isfinite(array).all() for array in head.values()):
+        raise reader.bad("head/weight or head/bias holds NaN or infinity")
     preprocess = fitted(
         settings,
         reader.whole(reader.meta, "d"),

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from resmem import _core
 from resmem._base import checks
 from resmem._base.platform import memory_available
 from resmem._base.units import in_bytes, in_time
+from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.rates import rates
 from resmem._rows.segment import row_bytes
-from resmem._rows.spec import Spec
-from resmem._rows.stores import KEY_DTYPES, Dense, KeyDtype, Store, residual_dtype_for, store_named
+from resmem._rows.spec import key_and_target_schema
+from resmem._rows.stores.named import (
+    residual_dtype_for,
+    shared_schema,
+    unshared_schema,
+)
 
 _SUGGESTED_M = 32  # entries of the sparse store that an estimate shows
 _DENSE_BYTES = 256 << 20  # that residuals may take of themselves where there is a smaller store
@@ -109,14 +117,10 @@ def estimate(
         ]
     options, entries = [], min(_SUGGESTED_M, columns - 1) + 1
     for name, dtype, keeps in ways:
-        store: Store = (
-            Dense(task) if name == "head" else store_named(name, task, "logits", dtype, None)
-        )
-        schema = dict(Spec(task, "", key_dtype, store).schema(d, columns))
-        fixed = 0
-        if name == "head":
-            schema = {part: schema[part] for part in ("keys", "targets")}
-            fixed = 4 * columns * (d + 1)
+        kept = unshared_schema(name, task, dtype, columns)
+        schema = {**key_and_target_schema(task, key_dtype, d, columns), **kept}
+        shared = shared_schema(name, columns, d).values()
+        fixed = sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape in shared)
         seconds = rates(d).of_query(n, d, columns, min(k, n), name.split(":")[0], entries)
         options.append(Option(name, dtype, n * row_bytes(schema) + fixed, 1e6 * seconds, keeps))
     return Estimate(

@@ -11,17 +11,16 @@ import numpy as np
 
 from resmem import _core
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, Keys, all_finite, block_of, forget, rows_of
+from resmem._base.arrays import F64, I64, Array, Keys, all_finite, block_of, forget, rows_of
 from resmem._base.blocks import blocks
 from resmem._base.errors import warn
 from resmem._base.sample import sample
 from resmem._keys.preprocess import AS_GIVEN, NONE, Fitted, exact
 from resmem._keys.rounding import FRACTION, Keeping, Neighbourhood, errors, positions
+from resmem._keys.stored import narrow_keys, widen_keys
 from resmem._rows import plausible
-from resmem._rows.segment import Array
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
-from resmem._rows.stores import Head, narrow_keys, widen_keys
 
 _LOOKED_AT = 64  # rows or queries that are looked at to see what rounding does
 
@@ -51,8 +50,8 @@ class Incoming:
         self.n, self.d = self.embeddings.shape
         self.key_width = spec.preprocess.width(self.d)
         self.outputs: Any = None
-        if isinstance(spec.store, Head):
-            self.columns = self._head_columns(spec.store, outputs)
+        if spec.store.has_layer:
+            self.columns = spec.store.columns_without_outputs(self.d, outputs)
         else:
             self.outputs = spec.rows_of(outputs)
             if spec.task == "classification":
@@ -70,19 +69,6 @@ class Incoming:
             raise ValueError(f"{shapes} must have one shape{hint}")
         self.ids: I64 | None = None if ids is None else convert.row_ids(ids, self.n)
         plausible.check_logits(spec, self.outputs)
-
-    def _head_columns(self, head: Head, outputs: Any) -> int:
-        if outputs is not None:
-            raise ValueError(
-                "outputs must be None with store='head': the head gives them from the embeddings"
-            )
-        columns, d = map(int, head.weight.shape)
-        if self.d != d:
-            turned = "; its weight is (C, d): pass weight.T" if self.d == columns else ""
-            raise ValueError(
-                f"embeddings must have {d} columns like the head's weight, got {self.d}{turned}"
-            )
-        return columns
 
     def _check_targets(self) -> None:
         if self.spec.task == "regression":
@@ -140,13 +126,13 @@ class Incoming:
         if not all_finite(given):
             return Keeping()  # a row that is not is refused, by its number, when it is written
         around = Neighbourhood(exact_keys(given, made_by), self.n)
-        head = isinstance(self.spec.store, Head)
-        keeping = around.keeping(may_shift=made_by.plain and not head)
+        layer = self.spec.store.has_layer
+        keeping = around.keeping(may_shift=made_by.plain and not layer)
         as_it_is = keeping.dtype == "float32" and keeping.offset is None
-        if as_it_is or (asked == "auto" and not head):
+        if as_it_is or (asked == "auto" and not layer):
             return keeping
         cure = "use key_dtype='auto'"
-        if head:
+        if layer:
             cure = (
                 "take an offset off the embeddings, of queries too, and add weight @ offset to the "
                 "bias of the head"
@@ -181,7 +167,7 @@ class Incoming:
         """ValueError if float32 keys, which a snapshot has, would mix these rows up with its own or
         with one another."""
         made_by = into.preprocess
-        narrow = isinstance(self.spec.store, Head) or self.spec.key_dtype != "float32"
+        narrow = self.spec.store.has_layer or self.spec.key_dtype != "float32"
         if narrow or made_by.method.linear or convert.fits_float32(self.embeddings.dtype):
             return
         given = some_rows(self.embeddings, positions(self.n, self.d))

@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _core
-from resmem._base.arrays import F64, I64, Keys, block_of
+from resmem._base.arrays import F64, I64, Array, Keys, block_of
 from resmem._base.errors import warn
 from resmem._base.sample import sample
-from resmem._rows.segment import Array
+from resmem._keys.stored import widen_keys
 from resmem._rows.snapshot import Snapshot
-from resmem._rows.stores import widen_keys
 
 if TYPE_CHECKING:
     from resmem._rows.spec import Spec

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _core
-from resmem._base.arrays import I64
+from resmem._base.arrays import I64, Array
 from resmem._base.errors import FileFormatError
-from resmem._indexes.planner import KeySegment, Planner
+from resmem._indexes.policy import Planner
+from resmem._indexes.trial import KeySegment
 
-Array: TypeAlias = npt.NDArray[Any]
 Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]  # dtype, shape of a row
 
 

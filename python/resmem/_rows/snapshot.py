@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from resmem import _core
-from resmem._base.arrays import I64, Keys
+from resmem._base.arrays import I64, Array, Keys
 from resmem._keys.preprocess import AS_GIVEN, Fitted
 from resmem._rows.growth import UNKNOWN, Basis
 from resmem._rows.ids import AT_ONCE, NO_RUNS, distinct, in_runs, joined, repeated, runs
-from resmem._rows.segment import LEAST_ROOM, Array, Schema, Segment, damaged, room, row_bytes
+from resmem._rows.segment import LEAST_ROOM, Schema, Segment, damaged, room, row_bytes
 
 _FEW_SEGMENTS = 8  # this many of similar size are merged into one
 _MOST_COPIED = 64 << 20  # bytes of borrowed rows that a compaction may take into memory

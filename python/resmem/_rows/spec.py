@@ -12,8 +12,15 @@ from resmem import _core
 from resmem._base import convert
 from resmem._base.arrays import F64, rows_of, to_numpy
 from resmem._keys.preprocess import NONE, Method
+from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.segment import Schema
-from resmem._rows.stores import KEY_DTYPES, KeyDtype, Store
+from resmem._rows.stores.store import Store
+
+
+def key_and_target_schema(task: str, key_dtype: KeyDtype, width: int, columns: int) -> Schema:
+    """The arrays of a segment that every store has, for keys of ``width``."""
+    target = (np.int64, ()) if task == "classification" else (np.float64, (columns,))
+    return {"keys": (KEY_DTYPES[key_dtype], (width,)), "targets": target}
 
 
 @dataclass(frozen=True)
@@ -28,12 +35,9 @@ class Spec:
 
     def schema(self, d: int, columns: int) -> Schema:
         """Names, dtypes and shapes of the arrays of a segment, for embeddings of width ``d``."""
-        target = (np.int64, ()) if self.task == "classification" else (np.float64, (columns,))
-        return {
-            "keys": (KEY_DTYPES[self.key_dtype], (self.preprocess.width(d),)),
-            "targets": target,
-            **self.store.schema(columns),
-        }
+        width = self.preprocess.width(d)
+        of_rows = key_and_target_schema(self.task, self.key_dtype, width, columns)
+        return {**of_rows, **self.store.schema(columns)}
 
     def softmax_at(self, temperature: float) -> float:
         """The temperature as the core takes it: 0 if outputs are probabilities."""

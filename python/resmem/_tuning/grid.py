@@ -13,8 +13,8 @@ import numpy as np
 from resmem._base import checks
 from resmem._base.arrays import F64
 from resmem._correction.simplex import SimplexMap, map_named
+from resmem._keys.stored import KeyDtype
 from resmem._rows.spec import Spec
-from resmem._rows.stores import KeyDtype, Sparse
 from resmem._state.settings import Settings
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -93,7 +93,7 @@ def _temperatures(spec: Spec, asked: Any, now: float) -> tuple[float, ...]:
                 "only logits have one"
             )
         return (1.0,)
-    if isinstance(spec.store, Sparse):
+    if spec.store.fixed_temperature:
         if tried - {now}:
             raise ValueError(
                 f"temperature is fixed at fit for store={spec.store.name!r} ({now:g}), "

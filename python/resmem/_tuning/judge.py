@@ -17,9 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resmem._base.arrays import F64, I64
+from resmem._base.arrays import F64, I64, Array
 from resmem._base.blocks import blocks
-from resmem._rows.segment import Array
 from resmem._scores.metrics import Interval, Score, gains_of, normal_quantile, paired_interval
 from resmem._state.settings import Settings
 from resmem._tuning.result import TABLE, TuneResult

@@ -15,15 +15,15 @@ import numpy as np
 
 from resmem import _core
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, Keys, block_of, distinct, forget, rows_of
+from resmem._base.arrays import F64, I64, Array, Keys, block_of, distinct, forget, rows_of
 from resmem._base.blocks import blocks
 from resmem._correction.correct import Corrector, search
 from resmem._correction.simplex import map_named
+from resmem._keys.stored import widen_keys
 from resmem._rows import plausible
-from resmem._rows.segment import Array, intact
+from resmem._rows.segment import intact
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
-from resmem._rows.stores import Dense, Head, Sparse, widen_keys
 from resmem._scores.metrics import BINS, Score
 from resmem._state.settings import Settings
 from resmem._tuning.grid import Grid
@@ -107,10 +107,8 @@ class OwnRows:
 
     def outputs(self, block: slice) -> Array:
         """As ``GivenRows.outputs``."""
-        store = self._corrector.spec.store
-        if isinstance(store, Head):
-            return store.logits(self._keys(block), self._threads)
-        return self._of("outputs", block)
+        store, chosen = self._corrector.spec.store, self._corrector.rows.at(self._positions[block])
+        return np.concatenate([store.outputs(s, at, self._threads) for s, at in chosen])
 
     def _keys(self, block: slice) -> Keys:
         return widen_keys(self._of("keys", block))
@@ -167,7 +165,7 @@ class Trial:
     @property
     def plain_temperature(self) -> float:
         """1, or the only one there can be."""
-        return self.rows.temperature if isinstance(self.spec.store, Sparse) else 1.0
+        return self.rows.temperature if self.spec.store.fixed_temperature else 1.0
 
     def settings(self, kind: Kind = "memory") -> list[Settings]:
         """Those that are swept, in the order of the sums."""
@@ -343,20 +341,12 @@ class Trial:
 
     def _residuals(self, there: I64, temperature: float) -> Keys:
         store, columns = self.spec.store, self.rows.columns
-        same = temperature == self.rows.temperature and not isinstance(store, Head)
-        given = None if same else temperature
-        found = [store.residuals(s, at, columns, given) for s, at in self.rows.at(there)]
+        at_which = temperature, self.rows.temperature
+        found = [store.residuals(s, at, columns, *at_which) for s, at in self.rows.at(there)]
         if len(found) == 1:
             return found[0]
-        residuals: Keys = np.concatenate([np.empty((0, columns), self._value), *found])
+        residuals: Keys = np.concatenate([np.empty((0, columns), store.value_dtype), *found])
         return residuals
-
-    @property
-    def _value(self) -> np.dtype[Any]:
-        """Of residuals in hand: half-width ones are widened."""
-        store = self.spec.store
-        wide = isinstance(store, Dense) and store.dtype == "float64"
-        return np.dtype(np.float64 if wide else np.float32)
 
     def _mean(self, temperature: float) -> Keys:
         """Of the residuals of the memory's rows, (1, C)."""
@@ -366,7 +356,7 @@ class Trial:
         for block in blocks(len(self.some), 16 * self.rows.columns):
             total += self._residuals(self.some[block], temperature).sum(axis=0, dtype=np.float64)
             self._step_singly(block)
-        mean: Keys = (total / len(self.some)).astype(self._value)[None]
+        mean: Keys = (total / len(self.some)).astype(self.spec.store.value_dtype)[None]
         self.means[temperature] = mean
         return mean
 
@@ -379,7 +369,7 @@ class Trial:
             onehot[np.arange(len(there)), np.concatenate(found or [there])] = 1
             return onehot
         values = np.concatenate(found) if found else np.empty((0, columns))
-        about: Keys = (values - self._middle()).astype(self._value)
+        about: Keys = (values - self._middle()).astype(self.spec.store.value_dtype)
         return about
 
     def _stored_targets(self, there: I64) -> list[Array]:

@@ -13,20 +13,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from resmem._base import checks
-from resmem._base.arrays import F64, I64
+from resmem._base.arrays import F64, I64, Array
 from resmem._base.errors import warn
 from resmem._base.sample import sample
 from resmem._correction.correct import Corrector
 from resmem._correction.simplex import map_named
 from resmem._keys.preprocess import method_named
 from resmem._rows.plausible import Seen
-from resmem._rows.segment import Array
 from resmem._rows.snapshot import Snapshot
-from resmem._rows.stores import Head, Sparse
 from resmem._scores.folds import fold_numbers
 from resmem._scores.metrics import Score, checked_confidence, score_named
 from resmem._state.settings import Settings
-from resmem._state.state import Held
+from resmem._state.view import MemoryView
 from resmem._tuning.grid import choices, grid_of
 from resmem._tuning.judge import PROVED, RIVALS, Tuner
 from resmem._tuning.result import TuneResult
@@ -39,7 +37,7 @@ _MUCH_SMALLER = 0.5  # beside those of the neighbours' targets alone
 
 
 def tune(
-    now: Held, embeddings: Any, outputs: Any, targets: Any, *, k: Any, sigma: Any,
+    view: MemoryView, embeddings: Any, outputs: Any, targets: Any, *, k: Any, sigma: Any,
     temperature: Any, strength: Any, probability_map: Any, preprocess: Any, key_dtype: Any,
     score: Any, greater_is_better: bool | None, folds: Any, rule: Literal["best", "one_se"],
     confidence: float, seed: int, exclude_ids: Any, loo: bool, threads: int | None, progress: Any,
@@ -47,7 +45,7 @@ def tune(
     """See ``Memory.tune``."""
     if rule not in ("best", "one_se"):
         raise ValueError(f"rule must be 'best' or 'one_se', got {rule!r}")
-    task, kept = now.spec.task, (now.spec.preprocess.name, now.spec.key_dtype)
+    task, kept = view.spec.task, (view.spec.preprocess.name, view.spec.key_dtype)
     usual = "log_loss" if task == "classification" else "rmse"
     scored = score_named(usual if score is None else score, task, greater_is_better)
     given = (embeddings, outputs, targets, exclude_ids)
@@ -74,7 +72,7 @@ def tune(
             if (name, dtype) in tried:
                 continue
             tried.add((name, dtype))
-            corrector = (now if (name, dtype) == kept else now.rekeyed(name, dtype)).corrector
+            corrector = (view if (name, dtype) == kept else view.rekeyed(name, dtype)).corrector
             most = len(corrector.rows) - loo
             if most < 1:
                 needed = "two rows for loo=True" if loo else "rows"
@@ -125,7 +123,7 @@ def _sample(rows: Snapshot, seed: int) -> I64:
 
 
 def _own(corrector: Corrector, some: I64, k: int, threads: int) -> OwnRows:
-    if isinstance(corrector.spec.store, Sparse):
+    if not corrector.spec.store.gives_outputs:
         raise ValueError(
             "loo=True needs the base model's outputs of the rows, which "
             f"store={corrector.spec.store.name!r} does not keep; tune on validation rows"
@@ -147,8 +145,8 @@ def _too_small(trial: Trial, result: TuneResult, loo: bool) -> tuple[str, ...]:
             f"the base model errs {share:.0%} as much on the memory's rows as their neighbours do: "
             f"if it was trained on them, their residuals are too small for new rows; {cure}",
         )  # fmt: skip
-    if isinstance(trial.spec.store, Sparse):
-        return ()  # which does not keep the outputs
+    if not trial.spec.store.gives_outputs:
+        return ()
     corrector = Corrector(trial.spec, trial.rows, 1, 1.0, 1.0, map_named("clip"))
     own = replace(trial, source=OwnRows(corrector, trial.some, 1, trial.threads))
     share = _clearly_smaller(own.error_sizes(), trial.error_sizes(), _SMALLER)
@@ -214,14 +212,13 @@ class _Work(NamedTuple):
         others += first.singly(len(first.some)) * len(first.grid.temperatures)  # averaged
         if loo:
             others += rows + first.singly(rows)
-        elif not isinstance(first.spec.store, Sparse):
+        elif first.spec.store.gives_outputs:
             others += first.singly(rows) + first.singly(len(first.some))
-        computed = isinstance(first.spec.store, Head)
         return _Work(
             rows * len(trials),
             rows * sum(times(trial.settings()) for trial in trials),
             others,
-            proved if computed or score.given else 0,
+            proved if first.spec.store.has_layer or score.given else 0,
         )
 
 

@@ -1,0 +1,69 @@
+"""The store that a name asks for."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from resmem._rows.segment import Schema
+from resmem._rows.stores.dense import Dense
+from resmem._rows.stores.head import Head, head_arrays
+from resmem._rows.stores.sparse import Sparse
+from resmem._rows.stores.store import VALUE_DTYPES, Store
+
+
+def residual_dtype_for(task: str, asked: str | None) -> str:
+    """How residuals are stored: as asked for, or as their task has them."""
+    if asked is None:
+        return "float64" if task == "regression" else "float32"
+    if not isinstance(asked, str) or asked not in VALUE_DTYPES:
+        names = ", ".join(map(repr, VALUE_DTYPES))
+        raise ValueError(f"residual_dtype must be one of {names}, got {asked!r}")
+    if asked == "float64" and task != "regression":
+        raise ValueError(
+            "residual_dtype='float64' is for regression; probabilities need no more than 'float32'"
+        )
+    return asked
+
+
+def store_named(name: str, task: str, output_kind: str, residual_dtype: str, head: Any) -> Store:
+    """The store that ``Memory`` was asked for; ValueError if it cannot be had."""
+    half = residual_dtype == "float16"
+    if head is not None and name != "head":
+        raise ValueError(f"head is for store='head', got store={name!r}")
+    if name == "dense":
+        return Dense(task, residual_dtype)
+    sparse = re.fullmatch(r"sparse:([1-9][0-9]{0,8})", name) if isinstance(name, str) else None
+    if sparse is None and name != "head":
+        raise ValueError(
+            f"store must be 'dense', 'sparse:m' (such as 'sparse:32') or 'head', got {name!r}"
+        )
+    if task != "classification":
+        raise ValueError(f"store={name!r} is for classification; regression needs store='dense'")
+    if sparse is not None:
+        return Sparse(int(sparse[1]), half)
+    if output_kind != "logits":
+        raise ValueError(
+            f"store='head' gives logits, so output_kind must be 'logits', got {output_kind!r}"
+        )
+    if half:
+        raise ValueError(
+            "residual_dtype must be 'float32' with store='head', which keeps no residuals"
+        )
+    return Head(*head_arrays(head))
+
+
+def shared_schema(name: Any, columns: int, d: int) -> Schema:
+    """The arrays that all rows of a store share, by dtype and shape."""
+    if name != "head":
+        return {}
+    return {"weight": (np.float32, (columns, d)), "bias": (np.float32, (columns,))}
+
+
+def unshared_schema(name: str, task: str, dtype: str, columns: int) -> Schema:
+    """The arrays that a store keeps of each row, before there is a layer."""
+    if name == "head":
+        return {}
+    return store_named(name, task, "logits", dtype, None).schema(columns)

@@ -1,0 +1,61 @@
+"""The class and the largest probabilities; the rest is spread evenly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from resmem import _core
+from resmem._base.arrays import F32, F64, I64, Array
+from resmem._rows.segment import Schema, Segment, intact
+from resmem._rows.stores.store import Kept, Store
+
+
+@dataclass(frozen=True)
+class Sparse(Store):
+    """The class and the ``m`` largest other probabilities; the rest is spread evenly."""
+
+    m: int
+    half: bool = False
+    fixed_temperature: ClassVar[bool] = True
+    gives_outputs: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return f"sparse:{self.m}"
+
+    def schema(self, columns: int) -> Schema:
+        entries = (min(self.m, columns - 1) + 1,)
+        value = np.float16 if self.half else np.float32
+        return {"index": (np.int32, entries), "value": (value, entries), "rest": (np.float32, ())}
+
+    def rows(self, outputs: Array, targets: Array, temperature: float, first_row: int = 0) -> Kept:
+        index, value, rest, error = _core.sparse_residuals(
+            outputs, targets, temperature, self.m, half=self.half
+        )
+        return {"index": index, "value": value, "rest": rest}, error
+
+    def for_core(self, rows: Segment) -> tuple[Any, ...]:
+        return ("sparse", rows["index"], rows["value"], rows["rest"])
+
+    def residuals(
+        self, segment: Segment, rows: I64, columns: int, temperature: float, kept: float
+    ) -> F32:
+        """The residuals that are kept, rounded to float32."""
+        rest, value = segment["rest"][rows, None], segment["value"][rows].astype(np.float32)
+        found = np.repeat(-rest, columns, axis=1)
+        index = intact(segment["index"][rows], columns, "index")
+        np.put_along_axis(found, index.astype(np.int64), value - rest, axis=1)
+        return found
+
+    def values(
+        self, segment: Segment, rows: I64, columns: I64, count: int, temperature: float,
+        threads: int,
+    ) -> tuple[F64, F64]:  # fmt: skip
+        values, kept = np.zeros(columns.shape), segment["value"][rows]
+        index = intact(segment["index"][rows], count, "index")
+        for entry in range(index.shape[1]):
+            np.copyto(values, kept[:, entry, None], where=index[:, entry, None] == columns)
+        return values, segment["rest"][rows].astype(np.float64)

@@ -1,0 +1,80 @@
+"""What a memory is and holds, for people."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from resmem._rows.snapshot import Snapshot
+from resmem._rows.stores.named import residual_dtype_for
+from resmem._state.state import State
+
+
+def described(state: State) -> dict[str, Any]:
+    """See ``Memory.info``."""
+    now = state.view
+    rows, file = now.fitted, now.file
+    about = {
+        "rows": len(rows),
+        "d": rows.d,
+        "columns": rows.columns,
+        **state.settings(now),
+        "sigma_": now.scale,
+        "residual_error_": rows.error,
+        "nbytes": rows.nbytes,
+        "segments": len(rows.segments),
+        "removed": sum(s.dead for s in rows.segments),
+        "search": _search_described(rows),
+    }
+    if file is not None:
+        about["file"] = file.path
+        about["file_bytes"] = os.path.getsize(file.path) if os.path.exists(file.path) else None
+        about["generation"] = file.version.generation
+    return about
+
+
+def in_a_line(state: State) -> str:
+    """See ``Memory.__repr__``."""
+    now = state.view
+    rows, sigma = now.rows, f"{now.sigma!r}"
+    if now.sigma == "auto" and rows is not None:
+        sigma += f" ({now.scale:.4g})"
+    text = (
+        f"Memory(task={now.spec.task!r}, output_kind={now.spec.output_kind!r}, k={now.k}, "
+        f"sigma={sigma}, temperature={now.temperature:g}, strength={now.strength:g}"
+    )
+    for name, value, usual in (
+        ("preprocess", now.spec.preprocess.name, "none"),
+        ("key_dtype", now.spec.key_dtype, "auto" if rows is None else "float32"),
+        (
+            "residual_dtype",
+            state.residual_dtype,
+            residual_dtype_for(now.spec.task, None),
+        ),
+        ("store", now.spec.store.name, "dense"),
+        ("probability_map", now.map.name, "clip"),
+    ):
+        if value != usual:
+            text += f", {name}={value!r}"
+    text += ")"
+    if rows is None:
+        return text + " [not fitted]"
+    size = rows.nbytes / (1 << 20)
+    return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB]"
+
+
+def plans(rows: Snapshot) -> list[dict[str, Any]]:
+    """See ``Memory.plan_``."""
+    decisions = (segment.planner.decision for segment in rows.segments)
+    return [{} if each is None else each.described() for each in decisions]
+
+
+def _search_described(rows: Snapshot) -> str:
+    built = [plan for plan in plans(rows) if plan.get("bytes")]
+    if not built:
+        return "float32"
+    count, size = (sum(plan[each] for plan in built) for each in ("rows", "bytes"))
+    kinds = {plan[each] for plan in built for each in ("search", "search_few")} - {"float32"}
+    return f"{' and '.join(sorted(kinds))} over {count} rows, {size} bytes: " + "; ".join(
+        plan["reason"] for plan in built
+    )

@@ -1,0 +1,66 @@
+"""A memory from a file."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from resmem._base import checks
+from resmem._files import container, persist
+from resmem._rows.growth import Basis
+from resmem._rows.stores.head import Head
+from resmem._state.settings import SETTINGS
+from resmem._state.state import State
+
+
+def opened(
+    path: str | os.PathLike[str], verify: bool, progress: Callable[[int], None] | None
+) -> State:
+    """See ``Memory.load``."""
+    checks.told(progress)
+    named = os.fspath(path).lower().endswith(persist.EXPORTS)
+    if named and not container.is_container(path):
+        from resmem._files import export
+
+        saved = export.load(path, verify, progress)
+    else:
+        saved = persist.load(path, verify, progress)
+    given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
+    given["probability_map"] = saved.settings.get("probability_map", "clip")  # older files
+    if given["sigma"] == "inf":
+        given["sigma"] = math.inf
+    flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
+    allowed = saved.settings.get("allowed")
+    sigma_rows, preprocess_rows = map(saved.counted, ("sigma_rows", "preprocess_rows"))
+    try:
+        state = State.asked_for(**given, head=Head(**saved.head) if saved.head else None)
+        auto = None if sigma is None else checks.positive(sigma, "sigma_")
+        allowed = math.inf if allowed is None else checks.not_negative(allowed, "allowed")
+    except (TypeError, ValueError) as error:
+        raise saved.bad(f"its settings make no sense: {error}") from error
+    if type(flat) is not bool or (sigma is None and state.view.sigma == "auto"):
+        raise saved.bad("flat or sigma_ is missing")
+    rows, file = saved.rows(state.view.spec.schema)
+    if flat and (state.view.spec.task, rows.columns) != ("regression", 1):
+        raise saved.bad(
+            f"flat is for values of one column, not for {rows.columns} of {state.view.spec.task}"
+        )
+    if state.view.sigma == "auto" and (sigma_rows == 0 or (sigma_rows is None and len(rows) < 2)):
+        auto = sigma_rows = None  # it is still to be measured
+    rows = replace(
+        rows,
+        temperature=state.view.temperature,
+        flat=flat,
+        auto_sigma=auto,
+        sigma_basis=Basis(sigma_rows).at(len(rows)),  # this growth was told of
+        preprocess=saved.preprocess,
+        preprocess_basis=Basis(preprocess_rows).at(len(rows)),
+        allowed=allowed,
+        embedding_names=saved.names("embedding_names", rows.d),
+        output_names=saved.names("output_names", rows.columns),
+    )
+    state.hold(rows=rows, file=file)
+    return state

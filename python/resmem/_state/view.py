@@ -1,0 +1,314 @@
+"""A memory at one moment: settings, rows, and the file these lie in, as one frozen value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from resmem import _core
+from resmem._base import checks
+from resmem._base.arrays import F64, I64, Keys, float_state
+from resmem._base.blocks import blocks
+from resmem._base.errors import NotFittedError, warn
+from resmem._correction import length_scale
+from resmem._correction.correct import Corrector, kneighbors
+from resmem._correction.simplex import SimplexMap, map_named
+from resmem._files import persist
+from resmem._keys.preprocess import NONE, Fitted
+from resmem._keys.rounding import FRACTION, Neighbourhood, positions
+from resmem._keys.stored import KEY_DTYPES, KeyDtype, narrow_keys, widen_keys
+from resmem._rows.growth import UNKNOWN, Basis
+from resmem._rows.ingest import exact_keys
+from resmem._rows.segment import Segment, merge
+from resmem._rows.snapshot import Snapshot
+from resmem._rows.spec import Spec
+from resmem._rows.stores.store import Store
+from resmem._state.settings import Settings, checked_keys, checked_sigma, checked_temperature
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryView:
+    """What a memory holds at one moment: settings, rows, and the file these lie in.
+
+    A query takes it once and so computes with one setting of everything, whatever is set while it
+    runs. A change makes another one, which is published whole.
+    """
+
+    spec: Spec
+    asked: KeyDtype  # for the keys of a fit: "auto", or what they have
+    k: int
+    sigma: float | Literal["auto"]
+    temperature: float  # that of the residuals of the rows, if there are rows
+    strength: float
+    map: SimplexMap
+    auto_prepare: bool = True
+    rows: Snapshot | None = None
+    file: persist.File | None = None  # where the rows were last saved to or loaded from
+
+    @property
+    def fitted(self) -> Snapshot:
+        """The rows; NotFittedError if there never were any."""
+        if self.rows is None:
+            raise NotFittedError("this Memory holds no rows yet; call fit first")
+        return self.rows
+
+    @property
+    def asking(self) -> Spec:
+        """What is asked for of the first rows."""
+        return replace(self.spec, key_dtype=self.asked)
+
+    @property
+    def scale(self) -> float:
+        """The length scale in use."""
+        if self.sigma != "auto":
+            return float(self.sigma)
+        rows = self.fitted
+        return length_scale.measure(rows, self.k) if rows.auto_sigma is None else rows.auto_sigma
+
+    @property
+    def corrector(self) -> Corrector:
+        """What a query computes with."""
+        rows = self.fitted
+        return Corrector(
+            self.spec,
+            rows,
+            min(self.k, max(1, len(rows))),  # weights run over the rows that there are
+            self.scale,
+            self.strength,
+            self.map,
+            self.auto_prepare,
+        )
+
+    def measured(self) -> MemoryView:
+        """With the length scale of its rows, if that is asked for, not known, and there are two."""
+        rows = self.rows
+        if self.sigma != "auto" or rows is None or rows.auto_sigma is not None or len(rows) < 2:
+            return self
+        found, basis = length_scale.measure(rows, self.k), Basis(len(rows))
+        return replace(self, rows=replace(rows, auto_sigma=found, sigma_basis=basis))
+
+    def unmeasured(self) -> MemoryView:
+        """Without the length scale that was measured."""
+        if self.rows is None:
+            return self
+        return replace(self, rows=replace(self.rows, auto_sigma=None, sigma_basis=UNKNOWN))
+
+    def outgrown(self) -> tuple[MemoryView, list[str]]:
+        """What there is to tell of measurements that the rows have outgrown by far; and as one that
+        has told it."""
+        rows, notes = self.fitted, []
+        n = len(rows)
+        sigma_basis, preprocess_basis = rows.sigma_basis, rows.preprocess_basis
+        if self.sigma == "auto" and (sigma_basis := sigma_basis.at(n)) != rows.sigma_basis:
+            notes.append(
+                f"sigma='auto' was measured on {sigma_basis.rows} rows and the memory has grown to "
+                f"{n}; measure it again: memory.sigma = 'auto' (or fit all rows)"
+            )
+        if (preprocess_basis := preprocess_basis.at(n)) != rows.preprocess_basis:
+            notes.append(
+                f"preprocess={self.spec.preprocess.name!r} was fitted to {preprocess_basis.rows} "
+                f"rows and the memory has grown to {n}; fit it again: memory.fit with all rows"
+            )
+        rows = replace(rows, sigma_basis=sigma_basis, preprocess_basis=preprocess_basis)
+        return replace(self, rows=rows), notes
+
+    def at_temperature(self, temperature: float) -> MemoryView:
+        """With residuals at this temperature."""
+        store, rows = self.spec.store, self.rows
+        if rows is None or temperature == rows.temperature:
+            return replace(self, temperature=temperature)
+        if store.fixed_temperature:
+            raise ValueError(
+                f"temperature is fixed at fit for store={store.name!r} "
+                f"({rows.temperature:g}), got {temperature:g}; fit again, or use store='dense'"
+            )
+        segments = tuple(derived(segment, store, temperature) for segment in rows.segments)
+        rows = replace(rows, segments=segments, temperature=temperature)
+        return replace(self, rows=rows, temperature=temperature)
+
+    @float_state()
+    def rekeyed(self, preprocess: str, key_dtype: KeyDtype) -> MemoryView:
+        """The same rows with keys made anew from those stored here.
+
+        Its other arrays are those of this memory, where no row was removed, and not copied.
+        """
+        rows, spec = self.fitted, self.spec
+        if spec.preprocess != NONE or spec.key_dtype not in ("float32", "float64"):
+            raise ValueError(
+                "keys can be made anew only of embeddings stored as they came, with "
+                "preprocess='none' and key_dtype='float32' or 'float64', not with "
+                f"preprocess={spec.preprocess.name!r} and key_dtype={spec.key_dtype!r}; fit again"
+            )
+        if key_dtype not in KEY_DTYPES:  # "auto" is for rows to come
+            names = ", ".join(map(repr, KEY_DTYPES))
+            raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
+        method = checked_keys(preprocess, key_dtype, spec.store)
+
+        def rows_at(chosen: I64) -> Keys:
+            none = rows.segments[0]["keys"][:0]
+            found = [none, *(s["keys"][at] for s, at in rows.sample(chosen))]
+            return rows.preprocess.unshifted(np.concatenate(found))
+
+        made_by = rows.preprocess if method == NONE else method.fit(len(rows), rows.d, rows_at)
+        made_by = replace(made_by, wide=key_dtype == "float64")
+        segments: list[Segment] = []
+        for segment in rows.segments:
+            shared = replace(segment, borrowed=True)
+            kept = merge((segment,), rows.version) if segment.dead else shared
+            first = sum(map(len, segments))
+            segments.append(_rekeyed(kept, rows.preprocess, made_by, key_dtype, first))
+        after = replace(
+            rows,
+            segments=tuple(segments),
+            retired=rows.all_retired(),
+            preprocess=made_by,
+            preprocess_basis=fitted_to(len(rows), made_by),
+            allowed=math.inf,
+        )
+        if spec.key_dtype == "float64" or math.isfinite(rows.allowed):  # of float64 embeddings
+            some = rows_at(positions(len(rows), rows.d))
+            after = replace(after, allowed=_allowed(some, len(rows), made_by, key_dtype))
+        asked = self.asked if key_dtype == spec.key_dtype or method.linear else key_dtype
+        spec = replace(spec, preprocess=method, key_dtype=key_dtype)
+        return replace(self, spec=spec, asked=asked, rows=after, file=None).unmeasured()
+
+    def keeping(self, preprocess: str, key_dtype: KeyDtype) -> MemoryView:
+        """With keys of this kind; "auto" leaves those that there are as they are."""
+        if key_dtype == "auto":
+            key_dtype = self.spec.key_dtype
+        if (preprocess, key_dtype) == (self.spec.preprocess.name, self.spec.key_dtype):
+            return self
+        if self.rows is not None:
+            return self.rekeyed(preprocess, key_dtype)
+        method = checked_keys(preprocess, key_dtype, self.spec.store)
+        spec = replace(self.spec, preprocess=method, key_dtype=key_dtype)
+        return replace(self, spec=spec, asked=key_dtype)
+
+    def using(self, settings: Any) -> MemoryView:
+        """With these ``Settings``; refused if one of them is."""
+        k, sigma = checks.count(settings.k, "k"), checked_sigma(settings.sigma)
+        strength, to = (
+            checks.finite(settings.strength, "strength"),
+            map_named(settings.probability_map),
+        )
+        temperature = checked_temperature(settings.temperature, self.spec)
+        now = self.keeping(settings.preprocess, settings.key_dtype)
+        now = now.at_temperature(temperature)
+        if sigma == "auto" and (self.sigma, self.k) != (sigma, k):
+            now = now.unmeasured()
+        return replace(now, k=k, sigma=sigma, strength=strength, map=to).measured()
+
+    @property
+    def chosen(self) -> Settings:
+        """See ``Memory.settings``."""
+        return Settings(
+            self.k,
+            self.sigma,
+            self.temperature,
+            self.strength,
+            self.map.name,
+            self.spec.preprocess.name,
+            self.spec.key_dtype,
+        )
+
+    @float_state()
+    def kneighbors(
+        self, embeddings: Any, k: int | None, exclude_ids: Any, threads: int | None
+    ) -> tuple[F64, I64]:
+        """See ``Memory.kneighbors``."""
+        wanted = self.k if k is None else checks.count(k, "k")
+        prepare = self.auto_prepare
+        return kneighbors(self.fitted, embeddings, wanted, exclude_ids, threads, prepare)
+
+    def settings(self) -> dict[str, Any]:
+        """What files and ``Memory.info`` tell of it, but for what never changes."""
+        rows = self.fitted
+        sigma_, sigma_rows = rows.auto_sigma, rows.sigma_basis.rows
+        if self.sigma == "auto":
+            sigma_ = self.scale
+            sigma_rows = 0 if rows.auto_sigma is None else sigma_rows
+        return {
+            "task": self.spec.task,
+            "output_kind": self.spec.output_kind,
+            "k": self.k,
+            "sigma": "inf" if self.sigma == math.inf else self.sigma,
+            "temperature": rows.temperature,
+            "strength": self.strength,
+            "preprocess": self.spec.preprocess.name,
+            "key_dtype": self.spec.key_dtype,
+            "store": self.spec.store.name,
+            "probability_map": self.map.name,
+            "flat": rows.flat,
+            "embedding_names": rows.embedding_names,
+            "output_names": rows.output_names,
+            "sigma_": sigma_,
+            "offset": "offset" in rows.preprocess.arrays,
+            "allowed": rows.allowed if math.isfinite(rows.allowed) else None,
+            "sigma_rows": sigma_rows,
+            "preprocess_rows": rows.preprocess_basis.rows,
+        }
+
+
+@float_state()
+def derived(segment: Segment, store: Store, temperature: float) -> Segment:
+    """With the derived arrays computed again."""
+    if not store.derived:
+        return segment
+    arrays = dict(segment.arrays)
+    schema = store.schema(arrays["outputs"].shape[1])
+    for name in store.derived:
+        dtype, shape = schema[name]
+        arrays[name] = np.empty((segment.capacity, *shape), dtype)
+    for block in blocks(segment.n, 16 * arrays["outputs"].shape[1]):
+        part = {name: segment[name][block] for name in ("outputs", "targets")}
+        for name, rows in store.derive(part, temperature).items():
+            arrays[name][block] = rows
+    return segment.with_arrays(arrays, store.derived)
+
+
+def _allowed(embeddings: Keys, n: int, made_by: Fitted, dtype: KeyDtype) -> float:
+    """``Snapshot.allowed`` of keys that are made of these embeddings, a sample of ``n``; a warning
+    if float32 moves them too far."""
+    if dtype != "float32" or made_by.method.linear or n == 0:
+        return math.inf
+    around = Neighbourhood(exact_keys(embeddings, made_by), n)
+    used = around.used()
+    if used > 1:
+        warn(
+            "keys are rounded to float32, which moves distances by more than "
+            f"{FRACTION:.0%} of what neighbours lie apart; use key_dtype='float64'"
+        )
+    return around.allowed(None, used)
+
+
+def _rekeyed(
+    segment: Segment, before: Fitted, made_by: Fitted, dtype: KeyDtype, first_row: int
+) -> Segment:
+    """With other keys. ``first_row``: how many rows come before, for messages."""
+    arrays = {name: segment[name] for name in segment.arrays}
+    d, largest = arrays["keys"].shape[1], segment.keys_max
+    if made_by.method != NONE or arrays["keys"].dtype != KEY_DTYPES[dtype]:
+        arrays["keys"] = np.empty((segment.n, made_by.method.width(d)), KEY_DTYPES[dtype])
+        largest = 0.0
+        for block in blocks(segment.n, 8 * d):
+            first = first_row + block.start
+            embeddings = before.unshifted(segment["keys"][block])
+            keys, _ = made_by.keys(embeddings, d, 0, first)
+            arrays["keys"][block] = stored = narrow_keys(keys, dtype, first)
+            largest = max(largest, _core.inspect_rows(widen_keys(stored))[0])
+    return Segment(
+        arrays,
+        segment.n,
+        keys_max=largest,
+        first_id=segment.first_id,
+        error=segment.error,
+        borrowed=segment.borrowed,
+    )
+
+
+def fitted_to(rows: int, preprocess: Fitted) -> Basis:
+    """The rows that a preprocess was fitted to, if it is one that is."""
+    return Basis(rows) if preprocess.arrays and preprocess.method != NONE else UNKNOWN
