@@ -338,7 +338,7 @@ void check_search(Context& context, Reader& reader) {
   if (euclidean && !heavy) check_trees(context, search_case);
   for (std::size_t s = 0; s < search_case.stored.size(); ++s) {
     const Floats rows = read(search_case.stored[s].keys);
-    const Doubles got{context.kernels.max_abs(rows.data(), rows.size())};
+    const Doubles got{context.kernels.filter.max_abs(rows.data(), rows.size())};
     context.count(context.same(got, {request.segments[s].max_abs}, "max_abs"));
   }
 }
@@ -363,7 +363,7 @@ void check_wide_search(Context& context, Reader& reader) {
   request.segments.push_back(segment);
   const bool euclidean =
       request.metric == Metric::euclidean || request.metric == Metric::sqeuclidean;
-  const Doubles got{context.kernels.max_abs64(rows.data(), rows.size())};
+  const Doubles got{context.kernels.filter.max_abs64(rows.data(), rows.size())};
   context.count(context.same(got, {segment.max_abs}, "max_abs64"));
   for (const Path& path : kPaths) {
     if (path.strategy == Strategy::stream || (path.euclidean_only && !euclidean)) continue;
@@ -389,11 +389,11 @@ void check_function(Context& context, Reader& reader, void (*function)(double*, 
 }
 
 void check_exp(Context& context, Reader& reader) {
-  check_function(context, reader, context.kernels.exp);
+  check_function(context, reader, context.kernels.exact.exp);
 }
 
 void check_log(Context& context, Reader& reader) {
-  check_function(context, reader, context.kernels.log);
+  check_function(context, reader, context.kernels.exact.log);
 }
 
 void check_softmax(Context& context, Reader& reader) {
@@ -509,8 +509,10 @@ void check_numbers(Context& context, Reader& reader) {
   const Halves narrow = reader.array<std::uint16_t>(x.size());
   Floats got_wide(wide.size());
   Halves got_narrow(narrow.size());
-  (half ? k.widen_float16 : k.widen_bfloat16)(halves.data(), got_wide.data(), wide.size());
-  (half ? k.narrow_float16 : k.narrow_bfloat16)(x.data(), got_narrow.data(), x.size());
+  (half ? k.numbers.widen_float16 : k.numbers.widen_bfloat16)(halves.data(), got_wide.data(),
+                                                              wide.size());
+  (half ? k.numbers.narrow_float16 : k.numbers.narrow_bfloat16)(x.data(), got_narrow.data(),
+                                                                x.size());
   context.count(context.same(got_wide, wide, "widened"));
   context.count(context.same(got_narrow, narrow, "narrowed"));
 }

@@ -6,7 +6,7 @@
 //   5  query blocks, 4  row blocks, 3  query panels      engine/search.cpp
 //   2  depth blocks of kc, 1  groups of MR rows           scan() below
 
-#include "kernel_table.h"
+#include "table.h"
 
 #define RESMEM_INLINE inline __attribute__((always_inline))
 #define RESMEM_LAMBDA __attribute__((always_inline))
@@ -135,6 +135,11 @@ std::size_t scan(const ScanArgs& args) {
     }
   }
   return found;
+}
+
+constexpr void fill_tiles(FilterKernels& kernels) {
+  kernels.scan_dot = scan<false, kDotRows>;
+  kernels.scan_diff = scan<true, kDiffRows>;
 }
 
 // ------------------------------------------------------------------ filter: coded rows
@@ -268,6 +273,12 @@ void code_dots(const std::int8_t* row, const std::int16_t* const* queries, std::
   if (q < count) dots_of_row<1>(row, queries + q, n, out + q);
 }
 
+constexpr void fill_codes(CodeKernels& kernels) {
+  kernels.scan = scan_codes;
+  kernels.score = score_codes;
+  kernels.dots = code_dots;
+}
+
 // ------------------------------------------------------------------ filter: one query, raw rows
 
 // Rows follow one another, so this is also the next rows' data. Hardware prefetchers stop at the
@@ -319,6 +330,8 @@ std::size_t stream_diff(const StreamArgs& args) {
   }
   return found;
 }
+
+constexpr void fill_stream(FilterKernels& kernels) { kernels.stream_diff = stream_diff; }
 
 // ------------------------------------------------------------------ staging
 
@@ -373,6 +386,14 @@ RESMEM_INLINE T largest_size(const T* x, std::size_t n) {
 
 float max_abs(const float* x, std::size_t n) { return largest_size<F32>(x, n); }
 double max_abs64(const double* x, std::size_t n) { return largest_size<F64>(x, n); }
+
+constexpr void fill_stage(FilterKernels& kernels) {
+  kernels.stage = stage;
+  kernels.stage_unit = stage_unit;
+  kernels.stage64 = stage64;
+  kernels.max_abs = max_abs;
+  kernels.max_abs64 = max_abs64;
+}
 
 // ------------------------------------------------------------------ canonical: float64, no FMA
 
@@ -586,6 +607,18 @@ void softmax(const float* logits, double temperature, double* out, std::size_t n
   for (i = 0; i < n; ++i) out[i] /= total;
 }
 
+constexpr void fill_exact(ExactKernels& kernels) {
+  kernels.squared_distance = squared_distance;
+  kernels.squared_distances = squared_distances;
+  kernels.squared_distance64 = squared_distance64;
+  kernels.dot = dot;
+  kernels.dot64 = dot64;
+  kernels.csum = csum;
+  kernels.exp = exp_in_place;
+  kernels.log = log_in_place;
+  kernels.softmax = softmax;
+}
+
 double neighbour_weights(const double* distances, std::size_t count, double sigma, double* out) {
   const F64 nearest = F64::set1(distances[0]), scale = F64::set1(sigma);
   std::size_t j = 0;
@@ -644,6 +677,11 @@ void weighted_sum(double* out, const float* const* rows, const double* weights, 
   std::size_t j = 0;
   for (; j + 4 <= count; j += 4) add_rows<4>(out, rows + j, rows + j + ahead, weights + j, columns);
   for (; j < count; ++j) add_rows<1>(out, rows + j, rows + j + ahead, weights + j, columns);
+}
+
+constexpr void fill_weighted_sum(SumKernels& kernels) {
+  kernels.neighbour_weights = neighbour_weights;
+  kernels.weighted_sum = weighted_sum;
 }
 
 // ------------------------------------------------------------------ canonical: tuning
@@ -782,6 +820,13 @@ double projection_shift(const double* x, std::size_t n, double mass) {
   }
 }
 
+constexpr void fill_tuning(SumKernels& kernels) {
+  kernels.weighted_sums = weighted_sums;
+  kernels.clipped_sums = clipped_sums;
+  kernels.clipped_totals = clipped_totals;
+  kernels.projection_shift = projection_shift;
+}
+
 // ------------------------------------------------------------------ canonical: a linear layer
 
 // kKeys keys x kColumns rows of the layer, from row `first` on: the partial sums stay in
@@ -844,6 +889,8 @@ void head_logits(const HeadArgs& args) {
     head_tiles<kHeadKeys, kHeadColumns>(args);
 }
 
+constexpr void fill_head(SumKernels& kernels) { kernels.head_logits = head_logits; }
+
 // ------------------------------------------------------------------ numbers half as wide
 
 void widen_float16(const std::uint16_t* x, float* out, std::size_t n) {
@@ -889,6 +936,15 @@ void narrow_bfloat16(const float* x, std::uint16_t* out, std::size_t n) {
   }
 }
 
+constexpr void fill_numbers(NumberKernels& kernels) {
+  kernels.widen_float16 = widen_float16;
+  kernels.widen_bfloat16 = widen_bfloat16;
+  kernels.narrow_float16 = narrow_float16;
+  kernels.narrow_bfloat16 = narrow_bfloat16;
+}
+
+// ------------------------------------------------------------------ the table
+
 constexpr int common_multiple(int a, int b) {
   int m = a;
   while (m % b != 0) m += a;
@@ -896,43 +952,45 @@ constexpr int common_multiple(int a, int b) {
 }
 
 constexpr KernelTable make_table(const char* name, bool emulated) {
-  return {name,
-          emulated,
-          static_cast<std::uint32_t>(kNR),
-          static_cast<std::uint32_t>(common_multiple(kDotRows, kDiffRows)),
-          static_cast<std::uint32_t>(kHeadKeys),
-          scan<false, kDotRows>,
-          scan<true, kDiffRows>,
-          stream_diff,
-          scan_codes,
-          score_codes,
-          code_dots,
-          stage,
-          stage_unit,
-          stage64,
-          max_abs,
-          max_abs64,
-          squared_distance,
-          squared_distances,
-          squared_distance64,
-          dot,
-          dot64,
-          csum,
-          exp_in_place,
-          log_in_place,
-          softmax,
-          neighbour_weights,
-          weighted_sum,
-          weighted_sums,
-          clipped_sums,
-          clipped_totals,
-          projection_shift,
-          head_logits,
-          widen_float16,
-          widen_bfloat16,
-          narrow_float16,
-          narrow_bfloat16};
+  KernelTable table{};
+  table.name = name;
+  table.emulated = emulated;
+  table.query_lanes = static_cast<std::uint32_t>(kNR);
+  table.row_step = static_cast<std::uint32_t>(common_multiple(kDotRows, kDiffRows));
+  table.head_keys = static_cast<std::uint32_t>(kHeadKeys);
+  fill_tiles(table.filter);
+  fill_stream(table.filter);
+  fill_stage(table.filter);
+  fill_codes(table.codes);
+  fill_exact(table.exact);
+  fill_weighted_sum(table.sums);
+  fill_tuning(table.sums);
+  fill_head(table.sums);
+  fill_numbers(table.numbers);
+  return table;
 }
+
+template <class... Function>
+constexpr bool none_null(Function... function) {
+  return ((function != nullptr) && ...);
+}
+
+// A structured binding must name every member, so a kernel that is added to a struct and not to
+// its line here does not compile, and one that no function above fills fails the assertion.
+constexpr bool is_complete(const KernelTable& table) {
+  const auto& [scan_dot, scan_diff, stream, staged, unit, staged64, largest, largest64] =
+      table.filter;
+  const auto& [code_scan, code_score, code_dot] = table.codes;
+  const auto& [distance, distances, distance64, dot32, dot_64, sum, e, l, soft] = table.exact;
+  const auto& [weights, one_sum, some_sums, clipped, totals, shift, logits] = table.sums;
+  const auto& [widen16, widen_b16, narrow16, narrow_b16] = table.numbers;
+  return none_null(scan_dot, scan_diff, stream, staged, unit, staged64, largest, largest64) &&
+         none_null(code_scan, code_score, code_dot) &&
+         none_null(distance, distances, distance64, dot32, dot_64, sum, e, l, soft) &&
+         none_null(weights, one_sum, some_sums, clipped, totals, shift, logits) &&
+         none_null(widen16, widen_b16, narrow16, narrow_b16);
+}
+static_assert(is_complete(make_table("", false)), "a kernel of the table is left null");
 
 }  // namespace
 }  // namespace resmem
