@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "float64_bits.h"
+#include "../float64_bits.h"
 
 namespace resmem {
 namespace {

@@ -17,7 +17,7 @@
 
 #include <cstdint>
 
-#include "float64_bits.h"
+#include "../float64_bits.h"
 #include "simd_x86.h"
 
 namespace resmem {

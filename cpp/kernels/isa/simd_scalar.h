@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "float64_bits.h"
+#include "../float64_bits.h"
 
 namespace resmem {
 namespace {

@@ -1,0 +1,26 @@
+// Loops whose subscripts are constants. The attributes see to it that their bodies are inlined, so
+// that arrays of vectors stay in registers.
+#pragma once
+
+#define RESMEM_INLINE inline __attribute__((always_inline))
+#define RESMEM_LAMBDA __attribute__((always_inline))
+
+namespace resmem {
+namespace {
+
+template <int I>
+struct Index {
+  static constexpr int value = I;
+};
+
+// Calls f(Index<0>), f(Index<1>) .. f(Index<N-1>).
+template <int N, int I = 0, class F>
+RESMEM_INLINE void unroll(const F& f) {
+  if constexpr (I < N) {
+    f(Index<I>{});
+    unroll<N, I + 1>(f);
+  }
+}
+
+}  // namespace
+}  // namespace resmem
