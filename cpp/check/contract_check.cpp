@@ -3,7 +3,8 @@
 //   python tests/core_cases.py cases.bin && contract_check cases.bin
 //
 // Every case runs on every kernel table of this machine, on every path there is to it, and must
-// give the oracle's bits. tests/core_cases.py documents the file.
+// give the oracle's bits. tests/core_cases.py documents the file. Each table's canonical kernels
+// are also held against the same arithmetic over plain lanes (canonical_lanes.h).
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -25,6 +26,7 @@
 #include "../residuals/residual_store.h"
 #include "../residuals/simplex.h"
 #include "../residuals/sweep.h"
+#include "canonical_lanes.h"
 
 namespace resmem {
 namespace {
@@ -766,6 +768,10 @@ int check_file(const char* path) {
   for (const KernelTable* table : available_kernels()) {
     Context context(*table);
     check_table(context, file);
+    const LaneResults lanes = check_canonical_lanes(*table);
+    context.passed += lanes.passed;
+    context.failed += lanes.failed;
+    if (lanes.failed > 0) std::printf("FAILED %s: %s\n", table->name, lanes.first.c_str());
     std::printf("%s (%s): %zu checks, %zu failed, %zu searches through cascades, %zu trees\n",
                 table->name, table->emulated ? "emulated" : "native",
                 context.passed + context.failed, context.failed, context.cascades, context.trees);

@@ -9,7 +9,7 @@
 #include "body/stream-inl.h"
 #include "body/stage-inl.h"
 #include "body/codes-inl.h"
-#include "body/canonical-inl.h"
+#include "body/exact-inl.h"
 #include "body/weighted_sum-inl.h"
 #include "body/tuning-inl.h"
 #include "body/head-inl.h"

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../table.h"
-#include "canonical-inl.h"
+#include "exact-inl.h"
 #include "unroll-inl.h"
 
 namespace resmem {

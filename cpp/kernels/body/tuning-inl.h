@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../table.h"
-#include "canonical-inl.h"
+#include "exact-inl.h"
 #include "unroll-inl.h"
 
 namespace resmem {
@@ -64,11 +64,7 @@ void weighted_sums(const SumsArgs& args) {
 RESMEM_INLINE double largest_of(const F64* partial) {
   F64 most = partial[0];
   for (int v = 1; v < kPartialVectors; ++v) most = max(most, partial[v]);
-  double lane[F64::kLanes];
-  most.store(lane);
-  double largest = lane[0];
-  for (const double each : lane) largest = each > largest ? each : largest;
-  return largest;
+  return largest_lane(most);
 }
 
 ClippedSums clipped_sums(const double* base, const double* sums, const double* floors,

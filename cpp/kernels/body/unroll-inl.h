@@ -2,7 +2,9 @@
 // that arrays of vectors stay in registers.
 #pragma once
 
+#ifndef RESMEM_INLINE  // the compiler of a device needs another
 #define RESMEM_INLINE inline __attribute__((always_inline))
+#endif
 #define RESMEM_LAMBDA __attribute__((always_inline))
 
 namespace resmem {
@@ -20,6 +22,18 @@ RESMEM_INLINE void unroll(const F& f) {
     f(Index<I>{});
     unroll<N, I + 1>(f);
   }
+}
+
+// indices<N>() is Indices<0, 1, .., N-1>: a fold over its numbers is such a loop without a lambda.
+template <int... I>
+struct Indices {};
+
+template <int N, int... I>
+RESMEM_INLINE constexpr auto indices() {
+  if constexpr (N == 0)
+    return Indices<I...>{};
+  else
+    return indices<N - 1, N - 1, I...>();
 }
 
 }  // namespace

@@ -2,25 +2,14 @@
 #pragma once
 
 #include "../table.h"
-#include "canonical-inl.h"
+#include "canonical_functions-inl.h"
 #include "unroll-inl.h"
 
 namespace resmem {
 namespace {
 
 double neighbour_weights(const double* distances, std::size_t count, double sigma, double* out) {
-  const F64 nearest = F64::set1(distances[0]), scale = F64::set1(sigma);
-  std::size_t j = 0;
-  for (; j + F64::kLanes <= count; j += F64::kLanes)
-    canonical_exp(div(sub(nearest, F64::load(distances + j)), scale)).store(out + j);
-  if (j < count) {
-    const std::size_t rest = j;
-    for (; j < count; ++j) out[j] = (distances[0] - distances[j]) / sigma;
-    exp_in_place(out + rest, count - rest);
-  }
-  double total = 0;
-  for (j = 0; j < count; ++j) total += out[j];
-  return total;
+  return canonical_weights<F64>(distances, count, sigma, out);
 }
 
 // out += the weighted sum of kRows rows, read front to back; `ahead[i]` is the row to fetch

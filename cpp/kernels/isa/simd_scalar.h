@@ -88,26 +88,12 @@ inline F64 abs(F64 a) { return {a.v < 0 ? -a.v : a.v}; }
 inline F64 div(F64 a, F64 b) { return {a.v / b.v}; }
 inline F64 min(F64 a, F64 b) { return {a.v < b.v ? a.v : b.v}; }
 inline F64 max(F64 a, F64 b) { return {a.v > b.v ? a.v : b.v}; }
-inline F64 pow2_of_shifted(F64 shifted) {
-  std::uint64_t bits;
-  std::memcpy(&bits, &shifted.v, sizeof bits);
-  bits = (bits + 1023) << 52;
-  double out;
-  std::memcpy(&out, &bits, sizeof out);
-  return {out};
-}
+inline F64 pow2_of_shifted(F64 shifted) { return {pow2_of_shifted(shifted.v)}; }
 // x where v > t, else 0.
 inline F64 keep_greater(F64 v, F64 t, F64 x) { return {v.v > t.v ? x.v : 0.0}; }
-struct LogParts {  // float64_bits.h
-  F64 exponent, mantissa;
-};
-inline LogParts log_parts(F64 x) {
-  std::int64_t bits;
-  std::memcpy(&bits, &x.v, sizeof bits);
-  const std::int64_t t = bits + kLogCarry, mantissa_bits = (t & kFraction) + kSqrtHalf;
-  double mantissa;
-  std::memcpy(&mantissa, &mantissa_bits, sizeof mantissa);
-  return {{static_cast<double>(t >> 52) - 1023.0}, {mantissa}};
+inline LogParts<F64> log_parts(F64 x) {
+  const LogParts<double> parts = log_parts(x.v);
+  return {{parts.exponent}, {parts.mantissa}};
 }
 
 struct CodeRows {  // four codes of 4 rows, or of a query 4 times
