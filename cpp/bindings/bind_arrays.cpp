@@ -16,9 +16,9 @@ py::tuple inspect_rows(const Array<T>& rows, std::size_t threads, const std::str
   const KernelTable& kernels = select_kernels(isa);
   const auto max_abs = [&] {
     if constexpr (std::is_same_v<T, double>)
-      return kernels.max_abs64;
+      return kernels.filter.max_abs64;
     else
-      return kernels.max_abs;
+      return kernels.filter.max_abs;
   }();
   const T* data = rows.data();
   const std::size_t block =
@@ -69,7 +69,7 @@ py::array narrow_python(const Array<float>& rows, const std::string& dtype, std:
   const KernelTable& kernels = select_kernels(isa);
   py::array out(half ? float16() : py::dtype::of<std::uint16_t>(), shape_of(rows));
   auto* target = static_cast<std::uint16_t*>(out.mutable_data());
-  const auto narrow = half ? kernels.narrow_float16 : kernels.narrow_bfloat16;
+  const auto narrow = half ? kernels.numbers.narrow_float16 : kernels.numbers.narrow_bfloat16;
   for_numbers(extent(rows, 0) * extent(rows, 1), threads, [&](std::size_t first, std::size_t last) {
     narrow(rows.data() + first, target + first, last - first);
   });

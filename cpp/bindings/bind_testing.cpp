@@ -83,21 +83,21 @@ Array<double> tree_bounds_python(const Array<float>& queries, const py::sequence
 
 // A copy of x after one of the table's functions that work in place.
 Array<double> applied(const Array<double>& x, const std::string& isa,
-                      void (*KernelTable::*function)(double*, std::size_t)) {
+                      void (*ExactKernels::*function)(double*, std::size_t)) {
   require(x.ndim() == 1, "x must be one-dimensional");
   Array<double> out(x.shape(0));
   std::copy_n(x.data(), x.size(), out.mutable_data());
   const FpGuard guard;
-  (select_kernels(isa).*function)(out.mutable_data(), extent(out, 0));
+  (select_kernels(isa).exact.*function)(out.mutable_data(), extent(out, 0));
   return out;
 }
 
 Array<double> exp_python(const Array<double>& x, const std::string& isa) {
-  return applied(x, isa, &KernelTable::exp);
+  return applied(x, isa, &ExactKernels::exp);
 }
 
 Array<double> log_python(const Array<double>& x, const std::string& isa) {
-  return applied(x, isa, &KernelTable::log);
+  return applied(x, isa, &ExactKernels::log);
 }
 
 }  // namespace

@@ -3,7 +3,8 @@
 //   python tests/core_cases.py cases.bin && contract_check cases.bin
 //
 // Every case runs on every kernel table of this machine, on every path there is to it, and must
-// give the oracle's bits. tests/core_cases.py documents the file.
+// give the oracle's bits. tests/core_cases.py documents the file. Each table's canonical kernels
+// are also held against the same arithmetic over plain lanes (canonical_lanes.h).
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -25,6 +26,7 @@
 #include "../residuals/residual_store.h"
 #include "../residuals/simplex.h"
 #include "../residuals/sweep.h"
+#include "canonical_lanes.h"
 
 namespace resmem {
 namespace {
@@ -338,7 +340,7 @@ void check_search(Context& context, Reader& reader) {
   if (euclidean && !heavy) check_trees(context, search_case);
   for (std::size_t s = 0; s < search_case.stored.size(); ++s) {
     const Floats rows = read(search_case.stored[s].keys);
-    const Doubles got{context.kernels.max_abs(rows.data(), rows.size())};
+    const Doubles got{context.kernels.filter.max_abs(rows.data(), rows.size())};
     context.count(context.same(got, {request.segments[s].max_abs}, "max_abs"));
   }
 }
@@ -363,7 +365,7 @@ void check_wide_search(Context& context, Reader& reader) {
   request.segments.push_back(segment);
   const bool euclidean =
       request.metric == Metric::euclidean || request.metric == Metric::sqeuclidean;
-  const Doubles got{context.kernels.max_abs64(rows.data(), rows.size())};
+  const Doubles got{context.kernels.filter.max_abs64(rows.data(), rows.size())};
   context.count(context.same(got, {segment.max_abs}, "max_abs64"));
   for (const Path& path : kPaths) {
     if (path.strategy == Strategy::stream || (path.euclidean_only && !euclidean)) continue;
@@ -389,11 +391,11 @@ void check_function(Context& context, Reader& reader, void (*function)(double*, 
 }
 
 void check_exp(Context& context, Reader& reader) {
-  check_function(context, reader, context.kernels.exp);
+  check_function(context, reader, context.kernels.exact.exp);
 }
 
 void check_log(Context& context, Reader& reader) {
-  check_function(context, reader, context.kernels.log);
+  check_function(context, reader, context.kernels.exact.log);
 }
 
 void check_softmax(Context& context, Reader& reader) {
@@ -509,8 +511,10 @@ void check_numbers(Context& context, Reader& reader) {
   const Halves narrow = reader.array<std::uint16_t>(x.size());
   Floats got_wide(wide.size());
   Halves got_narrow(narrow.size());
-  (half ? k.widen_float16 : k.widen_bfloat16)(halves.data(), got_wide.data(), wide.size());
-  (half ? k.narrow_float16 : k.narrow_bfloat16)(x.data(), got_narrow.data(), x.size());
+  (half ? k.numbers.widen_float16 : k.numbers.widen_bfloat16)(halves.data(), got_wide.data(),
+                                                              wide.size());
+  (half ? k.numbers.narrow_float16 : k.numbers.narrow_bfloat16)(x.data(), got_narrow.data(),
+                                                                x.size());
   context.count(context.same(got_wide, wide, "widened"));
   context.count(context.same(got_narrow, narrow, "narrowed"));
 }
@@ -764,6 +768,10 @@ int check_file(const char* path) {
   for (const KernelTable* table : available_kernels()) {
     Context context(*table);
     check_table(context, file);
+    const LaneResults lanes = check_canonical_lanes(*table);
+    context.passed += lanes.passed;
+    context.failed += lanes.failed;
+    if (lanes.failed > 0) std::printf("FAILED %s: %s\n", table->name, lanes.first.c_str());
     std::printf("%s (%s): %zu checks, %zu failed, %zu searches through cascades, %zu trees\n",
                 table->name, table->emulated ? "emulated" : "native",
                 context.passed + context.failed, context.failed, context.cascades, context.trees);

@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "../kernels/kernel_table.h"
+#include "../kernels/table.h"
 #include "../rows/row_set.h"
 #include "request.h"
 
@@ -22,7 +22,7 @@ struct Neighbour {
   }
 };
 
-// KernelTable::squared_distance for dimensions known to the compiler, and so few that the call
+// ExactKernels::squared_distance for dimensions known to the compiler, and so few that the call
 // would cost more than the sum.
 template <std::size_t kD>
 inline double squared_distance(const float* q, const float* x) {
@@ -66,13 +66,13 @@ class CanonicalKey {
   static double finite_or_infinite(double key) {
     return std::isfinite(key) ? key : std::numeric_limits<double>::infinity();
   }
-  double dot(const float* a, const float* b) const { return kernels_.dot(a, b, d_); }
-  double dot(const double* a, const double* b) const { return kernels_.dot64(a, b, d_); }
+  double dot(const float* a, const float* b) const { return kernels_.exact.dot(a, b, d_); }
+  double dot(const double* a, const double* b) const { return kernels_.exact.dot64(a, b, d_); }
   double distance(const float* a, const float* b) const {
-    return kernels_.squared_distance(a, b, d_);
+    return kernels_.exact.squared_distance(a, b, d_);
   }
   double distance(const double* a, const double* b) const {
-    return kernels_.squared_distance64(a, b, d_);
+    return kernels_.exact.squared_distance64(a, b, d_);
   }
   template <class T>
   double of(const T* query, const T* row) const {
@@ -108,7 +108,7 @@ inline void canonical_keys(const CanonicalKey* const* of, const float* const* ro
     if (!together) keys[i] = (*of[i])(rows[i]);
   }
   if (!together) return;
-  of[0]->kernels_.squared_distances(queries, rows, count, of[0]->d_, keys);
+  of[0]->kernels_.exact.squared_distances(queries, rows, count, of[0]->d_, keys);
   for (std::size_t i = 0; i < count; ++i)
     if (!std::isfinite(keys[i])) keys[i] = std::numeric_limits<double>::infinity();
 }

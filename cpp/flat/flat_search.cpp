@@ -282,7 +282,8 @@ class Search {
     std::vector<std::size_t> taken;
     if (!request_.wide() || request_.metric != Metric::inner_product) return taken;
     const auto scalable = [&](std::size_t i) {
-      const double largest = kernels_.max_abs64(request_.queries64 + i * request_.d, request_.d);
+      const double largest =
+          kernels_.filter.max_abs64(request_.queries64 + i * request_.d, request_.d);
       return largest == 0 || ScoreSpace::certifiable_wide(largest);
     };
     const auto end = std::stable_partition(queries.begin(), queries.end(), scalable);
@@ -362,7 +363,7 @@ void filter_brackets(const SearchRequest& request, const KernelTable& kernels, d
     const StagedQuery facts = space.stage_query(request, q, query.data());
     for (std::size_t p = 0; p < request.d; ++p) panel[p * lanes] = query[p];
     const std::size_t found =
-        kind == FilterKind::dot ? kernels.scan_dot(args) : kernels.scan_diff(args);
+        kind == FilterKind::dot ? kernels.filter.scan_dot(args) : kernels.filter.scan_diff(args);
     for (std::size_t h = 0; h < found; ++h) {
       const std::size_t row = hits[h].where / kMaxQueryLanes;
       space.key_bracket(hits[h].score, spread[row], facts, low + q * segment.n + row,

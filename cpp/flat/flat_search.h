@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "../base/threads.h"
-#include "../kernels/kernel_table.h"
+#include "../kernels/table.h"
 #include "canonical.h"
 #include "request.h"
 

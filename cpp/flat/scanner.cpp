@@ -85,7 +85,8 @@ void Scanner::scan(std::size_t first, std::size_t last, Interrupt& interrupt, bo
 void Scanner::scan_tiles(std::size_t s, std::size_t first, std::size_t last, Interrupt& interrupt,
                          bool calling_thread) {
   const std::size_t lanes = kernels_.query_lanes;
-  const auto filter = space_.filter() == FilterKind::dot ? kernels_.scan_dot : kernels_.scan_diff;
+  const auto filter =
+      space_.filter() == FilterKind::dot ? kernels_.filter.scan_dot : kernels_.filter.scan_diff;
   ScanArgs args{};
   args.rows = staged_rows_.data();
   args.ld = ld_;
@@ -126,7 +127,7 @@ void Scanner::scan_stream(std::size_t s, std::size_t first, std::size_t last, In
                               read,
                               thresholds_[q],
                               hits_.data()};
-        take_hits(kernels_.stream_diff(args), q, s, row + first_read);
+        take_hits(kernels_.filter.stream_diff(args), q, s, row + first_read);
       }
     }
     stats.pairs_filtered += count * query_count_;

@@ -167,16 +167,16 @@ ScoreSpace::ScoreSpace(const SearchRequest& request, FilterKind filter, bool raw
 }
 
 void ScoreSpace::place(const float* x, float* staged) const {
-  kernels_.stage(x, offset32_.data(), static_cast<float>(scale_), staged, d_);
+  kernels_.filter.stage(x, offset32_.data(), static_cast<float>(scale_), staged, d_);
 }
 void ScoreSpace::place(const double* x, float* staged) const {
-  kernels_.stage64(x, offset_.data(), scale_, staged, d_);
+  kernels_.filter.stage64(x, offset_.data(), scale_, staged, d_);
 }
 void ScoreSpace::place_unit(const float* x, double scale, float* staged) const {
-  kernels_.stage_unit(x, scale, staged, d_);
+  kernels_.filter.stage_unit(x, scale, staged, d_);
 }
 void ScoreSpace::place_unit(const double* x, double scale, float* staged) const {
-  kernels_.stage64(x, zeros_.data(), scale, staged, d_);
+  kernels_.filter.stage64(x, zeros_.data(), scale, staged, d_);
 }
 
 template <class T>

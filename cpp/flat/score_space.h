@@ -16,7 +16,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "../kernels/kernel_table.h"
+#include "../kernels/table.h"
 #include "request.h"
 
 namespace resmem {
@@ -73,8 +73,8 @@ class ScoreSpace {
   void place(const double* x, float* staged) const;
   void place_unit(const float* x, double scale, float* staged) const;
   void place_unit(const double* x, double scale, float* staged) const;
-  double dot(const float* a, const float* b) const { return kernels_.dot(a, b, d_); }
-  double dot(const double* a, const double* b) const { return kernels_.dot64(a, b, d_); }
+  double dot(const float* a, const float* b) const { return kernels_.exact.dot(a, b, d_); }
+  double dot(const double* a, const double* b) const { return kernels_.exact.dot64(a, b, d_); }
 
   const KernelTable& kernels_;
   bool euclidean_, cosine_;

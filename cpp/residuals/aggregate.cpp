@@ -50,8 +50,8 @@ class DenseSum : public AllSums {
     const std::size_t step = std::max<std::size_t>(4, kPolledValues / request.columns / 4 * 4);
     for (std::size_t j = 0; j < count; j += step) {
       if (j > 0) worker_.poll();
-      worker_.kernels.weighted_sum(sums, row_.data() + j, weights + j, std::min(step, count - j),
-                                   request.columns);
+      worker_.kernels.sums.weighted_sum(sums, row_.data() + j, weights + j,
+                                        std::min(step, count - j), request.columns);
     }
   }
 
@@ -96,7 +96,7 @@ class PieceSum : public AllSums {
         for (std::size_t r = kRows; r < std::min(2 * kRows, count - j); ++r)
           fetch(query, positions[j + r], c, n);
         for (std::size_t r = 0; r < some; ++r) bring(query, positions[j + r], c, n, r);
-        worker_.kernels.weighted_sum(sums + c, row_, weights + j, some, n);
+        worker_.kernels.sums.weighted_sum(sums + c, row_, weights + j, some, n);
       }
     }
   }
@@ -293,7 +293,8 @@ Weighed neighbour_weights(const double* distances, const std::int64_t* positions
                           double sigma, const KernelTable& kernels, double* out) {
   Weighed near;
   while (near.count < k && positions[near.count] >= 0) ++near.count;
-  if (near.count > 0) near.total = kernels.neighbour_weights(distances, near.count, sigma, out);
+  if (near.count > 0)
+    near.total = kernels.sums.neighbour_weights(distances, near.count, sigma, out);
   return near;
 }
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "../base/threads.h"
-#include "../kernels/kernel_table.h"
+#include "../kernels/table.h"
 #include "../rows/numbers.h"
 #include "head.h"
 

@@ -79,7 +79,7 @@ class HeadSum {
             if (label < 0 || static_cast<std::uint64_t>(label) >= columns)
               throw DamagedRows("label", label, columns);
             float* residual = residuals_.data() + i * columns;
-            kernels_.softmax(residual, request_.head.temperature, base.data(), columns);
+            kernels_.exact.softmax(residual, request_.head.temperature, base.data(), columns);
             for (std::size_t c = 0; c < columns; ++c)
               residual[c] =
                   static_cast<float>((c == static_cast<std::size_t>(label) ? 1.0 : 0.0) - base[c]);
@@ -102,9 +102,9 @@ class HeadSum {
                           rows.assign(to - from + kRowsAhead, nullptr);
                           for (std::size_t j = from; j < to; ++j)
                             rows[j - from] = residuals_.data() + (j - first) * columns + c;
-                          kernels_.weighted_sum(sums + query * columns + c, rows.data(),
-                                                &weights_[from], to - from,
-                                                std::min(width, columns - c));
+                          kernels_.sums.weighted_sum(sums + query * columns + c, rows.data(),
+                                                     &weights_[from], to - from,
+                                                     std::min(width, columns - c));
                         }
                       });
   }

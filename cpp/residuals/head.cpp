@@ -76,7 +76,7 @@ void logits_of(const LinearHead& head, std::size_t n, const Key& key, const Kern
         args.panel = panel.key(i);
         args.keys = std::min(step, end - i);
         args.out = out + (first + i) * head.columns + row;
-        kernels.head_logits(args);
+        kernels.sums.head_logits(args);
       }
     });
   }

@@ -5,7 +5,7 @@
 #include <functional>
 
 #include "../base/threads.h"
-#include "../kernels/kernel_table.h"
+#include "../kernels/table.h"
 
 namespace resmem {
 

@@ -23,7 +23,7 @@ std::size_t checked_label(const ClassRows& rows, std::size_t row) {
 void base_output(const ClassRows& rows, std::size_t row, const KernelTable& kernels, double* out) {
   const float* outputs = rows.outputs + row * rows.columns;
   if (rows.temperature > 0)
-    kernels.softmax(outputs, rows.temperature, out, rows.columns);
+    kernels.exact.softmax(outputs, rows.temperature, out, rows.columns);
   else
     std::copy_n(outputs, rows.columns, out);
 }
@@ -35,8 +35,8 @@ void store(const StoredNumbers& out, std::size_t at, float* values, std::size_t 
     std::copy_n(values, n, out.floats + at);
     return;
   }
-  kernels.narrow_float16(values, out.halves + at, n);
-  kernels.widen_float16(out.halves + at, values, n);
+  kernels.numbers.narrow_float16(values, out.halves + at, n);
+  kernels.numbers.widen_float16(out.halves + at, values, n);
 }
 
 // The `count` largest values, ties by smaller index, in that order.
@@ -136,7 +136,7 @@ class SparseWriter {
       kept_[j] = base;
       base = 0;
     }
-    const double left = kernels_.csum(base_.data(), columns);
+    const double left = kernels_.exact.csum(base_.data(), columns);
     // A NaN is never found, so that where too few are found what is left is NaN.
     if (!std::isfinite(std::accumulate(kept_.begin(), kept_.end(), left)))
       throw std::invalid_argument("outputs must be finite, row " + std::to_string(row) +
@@ -179,7 +179,7 @@ void softmax_rows(const float* logits, std::size_t n, std::size_t columns, doubl
                   Interrupt& interrupt) {
   parallel_for_rows(n, columns, threads, interrupt, [&](std::size_t first, std::size_t last, bool) {
     for (std::size_t i = first; i < last; ++i)
-      kernels.softmax(logits + i * columns, temperature, out + i * columns, columns);
+      kernels.exact.softmax(logits + i * columns, temperature, out + i * columns, columns);
   });
 }
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "../base/threads.h"
-#include "../kernels/kernel_table.h"
+#include "../kernels/table.h"
 
 namespace resmem {
 

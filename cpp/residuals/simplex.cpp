@@ -26,7 +26,7 @@ double simplex_shift(const SimplexMap& map, const double* padded, std::size_t n,
                      std::size_t floored, const KernelTable& kernels) {
   if (map.kind != SimplexMap::Kind::project) return 0;
   const double mass = 1 - static_cast<double>(floored) * map.floor;
-  return kernels.projection_shift(padded, n, mass) - map.floor;
+  return kernels.sums.projection_shift(padded, n, mass) - map.floor;
 }
 
 namespace {
@@ -62,7 +62,7 @@ class RowMap {
       const double value = row[c] - shift;
       row[c] = value > floors_[c] ? value : floors_[c];
     }
-    const double total = kernels_.csum(row, columns);
+    const double total = kernels_.exact.csum(row, columns);
     for (std::size_t c = 0; c < columns; ++c) row[c] /= total;
   }
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 
 #include "../base/threads.h"
-#include "../kernels/kernel_table.h"
+#include "../kernels/table.h"
 
 namespace resmem {
 

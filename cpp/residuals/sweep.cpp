@@ -82,8 +82,8 @@ class ClassScores {
       const Map& map = maps_[m];
       const bool together = request_.score == SweepScore::log_loss && !map.projects();
       if (together)
-        kernels_.clipped_totals(base_.data(), sums, map.floors.data(), factors_.data(), strengths,
-                                ld_, totals_.data());
+        kernels_.sums.clipped_totals(base_.data(), sums, map.floors.data(), factors_.data(),
+                                     strengths, ld_, totals_.data());
       for (std::size_t t = 0; t < strengths; ++t) {
         const std::size_t at = done_ + t * maps_.size() + m;
         if (unmoved_[t])
@@ -102,7 +102,7 @@ class ClassScores {
     if (request_.score != SweepScore::log_loss) return;
     for (std::size_t i = 0; i < loss_.size(); ++i)
       loss_[i] = chance_[i] < kSmallest ? 1 : chance_[i];
-    kernels_.log(loss_.data(), loss_.size());
+    kernels_.exact.log(loss_.data(), loss_.size());
     for (std::size_t i = 0; i < loss_.size(); ++i)
       out[i] += chance_[i] < kSmallest ? kInfinity : -loss_[i];
   }
@@ -158,11 +158,12 @@ class ClassScores {
   void score(const Outputs& x, std::size_t at, double* out) {
     if (request_.score == SweepScore::log_loss) {
       double others = 0;
-      if (!x.whole) kernels_.clipped_totals(x.base, x.sums, x.floors, &x.factor, 1, ld_, &others);
+      if (!x.whole)
+        kernels_.sums.clipped_totals(x.base, x.sums, x.floors, &x.factor, 1, ld_, &others);
       chance_[at] = x.whole ? x.label : chance(x.label, others);
       return;
     }
-    const ClippedSums others = kernels_.clipped_sums(x.base, x.sums, x.floors, x.factor, ld_);
+    const ClippedSums others = kernels_.sums.clipped_sums(x.base, x.sums, x.floors, x.factor, ld_);
     const double total = x.whole ? 1 : others.total + x.label;
     if (request_.score == SweepScore::brier) {
       const double wrong = 1 - x.label / total;
@@ -312,7 +313,7 @@ class PartSweep {
       for (std::size_t s = 0; s < scales; ++s)
         weights_[count * scales + s] = (distances[0] - distances[count]) / request_.sigmas[s];
     }
-    kernels_.exp(weights_.data(), count * scales);
+    kernels_.exact.exp(weights_.data(), count * scales);
     return count;
   }
 
@@ -330,7 +331,7 @@ class PartSweep {
     if (request_.residuals64 != nullptr)
       take_wide(first, rows);
     else
-      kernels_.weighted_sums(
+      kernels_.sums.weighted_sums(
           {sums_.data(), ld_, rows_.data() + first, weights, scales, rows, request_.columns});
     for (std::size_t j = 0; j < rows; ++j)
       for (std::size_t s = 0; s < scales; ++s) totals_[s] += weights[j * scales + s];

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../kernels/kernel_table.h"
+#include "../kernels/table.h"
 
 namespace resmem {
 
@@ -28,8 +28,8 @@ struct Numbers {
                     const KernelTable& kernels) const {
     if (type == NumberType::float32) return static_cast<const float*>(data) + i;
     const auto* halves = static_cast<const std::uint16_t*>(data) + i;
-    (type == NumberType::float16 ? kernels.widen_float16 : kernels.widen_bfloat16)(halves, scratch,
-                                                                                   n);
+    (type == NumberType::float16 ? kernels.numbers.widen_float16 : kernels.numbers.widen_bfloat16)(
+        halves, scratch, n);
     return scratch;
   }
 };

@@ -86,7 +86,7 @@ class Builder {
   const float* row(std::size_t i, float* scratch) const {
     const float* x = segment_.keys.read(i * given_d_, given_d_, scratch, kernels_);
     if (x != scratch) std::copy_n(x, given_d_, scratch);
-    if (!(kernels_.max_abs(scratch, given_d_) <= segment_.max_abs)) throw_changed();
+    if (!(kernels_.filter.max_abs(scratch, given_d_) <= segment_.max_abs)) throw_changed();
     return scratch;
   }
   [[noreturn]] static void throw_uncodable() {
@@ -117,7 +117,7 @@ class Builder {
                         double most = 0;
                         for (std::size_t i = first; i < last; ++i) {
                           const float* x = row(i, scratch.data());
-                          most = std::max(most, kernels_.dot(x, x, given_d_));
+                          most = std::max(most, kernels_.exact.dot(x, x, given_d_));
                         }
                         const std::lock_guard<std::mutex> lock(mutex);
                         square = std::max(square, most);
@@ -187,7 +187,7 @@ class Builder {
       for (std::size_t j = 0; j < m; ++j)
         for (std::size_t p = 0; p < d_; ++p) turned[p] += turn[c * m + j] * axes[j * d_ + p];
       for (std::size_t p = 0; p < d_; ++p) map.weight[c * d_ + p] = static_cast<float>(turned[p]);
-      const double at_offset = kernels_.dot(&map.weight[c * d_], map.offset.data(), d_);
+      const double at_offset = kernels_.exact.dot(&map.weight[c * d_], map.offset.data(), d_);
       map.bias[c] = static_cast<float>(-at_offset);
       map.origin[c] = at_offset + static_cast<double>(map.bias[c]);
     }
@@ -218,14 +218,14 @@ class Builder {
     for (std::size_t a = 0; a < map.axes; ++a)
       for (std::size_t b = 0; b <= a; ++b) {
         const double off =
-            kernels_.dot(&map.weight[a * d_], &map.weight[b * d_], d_) - (a == b ? 1 : 0);
+            kernels_.exact.dot(&map.weight[a * d_], &map.weight[b * d_], d_) - (a == b ? 1 : 0);
         sum += (a == b ? 1 : 2) * off * off;
       }
     const auto m = static_cast<double>(map.axes);
     // Every product of rows is off by at most canonical_rounding(d) times their norms (below 2).
     map.departure =
         std::sqrt(sum) * (1 + roundings(m * m + 4, kV)) + 4 * m * canonical_rounding(d_);
-    map.offset_norm = std::sqrt(kernels_.dot(map.offset.data(), map.offset.data(), d_));
+    map.offset_norm = std::sqrt(kernels_.exact.dot(map.offset.data(), map.offset.data(), d_));
   }
 
   // Phi of some rows, (count, coordinates) each, and how far off it can be.
@@ -281,7 +281,7 @@ class Builder {
       for (std::size_t j = 0; j < count; ++j) {
         if (i == j) continue;
         apart.push_back(
-            std::sqrt(kernels_.squared_distance(&asked[i * width], &phi[j * width], width)));
+            std::sqrt(kernels_.exact.squared_distance(&asked[i * width], &phi[j * width], width)));
         near[i] = std::min(near[i], apart.back());
       }
     result_.scale = count < 2 ? 1 : finest_scale(apart, near, largest);
@@ -345,12 +345,12 @@ class Builder {
     request.q = count;
     request.d = width;
     request.k = 1;
-    request.queries_max_abs = kernels_.max_abs(phi.data(), phi.size());
+    request.queries_max_abs = kernels_.filter.max_abs(phi.data(), phi.size());
     request.threads = threads_;
     Segment centres;
     centres.keys.data = result_.centres.data();
     centres.n = result_.clusters;
-    centres.max_abs = kernels_.max_abs(result_.centres.data(), result_.centres.size());
+    centres.max_abs = kernels_.filter.max_abs(result_.centres.data(), result_.centres.size());
     request.segments.push_back(centres);
     label.resize(count);
     away.resize(count);

@@ -12,7 +12,7 @@ namespace resmem {
 double Projection::map(const float* x, const float* layer, const KernelTable& kernels,
                        float* phi) const {
   const double theta = canonical_rounding(d),
-               square = kernels.squared_distance(offset.data(), x, d);
+               square = kernels.exact.squared_distance(offset.data(), x, d);
   const double norm = std::sqrt(square * (1 + 2 * theta));
   double along = 0, layer_square = 0;
   for (std::size_t c = 0; c < axes; ++c) {

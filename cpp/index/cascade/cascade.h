@@ -81,7 +81,7 @@ struct Cascade {
   double code_sum = 0;              // sum |code| of a row is at most this
   double largest_square = 0;
   Mappable<std::uint32_t> rows;  // row of each place, kNoRow for padding
-  Mappable<std::int8_t> panels;  // kernel_table.h, CodeScanArgs
+  Mappable<std::int8_t> panels;  // kernels/table.h, CodeScanArgs
   Mappable<std::int32_t> init;   // per place
   Mappable<std::int8_t> codes;   // (places, code_depth), or empty
   Mappable<CodedRow> coded;      // per place, or empty
@@ -94,7 +94,7 @@ struct Cascade {
   std::uint64_t digest() const;  // of everything in it (FNV-1a)
 };
 
-// Where code p of a place lies in the panels (kernel_table.h, CodeScanArgs).
+// Where code p of a place lies in the panels (kernels/table.h, CodeScanArgs).
 inline std::size_t in_panels(std::size_t place, std::size_t p, std::size_t depth) {
   const std::size_t panel = place / kPanelRows * kPanelRows;
   return panel * depth + (p / 4 * kPanelRows + place - panel) * 4 + p % 4;

@@ -63,7 +63,7 @@ void CodedQueries::code(std::size_t i, const float* point, const float* layer) {
   coded.error = std::sqrt(off_square) * (1 + (w + 16) * kV) + coded.slack;
   double* away = &away_[i * cascade_.clusters];
   const std::vector<const float*> same(cascade_.clusters, phi.data());
-  kernels_.squared_distances(same.data(), centres_.data(), cascade_.clusters, width, away);
+  kernels_.exact.squared_distances(same.data(), centres_.data(), cascade_.clusters, width, away);
   // Clusters are sorted by it, and NaN has no place in an order.
   for (std::size_t c = 0; c < cascade_.clusters; ++c)
     away[c] = std::isfinite(away[c]) ? std::sqrt(away[c]) : std::numeric_limits<double>::infinity();
@@ -73,7 +73,7 @@ void CodedQueries::code(std::size_t i, const float* point, const float* layer) {
 void CodedQueries::code_products(std::size_t i, const float* point) {
   const Projection& map = cascade_.projection;
   CodedQuery& coded = coded_[i];
-  coded.offset_square = kernels_.squared_distance(map.offset.data(), point, map.d);
+  coded.offset_square = kernels_.exact.squared_distance(map.offset.data(), point, map.d);
   double largest = 0;
   const auto product = [&](std::size_t p) {
     return static_cast<double>(cascade_.steps[p]) *

@@ -70,7 +70,7 @@ class CodedQueries {
     const std::int16_t* wide[kMostSquares];
     std::int32_t products[kMostSquares];
     for (std::size_t j = 0; j < count; ++j) wide[j] = &wide_[queries[j] * depth];
-    kernels_.code_dots(&cascade_.codes[place * depth], wide, count, depth, products);
+    kernels_.codes.dots(&cascade_.codes[place * depth], wide, count, depth, products);
     const auto square = static_cast<double>(cascade_.coded[place].square);
     for (std::size_t j = 0; j < count; ++j) {
       const CodedQuery& coded = coded_[queries[j]];

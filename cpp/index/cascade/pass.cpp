@@ -145,7 +145,7 @@ void CascadePass::score(std::size_t i, std::uint32_t cluster) {
   const auto threshold = static_cast<std::int32_t>(square_[i] / 2) - 32766;
   for (std::size_t c = cascade_.starts[cluster]; c < cascade_.starts[cluster + 1]; ++c) {
     const Chunk& chunk = cascade_.chunks[c];
-    scope_.kernels.score_codes(
+    scope_.kernels.codes.score(
         {&cascade_.panels[chunk.first * cascade_.depth], &cascade_.init[chunk.first], chunk.count,
          cascade_.depth, &codes, &threshold, 1, nullptr},
         scores_.data());
@@ -275,7 +275,7 @@ void CascadePass::scan(const Chunk& chunk) {
                           thresholds_.data(),
                           active_.size(),
                           hits_.data()};
-  const std::size_t found = scope_.kernels.scan_codes(args);
+  const std::size_t found = scope_.kernels.codes.scan(args);
   stats.pairs_coded += active_.size() * chunk.count;
   stats.code_hits += found;
   pair_by_row(chunk, found);

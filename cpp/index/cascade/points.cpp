@@ -9,8 +9,8 @@ namespace {
 // u, and what underflows eta. Every similarity to a zero vector counts as 0: the exact points lie
 // sqrt(2) apart, the computed ones 1 or, if both are zero, 0. Half of sqrt(2) each covers that.
 double unit(const float* x, std::size_t d, const KernelTable& kernels, float* out) {
-  const double square = kernels.dot(x, x, d);
-  kernels.stage_unit(x, square > 0 ? 1 / std::sqrt(square) : 0, out, d);
+  const double square = kernels.exact.dot(x, x, d);
+  kernels.filter.stage_unit(x, square > 0 ? 1 / std::sqrt(square) : 0, out, d);
   if (!(square > 0)) return 0.7072;
   return kU + 2 * canonical_rounding(d) + static_cast<double>(d) * kEta;
 }
@@ -30,7 +30,7 @@ const float* Points::row(const float* x, const KernelTable& kernels, float* out,
   }
   // Lifted to one length. Under the root, the row's square is off by theta times itself, the
   // rest by a rounding each.
-  const double square = kernels.dot(x, x, d), all = longest * longest;
+  const double square = kernels.exact.dot(x, x, d), all = longest * longest;
   const double lift = std::sqrt(std::max(0.0, all - square));
   const double under = 2 * canonical_rounding(d) * all;
   std::copy_n(x, d, out);
@@ -43,8 +43,8 @@ const float* Points::row(const float* x, const KernelTable& kernels, float* out,
 const float* Points::query(const float* x, const KernelTable& kernels, float* out,
                            double* off) const {
   if (metric != Metric::inner_product) return row(x, kernels, out, off);
-  const double scale = query_scale(std::sqrt(kernels.dot(x, x, d)), longest);
-  kernels.stage_unit(x, scale, out, d);
+  const double scale = query_scale(std::sqrt(kernels.exact.dot(x, x, d)), longest);
+  kernels.filter.stage_unit(x, scale, out, d);
   out[d] = 0;
   *off = kU * longest * (1 + 0x1p-20) + static_cast<double>(d) * kEta;
   return out;
@@ -56,7 +56,7 @@ KeyDistance Points::distance_of_keys(const float* x, const KernelTable& kernels)
   // |q - x|^2 = 2 (1 - similarity), which is within 4 theta (score_space.cpp).
   if (metric == Metric::cosine) return {0, 2, 16 * kV, 8 * theta};
   // |t q - x|^2 = t^2 |q|^2 + longest^2 - 2 t q.x: products are off by theta times the lengths.
-  const double square = kernels.dot(x, x, d), norm = std::sqrt(square);
+  const double square = kernels.exact.dot(x, x, d), norm = std::sqrt(square);
   const double t = query_scale(norm, longest), lengths = t * norm + longest;
   return {t * t * square + longest * longest, 2 * t, 16 * kV, 4 * theta * lengths * lengths};
 }

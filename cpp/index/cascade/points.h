@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../../kernels/kernel_table.h"
+#include "../../kernels/table.h"
 #include "../../rows/segment.h"
 
 namespace resmem {

@@ -17,7 +17,7 @@
 
 #include <cstdint>
 
-#include "float64_bits.h"
+#include "../float64_bits.h"
 #include "simd_x86.h"
 
 namespace resmem {
@@ -115,8 +115,7 @@ inline F64 abs(F64 a) { return {_mm512_abs_pd(a.v)}; }
 inline F64 div(F64 a, F64 b) { return {_mm512_div_pd(a.v, b.v)}; }
 inline F64 min(F64 a, F64 b) { return {_mm512_min_pd(a.v, b.v)}; }
 inline F64 max(F64 a, F64 b) { return {_mm512_max_pd(a.v, b.v)}; }
-// 2^n, given n + 0x1.8p52, whose low bits are n in two's complement.
-inline F64 pow2_of_shifted(F64 shifted) {
+inline F64 pow2_of_shifted(F64 shifted) {  // float64_bits.h
   const __m512i biased = _mm512_add_epi64(_mm512_castpd_si512(shifted.v), _mm512_set1_epi64(1023));
   return {_mm512_castsi512_pd(_mm512_slli_epi64(biased, 52))};
 }
@@ -124,10 +123,7 @@ inline F64 pow2_of_shifted(F64 shifted) {
 inline F64 keep_greater(F64 v, F64 t, F64 x) {
   return {_mm512_maskz_mov_pd(_mm512_cmp_pd_mask(v.v, t.v, _CMP_GT_OQ), x.v)};
 }
-struct LogParts {  // float64_bits.h
-  F64 exponent, mantissa;
-};
-inline LogParts log_parts(F64 x) {
+inline LogParts<F64> log_parts(F64 x) {  // float64_bits.h
   const __m512i t = _mm512_add_epi64(_mm512_castpd_si512(x.v), _mm512_set1_epi64(kLogCarry));
   const __m512i exponent = _mm512_or_si512(_mm512_srli_epi64(t, 52), _mm512_set1_epi64(kTwo52));
   const __m512i fraction = _mm512_and_si512(t, _mm512_set1_epi64(kFraction));

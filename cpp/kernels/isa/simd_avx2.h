@@ -12,7 +12,7 @@
 
 #include <cstdint>
 
-#include "float64_bits.h"
+#include "../float64_bits.h"
 #include "simd_x86.h"
 
 namespace resmem {
@@ -70,8 +70,7 @@ inline F64 abs(F64 a) { return {_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v)}; }
 inline F64 div(F64 a, F64 b) { return {_mm256_div_pd(a.v, b.v)}; }
 inline F64 min(F64 a, F64 b) { return {_mm256_min_pd(a.v, b.v)}; }
 inline F64 max(F64 a, F64 b) { return {_mm256_max_pd(a.v, b.v)}; }
-// 2^n, given n + 0x1.8p52, whose low bits are n in two's complement.
-inline F64 pow2_of_shifted(F64 shifted) {
+inline F64 pow2_of_shifted(F64 shifted) {  // float64_bits.h
   const __m256i biased = _mm256_add_epi64(_mm256_castpd_si256(shifted.v), _mm256_set1_epi64x(1023));
   return {_mm256_castsi256_pd(_mm256_slli_epi64(biased, 52))};
 }
@@ -79,10 +78,7 @@ inline F64 pow2_of_shifted(F64 shifted) {
 inline F64 keep_greater(F64 v, F64 t, F64 x) {
   return {_mm256_and_pd(_mm256_cmp_pd(v.v, t.v, _CMP_GT_OQ), x.v)};
 }
-struct LogParts {  // float64_bits.h
-  F64 exponent, mantissa;
-};
-inline LogParts log_parts(F64 x) {
+inline LogParts<F64> log_parts(F64 x) {  // float64_bits.h
   const __m256i t = _mm256_add_epi64(_mm256_castpd_si256(x.v), _mm256_set1_epi64x(kLogCarry));
   const __m256i exponent = _mm256_or_si256(_mm256_srli_epi64(t, 52), _mm256_set1_epi64x(kTwo52));
   const __m256i fraction = _mm256_and_si256(t, _mm256_set1_epi64x(kFraction));

@@ -2,7 +2,7 @@
 #define RESMEM_DOTPROD
 #include "simd_neon.h"
 // The vector types come first: the body is written in terms of them.
-#include "kernels-inl.h"
+#include "../kernels-inl.h"
 
 namespace resmem {
 

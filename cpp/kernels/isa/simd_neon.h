@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "float64_bits.h"
+#include "../float64_bits.h"
 
 namespace resmem {
 namespace {
@@ -63,8 +63,7 @@ inline F64 abs(F64 a) { return {vabsq_f64(a.v)}; }
 inline F64 div(F64 a, F64 b) { return {vdivq_f64(a.v, b.v)}; }
 inline F64 min(F64 a, F64 b) { return {vminq_f64(a.v, b.v)}; }
 inline F64 max(F64 a, F64 b) { return {vmaxq_f64(a.v, b.v)}; }
-// 2^n, given n + 0x1.8p52, whose low bits are n in two's complement.
-inline F64 pow2_of_shifted(F64 shifted) {
+inline F64 pow2_of_shifted(F64 shifted) {  // float64_bits.h
   const int64x2_t biased = vaddq_s64(vreinterpretq_s64_f64(shifted.v), vdupq_n_s64(1023));
   return {vreinterpretq_f64_s64(vshlq_n_s64(biased, 52))};
 }
@@ -72,10 +71,7 @@ inline F64 pow2_of_shifted(F64 shifted) {
 inline F64 keep_greater(F64 v, F64 t, F64 x) {
   return {vreinterpretq_f64_u64(vandq_u64(vcgtq_f64(v.v, t.v), vreinterpretq_u64_f64(x.v)))};
 }
-struct LogParts {  // float64_bits.h
-  F64 exponent, mantissa;
-};
-inline LogParts log_parts(F64 x) {
+inline LogParts<F64> log_parts(F64 x) {  // float64_bits.h
   const int64x2_t t = vaddq_s64(vreinterpretq_s64_f64(x.v), vdupq_n_s64(kLogCarry));
   const uint64x2_t shifted = vshrq_n_u64(vreinterpretq_u64_s64(t), 52);
   const uint64x2_t exponent = vorrq_u64(shifted, vreinterpretq_u64_s64(vdupq_n_s64(kTwo52)));

@@ -99,7 +99,7 @@ struct CodeScanArgs {
   CodeHit* hits;  // room for row_count * query_count
 };
 
-inline constexpr std::size_t kCodeStep = 32;  // code_dots takes so many codes at a time
+inline constexpr std::size_t kCodeStep = 32;  // CodeKernels::dots takes so many codes at a time
 
 // A few keys against rows of a linear layer.
 //
@@ -141,32 +141,16 @@ struct ClippedSums {
   double total, squares, largest;
 };
 
-struct KernelTable {
-  const char* name;
-  bool emulated;              // executed through an emulation header, not by the CPU itself
-  std::uint32_t query_lanes;  // NR <= kMaxQueryLanes
-  std::uint32_t row_step;     // common multiple of the tiles' MR
-  std::uint32_t head_keys;    // keys of a panel of HeadArgs
-
-  // --- Filter: float32. Hits come in no particular order; a pair is a hit iff its computed
-  // score >= threshold. With u = 2^-24 and every intermediate finite:
-  //   scan_dot     score = init + sum rows*panel,      at most depth + 1 roundings on any term
-  //   scan_diff    score = init - sum (rows-panel)^2,  at most depth + 3 roundings on any term
-  //   stream_diff  score =      - sum (rows-query)^2,  at most d + 3 roundings on any term
-  // plus at most 2^-149 absolute error per term from underflow.
+// Filters. Hits come in no particular order; a pair is a hit iff its computed score >= threshold.
+// With u = 2^-24 and every intermediate finite:
+//   scan_dot     score = init + sum rows*panel,      at most depth + 1 roundings on any term
+//   scan_diff    score = init - sum (rows-panel)^2,  at most depth + 3 roundings on any term
+//   stream_diff  score =      - sum (rows-query)^2,  at most d + 3 roundings on any term
+// plus at most 2^-149 absolute error per term from underflow.
+struct FilterKernels {
   std::size_t (*scan_dot)(const ScanArgs& args);
   std::size_t (*scan_diff)(const ScanArgs& args);
   std::size_t (*stream_diff)(const StreamArgs& args);
-
-  // Exact integers throughout.
-  std::size_t (*scan_codes)(const CodeScanArgs& args);
-  // v of the first query and every row, where it lies within 16 bits.
-  void (*score_codes)(const CodeScanArgs& args, std::int32_t* scores);
-  // out[i] = sum row * queries[i], i < count, n a multiple of kCodeStep; the caller sees to it that
-  // no sum of some of the products leaves int32.
-  void (*code_dots)(const std::int8_t* row, const std::int16_t* const* queries, std::size_t count,
-                    std::size_t n, std::int32_t* out);
-
   // out = x * scale - offset (the product is exact or underflows: one rounding).
   void (*stage)(const float* x, const float* offset, float scale, float* out, std::size_t d);
   // out = float(double(x) * scale).
@@ -177,8 +161,21 @@ struct KernelTable {
   // Largest |x|, or NaN if any value is not finite.
   float (*max_abs)(const float* x, std::size_t n);
   double (*max_abs64)(const double* x, std::size_t n);
+};
 
-  // --- Canonical: the bits of CONTRACT.md.
+// Coded rows: exact integers throughout.
+struct CodeKernels {
+  std::size_t (*scan)(const CodeScanArgs& args);
+  // v of the first query and every row, where it lies within 16 bits.
+  void (*score)(const CodeScanArgs& args, std::int32_t* scores);
+  // out[i] = sum row * queries[i], i < count, n a multiple of kCodeStep; the caller sees to it that
+  // no sum of some of the products leaves int32.
+  void (*dots)(const std::int8_t* row, const std::int16_t* const* queries, std::size_t count,
+               std::size_t n, std::int32_t* out);
+};
+
+// Canonical arithmetic: the bits of CONTRACT.md.
+struct ExactKernels {
   double (*squared_distance)(const float* q, const float* x, std::size_t d);
   // out[i] = squared_distance(q[i], x[i], d), i < count.
   void (*squared_distances)(const float* const* q, const float* const* x, std::size_t count,
@@ -190,6 +187,10 @@ struct KernelTable {
   void (*exp)(double* x, std::size_t n);  // in place
   void (*log)(double* x, std::size_t n);  // in place, x >= 2^-1022
   void (*softmax)(const float* logits, double temperature, double* out, std::size_t n);
+};
+
+// Weighted sums of residuals and what becomes of them, to the bits of CONTRACT.md as well.
+struct SumKernels {
   // The weights, not divided by their sum, of count >= 1 neighbours at these distances; returns it.
   double (*neighbour_weights)(const double* distances, std::size_t count, double sigma,
                               double* out);
@@ -207,13 +208,28 @@ struct KernelTable {
   // The shift of a projection of x, padded with -inf to a multiple n of kPartials, onto `mass`.
   double (*projection_shift)(const double* x, std::size_t n, double mass);
   void (*head_logits)(const HeadArgs& args);
+};
 
-  // --- Numbers half as wide. Widening is exact; narrowing rounds to nearest even, to infinity
-  // beyond the largest number. NaN stays NaN.
+// Numbers half as wide. Widening is exact; narrowing rounds to nearest even, to infinity beyond
+// the largest number. NaN stays NaN.
+struct NumberKernels {
   void (*widen_float16)(const std::uint16_t* x, float* out, std::size_t n);
   void (*widen_bfloat16)(const std::uint16_t* x, float* out, std::size_t n);
   void (*narrow_float16)(const float* x, std::uint16_t* out, std::size_t n);
   void (*narrow_bfloat16)(const float* x, std::uint16_t* out, std::size_t n);
+};
+
+struct KernelTable {
+  const char* name;
+  bool emulated;              // executed through an emulation header, not by the CPU itself
+  std::uint32_t query_lanes;  // NR <= kMaxQueryLanes
+  std::uint32_t row_step;     // common multiple of the tiles' MR
+  std::uint32_t head_keys;    // keys of a panel of HeadArgs
+  FilterKernels filter;
+  CodeKernels codes;
+  ExactKernels exact;
+  SumKernels sums;
+  NumberKernels numbers;
 };
 
 // One definition per object file that the build compiles.
