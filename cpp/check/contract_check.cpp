@@ -280,10 +280,10 @@ void check_cascades(Context& context, const SearchCase& search_case) {
     std::deque<Cascade> cascades;
     Interrupt stop;
     for (Segment& segment : request.segments) {
-      if (segment.n == 0 || !cascade_serves(segment.max_abs)) continue;
+      if (segment.n == 0 || !can_be_coded(segment.max_abs)) continue;
       cascades.push_back(build_cascade(segment, request.d, {request.metric, 8, 3, coded_rows},
                                        context.kernels, 2, stop));
-      segment.cascade = &cascades.back();
+      segment.index = &cascades.back();
     }
     for (const std::size_t threads : kThreads) {
       request.threads = threads;
@@ -303,7 +303,7 @@ void check_trees(Context& context, const SearchCase& search_case) {
     for (Segment& segment : request.segments) {
       if (segment.n == 0) continue;
       trees.push_back(build_tree(segment, request.d, leaf, context.kernels, 2, stop));
-      segment.tree = &trees.back();
+      segment.index = &trees.back();
     }
     for (const std::size_t threads : kThreads) {
       request.threads = threads;
