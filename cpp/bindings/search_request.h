@@ -4,8 +4,7 @@
 #include <string>
 
 #include "../flat/request.h"
-#include "../index/cascade/cascade.h"
-#include "../index/tree/tree.h"
+#include "../index/row_index.h"
 #include "bindings.h"
 
 namespace resmem {
@@ -23,11 +22,11 @@ inline FilterKind filter_named(const std::string& name) {
                                    {"difference", FilterKind::difference}});
 }
 
-// (keys, ids or None, first_id, died or None, max_abs), and perhaps a Cascade, a Tree or None
+// (keys, ids or None, first_id, died or None, max_abs), and perhaps a RowIndex or None. Only
+// this function knows the order.
 inline Segment segment_from(const py::tuple& parts, std::size_t d) {
-  require(
-      parts.size() == 5 || parts.size() == 6,
-      "a segment must be (keys, ids, first_id, died, max_abs) and may have a cascade or a tree");
+  require(parts.size() == 5 || parts.size() == 6,
+          "a segment must be (keys, ids, first_id, died, max_abs) and may have an index");
   Segment segment;
   segment.keys = stored_numbers(parts[0], "segment keys", d, true);
   segment.n = py::len(parts[0]);
@@ -42,10 +41,7 @@ inline Segment segment_from(const py::tuple& parts, std::size_t d) {
   segment.first_id = parts[2].cast<std::int64_t>();
   segment.died = per_row(parts[3]);
   segment.max_abs = parts[4].cast<double>();
-  if (parts.size() == 6 && py::isinstance<Tree>(parts[5]))
-    segment.index = parts[5].cast<const Tree*>();
-  else if (parts.size() == 6 && !parts[5].is_none())
-    segment.index = parts[5].cast<const Cascade*>();
+  if (parts.size() == 6 && !parts[5].is_none()) segment.index = parts[5].cast<const RowIndex*>();
   if (segment.index != nullptr)
     require(
         segment.index->dimensions() == d && segment.index->covers() <= segment.n,
