@@ -43,13 +43,16 @@ def declared() -> dict[str, Signature]:
 
 
 def classes() -> dict[str, set[str]]:
-    """Members of the stub's classes, but for the shapes of dictionaries."""
+    """Members of the stub's classes and of their bases, but for the shapes of dictionaries."""
     tree = ast.parse(STUB.read_text(encoding="utf-8"))
-    nodes = [n for n in tree.body if isinstance(n, ast.ClassDef) and not n.bases]
-    return {
-        node.name: {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
-        for node in nodes
-    }
+    members: dict[str, set[str]] = {}
+    for node in (n for n in tree.body if isinstance(n, ast.ClassDef)):
+        bases = [ast.unparse(base) for base in node.bases]
+        if bases == ["TypedDict"]:
+            continue
+        own = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+        members[node.name] = own.union(*(members[base] for base in bases))
+    return members
 
 
 def compiled(name: str) -> Signature:

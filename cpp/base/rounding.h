@@ -13,7 +13,7 @@ inline constexpr double kU = 0x1p-24, kV = 0x1p-53, kEta = 0x1p-149;
 inline double roundings(double n, double unit) { return n * unit / (1 - n * unit); }
 
 // Of a canonical squared distance: three on a squared difference, at most ceil(d/8) in its partial
-// sum, three in the tree (score_space.cpp, theta).
+// sum, three in the tree (flat/bounds/filter_bounds.h, theta).
 inline double canonical_rounding(std::size_t d) {
   return roundings(std::ceil(static_cast<double>(d) / 8) + 6, kV);
 }

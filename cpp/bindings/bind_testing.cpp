@@ -1,7 +1,7 @@
 // What the tests need to see from inside. Nothing in the package calls these.
 #include "../engine/search.h"
-#include "../index/cascade/cascade_search.h"
-#include "../index/tree/tree_search.h"
+#include "../index/cascade/cascade_bounds.h"
+#include "../index/tree/tree_bounds.h"
 #include "search_request.h"
 
 namespace resmem {
@@ -32,21 +32,29 @@ py::tuple brackets_python(const py::array& queries, double queries_max_abs,
   return py::make_tuple(low, high);
 }
 
+// The index, of a known kind, of the request's only segment.
+template <class Kind>
+const Kind& only_index(const SearchRequest& request) {
+  require(request.segments.size() == 1, "one segment");
+  const auto* index = dynamic_cast<const Kind*>(request.segments[0].index);
+  require(index != nullptr, "the segment has no index of this kind");
+  return *index;
+}
+
 py::tuple cascade_bounds_python(const py::array& queries, double queries_max_abs,
                                 const py::sequence& segments, const std::string& metric,
                                 const std::string& isa) {
   const SearchRequest request = request_from(queries, queries_max_abs, segments, 1, metric);
-  require(request.segments.size() == 1 && request.segments[0].cascade != nullptr, "one cascade");
-  const Cascade& cascade = *request.segments[0].cascade;
+  const Cascade& cascade = only_index<Cascade>(request);
   const std::vector<std::size_t> shape{request.q, cascade.n};
   std::array<Array<double>, 6> out;
   for (Array<double>& each : out) each = Array<double>(shape);
   const FpGuard guard;
   const Exclusions exclusions(request);
-  cascade_bounds(
-      {request, cascade, request.segments[0], 0, select_kernels(isa), exclusions, 0, request.q},
-      {out[0].mutable_data(), out[1].mutable_data(), out[2].mutable_data(), out[3].mutable_data(),
-       out[4].mutable_data(), out[5].mutable_data()});
+  cascade_bounds(cascade,
+                 {request, request.segments[0], 0, select_kernels(isa), exclusions, 0, request.q},
+                 {out[0].mutable_data(), out[1].mutable_data(), out[2].mutable_data(),
+                  out[3].mutable_data(), out[4].mutable_data(), out[5].mutable_data()});
   return py::make_tuple(out[0], out[1], out[2], out[3], out[4], out[5]);
 }
 
@@ -71,12 +79,11 @@ py::tuple points_python(const Array<float>& vectors, const std::string& metric, 
 
 Array<double> tree_bounds_python(const Array<float>& queries, const py::sequence& segments) {
   const SearchRequest request = request_from(queries, 0, segments, 1, "euclidean");
-  require(request.segments.size() == 1 && request.segments[0].tree != nullptr, "one tree");
-  const Tree& tree = *request.segments[0].tree;
+  const Tree& tree = only_index<Tree>(request);
   Array<double> out(std::vector<std::size_t>{request.q, tree.n, tree.height + 1});
   const FpGuard guard;
   const Exclusions exclusions(request);
-  tree_bounds({request, tree, request.segments[0], 0, select_kernels(""), exclusions, 0, request.q},
+  tree_bounds(tree, {request, request.segments[0], 0, select_kernels(""), exclusions, 0, request.q},
               out.mutable_data());
   return out;
 }

@@ -30,7 +30,9 @@ template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
 void register_search(py::module_& module);
+void register_indexes(py::module_& module);
 void register_cascade(py::module_& module);
+void register_tree(py::module_& module);
 void register_rows(py::module_& module);
 void register_residuals(py::module_& module);
 void register_aggregate(py::module_& module);
@@ -38,7 +40,6 @@ void register_sweep(py::module_& module);
 void register_arrays(py::module_& module);
 void register_system(py::module_& module);
 void register_testing(py::module_& module);
-void register_tree(py::module_& module);
 
 // Runs Python's signal handlers; true if one of them raised.
 inline bool signal_raised() {

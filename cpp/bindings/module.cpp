@@ -4,8 +4,7 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "The compiled core of resmem. Private: use the functions of `resmem` itself.";
   resmem::register_system(module);
   resmem::register_arrays(module);
-  resmem::register_cascade(module);
-  resmem::register_tree(module);
+  resmem::register_indexes(module);
   resmem::register_search(module);
   resmem::register_rows(module);
   resmem::register_residuals(module);

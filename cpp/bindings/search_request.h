@@ -4,8 +4,7 @@
 #include <string>
 
 #include "../flat/request.h"
-#include "../index/cascade/cascade.h"
-#include "../index/tree/tree.h"
+#include "../index/row_index.h"
 #include "bindings.h"
 
 namespace resmem {
@@ -23,11 +22,11 @@ inline FilterKind filter_named(const std::string& name) {
                                    {"difference", FilterKind::difference}});
 }
 
-// (keys, ids or None, first_id, died or None, max_abs), and perhaps a Cascade, a Tree or None
+// (keys, ids or None, first_id, died or None, max_abs), and perhaps a RowIndex or None. Only
+// this function knows the order.
 inline Segment segment_from(const py::tuple& parts, std::size_t d) {
-  require(
-      parts.size() == 5 || parts.size() == 6,
-      "a segment must be (keys, ids, first_id, died, max_abs) and may have a cascade or a tree");
+  require(parts.size() == 5 || parts.size() == 6,
+          "a segment must be (keys, ids, first_id, died, max_abs) and may have an index");
   Segment segment;
   segment.keys = stored_numbers(parts[0], "segment keys", d, true);
   segment.n = py::len(parts[0]);
@@ -42,15 +41,11 @@ inline Segment segment_from(const py::tuple& parts, std::size_t d) {
   segment.first_id = parts[2].cast<std::int64_t>();
   segment.died = per_row(parts[3]);
   segment.max_abs = parts[4].cast<double>();
-  if (parts.size() == 6 && py::isinstance<Tree>(parts[5])) {
-    segment.tree = parts[5].cast<const Tree*>();
-    require(segment.tree->d == d && segment.tree->n <= segment.n,
-            "the tree is not one of this segment");
-  } else if (parts.size() == 6 && !parts[5].is_none()) {
-    segment.cascade = parts[5].cast<const Cascade*>();
-    require(segment.cascade->points.d == d && segment.cascade->n <= segment.n,
-            "the cascade is not one of this segment");
-  }
+  if (parts.size() == 6 && !parts[5].is_none()) segment.index = parts[5].cast<const RowIndex*>();
+  if (segment.index != nullptr)
+    require(
+        segment.index->dimensions() == d && segment.index->covers() <= segment.n,
+        (std::string("the ") + segment.index->kind().name + " is not one of this segment").c_str());
   return segment;
 }
 
@@ -77,8 +72,7 @@ inline SearchRequest request_from(const py::array& queries, double queries_max_a
   for (const Segment& segment : request.segments) {
     require((segment.keys.type == NumberType::float64) == wide,
             "queries must be float64 for float64 keys, and for no other");
-    require(!wide || (segment.cascade == nullptr && segment.tree == nullptr),
-            "float64 keys have no cascade and no tree");
+    require(!wide || segment.index == nullptr, "float64 keys have no index");
   }
   return request;
 }

@@ -10,10 +10,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <deque>
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <map>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -142,7 +143,8 @@ struct Context {
 
   const KernelTable& kernels;
   std::string name, path;
-  std::size_t number = 0, passed = 0, failed = 0, shown = 0, cascades = 0, trees = 0;
+  std::size_t number = 0, passed = 0, failed = 0, shown = 0;
+  std::map<std::string, std::size_t> searches;  // by strategy
 };
 
 template <class T, class Body>
@@ -267,46 +269,58 @@ bool search_once(Context& context, const SearchCase& search_case, const SearchRe
       !context.same(positions, search_case.ids, "ids of positions"))
     return false;
   if (values.empty()) return true;  // nothing runs
-  if (stats.strategy == "cascade") ++context.cascades;
-  if (stats.strategy == "tree") ++context.trees;
+  ++context.searches[stats.strategy];
   const bool forced = path.strategy != Strategy::automatic && request.d <= kCertifiedDepth;
   return (stats.isa == context.kernels.name && (!forced || stats.strategy == path.name)) ||
          context.fail("ran " + stats.strategy + " on " + stats.isa);
 }
 
-// Through cascades of all segments that can have one, with and without coded rows.
-void check_cascades(Context& context, const SearchCase& search_case) {
-  for (const bool coded_rows : {false, true}) {
-    context.path = coded_rows ? "cascade with coded rows" : "cascade";
-    SearchRequest request = search_case.request;
-    std::deque<Cascade> cascades;
-    Interrupt stop;
-    for (Segment& segment : request.segments) {
-      if (segment.n == 0 || !cascade_serves(segment.max_abs)) continue;
-      cascades.push_back(build_cascade(segment, request.d, {request.metric, 8, 3, coded_rows},
-                                       context.kernels, 2, stop));
-      segment.cascade = &cascades.back();
-    }
-    for (const std::size_t threads : kThreads) {
-      request.threads = threads;
-      context.count(search_once(context, search_case, request, kPaths[0]));
-    }
-  }
+// A way to index a segment of float32 rows for the request; none where there is no way.
+struct IndexBuild {
+  const char* kind;  // IndexKind::name
+  const char* path;
+  std::unique_ptr<RowIndex> (*build)(const Segment& segment, const SearchRequest& request,
+                                     const KernelTable& kernels);
+};
+
+template <bool kCodedRows>
+std::unique_ptr<RowIndex> make_cascade(const Segment& segment, const SearchRequest& request,
+                                       const KernelTable& kernels) {
+  if (!can_be_coded(segment.max_abs)) return nullptr;
+  Interrupt stop;
+  return std::make_unique<Cascade>(
+      build_cascade(segment, request.d, {request.metric, 8, 3, kCodedRows}, kernels, 2, stop));
 }
 
-// Through trees of all segments, with leaves of one row and of many.
-void check_trees(Context& context, const SearchCase& search_case) {
-  if (search_case.request.d > kMostTreeDimensions) return;
-  for (const std::size_t leaf : {1, 16}) {
-    context.path = "tree with leaves of " + std::to_string(leaf);
+template <std::size_t kLeaf>
+std::unique_ptr<RowIndex> make_tree(const Segment& segment, const SearchRequest& request,
+                                    const KernelTable& kernels) {
+  if (request.d > kMostTreeDimensions) return nullptr;
+  Interrupt stop;
+  return std::make_unique<Tree>(build_tree(segment, request.d, kLeaf, kernels, 2, stop));
+}
+
+constexpr IndexBuild kIndexBuilds[] = {
+    {"cascade", "cascade", make_cascade<false>},
+    {"cascade", "cascade with coded rows", make_cascade<true>},
+    {"tree", "tree with leaves of 1", make_tree<1>},
+    {"tree", "tree with leaves of 16", make_tree<16>},
+};
+
+// Through indexes of all segments that can have one, of every kind that serves the request.
+void check_indexes(Context& context, const SearchCase& search_case) {
+  for (const IndexBuild& way : kIndexBuilds) {
+    context.path = way.path;
     SearchRequest request = search_case.request;
-    std::deque<Tree> trees;
-    Interrupt stop;
+    std::vector<std::unique_ptr<RowIndex>> indexes;
     for (Segment& segment : request.segments) {
       if (segment.n == 0) continue;
-      trees.push_back(build_tree(segment, request.d, leaf, context.kernels, 2, stop));
-      segment.tree = &trees.back();
+      auto index = way.build(segment, request, context.kernels);
+      if (index == nullptr || !index->serves(request)) continue;
+      segment.index = index.get();
+      indexes.push_back(std::move(index));
     }
+    if (indexes.empty()) continue;
     for (const std::size_t threads : kThreads) {
       request.threads = threads;
       context.count(search_once(context, search_case, request, kPaths[0]));
@@ -336,8 +350,7 @@ void check_search(Context& context, Reader& reader) {
       context.count(search_once(context, search_case, request, path));
     }
   }
-  if (!heavy) check_cascades(context, search_case);
-  if (euclidean && !heavy) check_trees(context, search_case);
+  if (!heavy) check_indexes(context, search_case);
   for (std::size_t s = 0; s < search_case.stored.size(); ++s) {
     const Floats rows = read(search_case.stored[s].keys);
     const Doubles got{context.kernels.filter.max_abs(rows.data(), rows.size())};
@@ -772,11 +785,14 @@ int check_file(const char* path) {
     context.passed += lanes.passed;
     context.failed += lanes.failed;
     if (lanes.failed > 0) std::printf("FAILED %s: %s\n", table->name, lanes.first.c_str());
-    std::printf("%s (%s): %zu checks, %zu failed, %zu searches through cascades, %zu trees\n",
-                table->name, table->emulated ? "emulated" : "native",
-                context.passed + context.failed, context.failed, context.cascades, context.trees);
-    require(context.cascades > 0, "no case was searched through a cascade");
-    require(context.trees > 0, "no case was searched through a tree");
+    std::printf("%s (%s): %zu checks, %zu failed\n", table->name,
+                table->emulated ? "emulated" : "native", context.passed + context.failed,
+                context.failed);
+    for (const IndexBuild& way : kIndexBuilds)
+      require(context.searches[way.kind] > 0,
+              (std::string("no case was searched through a ") + way.kind).c_str());
+    for (const auto& [strategy, count] : context.searches)
+      std::printf("  %s: %zu searches\n", strategy.c_str(), count);
     passed += context.passed;
     failed += context.failed;
     missing.erase(std::remove(missing.begin(), missing.end(), table->name), missing.end());

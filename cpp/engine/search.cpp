@@ -3,20 +3,27 @@
 #include <algorithm>
 
 #include "../flat/exclusions.h"
-#include "../index/cascade/cascade_search.h"
-#include "../index/tree/tree_search.h"
+#include "../index/row_index.h"
 
 namespace resmem {
 namespace {
 
-// The first rows, of which a segment has a cascade or a tree.
-std::size_t covered_rows(const Segment& segment) {
-  if (segment.cascade != nullptr) return segment.cascade->n;
-  return segment.tree != nullptr ? segment.tree->n : 0;
+constexpr std::size_t kFoundBytes = std::size_t{16} << 20;
+
+// Queries whose neighbours may be held together, one more of each than it keeps in the end.
+std::size_t queries_held(const SearchRequest& request) {
+  const std::size_t each = sizeof(Neighbour) * (request.k + 1) + sizeof(std::uint64_t);
+  return std::clamp<std::size_t>(kFoundBytes / each, request.threads, 1 << 16);
 }
 
-// Segments with cascades or trees: what they cover is searched through these, the other rows as
-// ever, and the nearest of both are kept. Queries that a cascade gave up are searched as ever too.
+// The first rows of a segment, which its index covers.
+std::size_t covered_rows(const Segment& segment) {
+  return segment.index != nullptr ? segment.index->covers() : 0;
+}
+
+// Segments with indexes: the rows that these cover are searched through them and all others by the
+// flat search, and the nearest of both are kept. Queries that an index gave up are searched by the
+// flat search alone.
 class IndexedSearch {
  public:
   IndexedSearch(const SearchRequest& request, const KernelTable& kernels,
@@ -31,15 +38,16 @@ class IndexedSearch {
 
   SearchStats run() {
     stats_.isa = kernels_.name;
-    stats_.strategy = "tree";
-    stats_.filter = "boxes";
-    std::size_t together = std::min(request_.q, tree_queries(request_));
+    const IndexKind* named = nullptr;
+    std::size_t together = std::min(request_.q, queries_held(request_));
     for (const Segment& segment : request_.segments) {
-      if (segment.cascade == nullptr) continue;
-      stats_.strategy = "cascade";
-      stats_.filter = "codes";
-      together = std::min(together, cascade_queries(request_, *segment.cascade));
+      if (segment.index == nullptr) continue;
+      const IndexKind& kind = segment.index->kind();
+      if (named == nullptr || kind.precedence > named->precedence) named = &kind;
+      together = std::min(together, segment.index->queries_together(request_));
     }
+    stats_.strategy = named->name;
+    stats_.filter = named->filter;
     for (std::size_t first = 0; first < request_.q; first += together)
       search_some(first, std::min(together, request_.q - first));
     search_deferred();
@@ -52,14 +60,10 @@ class IndexedSearch {
     search_uncovered(first, count, found);
     for (std::size_t s = 0; s < request_.segments.size(); ++s) {
       const Segment& segment = request_.segments[s];
-      if (segment.cascade != nullptr)
-        cascade_search({request_, *segment.cascade, segment, rows_.start(s), kernels_, exclusions_,
-                        first, count},
-                       found, deferred_, stats_, interrupt_);
-      else if (segment.tree != nullptr)
-        tree_search(
-            {request_, *segment.tree, segment, rows_.start(s), kernels_, exclusions_, first, count},
-            found, stats_, interrupt_);
+      if (segment.index == nullptr) continue;
+      segment.index->search(
+          {request_, segment, rows_.start(s), kernels_, exclusions_, first, count},
+          {found, deferred_, stats_}, interrupt_);
     }
     parallel_for_rows(count, 64 * request_.k, request_.threads, interrupt_,
                       [&](std::size_t begin, std::size_t end, bool) {
@@ -68,7 +72,7 @@ class IndexedSearch {
                       });
   }
 
-  // The rows behind those that cascades and trees cover, numbered as in the whole.
+  // The rows behind those that indexes cover, numbered as in the whole.
   void search_uncovered(std::size_t first, std::size_t count,
                         std::vector<std::vector<Neighbour>>& found) {
     SearchRequest part = request_.part(first, count);
@@ -78,8 +82,7 @@ class IndexedSearch {
       Segment rest = request_.segments[s];
       const std::size_t covered = covered_rows(rest);
       if (covered >= rest.n) continue;
-      rest.cascade = nullptr;
-      rest.tree = nullptr;
+      rest.index = nullptr;
       rest.keys.data = rest.keys.at(covered * request_.d);
       rest.n -= covered;
       if (rest.ids != nullptr) rest.ids += covered;
@@ -136,17 +139,15 @@ class IndexedSearch {
   SearchStats stats_;
 };
 
-// Cascades and trees are asked where nothing else was, where their bounds hold (those of trees
-// always do), and for few enough rows.
-bool indices_serve(const SearchRequest& request) {
+// Indexes are asked if no other path is forced, if the bounds of all of them hold, and if one
+// covers many more rows than are looked for.
+bool indexes_serve(const SearchRequest& request) {
   if (request.strategy != Strategy::automatic || request.filter != FilterKind::automatic)
     return false;
   bool large = false;
   for (const Segment& segment : request.segments) {
-    if (segment.cascade != nullptr &&
-        !(segment.cascade->points.serve(request.metric) && request.queries_max_abs <= 0x1p60))
-      return false;
-    if (segment.tree != nullptr && !is_euclidean(request.metric)) return false;
+    if (segment.index == nullptr) continue;
+    if (!segment.index->serves(request)) return false;
     large = large || 8 * request.k <= covered_rows(segment);
   }
   return large;
@@ -157,7 +158,7 @@ bool indices_serve(const SearchRequest& request) {
 SearchStats search(const SearchRequest& request, const KernelTable& kernels,
                    const SearchOutput& output, Interrupt& interrupt) {
   if (request.q == 0 || request.k == 0) return {};
-  if (indices_serve(request)) return IndexedSearch(request, kernels, output, interrupt).run();
+  if (indexes_serve(request)) return IndexedSearch(request, kernels, output, interrupt).run();
   return flat_search(request, kernels, output, interrupt);
 }
 

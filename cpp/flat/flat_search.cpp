@@ -11,10 +11,10 @@
 #include <stdexcept>
 
 #include "../rows/row_set.h"
+#include "bounds/filter_bounds.h"
 #include "canonical.h"
 #include "exclusions.h"
 #include "scanner.h"
-#include "score_space.h"
 #include "select.h"
 
 namespace resmem {
@@ -76,8 +76,8 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTab
   plan.strategy = request.strategy;
   const bool may_stream =
       is_euclidean(request.metric) && request.filter != FilterKind::dot && !request.wide();
-  if (!ScoreSpace::certifiable(request.d) ||
-      (request.wide() && !ScoreSpace::certifiable_wide(largest_value(request)))) {
+  if (!bounds_hold_at(request.d) ||
+      (request.wide() && !bounds_hold_for_wide(largest_value(request)))) {
     plan.strategy = Strategy::exact;
   } else if (plan.strategy == Strategy::stream && !may_stream) {
     throw std::invalid_argument(
@@ -124,6 +124,11 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTab
   return plan;
 }
 
+// As statistics and `filter=` name it.
+const char* filter_name(FilterKind filter) {
+  return filter == FilterKind::dot ? "dot" : "difference";
+}
+
 class Search {
  public:
   Search(const SearchRequest& request, const KernelTable& kernels, const SearchOutput& output,
@@ -147,7 +152,7 @@ class Search {
       search_exactly(queries);
       return stats_;
     }
-    stats_.filter = plan_.filter == FilterKind::dot ? "dot" : "difference";
+    stats_.filter = filter_name(plan_.filter);
     search_exactly(take_unscalable(queries));
     if (!queries.empty()) filter(queries, plan_.filter);
     if (!deferred_.empty()) {
@@ -160,35 +165,35 @@ class Search {
 
  private:
   void filter(const std::vector<std::size_t>& queries, FilterKind kind) {
-    const ScoreSpace space(request_, kind, plan_.scan.stream, kernels_);
+    const auto bounds = make_filter_bounds(request_, kind, plan_.scan.stream, kernels_);
     if (plan_.strategy == Strategy::by_queries)
-      filter_by_queries(queries, space);
+      filter_by_queries(queries, *bounds);
     else
-      filter_by_rows(queries, space);
+      filter_by_rows(queries, *bounds);
   }
 
   // Many queries: each task takes a block of them past all rows (5th loop).
-  void filter_by_queries(const std::vector<std::size_t>& queries, const ScoreSpace& space) {
+  void filter_by_queries(const std::vector<std::size_t>& queries, const FilterBounds& bounds) {
     const std::size_t per_task = plan_.queries_per_task;
     const std::size_t tasks = (queries.size() + per_task - 1) / per_task;
     // Whole panels, evenly: a short last task would stage all rows for a few queries.
     const std::size_t panel = std::min<std::size_t>(kernels_.query_lanes, per_task);
     const std::size_t panels = (queries.size() + panel - 1) / panel;
     parallel_for(tasks, request_.threads, interrupt_, [&](std::size_t task, bool calling_thread) {
-      Scanner scanner(request_, rows_, exclusions_, kernels_, space, plan_.scan);
+      Scanner scanner(request_, rows_, exclusions_, kernels_, bounds, plan_.scan);
       const std::size_t first = panels * task / tasks * panel;
       const std::size_t last = std::min(queries.size(), panels * (task + 1) / tasks * panel);
       const std::size_t count = last - first;
       scanner.begin(queries.data() + first, count);
       scanner.scan(0, rows_.size(), interrupt_, calling_thread);
-      for (std::size_t i = 0; i < count; ++i) finish(queries[first + i], i, {&scanner}, space);
+      for (std::size_t i = 0; i < count; ++i) finish(queries[first + i], i, {&scanner}, bounds);
       add(scanner.stats);
     });
   }
 
   // Few queries: the threads take turns at chunks of rows, each with thresholds of its own;
   // what they kept is merged.
-  void filter_by_rows(const std::vector<std::size_t>& queries, const ScoreSpace& space) {
+  void filter_by_rows(const std::vector<std::size_t>& queries, const FilterBounds& bounds) {
     const std::size_t block = plan_.scan.block_rows, total = rows_.size();
     const std::size_t blocks = (total + block - 1) / block;
     const std::size_t chunk = std::max<std::size_t>(1, blocks / (16 * request_.threads)) * block;
@@ -202,7 +207,7 @@ class Search {
         auto& scanner = scanners[slot];
         if (!scanner)
           scanner =
-              std::make_unique<Scanner>(request_, rows_, exclusions_, kernels_, space, plan_.scan);
+              std::make_unique<Scanner>(request_, rows_, exclusions_, kernels_, bounds, plan_.scan);
         scanner->begin(queries.data() + first, count);
         for (std::size_t c = next++; c < chunks; c = next++)
           scanner->scan(c * chunk, std::min(total, (c + 1) * chunk), interrupt_, calling_thread);
@@ -210,14 +215,14 @@ class Search {
       std::vector<const Scanner*> parts;
       for (const auto& scanner : scanners) parts.push_back(scanner.get());
       parallel_for(count, request_.threads, interrupt_,
-                   [&](std::size_t i, bool) { finish(queries[first + i], i, parts, space); });
+                   [&](std::size_t i, bool) { finish(queries[first + i], i, parts, bounds); });
     }
     for (const auto& scanner : scanners) add(scanner->stats);
   }
 
   // Certify and rescore: the last threshold over all parts' candidates, then canonical keys.
   void finish(std::size_t query, std::size_t local, const std::vector<const Scanner*>& parts,
-              const ScoreSpace& space) {
+              const FilterBounds& bounds) {
     std::vector<float> lows;
     for (const Scanner* part : parts) {
       if (part->deferred(local)) {
@@ -231,7 +236,7 @@ class Search {
     float threshold = -std::numeric_limits<float>::infinity();
     if (lows.size() > request_.k) {
       const float kth = kth_largest(lows.data(), lows.size(), request_.k);
-      threshold = space.threshold(kth, parts[0]->staged(local));
+      threshold = bounds.threshold(kth, parts[0]->staged(local));
     }
     constexpr std::size_t kAhead = 2;  // rows on their way while one is rescored
     const CanonicalKey key(request_, kernels_, query);
@@ -284,7 +289,7 @@ class Search {
     const auto scalable = [&](std::size_t i) {
       const double largest =
           kernels_.filter.max_abs64(request_.queries64 + i * request_.d, request_.d);
-      return largest == 0 || ScoreSpace::certifiable_wide(largest);
+      return largest == 0 || bounds_hold_for_wide(largest);
     };
     const auto end = std::stable_partition(queries.begin(), queries.end(), scalable);
     taken.assign(end, queries.end());
@@ -336,7 +341,7 @@ void filter_brackets(const SearchRequest& request, const KernelTable& kernels, d
                      double* high) {
   const FilterKind kind =
       request.filter == FilterKind::difference ? FilterKind::difference : FilterKind::dot;
-  const ScoreSpace space(request, kind, false, kernels);
+  const auto bounds = make_filter_bounds(request, kind, false, kernels);
   const Segment& segment = request.segments.at(0);
   const std::size_t depth = (request.d + kDepthStep - 1) / kDepthStep * kDepthStep;
   const std::size_t padded = (segment.n + kernels.row_step) / kernels.row_step * kernels.row_step;
@@ -348,26 +353,20 @@ void filter_brackets(const SearchRequest& request, const KernelTable& kernels, d
   std::vector<Hit> hits(padded * lanes);
   const RowSet rows(request.segments, request.d);
   RowReader reader(rows, kernels);
-  for (std::size_t r = 0; r < segment.n; ++r) {
-    float* to = staged.data() + r * depth;
-    if (request.wide())
-      space.stage_row(reader.wide_rows(segment, r), depth, to, &init[r], &spread[r]);
-    else
-      space.stage_row(reader.rows(segment, r, 1), depth, to, &init[r], &spread[r]);
-  }
+  bounds->stage_rows(reader, segment, 0, segment.n,
+                     {staged.data(), depth, init.data(), spread.data()});
   const std::size_t kc = request.blocks.depth > 0 ? request.blocks.depth : depth;
   const ScanArgs args{panel.data(),   staged.data(), depth, init.data(),
                       segment.n,      depth,         kc,    thresholds.data(),
                       partial.data(), hits.data()};
   for (std::size_t q = 0; q < request.q; ++q) {
-    const StagedQuery facts = space.stage_query(request, q, query.data());
+    const StagedQuery facts = bounds->stage_query(request, q, query.data());
     for (std::size_t p = 0; p < request.d; ++p) panel[p * lanes] = query[p];
-    const std::size_t found =
-        kind == FilterKind::dot ? kernels.filter.scan_dot(args) : kernels.filter.scan_diff(args);
+    const std::size_t found = bounds->kernel(kernels)(args);
     for (std::size_t h = 0; h < found; ++h) {
       const std::size_t row = hits[h].where / kMaxQueryLanes;
-      space.key_bracket(hits[h].score, spread[row], facts, low + q * segment.n + row,
-                        high + q * segment.n + row);
+      bounds->key_bracket(hits[h].score, spread[row], facts, low + q * segment.n + row,
+                          high + q * segment.n + row);
     }
   }
 }

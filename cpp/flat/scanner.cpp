@@ -24,12 +24,12 @@ std::size_t leading_dimension(std::size_t depth) {
 }  // namespace
 
 Scanner::Scanner(const SearchRequest& request, const RowSet& rows, const Exclusions& exclusions,
-                 const KernelTable& kernels, const ScoreSpace& space, const ScanPlan& plan)
+                 const KernelTable& kernels, const FilterBounds& bounds, const ScanPlan& plan)
     : request_(request),
       rows_(rows),
       exclusions_(exclusions),
       kernels_(kernels),
-      space_(space),
+      bounds_(bounds),
       plan_(plan),
       depth_(round_to(request.d, kDepthStep)),
       ld_(leading_dimension(depth_)),
@@ -62,7 +62,7 @@ void Scanner::begin(const std::size_t* queries, std::size_t count) {
   std::vector<float> staged(request_.d);
   if (!plan_.stream) panels_.assign(panels * lanes * depth_, 0.0F);
   for (std::size_t i = 0; i < count; ++i) {
-    staged_queries_[i] = space_.stage_query(request_, queries[i], staged.data());
+    staged_queries_[i] = bounds_.stage_query(request_, queries[i], staged.data());
     if (plan_.stream) continue;
     float* lane = panels_.data() + i / lanes * lanes * depth_ + i % lanes;
     for (std::size_t p = 0; p < request_.d; ++p) lane[p * lanes] = staged[p];
@@ -85,8 +85,7 @@ void Scanner::scan(std::size_t first, std::size_t last, Interrupt& interrupt, bo
 void Scanner::scan_tiles(std::size_t s, std::size_t first, std::size_t last, Interrupt& interrupt,
                          bool calling_thread) {
   const std::size_t lanes = kernels_.query_lanes;
-  const auto filter =
-      space_.filter() == FilterKind::dot ? kernels_.filter.scan_dot : kernels_.filter.scan_diff;
+  const FilterBounds::Kernel filter = bounds_.kernel(kernels_);
   ScanArgs args{};
   args.rows = staged_rows_.data();
   args.ld = ld_;
@@ -97,7 +96,8 @@ void Scanner::scan_tiles(std::size_t s, std::size_t first, std::size_t last, Int
   args.hits = hits_.data();
   for (std::size_t row = first; row < last; row += args.row_count) {  // 4th loop: mc rows
     args.row_count = next_block(last - row);
-    stage_block(rows_.segments()[s], row, args.row_count);
+    bounds_.stage_rows(reader_, rows_.segments()[s], row, args.row_count,
+                       {staged_rows_.data(), ld_, init_.data(), spread_.data()});
     for (std::size_t q = 0; q < query_count_; q += lanes) {  // 3rd loop: a panel of NR queries
       interrupt.poll(calling_thread);
       args.panel = panels_.data() + q * depth_;
@@ -160,16 +160,6 @@ void Scanner::tighten() {
     if (count_[q] > request_.k) thin(q);
 }
 
-void Scanner::stage_block(const Segment& segment, std::size_t first, std::size_t count) {
-  for (std::size_t r = 0; r < count; ++r) {
-    float* staged = staged_rows_.data() + r * ld_;
-    if (request_.wide())
-      space_.stage_row(reader_.wide_rows(segment, first + r), ld_, staged, &init_[r], &spread_[r]);
-    else
-      space_.stage_row(reader_.rows(segment, first + r, 1), ld_, staged, &init_[r], &spread_[r]);
-  }
-}
-
 void Scanner::take_hits(std::size_t found, std::size_t first_query, std::size_t s,
                         std::size_t first_row) {
   const Segment& segment = rows_.segments()[s];
@@ -181,7 +171,7 @@ void Scanner::take_hits(std::size_t found, std::size_t first_query, std::size_t 
     if (score < thresholds_[query]) continue;  // the threshold has risen since
     if (segment.dead(row, request_.version)) continue;
     if (exclusions_.excludes(queries_[query], segment.id(row))) continue;
-    const float low = ScoreSpace::lower_end(score, spread_[in_block]);
+    const float low = FilterBounds::lower_end(score, spread_[in_block]);
     if (std::isnan(low)) continue;  // only of a row that is not finite or beyond its max_abs
     push(query, {score, low, rows_.start(s) + row});
   }
@@ -203,7 +193,7 @@ void Scanner::thin(std::size_t query) {
   for (const Candidate* c = begin; c != end; ++c) *low++ = c->low;
   const float kth = kth_largest(scratch_.data(), count_[query], request_.k);
   const float threshold =
-      std::max(thresholds_[query], space_.threshold(kth, staged_queries_[query]));
+      std::max(thresholds_[query], bounds_.threshold(kth, staged_queries_[query]));
   thresholds_[query] = threshold;
   Candidate* kept = begin;
   for (const Candidate* c = begin; c != end; ++c) {  // branch-free
@@ -214,8 +204,8 @@ void Scanner::thin(std::size_t query) {
   ++stats.thinnings;
   // Half of the room above k must come free, or thinning would not be amortised.
   if (count_[query] <= (request_.k + plan_.capacity) / 2) return;
-  if (space_.places_keys()) {
-    thin_exactly(query);
+  if (const KeyScores* scores = bounds_.key_scores()) {
+    thin_exactly(query, *scores);
   } else {
     deferred_[query] = 1;
     ++stats.deferred;
@@ -225,7 +215,7 @@ void Scanner::thin(std::size_t query) {
 }
 
 // Ties, duplicates, distances closer than the bounds: canonical keys decide.
-void Scanner::thin_exactly(std::size_t query) {
+void Scanner::thin_exactly(std::size_t query, const KeyScores& scores) {
   Candidate* const begin = pool_.data() + query * plan_.capacity;
   const CanonicalKey key(request_, kernels_, queries_[query]);
   RowReader reader(rows_, kernels_);  // its own: a stream is still at the rows of reader_
@@ -240,14 +230,13 @@ void Scanner::thin_exactly(std::size_t query) {
   const StagedQuery& staged = staged_queries_[query];
   const double worst = kth->key;
   // Nothing is nearer than distance 0, and later rows have larger ids.
-  const bool settled = space_.filter() == FilterKind::difference && worst == 0 && rows_.ascending();
+  const bool settled = scores.settled_by_zero() && worst == 0 && rows_.ascending();
   thresholds_[query] =
-      settled ? kInfinity : std::max(thresholds_[query], space_.threshold_of_key(worst, staged));
+      settled ? kInfinity : std::max(thresholds_[query], scores.threshold_of_key(worst, staged));
   count_[query] = request_.k;
   for (std::size_t j = 0; j < request_.k; ++j) {
     const double each = exact[j].key;
-    begin[j] = {space_.upper_end_of_key(each, staged), space_.lower_end_of_key(each, staged),
-                exact[j].position};
+    begin[j] = {scores.upper_end(each, staged), scores.lower_end(each, staged), exact[j].position};
   }
 }
 

@@ -12,9 +12,9 @@
 #include "../base/threads.h"
 #include "../kernels/table.h"
 #include "../rows/row_set.h"
+#include "bounds/filter_bounds.h"
 #include "exclusions.h"
 #include "request.h"
-#include "score_space.h"
 
 namespace resmem {
 
@@ -35,7 +35,7 @@ struct ScanPlan {
 class Scanner {
  public:
   Scanner(const SearchRequest& request, const RowSet& rows, const Exclusions& exclusions,
-          const KernelTable& kernels, const ScoreSpace& space, const ScanPlan& plan);
+          const KernelTable& kernels, const FilterBounds& bounds, const ScanPlan& plan);
 
   // Takes up a block of queries, given by number.
   void begin(const std::size_t* queries, std::size_t count);
@@ -58,19 +58,18 @@ class Scanner {
                    bool calling_thread);
   std::size_t next_block(std::size_t left);
   void tighten();
-  void stage_block(const Segment& segment, std::size_t first, std::size_t count);
   std::size_t rows_at_once(const Segment& segment, std::size_t count) const;
   void take_hits(std::size_t found, std::size_t first_query, std::size_t segment,
                  std::size_t first_row);
   void push(std::size_t query, const Candidate& candidate);
   void thin(std::size_t query);
-  void thin_exactly(std::size_t query);
+  void thin_exactly(std::size_t query, const KeyScores& scores);
 
   const SearchRequest& request_;
   const RowSet& rows_;
   const Exclusions& exclusions_;
   const KernelTable& kernels_;
-  const ScoreSpace& space_;
+  const FilterBounds& bounds_;
   const ScanPlan plan_;
   std::size_t depth_, ld_;
   RowReader reader_;

@@ -8,8 +8,7 @@
 
 namespace resmem {
 
-struct Cascade;
-struct Tree;
+class RowIndex;
 
 enum class Metric { euclidean, sqeuclidean, cosine, inner_product };
 
@@ -26,10 +25,8 @@ struct Segment {
   // n versions at which the rows were removed (0: never), or none: every row lives. Another
   // thread may be marking rows with versions to come.
   const std::int64_t* died = nullptr;
-  double max_abs = 0;  // largest |value| of the keys
-  // Of the first rows; at most one of these. Trees serve the Euclidean metrics.
-  const Cascade* cascade = nullptr;
-  const Tree* tree = nullptr;
+  double max_abs = 0;               // largest |value| of the keys
+  const RowIndex* index = nullptr;  // of the first rows (index/row_index.h), or none
 
   std::int64_t id(std::size_t row) const { return ids != nullptr ? ids[row] : id_after(row); }
   std::int64_t id_after(std::size_t row) const {  // unsigned: whatever a file says, it wraps

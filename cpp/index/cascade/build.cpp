@@ -546,7 +546,7 @@ Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape&
                       const KernelTable& kernels, std::size_t threads, Interrupt& interrupt) {
   if (shape.depth < 4 || shape.depth % 4 != 0 || shape.depth > kMostDepth)
     throw std::invalid_argument("depth must be a multiple of 4 from 4 to 32768");
-  if (segment.n == 0 || segment.n >= kNoRow / 2 || !cascade_serves(segment.max_abs))
+  if (segment.n == 0 || segment.n >= kNoRow / 2 || !can_be_coded(segment.max_abs))
     throw std::invalid_argument("these rows cannot be coded");
   return Builder(segment, d, shape, kernels, threads, interrupt).build();
 }

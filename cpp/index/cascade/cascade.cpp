@@ -120,6 +120,15 @@ void Cascade::complete() {
   require(found == n);
 }
 
+const IndexKind& Cascade::kind() const {
+  static constexpr IndexKind kKind{"cascade", "codes", 1};
+  return kKind;
+}
+
+bool Cascade::serves(const SearchRequest& request) const {
+  return points.serve(request.metric) && request.queries_max_abs <= kMostCoded;
+}
+
 std::size_t Cascade::bytes() const {
   return panels.size() + codes.size() + 4 * (init.size() + rows.size()) +
          coded.size() * sizeof(CodedRow) + 4 * centres.size() + chunks.size() * sizeof(Chunk) +

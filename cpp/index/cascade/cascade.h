@@ -11,6 +11,7 @@
 #include "../../base/mappable.h"
 #include "../../base/threads.h"
 #include "../../rows/segment.h"
+#include "../row_index.h"
 #include "points.h"
 
 namespace resmem {
@@ -68,7 +69,7 @@ struct CodedRow {
   float error;   // the coded row is no farther from the row
 };
 
-struct Cascade {
+struct Cascade final : RowIndex {
   std::size_t n = 0, depth = 0, code_depth = 0, clusters = 0;
   Points points;
   Projection projection;            // of points
@@ -90,8 +91,16 @@ struct Cascade {
   // The same for who has all else from a file. Throws std::invalid_argument if a search could read
   // beyond anything, overflow an integer or compare NaN.
   void complete();
-  std::size_t bytes() const;
-  std::uint64_t digest() const;  // of everything in it (FNV-1a)
+
+  const IndexKind& kind() const override;
+  std::size_t covers() const override { return n; }
+  std::size_t dimensions() const override { return points.d; }
+  std::size_t bytes() const override;
+  std::uint64_t digest() const override;
+  bool serves(const SearchRequest& request) const override;
+  std::size_t queries_together(const SearchRequest& request) const override;
+  void search(const IndexScope& scope, const IndexOutput& output,
+              Interrupt& interrupt) const override;
 };
 
 // Where code p of a place lies in the panels (kernels/table.h, CodeScanArgs).
@@ -104,7 +113,12 @@ inline std::size_t in_panels(std::size_t place, std::size_t p, std::size_t depth
 Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape& shape,
                       const KernelTable& kernels, std::size_t threads, Interrupt& interrupt);
 
-// Whether the arithmetic of the projection stays far from overflow and underflow.
-inline bool cascade_serves(double max_abs) { return max_abs >= 0x1p-60 && max_abs <= 0x1p60; }
+// No row that is coded and no query that is searched for has a larger |value|: the arithmetic of
+// the projection stays far from overflow.
+inline constexpr double kMostCoded = 0x1p60;
+// Whether rows of this largest |value| can be coded: it stays far from underflow too.
+inline bool can_be_coded(double max_abs) {
+  return max_abs >= 1 / kMostCoded && max_abs <= kMostCoded;
+}
 
 }  // namespace resmem

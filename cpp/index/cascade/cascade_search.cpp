@@ -1,7 +1,4 @@
-#include "cascade_search.h"
-
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -31,12 +28,13 @@ std::vector<std::uint32_t> by_nearest_cluster(const CodedQueries& queries, std::
 // Threads hand their pass on from task to task: its buffers are warm.
 class Passes {
  public:
-  Passes(const CascadeScope& scope, const CodedQueries& queries, Interrupt& interrupt)
-      : scope_(scope), queries_(queries), interrupt_(interrupt) {}
+  Passes(const Cascade& cascade, const IndexScope& scope, const CodedQueries& queries,
+         Interrupt& interrupt)
+      : cascade_(cascade), scope_(scope), queries_(queries), interrupt_(interrupt) {}
 
   std::unique_ptr<CascadePass> take() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (idle_.empty()) return std::make_unique<CascadePass>(scope_, queries_, interrupt_);
+    if (idle_.empty()) return std::make_unique<CascadePass>(cascade_, scope_, queries_, interrupt_);
     auto pass = std::move(idle_.back());
     idle_.pop_back();
     return pass;
@@ -50,7 +48,8 @@ class Passes {
   }
 
  private:
-  const CascadeScope& scope_;
+  const Cascade& cascade_;
+  const IndexScope& scope_;
   const CodedQueries& queries_;
   Interrupt& interrupt_;
   std::mutex mutex_;
@@ -59,10 +58,11 @@ class Passes {
 
 }  // namespace
 
-void cascade_search(const CascadeScope& scope, std::vector<std::vector<Neighbour>>& found,
-                    std::vector<std::uint8_t>& deferred, SearchStats& stats, Interrupt& interrupt) {
-  const CodedQueries queries(scope, interrupt);
-  const auto order = by_nearest_cluster(queries, scope.count, scope.cascade.clusters);
+void Cascade::search(const IndexScope& scope, const IndexOutput& output,
+                     Interrupt& interrupt) const {
+  std::vector<std::vector<Neighbour>>& found = output.found;
+  const CodedQueries queries(*this, scope, interrupt);
+  const auto order = by_nearest_cluster(queries, scope.count, clusters);
   // Blocks of queries, and where those are too few for the threads, parts of the clusters.
   const std::size_t threads = scope.request.threads;
   const std::size_t per_block =
@@ -72,7 +72,7 @@ void cascade_search(const CascadeScope& scope, std::vector<std::vector<Neighbour
   const std::size_t parts = blocks < 2 * threads ? threads : 1;
   std::vector<std::vector<Neighbour>> fresh(scope.count * parts);
   std::vector<std::uint8_t> gave_up(scope.count * parts);
-  Passes passes(scope, queries, interrupt);
+  Passes passes(*this, scope, queries, interrupt);
   parallel_for(blocks * parts, threads, interrupt, [&](std::size_t task, bool calling_thread) {
     const std::size_t begin = task / parts * per_block, part = task % parts;
     const std::size_t count = std::min(scope.count - begin, per_block);
@@ -90,57 +90,18 @@ void cascade_search(const CascadeScope& scope, std::vector<std::vector<Neighbour
   });
   for (std::size_t i = 0; i < scope.count; ++i) {
     for (std::size_t at = i * parts; at < (i + 1) * parts; ++at) {
-      if (gave_up[at] != 0) deferred[scope.first + i] = 1;
+      if (gave_up[at] != 0) output.deferred[scope.first + i] = 1;
       found[i].insert(found[i].end(), fresh[at].begin(), fresh[at].end());
     }
     keep_nearest(found[i], scope.request.k);
   }
-  passes.count(stats);
+  passes.count(output.stats);
 }
 
-std::size_t cascade_queries(const SearchRequest& request, const Cascade& cascade) {
-  const std::size_t each = cascade.depth + 2 * cascade.code_depth + 8 * cascade.clusters +
-                           4 * cascade.depth + 24 * request.k + sizeof(CodedQuery);
+std::size_t Cascade::queries_together(const SearchRequest& request) const {
+  const std::size_t each =
+      depth + 2 * code_depth + 8 * clusters + 4 * depth + 24 * request.k + sizeof(CodedQuery);
   return std::clamp<std::size_t>(kQueryBytes / each, 16, 1 << 16);
-}
-
-// Every row by every stage.
-void cascade_bounds(const CascadeScope& scope, const CascadeBounds& bounds) {
-  Interrupt interrupt;
-  const Cascade& cascade = scope.cascade;
-  const CodedQueries queries(scope, interrupt);
-  std::vector<float> scratch(scope.request.d);
-  for (std::size_t i = 0; i < scope.count; ++i) {
-    const CanonicalKey& key = queries.canonical(i);
-    for (const Chunk& chunk : cascade.chunks)
-      for (std::size_t place = chunk.first; place < chunk.first + chunk.count; ++place) {
-        if (cascade.rows[place] == kNoRow) continue;
-        const std::size_t at = i * cascade.n + cascade.rows[place];
-        double square = 0;
-        for (std::size_t p = 0; p < cascade.projection.coordinates(); ++p) {
-          const int apart = cascade.panels[in_panels(place, p, cascade.depth)] + kQueryOffset -
-                            static_cast<int>(queries.codes(i)[p]);
-          square += apart * apart;
-        }
-        bounds.by_cluster[at] =
-            chunk.cluster < cascade.clusters
-                ? queries.least(chunk, queries.away(i)[chunk.cluster], queries[i].slack)
-                : 0;
-        bounds.by_projection[at] =
-            (std::sqrt(square) - std::sqrt(queries.limit(chunk, 0, queries[i].error))) /
-            cascade.scale;
-        if (cascade.code_depth > 0) {
-          double coded;
-          queries.coded_squares(place, &i, 1, &coded);
-          bounds.low[at] = queries.low(i, coded, queries.coded_error(i, place));
-          bounds.high[at] = queries.high(i, coded, queries.coded_error(i, place));
-        }
-        const double found = key(scope.segment.keys.read(
-            cascade.rows[place] * scope.request.d, scope.request.d, scratch.data(), scope.kernels));
-        bounds.key_low[at] = queries[i].keys.low(found);
-        bounds.key_high[at] = queries[i].keys.high(found);
-      }
-  }
 }
 
 }  // namespace resmem

@@ -6,10 +6,10 @@
 
 namespace resmem {
 
-CodedQueries::CodedQueries(const CascadeScope& scope, Interrupt& interrupt)
-    : cascade_(scope.cascade),
+CodedQueries::CodedQueries(const Cascade& cascade, const IndexScope& scope, Interrupt& interrupt)
+    : cascade_(cascade),
       kernels_(scope.kernels),
-      theta_(canonical_rounding(scope.cascade.points.dimensions())) {
+      theta_(canonical_rounding(cascade.points.dimensions())) {
   const Projection& map = cascade_.projection;
   const std::size_t count = scope.count, threads = scope.request.threads;
   const LinearHead layer{map.weight.data(), map.bias.data(), map.axes, map.d, 1};

@@ -7,24 +7,9 @@
 
 #include "../../base/rounding.h"
 #include "../../flat/canonical.h"
-#include "../../flat/exclusions.h"
-#include "../../rows/row_set.h"
 #include "cascade.h"
 
 namespace resmem {
-
-// Some queries of a request against the rows that a cascade covers of one segment.
-struct CascadeScope {
-  const SearchRequest& request;
-  const Cascade& cascade;
-  const Segment& segment;
-  std::size_t start;  // position of the segment's first row
-  const KernelTable& kernels;
-  const Exclusions& exclusions;
-  std::size_t first, count;  // queries
-
-  const float* query(std::size_t i) const { return request.queries + (first + i) * request.d; }
-};
 
 // What is known of a query before any row is looked at.
 struct CodedQuery {
@@ -41,7 +26,7 @@ struct CodedQuery {
 class CodedQueries {
  public:
   // Throws Interrupted.
-  CodedQueries(const CascadeScope& scope, Interrupt& interrupt);
+  CodedQueries(const Cascade& cascade, const IndexScope& scope, Interrupt& interrupt);
 
   // Query i counts from the scope's first.
   const CodedQuery& operator[](std::size_t i) const { return coded_[i]; }

@@ -32,11 +32,11 @@ void keep_smallest(std::vector<double>& heap, std::size_t k, double value) {
 
 }  // namespace
 
-CascadePass::CascadePass(const CascadeScope& scope, const CodedQueries& queries,
-                         Interrupt& interrupt)
+CascadePass::CascadePass(const Cascade& cascade, const IndexScope& scope,
+                         const CodedQueries& queries, Interrupt& interrupt)
     : scope_(scope),
       coded_(queries),
-      cascade_(scope.cascade),
+      cascade_(cascade),
       interrupt_(interrupt),
       k_(scope.request.k),
       capacity_(k_ + std::max<std::size_t>(64, k_)),

@@ -21,7 +21,8 @@ class CascadePass {
     return std::clamp(kBytes / (k * (2 * sizeof(Candidate) + sizeof(double))), kLeast,
                       kBlockQueries);
   }
-  CascadePass(const CascadeScope& scope, const CodedQueries& queries, Interrupt& interrupt);
+  CascadePass(const Cascade& cascade, const IndexScope& scope, const CodedQueries& queries,
+              Interrupt& interrupt);
 
   // Takes up a block of queries, given by number, and one of so many parts of the clusters.
   // `found` holds neighbours found elsewhere: they count towards the k.
@@ -98,7 +99,7 @@ class CascadePass {
   void find_keys();
   void prefetch(std::uint32_t place) const;
 
-  const CascadeScope& scope_;
+  const IndexScope& scope_;
   const CodedQueries& coded_;
   const Cascade& cascade_;
   Interrupt& interrupt_;

@@ -53,7 +53,7 @@ const float* Points::query(const float* x, const KernelTable& kernels, float* ou
 KeyDistance Points::distance_of_keys(const float* x, const KernelTable& kernels) const {
   const double theta = canonical_rounding(d);
   if (metric == Metric::euclidean) return {0, 1, 2 * theta, 0};
-  // |q - x|^2 = 2 (1 - similarity), which is within 4 theta (score_space.cpp).
+  // |q - x|^2 = 2 (1 - similarity), which is within 4 theta (flat/bounds/cosine.cpp).
   if (metric == Metric::cosine) return {0, 2, 16 * kV, 8 * theta};
   // |t q - x|^2 = t^2 |q|^2 + longest^2 - 2 t q.x: products are off by theta times the lengths.
   const double square = kernels.exact.dot(x, x, d), norm = std::sqrt(square);

@@ -164,6 +164,11 @@ void Tree::complete() const {
   }
 }
 
+const IndexKind& Tree::kind() const {
+  static constexpr IndexKind kKind{"tree", "boxes", 0};
+  return kKind;
+}
+
 std::uint64_t Tree::digest() const {
   Digest digest;
   digest.take(box);

@@ -9,6 +9,7 @@
 #include "../../base/mappable.h"
 #include "../../base/threads.h"
 #include "../../rows/segment.h"
+#include "../row_index.h"
 
 namespace resmem {
 
@@ -22,7 +23,7 @@ struct Split {
 
 // Nodes lie in levels from the root on: children of node i are 2 i + 1 and 2 i + 2, and the last
 // level holds 2^height leaves. Node j of level l has the places [j n / 2^l, (j + 1) n / 2^l).
-struct Tree {
+struct Tree final : RowIndex {
   std::size_t n = 0, d = 0, height = 0;
   std::vector<float> box;        // (2, d): least and largest coordinates of all rows
   Mappable<Split> splits;        // of every node but the leaves
@@ -35,10 +36,18 @@ struct Tree {
   // For who has it from a file. Throws std::invalid_argument if a search could read beyond
   // anything.
   void complete() const;
-  std::size_t bytes() const {
+
+  const IndexKind& kind() const override;
+  std::size_t covers() const override { return n; }
+  std::size_t dimensions() const override { return d; }
+  std::size_t bytes() const override {
     return 4 * (rows.size() + box.size()) + sizeof(Split) * splits.size();
   }
-  std::uint64_t digest() const;  // of everything in it (FNV-1a)
+  std::uint64_t digest() const override;
+  bool serves(const SearchRequest& request) const override { return is_euclidean(request.metric); }
+  std::size_t queries_together(const SearchRequest& request) const override;
+  void search(const IndexScope& scope, const IndexOutput& output,
+              Interrupt& interrupt) const override;
 };
 
 // Rows [0, segment.n) of a segment, at least `leaf` of them in a leaf (0: as measured best), if

@@ -1,11 +1,11 @@
-#include "tree_search.h"
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
 #include <mutex>
 #include <utility>
+
+#include "tree_bounds.h"
 
 namespace resmem {
 namespace {
@@ -52,8 +52,8 @@ struct Cell {
 template <std::size_t kD>
 class Walk {
  public:
-  Walk(const TreeScope& scope, Interrupt& interrupt)
-      : scope_(scope), tree_(scope.tree), segment_(scope.segment), interrupt_(interrupt) {}
+  Walk(const Tree& tree, const IndexScope& scope, Interrupt& interrupt)
+      : scope_(scope), tree_(tree), segment_(scope.segment), interrupt_(interrupt) {}
 
   // The leaf that a query comes to by always taking the nearer child.
   std::size_t home(std::size_t i) const {
@@ -129,7 +129,7 @@ class Walk {
     rows += last - first;
   }
 
-  const TreeScope& scope_;
+  const IndexScope& scope_;
   const Tree& tree_;
   const Segment& segment_;
   Interrupt& interrupt_;
@@ -139,12 +139,13 @@ class Walk {
 
 // Queries by the leaf they fall in: those of a task have boxes and rows in common.
 template <std::size_t kD>
-std::vector<std::uint64_t> in_order(const TreeScope& scope, Interrupt& interrupt) {
+std::vector<std::uint64_t> in_order(const Tree& tree, const IndexScope& scope,
+                                    Interrupt& interrupt) {
   std::vector<std::uint64_t> order(scope.count);
   for (std::size_t i = 0; i < scope.count; ++i) order[i] = i;
   if (scope.count < kOrderQueries) return order;
-  const Walk<kD> walk(scope, interrupt);
-  parallel_for_rows(scope.count, 16 * kD * scope.tree.height, scope.request.threads, interrupt,
+  const Walk<kD> walk(tree, scope, interrupt);
+  parallel_for_rows(scope.count, 16 * kD * tree.height, scope.request.threads, interrupt,
                     [&](std::size_t first, std::size_t last, bool) {
                       for (std::size_t i = first; i < last; ++i) order[i] |= walk.home(i) << 32;
                     });
@@ -153,30 +154,29 @@ std::vector<std::uint64_t> in_order(const TreeScope& scope, Interrupt& interrupt
 }
 
 template <std::size_t kD>
-void search_all(const TreeScope& scope, std::vector<std::vector<Neighbour>>& found,
-                SearchStats& stats, Interrupt& interrupt) {
-  const auto order = in_order<kD>(scope, interrupt);
+void search_all(const Tree& tree, const IndexScope& scope, const IndexOutput& output,
+                Interrupt& interrupt) {
+  const auto order = in_order<kD>(tree, scope, interrupt);
   const std::size_t per_task =
       std::clamp<std::size_t>(scope.count / (4 * scope.request.threads), 1, kBlockQueries);
   std::mutex mutex;
   parallel_for((scope.count + per_task - 1) / per_task, scope.request.threads, interrupt,
                [&](std::size_t task, bool calling_thread) {
-                 Walk<kD> walk(scope, interrupt);
+                 Walk<kD> walk(tree, scope, interrupt);
                  const std::size_t first = task * per_task;
                  const std::size_t last = std::min(scope.count, first + per_task);
                  for (std::size_t at = first; at < last; ++at) {
                    const std::size_t i = order[at] & 0xFFFFFFFF;
-                   walk.search(i, found[i], calling_thread);
+                   walk.search(i, output.found[i], calling_thread);
                  }
                  const std::lock_guard<std::mutex> lock(mutex);
-                 stats.boxes += walk.boxes;
-                 stats.rescored += walk.rows;
+                 output.stats.boxes += walk.boxes;
+                 output.stats.rescored += walk.rows;
                });
 }
 
 template <std::size_t kD>
-void all_bounds(const TreeScope& scope, double* bounds) {
-  const Tree& tree = scope.tree;
+void all_bounds(const Tree& tree, const IndexScope& scope, double* bounds) {
   for (std::size_t i = 0; i < scope.count; ++i) {
     std::vector<Cell<kD>> cells{Cell<kD>::root(tree, scope.query(i))};
     for (std::size_t level = 0; level <= tree.height; ++level) {
@@ -195,9 +195,8 @@ void all_bounds(const TreeScope& scope, double* bounds) {
 }
 
 // One function for every number of dimensions.
-using Search = void (*)(const TreeScope&, std::vector<std::vector<Neighbour>>&, SearchStats&,
-                        Interrupt&);
-using Bounds = void (*)(const TreeScope&, double*);
+using Search = void (*)(const Tree&, const IndexScope&, const IndexOutput&, Interrupt&);
+using Bounds = void (*)(const Tree&, const IndexScope&, double*);
 template <std::size_t... kI>
 constexpr std::array<Search, sizeof...(kI)> searches(std::index_sequence<kI...>) {
   return {&search_all<kI + 1>...};
@@ -210,20 +209,19 @@ using Dimensions = std::make_index_sequence<kMostTreeDimensions>;
 
 }  // namespace
 
-void tree_search(const TreeScope& scope, std::vector<std::vector<Neighbour>>& found,
-                 SearchStats& stats, Interrupt& interrupt) {
+void Tree::search(const IndexScope& scope, const IndexOutput& output, Interrupt& interrupt) const {
   static constexpr auto kSearches = searches(Dimensions{});
-  kSearches.at(scope.tree.d - 1)(scope, found, stats, interrupt);
+  kSearches.at(d - 1)(*this, scope, output, interrupt);
 }
 
-void tree_bounds(const TreeScope& scope, double* bounds) {
+void tree_bounds(const Tree& tree, const IndexScope& scope, double* bounds) {
   static constexpr auto kBounds = bounds_of(Dimensions{});
-  kBounds.at(scope.tree.d - 1)(scope, bounds);
+  kBounds.at(tree.d - 1)(tree, scope, bounds);
 }
 
-std::size_t tree_queries(const SearchRequest& request) {
-  const std::size_t each = sizeof(Neighbour) * (request.k + 1) + sizeof(std::uint64_t);
-  return std::clamp<std::size_t>(kQueryBytes / each, request.threads, 1 << 16);
+// Of each query it holds nothing but its place in the order.
+std::size_t Tree::queries_together(const SearchRequest&) const {
+  return kQueryBytes / sizeof(std::uint64_t);
 }
 
 }  // namespace resmem

@@ -1,0 +1,128 @@
+// What the bindings of all kinds of indexes share: an index in and out of named arrays.
+//
+// A kind tells in `IndexArrays<Kind>` what it consists of, and this file does the rest.
+#pragma once
+
+#include <cmath>
+#include <memory>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "../base/mappable.h"
+#include "../index/row_index.h"
+#include "search_request.h"
+
+namespace resmem {
+
+// Of each kind of index:
+//   name:                           in messages, with its article
+//   for_each_array(index, visit):   visit("name", member) of each array, vector or Mappable
+//   for_each_number(index, visit):  visit(member) of all else: sizes, truth values, metrics and
+//                                   float64; each is below 2^53, so that float64 holds it
+template <class Kind>
+struct IndexArrays;
+
+// The type that Python sees of an array's elements, of which one element holds a whole number.
+template <class T>
+struct PythonElement {
+  using type = T;
+};
+template <>
+struct PythonElement<std::int8_t> {
+  using type = std::uint8_t;
+};
+template <>
+struct PythonElement<std::uint32_t> {
+  using type = std::int32_t;
+};
+
+template <class Member>
+using ElementOf = std::decay_t<decltype(std::declval<Member&>()[0])>;
+
+// Everything in an index, by name: read-only views, which keep the index, and its numbers.
+template <class Kind>
+py::dict arrays_of(const py::object& self) {
+  const auto& index = self.cast<const Kind&>();
+  py::dict arrays;
+  IndexArrays<Kind>::for_each_array(index, [&](const char* name, const auto& member) {
+    using T = ElementOf<decltype(member)>;
+    using Out = typename PythonElement<T>::type;
+    const std::size_t count = member.size() * (sizeof(T) / sizeof(Out));
+    py::array_t<Out> view(static_cast<py::ssize_t>(count),
+                          reinterpret_cast<const Out*>(member.data()), self);
+    view.attr("flags").attr("writeable") = false;
+    arrays[name] = view;
+  });
+  std::vector<double> numbers;
+  IndexArrays<Kind>::for_each_number(
+      index, [&](auto value) { numbers.push_back(static_cast<double>(value)); });
+  arrays["numbers"] = py::array_t<double>(static_cast<py::ssize_t>(numbers.size()), numbers.data());
+  return arrays;
+}
+
+template <class T>
+void take_array(Mappable<T>& member, const T* data, std::size_t size) {
+  member.map(data, size);
+}
+template <class T>
+void take_array(std::vector<T>& member, const T* data, std::size_t size) {
+  member.assign(data, data + size);
+}
+
+// What is in a file may be any number: only those that T holds become one.
+template <class T>
+T number_as(double number, const std::string& message) {
+  if constexpr (!std::is_same_v<T, double>) {
+    const double beyond = std::is_same_v<T, bool> ? 2 : std::is_enum_v<T> ? 4 : 0x1p48;
+    require(number >= 0 && number < beyond && number == std::floor(number), message.c_str());
+  }
+  return static_cast<T>(number);
+}
+
+// What arrays_of() gave, perhaps from a file. Vectors are copied; what is mappable stays where it
+// is, and the caller keeps it.
+template <class Kind>
+std::unique_ptr<Kind> index_from_arrays(const py::dict& arrays) {
+  const std::string kind = IndexArrays<Kind>::name;
+  const auto array_named = [&](const char* name) -> py::object {
+    require(arrays.contains(name), ("an array of " + kind + " is missing").c_str());
+    return arrays[name];
+  };
+  auto index = std::make_unique<Kind>();
+  const auto numbers = exact_array<double>(array_named("numbers"), "contiguous float64 numbers");
+  std::size_t next = 0;
+  IndexArrays<Kind>::for_each_number(*index, [&](auto& value) {
+    require(next < static_cast<std::size_t>(numbers.size()),
+            ("too few numbers of " + kind).c_str());
+    value = number_as<std::decay_t<decltype(value)>>(numbers.data()[next++],
+                                                     "a number of " + kind + " is out of range");
+  });
+  require(next == static_cast<std::size_t>(numbers.size()),
+          ("too many numbers of " + kind).c_str());
+  IndexArrays<Kind>::for_each_array(*index, [&](const char* name, auto& member) {
+    using T = ElementOf<decltype(member)>;
+    using In = typename PythonElement<T>::type;
+    constexpr std::size_t kEach = sizeof(T) / sizeof(In);
+    const auto array =
+        exact_array<In>(array_named(name), ("the contiguous arrays of " + kind).c_str());
+    const auto size = static_cast<std::size_t>(array.size());
+    require(size % kEach == 0, ("an array of " + kind + " is cut off").c_str());
+    take_array(member, reinterpret_cast<const T*>(array.data()), size / kEach);
+  });
+  index->complete();
+  return index;
+}
+
+// The class of a kind, with its arrays; what all kinds share comes with RowIndex.
+template <class Kind>
+py::class_<Kind, RowIndex> index_class(py::module_& module, const char* name, const char* doc) {
+  using namespace py::literals;
+  return py::class_<Kind, RowIndex>(module, name, doc)
+      .def_static("of", &index_from_arrays<Kind>, "arrays"_a, py::keep_alive<0, 1>(),
+                  "An index of arrays() of another. It reads the large ones where they lie.")
+      .def("arrays", &arrays_of<Kind>,
+           "Everything in it, by name: read-only views and a few numbers.");
+}
+
+}  // namespace resmem

@@ -1,0 +1,31 @@
+// What the filters that compute dot products have in common:
+//
+//     score - spread(x) - slack(q)  <=  t  <=  score + slack(q).
+#pragma once
+
+#include "filter_bounds.h"
+
+namespace resmem {
+
+class DotBounds : public FilterBounds {
+ public:
+  Kernel kernel(const KernelTable& kernels) const final { return kernels.filter.scan_dot; }
+
+  // The k-th row's t is at least low - slack, and a score exceeds its t by at most another slack.
+  float threshold(float low, const StagedQuery& query) const final {
+    return round_down((static_cast<double>(low) - 2 * query.slack) - kGuard * kEta);
+  }
+
+  void key_bracket(float score, float spread, const StagedQuery& query, double* low,
+                   double* high) const final {
+    const auto value = static_cast<double>(score);
+    *low = key_of(value + query.slack, query);
+    *high = key_of(value - static_cast<double>(spread) - query.slack, query);
+  }
+
+ private:
+  // The canonical key of an exact score t.
+  virtual double key_of(double t, const StagedQuery& query) const = 0;
+};
+
+}  // namespace resmem

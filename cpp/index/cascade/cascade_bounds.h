@@ -1,0 +1,15 @@
+// What every stage of a cascade promises, laid open for tests.
+#pragma once
+
+#include "cascade.h"
+
+namespace resmem {
+
+// Bounds of the distances between exact points: lower ends by the cluster and by the coded
+// projection, both ends by the coded row (if there are any) and by the canonical key. (q, n) each.
+struct CascadeBounds {
+  double *by_cluster, *by_projection, *low, *high, *key_low, *key_high;
+};
+void cascade_bounds(const Cascade& cascade, const IndexScope& scope, const CascadeBounds& bounds);
+
+}  // namespace resmem
