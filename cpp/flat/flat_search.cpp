@@ -15,7 +15,7 @@
 #include "canonical.h"
 #include "exclusions.h"
 #include "scanner.h"
-#include "select.h"
+#include "kth_largest.h"
 
 namespace resmem {
 namespace {
@@ -186,8 +186,9 @@ class Search {
       const std::size_t count = last - first;
       scanner.begin(queries.data() + first, count);
       scanner.scan(0, rows_.size(), interrupt_, calling_thread);
-      for (std::size_t i = 0; i < count; ++i) finish(queries[first + i], i, {&scanner}, bounds);
-      add(scanner.stats);
+      for (std::size_t i = 0; i < count; ++i)
+        finish(queries[first + i], i, {&scanner.selection()}, bounds);
+      add(scanner.stats());
     });
   }
 
@@ -212,19 +213,19 @@ class Search {
         for (std::size_t c = next++; c < chunks; c = next++)
           scanner->scan(c * chunk, std::min(total, (c + 1) * chunk), interrupt_, calling_thread);
       });
-      std::vector<const Scanner*> parts;
-      for (const auto& scanner : scanners) parts.push_back(scanner.get());
+      std::vector<const Selection*> parts;
+      for (const auto& scanner : scanners) parts.push_back(&scanner->selection());
       parallel_for(count, request_.threads, interrupt_,
                    [&](std::size_t i, bool) { finish(queries[first + i], i, parts, bounds); });
     }
-    for (const auto& scanner : scanners) add(scanner->stats);
+    for (const auto& scanner : scanners) add(scanner->stats());
   }
 
   // Certify and rescore: the last threshold over all parts' candidates, then canonical keys.
-  void finish(std::size_t query, std::size_t local, const std::vector<const Scanner*>& parts,
+  void finish(std::size_t query, std::size_t local, const std::vector<const Selection*>& parts,
               const FilterBounds& bounds) {
     std::vector<float> lows;
-    for (const Scanner* part : parts) {
+    for (const Selection* part : parts) {
       if (part->deferred(local)) {
         const std::lock_guard<std::mutex> lock(mutex_);
         deferred_.push_back(query);
@@ -243,7 +244,7 @@ class Search {
     RowReader reader(rows_, kernels_);
     std::vector<Neighbour> found;
     found.reserve(request_.k + 16);
-    for (const Scanner* part : parts) {
+    for (const Selection* part : parts) {
       const Candidate* c = part->candidates(local);
       for (std::size_t j = 0; j < part->candidate_count(local); ++j)
         if (c[j].high >= threshold) found.push_back({0, rows_.id(c[j].position), c[j].position});

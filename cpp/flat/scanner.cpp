@@ -2,15 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-
-#include "canonical.h"
-#include "select.h"
 
 namespace resmem {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 std::size_t round_to(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
 
@@ -33,8 +27,8 @@ Scanner::Scanner(const SearchRequest& request, const RowSet& rows, const Exclusi
       plan_(plan),
       depth_(round_to(request.d, kDepthStep)),
       ld_(leading_dimension(depth_)),
-      reader_(rows, kernels) {
-  scratch_.resize(plan_.capacity);
+      reader_(rows, kernels),
+      selection_(request, rows, kernels, bounds, plan.capacity) {
   const std::size_t padded = round_to(plan_.block_rows, kernels_.row_step);
   init_.assign(padded, 0.0F);
   spread_.assign(padded, 0.0F);
@@ -51,22 +45,23 @@ void Scanner::begin(const std::size_t* queries, std::size_t count) {
   queries_ = queries;
   query_count_ = count;
   const std::size_t lanes = kernels_.query_lanes, panels = (count + lanes - 1) / lanes;
-  staged_queries_.assign(count, {});
-  thresholds_.assign(panels * lanes, kInfinity);  // an unused lane never hits
-  std::fill_n(thresholds_.begin(), count, -kInfinity);
-  deferred_.assign(count, 0);
   seen_rows_ = 0;
-  count_.assign(count, 0);
-  pool_.resize(count * plan_.capacity);
-
+  std::vector<StagedQuery> facts(count);
   std::vector<float> staged(request_.d);
   if (!plan_.stream) panels_.assign(panels * lanes * depth_, 0.0F);
   for (std::size_t i = 0; i < count; ++i) {
-    staged_queries_[i] = bounds_.stage_query(request_, queries[i], staged.data());
+    facts[i] = bounds_.stage_query(request_, queries[i], staged.data());
     if (plan_.stream) continue;
     float* lane = panels_.data() + i / lanes * lanes * depth_ + i % lanes;
     for (std::size_t p = 0; p < request_.d; ++p) lane[p * lanes] = staged[p];
   }
+  selection_.begin(queries, facts, lanes);
+}
+
+SearchStats Scanner::stats() const {
+  SearchStats all = scanned_;
+  all.add(selection_.stats);
+  return all;
 }
 
 void Scanner::scan(std::size_t first, std::size_t last, Interrupt& interrupt, bool calling_thread) {
@@ -101,11 +96,11 @@ void Scanner::scan_tiles(std::size_t s, std::size_t first, std::size_t last, Int
     for (std::size_t q = 0; q < query_count_; q += lanes) {  // 3rd loop: a panel of NR queries
       interrupt.poll(calling_thread);
       args.panel = panels_.data() + q * depth_;
-      args.thresholds = thresholds_.data() + q;
+      args.thresholds = selection_.thresholds() + q;
       take_hits(filter(args), q, s, row);
     }
-    stats.pairs_filtered += args.row_count * query_count_;
-    if (args.row_count < plan_.block_rows) tighten();
+    scanned_.pairs_filtered += args.row_count * query_count_;
+    if (args.row_count < plan_.block_rows) selection_.tighten();
   }
 }
 
@@ -125,13 +120,13 @@ void Scanner::scan_stream(std::size_t s, std::size_t first, std::size_t last, In
                               rows,
                               request_.d,
                               read,
-                              thresholds_[q],
+                              selection_.thresholds()[q],
                               hits_.data()};
         take_hits(kernels_.filter.stream_diff(args), q, s, row + first_read);
       }
     }
-    stats.pairs_filtered += count * query_count_;
-    if (count < plan_.block_rows) tighten();
+    scanned_.pairs_filtered += count * query_count_;
+    if (count < plan_.block_rows) selection_.tighten();
   }
 }
 
@@ -154,89 +149,20 @@ std::size_t Scanner::next_block(std::size_t left) {
   return count;
 }
 
-// Thresholds for the next block from what there is, before any buffer is full.
-void Scanner::tighten() {
-  for (std::size_t q = 0; q < query_count_; ++q)
-    if (count_[q] > request_.k) thin(q);
-}
-
 void Scanner::take_hits(std::size_t found, std::size_t first_query, std::size_t s,
                         std::size_t first_row) {
   const Segment& segment = rows_.segments()[s];
-  stats.hits += found;
+  scanned_.hits += found;
   for (std::size_t h = 0; h < found; ++h) {
     const std::size_t query = first_query + hits_[h].where % kMaxQueryLanes;
     const std::size_t in_block = hits_[h].where / kMaxQueryLanes, row = first_row + in_block;
     const float score = hits_[h].score;
-    if (score < thresholds_[query]) continue;  // the threshold has risen since
+    if (score < selection_.thresholds()[query]) continue;  // the threshold has risen since
     if (segment.dead(row, request_.version)) continue;
     if (exclusions_.excludes(queries_[query], segment.id(row))) continue;
     const float low = FilterBounds::lower_end(score, spread_[in_block]);
     if (std::isnan(low)) continue;  // only of a row that is not finite or beyond its max_abs
-    push(query, {score, low, rows_.start(s) + row});
-  }
-}
-
-void Scanner::push(std::size_t query, const Candidate& candidate) {
-  if (count_[query] == plan_.capacity) {
-    thin(query);
-    if (candidate.high < thresholds_[query]) return;
-  }
-  pool_[query * plan_.capacity + count_[query]++] = candidate;
-}
-
-// Drops what cannot be among the k nearest. Called with more than k candidates.
-void Scanner::thin(std::size_t query) {
-  Candidate* const begin = pool_.data() + query * plan_.capacity;
-  Candidate* const end = begin + count_[query];
-  float* low = scratch_.data();
-  for (const Candidate* c = begin; c != end; ++c) *low++ = c->low;
-  const float kth = kth_largest(scratch_.data(), count_[query], request_.k);
-  const float threshold =
-      std::max(thresholds_[query], bounds_.threshold(kth, staged_queries_[query]));
-  thresholds_[query] = threshold;
-  Candidate* kept = begin;
-  for (const Candidate* c = begin; c != end; ++c) {  // branch-free
-    *kept = *c;
-    kept += c->high >= threshold ? 1 : 0;
-  }
-  count_[query] = static_cast<std::size_t>(kept - begin);
-  ++stats.thinnings;
-  // Half of the room above k must come free, or thinning would not be amortised.
-  if (count_[query] <= (request_.k + plan_.capacity) / 2) return;
-  if (const KeyScores* scores = bounds_.key_scores()) {
-    thin_exactly(query, *scores);
-  } else {
-    deferred_[query] = 1;
-    ++stats.deferred;
-    count_[query] = 0;
-    thresholds_[query] = kInfinity;
-  }
-}
-
-// Ties, duplicates, distances closer than the bounds: canonical keys decide.
-void Scanner::thin_exactly(std::size_t query, const KeyScores& scores) {
-  Candidate* const begin = pool_.data() + query * plan_.capacity;
-  const CanonicalKey key(request_, kernels_, queries_[query]);
-  RowReader reader(rows_, kernels_);  // its own: a stream is still at the rows of reader_
-  std::vector<Neighbour> exact;
-  exact.reserve(count_[query]);
-  for (const Candidate* c = begin; c != begin + count_[query]; ++c)
-    exact.push_back({key.at(reader, c->position), rows_.id(c->position), c->position});
-  stats.rescored += exact.size();
-  ++stats.exact_thinnings;
-  const auto kth = exact.begin() + static_cast<std::ptrdiff_t>(request_.k - 1);
-  std::nth_element(exact.begin(), kth, exact.end());
-  const StagedQuery& staged = staged_queries_[query];
-  const double worst = kth->key;
-  // Nothing is nearer than distance 0, and later rows have larger ids.
-  const bool settled = scores.settled_by_zero() && worst == 0 && rows_.ascending();
-  thresholds_[query] =
-      settled ? kInfinity : std::max(thresholds_[query], scores.threshold_of_key(worst, staged));
-  count_[query] = request_.k;
-  for (std::size_t j = 0; j < request_.k; ++j) {
-    const double each = exact[j].key;
-    begin[j] = {scores.upper_end(each, staged), scores.lower_end(each, staged), exact[j].position};
+    selection_.push(query, {score, low, rows_.start(s) + row});
   }
 }
 

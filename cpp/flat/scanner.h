@@ -1,7 +1,7 @@
 // One thread's filter pass: a block of queries against ranges of rows.
 //
-// It owns the staged block of rows, the packed panels of queries, their thresholds and their
-// candidates, and runs the 4th and 3rd loops around the micro-tile.
+// It owns the staged block of rows and the packed panels of queries, runs the 4th and 3rd loops
+// around the micro-tile, and hands the rows that reach their thresholds to a Selection.
 #pragma once
 
 #include <cstddef>
@@ -15,14 +15,9 @@
 #include "bounds/filter_bounds.h"
 #include "exclusions.h"
 #include "request.h"
+#include "selection.h"
 
 namespace resmem {
-
-// A row that may be among the k nearest: its score bracket (slack left out) and position.
-struct Candidate {
-  float high, low;
-  std::size_t position;
-};
 
 // The tiles' block sizes and the room per query, decided by the planner.
 struct ScanPlan {
@@ -42,14 +37,10 @@ class Scanner {
   // Filters rows [first, last); positions must come in ascending order between begin()s.
   void scan(std::size_t first, std::size_t last, Interrupt& interrupt, bool calling_thread);
 
-  // Candidates of the local query i, after the last scan.
-  const Candidate* candidates(std::size_t i) const { return pool_.data() + i * plan_.capacity; }
-  std::size_t candidate_count(std::size_t i) const { return count_[i]; }
-  const StagedQuery& staged(std::size_t i) const { return staged_queries_[i]; }
-  // The bounds could not separate this query's candidates: it needs the difference filter.
-  bool deferred(std::size_t i) const { return deferred_[i] != 0; }
-
-  SearchStats stats;
+  // What the block's queries have found so far.
+  const Selection& selection() const { return selection_; }
+  // Everything done since the scanner was made.
+  SearchStats stats() const;
 
  private:
   void scan_tiles(std::size_t segment, std::size_t first, std::size_t last, Interrupt& interrupt,
@@ -57,13 +48,9 @@ class Scanner {
   void scan_stream(std::size_t segment, std::size_t first, std::size_t last, Interrupt& interrupt,
                    bool calling_thread);
   std::size_t next_block(std::size_t left);
-  void tighten();
   std::size_t rows_at_once(const Segment& segment, std::size_t count) const;
   void take_hits(std::size_t found, std::size_t first_query, std::size_t segment,
                  std::size_t first_row);
-  void push(std::size_t query, const Candidate& candidate);
-  void thin(std::size_t query);
-  void thin_exactly(std::size_t query, const KeyScores& scores);
 
   const SearchRequest& request_;
   const RowSet& rows_;
@@ -76,16 +63,12 @@ class Scanner {
 
   const std::size_t* queries_ = nullptr;
   std::size_t query_count_ = 0;
-  std::vector<StagedQuery> staged_queries_;
-  std::vector<float> thresholds_;  // whole panels
-  std::vector<std::uint8_t> deferred_;
-  std::vector<std::size_t> count_;
-  std::vector<Candidate> pool_;
   std::size_t seen_rows_ = 0;  // since begin()
 
   std::vector<float> panels_, staged_rows_, init_, spread_, partial_;
   std::vector<Hit> hits_;
-  std::vector<float> scratch_;
+  Selection selection_;
+  SearchStats scanned_;  // but for what the selection counts
 };
 
 }  // namespace resmem
