@@ -20,7 +20,7 @@ from resmem import _core, _memory, _search
 
 PACKAGE = Path(resmem.__file__).parent
 TESTS = Path(__file__).parent
-README = TESTS.parent / "README.md"
+GUIDE, TUNING = (TESTS.parent / "python" / "resmem" / f"{name}.md" for name in ("GUIDE", "TUNING"))
 STUB = PACKAGE / "_core.pyi"
 
 Signature = tuple[list[str], dict[str, object]]  # argument names; defaults
@@ -179,21 +179,21 @@ def test_the_oracle_imports_numpy_alone():
 # ---- examples ------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not README.is_file(), reason="the README is not beside the tests")
-def test_the_code_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+@pytest.mark.skipif(not TUNING.is_file(), reason="the page is not beside the tests")
+def test_code_of_the_tuning_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    text = README.read_text(encoding="utf-8")
+    text = TUNING.read_text(encoding="utf-8")
     code = "".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "tune: ")
-        exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+        exec(compile(code, str(TUNING), "exec"), {"__name__": "tuning"})
     assert "The memory helps" in capsys.readouterr().out
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(not README.is_file(), reason="the README is not beside the tests")
-def test_the_shell_session_of_the_readme_runs(tmp_path):
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.skipif(not GUIDE.is_file(), reason="the page is not beside the tests")
+def test_shell_session_of_the_guide_runs(tmp_path):
+    text = GUIDE.read_text(encoding="utf-8")
     (session,) = [b for b in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S) if "npy" in b]
     for name, arguments in (("resmem", "-m resmem"), ("python3", "")):
         program = tmp_path / name
