@@ -32,11 +32,7 @@ py::tuple search_python(const py::array& queries, double queries_max_abs,
                         const std::string& filter, const std::array<std::size_t, 4>& blocks,
                         std::int64_t version) {
   SearchRequest request = request_from(queries, queries_max_abs, segments, k, metric);
-  if (exclude) {
-    require(exclude->ndim() == 2 && extent(*exclude, 0) == request.q, "exclude must be (q, m)");
-    request.exclude = exclude->data();
-    request.exclude_width = extent(*exclude, 1);
-  }
+  exclude_from(request, exclude);
   request.threads = thread_count(threads);
   request.strategy = choice<Strategy>(strategy, {{"automatic", Strategy::automatic},
                                                  {"by_queries", Strategy::by_queries},

@@ -36,6 +36,7 @@ void register_tree(py::module_& module);
 void register_rows(py::module_& module);
 void register_residuals(py::module_& module);
 void register_aggregate(py::module_& module);
+void register_correct(py::module_& module);
 void register_sweep(py::module_& module);
 void register_arrays(py::module_& module);
 void register_system(py::module_& module);

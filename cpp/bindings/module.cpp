@@ -9,6 +9,7 @@ PYBIND11_MODULE(_core, module) {
   resmem::register_rows(module);
   resmem::register_residuals(module);
   resmem::register_aggregate(module);
+  resmem::register_correct(module);
   resmem::register_sweep(module);
   resmem::register_testing(module);
 }

@@ -1,6 +1,7 @@
 // A SearchRequest from Python objects, kept alive by the caller's arguments.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "../flat/request.h"
@@ -75,6 +76,15 @@ inline SearchRequest request_from(const py::array& queries, double queries_max_a
     require(!wide || segment.index == nullptr, "float64 keys have no index");
   }
   return request;
+}
+
+// Ids (q, m) that queries must not see; -1 for none.
+inline void exclude_from(SearchRequest& request,
+                         const std::optional<Array<std::int64_t>>& exclude) {
+  if (!exclude) return;
+  require(exclude->ndim() == 2 && extent(*exclude, 0) == request.q, "exclude must be (q, m)");
+  request.exclude = exclude->data();
+  request.exclude_width = extent(*exclude, 1);
 }
 
 }  // namespace resmem

@@ -122,7 +122,7 @@ inline void keep_nearest(std::vector<Neighbour>& found, std::size_t k) {
 }
 
 // Sorts the neighbours found, keeps the first k, pads, and turns keys into values.
-// Positions may be left out (nullptr).
+// Ids and positions may be left out (nullptr).
 inline void write_neighbours(std::vector<Neighbour>& found, Metric metric, std::size_t k,
                              double* values, std::int64_t* ids, std::int64_t* positions) {
   std::size_t kept = std::min(k, found.size());
@@ -140,7 +140,7 @@ inline void write_neighbours(std::vector<Neighbour>& found, Metric metric, std::
                                                 : key;
     }
     values[j] = value;
-    ids[j] = j < kept ? found[j].id : -1;
+    if (ids != nullptr) ids[j] = j < kept ? found[j].id : -1;
     if (positions != nullptr)
       positions[j] = j < kept ? static_cast<std::int64_t>(found[j].position) : -1;
   }

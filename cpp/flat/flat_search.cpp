@@ -328,7 +328,8 @@ void SearchOutput::write(const SearchRequest& request, std::size_t query,
     return;
   }
   const std::size_t at = query * request.k;
-  write_neighbours(neighbours, request.metric, request.k, values + at, ids + at,
+  write_neighbours(neighbours, request.metric, request.k, values + at,
+                   ids == nullptr ? nullptr : ids + at,
                    positions == nullptr ? nullptr : positions + at);
 }
 

@@ -10,7 +10,7 @@
 
 namespace resmem {
 
-// (q, k) each; positions, numbered through all segments, may be left out.
+// (q, k) each; ids, and positions numbered through all segments, may be left out.
 struct SearchOutput {
   double* values = nullptr;
   std::int64_t* ids = nullptr;

@@ -160,6 +160,23 @@ def aggregate(
     head: tuple[_F32, _F32, float] | None = None,
     select: _I64 | None = None,
 ) -> _F64: ...
+def correct(
+    queries: _F32 | _F64,
+    queries_max_abs: float,
+    segments: Sequence[_Segment],
+    k: int,
+    residuals: Sequence[_Residuals],
+    sigma: float,
+    columns: int,
+    strength: float = 1.0,
+    base: _F64 | None = None,
+    exclude: _I64 | None = None,
+    threads: int = 0,
+    isa: str = "",
+    head: tuple[_F32, _F32, float] | None = None,
+    select: _I64 | None = None,
+    version: int = 0,
+) -> _F64: ...
 def weights(distances: _F64, positions: _I64, sigma: float, isa: str = "") -> tuple[_F64, _F64]: ...
 def inspect_rows(rows: _F32 | _F64, threads: int = 0, isa: str = "") -> tuple[float, int]: ...
 def narrow(

@@ -1,0 +1,25 @@
+#include "correct.h"
+
+#include <memory>
+
+namespace resmem {
+
+SearchStats correct(const SearchRequest& search_request, AggregateRequest residuals,
+                    const KernelTable& kernels, double* out, Interrupt& interrupt) {
+  const std::size_t pairs = search_request.q * search_request.k;
+  // The search fills these wholly, so they are not set to zero first.
+  const std::unique_ptr<double[]> distances(new double[pairs]);
+  const std::unique_ptr<std::int64_t[]> positions(new std::int64_t[pairs]);
+  SearchOutput found;
+  found.values = distances.get();
+  found.positions = positions.get();
+  const SearchStats stats = search(search_request, kernels, found, interrupt);
+  residuals.distances = distances.get();
+  residuals.positions = positions.get();
+  residuals.q = search_request.q;
+  residuals.k = search_request.k;
+  aggregate(residuals, kernels, out, interrupt);
+  return stats;
+}
+
+}  // namespace resmem
