@@ -13,6 +13,7 @@
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -125,10 +126,11 @@ struct Context {
       return true;
     std::size_t at = 0;
     while (std::memcmp(&got[at], &wanted[at], sizeof(T)) == 0) ++at;
-    char message[160];
-    std::snprintf(message, sizeof message, "%s[%zu] is %.21Lg, wanted %.21Lg", what, at,
-                  static_cast<long double>(got[at]), static_cast<long double>(wanted[at]));
-    return fail(message);
+    std::ostringstream message;
+    message.precision(std::numeric_limits<T>::max_digits10);
+    // The plus makes numbers of bytes, which would come out as characters.
+    message << what << '[' << at << "] is " << +got[at] << ", wanted " << +wanted[at];
+    return fail(message.str());
   }
   bool fail(const std::string& message) {
     if (++shown <= kFailuresShown)
@@ -295,7 +297,7 @@ void check_cascades(Context& context, const SearchCase& search_case) {
 // Through trees of all segments, with leaves of one row and of many.
 void check_trees(Context& context, const SearchCase& search_case) {
   if (search_case.request.d > kMostTreeDimensions) return;
-  for (const std::size_t leaf : {1, 16}) {
+  for (const std::size_t leaf : {std::size_t{1}, std::size_t{16}}) {
     context.path = "tree with leaves of " + std::to_string(leaf);
     SearchRequest request = search_case.request;
     std::deque<Tree> trees;
