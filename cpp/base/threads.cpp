@@ -1,40 +1,20 @@
 #include "threads.h"
 
-#include <pthread.h>
-#include <sched.h>
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
 #include <exception>
-#include <fstream>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
 
 #include "fp_guard.h"
+#include "platform.h"
 
 namespace resmem {
 namespace {
-
-// Whether there is address space for one more thread: its stack, and what it asks for before it
-// does any work.
-bool room_for_a_thread() {
-  constexpr std::size_t kFirstSteps = std::size_t{2} << 20;
-  std::size_t stack = 0;
-  pthread_attr_t usual;
-  if (pthread_getattr_default_np(&usual) != 0) return false;
-  pthread_attr_getstacksize(&usual, &stack);
-  pthread_attr_destroy(&usual);
-  const std::size_t bytes = stack + kFirstSteps;
-  void* const at =
-      mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  return at != MAP_FAILED && munmap(at, bytes) == 0;
-}
 
 // One parallel_for: helpers join while there are tasks and seats left.
 struct Job {
@@ -68,6 +48,10 @@ struct Job {
 
 class Pool {
  public:
+  explicit Pool(unsigned made_after) : forks(made_after) {}
+
+  const unsigned forks;  // fork_count() of the process that its helpers belong to
+
   void run(Job& job, std::size_t helpers) {
     if (helpers > 0) enlist(&job, helpers);
     job.work(true);
@@ -151,33 +135,18 @@ class Pool {
   std::size_t workers_ = 0, begun_ = 0;  // helpers started, and those that have come to serve()
 };
 
-// Leaked on purpose: helpers may still be waiting when the process ends. A forked child
-// has none of the parent's threads and may find its locks held, so it starts a new pool.
+// Leaked on purpose: helpers may still be waiting when the process ends, and a forked child, which
+// starts a new pool, may find locks of its parent's held.
 std::atomic<Pool*> the_pool{nullptr};
 
 Pool& pool() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { the_pool = nullptr; });
-  (void)registered;
+  const unsigned forks = fork_count();
   Pool* current = the_pool.load();
-  if (current == nullptr) {
-    auto fresh = std::make_unique<Pool>();
+  if (current == nullptr || current->forks != forks) {
+    auto fresh = std::make_unique<Pool>(forks);
     if (the_pool.compare_exchange_strong(current, fresh.get())) current = fresh.release();
   }
   return *current;
-}
-
-std::size_t affinity_count() {
-  for (std::size_t cpus = 1024; cpus <= (std::size_t{1} << 20); cpus *= 2) {
-    cpu_set_t* set = CPU_ALLOC(cpus);
-    if (set == nullptr) break;
-    const std::size_t bytes = CPU_ALLOC_SIZE(cpus);
-    const int failed = sched_getaffinity(0, bytes, set);
-    const int count = failed ? 0 : CPU_COUNT_S(bytes, set);
-    CPU_FREE(set);
-    if (!failed && count > 0) return static_cast<std::size_t>(count);
-    if (failed && errno != EINVAL) break;
-  }
-  return std::max(1U, std::thread::hardware_concurrency());
 }
 
 // A positive whole number, perhaps the first of a list as in "4,2"; 0 for anything else.
@@ -185,77 +154,26 @@ std::size_t first_number(const char* name) {
   const char* text = std::getenv(name);
   if (text == nullptr) return 0;
   char* end = nullptr;
-  const long value = std::strtol(text, &end, 10);
+  const long long value = std::strtoll(text, &end, 10);
   while (*end == ' ' || *end == '\t') ++end;
   return value > 0 && (*end == '\0' || *end == ',') ? static_cast<std::size_t>(value) : 0;
 }
 
-std::size_t least_positive(std::size_t a, std::size_t b) {
-  return a == 0 ? b : b == 0 ? a : std::min(a, b);
-}
-
-std::size_t whole_cpus(double quota, double period) {
-  if (!(quota > 0) || !(period > 0)) return 0;
-  return static_cast<std::size_t>(std::clamp(quota / period + 0.5, 1.0, 1e6));
-}
-
-// Of one control group, v2.
-std::size_t unified_quota(const std::string& folder) {
-  std::string quota;
-  double period = 0;
-  std::ifstream file(folder + "/cpu.max");
-  return file >> quota >> period ? whole_cpus(std::atof(quota.c_str()), period) : 0;  // or "max"
-}
-
-// Of one control group, v1.
-std::size_t legacy_quota(const std::string& folder) {
-  const auto number = [&](const char* name) {
-    double value = 0;
-    std::ifstream(folder + name) >> value;
-    return value;
-  };
-  return whole_cpus(number("/cpu.cfs_quota_us"), number("/cpu.cfs_period_us"));
-}
-
 }  // namespace
-
-std::size_t group_cpus(const std::string& root) {
-  std::size_t least = 0;
-  std::ifstream groups(root + "/proc/self/cgroup");
-  std::string line;
-  while (std::getline(groups, line)) {  // number:controllers:group
-    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const bool unified = controllers.empty();
-    if (!unified && ("," + controllers + ",").find(",cpu,") == std::string::npos) continue;
-    const std::string mounted = root + "/sys/fs/cgroup" + (unified ? "" : "/cpu");
-    std::string group = line.substr(second + 1);
-    for (;;) {  // a group may have no more than those around it
-      while (!group.empty() && group.back() == '/') group.pop_back();
-      const std::string folder = mounted + group;
-      least = least_positive(least, unified ? unified_quota(folder) : legacy_quota(folder));
-      if (group.empty()) break;
-      const std::size_t parent = group.find_last_of('/');
-      group.erase(parent == std::string::npos ? 0 : parent);
-    }
-  }
-  return least;
-}
 
 std::size_t default_threads() {
   if (const char* text = std::getenv("RESMEM_NUM_THREADS"); text != nullptr && *text != '\0') {
     char* end = nullptr;
-    const long value = std::strtol(text, &end, 10);
+    const long long value = std::strtoll(text, &end, 10);
     if (*end != '\0' || value < 1)
       throw std::invalid_argument("RESMEM_NUM_THREADS must be a whole number of at least 1, got '" +
                                   std::string(text) + "'");
     return static_cast<std::size_t>(value);
   }
-  std::size_t threads = least_positive(affinity_count(), group_cpus(""));
+  std::size_t threads = usable_cpus();
   // Whoever starts several processes sets these, so that each takes its share.
   for (const char* name : {"OMP_NUM_THREADS", "OMP_THREAD_LIMIT"})
-    threads = least_positive(threads, first_number(name));
+    if (const std::size_t most = first_number(name); most > 0) threads = std::min(threads, most);
   return threads;
 }
 

@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <functional>
 #include <stdexcept>
-#include <string>
 
 namespace resmem {
 
@@ -42,13 +41,9 @@ class Interrupt {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-// Threads this process may use: RESMEM_NUM_THREADS, else the least of CPU affinity, the quotas of
-// its control groups, OMP_NUM_THREADS and OMP_THREAD_LIMIT.
+// Threads this process may use: RESMEM_NUM_THREADS, else the least of usable_cpus(),
+// OMP_NUM_THREADS and OMP_THREAD_LIMIT.
 std::size_t default_threads();
-
-// CPUs, rounded, that the control groups (v2 and v1) of this process and all groups around them
-// leave it; 0 if they set no limit. `root`: where the file system begins; "" but for tests.
-std::size_t group_cpus(const std::string& root);
 
 // What a thread needs to throw and catch is made when it first does, and the C library ends the
 // process if there is no memory then. So it is made before any work takes memory.

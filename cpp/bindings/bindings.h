@@ -10,15 +10,16 @@
 #include <pybind11/stl.h>
 
 #include <cxxabi.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../base/cpu.h"
 #include "../base/fp_guard.h"
+#include "../base/platform.h"
 #include "../base/threads.h"
 #include "../rows/numbers.h"
 
@@ -48,9 +49,6 @@ inline bool signal_raised() {
   return PyErr_CheckSignals() != 0;
 }
 
-// Python runs signal handlers on the main thread alone: others need not take the GIL to ask.
-inline bool on_main_thread() { return syscall(SYS_gettid) == getpid(); }
-
 // Lets the GIL go for as long as it lives.
 //
 // Up to Python 3.13 the interpreter ends a daemon thread that asks for the GIL when the program is
@@ -63,7 +61,7 @@ class GilRelease {
     try {
       PyEval_RestoreThread(state_);
     } catch (const abi::__forced_unwind&) {
-      for (;;) pause();
+      for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
     }
   }
   GilRelease(const GilRelease&) = delete;
@@ -78,6 +76,7 @@ class GilRelease {
 template <class Work>
 auto without_gil(const Work& work) {
   reserve_exceptions();
+  // Python runs signal handlers on the main thread alone: others need not take the GIL to ask.
   Interrupt interrupt(on_main_thread() ? signal_raised : nullptr);
   try {
     const GilRelease release;

@@ -15,6 +15,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -128,10 +129,11 @@ struct Context {
       return true;
     std::size_t at = 0;
     while (std::memcmp(&got[at], &wanted[at], sizeof(T)) == 0) ++at;
-    char message[160];
-    std::snprintf(message, sizeof message, "%s[%zu] is %.21Lg, wanted %.21Lg", what, at,
-                  static_cast<long double>(got[at]), static_cast<long double>(wanted[at]));
-    return fail(message);
+    std::ostringstream message;
+    message.precision(std::numeric_limits<T>::max_digits10);
+    // The plus makes numbers of bytes, which would come out as characters.
+    message << what << '[' << at << "] is " << +got[at] << ", wanted " << +wanted[at];
+    return fail(message.str());
   }
   bool fail(const std::string& message) {
     if (++shown <= kFailuresShown)

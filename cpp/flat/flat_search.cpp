@@ -1,7 +1,5 @@
 #include "flat_search.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -10,6 +8,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "../base/platform.h"
 #include "../rows/row_set.h"
 #include "bounds/filter_bounds.h"
 #include "canonical.h"
@@ -39,10 +38,11 @@ bool worth_splitting_queries(const SearchRequest& request) {
   return panel_bytes > (std::size_t{2} << 20) || request.q >= 2048 || threads > 8;
 }
 
+// Bytes that blocks are cut for: where the cache is not known, the least of any CPU's.
 std::size_t level2_bytes() {
-  static const long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  return std::clamp<std::size_t>(bytes > 0 ? static_cast<std::size_t>(bytes) : 0,
-                                 std::size_t{256} << 10, std::size_t{2} << 20);
+  static const std::size_t bytes =
+      std::clamp(level2_cache_bytes(), std::size_t{256} << 10, std::size_t{2} << 20);
+  return bytes;
 }
 
 struct Plan {

@@ -1,8 +1,6 @@
 // From an id to its row, in one segment whose ids are not consecutive.
 #pragma once
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
@@ -13,6 +11,7 @@
 #include <new>
 #include <random>
 
+#include "../base/platform.h"
 #include "../base/prefetch.h"
 
 namespace resmem {
@@ -104,10 +103,10 @@ class IdTable {
   };
 
   struct State {
-    explicit State(unsigned now) : generation(now) {}
+    explicit State(unsigned made_after) : forks(made_after) {}
 
-    const unsigned generation;
-    std::mutex mutex;  // guards all that follows
+    const unsigned forks;  // fork_count() of the process that this belongs to
+    std::mutex mutex;      // guards all that follows
     Slots slots;
     Slots old;  // while there are any, they move to `slots`, in which these are not all yet
     std::size_t moved = 0;
@@ -161,21 +160,13 @@ class IdTable {
     }
   };
 
-  // How often this process and its ancestors were forked.
-  static std::atomic<unsigned>& forks() {
-    static std::atomic<unsigned> count{0};
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { ++forks(); });
-    (void)registered;
-    return count;
-  }
-
   // The state of this process. What it had before a fork is leaked: another thread may be about
   // to look at it.
   State& here() {
-    const unsigned now = forks();
+    const unsigned forks = fork_count();
     State* current = state_.load();
-    if (current == nullptr || current->generation != now) {
-      auto fresh = std::make_unique<State>(now);
+    if (current == nullptr || current->forks != forks) {
+      auto fresh = std::make_unique<State>(forks);
       if (state_.compare_exchange_strong(current, fresh.get())) current = fresh.release();
     }
     return *current;
