@@ -32,6 +32,7 @@ namespace resmem {
 namespace {
 
 constexpr std::size_t kThreads[] = {1, 2, 7};
+constexpr std::size_t kLeaves[] = {1, 16};
 constexpr Blocks kSmallBlocks[] = {{1, 1, 4, 1}, {5, 12, 8, 9}, {17, 24, 16, 40}, {16, 48, 0, 2}};
 constexpr std::size_t kHeavyCase = 500000;  // multiplications above which fewer settings are tried
 constexpr std::size_t kFailuresShown = 20;  // per table
@@ -297,7 +298,7 @@ void check_cascades(Context& context, const SearchCase& search_case) {
 // Through trees of all segments, with leaves of one row and of many.
 void check_trees(Context& context, const SearchCase& search_case) {
   if (search_case.request.d > kMostTreeDimensions) return;
-  for (const std::size_t leaf : {1, 16}) {
+  for (const std::size_t leaf : kLeaves) {
     context.path = "tree with leaves of " + std::to_string(leaf);
     SearchRequest request = search_case.request;
     std::deque<Tree> trees;
