@@ -408,33 +408,37 @@ class Builder {
     std::vector<float> sorted(error_);
     const auto at = sorted.begin() + static_cast<std::ptrdiff_t>((n - 1) * 995 / 1000);
     std::nth_element(sorted.begin(), at, sorted.end());
-    const float odd = *at * 1.1F;
-    const auto apart = static_cast<std::uint32_t>(result_.clusters);
+    const float largest_error = *at * 1.1F;  // of rows that are no outliers
+    const auto outliers = static_cast<std::uint32_t>(result_.clusters);
     std::vector<std::uint32_t> order(n);
     std::iota(order.begin(), order.end(), 0U);
-    const auto group = [&](std::uint32_t i) { return error_[i] > odd ? apart : label_[i]; };
+    const auto group = [&](std::uint32_t i) {
+      return error_[i] > largest_error ? outliers : label_[i];
+    };
     std::sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) {
       const std::uint32_t ga = group(a), gb = group(b);
       return ga != gb ? ga < gb : away_[a] != away_[b] ? away_[a] < away_[b] : a < b;
     });
     std::size_t next = 0;
-    for (std::uint32_t c = 0; c <= apart; ++c) {
+    for (std::uint32_t c = 0; c <= outliers; ++c) {
       const std::size_t first = next;
       while (next < n && group(order[next]) == c) ++next;
       for (std::size_t i = first; i < next; i += kChunkRows)
-        add_chunk(&order[i], std::min(kChunkRows, next - i), c, c == apart);
+        add_chunk(&order[i], std::min(kChunkRows, next - i), c, c != outliers);
     }
     result_.find_starts();
     lay_panels();
   }
 
-  void add_chunk(const std::uint32_t* members, std::size_t count, std::uint32_t cluster, bool odd) {
+  // Outliers have no centre: no row of such a chunk is too far or too near.
+  void add_chunk(const std::uint32_t* members, std::size_t count, std::uint32_t cluster,
+                 bool bounded) {
     Chunk chunk{};
     chunk.first = static_cast<std::uint32_t>(rows_.size());
     chunk.count = static_cast<std::uint32_t>((count + kPanelRows - 1) / kPanelRows * kPanelRows);
     chunk.cluster = cluster;
-    chunk.near = odd ? 0 : std::numeric_limits<float>::infinity();
-    chunk.far = odd ? std::numeric_limits<float>::infinity() : 0;
+    chunk.near = bounded ? std::numeric_limits<float>::infinity() : 0;
+    chunk.far = bounded ? 0 : std::numeric_limits<float>::infinity();
     const double theta = canonical_rounding(result_.projection.coordinates());
     for (std::size_t i = 0; i < count; ++i) {
       const std::uint32_t r = members[i];
@@ -443,7 +447,7 @@ class Builder {
       chunk.far = std::max(chunk.far, round_up(slack + away_[r] * (1 + theta)));
       chunk.error = std::max(chunk.error, error_[r]);
     }
-    if (odd) chunk.near = -chunk.far;
+    if (!bounded) chunk.near = -chunk.far;
     rows_.insert(rows_.end(), members, members + count);
     rows_.resize(chunk.first + chunk.count, kNoRow);
     result_.chunks.push_back(chunk);

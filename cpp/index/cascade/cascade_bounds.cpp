@@ -26,11 +26,11 @@ void cascade_bounds(const Cascade& cascade, const IndexScope& scope, const Casca
         }
         bounds.by_cluster[at] =
             chunk.cluster < cascade.clusters
-                ? queries.least(chunk, queries.away(i)[chunk.cluster], queries[i].slack)
+                ? queries.nearest_in_chunk(chunk, queries.away(i)[chunk.cluster], queries[i].slack)
                 : 0;
-        bounds.by_projection[at] =
-            (std::sqrt(square) - std::sqrt(queries.limit(chunk, 0, queries[i].error))) /
-            cascade.scale;
+        bounds.by_projection[at] = (std::sqrt(square) - std::sqrt(queries.largest_code_square(
+                                                            chunk, 0, queries[i].error))) /
+                                   cascade.scale;
         if (cascade.code_depth > 0) {
           double coded;
           queries.coded_squares(place, &i, 1, &coded);

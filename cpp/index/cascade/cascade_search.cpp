@@ -44,7 +44,7 @@ class Passes {
     idle_.push_back(std::move(pass));
   }
   void count(SearchStats& stats) const {
-    for (const auto& pass : idle_) stats.add(pass->stats);
+    for (const auto& pass : idle_) stats.add(pass->stats());
   }
 
  private:
@@ -77,8 +77,7 @@ void Cascade::search(const IndexScope& scope, const IndexOutput& output,
     const std::size_t begin = task / parts * per_block, part = task % parts;
     const std::size_t count = std::min(scope.count - begin, per_block);
     auto pass = passes.take();
-    pass->begin(&order[begin], count, part, parts, found);
-    pass->run(calling_thread);
+    pass->run(&order[begin], count, part, parts, found, calling_thread);
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t at = order[begin + i] * parts + part;
       if (pass->gave_up(i))

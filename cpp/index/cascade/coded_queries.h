@@ -36,13 +36,13 @@ class CodedQueries {
 
   // What each stage promises; README.md derives all three.
   // No row of the chunk is nearer to a query so far `away` from its centre.
-  double least(const Chunk& chunk, double away, double slack) const {
+  double nearest_in_chunk(const Chunk& chunk, double away, double slack) const {
     const double outside = away * (1 - theta_) - static_cast<double>(chunk.far);
     const double inside = static_cast<double>(chunk.near) - away * (1 + theta_);
     return std::max(0.0, std::max(outside, inside) - slack);
   }
   // The squared distance between codes that no row of the chunk within `reach` exceeds.
-  double limit(const Chunk& chunk, double reach, double error) const {
+  double largest_code_square(const Chunk& chunk, double reach, double error) const {
     const double units = cascade_.scale * (reach + error + static_cast<double>(chunk.error));
     return units * units * (1 + 16 * kV);
   }

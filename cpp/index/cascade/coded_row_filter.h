@@ -1,0 +1,46 @@
+// Rows that passed the projection, one by one: their own codes bound their distances.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "candidates.h"
+
+namespace resmem {
+
+// Without coded rows it finds the canonical keys of all rows at once.
+class CodedRowFilter {
+ public:
+  CodedRowFilter(const Cascade& cascade, const IndexScope& scope, const CodedQueries& coded,
+                 KeyQueue& keys, CascadeCandidates& candidates)
+      : cascade_(cascade), scope_(scope), coded_(coded), keys_(keys), candidates_(candidates) {}
+
+  void begin(const QueryBlock& block);
+  // Hands the pairs that may be within reach to the candidates, unless the query must not see the
+  // row. The pairs are used up; those of one row that follow one another share its codes.
+  void take(std::vector<Pair>& pairs);
+  // Tells that query i has been given these places, which ascend: take() leaves them out.
+  void mark_taken(std::size_t i, std::vector<std::uint32_t>&& places) {
+    taken_[i] = std::move(places);
+  }
+
+  std::uint64_t rows_coded = 0;  // as in SearchStats
+
+ private:
+  void bound_by_codes(std::vector<Pair>& pairs);
+  bool visible(std::size_t i, std::uint32_t row, std::int64_t id) const;
+  void prefetch(std::uint32_t place) const;
+
+  const Cascade& cascade_;
+  const IndexScope& scope_;
+  const CodedQueries& coded_;
+  KeyQueue& keys_;
+  CascadeCandidates& candidates_;
+  const QueryBlock* block_ = nullptr;
+  std::vector<std::vector<std::uint32_t>> taken_;  // places, of each query
+  std::vector<double> squares_;                    // of pairs, by coded rows
+  std::vector<CascadeCandidate> fresh_;
+};
+
+}  // namespace resmem
