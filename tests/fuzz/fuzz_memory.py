@@ -85,8 +85,8 @@ def use(mem: Any) -> None:
     ):
         with contextlib.suppress(ValueError):  # says what is wrong with the rows
             call()
-    if mem._compactor is not None:
-        mem._compactor.join()
+    if mem._state._compactor is not None:
+        mem._state._compactor.join()
 
 
 def kept(mem: Any) -> None:
