@@ -6,7 +6,7 @@ neighbours; the fastest setting that does is reported, as the median of three se
 is ``Memory.kneighbors`` after ``prepare``, exact, which is checked. Every library runs in a process
 of its own.
 
-SVS would compress vectors on processors of one maker only, so it searches them as they are.
+SVS compresses vectors on the processors of one maker only, so it searches them uncompressed here.
 """
 
 from __future__ import annotations
@@ -40,16 +40,34 @@ SHAPE = data.SHAPES["B"]
 RECALL = 0.99
 ROUNDS = 3
 QUICK = replace(SHAPE, rows=20_000, queries=1_000)
-EFFORTS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 300, 400, 600)  # of graphs
-LEAVES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # of partitions
+EFFORTS = (
+    10,
+    12,
+    15,
+    20,
+    25,
+    30,
+    40,
+    50,
+    60,
+    80,
+    100,
+    120,
+    150,
+    200,
+    300,
+    400,
+    600,
+)  # efforts of a search in a graph
+LEAVES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)  # partitions that a search reads
 EXPANSION = 200  # effort of building a graph
 
 Settings = dict[str, Any]
-Ladder = list[Settings]  # of searches, by effort
+Ladder = list[Settings]  # settings of searches, by growing effort
 
 
 def grid(**values: tuple[Any, ...]) -> list[Settings]:
-    """All combinations."""
+    """Return all combinations of the values."""
     return [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
 
 
@@ -57,7 +75,7 @@ def grid(**values: tuple[Any, ...]) -> list[Settings]:
 
 
 class Contender(Protocol):
-    """A library. ``builds`` and each ladder are tried in order; ids come from ``search``."""
+    """A library; ``builds`` and each ladder are tried in order, and ``search`` returns ids."""
 
     module: ClassVar[str]
     package: ClassVar[str]
@@ -70,7 +88,7 @@ class Contender(Protocol):
 
 
 class Resmem:
-    """Exact, and without settings."""
+    """Exact search, which has no settings."""
 
     module, package = "resmem", "residual-memory"
     builds = grid()
@@ -80,7 +98,7 @@ class Resmem:
 
     def build(self, rows: Float32) -> None:
         self.peer.load(rows)
-        self.peer.search("resmem", rows[:1], SHAPE.ks[0])  # prepares
+        self.peer.search("resmem", rows[:1], SHAPE.ks[0])  # builds the index
 
     def ladders(self, k: int) -> list[Ladder]:
         return [grid()]
@@ -90,7 +108,7 @@ class Resmem:
 
 
 class Graph:
-    """All graphs have an effort that is no less than ``k``."""
+    """Any graph; its effort is at least ``k``."""
 
     builds = grid(degree=(16, 32))
 
@@ -146,7 +164,7 @@ class FaissHnsw(Graph):
 
 
 class Hnswlib(Graph):
-    """The same kind of graph by those who thought of it."""
+    """The same kind of graph, by its inventors."""
 
     module = package = "hnswlib"
 
@@ -210,7 +228,7 @@ class Svs(Graph):
 
 
 class Scann:
-    """Partitions of products quantised; the best are scored again as they are."""
+    """Partitions with product quantisation; the best rows are scored again exactly."""
 
     module = package = "scann"
     builds = grid(partitions=(256, 1024))
@@ -253,7 +271,7 @@ CONTENDERS: dict[str, type[Contender]] = {
 
 @dataclass(frozen=True)
 class Result:
-    """What one index did for one ``k``."""
+    """The figures of one index for one ``k``."""
 
     label: str
     k: int
@@ -264,7 +282,7 @@ class Result:
 
 
 def race(label: str, threads: int, quick: bool, folder: Path) -> list[Result]:
-    """Every index of one contender for every ``k``."""
+    """Measure every index of one contender for every ``k``."""
     rows, queries = data.embeddings(SHAPE)
     if quick:
         rows, queries = rows[: QUICK.rows], queries[: QUICK.queries]
@@ -289,14 +307,14 @@ def race(label: str, threads: int, quick: bool, folder: Path) -> list[Result]:
 
 
 def timed(function: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[float, Any]:
-    """Seconds, and what was returned."""
+    """Return the seconds of a call and its result."""
     start = time.perf_counter()
     answer = function(*arguments, **options)
     return time.perf_counter() - start, answer
 
 
 def prove(ids: AnyArray, rows: Float32, queries: Float32, k: int) -> None:
-    """Compare with float64, on a sample of the queries."""
+    """Compare ids with the exact ones, on a sample of the queries."""
     sample = np.linspace(0, len(queries) - 1, reference.SAMPLE).astype(np.int64)
     _, known = reference.exact(rows, queries[sample], k)
     if not np.array_equal(ids[sample], known):
@@ -304,7 +322,7 @@ def prove(ids: AnyArray, rows: Float32, queries: Float32, k: int) -> None:
 
 
 def climb(contender: Contender, queries: Float32, known: AnyArray) -> tuple[Settings, float]:
-    """The fastest search that finds enough, else the one that finds most; and its recall."""
+    """Return the fastest search that finds enough, else the one that finds most; its recall."""
     k = known.shape[1]
     tried = []
     for ladder in contender.ladders(k):
@@ -323,7 +341,7 @@ def climb(contender: Contender, queries: Float32, known: AnyArray) -> tuple[Sett
 
 
 def run(label: str, threads: int, quick: bool, folder: Path) -> list[Result]:
-    """One contender in a process of its own; nothing if it cannot take part."""
+    """Run one contender in its own process; return nothing if it cannot take part."""
     contender = CONTENDERS[label]
     if importlib.util.find_spec(contender.module) is None:
         print(f"  {label} left out: {contender.package} is not installed")
@@ -342,7 +360,7 @@ def run(label: str, threads: int, quick: bool, folder: Path) -> list[Result]:
 
 
 def table(results: list[Result], k: int, queries: int) -> list[str]:
-    """The best index and search of every contender."""
+    """Return a table with the best index and search of every contender."""
     title = ("", "queries/s", "/ resmem", "recall", "build", "settings")
     lines: list[tuple[str, ...]] = [title]
     pace = 1.0
@@ -360,7 +378,7 @@ def table(results: list[Result], k: int, queries: int) -> list[str]:
 
 
 def main() -> int:
-    """Every contender in turn, resmem first, for its neighbours are what the others should find."""
+    """Run every contender, resmem first, since its neighbours are what others should find."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="default 2")
     parser.add_argument("--only", choices=CONTENDERS, action="append", help="beside resmem")

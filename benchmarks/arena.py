@@ -1,4 +1,4 @@
-"""Runs a case for all who take part, in rounds: A B C, A B C, ... so that all share the weather."""
+"""Runs a case for all contenders in rounds, A B C, A B C, ..., so that all share the same load."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cases import LABELS, Case
 from jobs import Timing
 from worker import MissingError, Worker, WorkerError
 
-SETTLE = 0.15  # seconds before each timing: the threads of the one before stop spinning
+SETTLE = 0.15  # seconds before each timing, until the threads of the last one stop spinning
 
 
 @dataclass
 class Result:
-    """What one contender did in one case."""
+    """The figures of one contender in one case."""
 
     case: Case
     label: str
@@ -38,18 +38,18 @@ class Result:
 
     @property
     def seconds(self) -> list[float]:
-        """The rounds."""
+        """Return the seconds of all rounds."""
         return [timing.seconds for timing in self.timings]
 
     @property
     def median(self) -> float:
-        """Median of the rounds, in seconds."""
+        """Return the median of the rounds, in seconds."""
         return median(self.seconds)
 
 
 @dataclass
 class Outcome:
-    """What all did in one case, and what the machine could do then."""
+    """The results of all contenders in one case, and the peak of the machine then."""
 
     case: Case
     peak: machine.Peak
@@ -61,14 +61,14 @@ class Arena:
     """Keeps the workers of the case at hand, and the outcomes of all cases so far."""
 
     def __init__(self) -> None:
-        self.group = ("", 0)  # of cases that share workers: their kind and thread count
+        self.group = ("", 0)  # kind and thread count of the cases that share the workers
         self.workers: dict[str, Worker] = {}
         self.absent: dict[str, str] = {}  # libraries that dropped out, and why
         self.outcomes: list[Outcome] = []
         self.pools: dict[str, list[dict[str, Any]]] = {}
 
     def outcome(self, case: Case) -> Outcome:
-        """The outcome of ``case``, which is run on the first request."""
+        """Return the outcome of ``case``, which is run on the first request."""
         if not self.outcomes or self.outcomes[-1].case != case:
             self.outcomes.append(self.run(case))
         return self.outcomes[-1]
@@ -92,7 +92,7 @@ class Arena:
         return Outcome(case, best, others, results)
 
     def attempt(self, result: Result, step: Callable[[Result, Worker], None]) -> None:
-        """Take a step with a contender's worker; one that cannot drops out."""
+        """Take a step with a contender's worker; a contender that fails drops out."""
         name = jobs.library(result.case.group, result.label)
         try:
             if name not in self.absent:
@@ -104,7 +104,7 @@ class Arena:
         result.absent = self.absent.get(name, "")
 
     def worker(self, name: str, result: Result) -> Worker:
-        """A worker with the shape loaded."""
+        """Return a worker with the shape loaded."""
         if name not in self.workers:
             self.workers[name] = Worker(result.case.group, result.label, result.case.threads)
         self.workers[name].load(result.case.shape)

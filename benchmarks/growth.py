@@ -17,7 +17,7 @@ D, C, CHUNK = 64, 10, 1_000
 
 
 def data(n: int):  # type: ignore[no-untyped-def]
-    """Rows from a fixed seed, and ids in random order."""
+    """Return rows from a fixed seed, and ids in random order."""
     rng = np.random.default_rng(3)
     keys = rng.standard_normal((n, D), dtype=np.float32)
     outputs = rng.standard_normal((n, C), dtype=np.float32)
@@ -25,12 +25,12 @@ def data(n: int):  # type: ignore[no-untyped-def]
 
 
 def at_once(rows, ids, options):  # type: ignore[no-untyped-def]
-    """One fit."""
+    """Fit all rows at once."""
     return resmem.Memory(**options).fit(*rows, ids=ids)
 
 
 def in_chunks(rows, ids, options):  # type: ignore[no-untyped-def]
-    """A fit of the first chunk, the rest added."""
+    """Fit the first chunk and add the others."""
     mem = resmem.Memory(**options)
     for start in range(0, len(rows[0]), CHUNK):
         part = slice(start, start + CHUNK)

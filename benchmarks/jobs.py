@@ -1,4 +1,4 @@
-"""What a worker does for each kind of case: load a shape, then answer calls."""
+"""The jobs of a worker for each kind of case: load a shape, then answer calls."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Answer = tuple[AnyArray, ...]
 
 
 class Timing(NamedTuple):
-    """Seconds one call took, and what the processors spent on the whole timing."""
+    """The seconds of one call, and the processor time of the whole timing."""
 
     seconds: float
     processor: float
 
 
 class Job(Protocol):
-    """Call number ``i`` of a case takes its own queries, so that nothing is answered twice."""
+    """A job; call ``i`` of a case takes its own queries, so that nothing is answered twice."""
 
     def load(self, shape: Shape) -> None: ...
     def call(self, label: str, case: Case, i: int) -> Answer: ...
 
 
 class SearchJob:
-    """Answers (distances, ids)."""
+    """Answers with (distances, ids)."""
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
@@ -43,7 +43,7 @@ class SearchJob:
 
 
 class AggregateJob:
-    """Answers the sums of weighted residuals."""
+    """Answers with the sums of weighted residuals."""
 
     def __init__(self, aggregator: Aggregator) -> None:
         self.aggregator = aggregator
@@ -58,7 +58,7 @@ class AggregateJob:
 
 
 class CorrectJob:
-    """Answers the corrected outputs."""
+    """Answers with the corrected outputs."""
 
     def __init__(self, corrector: Corrector) -> None:
         self.corrector = corrector
@@ -74,7 +74,7 @@ class CorrectJob:
 
 
 def make(group: str, label: str, threads: int) -> Job:
-    """The job of one contender; an ImportError means that its library is missing."""
+    """Return the job of one contender; an ImportError means that its library is missing."""
     if group == "aggregate":
         return AggregateJob(AGGREGATORS[label](threads))
     if group == "correct":
@@ -83,12 +83,12 @@ def make(group: str, label: str, threads: int) -> Job:
 
 
 def environment(group: str, label: str) -> dict[str, str]:
-    """What a contender wants set before its process starts."""
+    """Return the variables that a contender needs before its process starts."""
     contenders: dict[str, Any] = {"aggregate": AGGREGATORS, "correct": CORRECTORS}.get(group, PEERS)
     found: dict[str, str] = getattr(contenders[label], "environment", {})
     return found
 
 
 def library(group: str, label: str) -> str:
-    """The name of a contender's worker; labels that have the same one share a process."""
+    """Return the name of a contender's worker; labels with the same name share a process."""
     return PEERS[label].__name__ if group == "search" else label

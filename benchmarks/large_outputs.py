@@ -36,14 +36,14 @@ STORES = {
 
 
 def peak() -> float:
-    """Highest resident memory of this process so far, MiB, file pages included."""
+    """Return the peak resident memory of this process in MiB, file pages included."""
     with open("/proc/self/status", encoding="ascii") as file:
         line = next(line for line in file if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def make(folder: Path, n: int, columns: int, q: int) -> None:
-    """Embeddings, layer, classes, and the outputs of both rows and queries."""
+    """Write embeddings, layer, classes and outputs of rows and queries."""
     rng = np.random.default_rng(20_260)
     centres = rng.standard_normal((CLUSTERS, D), dtype=np.float32) * 0.5
     weight = rng.standard_normal((columns, D), dtype=np.float32) / np.sqrt(D, dtype=np.float32)
@@ -81,7 +81,7 @@ class Reference:
             self.layer = tuple(part.astype(np.float64) for part in parts)
 
     def residual(self, row: int, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """The residual of one row."""
+        """Return the residual of one row."""
         logits = self.outputs[row].astype(np.float64)
         if self.layer is not None:
             logits = self.layer[0] @ self.keys[row].astype(np.float64) + self.layer[1]
@@ -89,14 +89,14 @@ class Reference:
         return (columns == self.labels[row]) - exps[columns] / exps.sum()
 
     def correction(self, ids, distances, sigma, columns):  # type: ignore[no-untyped-def]
-        """The correction of one query."""
+        """Return the correction of one query."""
         weights = np.exp((distances[0] - distances) / sigma)
         weights /= weights.sum()
         return sum(w * self.residual(row, columns) for w, row in zip(weights, ids, strict=True))
 
 
 def run(folder: Path, name: str) -> dict[str, object]:
-    """One store, in this process."""
+    """Measure one store in this process."""
     import resmem
 
     options, stages = dict(STORES[name]), {}
@@ -133,7 +133,7 @@ def run(folder: Path, name: str) -> dict[str, object]:
 
     distances, ids = mem.kneighbors(keys[:20])
     correction = mem.correction(keys[:20], columns=chosen[:20])
-    # Columns that neighbours' classes name are where most of a correction is.
+    # Most of a correction is in the columns of the neighbours' classes.
     labels = np.load(folder / "rows_labels.npy")
     near = labels[ids][:, :10]
     correction = np.hstack([correction, mem.correction(keys[:20], columns=near)])
@@ -155,7 +155,7 @@ def run(folder: Path, name: str) -> dict[str, object]:
 
 
 def main() -> None:
-    """Make the data, run every store, print what it took."""
+    """Make the data, run every store and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--columns", type=int, default=50_000)

@@ -1,8 +1,8 @@
-"""Few dimensions, where trees are at home: ``python benchmarks/low_dimensions.py``.
+"""Search in few dimensions, where trees are fast: ``python benchmarks/low_dimensions.py``.
 
 10,000 queries, k = 10, among uniform and clustered rows of 2 to 16 dimensions:
 ``Memory.kneighbors`` beside the k-d tree of scikit-learn. Two calls of each come before the timed
-ones, which take turns; a contender that is slow is asked less often, if need be once. Distances of
+ones, which take turns; a slow contender is called less often, at least once. Distances of
 both must agree, and on a sample resmem must have the bits of the oracle.
 """
 
@@ -30,11 +30,11 @@ from report import aligned, clock
 DIMENSIONS, ROWS, QUERIES, K = (2, 3, 4, 8, 16), (100_000, 1_000_000), 10_000, 10
 QUICK_ROWS, QUICK_QUERIES = ROWS[:1], 1_000
 SEED = 112
-ROUNDS, SLOW = 3, 30.0  # calls, and seconds after which a contender is not asked again
+ROUNDS, SLOW = 3, 30.0  # timed calls; seconds after which a contender is not called again
 
 
 def uniform(shape: Shape) -> tuple[Float32, Float32]:
-    """In the unit cube."""
+    """Return points of the unit cube."""
     rng = np.random.default_rng(shape.seed)
     points = rng.random((shape.rows + shape.queries, shape.dim), dtype=np.float32)
     return points[: shape.rows], points[shape.rows :]
@@ -44,14 +44,14 @@ KINDS = {"uniform": uniform, "clustered": data.clustered}
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what was returned."""
+    """Return the seconds of a call and its result."""
     start = time.perf_counter()
     answer = call()
     return time.perf_counter() - start, answer
 
 
 def compare(kind: str, shape: Shape, threads: int) -> list[str]:
-    """One line of the table."""
+    """Return one line of the table."""
     rows, queries = KINDS[kind](shape)
     tree = NearestNeighbors(algorithm="kd_tree", n_jobs=threads)
     built, _ = timed(lambda: tree.fit(rows))
@@ -85,7 +85,7 @@ def agree(found: tuple[peers.Found, ...], rows: Float32, queries: Float32) -> No
 
 
 def main() -> int:
-    """All kinds, sizes and dimensions."""
+    """Compare all kinds, sizes and dimensions."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="default 2")
     parser.add_argument("--quick", action="store_true", help="fewer rows and queries")

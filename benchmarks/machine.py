@@ -1,4 +1,4 @@
-"""What this machine is, and the most it can do: the yardsticks of every figure."""
+"""The machine and its peak performance, to which every figure is compared."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PACKAGES = (
     "pytest-benchmark",
 )
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimd", "sve")
-BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # they choose slower kernels
+BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # these choose slower kernels
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Float32 multiply-adds and memory reads of all threads together."""
+    """The peak rates of float32 multiply-adds and memory reads, all threads together."""
 
     gflops: float
     gbytes: float
@@ -41,14 +41,14 @@ class Peak:
 
 
 def busy_seconds() -> float:
-    """Processor time spent so far by everything on this machine, or taken from it."""
+    """Return the processor seconds used so far on this machine, or taken from it."""
     user, nice, system, _, _, *rest = Path("/proc/stat").read_text().split("\n")[0].split()[1:9]
     return sum(map(int, (user, nice, system, *rest))) / os.sysconf("SC_CLK_TCK")
 
 
 @cache
 def probe_program() -> Path:
-    """Compile the probe."""
+    """Compile the probe and return its path."""
     CACHE.mkdir(exist_ok=True)
     program = Path(tempfile.mkdtemp(dir=CACHE)) / "probe"
     subprocess.run([*COMPILE, str(PROBE), "-o", str(program)], check=True)
@@ -63,14 +63,14 @@ def probe(threads: int) -> Peak:
 
 
 def unset_blas_variables() -> str:
-    """Unset what would slow OpenBLAS down, and say what was done."""
+    """Unset variables that slow OpenBLAS down; return a text on what was unset."""
     found = [name for name in BLAS_VARIABLES if os.environ.pop(name, None) is not None]
     names = " and ".join(BLAS_VARIABLES)
     return f"unset for this run: {' and '.join(found)}" if found else f"{names} are not set"
 
 
 def processor() -> tuple[str, list[str]]:
-    """Its name, and what it says it can do."""
+    """Return the name and the flags of the processor."""
     info = dict(
         line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line
     )
@@ -80,7 +80,7 @@ def processor() -> tuple[str, list[str]]:
 
 
 def describe() -> dict[str, Any]:
-    """Processor, flags and versions."""
+    """Return processor, flags and versions."""
     name, flags = processor()
     return {
         "processor": name,
@@ -94,7 +94,7 @@ def describe() -> dict[str, Any]:
 
 
 def version(package: str) -> str:
-    """The installed version of ``package``."""
+    """Return the installed version of ``package``."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -102,17 +102,17 @@ def version(package: str) -> str:
 
 
 def faiss_options() -> str:
-    """How faiss was compiled."""
+    """Return the compile options of faiss."""
     return subprocess_output("import faiss; print(faiss.get_compile_options())") or "missing"
 
 
 def resmem_versions() -> str:
-    """What resmem says of itself."""
+    """Return resmem's versions and kernels."""
     lines = subprocess_output("import resmem; print(resmem.show_versions() or '')").splitlines()
     return "; ".join(" ".join(line.split()) for line in lines if line.strip()) or "resmem: missing"
 
 
 def subprocess_output(program: str) -> str:
-    """What a Python program prints, nothing if it fails; keeps libraries out of this process."""
+    """Run Python code in its own process; return its output, or nothing if it fails."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else ""

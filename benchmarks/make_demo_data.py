@@ -33,7 +33,7 @@ Bytes = NDArray[np.uint8]
 
 
 def read_idx(path: Path) -> Bytes:
-    """The array in one gzipped IDX file of unsigned bytes."""
+    """Return the array in a gzipped IDX file of unsigned bytes."""
     raw = gzip.decompress(path.read_bytes())
     if raw[:3] != b"\x00\x00\x08":
         raise ValueError(f"{path} is not an IDX file of unsigned bytes")
@@ -43,14 +43,14 @@ def read_idx(path: Path) -> Bytes:
 
 
 def read_pair(source: Path, name: str) -> tuple[Bytes, Bytes]:
-    """Images at 16 grey levels, and labels, of the original `train` or `t10k` set."""
+    """Return images at 16 grey levels and labels of the original `train` or `t10k` set."""
     images = read_idx(source / f"{name}-images-idx3-ubyte.gz")
     labels = read_idx(source / f"{name}-labels-idx1-ubyte.gz")
     return np.rint(images / 17.0).astype(np.uint8), labels
 
 
 def unique_rows(*sets: Bytes) -> list[NDArray[np.bool_]]:
-    """For each set of images, which of them occur once in all the sets together."""
+    """Return, for each set, which of its images occur only once in all sets together."""
     flat = np.concatenate([images.reshape(len(images), -1) for images in sets])
     _, inverse, counts = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
     once = counts[inverse.reshape(-1)] == 1
@@ -60,7 +60,7 @@ def unique_rows(*sets: Bytes) -> list[NDArray[np.bool_]]:
 def draw(
     rng: np.random.RandomState, labels: Bytes, usable: NDArray[np.bool_], per_class: list[int]
 ) -> list[NDArray[np.int64]]:
-    """Disjoint groups of positions, the i-th with `per_class[i]` of each class, shuffled."""
+    """Return shuffled, disjoint groups of positions, the i-th with `per_class[i]` per class."""
     groups: list[list[NDArray[np.int64]]] = [[] for _ in per_class]
     for label in range(CLASSES):
         candidates = rng.permutation(np.flatnonzero((labels == label) & usable))
@@ -71,7 +71,7 @@ def draw(
 
 
 def write_npz(path: Path, arrays: dict[str, Bytes]) -> None:
-    """An ordinary `.npz`, but with LZMA members and a fixed date; `numpy.load` reads it."""
+    """Write an `.npz` with LZMA members and a fixed date; `numpy.load` reads it."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         for name, array in arrays.items():
             buffer = io.BytesIO()

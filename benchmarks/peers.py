@@ -24,7 +24,7 @@ TORCH_ROWS = 65536
 
 
 class Peer(Protocol):
-    """What a worker needs of a search engine."""
+    """The interface of a search engine for a worker."""
 
     def __init__(self, threads: int) -> None: ...
     def load(self, rows: Float32) -> None: ...
@@ -32,7 +32,7 @@ class Peer(Protocol):
 
 
 class Resmem:
-    """Prepared: a fitted ``Memory`` with all that speeds up search. One-shot: ``resmem.search``."""
+    """A fitted and prepared ``Memory``; as "resmem one-shot" a call of ``resmem.search``."""
 
     def __init__(self, threads: int) -> None:
         import resmem
@@ -45,7 +45,7 @@ class Resmem:
 
     def search(self, label: str, queries: Float32, k: int) -> Found:
         if label == "resmem":
-            if self.memory is None or self.memory.k != k:  # in the call that is checked
+            if self.memory is None or self.memory.k != k:  # only the checked call builds it
                 nothing = np.zeros((len(self.rows), 1), np.float32)
                 memory = self.resmem.Memory("regression", output_kind="values", k=k, sigma=1.0)
                 memory.fit(self.rows, nothing, nothing, copy=False).prepare(threads=self.threads)
@@ -55,7 +55,7 @@ class Resmem:
 
 
 class Faiss:
-    """``IndexFlatL2`` as it comes: its own SIMD loop for small batches, else BLAS."""
+    """``IndexFlatL2`` with default settings: a SIMD loop for small batches, else BLAS."""
 
     def __init__(self, threads: int) -> None:
         import faiss
@@ -73,7 +73,7 @@ class Faiss:
 
 
 class FaissTuned(Faiss):
-    """At its best: BLAS for every batch, with the kernels that the processor has.
+    """``IndexFlatL2`` at its best: BLAS for every batch, with the processor's best kernels.
 
     The OpenBLAS in faiss's wheel is of 2021: processors it does not know get SSE kernels.
     """
@@ -165,7 +165,7 @@ class Torch:
         return distances, ids
 
     def search_block(self, queries: Any, k: int) -> tuple[Any, Any]:
-        """The ``k`` smallest of ``norm - 2 <q, x>``, block of rows by block of rows."""
+        """Return the ``k`` smallest of ``norm - 2 <q, x>``, computed by blocks of rows."""
         best, best_ids = [], []
         for start in range(0, len(self.rows), TORCH_ROWS):
             block = slice(start, start + TORCH_ROWS)
@@ -179,7 +179,7 @@ class Torch:
 
 
 class Numpy:
-    """A matrix product and ``argpartition``, the plain way to ask one question."""
+    """A matrix product and ``argpartition``, the plain way to search for one query."""
 
     def __init__(self, threads: int) -> None:
         pass  # BLAS threads come from the environment
@@ -198,7 +198,7 @@ class Numpy:
         return taken, np.take_along_axis(ids, order, axis=1)
 
 
-PEERS: dict[str, type[Peer]] = {  # by label
+PEERS: dict[str, type[Peer]] = {  # peers by label
     "resmem": Resmem,
     "resmem one-shot": Resmem,
     "faiss": Faiss,

@@ -13,30 +13,30 @@ import numpy as np
 from data import SIGMA, AnyArray, Float32, Float64, Int64
 from peers import FaissTuned
 
-GATHER_BYTES = 64 << 20  # of residuals that NumPy gathers at a time
+GATHER_BYTES = 64 << 20  # residuals that NumPy gathers at a time
 
 
 def softmax(logits: AnyArray) -> AnyArray:
-    """Row by row, in the precision of ``logits``."""
+    """Return the softmax of each row, in the precision of ``logits``."""
     exps: AnyArray = np.exp(logits - logits.max(axis=1, keepdims=True))
     total: AnyArray = exps.sum(axis=1, keepdims=True)
     return exps / total
 
 
 def weights(distances: AnyArray) -> Float32:
-    """``exp((D_1 - D_j) / sigma)``, normalised, in float32."""
+    """Return ``exp((D_1 - D_j) / sigma)``, normalised, in float32."""
     return softmax(np.asarray(distances, np.float32) / np.float32(-SIGMA))
 
 
 def residuals(logits: Float32, targets: Int64) -> Float32:
-    """``onehot(targets) - softmax(logits)``."""
+    """Return ``onehot(targets) - softmax(logits)``."""
     out = -softmax(logits)
     out[np.arange(len(out)), targets] += 1
     return out
 
 
 class Aggregator(Protocol):
-    """What a worker needs for ``aggregate``."""
+    """The interface of an aggregator for a worker."""
 
     def __init__(self, threads: int) -> None: ...
     def load(self, residuals: Float32) -> None: ...
@@ -80,7 +80,7 @@ class TorchAggregator:
 
 
 class NumpyAggregator:
-    """Gather and a batched matrix product, a block of queries at a time."""
+    """A gather and a batched matrix product, for a block of queries at a time."""
 
     def __init__(self, threads: int) -> None:
         pass  # BLAS threads come from the environment
@@ -99,7 +99,7 @@ class NumpyAggregator:
 
 
 class Corrector(Protocol):
-    """What a worker needs for ``correct``."""
+    """The interface of a corrector for a worker."""
 
     def __init__(self, threads: int) -> None: ...
     def load(self, rows: Float32, logits: Float32, targets: Int64) -> None: ...

@@ -1,4 +1,4 @@
-"""What tuned memories do for models of real data: a table, and whether any of them harmed.
+"""Gains of tuned memories for models of real data: a table, and whether any memory harmed.
 
 ``python benchmarks/real_data.py`` takes three data sets and three base models for each. Every
 set is cut into training, validation and test rows by committed seeds. The base model is trained on
@@ -32,7 +32,7 @@ from threadpoolctl import threadpool_limits
 import resmem
 from resmem.demo import data as clothes
 
-SEED = 2302  # of splits, folds and models
+SEED = 2302  # for splits, folds and models
 
 Array = npt.NDArray[Any]
 Rows = tuple[Array, Array]  # features, targets
@@ -65,18 +65,18 @@ class Problem:
 
 
 def fashion_mnist(part: str) -> Rows:
-    """The demo's images: 12,000, 2,000 and 4,000, balanced."""
+    """Return the demo's images: 12,000, 2,000 and 4,000, balanced."""
     split = clothes.load(part)  # type: ignore[arg-type]
     return split.images.reshape(len(split), -1), split.labels
 
 
 def digits(part: str) -> Rows:
-    """scikit-learn's handwritten digits, 8 by 8: 1,000, 397 and 400."""
+    """Return scikit-learn's handwritten digits, 8 by 8: 1,000, 397 and 400."""
     return cut(*load_digits(return_X_y=True), part, 1_000, 397)
 
 
 def diamonds(part: str) -> Rows:
-    """Logarithms of prices, less 8; ordered qualities as numbers. 30,000, 8,000 and the rest.
+    """Return logarithms of prices, less 8, and ordered qualities: 30,000, 8,000 and the rest.
 
     Rows that occur twice are left out: they would be in the memory and in the test.
     """
@@ -90,7 +90,7 @@ def diamonds(part: str) -> Rows:
 
 
 def cut(features: Array, targets: Array, part: str, train: int, validation: int) -> Rows:
-    """A part of the rows in an order of the seed's."""
+    """Return a part of the rows, in a random order by the seed."""
     order = np.random.default_rng(SEED).permutation(len(targets))
     cuts = np.split(order, [train, train + validation])
     rows = cuts[("train", "validation", "test").index(part)]
@@ -108,7 +108,7 @@ PROBLEMS = {
 
 
 def outputs(model: Any, inputs: Array) -> Array:
-    """Logits of a classifier, values of a regressor."""
+    """Return the logits of a classifier or the values of a regressor."""
     if not hasattr(model, "predict_proba"):
         return np.asarray(model.predict(inputs))
     with np.errstate(divide="ignore"):
@@ -116,7 +116,7 @@ def outputs(model: Any, inputs: Array) -> Array:
 
 
 def embeddings(model: Any, inputs: Array) -> Array:
-    """The last hidden layer of a network; of other models the inputs themselves."""
+    """Return the last hidden layer of a network, or the inputs of any other model."""
     layers = zip(getattr(model, "coefs_", [])[:-1], getattr(model, "intercepts_", []), strict=False)
     for weights, bias in layers:
         inputs = np.maximum(inputs @ weights + bias, 0)
@@ -134,7 +134,7 @@ class Trial:
     tuned: resmem.TuneResult
 
     def evaluations(self, inputs: Array, targets: Array) -> Iterator[tuple[str, Any]]:
-        """Name and result of every method."""
+        """Yield name and result of every method."""
         given = embeddings(self.model, inputs), outputs(self.model, inputs), targets
         tempered, published, best = (
             self.memory.use(settings).evaluate(*given, knn=self.tuned)
@@ -152,8 +152,8 @@ class Trial:
 def fit_and_tune(
     name: str, base: str, estimator: Any, task: str, train: Rows, held_out: Rows
 ) -> Trial:
-    """Train, remember, and choose."""
-    with threadpool_limits(1):  # so that figures can be had again, to the digit
+    """Train a base model, fit a memory and tune it."""
+    with threadpool_limits(1):  # makes the figures repeatable to the digit
         model = clone(estimator).fit(*train)
         honest = resmem.out_of_fold(estimator, *train, seed=SEED)
     kind = "logits" if task == "classification" else "values"
@@ -161,7 +161,7 @@ def fit_and_tune(
     memory.fit(embeddings(model, train[0]), honest, train[1])
     inputs, targets = held_out
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are the result's notes, which are printed
+        warnings.simplefilter("ignore")  # the warnings are the printed notes
         tuned = memory.tune(embeddings(model, inputs), outputs(model, inputs), targets)
     return Trial(name, base, model, memory, tuned)
 
@@ -170,7 +170,7 @@ def fit_and_tune(
 
 
 def print_tests(trials: list[Trial], parts: dict[str, Rows]) -> list[str]:
-    """A line per method; the names of tuned memories that are worse than their base model."""
+    """Print a line per method; return the tuned memories that are worse than their base."""
     worse = []
     print("\nset            base      method                 score           gain over the base")
     for trial in trials:
@@ -191,7 +191,7 @@ def print_tests(trials: list[Trial], parts: dict[str, Rows]) -> list[str]:
 
 
 def print_choices(trials: list[Trial]) -> None:
-    """What was chosen, and why."""
+    """Print what was chosen, and why."""
     for trial in trials:
         print(f"\n{trial.name}, {trial.base}: {trial.tuned.candidate}")
         print(f"  {trial.tuned.reason}")
@@ -200,7 +200,7 @@ def print_choices(trials: list[Trial]) -> None:
 
 
 def main() -> int:
-    """All sets; the exit status is 1 if a tuned memory harmed."""
+    """Run all sets; return 1 if a tuned memory harmed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=PROBLEMS, action="append")
     chosen = parser.parse_args().only or list(PROBLEMS)

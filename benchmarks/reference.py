@@ -1,4 +1,4 @@
-"""What the answers are checked against: float64 throughout, and the tests' oracle at the end."""
+"""The reference of all answers: float64 throughout, and the tests' oracle at the end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # oracle.py
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # finds oracle.py
 
 import data
 import oracle
@@ -21,13 +21,13 @@ BLOCK = 65536
 
 
 def sample(case: Case) -> Int64:
-    """Positions of the queries to check, spread over the batch."""
+    """Return the positions of the queries to check, spread over the batch."""
     return np.unique(np.linspace(0, case.queries - 1, SAMPLE).astype(np.int64))
 
 
 @cache
 def neighbours(shape: Shape, k: int, queries: int) -> tuple[Float64, Int64]:
-    """The oracle's distances and ids for the sample of a case, kept on disk."""
+    """Return the oracle's distances and ids for the sample of a case, kept on disk."""
     positions = sample(Case("search", shape, queries, k, threads=1, rounds=1))
     path = data.CACHE / f"{shape.name}-q{queries}-k{k}-reference.npz"
     if not path.exists():
@@ -39,7 +39,7 @@ def neighbours(shape: Shape, k: int, queries: int) -> tuple[Float64, Int64]:
 
 
 def exact(rows: Float32, queries: Float32, k: int) -> tuple[Float64, Int64]:
-    """Candidates by a float64 matrix product; the oracle decides among them.
+    """Find candidates by a float64 matrix product; the oracle decides among them.
 
     Where more rows tie than are spare, the oracle decides among all rows.
     """
@@ -57,7 +57,7 @@ def exact(rows: Float32, queries: Float32, k: int) -> tuple[Float64, Int64]:
 
 
 def shortlist(rows: Float32, queries: Float64, size: int) -> tuple[Float64, Int64]:
-    """Squared distances, up to rounding, and ids of the ``size`` nearest rows, in any order."""
+    """Return rounded squared distances and ids of the ``size`` nearest rows, in any order."""
     best, ids = np.empty((len(queries), 0)), np.empty((len(queries), 0), np.int64)
     norms = np.einsum("qd,qd->q", queries, queries)[:, None]
     for start in range(0, len(rows), BLOCK):
@@ -74,14 +74,14 @@ def shortlist(rows: Float32, queries: Float64, size: int) -> tuple[Float64, Int6
 
 
 def recall(found: AnyArray, expected: Int64) -> float:
-    """The share of expected ids that were found."""
+    """Return the share of expected ids that were found."""
     pairs = zip(found, expected, strict=True)
     return float(np.mean([np.isin(wanted, got).mean() for got, wanted in pairs]))
 
 
 @cache
 def sums(case: Case) -> Float64:
-    """The oracle's corrections or corrected outputs for the sample of a case."""
+    """Return the oracle's corrections or corrected outputs for the sample of a case."""
     shape, positions = case.shape, sample(case)
     if case.kind == "aggregate":
         distances, ids = data.neighbours(shape, shape.queries, shape.ks[-1])

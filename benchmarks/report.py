@@ -1,4 +1,4 @@
-"""The table at the end of a run."""
+"""The tables at the end of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def header(
     pools: dict[str, list[dict[str, Any]]],
     absent: dict[str, str],
 ) -> list[str]:
-    """The machine, the versions, and who did not take part."""
+    """Return lines on the machine, the versions and the missing contenders."""
     versions = ", ".join(f"{name} {version}" for name, version in info["versions"].items())
     kernels = ", ".join(sorted({kernel(pool) for found in pools.values() for pool in found} - {""}))
     return [
@@ -30,14 +30,14 @@ def header(
 
 
 def kernel(pool: dict[str, Any]) -> str:
-    """A BLAS build and the kernels it chose."""
+    """Return a BLAS build and the kernels it chose."""
     if pool["user_api"] != "blas":
         return ""
     return f"{pool['internal_api']} {pool['version']} {pool.get('architecture', '')}"
 
 
 def tables(outcomes: Iterable[Outcome]) -> list[str]:
-    """One table per case; the sizes of a sweep share one."""
+    """Return one table per case; the batch sizes of a sweep share one."""
     lines: list[str] = []
     sweeps: dict[tuple[str, int], list[Outcome]] = {}
     for outcome in outcomes:
@@ -52,12 +52,12 @@ def tables(outcomes: Iterable[Outcome]) -> list[str]:
 
 
 def conditions(outcome: Outcome) -> str:
-    """The machine's peak, and what else it was doing."""
+    """Return the machine's peak and its other load."""
     return f"{outcome.peak}; other load {outcome.others:.2f} cores"
 
 
 def case_table(outcome: Outcome) -> list[str]:
-    """All contenders of one case."""
+    """Return the table of one case, with all contenders."""
     columns, row = {
         "search": (("GFLOP/s", "of peak", "recall"), search_row),
         "single": (("GB/s", "of peak", "recall"), single_row),
@@ -77,44 +77,44 @@ def case_table(outcome: Outcome) -> list[str]:
 
 
 def search_row(outcome: Outcome, result: Result) -> tuple[str, str, str]:
-    """Operations, the share of the peak, and the recall."""
+    """Return operations per second, their share of the peak, and the recall."""
     rate = gflops(result)
     return f"{rate:.1f}", f"{rate / outcome.peak.gflops:.0%}", correctness(result)
 
 
 def single_row(outcome: Outcome, result: Result) -> tuple[str, str, str]:
-    """Row bytes, the share of the memory bandwidth, and the recall."""
+    """Return row bytes per second, their share of the memory bandwidth, and the recall."""
     rate = result.case.shape.rows * result.case.shape.dim * 4 / result.median / 1e9
     return f"{rate:.1f}", f"{rate / outcome.peak.gbytes:.0%}", correctness(result)
 
 
 def aggregate_row(outcome: Outcome, result: Result) -> tuple[str, str, str]:
-    """Residual bytes gathered, their share of the memory bandwidth, and the error."""
+    """Return gathered bytes per second, their share of the bandwidth, and the error."""
     case = result.case
     rate = case.queries * case.k * case.shape.classes * 4 / result.median / 1e9
     return f"{rate:.1f}", f"{rate / outcome.peak.gbytes:.0%}", correctness(result)
 
 
 def correct_row(outcome: Outcome, result: Result) -> tuple[str, str, str]:
-    """Operations of the search, memory beyond the answer, and the error."""
+    """Return the search's operations per second, extra memory, and the error."""
     return f"{gflops(result):.1f}", f"{result.extra_bytes / MIB:.0f}", correctness(result)
 
 
 def gflops(result: Result) -> float:
-    """2 q n d / seconds, whatever was really computed."""
+    """Return 2 q n d / seconds / 1e9, whatever was really computed."""
     case = result.case
     return 2 * case.queries * case.shape.rows * case.shape.dim / result.median / 1e9
 
 
 def correctness(result: Result) -> str:
-    """Exact to the bit, or else the recall or the error."""
+    """Return "exact" if all bits agree, else the recall or the error."""
     if result.exact:
         return "exact"
     return f"{result.error:.0e}" if result.recall is None else f"{result.recall:.5f}"
 
 
 def sweep_table(outcomes: Sequence[Outcome]) -> list[str]:
-    """Milliseconds per query: contenders by batch sizes."""
+    """Return milliseconds per query, contenders by batch sizes."""
     case = outcomes[0].case
     lines: list[tuple[str, ...]] = [
         ("ms per query, by q", *(f"{outcome.case.queries:,}" for outcome in outcomes))
@@ -127,17 +127,17 @@ def sweep_table(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def per_query(result: Result) -> str:
-    """Milliseconds per query."""
+    """Return milliseconds per query."""
     return f"{result.median / result.case.queries * 1e3:.3f}"
 
 
 def clock(seconds: float) -> str:
-    """Seconds, or milliseconds for short times."""
+    """Return a time in seconds, or in milliseconds if short."""
     return f"{seconds:.3f} s" if seconds >= 0.1 else f"{seconds * 1e3:.2f} ms"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns aligned: the first to the left, the others to the right."""
+    """Return lines with aligned columns, the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  "

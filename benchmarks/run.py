@@ -18,7 +18,7 @@ FILES = {kind: "bench_search.py" for kind in ("search", "sweep", "single")}
 
 
 def subset(names: tuple[str, ...]) -> Callable[[str], list[str]]:
-    """An argument type: names out of ``names``, separated by commas."""
+    """Return an argument type: some of ``names``, separated by commas."""
 
     def parse(text: str) -> list[str]:
         chosen = text.split(",")
@@ -30,7 +30,7 @@ def subset(names: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few queries and rounds: two minutes")
     parser.add_argument("--threads", default="", help="e.g. 2 or 2,1 (default; 2 with --quick)")

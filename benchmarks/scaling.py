@@ -1,4 +1,4 @@
-"""What a search costs by the number of rows: ``python benchmarks/scaling.py --plot cost.svg``.
+"""The time of a search by the number of rows: ``python benchmarks/scaling.py --plot cost.svg``.
 
 ``Memory.kneighbors`` and FAISS's flat index at its best search 10,000 to 3,000,000 rows in rounds
 (clusters, 128 dimensions, batches of 1,000 queries, k = 10), both prepared before the clock starts.
@@ -27,19 +27,19 @@ COLOUR = {"resmem": "#d1495b", "faiss, tuned": "#30638e"}
 
 
 def seconds(result: Result) -> list[float]:
-    """All rounds but the first: with the check, two calls came before."""
+    """Return all rounds except the first, which warms up after the check."""
     return result.seconds[1:]
 
 
 def exponent(outcomes: list[Outcome], label: str) -> float:
-    """The slope of time by rows, both logarithmic."""
+    """Return the slope of time by rows, both logarithmic."""
     rows = [outcome.case.shape.rows for outcome in outcomes]
     times = [median(seconds(outcome.results[label])) for outcome in outcomes]
     return float(np.polyfit(np.log(rows), np.log(times), 1)[0])
 
 
 def table(outcomes: list[Outcome]) -> list[str]:
-    """Medians and ranges, what resmem's neighbours were, and how much sooner it had them."""
+    """Return medians and ranges, whether resmem was exact, and the ratio of times."""
     lines = [["rows", *LABEL.values(), "answers", "ratio"]]
     for outcome in outcomes:
         taken = [seconds(outcome.results[label]) for label in LABEL]
@@ -52,7 +52,7 @@ def table(outcomes: list[Outcome]) -> list[str]:
 
 
 def plot(outcomes: list[Outcome], path: Path) -> None:
-    """Both axes logarithmic."""
+    """Draw the medians with both axes logarithmic."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -72,7 +72,7 @@ def plot(outcomes: list[Outcome], path: Path) -> None:
 
 
 def main() -> int:
-    """All sizes; the exit status is 1 if resmem was not exact."""
+    """Run all sizes; return 1 if resmem was not exact."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="default 2")
     parser.add_argument("--rounds", type=int, default=3, help="default 3")

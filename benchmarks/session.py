@@ -19,7 +19,7 @@ from data import AnyArray, Int64, Shape
 from jobs import Timing
 
 SHORT = 0.3  # seconds; timings below it are preceded by an untimed call
-LONG = 1.0  # seconds; no further call of several begins after it
+LONG = 1.0  # seconds; after it no further call of a timing begins
 
 
 class Session:
@@ -34,7 +34,7 @@ class Session:
         self.job.load(shape)
 
     def check(self, label: str, case: Case, sample: Int64) -> tuple[list[AnyArray], int]:
-        """The first call: the sampled rows of its answer, and the extra memory it took."""
+        """Make the first call; return sampled rows of its answer and its extra memory."""
         before = reset_peak_memory()
         answer = self.job.call(label, case, 0)
         extra = peak_memory() - before - sum(array.nbytes for array in answer)
@@ -54,25 +54,25 @@ class Session:
         return Timing(self.last / (i + 1), time.process_time() - processor)
 
     def pools(self) -> list[dict[str, Any]]:
-        """The BLAS and OpenMP builds in this process."""
+        """Return the BLAS and OpenMP builds in this process."""
         import threadpoolctl
 
         return list(threadpoolctl.threadpool_info())
 
 
 def reset_peak_memory() -> int:
-    """Set the peak of resident memory back to its present value, and return that, in bytes."""
+    """Reset the peak of resident memory to its present value, which is returned in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return status_bytes("VmRSS")
 
 
 def peak_memory() -> int:
-    """Peak of resident memory since the reset, in bytes."""
+    """Return the peak of resident memory since the reset, in bytes."""
     return status_bytes("VmHWM")
 
 
 def status_bytes(field: str) -> int:
-    """A field of /proc/self/status."""
+    """Return a field of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
 
@@ -80,7 +80,7 @@ def status_bytes(field: str) -> int:
 def serve(group: str, label: str, threads: int) -> None:
     """Answer calls until the driver closes the pipe."""
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not mix with the replies
+    os.dup2(2, 1)  # prints of libraries must not mix with the replies
 
     def reply(status: str, answer: Any) -> None:
         pickle.dump((status, answer), replies)

@@ -30,17 +30,17 @@ from worker import THREAD_VARIABLES, Worker
 SETTLE = 0.15  # seconds before each timing, as in arena.py
 SHAPE, K = data.SHAPES["A"], 53
 KS = (1, 2, 4, 6, 8, 12, 16, 24, 36, K)
-SIGMAS = 12  # from 1/16 to 16 times the memory's own
+SIGMAS = 12  # values from 1/16 to 16 times the memory's own sigma
 TEMPERATURES = (0.7, 1.0, 1.4, 2.0)
 STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
-FLOOR = 1e-6  # of "clip"
+FLOOR = 1e-6  # the floor of "clip"
 SAMPLE = 500
 FAISS, GRID, DEFAULT = "faiss, one search", "tune, 2,880 settings", "tune, the default grid"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Embeddings, what the base model says of them, and their classes."""
+    """Embeddings, logits of the base model and classes."""
 
     keys: Float32
     logits: Float32
@@ -50,12 +50,12 @@ class Rows:
         return iter((self.keys, self.logits, self.labels))
 
     def some(self, rows: slice) -> Rows:
-        """A part of them."""
+        """Return a part of the rows."""
         return Rows(*(part[rows] for part in self))
 
 
 def classified() -> tuple[Rows, Rows]:
-    """The rows of shape A and its queries, in classes that depend on where they lie.
+    """Return the rows of shape A and its queries, in classes that depend on where they lie.
 
     Classes are drawn from a linear layer, and the base model is another one, so that there are
     residuals to learn. (``data.logits`` knows nothing of places, and no memory could help.)
@@ -77,19 +77,19 @@ def classified() -> tuple[Rows, Rows]:
 
 @dataclass
 class Contender:
-    """What one takes, in rounds."""
+    """The times of one contender, in rounds."""
 
     seconds: list[float] = field(default_factory=list)
     others: float = 0.0  # processor seconds of anything else
     parts: list[dict[str, float]] = field(default_factory=list)
 
     def note(self, timing: Timing, busy: float) -> None:
-        """A round, and how busy the processors were meanwhile."""
+        """Note a round, and the processor seconds of the machine meanwhile."""
         self.seconds.append(timing.seconds)
         self.others += max(0.0, busy - timing.processor)
 
     def note_parts(self, parts: dict[str, float]) -> None:
-        """Where the last round went."""
+        """Note the parts of the last round."""
         self.parts.append({**parts, "rest": self.seconds[-1] - sum(parts.values())})
 
     def __str__(self) -> str:
@@ -113,13 +113,13 @@ class Tuning:
         }
 
     def tune(self, rows: Rows, grid: dict[str, Any]) -> Any:
-        """The result, and nothing set."""
+        """Return the result without applying it."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of edges of the grid
+            warnings.simplefilter("ignore")  # about edges of the grid
             return self.memory.tune(*rows, **grid, apply=False, threads=self.threads)
 
     def time(self, rows: Rows, grid: dict[str, Any]) -> tuple[Timing, Any]:
-        """All of a call."""
+        """Time a whole call; return the timing and the result."""
         processor, start = time.process_time(), time.perf_counter()
         result = self.tune(rows, grid)
         seconds = time.perf_counter() - start
@@ -127,7 +127,7 @@ class Tuning:
 
 
 def race(threads: int, rounds: int) -> None:
-    """Rounds of all three, and what they took."""
+    """Run rounds of all three contenders and print their times."""
     rows, held_out = classified()
     tuning = Tuning(rows, threads)
     case = Case("search", SHAPE, SHAPE.queries, K, threads, rounds)
@@ -156,7 +156,7 @@ def race(threads: int, rounds: int) -> None:
 
 
 def print_machine(pools: list[dict[str, Any]]) -> None:
-    """Processor, versions and kernels."""
+    """Print processor, versions and kernels."""
     info = machine.describe()
     blas = [pool for pool in pools if pool["user_api"] == "blas"]
     print(f"{info['processor']}, {info['cores']} cores, {' '.join(info['flags'])}")
@@ -166,7 +166,7 @@ def print_machine(pools: list[dict[str, Any]]) -> None:
 
 
 def print_race(contenders: dict[str, Contender], threads: int) -> None:
-    """Medians, ranges, ratios and parts."""
+    """Print medians, ranges, ratios and parts."""
     print(f"\n{SHAPE} q={SHAPE.queries:,} k={K} C={SHAPE.classes}, {threads} thread(s)")
     one = median(contenders[FAISS].seconds)
     for name, contender in contenders.items():
@@ -182,13 +182,13 @@ def print_race(contenders: dict[str, Contender], threads: int) -> None:
 
 
 def softmax(logits: Float64) -> Float64:
-    """Of each row."""
+    """Return the softmax of each row."""
     exps = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exps / exps.sum(axis=1, keepdims=True)
 
 
 def nearest(rows: Float32, queries: Float32) -> tuple[Float64, Int64]:
-    """The K nearest by float64 differences, equal ones by number."""
+    """Return the K nearest by float64 differences, equal ones by position."""
     wide = rows.astype(np.float64)
     found = []
     for query in queries.astype(np.float64):
@@ -201,7 +201,7 @@ def nearest(rows: Float32, queries: Float32) -> tuple[Float64, Int64]:
 
 
 def plain_sweep(rows: Rows, held_out: Rows, sigmas: list[float]) -> Float64:
-    """Log-losses by temperature, k, sigma and strength, each computed from scratch."""
+    """Return log-losses by temperature, k, sigma and strength, each computed from scratch."""
     distances, ids = nearest(rows.keys, held_out.keys)
     scores = np.empty((len(TEMPERATURES), len(KS), len(sigmas), len(STRENGTHS)))
     each = np.arange(len(held_out.labels))
@@ -222,7 +222,7 @@ def plain_sweep(rows: Rows, held_out: Rows, sigmas: list[float]) -> Float64:
 
 
 def compare() -> bool:
-    """Whether both sweeps choose alike; print how far apart their scores are."""
+    """Print how far apart the scores of both sweeps are; return whether they choose alike."""
     rows, held_out = classified()
     held_out = held_out.some(slice(SAMPLE))
     tuning = Tuning(rows, 2)
@@ -245,7 +245,7 @@ def compare() -> bool:
 
 
 def main() -> int:
-    """Every thread count in a process of its own, then the scores."""
+    """Run every thread count in its own process, then compare the scores."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", default="2,1", help="default 2,1")
     parser.add_argument("--rounds", type=int, default=5)

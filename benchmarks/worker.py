@@ -1,4 +1,4 @@
-"""The driver's end of a worker process: one library each, so that no two thread pools meet."""
+"""The driver's end of a worker process; each holds one library, so no two thread pools meet."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Worker:
         self.receive()
 
     def load(self, shape: Shape) -> None:
-        """Make the process hold ``shape``, if it does not yet."""
+        """Load ``shape`` in the process, unless it is loaded."""
         if self.shape != shape:
             self.call("load", shape)
             self.shape = shape

@@ -1,4 +1,4 @@
-"""Inputs that searches go wrong on, and a search through every path."""
+"""Inputs on which searches are prone to go wrong, and a search through every path."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _sphere(rng: np.random.Generator, n: int, d: int) -> npt.NDArray[Any]:
     return 6.378e6 * points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
-# What float32 does not hold, within what float64 keys may be.
+# Families beyond the precision or range of float32, within the range of float64 keys.
 WIDE_FAMILIES: dict[str, Maker] = {
     "gaussian": FAMILIES["gaussian"],
     "equal": lambda rng, n, d: np.full((n, d), 1.5e9 + 0.1),
@@ -89,12 +89,12 @@ WIDE_FAMILIES: dict[str, Maker] = {
 
 
 def make(family: str, seed: int, n: int, q: int, d: int) -> tuple[F32, F32]:
-    """Queries and rows of one family; some queries are rows."""
+    """Return queries and rows of one family; some queries are rows."""
     return _made(FAMILIES[family], np.float32, seed, n, q, d)
 
 
 def make_wide(family: str, seed: int, n: int, q: int, d: int) -> tuple[F64, F64]:
-    """The same in float64, of one of the wide families."""
+    """Return float64 queries and rows of one of the wide families."""
     return _made(WIDE_FAMILIES[family], np.float64, seed, n, q, d)
 
 
@@ -112,7 +112,7 @@ def max_abs(array: F32 | F64) -> float:
 
 
 def only_segment(rows: F32 | F64) -> list[Any]:
-    """Rows as the core takes them, with their numbers for ids."""
+    """Return the rows as one segment of the core, with their positions as ids."""
     return [(rows, None, 0, None, max_abs(rows))]
 
 
@@ -120,7 +120,7 @@ STORED = ("float32", "float16", "bfloat16")
 
 
 def as_stored(rows: F32, kind: str) -> tuple[npt.NDArray[Any], F32]:
-    """Rows as the core stores them (within what float16 can hold), and what is read from them."""
+    """Return the rows as stored in ``kind``, cut to float16's range, and the values read back."""
     if kind == "float32":
         return rows, rows
     narrow = _core.narrow(rows.clip(-65504, 65504), kind)  # type: ignore[arg-type]
@@ -130,12 +130,12 @@ def as_stored(rows: F32, kind: str) -> tuple[npt.NDArray[Any], F32]:
 def core_search(
     queries: F32 | F64, rows: F32 | F64, k: int, metric: str = "euclidean", **options: Any
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], Any]:
-    """The core's search on one plain segment."""
+    """Search one plain segment with the core."""
     return _core.search(queries, max_abs(queries), only_segment(rows), k, metric, **options)
 
 
 def paths(metric: str, wide: bool = False) -> Iterator[dict[str, str]]:
-    """Every strategy with every filter it can have."""
+    """Yield every strategy with every filter that it can have."""
     euclidean = "euclidean" in metric
     yield {"strategy": "automatic"}
     yield {"strategy": "exact"}
@@ -148,7 +148,7 @@ def paths(metric: str, wide: bool = False) -> Iterator[dict[str, str]]:
 
 
 def assert_same(got: tuple[Any, ...], wanted: tuple[Any, ...], what: object = "") -> None:
-    """Values to the bit, ids to the number."""
+    """Check that values have the same bits, and that ids are equal."""
     assert np.array_equal(got[1], wanted[1]), what
     assert np.array_equal(got[0].view(np.int64), wanted[0].view(np.int64)), what
 
@@ -161,7 +161,7 @@ def same_bits(got, wanted):
 
 @contextmanager
 def fast_switches():
-    """Threads take turns as often as they can."""
+    """Let threads take turns as often as they can."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

@@ -1,4 +1,4 @@
-"""Hypothesis profiles, and a report of what was really executed and reached."""
+"""Hypothesis profiles, and a report of the ISAS that ran and of the errors that were reached."""
 
 from __future__ import annotations
 

@@ -43,10 +43,10 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
     10 numbers   u64 type, u16[n] halves, f32[n] widened, f32[m] x, u16[m] narrowed
     11 log       f64[n] x, f64[n] wanted
     12 sweep     u64 q, k, n, columns, f32[n*columns] residuals, f64[q*k] distances,
-                 i64[q*k] positions, f64[q*columns] base (of classes also f64[0]: not known),
+                 i64[q*k] positions, f64[q*columns] base (for classes also f64[0]: not known),
                  i64[q] labels and f64[0], or i64[0] and f64[q*columns] values,
                  i64[] ks, f64[] sigmas, f64[] strengths, i64[maps] kind, f64[maps] floor,
-                 i64[] bounds, u64 bins: wanted is what the scalar kernels make of it
+                 i64[] bounds, u64 bins: the scalar kernels' result is wanted
     13 wide      u64 metric, u64 q, d, k, f64[q*d] queries, u64 n, f64[n*d] rows of one segment,
        search    f64[q*k] values, i64[q*k] ids wanted
 """
@@ -125,7 +125,7 @@ FAMILIES: dict[str, Maker] = {
 
 
 class Writer:
-    """Gathers records and writes them with their number in front."""
+    """Gathers records and writes them after their number."""
 
     def __init__(self) -> None:
         self.records: list[bytes] = []
@@ -141,8 +141,8 @@ class Writer:
 
 
 def _field(value: object) -> bytes:
-    """An int as 8 bytes (u64 and i64 alike), a float as f64, an array as count and elements, a
-    list (of what `stored` gives) one after the other."""
+    """Return the bytes of a field: an int as 8 bytes (u64 and i64 alike), a float as f64, an array
+    as count and elements, a list (as from `stored`) one after the other."""
     if isinstance(value, list):
         return b"".join(map(_field, value))
     if isinstance(value, np.ndarray):
@@ -155,7 +155,7 @@ def _field(value: object) -> bytes:
 
 
 def stored(values: Array, kind: str) -> tuple[list[object], Array]:
-    """The fields of num[n], and what is read from them: values cut to the range of the type."""
+    """Return the fields of num[n] for values cut to the range of the type, and their values."""
     largest = np.float32(LARGEST[kind])
     wide = oracle.round_keys(np.clip(values, -largest, largest), kind)  # type: ignore[arg-type]
     if kind == "float32":
@@ -166,7 +166,7 @@ def stored(values: Array, kind: str) -> tuple[list[object], Array]:
 
 
 def numbers_of(array: Array) -> list[object]:
-    """The fields of num[n] for an array of float32 or float16."""
+    """Return the fields of num[n] for an array of float32 or float16."""
     return [0, array] if array.dtype == np.float32 else [1, array.view(np.uint16)]
 
 
@@ -174,7 +174,7 @@ def numbers_of(array: Array) -> list[object]:
 
 
 def make(rng: np.random.Generator, family: str, n: int, q: int, d: int) -> tuple[Array, Array]:
-    """Queries and rows of one family; every third query is a row."""
+    """Return queries and rows of one family; every third query is a row."""
     both = FAMILIES[family](rng, n + q, d).astype(np.float32)
     queries, rows = both[:q].copy(), both[q:].copy()
     if n and q:
@@ -194,7 +194,7 @@ def add_search(
     width: int = 0,
     kinds: Sequence[str] = ("float32",),
 ) -> None:
-    """One case of ``n, q, d, k``: rows split in ``sizes``, a share alive, ids excluded."""
+    """Write one case of ``n, q, d, k``: rows split in ``sizes``, a share alive, ids excluded."""
     version = 3
     n, q, d, k = shape
     queries, rows = make(rng, family, n, q, d)
@@ -234,7 +234,7 @@ def add_search(
 
 
 def wide_searches(out: Writer) -> None:
-    """Float64 queries and rows, each as the formulas take them."""
+    """Write searches of float64 queries and rows, as the formulas take them."""
     makers: dict[str, Maker] = {
         "times": lambda rng, n, d: 1.7e9 + rng.integers(0, 50, (n, d)),
         "far clusters": lambda rng, n, d: (
@@ -256,7 +256,7 @@ def wide_searches(out: Writer) -> None:
 
 
 def random_searches(out: Writer, count: int) -> None:
-    """Random shapes and layouts, every family and metric in turn."""
+    """Write searches of random shapes and layouts, every family and metric in turn."""
     families = tuple(FAMILIES)
     for number in range(count):
         rng = np.random.default_rng([1, number])
@@ -277,7 +277,7 @@ def random_searches(out: Writer, count: int) -> None:
 
 
 def chosen_searches(out: Writer) -> None:
-    """Every family past the default buffers, and the shapes that paths turn on."""
+    """Write searches of every family beyond the default buffers, and where paths change."""
     for number, family in enumerate(FAMILIES):
         for code, metric in enumerate(METRICS):
             rng = np.random.default_rng([2, number, code])
@@ -285,7 +285,9 @@ def chosen_searches(out: Writer) -> None:
             add_search(out, rng, family, (601, 13, 18, 9), metric, kinds=kinds[:1])
     rng = np.random.default_rng(3)
     for metric in METRICS:
-        add_search(out, rng, "gaussian", (0, 3, 4, 2), metric, sizes=[])  # no segment at all
+        add_search(
+            out, rng, "gaussian", (0, 3, 4, 2), metric, sizes=[]
+        )  # a search without segments
         add_search(out, rng, "gaussian", (0, 3, 4, 2), metric, sizes=[0, 0])
         add_search(out, rng, "gaussian", (40, 5, 3, 0), metric)  # k = 0
         add_search(out, rng, "gaussian", (90, 4, 2060, 5), metric)  # past the default depth block
@@ -373,7 +375,7 @@ def add_simplex(out: Writer, rng: np.random.Generator, n: int, columns: int) -> 
 
 
 def add_sweep(out: Writer, rng: np.random.Generator, q: int, columns: int, scales: int) -> None:
-    """Classes, then values; of four queries one has few neighbours, one none."""
+    """Write sweeps of classes and of values; of four queries one has few neighbours, one none."""
     n, k = 30, 9
     residuals = rng.uniform(-1, 1, (n, columns)).astype(np.float32)
     distances, positions = np.sort(rng.random((q, k)), axis=1), rng.integers(0, n, (q, k))
@@ -406,7 +408,7 @@ Store = tuple[str, list[object], Callable[[slice], list[object]], Array]
 
 
 def dense_store(rng: np.random.Generator, n: int, columns: int, half: bool, where: Any) -> Store:
-    """Name, fields in front of the segments, those of some rows, and the oracle's correction."""
+    """Return name, fields before the segments, a function of rows and the oracle's correction."""
     residuals = rng.standard_normal((n, columns)).astype(np.float32)
     residuals[:5] *= np.float32(1e-30)
     if half:
@@ -501,7 +503,7 @@ def add_logits(out: Writer, rng: np.random.Generator, n: int, columns: int, d: i
 
 
 def add_numbers(out: Writer, rng: np.random.Generator) -> None:
-    """Every finite half and infinity; float32 numbers about the points where rounding turns."""
+    """Write every finite half and infinity, and float32 numbers around the rounding limits."""
     halves = np.arange(2**16, dtype=np.uint32).astype(np.uint16)
     any_bits = rng.integers(0, 2**32, 20_000, dtype=np.uint32).view(np.float32)
     for code, kind in enumerate(TYPES[1:], 1):
@@ -522,7 +524,7 @@ def add_numbers(out: Writer, rng: np.random.Generator) -> None:
 
 
 def numbers(out: Writer) -> None:
-    """Everything but searches."""
+    """Write all cases except searches."""
     rng = np.random.default_rng(4)
     add_exp(out, rng)
     add_log(out, rng)

@@ -1,9 +1,9 @@
-"""What becomes of memories in files when things go wrong, counted.
+"""Count what becomes of memories in files when things go wrong.
 
 `python tests/faults.py [--full] [CASE ...]` runs cases at the level of what a user calls,
-`Memory` and the command line, and prints a table: how often each case ended how. Every case names
-the outcomes that are allowed; the exit status is 1 if there was any other. With `--full` cases
-take minutes, else seconds; `test_faults.py` runs them as tests.
+`Memory` and the command line, and prints a table: how often each case had which outcome. Every
+case names the outcomes that are allowed; the exit status is 1 if there was any other. With
+`--full` cases take minutes, else seconds; `test_faults.py` runs them as tests.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ EVERYTHING = sys.maxsize
 
 
 class Skipped(Exception):  # noqa: N818
-    """This machine or user cannot run the case; why."""
+    """This machine or user cannot run the case; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Case:
     many: int
 
     def outcomes(self, full: bool) -> Counter[str]:
-        """How often the case ended how."""
+        """Return how often the case had each outcome."""
         with tempfile.TemporaryDirectory(prefix="resmem-faults-") as name:
-            os.chmod(name, 0o755)  # other users take part
+            os.chmod(name, 0o755)  # so that other users can enter
             return Counter(self.run(Path(name), self.many if full else self.few))
 
     def others(self, outcomes: Counter[str]) -> list[str]:
-        """The outcomes that are not allowed."""
+        """Return the outcomes that are not allowed."""
         return sorted(set(outcomes) - set(self.allowed))
 
 
@@ -76,7 +76,7 @@ CASES: dict[str, Case] = {}
 
 
 def case(name: str, *allowed: str, few: int, many: int):
-    """Makes a case of a function."""
+    """Register a function as a case."""
 
     def register(run):
         CASES[name] = Case(name, run, allowed, few, many)
@@ -85,18 +85,18 @@ def case(name: str, *allowed: str, few: int, many: int):
     return register
 
 
-# ---- Memories and what tells them apart ------------------------------------------------------
+# ---- Memories and digests of their answers ---------------------------------------------------
 
 
 def rows(seed, n, d=4, columns=3):
-    """Embeddings, outputs and targets."""
+    """Return embeddings, outputs and targets."""
     rng = np.random.default_rng(seed)
     keys = rng.standard_normal((n, d), dtype=np.float32)
     return keys, rng.standard_normal((n, columns), dtype=np.float32), rng.integers(0, columns, n)
 
 
 def fitted(seed, n, d=4, columns=3, **options):
-    """A memory whose answers are those of ``seed``."""
+    """Return a memory whose rows, and so whose answers, are drawn from ``seed``."""
     options = {"k": 3, "sigma": 1.0, **options}
     keys, outputs, targets = rows(seed, n, d, columns)
     if options.get("store") == "head":
@@ -105,7 +105,7 @@ def fitted(seed, n, d=4, columns=3, **options):
 
 
 def answers(memory):
-    """A digest of what a memory says, wherever its rows lie."""
+    """Return a digest of a memory's answers; it does not depend on where its rows lie."""
     about = memory.info()
     queries, outputs, _ = rows(99, 5 + len(memory) // 200, about["d"], about["columns"])
     corrected = memory.correct(queries, None if memory.store == "head" else outputs)
@@ -119,12 +119,12 @@ def digest(*parts):
 
 
 def loaded(path):
-    """A digest of a file's memory, every block of which is verified."""
+    """Return the digest of the memory in a file, with every block verified."""
     return answers(resmem.Memory.load(path))
 
 
 def contents(folder):
-    """Every file of a folder, hidden ones too."""
+    """Return the content of every file of a folder, hidden ones included."""
     return {entry.name: Path(entry.path).read_bytes() for entry in os.scandir(folder)}
 
 
@@ -132,13 +132,13 @@ def contents(folder):
 
 
 class Child:
-    """A forked process at work, which says lines."""
+    """A forked process that works and sends lines of text."""
 
     def __init__(self, work: Callable[[Callable[[str], None]], None]) -> None:
         read, write = os.pipe()
         sys.stdout.flush()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of fork beside threads
+            warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads warns
             self.pid = os.fork()
         if self.pid == 0:  # never back to the caller
             status = 1
@@ -155,18 +155,18 @@ class Child:
         self._status: int | None = None
 
     def line(self) -> str:
-        """The next line it says; "" when it has ended."""
+        """Return the next line that it sends; "" when it has ended."""
         return self._pipe.readline().rstrip("\n")
 
     def working(self) -> bool:
-        """Whether it has not ended yet."""
+        """Return whether it still runs."""
         if self._status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self._status = status if pid else None
         return self._status is None
 
     def end(self) -> tuple[list[str], str]:
-        """The rest of what it says, and how it ended: "" if well."""
+        """Return the rest of its lines, and how it ended: "" if with status 0."""
         with self._pipe:
             lines = self._pipe.read().splitlines()
         if self._status is None:
@@ -176,7 +176,7 @@ class Child:
 
 
 def in_child(work: Callable[[], str]) -> str:
-    """The outcome that `work` returns in a forked child, or what became of the child."""
+    """Return the outcome of `work` in a forked child, or the signal that ended the child."""
     lines, ended = Child(lambda say: say(work())).end()
     return " ".join([*lines[-1:], *([ended] if ended.startswith("SIG") else [])])
 
@@ -186,7 +186,7 @@ def described(error):
 
 
 def command(*words):
-    """Status and standard error of the command line, run in this process."""
+    """Run the command line in this process; return its status and standard error."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -200,19 +200,19 @@ def command(*words):
 
 
 def saved(path):
-    """A file as saved."""
+    """Write a file with one save."""
     fitted(0, 3).save(path)
 
 
 def appended(path):
-    """A file that was appended to twice, rows removed each time."""
+    """Write a file with a save and two appends, each after a removal."""
     memory = fitted(0, 3).save(path)
     for turn in range(2):
         memory.add(*rows(turn + 1, 2)).remove([turn]).save(path, append=True)
 
 
 def read(path, wanted):
-    """What comes of loading a file that was tampered with."""
+    """Return the outcome of loading a file that was tampered with."""
     try:
         return "same" if loaded(path) == wanted else "other answers"
     except resmem.FileFormatError:
@@ -222,12 +222,12 @@ def read(path, wanted):
 
 
 def some(items, count):
-    """So many of them, or all."""
+    """Return a random sample of ``count`` items, or all if there are no more."""
     return items if count >= len(items) else random.Random(0).sample(items, count)
 
 
 def flips(make):
-    """Single bytes changed: each by a bit, and to every other value where fields lie."""
+    """Change single bytes: each by a bit, and those of fields to every other value."""
 
     def run(folder, count):
         path = folder / "m.resmem"
@@ -249,7 +249,7 @@ def flips(make):
 
 
 def truncations(make):
-    """Files cut short at any byte, for a program and for the command line."""
+    """Cut files short at any byte; load them in Python and on the command line."""
 
     def run(folder, count):
         path = folder / "m.resmem"
@@ -267,7 +267,7 @@ def truncations(make):
 
 
 def junk(make):
-    """Bytes behind the end, as a killed append leaves them; the next append drops them."""
+    """Add bytes behind the end, as a killed append leaves them; the next one drops them."""
 
     def run(folder, count):
         path = folder / "m.resmem"
@@ -296,12 +296,12 @@ BATCH = 4000  # rows of 128 values: an append of some megabytes
 
 
 def batch(i):
-    """What append number ``i`` adds."""
+    """Return the rows that append number ``i`` adds."""
     return *rows(i, BATCH, 128), np.arange(BATCH * i, BATCH * (i + 1))
 
 
 def window(i):
-    """The memory after append number ``i``: the last three batches."""
+    """Return the memory after append number ``i``: the last three batches."""
     memory = resmem.Memory(k=3, sigma=1.0, strength=i).fit(*batch(i))
     for before in range(max(0, i - 2), i):
         memory.add(*batch(before))
@@ -309,7 +309,7 @@ def window(i):
 
 
 def keeps_saving(path):
-    """Saves one window after the other over a file."""
+    """Return work that saves one window after the other over a file."""
     windows = [window(i) for i in range(3)]
 
     def work(say):
@@ -322,7 +322,7 @@ def keeps_saving(path):
 
 
 def keeps_appending(path):
-    """Appends one batch after the other to a file, and removes the fourth last."""
+    """Return work that appends one batch after the other, and removes the fourth last."""
 
     def work(say):
         memory = resmem.Memory.load(path)
@@ -340,7 +340,7 @@ def keeps_appending(path):
 
 
 def kills(work_on):
-    """SIGKILL at random moments: the file is the old state or the new one, whole."""
+    """Kill a process at random moments: its file is the old state or the new one, whole."""
 
     def run(folder, count):
         path, rng = folder / "m.resmem", random.Random(0)
@@ -360,7 +360,7 @@ def kills(work_on):
 
 
 def after_kill(path, said, expected):
-    """What a killed process left, given what it said."""
+    """Return what a killed process left, given the lines that it sent."""
     old = [int(line.split()[1]) for line in said if line.startswith("did ")][-1]
     word, new = said[-1].split()
     memory = resmem.Memory.load(path)
@@ -382,7 +382,7 @@ def after_kill(path, said, expected):
     return "between" if word == "did" else "new" if i == int(new) else "old"
 
 
-# A save is killed between the two calls that give the new file a name and move it: seldom.
+# The last outcome is rare: a kill between the two calls that name the new file and move it.
 case("kill-save", "old", "new", "between", "old, new beside it", few=4, many=100)(
     kills(keeps_saving)
 )
@@ -394,27 +394,27 @@ case("kill-append", "old", "new", "between", few=4, many=100)(kills(keeps_append
 
 @dataclass(frozen=True)
 class Action:
-    """A call about a file, and what tells its results apart."""
+    """A call that reads or writes a file, and a digest of its result."""
 
     target: str
-    ready: Callable[[Path], Callable[[], object]]  # of the folder; the call
+    ready: Callable[[Path], Callable[[], object]]  # takes the folder, returns the call
     result: Callable[[Path], str]
-    extends: bool = False  # writes behind what is there
+    extends: bool = False  # appends to the file that is there
 
 
 def arrays_of(path):
-    """A digest of the arrays in a file of NumPy's."""
+    """Return a digest of the arrays in a .npy or .npz file."""
     found = np.load(path)
     named = {"": found} if isinstance(found, np.ndarray) else found
     return digest(*(name.encode() + named[name].tobytes() for name in sorted(named)))
 
 
 class Refused(Exception):  # noqa: N818
-    """What the command line says with status 2."""
+    """The command line ended with status 2; the text is its message."""
 
 
-def tell(line, folder):
-    """Run a command line, whose errors are one line."""
+def run_line(line, folder):
+    """Run a command line; raise Refused if it ends with status 2 and one line."""
     status, said = command(*words(line, folder), "--quiet")
     if status == 2 and said.startswith("resmem: error: ") and said.count("\n") == 1:
         raise Refused(said)
@@ -423,7 +423,7 @@ def tell(line, folder):
 
 
 def words(line, folder):
-    """Those of a command line: OUT is the folder of its target, IN that of its inputs."""
+    """Return the words of a line: OUT is the folder of its target, IN that of its inputs."""
     return line.replace("IN/", f"{folder.parent}/inputs/").replace("OUT/", f"{folder}/").split()
 
 
@@ -450,8 +450,8 @@ def loading(folder):
     return lambda: resmem.Memory.load(folder / "m.resmem")
 
 
-def telling(name):
-    return lambda folder: lambda: tell(LINES[name], folder)
+def running(name):
+    return lambda folder: lambda: run_line(LINES[name], folder)
 
 
 _ROWS = "--embeddings IN/rows.npz --outputs IN/rows.npz"
@@ -465,23 +465,23 @@ LINES = {
 }
 READS = {
     "load": Action("m.resmem", loading, loaded),
-    "resmem-info": Action("m.resmem", telling("resmem-info"), loaded),
+    "resmem-info": Action("m.resmem", running("resmem-info"), loaded),
 }
 WRITES = {
     "save": Action("m.resmem", saving, loaded),
     "append": Action("m.resmem", appending, loaded, extends=True),
     "export-npz": Action("e.npz", exporting("e.npz"), loaded),
     "export-safetensors": Action("e.safetensors", exporting("e.safetensors"), loaded),
-    "resmem-fit": Action("m.resmem", telling("resmem-fit"), loaded),
-    "resmem-add": Action("m.resmem", telling("resmem-add"), loaded, extends=True),
-    "resmem-predict": Action("p.npy", telling("resmem-predict"), arrays_of),
-    "resmem-neighbors": Action("p.npz", telling("resmem-neighbors"), arrays_of),
-    "resmem-export": Action("e.npz", telling("resmem-export"), loaded),
+    "resmem-fit": Action("m.resmem", running("resmem-fit"), loaded),
+    "resmem-add": Action("m.resmem", running("resmem-add"), loaded, extends=True),
+    "resmem-predict": Action("p.npy", running("resmem-predict"), arrays_of),
+    "resmem-neighbors": Action("p.npz", running("resmem-neighbors"), arrays_of),
+    "resmem-export": Action("e.npz", running("resmem-export"), loaded),
 }
 
 
 def inputs(folder, n=5000):
-    """What the command line reads."""
+    """Write the files that the command lines read."""
     (folder / "inputs").mkdir()
     keys, outputs, targets = rows(6, n, 4, 40)
     np.savez(folder / "inputs" / "rows.npz", embeddings=keys, outputs=outputs, targets=targets)
@@ -504,7 +504,7 @@ def earlier(action, folder):
 
 @contextmanager
 def small_disk(folder):
-    """A disk of 8 MiB at the folder."""
+    """Mount a disk of 8 MiB at the folder."""
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         raise Skipped("a tmpfs cannot be mounted here: not root, or not allowed")
@@ -516,7 +516,7 @@ def small_disk(folder):
 
 @contextmanager
 def little_room(folder, room):
-    """Nothing but so many bytes of the disk are free."""
+    """Leave only ``room`` bytes of the disk free."""
     disk = os.statvfs(folder)
     filler = folder / "filler"
     with open(filler, "wb") as file:
@@ -530,7 +530,7 @@ def little_room(folder, room):
 
 @contextmanager
 def largest_file(size):
-    """No file grows beyond so many bytes. Python ignores the signal, so that writing fails."""
+    """Let no file grow beyond ``size`` bytes: writing fails, as Python ignores the signal."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -541,7 +541,7 @@ def largest_file(size):
 
 @functools.cache
 def undisturbed():
-    """What every action results in where nothing goes wrong: a digest, and the length of a file."""
+    """Return the digest and the file length of every action where nothing goes wrong."""
     with tempfile.TemporaryDirectory(prefix="resmem-faults-") as name:
         inputs(Path(name))
         found = {}
@@ -555,7 +555,7 @@ def undisturbed():
 
 
 def without_room(name, error):
-    """Writes that find too little room: none, all but the last bytes, or anything between."""
+    """Write with too little room: none, all but the last bytes, or anything between."""
     action, full = WRITES[name], error == errno.ENOSPC
 
     def run(folder, count):
@@ -577,7 +577,7 @@ def without_room(name, error):
 
 
 def one_without_room(action, path, restriction, error, wanted):
-    """What comes of a write under a restriction, and of the same without it."""
+    """Return the outcome of a write under a restriction and then without it."""
     before, call = contents(path.parent), action.ready(path.parent)
     with restriction:
         try:
@@ -659,15 +659,15 @@ SITUATIONS = {
 
 
 def is_refusal(error, code, path):
-    """Whether an exception says this of that path. What the command line finds before it sets to
-    work it tells in words of its own."""
+    """Return whether an exception has this code and path. For what the command line finds before
+    it starts to work, it has words of its own."""
     if isinstance(error, Refused):
         return any(repr(str(named)) in str(error) for named in (path, path.parent))
     return isinstance(error, OSError) and (error.errno, error.filename) == (code, str(path))
 
 
 def listing(folder):
-    """What is in a folder, without reading it."""
+    """Return mode, inode, size and time of every file of a folder."""
     if not folder.exists():
         return {}
     there = {entry.name: entry.stat(follow_symlinks=False) for entry in os.scandir(folder)}
@@ -675,7 +675,7 @@ def listing(folder):
 
 
 def at_situation(situation, action, folder, wanted):
-    """What comes of a call where something else than an ordinary file is."""
+    """Return the outcome of a call on a path where no ordinary file is."""
     path, error = folder / action.target, situation.error(action)
     folder.mkdir()
     earlier(action, folder)
@@ -698,7 +698,7 @@ def at_situation(situation, action, folder, wanted):
 
 
 def as_nobody(work):
-    """The outcome of `work` in a child whom permissions bind."""
+    """Return the outcome of `work` in a child that permissions bind."""
 
     def restricted():
         if os.getuid() == 0:
@@ -711,7 +711,7 @@ def as_nobody(work):
 
 
 def paths(situation):
-    """Every action once."""
+    """Run every action once in a situation."""
 
     def run(folder, _):
         inputs(folder)
@@ -735,7 +735,7 @@ for name, situation in SITUATIONS.items():
 
 
 def meanwhile(children, look):
-    """What the children say; `look` is called as long as any of them works, and once more."""
+    """Return the children's lines; call `look` while any of them works, and once more."""
     while any([child.working() for child in children]):
         look()
     look()
@@ -760,7 +760,7 @@ def saves_at_once(folder, count):
 
 
 def append_row(path, say, row=None):
-    """Load, add a row, append; again whenever another process was faster."""
+    """Load, add a row and append; try again whenever another process was faster."""
     while True:
         memory = resmem.Memory.load(path)
         new = len(memory) if row is None else row
@@ -778,14 +778,14 @@ def append_row(path, say, row=None):
 
 
 def with_rows(memory, ids):
-    """The memory that was appended to so."""
+    """Return the memory after rows with these ids were added."""
     for row in ids:
         memory.add(*rows(row, 1), ids=[row])
     return memory
 
 
 def appends_at_once(folder, count):
-    """Two processes append to one file: whatever they were told is in it, is."""
+    """Two processes append to one file: every append that reported success is in it."""
     path, n, turns = folder / "m.resmem", 20_000, 5
     for _ in range(count):
         fitted(0, n).save(path)
@@ -847,7 +847,7 @@ case("saves-beside-appends", "appended", "refused", "read", "all there", few=1, 
 
 
 class World:
-    """What the calls under a memory limit work with."""
+    """Memories, rows and files for calls under a memory limit."""
 
     def __init__(self, folder: Path) -> None:
         self.path, self.copy, self.export = (folder / name for name in ("m", "copy", "e.npz"))
@@ -866,13 +866,13 @@ class World:
         return self.dense, self.sparse, self.head, self.continued, self.worn
 
     def state(self) -> list[str]:
-        """Digests of everything that a call may change."""
+        """Return digests of everything that a call may change."""
         self.path.write_bytes(self.content)
         return [answers(memory) for memory in self.memories()]
 
 
 def of_value(value):
-    """A digest of what a call returned, or of the file that it wrote."""
+    """Return a digest of a call's result, or of the file that it wrote."""
     if isinstance(value, resmem.Memory):
         return answers(value)
     if isinstance(value, Path):
@@ -902,7 +902,7 @@ LIMITED = {
     "append": lambda w, _: w.continued.save(w.path, append=True) and w.path,
     "export": lambda w, _: w.dense.export(w.export) and w.export,
     "pickle": lambda w, _: pickle.loads(pickle.dumps(w.dense)),
-    "estimate": lambda w, _: [  # of which the times are never the same
+    "estimate": lambda w, _: [  # without its times, which vary
         np.array([x.nbytes for x in resmem.Memory.estimate(10**6, 64, 50, budget=MIB).options])
     ],
 }
@@ -913,8 +913,8 @@ MARGINS = (0, 8 * MIB, 2 * MIB, 32 * MIB, 128 * MIB)
 
 @contextmanager
 def little_memory(margin):
-    """No more address space than is in use, and a margin. What the allocator still has, of freed
-    memory and of room kept for threads, is taken first."""
+    """Limit address space to what is in use and a margin. Memory that the allocator still holds,
+    freed or kept for threads, is taken first."""
     if ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE) != 1:
         raise RuntimeError("mallopt refuses a fixed threshold")
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -934,7 +934,7 @@ def little_memory(margin):
 
 
 def under_limit(call, world, threads, margin, before, wanted):
-    """A call that may lack memory; if it does, nothing has changed and it works with enough."""
+    """Return the outcome of a call that may lack memory: then it must change nothing."""
     os.environ["RESMEM_NUM_THREADS"] = f"{threads}"
     outcome = "done"
     try:
@@ -974,13 +974,13 @@ STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
 
 
 def started(line, folder):
-    """A running `python -m resmem`, as soon as it looks after its signals."""
+    """Start `python -m resmem`; return it once its signal handlers are set."""
     child = subprocess.Popen(
         [sys.executable, "-m", "resmem", *words(line, folder), "--quiet"],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "PYTHONFAULTHANDLER": "1",  # says where it was if it has to be aborted
+            "PYTHONFAULTHANDLER": "1",  # prints its stack if it has to be aborted
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -996,7 +996,7 @@ def started(line, folder):
 
 
 def interrupts(name):
-    """Signals at random moments of a command that replaces or extends an earlier result."""
+    """Send signals at random moments to a command that replaces or extends a result."""
     line, action = LINES[name], WRITES[name]
 
     def run(folder, count):
@@ -1022,7 +1022,7 @@ def interrupts(name):
 
 
 def interrupted(child, number, action, path, states):
-    """What a command leaves that gets a signal now."""
+    """Send a signal to a command and return what it leaves."""
     child.send_signal(signal.Signals[number])
     try:
         _, said = child.communicate(timeout=PATIENCE)
@@ -1034,7 +1034,7 @@ def interrupted(child, number, action, path, states):
     state = states.get(action.result(path), "damaged")
     if (child.returncode, said) == (STATUS[number], ""):
         return state
-    # It came when all was done and the interpreter was about to end.
+    # The signal came when all was done and the interpreter was about to end.
     finished = child.returncode in (0, -signal.Signals[number]) and (state, said) == ("new", "")
     return "finished" if finished else f"{state}, status {child.returncode}, {said!r}"
 
@@ -1050,7 +1050,9 @@ for name in ("resmem-fit", "resmem-add", "resmem-predict", "resmem-export"):
 def main(arguments=None):
     """Run the cases and print the table; 1 if an outcome is not allowed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="as often as it takes minutes")
+    parser.add_argument(
+        "--full", action="store_true", help="run each case often, which takes minutes"
+    )
     parser.add_argument("cases", nargs="*", metavar="CASE", help="their names, or how they begin")
     options = parser.parse_args(arguments)
     for word in options.cases:
@@ -1065,7 +1067,7 @@ def main(arguments=None):
 
 
 def print_row(each, full):
-    """Run a case and print its line of the table; whether all is well."""
+    """Run a case and print its line of the table; return whether all is allowed."""
     try:
         outcomes = each.outcomes(full)
     except Skipped as why:

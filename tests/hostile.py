@@ -1,6 +1,6 @@
-"""Calls whose arrays other threads write to meanwhile: anything may come of it but a crash.
+"""Calls whose arrays other threads write to: anything may happen except a crash.
 
-``python tests/hostile.py --seconds 600 --seed 1`` runs for so long, best with a build that has
+``python tests/hostile.py --seconds 600 --seed 1`` runs for that time, best with a build that has
 AddressSanitizer. Exit status 0: every call ended, with a result or an ordinary exception.
 """
 
@@ -32,7 +32,7 @@ INTEGERS = (-(2**63), -2, -1, 0, 1, 5, C, N - 1, N, 2**31, 2**40, 2**63 - 1)
 
 
 class Written:
-    """An array that is written to as long as this lives, and what it should hold."""
+    """An array that writer threads change, and the content it should have."""
 
     def __init__(self, good):
         self.good = np.ascontiguousarray(good)
@@ -52,7 +52,7 @@ class Written:
 
 
 class Stage:
-    """All that is handed over, and the calls that get it."""
+    """All arrays that calls get, and the calls."""
 
     def __init__(self, seed, folder):
         rng = np.random.default_rng(seed)
@@ -116,7 +116,7 @@ class Stage:
         ]
 
     def memories(self):
-        """Every public method, of memories of every kind."""
+        """Return calls of every public method on memories of every kind."""
         kinds = [
             {"store": store, "key_dtype": dtype, "preprocess": preprocess}
             for store in ("dense", "sparse:3", "head")
@@ -130,7 +130,7 @@ class Stage:
         return [lambda rng, kind=kind: self.use_memory(rng, kind) for kind in kinds]
 
     def use_memory(self, rng, kind):
-        """Fit, and a few methods one after the other, each of which may fail."""
+        """Fit a memory and call a few of its methods, each of which may fail."""
         head = {"head": (self.weight, self.bias)} if kind.get("store") == "head" else {}
         mem = resmem.Memory(k=7, **kind, **head)
         outputs, targets = self.logits, self.labels
@@ -183,7 +183,7 @@ class Stage:
             attempt(methods[at])
 
     def inside(self):
-        """What memories of many rows and large searches do: cascades and trees of such rows."""
+        """Return searches through cascades and trees, as memories of many rows make them."""
 
         def built(rng, rows, queries, build):
             segment = (rows, None, 0, None, 5.0)
@@ -230,14 +230,14 @@ ended = collections.Counter()
 def attempt(call):
     try:
         call()
-    except Exception as error:  # anything ordinary will do
+    except Exception as error:  # any ordinary exception is fine
         ended[type(error).__name__] += 1
     else:
         ended["returned"] += 1
 
 
 def run(seconds, seed, callers, writers):
-    policy.LEAST_ROWS, index_trial._MOST_TIME = 512, np.inf  # small memories get indices, and keep
+    policy.LEAST_ROWS, index_trial._MOST_TIME = 512, np.inf  # small memories keep indices
     sys.setswitchinterval(1e-5)
     warnings.simplefilter("ignore")
     np.seterr(all="ignore")

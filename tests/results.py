@@ -25,7 +25,7 @@ def settings(k=20, sigma=1.0, strength=0.75):
 
 
 def tuning(useful=True, scores=None, ks=KS, sigmas=SIGMAS, greater_is_better=False):
-    """Of 2,000 rows. ``scores`` (ks, sigmas) are those of the candidate's other settings."""
+    """Return a tuning of 2,000 rows; ``scores`` (ks, sigmas) share the other settings."""
     candidate = settings()
     if scores is None:
         x, y = np.minimum(np.log(sigmas), 2.0), np.log(ks)
@@ -35,7 +35,7 @@ def tuning(useful=True, scores=None, ks=KS, sigmas=SIGMAS, greater_is_better=Fal
     table["probability_map"], table["preprocess"], table["key_dtype"] = "clip", "none", "float32"
     table["k"][1:], table["sigma"][1:] = np.repeat(ks, len(sigmas)), np.tile(sigmas, len(ks))
     table["score"][1:] = np.ravel(scores)
-    table["strength"][0], table["score"][0] = 0.0, 123.0  # of another strength
+    table["strength"][0], table["score"][0] = 0.0, 123.0  # a row of another strength
     return TuneResult(
         task="classification",
         score="log_loss",
@@ -71,7 +71,7 @@ def method(name, i, gain, task):
 
 
 def evaluation(gain=0.08, task="classification", classes=4, buckets=10):
-    """Of 2,000 rows, the gain falling with the distance."""
+    """Return an evaluation of 2,000 rows, whose gain falls with the distance."""
     gains = [None, *(interval(gain * share) for share in (0.25, -1.0, 0.75, 1.0))]
     named = enumerate(zip(METHODS, gains, strict=True))
     methods = tuple(method(name, i, gain, task) for i, (name, gain) in named)
@@ -102,7 +102,7 @@ def evaluation(gain=0.08, task="classification", classes=4, buckets=10):
 
 
 def bins(i, count=15):
-    """Of a method that is less sure of itself with every ``i``; the first bin is empty."""
+    """Return the bins of a method, less confident for larger ``i``; the first bin is empty."""
     return [
         {"low": low, "high": low + 1 / count, "rows": int(400 * low**2),
          "confidence": low + 0.5 / count if low else math.nan,
@@ -112,7 +112,7 @@ def bins(i, count=15):
 
 
 def explanation(task="classification", k=4, with_base=True):
-    """Of three queries with ``k`` neighbours; the second one has two."""
+    """Return an explanation of three queries with ``k`` neighbours; the second has two."""
     q, rng = len(EXPLAINED), np.random.default_rng(0)
     ids = np.arange(q * k).reshape(q, k) + 100
     ids[1, 2:] = -1

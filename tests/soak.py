@@ -1,7 +1,7 @@
-"""Eight threads that share memories and do all public calls, switched every microsecond: results
-must have the bits that one thread alone gets.
+"""Eight threads share memories and make all public calls, switched every microsecond: results must
+have the bits that one thread alone gets.
 
-``python tests/soak.py --seconds 600 --seed 1``. Exit status 0: all of them had.
+``python tests/soak.py --seconds 600 --seed 1``. Exit status 0: all results had them.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ KINDS = (
 
 
 def bits(value):
-    """What is compared of a result."""
+    """Return the part of a result that is compared."""
     if isinstance(value, tuple):
         return tuple(map(bits, value))
     return value.tobytes() if isinstance(value, np.ndarray) else repr(value)
 
 
 class Shared:
-    """A memory and the calls that read it, with what they give when nobody else is there."""
+    """A memory and the calls that read it."""
 
     def __init__(self, kind, number, folder, rng):
         head = {}
@@ -62,7 +62,7 @@ class Shared:
         fitted = resmem.Memory(k=5, **kind, **head).fit(z, outputs, targets, ids)
         path = Path(folder) / f"{number}.resmem"
         fitted.save(path)
-        mem = resmem.Memory.load(path)  # whose table of ids nobody has asked for yet
+        mem = resmem.Memory.load(path)  # its table of ids is not built yet
         distances, near = fitted.kneighbors(asked)
         hidden, columns = near[:, :2].copy(), np.arange(Q)[:, None] % C
         settings = {"k": [2, 5], "sigma": [1.0], "probability_map": None}
@@ -85,7 +85,7 @@ class Shared:
 
 
 class Changing:
-    """A memory that rows come to and go from, far from all queries: answers stay as they are."""
+    """A memory that gets and loses rows far from all queries, so that answers stay the same."""
 
     def __init__(self, rng, folder):
         z, logits = rng.standard_normal((N, D)), rng.standard_normal((N, C))
@@ -138,7 +138,7 @@ def functions(rng):
 
 
 def run(seconds, seed, threads):
-    policy.LEAST_ROWS, index_trial._MOST_TIME = 512, np.inf  # small memories get indices, and keep
+    policy.LEAST_ROWS, index_trial._MOST_TIME = 512, np.inf  # small memories keep indices
     warnings.simplefilter("ignore")
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:

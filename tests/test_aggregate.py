@@ -23,7 +23,7 @@ def case():
 
 @pytest.mark.parametrize("threads", [None, 1, 3])
 @pytest.mark.parametrize("sigma", [0.5, np.inf])
-def test_it_is_the_contracts_sum(case, sigma, threads):
+def test_aggregate_gives_the_bits_of_the_oracle(case, sigma, threads):
     distances, ids, residuals, base = case
     term = oracle.correction(distances, ids, residuals, sigma)
     got = resmem.aggregate(distances, ids, residuals, sigma, threads=threads)
@@ -32,8 +32,8 @@ def test_it_is_the_contracts_sum(case, sigma, threads):
     np.testing.assert_array_equal(got, oracle.correct(base, term, 0.7))
 
 
-def test_neighbours_may_come_as_other_libraries_give_them(case):
-    """Squared float32 distances, 32-bit ids, padding behind the others."""
+def test_aggregate_takes_neighbours_of_other_libraries(case):
+    """They give squared float32 distances, 32-bit ids, and padding behind the neighbours."""
     distances, ids, residuals, _ = case
     squared = np.square(distances).astype(np.float32)
     ids = ids.astype(np.int32)
@@ -43,7 +43,7 @@ def test_neighbours_may_come_as_other_libraries_give_them(case):
     np.testing.assert_array_equal(got, expected)
 
 
-def test_without_neighbours_the_base_is_left_as_it_was(case):
+def test_aggregate_without_neighbours_returns_the_base(case):
     _, _, residuals, base = case
     before = base.copy()
     for k in (0, 2):
@@ -52,10 +52,10 @@ def test_without_neighbours_the_base_is_left_as_it_was(case):
         got = resmem.aggregate(*nobody, residuals, 1, base)
         np.testing.assert_array_equal(got, before)
     resmem.aggregate(*case[:3], 1.0, base)
-    np.testing.assert_array_equal(base, before)  # not written into
+    np.testing.assert_array_equal(base, before)  # aggregate does not write into it
 
 
-def test_a_memory_uses_all_neighbours_given_and_those_of_its_own_ids():
+def test_memory_aggregate_uses_every_neighbour_by_its_id():
     rng = np.random.default_rng(32)
     keys = rng.standard_normal((60, 4), dtype=np.float32)
     logits = rng.standard_normal((60, 3), dtype=np.float32)
@@ -75,7 +75,7 @@ def test_a_memory_uses_all_neighbours_given_and_those_of_its_own_ids():
     np.testing.assert_allclose(squared, mem.aggregate(*near), rtol=1e-9)
 
 
-def test_a_head_needs_outputs_for_known_neighbours():
+def test_head_memory_aggregates_known_neighbours():
     rng = np.random.default_rng(33)
     keys = rng.standard_normal((40, 4), dtype=np.float32)
     head = rng.standard_normal((3, 4), dtype=np.float32), None

@@ -38,7 +38,7 @@ def brackets(queries, rows, metric, kind, isa="", depth_block=0):
 
 
 def reaches(queries, rows, metric, kind, isa):
-    """Signed distance of each key from the middle of its bracket, in half widths; the brackets."""
+    """Return each key's distance from the middle of its bracket, in half widths; the brackets."""
     low, high = brackets(queries, rows, metric, kind, isa)
     half = (high - low) / 2
     assert (half > 0).all()
@@ -90,7 +90,7 @@ def test_canonical_keys_of_float64_lie_in_their_brackets(family, seed, n, d, met
 
 
 @pytest.mark.parametrize("d", [1, 4, 64])
-def test_float64_brackets_are_no_wider_than_rounding_to_float32_needs(d, record_property):
+def test_float64_brackets_are_not_wider_than_rounding_needs(d, record_property):
     """Rows that staging rounds by half a unit, all in one direction, away from the query."""
     rng = np.random.default_rng(d)
     for kind in ("dot", "difference"):
@@ -120,7 +120,7 @@ def vector(first, d, rest):
 
 
 def only_just(beyond, make_row, inside, outside):
-    """The row of the float32 nearest to `inside` that is still `beyond`, by bisection."""
+    """Return, by bisection, the row of the float32 nearest to `inside` that is still `beyond`."""
     inside, outside = np.float32(inside), np.float32(outside)
     assert beyond(make_row(outside))
     assert not beyond(make_row(inside))
@@ -194,7 +194,7 @@ def euclidean_difference(d):
     return query, near, far
 
 
-# name: metric, filter, construction, what near and far together reach at least
+# name: metric, filter, construction, the least part of the bound that near and far reach
 CASES = {
     "inner product": ("inner_product", "dot", inner_product, 0.85),
     "cosine": ("cosine", "dot", cosine, 0.6),
@@ -204,8 +204,8 @@ CASES = {
 
 
 def crowd(name, query, near, far, copies=1, farther=0):
-    """Rows `far`, as often as asked, others farther away, then `near`; and how many rows are
-    nearer still: as the Euclidean dot filter centres the rows, each has its mirror image.
+    """Return `copies` rows `far`, `farther` rows beyond them and `near`; and how many rows are
+    nearer than `near`: the Euclidean dot filter centres rows, so each gets its mirror image.
     """
     other = 2 * near if "euclidean" in name else -query / 2
     others = np.linspace(1, 1.25, farther, dtype=np.float32)[:, None] * other
@@ -236,9 +236,9 @@ def test_constructed_cases_nearly_reach_the_bound(name, d, isa, record_property)
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("strategy", ["by_rows", "by_queries"])
 @pytest.mark.parametrize("name", CASES)
-def test_rounding_against_the_true_neighbour_does_not_lose_it(name, strategy, isa):
-    """Certifying the few candidates there are: half the bound, or half of its part for rows or
-    for queries, would drop the last row.
+def test_adverse_rounding_keeps_the_true_neighbour(name, strategy, isa):
+    """Few candidates are certified: half the bound, or half of its part for rows or for queries,
+    would drop the last row.
     """
     metric, kind, construct, _ = CASES[name]
     query, near, far = construct(2048)
@@ -255,8 +255,8 @@ def test_rounding_against_the_true_neighbour_does_not_lose_it(name, strategy, is
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("strategy", ["by_rows", "by_queries"])
 @pytest.mark.parametrize("name", [name for name in CASES if name != "euclidean, dot"])
-def test_rounding_against_a_crowd_does_not_lose_the_true_neighbour(name, strategy, isa):
-    """The same after canonical keys have settled a full buffer and set the threshold."""
+def test_adverse_rounding_in_a_crowd_keeps_the_true_neighbour(name, strategy, isa):
+    """Canonical keys have thinned a full buffer and set the threshold before the row comes."""
     metric, kind, construct, _ = CASES[name]
     query, near, far = construct(2048)
     rows, _ = crowd(name, query, near, far, copies=400)
@@ -269,7 +269,7 @@ def test_rounding_against_a_crowd_does_not_lose_the_true_neighbour(name, strateg
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_search_for_worse_cases_stays_inside(name, record_property):
+def test_hill_climbing_finds_no_key_outside_its_bracket(name, record_property):
     """Hill climbing on one pair, from the constructed case and from ordinary ones."""
     metric, kind, construct, _ = CASES[name]
     rng = np.random.default_rng(11)
@@ -296,7 +296,7 @@ def test_a_search_for_worse_cases_stays_inside(name, record_property):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_bound_leaves_few_rows_in_doubt(metric):
+def test_filter_leaves_few_rows_to_rescore(metric):
     queries, rows = make("gaussian", 0, 8000, 32, 128)
     stats = core_search(queries, rows, 20, metric, strategy="by_queries")[3]
     assert stats["rescored"] <= 1.05 * 20 * 32

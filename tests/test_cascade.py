@@ -25,13 +25,13 @@ from resmem._indexes import shape as index_shape
 from resmem._indexes import trial as index_trial
 
 METRICS = ("euclidean", "sqeuclidean", "cosine", "inner_product")
-# What no projection can be coded of; search without a cascade serves these.
+# Families whose projections cannot be coded; search without a cascade serves them.
 EXTREME = {"zeros", "subnormal", "largest", "1e-30", "1e30", "mixed norms", "mixed dimensions"}
 LARGEST = 2.0**60
 
 
 def cascade_of(rows, covered=None, depth=16, clusters=5, **options):
-    """A cascade of the first rows, or None where none can be had."""
+    """Return a cascade of the first rows, or None where they cannot be coded."""
     some = rows[:covered]
     try:
         return _core.Cascade(
@@ -79,7 +79,7 @@ def test_a_cascade_gives_the_bits_of_the_oracle(
 
 
 @pytest.mark.parametrize("coded_rows", [True, False])
-def test_every_isa_does_the_same_work(coded_rows):
+def test_every_isa_passes_the_same_rows_in_each_stage(coded_rows):
     """On corners of a cube no score leaves 16 bits, so each stage lets the same rows through."""
     rng = np.random.default_rng(11)
     points = rng.choice([-1, 1], (2100, 8)) + 0.01 * rng.standard_normal((2100, 8))
@@ -95,8 +95,8 @@ def test_every_isa_does_the_same_work(coded_rows):
     assert all(each == done[0] for each in done)
 
 
-def test_many_neighbours_are_seeded_too():
-    """A reach comes before the scan even if the nearest clusters hold few times k rows."""
+def test_many_neighbours_get_a_reach_before_the_scan():
+    """The nearest clusters hold only a few times k rows, and still give a reach."""
     queries, rows = clustered(4000, 30, 16)
     segment = (rows, None, 0, None, max_abs(rows), cascade_of(rows, None, 16, 16, coded_rows=False))
     found = _core.search(queries, max_abs(queries), [segment], 500, "euclidean", threads=1)
@@ -105,7 +105,7 @@ def test_many_neighbours_are_seeded_too():
 
 
 @pytest.mark.parametrize("q", [255, 256, 257, 513, 770])
-def test_blocks_of_queries_end_anywhere(q):
+def test_any_number_of_queries_gives_the_bits_of_the_oracle(q):
     queries, rows = clustered(1500, q, 20)
     segment = (rows, None, 0, None, max_abs(rows), cascade_of(rows, None, 12, 9))
     for threads in (1, 2):
@@ -117,7 +117,7 @@ def test_blocks_of_queries_end_anywhere(q):
 @pytest.mark.parametrize("coded_rows", [True, False])
 @pytest.mark.parametrize("metric", sorted(set(METRICS) - {"sqeuclidean"}))
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - EXTREME))
-def test_every_family_on_more_rows(isa, coded_rows, metric, family):
+def test_every_family_on_more_rows_gives_the_oracles_bits(isa, coded_rows, metric, family):
     queries, rows = make(family, 7, 3000, 40, 48)
     wanted = oracle.search(queries, rows, 20, metric)
     cascade = cascade_of(rows, None, 24, 12, coded_rows=coded_rows, metric=metric)
@@ -141,7 +141,7 @@ def test_every_family_on_more_rows(isa, coded_rows, metric, family):
     metric=st.sampled_from(["euclidean", "cosine", "inner_product"]),
     stretched=st.sampled_from([0.0, 0.2]),
 )
-def test_segments_tails_ids_removed_rows_and_exclusions(
+def test_mixed_segments_and_exclusions_give_the_oracles_bits(
     seed, sizes, width, removed, k, family, coded_rows, threads, metric, stretched
 ):
     """Some segments have a cascade of some of their first rows, others none."""
@@ -196,7 +196,7 @@ def clustered(n, q, d, seed=0):
 @pytest.mark.parametrize("coded_rows", [True, False])
 @pytest.mark.parametrize("q", [1, 300])
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_stage_has_really_run_and_filtered(isa, coded_rows, q, metric):
+def test_every_stage_runs_and_filters(isa, coded_rows, q, metric):
     n, k = 20_000, 10
     queries, rows = clustered(n, q, 96)
     cascade = cascade_of(rows, None, 32, 64, coded_rows=coded_rows, metric=metric)
@@ -232,8 +232,8 @@ def test_a_cascade_is_the_same_whatever_isa_and_threads_built_it(metric):
 
 
 @pytest.mark.parametrize(("coded_rows", "go_on"), [(False, 0), (True, 4)])
-def test_queries_that_everything_passes_are_given_up_and_answered(coded_rows, go_on):
-    """But for a few of each block where rows are coded: alone, they are faster there."""
+def test_queries_that_all_rows_pass_leave_the_cascade(coded_rows, go_on):
+    """Where rows are coded, a few queries of each block stay: so few are faster there."""
     rows = np.tile(np.float32([[1, 2, 3, 4]]), (20_000, 1))
     cascade = cascade_of(rows, None, 4, 3, coded_rows=coded_rows)
     segment = (rows, None, 0, None, 4.0, cascade)
@@ -244,7 +244,7 @@ def test_queries_that_everything_passes_are_given_up_and_answered(coded_rows, go
 
 
 def test_far_queries_are_answered():
-    """Their codes are clipped: the error that this makes is part of the bound."""
+    """The codes of far queries are clipped; the bound includes the error of clipping."""
     queries, rows = clustered(5000, 30, 24)
     cascade = cascade_of(rows, None, 12, 8)
     for factor in (3, 30, 1e6, 1e30):
@@ -254,7 +254,7 @@ def test_far_queries_are_answered():
         assert_same(got, oracle.search(far, rows, 7))
 
 
-def test_what_is_no_cascade_of_a_segment_is_refused():
+def test_cascade_of_another_segment_is_refused():
     queries, rows = clustered(500, 3, 24)
     cascade = cascade_of(rows)
     for wrong in (rows[:300], np.ascontiguousarray(rows[:, :20])):
@@ -268,11 +268,11 @@ def test_what_is_no_cascade_of_a_segment_is_refused():
         _core.Cascade((rows, None, 0, None, 9.0), 24, 8, 3)
 
 
-# ------------------------------------------------------------------ its bounds
+# ------------------------------------------------------------------ bounds of a cascade
 
 
 def bounds_of(queries, rows, cascade, isa="", metric="euclidean"):
-    """What the stages promise, and the true distances."""
+    """Return the bounds that the stages promise, and the true distances."""
     segment = (rows, None, 0, None, max_abs(rows), cascade)
     promised = _core.cascade_bounds(queries, max_abs(queries), [segment], metric, isa)
     q, x = queries.astype(np.longdouble), rows.astype(np.longdouble)
@@ -287,7 +287,7 @@ def bounds_of(queries, rows, cascade, isa="", metric="euclidean"):
         x = np.append(x, np.sqrt(lift), 1)
     apart = q[:, None] - x[None]
     true = np.sqrt((apart * apart).sum(2))
-    if metric == "cosine":  # a vector of zeros is like none
+    if metric == "cosine":  # a vector of zeros is similar to no other
         true[(q == 0).all(1)[:, None] | (x == 0).all(1)] = np.sqrt(np.longdouble(2))
     return promised, true
 
@@ -330,7 +330,7 @@ def test_true_distances_lie_within_the_bounds(
 @pytest.mark.parametrize("as_queries", [False, True])
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
 def test_points_are_as_near_to_the_exact_ones_as_promised(metric, as_queries):
-    """The largest part of what is promised is float32's half a unit in the last place."""
+    """Most of the promised error is half a unit in the last place of float32."""
     worst = 0.0
     for seed, d in enumerate([1, 2, 3, 5, 8, 17, 64, 200] * 6):
         rng = np.random.default_rng(seed)
@@ -355,32 +355,34 @@ def test_points_are_as_near_to_the_exact_ones_as_promised(metric, as_queries):
 
 
 def mirrored(d, direction):
-    """Two rows around 0, one cascade of both: its axes and scale are known before its queries."""
+    """Return two rows around 0 and their cascade, whose axes and scale are known in advance."""
     rows = np.stack([direction, -direction]).astype(np.float32)
     return rows, cascade_of(rows, None, d, 1)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("d", [8, 16, 32])
-def test_rounding_of_both_codes_nearly_reaches_the_bound_of_the_projection(d, isa):
-    """Each coordinate of a row and of a query is rounded apart, as far as the bound allows."""
+def test_projection_bound_is_nearly_reached_by_rounded_codes(d, isa):
+    """Row and query are rounded away from each other, as far as the bound allows."""
     _, first = mirrored(d, np.ones(d))
     rows, cascade = mirrored(d, first.axes.T @ np.ones(d))
     assert np.array_equal(cascade.axes, first.axes)
-    code = cascade.scale  # of every coordinate of the row
+    code = cascade.scale  # the code of every coordinate of the row
     outwards = np.round(code) > code
     # The query is rounded away from the row: inside of it, or outside if that comes nearer.
     place = -3 + 0.499 if outwards else np.round(code) + 5 - 0.499
     query = (cascade.axes.T @ np.full(d, place / code)).astype(np.float32)[None]
     (_, low, *_), true = bounds_of(query, rows, cascade, isa)
-    error = (abs(np.round(code) - code) + 0.499) * np.sqrt(d) / code  # of both together
+    error = (
+        (abs(np.round(code) - code) + 0.499) * np.sqrt(d) / code
+    )  # errors of row and query together
     reached = float(1 - (true[0, 0] - low[0, 0]) / error)
     print(f"d={d}: scale {code:.3f}, {reached:.4f} of the bound")
     assert 0.99 <= reached <= 1
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_rounding_of_a_row_nearly_reaches_the_bound_of_its_codes(isa):
+def test_code_bound_is_nearly_reached_by_a_rounded_row(isa):
     d = 64
     rows, cascade = mirrored(d, np.ones(d))
     queries = np.stack([3 * rows[0], -3 * rows[0]])
@@ -393,7 +395,7 @@ def test_rounding_of_a_row_nearly_reaches_the_bound_of_its_codes(isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_a_row_on_the_edge_of_its_cluster_reaches_the_bound(isa):
+def test_cluster_bound_is_reached_by_a_row_on_the_edge(isa):
     rows, cascade = mirrored(8, np.arange(1, 9) / 4)
     queries = 5 * rows
     (by_cluster, *_), true = bounds_of(queries, rows, cascade, isa)
@@ -402,7 +404,7 @@ def test_a_row_on_the_edge_of_its_cluster_reaches_the_bound(isa):
     assert (by_cluster.max(1) >= 0.99 * near).all()
 
 
-# ------------------------------------------------------------------ a memory's
+# ------------------------------------------------------------------ cascades of memories
 
 
 N = index_shape.LEAST_ROWS + 500
@@ -420,12 +422,12 @@ def engines(memory):
 
 @pytest.fixture(autouse=True)
 def always_faster(monkeypatch):
-    """Which of two searches is faster is not for a test to depend on."""
+    """Let cascades always measure as faster, so that no test depends on real times."""
     timed(monkeypatch, lambda queries, cascade: 2.0 if cascade is None else 1.0)
 
 
 def timed(monkeypatch, seconds):
-    """Searches run, and take so many ``seconds(queries, cascade)``."""
+    """Let trial searches run, and report ``seconds(queries, cascade)`` as their time."""
     search = _core.search
 
     def time(queries, segment, ask):
@@ -435,7 +437,7 @@ def timed(monkeypatch, seconds):
     monkeypatch.setattr(index_trial, "_time", time)
 
 
-def test_a_memory_builds_when_searching_has_paid_for_it_and_keeps_its_bits(monkeypatch):
+def test_enough_searches_build_a_cascade_with_the_same_bits(monkeypatch):
     monkeypatch.setattr(policy, "WORTH", 2000)
     queries, rows = clustered(N, 1500, 120)
     memory = memory_of(rows)
@@ -452,7 +454,7 @@ def test_a_memory_builds_when_searching_has_paid_for_it_and_keeps_its_bits(monke
 
 
 @pytest.mark.parametrize("key_dtype", ["float32", "float16", "bfloat16"])
-def test_rows_that_come_and_go_are_seen(key_dtype):
+def test_added_and_removed_rows_are_seen_beside_a_cascade(key_dtype):
     queries, rows = clustered(N + 300, 40, 24)
     memory = memory_of(rows[:N], key_dtype=key_dtype).prepare()
     assert engines(memory) == ["cascade"]
@@ -468,7 +470,7 @@ def test_rows_that_come_and_go_are_seen(key_dtype):
     assert_same(memory.kneighbors(queries, exclude_ids=excluded), wanted)
 
 
-def test_a_cascade_that_is_no_faster_goes(monkeypatch):
+def test_cascade_that_is_no_faster_is_dropped(monkeypatch):
     timed(monkeypatch, lambda *_: 1.0)
     _, rows = clustered(N, 1, 12)
     memory = memory_of(rows).prepare()
@@ -508,8 +510,8 @@ def test_another_depth_is_tried_where_too_many_rows_pass(monkeypatch):
         assert plan["bytes"] == tried[-1]["bytes"] <= 0.4 * rows.nbytes
 
 
-def test_the_first_depth_is_the_least_that_costs_about_the_least():
-    """Few rows pass from as many directions on as the rows have."""
+def test_first_depth_is_the_smallest_of_nearly_least_cost():
+    """Few rows pass once the depth reaches the number of directions in the rows."""
     rng = np.random.default_rng(8)
     for true, wanted in ((30, 40), (90, 96)):
         rows = rng.standard_normal((N, true)) @ rng.standard_normal((true, 300))
@@ -518,7 +520,7 @@ def test_the_first_depth_is_the_least_that_costs_about_the_least():
         assert plan["tried"][0]["depth"] == wanted
 
 
-def test_flat_rows_are_coded_in_all_dimensions():
+def test_rows_of_flat_spectrum_are_coded_in_all_dimensions():
     rng = np.random.default_rng(6)
     (plan,) = memory_of(rng.standard_normal((N, 150), dtype=np.float32)).prepare().plan_
     assert [(each["depth"], each["coded_rows"]) for each in plan["tried"]] == [(152, False)]
@@ -527,7 +529,7 @@ def test_flat_rows_are_coded_in_all_dimensions():
     assert (plan["tried"], plan["reason"]) == ([], "no projection tells its rows apart")
 
 
-def test_what_passes_a_projection_is_counted_as_it_is():
+def test_survivors_of_a_projection_are_counted_correctly():
     rng = np.random.default_rng(7)
     rows, queries = rng.standard_normal((300, 80)), rng.standard_normal((40, 80))
     y, z = rows - rows.mean(axis=0), queries - rows.mean(axis=0)
@@ -555,7 +557,7 @@ def test_rows_that_cannot_be_coded_are_searched_all_the_same():
 
 @pytest.fixture
 def slow_builds(monkeypatch):
-    """Builds say that they have begun, and wait until they may go on; how many there were."""
+    """Yield the event that a build has begun, the event that lets it go on, and all builds."""
     begun, go_on, built, decide = threading.Event(), threading.Event(), [], index_trial.decide
     parent = os.getpid()
 
@@ -591,12 +593,14 @@ def test_prepare_beside_a_build_returns_when_it_is_built(monkeypatch, slow_build
     assert len(built) == 1
 
 
-def test_prepare_builds_what_a_build_beside_it_lacks(slow_builds):
+def test_prepare_covers_rows_added_during_another_build(slow_builds):
     begun, go_on, built = slow_builds
     _, rows = clustered(2 * N, 1, 24)
     go_on.set()
     memory = memory_of(rows).prepare()
-    memory.add(rows[:N], *[np.zeros((N, 1), np.float32)] * 2)  # with room for as many
+    memory.add(
+        rows[:N], *[np.zeros((N, 1), np.float32)] * 2
+    )  # the new segment has room for N rows more
     for event in (begun, go_on, built):
         event.clear()
     with ThreadPoolExecutor(2) as pool:
@@ -619,7 +623,7 @@ class Ring(Exception):  # noqa: N818
 
 @pytest.fixture
 def bell():
-    """Sets what a signal handler does, in a twentieth of a second."""
+    """Yield a function that has a handler called by a signal in 0.05 seconds."""
     previous = signal.getsignal(signal.SIGALRM)
 
     def ring(handler):
@@ -652,7 +656,7 @@ def test_a_signal_ends_the_wait_for_a_build(slow_builds, bell):
     assert len(built) == 1
 
 
-def test_a_signal_handler_does_not_wait_for_the_build_that_it_interrupts(slow_builds, bell):
+def test_signal_handler_does_not_wait_for_interrupted_build(slow_builds, bell):
     _, go_on, built = slow_builds
     memory = memory_of(clustered(N, 1, 24)[1])
 
@@ -666,7 +670,7 @@ def test_a_signal_handler_does_not_wait_for_the_build_that_it_interrupts(slow_bu
 
 
 class Interrupted:
-    """A lock that has a handler run just after it was first taken."""
+    """A lock that runs a handler just after it is first acquired."""
 
     def __init__(self, lock, handler):
         self.lock, self.handlers = lock, [handler]
@@ -682,7 +686,7 @@ class Interrupted:
         self.lock.release()
 
 
-def test_a_signal_handler_may_prepare_when_the_lock_of_a_build_was_just_taken():
+def test_signal_handler_may_prepare_while_its_thread_has_lock():
     memory = memory_of(clustered(N, 1, 24)[1])
     planner = memory._state.view.rows.segments[0].planner
     planner._building = Interrupted(planner._building, memory.prepare)
@@ -715,7 +719,7 @@ def test_a_child_forked_during_a_build_builds_for_itself(slow_builds, origin):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_threads_that_first_ask_a_file_for_its_cascade_all_get_it(tmp_path, monkeypatch):
+def test_threads_that_read_a_saved_cascade_at_once_all_get_it(tmp_path, monkeypatch):
     _, rows = clustered(N, 5, 24)
     memory_of(rows).prepare().save(tmp_path / "m")
     read, saved = [], index_decision.saved
@@ -737,8 +741,8 @@ def test_threads_that_first_ask_a_file_for_its_cascade_all_get_it(tmp_path, monk
     assert len(read) == 1
 
 
-# What searches, and how often.
-ASKED = {
+# All public calls that search, here with 20 or more queries.
+SEARCHING_CALLS = {
     "kneighbors": lambda m, z, y: m.kneighbors(z),
     "correct": lambda m, z, y: m.correct(z, y),
     "predict": lambda m, z, y: m.predict(z, y),
@@ -750,31 +754,31 @@ ASKED = {
 
 
 @pytest.mark.filterwarnings("ignore:tune. the base model errs:UserWarning")
-@pytest.mark.parametrize("call", ASKED)
-def test_no_search_builds_where_that_is_not_wanted(monkeypatch, call):
+@pytest.mark.parametrize("call", SEARCHING_CALLS)
+def test_no_search_builds_without_auto_prepare(monkeypatch, call):
     monkeypatch.setattr(policy, "WORTH", 20)
     queries, rows = clustered(N, 40, 24)
     outputs = np.arange(40, dtype=np.float32)[:, None]
     memory = memory_of(rows, auto_prepare=False)
-    ASKED[call](memory, queries, outputs)
+    SEARCHING_CALLS[call](memory, queries, outputs)
     assert engines(memory) == [None]
     memory.auto_prepare = True
-    ASKED[call](memory, queries, outputs)
+    SEARCHING_CALLS[call](memory, queries, outputs)
     assert engines(memory) == ["cascade"]
 
 
-def test_whether_searches_build_can_be_set_at_any_time(monkeypatch, tmp_path):
+def test_auto_prepare_can_be_set_at_any_time(monkeypatch, tmp_path):
     monkeypatch.setattr(policy, "WORTH", 20)
     queries, rows = clustered(N, 40, 24)
     memory_of(rows, auto_prepare=False).save(tmp_path / "m")
     memory = resmem.Memory.load(tmp_path / "m")
-    assert memory.auto_prepare is True  # no file keeps it
+    assert memory.auto_prepare is True  # files do not keep this setting
     memory.auto_prepare = False
     memory.kneighbors(queries)
     assert pickle.loads(pickle.dumps(memory)).auto_prepare is False
     assert memory.use(memory.settings).auto_prepare is False
     assert engines(memory) == [None]
-    assert engines(memory.prepare()) == ["cascade"]  # when asked to
+    assert engines(memory.prepare()) == ["cascade"]  # prepare builds all the same
     for wrong in ("never", 0, None):
         with pytest.raises(TypeError, match=r"^auto_prepare must be True or False, got "):
             memory.auto_prepare = wrong
@@ -790,7 +794,7 @@ def test_few_rows_and_many_neighbours_have_no_cascade():
     assert_same(memory.kneighbors(queries, k), oracle.search(queries, rows, k))
 
 
-def test_keys_made_anew_are_not_searched_through_the_old_cascade():
+def test_rekeyed_memory_does_not_use_the_old_cascade():
     queries, rows = clustered(N, 10, 24)
     memory = memory_of(rows).prepare()
     memory._state.hold(**vars(memory._state.view.rekeyed("unit", "float32")))
@@ -817,7 +821,7 @@ def test_one_search_builds_for_itself_if_it_is_large(monkeypatch, metric):
     assert_same((many[0][:3999], many[1][:3999]), few)
 
 
-def test_flat_rows_have_no_cascade_of_any_metric():
+def test_rows_of_flat_spectrum_have_no_cascade_of_any_metric():
     rng = np.random.default_rng(3)
     rows = rng.standard_normal((N, 600)).astype(np.float32)
     segment = (rows, None, 0, None, max_abs(rows))
@@ -848,7 +852,7 @@ def test_a_cascade_takes_at_most_two_fifths_of_float32_rows(d):
 
 
 @pytest.mark.parametrize("d", [1, 5, 8])
-def test_rows_of_few_dimensions_have_none_that_small(d):
+def test_rows_of_few_dimensions_have_no_cascade_small_enough(d):
     _, rows = clustered(index_shape.LEAST_ROWS, 1, d)
     assert not index_shape.shape_for(len(rows), d).fits(d)
     segment = (rows, None, 0, None, max_abs(rows))
@@ -856,10 +860,10 @@ def test_rows_of_few_dimensions_have_none_that_small(d):
     assert {trial["search"] for trial in tried} <= {"tree"}
 
 
-# ---------------------------------------------------------------------- in a file
+# ---------------------------------------------------------------------- cascades in files
 
 
-def test_a_cascade_of_arrays_is_the_same_and_reads_the_large_ones_where_they_lie():
+def test_cascade_of_arrays_is_the_same_and_copies_no_codes():
     queries, rows = clustered(3000, 20, 130)
     cascade = cascade_of(rows, None, 32, 9, coded_rows=True)
     arrays = cascade.arrays()
@@ -908,12 +912,12 @@ def test_arrays_that_do_not_fit_together_are_refused(coded_rows):
 
 
 def numbers_of(array):
-    """Views of the numbers that lie in an array of a cascade or a tree, as they are meant."""
+    """Return views of an array of a cascade or a tree in every type its numbers may have."""
     return [array, array.view(np.float32)] if array.dtype == np.int32 else [array]
 
 
 def mutated(rng, arrays):
-    """One number of one array is another one."""
+    """Return the arrays with one number of one of them changed."""
     name = rng.choice([name for name, array in arrays.items() if array.size])
     array = arrays[name].copy()
     meant = numbers_of(array)[rng.integers(len(numbers_of(array)))].reshape(-1)
@@ -947,8 +951,8 @@ def mutated(rng, arrays):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("coded_rows", [True, False])
 @pytest.mark.parametrize(("d", "depth"), [(40, 16), (12, 16)])
-def test_a_damaged_cascade_is_refused_or_searched_within_its_arrays(d, depth, coded_rows, isa):
-    """Neighbours may be wrong then: whoever changes a file changes its checksums too."""
+def test_damaged_cascade_is_refused_or_searched_within_arrays(d, depth, coded_rows, isa):
+    """Neighbours may be wrong: whoever forges a cascade in a file forges its checksums too."""
     queries, rows = clustered(700, 9, d)
     arrays = cascade_of(rows, None, depth, 3, coded_rows=coded_rows).arrays()
     rng = np.random.default_rng(d)
@@ -1001,7 +1005,7 @@ def test_sizes_of_a_cascade_are_whole_numbers(at, value):
 
 
 def test_rows_whose_squares_leave_float32_are_not_coded():
-    """Their codes had no bounds, and neighbours were lost."""
+    """Codes of such rows would have no valid bounds, and neighbours would be lost."""
     rng = np.random.default_rng(0)
     rows = (rng.choice([-1, 1], (700, 512)) * rng.uniform(0.8, 1, (700, 512))).astype(np.float32)
     rows *= np.float32(2.0**60)
@@ -1018,9 +1022,7 @@ def test_rows_whose_squares_leave_float32_are_not_coded():
 @pytest.mark.parametrize("coded_rows", [True, False])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "inner_product"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
-def test_rows_and_queries_written_to_since_they_were_checked_end_a_search_all_the_same(
-    value, metric, coded_rows, isa
-):
+def test_search_ends_on_arrays_changed_after_their_check(value, metric, coded_rows, isa):
     queries, rows = clustered(3000, 60, 40)
     cascade = cascade_of(rows, None, 16, 9, coded_rows=coded_rows, metric=metric)
     largest = max_abs(rows), max_abs(queries)
@@ -1034,7 +1036,7 @@ def test_rows_and_queries_written_to_since_they_were_checked_end_a_search_all_th
             assert ((found[1] >= -1) & (found[1] < 3000)).all()
 
 
-def test_a_file_keeps_the_cascade_and_an_append_does_not_write_it_again(tmp_path):
+def test_saved_cascade_is_kept_and_not_rewritten_by_append(tmp_path):
     path = tmp_path / "memory.resmem"
     queries, rows = clustered(N, 30, 24)
     memory = memory_of(rows).prepare()
@@ -1061,7 +1063,7 @@ def test_a_file_keeps_the_cascade_and_an_append_does_not_write_it_again(tmp_path
     assert_same(again.kneighbors(queries), oracle.search(queries, both, 5, alive=alive))
 
 
-def test_a_cascade_decided_on_later_is_appended(tmp_path):
+def test_cascade_built_after_load_is_appended(tmp_path):
     path = tmp_path / "memory.resmem"
     _, rows = clustered(N, 1, 24)
     memory_of(rows).save(path)
@@ -1071,7 +1073,7 @@ def test_a_cascade_decided_on_later_is_appended(tmp_path):
     assert engines(resmem.Memory.load(path)) == ["cascade"]
 
 
-def test_rows_that_move_up_leave_their_cascade_behind(tmp_path):
+def test_rows_moved_by_a_save_are_saved_without_a_cascade(tmp_path):
     path = tmp_path / "memory.resmem"
     queries, rows = clustered(N, 30, 24)
     memory = memory_of(rows).prepare().remove(np.arange(100))
@@ -1083,7 +1085,7 @@ def test_rows_that_move_up_leave_their_cascade_behind(tmp_path):
     assert_same(memory.kneighbors(queries), wanted)
 
 
-def test_a_cascade_that_makes_no_sense_is_left_alone():
+def test_saved_cascade_that_does_not_fit_is_ignored():
     _, rows = clustered(700, 1, 40)
     arrays = {**cascade_of(rows, None, 16, 3).arrays(), "serves": np.ones(2, np.uint8)}
     stored = ("file", 0)

@@ -49,7 +49,7 @@ CODES = {"float32": "F32", "float16": "F16", "int64": "I64", "uint16": "BF16"}
 
 
 def safetensors(path, arrays, pad=0, **entries):
-    """A .safetensors file of ``arrays``; ``entries`` replace what the header says of some."""
+    """Write a .safetensors file of ``arrays``; ``entries`` replace entries of its header."""
     header, data = {}, b""
     for name, array in arrays.items():
         code = {"float32": "F32", "float16": "F16", "int64": "I64", "uint16": "BF16"}[
@@ -76,14 +76,14 @@ def npy(path, array):
 
 
 def written(path, array):
-    """The array in every kind of file."""
+    """Write the array to every kind of file and return their paths."""
     np.save(path / "a.npy", array)
     np.savez(path / "a.npz", a=array)
     np.savez_compressed(path / "b.npz", a=array)
     files = [path / "a.npy", path / "a.npz", path / "b.npz"]
     if array.flags.c_contiguous and array.dtype.isnative:
         safetensors(path / "a.safetensors", {"a": array})
-        safetensors(path / "b.safetensors", {"a": array}, pad=3)  # not aligned
+        safetensors(path / "b.safetensors", {"a": array}, pad=3)  # the data is not aligned
         files += [path / "a.safetensors", path / "b.safetensors"]
     return [str(file) for file in files]
 
@@ -112,7 +112,7 @@ def test_every_kind_of_file_gives_the_array_that_was_written(tmp_path, array):
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors", "b.safetensors"])
-def test_what_can_be_mapped_is_not_read(tmp_path, name):
+def test_uncompressed_arrays_are_mapped_and_not_read(tmp_path, name):
     written(tmp_path, F32)
     got = inputs.rows(str(tmp_path / name), "embeddings")
     assert isinstance(getattr(got, "_stored", got), np.memmap)
@@ -126,7 +126,7 @@ def test_bfloat16_becomes_float32_as_it_is_sliced(tmp_path):
     assert np.array_equal(np.asarray(got, dtype=np.float64), HALVES)
 
 
-def test_files_of_the_library_itself_are_read(tmp_path):
+def test_files_of_the_safetensors_library_are_read(tmp_path):
     library = pytest.importorskip("safetensors.numpy")
     library.save_file({"a": F32, "b": np.arange(3)}, tmp_path / "a.safetensors", {"made": "here"})
     for name, array in (("a", F32), ("b", np.arange(3))):
@@ -167,7 +167,7 @@ def test_a_path_may_hold_colons(tmp_path):
     assert np.array_equal(inputs.rows(f"{folder}/e:f.npz:y", "ids")[:], F32 + 1)
 
 
-def test_ids_are_written_out_or_in_a_file(tmp_path):
+def test_ids_are_taken_as_text_or_from_a_file(tmp_path):
     assert inputs.ids("3", "remove").tolist() == [3]
     assert inputs.ids("3,17,20", "remove").tolist() == [3, 17, 20]
     assert inputs.ids(npy(tmp_path / "i.npy", np.arange(4)), "remove").tolist() == [0, 1, 2, 3]
@@ -241,7 +241,7 @@ def test_damaged_npz_files_are_refused(tmp_path):
     assert "magic" in refused(file)
 
 
-def test_a_compressed_member_is_held_to_its_checksum(tmp_path):
+def test_compressed_member_with_wrong_checksum_is_refused(tmp_path):
     file = tmp_path / "a.npz"
     np.savez_compressed(file, a=F32)
     with zipfile.ZipFile(file) as archive:
@@ -252,7 +252,7 @@ def test_a_compressed_member_is_held_to_its_checksum(tmp_path):
 
 @contextmanager
 def traced():
-    """What tells the most bytes that Python and NumPy took in the block."""
+    """Yield a function that returns, after the block, its peak of bytes taken in Python."""
     most = []
     tracemalloc.start()
     try:
@@ -262,17 +262,17 @@ def traced():
         tracemalloc.stop()
 
 
-def bomb(path, array, held, method=zipfile.ZIP_DEFLATED):
-    """A compressed member that claims to be of this shape, of bytes, and holds so many zeros."""
+def bomb(path, shape, held, method=zipfile.ZIP_DEFLATED):
+    """Write a compressed member that claims a shape of bytes and holds ``held`` zero bytes."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
-        header, {"descr": "|u1", "fortran_order": False, "shape": array}
+        header, {"descr": "|u1", "fortran_order": False, "shape": shape}
     )
     with zipfile.ZipFile(path, "w", method) as archive, archive.open("a.npy", "w") as member:
         member.write(header.getvalue())
         for _ in range(held >> 20):
             member.write(bytes(1 << 20))
-    size = len(header.getvalue()) + math.prod(array)
+    size = len(header.getvalue()) + math.prod(shape)
     content = bytearray(path.read_bytes())
     struct.pack_into("<L", content, content.index(b"PK\x01\x02") + 24, size)
     path.write_bytes(content)
@@ -280,7 +280,7 @@ def bomb(path, array, held, method=zipfile.ZIP_DEFLATED):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_compressed_array_is_inflated_where_there_is_room(tmp_path, monkeypatch, method):
+def test_compressed_array_beyond_free_memory_is_refused(tmp_path, monkeypatch, method):
     """A small file may hold an array that is larger than memory."""
     monkeypatch.setattr(formats, "memory_available", lambda: 64 << 20)
     file = tmp_path / "a.npz"
@@ -291,7 +291,7 @@ def test_a_compressed_array_is_inflated_where_there_is_room(tmp_path, monkeypatc
     assert peak() < (8 << 20 if method == zipfile.ZIP_DEFLATED else 96 << 20)
     assert "'a.npy' is compressed and takes 40.0 MiB in memory, more than half" in said
     assert "(32.0 MiB); write it uncompressed, with numpy.savez or as a .npy" in said
-    array = np.zeros((40, 1 << 20), dtype=np.uint8)  # as it says
+    array = np.zeros((40, 1 << 20), dtype=np.uint8)  # as the message advises
     np.savez(file, a=array)
     np.save(tmp_path / "a.npy", array)
     for name in (file, tmp_path / "a.npy"):
@@ -300,7 +300,7 @@ def test_a_compressed_array_is_inflated_where_there_is_room(tmp_path, monkeypatc
     assert inputs.rows(str(file), "a").shape == (20, 1 << 20)
 
 
-def test_what_a_compressed_array_says_of_itself_takes_no_memory(tmp_path, monkeypatch):
+def test_false_size_of_a_compressed_array_takes_no_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "memory_available", lambda: 8 << 30)
     file = tmp_path / "a.npz"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -311,7 +311,7 @@ def test_what_a_compressed_array_says_of_itself_takes_no_memory(tmp_path, monkey
 
 
 def test_a_huge_header_is_not_read(tmp_path):
-    """NumPy reads it whole before it finds it too long; compressed, it takes next to nothing."""
+    """NumPy would read all of it before refusing it; compressed, it takes next to nothing."""
     start = np.lib.format.magic(2, 0) + struct.pack("<L", 2**32 - 1)
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", start + bytes(1 << 26))
@@ -332,7 +332,7 @@ def test_compressed_arrays_are_what_was_written(tmp_path, order, shape):
     assert np.array_equal(got, array)
 
 
-def test_a_compressed_export_is_read_where_there_is_room(tmp_path, monkeypatch):
+def test_compressed_export_beyond_free_memory_is_refused(tmp_path, monkeypatch):
     file = tmp_path / "e.npz"
     memory().export(file)
     with np.load(file) as found:
@@ -413,7 +413,7 @@ def test_damaged_safetensors_files_are_refused(tmp_path):
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "b.npz", "a.safetensors"])
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_is_in_a_file_it_is_read_or_refused(tmp_path, name, data):
+def test_randomly_changed_file_is_read_or_refused(tmp_path, name, data):
     if not (tmp_path / name).exists():
         written(tmp_path, F32)
     content = bytearray((tmp_path / name).read_bytes())
@@ -459,7 +459,7 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch, capsys):
-    """Runs a command line in a folder with rows and queries."""
+    """Return a function that runs a command line in a folder with rows and queries."""
     monkeypatch.chdir(tmp_path)
     np.savez("train.npz", **TRAIN)
     np.savez("query.npz", **QUERY)
@@ -473,18 +473,18 @@ def cli(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def fitted(cli):
-    """The same, where `m.resmem` has been fitted."""
+    """Return `cli`, after `m.resmem` has been fitted."""
     assert cli(f"{FIT} --ids train.npz --k 5 --quiet") == (0, "", "")
     return cli
 
 
 def memory():
-    """What `fitted` has saved."""
+    """Return the memory that `fitted` has saved."""
     return resmem.Memory(k=5).fit(*TRAIN.values())
 
 
 def litter():
-    """Files in the folder that no test wanted there."""
+    """Return the files in the folder that the fixtures did not write."""
     return sorted(set(os.listdir()) - {"train.npz", "query.npz", "m.resmem"})
 
 
@@ -538,14 +538,14 @@ def test_fit_reads_every_kind_of_file(cli, suffix):
         "--preprocess unite",
     ],
 )
-def test_fit_estimates_nothing_that_cannot_be_fitted(cli, wrong):
+def test_fit_of_wrong_input_fails_before_its_estimate(cli, wrong):
     np.savez("query.npz", **QUERY, targets=np.zeros(N, int))
     done = cli(f"{FIT} {wrong}")
     assert done.status == 2
     assert done.err.startswith("resmem: error: ")
 
 
-def test_fit_tells_programs_the_same(cli):
+def test_fit_with_json_prints_the_facts(cli):
     done = cli(f"{FIT} --json --quiet")
     assert done.err == ""
     facts = json.loads(done.out)
@@ -577,10 +577,10 @@ def test_fit_takes_every_parameter(cli, option, name, value):
     assert facts["memory"][name] == value
 
 
-def test_a_preprocess_goes_with_the_file(cli):
+def test_fit_preprocess_is_kept_in_the_file(cli):
     done = cli(f"{FIT} --preprocess whiten:2 --key-dtype float16 --k 5")
-    assert done.err.startswith("60 rows, d=2, C=3, float16 keys")  # what is kept
-    assert done.out.startswith("m.resmem: 60 rows, d=4, C=3, ")  # what is given
+    assert done.err.startswith("60 rows, d=2, C=3, float16 keys")  # d of the stored keys
+    assert done.out.startswith("m.resmem: 60 rows, d=4, C=3, ")  # d of the embeddings
     assert "preprocess: whiten:2\n" in cli("info m.resmem").out
     assert cli("predict m.resmem --embeddings query.npz --what neighbors -o p.npz").status == 0
     wanted = resmem.Memory(k=5, preprocess="whiten:2", key_dtype="float16")
@@ -655,7 +655,7 @@ def test_add_appends_rows_and_removes_others(fitted):
     assert len(resmem.Memory.load("m.resmem")) == 58
 
 
-def test_add_counts_ids_on(fitted):
+def test_add_without_ids_continues_the_numbering(fitted):
     line = "add m.resmem --embeddings train.npz --outputs train.npz --targets train.npz --quiet"
     assert fitted(line) == (0, "", "")
     assert resmem.Memory.load("m.resmem").kneighbors(TRAIN["embeddings"][:1], k=2)[1].tolist() == [
@@ -688,7 +688,7 @@ ANSWERS = {
 
 @pytest.mark.parametrize("rows", [1, 7, 10**6])
 @pytest.mark.parametrize("what", ANSWERS)
-def test_predict_gives_what_the_memory_gives_whatever_the_blocks(fitted, monkeypatch, what, rows):
+def test_predict_gives_the_memorys_results_for_any_block_size(fitted, monkeypatch, what, rows):
     monkeypatch.setattr(queries, "_BLOCK_ROWS", rows)
     wanted = ANSWERS[what](memory())
     assert fitted(f"{ASK} -o p.npy --what {what} --quiet") == (0, "", "")
@@ -719,7 +719,7 @@ def test_predict_gives_neighbors(fitted, monkeypatch, rows):
     assert litter() == ["p.npz"]
 
 
-def test_predict_of_no_queries(fitted):
+def test_predict_of_no_queries_gives_empty_arrays(fitted):
     np.savez("none.npz", **{n: QUERY[n][:0] for n in ("embeddings", "outputs")})
     line = ASK.replace("query", "none")
     assert fitted(f"{line} -o p.npy --what proba").status == 0
@@ -742,7 +742,7 @@ def test_predict_takes_its_options(fitted):
     ):
         assert fitted(f"{ASK} -o p.npy --what correct {options}").status == 0
         assert np.load("p.npy").tobytes() == ANSWERS["correct"](mem, **more).tobytes()
-    assert resmem.Memory.load("m.resmem").k == 5  # the file keeps its own
+    assert resmem.Memory.load("m.resmem").k == 5  # options do not change the file
 
 
 def test_predict_refuses_another_base(cli):
@@ -753,7 +753,7 @@ def test_predict_refuses_another_base(cli):
     assert "base" in done.err
 
 
-def test_an_error_in_a_later_block_says_where_that_starts(fitted, monkeypatch):
+def test_error_in_a_later_block_names_its_first_query(fitted, monkeypatch):
     monkeypatch.setattr(queries, "_BLOCK_ROWS", 10)
     bad = QUERY["embeddings"].copy()
     bad[13] = np.nan
@@ -761,11 +761,11 @@ def test_an_error_in_a_later_block_says_where_that_starts(fitted, monkeypatch):
     done = fitted(f"{ASK} --embeddings bad.npy -o p.npy")
     assert "row 3 holds NaN" in done.err
     assert "(counting from query 10)" in done.err
-    assert litter() == ["bad.npy"]  # and no half result
+    assert litter() == ["bad.npy"]  # no unfinished result is left
 
 
 @pytest.mark.parametrize("options", ["--what correct -o p.npy", "--what neighbors -o p.npz"])
-def test_results_are_not_held_in_memory(fitted, monkeypatch, options):
+def test_predict_does_not_hold_its_results_in_memory(fitted, monkeypatch, options):
     monkeypatch.setattr(queries, "_BLOCK_ROWS", 1000)
 
     def peak(many):
@@ -833,10 +833,10 @@ def test_version_says_what_show_versions_does(cli, capsys):
     assert len(facts) == len(wanted.splitlines())
 
 
-# ---- Judgement -------------------------------------------------------------------------------
+# ---- Evaluation, tuning and reports ----------------------------------------------------------
 
 JUDGED = {**QUERY, "targets": RNG.integers(0, C, Q)}
-SEEN = re.compile(
+KNOWN_ROWS_WARNING = re.compile(
     r"resmem: warning: evaluate: \d+% of the evaluated rows lie on rows of the memory .*"
 )
 EVALUATE = "evaluate m.resmem --embeddings judged.npz --outputs judged.npz --targets judged.npz"
@@ -847,14 +847,14 @@ ALSO_TUNE = " --tune-embeddings train.npz --tune-outputs train.npz --tune-target
 
 @pytest.fixture
 def judged(fitted, unpictured):
-    """The same, with a file of rows whose targets are known."""
+    """Return `fitted`, after a file of rows with known targets has been written."""
     np.savez("judged.npz", **JUDGED)
     return fitted
 
 
 @pytest.fixture
 def unpictured(monkeypatch):
-    """Reports have no figures, which take long."""
+    """Leave figures out of reports, since drawing them takes long."""
     monkeypatch.setattr("resmem._report.figures.available", lambda: False)
 
 
@@ -917,7 +917,7 @@ def test_tune_saves_what_was_chosen_when_asked_to(cli, keys):
     assert resmem.Memory.load("m.resmem").info()["generation"] == (2 if appended else 1)
     done = cli(line)
     assert done.err == ""
-    assert "\nnote: " in done.out  # and not in a warning too
+    assert "\nnote: " in done.out  # the note is not repeated as a warning
     assert done.out.splitlines()[-1].startswith("m.resmem: set to k=")
     assert cli("verify m.resmem").status == 0
 
@@ -940,7 +940,7 @@ def test_tune_tries_what_it_is_told_to(judged, options, name, values):
     assert set(facts["tuning"]["table"][name]) == values
 
 
-def test_tune_is_judged_as_it_is_told_to(judged):
+def test_tune_passes_its_score_and_fold_options_on(judged):
     options = "--score accuracy --folds 3 --rule one_se --confidence 0.8 --seed 4"
     facts = json.loads(judged(f"{TUNE} {options} --exclude-ids judged.npz --json").out)["tuning"]
     with warnings.catch_warnings():
@@ -953,7 +953,7 @@ def test_tune_is_judged_as_it_is_told_to(judged):
     assert facts == wanted
 
 
-def test_tune_on_the_rows_of_the_memory_itself(judged):
+def test_tune_loo_uses_the_rows_of_the_memory(judged):
     facts = json.loads(judged("tune m.resmem --loo --k 2 --sigma 1 --json").out)["tuning"]
     assert facts["rows"] == N
 
@@ -980,7 +980,7 @@ def test_report_has_figures_where_they_can_be_drawn(fitted):
     assert Path("r.html").read_text().count("<svg ") == 3
 
 
-def test_report_explains_the_classes_between_which_the_memory_decided(judged):
+def test_report_explains_the_classes_before_and_after(judged):
     judged(REPORT)
     page = Path("r.html").read_text()
     evaluation = memory().evaluate(*rows_of())
@@ -1017,7 +1017,7 @@ def test_report_has_the_words_it_is_given(judged):
 @pytest.mark.usefixtures("unpictured")
 @pytest.mark.filterwarnings("default::resmem.ResmemWarning")
 @pytest.mark.parametrize("columns", [slice(1), slice(0, 1), slice(None)])
-def test_judgement_of_values(cli, columns):
+def test_values_are_evaluated_tuned_and_reported(cli, columns):
     flat = columns.stop == 1 and columns.start is None
     outputs, values = (a[:, 0] if flat else a[:, columns] for a in (TRAIN["outputs"], truth(TRAIN)))
     np.savez("train.npz", embeddings=TRAIN["embeddings"], outputs=outputs, targets=values)
@@ -1025,7 +1025,7 @@ def test_judgement_of_values(cli, columns):
     for line in (EVALUATE, TUNE, REPORT):
         done = cli(line.replace("judged.npz", "train.npz"))
         assert done.status == 0
-        assert all(map(SEEN.match, done.err.splitlines())), done.err
+        assert all(map(KNOWN_ROWS_WARNING.match, done.err.splitlines())), done.err
     assert "rmse" in cli(EVALUATE.replace("judged.npz", "train.npz")).out
     assert "Who corrected what?" in Path("r.html").read_text()
 
@@ -1037,7 +1037,7 @@ def truth(rows):
 
 @pytest.mark.usefixtures("unpictured")
 @pytest.mark.filterwarnings("default::resmem.ResmemWarning")
-def test_judgement_of_a_head_needs_no_outputs(cli):
+def test_head_is_evaluated_and_tuned_without_outputs(cli):
     np.save("weight.npy", RNG.standard_normal((C, D)).astype(np.float32))
     line = "fit m.resmem --embeddings train.npz --targets train.npz --store head"
     assert cli(f"{line} --head-weight weight.npy --k 5 --quiet").status == 0
@@ -1045,11 +1045,11 @@ def test_judgement_of_a_head_needs_no_outputs(cli):
         line = line.replace("judged.npz", "train.npz").replace(" --outputs train.npz", "")
         done = cli(line)
         assert done.status == 0
-        assert all(map(SEEN.match, done.err.splitlines())), done.err
+        assert all(map(KNOWN_ROWS_WARNING.match, done.err.splitlines())), done.err
     assert "Who corrected what?" in Path("r.html").read_text()
 
 
-def test_bfloat16_rows_are_judged(judged):
+def test_bfloat16_rows_are_reported(judged):
     parts = {"outputs": JUDGED["outputs"], "targets": JUDGED["targets"]}
     bits = (JUDGED["embeddings"].view(np.uint32) >> 16).astype(np.uint16)
     safetensors(Path("h.safetensors"), {"embeddings": bits, **parts})
@@ -1081,7 +1081,7 @@ def test_bfloat16_rows_are_judged(judged):
         (REPORT + " --class-names judged.npz", "'judged.npz' must be UTF-8 text"),
     ],
 )
-def test_errors_of_judgement_are_one_line_and_leave_everything(judged, line, message):
+def test_errors_of_evaluate_tune_and_report_change_no_file(judged, line, message):
     judged("export m.resmem e.npz")
     Path("two.txt").write_text("a\nb\n")
     before = Path("m.resmem").read_bytes()
@@ -1095,13 +1095,13 @@ def test_errors_of_judgement_are_one_line_and_leave_everything(judged, line, mes
 
 
 @pytest.mark.parametrize("line", [TUNE + " --k 1,x", TUNE + " --sigma wide", REPORT[:-10]])
-def test_what_is_no_list_has_status_2(judged, capsys, line):
+def test_malformed_list_option_exits_with_2(judged, capsys, line):
     with pytest.raises(SystemExit, match="2"):
         judged(line)
     assert "usage: resmem" in capsys.readouterr().err
 
 
-def test_tuning_moves_a_bar(judged, monkeypatch):
+def test_tune_moves_its_progress_bar(judged, monkeypatch):
     steps = []
     monkeypatch.setattr(
         "resmem._cli.commands.bar",
@@ -1139,7 +1139,7 @@ def test_tuning_moves_a_bar(judged, monkeypatch):
         ),
     ],
 )
-def test_errors_speak_of_options_and_not_of_arguments(cli, options, message):
+def test_errors_name_options_and_not_python_arguments(cli, options, message):
     np.save("head.npy", np.zeros((C, D), np.float32))
     np.save("far.npy", np.full((N, D), 1e6, np.float32))
     done = cli(f"{FIT} {options}", "--quiet")
@@ -1223,7 +1223,7 @@ def test_every_error_is_one_line_and_status_2(fitted, line, message):
 
 @functools.cache
 def declared():
-    """The commands, and what each of their options is."""
+    """Return a pair of command and argparse action for every option of every command."""
     actions = parser()._actions
     commands = next(a for a in actions if isinstance(a.choices, dict)).choices
     return [(name, action) for name, command in commands.items() for action in command._actions]
@@ -1243,7 +1243,7 @@ TEXTS = {  # options whose text is no path
 }  # fmt: skip
 
 
-def test_every_option_is_known_to_be_a_file_or_none():
+def test_every_option_is_declared_a_file_or_listed_as_text():
     """A new one must be declared as what it is: Source, Target, Changed, or listed above."""
     texts = {}
     for command, action in declared():
@@ -1274,7 +1274,7 @@ def linked(path, link, how):
     ids=lambda part: getattr(part, "dest", part),
 )
 def test_no_command_overwrites_what_it_reads(fitted, tmp_path, command, source, how):
-    """Whatever the option is called that names the file, and whichever way it leads there."""
+    """Whichever option names the file that is read, and by whatever spelling or link."""
     target = TARGETS[command]
     suffix = {"report": ".html", "export": ".npz", "fit": ".resmem", "add": ".resmem",
               "tune": ".resmem"}.get(command, ".npy")  # fmt: skip
@@ -1315,7 +1315,7 @@ def test_no_command_overwrites_what_it_reads(fitted, tmp_path, command, source, 
          "--output x.html --class-names x.html", "x.html"),
     ],
 )  # fmt: skip
-def test_files_that_were_lost_are_not(fitted, line, read):
+def test_output_that_is_also_an_input_is_refused(fitted, line, read):
     np.save("x.npy", np.full(Q, -1))
     Path("x.html").write_text("a\nb\nc\n")
     before = Path(read).read_bytes()
@@ -1325,7 +1325,7 @@ def test_files_that_were_lost_are_not(fitted, line, read):
     assert Path(read).read_bytes() == before
     other = line.replace(f"-o {read}", "-o y.npy").replace(f"fit {read}", "fit y.resmem")
     said = fitted(other.replace(f"--output {read}", "--output y.html")).err
-    assert "is read by this command" not in said  # another file, as the message says
+    assert "is read by this command" not in said  # the message advises another file
 
 
 def test_the_demo_does_not_draw_over_its_images(cli, tmp_path, monkeypatch):
@@ -1355,7 +1355,7 @@ def test_a_picture_of_the_demo_is_there_whole_or_not_at_all(tmp_path, monkeypatc
     assert (tmp_path / "x.png").read_bytes() == b"old"
 
 
-def test_every_command_helps(cli, capsys):
+def test_every_command_prints_its_help(cli, capsys):
     commands = re.findall(r"^    (\w+) ", cli("").out, re.MULTILINE)
     assert set(commands) == {
         "fit", "add", "predict", "evaluate", "tune", "report", "info", "verify", "export",
@@ -1372,13 +1372,13 @@ def test_every_command_helps(cli, capsys):
     ["nothing", "fit", "fit m.resmem --k five", "info", ASK, ASK + " -o p.npy --what else",
      ASK + " -o p.npy --sigma wide", "info m.resmem --js", "version extra"],
 )  # fmt: skip
-def test_what_cannot_be_asked_for_has_status_2(cli, capsys, line):
+def test_malformed_command_line_exits_with_2(cli, capsys, line):
     with pytest.raises(SystemExit, match="2"):
         cli(line)
     assert "usage: resmem" in capsys.readouterr().err
 
 
-def test_other_exceptions_are_one_line_too(cli, monkeypatch):
+def test_unexpected_exception_is_printed_as_one_line(cli, monkeypatch):
     for error, message in (
         (KeyError("'x' is not there"), "KeyError: 'x' is not there"),
         (MemoryError("Unable to allocate\n8 TiB"), "MemoryError: Unable to allocate 8 TiB"),
@@ -1390,7 +1390,7 @@ def test_other_exceptions_are_one_line_too(cli, monkeypatch):
         assert cli("version") == (2, "", f"resmem: error: {message.rstrip()}\n")
 
 
-def test_debugging_raises_them(cli, monkeypatch):
+def test_resmem_debug_raises_exceptions(cli, monkeypatch):
     monkeypatch.setenv("RESMEM_DEBUG", "1")
     with pytest.raises(FileNotFoundError):
         cli("info gone.resmem")
@@ -1404,7 +1404,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_for_terminals(monkeypatch):
+def test_progress_bar_is_drawn_on_terminals_only(monkeypatch):
     for stderr, wanted in ((io.StringIO(), True), (Terminal(), False), (None, True)):
         monkeypatch.setattr("sys.stderr", stderr)
         with progress.bar("work", 10, "B", wanted) as step:
@@ -1446,7 +1446,7 @@ def test_a_file_that_is_checked_fills_its_bar(fitted, monkeypatch, name, line):
     assert total == done > 0
 
 
-def test_no_bar_is_drawn_for_what_is_not_checked(fitted, monkeypatch):
+def test_unverified_export_draws_no_load_bar(fitted, monkeypatch):
     wanted = {}
     monkeypatch.setattr(
         "resmem._cli.commands.bar",
@@ -1460,7 +1460,7 @@ def test_no_bar_is_drawn_for_what_is_not_checked(fitted, monkeypatch):
 # ---- Estimates -------------------------------------------------------------------------------
 
 
-def test_an_estimate_is_of_a_task_that_there_is():
+def test_estimate_of_an_unknown_task_is_refused():
     message = r"^task must be 'classification' or 'regression', got 'foo'$"
     with pytest.raises(ValueError, match=message):
         resmem.Memory.estimate(10, 2, 3, task="foo")
@@ -1477,7 +1477,7 @@ def test_an_estimate_marks_the_suggested_store_alone():
         assert f"store {estimate.suggested.store} " in marked[0]
 
 
-def test_sizes_are_for_people():
+def test_sizes_are_printed_in_binary_units():
     shown = {
         0: "0 bytes",
         1023: "1023 bytes",
@@ -1515,7 +1515,7 @@ def test_the_memory_available_is_that_of_the_control_group(tmp_path, groups, fil
     assert memory_available(str(tmp_path)) == wanted
 
 
-def test_without_a_word_from_the_system_some_memory_is_taken_to_be_there(tmp_path):
+def test_unknown_available_memory_counts_as_8_gib(tmp_path):
     assert memory_available(str(tmp_path)) == 8 << 30
 
 
@@ -1529,13 +1529,13 @@ def program(line, **more):
 
 
 def ended(child):
-    """Status and what was printed of a program that must end."""
+    """Return the status and the output of a program that must end."""
     out, err = child.communicate(timeout=60)
     return Done(child.returncode, out, err)
 
 
 def on_terminal(line):
-    """What a program shows on a terminal that is its standard error."""
+    """Return what a program writes to a terminal that is its standard error."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     child = program(line, stderr=theirs)
@@ -1559,7 +1559,7 @@ def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(fitted):
 
 
 def endless(path, columns, dtype="<f4"):
-    """A .npy file of many rows of zeros, none of which is on the disk."""
+    """Write a .npy file of many rows of zeros that takes no room on the disk."""
     rows = 50_000_000
     with open(path, "wb") as file:
         header = {"descr": dtype, "fortran_order": False, "shape": (rows, *columns)}
@@ -1613,7 +1613,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing_behind(fitted):
         assert not litter()
 
 
-def test_a_reader_that_has_read_enough_is_no_error(fitted):
+def test_closed_output_pipe_is_no_error(fitted):
     endless("endless.npy", (D,))
     child = program("predict m.resmem --what correction --embeddings endless.npy -o -")
     assert len(child.stdout.readline().split(",")) == C

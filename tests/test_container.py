@@ -40,7 +40,7 @@ HERE = Path(__file__).parent
 KILLS = int(os.environ.get("RESMEM_KILLS", "20"))
 PATIENCE = 60  # seconds after which what should have ended counts as hung
 DTYPES = ["float16", "float32", "float64", "int32", "int64", "uint8", "uint16"]
-MANY = container._CHUNK + 3 * container.BLOCK + 12  # bytes: two chunks, blocks, padding
+TWO_CHUNKS = container._CHUNK + 3 * container.BLOCK + 12  # bytes, with padding
 
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -69,7 +69,7 @@ def folder():
 
 
 def forked(work):
-    """What `work()` returns in a forked child, as JSON."""
+    """Return what `work()` returns in a forked child, passed through JSON."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:  # never back into pytest
@@ -135,9 +135,9 @@ def test_what_is_saved_and_appended_is_loaded(tmp_path_factory, data):
         assert loaded.required == {n for n, (_, r) in model.items() if r}
 
 
-@pytest.mark.parametrize("size", [container.BLOCK, container._CHUNK, MANY, MANY + 52])
+@pytest.mark.parametrize("size", [container.BLOCK, container._CHUNK, TWO_CHUNKS, TWO_CHUNKS + 52])
 @pytest.mark.parametrize("threads", [None, 1, 3])
-def test_sections_of_many_blocks(path, size, threads):
+def test_sections_of_many_blocks_are_loaded_and_counted(path, size, threads):
     wanted = {"large": np.random.default_rng(0).integers(0, 256, size, np.uint8), "end": some(3)}
     wrote, read = [], []
     sections = [Section(*item) for item in wanted.items()]
@@ -224,7 +224,7 @@ def parse(data):
 
 
 def test_files_are_as_documented(path):
-    first = {"a": some(MANY // 4), "half": some(3, "float16"), "none": np.zeros((0, 2))}
+    first = {"a": some(TWO_CHUNKS // 4), "half": some(3, "float16"), "none": np.zeros((0, 2))}
     version = save(path, {"k": 1}, [Section(n, a, n != "half") for n, a in first.items()])
     found, meta, generation = parse(path.read_bytes())
     assert same({n: a for n, (a, _) in found.items()}, first)
@@ -254,7 +254,7 @@ def test_files_of_the_first_version_are_read():
     assert (loaded.meta, loaded.required) == ({"k": 6}, {"keys", "scalar"})
 
 
-def test_mutations_of_the_fuzzer_reach_behind_the_checksums():
+def test_mutations_of_the_fuzzer_pass_the_checksums():
     rng, reached = random.Random(0), set()
     for data in fuzz_container.seeds().values():
         for _ in range(60):
@@ -267,7 +267,7 @@ def test_mutations_of_the_fuzzer_reach_behind_the_checksums():
 
 @pytest.fixture(scope="module", params=[0, 2], ids=["saved", "appended to"])
 def intact(request, tmp_path_factory):
-    """Small files: path, bytes, what they hold."""
+    """Return the path, bytes and content of a small file."""
     path = tmp_path_factory.mktemp("intact") / "file"
     version = save(path, {"k": 1}, [Section("a", some(20)), Section("b", some(3, "uint8"))])
     for turn in range(request.param):
@@ -278,7 +278,7 @@ def intact(request, tmp_path_factory):
 
 
 def holds(path, content):
-    """Whether the file loads, to just this content; False if it is refused as damaged."""
+    """Return True if the file loads with just this content, False if refused as damaged."""
     try:
         loaded = load(path, threads=1)
     except FileFormatError:
@@ -315,7 +315,7 @@ def test_every_truncation_is_noticed(intact):
         path.write_bytes(data)
 
 
-def test_what_follows_the_manifest_is_ignored_and_dropped_by_an_append(intact):
+def test_junk_behind_the_manifest_is_dropped_by_an_append(intact):
     path, data, content = intact
     path.write_bytes(data + b"junk" * 5000)
     assert holds(path, content)
@@ -328,7 +328,7 @@ def test_what_follows_the_manifest_is_ignored_and_dropped_by_an_append(intact):
 
 @pytest.mark.parametrize("torn", [0, 1, None])
 @pytest.mark.parametrize("half", [bytes(4096), b"\xff" * 2048, struct.pack("<Q", 2**62)])
-def test_one_torn_slot_stands_no_one_in_the_way(path, torn, half):
+def test_one_torn_slot_is_survived_and_two_are_refused(path, torn, half):
     version = save(path, {"k": 1}, [Section("a", some())])
     data = bytearray(path.read_bytes())
     for slot in {torn} if torn is not None else {0, 1}:
@@ -358,7 +358,7 @@ def test_between_two_slots_the_newer_one_counts(path, written):
     parse(path.read_bytes())
 
 
-def test_a_reader_that_sees_both_slots_halfway_looks_again(path, monkeypatch):
+def test_reader_that_sees_both_slots_torn_reads_again(path, monkeypatch):
     version = save(path, {}, [])
     data = path.read_bytes()
     path.write_bytes(data[:4096] + bytes(8192) + data[12288:])
@@ -367,14 +367,14 @@ def test_a_reader_that_sees_both_slots_halfway_looks_again(path, monkeypatch):
 
 
 def test_damage_of_a_large_section_is_located(path):
-    save(path, {}, [Section("first", some()), Section("large", some(MANY // 4))])
+    save(path, {}, [Section("first", some()), Section("large", some(TWO_CHUNKS // 4))])
     at = path.stat().st_size // 2
     with open(path, "r+b") as file:
         file.seek(at)
         byte = file.read(1)
         file.seek(at)
         file.write(bytes([byte[0] ^ 4]))
-    assert load(path, verify=False).arrays["large"].shape == (MANY // 4,)
+    assert load(path, verify=False).arrays["large"].shape == (TWO_CHUNKS // 4,)
     for threads in (1, 2):
         with pytest.raises(FileFormatError, match=r"'large'.*between bytes") as caught:
             load(path, threads=threads)
@@ -495,7 +495,7 @@ def test_the_last_generation_is_read_but_not_appended_to(path):
         append(path, load(path).version, {}, [], [])
 
 
-def test_a_later_format_is_named(path):
+def test_a_later_format_is_refused_by_name(path):
     data = build(b"{}")
     path.write_bytes(sealed(data[:8] + struct.pack("<I", 7) + data[12:4096]) + b"anything")
     with pytest.raises(FileFormatError, match=r"format 7.*reads format 1.*later version"):
@@ -503,7 +503,7 @@ def test_a_later_format_is_named(path):
 
 
 def of_later_version(required):
-    """A file with a section in a dtype that is not known yet, and keys that are not."""
+    """Return a file with a section of a dtype, and with JSON keys, that are not known yet."""
     new = section(dtype="float8", shape=[5, 3], required=required)
     known = section(name="b", offset=12416, shape=[0], length=0)
     data = fuzz_container.summed(build(b"", bytes(range(16)).ljust(128, b"\0")), [new])
@@ -511,7 +511,7 @@ def of_later_version(required):
     return fuzz_container.with_manifest(data, json.dumps(manifest).encode())
 
 
-def test_a_dtype_of_later_versions_is_skipped_and_verified_all_the_same(path):
+def test_optional_section_of_unknown_dtype_is_still_verified(path):
     data = of_later_version(required=False)
     path.write_bytes(data)
     assert list(load(path).arrays) == ["b"]
@@ -521,7 +521,7 @@ def test_a_dtype_of_later_versions_is_skipped_and_verified_all_the_same(path):
         load(path)
 
 
-def test_a_dtype_of_later_versions_that_is_required_is_named(path):
+def test_required_section_of_unknown_dtype_is_refused_by_name(path):
     path.write_bytes(of_later_version(required=True))
     with pytest.raises(FileFormatError, match=r"later version of resmem.*'float8'.*'a'"):
         load(path)
@@ -536,7 +536,7 @@ def test_a_dtype_of_later_versions_that_is_required_is_named(path):
         (b"\x89RESMEM\n", "is damaged"),
     ],
 )
-def test_what_is_not_a_file_of_resmem(path, content, message):
+def test_file_of_another_program_is_refused(path, content, message):
     path.write_bytes(content)
     with pytest.raises(FileFormatError, match=message):
         load(path)
@@ -544,7 +544,7 @@ def test_what_is_not_a_file_of_resmem(path, content, message):
         append(path, Version("", 1, 0), {}, [], [])
 
 
-def test_errors_of_the_system_stay_what_they_are(path, tmp_path):
+def test_system_errors_keep_their_type_and_file_name(path, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name, error, code in [
         ("missing", FileNotFoundError, errno.ENOENT),
@@ -560,7 +560,7 @@ def test_errors_of_the_system_stay_what_they_are(path, tmp_path):
 
 
 def sparse(path, length):
-    """A file of one section of zeros that takes no room; its checksums are not right."""
+    """Write a file of one section of zeros that takes no room; its checksums are wrong."""
     sections = [section(shape=[length // 4], length=length)]
     manifest = json.dumps({"meta": {}, "sections": sections}).encode()
     offset = 12288 + length + length // 2**14
@@ -661,7 +661,7 @@ def test_threads_must_be_positive(path, threads):
 
 
 def failing(after):
-    """A progress callback that raises once so many bytes are done."""
+    """Return a progress callback that raises once ``after`` bytes are done."""
     done = 0
 
     def progress(more):
@@ -673,11 +673,11 @@ def failing(after):
     return progress
 
 
-@pytest.mark.parametrize("after", [1, MANY])
+@pytest.mark.parametrize("after", [1, TWO_CHUNKS])
 def test_an_interrupted_save_leaves_the_old_file_alone(path, after):
     for existing in (False, True):
         with pytest.raises(KeyboardInterrupt):
-            save(path, {}, [Section("a", some(MANY // 4))], failing(after))
+            save(path, {}, [Section("a", some(TWO_CHUNKS // 4))], failing(after))
         assert os.listdir(path.parent) == [path.name] * existing
         if existing:
             assert same(load(path).arrays, {"a": some()})
@@ -685,22 +685,22 @@ def test_an_interrupted_save_leaves_the_old_file_alone(path, after):
             save(path, {}, [Section("a", some())])
 
 
-@pytest.mark.parametrize("after", [1, MANY])
-def test_an_interrupted_append_is_as_if_it_had_not_been(path, after):
+@pytest.mark.parametrize("after", [1, TWO_CHUNKS])
+def test_interrupted_append_leaves_the_file_as_it_was(path, after):
     version = save(path, {}, [Section("a", some())])
     before = path.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        append(path, version, {}, ["a"], [Section("b", some(MANY // 4))], failing(after))
+        append(path, version, {}, ["a"], [Section("b", some(TWO_CHUNKS // 4))], failing(after))
     assert path.read_bytes() == before
     append(path, version, {}, ["a"], [Section("b", some(3))])
     assert same(load(path).arrays, {"a": some(), "b": some(3)})
 
 
 @pytest.mark.parametrize("room", [0, 20_000, 5_000_000])
-def test_no_room_for_a_file(path, room):
+def test_file_beyond_the_size_limit_is_an_error_without_trace(path, room):
     version = save(path, {}, [Section("a", some())])
     before = path.read_bytes()
-    large = [Section("b", some(MANY // 4))]
+    large = [Section("b", some(TWO_CHUNKS // 4))]
     with largest_file(len(before) + room):
         for call in (lambda: save(path, {}, large), lambda: append(path, version, {}, [], large)):
             with pytest.raises(OSError, match=str(path)) as caught:
@@ -709,7 +709,7 @@ def test_no_room_for_a_file(path, room):
             assert path.read_bytes() == before
             assert os.listdir(path.parent) == [path.name]
     append(path, version, {}, ["a"], large)
-    assert same(load(path).arrays, {"a": some(), "b": some(MANY // 4)})
+    assert same(load(path).arrays, {"a": some(), "b": some(TWO_CHUNKS // 4)})
 
 
 @pytest.fixture
@@ -721,7 +721,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-def test_a_full_disk(small_disk):
+def test_full_disk_is_an_error_without_trace(small_disk):
     path = small_disk / "file"
     version = save(path, {}, [Section("a", some(250_000))])
     large = [Section("b", some(1_000_000))]
@@ -735,7 +735,7 @@ def test_a_full_disk(small_disk):
 
 
 def state(i):
-    """Content that tells whether parts of two states were mixed."""
+    """Return content that shows whether parts of two states were mixed."""
     return np.full(300_000 + 1000 * (i % 7), i, np.int64)
 
 
@@ -755,7 +755,7 @@ def appends(path, report):
 
 
 def killed(work, path, delay):
-    """The last number that a process working on the file reported before it was killed."""
+    """Return the last number that a process reported before it was killed."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:  # never back into pytest
@@ -765,7 +765,7 @@ def killed(work, path, delay):
             os._exit(1)
     os.close(write)
     with open(read, "rb") as pipe:
-        seen = pipe.read(8)  # it has begun
+        seen = pipe.read(8)  # the child has begun
         time.sleep(delay)
         os.kill(child, signal.SIGKILL)
         seen += pipe.read()
@@ -820,7 +820,7 @@ def test_an_append_after_a_save_is_refused(path):
         append(path, version, {}, [], [])
 
 
-def test_copies_that_were_appended_to_differently_are_told_apart(path):
+def test_copies_with_different_appends_are_told_apart(path):
     version = save(path, {}, [])
     copy = path.with_name("copy")
     copy.write_bytes(path.read_bytes())
@@ -867,7 +867,7 @@ def test_appends_of_several_processes_are_all_there(path):
 
 
 @forks
-def test_saves_and_appends_of_two_processes_at_one_path(path):
+def test_saves_beside_appends_of_another_process_stay_whole(path):
     save(path, {"i": 0}, [Section("a", state(0))])
 
     def saving():
@@ -886,7 +886,7 @@ def test_saves_and_appends_of_two_processes_at_one_path(path):
             append(path, loaded.version, {"i": i}, ["a"], [Section("b", some())])
         except FileFormatError:
             raise
-        except ValueError:  # it was replaced in between
+        except ValueError:  # the file was replaced in between
             continue
     other.join()
     assert results == [True]
@@ -917,7 +917,7 @@ def test_a_save_waits_for_an_append_in_progress(path):
     assert load(path).meta == {"saved": True}
 
 
-def test_an_append_that_waited_while_the_file_was_replaced_takes_the_new_one(path):
+def test_append_that_waited_for_a_replaced_file_is_refused(path):
     version = save(path, {}, [])
     other = path.with_name("other")
     save(other, {}, [])
@@ -985,7 +985,7 @@ def as_nobody(work):
 
 
 @forks
-def test_what_may_not_be_read_or_written(folder):
+def test_missing_permissions_are_errors_that_name_the_file(folder):
     path = folder / "m.resmem"
     version = save(path, {}, [Section("a", some())])
     os.chmod(path, 0o444)
@@ -996,7 +996,7 @@ def test_what_may_not_be_read_or_written(folder):
     assert as_nobody(lambda: save(path, {}, [])) == denied
     os.chmod(path, 0o000)
     assert as_nobody(lambda: load(path)) == denied
-    os.chmod(folder, 0o777)  # what cannot be read can be replaced
+    os.chmod(folder, 0o777)  # a file that cannot be read can be replaced
     assert as_nobody(lambda: save(path, {}, []).generation) == 1
     os.chmod(path, 0o600)
 
@@ -1028,7 +1028,7 @@ def without_nameless_files(monkeypatch):
     monkeypatch.setattr(os, "open", refusing)
 
 
-def test_where_files_need_names_the_hidden_one_is_removed(path, monkeypatch):
+def test_hidden_temporary_file_is_removed_after_writing(path, monkeypatch):
     without_nameless_files(monkeypatch)
     seen = []
     for content in (b"first", b"second"):
@@ -1047,7 +1047,7 @@ def test_where_files_need_names_the_hidden_one_is_removed(path, monkeypatch):
 
 
 def killed_before_the_move(path, nameless):
-    """The names of what a save leaves that is killed when its file is about to be moved."""
+    """Return the names of the files left by a save that is killed just before its move."""
     child = os.fork()
     if child == 0:  # never back into pytest
         try:
@@ -1081,7 +1081,7 @@ def evaluation():
 @pytest.mark.parametrize("nameless", [True, False])
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("name", ["m.npz", "n" * 200 + ".npz", "a[b]*?.npz", ".hidden.npz"])
-def test_the_next_writer_removes_what_a_killed_one_left(tmp_path, writer, nameless, name):
+def test_next_writer_removes_files_of_a_killed_writer(tmp_path, writer, nameless, name):
     path = tmp_path / name
     for _ in range(2):
         (left,) = killed_before_the_move(path, nameless)
@@ -1093,8 +1093,8 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path, writer, namele
 
 @forks
 @pytest.mark.parametrize("nameless", [True, False])
-def test_what_a_living_writer_has_in_hand_is_not_removed(path, nameless):
-    """It is held up when its file has a name already, and finishes after others have saved."""
+def test_temporary_file_of_a_running_writer_is_not_removed(path, nameless):
+    """The writer waits when its file already has a name, and ends after others have saved."""
     ready, said = os.pipe()
     waits, goes_on = os.pipe()
     child = os.fork()
@@ -1118,7 +1118,7 @@ def test_what_a_living_writer_has_in_hand_is_not_removed(path, nameless):
     os.close(waits)
     assert os.read(ready, 1) == b"."
     (hidden,) = set(os.listdir(path.parent)) - {path.name}
-    (path.parent / hidden.replace(hidden[-16:-4], "0" * 12)).write_bytes(b"")  # nobody's
+    (path.parent / hidden.replace(hidden[-16:-4], "0" * 12)).write_bytes(b"")  # no process locks it
     for _ in range(2):
         save(path, {"by": "parent"}, [])
         assert sorted(os.listdir(path.parent)) == sorted([hidden, path.name])
@@ -1149,7 +1149,7 @@ def test_other_hidden_files_are_not_removed(path):
     assert sorted(os.listdir(path.parent)) == sorted([*names, path.name])
 
 
-def test_without_locks_nothing_is_taken_for_abandoned(path, monkeypatch):
+def test_without_locks_no_temporary_file_is_removed(path, monkeypatch):
     left = path.with_name(".m.resmem.0123456789ab.tmp")
     left.write_bytes(b"perhaps in the making")
 
@@ -1161,7 +1161,7 @@ def test_without_locks_nothing_is_taken_for_abandoned(path, monkeypatch):
     assert left.exists()
 
 
-def test_a_file_that_is_removed_before_its_maker_has_locked_it_is_made_again(path, monkeypatch):
+def test_temporary_file_removed_before_its_lock_is_made_again(path, monkeypatch):
     without_nameless_files(monkeypatch)
     locked, lock = [], atomic._lock
 
@@ -1178,7 +1178,7 @@ def test_a_file_that_is_removed_before_its_maker_has_locked_it_is_made_again(pat
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_nothing_is_there_before_the_end_of_the_block(path):
+def test_replacing_shows_no_file_before_its_block_ends(path):
     with replacing(path) as file:
         file.write(b"new")
         assert os.listdir(path.parent) == []
@@ -1198,7 +1198,7 @@ def test_links_are_followed(path, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "a b\n'", "-"])
-def test_names_of_every_kind(tmp_path, name, monkeypatch):
+def test_file_names_of_every_kind_are_written(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save(name, {}, [])
     assert os.listdir() == [name]
@@ -1223,7 +1223,7 @@ def test_only_files_are_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["pipe"]
 
 
-def test_errors_of_the_block_that_name_other_files_keep_their_names(path):
+def test_replacing_keeps_the_file_names_in_errors_of_its_block(path):
     with pytest.raises(FileNotFoundError, match="'elsewhere'"), replacing(path):
         os.unlink("elsewhere")
     with pytest.raises(OSError, match="no number"), replacing(path):
@@ -1250,7 +1250,7 @@ print(highest() - before)
 """
 
 
-def test_mapped_files_pass_through_a_small_memory(tmp_path):
+def test_saving_mapped_files_takes_little_memory(tmp_path):
     size = 160 << 20
     with open(tmp_path / "rows", "wb") as file:
         file.truncate(size)
@@ -1259,9 +1259,9 @@ def test_mapped_files_pass_through_a_small_memory(tmp_path):
     assert float(done.stdout) < 64
 
 
-def test_pages_are_let_go_of_read_only_maps_only(path):
-    """A private map's changes would be lost with its pages."""
-    values = np.arange(MANY // 4, dtype=np.int32)
+def test_pages_are_released_of_read_only_maps_only(path):
+    """Changes of a private map would be lost with its pages."""
+    values = np.arange(TWO_CHUNKS // 4, dtype=np.int32)
     path.write_bytes(values.tobytes())
     changed = np.memmap(path, np.int32, "c")
     changed += 1
@@ -1271,7 +1271,7 @@ def test_pages_are_let_go_of_read_only_maps_only(path):
 
 
 def test_the_folder_and_the_file_reach_the_disk_in_order(path, monkeypatch):
-    """Data before the name, and before each slot: the order that a power failure needs."""
+    """Data is synced before the name and before each slot, to survive a power failure."""
     events = []
     for name in ("fsync", "replace", "pwrite"):
         real = getattr(os, name)
@@ -1295,7 +1295,7 @@ def test_the_folder_and_the_file_reach_the_disk_in_order(path, monkeypatch):
     assert events[-5:] == ["fsync", "slot 0", "fsync", "slot 1", "fsync"]  # the torn one first
 
 
-def test_sums_are_the_same_with_and_without_the_faster_library(tmp_path, monkeypatch):
+def test_checksums_are_the_same_without_the_faster_library(tmp_path, monkeypatch):
     pytest.importorskip("isal")
     assert container._bulk_crc32() is not zlib.crc32
     rng = np.random.default_rng(3)

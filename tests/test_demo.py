@@ -37,7 +37,7 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     )
 
 
-def test_data_file_is_small_and_the_one_we_made() -> None:
+def test_data_file_is_small_and_has_the_expected_digest() -> None:
     assert data.PATH.stat().st_size <= 3_000_000
     digest = hashlib.sha256()
     with np.load(data.PATH) as arrays:
@@ -62,7 +62,7 @@ def test_no_image_is_in_two_splits(splits: dict[data.Name, data.Split]) -> None:
 
 
 def rows(printed: str) -> dict[tuple[str, str], tuple[float, float, int, int]]:
-    """The table of test results: (model, method) to accuracy, log-loss, corrected, harmed."""
+    """Return the printed results: (model, method) to accuracy, log-loss, corrected, harmed."""
     pattern = r"^  (mlp|conv) +(\S.*?)  +([\d.]+)%  +([\d.]+)  +(\d+)  +(\d+)$"
     return {
         (model, method): (float(accuracy) / 100, float(loss), int(corrected), int(harmed))
@@ -75,7 +75,7 @@ def rows(printed: str) -> dict[tuple[str, str], tuple[float, float, int, int]]:
 def test_quick_run_reports_every_method(tmp_path: Path) -> None:
     done = command("demo", "--quick", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # no bar away from a terminal, and no warning
+    assert done.stderr == ""  # neither a bar, without a terminal, nor a warning
     table = rows(done.stdout)
     images = SIZES["test"] // 5
     for model in ("mlp", "conv"):
@@ -107,14 +107,14 @@ def test_quick_run_reports_every_method(tmp_path: Path) -> None:
         assert "pip install matplotlib" in done.stdout
 
 
-def test_without_matplotlib_the_report_says_how_to_get_it(
+def test_without_matplotlib_the_demo_draws_no_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from resmem.demo import picture
 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     empty = data.Split(np.empty((0, 28, 28), np.float32), np.empty(0, np.int64))
-    result: object = None  # never looked at
+    result: object = None  # draw does not read it
     assert not picture.draw(tmp_path / "x.png", result, empty, empty)  # type: ignore[arg-type]
     assert not (tmp_path / "x.png").exists()
 

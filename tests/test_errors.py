@@ -57,7 +57,7 @@ class Attached:
 
 
 class Tensor:
-    """What PyTorch's tensors are to one who may not import PyTorch; one on a device has no array."""
+    """A stand-in for a PyTorch tensor; one on a device cannot become an array."""
 
     def __init__(self, array=Z, device="cpu", requires_grad=False):
         self.array, self.device, self.requires_grad = np.asarray(array), device, requires_grad
@@ -76,14 +76,14 @@ class Tensor:
 
 
 class Sparse:
-    """A sparse matrix of SciPy's, as far as it matters."""
+    """A minimal stand-in for a sparse matrix of SciPy."""
 
     def toarray(self):
         return Z
 
 
 class Table:
-    """A DataFrame with a column of text, as far as it matters."""
+    """A minimal stand-in for a DataFrame with a column of text."""
 
     columns = ("a", "b")
 
@@ -291,7 +291,7 @@ UNFIT = [
     (lambda m: m.sigma_, resmem.NotFittedError, UNFITTED),
 ]
 
-# On a fitted memory, which must be as before.
+# Calls on a fitted memory, which must not change it.
 CLASSES = [
     (lambda m: m.fit(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
     (lambda m: m.fit(Z[0], L, Y), ValueError, r"embeddings must have shape \(n, d\), got \(3,\); a single row is numpy\.atleast_2d\(embeddings\)"),
@@ -400,19 +400,19 @@ def check(error, kind, pattern):
 
 
 def state(mem, outputs):
-    """What a failed call must not have changed."""
+    """Return everything that a failed call must not change."""
     answers = mem.kneighbors(Z), mem.correct(Z, outputs)
     flat = [a.tobytes() for part in answers for a in (part if isinstance(part, tuple) else (part,))]
     return flat, repr(mem), mem.nbytes, mem.sigma_, mem._state.view.rows.next_id
 
 
 @pytest.mark.parametrize(("call", "kind", "pattern"), SEARCHES + PARAMETERS)
-def test_message(call, kind, pattern):
+def test_search_and_parameter_errors_have_their_message(call, kind, pattern):
     check(caught(call), kind, pattern)
 
 
 @pytest.mark.parametrize(("call", "kind", "pattern"), UNFIT)
-def test_message_before_fit(call, kind, pattern):
+def test_not_fitted_errors_have_their_message(call, kind, pattern):
     check(caught(call, resmem.Memory()), kind, pattern)
     assert issubclass(kind, ValueError)
     assert issubclass(kind, AttributeError)
@@ -430,16 +430,16 @@ FITTED = [
 
 
 @pytest.mark.parametrize(("make", "outputs", "call", "kind", "pattern"), FITTED)
-def test_message_of_a_fitted_memory_that_stays_as_it_was(make, outputs, call, kind, pattern):
+def test_failed_call_has_its_message_and_changes_nothing(make, outputs, call, kind, pattern):
     mem = make()
-    if make is memory:  # so that some rows are gone
+    if make is memory:  # some rows have been removed
         mem.remove([3])
     before = state(mem, outputs)
     check(caught(call, mem), kind, pattern)
     assert state(mem, outputs) == before
 
 
-def test_the_row_of_a_message_is_that_of_the_whole_array(monkeypatch):
+def test_message_counts_rows_in_the_whole_array(monkeypatch):
     """Queries are worked through in blocks; rows are still counted from the first."""
     mem = memory()
     monkeypatch.setattr(resmem._base.blocks, "_BLOCK_BYTES", 24 * mem.k * 2)  # two queries
@@ -461,7 +461,7 @@ def test_probabilities_may_be_rounded_to_half_precision():
         check(error, ValueError, r"outputs: row 0 sums to (1\.012|0\.988), expected 1")
 
 
-def test_ids_have_no_room_after_the_largest():
+def test_add_without_ids_after_the_largest_id_is_refused():
     for last in (2**63 - 1, 2**63 - 2):
         mem = resmem.Memory(k=2).fit(Z[:1], L[:1], Y[:1], ids=[last])
         error = caught(mem.add, Z[:2], L[:2], Y[:2])
@@ -473,7 +473,7 @@ def test_ids_have_no_room_after_the_largest():
 
 
 @pytest.mark.parametrize("value", [2**63, 2**64, 2**70])
-def test_numbers_beyond_the_machine_are_refused_by_name(value):
+def test_numbers_beyond_64_bits_are_refused_by_name(value):
     for name, call in (
         ("k", lambda: resmem.search(Z, Z, value)),
         ("threads", lambda: resmem.search(Z, Z, 1, threads=value)),
@@ -493,9 +493,9 @@ TESTED_APART = {
 
 
 def messages():
-    """Every message in the package's sources as a regular expression, and where it stands.
+    """Yield the place of every message in the package's sources and its regular expression.
 
-    Those of some rooms are tested beside what these do (test_container.py, test_metrics.py, ..).
+    Messages of some rooms are tested with their behaviour (test_container.py, ...).
     """
     package = Path(resmem.__file__).parent
     for path in sorted(package.rglob("*.py")):
@@ -545,7 +545,7 @@ SEARCH = "import resmem; resmem.search([[1.0]], [[2.0]], 1)"
         ("RESMEM_ISA", "AVX2", r"ISA 'AVX2' is not available here; there is: scalar.* \(RESMEM_ISA .*\)"),
     ],
 )  # fmt: skip
-def test_message_for_the_environment(name, value, pattern):
+def test_wrong_environment_variable_is_refused_by_name(name, value, pattern):
     done = subprocess.run(
         [sys.executable, "-c", SEARCH],
         env={**os.environ, name: value},
@@ -559,7 +559,7 @@ def test_message_for_the_environment(name, value, pattern):
 
 
 @pytest.mark.parametrize("isa", _core.available_isas())
-def test_the_environment_chooses_the_kernels(isa):
+def test_environment_variable_selects_the_isa(isa):
     code = "from resmem import _core; print(_core.selected_isa())"
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -571,7 +571,7 @@ def test_the_environment_chooses_the_kernels(isa):
     assert done.stdout.split() == [isa]
 
 
-def test_a_thread_count_that_multiplies_to_zero_is_no_division_by_zero():
+def test_huge_thread_counts_do_not_divide_by_zero():
     """16 times 2^60 is 0 in 64 bits."""
     code = """
 import numpy as np, resmem
@@ -580,7 +580,7 @@ for threads in (2**60, 2**61, 2**62, 2**63 - 1, None):
     for count in (1, 40, 900):
         try:
             assert (resmem.search(rows[:count], rows, 1, threads=threads)[0] == 0).all()
-        except ValueError as error:  # as good an answer
+        except ValueError as error:  # a refusal is right too
             assert "hreads" in str(error), error
 """
     environment = {**os.environ, "RESMEM_NUM_THREADS": str(2**60)}

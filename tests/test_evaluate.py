@@ -29,8 +29,8 @@ CASES = {
     "values": {"task": "regression", "strength": 0.5},
     "flat": {"task": "regression"},
 }
-# Of tests that judge a memory by its own rows, for which it is told off.
-SEEN = pytest.mark.filterwarnings("ignore:evaluate")
+# Marks tests that evaluate a memory on its own rows, which causes a warning.
+evaluates_own_rows = pytest.mark.filterwarnings("ignore:evaluate")
 SCORES = {
     "classification": ["accuracy", "log_loss", "brier", "calibration_error"],
     "regression": ["rmse", "mae", "r2"],
@@ -38,7 +38,7 @@ SCORES = {
 
 
 def examples(rng, case, n):
-    """Embeddings, outputs and targets that a memory helps with, not always."""
+    """Return embeddings, outputs and targets with which a memory often helps."""
     z = rng.standard_normal((n, D), dtype=np.float32)
     logits = oracle.head_logits(z, HEAD[0], HEAD[1][:, 0])
     truth = logits + 2 * np.sin(3 * z[:, [0, 1, 2, 0]]) + rng.gumbel(size=(n, C))
@@ -50,7 +50,7 @@ def examples(rng, case, n):
 
 
 def judged(case, n=80, q=60, knn=None, **options):
-    """A memory with rows in two parts, some removed; new rows, and what is said of them."""
+    """Return a memory of two segments with removed rows, new rows, and their evaluation."""
     rng = np.random.default_rng(1)
     mem = resmem.Memory(**{"k": 5, **CASES[case]})
     for add, some in ((mem.fit, n), (mem.add, 20)):
@@ -64,7 +64,7 @@ def judged(case, n=80, q=60, knn=None, **options):
 
 
 def alone(mem, z, targets_of, excluded, k, sigma):
-    """The weighted mean of the neighbours' targets."""
+    """Return the weighted mean of the neighbours' targets."""
     distances, ids = mem.kneighbors(z, k=k, exclude_ids=excluded)
     weights, totals = oracle.weights(distances, sigma)
     means = np.zeros((len(z), C if mem.task == "classification" else targets_of.shape[1]))
@@ -85,7 +85,7 @@ def memories_targets(case):
 
 
 def expected(case, mem, rows, k, sigma):
-    """Predictions of every method by name, and which classes they choose."""
+    """Return the predictions of every method by name, and the classes they choose."""
     z, outputs, _, excluded = rows
     twin = copy.deepcopy(mem)
 
@@ -233,19 +233,19 @@ def test_examples_of_values_are_those_whose_errors_changed_most():
     assert got.methods[-1].corrected + got.methods[-1].harmed == 200
 
 
-@SEEN
+@evaluates_own_rows
 def test_equal_distances_share_a_bucket():
     rows = np.repeat([[0.0], [1.0]], [9, 1], axis=0)
     mem = resmem.Memory("regression", k=1).fit([[0.0]], [0.0], [1.0])
     distances = mem.evaluate(rows, np.zeros(10), np.ones(10)).by_distance
     assert [(b["from"], b["to"], b["rows"]) for b in distances] == [(0, 0, 9), (1, 1, 1)]
-    assert distances[1]["low"] == -math.inf  # of one row no spread is known
+    assert distances[1]["low"] == -math.inf  # one row has no spread
     (only,) = mem.evaluate(rows[:9], np.zeros(9), np.ones(9)).by_distance
     assert only["rows"] == 9
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_rows_without_neighbours_are_the_bases(case):
+def test_rows_without_neighbours_have_the_scores_of_the_base(case):
     mem, (z, outputs, targets, _), _ = judged(case)
     everyone = np.full((60, 100), -1)
     everyone[:40] = np.arange(100)
@@ -278,7 +278,7 @@ def test_blocks_and_threads_change_nothing(case, monkeypatch):
         assert mine == {**its, "scores": pytest.approx(its["scores"], rel=1e-12)}
 
 
-@SEEN
+@evaluates_own_rows
 def test_r2_does_not_suffer_from_large_means():
     rng = np.random.default_rng(2)
     targets = 1e8 + rng.standard_normal((300, 2))
@@ -289,9 +289,9 @@ def test_r2_does_not_suffer_from_large_means():
     assert got == pytest.approx(score_named("r2", "regression").whole(outputs, targets), rel=1e-9)
 
 
-@SEEN
+@evaluates_own_rows
 @pytest.mark.parametrize("block", [1, 1 << 20])
-def test_targets_that_do_not_vary(block, monkeypatch):
+def test_r2_of_constant_targets_is_minus_infinity_or_1(block, monkeypatch):
     monkeypatch.setattr("resmem._base.blocks._BLOCK_BYTES", block)
     targets = np.full(30, 0.1)
     mem = resmem.Memory("regression", k=2).fit(np.eye(30), targets - 1, targets)
@@ -302,7 +302,7 @@ def test_targets_that_do_not_vary(block, monkeypatch):
     assert scores["kNN alone"] == 1
 
 
-def test_settings_tell_what_was_judged():
+def test_evaluation_settings_are_those_of_the_memory():
     mem, _, got = judged("weak", knn=SimpleNamespace(knn=SimpleNamespace(k=1000, sigma=math.inf)))
     assert got.settings == {
         "k": 5,
@@ -324,7 +324,7 @@ def test_results_can_be_written_as_json(case):
     assert loaded["settings"]["knn_sigma"] == "inf"
     assert loaded["methods"][0]["gain"] is None
     assert loaded["methods"][1]["gain"]["confidence"] == 0.95
-    assert loaded["by_distance"][0]["high"] == "inf"  # of one row
+    assert loaded["by_distance"][0]["high"] == "inf"  # the bucket has one row
     assert list(loaded) == list(vars(got))
     if got.reliability is not None:
         empty = [b for bins in loaded["reliability"].values() for b in bins if not b["rows"]]
@@ -348,7 +348,7 @@ def test_the_methods_print_as_a_table():
     assert "squared error" in repr(judged("flat")[2])
 
 
-def test_the_methods_are_a_data_frame():
+def test_to_pandas_gives_a_row_per_method():
     pandas = pytest.importorskip("pandas")
     _, _, got = judged("weak")
     frame = got.to_pandas()
@@ -360,7 +360,7 @@ def test_the_methods_are_a_data_frame():
     assert frame["gain"].isna().tolist() == [True, False, False, False, False]
 
 
-def test_without_pandas_the_reason_is_told(monkeypatch):
+def test_to_pandas_without_pandas_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="to_pandas needs pandas; pip install pandas"):
         judged("flat")[2].to_pandas()
@@ -404,13 +404,13 @@ def test_rows_may_lie_in_mapped_files(case, tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused(case, arguments, error, message):
+def test_evaluate_of_wrong_input_is_refused(case, arguments, error, message):
     mem, (z, outputs, targets, _), _ = judged(case)
     given = {"embeddings": z[:2], "outputs": outputs[:2], "targets": targets[:2], **arguments}
     with pytest.raises(error, match=message):
         mem.evaluate(**given)
 
 
-def test_an_unfitted_memory_has_nothing_to_evaluate():
+def test_evaluate_of_an_unfitted_memory_is_refused():
     with pytest.raises(resmem.NotFittedError):
         resmem.Memory().evaluate(np.eye(2), np.eye(2), [0, 1])

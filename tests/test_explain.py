@@ -21,7 +21,7 @@ def examples(rng, n):
 
 
 def remembered(rng, store, n=40, **options):
-    """A memory, and the oracle's, after rows came in two parts and some were removed."""
+    """Return a memory, the oracle's and the targets by id, after an addition and a removal."""
     head = tuple(rng.standard_normal((C, w), dtype=np.float32) for w in (D, 1))
     head = (head[0], head[1][:, 0]) if store == "head" else None
     both = [m(store=store, head=head, **options) for m in (resmem.Memory, oracle.OracleMemory)]
@@ -36,7 +36,7 @@ def remembered(rng, store, n=40, **options):
 
 
 def assert_parts_add_up(explanation):
-    """Within the bound that the class states, summed in neighbour order and backwards."""
+    """Check the bound that the class states, summing in neighbour order and backwards."""
     spread = np.broadcast_to(explanation.spread[:, :, None], explanation.contributions.shape)
     parts = np.concatenate([spread, explanation.contributions], axis=1)
     bound = (4 * spread.shape[1] + 8) * 2.0**-53 * np.abs(parts).sum(axis=1)
@@ -90,7 +90,7 @@ def test_the_parts_add_up_to_the_correction(
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_a_part_is_the_weight_times_what_is_kept_of_the_residual(store):
+def test_contribution_is_the_weight_times_the_stored_residual(store):
     mem, theirs, _ = remembered(np.random.default_rng(1), store, k=8)
     got = mem.explain(examples(np.random.default_rng(2), 5)[0], columns=np.arange(C))
     rows = np.array([[list(theirs.ids_).index(i) for i in row] for row in got.ids])
@@ -111,8 +111,8 @@ def test_a_part_is_the_weight_times_what_is_kept_of_the_residual(store):
 @pytest.mark.parametrize("with_outputs", [True, False])
 @pytest.mark.parametrize("strength", [0.5, -1.0, 0.0])
 @pytest.mark.parametrize("store", STORES)
-def test_everything_is_told_as_it_is_applied(store, strength, with_outputs):
-    """Half the strength, half of what the neighbours add; in the table as well."""
+def test_strength_scales_all_parts_of_an_explanation(store, strength, with_outputs):
+    """With half the strength neighbours add half, and the printed table says so."""
     mem, _, _ = remembered(np.random.default_rng(1), store, k=8)
     queries, outputs, _ = examples(np.random.default_rng(2), 5)
     given = outputs if with_outputs else None
@@ -133,7 +133,7 @@ def test_everything_is_told_as_it_is_applied(store, strength, with_outputs):
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_columns_come_by_the_size_of_their_correction(store):
+def test_columns_are_ordered_by_the_size_of_their_correction(store):
     mem, _, _ = remembered(np.random.default_rng(3), store, k=5)
     queries = examples(np.random.default_rng(4), 20)[0]
     whole = mem.correction(queries)
@@ -144,7 +144,7 @@ def test_columns_come_by_the_size_of_their_correction(store):
         )
 
 
-def test_columns_corrected_alike_come_by_number():
+def test_columns_of_equal_correction_are_ordered_by_number():
     zeros = np.zeros((4, 70), dtype=np.float32)
     mem = resmem.Memory(k=2).fit(np.eye(4, 2), zeros, [33] * 4)
     got = mem.explain(np.eye(4, 2), top=50).columns
@@ -152,7 +152,7 @@ def test_columns_corrected_alike_come_by_number():
 
 
 @pytest.mark.parametrize("shape", [(40,), (40, 1), (40, 3)])
-def test_values_are_explained_too(shape):
+def test_values_of_a_regression_are_explained(shape):
     rng = np.random.default_rng(5)
     keys = rng.standard_normal((40, D), dtype=np.float32)
     values, targets = rng.standard_normal((2, *shape))
@@ -170,7 +170,7 @@ def test_values_are_explained_too(shape):
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_nobody_corrects_nothing(store):
+def test_query_without_neighbours_has_an_empty_explanation(store):
     mem, _, targets = remembered(np.random.default_rng(6), store, k=3)
     queries, outputs, _ = examples(np.random.default_rng(7), 2)
     everyone = np.tile(np.array([*targets]), (2, 1))
@@ -212,7 +212,7 @@ def test_outputs_may_be_left_out():
     same_bits(got.corrected, head.correct(queries, columns=got.columns))
 
 
-def test_an_item_is_one_query():
+def test_item_of_an_explanation_is_one_query():
     rng = np.random.default_rng(11)
     mem, _, _ = remembered(rng, "sparse:1", k=3)
     whole = mem.explain(*examples(rng, 5)[:2])
@@ -247,7 +247,7 @@ def test_one_query_prints_as_a_table():
     )
 
 
-def test_tables_of_other_stores_and_tasks():
+def test_explanation_table_fits_the_store_and_the_task():
     rng = np.random.default_rng(12)
     sparse, _, _ = remembered(rng, "sparse:1", k=3)
     assert "any column" in repr(sparse.explain(examples(rng, 1)[0]))
@@ -271,7 +271,7 @@ def test_tables_of_other_stores_and_tasks():
         ({"exclude_ids": [1]}, ValueError, "exclude_ids must have one row per row of queries"),
     ],
 )
-def test_what_cannot_be_explained_is_refused(arguments, error, message):
+def test_explain_of_wrong_input_is_refused(arguments, error, message):
     mem, _, _ = remembered(np.random.default_rng(13), "dense", k=3)
     with pytest.raises(error, match=message):
         mem.explain(**{"embeddings": np.zeros((3, D)), **arguments})
@@ -283,6 +283,6 @@ def test_columns_of_single_values_are_refused():
         mem.explain(np.eye(2), columns=[0])
 
 
-def test_an_unfitted_memory_explains_nothing():
+def test_explain_of_an_unfitted_memory_is_refused():
     with pytest.raises(resmem.NotFittedError):
         resmem.Memory().explain(np.eye(2))

@@ -23,7 +23,7 @@ def layer(rng):
 
 
 def memory(task="classification", n=30, **options):
-    """A memory with two segments, of which rows were removed."""
+    """Return a memory of two segments, each with a removed row."""
     rng = np.random.default_rng(0)
     if options.get("store") == "head":
         options["head"] = layer(rng)
@@ -39,7 +39,7 @@ def memory(task="classification", n=30, **options):
 
 
 def load(path, mem, **how):
-    """The rows in an export of ``mem``."""
+    """Return the rows in an export of ``mem``."""
     return export.load(path, **how).rows(mem._state.view.spec.schema)[0]
 
 
@@ -111,7 +111,7 @@ def test_a_memory_whose_rows_are_all_removed_comes_back_empty(tmp_path):
     assert (len(twin), twin._state.view.rows.retired.tolist()) == (0, [[0, 34]])
 
 
-def test_an_export_that_does_not_speak_of_retired_ids_has_none(tmp_path):
+def test_export_without_retired_ids_has_none(tmp_path):
     arrays = exported(tmp_path)
     del arrays["retired"]
     np.savez(tmp_path / "m.npz", **arrays)
@@ -122,14 +122,14 @@ def test_an_export_that_does_not_speak_of_retired_ids_has_none(tmp_path):
 
 
 def exported(folder, *args, **options):
-    """The arrays of an export."""
+    """Return the arrays of an export."""
     memory(*args, **options).export(folder / "good.npz")
     with np.load(folder / "good.npz") as found:
         return dict(found)
 
 
 def changed(array, value, at=5):
-    """With another value in a row."""
+    """Return a copy with another value in one row."""
     array = array.copy()
     array[at] = value
     return array
@@ -176,7 +176,7 @@ def test_values_that_no_memory_stores_are_refused(tmp_path, options, name, value
     refused(tmp_path, {**arrays, name: changed(arrays[name], value, at)}, match)
 
 
-def test_probabilities_are_checked_as_such(tmp_path):
+def test_probabilities_that_do_not_sum_to_1_are_refused(tmp_path):
     rng = np.random.default_rng(1)
     base = np.full((9, C), 1 / 3)
     mem = resmem.Memory(output_kind="probabilities", k=2, sigma=1.0)
@@ -237,7 +237,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, change, match):
         ("whiten:2", "bias", -INF, "the numbers of its preprocess hold NaN or infinity"),
     ],
 )
-def test_a_preprocess_must_be_one_that_was_fitted(tmp_path, preprocess, name, value, match):
+def test_damaged_preprocess_of_an_export_is_refused(tmp_path, preprocess, name, value, match):
     arrays, name = exported(tmp_path, preprocess=preprocess), f"preprocess_{name}"
     refused(tmp_path, {**arrays, name: changed(arrays[name], value, 1)}, match)
     got = rf"{name} is nothing, expected float(32|64) "
@@ -245,7 +245,7 @@ def test_a_preprocess_must_be_one_that_was_fitted(tmp_path, preprocess, name, va
     refused(tmp_path, {**arrays, name: arrays[name][..., :1]}, rf"{name} is float(32|64) \(")
 
 
-def test_the_embeddings_of_an_export_are_keys(tmp_path):
+def test_embeddings_of_an_export_are_preprocessed_keys(tmp_path):
     arrays = exported(tmp_path, preprocess="pca:2")
     assert arrays["embeddings"].shape == (33, 2)
     assert arrays["preprocess_weight"].shape == (2, D)
@@ -277,7 +277,7 @@ def test_a_changed_byte_of_a_npz_is_found(tmp_path):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("key_dtype", ["float32", "bfloat16"])
-def test_progress_adds_up_to_what_was_announced(tmp_path, form, store, key_dtype):
+def test_progress_adds_up_to_the_bytes_to_verify(tmp_path, form, store, key_dtype):
     path, counts = tmp_path / form, []
     mem = memory(store=store, key_dtype=key_dtype).export(path)
     load(path, mem, progress=counts.append)

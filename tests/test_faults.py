@@ -1,4 +1,4 @@
-"""Faults of the machine and of other programs: what `faults.py` counts, in small numbers."""
+"""Faults of the machine and of other programs: the cases of `faults.py`, with few runs each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from resmem._files import container as _container
 
 
 def holds(name):
-    """Runs a case in small numbers."""
+    """Run a case a few times and check that all outcomes are allowed."""
     case = faults.CASES[name]
     try:
         outcomes = case.outcomes(full=False)
@@ -31,7 +31,7 @@ def holds(name):
 
 
 def cases(prefix):
-    """The cases whose names begin so."""
+    """Parametrize a test with the cases whose names begin with ``prefix``."""
     names = [name for name in faults.CASES if name.startswith(prefix)]
     assert names
     return pytest.mark.parametrize("name", names)
@@ -68,17 +68,17 @@ def test_a_limit_on_files_is_an_error_and_harms_nothing(name):
 
 
 @cases("path")
-def test_paths_of_every_kind_are_used_or_refused_as_meant(name):
+def test_paths_of_every_kind_are_used_or_refused_as_expected(name):
     holds(name)
 
 
 @cases("saves-at-once")
-def test_of_two_saves_at_once_one_is_there_whole(name):
+def test_two_saves_at_once_leave_one_of_them_whole(name):
     holds(name)
 
 
 @cases("appends-at-once")
-def test_of_appends_at_once_none_is_lost(name):
+def test_appends_at_once_are_all_kept(name):
     holds(name)
 
 
@@ -97,13 +97,13 @@ def test_an_interrupted_command_leaves_nothing_behind(name):
     holds(name)
 
 
-def test_every_case_is_a_test():
+def test_every_case_of_faults_is_tested():
     marks = [mark for item in globals().values() for mark in getattr(item, "pytestmark", [])]
     names = [name for mark in marks if mark.args[0] == "name" for name in mark.args[1]]
     assert sorted(names) == sorted(faults.CASES)
 
 
-def test_the_program_counts_what_is_not_allowed(monkeypatch, capsys):
+def test_faults_program_counts_outcomes_that_are_not_allowed(monkeypatch, capsys):
     table = {}
     monkeypatch.setattr(faults, "CASES", table)
     outcomes = {"good": ["well", "well"], "bad": ["well", "ill"]}
@@ -118,7 +118,7 @@ def test_the_program_counts_what_is_not_allowed(monkeypatch, capsys):
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 def test_an_export_that_lacks_its_last_bytes_is_an_error(tmp_path, suffix):
-    """The system takes what fits of a write and says no error before the next one."""
+    """The system writes the part that fits and reports an error only at the next write."""
     memory = resmem.Memory(k=1).fit(np.eye(3), 2 * np.eye(3), np.arange(3))
     path = tmp_path / f"m.{suffix}"
     memory.export(path)
@@ -134,11 +134,11 @@ def test_an_export_that_lacks_its_last_bytes_is_an_error(tmp_path, suffix):
         assert os.listdir(tmp_path) == [path.name]
 
 
-# ---- What was found ------------------------------------------------------------------------
+# ---- Faults that were found and mended -----------------------------------------------------
 
 
 def large():
-    """A memory whose file is written and verified in several pieces."""
+    """Return a memory whose file is written and verified in several pieces."""
     rng = np.random.default_rng(0)
     keys, targets = rng.random((90_000, 64), dtype=np.float32), np.zeros(90_000, np.int64)
     return resmem.Memory(k=1, sigma=1.0).fit(keys, keys[:, :2], targets, copy=False)
@@ -161,7 +161,7 @@ def test_without_memory_for_a_thread_none_is_started(tmp_path, monkeypatch):
         memory.save(path)
 
 
-def test_where_no_thread_can_be_started_files_are_saved_and_verified(tmp_path, monkeypatch):
+def test_files_are_saved_and_verified_where_no_thread_starts(tmp_path, monkeypatch):
     def start(_):
         raise RuntimeError("can't start new thread")
 
@@ -178,8 +178,8 @@ def test_where_no_thread_can_be_started_files_are_saved_and_verified(tmp_path, m
 
 
 @pytest.mark.parametrize("error", [MemoryError, FileNotFoundError, resmem.FileFormatError])
-def test_a_save_whose_rows_cannot_be_mapped_afterwards_is_done(tmp_path, monkeypatch, error):
-    """Nobody may be told that it failed when the new file is in place."""
+def test_save_succeeds_if_its_file_cannot_be_mapped_afterwards(tmp_path, monkeypatch, error):
+    """No error may be raised once the new file is in place."""
 
     def load(*_, **__):
         raise error
@@ -199,7 +199,7 @@ def test_a_save_whose_rows_cannot_be_mapped_afterwards_is_done(tmp_path, monkeyp
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_first_imports_is_not_lost(monkeypatch, number):
-    """What a handler raises in one of importlib's callbacks is swallowed there."""
+    """An exception that a handler raises in a callback of importlib is swallowed there."""
 
     class Key:
         pass

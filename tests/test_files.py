@@ -55,14 +55,14 @@ def memory(**options):
 
 
 def continued(path):
-    """A file of two segments, which lists a removed row of each."""
+    """Write a file of two segments that lists a removed row of each; return its memory."""
     rng = np.random.default_rng(0)
     mem = resmem.Memory(k=4).fit(*examples(rng, 30)).add(*examples(rng, 5)).save(path)
     return mem.remove([3, 31]).save(path, append=True)
 
 
 def same_memory(twin, mem):
-    """The same answers, settings and rows."""
+    """Check that two memories have the same answers, settings and rows."""
     mine, theirs = mem.info(), twin.info()
     for about in (mine, theirs):
         for name in ("file", "file_bytes", "generation", "segments", "removed", "nbytes"):
@@ -167,7 +167,7 @@ def test_rows_of_a_loaded_memory_are_mapped_and_shared(tmp_path):
         for array in segment.arrays.values():
             assert not array.flags.writeable
             assert not array.flags.owndata
-    twin.add(*examples(np.random.default_rng(3), 2)).remove([0])  # and yet it grows
+    twin.add(*examples(np.random.default_rng(3), 2)).remove([0])  # it can still grow
     assert len(twin) == len(mem) + 1
     assert len(resmem.Memory.load(path)) == len(mem)
 
@@ -182,7 +182,7 @@ def test_a_loaded_memory_outlives_its_file(tmp_path):
     same_memory(twin, mem)
 
 
-def test_progress_counts_the_bytes(tmp_path):
+def test_progress_of_save_and_load_counts_the_bytes(tmp_path):
     path, counts = tmp_path / "m", []
     mem = memory().save(path, progress=counts.append)
     assert mem.nbytes * 0.5 < sum(counts) < 2 * path.stat().st_size
@@ -236,7 +236,7 @@ def test_an_append_writes_only_what_is_new(tmp_path):
     same_memory(resmem.Memory.load(path), twin)
 
 
-def test_a_new_temperature_writes_residuals_again_and_nothing_else(tmp_path):
+def test_append_after_a_new_temperature_writes_residuals_only(tmp_path):
     path = tmp_path / "m"
     rng = np.random.default_rng(7)
     mem = resmem.Memory(k=4, sigma=1.0).fit(*examples(rng, 20_000)).save(path)
@@ -266,7 +266,7 @@ def test_an_append_needs_the_file_that_the_memory_continues(tmp_path):
     assert mem.fit(*rows)._state.view.file is None  # other rows: no longer that file's
 
 
-def test_compaction_between_appends_does_not_show(tmp_path):
+def test_compaction_between_appends_changes_no_answer(tmp_path):
     path = tmp_path / "m"
     rng = np.random.default_rng(9)
     mem = resmem.Memory(k=4, sigma=1.0).fit(*examples(rng, 50)).save(path)
@@ -282,7 +282,7 @@ def test_compaction_between_appends_does_not_show(tmp_path):
     same_memory(resmem.Memory.load(path), twin)
 
 
-def test_a_file_that_is_continued_by_many_processes_keeps_few_segments(tmp_path):
+def test_file_with_many_small_appends_keeps_few_segments(tmp_path):
     path = tmp_path / "m"
     rng = np.random.default_rng(14)
     mem = resmem.Memory(k=4, sigma=1.0).fit(*examples(rng, 50)).save(path)
@@ -336,7 +336,7 @@ def ids_of(mem):
     return [int(i) for s in rows.segments for i in s.ids_of(s.living(rows.version))]
 
 
-def test_consecutive_removals_reach_the_file_though_they_are_one_run(tmp_path):
+def test_consecutive_removals_are_appended_as_one_run(tmp_path):
     path = tmp_path / "m"
     rng = np.random.default_rng(16)
     mem = resmem.Memory(k=4, sigma=1.0).fit(*examples(rng, 40)).save(path)
@@ -357,9 +357,7 @@ def test_consecutive_removals_reach_the_file_though_they_are_one_run(tmp_path):
 @pytest.mark.parametrize("name", ["m.resmem", "e.npz", "e.safetensors", "keys.npy"])
 @pytest.mark.parametrize("link", [False, True])
 @pytest.mark.parametrize("removed", [False, True])
-def test_a_memory_is_written_over_the_file_that_its_rows_are_mapped_from(
-    tmp_path, name, link, removed
-):
+def test_memory_is_saved_over_the_file_that_it_maps(tmp_path, name, link, removed):
     """The file is replaced; its rows stay mapped from the old one for as long as they are used."""
     path = tmp_path / name
     mem = fitted(0, 3000, 64)
@@ -404,8 +402,8 @@ def test_a_report_is_written_over_the_images_that_it_shows(tmp_path):
 
 
 def nested(folder, outer, inner, same, by):
-    """What comes of ``inner`` when a signal handler or a progress function calls it in ``outer``,
-    and whether the file is what ``outer`` was to write."""
+    """Return the outcome of ``inner`` when a signal handler or a progress function calls it in
+    ``outer``, or "damaged" if the file is not what ``outer`` should write."""
     path, link = folder / "m.resmem", folder / "link.resmem"
     mem = fitted(0, 50).save(path)
     os.link(path, link)
@@ -434,7 +432,7 @@ def nested(folder, outer, inner, same, by):
         signal.signal(signal.SIGUSR1, interrupt)
         progress = lambda _: signal.raise_signal(signal.SIGUSR1)  # noqa: E731
     mem.save(path, append=outer == "append", progress=progress)
-    mem.save(path, append=True)  # goes on as if nothing had been
+    mem.save(path, append=True)  # a later append still works
     if loaded_answers(path) != answers(mem):
         return "damaged"
     return "; ".join(sorted(set(said)))
@@ -446,13 +444,13 @@ def nested(folder, outer, inner, same, by):
 @pytest.mark.parametrize("inner", ["save", "append", "container", "other writer"])
 @pytest.mark.parametrize("outer", ["save", "append"])
 def test_a_save_inside_of_a_save_to_the_same_file_is_refused(tmp_path, outer, inner, same, by):
-    """It would wait for itself, or be lost when the outer one puts its file in place."""
+    """It would wait for itself, or be lost when the outer save replaces the file."""
     said = in_child(lambda: nested(tmp_path, outer, inner, same, by))
     assert re.fullmatch(r"RuntimeError: '.*m\.resmem' is being written by the code that.*", said)
 
 
 @forks
-def test_an_append_inside_of_an_append_by_another_name_is_refused(tmp_path):
+def test_append_inside_an_append_through_a_link_is_refused(tmp_path):
     said = in_child(lambda: nested(tmp_path, "append", "append to a link", True, "progress"))
     assert re.fullmatch(r"RuntimeError: '.*link\.resmem' is being written by the code.*", said)
 
@@ -509,7 +507,7 @@ def test_a_memory_is_not_saved_under_the_name_of_an_export(tmp_path):
         with pytest.raises(ValueError, match="path must not end in"):
             memory().save(tmp_path / name)
     mem = memory().save(tmp_path / "m")
-    (tmp_path / "m").rename(tmp_path / "m.npz")  # and is read under any
+    (tmp_path / "m").rename(tmp_path / "m.npz")  # load accepts any name
     same_memory(resmem.Memory.load(tmp_path / "m.npz"), mem)
 
 
@@ -561,7 +559,7 @@ def test_the_safetensors_library_reads_an_export(tmp_path):
     same_memory(resmem.Memory.load(tmp_path / "again.safetensors"), memory())
 
 
-def test_exports_that_make_no_sense_are_refused(tmp_path):
+def test_damaged_exports_are_refused(tmp_path):
     path = tmp_path / "m.npz"
     np.savez(path, embeddings=np.zeros((2, 2)))
     with pytest.raises(resmem.FileFormatError, match="has no array 'resmem'"):
@@ -606,7 +604,7 @@ def test_exports_that_make_no_sense_are_refused(tmp_path):
 
 
 def settings_changed(path, change):
-    """The same file with its manifest's ``meta`` changed."""
+    """Change ``meta`` in the manifest of a file."""
     loaded = container.load(path)
     meta = json.loads(json.dumps(loaded.meta))
     change(meta)
@@ -649,7 +647,7 @@ def settings_changed(path, change):
         (lambda m: m["segments"][0].update(error=10**400), "error is 1000"),
     ],
 )  # fmt: skip
-def test_fields_that_make_no_sense_are_refused(tmp_path, change, match):
+def test_wrong_fields_of_the_manifest_are_refused(tmp_path, change, match):
     path = tmp_path / "m"
     continued(path)
     settings_changed(path, change)
@@ -673,7 +671,7 @@ def test_removed_rows_must_be_rows_in_order(tmp_path):
 
 
 def damaged_at(path, *sections, **changes):
-    """With other values of ``meta`` and other sections in a file, under right checksums."""
+    """Replace values of ``meta`` and sections in a file, with right checksums."""
     loaded = container.load(path)
     meta = json.loads(json.dumps(loaded.meta))
     for name, value in changes.items():
@@ -691,7 +689,7 @@ def section(name, values, dtype=np.int64):
 
 
 def with_ids(path):
-    """Two segments, the first with given ids; next_id is 25."""
+    """Write a file of two segments, the first with given ids; its next_id is 25."""
     rng = np.random.default_rng(0)
     mem = resmem.Memory(k=4).fit(*examples(rng, 5), ids=[3, 9, 4, 20, 7])
     mem.save(path)
@@ -710,7 +708,7 @@ CONTRADICTIONS = {
     "numbers": (continued, {"numbers": 2**63 - 1}, [], "numbers is 9223372036854775807, expected"),
     "flat classes": (continued, {}, [], "flat is for values of one column, not for 3 of class"),
 }
-GIVEN = {
+GIVEN_ID_CONTRADICTIONS = {
     "next_id below given ids": ({"next_id": 20}, [], "next_id is 20, but 24 is the id of a row"),
     "an id twice": ({}, [section("0/ids", [3, 9, 4, 9, 7])], "two rows have the id 9"),
     "an id in two segments": ({}, [section("0/ids", [3, 9, 4, 22, 7])], "two rows have the id 22"),
@@ -740,9 +738,9 @@ def test_a_head_that_is_not_finite_is_refused(tmp_path):
         resmem.Memory.load(path, verify=False)
 
 
-@pytest.mark.parametrize("case", GIVEN)
-def test_given_ids_that_contradict_each_other_are_refused_before_rows_are_added(tmp_path, case):
-    changes, sections, match = GIVEN[case]
+@pytest.mark.parametrize("case", GIVEN_ID_CONTRADICTIONS)
+def test_contradictory_given_ids_are_refused_before_an_add(tmp_path, case):
+    changes, sections, match = GIVEN_ID_CONTRADICTIONS[case]
     path = tmp_path / "m.resmem"
     with_ids(path)
     damaged_at(path, *sections, **changes)
@@ -751,7 +749,7 @@ def test_given_ids_that_contradict_each_other_are_refused_before_rows_are_added(
     rows = examples(np.random.default_rng(2), 2)
     try:
         mem = resmem.Memory.load(path, verify=False)
-    except resmem.FileFormatError as error:  # counted ids tell it at once
+    except resmem.FileFormatError as error:  # counted ids show it at once
         assert re.search(match, str(error))  # noqa: PT017
         return
     for twin in (mem, pickle.loads(pickle.dumps(mem))):
@@ -762,7 +760,7 @@ def test_given_ids_that_contradict_each_other_are_refused_before_rows_are_added(
         assert len(twin) == before
 
 
-def test_ids_of_every_kind_are_accepted_where_they_make_sense(tmp_path):
+def test_valid_ids_of_every_kind_are_loaded(tmp_path):
     path = tmp_path / "m.resmem"
     with_ids(path)
     mem = resmem.Memory.load(path).remove([9, 22]).save(path)
@@ -775,7 +773,7 @@ def test_ids_of_every_kind_are_accepted_where_they_make_sense(tmp_path):
         mem.add(*examples(np.random.default_rng(3), 1))
 
 
-def test_a_file_that_has_held_too_many_segments_is_saved_anew(tmp_path):
+def test_file_out_of_segment_numbers_must_be_saved_anew(tmp_path):
     path = tmp_path / "m.resmem"
     continued(path)
     damaged_at(path, numbers=2**48)
@@ -790,7 +788,7 @@ def test_a_file_that_has_held_too_many_segments_is_saved_anew(tmp_path):
 
 @pytest.mark.parametrize("store", ["dense", "sparse:1", "head"])
 @pytest.mark.parametrize("wrong", [3, -1, 2**40])
-def test_classes_that_are_none_are_found_wherever_they_are_used(tmp_path, store, wrong):
+def test_targets_out_of_range_are_refused_wherever_used(tmp_path, store, wrong):
     rng, path = np.random.default_rng(0), tmp_path / "m.resmem"
     keys, outputs, targets = examples(rng, 30)
     given = {"store": store}
@@ -825,7 +823,7 @@ def test_classes_that_are_none_are_found_wherever_they_are_used(tmp_path, store,
 
 
 @pytest.mark.parametrize("wrong", [3, -1, 2**31 - 1])
-def test_kept_classes_that_are_none_are_found_wherever_they_are_used(tmp_path, wrong):
+def test_stored_classes_out_of_range_are_refused_wherever_used(tmp_path, wrong):
     rng, path = np.random.default_rng(0), tmp_path / "m.resmem"
     resmem.Memory(k=4, store="sparse:1").fit(*examples(rng, 30)).save(path)
     index = container.load(path).arrays["0/index"].copy()
@@ -845,7 +843,7 @@ def test_kept_classes_that_are_none_are_found_wherever_they_are_used(tmp_path, w
             call()
 
 
-def test_an_optional_section_of_a_later_version_is_passed_over(tmp_path):
+def test_optional_section_of_a_later_version_is_ignored(tmp_path):
     path = tmp_path / "m"
     mem = memory().save(path)
     loaded = container.load(path)
@@ -860,7 +858,7 @@ def test_an_optional_section_of_a_later_version_is_passed_over(tmp_path):
         resmem.Memory.load(path)
 
 
-def test_every_flipped_byte_and_every_truncation_is_found_or_harmless(tmp_path):
+def test_flipped_bytes_and_truncations_are_found_or_harmless(tmp_path):
     path = tmp_path / "m"
     rng = np.random.default_rng(10)
     mem = resmem.Memory(k=2, sigma=1.0).fit(*examples(rng, 3)).save(path)
@@ -888,7 +886,7 @@ def test_every_flipped_byte_and_every_truncation_is_found_or_harmless(tmp_path):
 
 
 def test_unverified_damage_is_never_a_crash(tmp_path):
-    """Without the check other answers may come, but no crash, hang or access out of bounds."""
+    """Without verification answers may differ, but nothing crashes or reads out of bounds."""
     code = (
         "import sys, numpy as np, resmem\n"
         "mem = resmem.Memory.load(sys.argv[1], verify=False)\n"
@@ -924,7 +922,7 @@ def test_unverified_damage_is_never_a_crash(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::resmem.ResmemWarning")
-def test_nonsense_under_right_checksums_is_refused_or_harmless():
+def test_forged_file_with_right_checksums_is_refused_or_usable():
     sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
     fuzz = importlib.import_module("fuzz_memory")
     seeds = fuzz.seeds()
@@ -940,7 +938,7 @@ def test_nonsense_under_right_checksums_is_refused_or_harmless():
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-def test_an_export_of_nonsense_is_refused_or_can_be_kept(tmp_path, suffix):
+def test_forged_export_is_refused_or_usable(tmp_path, suffix):
     """Whatever loads can be saved, continued, exported, and loaded again."""
     sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
     fuzz = importlib.import_module("fuzz_memory")
@@ -997,7 +995,7 @@ def test_a_load_under_a_memory_limit_is_a_memory_error(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.resmem")), ids=lambda p: p.stem)
 def test_files_of_earlier_versions_are_read(path):
-    """Never written again: made by the first version that had this format."""
+    """These files are never written again: the first version of the format made them."""
     mem = resmem.Memory.load(path)
     with np.load(path.with_suffix(".npz")) as answers:
         given_outputs = None if mem.store == "head" else answers["outputs"]
@@ -1007,7 +1005,7 @@ def test_files_of_earlier_versions_are_read(path):
     assert mem.base == {"model": "golden", "layer": -1}
 
 
-def test_there_are_golden_files_of_every_store_key_type_and_kind_of_preprocess():
+def test_golden_files_cover_stores_key_types_and_preprocess():
     found = [resmem.Memory.load(path) for path in GOLDEN.glob("*.resmem")]
     assert {m.store for m in found} == {"dense", "sparse:2", "head"}
     assert {m.key_dtype for m in found} == {"float32", "float16", "bfloat16"}

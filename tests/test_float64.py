@@ -1,4 +1,4 @@
-"""Float64 keys: search by the oracle's bits, and when they are kept."""
+"""Float64 keys: searches give the oracle's bits; when embeddings are kept as float64."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from resmem._rows import ingest
 
 
 def kept(rows, metric="euclidean"):
-    """How ``search`` compares rows: a dtype, and whether an offset is taken off."""
+    """Return the dtype in which ``search`` compares rows, and whether it subtracts an offset."""
     keeping = _search._Search(np.asarray(rows), 1, metric, 0).keeping
     return keeping.dtype, keeping.offset is not None
 
 
-def told(call, *args):
-    """The warnings of a call."""
+def warnings_of(call, *args):
+    """Return the texts of the warnings of a call."""
     with warnings.catch_warnings(record=True) as each:
         warnings.simplefilter("always")
         call(*args)
@@ -68,7 +68,7 @@ def test_search_of_float64_has_the_bits_of_the_oracle(family, seed, n, q, d, k, 
 
 
 @pytest.mark.parametrize("family", sorted(WIDE_FAMILIES))
-def test_many_float64_rows_pass_the_filter_that_was_asked_for(family):
+def test_float64_search_uses_the_filter_that_was_asked_for(family):
     queries, rows = make_wide(family, 5, 3000, 300, 6)
     wanted = oracle.search(queries[:9], rows, 5, wide=True)
     for kind in ("dot", "difference"):
@@ -82,7 +82,7 @@ def test_many_float64_rows_pass_the_filter_that_was_asked_for(family):
             assert stats["rescored"] < 300 * 60  # few rows are left to canonical keys
 
 
-def test_float64_segments_ids_versions_and_exclusions():
+def test_float64_segments_and_exclusions_give_the_oracles_bits():
     queries, rows = make_wide("unix times", 6, 400, 20, 3)
     rng = np.random.default_rng(6)
     ids, dead = rng.permutation(1000)[:400], rng.random(400) < 0.3
@@ -100,7 +100,7 @@ def test_float64_segments_ids_versions_and_exclusions():
     assert_same(found[:2], wanted)
 
 
-def test_queries_and_keys_are_float64_together_or_not_at_all():
+def test_queries_and_keys_of_different_width_are_refused():
     queries, rows = make_wide("gaussian", 7, 10, 3, 4)
     narrow = rows.astype(np.float32)
     for asked, stored in ((queries, narrow), (queries.astype(np.float32), rows)):
@@ -120,7 +120,7 @@ def test_float64_logits_of_a_head_are_those_of_the_oracle():
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_the_largest_float64_value_and_the_first_bad_row(isa):
+def test_inspect_rows_of_float64_gives_maximum_and_bad_row(isa):
     for n, d in ((1, 1), (3, 5), (700, 33)):
         rows = np.random.default_rng(n).normal(size=(n, d)) * 1e200
         assert _core.inspect_rows(rows, 2, isa) == (max_abs(rows), -1)
@@ -149,7 +149,7 @@ def test_integers_beyond_2_to_the_24_are_told_apart(dtype):
     assert (distances[:, 1] == 1).all()
 
 
-def test_positions_about_the_earth_find_the_nearest():
+def test_positions_on_the_earth_find_the_nearest():
     rng = np.random.default_rng(3)
     cities = make_wide("on a sphere", 3, 20, 0, 3)[1]
     rows = cities[rng.integers(0, 20, 20_000)] + rng.normal(size=(20_000, 3)) * 2
@@ -158,7 +158,7 @@ def test_positions_about_the_earth_find_the_nearest():
     distances, ids = resmem.search(queries, rows, 3)
     assert_same((distances[:40], ids[:40]), oracle.search(queries[:40], rows, 3, wide=True))
     rounded = oracle.search(queries[:40], rows, 1)[1][:, 0]
-    assert np.mean(rounded == ids[:40, 0]) < 0.8  # what float32 would have said
+    assert np.mean(rounded == ids[:40, 0]) < 0.8  # float32 would give other neighbours
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -173,7 +173,7 @@ def test_ordinary_float64_embeddings_stay_float32(metric):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
-def test_other_metrics_keep_float64_where_float32_would_mix_rows_up(metric):
+def test_other_metrics_keep_float64_where_float32_mixes_rows_up(metric):
     rng = np.random.default_rng(5)
     rows = 1e4 + rng.normal(size=(500, 3)) * 1e-2
     queries = 1e4 + rng.normal(size=(20, 3)) * 1e-2
@@ -196,7 +196,7 @@ def test_cosines_do_not_depend_on_the_size_of_vectors():
     rng = np.random.default_rng(7)
     rows = rng.normal(size=(50, 4)) * 10.0 ** rng.integers(-300, 300, (50, 1))
     queries = rng.normal(size=(5, 4)) * 1e-250
-    with pytest.raises(ValueError, match="rescale them"):  # of rows as large as 1e300
+    with pytest.raises(ValueError, match="rescale them"):  # rows are as large as 1e300
         resmem.search(queries, rows, 3, "cosine")
     rows = rng.normal(size=(50, 4)) * 10.0 ** rng.integers(-300, 140, (50, 1))
     found = resmem.search(queries, rows, 3, "cosine")
@@ -207,19 +207,21 @@ def test_cosines_do_not_depend_on_the_size_of_vectors():
     assert np.array_equal(found[1], np.argsort(1 - asked @ unit.T, axis=1)[:, :3])
 
 
-def test_integers_that_float64_does_not_hold_are_told_of():
+def test_integers_beyond_float64_are_warned_of():
     rows = np.array([[2**60 + 1], [2**60 + 2]])
-    said = told(resmem.search, rows, rows, 1)
-    assert [each.split()[0] for each in said] == ["rows", "queries"]  # and each of them once
+    said = warnings_of(resmem.search, rows, rows, 1)
+    assert [each.split()[0] for each in said] == ["rows", "queries"]  # each is warned of once
     assert all("take one and the same offset off" in each for each in said)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])
-def test_the_cure_for_integers_that_float64_does_not_hold_works(dtype):
+def test_advice_for_integers_beyond_float64_works(dtype):
     x = (2**62 + np.random.default_rng(8).permutation(500)[:, None]).astype(dtype)
     rows, queries = x[:400], x[400:]
     (cure,) = {
-        each.split(", ")[-1] for each in told(resmem.search, queries, rows, 1) if "rows" in each
+        each.split(", ")[-1]
+        for each in warnings_of(resmem.search, queries, rows, 1)
+        if "rows" in each
     }
     assert cure == "(rows - offset).astype('int64')"
     offset = rows[0]
@@ -229,7 +231,7 @@ def test_the_cure_for_integers_that_float64_does_not_hold_works(dtype):
     assert (away[np.arange(100), near] == away.min(axis=1)).all()
 
 
-def test_a_single_row_tells_its_neighbours_apart():
+def test_memory_that_begins_with_one_time_tells_times_apart():
     assert resmem.search([[1.7e9 + 1], [1.7e9 + 5]], [[1.7e9]], 1)[0].tolist() == [[1], [5]]
     mem = resmem.Memory(task="regression", k=1).fit([[1.7e9]], [0.0], [7.0])
     mem.add([[1.7e9 + 1], [1.7e9 + 2]], [0.0, 0.0], [8.0, 9.0])
@@ -253,7 +255,7 @@ def test_few_unix_times_among_small_values_are_told_apart():
     assert (mem.kneighbors(rows[:60])[1][:, 0] == np.arange(60)).all()
 
 
-def test_each_query_is_compared_in_its_own_way_whatever_the_batch():
+def test_each_query_has_the_same_neighbours_in_any_batch():
     rng = np.random.default_rng(19)
     rows = rng.random((1000, 4))
     rows[:50] = rows[50:100] + 1e-9
@@ -270,7 +272,7 @@ def test_each_query_is_compared_in_its_own_way_whatever_the_batch():
             assert_same([np.concatenate(each) for each in zip(*parts, strict=True)], whole)
 
 
-def test_queries_that_float32_moves_too_far_are_compared_in_float64():
+def test_queries_that_float32_moves_too_far_use_float64():
     rows = np.arange(40.0)[:, None]
     queries = np.array([[1e9 + 0.25], [3.25], [1e300**0.5 / 1e10]])
     assert kept(rows) == ("float32", False)
@@ -278,7 +280,7 @@ def test_queries_that_float32_moves_too_far_are_compared_in_float64():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_what_search_compares_may_be_asked_for(metric):
+def test_key_dtype_of_search_chooses_what_is_compared(metric):
     rng = np.random.default_rng(30)
     for offset in (0, 1e6):
         rows, queries = rng.normal(size=(300, 5)) + offset, rng.normal(size=(20, 5)) + offset
@@ -333,7 +335,7 @@ def test_values_too_small_for_their_squares_are_refused(metric, scale):
         resmem.Memory(task="regression").fit(rows, np.zeros(100), np.zeros(100))
 
 
-def test_a_search_that_rounds_nothing_measures_nothing(monkeypatch):
+def test_search_without_rounding_measures_no_neighbourhood(monkeypatch):
     def refuse(*args):
         raise AssertionError("rounding was looked at")
 
@@ -357,7 +359,7 @@ def test_errors_are_the_norms_of_roundings():
     assert errors(np.array([[3.0, 2.0**-149]])) == 0
 
 
-def test_what_rounding_uses_is_measured_on_neighbours():
+def test_rounding_is_measured_against_neighbour_distances():
     rows = 2.0**24 + np.arange(0, 200.0)[:, None]  # a step of 1, of which float32 holds every other
     around = Neighbourhood(rows, 200)
     assert np.quantile(around.steps, 0.5) == pytest.approx(3 / 7)
@@ -366,11 +368,11 @@ def test_what_rounding_uses_is_measured_on_neighbours():
     assert around.keeping(may_shift=False).dtype == "float64"
     assert around.keeping(may_shift=True).offset == 2.0**24 + 99
     assert Neighbourhood(rows, 2000).steps == pytest.approx(around.steps / 10)
-    twice = Neighbourhood(np.concatenate([rows, rows]), 400)  # equal rows are one
+    twice = Neighbourhood(np.concatenate([rows, rows]), 400)  # equal rows count once
     assert (twice.steps == around.steps).all()
 
 
-def test_points_like_those_measured_are_allowed():
+def test_rounding_of_points_like_those_measured_is_allowed():
     rng = np.random.default_rng(10)
     for shape in ((3000, 5), (300, 100), (2, 1)):
         rows = rng.normal(size=shape)
@@ -383,7 +385,7 @@ def test_points_like_those_measured_are_allowed():
 
 SECONDS = 1.7e9 + np.random.default_rng(11).permutation(4000)[:300][:, None].astype(np.float64)
 METRES = 6.378e6 * np.array([[0.6, 0.64, 0.48]]) + np.random.default_rng(12).normal(size=(300, 3))
-FORMS = {"float32": False, "float64": True}  # of SECONDS and of METRES
+FORMS = {"float32": False, "float64": True}  # the dtypes that "auto" chooses
 
 
 def fitted(rows, **options):
@@ -396,7 +398,7 @@ def form(mem):
     return mem.key_dtype, "offset" in mem._state.view.rows.preprocess.arrays
 
 
-def test_a_memory_of_times_takes_an_offset_off_and_finds_what_float64_finds():
+def test_memory_of_times_subtracts_an_offset_and_is_exact():
     mem, logits, targets = fitted(SECONDS)
     assert form(mem) == ("float32", True)
     wanted = oracle.search(SECONDS[:50], SECONDS, 4, wide=True)
@@ -405,7 +407,7 @@ def test_a_memory_of_times_takes_an_offset_off_and_finds_what_float64_finds():
     assert_same(mem.kneighbors(SECONDS[:50]), wanted)
 
 
-def test_a_memory_of_positions_keeps_float64_and_finds_the_nearest():
+def test_memory_of_positions_keeps_float64_and_is_exact():
     cities = make_wide("on a sphere", 3, 300, 0, 3)[1]
     rows = np.concatenate([cities[:150], cities[:150] + 0.05])
     mem, logits, _ = fitted(rows)
@@ -419,7 +421,7 @@ def test_a_memory_of_positions_keeps_float64_and_finds_the_nearest():
 
 @pytest.mark.parametrize("rows", [SECONDS, np.concatenate([METRES, -METRES])[:300] * 1e3])
 @pytest.mark.parametrize("how", ["file", "append", "npz", "safetensors", "pickle", "copy"])
-def test_copies_and_files_keep_how_embeddings_are_kept(rows, how, tmp_path):
+def test_copies_and_files_keep_the_dtype_and_offset_of_keys(rows, how, tmp_path):
     mem, logits, targets = fitted(rows)
     assert form(mem) in (("float32", True), ("float64", False))
     if how == "append":
@@ -442,14 +444,14 @@ def test_copies_and_files_keep_how_embeddings_are_kept(rows, how, tmp_path):
     same_bits(twin.correct(rows, logits), mem.correct(rows, logits))
 
 
-def test_float32_that_was_asked_for_is_warned_of_and_the_cure_works():
+def test_float32_that_mixes_times_up_is_warned_of_with_advice():
     with pytest.warns(resmem.ResmemWarning, match=r"moves .* 10% of .*; use key_dtype='auto'"):
         mem, *_ = fitted(SECONDS, key_dtype="float32")
     assert form(mem) == ("float32", False)
-    assert form(fitted(SECONDS, key_dtype="auto")[0]) == ("float32", True)  # and says nothing
+    assert form(fitted(SECONDS, key_dtype="auto")[0]) == ("float32", True)  # without a warning
 
 
-def test_a_head_cannot_take_an_offset_off_and_says_so():
+def test_head_store_of_times_advises_to_subtract_an_offset():
     head = np.zeros((3, 1), np.float32), None
     with pytest.warns(
         resmem.ResmemWarning, match="take an offset off the embeddings, of queries too"
@@ -458,9 +460,9 @@ def test_a_head_cannot_take_an_offset_off_and_says_so():
     resmem.Memory(k=4, store="head", head=head).fit(SECONDS - SECONDS[0], None, np.zeros(300, int))
 
 
-def test_rows_and_queries_that_the_chosen_form_would_mix_up_are_told_of():
+def test_far_rows_are_refused_and_far_queries_warned_of():
     mem, logits, targets = fitted(SECONDS)
-    later = SECONDS * 1.01 + 0.3  # half a year on
+    later = SECONDS * 1.01 + 0.3  # half a year later
     with pytest.raises(ValueError, match="fit all rows again, with key_dtype='float64'"):
         mem.add(later, logits, targets)
     assert len(mem) == 300
@@ -485,7 +487,7 @@ def test_rows_that_lie_denser_than_those_of_fit_are_refused():
     assert (mem.predict(both, np.zeros(5200)) == values).all()
 
 
-def test_rows_that_come_one_by_one_are_measured_now_and_then(monkeypatch):
+def test_rows_added_one_by_one_are_measured_only_sometimes(monkeypatch):
     rows = np.random.default_rng(29).random((900, 3))
     mem = resmem.Memory(task="regression", k=1).fit(rows[:300], np.zeros(300), np.arange(300.0))
     measured = []
@@ -503,7 +505,7 @@ def test_rows_that_come_one_by_one_are_measured_now_and_then(monkeypatch):
         mem.add(rows[:2] + 1e7, np.zeros(2), np.zeros(2))
 
 
-def test_a_row_that_becomes_a_stored_one_when_rounded_is_refused():
+def test_row_that_rounds_to_a_stored_row_is_refused():
     rows = np.concatenate([np.arange(300.0), [1.7e9]])[:, None]
     mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(301), np.zeros(301))
     with pytest.raises(ValueError, match="fit all rows again"):
@@ -511,7 +513,7 @@ def test_a_row_that_becomes_a_stored_one_when_rounded_is_refused():
 
 
 @pytest.mark.parametrize("scale", [1, 1e3])
-def test_rows_that_come_again_are_added(scale):
+def test_rows_equal_to_stored_rows_are_added(scale):
     rows = np.random.default_rng(24).normal(size=(700, 5)) * scale
     for each in (rows, np.concatenate([METRES, -METRES])[:300] * 1e3):
         n = len(each)
@@ -522,7 +524,7 @@ def test_rows_that_come_again_are_added(scale):
         assert (mem.predict(each, np.zeros(n)) == np.arange(n)).all()
 
 
-def test_times_that_come_many_times_each_are_told_apart():
+def test_repeated_times_are_told_apart():
     for n in (100, 300):
         rows, values = np.repeat(1.7e9 + np.arange(n), 10)[:, None], np.repeat(np.arange(n), 10)
         mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(10 * n), values)
@@ -530,7 +532,7 @@ def test_times_that_come_many_times_each_are_told_apart():
         assert (resmem.search(rows, rows, 1)[0] == 0).all()
 
 
-def test_a_memory_of_many_whole_numbers_and_few_others_is_loaded_again(tmp_path):
+def test_memory_of_mostly_whole_numbers_is_saved_and_loaded(tmp_path):
     rows = np.random.default_rng(25).integers(0, 1000, (2000, 2)).astype(float)
     rows[::14] += 0.1
     mem = resmem.Memory(task="regression", k=3).fit(rows, np.zeros(2000), np.arange(2000.0))
@@ -551,12 +553,12 @@ def test_settings_without_a_key_dtype_keep_float64():
     assert (mem.kneighbors(FAR)[1][:, 0] == np.arange(500)).all()
 
 
-def test_queries_are_still_looked_at_after_use():
+def test_queries_are_still_measured_after_use():
     mem, _, _ = fitted(SECONDS)
     mem.use(dataclasses.replace(mem.settings, k=2, key_dtype="auto"))
-    assert not told(mem.kneighbors, SECONDS[:5])
+    assert not warnings_of(mem.kneighbors, SECONDS[:5])
     assert any(
-        "fit the memory again" in each for each in told(mem.kneighbors, SECONDS * 1.01 + 0.3)
+        "fit the memory again" in each for each in warnings_of(mem.kneighbors, SECONDS * 1.01 + 0.3)
     )
 
 
@@ -565,7 +567,7 @@ def test_tuning_of_a_float64_memory_tries_pca_as_float32():
     mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(500), np.sin(FAR[:, 0]))
     assert mem.key_dtype == "float64"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the edges of so small a grid
+        warnings.simplefilter("ignore")  # so small a grid has its best at an edge
         result = mem.tune(
             rows[:90] + 0.1, np.zeros(90), np.sin(FAR[:90, 0]), preprocess=["none", "pca:1"],
             k=[1, 2], apply=False,
@@ -581,20 +583,20 @@ def test_tiny_rows_join_a_float64_memory_of_ordinary_ones():
     assert mem.predict([[0.0, 0.0]], [0.0]).tolist() == [1]
 
 
-def test_the_cure_for_a_head_gives_the_same_base():
+def test_advice_for_a_head_gives_the_same_base():
     rng = np.random.default_rng(28)
     weight, bias = rng.normal(size=(3, 1)) / 1e9, rng.normal(size=3)
     base = resmem.Memory(k=4, store="head", head=(weight, bias), strength=0)
-    said = told(lambda: base.fit(SECONDS, None, np.zeros(300, int)))
+    said = warnings_of(lambda: base.fit(SECONDS, None, np.zeros(300, int)))
     assert any("add weight @ offset to the bias" in each for each in said)
     offset = SECONDS[0]
     cured = resmem.Memory(k=4, store="head", head=(weight, bias + weight @ offset), strength=0)
-    assert not told(lambda: cured.fit(SECONDS - offset, None, np.zeros(300, int)))
+    assert not warnings_of(lambda: cured.fit(SECONDS - offset, None, np.zeros(300, int)))
     wanted = base.predict_proba(SECONDS)
     assert np.allclose(cured.predict_proba(SECONDS - offset), wanted, atol=1e-6)
 
 
-def test_fit_chooses_anew_and_add_does_not():
+def test_fit_chooses_the_key_dtype_anew():
     mem, logits, targets = fitted(SECONDS)
     ordinary = np.random.default_rng(15).normal(size=(300, 1))
     assert form(mem.fit(ordinary, logits, targets)) == ("float32", False)
@@ -603,7 +605,7 @@ def test_fit_chooses_anew_and_add_does_not():
 
 
 @pytest.mark.parametrize("preprocess", ["center", "standardize", "unit", "pca:1", "whiten:1"])
-def test_preprocessing_takes_float64_as_it_comes(preprocess):
+def test_preprocess_is_computed_from_float64_embeddings(preprocess):
     mem = fitted(np.hstack([SECONDS, SECONDS[::-1]]), preprocess=preprocess)[0]
     rows = np.hstack([SECONDS, SECONDS[::-1]])
     made_by = mem._state.view.rows.preprocess
@@ -614,7 +616,7 @@ def test_preprocessing_takes_float64_as_it_comes(preprocess):
         assert np.allclose(apart, oracle.search(rows[:50], rows, 4, wide=True)[0], atol=1e-6)
 
 
-def test_keys_are_made_anew_of_the_embeddings_themselves():
+def test_rekeying_uses_the_original_embeddings():
     rows = np.hstack([SECONDS, SECONDS[::-1]])
     mem, logits, _ = fitted(rows)
     assert form(mem) == ("float32", True)
@@ -635,7 +637,7 @@ def test_float64_memories_tune_evaluate_and_explain():
     targets = (np.sin(place[:, 0] * 2) > 0).astype(np.int64)
     mem = resmem.Memory(k=5, key_dtype="float64").fit(rows[:500], logits[:500], targets[:500])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the edges of so small a grid
+        warnings.simplefilter("ignore")  # so small a grid has its best at an edge
         result = mem.tune(rows[500:], logits[500:], targets[500:], k=[2, 5], temperature=1.0)
     assert result.useful
     assert mem.key_dtype == "float64"
@@ -645,7 +647,7 @@ def test_float64_memories_tune_evaluate_and_explain():
     assert_same((explained.distances, explained.ids), mem.kneighbors(rows[500:503]))
 
 
-def test_integers_of_a_regression_come_back_as_they_were():
+def test_large_integer_targets_are_predicted_exactly():
     rows, values = np.arange(4.0)[:, None], np.array([16777217, 33554433, 2**52 + 1, 3])
     mem = resmem.Memory(task="regression", k=1).fit(rows, np.zeros(4), values)
     assert mem.predict(rows, np.zeros(4)).tolist() == values.tolist()
@@ -660,10 +662,12 @@ def test_large_logits_keep_their_differences():
     shifted = logits - logits.max(axis=1, keepdims=True)
     wanted = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
     assert np.allclose(mem.correct(rows, logits), wanted, rtol=1e-6)
-    same_bits(mem.correct(rows[2:], logits[2:]), oracle.softmax(logits[2:]))  # small: as it was
+    same_bits(
+        mem.correct(rows[2:], logits[2:]), oracle.softmax(logits[2:])
+    )  # small logits are unchanged
 
 
-def test_probabilities_too_small_for_float32_do_not_become_impossible():
+def test_probabilities_below_float32_do_not_become_impossible():
     chances = np.array([[1e-60, 1 - 1e-60], [0.0, 1.0]])
     mem = resmem.Memory(k=1, output_kind="probabilities", strength=0)
     mem.fit([[0.0], [1.0]], chances, [1, 1])

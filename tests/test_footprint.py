@@ -57,7 +57,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def extra(script):
-    """MiB taken beyond the results."""
+    """Return the MiB that a script takes beyond its results."""
     done = subprocess.run(
         [sys.executable, "-c", PREPARE + script], capture_output=True, text=True, check=False
     )
@@ -76,7 +76,7 @@ def extra(script):
         (3_000, 9000, 100, 5, 2, "automatic"),
     ],
 )
-def test_a_search(n, d, q, k, threads, strategy):
+def test_search_takes_at_most_64_mib_beyond_its_results(n, d, q, k, threads, strategy):
     assert extra(SEARCH.format((n, d, q, k, threads, strategy))) <= 64
 
 
@@ -93,12 +93,12 @@ def test_a_search(n, d, q, k, threads, strategy):
     ],
 )
 @pytest.mark.parametrize(("q", "columns", "k"), [(1200, 10_000, 20), (60_000, 3, 200)])
-def test_a_query_of_a_memory(q, columns, k, call):
-    """Never an array (q, n) or (q, k, C), nor a second one (q, C)."""
+def test_query_takes_at_most_64_mib_beyond_its_results(q, columns, k, call):
+    """No array (q, n) or (q, k, C) is made, nor a second one (q, C)."""
     assert extra(QUERY.format(q, columns, k, call)) <= 64
 
 
-MANY = """
+MANY_ROWS = """
 n = 12_000_000
 keys = np.zeros((n, 2), np.float32)
 keys[:, 0] = np.arange(n) % 1000
@@ -109,9 +109,9 @@ def fit():
 """
 
 
-def test_a_fit_that_measures_the_length_scale_of_many_rows():
-    """No row number of each of them, which would take 92 MiB."""
-    assert extra(MANY.format("'auto'") + "measure(lambda: fit() or ())") <= 64
+def test_sigma_of_many_rows_is_measured_in_little_memory():
+    """No array of all row numbers is made, which would take 92 MiB."""
+    assert extra(MANY_ROWS.format("'auto'") + "measure(lambda: fit() or ())") <= 64
 
 
 @pytest.mark.parametrize("removed", ["", "memory.remove([5])\n"])
@@ -123,14 +123,17 @@ def test_a_fit_that_measures_the_length_scale_of_many_rows():
         "tune._sample(memory._state.view.rows, 0).sum()",
     ],
 )
-def test_samples_of_many_rows(call, removed):
+def test_samples_of_many_rows_take_little_memory(call, removed):
     script = "from resmem._indexes import trial as index_trial\nfrom resmem._tuning import tune\n"
-    assert extra(MANY.format("1.0") + "fit()\n" + removed + script + f"measure(lambda: {call})") < 9
+    assert (
+        extra(MANY_ROWS.format("1.0") + "fit()\n" + removed + script + f"measure(lambda: {call})")
+        < 9
+    )
 
 
 @pytest.mark.parametrize(("suffix", "most"), [("m", 90), ("m.npz", 64)])
-def test_a_file_of_the_living_among_many_rows(tmp_path, suffix, most):
-    """No list of them, which would take 92 MiB."""
+def test_file_of_many_rows_is_written_in_little_memory(tmp_path, suffix, most):
+    """No list of the rows that are left is made, which would take 92 MiB."""
     call = f"memory.{'export' if '.' in suffix else 'save'}({str(tmp_path / suffix)!r}) and ()"
-    script = MANY.format("1.0") + f"fit()\nmemory.remove([5])\nmeasure(lambda: {call})"
+    script = MANY_ROWS.format("1.0") + f"fit()\nmemory.remove([5])\nmeasure(lambda: {call})"
     assert extra(script) <= most

@@ -1,4 +1,4 @@
-"""Memories that begin with few rows or none: what is measured when, and told of growth."""
+"""Memories that begin with few rows or none: when sigma is measured, and warnings of growth."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ ROWS, MORE = examples(1, 40), examples(2, 30)
 
 
 def same(one, other):
-    """The same answers, and all that is told of both."""
+    """Check that both memories have the same answers and the same info."""
     queries, outputs, _ = examples(3, 6)
     assert one.correct(queries, outputs).tobytes() == other.correct(queries, outputs).tobytes()
     for got, wanted in zip(one.kneighbors(queries), other.kneighbors(queries), strict=True):
         assert got.tobytes() == wanted.tobytes()
     apart = ("nbytes", "segments", "file", "file_bytes", "generation")
-    told = [{k: v for k, v in m.info().items() if k not in apart} for m in (one, other)]
-    assert told[0] == told[1]
+    infos = [{k: v for k, v in m.info().items() if k not in apart} for m in (one, other)]
+    assert infos[0] == infos[1]
 
 
 def through(form, mem, tmp_path):
-    """A memory that went through a file or a pickle."""
+    """Return the memory after it went through a file or a pickle."""
     path = tmp_path / form
     if form == "pickle":
         return pickle.loads(pickle.dumps(mem))
@@ -61,7 +61,7 @@ def through(form, mem, tmp_path):
 
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize("given_ids", [False, True])
-def test_the_first_two_rows_are_measured(first, given_ids):
+def test_sigma_is_measured_once_there_are_two_rows(first, given_ids):
     ids = np.arange(100, 140)[::-1] if given_ids else np.arange(40)
     mem = resmem.Memory(k=5)
     mem.fit(*(part[:first] for part in ROWS), ids=ids[:first])
@@ -71,10 +71,10 @@ def test_the_first_two_rows_are_measured(first, given_ids):
     assert mem.sigma_ == oracle.auto_sigma(ROWS[0], ids, 5) != 1.0
     assert mem.info()["sigma_rows"] == 40
     measured = mem.sigma_
-    assert mem.add(*MORE).sigma_ == measured  # once
+    assert mem.add(*MORE).sigma_ == measured  # it is measured once
 
 
-def test_rows_that_come_one_by_one_are_measured_when_there_are_two():
+def test_sigma_of_rows_added_one_by_one_is_measured_at_two():
     mem = resmem.Memory(k=5)
     for i in range(3):
         mem.add(*(part[i : i + 1] for part in ROWS))
@@ -97,7 +97,7 @@ def test_sigma_is_measured_again_whenever_it_is_set_to_auto():
     assert mem.sigma_ == oracle.auto_sigma(living, np.arange(39, 70), 5)
 
 
-def test_use_measures_what_its_settings_change():
+def test_use_measures_sigma_again_only_if_it_changes():
     mem = resmem.Memory(k=5).fit(*(part[:9] for part in ROWS)).add(*(part[9:] for part in ROWS))
     measured, settings = mem.sigma_, mem.settings
     assert mem.use(settings).sigma_ == measured
@@ -105,11 +105,11 @@ def test_use_measures_what_its_settings_change():
     assert mem.use(settings).sigma_ == oracle.auto_sigma(ROWS[0], None, 5)
 
 
-# ---- What is told of growth --------------------------------------------------------------------
+# ---- Warnings of growth ------------------------------------------------------------------------
 
 
-def told_of(mem, rows, ids=None):
-    """What is said when these rows come."""
+def warnings_of_add(mem, rows, ids=None):
+    """Add rows and return the texts of the warnings."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         mem.add(*rows, ids=ids)
@@ -118,34 +118,34 @@ def told_of(mem, rows, ids=None):
     return [str(each.message) for each in said]
 
 
-def tell(mem, sizes, seed=9):
-    """Rows at which something is said, as so many come at a time."""
+def warned_at(mem, sizes, seed=9):
+    """Add rows in chunks of these sizes; return the lengths at which the memory warned."""
     found = []
     for i, n in enumerate(sizes):
-        if told_of(mem, examples(seed + i, n)):
+        if warnings_of_add(mem, examples(seed + i, n)):
             found.append(len(mem))
     return found
 
 
-def test_growth_to_8_times_64_times_is_told_once_each():
+def test_growth_to_8_and_64_times_is_warned_of_once_each():
     mem = resmem.Memory(k=5).fit(*(part[:10] for part in ROWS))
-    assert tell(mem, [69, 1, 1, 500, 58, 1, 1, 3000]) == [80, 640]
-    assert tell(mem, [3000]) == [6641]
-    assert tell(resmem.Memory(k=5).fit(*(part[:10] for part in ROWS)), [9000]) == [9010]
+    assert warned_at(mem, [69, 1, 1, 500, 58, 1, 1, 3000]) == [80, 640]
+    assert warned_at(mem, [3000]) == [6641]
+    assert warned_at(resmem.Memory(k=5).fit(*(part[:10] for part in ROWS)), [9000]) == [9010]
 
 
-def test_a_window_that_slides_is_told_of_its_growth_once():
+def test_sliding_window_is_warned_of_growth_once():
     mem = resmem.Memory(k=5).fit(*(part[:10] for part in ROWS))
     said = []
     for i in range(6):
-        said += told_of(mem, examples(i, 70))
+        said += warnings_of_add(mem, examples(i, 70))
         mem.remove(np.arange(10 + 70 * i, 80 + 70 * i))
     assert len(said) == 1
 
 
-def test_the_hint_for_sigma_does_what_it_says():
+def test_growth_hint_for_sigma_works_as_written():
     memory = resmem.Memory(k=5).fit(*(part[:3] for part in ROWS))
-    said = told_of(memory, (part[3:] for part in ROWS))
+    said = warnings_of_add(memory, (part[3:] for part in ROWS))
     assert said == [
         "sigma='auto' was measured on 3 rows and the memory has grown to 40; measure it again: "
         "memory.sigma = 'auto' (or fit all rows)"
@@ -153,28 +153,28 @@ def test_the_hint_for_sigma_does_what_it_says():
     hint = said[0].rpartition(": ")[2].removesuffix(" (or fit all rows)")
     exec(hint, {"memory": memory})
     assert memory.sigma_ == oracle.auto_sigma(ROWS[0], None, 5)
-    assert told_of(memory, MORE) == []
+    assert warnings_of_add(memory, MORE) == []
 
 
 @pytest.mark.parametrize("preprocess", ALL)
-def test_the_hint_for_preprocess_does_what_it_says(preprocess):
+def test_growth_hint_for_preprocess_works_as_written(preprocess):
     memory = resmem.Memory(k=5, sigma=1.0, preprocess=preprocess).fit(*(part[:5] for part in ROWS))
-    said = told_of(memory, (part[5:] for part in ROWS))
+    said = warnings_of_add(memory, (part[5:] for part in ROWS))
     assert said == (preprocess in FITTED) * [
         f"preprocess={preprocess!r} was fitted to 5 rows and the memory has grown to 40; "
         "fit it again: memory.fit with all rows"
     ]
     assert memory.info()["preprocess_rows"] == (5 if preprocess in FITTED else None)
-    assert told_of(memory.fit(*ROWS), MORE) == []
+    assert warnings_of_add(memory.fit(*ROWS), MORE) == []
     same(memory, resmem.Memory(k=5, sigma=1.0, preprocess=preprocess).fit(*ROWS).add(*MORE))
 
 
-def test_no_growth_is_told_of_a_sigma_that_is_a_number():
+def test_growth_with_a_fixed_sigma_is_not_warned_of():
     mem = resmem.Memory(k=5, sigma=1.0).fit(*(part[:3] for part in ROWS))
-    assert told_of(mem, ROWS) == []
+    assert warnings_of_add(mem, ROWS) == []
 
 
-def test_rows_have_come_though_a_warning_is_an_error():
+def test_rows_are_added_even_if_the_warning_is_an_error():
     mem = resmem.Memory(k=5).fit(*(part[:3] for part in ROWS))
     with pytest.raises(resmem.ResmemWarning, match="has grown to 43"):
         mem.add(*ROWS)
@@ -182,18 +182,18 @@ def test_rows_have_come_though_a_warning_is_an_error():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_copy_knows_what_was_measured_on_how_many_rows(tmp_path, form):
+def test_copy_keeps_the_number_of_measured_rows(tmp_path, form):
     mem = resmem.Memory(k=5, preprocess="center").fit(*(part[:10] for part in ROWS))
     twin = through(form, mem, tmp_path)
     assert (twin.info()["sigma_rows"], twin.info()["preprocess_rows"]) == (10, 10)
-    assert len(told_of(twin, examples(5, 69))) == 0
-    assert len(told_of(twin, examples(6, 1))) == 2
+    assert len(warnings_of_add(twin, examples(5, 69))) == 0
+    assert len(warnings_of_add(twin, examples(6, 1))) == 2
     if form == "pickle":
-        assert told_of(copy.copy(twin), examples(7, 1)) == []
+        assert warnings_of_add(copy.copy(twin), examples(7, 1)) == []
 
 
 @pytest.mark.parametrize("wrong", [None, "gone", -1, 1.5, True, "7"])
-def test_nothing_is_told_of_a_file_that_does_not_say_how_many(tmp_path, monkeypatch, wrong):
+def test_file_without_measured_rows_is_not_warned_of(tmp_path, monkeypatch, wrong):
     real = resmem._state.view.MemoryView.settings
 
     def older(held):
@@ -204,10 +204,10 @@ def test_nothing_is_told_of_a_file_that_does_not_say_how_many(tmp_path, monkeypa
     mem = resmem.Memory(k=5, preprocess="center").fit(*(part[:10] for part in ROWS))
     twin = resmem.Memory.load(mem.save(tmp_path / "m")._state.view.file.path)
     assert twin.sigma_ == mem.sigma_
-    assert told_of(twin, examples(5, 900)) == []
+    assert warnings_of_add(twin, examples(5, 900)) == []
 
 
-def test_a_row_in_an_older_file_has_measured_nothing(tmp_path, monkeypatch):
+def test_one_row_in_an_older_file_leaves_sigma_unmeasured(tmp_path, monkeypatch):
     real = resmem._state.view.MemoryView.settings
     told = lambda h: {k: v for k, v in real(h).items() if not k.endswith("_rows")}  # noqa: E731
     monkeypatch.setattr(resmem._state.view.MemoryView, "settings", told)
@@ -222,7 +222,7 @@ def test_a_row_in_an_older_file_has_measured_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("given_ids", [False, True])
 @pytest.mark.parametrize("preprocess", ALL)
 @pytest.mark.parametrize("before", ["nothing", "no rows", "no rows twice"])
-def test_the_first_rows_that_are_added_are_those_of_a_fit(before, preprocess, given_ids):
+def test_first_added_rows_act_like_rows_of_a_fit(before, preprocess, given_ids):
     ids = np.arange(40)[::-1] + 7 if given_ids else None
     mem = resmem.Memory(k=5, preprocess=preprocess)
     if before != "nothing":
@@ -255,7 +255,7 @@ def test_every_kind_of_memory_may_begin_with_add(kind):
 
 
 class Table:
-    """What a DataFrame is to the memory: an array whose columns have names."""
+    """A stand-in for a DataFrame: an array whose columns have names."""
 
     def __init__(self, array, names):
         self.array, self.columns, self.shape = array, names, array.shape
@@ -267,8 +267,8 @@ class Table:
 
 @pytest.mark.parametrize("before", ["nothing", "no rows", "a file"])
 @pytest.mark.parametrize("preprocess", ["none", "unit", "center"])
-def test_the_first_rows_choose_how_keys_are_kept(tmp_path, before, preprocess):
-    """Such as times, that float32 would make equal."""
+def test_first_rows_choose_the_key_dtype(tmp_path, before, preprocess):
+    """The rows are times that float32 would make equal."""
     times = 1.7e9 + np.arange(40.0)[:, None] / 8
     rows, queries = (times, *ROWS[1:]), times[:6] + 1 / 16
     options = {"k": 5, "sigma": 1.0, "preprocess": preprocess}
@@ -291,7 +291,7 @@ def test_the_first_rows_choose_how_keys_are_kept(tmp_path, before, preprocess):
 
 
 @pytest.mark.parametrize("first", [0, 9])
-def test_columns_of_the_first_rows_name_those_of_all(first):
+def test_first_rows_fix_the_column_names(first):
     names, mem = list("abcd"), resmem.Memory(k=5)
     mem.add(Table(ROWS[0][:first], names), *(part[:first] for part in ROWS[1:]))
     with pytest.raises(ValueError, match="columns"):
@@ -302,7 +302,7 @@ def test_columns_of_the_first_rows_name_those_of_all(first):
         mem.add(Table(ROWS[0], names[::-1]), *ROWS[1:])
 
 
-def test_rows_that_are_refused_leave_a_memory_without_any():
+def test_refused_first_rows_leave_the_memory_unfitted():
     mem = resmem.Memory(k=5, preprocess="center")
     for bad in ((ROWS[0], ROWS[1][:9], ROWS[2]), (ROWS[0] * np.nan, *ROWS[1:])):
         with pytest.raises(ValueError, match=r"outputs|NaN"):
@@ -314,7 +314,7 @@ def test_rows_that_are_refused_leave_a_memory_without_any():
     same(mem.add(*ROWS), resmem.Memory(k=5, preprocess="center").fit(*ROWS))
 
 
-def test_threads_that_begin_a_memory_together_all_keep_their_rows():
+def test_threads_that_add_the_first_rows_keep_all_rows():
     for _ in range(10):
         mem, barrier = resmem.Memory(k=5, sigma=1.0), threading.Barrier(4)
 
@@ -329,8 +329,8 @@ def test_threads_that_begin_a_memory_together_all_keep_their_rows():
 
 @pytest.mark.parametrize("preprocess", ALL)
 @pytest.mark.parametrize("form", FORMS)
-def test_a_memory_of_no_rows_goes_through_files(tmp_path, form, preprocess):
-    """And continues as a fit would have begun."""
+def test_memory_without_rows_is_saved_and_continued(tmp_path, form, preprocess):
+    """Rows that are added later act like rows of a fit."""
     mem = resmem.Memory(k=5, preprocess=preprocess).fit(*NOTHING)
     queries, outputs, _ = examples(3, 6)
     distances, ids = mem.kneighbors(queries)
@@ -349,15 +349,15 @@ def test_a_memory_of_no_rows_goes_through_files(tmp_path, form, preprocess):
         same(resmem.Memory.load(tmp_path / form), wanted.add(*MORE))
 
 
-def test_keys_of_no_rows_are_made_anew():
+def test_memory_without_rows_takes_other_keys():
     mem = resmem.Memory(k=5).fit(*NOTHING)
     mem.use(resmem.Settings(5, "auto", 1.0, 1.0, preprocess="whiten:2"))
     same(mem.add(*ROWS), resmem.Memory(k=5, preprocess="whiten:2").fit(*ROWS))
 
 
 @pytest.mark.parametrize("suffix", ["m.resmem", "m.npz"])
-def test_a_file_with_rows_must_say_what_its_preprocess_is(tmp_path, monkeypatch, suffix):
-    """Only one without any may leave it open."""
+def test_file_with_rows_but_no_fitted_preprocess_is_refused(tmp_path, monkeypatch, suffix):
+    """Only a file without rows may lack it."""
     mem = resmem.Memory(k=5, preprocess="center").fit(*ROWS)
     mem._state.hold(
         rows=resmem._rows.snapshot.replace(

@@ -1,8 +1,8 @@
 """Every hint of a message, followed to the letter: what it says works.
 
 A case causes a message, and then does what it says. Code in a message is taken from it and run.
-The last test holds the list to the sources: every text that tells what to do belongs to a case
-here, or to those left out, with the reason.
+The last test compares the list with the sources: every text that tells what to do has a case here
+or is left out with a reason.
 """
 
 # ruff: noqa: E501 - one case a line
@@ -44,7 +44,7 @@ def values(**options):
 
 
 def message_of(call):
-    """What a call is refused with, or warned of; in its text for itself if it prints one."""
+    """Return the text of a call's error or warning, or of its result if it has neither."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -55,7 +55,7 @@ def message_of(call):
 
 
 class Follow:
-    """Runs the code that a message has where ``pattern`` has its group, with these names."""
+    """Runs the code in a message that the group of ``pattern`` matches, with these names."""
 
     def __init__(self, pattern, then=None, **names):
         self.pattern, self.then, self.names = pattern, then, names
@@ -69,7 +69,7 @@ class Follow:
 
 
 def quietly(call):
-    """It works, and nothing is told of it."""
+    """Run a call and check that it warns of nothing."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "tuning takes|tune: .* that was tried")
@@ -90,11 +90,11 @@ TIMES = 1.7e9 + np.arange(8.0).reshape(4, 2)
 MORE_TIMES = TIMES * 1.01 + 0.3
 
 
-def of_logarithms():
+def memory_of_logarithms():
     return resmem.Memory(k=2).fit(Z, np.log(P), Y)
 
 
-def of_far():
+def memory_of_far_times():
     return resmem.Memory(k=2).fit(np.concatenate([TIMES, 3 * TIMES]), L[:8], Y[:8])
 
 
@@ -102,18 +102,18 @@ def rounded(key_dtype):
     return resmem.Settings(2, 1.0, 1.0, 1.0, key_dtype=key_dtype)
 
 
-def of_times():
+def memory_of_times():
     return resmem.Memory(k=2).fit(TIMES, L[:4], Y[:4])
 
 
 def grown(**options):
-    """What adds many more rows than there were."""
+    """Return a call that adds many more rows than there were."""
     mem = resmem.Memory(k=2, **options).fit(Z[:3], L[:3], Y[:3])
     return lambda: mem.add(Z[3:], L[3:], Y[3:])
 
 
 def impossible():
-    """Logits that rule out the class of the first two rows."""
+    """Return logits that rule out the class of the first two rows."""
     outputs = L.copy()
     outputs[[0, 1], Y[:2]] = -np.inf
     return outputs
@@ -138,7 +138,7 @@ def backwards(y_true, y_pred):
 
 
 class Scorer:
-    """A scorer of scikit-learn's."""
+    """A stand-in for a scorer of scikit-learn."""
 
     def __call__(self, estimator, X, y_true):
         return 0.0
@@ -148,7 +148,7 @@ def tuned_by(score):
     return memory().tune(FRESH, L, Y, score=score, greater_is_better=True, **QUICK)
 
 
-def it_fits_then(_message):
+def suggested_store_fits(_message):
     few = resmem.Memory.estimate(10**5, 64, 9, budget=10**8)
     half = resmem.Memory.estimate(10**6, 32, 9, budget=2 * 10**8, key_dtype="float16")
     for estimate in (few, half):
@@ -159,7 +159,7 @@ def named(pandas, order="abc"):
     return pandas.DataFrame(Z, columns=list("abc"))[list(order)]
 
 
-# What causes a message; what follows it.
+# By name: a call that causes a message, and a function that does what the message says.
 CASES = {
     # arguments by other names
     "n_neighbors": (lambda: resmem.Memory(n_neighbors=5), lambda m: resmem.Memory(**{after_use(m): 5})),
@@ -168,8 +168,8 @@ CASES = {
     "metric": (lambda: resmem.Memory(metric="cosine"), Follow(r"with preprocess=('unit')", lambda v: memory(preprocess=v))),
     "weights": (lambda: resmem.Memory(weights="uniform"), Follow(r"sigma=(float\('inf'\))", lambda v: memory(sigma=v))),
     "n_jobs": (lambda: resmem.Memory(n_jobs=2), lambda m: memory().predict(FRESH, L, threads=2)),
-    "dict": (lambda: memory().use({"k": 3}), lambda m: exec(m.split("by name: ")[1], {"memory": memory()})),
-    "result": (lambda: memory().use(RESULT), lambda m: memory().use(RESULT.best)),
+    "dict as settings": (lambda: memory().use({"k": 3}), lambda m: exec(m.split("by name: ")[1], {"memory": memory()})),
+    "tune result as settings": (lambda: memory().use(RESULT), lambda m: memory().use(RESULT.best)),
     # arrays
     "bool": (lambda: resmem.search(BOOLS, Z, 1), Follow(r"example with (.*)", lambda q: resmem.search(q, Z, 1), queries=BOOLS)),
     "object": (lambda: resmem.search(Z.astype(object), Z, 1), Follow(r"example with (.*)", lambda q: resmem.search(q, Z, 1), queries=Z.astype(object))),
@@ -185,7 +185,7 @@ CASES = {
     "values as classes": (lambda: resmem.Memory().fit(Z, L, V), Follow(r"not classes, use task=('regression')", lambda v: resmem.Memory(v).fit(Z, V, V))),
     "values as outputs": (lambda: resmem.Memory().fit(Z, V, V), Follow(r"to predict are of task=('regression')", lambda v: resmem.Memory(v).fit(Z, V, V))),
     "classes as values": (lambda: resmem.Memory("regression").fit(Z, L, Y), Follow(r"classes are of task=('classification')", lambda v: resmem.Memory(v).fit(Z, L, Y))),
-    "probabilities for logarithms": (lambda: of_logarithms().predict(FRESH, P), Follow(r"log-probabilities, pass (.*)", lambda o: quietly(lambda: of_logarithms().predict(FRESH, o)), outputs=P)),
+    "probabilities for logarithms": (lambda: memory_of_logarithms().predict(FRESH, P), Follow(r"log-probabilities, pass (.*)", lambda o: quietly(lambda: memory_of_logarithms().predict(FRESH, o)), outputs=P)),
     "column of classes": (lambda: resmem.Memory().fit(Z, L, Y[:, None]), Follow(r"pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=Y[:, None])),
     "column of values to judge": (lambda: values().evaluate(FRESH, V, V[:, None]), Follow(r"pass (.*)", lambda y: values().evaluate(FRESH, V, y), targets=V[:, None])),
     "one-hot": (lambda: resmem.Memory().fit(Z, L, np.eye(C)[Y]), Follow(r"class pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=np.eye(C)[Y])),
@@ -194,20 +194,20 @@ CASES = {
     "float classes": (lambda: resmem.Memory().fit(Z, L, (Y * 1.0).tolist()), Follow(r"convert it with (.*), or,", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y * 1.0).tolist())),
     "named classes": (lambda: resmem.Memory().fit(Z, L, NAMES), Follow(r"columns of outputs, (.*), where", lambda y: np.testing.assert_array_equal(y, Y), targets=NAMES, classes=np.array(["cat", "dog"]))),
     "named classes of some rows": (lambda: memory().add(Z[1:2], L[1:2], NAMES[DOG]), Follow(r"columns of outputs, (.*), where", lambda y: np.testing.assert_array_equal(y, [1]), targets=NAMES[DOG], classes=np.array(["cat", "dog"]))),
-    "from 1": (lambda: resmem.Memory().fit(Z, L, (Y + 1).tolist()), Follow(r"from 1 pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y + 1).tolist())),
-    "one column": (lambda: resmem.Memory().fit(Z, V[:, None], Y), Follow(r"both columns, (.*)", lambda o: resmem.Memory().fit(Z, o, Y), outputs=V[:, None])),
-    **{f"second of two, {kind}": (lambda o=o, s=s: resmem.Memory(**s).fit(Z, o, Y), Follow(r"classes become (.*)", lambda o, s=s: quietly(lambda: resmem.Memory(**s).fit(Z, o, Y)), outputs=o)) for kind, (o, s) in BINARY.items()},
-    "swapped": (lambda: resmem.Memory().fit(Z, Y, L), lambda m: resmem.Memory().fit(Z, L, Y)),
-    "percent": (lambda: resmem.Memory(**CHANCES).fit(Z, 100 * P, Y), Follow(r"percent pass (.*)", lambda o: resmem.Memory(**CHANCES).fit(Z, o, Y), outputs=100 * P)),
+    "classes from 1": (lambda: resmem.Memory().fit(Z, L, (Y + 1).tolist()), Follow(r"from 1 pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y + 1).tolist())),
+    "one column for two classes": (lambda: resmem.Memory().fit(Z, V[:, None], Y), Follow(r"both columns, (.*)", lambda o: resmem.Memory().fit(Z, o, Y), outputs=V[:, None])),
+    **{f"second column of two, {kind}": (lambda o=o, s=s: resmem.Memory(**s).fit(Z, o, Y), Follow(r"classes become (.*)", lambda o, s=s: quietly(lambda: resmem.Memory(**s).fit(Z, o, Y)), outputs=o)) for kind, (o, s) in BINARY.items()},
+    "outputs and targets swapped": (lambda: resmem.Memory().fit(Z, Y, L), lambda m: resmem.Memory().fit(Z, L, Y)),
+    "percent as probabilities": (lambda: resmem.Memory(**CHANCES).fit(Z, 100 * P, Y), Follow(r"percent pass (.*)", lambda o: resmem.Memory(**CHANCES).fit(Z, o, Y), outputs=100 * P)),
     "raw scores": (lambda: resmem.Memory(**CHANCES).fit(Z, L, Y), Follow(r"use output_kind=('logits')", lambda v: resmem.Memory(output_kind=v).fit(Z, L, Y))),
-    "masked": (lambda: resmem.search(np.ma.masked_array(Z), Z, 1), lambda m: resmem.search(np.ma.masked_array(Z).filled(0), Z, 1)),
-    "requires grad": (lambda: resmem.search(Tensor(Z, requires_grad=True), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, requires_grad=True))),
-    "elsewhere": (lambda: resmem.search(Tensor(Z, "cuda:0"), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, "cuda:0"))),
-    "both": (lambda: resmem.search(Tensor(Z, "cuda:0", True), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, "cuda:0", True))),
+    "masked array": (lambda: resmem.search(np.ma.masked_array(Z), Z, 1), lambda m: resmem.search(np.ma.masked_array(Z).filled(0), Z, 1)),
+    "tensor that requires grad": (lambda: resmem.search(Tensor(Z, requires_grad=True), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, requires_grad=True))),
+    "tensor on a GPU": (lambda: resmem.search(Tensor(Z, "cuda:0"), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, "cuda:0"))),
+    "tensor on a GPU that requires grad": (lambda: resmem.search(Tensor(Z, "cuda:0", True), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, "cuda:0", True))),
     "sparse": (lambda: resmem.search(Sparse(), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, q, 1), queries=Sparse())),
     "ragged": (lambda: resmem.search([[1, 2, 3], [4]], Z, 1), lambda m: resmem.search(np.zeros((2, 3)), Z, 1)),
-    "path": (lambda: resmem.search("z.npy", Z, 1), Follow(r"; (numpy\.load.*) gives", lambda q: resmem.search(q, Z, 1), path="z.npy")),
-    "unsorted": (lambda: memory().aggregate(*SHUFFLED), sorted_by_distance),
+    "path as array": (lambda: resmem.search("z.npy", Z, 1), Follow(r"; (numpy\.load.*) gives", lambda q: resmem.search(q, Z, 1), path="z.npy")),
+    "unsorted distances": (lambda: memory().aggregate(*SHUFFLED), sorted_by_distance),
     # settings
     "store": (lambda: resmem.Memory(store="sparse"), Follow(r"such as ('sparse:32')", lambda v: memory(store=v))),
     "too many dimensions": (lambda: memory(preprocess="pca:4"), lambda m: memory(preprocess="pca:3")),
@@ -237,19 +237,19 @@ CASES = {
     "percent as logits": (lambda: resmem.Memory().fit(Z, 100 * P, Y), Follow(r"output_kind=('probabilities') and divide", lambda v: quietly(lambda: resmem.Memory(output_kind=v).fit(Z, 100 * P / 100, Y)))),
     "own rows": (lambda: memory().evaluate(Z, L, Y), lambda m: quietly(lambda: (memory().evaluate(Z, L, Y, exclude_ids=np.arange(N)), memory().evaluate(FRESH, L, Y)))),
     "own rows, tuned": (lambda: memory().tune(Z, L, Y, k=[1, 60], sigma=[1e-9, np.inf], strength=1, temperature=[0.1, 1.0, 9], apply=False), lambda m: memory().tune(loo=True, **QUICK)),
-    "squared": (lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1]), Follow(r"pass metric=(.*)", lambda v: quietly(lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1], metric=v)))),
+    "squared distances": (lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1]), Follow(r"pass metric=(.*)", lambda v: quietly(lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1], metric=v)))),
     # numbers that float32 does not hold
     "too large to square": (lambda: resmem.search(1e150 * WIDE, 1e150 * WIDE, 1), lambda m: resmem.search(WIDE, WIDE, 1)),
     "rounded rows": (lambda: resmem.Memory(k=2, key_dtype="float32").fit(TIMES, L[:4], Y[:4]), Follow(r"use key_dtype=('auto')", lambda v: quietly(lambda: resmem.Memory(k=2, key_dtype=v).fit(TIMES, L[:4], Y[:4])))),
-    "rounded later": (lambda: of_times().add(MORE_TIMES, L[:4], Y[:4]), Follow(r"again, with key_dtype=('float64')", lambda v: quietly(lambda: resmem.Memory(k=2, key_dtype=v).fit(np.vstack([TIMES, MORE_TIMES]), L[:8], Y[:8])))),
-    "rounded queries": (lambda: of_times().kneighbors(MORE_TIMES), Follow(r"again with key_dtype=('float64')", lambda v: quietly(lambda: resmem.Memory(k=2, key_dtype=v).fit(TIMES, L[:4], Y[:4]).kneighbors(MORE_TIMES)))),
-    "rounded keys": (lambda: of_far().use(rounded("float32")), Follow(r"use key_dtype=('float64')", lambda v: quietly(lambda: of_far().use(rounded(v))))),
+    "rounded later": (lambda: memory_of_times().add(MORE_TIMES, L[:4], Y[:4]), Follow(r"again, with key_dtype=('float64')", lambda v: quietly(lambda: resmem.Memory(k=2, key_dtype=v).fit(np.vstack([TIMES, MORE_TIMES]), L[:8], Y[:8])))),
+    "rounded queries": (lambda: memory_of_times().kneighbors(MORE_TIMES), Follow(r"again with key_dtype=('float64')", lambda v: quietly(lambda: resmem.Memory(k=2, key_dtype=v).fit(TIMES, L[:4], Y[:4]).kneighbors(MORE_TIMES)))),
+    "rounded keys": (lambda: memory_of_far_times().use(rounded("float32")), Follow(r"use key_dtype=('float64')", lambda v: quietly(lambda: memory_of_far_times().use(rounded(v))))),
     "beyond float32": (lambda: memory().kneighbors(WIDE * 1e39), lambda m: quietly(lambda: memory().kneighbors(WIDE * 1e9))),
     "beyond float32 after preprocess": (lambda: memory(preprocess="center").kneighbors(WIDE * 1e39), lambda m: quietly(lambda: memory(preprocess="center").kneighbors(WIDE))),
     "wide keys of a linear map": (lambda: resmem.Memory(key_dtype="float64", preprocess="pca:2"), Follow(r"use key_dtype=('auto')", lambda v: memory(key_dtype=v, preprocess="pca:2"))),
     # measurements that were outgrown
-    "sigma": (lambda: grown()(), measured_again),
-    "preprocess": (lambda: grown(sigma=1.0, preprocess="center")(), lambda m: quietly(lambda: resmem.Memory(k=2, preprocess="center").fit(Z, L, Y))),
+    "outgrown sigma": (lambda: grown()(), measured_again),
+    "outgrown preprocess": (lambda: grown(sigma=1.0, preprocess="center")(), lambda m: quietly(lambda: resmem.Memory(k=2, preprocess="center").fit(Z, L, Y))),
     # an infinite loss
     "evaluated without these rows": (lambda: memory().evaluate(FRESH, impossible(), Y), lambda m: quietly(lambda: memory().evaluate(FRESH[2:], impossible()[2:], Y[2:]))),
     "tuned by another score": (lambda: memory().tune(FRESH, impossible(), Y, **QUICK), Follow(r"such as score=('\w+')", lambda v: quietly(lambda: memory().tune(FRESH, impossible(), Y, score=v, **QUICK)))),
@@ -261,8 +261,8 @@ CASES = {
     "another file": (lambda: resmem.Memory.load("z.npy"), lambda m: resmem.Memory.load(saved())),
     "damaged file": (lambda: resmem.Memory.load(damaged()), lambda m: resmem.Memory.load(memory().save("damaged.resmem") and "damaged.resmem")),
     "plain arrays": (lambda: resmem.Memory.load("arrays.npz"), lambda m: resmem.Memory().fit(**np.load("arrays.npz"))),
-    # none that fits
-    "no store fits": (lambda: resmem.Memory.estimate(10**6, 64, 9, budget=10**8), it_fits_then),
+    # estimates
+    "no store fits": (lambda: resmem.Memory.estimate(10**6, 64, 9, budget=10**8), suggested_store_fits),
 }  # fmt: skip
 
 COMMANDS = {
@@ -278,39 +278,39 @@ COMMANDS = {
     "proba of values": ("predict v.resmem --embeddings rows.npz --outputs rows.npz:values --what proba --output p.npy", "predict v.resmem --embeddings rows.npz --outputs rows.npz:values --what predict --output p.npy"),
 }  # fmt: skip
 
-# Texts that tell what to do and have no case, by what they hold, and why.
+# Texts that tell what to do but have no case: a part of the text, and the reason.
 LEFT_OUT = {
     "to_pandas needs pandas": "packages are not installed by tests (test_evaluate.py has the text)",
-    "pip install 'residual-memory[cli]'": "the same; test_pages.py looks for the extras",
-    "pip install 'residual-memory[plot]'": "the same",
+    "pip install 'residual-memory[cli]'": "packages are not installed by tests; test_pages.py looks for the extras",
+    "pip install 'residual-memory[plot]'": "packages are not installed by tests",
     "install a later version of resmem": "there is none yet",
-    "use a later version of resmem": "there is none yet; restoring a copy is that of a damaged file",
+    "use a later version of resmem": "there is none yet; restoring a copy is tested with a damaged file",
     "cannot be appended to any more": "after 2^63 appends; test_container.py has the text",
     "store what is large as a section": "it is for the package's own code: files have 16 MiB of names",
-    "change it when that is done": "of signal handlers; test_process.py follows it",
+    "change it when that is done": "for signal handlers; test_process.py follows it",
     "decision_function_shape='ovr'": "needs scikit-learn; test_out_of_fold.py follows it",
-    "is missing; rename the columns": "of DataFrames, which tests with pandas below follow",
-    "had in their order, ": "the same",
-    "got other columns, ": "the same",
-    "of outputs in their order": "the same",
-    "lies on a GPU": "of CuPy, which needs one",
-    "with numpy.savez": "of an archive larger than memory; test_cli.py follows it",
+    "is missing; rename the columns": "for DataFrames, which the test with pandas below follows",
+    "had in their order, ": "for DataFrames, as above",
+    "got other columns, ": "for DataFrames, as above",
+    "of outputs in their order": "for DataFrames, as above",
+    "lies on a GPU": "for CuPy, which needs a GPU",
+    "with numpy.savez": "for an archive larger than memory; test_cli.py follows it",
     "is the id of a row": "no hint",
     "; it holds -1 for none": "no hint, but what is expected",
     ": set to ": "the outcome of a command, no hint",
     "store ": "a line of a table, no hint",
-    "that was tried: try more": "test_tune.py widens the values and is told no more",
-    "did not see the rows": "test_tune.py fits with such outputs and is told no more",
+    "that was tried: try more": "test_tune.py widens the values and is not warned again",
+    "did not see the rows": "test_tune.py fits with such outputs and is not warned again",
 }
 
 
 def after_use(message):
-    """The name that a message says to use."""
+    """Return the name that a message says to use."""
     return re.search(r"; use (\w+)$", message)[1]
 
 
 def changed_elsewhere():
-    """A memory whose file another one has continued."""
+    """Return a memory whose file another memory has appended to."""
     first = memory().save("c.resmem")
     resmem.Memory.load("c.resmem").add(Z, L, Y).save("c.resmem", append=True)
     return first
@@ -339,7 +339,7 @@ NEAR = memory(k=5).kneighbors(Z + np.float32(0.01), k=5)
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Files that some messages are about."""
+    """Write the files that some messages are about."""
     monkeypatch.chdir(tmp_path)
     np.save("z.npy", Z)
     np.savez("rows.npz", embeddings=Z, outputs=L, targets=Y, values=V)
@@ -353,13 +353,13 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("folder")
 @pytest.mark.filterwarnings("ignore:tune")
 @pytest.mark.parametrize("name", CASES)
-def test_what_a_hint_says_works(name):
+def test_hint_of_a_message_works_as_written(name):
     cause, follow = CASES[name]
     follow(message_of(cause))
 
 
 def ran(line, capsys):
-    """Exit status and standard error of a command."""
+    """Run a command; return its exit status and standard error."""
     rows = "--embeddings rows.npz --outputs rows.npz"
     words = line.replace("ROWS", f"{rows} --targets rows.npz").replace("ASKED", rows).split()
     status = main(words)
@@ -369,7 +369,7 @@ def ran(line, capsys):
 @pytest.mark.usefixtures("folder")
 @pytest.mark.filterwarnings("default::resmem.ResmemWarning")
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_the_command_line_says_works(name, capsys):
+def test_hint_of_a_command_works_as_written(name, capsys):
     wrong, right = COMMANDS[name]
     assert ran(wrong, capsys)[0] == 2
     for line in [right] if isinstance(right, str) else right:
@@ -400,7 +400,7 @@ def test_hints_about_tables_work():
 
 
 def test_a_layer_may_be_given_as_its_tensors():
-    """They require grad, and may lie on a GPU: the memory copies them all the same."""
+    """They require grad and may lie on a GPU; the memory copies them."""
     weight, bias = (Tensor(part, "cuda:0", requires_grad=True) for part in HEAD)
     resmem.Memory(store="head", head=(weight, bias)).fit(Z, None, Y)
     resmem.Memory(store="head", head=(weight, None)).fit(Z, None, Y)
@@ -408,7 +408,7 @@ def test_a_layer_may_be_given_as_its_tensors():
 
 # ---- Nothing is left out -------------------------------------------------------------------------
 
-TELLS = re.compile(
+ADVICE = re.compile(
     r"(?:^|[;:,] |or |and )(pass|use|give|fit|leave|install|pip install|save|convert|rescale|keep|"
     r"restore|choose|drop|sort|fill|numpy\.|load|call|set|rename|name|number|try|tune|write|store|"
     r"make|change|export writes|turn|in one line|a single row|of a|values for) "
@@ -416,7 +416,7 @@ TELLS = re.compile(
 
 
 def texts():
-    """Every text in the sources that tells what to do, as a regular expression, and its place."""
+    """Yield the place and the regular expression of every text that tells what to do."""
     package = Path(resmem.__file__).parent
     for path in sorted(package.rglob("*.py")):
         if path.name == "parser.py" or "demo" in path.parts:  # helps and prints, no messages
@@ -431,7 +431,7 @@ def texts():
                 continue
             if not isinstance(node, (ast.JoinedStr, ast.Constant)):
                 continue
-            if TELLS.search("".join(text if isinstance(text, str) else "x" for text in kept)):
+            if ADVICE.search("".join(text if isinstance(text, str) else "x" for text in kept)):
                 pattern = (re.escape(t) if isinstance(t, str) else "(?s:.*)" for t in kept)
                 yield f"{path.relative_to(package)}:{node.lineno}", "".join(pattern)
 

@@ -1,5 +1,7 @@
-"""What callers may do to their arrays during a call, and tensors that are not what they say: an
-ordinary error at worst. What could end the process runs in processes of its own."""
+"""Arrays that change during a call, and malformed tensors, cause an ordinary error at worst.
+
+What could end the process runs in processes of its own.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ TESTS = Path(__file__).parent
 
 
 def run(*arguments):
-    """A Python process that finds the modules of these tests."""
+    """Run a Python process that finds the modules of these tests."""
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [sys.executable, *arguments],
@@ -31,7 +33,7 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("script", ["hostile.py", "soak.py"])
-def test_a_short_run(script):
+def test_short_run_of_hostile_or_soak_finds_no_fault(script):
     done = run(str(TESTS / script), "--seconds", "2", "--seed", "5")
     assert (done.returncode, done.stderr) == (0, "")
     assert "calls" in done.stdout
@@ -70,7 +72,7 @@ threading.Thread(target=write, daemon=True).start()
 while time.monotonic() < stop:
     try:
         call()
-    except ValueError:  # which names the number: it was there when it was looked at
+    except ValueError:  # names the number that was there when it was checked
         pass
 """
 
@@ -79,7 +81,7 @@ while time.monotonic() < stop:
     "name",
     ["ids", "ids of a memory", "columns", "targets", "targets of evaluate", "targets of fit"],
 )
-def test_numbers_of_rows_and_columns_are_used_as_they_were_checked(name):
+def test_indices_are_used_as_they_were_checked(name):
     done = run("-c", WRITTEN, name, "4")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -94,8 +96,8 @@ def test_integers_are_copied_before_they_are_checked(dtype):
     assert own.flags.c_contiguous
 
 
-def test_the_row_that_was_not_finite_and_is_again_is_looked_for_in_its_block():
-    """Among rows that another thread mends: the search for it has an end."""
+def test_inspect_rows_ends_when_a_thread_mends_the_bad_row():
+    """Another thread makes the row finite again before it is looked for in its block."""
     done = run(
         "-c",
         """
@@ -117,7 +119,7 @@ while time.monotonic() < stop:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_confidence_that_is_no_number_falls_into_a_bin():
+def test_nan_confidence_falls_into_a_bin():
     base, labels = np.full((2, 3), np.nan), np.zeros(2, dtype=np.int64)
     sums = _core.sweep(
         np.zeros((1, 3), np.float32), np.zeros((2, 1)), np.zeros((2, 1), np.int64), base, labels,
@@ -179,7 +181,7 @@ except TypeError as error:
         "many dimensions",
     ],
 )  # fmt: skip
-def test_tensors_that_make_no_sense_are_refused(case):
+def test_malformed_tensors_are_refused(case):
     done = run("-c", TENSORS, case)
     assert (done.returncode, done.stdout, done.stderr) == (0, "refused\n", "")
 

@@ -26,7 +26,7 @@ def dense(*residuals):
 
 @pytest.fixture
 def flushing():
-    """A caller whose thread flushes subnormal numbers to zero, and who finds it still so after."""
+    """Flush subnormal numbers to zero in this thread; check that calls leave it so."""
     smallest = np.array([SMALLEST])
     _core.set_flush_to_zero(True)
     try:
@@ -56,7 +56,7 @@ def test_exp_is_within_two_ulp_and_has_the_bits_of_the_oracle(isa):
             assert abs(mpmath.mpf(float(result)) - exact) <= 2 * np.spacing(result)
 
 
-def test_exp_does_not_depend_on_where_a_value_stands(isa):
+def test_exp_does_not_depend_on_the_position_of_a_value(isa):
     x = np.random.default_rng(1).uniform(-30, 30, 41)
     whole = oracle.cexp(x)
     for start in range(9):
@@ -79,7 +79,7 @@ def test_log_has_the_bits_of_the_oracle(isa):
     assert same_bits(_core.log(x, isa), oracle.clog(x))
 
 
-def test_log_does_not_depend_on_where_a_value_stands(isa):
+def test_log_does_not_depend_on_the_position_of_a_value(isa):
     x = np.exp(np.random.default_rng(1).uniform(-700, 700, 41))
     whole = oracle.clog(x)
     for start in range(9):
@@ -99,7 +99,7 @@ def logits_of(rng, n, columns):
 
 @pytest.mark.parametrize("columns", COLUMNS)
 @pytest.mark.parametrize("n", [0, 1, 13, 83])  # 83 rows of 2049 are several tasks
-def test_softmax_and_residuals(isa, columns, n):
+def test_softmax_and_residuals_have_the_bits_of_the_oracle(isa, columns, n):
     rng = np.random.default_rng(columns)
     logits, labels = logits_of(rng, n, columns), rng.integers(0, columns, n)
     for temperature in (1.0, 0.31, 7.0):
@@ -115,7 +115,7 @@ def test_softmax_and_residuals(isa, columns, n):
 
 
 @pytest.mark.parametrize("temperature", [1e-100, 1e-30, 1.0, 1e30, 1e100])
-def test_softmax_of_extreme_logits(isa, temperature):
+def test_softmax_of_extreme_logits_is_finite(isa, temperature):
     largest = np.finfo(np.float32).max
     values = np.array([largest, -largest, 0, -0.0, SMALLEST, -SMALLEST, 1e-38, 88.7, -np.inf])
     rows = np.random.default_rng(0).choice(values.astype(np.float32), (50, 6))
@@ -127,7 +127,7 @@ def test_softmax_of_extreme_logits(isa, temperature):
 
 @pytest.mark.parametrize("columns", COLUMNS)
 @pytest.mark.parametrize("n", [0, 1, 11, 83])
-def test_simplex(isa, columns, n):
+def test_simplex_has_the_bits_of_the_oracle(isa, columns, n):
     values = np.random.default_rng(columns).standard_normal((n, columns))
     for kind, floor in (("clip", 1e-6), ("clip", 0.5), ("project", 1e-6), ("project", 0.0)):
         wanted = oracle.simplex(values, floor, kind)
@@ -140,8 +140,8 @@ def test_simplex(isa, columns, n):
 
 @pytest.mark.parametrize("columns", COLUMNS)
 @pytest.mark.parametrize("kind", ["clip", "project", "keep"])
-def test_simplex_of_what_was_corrected(isa, columns, kind):
-    """Classes that the base calls impossible, and rows that nothing corrects."""
+def test_simplex_of_corrected_rows_has_the_oracles_bits(isa, columns, kind):
+    """The base calls some classes impossible, and some rows are not corrected."""
     rng = np.random.default_rng(columns)
     base = oracle.softmax(rng.standard_normal((40, columns)))
     base[:, 1:][rng.random((40, columns - 1)) < 0.4] = 0.0
@@ -161,7 +161,7 @@ def test_simplex_of_what_was_corrected(isa, columns, kind):
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 7, 8, 9, 17, 100])
 @pytest.mark.parametrize("kind", ["clip", "project"])
-def test_simplex_of_ties_zeros_and_large_values(isa, columns, kind):
+def test_simplex_of_ties_and_large_values_has_the_oracles_bits(isa, columns, kind):
     rng = np.random.default_rng(columns)
     values = rng.integers(-2, 3, (40, columns)) * 10.0 ** rng.integers(-9, 10, (40, 1))
     values[:4] = np.array([0.0, -0.0, 1.0, -1.0])[:, None]
@@ -173,7 +173,7 @@ def test_simplex_of_ties_zeros_and_large_values(isa, columns, kind):
 
 
 @pytest.mark.parametrize("columns", COLUMNS)
-def test_simplex_that_keeps_a_share_of_the_base(isa, columns):
+def test_simplex_with_a_share_of_the_base_has_the_oracles_bits(isa, columns):
     rng = np.random.default_rng(columns)
     values, base = rng.standard_normal((7, columns)), oracle.softmax(rng.random((7, columns)) * 9)
     base[3, 1:] = 0.0
@@ -184,7 +184,7 @@ def test_simplex_that_keeps_a_share_of_the_base(isa, columns):
             assert same_bits(got, oracle.simplex(values, share, "keep", base))
 
 
-def test_a_row_longer_than_a_task(isa):
+def test_row_longer_than_a_task_has_the_bits_of_the_oracle(isa):
     rng = np.random.default_rng(2)
     logits, labels = logits_of(rng, 5, 70_001), np.arange(5)
     base = oracle.softmax(logits, 2.0)
@@ -208,7 +208,7 @@ def test_a_row_longer_than_a_task(isa):
 
 
 def neighbours(rng, q, k, n):
-    """Distances and positions; some queries have fewer than k neighbours, one has none."""
+    """Return distances and positions; a query has fewer than k neighbours, and one has none."""
     distances, positions = np.sort(rng.random((q, k)), axis=1), rng.integers(0, n, (q, k))
     if k and q > 3:
         distances[2, k // 2 :], positions[2, k // 2 :] = np.inf, -1
@@ -218,7 +218,7 @@ def neighbours(rng, q, k, n):
 
 @pytest.mark.parametrize("columns", COLUMNS)
 @pytest.mark.parametrize("k", [0, 1, 2, 3, 4, 5, 8, 53])
-def test_weights_and_weighted_sums(isa, columns, k):
+def test_weights_and_sums_have_the_bits_of_the_oracle(isa, columns, k):
     rng = np.random.default_rng(columns * 100 + k)
     q, n = 9, 60
     residuals = rng.standard_normal((n, columns)).astype(np.float32)
@@ -250,8 +250,8 @@ def test_weights_and_weighted_sums(isa, columns, k):
 
 
 @pytest.mark.parametrize("q", [0, 1, 2, 17, 64, 257])
-def test_weighted_sums_of_many_queries(isa, q):
-    """Tasks of several queries each, so that the rows to be fetched next are another query's."""
+def test_sums_of_many_queries_have_the_bits_of_the_oracle(isa, q):
+    """A task has several queries, so the rows to prefetch may be those of the next query."""
     rng = np.random.default_rng(q)
     residuals = rng.standard_normal((300, 1000)).astype(np.float32)
     distances, positions = neighbours(rng, q, 20, 300)
@@ -264,7 +264,7 @@ def test_weighted_sums_of_many_queries(isa, q):
 
 
 @pytest.mark.parametrize("sigma", [5e-324, 1e-300, 1e-5, 1.0, 1e300, np.inf])
-def test_weights_at_the_ends_of_the_scale(isa, sigma):
+def test_weights_of_extreme_sigma_have_the_oracles_bits(isa, sigma):
     distances = np.sort(np.random.default_rng(0).choice([0, 5e-324, 1e-45, 1e-3, 1, 700, 1e39], 90))
     distances = np.sort(distances.reshape(10, 9), axis=1)
     positions = np.zeros((10, 9), dtype=np.int64)
@@ -368,6 +368,6 @@ def test_inspect_rows_looks_at_every_value(isa, value):
 
 
 @pytest.mark.parametrize("value", [np.finfo(np.float32).max, SMALLEST, 0.0])
-def test_inspect_rows_at_the_ends_of_float32(isa, value):
+def test_inspect_rows_of_extreme_values_gives_the_maximum(isa, value):
     rows = np.full((40, 9), -value, np.float32)
     assert _core.inspect_rows(rows, 2, isa) == (value, -1)

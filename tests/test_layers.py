@@ -36,13 +36,13 @@ CORE = (
 # Files of the package's own folder.
 FACES = {"_aggregate", "_memory", "_search"}
 FILES = {**dict.fromkeys(FACES, "faces"), "plot": "report", "__main__": "_cli", "__init__": "faces"}
-EXTENSION = "_core"  # what is compiled lies below every room
+EXTENSION = "_core"  # the extension lies below every room
 
-Arrow = tuple[str, str]  # who imports, what; modules by dotted name, headers by path
+Arrow = tuple[str, str]  # importer and imported: modules by dotted name, headers by path
 
 
 def room_of(module: str) -> str:
-    """The room of a module, given by its dotted name below ``resmem``."""
+    """Return the room of a module, given by its dotted name below ``resmem``."""
     first = module.split(".")[0]
     return FILES.get(first, "report" if first == "_report" else first)
 
@@ -57,9 +57,9 @@ def modules(package: Path) -> dict[str, Path]:
 
 
 def imports(package: Path) -> Iterator[Arrow]:
-    """Every import of one module by another, those of functions and for types included.
+    """Yield every import of one module by another, within functions and for types included.
 
-    The package's `__init__.py` only gathers the public names, so that its own imports are left out.
+    The package's `__init__.py` only gathers the public names, so its own imports are left out.
     """
     known = modules(package)
     for name, path in known.items():
@@ -94,7 +94,7 @@ def includes(core: Path) -> Iterator[Arrow]:
 
 
 def upward(arrows: Iterator[Arrow], floors: tuple[set[str], ...], room: object) -> list[str]:
-    """Arrows that do not lead to a lower floor, nor stay in their room."""
+    """Return the arrows that neither lead to a lower floor nor stay in their room."""
     floor = {name: number for number, names in enumerate(floors) for name in names}
     assert callable(room)
     found = []
@@ -106,7 +106,7 @@ def upward(arrows: Iterator[Arrow], floors: tuple[set[str], ...], room: object) 
 
 
 def circle(arrows: Iterator[Arrow]) -> list[str]:
-    """Modules that import each other in a circle, if there are any."""
+    """Return the modules of a circle of imports, or an empty list."""
     to: dict[str, set[str]] = {}
     for here, there in arrows:
         to.setdefault(here, set()).add(there)
@@ -180,7 +180,7 @@ def test_no_headers_include_in_a_circle():
         "from ..plot import tuning_map",
     ],
 )
-def test_an_import_turned_round_is_found(tmp_path, line):
+def test_upward_import_is_found(tmp_path, line):
     for path in ("__init__.py", "_memory.py", "plot.py", "_state/state.py", "_rows/segment.py"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text("from resmem._core import search\n", encoding="utf-8")
@@ -196,7 +196,7 @@ def test_a_circle_of_modules_is_found():
     assert circle(iter([("a", "b"), ("b", "c"), ("c", "b")])) == ["b", "c", "b"]
 
 
-def test_an_include_turned_round_is_found(tmp_path):
+def test_upward_include_is_found(tmp_path):
     (tmp_path / "rows").mkdir()
     (tmp_path / "flat").mkdir()
     (tmp_path / "rows/row.h").write_text("#include <vector>\n", encoding="utf-8")

@@ -25,7 +25,7 @@ LARGEST_ID = 2**63 - 1
 
 
 def examples(rng, kind, n, d=5, c=3, flat=False, lattice=False):
-    """Embeddings, outputs and targets; on a lattice there are ties and duplicates."""
+    """Return embeddings, outputs and targets; a lattice has ties and duplicates."""
     keys = rng.integers(-1, 2, (n, d)) if lattice else rng.standard_normal((n, d))
     if kind == "values":
         shape = (n,) if flat else (n, c)
@@ -55,7 +55,7 @@ def same_bits(got, wanted):
 
 
 def same_answers(mine, theirs, queries, outputs, exclude=None):
-    """Every query method of both, to the bit."""
+    """Check that every query method of both gives the same bits."""
     assert len(mine) == len(theirs)
     found, wanted = (m.kneighbors(queries, exclude_ids=exclude) for m in (mine, theirs))
     same_bits(found[0], wanted[0])
@@ -92,7 +92,7 @@ def fitted():
     lattice=st.booleans(),
     flat=st.booleans(),
 )
-def test_any_history(
+def test_any_history_gives_the_bits_of_the_oracle(
     task, kind, seed, first, steps, k, sigma, temperature, strength, lattice, flat
 ):
     rng = np.random.default_rng(seed)
@@ -162,7 +162,7 @@ def test_every_row_excluded_leaves_the_base():
 
 
 @pytest.mark.parametrize(("task", "kind"), KINDS)
-def test_more_neighbours_than_rows(task, kind):
+def test_more_neighbours_than_rows_are_padded(task, kind):
     rng = np.random.default_rng(3)
     rows = examples(rng, kind, 5)
     mine, theirs = (m.fit(*rows) for m in pair(task, kind, k=12))
@@ -217,7 +217,7 @@ def test_regression_keeps_the_form_of_its_targets():
 # ---- Parameters ----------------------------------------------------------------------------
 
 
-def test_parameters_set_later_are_those_of_a_memory_made_with_them():
+def test_parameters_set_later_act_like_those_of_the_constructor():
     rng = np.random.default_rng(6)
     rows, more = examples(rng, "logits", 50), examples(rng, "logits", 20)
     queries, outputs, _ = examples(rng, "logits", 9)
@@ -233,7 +233,7 @@ def test_parameters_set_later_are_those_of_a_memory_made_with_them():
     assert mem.sigma_ == np.inf
 
 
-def test_temperature_set_between_changes_of_rows():
+def test_temperature_set_between_adds_applies_to_all_rows():
     rng = np.random.default_rng(22)
     rows, more, last = (examples(rng, "logits", n) for n in (50, 9, 30))
     mem = resmem.Memory(k=6, sigma=0.8, temperature=5.0).fit(*rows).add(*more)
@@ -249,7 +249,7 @@ def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatc
     mem.sigma = 2.0
     mem._state.hold(
         rows=replace(mem._state.view.rows, auto_sigma=None)
-    )  # as after a fit with a number
+    )  # the state after a fit with a number
     before = mem.correct(keys, logits)
 
     def interrupt(*_):
@@ -276,7 +276,7 @@ def test_strength_zero_is_the_base_model(fitted):
 @pytest.mark.parametrize("n", [1, 2, 3, 51, 256, 257, 400])
 @pytest.mark.parametrize("k", [1, 2, 50, 500])
 @pytest.mark.parametrize("given_ids", [False, True])
-def test_automatic_sigma(n, k, given_ids):
+def test_automatic_sigma_is_that_of_the_oracle(n, k, given_ids):
     rng = np.random.default_rng(n)
     rows = examples(rng, "logits", n)
     ids = rng.permutation(3 * n)[:n] if given_ids else None
@@ -284,11 +284,11 @@ def test_automatic_sigma(n, k, given_ids):
     assert mem.sigma_ == oracle.auto_sigma(rows[0], ids, k)
     assert mem.sigma == "auto"
     measured = mem.sigma_
-    mem.add(*examples(rng, "logits", n))  # stays as fitted
+    mem.add(*examples(rng, "logits", n))  # sigma stays as fitted
     assert mem.sigma_ == measured
 
 
-def test_automatic_sigma_where_the_median_is_zero():
+def test_automatic_sigma_with_a_zero_median_is_positive():
     keys = np.zeros((41, 2), dtype=np.float32)
     keys[:9] = np.random.default_rng(7).standard_normal((9, 2))
     outputs, targets = np.zeros((41, 2), dtype=np.float32), np.zeros(41, dtype=np.int64)
@@ -320,7 +320,7 @@ def test_sigma_set_to_auto_after_fit_is_measured_then():
 
 @pytest.mark.parametrize("added", [0, 9, 90])
 @pytest.mark.parametrize("gone", [0, 20, 38])
-def test_sigma_set_to_auto_after_rows_came_and_went_is_that_of_the_rows_there_are(added, gone):
+def test_sigma_set_to_auto_is_measured_on_the_current_rows(added, gone):
     rng = np.random.default_rng(9)
     rows, more = examples(rng, "logits", 40), examples(rng, "logits", added)
     mem = resmem.Memory(k=5, sigma=3.0).fit(*rows).add(*more).remove(np.arange(gone))
@@ -329,7 +329,7 @@ def test_sigma_set_to_auto_after_rows_came_and_went_is_that_of_the_rows_there_ar
     assert mem.sigma_ == oracle.auto_sigma(living, np.arange(gone, 40 + added), 5)
 
 
-def test_a_temperature_that_could_not_be_set_leaves_the_memory_as_it_was(monkeypatch):
+def test_interrupted_change_of_temperature_changes_nothing(monkeypatch):
     rng = np.random.default_rng(9)
     rows = examples(rng, "logits", 40)
     mem = resmem.Memory(k=5).fit(*rows)
@@ -359,7 +359,7 @@ def test_of_equal_classes_the_first_is_predicted():
 
 
 @pytest.mark.parametrize("strength", [1.0, -3.0, 40.0])
-def test_probabilities_are_probabilities(strength):
+def test_predict_proba_is_not_negative_and_sums_to_1(strength):
     rng = np.random.default_rng(10)
     rows = examples(rng, "logits", 200, c=17)
     mem = resmem.Memory(k=6, strength=strength).fit(*rows)
@@ -382,7 +382,7 @@ def test_logits_of_minus_infinity_are_probability_zero():
 
 
 @pytest.mark.parametrize(("task", "kind"), KINDS)
-def test_batches_blocks_and_threads_do_not_show(task, kind, monkeypatch):
+def test_batches_blocks_and_threads_change_no_bit(task, kind, monkeypatch):
     rng = np.random.default_rng(11)
     mem = resmem.Memory(task=task, output_kind=kind, k=6).fit(*examples(rng, kind, 300))
     queries, outputs, _ = examples(rng, kind, 41)
@@ -401,7 +401,7 @@ def test_batches_blocks_and_threads_do_not_show(task, kind, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["clip", "clip:0.25", "project", "project:0.001", "keep", "keep:0.5"]
 )
-def test_probabilities_by_every_map(fitted, name):
+def test_every_probability_map_has_its_properties(fitted, name):
     mem, (keys, logits, _) = fitted
     mem.strength, mem.probability_map = 2.0, name
     floor = float(name.partition(":")[2] or (0.1 if name == "keep" else 1e-6))
@@ -434,8 +434,8 @@ def test_probabilities_by_every_map(fitted, name):
     assert ("probability_map" in repr(mem)) == (name != "clip")
 
 
-def test_what_is_kept_of_the_base_may_decide_the_class():
-    """Neighbours agree that it is not the base's class, and on nothing else."""
+def test_keep_map_with_a_large_share_predicts_the_bases_class():
+    """The neighbours agree only that it is not the base's class."""
     z, logits = np.zeros((10, 1), dtype=np.float32), np.zeros((10, 11), dtype=np.float32)
     logits[:, 0] = 6
     mem = resmem.Memory(k=10).fit(z, logits, np.arange(1, 11))
@@ -446,14 +446,14 @@ def test_what_is_kept_of_the_base_may_decide_the_class():
         assert mem.predict_proba(z[:1], logits[:1]).argmax() == label
 
 
-def test_a_map_is_named_in_one_way():
+def test_probability_map_has_one_spelling():
     mem = resmem.Memory(probability_map="clip:1e-6")
     assert mem.probability_map == "clip"
     mem.probability_map = "project:1e-3"
     assert mem.probability_map == "project:0.001"
 
 
-def test_outputs_that_are_none_are_refused(fitted):
+def test_missing_outputs_are_refused(fitted):
     mem, (keys, _, _) = fitted
     for method in (mem.correct, mem.predict, mem.predict_proba):
         with pytest.raises((TypeError, ValueError), match="outputs"):
@@ -492,7 +492,7 @@ def test_default_ids_continue_and_are_never_used_again():
         with pytest.raises(ValueError, match=f"never have been used before .* got {used}$"):
             mem.add(*rows, ids=[used])
     assert len(mem) == 7
-    mem.add(*rows, ids=[21])  # free, though others beyond were used
+    mem.add(*rows, ids=[21])  # free, although larger ones were used
     assert len(mem) == 8
     rows = examples(rng, "logits", 1)
     mem.add(*rows)
@@ -524,7 +524,7 @@ def test_adding_no_rows_leaves_the_rows_as_they_are(fitted):
 
 
 @pytest.mark.parametrize("magnitudes", [(1e30, 1e-30), (1e-30, 1e30), (1.0, 3e38)])
-def test_rows_of_very_different_magnitude_come_together(magnitudes):
+def test_segments_of_other_magnitudes_give_the_oracles_bits(magnitudes):
     rng = np.random.default_rng(23)
     mine, theirs = pair("classification", "logits", k=5, sigma=1.0)
     for number, magnitude in enumerate(magnitudes):
@@ -536,7 +536,7 @@ def test_rows_of_very_different_magnitude_come_together(magnitudes):
     same_answers(mine, theirs, queries, np.zeros((45, 3)))
 
 
-def test_unsorted_ids_up_to_the_largest_there_is():
+def test_unsorted_ids_up_to_the_largest_are_found():
     rng = np.random.default_rng(14)
     keys, logits, targets = examples(rng, "logits", 60)
     ids = rng.permutation(60).astype(np.int64)
@@ -550,7 +550,7 @@ def test_unsorted_ids_up_to_the_largest_there_is():
 
 
 @pytest.mark.parametrize("largest", [LARGEST_ID, LARGEST_ID - 1])
-def test_when_default_ids_run_out_rows_are_refused_and_the_memory_stays(largest):
+def test_add_after_default_ids_run_out_is_refused(largest):
     rng = np.random.default_rng(15)
     rows = examples(rng, "logits", 3)
     mem = resmem.Memory(k=2).fit(*rows, ids=[4, largest, 2])
@@ -579,7 +579,7 @@ def test_equal_distances_are_ordered_by_id():
     assert mem.kneighbors(np.zeros((1, 2)), k=5)[1].tolist() == [[0, 3, 5, 7, LARGEST_ID]]
 
 
-def test_segments_stay_few():
+def test_rows_added_one_by_one_make_few_segments():
     rng = np.random.default_rng(16)
     rows = examples(rng, "logits", 1000)
     mem = resmem.Memory(k=3, sigma=1.0).fit(*(part[:1] for part in rows))
@@ -591,15 +591,15 @@ def test_segments_stay_few():
     assert len(mem) == 1000
     assert not any(
         s.has_ids for s in mem._state.view.rows.segments
-    )  # ids that follow on are not stored
+    )  # consecutive ids are not stored
     at_once = resmem.Memory(k=3, sigma=1.0).fit(*rows)
     same_bits(mem.correct(*rows[:2]), at_once.correct(*rows[:2]))
 
 
-def test_size_and_description(fitted):
+def test_nbytes_and_repr_describe_the_memory(fitted):
     mem, rows = fitted
     assert len(mem) == 120
-    stored = sum(part.nbytes for part in rows) + 120 * 3 * 4  # and the residuals
+    stored = sum(part.nbytes for part in rows) + 120 * 3 * 4  # with the residuals
     assert mem.nbytes == stored
     assert repr(mem) == (
         "Memory(task='classification', output_kind='logits', k=7, "
@@ -608,7 +608,7 @@ def test_size_and_description(fitted):
     )
     mem.remove(range(20))
     assert "[100 rows," in repr(mem)
-    assert mem.nbytes == stored + 120 * 8  # the time of every row's removal
+    assert mem.nbytes == stored + 120 * 8  # the version of every row's removal
     assert mem.fit(*rows, ids=np.arange(120)).nbytes == stored + 120 * 8
     new = resmem.Memory(task="regression", sigma=2.5)
     assert (len(new), new.nbytes) == (0, 0)
@@ -633,7 +633,7 @@ def test_borrowed_rows_share_memory_and_copied_rows_do_not(task, kind):
             assert np.array_equal(mine, theirs)
 
 
-def test_what_is_done_to_the_arrays_afterwards_does_not_reach_a_copy(fitted):
+def test_changes_of_the_callers_arrays_do_not_reach_a_copy(fitted):
     mem, rows = fitted
     before = mem.correction(rows[0].copy())
     queries = rows[0].copy()
@@ -713,13 +713,13 @@ def is_equal_but_separate(twin, mem, kind):
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize(("mem", "kind"), HISTORIES)
-def test_pickling(mem, kind, protocol):
+def test_pickled_memory_is_equal_but_separate(mem, kind, protocol):
     is_equal_but_separate(pickle.loads(pickle.dumps(mem, protocol)), mem, kind)
 
 
 @pytest.mark.parametrize("mutable", [False, True])
 @pytest.mark.parametrize(("mem", "kind"), HISTORIES)
-def test_pickling_with_buffers_of_their_own(mem, kind, mutable):
+def test_pickle_with_out_of_band_buffers_is_equal(mem, kind, mutable):
     buffers = []
     data = pickle.dumps(mem, 5, buffer_callback=buffers.append)
     views = [bytearray(b.raw()) if mutable else bytes(b.raw()) for b in buffers]
@@ -731,7 +731,7 @@ def test_pickling_with_buffers_of_their_own(mem, kind, mutable):
 
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy])
 @pytest.mark.parametrize(("mem", "kind"), HISTORIES)
-def test_copying(mem, kind, make):
+def test_copied_memory_is_equal_but_separate(mem, kind, make):
     twin = make(mem)
     is_equal_but_separate(twin, mem, kind)
     twin.k, twin.strength, twin.sigma = 1, 9.0, 0.01
@@ -786,7 +786,7 @@ NEW_CAPSULE.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 
 
 class Bfloat16:
-    """A bfloat16 tensor in the CPU's memory, strides in elements or none."""
+    """A bfloat16 tensor in the CPU's memory, with strides in elements or without."""
 
     dtype = "bfloat16"
 
@@ -819,7 +819,7 @@ class Bfloat16:
 
 
 class Exporter:
-    """A tensor of another library: DLPack, and nothing of NumPy's."""
+    """A tensor of another library, which has DLPack only."""
 
     def __init__(self, array):
         self._array = array
@@ -832,7 +832,7 @@ class Exporter:
 
 
 class Convertible:
-    """A tensor of another library: `__array__` only."""
+    """A tensor of another library, which has `__array__` only."""
 
     def __init__(self, array):
         self._array = array
@@ -874,7 +874,7 @@ FORMS = {
 
 
 def whole_numbers(n=40, d=6, c=3):
-    """Small integers: the same in every dtype there is."""
+    """Return small integers, which are the same in every dtype."""
     rng = np.random.default_rng(21)
     keys = rng.integers(-9, 10, (n, d)).astype(np.float32)
     return keys, rng.integers(-4, 5, (n, c)).astype(np.float32), rng.integers(0, c, n)
@@ -896,7 +896,7 @@ def test_every_form_of_array_gives_the_same_bits(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_array_for_regression(form):
+def test_every_form_of_array_gives_regressions_the_same_bits(form):
     keys, outputs, _ = whole_numbers()
     targets = outputs[::-1].copy()
     make = FORMS[form]
@@ -905,7 +905,7 @@ def test_every_form_of_array_for_regression(form):
     same_bits(mem.correct(make(keys), make(outputs)), wanted.correct(keys, outputs))
 
 
-def test_a_file_mapped_into_memory(tmp_path):
+def test_mapped_file_is_borrowed_as_keys(tmp_path):
     keys, logits, targets = whole_numbers()
     np.save(tmp_path / "keys.npy", keys)
     mapped = np.load(tmp_path / "keys.npy", mmap_mode="r")
@@ -915,7 +915,7 @@ def test_a_file_mapped_into_memory(tmp_path):
     same_bits(mem.correct(mapped, logits), wanted.correct(keys, logits))
 
 
-def test_ids_and_exclusions_of_every_integer_type():
+def test_ids_and_exclusions_of_any_integer_type_are_taken():
     keys, logits, targets = whole_numbers(n=9)
     ids = np.arange(9)[::-1]
     wanted = resmem.Memory(k=2).fit(keys, logits, targets, ids)
@@ -928,7 +928,7 @@ def test_ids_and_exclusions_of_every_integer_type():
 
 
 @pytest.mark.parametrize("strides", [False, True])
-def test_bfloat16_is_widened_exactly_and_given_back_once(strides):
+def test_bfloat16_is_widened_exactly_and_released_once(strides):
     halves = np.arange(2**16, dtype=np.uint32)
     values = (halves << 16).view(np.float32)
     finite = np.isfinite(values)
@@ -948,7 +948,7 @@ def test_bfloat16_that_is_not_finite_is_refused():
         resmem.search(Bfloat16(halves), np.zeros((1, 2)), 1)
 
 
-def test_bfloat16_of_numpy():
+def test_bfloat16_of_ml_dtypes_gives_the_same_bits():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     keys, logits, targets = (
         part.astype(ml_dtypes.bfloat16) if part.ndim == 2 else part for part in whole_numbers()
@@ -959,7 +959,7 @@ def test_bfloat16_of_numpy():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int32"])
-def test_torch_tensors(dtype):
+def test_torch_tensors_give_the_same_bits(dtype):
     torch = pytest.importorskip("torch")
     keys, logits, targets = whole_numbers()
     z, outputs = (torch.tensor(part).to(getattr(torch, dtype)) for part in (keys, logits))

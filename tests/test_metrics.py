@@ -27,7 +27,7 @@ NAMES = {
 
 @st.composite
 def classified(draw):
-    """Probabilities with ties, zeros and ones among them, and classes."""
+    """Draw probabilities, with ties, zeros and ones among them, and classes."""
     rows, classes = draw(st.integers(1, 12)), draw(st.integers(1, 4))
     parts = st.lists(st.integers(0, 5), min_size=classes, max_size=classes).filter(any)
     counts = np.array([draw(parts) for _ in range(rows)], dtype=np.float64)
@@ -36,7 +36,7 @@ def classified(draw):
 
 
 def reference(name, chances, labels):
-    """The scores of rows, and the score, in plain Python."""
+    """Return the scores of rows and the whole score, in plain Python."""
     table = [[float(p) for p in row] for row in chances]
     pairs = list(zip(table, labels, strict=True))
     tops = [(max(row), float(row.index(max(row)) == y)) for row, y in pairs]
@@ -69,7 +69,7 @@ def test_scores_of_probabilities_are_their_definitions(name, case):
 
 @st.composite
 def measured(draw):
-    """Predictions and targets, (n,) or (n, C); columns of few values may not vary."""
+    """Draw predictions and targets, (n,) or (n, C); some columns may be constant."""
     rows, columns = draw(st.integers(1, 10)), draw(st.integers(0, 3))
     value = st.integers(-3, 3).map(lambda v: v / 10)
     values = [draw(value) for _ in range(2 * rows * max(1, columns))]
@@ -96,13 +96,13 @@ def test_scores_of_values_are_their_definitions(case):
         assert r2.whole(*case) == (1.0 if squares == 0 else -math.inf)
 
 
-def test_scores_by_hand():
+def test_scores_of_small_cases_match_hand_calculation():
     chances, labels = np.array([[0.5, 0.5], [0.2, 0.8], [0.9, 0.1]]), np.array([0, 1, 1])
     scores = {
         n: score_named(n, "classification").whole(chances, labels) for n in NAMES["classification"]
     }
     assert scores["log_loss"] == pytest.approx(-math.log(0.5 * 0.8 * 0.1) / 3)
-    assert scores["accuracy"] == pytest.approx(2 / 3)  # of equal classes the first
+    assert scores["accuracy"] == pytest.approx(2 / 3)  # the first of equal classes is chosen
     assert scores["brier"] == pytest.approx((0.5 + 0.08 + 1.62) / 3)
     assert scores["calibration_error"] == pytest.approx((0.5 + 0.2 + 0.9) / 3)
     values, targets = np.array([[1.0, 0.0], [3.0, 2.0]]), np.array([[1.0, 1.0], [3.0, 5.0]])
@@ -114,13 +114,13 @@ def test_scores_by_hand():
     }
 
 
-def test_r2_knows_that_rounded_means_are_no_variance():
+def test_r2_of_constant_targets_ignores_rounding_of_the_mean():
     score = score_named("r2", "regression")
     assert score.whole(np.full(3, 0.2), np.full(3, 0.1)) == -math.inf
     assert score.whole(np.full(3, 0.1), np.full(3, 0.1)) == 1
 
 
-def test_gains_say_nothing_where_both_hold_something_impossible():
+def test_gain_of_two_infinite_losses_is_zero():
     losses, others = np.array([1.0, np.inf, 2.0]), np.array([3.0, np.inf, np.inf])
     assert gains_of(losses, others).tolist() == [2, 0, np.inf]
     assert gains_of(others, losses).tolist() == [-2, 0, -np.inf]
@@ -131,7 +131,7 @@ def test_gains_say_nothing_where_both_hold_something_impossible():
         assert (interval.low, interval.high) == (-np.inf, np.inf)
 
 
-def test_a_class_held_impossible_costs_infinitely_much():
+def test_log_loss_of_a_class_of_probability_0_is_infinite():
     score = score_named("log_loss", "classification")
     case = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1])
     assert score.rows(*case).tolist() == [0, math.inf]
@@ -139,7 +139,7 @@ def test_a_class_held_impossible_costs_infinitely_much():
     assert score.whole(*case) == math.inf
 
 
-def test_bins_have_their_lower_edge_and_the_last_both():
+def test_reliability_bins_include_their_lower_edge():
     confidence = np.array([0.0, 0.5, 0.5, 0.74, 0.75, 1.0])
     rows, means, accuracy = reliability(confidence, np.array([0, 1, 0, 0, 1, 1.0]), 4)
     assert rows.tolist() == [1, 0, 3, 2]
@@ -149,7 +149,7 @@ def test_bins_have_their_lower_edge_and_the_last_both():
     assert error_of(rows, means, accuracy) == pytest.approx((3 * (0.58 - 1 / 3) + 0.25) / 6)
 
 
-def test_the_interval_of_a_mean():
+def test_paired_interval_is_the_normal_interval_of_a_mean():
     interval = paired_interval([1.0, 2.0, 3.0, 6.0])
     half = 1.959963984540054 * math.sqrt(14 / 3) / 2
     assert interval == pytest.approx((3.0, 3 - half, 3 + half, 0.95))
@@ -158,7 +158,7 @@ def test_the_interval_of_a_mean():
     assert interval.low < narrow.low < narrow.mean < narrow.high < interval.high
 
 
-def test_of_few_or_infinite_gains_no_interval_is_known():
+def test_interval_of_few_or_infinite_gains_is_infinite():
     assert math.isnan(paired_interval([]).mean)
     assert paired_interval([])[1:] == (-math.inf, math.inf, 0.95)
     assert paired_interval([3.0]) == Interval(3.0, -math.inf, math.inf, 0.95)
@@ -166,13 +166,13 @@ def test_of_few_or_infinite_gains_no_interval_is_known():
     assert math.isnan(paired_interval([-math.inf, math.inf]).mean)
 
 
-def test_an_interval_covers_as_often_as_it_says():
+def test_interval_covers_the_mean_as_often_as_stated():
     rng = np.random.default_rng(4)
     intervals = [paired_interval(rng.exponential(size=200), 0.9) for _ in range(1000)]
     assert 0.87 < np.mean([i.low <= 1 <= i.high for i in intervals]) < 0.93
 
 
-def test_a_function_may_score():
+def test_function_as_score_is_called():
     def worst(predictions, targets):
         return np.abs(predictions - targets).max()
 
@@ -198,7 +198,7 @@ def test_a_function_may_score():
         ((3, "regression"), TypeError, "a name or a function"),
     ],
 )
-def test_a_score_that_is_not_there_is_refused(arguments, error, message):
+def test_unknown_score_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         score_named(*arguments)
 
@@ -221,7 +221,7 @@ def test_predictions_of_classes_are_checked(name, predictions, targets, message)
 
 
 @pytest.mark.parametrize("name", ["log_loss", "brier", "calibration_error"])
-def test_scores_of_probabilities_refuse_raw_sums(name):
+def test_scores_of_probabilities_refuse_raw_scores(name):
     score = score_named(name, "classification")
     with pytest.raises(ValueError, match=r"row 1 holds values outside \[0, 1\]"):
         score.whole(np.array([[0.5, 0.5], [1.1, -0.1]]), np.array([0, 0]))
@@ -239,7 +239,7 @@ def test_predictions_of_values_are_checked(name):
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95, math.nan])
-def test_a_confidence_lies_between_0_and_1(confidence):
+def test_confidence_outside_0_and_1_is_refused(confidence):
     with pytest.raises(ValueError, match="between 0 and 1"):
         paired_interval([1.0, 2.0], confidence)
 
@@ -262,12 +262,12 @@ def test_a_confidence_next_to_0_has_an_interval(confidence):
     np.testing.assert_allclose(mean - low, high - mean, atol=1e-15)
 
 
-def test_gains_have_one_dimension():
+def test_gains_of_two_dimensions_are_refused():
     with pytest.raises(ValueError, match=r"shape \(n,\)"):
         paired_interval(np.ones((2, 2)))
 
 
-# ---- what rows may be too few to hold -----------------------------------------------------------
+# ---- losses too rare to be among the rows ------------------------------------------------------
 
 
 def test_a_worst_gain_counts_as_one_more_row():

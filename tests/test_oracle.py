@@ -57,7 +57,7 @@ PRECISION_AND_RANGE = {"float32": (24, 128), "float16": (11, 16), "bfloat16": (8
 
 
 def rounded(x: float, dtype: str) -> float:
-    """``x`` as the nearest multiple of its last digit's value in ``dtype``; a tie to the even."""
+    """Return the multiple of the last digit's value in ``dtype`` nearest to ``x``; ties to even."""
     precision, beyond = PRECISION_AND_RANGE[dtype]  # significant bits; all is below 2^beyond
     if x == 0.0:
         return x
@@ -125,7 +125,7 @@ def exact_running_sum(terms: Sequence[float]) -> float:
 
 
 def exact_sum(terms: Sequence[float]) -> Fraction:
-    """The true sum, with no rounding at all."""
+    """Return the true sum, without any rounding."""
     return sum((Fraction(term) for term in terms), Fraction(0))
 
 
@@ -182,7 +182,7 @@ def test_the_rational_square_root_is_that_of_ieee(a: float) -> None:
 
 
 def finite_values(dtype: str) -> oracle.Float32:
-    """Every value >= 0 of ``dtype`` in order: those of its bit patterns 0, 1, 2, ..."""
+    """Return every value >= 0 of ``dtype`` in order, from its bit patterns 0, 1, 2, ..."""
     if dtype == "float16":
         return np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
     return (np.arange(0x7F80, dtype=np.uint32) << np.uint32(16)).view(np.float32)
@@ -202,7 +202,7 @@ def test_a_stored_key_is_the_nearest_value(dtype: oracle.KeyDtype, x: float) -> 
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_every_stored_value_stays_and_every_halfway_goes_to_the_even_one(
+def test_stored_values_stay_and_halfway_values_go_to_even(
     dtype: oracle.KeyDtype, sign: int
 ) -> None:
     values = finite_values(dtype)
@@ -374,7 +374,7 @@ def test_cosine_is_clamped_at_zero() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_padding_when_there_are_too_few_rows(metric: oracle.Metric) -> None:
+def test_too_few_rows_are_padded(metric: oracle.Metric) -> None:
     worst = -math.inf if metric == "inner_product" else math.inf
     rows = np.eye(3, dtype=np.float32)
     distances, found = oracle.search(rows[:2], rows, 5, metric, alive=[True, False, True])
@@ -457,10 +457,10 @@ def test_cexp_is_within_2_ulp() -> None:
     )
     errors = [ulp_error(*pair) for pair in zip(x.tolist(), oracle.cexp(x).tolist(), strict=True)]
     assert max(errors) <= 2.0
-    assert max(errors) <= 1.0  # what is found; a larger error means changed arithmetic
+    assert max(errors) <= 1.0  # the largest error found; a larger one means changed arithmetic
 
 
-def test_cexp_edges() -> None:
+def test_cexp_of_edge_cases_is_right() -> None:
     x = np.array([0.0, -0.0, 5e-324, -5e-324, 2.0**-54, -np.inf, np.inf])
     same_bits(oracle.cexp(x), np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0, np.inf]))
     beyond = [np.nextafter(LARGEST_X, np.inf), 709.79, 710.0, 711.0, 1e308]
@@ -493,7 +493,7 @@ def test_cexp_is_the_contract_step_by_step(x: float) -> None:
     same_bits(oracle.cexp(x), np.float64(exact_cexp(x)))
 
 
-def test_cexp_does_not_depend_on_where_in_an_array_a_value_stands() -> None:
+def test_cexp_does_not_depend_on_the_position_of_a_value() -> None:
     x = np.random.default_rng(0).uniform(-750, 712, 101)
     whole = oracle.cexp(x)
     same_bits(np.array([oracle.cexp(one) for one in x]), whole)
@@ -544,16 +544,16 @@ def test_clog_is_within_3_ulp() -> None:
     pairs = zip(x.tolist(), oracle.clog(x).tolist(), strict=True)
     errors = [log_ulp_error(*pair) for pair in pairs if pair[0] != 1.0]
     assert max(errors) <= 3.0
-    assert max(errors) <= 2.0  # what is found; a larger error means changed arithmetic
+    assert max(errors) <= 2.0  # the largest error found; a larger one means changed arithmetic
 
 
-def test_clog_edges() -> None:
+def test_clog_of_edge_cases_is_right() -> None:
     same_bits(oracle.clog(1.0), np.float64(0.0))
     largest, smallest = float(np.finfo(np.float64).max), oracle.SMALLEST_NORMAL
     edges = [smallest, np.nextafter(smallest, 1), 2.0**1023, largest, 1 - 2.0**-53, 1 + 2.0**-52]
     for edge in map(float, edges):
         assert log_ulp_error(edge, float(oracle.clog(edge))) <= 1.0
-    # What the others are scaled by: no float64 lies between it and the root.
+    # The others are scaled by this; no float64 lies between it and the root.
     below = float(np.nextafter(oracle.SQRT_HALF, 0))
     assert Fraction(below) ** 2 < Fraction(1, 2) < Fraction(oracle.SQRT_HALF) ** 2
 
@@ -565,7 +565,7 @@ def test_clog_is_the_contract_step_by_step(x: float) -> None:
     assert float(oracle.clog(x)) == exact_clog(x)
 
 
-def test_clog_does_not_depend_on_where_in_an_array_a_value_stands() -> None:
+def test_clog_does_not_depend_on_the_position_of_a_value() -> None:
     x = np.exp(np.random.default_rng(0).uniform(-700, 700, 101))
     whole = oracle.clog(x)
     same_bits(np.array([oracle.clog(one) for one in x]), whole)
@@ -591,7 +591,7 @@ def test_softmax_is_the_contract_step_by_step(
     same_bits(oracle.softmax([row, row], temperature), np.array([expected, expected]))
 
 
-def test_softmax_rows() -> None:
+def test_softmax_rows_sum_to_1() -> None:
     rows = np.array([[0, 0, 0, 0], [3e38, -3e38, 0, 0], [-np.inf, 5, -np.inf, 5]], np.float32)
     expected = [[0.25] * 4, [1, 0, 0, 0], [0, 0.5, 0, 0.5]]
     same_bits(oracle.softmax(rows), np.array(expected))
@@ -600,7 +600,7 @@ def test_softmax_rows() -> None:
     assert np.max(np.abs(oracle.softmax(wide).sum(axis=1) - 1)) <= 150 * 2.0**-53
 
 
-def test_base_of_each_output_kind() -> None:
+def test_base_of_each_output_kind_is_right() -> None:
     logits = np.array([[1, 2], [3, -np.inf]], dtype=np.float32)
     same_bits(oracle.base("logits", logits, 2.0), oracle.softmax(logits, 2.0))
     probabilities = np.array([[0.1, 0.9]], dtype=np.float32)
@@ -613,7 +613,7 @@ def test_base_of_each_output_kind() -> None:
         oracle.base("values", [[0.5]], 2.0)
 
 
-def test_residuals_of_each_output_kind() -> None:
+def test_residuals_of_each_output_kind_are_right() -> None:
     logits = np.array([[1, 2, 0], [3, -1, 0]], dtype=np.float32)
     b = oracle.softmax(logits, 0.5)
     r = oracle.residuals("classification", "logits", logits, [2, 0], 0.5)
@@ -692,13 +692,13 @@ def test_sparse_residuals_are_the_contract_step_by_step(
     np.testing.assert_array_equal(oracle.sparse_dense(index, value, rest, len(b)), [kept])
 
 
-def test_sparse_residuals_by_hand() -> None:
+def test_sparse_residuals_match_hand_calculation() -> None:
     b = np.array([[0.25, 0.125, 0.25, 0.25, 0.125], [0.0, 0.0, 0.0, 1.0, 0.0]])
     index, value, rest, error = oracle.sparse_residuals(b, [3, 1], 2)
     assert index.tolist() == [[3, 0, 2], [1, 3, 0]]  # ties by the smaller class
     assert rest.tolist() == [0.125, 0.0]
     assert value.tolist() == [[0.875, -0.125, -0.125], [1.0, -1.0, 0.0]]
-    assert error == 0.0  # what is left is spread evenly already
+    assert error == 0.0  # the rest is spread evenly already
     assert oracle.sparse_residuals(b[:1], [3], 1)[3] == 0.25 - single(0.5 / 3)  # class 2
 
 
@@ -714,7 +714,7 @@ def test_sparse_residuals_round_in_the_order_of_the_contract() -> None:
     assert oracle.sparse_residuals(b, [0], 1)[1][0, 0] == 1 + 2.0**-22
 
 
-def test_sparse_residuals_of_one_class_and_of_no_row() -> None:
+def test_sparse_residuals_of_one_class_or_no_row_are_right() -> None:
     index, value, rest, error = oracle.sparse_residuals(np.array([[1.0]]), [0], 4)
     assert (index.tolist(), value.tolist(), rest.tolist(), error) == ([[0]], [[0.0]], [0.0], 0.0)
     index, value, rest, error = oracle.sparse_residuals(np.empty((0, 5)), [], 2)
@@ -729,7 +729,7 @@ def test_a_sparse_value_that_would_become_infinite_is_refused() -> None:
 
 @st.composite
 def softmax_rows(draw: Callable[..., Any]) -> tuple[oracle.Float64, list[int]]:
-    """Base outputs of 1 to 6 rows, zeros and ties among them, and their classes."""
+    """Draw base outputs of 1 to 6 rows, with zeros and ties among them, and their classes."""
     n, C = draw(st.integers(1, 6)), draw(st.integers(1, 12))
     logit = st.sampled_from([-math.inf, 0.0, 2.0]) | st.floats(-12, 12, width=32)
     logits = draw(arrays(np.float32, (n, C), elements=logit))
@@ -771,7 +771,7 @@ def test_the_error_of_sparse_residuals_bounds_every_column(
 
 @few
 @given(softmax_rows(), st.integers(1, 12))
-def test_what_sparse_residuals_leave_out_is_small_and_spread_evenly(
+def test_rest_of_sparse_residuals_is_small_and_spread_evenly(
     rows: tuple[oracle.Float64, list[int]], m: int
 ) -> None:
     b, labels = rows
@@ -903,7 +903,7 @@ def test_weights_and_correction_are_the_contract_step_by_step(
     same_bits(oracle.correction(padded, positions, r, sigma), expected)
 
 
-def test_weights_edges() -> None:
+def test_weights_of_edge_cases_are_right() -> None:
     D = [1.0, 2.0, 2.0, 1e30, np.inf]
     for sigma, expected in ((np.inf, [1.0, 1.0, 1.0, 1.0, 0.0]), (5e-324, [1.0, 0, 0, 0, 0])):
         e, W = oracle.weights(D, sigma)
@@ -921,7 +921,7 @@ def test_weights_edges() -> None:
     st.integers(1, 6), st.integers(2, 12), st.sampled_from([0.7, math.inf]), st.integers(0, 2**32)
 )
 def test_votes_that_tie_are_equal_in_any_order(votes: int, C: int, sigma: float, seed: int) -> None:
-    """As many votes for each of some classes, of rows at one distance, over an even base."""
+    """Some classes have equally many votes of rows at one distance, over a uniform base."""
     rng = np.random.default_rng(seed)
     tied = rng.permutation(C)[: rng.integers(2, C + 1)]
     y = rng.permutation(np.repeat(tied, votes))
@@ -962,7 +962,7 @@ some_floors = st.sampled_from([0.0, 1e-6, 0.01, 0.3, 1.0])
 
 
 def exact_tau(y: list[float], mass: float, where: list[int], C: int) -> float:
-    """Of possible classes, which stand at these places among all."""
+    """Return tau of the possible classes, which stand at these places among all."""
     tau, n = -math.inf, len(y) + 1
     while 0 < sum(value > tau for value in y) < n:
         n = sum(value > tau for value in y)
@@ -992,7 +992,7 @@ def test_simplex_is_the_contract_step_by_step(
     v: list[float], floor: float, kind: oracle.MapKind, base: list[float] | None,
     strength: float, copies: int,
 ) -> None:  # fmt: skip
-    v = v * copies  # more than 100 classes, too
+    v = v * copies  # sometimes more than 100 classes
     C = len(v)
     b = None if base is None else (base * copies * 20)[:C]
     if kind == "keep" and b is None:
@@ -1035,7 +1035,7 @@ def test_simplex_is_the_contract_step_by_step(
     )
 
 
-def test_simplex_floor() -> None:
+def test_simplex_keeps_its_floor() -> None:
     half = np.array([[0.5, 0.5]])
     same_bits(oracle.simplex([[-1.0, -1.0]], floor=1.0), half)
     same_bits(oracle.simplex([[-1.0, 0.75]], floor=1.0), np.array([[0.25, 0.75]]))  # at most 1/2
@@ -1048,7 +1048,7 @@ def test_simplex_floor() -> None:
 @pytest.mark.parametrize("C", [2, 99, 100, 101, 50_000, 262_144])
 @pytest.mark.parametrize("kind", ["clip", "project", "keep"])
 def test_floors_take_little_whatever_the_number_of_classes(kind: oracle.MapKind, C: int) -> None:
-    """From a class that is sure, of a base that is sure of another."""
+    """Floors take little from a sure class, even over a base that is sure of another."""
     base = np.full((1, C), 1e-30)
     base[0, 1] = 1.0
     v = np.zeros((1, C))
@@ -1073,7 +1073,7 @@ def test_an_impossible_class_stays_so_unless_neighbours_have_it() -> None:
 
 
 def nearest_point(v: list[float], f: float) -> list[Fraction]:
-    """The projection, by sorting: tau is that of the most columns that all lie above theirs."""
+    """Return the projection by sorting: the most columns that all lie above their tau give tau."""
     mass = 1 - len(v) * Fraction(f)
     total, tau = Fraction(0), Fraction(0)
     for n, value in enumerate(sorted(map(Fraction, v), reverse=True), 1):
@@ -1099,7 +1099,7 @@ def test_the_exact_projection_is_the_nearest_point(v: list[float], floor: float)
 
 
 def projection_error(v: list[float]) -> Fraction:
-    """How far a projected probability may be from the exact one.
+    """Return how far a projected probability may be from the exact one.
 
     n * tau is a csum and M, rounded at most ceil(C / 8) + 7 times. sum max(v_c - tau, 0) falls by 1
     or more for every 1 that tau grows: no error of tau exceeds that of n * tau, doubled for
@@ -1131,7 +1131,7 @@ def test_project_is_the_nearest_point_but_for_roundings(v: list[float], floor: f
 
 
 @pytest.mark.parametrize("floor", [0.0, 1e-6, 0.3])
-def test_project_of_one_and_of_equal_columns(floor: float) -> None:
+def test_project_of_one_or_equal_columns_is_uniform(floor: float) -> None:
     for value in (-3.0, 0.0, 1.0, 1e9):
         same_bits(oracle.simplex([[value]], floor, "project"), np.array([[1.0]]))
         for C in (2, 3, 7, 8, 9, 100):
@@ -1177,7 +1177,7 @@ def test_sweep_is_the_definitions_of_every_query_and_setting() -> None:
         assert scores[i, h, s, t, m].tolist() == expected
 
 
-def test_sweep_by_hand() -> None:
+def test_sweep_matches_hand_calculation() -> None:
     where = [[0.0, 0.0], [math.inf] * 2], [[0, 1], [-1, -1]]
     r, b = np.array([[0.5, -0.5], [0.0, 0.0]], np.float32), [[0.25, 0.75], [0.5, 0.5]]
     scores = oracle.sweep(*where, r, b, [0, 1], [1, 2], [math.inf], [1.0], [("clip", 1e-6)], 2)
@@ -1205,7 +1205,7 @@ def column(*values: float) -> oracle.Float32:
     return np.array(values, dtype=np.float32)[:, None]
 
 
-def test_auto_sigma_by_hand() -> None:
+def test_auto_sigma_matches_hand_calculation() -> None:
     # k = 2, distances to the others: (1 3), (1 2), (2 3), (4 6): m = 1, 0.5, 0.5, 1.
     assert oracle.auto_sigma(column(0, 1, 3, 7), None, 2) == 0.75
     # Three rows, (1 3), (1 2), (2 3): m = 1, 0.5, 0.5; an odd count has one middle value.
@@ -1214,7 +1214,7 @@ def test_auto_sigma_by_hand() -> None:
     assert oracle.auto_sigma(column(0, 1, 3), None, 50) == 0.5
 
 
-def test_auto_sigma_zero_cases() -> None:
+def test_auto_sigma_of_zero_distances_is_right() -> None:
     # Every row sees only equal distances: no positive m_i.
     assert oracle.auto_sigma(column(0, 0, 0, 0, 5), None, 3) == 1.0
     # Rows at 0 see four equal rows: m = 0. The row at 5 sees 1 5 5 5, that at 6 sees 1 6 6 6.
@@ -1226,7 +1226,7 @@ def test_auto_sigma_zero_cases() -> None:
 
 
 @pytest.mark.parametrize(("n", "k"), [(40, 7), (255, 3), (256, 3), (257, 3), (300, 5)])
-def test_auto_sigma_on_its_sample(n: int, k: int) -> None:
+def test_auto_sigma_is_measured_on_its_sample(n: int, k: int) -> None:
     rng = np.random.default_rng(n)
     keys = rng.standard_normal((n, 4)).astype(np.float32)
     ids = rng.permutation(2 * n)[:n]
@@ -1290,7 +1290,7 @@ def test_preprocessing_rounds_to_float32_once() -> None:
         same_bits(oracle.preprocess([[1.0]], kind, third), np.array([[1 + 2.0**-23]], np.float32))
 
 
-def test_preprocessing_by_hand() -> None:
+def test_preprocessing_matches_hand_calculation() -> None:
     e = [[3.0, -4.0], [0.0, 0.0]]
     fitted = {"mean": [1.0, 2.0], "scale": [0.5, 4.0]}
     head = {"weight": [[1.0, 2.0], [0.0, -1.0], [1.0, 1.0]], "bias": [1.0, 0.0, -3.0]}
@@ -1305,7 +1305,7 @@ def test_preprocessing_by_hand() -> None:
         same_bits(oracle.preprocess(e, name, numbers), np.array(expected, np.float32))
 
 
-def test_the_length_of_a_vector_of_the_largest_or_smallest_numbers_is_no_matter() -> None:
+def test_unit_of_largest_or_smallest_numbers_is_right() -> None:
     for size in (float(np.finfo(np.float32).max), 2.0**-149):
         half = oracle.preprocess([[size] * 4], "unit")
         same_bits(half, np.full((1, 4), 0.5, np.float32))
@@ -1324,7 +1324,7 @@ def test_keys_beyond_float32_are_refused() -> None:
             oracle.preprocess([[e]], "pca:1", {"weight": [[1.0]], "bias": [0.0]})
 
 
-def test_a_preprocess_without_meaning_is_refused() -> None:
+def test_invalid_preprocess_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown preprocess: 'sphere'"):
         oracle.preprocess([[1.0]], "sphere")
     with pytest.raises(ValueError, match="a weight of 2 rows expected for pca:2, got 1"):
@@ -1406,7 +1406,7 @@ def test_memory_takes_the_first_of_equal_classes() -> None:
     assert memory.predict([[1.0]], outputs, exclude_ids=[4]).tolist() == [1]
 
 
-def test_memory_for_regression() -> None:
+def test_memory_for_regression_corrects_values() -> None:
     memory = oracle.OracleMemory("regression", "values", k=2, sigma=math.inf)
     memory.fit([[0.0], [1.0], [9.0]], [1.0, 2.0, 3.0], [1.5, 3.5, 0.0])
     same_bits(memory.correction([[0.2]]), np.array([[1.0]]))
@@ -1419,7 +1419,7 @@ def test_memory_for_regression() -> None:
 
 
 def stored_memory(**options: Any) -> tuple[oracle.OracleMemory, dict[str, Any]]:
-    """A memory of 20 rows fitted and 10 added, and the data of ``classification``."""
+    """Return a memory of 20 fitted and 10 added rows, and the data of ``classification``."""
     _, data = classification()
     memory = oracle.OracleMemory(k=5, sigma=0.7, temperature=1.5, strength=0.8, **options)
     outputs = None if memory.head else data["outputs"]
@@ -1550,7 +1550,7 @@ def test_columns_have_the_bits_of_the_full_result(store: str) -> None:
         ({"store": "sparser:3"}, "sparse:m"),
     ],
 )
-def test_memory_refuses_stores_that_have_no_meaning(options: dict[str, Any], message: str) -> None:
+def test_memory_refuses_invalid_stores(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         oracle.OracleMemory(**options)
 

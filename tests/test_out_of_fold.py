@@ -14,14 +14,14 @@ from resmem._scores import out_of_fold as _out_of_fold
 
 
 def others_of(X_train, y_train, X_test):
-    """Of each row to be predicted: which rows were there to train on, as a column each."""
+    """Return, for each row to predict, 1 in the columns of the rows trained on."""
     seen = np.zeros(40)
     seen[np.asarray(X_train).ravel().astype(int)] = 1
     return np.tile(seen, (len(X_test), 1))
 
 
 class Counter:
-    """A classifier as scikit-learn has them: the classes' frequencies, whatever is asked."""
+    """A classifier in scikit-learn's form that always gives the frequencies of classes."""
 
     def __init__(self):
         self.trained = 0
@@ -82,18 +82,18 @@ def test_no_row_is_predicted_by_a_model_that_saw_it(n, folds, seed, classes):
     targets = np.random.default_rng(seed).integers(0, classes, n)
     seen = resmem.out_of_fold(others_of, X[:n], targets, folds, seed)[:, :n]
     assert not seen.diagonal().any()
-    assert (seen == seen.T).all()  # those of one fold do not see one another, all others do
+    assert (seen == seen.T).all()  # rows of one fold do not see one another, all others do
     apart = {tuple(row) for row in seen}
     assert len(apart) == folds
     sizes = [int(n - sum(row)) for row in apart]
     assert max(sizes) - min(sizes) <= 1
-    for c in range(classes):  # spread evenly over the folds
+    for c in range(classes):  # classes are spread evenly over the folds
         inside = [sum(t == c and s == 0 for t, s in zip(targets, r, strict=True)) for r in apart]
         assert max(inside) - min(inside) <= 1
     assert (seen == resmem.out_of_fold(others_of, X[:n], targets, folds, seed)[:, :n]).all()
 
 
-def test_the_split_is_a_fixed_rule():
+def test_split_deals_permuted_rows_to_folds_in_turn():
     """Rows in the order of a permutation, class by class, are dealt to the folds in turn."""
     order = sorted(np.random.RandomState(7).permutation(40), key=lambda row: Y[row])
     fold = [order.index(row) % 4 for row in range(40)]
@@ -130,7 +130,7 @@ def test_groups_stay_together():
         (Probable(), "decision_function", lambda p, counts: np.full_like(p, 7.0)),
     ],
 )
-def test_a_classifier_is_asked_for_what_the_memory_needs(model, output, expected):
+def test_output_chooses_the_method_of_the_classifier(model, output, expected):
     groups = np.arange(40) % 5 // 4  # fold 1: every fifth row
     got = resmem.out_of_fold(model, X, Y, groups, output=output)
     for fold in (0, 1):
@@ -150,7 +150,7 @@ def test_decision_values_of_two_classes_become_logits():
     ("output", "nothing"),
     [("auto", -np.inf), ("predict_proba", 0.0), ("decision_function", -np.inf)],
 )
-def test_a_class_that_was_not_there_is_impossible_to_that_model(output, nothing):
+def test_class_missing_in_training_is_impossible_with_warning(output, nothing):
     targets = np.where(np.arange(40) < 36, np.arange(40) % 2 * 2, 1)
     with pytest.warns(UserWarning, match="fold 1: rows to train on lack class 1") as warned:
         got = resmem.out_of_fold(Probable(), X, targets, np.arange(40) // 30, output=output)
@@ -159,7 +159,7 @@ def test_a_class_that_was_not_there_is_impossible_to_that_model(output, nothing)
     assert np.isfinite(got[:30]).all()
     assert np.isfinite(got[30:, ::2]).all()
     mem = resmem.Memory(output_kind="probabilities" if output == "predict_proba" else "logits")
-    mem.fit(X, got, targets)  # which is legal
+    mem.fit(X, got, targets)  # such outputs are legal
 
 
 def test_a_class_of_probability_0_is_no_warning():
@@ -181,7 +181,7 @@ def test_a_regressor_gives_values(shape):
 
 
 class Sparse:
-    """The least of a sparse matrix without rows; converted, it has them."""
+    """A minimal sparse matrix that gives rows only after conversion."""
 
     shape = (40, 1)
 
@@ -198,7 +198,7 @@ class Taken:
 
 
 class Frame:
-    """The least of a DataFrame: subscripts are columns, rows have iloc."""
+    """A minimal DataFrame: subscripts select columns, iloc selects rows."""
 
     def __init__(self, rows):
         self.rows, self.shape = rows, rows.shape
@@ -218,7 +218,7 @@ class Frame:
 
 
 @pytest.mark.parametrize("rows", [X.tolist(), tuple(X), Sparse(), Frame(X)])
-def test_rows_come_in_many_forms(rows):
+def test_rows_of_many_types_are_taken(rows):
     got = resmem.out_of_fold(others_of, rows, Y, 4)
     np.testing.assert_array_equal(got, resmem.out_of_fold(others_of, X, Y, 4))
 
@@ -232,8 +232,8 @@ def test_arguments_of_fit_are_split_if_they_have_rows():
     np.testing.assert_allclose(got[20:], np.tile(expected, (20, 1)))
 
 
-def test_the_memory_gets_residuals_as_large_as_those_of_new_rows():
-    """What it is for: a model that learns its examples by heart leaves no residuals there."""
+def test_out_of_fold_residuals_are_as_large_as_on_new_rows():
+    """A model that learns its examples by heart leaves no residuals on them."""
 
     def by_heart(X_train, y_train, X_test):
         return y_train[np.abs(X_test - X_train.T).argmin(axis=1)]
@@ -311,17 +311,17 @@ Uneven = type("Uneven", (Deciding,), {"decision_function": lambda self, X: np.on
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused(model, options, error, message):
+def test_out_of_fold_of_wrong_input_is_refused(model, options, error, message):
     arguments = {"X": X, "targets": Y, **options}
     with pytest.raises(error, match=message):
         resmem.out_of_fold(model, **arguments)
 
 
-def test_the_example_gives_what_it_says():
+def test_docstring_example_of_out_of_fold_is_right():
     assert doctest.testmod(_out_of_fold) == (0, 3)
 
 
-def test_a_function_cannot_change_what_the_caller_gave():
+def test_model_function_cannot_change_the_callers_arrays():
     X, y = np.arange(12.0).reshape(6, 2), np.arange(6.0)
     before = X.copy(), y.copy()
 

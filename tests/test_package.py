@@ -1,4 +1,4 @@
-"""What is installed, imported and declared is what is there."""
+"""The package is installed, imported, declared and documented as it says; names of the tests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def declared() -> dict[str, Signature]:
 
 
 def classes() -> dict[str, set[str]]:
-    """Members of the stub's classes and of their bases, but for the shapes of dictionaries."""
+    """Return the members of the stub's classes and of their bases, except the shapes of dictionaries."""
     tree = ast.parse(STUB.read_text(encoding="utf-8"))
     members: dict[str, set[str]] = {}
     for node in (n for n in tree.body if isinstance(n, ast.ClassDef)):
@@ -56,7 +56,7 @@ def classes() -> dict[str, set[str]]:
 
 
 def compiled(name: str) -> Signature:
-    """Signature of the extension's function: the first line of its docstring."""
+    """Return the signature of a function of the extension, from its docstring's first line."""
     line = getattr(_core, name).__doc__.splitlines()[0]
     (function,) = ast.parse(f"def {line}: ...").body
     assert isinstance(function, ast.FunctionDef)
@@ -83,7 +83,7 @@ def test_the_stub_names_what_the_extension_has():
 
 
 @pytest.mark.parametrize("name", sorted(declared()))
-def test_the_stub_has_the_arguments_and_defaults_of_the_extension(name):
+def test_stub_has_the_arguments_and_defaults_of_the_extension(name):
     assert declared()[name] == compiled(name)
 
 
@@ -212,7 +212,7 @@ def test_shell_session_of_the_guide_runs(tmp_path):
     printed = done.stdout.splitlines()
     labels = [int(line) for line in printed[1:6]]
     truth = np.load(tmp_path / "new_classes.npy")
-    assert labels == list(truth)  # which the base model's logits alone do not give
+    assert labels == list(truth)  # the base model's logits alone do not give them
     assert list(np.load(tmp_path / "new_logits.npy").argmax(axis=1)) != labels
     chances = np.load(tmp_path / "probabilities.npy")
     assert list(chances.argmax(axis=1)) == labels
@@ -222,6 +222,28 @@ def test_shell_session_of_the_guide_runs(tmp_path):
     assert (tmp_path / "report.html").is_file()
 
 
+# ---- names of the tests --------------------------------------------------------------------
+
+LONGEST_NAME = 60  # letters of a test's name
+
+
+def names_of_tests(path: Path) -> list[str]:
+    """Return the names of all tests of a file, in its order."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return [function.name for function in functions if function.name.startswith("test")]
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.glob("test_*.py")), ids=lambda path: path.stem)
+def test_names_of_tests_are_short_and_unique_in_their_file(path):
+    names = names_of_tests(path)
+    assert [name for name in names if len(name) > LONGEST_NAME] == []
+    assert sorted(names) == sorted(set(names))
+
+
+# ---- examples of docstrings ----------------------------------------------------------------
+
+
 @pytest.mark.parametrize("module", [resmem, _memory, _search], ids=lambda m: m.__name__)
-def test_the_examples_of_docstrings_give_what_they_say(module):
+def test_examples_of_docstrings_give_what_they_say(module):
     assert doctest.testmod(module).failed == 0

@@ -1,4 +1,4 @@
-"""Data that are misread: what is told, at whose line and how often, and what is left in peace."""
+"""Data that are likely misread: which warnings come, at whose line and how often."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def memory(**options):
     return resmem.Memory(**{"k": 5, **options}).fit(Z, L, Y)
 
 
-def told(call):
-    """What is warned of in a call, all of it at the line of this file."""
+def warnings_of(call):
+    """Return the warnings of a call, which must all point to a line of this file."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
@@ -61,44 +61,46 @@ LOGARITHMS = ", or, if it was fitted with log-probabilities, pass numpy.log(outp
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
-def test_probabilities_given_as_logits_are_told_of_once(entry):
-    (text,) = told(lambda: ENTRIES[entry](P[:100]))
+def test_probabilities_given_as_logits_are_warned_of_once(entry):
+    (text,) = warnings_of(lambda: ENTRIES[entry](P[:100]))
     assert text == (
         "outputs look like probabilities: none is negative and every row sums to 1, but they are "
         "taken for logits; make the memory with output_kind='probabilities'"
         + ("" if entry in ("fit", "add") else LOGARITHMS)
     )
-    assert told(lambda: ENTRIES[entry](L[:100])) == []
+    assert warnings_of(lambda: ENTRIES[entry](L[:100])) == []
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_probabilities_of_every_dtype_are_seen(dtype):
-    assert told(lambda: memory().correct(FRESH, P[:100].astype(dtype)))
-    assert "percent" in told(lambda: memory().correct(FRESH, (100 * P[:100]).astype(dtype)))[0]
+def test_probabilities_of_every_dtype_are_recognized(dtype):
+    assert warnings_of(lambda: memory().correct(FRESH, P[:100].astype(dtype)))
+    assert (
+        "percent" in warnings_of(lambda: memory().correct(FRESH, (100 * P[:100]).astype(dtype)))[0]
+    )
 
 
-def test_one_row_of_probabilities_is_seen_but_not_one_that_sums_to_nearly_one():
-    assert told(lambda: memory().correct(FRESH[:1], P[:1]))
-    assert told(lambda: memory().correct(FRESH[:1], [[0.2, 0.3, 0.501]])) == []
+def test_one_row_of_exact_probabilities_is_recognized():
+    assert warnings_of(lambda: memory().correct(FRESH[:1], P[:1]))
+    assert warnings_of(lambda: memory().correct(FRESH[:1], [[0.2, 0.3, 0.501]])) == []
 
 
-def test_logits_are_left_in_peace():
+def test_logits_are_not_warned_of():
     some = {
         "zeros": np.zeros((100, C)),
         "positive": np.abs(L[:100]),
-        "one that is none": np.vstack([P[:99], [[0.5, 0.6, 0.7]]]),
+        "one row that is not": np.vstack([P[:99], [[0.5, 0.6, 0.7]]]),
         "log of probabilities": np.log(P[:100]),
         "no rows": L[:0],
     }
     for name, outputs in some.items():
-        assert told(lambda o=outputs: memory().correct(FRESH[: len(o)], o)) == [], name
+        assert warnings_of(lambda o=outputs: memory().correct(FRESH[: len(o)], o)) == [], name
     one = resmem.Memory().fit(Z, np.ones((N, 1)), np.zeros(N, int))
-    assert told(lambda: one.correct(FRESH, np.ones((100, 1)))) == []
-    assert told(lambda: resmem.Memory(output_kind="probabilities").fit(Z, P, Y)) == []
-    assert told(lambda: resmem.Memory("regression").fit(Z, P, P)) == []
+    assert warnings_of(lambda: one.correct(FRESH, np.ones((100, 1)))) == []
+    assert warnings_of(lambda: resmem.Memory(output_kind="probabilities").fit(Z, P, Y)) == []
+    assert warnings_of(lambda: resmem.Memory("regression").fit(Z, P, P)) == []
 
 
-def test_a_data_set_that_is_sliced_is_looked_at_too():
+def test_probabilities_in_a_sliced_data_set_are_warned_of():
     class Lazy:
         shape, dtype = P.shape, P.dtype
 
@@ -106,10 +108,10 @@ def test_a_data_set_that_is_sliced_is_looked_at_too():
             assert isinstance(rows, slice)
             return P[rows]
 
-    assert told(lambda: resmem.Memory().fit(Z, Lazy(), Y))
+    assert warnings_of(lambda: resmem.Memory().fit(Z, Lazy(), Y))
 
 
-def test_looking_costs_next_to_nothing():
+def test_check_of_logits_takes_little_time():
     outputs = np.tile(L, (10, 1))
     mem = memory(k=50)
 
@@ -131,58 +133,60 @@ def test_looking_costs_next_to_nothing():
 
 @pytest.mark.parametrize("key_dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("preprocess", ["none", "pca:2"])
-def test_judged_rows_that_are_rows_of_the_memory_are_told_of(key_dtype, preprocess):
+def test_evaluated_rows_of_the_memory_are_warned_of(key_dtype, preprocess):
     mem = memory(key_dtype=key_dtype, preprocess=preprocess)
     for judge in (mem.evaluate, lambda *a: mem.tune(*a, apply=False, **QUICK)):
-        (text,) = told(lambda judge=judge: judge(Z, L, Y))
+        (text,) = warnings_of(lambda judge=judge: judge(Z, L, Y))
         assert "100% of the" in text
         assert "exclude_ids" in text
-        assert told(lambda judge=judge: judge(Z + np.float32(0.1), L, Y)) == []
-        assert told(lambda judge=judge: judge(Z, L, (Y + 1) % C)) == []
-    assert told(lambda: mem.evaluate(Z, L, Y, np.arange(N))) == []
-    assert told(lambda: mem.tune(Z, L, Y, exclude_ids=np.arange(N), apply=False, **QUICK)) == []
+        assert warnings_of(lambda judge=judge: judge(Z + np.float32(0.1), L, Y)) == []
+        assert warnings_of(lambda judge=judge: judge(Z, L, (Y + 1) % C)) == []
+    assert warnings_of(lambda: mem.evaluate(Z, L, Y, np.arange(N))) == []
+    assert (
+        warnings_of(lambda: mem.tune(Z, L, Y, exclude_ids=np.arange(N), apply=False, **QUICK)) == []
+    )
 
 
-@pytest.mark.parametrize(("own", "telling"), [(4, False), (20, True)])
-def test_a_part_of_the_judged_rows_is_enough(own, telling):
-    """More than one in twenty, of which there must be two."""
+@pytest.mark.parametrize(("own", "warned"), [(4, False), (20, True)])
+def test_more_than_a_twentieth_of_own_rows_is_warned_of(own, warned):
+    """A warning needs more than one in twenty rows, and at least two."""
     mem, z = memory(), np.vstack([Z[:own], Z[own:100] + np.float32(0.1)])
-    assert bool(told(lambda: mem.evaluate(z, L[:100], Y[:100]))) == telling
-    assert bool(told(lambda: mem.tune(z, L[:100], Y[:100], apply=False, **QUICK))) == telling
-    assert told(lambda: mem.evaluate(Z[:1], L[:1], Y[:1])) == []
+    assert bool(warnings_of(lambda: mem.evaluate(z, L[:100], Y[:100]))) == warned
+    assert bool(warnings_of(lambda: mem.tune(z, L[:100], Y[:100], apply=False, **QUICK))) == warned
+    assert warnings_of(lambda: mem.evaluate(Z[:1], L[:1], Y[:1])) == []
 
 
 def test_rows_of_values_are_compared_in_all_their_columns():
     mem = resmem.Memory("regression", k=5).fit(Z, L, L + 1)
-    assert told(lambda: mem.evaluate(Z, L, L + 1))
+    assert warnings_of(lambda: mem.evaluate(Z, L, L + 1))
     other = L + 1
     other[:, 2] += 1
-    assert told(lambda: mem.evaluate(Z, L, other)) == []
+    assert warnings_of(lambda: mem.evaluate(Z, L, other)) == []
 
 
-def test_removed_rows_are_no_rows_of_the_memory():
+def test_removed_rows_do_not_count_as_own_rows():
     mem = memory().add(FRESH, L[:100], Y[:100])
     mem.remove(np.arange(N))
-    assert told(lambda: mem.evaluate(Z, L, Y)) == []
-    assert told(lambda: mem.evaluate(FRESH, L[:100], Y[:100]))
+    assert warnings_of(lambda: mem.evaluate(Z, L, Y)) == []
+    assert warnings_of(lambda: mem.evaluate(FRESH, L[:100], Y[:100]))
 
 
 # ---- Squared distances ---------------------------------------------------------------------------
 
 
-def test_squared_distances_are_told_of():
+def test_squared_distances_are_warned_of():
     mem = memory()
     distances, ids = mem.kneighbors(Z[:50] + np.float32(0.01))
-    (text,) = told(lambda: mem.aggregate(distances**2, ids, L[:50]))
+    (text,) = warnings_of(lambda: mem.aggregate(distances**2, ids, L[:50]))
     assert "pass metric='sqeuclidean'" in text
-    assert told(lambda: mem.aggregate(distances, ids, L[:50])) == []
-    assert told(lambda: mem.aggregate(distances**2, ids, L[:50], metric="sqeuclidean")) == []
+    assert warnings_of(lambda: mem.aggregate(distances, ids, L[:50])) == []
+    assert warnings_of(lambda: mem.aggregate(distances**2, ids, L[:50], metric="sqeuclidean")) == []
 
 
-def test_plain_distances_taken_for_squared_ones_are_told_of():
+def test_plain_distances_taken_for_squared_are_warned_of():
     mem = resmem.Memory(k=5).fit(1000 * Z, L, Y)
     distances, ids = mem.kneighbors(1000 * Z[:50] + 1)
-    (text,) = told(lambda: mem.aggregate(distances, ids, metric="sqeuclidean"))
+    (text,) = warnings_of(lambda: mem.aggregate(distances, ids, metric="sqeuclidean"))
     assert "pass metric='euclidean'" in text
 
 
@@ -193,7 +197,7 @@ CLASSES = ["cat", "dog", "eel"]
 
 
 def frames(library):
-    """Embeddings and outputs as DataFrames."""
+    """Return embeddings and outputs as DataFrames."""
     module = pytest.importorskip(library)
     if library == "polars":
         return module.DataFrame(Z, schema=LETTERS), module.DataFrame(L, schema=CLASSES)
@@ -241,7 +245,7 @@ def test_columns_in_another_order_are_refused(query, tables):
 
 
 @pytest.mark.parametrize("kind", ["Int64", "boolean", "bool", "Float32"])
-def test_a_table_of_several_kinds_of_columns_says_how_it_is_converted(kind):
+def test_table_of_mixed_column_types_is_refused_with_advice(kind):
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame({"a": [0.5, 1.5, 2.5], "b": pandas.array([1, 0, 1]).astype(kind)})
     with pytest.raises(TypeError) as refused:
@@ -254,7 +258,7 @@ def test_a_table_of_several_kinds_of_columns_says_how_it_is_converted(kind):
         mem.predict(table[["b", "a"]], np.zeros(3))
 
 
-def test_columns_of_queries_are_those_of_the_rows_searched(tables):
+def test_search_refuses_queries_with_reordered_columns(tables):
     z = tables[0]
     assert (resmem.search(z, z, 1)[0] == 0).all()
     with pytest.raises(ValueError, match=r"pass queries\[list\(rows\.columns\)\]$"):
@@ -262,7 +266,7 @@ def test_columns_of_queries_are_those_of_the_rows_searched(tables):
     resmem.search(Z, z, 1)
 
 
-def test_attributes_that_were_meant_to_be_settings_are_refused():
+def test_misspelt_settings_set_as_attributes_are_refused():
     mem = memory()
     for name in ("n_neighbors", "temprature", "sigmas", "metric"):
         with pytest.raises(AttributeError, match=f"has no '{name}' to set"):
@@ -271,7 +275,7 @@ def test_attributes_that_were_meant_to_be_settings_are_refused():
     assert pickle.loads(pickle.dumps(mem)).comment == "of its user"
 
 
-def test_outputs_of_aggregate_have_names_too(tables):
+def test_aggregate_refuses_outputs_with_reordered_columns(tables):
     mem = resmem.Memory(k=5).fit(*tables, Y)
     found = mem.kneighbors(Z)
     mem.aggregate(*found, tables[1])
@@ -279,7 +283,7 @@ def test_outputs_of_aggregate_have_names_too(tables):
         mem.aggregate(*found, tables[1][CLASSES[::-1]])
 
 
-def test_columns_that_lack_or_are_too_many_are_named(tables):
+def test_missing_or_extra_columns_are_named(tables):
     z, outputs = tables
     mem = resmem.Memory(k=5).fit(z, outputs, Y)
     with pytest.raises(ValueError, match=r"column 'd' is missing; rename the columns, or pass emb"):
@@ -290,7 +294,7 @@ def test_columns_that_lack_or_are_too_many_are_named(tables):
         mem.predict(wider, outputs)
 
 
-def test_tables_without_names_pass():
+def test_tables_without_text_names_are_not_compared():
     pandas = pytest.importorskip("pandas")
     for names in (range(D), ["a", "b", 3, 4]):
         mem = resmem.Memory(k=5).fit(pandas.DataFrame(Z, columns=names), L, Y)
@@ -298,7 +302,7 @@ def test_tables_without_names_pass():
         mem.predict(pandas.DataFrame(Z, columns=LETTERS), L)
 
 
-def test_targets_of_values_have_the_order_of_outputs():
+def test_targets_with_reordered_columns_are_refused():
     pandas = pytest.importorskip("pandas")
     values = pandas.DataFrame(L, columns=CLASSES)
     turned = values[CLASSES[::-1]]
@@ -312,7 +316,7 @@ def test_targets_of_values_have_the_order_of_outputs():
     assert mem.evaluate(Z, values, values.rename(columns=str.upper), others).rows == N
 
 
-def test_names_are_kept(tables, tmp_path):
+def test_column_names_are_kept_in_copies_and_files(tables, tmp_path):
     mem = resmem.Memory(k=5).fit(*tables, Y)
     path = tmp_path / "m.resmem"
     mem.save(path)
@@ -331,7 +335,7 @@ def test_names_are_kept(tables, tmp_path):
 
 
 @pytest.mark.parametrize("names", [["a"], "abcd", [1, 2, 3, 4], {"a": 1}])
-def test_names_that_make_no_sense_are_a_damaged_file(names, tmp_path, monkeypatch):
+def test_malformed_column_names_in_a_file_are_refused(names, tmp_path, monkeypatch):
     mem, path = memory(), tmp_path / "m.resmem"
     settings = mem._state.settings
     monkeypatch.setattr(
@@ -342,17 +346,17 @@ def test_names_that_make_no_sense_are_a_damaged_file(names, tmp_path, monkeypatc
         resmem.Memory.load(path)
 
 
-def test_very_long_names_are_not_kept():
+def test_very_long_column_names_are_not_kept():
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame(Z, columns=[letter * 300_000 for letter in LETTERS])
     assert resmem.Memory().fit(table, L, Y).embedding_names_ is None
 
 
-# ---- Scores of another order ---------------------------------------------------------------------
+# ---- Scores with swapped arguments ---------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:tune")
-def test_a_score_of_targets_and_predictions_is_refused():
+def test_score_with_swapped_arguments_is_refused():
     def backwards(y_true, y_pred):
         return 0.0
 
@@ -441,20 +445,20 @@ def test_progress_over_a_head_moves_at_least_every_second():
 
 
 @pytest.mark.filterwarnings("ignore:tune")
-def test_tuning_that_takes_long_says_so_where_nobody_is_told(monkeypatch):
+def test_long_tuning_without_progress_is_warned_of(monkeypatch):
     mem, targets = head_of(5_000)
     rows = FRESH[:20], None, targets[:20]
     some = {**QUICK, "k": [64], "temperature": [1.0, 2.0, 3.0], "apply": False}
-    assert told(lambda: mem.tune(*rows, **some)) == []
+    assert warnings_of(lambda: mem.tune(*rows, **some)) == []
     monkeypatch.setattr("resmem._tuning.tune._FORECAST_AFTER", 0.0)
     monkeypatch.setattr("resmem._tuning.tune._LONG", 0.0)
-    (text,) = told(lambda: mem.tune(*rows, **some))
+    (text,) = warnings_of(lambda: mem.tune(*rows, **some))
     assert text.startswith("tuning takes some ")
     assert "progress=True" in text
-    assert told(lambda: mem.tune(*rows, progress=lambda done: None, **some)) == []
+    assert warnings_of(lambda: mem.tune(*rows, progress=lambda done: None, **some)) == []
 
 
-def test_the_forecast_is_of_the_work_that_is_left(monkeypatch):
+def test_forecast_counts_the_work_that_is_left(monkeypatch):
     from resmem._tuning import tune
 
     now = [0.0]

@@ -21,12 +21,12 @@ FLAT = np.full((len(results.KS), len(results.SIGMAS)), 0.45)
 
 
 def texts(figure):
-    """Every text of a figure, those of its parts included."""
+    """Return every text of a figure and of its parts."""
     return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
 
 
 def rendered(figure):
-    """The figure after it has been drawn, as it will look."""
+    """Draw the figure and return it."""
     figure.canvas.draw()
     return figure
 
@@ -38,7 +38,7 @@ def colour_of(artist):
 # ---- Tuning ----------------------------------------------------------------------------------
 
 
-def test_a_tuning_map_shows_gains_over_the_base_and_rings_the_candidate():
+def test_tuning_map_shows_gains_and_rings_the_candidate():
     result = results.tuning()
     figure = rendered(plot.tuning_map(result))
     ax, bar = figure.axes
@@ -69,7 +69,7 @@ def test_a_tuning_map_says_when_the_memory_was_switched_off():
     assert figure.axes[0].get_title("left").startswith("Switched off")
 
 
-def test_a_gain_is_seen_beside_harms_that_are_far_larger():
+def test_tuning_map_shows_a_gain_beside_far_larger_harms():
     scores = FLAT + 100.0
     scores[1, 1] = 0.40
     ax, bar = plot.tuning_map(results.tuning(scores=scores)).axes
@@ -77,7 +77,7 @@ def test_a_gain_is_seen_beside_harms_that_are_far_larger():
     assert bar._colorbar.extend == "min"
 
 
-def test_where_nothing_gains_the_colours_are_of_the_usual_harm():
+def test_tuning_map_without_gains_scales_to_the_typical_harm():
     scores = FLAT + 0.01
     scores[0, 0] += 5
     (mesh,) = plot.tuning_map(results.tuning(scores=scores)).axes[0].collections
@@ -91,7 +91,7 @@ def test_scores_that_are_equal_or_not_finite_are_drawn(fill):
     assert len(crosses) == (0 if math.isfinite(fill) else FLAT.size)
 
 
-def test_many_settings_are_named_in_steps():
+def test_many_settings_get_few_axis_labels():
     ks, sigmas = np.arange(1, 41), np.geomspace(0.01, 100, 33)
     result = results.tuning(scores=np.zeros((40, 33)), ks=ks, sigmas=sigmas)
     ax = plot.tuning_map(result).axes[0]
@@ -120,18 +120,18 @@ def test_gains_and_harms_by_distance_differ_in_shape_and_colour():
     assert "190 to 200 rows" in plot.gain_by_distance(evaluation).axes[0].get_xlabel()
 
 
-def test_intervals_of_few_rows_may_be_infinite():
+def test_gain_by_distance_with_infinite_intervals_is_drawn():
     evaluation = results.evaluation(buckets=2)
     evaluation.by_distance[0].update(low=-math.inf, high=math.inf)
     evaluation.by_distance[1].update(low=math.nan, high=math.nan, gain=math.nan)
     rendered(plot.gain_by_distance(evaluation))
 
 
-def test_no_bucket_is_no_error():
+def test_gain_by_distance_without_buckets_is_drawn():
     rendered(plot.gain_by_distance(results.evaluation(buckets=0)))
 
 
-def test_reliability_has_a_diagram_and_the_counts_of_every_method():
+def test_reliability_has_a_diagram_and_counts_of_every_method():
     evaluation = results.evaluation()
     figure = rendered(plot.reliability(evaluation))
     shown = [ax for ax in figure.axes if ax.axison]
@@ -187,7 +187,7 @@ def test_neighbours_that_are_not_shown_are_summed():
     assert "5 more" in texts(figure)
 
 
-def test_without_an_evaluation_the_first_queries_are_shown_and_not_judged():
+def test_corrections_without_evaluation_show_the_first_queries():
     figure = plot.corrections(results.explanation(), count=2)
     titles = [text for text in texts(figure) if "→" in text]
     assert titles == ["class 1 60% → class 2 50%"] * 2
@@ -214,7 +214,7 @@ def test_pushes_of_values_are_in_the_direction_of_the_correction():
     assert f"{without.correction[0, 0]:+.4g}" in texts(plot.corrections(without))
 
 
-def test_values_of_several_columns_are_those_of_the_column_explained():
+def test_targets_of_several_columns_show_the_explained_column():
     targets = np.arange(3 * 4 * 5).reshape(3, 4, 5) / 8
     explanation = replace(results.explanation("regression"), targets=targets)
     figure = plot.corrections(explanation, count=1)
@@ -239,7 +239,7 @@ def test_images_are_those_of_the_row_and_of_the_ids(as_functions, shape):
     assert len(weights) == 6
 
 
-def test_nothing_changed_is_said():
+def test_corrections_without_a_changed_example_say_so():
     evaluation = replace(results.evaluation(), examples={"corrected": [], "harmed": []})
     figure = plot.corrections(results.explanation(), evaluation, results.EXPLAINED)
     assert texts(figure) == ["No example was changed"]
@@ -257,7 +257,7 @@ def test_nothing_changed_is_said():
         ({"images": np.zeros((9, 2, 2))}, "images and row_images go together, one is missing"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_together_is_refused(arguments, message):
+def test_corrections_of_parts_that_do_not_fit_are_refused(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         plot.corrections(results.explanation(), **arguments)
 
@@ -265,7 +265,7 @@ def test_what_does_not_fit_together_is_refused(arguments, message):
 # ---- Figures ---------------------------------------------------------------------------------
 
 
-def test_figures_are_drawn_where_they_are_told():
+def test_figures_are_drawn_into_the_given_axes():
     figure = Figure(layout="constrained")
     left, right = figure.subplots(1, 2)
     assert plot.tuning_map(results.tuning(), ax=left) is figure
@@ -291,7 +291,7 @@ def test_long_names_are_cut_and_formulas_left_as_they_are():
     assert any(text.startswith("d��, ") for text in texts(figure))
 
 
-def test_pyplot_is_left_alone():
+def test_drawing_does_not_import_pyplot():
     script = (
         "import sys, resmem, results\n"
         "assert 'matplotlib' not in sys.modules\n"

@@ -1,4 +1,4 @@
-"""Preprocessing: the oracle's bits of what was fitted, and that the fit found what it should."""
+"""Preprocessing: applying it gives the oracle's bits, and a fit finds what it should."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from resmem._keys import preprocess as _preprocess
 D, C = 5, 3
 FITTED = ["center", "standardize", "pca:1", "pca:3", "pca:5", "whiten:2", "whiten:5"]
 ALL = ["none", "unit", *FITTED]
-HALF_ULP = 2.0**-24  # of float32, relative
+HALF_ULP = 2.0**-24  # relative, in float32
 F64_ROOM = 2.0**-50  # some roundings of float64, relative
 LARGEST = float(np.finfo(np.float32).max)
 
 
 def spread(rng, n, d=D):
-    """Embeddings whose columns differ in scale and depend on each other."""
+    """Return embeddings whose columns differ in scale and depend on each other."""
     mixed = rng.standard_normal((n, d)) @ (rng.standard_normal((d, d)) + 2 * np.eye(d))
     return (mixed * np.linspace(1, 3, d) + np.arange(d)).astype(np.float32)
 
@@ -50,25 +50,25 @@ def examples(rng, n, family="spread"):
 
 
 def fitted(preprocess, n=60, **options):
-    """A memory of rows fitted and added, of which some are removed."""
+    """Return a memory of fitted and added rows, some of which are removed."""
     rng = np.random.default_rng(0)
     mem = resmem.Memory(k=4, preprocess=preprocess, **options).fit(*examples(rng, n))
     return mem.add(*examples(rng, 9)).remove([3, 61])
 
 
 def rekeyed(mem, preprocess, key_dtype):
-    """A memory of the same rows with keys made anew."""
+    """Return a memory of the same rows with other keys."""
     twin = resmem.Memory(mem.task, mem.output_kind, base=mem.base)
     twin._state.hold(**vars(mem._state.view.rekeyed(preprocess, key_dtype).measured()))
     return twin
 
 
-def found(mem):
+def fitted_arrays(mem):
     return mem._state.view.rows.preprocess.arrays
 
 
 def keys_of(mem):
-    """The keys of all rows, as they are read."""
+    """Return the keys of all rows, widened to float32."""
     parts = [resmem._keys.stored.widen_keys(s["keys"]) for s in mem._state.view.rows.segments]
     return np.concatenate(parts)
 
@@ -106,7 +106,7 @@ def test_every_preprocess_gives_the_oracles_bits(seed, preprocess, family, key_d
     options = {"k": 6, "key_dtype": key_dtype, "store": store, "preprocess": preprocess}
     rows, more, gone = examples(rng, n, family), examples(rng, 9, family), rng.permutation(n)[1:]
     mine = resmem.Memory(**options).fit(*rows)
-    theirs = oracle.OracleMemory(**options, fitted=found(mine)).fit(*rows)
+    theirs = oracle.OracleMemory(**options, fitted=fitted_arrays(mine)).fit(*rows)
     for memory in (mine, theirs):
         memory.add(*more).remove(gone[:9])
     queries, outputs, _ = examples(rng, 6, family)
@@ -131,7 +131,7 @@ NUMBERS = st.one_of(st.integers(-2, 2).map(float), st.floats(-4, 4, width=32), F
 
 @settings(max_examples=settings().max_examples // 2)
 @given(st.sampled_from(["center", "standardize", "unit", "pca", "whiten"]), st.data())
-def test_applied_to_any_numbers_it_is_the_oracles_or_both_refuse(kind, data):
+def test_any_fitted_numbers_give_the_oracles_bits_or_an_error(kind, data):
     d = data.draw(st.integers(1, 19))
     m = data.draw(st.integers(1, d))
     e = data.draw(arrays(np.float32, (3, d), elements=NUMBERS))
@@ -158,14 +158,14 @@ def test_applied_to_any_numbers_it_is_the_oracles_or_both_refuse(kind, data):
 
 
 def test_lengths_are_roots_of_canonical_sums():
-    """In float64, before the rounding of keys hides nearly all of it."""
+    """They are compared in float64, since the rounding of keys would hide most differences."""
     for d in range(1, 30):
         e = np.random.default_rng(d).standard_normal((20, d)).astype(np.float32).astype(float)
         same_bits(_preprocess._norms(e), np.sqrt(oracle.csum(e * e))[:, None])
 
 
 @pytest.mark.parametrize("preprocess", ALL)
-def test_blocks_and_threads_do_not_show(preprocess, monkeypatch):
+def test_blocks_and_threads_change_no_bit(preprocess, monkeypatch):
     mem = fitted(preprocess)
     queries, outputs, _ = examples(np.random.default_rng(2), 50)
     wanted = mem.correct(queries, outputs), *mem.kneighbors(queries)
@@ -187,7 +187,7 @@ def test_no_queries_give_no_rows(preprocess):
 
 
 @pytest.mark.parametrize("preprocess", ALL)
-def test_a_caller_who_flushes_subnormals_to_zero_gets_the_same_bits(preprocess):
+def test_a_caller_that_flushes_to_zero_gets_the_same_bits(preprocess):
     rng = np.random.default_rng(3)
     rows = rng.integers(-9, 10, (30, D)) * 1e-39, *examples(rng, 30)[1:]
     if preprocess.startswith("whiten"):
@@ -199,8 +199,8 @@ def test_a_caller_who_flushes_subnormals_to_zero_gets_the_same_bits(preprocess):
         got = mem.kneighbors(rows[0])
     finally:
         _core.set_flush_to_zero(False)
-    for name, array in found(wanted).items():
-        same_bits(found(mem)[name], array)
+    for name, array in fitted_arrays(wanted).items():
+        same_bits(fitted_arrays(mem)[name], array)
     for one, other in zip(got, wanted.kneighbors(rows[0]), strict=True):
         same_bits(one, other)
 
@@ -209,7 +209,7 @@ def test_a_caller_who_flushes_subnormals_to_zero_gets_the_same_bits(preprocess):
 
 
 def exact_moments(columns):
-    """Mean and population variance of each column, as rationals."""
+    """Yield mean and population variance of each column, as rationals."""
     for column in columns:
         values = [Fraction(float(value)) for value in column]
         mean = sum(values, Fraction(0)) / len(values)
@@ -222,10 +222,13 @@ def test_means_and_scales_are_those_of_exact_arithmetic(family, block, monkeypat
     monkeypatch.setattr(_preprocess, "_BLOCK_BYTES", 8 * D * block)
     rows = examples(np.random.default_rng(4), 50, family)
     mem = resmem.Memory(k=3, preprocess="standardize").fit(*rows)
-    same_bits(found(resmem.Memory(preprocess="center").fit(*rows))["mean"], found(mem)["mean"])
+    same_bits(
+        fitted_arrays(resmem.Memory(preprocess="center").fit(*rows))["mean"],
+        fitted_arrays(mem)["mean"],
+    )
     exact = exact_moments(rows[0].T)
     for column, mean, scale, (true_mean, variance) in zip(
-        rows[0].T, *found(mem).values(), exact, strict=True
+        rows[0].T, *fitted_arrays(mem).values(), exact, strict=True
     ):
         largest = Fraction(float(np.abs(column).max()))
         assert abs(Fraction(float(mean)) - true_mean) <= 50 * F64_ROOM * largest
@@ -240,13 +243,13 @@ def test_centred_keys_have_mean_zero():
     mem = resmem.Memory(k=3, preprocess="center").fit(*examples(np.random.default_rng(5), 500))
     keys = keys_of(mem).astype(float)
     # Each key is off by half an ulp at most, the mean itself by roundings of float64.
-    room = HALF_ULP * np.abs(keys).max() + 500 * F64_ROOM * np.abs(found(mem)["mean"]).max()
+    room = HALF_ULP * np.abs(keys).max() + 500 * F64_ROOM * np.abs(fitted_arrays(mem)["mean"]).max()
     assert np.abs(keys.mean(axis=0)).max() <= room
 
 
 def test_standardized_keys_have_deviation_one():
     mem = resmem.Memory(k=3, preprocess="standardize").fit(*examples(np.random.default_rng(6), 500))
-    # A relative error of half an ulp in every key is one of as much in their deviation.
+    # A relative error of half an ulp in every key gives one as large in their deviation.
     assert np.abs(keys_of(mem).astype(float).std(axis=0) - 1).max() <= 1.01 * HALF_ULP + 1e-12
 
 
@@ -286,7 +289,7 @@ def test_pca_keeps_the_directions_of_largest_variance_in_order():
         mem = resmem.Memory(k=3, preprocess=f"pca:{m}").fit(*rows)
         variances.append(keys_of(mem).astype(float).var(axis=0))
         assert (np.diff(variances[-1]) < 0).all()
-        weight = found(mem)["weight"].astype(float)
+        weight = fitted_arrays(mem)["weight"].astype(float)
         assert np.abs(weight @ weight.T - np.eye(m)).max() <= 4 * HALF_ULP
         peaks = weight[np.arange(m), np.abs(weight).argmax(axis=1)]
         assert (peaks > 0).all()
@@ -310,13 +313,13 @@ def test_whitened_keys_have_the_identity_for_covariance(m, block, monkeypatch):
     assert np.abs(keys.mean(axis=0)).max() <= 4 * HALF_ULP * np.abs(keys).max()
 
 
-def test_directions_without_variance_are_not_whitened_but_left_out():
+def test_directions_without_variance_are_left_out_of_whitening():
     """Columns that add up to 1, but for roundings, have no variance along (1, 1, .., 1)."""
     rng = np.random.default_rng(11)
     rows = oracle.softmax(examples(rng, 300)[0]).astype(np.float32), *examples(rng, 300)[1:]
     assert np.ptp(rows[0].sum(axis=1, dtype=float)) > 0
     mem = resmem.Memory(k=3, preprocess="whiten:5").fit(*rows)
-    weight, keys = found(mem)["weight"], keys_of(mem)
+    weight, keys = fitted_arrays(mem)["weight"], keys_of(mem)
     assert (weight[4] == 0).all()
     assert (keys[:, 4] == 0).all()
     np.testing.assert_allclose(keys[:, :4].std(axis=0), 1, rtol=1e-5)
@@ -325,15 +328,15 @@ def test_directions_without_variance_are_not_whitened_but_left_out():
     assert np.abs(weight).max() <= 2 / rows[0].std(axis=0).min()
 
 
-def test_the_least_variance_that_is_whitened_is_2_to_the_minus_40_of_the_largest():
+def test_whitening_drops_variances_below_2_to_the_minus_40():
     signs = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
     rows = np.zeros((4, C)), [0] * 4
     for scale, there in ((2.0**-19, True), (2.0**-20, False), (0.0, False)):
         mem = resmem.Memory(k=1, preprocess="whiten:2").fit(signs * [1, scale], *rows)
-        assert found(mem)["weight"].tolist() == [[1, 0], [0, 1 / scale if there else 0]]
+        assert fitted_arrays(mem)["weight"].tolist() == [[1, 0], [0, 1 / scale if there else 0]]
 
 
-def test_embeddings_that_are_all_equal_are_all_near_each_other():
+def test_equal_embeddings_have_distance_0():
     rows = np.full((30, D), 0.1), *examples(np.random.default_rng(12), 30)[1:]
     for preprocess in FITTED:
         mem = resmem.Memory(k=3, preprocess=preprocess).fit(*rows)
@@ -346,14 +349,14 @@ def test_embeddings_that_are_all_equal_are_all_near_each_other():
 
 @pytest.mark.parametrize("preprocess", ["pca:29", "whiten:29"])
 @pytest.mark.parametrize("constant", [0.0, 1e6, -1e30])
-def test_a_constant_column_is_as_if_it_were_not_there(preprocess, constant):
+def test_constant_column_changes_no_distance(preprocess, constant):
     rng = np.random.default_rng(35)
     rows, rest = spread(rng, 300, 30), examples(rng, 300)[1:]
     rows[:, 15] = constant
     mem = resmem.Memory(k=9, preprocess=preprocess).fit(rows, *rest)
     without = np.delete(rows, 15, axis=1)
     wanted = resmem.Memory(k=9, preprocess=preprocess).fit(without, *rest)
-    assert (found(mem)["weight"][:, 15] == 0).all()
+    assert (fitted_arrays(mem)["weight"][:, 15] == 0).all()
     expected = wanted.kneighbors(without)[0]
     np.testing.assert_allclose(mem.kneighbors(rows)[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -366,19 +369,19 @@ def test_fewer_rows_than_dimensions_are_enough(preprocess, n):
     assert keys_of(mem).shape == (n, mem._state.view.spec.preprocess.width(D))
     assert np.isfinite(mem.correct(*rows[:2])).all()
     if preprocess == "whiten:5":  # n rows spread in n - 1 directions
-        assert np.count_nonzero(found(mem)["weight"].any(axis=1)) == n - 1
+        assert np.count_nonzero(fitted_arrays(mem)["weight"].any(axis=1)) == n - 1
 
 
-def test_of_equal_components_the_first_is_positive():
+def test_first_of_equal_pca_components_is_positive():
     rows = [[-1, 1], [1, -1]], np.zeros((2, C)), [0, 0]
-    weight = found(resmem.Memory(preprocess="pca:1").fit(*rows))["weight"]
+    weight = fitted_arrays(resmem.Memory(preprocess="pca:1").fit(*rows))["weight"]
     assert weight[0, 0] > 0 > weight[0, 1]
 
 
-# ---- The rows a fit looks at -----------------------------------------------------------------
+# ---- The sample that is fitted ---------------------------------------------------------------
 
 
-def test_a_fit_looks_at_all_rows_or_at_one_of_each_of_65536_runs():
+def test_sample_takes_all_rows_or_one_of_each_of_65536_runs():
     for n in (1, 2, 65_535, 65_536):
         assert np.array_equal(sample(n, 65_536), np.arange(n))
     for n in (65_537, 100_000, 1_000_003, 2**40 + 7):
@@ -393,7 +396,7 @@ def test_a_fit_looks_at_all_rows_or_at_one_of_each_of_65536_runs():
 
 
 class OnDisk:
-    """A data set that can only be sliced, and counts what was read at once."""
+    """A data set that can only be sliced, and that keeps the length of its largest slice."""
 
     def __init__(self, array):
         self.array, self.shape, self.dtype = array, array.shape, array.dtype
@@ -415,8 +418,8 @@ def test_data_sets_are_read_block_by_block_whatever_the_sample(preprocess, monke
     sources = [OnDisk(part) for part in rows]
     mem = resmem.Memory(k=4, preprocess=preprocess).fit(*sources)
     assert all(0 < source.most <= 50 for source in sources)
-    for name, array in found(wanted).items():
-        same_bits(found(mem)[name], array)
+    for name, array in fitted_arrays(wanted).items():
+        same_bits(fitted_arrays(mem)[name], array)
     same_answers(mem, wanted)
     queries, outputs, _ = examples(np.random.default_rng(15), 90)
     asked = [OnDisk(queries), OnDisk(outputs)]
@@ -425,18 +428,18 @@ def test_data_sets_are_read_block_by_block_whatever_the_sample(preprocess, monke
     assert [source.most for source in asked] == [2000 // row] * 2
 
 
-def test_rows_outside_the_sample_do_not_count(monkeypatch):
+def test_fit_ignores_rows_outside_the_sample(monkeypatch):
     monkeypatch.setattr(_preprocess, "_SAMPLE", 20)
     rows = examples(np.random.default_rng(16), 100)
     positions = sample(100, 20)
     mem = resmem.Memory(k=3, preprocess="standardize").fit(*rows)
-    for name, array in found(
+    for name, array in fitted_arrays(
         resmem.Memory(k=3, preprocess="standardize").fit(*(part[positions] for part in rows))
     ).items():
-        same_bits(found(mem)[name], array)
+        same_bits(fitted_arrays(mem)[name], array)
 
 
-def test_the_first_row_that_is_not_finite_is_named_though_the_sample_lacks_it(monkeypatch):
+def test_first_bad_row_is_named_even_outside_the_sample(monkeypatch):
     monkeypatch.setattr(_preprocess, "_SAMPLE", 20)
     rows = examples(np.random.default_rng(17), 100)
     positions = sample(100, 20)
@@ -452,7 +455,9 @@ def test_the_first_row_that_is_not_finite_is_named_though_the_sample_lacks_it(mo
 def test_a_fit_is_the_same_every_time():
     rows = examples(np.random.default_rng(18), 500)
     for preprocess in FITTED:
-        one, other = (found(resmem.Memory(preprocess=preprocess).fit(*rows)) for _ in range(2))
+        one, other = (
+            fitted_arrays(resmem.Memory(preprocess=preprocess).fit(*rows)) for _ in range(2)
+        )
         for name, array in one.items():
             same_bits(other[name], array)
 
@@ -461,7 +466,7 @@ def test_a_fit_is_the_same_every_time():
 
 
 @pytest.mark.parametrize("preprocess", FITTED[:-2])
-def test_the_largest_embeddings_are_preprocessed_or_refused_by_row(preprocess):
+def test_largest_embeddings_are_preprocessed_or_refused_by_row(preprocess):
     rng = np.random.default_rng(19)
     largest = rng.choice([-LARGEST, LARGEST], (40, D)).astype(np.float32)
     rows = largest, *examples(rng, 40)[1:]
@@ -491,7 +496,7 @@ def test_a_row_that_a_small_scale_makes_infinite_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [1e-42, 2e31, LARGEST])
-def test_weights_beyond_float32_are_an_error_and_not_wrong(scale):
+def test_whitening_weights_beyond_float32_are_refused(scale):
     rng = np.random.default_rng(21)
     rows = rng.choice([-1, 0, 1], (40, D)) * scale, *examples(rng, 40)[1:]
     with pytest.raises(ValueError, match=r"whiten:3' needs weights beyond float32 for embeddings"):
@@ -499,20 +504,20 @@ def test_weights_beyond_float32_are_an_error_and_not_wrong(scale):
 
 
 @pytest.mark.parametrize("scale", [1e-36, 1e30])
-def test_embeddings_near_those_limits_are_whitened(scale):
+def test_embeddings_near_the_limits_of_float32_are_whitened(scale):
     rng = np.random.default_rng(22)
     rows = rng.choice([-1, 0, 1], (40, D)) * scale, *examples(rng, 40)[1:]
     keys = keys_of(resmem.Memory(k=3, preprocess="whiten:5").fit(*rows)).astype(float)
     np.testing.assert_allclose(np.cov(keys.T, bias=True), np.eye(D), atol=1e-4)
 
 
-def test_pca_of_a_huge_offset_is_an_error_where_the_shift_is_beyond_float32():
+def test_pca_of_a_huge_offset_is_refused():
     rows = np.full((9, D), 3e38) + np.eye(9, D) * 1e37, *examples(np.random.default_rng(0), 9)[1:]
     with pytest.raises(ValueError, match=r"'pca:5' needs weights beyond float32"):
         resmem.Memory(preprocess="pca:5").fit(*rows)
 
 
-def test_the_width_of_embeddings_is_that_of_those_fitted():
+def test_embeddings_must_have_the_columns_of_fit():
     mem = fitted("pca:2")
     assert mem.info()["d"] == D
     assert "preprocess='pca:2'" in repr(mem)
@@ -526,7 +531,7 @@ def test_the_width_of_embeddings_is_that_of_those_fitted():
             call()
 
 
-def test_rows_that_follow_a_fit_of_none_fit_the_preprocess():
+def test_first_rows_after_an_empty_fit_fit_the_preprocess():
     for preprocess in ALL:
         mem = resmem.Memory(k=2, preprocess=preprocess)
         mem.fit(np.empty((0, D)), np.empty((0, C)), np.empty(0, int))
@@ -554,8 +559,8 @@ def test_a_copy_preprocesses_as_the_memory_does(tmp_path, form, preprocess):
         twin = resmem.Memory.load(path)
     assert twin.preprocess == preprocess
     assert twin.info()["preprocess"] == preprocess
-    for name, array in found(mem).items():
-        same_bits(found(twin)[name], array)
+    for name, array in fitted_arrays(mem).items():
+        same_bits(fitted_arrays(twin)[name], array)
     same_answers(twin, mem)
     same_answers(twin.add(*rows), mem.add(*rows))
 
@@ -566,7 +571,7 @@ def test_an_append_does_not_write_the_preprocess_again(tmp_path):
     mem = resmem.Memory(k=3, preprocess="pca:200").fit(*rows).save(path)
     whole = path.stat().st_size
     mem.add(*rows).save(path, append=True)
-    assert path.stat().st_size - whole < 20 * 200 * 4 + 20_000 < found(mem)["weight"].nbytes
+    assert path.stat().st_size - whole < 20 * 200 * 4 + 20_000 < fitted_arrays(mem)["weight"].nbytes
     assert resmem.Memory.load(path).kneighbors(rows[0])[1].tobytes() == (
         mem.kneighbors(rows[0])[1].tobytes()
     )
@@ -574,15 +579,15 @@ def test_an_append_does_not_write_the_preprocess_again(tmp_path):
 
 def test_compaction_keeps_the_preprocess():
     mem = fitted("whiten:2")
-    before = found(mem)
+    before = fitted_arrays(mem)
     mem.remove([i for i in range(50) if i != 3]).add(*examples(np.random.default_rng(25), 3))
     mem._state._compactor.join()
     assert len(mem._state.view.rows.segments[0]) < 15
-    assert found(mem) is before
+    assert fitted_arrays(mem) is before
     assert mem._state.view.rows.segments[0]["keys"].shape[1] == 2
 
 
-def test_embeddings_are_borrowed_only_as_they_are():
+def test_embeddings_are_borrowed_only_without_preprocess():
     rows = examples(np.random.default_rng(26), 30)
     for preprocess in ALL:
         mem = resmem.Memory(k=2, preprocess=preprocess).fit(*rows, copy=False)
@@ -597,13 +602,13 @@ def test_preprocess_is_fixed_when_a_memory_is_made():
         fitted("center").preprocess = "unit"
 
 
-# ---- Keys made anew --------------------------------------------------------------------------
+# ---- Memories with other keys ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key_dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("preprocess", ALL)
 @pytest.mark.parametrize("sigma", ["auto", 0.7, math.inf])
-def test_keys_made_anew_are_those_of_a_fit(preprocess, key_dtype, sigma):
+def test_rekeyed_memory_equals_a_new_fit(preprocess, key_dtype, sigma):
     rows = examples(np.random.default_rng(27), 60)
     options = {"k": 4, "sigma": sigma, "temperature": 1.5, "strength": 0.7, "base": "x"}
     ids = np.random.default_rng(28).permutation(99)[:60]
@@ -624,7 +629,7 @@ def test_keys_made_anew_are_those_of_a_fit(preprocess, key_dtype, sigma):
 
 @pytest.mark.parametrize("preprocess", ["none", "unit", "standardize", "whiten:2"])
 @pytest.mark.parametrize("store", ["dense", "sparse:2"])
-def test_keys_made_anew_are_those_of_the_living_rows(preprocess, store, monkeypatch):
+def test_rekeyed_memory_is_fitted_to_the_living_rows(preprocess, store, monkeypatch):
     monkeypatch.setattr(_preprocess, "_SAMPLE", 30)
     monkeypatch.setattr(_preprocess, "_BLOCK_BYTES", 8 * D * 7)
     monkeypatch.setattr(resmem._base.blocks, "_BLOCK_BYTES", 8 * D * 7)
@@ -653,11 +658,11 @@ def test_keys_made_anew_are_those_of_the_living_rows(preprocess, store, monkeypa
     more = examples(rng, 30)
     made.add(*more).remove([0, 60])
     same_answers(made, wanted.add(*more).remove([0, 60]))
-    assert mem.kneighbors(second[0])[0].tobytes() != before  # it was removed from, and that is all
+    assert mem.kneighbors(second[0])[0].tobytes() != before  # since rows were removed
     assert len(mem) == 67
 
 
-def test_keys_made_anew_of_a_memory_that_changes_afterwards_stay():
+def test_rekeyed_memory_is_independent_of_the_original():
     rng = np.random.default_rng(30)
     mem = fitted("none")
     made = rekeyed(mem, "unit", "float32")
@@ -669,7 +674,7 @@ def test_keys_made_anew_of_a_memory_that_changes_afterwards_stay():
     assert 8 in mem.kneighbors(examples(np.random.default_rng(0), 60)[0][8:9], k=1)[1]
 
 
-def test_keys_made_anew_have_no_sigma_of_the_old_ones():
+def test_rekeyed_memory_measures_its_own_sigma():
     mem = fitted("none")
     old = mem.sigma_
     mem.sigma = 0.7
@@ -679,14 +684,14 @@ def test_keys_made_anew_have_no_sigma_of_the_old_ones():
     assert made.sigma_ == rekeyed(mem, "standardize", "float32").sigma_ != old
 
 
-def test_keys_made_anew_may_be_saved(tmp_path):
+def test_rekeyed_memory_is_saved_and_continued(tmp_path):
     made = rekeyed(fitted("none"), "pca:2", "float16").save(tmp_path / "m")
     same_answers(resmem.Memory.load(tmp_path / "m"), made)
     made.add(*examples(np.random.default_rng(31), 2)).save(tmp_path / "m", append=True)
     same_answers(resmem.Memory.load(tmp_path / "m"), made)
 
 
-def test_keys_of_a_head_are_made_anew_in_another_type():
+def test_head_memory_is_rekeyed_to_another_dtype():
     rng = np.random.default_rng(32)
     rows, head = examples(rng, 30), (rng.standard_normal((C, D)), rng.standard_normal(C))
     mem = resmem.Memory(k=3, store="head", head=head).fit(rows[0], None, rows[2])
@@ -699,13 +704,13 @@ def test_keys_of_a_head_are_made_anew_in_another_type():
 @pytest.mark.parametrize(
     "options", [{"preprocess": "unit"}, {"key_dtype": "float16"}, {"key_dtype": "bfloat16"}]
 )
-def test_keys_are_made_anew_only_of_embeddings_as_they_came(options):
+def test_rekeying_needs_embeddings_stored_as_they_came(options):
     mem = fitted(**{"preprocess": "none", **options})
     with pytest.raises(ValueError, match="keys can be made anew only of embeddings stored as they"):
         rekeyed(mem, "none", "float32")
 
 
-def test_rows_that_cannot_be_keys_are_named_when_keys_are_made_anew():
+def test_rekeying_names_rows_that_the_keys_cannot_hold():
     rows = examples(np.random.default_rng(33), 60)
     rows[0][52] = 1e5
     mem = resmem.Memory(k=3).fit(*(part[:50] for part in rows)).add(*(part[50:] for part in rows))

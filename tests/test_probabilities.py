@@ -1,4 +1,4 @@
-"""What ``predict_proba`` leaves of the base: its own bits, its mass, its impossible classes."""
+"""``predict_proba`` keeps the base's own bits, its mass and its impossible classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STORES = ("dense", "sparse:2", "head")
 
 
 def softmax(logits):
-    """In plain float64."""
+    """Return the softmax in plain float64."""
     e = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
 
@@ -30,14 +30,14 @@ def losses(chances, y):
 
 
 def sure(C, q=3, gap=18.4):
-    """Logits of a model that is sure of a class, and right; it has no other favourite."""
+    """Return logits of a model that is sure of the right class and prefers no other."""
     y = np.arange(q) * 7 % C
     logits = np.zeros((q, C), np.float32)
     logits[np.arange(q), y] = gap
     return logits, y
 
 
-# ---- The base model's own ----------------------------------------------------------------
+# ---- The base model's own bits -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -53,8 +53,8 @@ def test_a_sure_model_of_many_outputs_keeps_its_log_loss(name):
 
 @pytest.mark.parametrize("C", [2, 100, 101, 50_000, 262_144])
 @pytest.mark.parametrize("name", ["clip", "project"])
-def test_the_floors_of_many_classes_take_little(C, name):
-    """Also where something is corrected: neighbours agree with a model that is sure."""
+def test_floors_of_many_classes_take_little_probability(C, name):
+    """Little is taken also where rows are corrected, here in agreement with a sure model."""
     logits, y = sure(C, gap=40.0)
     mem = resmem.Memory(k=1, probability_map=name, store="sparse:1").fit(np.eye(3), logits, y)
     p = mem.predict_proba(np.eye(3), logits)
@@ -64,7 +64,7 @@ def test_the_floors_of_many_classes_take_little(C, name):
 
 
 def remembered(store, C=6, n=40, seed=0, masks=True, **options):
-    """A memory over a base model that calls some classes impossible, and new rows."""
+    """Return a memory over a base that calls some classes impossible, new rows and its rows."""
     rng = np.random.default_rng(seed)
     head = tuple(rng.standard_normal((C, w), dtype=np.float32) for w in (4, 1))
     head = (head[0], head[1][:, 0]) if store == "head" else None
@@ -84,7 +84,7 @@ def remembered(store, C=6, n=40, seed=0, masks=True, **options):
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_what_nothing_corrects_is_the_bases_own_to_the_bit(store, name, temperature):
+def test_rows_without_correction_keep_the_bits_of_the_base(store, name, temperature):
     mem, z, logits, _ = remembered(store, probability_map=name, temperature=temperature)
     base = oracle.softmax(logits, temperature)
     everyone = np.tile(np.arange(40), (40, 1))
@@ -100,8 +100,8 @@ def test_what_nothing_corrects_is_the_bases_own_to_the_bit(store, name, temperat
     assert not np.array_equal(got[::2], base[::2])
 
 
-def test_probabilities_that_are_given_come_back_as_they_are():
-    p = np.array([[0.5, 0.499, 0.0], [1.0, 0.0, 0.0]], np.float32)  # a little off
+def test_given_probabilities_come_back_unchanged():
+    p = np.array([[0.5, 0.499, 0.0], [1.0, 0.0, 0.0]], np.float32)  # the sum is a little off
     mem = resmem.Memory(output_kind="probabilities", k=1, strength=0).fit(np.eye(2), p, [0, 0])
     for name in MAPS:
         mem.probability_map = name
@@ -118,7 +118,7 @@ def test_probabilities_that_are_given_come_back_as_they_are():
     st.integers(0, 2**31), st.sampled_from(STORES), st.sampled_from(MAPS),
     st.sampled_from([1.0, 0.3, 2.0, 0.0, -0.5, -3.0]), st.sampled_from([2, 6, 130]),
 )  # fmt: skip
-def test_an_impossible_class_is_possible_only_if_neighbours_have_it(seed, store, name, strength, C):
+def test_impossible_class_needs_a_neighbour_to_be_possible(seed, store, name, strength, C):
     mem, z, logits, (_, _, y) = remembered(
         store, C, seed=seed, strength=strength, probability_map=name
     )
@@ -138,8 +138,8 @@ def test_an_impossible_class_is_possible_only_if_neighbours_have_it(seed, store,
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_padding_has_no_share(name):
-    """A layer padded to a round number of outputs, whose padding is -inf."""
+def test_padding_of_outputs_gets_no_probability(name):
+    """The outputs are padded with -inf to a round number of columns."""
     rng = np.random.default_rng(0)
     logits = np.full((30, 1024), -np.inf, np.float32)
     logits[:, :1000] = rng.standard_normal((30, 1000))
@@ -159,11 +159,11 @@ def test_neighbours_make_a_class_possible():
         assert mem.predict([[0.0]], logits).tolist() == [2]
 
 
-# ---- Tuning and judgement ----------------------------------------------------------------
+# ---- Tuning and evaluation ---------------------------------------------------------------
 
 
 def confident(C=3000, q=300):
-    """Rows of a model that is sure and mostly right, over many classes."""
+    """Return rows of a model that is sure and mostly right, over many classes."""
     rng = np.random.default_rng(0)
     z, y = rng.standard_normal((2 * q, 4)), rng.integers(0, C, 2 * q)
     logits = rng.standard_normal((2 * q, C)).astype(np.float32)
@@ -193,7 +193,7 @@ def test_the_base_is_scored_on_its_own_probabilities():
 
 
 def wrongly_sure(q=200, wrong=3):
-    """As above, but of a few rows the class is called impossible."""
+    """Return rows of a model that calls the class of a few rows impossible."""
     rng = np.random.default_rng(1)
     z, y = rng.standard_normal((2 * q, 3)), rng.integers(0, 4, 2 * q)
     logits = rng.standard_normal((2 * q, 4)).astype(np.float32)
@@ -202,7 +202,7 @@ def wrongly_sure(q=200, wrong=3):
 
 
 @pytest.mark.parametrize("loo", [False, True])
-def test_tune_tells_of_classes_that_the_base_calls_impossible(loo):
+def test_tune_warns_of_classes_that_the_base_calls_impossible(loo):
     rows, fresh = wrongly_sure()
     mem = resmem.Memory(k=3).fit(*(fresh if loo else rows))
     given = () if loo else fresh
@@ -213,7 +213,7 @@ def test_tune_tells_of_classes_that_the_base_calls_impossible(loo):
     assert any(note in str(w.message) for w in told)
     assert any(note in line for line in result.notes)
     assert "inf" in repr(result)
-    # What the note says: another score, or without these rows.
+    # Do what the note says: use another score, or leave these rows out.
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*exactly 0")
         warnings.filterwarnings("ignore", message="tune: (?!the base gives)")
@@ -225,8 +225,8 @@ def test_tune_tells_of_classes_that_the_base_calls_impossible(loo):
 
 
 @pytest.mark.filterwarnings("ignore:tune. strength=2 is the largest:UserWarning")
-def test_a_memory_that_knows_what_the_base_calls_impossible_is_kept():
-    """Everywhere its neighbours have the class: its gain is finite, and clear of 0."""
+def test_memory_that_knows_the_impossible_classes_is_kept():
+    """The neighbours of every row have its class, so the gain is finite and clear of 0."""
     rng = np.random.default_rng(2)
     z = rng.integers(0, 4, 400)
     logits = np.zeros((400, 4), np.float32)
@@ -244,7 +244,7 @@ def test_a_memory_that_knows_what_the_base_calls_impossible_is_kept():
     assert 0 < found.methods[-1].gain.low < 745
 
 
-def test_evaluate_tells_of_classes_that_the_base_calls_impossible(tmp_path):
+def test_evaluate_warns_of_classes_the_base_calls_impossible(tmp_path):
     rows, fresh = wrongly_sure()
     mem = resmem.Memory(k=3).fit(*rows)
     said = r"exactly 0 to the class of 3 of 200 rows, the first of them row 0, .* or leave these"
@@ -259,21 +259,21 @@ def test_evaluate_tells_of_classes_that_the_base_calls_impossible(tmp_path):
         result = mem.tune(*fresh, k=[1, 2], sigma=[1.0, math.inf])
     resmem.report(page, result, found)
     assert page.read_text(encoding="utf-8")
-    mem.evaluate(*(part[3:] for part in fresh))  # as it says: no warning
+    mem.evaluate(*(part[3:] for part in fresh))  # as the message advises: no warning
 
 
 # ---- After a memory is switched off -------------------------------------------------------
 
 
 def misled(n=300):
-    """A regression base that errs by nothing that a place tells, and its rows."""
+    """Return rows of a regression base whose errors do not depend on the place."""
     rng = np.random.default_rng(5)
     z, truth = rng.standard_normal((2 * n, 3)), 50 * rng.standard_normal(2 * n)
     outputs = truth + 55 * rng.standard_normal(2 * n)
     return (z[:n], outputs[:n], truth[:n]), (z[n:], outputs[n:], truth[n:])
 
 
-def test_a_memory_that_is_switched_off_rests_at_the_published_setting():
+def test_memory_switched_off_keeps_the_published_setting():
     rows, fresh = misled()
     mem = resmem.Memory("regression", k=1).fit(*rows)
     with warnings.catch_warnings():
@@ -291,7 +291,7 @@ def test_a_memory_that_is_switched_off_rests_at_the_published_setting():
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-def test_the_published_method_has_the_setting_that_tuning_found_for_it(task):
+def test_published_method_has_the_setting_that_tuning_found(task):
     if task == "regression":
         rows, fresh = misled()
     else:
@@ -311,7 +311,7 @@ def test_the_published_method_has_the_setting_that_tuning_found_for_it(task):
     of_result = mem.evaluate(*fresh, knn=result)
     scores = {m.name: m.scores[name] for m in of_result.methods}
     assert scores["ResMem as published"] == pytest.approx(result.scores["published"], rel=1e-9)
-    # The memory's own, which is at another k and sigma, has a line of its own.
+    # The memory's own setting, at another k and sigma, has its own line.
     own = {m.name: m.scores[name] for m in mem.evaluate(*fresh).methods}
     assert scores["ResMem, strength 1"] == own["ResMem as published"]
     assert list(scores)[-1] == "ResMem, strength 1"
@@ -319,8 +319,8 @@ def test_the_published_method_has_the_setting_that_tuning_found_for_it(task):
     assert mem.evaluate(*fresh).settings["published_k"] == 1
 
 
-def test_settings_of_other_keys_are_not_those_of_the_published_method():
-    """They are in other units: the memory's own are taken."""
+def test_published_method_ignores_settings_of_other_keys():
+    """Their sigma has other units, so the memory's own settings are used."""
     rows, fresh = misled()
     mem = resmem.Memory("regression", k=4, sigma=2.0, preprocess="unit").fit(*rows)
     other = resmem.Memory("regression", k=4, sigma=2.0).fit(*rows)

@@ -36,13 +36,13 @@ def same(got, wanted):
 
 @pytest.fixture(scope="module")
 def answer():
-    """To a search of some milliseconds."""
+    """Return the answer to a search of some milliseconds."""
     return oracle.search(FEW, OTHERS, 9)
 
 
 @pytest.fixture(scope="module")
 def long():
-    """Queries whose search takes half a second or more on one thread, and the answer."""
+    """Return queries whose search takes at least 0.5 s on one thread, and the answer."""
     queries, shortest = QUERIES, 0.0
     while shortest < 0.5 and len(queries) < 100_000:
         queries = np.concatenate([queries, queries])
@@ -55,7 +55,7 @@ def long():
 
 
 def forked(work):
-    """Whether `work()` is true in a forked child, which must not hang."""
+    """Return whether `work()` is true in a forked child, which must not hang."""
     child = os.fork()
     if child == 0:  # never back into pytest
         status = 2
@@ -72,18 +72,20 @@ def forked(work):
 
 @forks
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_children_and_their_children_search(answer, threads):
+def test_forked_children_and_grandchildren_search(answer, threads):
     def search():
         return same(resmem.search(FEW, OTHERS, 9, threads=threads), answer)
 
-    assert same(resmem.search(FEW, OTHERS, 9, threads=2), answer)  # there are helpers to lose
+    assert same(
+        resmem.search(FEW, OTHERS, 9, threads=2), answer
+    )  # now there are helper threads to lose
     assert forked(lambda: search() and forked(search) and search())
     assert search()
 
 
 @forks
 @pytest.mark.parametrize("moment", [0.0, 0.02, 0.1])
-def test_a_child_forked_while_another_thread_searches(long, answer, moment):
+def test_child_forked_during_a_search_can_search(long, answer, moment):
     queries, wanted = long
     with ThreadPoolExecutor(1) as pool:
         busy = pool.submit(resmem.search, queries, ROWS, 9, threads=2)
@@ -94,7 +96,7 @@ def test_a_child_forked_while_another_thread_searches(long, answer, moment):
 
 
 @forks
-def test_the_rows_of_a_child_are_its_own():
+def test_changes_of_a_child_stay_in_the_child():
     mem = resmem.Memory(k=9).fit(OTHERS, OTHERS[:, :3], np.arange(len(OTHERS)) % 3)
     wanted = mem.correct(FEW, FEW[:, :3])
 
@@ -127,7 +129,7 @@ def test_threads_that_search_at_once_get_their_own_answers():
         assert all(pool.map(repeat, range(len(cases)), timeout=PATIENCE))
 
 
-def test_two_long_searches_share_the_helpers(long):
+def test_two_long_searches_at_once_give_the_right_answers(long):
     queries, wanted = long
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(resmem.search, queries, ROWS, 9, threads=2) for _ in range(2)]
@@ -136,12 +138,12 @@ def test_two_long_searches_share_the_helpers(long):
 
 @pytest.mark.parametrize("threads", [1, 3, 64])
 @pytest.mark.parametrize(("n", "q"), [(1, 1), (3, 2), (0, 4), (5, 0), (1500, 40)])
-def test_more_threads_than_work(n, q, threads):
+def test_more_threads_than_work_give_the_oracles_bits(n, q, threads):
     queries, rows = FEW[:q], OTHERS[:n]
     assert same(resmem.search(queries, rows, 4, threads=threads), oracle.search(queries, rows, 4))
 
 
-def test_queries_see_the_rows_of_one_moment():
+def test_queries_see_the_rows_of_one_snapshot():
     half, nothing, ones = OTHERS[:700], np.zeros(700), np.ones(700)
     mem = resmem.Memory("regression", k=5, sigma=1.0).fit(half, nothing, ones)
     moments = [mem.kneighbors(FEW)[0].tobytes()]
@@ -168,7 +170,7 @@ def test_queries_see_the_rows_of_one_moment():
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_gil_is_released(long, threads):
+def test_search_releases_the_gil(long, threads):
     queries, wanted = long
     ticks = []
     stop = threading.Event()
@@ -186,16 +188,16 @@ def test_the_gil_is_released(long, threads):
     other.join()
     assert same(got, wanted)
     tenths = {int(10 * (t - start) / (end - start)) for t in ticks if start < t < end}
-    assert len(tenths) >= 5  # it ran from beginning to end
+    assert len(tenths) >= 5  # the other thread ran from beginning to end
 
 
-TELLS_OF_THREADS = ("RESMEM_NUM_THREADS", "OMP_NUM_THREADS", "OMP_THREAD_LIMIT")
+THREAD_VARIABLES = ("RESMEM_NUM_THREADS", "OMP_NUM_THREADS", "OMP_THREAD_LIMIT")
 
 
 def default_threads(**environment):
     done = subprocess.run(
         [sys.executable, "-c", "from resmem import _core; print(_core.default_threads())"],
-        env={k: v for k, v in os.environ.items() if k not in TELLS_OF_THREADS} | environment,
+        env={k: v for k, v in os.environ.items() if k not in THREAD_VARIABLES} | environment,
         capture_output=True,
         text=True,
         check=True,
@@ -218,7 +220,7 @@ before = _core.default_threads()
 os.sched_setaffinity(0, allowed[:1])
 print(1 <= before <= len(allowed), _core.default_threads())  # a cgroup may allow fewer
 """
-    environment = {k: v for k, v in os.environ.items() if k not in TELLS_OF_THREADS}
+    environment = {k: v for k, v in os.environ.items() if k not in THREAD_VARIABLES}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
@@ -227,21 +229,21 @@ print(1 <= before <= len(allowed), _core.default_threads())  # a cgroup may allo
 
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "OMP_THREAD_LIMIT"])
 @pytest.mark.parametrize("text", ["1", " 1", "1,2", "1 , 4"])
-def test_the_share_of_cores_that_a_parent_process_hands_down_is_obeyed(name, text):
+def test_openmp_variables_limit_the_number_of_threads(name, text):
     assert default_threads(**{name: text}) == 1
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "all", "1.5", "1x", ",1"])
-def test_what_is_no_number_of_threads_for_openmp_is_ignored(text):
+def test_malformed_openmp_variables_are_ignored(text):
     assert default_threads(OMP_NUM_THREADS=text, OMP_THREAD_LIMIT=text) == default_threads()
 
 
-def test_the_variable_of_resmem_goes_before_that_of_openmp():
+def test_resmem_variable_takes_precedence_over_openmp():
     assert default_threads(RESMEM_NUM_THREADS="3", OMP_NUM_THREADS="1") == 3
     assert default_threads(OMP_NUM_THREADS="1000000") == default_threads()
 
 
-GROUPS = {  # what /proc/self/cgroup and files of /sys/fs/cgroup say: CPUs
+GROUPS = {  # /proc/self/cgroup, files of /sys/fs/cgroup, CPUs that they allow (0: no limit)
     "no groups": (None, {}, 0),
     "no limit": ("0::/a/b", {"a/b/cpu.max": "max 100000", "cpu.max": "max 100000"}, 0),
     "its own": ("0::/a/b", {"a/b/cpu.max": "250000 100000"}, 3),
@@ -308,15 +310,15 @@ sys.exit(7)
 
 
 @pytest.mark.parametrize("call", ["search", "correct", "tune", "evaluate", "fit"])
-def test_a_daemon_thread_inside_does_not_change_how_a_program_ends(call):
+def test_daemon_thread_in_a_call_does_not_change_the_exit(call):
     for attempt in range(4):
         command = [sys.executable, "-c", ENDING, call, str(0.01 * attempt)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         assert (done.returncode, done.stderr) == (7, "")
 
 
-def test_nothing_of_numpys_that_ends_programs_of_daemon_threads_is_called():
-    """Its hash tables are C++ that lets the GIL go, and cannot be unwound when a thread ends."""
+def test_package_uses_no_hash_tables_of_numpy():
+    """They are C++ that releases the GIL and cannot be unwound when a daemon thread ends."""
     package = Path(resmem.__file__).parent
     names = r"np\.(unique\((?!.*return_|.*axis=)|unique_|setdiff1d|union1d|intersect1d|setxor1d)"
     hashing = re.compile(names)
@@ -345,7 +347,7 @@ except MemoryError:
 """
 
 
-def test_a_thread_that_starts_near_the_limit_of_memory_does_not_end_the_process():
+def test_thread_start_near_the_memory_limit_ends_no_process():
     for kilobytes in range(12_000, 40_000, 1100):
         command = [sys.executable, "-c", LITTLE_ROOM, str(kilobytes)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
@@ -386,7 +388,7 @@ print(before[0].tobytes() == after[0].tobytes(), (before[1] == after[1]).all(), 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("call", ["kneighbors", "correction", "exact", "fit"])
-def test_ctrl_c_answers_at_once_and_leaves_the_memory_as_it_was(call, threads):
+def test_ctrl_c_ends_a_call_at_once_and_changes_nothing(call, threads):
     delays = []
     for attempt in range(3):  # a busy machine may be late once
         command = [sys.executable, "-c", INTERRUPTED, call, str(threads)]
@@ -420,11 +422,11 @@ other = resmem.Memory(task="regression", k=5, sigma=1.0, preprocess=kind).fit(
 before = mem.kneighbors(z[:9]), other.kneighbors(z[:9, :80])
 decompose = np.linalg.eigh
 
-def told(*given):
+def announced(*given):
     print("decomposing", flush=True)
     return decompose(*given)
 
-np.linalg.eigh = told
+np.linalg.eigh = announced
 try:
     other.fit(z, y, y)
 except KeyboardInterrupt:
@@ -435,13 +437,13 @@ print(all(a.tobytes() == b.tobytes() for x, y in zip(before, after) for a, b in 
 
 
 @pytest.mark.parametrize("kind", ["pca:64", "whiten:64"])
-def test_ctrl_c_answers_during_a_decomposition(kind):
-    """LAPACK takes a second or more and looks for no signals; the memory stays as it was, and the
-    program ends with the status it should."""
+def test_ctrl_c_ends_a_decomposition_at_once(kind):
+    """LAPACK takes a second or more and checks no signals; the memory stays as it was, and the
+    program ends with status 0."""
     delays = []
     for attempt in range(4):  # a busy machine may be late once
         command = [sys.executable, "-c", DECOMPOSING, kind, "1500"]
-        alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # threads that wait spin
+        alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # waiting threads would spin
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=alone) as child:
             assert child.stdout.readline() == "decomposing\n"
             time.sleep(0.05 + 0.1 * attempt)
@@ -449,12 +451,12 @@ def test_ctrl_c_answers_during_a_decomposition(kind):
             child.send_signal(signal.SIGINT)
             arrived, unharmed = child.communicate(timeout=PATIENCE)[0].split()
         assert unharmed == "True"
-        assert child.returncode == 0  # LAPACK's library is not taken down under its feet
+        assert child.returncode == 0  # the program does not end while LAPACK runs
         delays.append(float(arrived) - sent)
     assert min(delays) < 0.2
 
 
-def test_errors_of_work_in_another_thread_are_the_callers(monkeypatch):
+def test_error_in_a_helper_thread_is_raised_in_the_caller(monkeypatch):
     z = np.random.default_rng(0).standard_normal((500, 450), dtype=np.float32)
     mem = resmem.Memory(task="regression", k=5, sigma=1.0, preprocess="pca:3")
 
@@ -482,7 +484,7 @@ def ring(*_):
 
 @contextmanager
 def handler(number, function):
-    """Handles a signal; without garbage collection, whose callbacks swallow exceptions."""
+    """Handle a signal, without garbage collection, whose callbacks swallow exceptions."""
     previous = signal.signal(number, function)
     gc.disable()
     try:
@@ -494,7 +496,7 @@ def handler(number, function):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 64])
-def test_the_exception_of_a_signal_handler_comes_out_as_itself(long, answer, threads):
+def test_exception_of_a_signal_handler_is_raised_unchanged(long, answer, threads):
     queries, _ = long
     with handler(signal.SIGALRM, ring):
         signal.setitimer(signal.ITIMER_REAL, 0.05)
@@ -533,7 +535,7 @@ def test_a_signal_does_not_stop_the_search_of_another_thread(long):
 
 @pytest.fixture(scope="module")
 def vast():
-    """An array of more than 2^32 elements, 0 but for some rows; zeros take no memory."""
+    """Return an array of more than 2^32 elements, 0 except some rows; zeros take no memory."""
     n, d = 2**22 + 1000, 1024
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
     try:
@@ -550,7 +552,7 @@ def vast():
 
 
 @pytest.mark.parametrize("strategy", ["stream", "by_rows"])
-def test_rows_beyond_two_to_the_32_elements(vast, strategy):
+def test_rows_beyond_2_to_the_32_elements_are_found(vast, strategy):
     rows, planted = vast
     queries = rows[planted[[0, 4, 5]]]
     kept = np.concatenate([[0, 1, 2], planted])  # the others are as far as 0, 1 and 2
@@ -561,7 +563,7 @@ def test_rows_beyond_two_to_the_32_elements(vast, strategy):
     assert np.array_equal(got[2], kept[at])
 
 
-def test_the_exact_path_beyond_two_to_the_32_elements(vast):
+def test_exact_path_beyond_2_to_the_32_elements_is_right(vast):
     rows, planted = vast
     died = np.ones(len(rows), dtype=np.int64)
     died[planted] = 0
@@ -570,7 +572,7 @@ def test_the_exact_path_beyond_two_to_the_32_elements(vast):
     assert np.array_equal(got[1][:, 0], planted)
 
 
-def test_inspection_beyond_two_to_the_32_elements(vast):
+def test_inspect_rows_beyond_2_to_the_32_elements_is_right(vast):
     rows, planted = vast
     largest = np.abs(rows[planted]).max()
     assert _core.inspect_rows(rows, 2) == (largest, -1)

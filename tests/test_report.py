@@ -21,7 +21,7 @@ NASTY = ['shirt & "co"', "<script>alert(1)</script>", "a'b", "\x00\ud800 <b>"]
 
 
 class Page(HTMLParser):
-    """A parsed page, refused unless every element is closed where it should be."""
+    """A parsed page, in which every element must be closed in its place."""
 
     def __init__(self, text):
         super().__init__()
@@ -60,7 +60,7 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def figured(tmp_path_factory):
-    """The file of a report with figures of everything."""
+    """Return the file of a report with all figures."""
     pytest.importorskip("matplotlib")
     path = tmp_path_factory.mktemp("figured") / "r.html"
     resmem.report(path, **everything())
@@ -69,7 +69,7 @@ def figured(tmp_path_factory):
 
 @pytest.fixture
 def draw(tmp_path):
-    """Writes a report with figures; the page that came of it."""
+    """Return a function that writes a report with figures and returns its page."""
     pytest.importorskip("matplotlib")
 
     def drawn(*arguments, **more):
@@ -81,7 +81,7 @@ def draw(tmp_path):
 
 @pytest.fixture
 def write(tmp_path, without_matplotlib):
-    """The same without figures, which take long."""
+    """Return a function like that of `draw`, without figures, which take long."""
 
     def written(*arguments, **more):
         resmem.report(tmp_path / "r.html", *arguments, **more)
@@ -109,7 +109,7 @@ def everything(**changed):
 # ---- What it says ----------------------------------------------------------------------------
 
 
-def test_a_report_answers_in_order(write):
+def test_report_answers_its_questions_in_order(write):
     page = write(**everything())
     order = [
         "Does the memory help? The memory helps: on 2,000 rows its log-loss is 0.08 nats better "
@@ -141,7 +141,7 @@ def test_a_harm_is_said_as_plainly_as_a_gain(write):
     assert {"class": "harm"} in page.all("span")
 
 
-def test_what_is_not_clear_is_not_claimed(write):
+def test_gain_that_is_not_clear_is_not_claimed(write):
     page = write(evaluation=results.evaluation(gain=0.004))
     assert "Whether the memory helps is not clear: on 2,000 rows" in page.text
     page = write(tuning=results.tuning(useful=False))
@@ -167,7 +167,7 @@ def test_infinite_log_losses_are_not_compared(write):
     ) in page.text
 
 
-def test_a_gain_that_the_temperature_has_alone_is_not_the_neighbours(write):
+def test_gain_of_the_temperature_alone_is_called_so(write):
     evaluation = results.evaluation()
     base, tempered, *others = evaluation.methods
     tempered = replace(tempered, gain=results.interval(0.09))
@@ -188,7 +188,7 @@ def test_a_memory_that_is_switched_off_is_called_so(write):
     assert "Where does it help" not in page.text
 
 
-def test_an_evaluation_counts_more_than_the_tuning_that_chose(write):
+def test_evaluation_outweighs_the_tuning_in_a_report(write):
     page = write(results.tuning(), results.evaluation(gain=-0.08))
     assert "The memory harms" in page.text
     assert "The memory helps" not in page.text
@@ -204,7 +204,7 @@ def test_every_method_has_its_scores_and_its_harms(write):
         assert line in page.text
 
 
-def test_classes_go_from_most_won_to_most_lost_and_have_names(write):
+def test_classes_are_ordered_from_most_won_to_most_lost(write):
     page = write(evaluation=results.evaluation(), classes=["shirt", "coat", "bag", "dress"])
     lines = ["dress 500 9 1 83.00%", "bag 500 6 2", "coat 500 3 3", "shirt 500 0 4"]
     places = [page.text.index(line) for line in lines]
@@ -219,7 +219,7 @@ def test_of_many_classes_the_most_changed_are_shown(write):
     assert "class 400 " not in page.text
 
 
-def test_values_have_their_own_words(write):
+def test_report_of_a_regression_has_its_own_words(write):
     page = write(
         evaluation=results.evaluation(gain=-0.1, task="regression"),
         explanation=results.explanation("regression"),
@@ -235,7 +235,7 @@ def test_values_have_their_own_words(write):
     assert "units of the value" in page.text
 
 
-def test_examples_name_the_neighbours_that_did_it(write):
+def test_examples_name_the_neighbours_that_corrected_them(write):
     page = write(**everything(classes=["shirt", "coat", "bag", "dress"]))
     titles = ["Row 7, corrected: coat 60% → bag 50%", "Row 3, corrected:", "Row 5, harmed:"]
     places = [page.text.index(title) for title in titles]
@@ -250,7 +250,7 @@ def test_more_neighbours_than_are_shown_are_summed(write):
     assert "4 more" in page.text
 
 
-def test_no_example_of_those_explained_may_have_changed(write):
+def test_report_without_a_changed_example_says_so(write):
     page = write(**everything(rows=[20, 21, 22]))
     assert "None of the examples that are explained was changed." in page.text
 
@@ -271,7 +271,7 @@ def test_each_part_alone_is_a_report(write):
         write()
 
 
-def test_numbers_that_are_not_finite_are_said(write):
+def test_numbers_that_are_not_finite_are_printed(write):
     evaluation = results.evaluation(buckets=2)
     evaluation.by_distance[0].update(low=-math.inf, high=math.inf)
     evaluation.by_distance[1].update(gain=math.nan, low=math.nan, high=math.nan)
@@ -285,7 +285,7 @@ def test_numbers_that_are_not_finite_are_said(write):
 # ---- How it is made --------------------------------------------------------------------------
 
 
-def test_a_report_needs_nothing_but_itself(figured):
+def test_report_refers_to_no_other_file(figured):
     page, text = read(figured), figured.read_text(encoding="utf-8")
     assert "://" not in text
     assert "@import" not in text
@@ -299,14 +299,14 @@ def test_a_report_needs_nothing_but_itself(figured):
     assert len(text) < 400_000
 
 
-def test_figures_are_inline_and_have_words_for_who_cannot_see_them(figured):
+def test_figures_are_inline_and_have_alternative_text(figured):
     page = read(figured)
     figures = [attributes for attributes in page.all("svg") if "role" in attributes]
     assert len(figures) == len(page.all("figure")) == 4
     for attributes in figures:
         assert attributes["role"] == "img"
         assert len(attributes["aria-label"]) > 40
-        assert "width" not in attributes  # as wide as there is room
+        assert "width" not in attributes  # the page sets the width
         assert "viewbox" in attributes
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
@@ -331,7 +331,7 @@ def test_wide_tables_scroll_by_themselves(write):
     assert len(page.all("table")) == len(around) > 10
 
 
-def test_any_name_is_only_text(draw):
+def test_names_are_escaped(draw):
     page = draw(**everything(classes=NASTY, title=NASTY[1], date='<"2026">'))
     assert "script" not in [tag for tag, _ in page.elements]
     for name in NASTY[:3]:
@@ -355,7 +355,7 @@ def test_the_same_results_give_the_same_bytes(figured, tmp_path, monkeypatch):
     assert b">date<" not in figured.read_bytes()
 
 
-def test_letters_that_matplotlib_has_not_are_left_to_the_reader(draw):
+def test_letters_without_a_matplotlib_glyph_stay_text(draw):
     page = draw(**everything(classes=["日本", "語", "한국", "ไทย"]))
     assert "日本" in page.text
 

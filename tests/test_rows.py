@@ -36,7 +36,7 @@ def examples(rng, n):
 
 
 def settled(mem):
-    """After its compaction, if there is one."""
+    """Wait for the compaction, if there is one, and return the memory."""
     if mem._state._compactor is not None:
         mem._state._compactor.join()
     return mem
@@ -50,7 +50,7 @@ def ids_of(mem):
 # ---- Growth --------------------------------------------------------------------------------
 
 
-def test_rows_that_are_there_are_never_copied_to_add_more(monkeypatch):
+def test_add_never_copies_stored_rows(monkeypatch):
     monkeypatch.setattr(_snapshot, "LEAST_ROOM", 1)
     rng = np.random.default_rng(0)
     rows = examples(rng, 401)
@@ -65,7 +65,7 @@ def test_rows_that_are_there_are_never_copied_to_add_more(monkeypatch):
     assert list(mem.kneighbors(rows[0])[1][:, 0]) == list(range(401))
 
 
-def test_a_chunk_that_does_not_fit_starts_a_segment_with_room_for_as_many_rows_as_there_are():
+def test_add_beyond_capacity_starts_a_segment_with_spare_room():
     rng = np.random.default_rng(1)
     mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 100_000))
     mem.add(*examples(rng, 5))
@@ -74,7 +74,7 @@ def test_a_chunk_that_does_not_fit_starts_a_segment_with_room_for_as_many_rows_a
     assert [len(s) for s in mem._state.view.rows.segments] == [100_000, 5, 200_000]
 
 
-def test_without_memory_for_spare_room_rows_are_added_all_the_same(monkeypatch):
+def test_add_without_memory_for_spare_room_succeeds(monkeypatch):
     real, asked = room, []
 
     def scarce(schema, rows):
@@ -129,7 +129,7 @@ def test_a_removal_that_names_an_absent_row_removes_nothing():
     assert list(ids_of(mem)) == [0, 1, 2, 3, 5, 6, 7, 8]
 
 
-def test_an_interrupted_removal_is_taken_back(monkeypatch):
+def test_interrupted_removal_removes_nothing(monkeypatch):
     rng = np.random.default_rng(6)
     rows = examples(rng, 20)
     mem = resmem.Memory(k=20, sigma=1.0).fit(*rows).add(*examples(rng, 20)).remove([1, 30])
@@ -147,12 +147,12 @@ def test_an_interrupted_removal_is_taken_back(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             mem.remove([5, 25])
     assert len(calls) == 2
-    mem.remove([2])  # whose version the stamps of the interrupted one had
+    mem.remove([2])  # with the version that the interrupted removal has stamped
     assert sorted(ids_of(mem)) == sorted(set(range(40)) - {1, 2, 30})
     assert 5 in mem.kneighbors(rows[0][5:6], k=1)[1]
 
 
-def test_a_mostly_dead_segment_is_written_anew_by_a_later_add():
+def test_mostly_dead_segment_is_compacted_by_a_later_add():
     rng = np.random.default_rng(7)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 100))
     mem.remove(np.arange(60))
@@ -163,7 +163,7 @@ def test_a_mostly_dead_segment_is_written_anew_by_a_later_add():
     assert mem._state.view.rows.retired.tolist() == [[0, 59]]
 
 
-def test_what_is_merged_piece_by_piece_is_what_it_was(monkeypatch):
+def test_merge_in_small_pieces_changes_no_answer(monkeypatch):
     monkeypatch.setattr(_segment, "_COPY_BYTES", 50)
     rng = np.random.default_rng(22)
     rows = examples(rng, 60)
@@ -192,7 +192,7 @@ def test_many_small_segments_become_one():
     assert list(ids_of(mem)) == list(range(1120))
 
 
-def test_many_rows_of_a_file_are_not_taken_into_memory(tmp_path, monkeypatch):
+def test_compaction_does_not_copy_many_mapped_rows(tmp_path, monkeypatch):
     rng = np.random.default_rng(13)
     path = tmp_path / "m"
     resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 3000)).save(path)
@@ -203,7 +203,7 @@ def test_many_rows_of_a_file_are_not_taken_into_memory(tmp_path, monkeypatch):
         assert [len(s) for s in mem._state.view.rows.segments] == expected
 
 
-def test_rows_added_after_a_save_do_not_ask_for_room_for_all_that_is_saved(tmp_path):
+def test_add_after_a_save_reserves_little_room(tmp_path):
     rng = np.random.default_rng(14)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 100_000)).save(tmp_path / "m")
     mem.add(*examples(rng, 1))
@@ -225,7 +225,7 @@ def test_rows_removed_during_a_compaction_stay_removed():
     assert after.all_retired().tolist() == [[0, 5], [8, 8]]
 
 
-def test_a_compaction_of_rows_that_were_replaced_meanwhile_is_dropped():
+def test_compaction_of_replaced_rows_is_dropped():
     rng = np.random.default_rng(10)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 10)).remove(range(6))
     before = mem._state.view.rows
@@ -244,8 +244,8 @@ def test_a_compaction_of_rows_that_were_replaced_meanwhile_is_dropped():
         st.sampled_from(["add", "given ids", "remove", "remove most", "seal", "save"]), max_size=14
     ),
 )
-def test_any_history_with_compactions(tmp_path_factory, seed, steps):
-    """Segments of every kind, merged or not, hold the oracle's rows."""
+def test_any_history_with_compactions_gives_the_oracles_rows(tmp_path_factory, seed, steps):
+    """Segments of every kind, merged or not, have the oracle's rows."""
     rng = np.random.default_rng(seed)
     path = tmp_path_factory.mktemp("rows") / "memory.resmem"
     mine, theirs = resmem.Memory(k=9, sigma=1.0), oracle.OracleMemory(k=9, sigma=1.0)
@@ -284,7 +284,7 @@ def test_any_history_with_compactions(tmp_path_factory, seed, steps):
             mine.add(*(part[:1] for part in examples(rng, 1)), ids=[id_])
 
 
-def test_a_window_that_slides_for_long_stays_small():
+def test_sliding_window_stays_small():
     rng = np.random.default_rng(15)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 1000))
     for i in range(150):
@@ -305,17 +305,17 @@ def test_runs_hold_the_ids_that_were_put_in(parts):
         taken |= new
     every = np.arange(-1, 63)
     assert list(in_runs(every, of)) == [int(i) in taken for i in every]
-    assert (of[1:, 0] > of[:-1, 1] + 1).all()  # as few as can be
+    assert (of[1:, 0] > of[:-1, 1] + 1).all()  # runs are as few as possible
 
 
-def test_the_largest_id_is_a_run_like_any_other():
+def test_largest_id_is_held_by_a_run():
     last = 2**63 - 1
     of = runs(np.array([last, last - 1, 5]))
     assert of.tolist() == [[5, 5], [last - 1, last]]
     assert list(in_runs(np.array([last, last - 2, 5]), of)) == [True, False, True]
 
 
-def test_rows_whose_thread_could_not_be_started_for_an_interrupt_did_not_come(monkeypatch):
+def test_interrupt_at_the_start_of_compaction_undoes_the_add(monkeypatch):
     rng = np.random.default_rng(16)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 100)).remove(range(60))
 
@@ -331,7 +331,7 @@ def test_rows_whose_thread_could_not_be_started_for_an_interrupt_did_not_come(mo
     assert list(ids_of(mem)) == list(range(60, 107))
 
 
-# ---- What else may happen meanwhile --------------------------------------------------------
+# ---- Changes during other calls ------------------------------------------------------------
 
 
 def test_a_query_computes_with_the_temperature_of_its_rows(monkeypatch):
@@ -371,7 +371,7 @@ def test_a_temperature_set_during_a_fit_is_that_of_its_residuals(monkeypatch):
     assert mem.correct(*queries[:2]).tobytes() == again.correct(*queries[:2]).tobytes()
 
 
-def test_a_signal_handler_that_interrupts_a_change_may_save_but_not_change(tmp_path, monkeypatch):
+def test_signal_handler_within_a_change_may_save_but_not_change(tmp_path, monkeypatch):
     rng = np.random.default_rng(19)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 50)).remove([3])
     real, said = ingest.Incoming.write, []
@@ -414,7 +414,7 @@ def test_a_child_forked_during_a_removal_has_all_its_rows(monkeypatch):
         return result
 
     monkeypatch.setattr(Segment, "with_dead", held_up)
-    mem.remove([99])  # so that there are stamps to share
+    mem.remove([99])  # now parent and child share stamps
     thread = threading.Thread(target=mem.remove, args=([5, 6],))
     thread.start()
     stamped.wait()
@@ -433,7 +433,7 @@ def test_a_child_forked_during_a_removal_has_all_its_rows(monkeypatch):
     assert len(mem) == 97
 
 
-def test_a_copy_of_a_mapped_memory_is_not_taken_for_rows_of_its_own(tmp_path):
+def test_copy_of_a_mapped_memory_still_borrows_its_rows(tmp_path):
     path = tmp_path / "m"
     resmem.Memory(k=1, sigma=1.0).fit(*examples(np.random.default_rng(21), 9)).save(path)
     twin = copy.copy(resmem.Memory.load(path))
@@ -455,8 +455,8 @@ def all_at_once(work, count=4):
 
 
 @pytest.mark.parametrize("origin", ["fitted", "loaded", "pickled"])
-def test_ids_that_many_threads_ask_for_first_are_known_once(tmp_path, origin):
-    """Rows that come later, in the same segment, are found; nor can their ids come twice."""
+def test_ids_that_many_threads_look_up_first_are_known_once(tmp_path, origin):
+    """Rows added later to the same segment are found, and their ids are refused again."""
     rng = np.random.default_rng(22)
     mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 3), ids=[11, 4, 6])
     if origin == "loaded":
@@ -490,7 +490,7 @@ def test_a_query_does_not_find_rows_that_came_after_it_began():
 
 
 def test_rows_whose_ids_were_withdrawn_are_not_found(monkeypatch):
-    """Their place is taken by others."""
+    """Other rows take their place."""
     rng = np.random.default_rng(24)
     mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, 3), ids=[11, 4, 6])
     mem.add(*examples(rng, 7), ids=range(900, 907))
@@ -540,8 +540,8 @@ def test_children_forked_while_ids_are_hashed_find_them(tmp_path):
 # ---- Running searches --------------------------------------------------------------------------
 
 
-def test_every_search_answers_for_one_snapshot_while_rows_come_and_go():
-    """A row's neighbours at distance 0 are the copies of it that live: always as many."""
+def test_every_search_sees_one_snapshot_while_rows_change():
+    """A row always has the same number of living copies, its neighbours at distance 0."""
     rng = np.random.default_rng(11)
     keys, logits, targets = examples(rng, 50)
     copies = 4
@@ -570,7 +570,7 @@ def test_every_search_answers_for_one_snapshot_while_rows_come_and_go():
 
 
 def replace_copy(mem, keys, logits, targets, oldest):
-    """Rows added and removed, published as one snapshot."""
+    """Add and remove rows, and publish both as one snapshot."""
     twin = resmem.Memory(k=1, sigma=1.0)
     twin._state.hold(spec=mem._state.view.spec, rows=mem._state.view.rows)
     twin.add(keys, logits, targets).remove(oldest)
@@ -596,7 +596,7 @@ def test_snapshots_that_share_rows_differ_in_what_was_removed():
         assert sorted(ids[0][ids[0] >= 0]) == rows
 
 
-def test_nothing_is_worth_compacting_in_a_fresh_or_a_growing_memory():
+def test_fresh_or_growing_memory_is_not_worth_compacting():
     growing = [Segment({"keys": np.zeros((n, D))}, n) for n in (100, 100, 200, 400, 800)]
     growing += [Segment({"keys": np.zeros((n, D))}, n) for n in (1600, 3200, 6400, 12800, 25600, 9)]
     assert Snapshot(tuple(growing), D, C).worth_compacting() is None

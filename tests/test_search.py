@@ -64,7 +64,7 @@ def test_every_path_gives_the_bits_of_the_oracle(family, seed, n, d, q, k, metri
 
 
 def check_counts(stats, n, q, isa, path):
-    """The path asked for has run, and over every pair."""
+    """Check that the path asked for has run over every pair."""
     assert stats["isa"] == isa
     assert path["strategy"] in ("automatic", stats["strategy"])
     if stats["strategy"] == "exact":
@@ -72,7 +72,7 @@ def check_counts(stats, n, q, isa, path):
         assert stats["rescored"] == n * q
         return
     assert stats["filter"] == path.get("filter", stats["filter"])
-    again = stats["pairs_filtered"] - n * q  # by the difference filter
+    again = stats["pairs_filtered"] - n * q  # pairs that the difference filter took again
     assert (again > 0) == (n * stats["deferred"] > 0)
     assert 0 <= again <= n * q
     assert again % max(n, 1) == 0
@@ -82,7 +82,7 @@ def check_counts(stats, n, q, isa, path):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_family_on_larger_blocks(isa, metric, family):
+def test_every_family_on_more_rows_gives_the_oracles_bits(isa, metric, family):
     queries, rows = make(family, 7, 1500, 40, 24)
     wanted = oracle.search(queries, rows, 20, metric)
     for path in paths(metric):
@@ -100,7 +100,7 @@ def test_every_family_on_larger_blocks(isa, metric, family):
     family=st.sampled_from(sorted(FAMILIES)),
     threads=st.sampled_from([1, 2, 7]),
 )
-def test_segments_ids_removed_rows_and_exclusions(
+def test_mixed_segments_and_exclusions_give_the_oracles_bits(
     seed, sizes, metric, width, removed, k, family, threads
 ):
     rng = np.random.default_rng(seed)
@@ -148,7 +148,7 @@ def test_segments_ids_removed_rows_and_exclusions(
     threads=st.sampled_from([1, 2]),
     stored=st.sampled_from(["float16", "bfloat16"]),
 )
-def test_keys_half_as_wide_are_what_they_hold(
+def test_half_width_keys_give_the_bits_of_their_values(
     family, seed, n, d, k, metric, blocks, threads, stored
 ):
     queries, rows = make(family, seed, n, 9, d)
@@ -166,7 +166,7 @@ def test_keys_half_as_wide_are_what_they_hold(
 
 @pytest.mark.parametrize("stored", STORED)
 def test_streams_of_stored_keys_read_every_row(stored):
-    """Depths at which a stream widens one or many rows at a time."""
+    """At these depths a stream widens one row or many at a time."""
     for d in (1, 100, 600, 5000):
         queries, rows = make("gaussian", 1, 700, 3, d)
         keys, wide = as_stored(rows, stored)
@@ -179,7 +179,7 @@ def test_streams_of_stored_keys_read_every_row(stored):
             assert_same(got, wanted)
 
 
-def test_a_version_sees_what_was_removed_later():
+def test_search_at_a_version_sees_rows_removed_later():
     queries, rows = make("gaussian", 0, 300, 4, 5)
     died = np.arange(300) % 7  # 0: never
     for version in range(8):
@@ -195,8 +195,8 @@ def test_a_version_sees_what_was_removed_later():
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize("metric", METRICS)
-def test_rows_that_are_not_finite_are_never_found_and_hide_no_other(metric, stored, isa):
-    """A damaged file may hold them, whatever it says of its largest value."""
+def test_rows_that_are_not_finite_are_not_found(metric, stored, isa):
+    """A damaged file may hold such rows, whatever largest value it states."""
     queries, rows = make("gaussian", 3, 1500, 21, 17)
     rng = np.random.default_rng(0)
     whole = rng.random(1500) < 0.8
@@ -221,8 +221,8 @@ def test_rows_that_are_not_finite_are_never_found_and_hide_no_other(metric, stor
     metric=st.sampled_from(METRICS),
     threads=st.sampled_from([1, 2]),
 )
-def test_a_damaged_file_crashes_no_search(seed, stored, claimed, share, k, metric, threads):
-    """Any bits for keys, ids and versions, and any largest value: what is found may be wrong."""
+def test_damaged_rows_crash_no_search(seed, stored, claimed, share, k, metric, threads):
+    """Keys, ids, versions and the largest value have any bits; results may be wrong."""
     rng = np.random.default_rng(seed)
     n, d = 500, 7
     queries, rows = make("gaussian", seed, n, 9, d)
@@ -281,7 +281,7 @@ def test_an_offset_loses_no_neighbour(offset):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_batches_threads_and_strategies_do_not_show(metric):
+def test_batches_threads_and_strategies_change_no_bit(metric):
     queries, rows = make("gaussian", 3, 3000, 70, 33)
     whole = core_search(queries, rows, 15, metric, threads=1)
     for threads in (1, 2, 7):
@@ -296,7 +296,7 @@ def test_batches_threads_and_strategies_do_not_show(metric):
     ("strategy", "kind"),
     [("by_queries", "dot"), ("by_rows", "dot"), ("by_rows", "difference"), ("stream", "automatic")],
 )
-def test_the_forced_path_has_really_run_and_filtered(isa, strategy, kind):
+def test_forced_path_runs_and_filters(isa, strategy, kind):
     queries, rows = make("gaussian", 1, 5000, 40, 32)
     k = 10
     stats = core_search(queries, rows, k, isa=isa, strategy=strategy, filter=kind, threads=2)[3]
@@ -318,13 +318,13 @@ def test_the_planner_streams_few_queries_and_tiles_many():
 
 
 @pytest.mark.parametrize("family", ["1e30", "1e-30"])
-def test_the_planner_streams_no_squares_that_would_overflow_or_vanish(family):
+def test_planner_does_not_stream_squares_beyond_float32(family):
     queries, rows = make(family, 1, 4000, 1, 16)
     assert core_search(queries, rows, 5)[3]["strategy"] == "by_rows"
     assert core_search(queries, rows, 5, "cosine")[3]["strategy"] == "by_rows"
 
 
-def test_what_no_path_serves_is_refused():
+def test_path_that_does_not_serve_the_metric_is_refused():
     queries, rows = make("gaussian", 1, 300, 2, 16)
     for metric in ("cosine", "inner_product"):
         with pytest.raises(ValueError, match="'stream' serves the Euclidean metrics"):
@@ -353,7 +353,7 @@ def test_the_core_converts_nothing():
 
 @pytest.mark.parametrize("strategy", ["by_rows", "by_queries", "stream"])
 def test_copies_of_the_query_end_its_search(strategy):
-    """Of ascending ids, the first k rows at distance 0 are the answer: nothing after them hits."""
+    """With ascending ids, no row can follow the first k rows at distance 0 into the answer."""
     rows = np.tile(np.float32([[1, 2, 3]]), (5000, 1))
     stats = core_search(
         rows[:20], rows, 10, strategy=strategy, filter="difference", threads=1, blocks=(0, 64, 0, 0)
@@ -362,7 +362,7 @@ def test_copies_of_the_query_end_its_search(strategy):
     assert stats["hits"] < 20 * 300
 
 
-def test_duplicates_are_settled_by_distances():
+def test_duplicates_are_thinned_by_exact_distances():
     queries, rows = make("duplicates", 2, 4000, 20, 16)
     for strategy, filtering in (("by_rows", "difference"), ("stream", "automatic")):
         stats = core_search(queries, rows, 10, strategy=strategy, filter=filtering)[3]
@@ -383,7 +383,7 @@ def test_depth_blocks_carry_partial_sums():
     assert_same(core_search(queries, rows, 7, strategy="by_rows"), oracle.search(queries, rows, 7))
 
 
-def test_beyond_the_certificate_the_exact_path_answers():
+def test_dimensions_beyond_the_certificate_take_the_exact_path():
     d = (1 << 19) + 1
     queries, rows = make("gaussian", 0, 8, 2, d)
     for path in paths("euclidean"):
@@ -420,16 +420,16 @@ def test_a_caller_that_flushes_to_zero_gets_the_same_bits():
         still_flushing = (tiny * np.float32(1)).item() == 0.0
     finally:
         _core.set_flush_to_zero(False)
-    assert still_flushing  # the caller's state was given back
+    assert still_flushing  # the caller's state was restored
 
 
-def test_a_memory_of_a_caller_that_flushes_to_zero():
+def test_memory_of_a_flushing_caller_gives_the_same_bits():
     rng = np.random.default_rng(0)
     keys = (rng.integers(-9, 10, (40, 4)) * 1e-45).astype(np.float32)
     logits, classes = (rng.standard_normal((40, 3)) * 40).astype(np.float32), np.arange(40) % 3
     outputs, targets = rng.standard_normal((2, 40)) * 1e-40  # residuals are subnormal in float32
 
-    wide = keys.astype(np.float64)  # by a caller that does not flush
+    wide = keys.astype(np.float64)  # converted before flushing begins
 
     def answers():
         mem = resmem.Memory(k=5).fit(keys, logits, classes)

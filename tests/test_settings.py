@@ -1,4 +1,4 @@
-"""Settings are one value: changed whole or not at all, and a query sees one of them."""
+"""Settings are one value: it changes as a whole or not at all, and a query sees one."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def memory(**options):
 
 
 def state(mem):
-    """All that can be asked of it, and its answers."""
+    """Return the info of a memory and its answers."""
     info = {name: value for name, value in mem.info().items() if name != "search"}
     chances = CHANCES[:7] if mem.output_kind == "probabilities" else OUTPUTS
     return info, mem.predict_proba(QUERIES, chances).tobytes()
 
 
 def together(work, ask):
-    """What two threads get when they ask, while this one works."""
+    """Return what two threads get from `ask` while this thread works."""
     stop, seen = threading.Event(), []
 
     def asking():
@@ -72,7 +72,7 @@ def together(work, ask):
 
 # ---- A query sees one setting ------------------------------------------------------------------
 
-ASKED = {
+ANSWERS = {
     "correct": lambda mem: mem.correct(QUERIES, OUTPUTS, threads=1).tobytes(),
     "correction": lambda mem: mem.correction(QUERIES, threads=1).tobytes(),
     "predict_proba": lambda mem: mem.predict_proba(QUERIES, OUTPUTS, threads=1).tobytes(),
@@ -87,9 +87,9 @@ ASKED = {
 }
 
 
-@pytest.mark.parametrize("what", ASKED)
-def test_every_answer_is_of_one_setting_in_a_loop_of_use(what):
-    ask, mem = ASKED[what], memory()
+@pytest.mark.parametrize("what", ANSWERS)
+def test_every_answer_is_of_one_setting_beside_use(what):
+    ask, mem = ANSWERS[what], memory()
     wanted = [ask(mem.use(settings)) for settings in (ONE, OTHER)]
     assert wanted[0] != wanted[1]
     seen = together(lambda turn: mem.use((ONE, OTHER)[turn % 2]), lambda: ask(mem))
@@ -97,8 +97,8 @@ def test_every_answer_is_of_one_setting_in_a_loop_of_use(what):
 
 
 @pytest.mark.parametrize("what", ["correct", "predict_proba", "explain", "info", "pickle"])
-def test_every_answer_is_of_one_way_of_keeping_keys(what):
-    ask, kept = ASKED[what], memory()._state.view
+def test_every_answer_is_of_one_kind_of_keys_beside_use(what):
+    ask, kept = ANSWERS[what], memory()._state.view
     mem, other = memory(), replace(ONE, preprocess="unit", key_dtype="float16", k=9)
     wanted = [ask(mem.use(settings)) for settings in (ONE, other)]
 
@@ -128,14 +128,14 @@ def test_a_file_holds_one_setting(tmp_path, call):
 
 def test_a_query_computes_with_the_settings_it_began_with(monkeypatch):
     mem = memory().use(ONE)
-    wanted, real = ASKED["predict_proba"](mem), _correct.search
+    wanted, real = ANSWERS["predict_proba"](mem), _correct.search
 
     def meanwhile(*arguments):
         mem.use(OTHER)
         return real(*arguments)
 
     monkeypatch.setattr(_correct, "search", meanwhile)
-    assert ASKED["predict_proba"](mem) == wanted
+    assert ANSWERS["predict_proba"](mem) == wanted
     assert mem.k == OTHER.k
 
 
@@ -211,7 +211,7 @@ def test_an_interrupt_midway_changes_nothing(monkeypatch, at, error):
     assert mem._state.view.rows is now
     monkeypatch.undo()
     assert state(mem) == before
-    assert mem.use(replace(OTHER, preprocess="unit")).preprocess == "unit"  # it goes on
+    assert mem.use(replace(OTHER, preprocess="unit")).preprocess == "unit"  # later changes work
 
 
 def test_tuning_that_cannot_be_applied_changes_nothing(monkeypatch):
@@ -229,8 +229,8 @@ def test_tuning_that_cannot_be_applied_changes_nothing(monkeypatch):
     assert state(mem) == before
 
 
-def test_nothing_of_a_setting_is_lost_that_a_signal_handler_makes(monkeypatch):
-    """Whenever it comes: here while another is being published."""
+def test_setting_made_by_a_signal_handler_is_kept(monkeypatch):
+    """The handler runs while another setting is being published."""
     mem, real = memory(), _state.replace
 
     def handler(*_):
@@ -266,8 +266,8 @@ def test_settings_set_by_many_threads_are_all_kept():
     assert [getattr(mem, name) for name in names] == [199] * 4
 
 
-def test_weighing_can_be_set_while_rows_are_being_added(monkeypatch):
-    """They do not wait for rows that come, nor are they lost when these have come."""
+def test_settings_can_be_changed_while_rows_are_added(monkeypatch):
+    """Settings do not wait for the rows, and are kept when the rows have been added."""
     from resmem._rows import ingest
 
     mem, real = memory(), ingest.Incoming.write
@@ -297,7 +297,7 @@ def test_settings_are_those_that_were_used():
 
 
 @pytest.mark.parametrize("sigma", ["auto", 0.5])
-def test_using_the_settings_there_are_changes_nothing(sigma):
+def test_use_of_the_current_settings_changes_nothing(sigma):
     mem = memory(sigma=sigma, preprocess="unit", temperature=2.0)
     before = state(mem)
     assert state(mem.use(mem.settings)) == before
@@ -305,7 +305,7 @@ def test_using_the_settings_there_are_changes_nothing(sigma):
     assert str(mem.settings).startswith(f"k=4, sigma={sigma}, strength=1")
 
 
-def test_settings_of_a_memory_without_rows():
+def test_settings_used_without_rows_are_kept_by_fit():
     mem = resmem.Memory(k=3)
     usual = mem.settings
     assert usual == Settings(3, "auto", 1.0, 1.0, key_dtype="auto")
@@ -319,8 +319,8 @@ def test_settings_of_a_memory_without_rows():
     assert mem.use(OTHER).use(usual).settings == replace(usual, key_dtype="float32")
 
 
-def test_a_save_that_a_fit_overtakes_is_not_continued(tmp_path):
-    """What it wrote is the rows of before; the memory holds others, which are in no file."""
+def test_append_after_a_fit_during_a_save_is_refused(tmp_path):
+    """The save wrote the rows from before the fit; those of the fit are in no file."""
     mem, path = memory(preprocess="center"), tmp_path / "m"
     mem.save(path, progress=lambda _: mem.fit(ROWS[0] + 1, *ROWS[1:]))
     with pytest.raises(ValueError, match="no file yet"):

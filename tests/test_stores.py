@@ -99,7 +99,7 @@ def test_every_store_and_key_type_gives_the_oracles_bits(
 
 
 @pytest.mark.parametrize("half", ["float16", "float32"])
-def test_half_residuals_of_regression(half):
+def test_half_residuals_of_regression_give_the_oracles_bits(half):
     rng = np.random.default_rng(0)
     keys = rng.standard_normal((30, D)).astype(np.float32)
     values, targets = rng.standard_normal((2, 30, 2))
@@ -110,7 +110,7 @@ def test_half_residuals_of_regression(half):
     same_bits(mine.correct(keys, values), theirs.correct(keys, values))
 
 
-def test_a_head_memory_is_the_dense_memory_of_the_heads_logits():
+def test_head_memory_equals_a_dense_memory_of_its_logits():
     rng = np.random.default_rng(1)
     weight, bias = layer(rng)
     keys, _, targets = examples(rng, 50)
@@ -152,8 +152,8 @@ def test_the_error_of_a_sparse_store_bounds_every_correction():
         off = np.abs(mem.correction(queries) - whole).max()
         assert off <= mem.residual_error_ + 2**-23  # the float32 roundings of both
         errors.append(mem.residual_error_)
-    assert errors[0] > errors[1] > 1e-3  # the bound is about something
-    assert errors[2] < 2**-23  # one class is left, so all of the rest is its own
+    assert errors[0] > errors[1] > 1e-3  # the bound is not trivial
+    assert errors[2] < 2**-23  # the rest belongs to the only class left
 
 
 def test_the_temperature_of_a_sparse_store_stays_that_of_fit():
@@ -166,7 +166,7 @@ def test_the_temperature_of_a_sparse_store_stays_that_of_fit():
     assert mem.temperature == 2.0
 
 
-def test_keys_are_stored_in_half_the_space():
+def test_half_width_keys_take_half_the_space():
     rng = np.random.default_rng(4)
     rows = examples(rng, 1000)
     sizes = {
@@ -177,7 +177,7 @@ def test_keys_are_stored_in_half_the_space():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_rounded_keys_find_what_is_nearest_to_the_rounded_ones(dtype):
+def test_rounded_keys_are_searched_as_stored(dtype):
     rng = np.random.default_rng(5)
     keys, outputs, targets = examples(rng, 300)
     mem = resmem.Memory(k=5, sigma=1.0, key_dtype=dtype).fit(keys, outputs, targets)
@@ -197,7 +197,7 @@ def test_half_keys_that_need_no_conversion_are_borrowed():
     assert np.shares_memory(mem._state.view.rows.segments[0]["keys"], keys)
 
 
-def test_a_memory_says_what_it_stores():
+def test_repr_and_info_name_the_store():
     rows = examples(np.random.default_rng(7), 20)
     mem = resmem.Memory(k=3, store="sparse:2", key_dtype="bfloat16", residual_dtype="float16")
     text = repr(mem.fit(*rows))
@@ -212,7 +212,7 @@ def test_a_memory_says_what_it_stores():
 
 
 class OnDisk:
-    """A data set that can only be sliced, and counts what was read at once."""
+    """A data set that can only be sliced, and that keeps the length of its largest slice."""
 
     def __init__(self, array):
         self.array, self.shape, self.dtype = array, array.shape, array.dtype
@@ -240,7 +240,7 @@ def test_data_sets_are_read_block_by_block(monkeypatch):
 
 
 @pytest.mark.parametrize("store", ["dense", "sparse:2"])
-def test_columns_of_every_query_are_its_own_in_every_block(store, monkeypatch):
+def test_columns_per_query_are_right_in_every_block(store, monkeypatch):
     rng = np.random.default_rng(13)
     mem = resmem.Memory(k=4, sigma=1.0, store=store).fit(*examples(rng, 60))
     queries, outputs, _ = examples(rng, 50)
@@ -307,7 +307,7 @@ def test_far_more_neighbours_than_rows_cost_nothing():
     assert (mem.correction(rows[0]) == 0).all()
 
 
-def test_pages_of_a_mapped_file_are_let_go(tmp_path):
+def test_pages_of_a_mapped_file_are_released(tmp_path):
     n = 60_000
     outputs = np.lib.format.open_memmap(tmp_path / "o.npy", "w+", np.float16, (n, 256))
     outputs[:, :40] = 1.0
@@ -330,7 +330,7 @@ def test_pages_of_a_mapped_file_are_let_go(tmp_path):
 # ---- Estimates -----------------------------------------------------------------------------
 
 
-def test_an_estimate_is_what_the_memory_then_takes():
+def test_estimate_equals_the_bytes_of_the_memory():
     rng = np.random.default_rng(9)
     rows = examples(rng, 400)
     estimate = resmem.Memory.estimate(400, D, C, key_dtype="float16")
@@ -362,21 +362,21 @@ def test_an_estimate_suggests_the_first_store_that_fits():
     assert [option["store"] for option in numbers["options"]] == ["dense", "dense"]
 
 
-def test_an_estimate_starts_with_the_store_that_serves():
-    """In full while that is small or a sparse store is no smaller; a head only where it must be."""
+def test_estimate_prefers_dense_then_sparse_then_head():
+    """Dense while that is small or sparse is no smaller; a head only if nothing else fits."""
 
     def suggested(n, d, columns, **more):
         return resmem.Memory.estimate(n, d, columns, **{"budget": 8 << 30, **more}).suggested.store
 
-    assert suggested(6_500, 64, 49_152) == "sparse:32"  # not 2.4 GiB
+    assert suggested(6_500, 64, 49_152) == "sparse:32"  # dense takes 2.4 GiB
     assert suggested(500, 64, 49_152) == "dense"  # 187 MiB
     assert suggested(600_000, 64, 1_000) == "dense"  # 4.6 GiB for no more than 1,000 outputs
     assert suggested(600_000, 64, 1_001) == "sparse:32"
-    assert suggested(6_500, 64, 49_152, task="regression") == "dense"  # there is no other
+    assert suggested(6_500, 64, 49_152, task="regression") == "dense"  # it has no other store
     assert suggested(6_500, 64, 300, budget=2_500_000) == "head"
 
 
-def test_an_estimate_tells_the_time():
+def test_estimate_gives_the_time_of_queries():
     some = {k: resmem.Memory.estimate(2_000, 64, 49_152, k=k) for k in (5, 50)}
     for k, estimate in some.items():
         times = {option.store: option.milliseconds for option in estimate.options}
@@ -391,7 +391,7 @@ MEASURED = """
 import time
 import numpy as np, resmem
 from resmem._rows import rates
-rates.time.perf_counter = time.process_time  # whatever else the machine does
+rates.time.perf_counter = time.process_time  # other work of the machine does not count
 rng = np.random.default_rng(0)
 for columns, n, q in ((1_000, 2_000, 100), (49_152, 100, 8)):
     z = rng.standard_normal((n, 64), dtype=np.float32)
@@ -412,7 +412,7 @@ for columns, n, q in ((1_000, 2_000, 100), (49_152, 100, 8)):
 """
 
 
-def test_the_time_of_an_estimate_is_about_right():
+def test_estimated_time_is_within_a_factor_of_4():
     done = subprocess.run(
         [sys.executable, "-c", MEASURED],
         env={**os.environ, "RESMEM_NUM_THREADS": "1"},

@@ -1,4 +1,4 @@
-"""Numbers half as wide, stored residuals of every kind, removal and ids: the core's parts."""
+"""The core's parts: half-width numbers, stored residuals of every kind, removal and ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cases import ISAS, STORED, as_stored
 from resmem import _core
 
 EVERY_HALF = np.arange(2**16, dtype=np.uint32).astype(np.uint16).reshape(256, 256)
-BASES = st.sampled_from([None, 0.7])
+STRENGTHS = st.sampled_from([None, 0.7])
 
 
 def same_bits(a, b):
@@ -33,7 +33,7 @@ def bits(array):
 
 @pytest.fixture(params=[False, True], ids=["gradual", "flushing"])
 def caller(request):
-    """Calls a function, from a thread that flushes subnormal numbers to zero or does not."""
+    """Return a function that calls others, with or without flushing subnormals to zero."""
 
     def call(function, *arguments):
         _core.set_flush_to_zero(request.param)
@@ -45,7 +45,7 @@ def caller(request):
     return call
 
 
-# ---- Numbers half as wide --------------------------------------------------------------------
+# ---- Half-width numbers ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -61,7 +61,7 @@ def test_every_half_is_widened_exactly(isa, caller):
 
 
 def around(values):
-    """Finite float32 numbers, halfway between neighbours and one step to each side."""
+    """Return float32 numbers, the points halfway between them, and those one step aside."""
     with np.errstate(over="ignore"):
         halfway = (values[:-1].astype(np.float64) + values[1:].astype(np.float64)) / 2
         halfway = halfway.astype(np.float32)
@@ -70,7 +70,7 @@ def around(values):
 
 
 def halfway_cases(kind):
-    """All numbers of one type, and those that rounding to it must decide between."""
+    """Return all numbers of a type, and float32 numbers around its rounding limits."""
     every = EVERY_HALF.ravel()
     wide = _core.widen((every.view(np.float16) if kind == "float16" else every)[None], 1, "scalar")
     numbers = np.sort(wide[np.isfinite(wide)])
@@ -82,7 +82,7 @@ def halfway_cases(kind):
 
 
 def to_bfloat16(values):
-    """Nearest even in integers: the upper half, and one more if the lower half says so."""
+    """Round to nearest even in integers: the upper half, plus 1 if the lower half rounds up."""
     wide = bits(values).astype(np.uint64)
     lower, upper = wide & 0xFFFF, wide >> 16
     upper += (lower > 0x8000) | ((lower == 0x8000) & (upper % 2 == 1))
@@ -105,7 +105,7 @@ def test_narrowing_rounds_to_nearest_even(isa, kind, caller):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
-def test_numbers_at_every_place_of_a_vector(isa, kind):
+def test_numbers_are_converted_at_every_place_of_a_vector(isa, kind):
     for n in range(40):
         values = np.arange(1, n + 1, dtype=np.float32)[None]
         narrow = _core.narrow(values, kind, 1, isa)
@@ -119,7 +119,7 @@ def test_large_copies_are_shared_by_threads(kind):
         assert same_bits(_core.widen(_core.narrow(values, kind, threads), threads), values)
 
 
-def test_what_is_not_stored_is_not_widened():
+def test_widen_and_narrow_of_other_types_are_refused():
     for wrong in (np.ones((2, 2)), np.ones((4, 4), np.float16)[:, ::2], np.ones((2, 2), ">f2")):
         with pytest.raises(TypeError, match=r"must be C-contiguous float32, float16 or uint16"):
             _core.widen(wrong)
@@ -133,7 +133,7 @@ COLUMNS = st.sampled_from([1, 2, 3, 5, 8, 9, 17, 33, 64, 65, 129, 300])
 
 
 def outputs_of(rng, n, columns):
-    """Logits with ties, with one class that takes all, with classes that are ruled out."""
+    """Return logits, some with ties and one row with a single possible class, and labels."""
     logits = (rng.standard_normal((n, columns)) * 6).astype(np.float32)
     logits[::4] = np.round(logits[::4] / 4)
     if n > 2:
@@ -166,8 +166,8 @@ def test_sparse_residuals_have_the_bits_of_the_oracle(seed, columns, m, half, th
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending", "equal", "shuffled", "ties"])
-def test_sparse_residuals_of_many_classes_in_any_order(order):
-    """The running threshold sees its worst and its best."""
+def test_sparse_residuals_of_classes_in_any_order_are_right(order):
+    """The orders include the best and the worst one for the running threshold."""
     rng = np.random.default_rng(0)
     values = np.sort(rng.random(20_000)).astype(np.float32)
     rows = {
@@ -184,14 +184,14 @@ def test_sparse_residuals_of_many_classes_in_any_order(order):
     assert got[3] == wanted[3]
 
 
-def test_class_residuals_as_float16():
+def test_float16_class_residuals_have_the_bits_of_the_oracle():
     logits, labels = outputs_of(np.random.default_rng(0), 40, 33)
     wanted = oracle.residuals("classification", "logits", logits, labels, 0.8, half=True)
     for isa in ISAS:
         assert same_bits(_core.class_residuals(logits, labels, 0.8, 2, isa, half=True), wanted)
 
 
-def test_rows_that_residuals_cannot_be_computed_of_are_named():
+def test_row_without_valid_residuals_is_named():
     logits, labels = outputs_of(np.random.default_rng(0), 9, 5)
     for wrong in (-1, 5, 2**40):
         bad = labels.copy()
@@ -227,7 +227,7 @@ def test_head_logits_have_the_bits_of_the_oracle(seed, n, columns, d, stored):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_head_logits_of_several_panels_and_blocks(isa):
+def test_head_logits_of_many_panels_have_the_oracles_bits(isa):
     rng = np.random.default_rng(0)
     for n, columns, d in ((700, 30, 1000), (3, 70, 5000), (2, 3, 300_001)):
         keys = rng.standard_normal((n, d)).astype(np.float32)
@@ -252,7 +252,7 @@ def test_logits_beyond_float32_are_the_largest_of_their_sign(isa):
 
 
 def cut(parts, at):
-    """Arrays of rows as the segments before and after each of the given rows."""
+    """Split arrays of rows into segments at the given rows."""
     return list(zip(*(np.split(part, at) for part in parts), strict=True))
 
 
@@ -273,7 +273,7 @@ class Stored:
         self.bias = rng.standard_normal(columns).astype(np.float32)
 
     def stores(self):
-        """Names, arrays of each segment, further options and the oracle's correction."""
+        """Yield the segments of each store, its head or None, and the oracle's correction."""
         at = [7, 7, 30]
         where = self.distances, self.positions
         for half in (False, True):
@@ -301,7 +301,7 @@ class Stored:
     q=st.sampled_from([0, 1, 2, 5, 17]),
     k=st.sampled_from([0, 1, 3, 4, 5, 9, 20]),
     width=st.sampled_from([0, 1, 3, 20]),
-    strength=BASES,
+    strength=STRENGTHS,
     threads=st.sampled_from([1, 2, 7]),
 )
 def test_every_store_is_summed_to_the_bits_of_the_oracle(
@@ -337,7 +337,7 @@ def test_wide_float16_residuals_are_summed_piece_by_piece():
         assert same_bits(got, wanted)
 
 
-def test_float32_and_float16_segments_together():
+def test_float32_and_float16_segments_are_summed_together():
     rng = np.random.default_rng(0)
     residuals = np.float32(rng.integers(-9, 10, (30, 70)) / 8)
     distances, positions = np.sort(rng.random((5, 11)), axis=1), rng.integers(0, 30, (5, 11))
@@ -346,8 +346,8 @@ def test_float32_and_float16_segments_together():
     assert same_bits(_core.aggregate(parts, distances, positions, 0.5, 70), wanted)
 
 
-def test_a_head_of_more_logits_than_are_held_at_once():
-    """Neighbours of one query in several parts, and of several queries in one."""
+def test_head_with_more_logits_than_held_has_the_oracles_bits():
+    """The neighbours of a query take several parts, or several queries share one part."""
     rng = np.random.default_rng(0)
     columns, d, n = 120_000, 3, 30  # 17 rows of logits are held
     weight = rng.standard_normal((columns, d)).astype(np.float32)
@@ -387,7 +387,7 @@ def sum_of(segments, head, select=None, position=1):
 
 
 @pytest.mark.parametrize("store", ["dense", "sparse", "head"])
-def test_numbers_of_columns_and_rows_that_are_not_there(store):
+def test_columns_and_positions_out_of_range_are_refused(store):
     segments, head = small_stores()[store]
     for wrong in (-1, 3, 2**62):
         with pytest.raises(IndexError, match=f"column {wrong} is not one of the columns 0 to 2"):
@@ -410,7 +410,7 @@ def test_damaged_rows_are_refused_where_they_are_used(wrong):
     assert np.isfinite(sum_of([("sparse", index, *others)], None, position=0)).all()
 
 
-def test_segments_that_are_none_are_refused():
+def test_malformed_segments_are_refused():
     stores = small_stores()
     (dense,), (sparse,) = stores["dense"][0], stores["sparse"][0]
     wrong = {
@@ -444,7 +444,7 @@ def test_a_signal_stops_a_long_sum_at_once(threads):
     weight, keys = np.ones((columns, d), np.float32), np.ones((4, d), np.float32)
     head = (weight, np.zeros(columns, np.float32), 1.0)
     labels = np.zeros(4, np.int64)
-    q, k = 20, 50  # a minute's work and more
+    q, k = 20, 50  # more than a minute of work
     distances, positions = np.zeros((q, k)), np.zeros((q, k), dtype=np.int64)
     late = []
 
@@ -488,7 +488,7 @@ def test_rows_are_marked_with_the_version_of_their_removal():
         _core.mark_died(died, np.array([0]), 5)
 
 
-def test_a_search_sees_the_rows_of_its_version_while_others_are_removed():
+def test_search_sees_its_version_while_rows_are_removed():
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((4000, 8)).astype(np.float32)
     died = np.where(np.arange(4000) % 3 == 0, 1, 0)
@@ -532,7 +532,7 @@ def test_ids_are_found_as_in_a_dictionary(parts, asked):
         for i in part:
             rows.setdefault(i, len(ids))
             ids.append(i)
-        for _ in range(2):  # it adds what it lacks
+        for _ in range(2):  # the second call adds nothing
             table.extend_to(np.array(ids, dtype=np.int64))
         table.extend_to(np.array(ids[: len(ids) // 2], dtype=np.int64))
         assert len(table) == len(ids)
@@ -549,7 +549,7 @@ def test_ids_of_any_step_take_constant_time(step):
     table.extend_to(ids[:7])
     table.extend_to(ids)
     assert np.array_equal(table.find(ids), np.arange(len(ids)))
-    assert time.process_time() - start < 2  # some hundredths; of clusters, minutes
+    assert time.process_time() - start < 2  # clustered ids would take minutes
     assert 16 * len(ids) < table.nbytes <= 64 * len(ids)
 
 
@@ -562,7 +562,7 @@ def test_equal_ids_take_constant_time_and_the_first_is_found():
 
 @pytest.fixture
 def bell():
-    """Sets what a signal handler does, after so many seconds."""
+    """Yield a function that has a handler called by a signal after some seconds."""
     previous = signal.getsignal(signal.SIGALRM)
 
     def ring(handler, after):
@@ -574,7 +574,7 @@ def bell():
     signal.signal(signal.SIGALRM, previous)
 
 
-def test_a_table_that_a_signal_interrupts_goes_on_from_there(bell):
+def test_interrupted_id_table_continues_where_it_stopped(bell):
     ids, tables = 3 * np.arange(8_000_000), []
 
     def ring(*_):
@@ -597,7 +597,7 @@ def test_a_table_that_a_signal_interrupts_goes_on_from_there(bell):
     assert np.array_equal(table.find(ids), np.arange(len(ids)))
 
 
-def test_a_signal_handler_may_use_the_table_that_it_interrupts(bell):
+def test_signal_handler_may_use_the_interrupted_id_table(bell):
     ids, found = 3 * np.arange(8_000_000), []
     table = _core.IdTable()
 
@@ -616,7 +616,7 @@ def test_a_signal_handler_may_use_the_table_that_it_interrupts(bell):
     assert np.array_equal(table.find(ids), np.arange(len(ids)))
 
 
-def test_threads_that_extend_and_ask_a_table_at_once_agree():
+def test_threads_that_extend_and_ask_an_id_table_agree():
     ids, wrong = np.random.default_rng(5).permutation(700_000), []
     for size in (1000, 50_000, 700_000):
         table, barrier = _core.IdTable(), threading.Barrier(4)
@@ -639,7 +639,7 @@ def test_threads_that_extend_and_ask_a_table_at_once_agree():
     assert not wrong
 
 
-def test_others_work_while_ids_are_hashed():
+def test_other_threads_run_while_ids_are_hashed():
     ids, ticks, stop = np.random.default_rng(6).permutation(2_000_000), [], threading.Event()
 
     def tick():
@@ -661,8 +661,8 @@ def test_others_work_while_ids_are_hashed():
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_child_begins_with_an_empty_table():
-    """Forked while other threads hold the mutex."""
+def test_forked_child_begins_with_an_empty_id_table():
+    """The child is forked while other threads hold the mutex."""
     ids, stop = np.random.default_rng(7).permutation(200_000), threading.Event()
     tables = [_core.IdTable() for _ in range(2)]
 

@@ -1,4 +1,4 @@
-"""A sweep's sums: as near the definitions as roundings allow, and the same bits everywhere."""
+"""A sweep's sums are as near the definitions as rounding allows, with the same bits everywhere."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from cases import ISAS
 from resmem import _core
 
 UNIT = 2.0**-53  # unit roundoff of float64
-TINY = 1e-290  # more than all that underflows here can come to
-BINS = 11  # no probability 1 / C of these cases is where one bin ends
+TINY = 1e-290  # more than all underflow here can add up to
+BINS = 11  # no probability 1 / C of these cases lies on the end of a bin
 PATIENCE = 60
 
 KS = (1, 4, 17)  # some queries have 3 neighbours, some none
@@ -48,7 +48,7 @@ class Case:
     bins: int = BINS
 
     def core(self, **options: Any) -> Any:
-        """All scores that the targets have, side by side as the oracle has them."""
+        """Return all scores of the targets, side by side as the oracle has them."""
         *given, bins = (getattr(self, field.name) for field in dataclasses.fields(self))
         scores = ["squared_error", "absolute_error"]
         if self.targets.dtype.kind == "i":
@@ -57,19 +57,19 @@ class Case:
         return np.concatenate(parts, axis=-1)
 
     def rows(self) -> Any:
-        """The oracle's scores of every query."""
+        """Return the oracle's scores of every query."""
         given = (getattr(self, field.name) for field in dataclasses.fields(self))
         residuals, distances, positions, base, targets, _, *settings = given
         return oracle.sweep(distances, positions, residuals, base, targets, *settings)
 
     def of_folds(self, rows: Any) -> Any:
-        """The sums over the queries of every fold."""
+        """Return the sums over the queries of every fold."""
         pairs = zip(self.bounds[:-1], self.bounds[1:], strict=True)
         return np.stack([rows[first:last].sum(axis=0) for first, last in pairs])
 
 
 def neighbours(rng, q, k, n):
-    """Of every seven queries one has 3 neighbours, one has none; one has them all at its place."""
+    """Return neighbours; of seven queries one has 3, one has none, one has all at distance 0."""
     distances, positions = np.sort(rng.random((q, k)), axis=1), rng.integers(0, n, (q, k))
     distances[2::7, 3:], positions[2::7, 3:] = np.inf, -1
     distances[3::7], positions[3::7] = np.inf, -1
@@ -109,7 +109,7 @@ def gamma(m):
 
 
 def corrected_and_error(case, k, sigma, strength):
-    """The corrected outputs by the definitions, and how far the sweep's may be from them.
+    """Return the corrected outputs by the definitions, and how far the sweep's may be from them.
 
     Both start from the same e_j, W and sum of e_j r_jc, of a product and k additions each. Then a
     division and a product on one side, and on the other 1 / W, times the strength, times the sum;
@@ -128,7 +128,7 @@ def corrected_and_error(case, k, sigma, strength):
 
 
 def moved_and_error(v, dv, kind, floor, base, strength):
-    """``v - a`` of the page, ``f``, and the error of the ``u`` that follow (rows, 1).
+    """Return ``v - a`` of the contract, ``f``, and the error of ``u`` (rows, 1).
 
     A projection's tau moves no more than the furthest v. It is rounded on both sides: times n it
     is a csum less M, of at most ceil(C / 8) + 7 roundings of sum |v| + 1; as sum max(v - tau, 0)
@@ -154,12 +154,12 @@ def moved_and_error(v, dv, kind, floor, base, strength):
 
 
 def class_errors(v, dv, kind, floor, base, strength, labels, bins):
-    """Bounds for ``oracle.class_scores``: 0 for counts, after it is seen that none is in doubt."""
+    """Return bounds for ``oracle.class_scores``: 0 for counts, after a check that none is near."""
     C = v.shape[1]
     p = oracle.simplex(v, floor, kind, base, strength)
     moved, f, du = moved_and_error(v, dv, kind, floor, base, strength)
     u = np.maximum(moved, f)
-    # The sum: a csum by the page; by the sweep a csum of the others, and the label.
+    # The sum is a csum by the contract; by the sweep a csum of the others, plus the label.
     total, eighth = u.sum(axis=1, keepdims=True), math.ceil(C / 8)
     dtotal = C * du + gamma(2 * eighth + 12) * total
     assert np.all(dtotal < total / 2)
@@ -192,8 +192,8 @@ def class_errors(v, dv, kind, floor, base, strength, labels, bins):
 
 
 def value_errors(v, dv, targets):
-    """Bounds for ``oracle.value_scores``: of an error, a rounding on both sides; of a square one
-    more; then sums of C."""
+    """Return bounds for ``oracle.value_scores``: one rounding of an error on both sides, one more
+    of a square, then sums of C."""
     C, error = v.shape[1], np.abs(v - targets)
     de = dv + 2 * UNIT * (error + dv)
     squares = (2 * error + de) * de + gamma(2 * C + 4) * (error + de) ** 2
@@ -202,7 +202,7 @@ def value_errors(v, dv, targets):
 
 
 def row_bounds(case):
-    """How far the sweep's score of a query may be from the oracle's, in the shape of the latter."""
+    """Return how far the sweep's score of a query may be from the oracle's, in its shape."""
     bounds = []
     for k in case.ks:
         for sigma in case.sigmas:
@@ -221,7 +221,7 @@ def assert_near_the_definitions(case, got):
     rows = case.rows()
     wanted = case.of_folds(rows)
     bound = row_bounds(case).reshape(rows.shape)
-    # Of n terms, n - 1 additions on both sides, and those of the parts of a fold.
+    # n terms have n - 1 additions on both sides, plus those of the parts of a fold.
     largest = case.of_folds(np.where(np.isinf(rows), 0, np.abs(rows)) + bound)
     bound = case.of_folds(bound) + gamma(2 * len(rows) + 20) * largest
     if case.targets.ndim == 1:
@@ -234,7 +234,7 @@ def assert_near_the_definitions(case, got):
 
 
 def assert_the_same_everywhere(case):
-    """On every ISA, by any number of threads: to the bit what one thread makes of it by itself."""
+    """Check that every ISA and number of threads gives the bits of one thread; return them."""
     first = case.core(threads=1, isa="scalar")
     for isa in ISAS:
         for threads in (1, 2, 7):
@@ -247,15 +247,15 @@ def assert_the_same_everywhere(case):
 
 @pytest.mark.parametrize("q", BOUNDS)
 @pytest.mark.parametrize("C", [1, 2, 7, 8, 9, 100])
-def test_scores_of_classes(C, q):
+def test_scores_of_classes_are_near_the_definitions(C, q):
     case = classes(C, q)
     assert_near_the_definitions(case, assert_the_same_everywhere(case))
 
 
 @pytest.mark.parametrize("C", [2, 7, 8, 9, 100, 120])
-def test_classes_that_the_base_calls_impossible(C):
-    """They stay so under every map, unless neighbours have them; half of the rows call them so."""
-    maps = tuple(m for m in MAPS if m != ("clip", 0.0))  # which may leave nothing at all
+def test_impossible_classes_are_scored_near_the_definitions(C):
+    """Half of the base is 0, which every map keeps unless neighbours have the class."""
+    maps = tuple(m for m in MAPS if m != ("clip", 0.0))  # clip:0 may leave no mass
     case = classes(C, 37, strengths=(1.0, -0.6, 0.0, 40.0), maps=maps)
     rng = np.random.default_rng(C)
     base = case.base.copy()
@@ -268,11 +268,11 @@ def test_classes_that_the_base_calls_impossible(C):
     assert_near_the_definitions(case, got)
     assert np.isinf(got[..., 0]).any()
     base_alone = np.broadcast_to(got[:, :1, :1, 2:3, :1], got[:, :, :, 2:3].shape)
-    assert np.array_equal(got[:, :, :, 2:3], base_alone)  # at strength 0, by every map
+    assert np.array_equal(got[:, :, :, 2:3], base_alone)  # strength 0 gives the base by every map
 
 
 @pytest.mark.parametrize("C", [1, 2, 9, 120])
-def test_neighbours_alone_have_no_base(C):
+def test_neighbours_alone_are_scored_without_a_base(C):
     """Every class has its floor, and rows without neighbours are scored as well."""
     case = classes(C, 37, maps=MAPS[:-1], strengths=(1.0,))
     votes = np.eye(C, dtype=np.float32)[np.random.default_rng(C).integers(0, C, 60)]
@@ -284,13 +284,13 @@ def test_neighbours_alone_have_no_base(C):
 
 @pytest.mark.parametrize("q", BOUNDS)
 @pytest.mark.parametrize("C", [1, 3, 8, 17])
-def test_scores_of_values(C, q):
+def test_scores_of_values_are_near_the_definitions(C, q):
     case = values(C, q)
     assert_near_the_definitions(case, assert_the_same_everywhere(case))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 9])
-def test_any_number_of_scales_share_the_sums(count):
+def test_any_number_of_sigmas_is_near_the_definitions(count):
     sigmas = tuple(np.geomspace(0.05, 20, count))
     for case in (classes(9, 37, maps=MAPS[:2]), values(9, 37)):
         case = dataclasses.replace(case, sigmas=sigmas, strengths=(0.8,), ks=(1, 16, 17))
@@ -298,13 +298,13 @@ def test_any_number_of_scales_share_the_sums(count):
 
 
 @pytest.mark.parametrize("ks", [(1,), (17,), (3, 3, 4), (0, 1), (0,), tuple(range(1, 18))])
-def test_any_prefix_of_the_neighbours(ks):
-    """No neighbour, k = 0, is the base; a k may come twice."""
+def test_any_ks_are_near_the_definitions(ks):
+    """k = 0 scores the base, and a k may come twice."""
     case = classes(7, 37, ks=ks, sigmas=(0.3,), strengths=(1.0,))
     assert_near_the_definitions(case, assert_the_same_everywhere(case))
 
 
-def test_many_rows_are_taken_a_few_at_a_time():
+def test_many_neighbours_are_near_the_definitions():
     rng = np.random.default_rng(0)
     residuals = rng.standard_normal((90, 10)).astype(np.float32)
     distances, positions = np.sort(rng.random((5, 90)), axis=1), rng.integers(0, 90, (5, 90))
@@ -329,7 +329,7 @@ def test_queries_without_neighbours_have_the_scores_of_the_base():
     assert no_rows.core().tobytes() == got.tobytes()
 
 
-def test_a_fold_has_the_scores_of_its_queries_and_of_no_others():
+def test_a_fold_has_the_scores_of_its_own_queries():
     case = classes(7, 37)
     got = case.core()
     for fold, (first, last) in enumerate(zip(case.bounds[:-1], case.bounds[1:], strict=True)):
@@ -341,14 +341,14 @@ def test_a_fold_has_the_scores_of_its_queries_and_of_no_others():
         assert alone.core()[0].tobytes() == got[fold].tobytes()
 
 
-def test_no_fold_has_no_score():
+def test_sweep_without_folds_is_empty():
     for case in (classes(3, 0), values(3, 0)):
         nothing = dataclasses.replace(case, bounds=(0,))
         assert nothing.core().shape == (0, *case.rows().shape[1:])
 
 
-def test_many_settings_leave_few_parts_of_a_fold():
-    """The sums of all parts have a bound of memory: the additions are others, and still right."""
+def test_many_settings_in_bounded_memory_are_right():
+    """Memory for partial sums is bounded, so a fold has fewer parts; the sums stay right."""
     strengths = np.linspace(-1, 1, 150_000)
     case = values(1, 37, strengths=strengths, ks=(17,), sigmas=(0.3,))
     case = dataclasses.replace(case, bounds=(0, 37))
@@ -376,7 +376,7 @@ def test_many_settings_leave_few_parts_of_a_fold():
     ],
 )
 def test_of_equal_predictions_the_first_counts(corrected, floor, kind):
-    """Weights, strength and residuals are powers of two or few of them: nothing is rounded."""
+    """Weights, strength and residuals are sums of few powers of two: nothing is rounded."""
     v = np.array(corrected)
     C = len(v)
     residuals = np.repeat((2 * (v - 1 / 8))[None].astype(np.float32), 4, axis=0)
@@ -405,11 +405,11 @@ def test_a_probability_of_zero_has_an_infinite_log_loss():
     assert np.isfinite(got[..., 1:]).all()
 
 
-# ---- What is there around it ---------------------------------------------------------------------
+# ---- The caller's state, the ends of arrays, signals ---------------------------------------------
 
 
 def test_flushing_to_zero_does_not_reach_the_scores():
-    """Distances, a sigma and errors of the size that a caller in that state would lose."""
+    """Distances, sigma and errors are so small that flushing would lose them."""
     residuals = np.array([[1.0], [3.0]], np.float32)
     where = np.array([[0.0, 1e-310]] * 3), np.array([[0, 1]] * 3)
     base, targets = np.full((3, 1), 1e-310), np.array([[0.0], [1e-310], [3e-310]])
@@ -423,7 +423,7 @@ def test_flushing_to_zero_does_not_reach_the_scores():
     finally:
         _core.set_flush_to_zero(False)
     assert_near_the_definitions(case, wanted)
-    errors = np.array([[1e-310], [2e-310]])  # of the two folds, where nothing is corrected
+    errors = np.array([[1e-310], [2e-310]])  # errors of the two folds at strength 0
     assert np.allclose(wanted[:, :, 0, 0, 0, 1], errors, rtol=1e-9, atol=0)
     assert {one.tobytes() for one in got} == {wanted.tobytes()}
 
@@ -490,7 +490,7 @@ def test_nothing_beyond_the_arrays_is_read():
         ({"bounds": (0, 38, 37)}, "bounds must ascend"),
     ],
 )
-def test_what_would_be_read_at_the_wrong_place_is_refused(changes, message):
+def test_sweep_of_wrong_indices_is_refused(changes, message):
     case = classes(7, 37)
     for name in ("positions", "targets"):
         if name in changes:
@@ -525,8 +525,8 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("columns", "q"), [(10, 20_000), (50_000, 4)])
-def test_ctrl_c_answers_at_once(columns, q, threads):
-    """In many short queries, and in one that alone takes seconds."""
+def test_ctrl_c_ends_a_sweep_at_once(columns, q, threads):
+    """It ends many short queries, and a single one that takes seconds."""
     delays = []
     for attempt in range(3):  # a busy machine may be late once
         command = [sys.executable, "-c", INTERRUPTED, *map(str, (columns, q, threads))]

@@ -1,4 +1,4 @@
-"""Votes that tie: the first of equal classes, in whatever order the rows come."""
+"""Tied votes predict the first of the equal classes, in whatever order the rows come."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAPS = ("clip", "project", "keep")
 
 
 def rows(y, C, store="dense", **options):
-    """A memory of rows at one distance from 0, over a base that knows nothing; a row for each."""
+    """Return a memory of one row per target at one distance from 0, a query at 0 and its logits."""
     n = len(y)
     head = (np.zeros((C, n), np.float32), None) if store == "head" else None
     mem = resmem.Memory(store=store, head=head, **{"k": n, **options})
@@ -26,8 +26,8 @@ def rows(y, C, store="dense", **options):
     return mem.fit(np.eye(n), outputs, y), np.zeros((1, n)), np.zeros((1, C))
 
 
-def test_six_rows_of_two_classes():
-    """The first class, not that of the row which comes last."""
+def test_tied_vote_of_six_rows_predicts_the_first_class():
+    """The first class wins, not the class of the row that comes last."""
     y = np.repeat([0, 1], 3)
     for order in ([0, 1, 2, 3, 4, 5], [3, 4, 5, 0, 1, 2], [0, 3, 1, 4, 2, 5], [3, 0, 4, 1, 5, 2]):
         mem, z, logits = rows(y[order], 3, k=6, sigma=np.inf)
@@ -42,7 +42,7 @@ ties = st.tuples(
 
 
 def drawn(tie):
-    """Classes of rows in random order, and those that tie, ascending."""
+    """Return classes of rows in random order, the tied classes ascending, their number, an rng."""
     votes, C, seed = tie
     rng = np.random.default_rng(seed)
     tied = np.sort(rng.permutation(C)[: rng.integers(2, min(C, 6) + 1)])
@@ -54,14 +54,16 @@ def drawn(tie):
     ties, st.sampled_from(STORES), st.sampled_from(["float32", "float16"]), st.sampled_from(MAPS),
     st.sampled_from([1.0, 0.3, 0.125]), st.sampled_from([1.0, math.inf]),
 )  # fmt: skip
-def test_the_first_of_the_classes_that_tie(tie, store, dtype, to, strength, sigma):
+def test_tied_classes_predict_the_first_of_them(tie, store, dtype, to, strength, sigma):
     y, tied, C, rng = drawn(tie)
     options = {} if store == "head" else {"residual_dtype": dtype}
     mem, z, logits = rows(
         y, C, store, sigma=sigma, strength=strength, probability_map=to, **options
     )
     mem.remove(0)
-    mem.add(np.eye(len(y))[:1], None if store == "head" else logits, y[:1])  # in two segments
+    mem.add(
+        np.eye(len(y))[:1], None if store == "head" else logits, y[:1]
+    )  # the rows lie in two segments now
     assert mem.predict(z, logits).tolist() == [tied[0]]
     corrected, chances = mem.correct(z, logits)[0], mem.predict_proba(z, logits)[0]
     assert len(set(chances[tied].tolist())) == 1
@@ -75,7 +77,7 @@ def test_the_first_of_the_classes_that_tie(tie, store, dtype, to, strength, sigm
 
 
 @given(ties, st.sampled_from(["sparse:1", "sparse:2"]), st.sampled_from([1.0, 0.3]))
-def test_what_a_sparse_store_leaves_out_parts_votes_by_no_more_than_its_error(tie, store, strength):
+def test_tied_votes_in_a_sparse_store_differ_within_its_error(tie, store, strength):
     y, tied, C, _ = drawn(tie)
     mem, z, logits = rows(y, C, store, sigma=np.inf, strength=strength)
     corrected = mem.correct(z, logits)[0, tied]
@@ -83,8 +85,8 @@ def test_what_a_sparse_store_leaves_out_parts_votes_by_no_more_than_its_error(ti
 
 
 @given(ties, st.sampled_from([1.0, math.inf]), st.integers(0, 4))
-def test_aggregated_votes(tie, sigma, padding):
-    """Of neighbours found elsewhere, on every ISA."""
+def test_aggregate_of_tied_votes_is_equal_on_every_isa(tie, sigma, padding):
+    """The neighbours were found elsewhere; padding behind them changes no bit."""
     y, tied, C, _ = drawn(tie)
     near = np.arange(len(y))[None]
     distances = np.full(near.shape, 0.7)
@@ -99,7 +101,7 @@ def test_aggregated_votes(tie, sigma, padding):
 
 
 @given(ties, st.sampled_from([0.5, math.inf]), st.sampled_from(["clip", "project"]))
-def test_neighbours_alone(tie, sigma, to):
+def test_tied_votes_of_neighbours_alone_predict_the_first(tie, sigma, to):
     """Their votes tie at several distances as well: each class has one row at each."""
     votes, _, seed = tie
     y, tied, C, _ = drawn(tie)
@@ -115,8 +117,8 @@ def test_neighbours_alone(tie, sigma, to):
 
 @pytest.mark.parametrize("C", [2, 3, 7, 10, 1000])
 @pytest.mark.parametrize("votes", [1, 3, 5, 7])
-def test_all_classes_tie(votes, C):
-    """Then nothing is known, and the base decides: the first of all."""
+def test_tie_of_all_classes_predicts_the_first(votes, C):
+    """Such a vote says nothing, and the first of all classes is predicted."""
     y = np.random.default_rng(C).permutation(np.repeat(np.arange(min(C, 20)), votes))
     mem, z, logits = rows(y, C, sigma=np.inf)
     assert mem.predict(z, logits).tolist() == [0]

@@ -1,4 +1,4 @@
-"""Search through a tree returns the oracle's bits, and looks at few rows."""
+"""Search through a tree returns the oracle's bits, and rescores few rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from resmem._indexes import trial as index_trial
 
 
 def tree_of(rows, covered=None, leaf=0, **options):
-    """A tree of the first rows."""
+    """Return a tree of the first rows."""
     some = rows[:covered]
     return _core.Tree((some, None, 0, None, max_abs(some)), rows.shape[1], leaf=leaf, **options)
 
@@ -64,11 +64,11 @@ def test_a_tree_gives_the_bits_of_the_oracle(family, seed, n, d, q, k, leaf, met
     family=st.sampled_from(["gaussian", "integers", "duplicates", "one ulp", "offset 1e4"]),
     threads=st.sampled_from([1, 3]),
 )
-def test_segments_tails_ids_removed_rows_and_exclusions(
+def test_mixed_segments_and_exclusions_give_the_oracles_bits(
     seed, sizes, width, removed, k, family, threads
 ):
-    """Some segments have a tree of some of their first rows, one a cascade, others none. Where any
-    is large enough for k, so are all, even those with fewer rows than k."""
+    """Some segments have a tree of their first rows, one has a cascade, others have none. If one is
+    large enough for k, the indices of all are used, even of those with fewer rows than k."""
     rng = np.random.default_rng(seed)
     n, d, q = sum(size for size, _ in sizes), 3, 14
     queries, rows = make(family, seed, n, q, d)
@@ -108,7 +108,7 @@ def test_segments_tails_ids_removed_rows_and_exclusions(
 
 @pytest.mark.parametrize("d", [1, 2, 3, 8])
 @pytest.mark.parametrize("q", [1, 20, 300])
-def test_few_rows_are_looked_at(d, q):
+def test_tree_search_rescores_few_rows(d, q):
     rng = np.random.default_rng(d)
     rows = rng.random((20_000, d), dtype=np.float32)
     queries = rng.random((q, d), dtype=np.float32)
@@ -145,7 +145,7 @@ def test_a_tree_is_the_same_whatever_isa_and_threads_built_it(d, leaf):
         assert (np.diff(rows_of[first:last]) > 0).all()
 
 
-def test_of_many_duplicates_those_of_the_smallest_ids_are_found_soon():
+def test_smallest_ids_of_many_duplicates_are_found_soon():
     rows = np.tile(np.float32([[1, 2]]), (20_000, 1))
     tree = tree_of(rows)
     got = searched(rows[:20], rows, tree, 5)
@@ -158,7 +158,7 @@ def test_of_many_duplicates_those_of_the_smallest_ids_are_found_soon():
     assert (got[1] == np.arange(5)).all()
 
 
-def test_what_is_no_tree_of_a_segment_is_refused():
+def test_tree_of_another_segment_is_refused():
     queries, rows = make("gaussian", 0, 500, 3, 4)
     tree = tree_of(rows)
     for wrong in (rows[:300], np.ascontiguousarray(rows[:, :3])):
@@ -175,7 +175,7 @@ def test_what_is_no_tree_of_a_segment_is_refused():
             tree_of(rows)
 
 
-def test_rows_that_are_not_finite_any_more_are_no_neighbours():
+def test_rows_that_become_non_finite_are_no_neighbours():
     queries, rows = make("gaussian", 1, 500, 9, 3)
     tree = tree_of(rows)
     alive = np.arange(500) % 3 > 0
@@ -185,7 +185,7 @@ def test_rows_that_are_not_finite_any_more_are_no_neighbours():
     assert_same(_core.search(queries, 9.0, [segment], 7, "euclidean"), wanted)
 
 
-# ------------------------------------------------------------------ its bounds
+# ------------------------------------------------------------------ bounds of boxes
 
 
 @given(
@@ -207,7 +207,7 @@ def test_no_row_of_a_node_has_a_smaller_key_than_its_box(family, seed, n, d, lea
 
 
 def test_a_row_on_the_edge_of_a_box_reaches_its_bound():
-    """On a line the nearest row of every box that the query is not in lies on its edge."""
+    """In one dimension the row nearest to a query outside a box lies on the box's edge."""
     queries, rows = make("gaussian", 5, 300, 40, 1)
     tree = tree_of(rows, None, 1)
     bounds = _core.tree_bounds(queries, [(rows, None, 0, None, max_abs(rows), tree)])
@@ -223,8 +223,8 @@ def test_a_row_on_the_edge_of_a_box_reaches_its_bound():
             assert (bounds[~outside, inside[0], level] == 0).all()
 
 
-def test_rows_as_far_as_the_last_neighbour_count_by_their_ids():
-    """Corners of a cube around the query: all as far, each in a box of its own."""
+def test_ties_with_the_last_neighbour_are_ordered_by_id():
+    """The corners of a cube around the query are equally far, each in its own box."""
     corners = np.stack(np.meshgrid(*[[-1, 1]] * 4), -1).reshape(-1, 4).astype(np.float32)
     query = np.zeros((1, 4), np.float32)
     rng = np.random.default_rng(8)
@@ -238,10 +238,10 @@ def test_rows_as_far_as_the_last_neighbour_count_by_their_ids():
         assert (got[0] == 2).all()
 
 
-# ------------------------------------------------------------------ from a file
+# ------------------------------------------------------------------ trees of arrays
 
 
-def test_a_tree_of_arrays_is_the_same_and_reads_the_large_ones_where_they_lie():
+def test_tree_of_arrays_is_the_same_and_copies_no_rows():
     queries, rows = make("gaussian", 2, 3000, 20, 3)
     tree = tree_of(rows)
     arrays = tree.arrays()
@@ -282,8 +282,8 @@ def test_arrays_that_do_not_fit_together_are_refused():
             _core.Tree.of({name: np.ascontiguousarray(array) for name, array in each.items()})
 
 
-def test_splits_that_are_wrong_end_a_search_all_the_same():
-    """Whoever forges a file's checksums gets wrong neighbours, but nothing is read beyond."""
+def test_search_ends_on_wrong_splits():
+    """Whoever forges a file's checksums gets wrong neighbours, but no read is out of bounds."""
     queries, rows = make("gaussian", 2, 700, 9, 3)
     arrays = tree_of(rows, None, 4).arrays()
     rng = np.random.default_rng(0)
@@ -294,8 +294,8 @@ def test_splits_that_are_wrong_end_a_search_all_the_same():
     assert ((got[1] >= 0) & (got[1] < 700)).all()
 
 
-def test_a_damaged_tree_is_refused_or_searched_within_its_arrays():
-    """Neighbours may be wrong then: whoever changes a file changes its checksums too."""
+def test_damaged_tree_is_refused_or_searched_within_arrays():
+    """Neighbours may be wrong: whoever forges a tree in a file forges its checksums too."""
     queries, rows = make("gaussian", 2, 700, 9, 3)
     arrays = tree_of(rows, None, 4).arrays()
     floats = [np.nan, np.inf, -np.inf, 3e38, -3e38, 0, 0.5, 2.0**31, 2.0**47, -1]
@@ -328,7 +328,7 @@ def test_sizes_of_a_tree_are_whole_numbers(at):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
-def test_rows_and_queries_written_to_since_they_were_checked_end_a_search_all_the_same(value):
+def test_search_ends_on_arrays_changed_after_their_check(value):
     queries, rows = make("gaussian", 2, 3000, 60, 3)
     tree, largest = tree_of(rows), max_abs(rows)
     for part in (queries[::2], rows[::3], rows):
@@ -339,7 +339,7 @@ def test_rows_and_queries_written_to_since_they_were_checked_end_a_search_all_th
             assert ((got[1] >= -1) & (got[1] < 3000)).all()
 
 
-# ------------------------------------------------------------------ a memory's
+# ------------------------------------------------------------------ trees of memories
 
 
 N = index_shape.LEAST_ROWS + 500
@@ -361,7 +361,7 @@ def trees_are_fastest(monkeypatch):
 
 
 def timed(monkeypatch, seconds):
-    """Searches run, and take so many ``seconds(type of index)`` a query."""
+    """Let trial searches run, and report ``seconds(type of index)`` per query as their time."""
     search = _core.search
 
     def time(queries, segment, ask):
@@ -373,7 +373,7 @@ def timed(monkeypatch, seconds):
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 7, 16])
-def test_the_fastest_of_all_that_was_tried_is_kept(d, monkeypatch, trees_are_fastest):
+def test_fastest_index_that_was_tried_is_kept(d, monkeypatch, trees_are_fastest):
     queries, rows = make("gaussian", d, N, 20, d)
     memory = memory_of(rows).prepare()
     (plan,) = memory.plan_
@@ -389,7 +389,7 @@ def test_the_fastest_of_all_that_was_tried_is_kept(d, monkeypatch, trees_are_fas
     assert engines(memory_of(rows).prepare()) == ["float32"]
 
 
-def test_a_tree_that_is_far_behind_is_not_measured_further(monkeypatch):
+def test_tree_that_is_far_slower_is_not_measured_further(monkeypatch):
     timed(monkeypatch, lambda index: 9e-3 if index is _core.Tree else 1e-3)
     for d, tried in ((3, []), (9, ["cascade"]), (17, ["cascade"])):
         _, rows = make("gaussian", d, N, 1, d)
@@ -406,7 +406,7 @@ def test_rows_that_cannot_be_coded_have_a_tree(trees_are_fastest):
 
 
 @pytest.mark.parametrize("key_dtype", ["float32", "float16", "bfloat16"])
-def test_rows_that_come_and_go_are_seen(key_dtype, trees_are_fastest):
+def test_added_and_removed_rows_are_seen_beside_a_tree(key_dtype, trees_are_fastest):
     queries, rows = make("gaussian", 1, N + 300, 40, 3)
     memory = memory_of(rows[:N], key_dtype=key_dtype).prepare()
     assert engines(memory) == ["tree"]
@@ -422,7 +422,7 @@ def test_rows_that_come_and_go_are_seen(key_dtype, trees_are_fastest):
     assert_same(memory.kneighbors(queries, exclude_ids=excluded), wanted)
 
 
-def test_a_file_keeps_the_tree(tmp_path, trees_are_fastest):
+def test_saved_tree_is_kept_and_not_rewritten_by_append(tmp_path, trees_are_fastest):
     path = tmp_path / "memory.resmem"
     queries, rows = make("gaussian", 2, N, 30, 3)
     memory = memory_of(rows).prepare()
@@ -443,7 +443,7 @@ def test_a_file_keeps_the_tree(tmp_path, trees_are_fastest):
     assert_same(again.kneighbors(queries), oracle.search(queries, both, 5))
 
 
-def test_a_saved_tree_that_makes_no_sense_is_left_alone():
+def test_saved_tree_that_does_not_fit_is_ignored():
     _, rows = make("gaussian", 2, 700, 1, 3)
     arrays = {**tree_of(rows).arrays(), "serves": np.ones(2, np.uint8)}
     saved = partial(index_decision.saved, "tree")

@@ -25,7 +25,7 @@ def softmax(logits, temperature=1.0):
 
 
 def projected(v, floor):
-    """The nearest point with coordinates of at least floor, by sorting."""
+    """Return the nearest point with coordinates of at least ``floor``, by sorting."""
     ordered = -np.sort(-v, axis=1)
     excess = np.cumsum(ordered, axis=1) - (1 - v.shape[1] * floor)
     count = np.arange(1, v.shape[1] + 1)
@@ -48,7 +48,7 @@ def mapped(v, name, base=None):
 
 
 def near(queries, rows, k):
-    """Plain distances and numbers of the neighbours."""
+    """Return plain distances and positions of the neighbours."""
     apart = np.sqrt(np.square(queries[:, None].astype(float) - rows[None]).sum(axis=2))
     ids = np.argsort(apart, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(apart, ids, axis=1), ids
@@ -91,7 +91,7 @@ class World:
         layer = rng.standard_normal((d, C))
         self.logits = (self.z @ layer).astype(np.float32)
         truth = self.logits.astype(float).copy()
-        truth[:, 0] += 4 * np.sin(3 * self.z[:, 0])  # what the base model does not know
+        truth[:, 0] += 4 * np.sin(3 * self.z[:, 0])  # the base model does not know this effect
         if kind == "values":
             self.outputs = self.logits.astype(float)
             self.y = truth + 0.1 * rng.standard_normal(truth.shape)
@@ -117,7 +117,7 @@ class World:
         return softmax(outputs, temperature) if self.kind == "logits" else outputs.astype(float)
 
     def predictions(self, settings, alone=False):
-        """Of the validation rows, by plain NumPy."""
+        """Return the predictions of the validation rows, by plain NumPy."""
         z, outputs, y = self.rows
         queries, fresh, _ = self.fresh
         if not hasattr(self, "near"):
@@ -156,7 +156,7 @@ def row_of(settings):
         ("values", "r2"),
     ],
 )
-def test_every_score_of_the_table_is_that_of_a_plain_numpy_sweep(kind, score):
+def test_every_score_of_the_table_is_that_of_plain_numpy(kind, score):
     world = World(kind=kind)
     options = dict(GRID)
     if kind == "logits":
@@ -223,12 +223,14 @@ def test_a_function_scores_like_the_score_of_that_name():
         by_name.candidate, by_name.knn, by_name.base,
     )  # fmt: skip
     assert called.gain.mean == pytest.approx(by_name.gain.mean)
-    assert called.gain.low == pytest.approx(by_name.gain.low, abs=0.02)  # by the jackknife
+    assert called.gain.low == pytest.approx(
+        by_name.gain.low, abs=0.02
+    )  # the jackknife differs a little
     assert (90, 3) in seen
 
 
 @QUIET
-def test_values_of_one_column_come_to_a_function_as_they_were_given():
+def test_score_function_gets_flat_values_as_they_were_given():
     world = World(kind="values", q=60, C=1)
     z, outputs, y = (part if i == 0 else part[:, 0] for i, part in enumerate(world.rows))
     mem = resmem.Memory("regression").fit(z, outputs, y)
@@ -248,10 +250,10 @@ def test_values_of_one_column_come_to_a_function_as_they_were_given():
 
 @QUIET
 @pytest.mark.parametrize("given_folds", [False, True])
-def test_the_gain_is_of_rows_that_did_not_choose(given_folds):
+def test_gain_is_measured_on_rows_that_did_not_choose(given_folds):
     world = World(seed=3, q=120)
     mem = world.memory()
-    folds = np.arange(120) // 7 % 4 * 10 + 5  # any numbers will do
+    folds = np.arange(120) // 7 % 4 * 10 + 5  # any numbers may name folds
     options = dict(GRID, k=[2, 8], temperature=[0.7, 1.0], probability_map="clip")
     result = mem.tune(*world.fresh, folds=folds if given_folds else 4, apply=False, **options)
     if not given_folds:
@@ -283,7 +285,7 @@ def test_the_gain_is_of_rows_that_did_not_choose(given_folds):
 
 
 def calibrated(rng, n, useful):
-    """Rows whose outputs are the truth but for what a place has, if it is ``useful``."""
+    """Return rows whose outputs are the truth, except for an effect of place if ``useful``."""
     z = rng.standard_normal((n, 4)).astype(np.float32)
     logits = rng.standard_normal((n, 4)) * 1.5
     place = np.zeros((n, 4))
@@ -299,7 +301,7 @@ def log_loss(p, y):
 @QUIET
 @pytest.mark.parametrize("what", ["random keys", "shuffled targets"])
 def test_a_useless_memory_is_switched_off(what):
-    """Of 20 at most one is kept, and none costs more than 0.5 % on test rows."""
+    """At most one of 20 is kept, and none costs more than 0.5 % on test rows."""
     kept, worst = 0, 0.0
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -320,7 +322,7 @@ def test_a_useless_memory_is_switched_off(what):
 
 @QUIET
 def test_a_useful_memory_is_kept():
-    """Of 20 at least 19."""
+    """At least 19 of 20 are kept."""
     kept = 0
     for seed in range(20):
         rng = np.random.default_rng(1000 + seed)
@@ -334,8 +336,8 @@ def test_a_useful_memory_is_kept():
 
 
 @QUIET
-def test_what_a_mean_residual_gains_is_not_the_memorys():
-    """A base model that is wrong everywhere alike: random neighbours mend that, as any rows do."""
+def test_gain_of_the_mean_residual_switches_the_memory_off():
+    """A base that is wrong everywhere alike is mended by random neighbours too."""
     rng = np.random.default_rng(5)
     z, logits, y = calibrated(rng, 3000, useful=False)
     logits[:, 0] -= 1.5
@@ -350,8 +352,8 @@ def test_what_a_mean_residual_gains_is_not_the_memorys():
 
 
 @QUIET
-def test_losses_too_rare_to_be_seen_are_reckoned_with():
-    """Of a class of 1 % fifty rows hold none as a rule: sharper predictions seem to gain."""
+def test_losses_too_rare_to_be_seen_are_allowed_for():
+    """Fifty rows mostly hold none of a class of 1 %, so sharper predictions seem to gain."""
     kept, changed = 0, 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -366,7 +368,7 @@ def test_losses_too_rare_to_be_seen_are_reckoned_with():
 
 
 @QUIET
-def test_smoothing_by_any_neighbours_is_not_the_memorys():
+def test_gain_of_mere_smoothing_switches_the_memory_off():
     """Overconfident probabilities have no temperature; random neighbours spread them."""
     rng = np.random.default_rng(7)
     logits = rng.standard_normal((2500, 4))
@@ -398,7 +400,7 @@ def test_a_temperature_that_helps_is_no_gain_of_the_memory():
 
 
 @QUIET
-def test_one_standard_error_prefers_what_is_simple():
+def test_one_se_rule_prefers_simpler_settings():
     world = World(seed=4)
     mem = world.memory()
     best = mem.tune(*world.fresh, apply=False)
@@ -436,8 +438,8 @@ def test_the_best_is_applied_unless_told_otherwise():
 
 
 @QUIET
-def test_keys_are_kept_in_the_way_that_was_best(tmp_path):
-    """Directions that say nothing drown the one that does, unless they are whitened away."""
+def test_best_preprocess_and_key_dtype_are_applied(tmp_path):
+    """Large columns without information hide the informative one unless standardized."""
     rng = np.random.default_rng(7)
     z, logits, y = calibrated(rng, 3000, useful=True)
     z = np.hstack([z[:, :1], 40 * rng.standard_normal((3000, 6))]).astype(np.float32)
@@ -496,8 +498,8 @@ def test_settings_that_are_refused_change_nothing():
 
 
 @QUIET
-def test_a_fit_beside_other_keys_is_of_one_kind(tmp_path, monkeypatch):
-    """Keys are told to be kept otherwise while rows come in."""
+def test_fit_during_a_change_of_keys_has_one_kind_of_keys(tmp_path, monkeypatch):
+    """The settings of keys change while the rows of the fit come in."""
     world = World()
     mem, told = world.memory(), []
     write = resmem._rows.ingest.Incoming.write
@@ -517,7 +519,7 @@ def test_a_fit_beside_other_keys_is_of_one_kind(tmp_path, monkeypatch):
 
 
 @QUIET
-def test_switched_off_keeps_keys_as_they_are():
+def test_switched_off_memory_keeps_its_keys():
     rng = np.random.default_rng(8)
     z, logits, y = calibrated(rng, 1200, useful=False)
     mem = resmem.Memory().fit(z[:800], logits[:800], y[:800])
@@ -545,7 +547,7 @@ def test_own_rows_are_searched_without_themselves():
 
 
 @QUIET
-def test_at_most_ten_thousand_own_rows_are_looked_at(monkeypatch):
+def test_loo_uses_a_fixed_sample_of_own_rows(monkeypatch):
     monkeypatch.setattr("resmem._tuning.tune._SAMPLE", 50)
     world = World()
     mem = world.memory()
@@ -565,12 +567,12 @@ def notes_of(call):
 
 
 def overfitted(world):
-    """The outputs of a model that has all but learnt its rows by heart."""
+    """Return rows with outputs of a model that has almost learnt them by heart."""
     z, outputs, y = world.rows
     return z, outputs + 6 * np.eye(3, dtype=np.float32)[y], y
 
 
-def test_residuals_that_are_too_small_are_told_of():
+def test_residuals_that_are_too_small_are_warned_of():
     world = World()
     honest = world.memory()
     assert "residuals" not in notes_of(lambda: honest.tune(*world.fresh, apply=False))
@@ -588,7 +590,7 @@ def test_residuals_that_are_too_small_are_told_of():
     assert "of the size" in notes_of(lambda: mem.tune(*values.fresh, apply=False))
 
 
-def test_rows_of_the_memory_among_those_that_prove_it_are_told_of():
+def test_own_rows_among_the_validation_rows_are_warned_of():
     world = World()
     mem = world.memory()
     z, outputs, y = world.rows
@@ -599,7 +601,7 @@ def test_rows_of_the_memory_among_those_that_prove_it_are_told_of():
     assert "lie on" not in said
 
 
-def test_a_temperature_at_the_edge_is_told_of_even_when_switched_off():
+def test_temperature_at_an_edge_is_warned_of_when_switched_off():
     rng = np.random.default_rng(6)
     z, logits, y = calibrated(rng, 1500, useful=False)
     mem = resmem.Memory().fit(z[:800], 10 * logits[:800], y[:800])
@@ -608,7 +610,7 @@ def test_a_temperature_at_the_edge_is_told_of_even_when_switched_off():
     assert said.startswith("temperature=4 is the largest that was tried: try more")
 
 
-def test_best_values_at_an_edge_are_told_of():
+def test_best_values_at_an_edge_are_warned_of():
     world = World()
     mem = world.memory()
 
@@ -650,7 +652,7 @@ def test_every_store_is_tuned(store):
     result = mem.tune(*fresh, k=[4, 16], sigma=[0.3, 1.0])
     assert result.useful
     held = log_loss(mem.predict_proba(*fresh[:2]), fresh[2])
-    precise = 1e-6 if store == "sparse:2" else 1e-12  # whose sums are rounded once more
+    precise = 1e-6 if store == "sparse:2" else 1e-12  # sparse sums are rounded once more
     assert result.scores["candidate"] == pytest.approx(held, rel=precise)
     temperatures = set(result.table["temperature"])
     assert temperatures == ({1.0} if store == "sparse:2" else {0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0})
@@ -671,7 +673,7 @@ def test_queries_without_neighbours_keep_the_base():
 
 
 @QUIET
-def test_the_result_speaks_for_itself():
+def test_result_prints_converts_and_gives_a_surface():
     world = World()
     mem = world.memory()
     result = mem.tune(*world.fresh, apply=False)
@@ -696,7 +698,7 @@ def test_the_result_speaks_for_itself():
 
 
 @QUIET
-def test_the_table_as_a_frame():
+def test_to_pandas_gives_the_table():
     pandas = pytest.importorskip("pandas")
     frame = World().memory().tune(*World().fresh, apply=False, **GRID).to_pandas()
     assert isinstance(frame, pandas.DataFrame)
@@ -705,7 +707,7 @@ def test_the_table_as_a_frame():
 
 @QUIET
 @pytest.mark.parametrize("score", ["log_loss", "function"])
-def test_progress_is_told_and_may_stop_it(score):
+def test_progress_adds_up_and_may_stop_the_tuning(score):
     world = World(q=50)
     mem = world.memory()
     options = {"k": [1, 2], "sigma": [1.0], "strength": [1], "probability_map": "clip"}
@@ -715,8 +717,8 @@ def test_progress_is_told_and_may_stop_it(score):
     done = []
     mem.tune(*world.fresh, progress=done.append, apply=False, **options)
     total = 50 * ((1 + 2) + 2 + 1) if score == "log_loss" else 50 * ((1 + 8) + 4 + 2)
-    # The proof, five times; mean residuals at two temperatures and two looks for doubts, a step
-    # for two rows of the memory's or of these.
+    # The proof counts five times; mean residuals at two temperatures and two checks of rows follow,
+    # with a step for two rows of the memory or of these.
     total += 5 * 50 + 3 * len(mem) // 2 + 25
     assert sum(done) == total
     before = repr(mem)
@@ -733,7 +735,7 @@ def test_progress_is_told_and_may_stop_it(score):
 
 @QUIET
 @pytest.mark.parametrize("kind", ["logits", "values"])
-def test_a_function_that_scores_cannot_change_what_it_is_given(kind):
+def test_score_function_cannot_change_its_arguments(kind):
     world = World(q=60, kind=kind)
     options = {"k": [1, 2], "sigma": [1.0], "strength": [0, 1], "temperature": 1.0, "folds": 2}
     targets = world.fresh[2]
@@ -757,7 +759,7 @@ def test_a_function_that_scores_cannot_change_what_it_is_given(kind):
 
 
 @QUIET
-def test_progress_is_told_in_whole_numbers(tmp_path):
+def test_progress_is_reported_in_integers(tmp_path):
     told = []
     world = World(q=60)
     mem = world.memory()
@@ -782,14 +784,14 @@ def test_a_confidence_next_to_1_is_no_error(score):
 
 
 @QUIET
-def test_a_bar_is_drawn(capsys):
+def test_progress_true_draws_a_bar(capsys):
     pytest.importorskip("tqdm")
     World(q=30).memory().tune(*World(q=30).fresh, progress=True, apply=False, **GRID)
     assert "tune" in capsys.readouterr().err
 
 
 @QUIET
-def test_a_bar_that_cannot_be_drawn_is_told(monkeypatch):
+def test_progress_without_tqdm_says_how_to_install_it(monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
@@ -827,7 +829,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("options", "kind", "message"), ERRORS)
-def test_what_makes_no_sense_is_refused(options, kind, message):
+def test_tune_of_wrong_options_is_refused(options, kind, message):
     mem = World().memory()
     before = repr(mem)
     with pytest.raises(kind, match=message):
@@ -835,7 +837,7 @@ def test_what_makes_no_sense_is_refused(options, kind, message):
     assert repr(mem) == before
 
 
-def test_rows_that_make_no_sense_are_refused():
+def test_tune_of_wrong_rows_is_refused():
     mem = World().memory()
     z, outputs, y = FRESH
     for given, message in (

@@ -1,7 +1,7 @@
 """A fuzz target for the file format: any bytes load, or are refused with FileFormatError.
 
 `python tests/fuzz/fuzz_container.py CORPUS [libFuzzer options]` needs atheris; see README.md.
-Most mutations mend the checksums afterwards, so that what lies behind them is reached.
+Most mutations mend the checksums afterwards, so that the code behind them is reached.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-PAGE, ALIGN, BLOCK, HEADERS = 4096, 64, 1 << 20, 3 * 4096  # as FORMAT.md has them
+PAGE, ALIGN, BLOCK, HEADERS = 4096, 64, 1 << 20, 3 * 4096  # values of FORMAT.md
 HEAD, SLOT, CRC = struct.Struct("<8sI4x16s"), struct.Struct("<QQQI"), struct.Struct("<I")
 MAGIC = b"\x89RESMEM\n"
 VALUES: list[Any] = [0, 1, -1, 63, 64, 4096, HEADERS, BLOCK, 2**31, 2**32, 2**62, 2**63 - 1, 2**63]
@@ -24,8 +24,8 @@ VALUES += [2**64 + 64, 10**40, 1.5, True, None, "", "float32", "float8", [], [0]
 
 
 def accepted(data: bytes, load: Callable[..., Any], use: Callable[[Any], None]) -> bool:
-    """Whether the bytes are accepted, verified, as a file. FileFormatError alone refuses them;
-    what is loaded, verified or not, is used."""
+    """Return whether the bytes are accepted, verified, as a file. Only FileFormatError refuses
+    them; whatever is loaded, verified or not, is used."""
     from resmem import FileFormatError
 
     fd = os.memfd_create("fuzz")
@@ -46,7 +46,7 @@ def accepted(data: bytes, load: Callable[..., Any], use: Callable[[Any], None]) 
 
 
 def check(data: bytes) -> bool:
-    """Whether the bytes are accepted; every byte of every array can then be read."""
+    """Return whether the bytes are accepted; then read every byte of every array."""
     from resmem._files import container
 
     def read(loaded: Any) -> None:
@@ -61,13 +61,13 @@ def aligned(position: int) -> int:
 
 
 def sealed(page: bytes) -> bytes:
-    """A page with its checksum at the end."""
+    """Return a page with its checksum at the end."""
     body = page[: PAGE - CRC.size].ljust(PAGE - CRC.size, b"\0")
     return body + CRC.pack(zlib.crc32(body))
 
 
 def root(data: bytes) -> tuple[int, int, int]:
-    """Generation, offset and length of the manifest in the first slot."""
+    """Return generation, offset and length of the manifest in the first slot."""
     generation, offset, length, _ = SLOT.unpack_from(data.ljust(HEADERS, b"\0"), PAGE)
     return generation, offset, length
 
@@ -78,7 +78,7 @@ def manifest_of(data: bytes) -> bytes:
 
 
 def build(manifest: bytes, payload: bytes = b"", generation: int = 1) -> bytes:
-    """A file: headers, these bytes from 12288 on, this manifest, every checksum right."""
+    """Return a file: headers, ``payload`` from byte 12288 on, ``manifest``, right checksums."""
     payload = payload.ljust(aligned(len(payload)), b"\0")
     offset = HEADERS + len(payload)
     slot = SLOT.pack(generation, offset, len(manifest), zlib.crc32(manifest))
@@ -87,7 +87,7 @@ def build(manifest: bytes, payload: bytes = b"", generation: int = 1) -> bytes:
 
 
 def mended(data: bytes) -> bytes:
-    """With the checksums of head, slots and manifest made right, other fields as they are."""
+    """Return the file with right checksums of head, slots and manifest, otherwise unchanged."""
     data = data.ljust(HEADERS, b"\0")
     pages = [sealed(data[:PAGE])]
     for start in (PAGE, 2 * PAGE):
@@ -99,7 +99,7 @@ def mended(data: bytes) -> bytes:
 
 
 def summed(data: bytes, sections: list[Any]) -> bytes:
-    """With the tables of these sections, and their ``crc32``, made right where they can be."""
+    """Return the file with right tables and ``crc32`` of these sections, where they fit."""
     changed = bytearray(data)
     for section in sections:
         offset, length = (section.get(key) if isinstance(section, dict) else None
@@ -119,14 +119,14 @@ def summed(data: bytes, sections: list[Any]) -> bytes:
 
 
 def with_manifest(data: bytes, manifest: bytes) -> bytes:
-    """With another manifest in the place of the one there is."""
+    """Return the file with another manifest."""
     generation, offset, _ = root(data)
     body = data[HEADERS : max(offset, HEADERS)]
     return build(manifest, body, generation)
 
 
 def restructured(data: bytes, rng: random.Random) -> bytes:
-    """With one field of one section changed, or a section twice, and all checksums right."""
+    """Return the file with one field of a section changed, or a section twice, rightly summed."""
     try:
         fields = json.loads(manifest_of(data))
         sections = fields["sections"]
@@ -138,11 +138,11 @@ def restructured(data: bytes, rng: random.Random) -> bytes:
         data = summed(data, sections)
         return with_manifest(data, json.dumps(fields).encode())
     except (ValueError, LookupError, TypeError, AttributeError):
-        return mended(data)  # there was no structure left to change
+        return mended(data)  # no structure is left to change
 
 
 def seeds() -> dict[str, bytes]:
-    """Small files as they are saved and appended to; the corpus was written by this."""
+    """Return small files, saved and appended to; this function wrote the corpus."""
     import tempfile
 
     import numpy as np

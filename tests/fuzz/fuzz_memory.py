@@ -2,9 +2,9 @@
 
 What is accepted can be saved, continued and exported, and the files load again.
 
-`python tests/fuzz/fuzz_memory.py CORPUS [libFuzzer options]` needs atheris; see README.md. What a
-file holds may be nonsense under right checksums, since most mutations mend them: queries may then
-be refused with ValueError, but never crash, hang, or touch what is not theirs.
+`python tests/fuzz/fuzz_memory.py CORPUS [libFuzzer options]` needs atheris; see README.md. A file
+may hold nonsense under right checksums, since most mutations mend them: queries may then be
+refused with ValueError, but never crash, hang, or access memory out of bounds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ D, C = 2, 3
 
 
 def check(data: bytes) -> bool:
-    """Whether the bytes are accepted. Whatever is not an error that was announced is raised."""
+    """Return whether the bytes are accepted; raise every error that is not documented."""
     import resmem
 
     verified: list[Any] = []
@@ -57,7 +57,7 @@ def check(data: bytes) -> bool:
 
 
 def use(mem: Any) -> None:
-    """Everything that reads rows."""
+    """Call everything that reads rows."""
     import numpy as np
 
     repr(mem)
@@ -85,14 +85,14 @@ def use(mem: Any) -> None:
     ):
         with contextlib.suppress(ValueError):  # says what is wrong with the rows
             call()
-    if mem._compactor is not None:
-        mem._compactor.join()
+    if mem._state._compactor is not None:
+        mem._state._compactor.join()
 
 
 def kept(mem: Any) -> None:
-    """A memory that was loaded and verified goes into files and comes back, however it is changed.
+    """Check that a verified memory can be saved, exported and loaded, before and after changes.
 
-    A file may be one that says it cannot be appended to any more.
+    A file may refuse to be appended to any more.
     """
     import resmem
 
@@ -108,12 +108,12 @@ def kept(mem: Any) -> None:
             mem.export(os.path.join(folder, name))
             try:
                 back(name)
-            except resmem.FileFormatError as error:  # of exports all values are looked at
+            except resmem.FileFormatError as error:  # exports have all their values checked
                 if "NaN or infinity" not in str(error):
                     raise
         mem = back("new")
         for change in (lambda: mem.remove(ids_of(mem)[:1]), lambda: again(mem)):
-            with contextlib.suppress(ValueError):  # no more ids: past int64
+            with contextlib.suppress(ValueError):  # ids may have run past int64
                 change()
             mem.save(os.path.join(folder, "new"), append=True)
             back("new")
@@ -130,7 +130,7 @@ def again(mem: Any) -> None:
     values = outputs[:, 0] if mem._state.view.rows.flat else outputs
     targets = np.zeros(2, dtype=np.int64) if mem.task == "classification" else values
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # such as that logits look like probabilities
+        warnings.simplefilter("ignore")  # e.g. that logits look like probabilities
         mem.add(np.ones((2, about["d"])), None if mem.store == "head" else values, targets)
 
 
@@ -140,7 +140,7 @@ def ids_of(mem: Any) -> list[int]:
 
 
 def redescribed(data: bytes, rng: random.Random) -> bytes:
-    """With one value of ``meta`` replaced or removed, and all checksums right."""
+    """Return the file with one value of ``meta`` replaced or removed, and right checksums."""
     try:
         fields = json.loads(manifest_of(data))
         place: Any = fields["meta"]
@@ -161,7 +161,7 @@ def redescribed(data: bytes, rng: random.Random) -> bytes:
 
 
 def refilled(data: bytes, rng: random.Random) -> bytes:
-    """With some bytes of the rows changed, and all checksums right."""
+    """Return the file with some bytes of the rows changed, and right checksums."""
     try:
         fields = json.loads(manifest_of(data))
         changed = bytearray(data)
@@ -179,7 +179,7 @@ MUTATIONS = (restructured, redescribed, refilled)
 
 
 def seeds() -> dict[str, bytes]:
-    """A small memory of every store and key type."""
+    """Return the file of a small memory of every store and key type."""
     import tempfile
 
     import numpy as np

@@ -1,8 +1,8 @@
-"""Wrote the files beside it, each once, with the first version that had what is in it.
+"""Write golden files: those beside it were written once, by the first version with their features.
 
 `python tests/golden/make.py FOLDER` writes such files for another version, to be added under
-other names; those that are here stay as they are. `python tests/golden/make.py --expect FOLDER`
-writes what is expected of the files there anew, where the contract has changed its bits.
+other names; files that are here are never written again. `python tests/golden/make.py --expect
+FOLDER` writes the expected results there anew, where the contract has changed its bits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def main(folder: Path) -> None:
-    """A memory of every kind, of two segments, rows removed before and after it was saved."""
+    """Write a memory of every kind: two segments, rows removed before and after the save."""
     rng = np.random.default_rng(1)
     for name, options in KINDS.items():
         if name == "head":
@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
 
 
 def expect(folder: Path) -> None:
-    """Corrections of the memories in a folder, which must be those of before but for roundings."""
+    """Write the corrections of the memories in a folder anew; they may change by roundings only."""
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as found:
             arrays = dict(found)
