@@ -211,7 +211,7 @@ def test_integers_that_float64_does_not_hold_are_told_of():
     rows = np.array([[2**60 + 1], [2**60 + 2]])
     said = told(resmem.search, rows, rows, 1)
     assert [each.split()[0] for each in said] == ["rows", "queries"]  # and each of them once
-    assert all("take one and the same offset off" in each for each in said)
+    assert all("first subtract the same offset from" in each for each in said)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, block_of, distinct, forget, rows_of
+from resmem._base.arrays import F64, I64, distinct, read_block, release_pages, sliceable
 from resmem._base.blocks import blocks
 from resmem._base.errors import warn
 from resmem._correction.correct import Corrector
@@ -268,15 +268,15 @@ class _Truth:
         rows = corrector.rows
         if corrector.spec.task == "regression":
             plausible.check_order(targets, rows.output_names, "memory.output_names_")
-        self._given = rows_of(targets, "targets")
+        self._given = sliceable(targets, "targets")
         self._q, self._columns, self._spec = q, rows.columns, corrector.spec
         self.classes: I64 | None = None  # of the rows read so far
         self._spread = _Spread()
         if corrector.spec.task == "classification":
-            convert.class_layout(self._given)
+            convert.check_class_layout(self._given)
             self.classes = np.empty(q, dtype=np.int64)
         else:
-            convert.layout(self._given, "targets", "(n,)" if rows.flat else "(n, C)")
+            convert.check_layout(self._given, "targets", "(n,)" if rows.flat else "(n, C)")
             if not rows.flat and self._given.shape[1] != rows.columns:
                 raise ValueError(
                     f"targets must have {rows.columns} columns as in fit, "
@@ -292,8 +292,8 @@ class _Truth:
 
     def read(self, block: slice) -> npt.NDArray[Any]:
         """Classes (b,) or values (b, C)."""
-        part = block_of(self._given, block, "targets")
-        forget(self._given, block)
+        part = read_block(self._given, block, "targets")
+        release_pages(self._given, block)
         if self.classes is not None:
             self.classes[block] = convert.labels(part, self._columns, block.start)
             return self.classes[block]
@@ -351,7 +351,7 @@ class _Trial:
                     tallies[name] = truth.tally()
                 tallies[name].add(block, values, wanted)
             queries.forget(block)
-            forget(given, block)
+            release_pages(given, block)
         if note := seen.note("evaluated"):
             warn(f"evaluate: {note}")
         return tallies, nearest, truth.classes

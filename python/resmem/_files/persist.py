@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from resmem._base.arrays import Array, forget
+from resmem._base.arrays import Array, release_pages
 from resmem._base.errors import FileFormatError
 from resmem._files import container
 from resmem._files.container import Pieces, Section, Version
@@ -438,7 +438,7 @@ def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tupl
     if verify:
         for segment in segments:  # what was looked at need not stay in memory
             for name in {"ids", "targets", "index"} & set(segment.arrays):
-                forget(segment[name], slice(0, segment.n))
+                release_pages(segment[name], slice(0, segment.n))
     removed = {s.stored.number: s.dead for s in segments if s.stored and s.dead}
     return rows, replace(file, removed=removed, retired=rows.retired)
 

@@ -10,7 +10,7 @@ import numpy as np
 from resmem import _core
 from resmem._base import checks
 from resmem._base.platform import memory_available
-from resmem._base.units import in_bytes, in_time
+from resmem._base.units import bytes_text, duration_text
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.rates import rates
 from resmem._rows.segment import row_bytes
@@ -59,7 +59,7 @@ class Estimate:
         return asdict(self)
 
     def __str__(self) -> str:
-        limit = in_bytes(self.budget)
+        limit = bytes_text(self.budget)
         if self.budget_is_default:
             limit += " (half of the memory available)"
         if self.suggested.nbytes <= self.budget:
@@ -75,7 +75,7 @@ class Estimate:
             name = f"store {option.store}"
             if option.residual_dtype == "float16":
                 name += f", residual_dtype {option.residual_dtype}"
-            cost = f"{in_bytes(option.nbytes):>11} {in_time(option.milliseconds):>9}"
+            cost = f"{bytes_text(option.nbytes):>11} {duration_text(option.milliseconds):>9}"
             lines.append(f"{mark} {cost}  {name:<40} {option.keeps}")
         return "\n".join(lines)
 

@@ -11,7 +11,16 @@ import numpy as np
 
 from resmem import _core
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, Array, Keys, all_finite, block_of, forget, rows_of
+from resmem._base.arrays import (
+    F64,
+    I64,
+    Array,
+    Keys,
+    all_finite,
+    read_block,
+    release_pages,
+    sliceable,
+)
 from resmem._base.blocks import blocks
 from resmem._base.errors import warn
 from resmem._base.sample import sample
@@ -44,16 +53,16 @@ class Incoming:
             plausible.check_names(outputs, "outputs", like.output_names)
         if spec.task == "regression":
             plausible.check_order(targets, self.names[1], "outputs.columns")
-        self.embeddings = rows_of(embeddings, "embeddings")
-        self.targets = rows_of(targets, "targets")
-        convert.embedding_layout(self.embeddings, "embeddings", like.d if like else None)
+        self.embeddings = sliceable(embeddings, "embeddings")
+        self.targets = sliceable(targets, "targets")
+        convert.check_embedding_layout(self.embeddings, "embeddings", like.d if like else None)
         self.n, self.d = self.embeddings.shape
         self.key_width = spec.preprocess.width(self.d)
         self.outputs: Any = None
         if spec.store.has_layer:
             self.columns = spec.store.columns_without_outputs(self.d, outputs)
         else:
-            self.outputs = spec.rows_of(outputs)
+            self.outputs = spec.sliceable_outputs(outputs)
             if spec.task == "classification":
                 plausible.check_roles(self.outputs, self.targets)
             self.columns = spec.layout(self.outputs, like.columns if like else None)
@@ -72,9 +81,9 @@ class Incoming:
 
     def _check_targets(self) -> None:
         if self.spec.task == "regression":
-            convert.layout(self.targets, "targets", "(n,)" if self.flat else "(n, C)")
+            convert.check_layout(self.targets, "targets", "(n,)" if self.flat else "(n, C)")
         else:
-            convert.class_layout(self.targets)
+            convert.check_class_layout(self.targets)
 
     @staticmethod
     def _width(values: Any) -> int:
@@ -154,9 +163,9 @@ class Incoming:
             span = slice(first + block.start, first + block.stop)
             here = positions[slice(*np.searchsorted(positions, (span.start, span.stop)))]
             if len(here):
-                part = block_of(self.embeddings, span, "embeddings")
+                part = read_block(self.embeddings, span, "embeddings")
                 parts.append(_floats(part[here - span.start]))
-                forget(self.embeddings, span)
+                release_pages(self.embeddings, span)
         rows: Keys = np.concatenate(parts)
         if _core.inspect_rows(rows)[1] >= 0:
             for block in blocks(self.n, 8 * self.d):
@@ -202,7 +211,7 @@ class Incoming:
             )
 
     def _keys(self, block: slice, made_by: Fitted) -> tuple[Keys, float]:
-        part = block_of(self.embeddings, block, "embeddings")
+        part = read_block(self.embeddings, block, "embeddings")
         return made_by.keys(part, self.d, 0, block.start)
 
     def write(
@@ -221,7 +230,7 @@ class Incoming:
                 if name not in skip:
                     arrays[name][at + block.start : at + block.stop] = part
             for rows in (self.embeddings, self.outputs, self.targets):
-                forget(rows, block)
+                release_pages(rows, block)
         if self.spec.key_dtype == "float64":
             others = max((segment.keys_max for segment in into.segments), default=0.0)
             convert.refuse_tiny(max(keys_max, others), "embeddings")
@@ -235,8 +244,8 @@ class Incoming:
         keys, largest = self._keys(block, into.preprocess)
         outputs = np.empty((0, self.columns), dtype=np.float32)
         if self.outputs is not None:
-            outputs = spec.outputs(block_of(self.outputs, block, "outputs"), first)
-        targets: Array = block_of(self.targets, block, "targets")
+            outputs = spec.outputs(read_block(self.outputs, block, "outputs"), first)
+        targets: Array = read_block(self.targets, block, "targets")
         if spec.task == "classification":
             targets = convert.labels(targets, self.columns, first)
         else:
@@ -258,7 +267,7 @@ def some_rows(source: Any, at: I64) -> Array:
     """Rows of an array, or of a data set that knows slices alone, at ascending positions."""
     if isinstance(source, np.ndarray):
         return source[at]
-    parts = [block_of(source, slice(p, p + 1), "embeddings") for p in at.tolist()]
+    parts = [read_block(source, slice(p, p + 1), "embeddings") for p in at.tolist()]
     return np.concatenate(parts)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _core
-from resmem._base.arrays import F64, I64, Array, Keys, block_of
+from resmem._base.arrays import F64, I64, Array, Keys, read_block
 from resmem._base.errors import warn
 from resmem._base.sample import sample
 from resmem._keys.stored import widen_keys
@@ -45,7 +45,7 @@ def check_logits(spec: Spec, outputs: Any, fitted: bool = False) -> None:
     tolerance = _HALF_WIDTH if len(rows) >= _MANY else _SINGLE_WIDTH
     whole, votes = 0.0, len(rows) < _MANY  # a few rows of zeros and a one may be anything
     for row in rows:  # the first row of logits ends the loop
-        values = block_of(outputs, slice(row, row + 1), "outputs")
+        values = read_block(outputs, slice(row, row + 1), "outputs")
         whole = _sum_of_chances(values, tolerance, whole)
         if whole == 0:
             return

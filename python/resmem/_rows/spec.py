@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._base import convert
-from resmem._base.arrays import F64, rows_of, to_numpy
+from resmem._base.arrays import F64, sliceable, to_numpy
 from resmem._keys.preprocess import NONE, Method
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.segment import Schema
@@ -43,11 +43,11 @@ class Spec:
         """The temperature as the core takes it: 0 if outputs are probabilities."""
         return temperature if self.output_kind == "logits" else 0.0
 
-    def rows_of(self, outputs: Any) -> Any:
+    def sliceable_outputs(self, outputs: Any) -> Any:
         """Outputs as something that rows can be sliced from."""
         if outputs is None:
             raise ValueError("outputs are missing; only store='head' does without them")
-        return rows_of(outputs, "outputs")
+        return sliceable(outputs, "outputs")
 
     def layout(self, outputs: Any, like: int | None) -> int:
         """How many columns outputs have; refused if not as many as ``like``."""
@@ -61,7 +61,7 @@ class Spec:
                 "are of task='regression'; a single row is numpy.atleast_2d(outputs); scores of "
                 f"the second of two classes become numpy.stack([{other}, outputs], axis=1)"
             )
-        convert.layout(outputs, "outputs", "(n,)" if flat else "(n, C)")
+        convert.check_layout(outputs, "outputs", "(n,)" if flat else "(n, C)")
         columns = 1 if flat else int(outputs.shape[1])
         if columns == 0:
             shape = tuple(outputs.shape)

@@ -78,7 +78,7 @@ class State:
             checked_temperature(temperature, spec),
             checks.finite(strength, "strength"),
             map_named(probability_map),
-            checks.yes_or_no(auto_prepare, "auto_prepare"),
+            checks.boolean(auto_prepare, "auto_prepare"),
         )
         return State(view, stored, made_by)
 
@@ -263,7 +263,7 @@ class State:
         progress: Callable[[int], None] | None,
     ) -> None:
         """See ``Memory.save``."""
-        checks.told(progress)
+        checks.progress_function(progress)
         if os.fspath(path).lower().endswith(persist.EXPORTS):
             raise ValueError(
                 f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "

@@ -15,7 +15,16 @@ import numpy as np
 
 from resmem import _core
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, Array, Keys, block_of, distinct, forget, rows_of
+from resmem._base.arrays import (
+    F64,
+    I64,
+    Array,
+    Keys,
+    distinct,
+    read_block,
+    release_pages,
+    sliceable,
+)
 from resmem._base.blocks import blocks
 from resmem._correction.correct import Corrector, search
 from resmem._correction.simplex import map_named
@@ -78,7 +87,7 @@ class GivenRows:
         """The base model's outputs (b, C), checked."""
         keys = self._searched.queries(block)[0] if self._given is None else None
         outputs: Array = self._corrector.raw_outputs(keys, self._given, block, self._threads)
-        forget(self._given, block)
+        release_pages(self._given, block)
         return outputs
 
 
@@ -123,11 +132,11 @@ def checked_targets(corrector: Corrector, targets: Any, q: int) -> Array:
     spec, columns = corrector.spec, corrector.rows.columns
     if spec.task == "regression":
         plausible.check_order(targets, corrector.rows.output_names, "memory.output_names_")
-    given = rows_of(targets, "targets")
+    given = sliceable(targets, "targets")
     if len(given.shape):
-        targets = block_of(given, slice(0, given.shape[0]), "targets")
+        targets = read_block(given, slice(0, given.shape[0]), "targets")
     if spec.task == "classification":
-        convert.class_layout(given)
+        convert.check_class_layout(given)
         array: Array = convert.labels(targets, columns)
     else:
         array = spec.values(targets, "targets")
