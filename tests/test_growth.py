@@ -361,7 +361,7 @@ def test_a_file_with_rows_must_say_what_its_preprocess_is(tmp_path, monkeypatch,
     mem = resmem.Memory(k=5, preprocess="center").fit(*ROWS)
     mem._state.hold(
         rows=resmem._rows.snapshot.replace(
-            mem._state.view.rows, preprocess=resmem._keys.preprocess.AS_GIVEN
+            mem._state.view.rows, preprocess=resmem._keys.preprocess.IDENTITY
         )
     )
     (mem.export if suffix == "m.npz" else mem.save)(tmp_path / suffix)

@@ -14,11 +14,11 @@ from resmem._base.arrays import F64, I64, Keys, all_finite, float_state
 from resmem._base.blocks import blocks
 from resmem._indexes.policy import Planner, worth_at_once
 from resmem._keys.rounding import (
-    Keeping,
+    KeyPrecision,
     Metric,
     Neighbourhood,
-    positions,
     rounded_too_far,
+    sample_positions,
     scaled_to_one,
 )
 from resmem._rows import plausible
@@ -120,19 +120,19 @@ class _Search:
         key_dtype: CompareAs = "auto",
     ) -> None:
         self._rows, self._k, self._metric, self._threads = rows, k, metric, threads
-        self._kept = None if key_dtype == "auto" else Keeping(key_dtype)
+        self._kept = None if key_dtype == "auto" else KeyPrecision(key_dtype)
 
     @property
-    def keeping(self) -> Keeping:
+    def keeping(self) -> KeyPrecision:
         """What rounding does to the rows, by a sample of them."""
         if self._kept is None:
-            self._kept, rows = Keeping(), self._rows
-            some = float64(rows[positions(len(rows), rows.shape[1])])
+            self._kept, rows = KeyPrecision(), self._rows
+            some = float64(rows[sample_positions(len(rows), rows.shape[1])])
             if convert.beyond_float32(rows):
-                self._kept = Keeping("float64")
+                self._kept = KeyPrecision("float64")
             elif len(some) and all_finite(some):
                 around = Neighbourhood(some, len(rows), self._metric, self._threads)
-                self._kept = around.keeping(may_shift="euclidean" in self._metric)
+                self._kept = around.key_precision(may_shift="euclidean" in self._metric)
         return self._kept
 
     def needs_float64(self, queries: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

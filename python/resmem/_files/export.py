@@ -25,7 +25,7 @@ from resmem._files import formats
 from resmem._files.atomic import replacing
 from resmem._files.formats import Rows
 from resmem._files.persist import EXPORTS, Progress, Saved, SchemaOf, fitted
-from resmem._keys.preprocess import Fitted
+from resmem._keys.preprocess import FittedPreprocess
 from resmem._keys.stored import widen_keys
 from resmem._rows.ids import NO_RUNS, in_runs
 from resmem._rows.segment import Segment
@@ -229,7 +229,7 @@ class _Reader:
             raise self.bad("head_weight or head_bias holds NaN or infinity")
         return head
 
-    def preprocess(self) -> Fitted:
+    def preprocess(self) -> FittedPreprocess:
         return fitted(
             self.about,
             self.whole("d", 1, 2**31 - 1),

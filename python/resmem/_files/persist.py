@@ -23,7 +23,7 @@ from resmem._files import container
 from resmem._files.container import Pieces, Section, Version
 from resmem._indexes.decision import KINDS, Decision, saved
 from resmem._indexes.policy import Planner
-from resmem._keys.preprocess import AS_GIVEN, NONE, Fitted, method_named
+from resmem._keys.preprocess import IDENTITY, NO_PREPROCESS, FittedPreprocess, preprocess_named
 from resmem._rows.ids import NO_RUNS
 from resmem._rows.segment import Schema, Segment, Stored, target_fault
 from resmem._rows.snapshot import Snapshot
@@ -48,7 +48,7 @@ class File:
     numbers: int = 0  # segments it ever held
     removed: Mapping[int, int] = field(default_factory=dict)  # removed rows, by segment
     retired: Array = field(default_factory=lambda: NO_RUNS)
-    preprocess: Fitted = AS_GIVEN
+    preprocess: FittedPreprocess = IDENTITY
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class Saved:
 
     settings: dict[str, Any]
     head: dict[str, Array]  # "weight" and "bias", or nothing
-    preprocess: Fitted
+    preprocess: FittedPreprocess
     rows: Callable[[SchemaOf], tuple[Snapshot, File | None]]
     bad: Callable[[str], FileFormatError]  # what to raise if any of it makes no sense
 
@@ -379,14 +379,14 @@ def fitted(
     array: Callable[[str, Any, tuple[int, ...]], Array],
     bad: Callable[[str], FileFormatError],
     waits: bool,
-) -> Fitted:
+) -> FittedPreprocess:
     """The preprocess that settings name, of the arrays that ``array`` gives by name, dtype and
     shape.
 
     ``waits``: there are neither rows that it was fitted to nor such arrays.
     """
     try:
-        method = method_named(settings.get("preprocess"))
+        method = preprocess_named(settings.get("preprocess"))
         schema = method.schema(d)
     except ValueError as error:
         raise bad(f"its settings make no sense: {error}") from error
@@ -395,13 +395,13 @@ def fitted(
             raise bad(f"its preprocess {method.name} has an offset besides")
         schema = {"offset": (np.float64, (d,))}
     elif waits and schema:
-        schema, method = {}, NONE
+        schema, method = {}, NO_PREPROCESS
     arrays = {each: np.array(array(each, *kind)) for each, kind in schema.items()}
     if not all(np.isfinite(each).all() for each in arrays.values()):
         raise bad("the numbers of its preprocess hold NaN or infinity")
     if (arrays.get("scale", np.ones(1)) <= 0).any():
         raise bad("the scale of its preprocess is not positive")
-    return Fitted(method, arrays, wide=settings.get("key_dtype") == "float64")
+    return FittedPreprocess(method, arrays, wide=settings.get("key_dtype") == "float64")
 
 
 def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tuple[Snapshot, File]:

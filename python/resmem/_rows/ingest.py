@@ -24,8 +24,14 @@ from resmem._base.arrays import (
 from resmem._base.blocks import blocks
 from resmem._base.errors import warn
 from resmem._base.sample import sample
-from resmem._keys.preprocess import AS_GIVEN, NONE, Fitted, exact
-from resmem._keys.rounding import FRACTION, Keeping, Neighbourhood, errors, positions
+from resmem._keys.preprocess import IDENTITY, NO_PREPROCESS, FittedPreprocess, exact
+from resmem._keys.rounding import (
+    ALLOWED_FRACTION,
+    KeyPrecision,
+    Neighbourhood,
+    rounding_errors,
+    sample_positions,
+)
 from resmem._keys.stored import narrow_keys, widen_keys
 from resmem._rows import plausible
 from resmem._rows.snapshot import Snapshot
@@ -111,9 +117,9 @@ class Incoming:
 
     def _makes_keys(self) -> bool:
         """Whether keys are other numbers than the embeddings, or differently written."""
-        return self.spec.key_dtype == "bfloat16" or self.spec.preprocess != NONE
+        return self.spec.key_dtype == "bfloat16" or self.spec.preprocess != NO_PREPROCESS
 
-    def fitted(self) -> tuple[Fitted, float]:
+    def fitted(self) -> tuple[FittedPreprocess, float]:
         """What makes keys of these rows and of queries, and by how much rounding may move
         distances; settles ``spec.key_dtype``."""
         made_by = self.spec.preprocess.fit(self.n, self.d, self._rows_at)
@@ -124,19 +130,19 @@ class Incoming:
             made_by = replace(made_by, arrays={"offset": keeping.offset})
         return replace(made_by, wide=self.spec.key_dtype == "float64"), keeping.allowed
 
-    def _keeping(self, made_by: Fitted) -> Keeping:
+    def _keeping(self, made_by: FittedPreprocess) -> KeyPrecision:
         """What serves for these rows; a warning if it may not be had."""
         asked = self.spec.key_dtype
         if asked not in ("auto", "float32") or self.n == 0 or made_by.method.linear:
-            return Keeping()
+            return KeyPrecision()
         if convert.fits_float32(self.embeddings.dtype):
-            return Keeping()
-        given = some_rows(self.embeddings, positions(self.n, self.d))
+            return KeyPrecision()
+        given = some_rows(self.embeddings, sample_positions(self.n, self.d))
         if not all_finite(given):
-            return Keeping()  # a row that is not is refused, by its number, when it is written
+            return KeyPrecision()  # a row that is not is refused, by its number, when it is written
         around = Neighbourhood(exact_keys(given, made_by), self.n)
         layer = self.spec.store.has_layer
-        keeping = around.keeping(may_shift=made_by.plain and not layer)
+        keeping = around.key_precision(may_shift=made_by.plain and not layer)
         as_it_is = keeping.dtype == "float32" and keeping.offset is None
         if as_it_is or (asked == "auto" and not layer):
             return keeping
@@ -148,9 +154,9 @@ class Incoming:
             )
         warn(
             f"embeddings of dtype {self.embeddings.dtype} are rounded to float32, which moves "
-            f"distances by more than {FRACTION:.0%} of what neighbours lie apart; {cure}"
+            f"distances by more than {ALLOWED_FRACTION:.0%} of what neighbours lie apart; {cure}"
         )
-        return Keeping()
+        return KeyPrecision()
 
     def _rows_at(self, positions: I64) -> Keys:
         """Embeddings at ascending positions, found in slices, as a data set may know no other way.
@@ -169,7 +175,7 @@ class Incoming:
         rows: Keys = np.concatenate(parts)
         if _core.inspect_rows(rows)[1] >= 0:
             for block in blocks(self.n, 8 * self.d):
-                self._keys(block, AS_GIVEN)
+                self._keys(block, IDENTITY)
         return rows
 
     def refuse_rounding(self, into: Snapshot) -> None:
@@ -179,11 +185,11 @@ class Incoming:
         narrow = self.spec.store.has_layer or self.spec.key_dtype != "float32"
         if narrow or made_by.method.linear or convert.fits_float32(self.embeddings.dtype):
             return
-        given = some_rows(self.embeddings, positions(self.n, self.d))
+        given = some_rows(self.embeddings, sample_positions(self.n, self.d))
         if not all_finite(given):
             return  # it is refused, by its number, when it is written
         keys = exact_keys(given, made_by)
-        moved = errors(keys)
+        moved = rounding_errors(keys)
         if not moved.any():
             return
         n = len(into)
@@ -191,7 +197,7 @@ class Incoming:
         few = n // step == (n + self.n) // step and math.isfinite(into.allowed)
         if few and moved.max() <= into.allowed:
             return
-        parts = [s["keys"][at] for s, at in into.sample(positions(len(into), self.d))]
+        parts = [s["keys"][at] for s, at in into.sample(sample_positions(len(into), self.d))]
         stored = np.concatenate([np.empty((0, keys.shape[1]), np.float32), *parts])
         # A stored row that a new one becomes when it is rounded was the same before, or it lay no
         # farther off than is seen by how far the new one moves.
@@ -203,14 +209,15 @@ class Incoming:
         others = stored[np.array([row not in here for row in old], dtype=bool)]
         both = np.concatenate([keys, others.astype(np.float64)])
         mixed = bool((moved[same] > into.allowed).any())
-        if mixed or Neighbourhood(both, self.n + len(into)).used() > 1:
+        if mixed or Neighbourhood(both, self.n + len(into)).error_ratio() > 1:
             raise ValueError(
                 f"embeddings of dtype {self.embeddings.dtype}, rounded to float32 as the rows of "
-                f"this memory are, would be moved by more than {FRACTION:.0%} of what neighbours "
-                "lie apart; fit all rows again, with key_dtype='float64' if more such will come"
+                f"this memory are, would be moved by more than {ALLOWED_FRACTION:.0%} of what "
+                "neighbours lie apart; fit all rows again, with key_dtype='float64' if more such "
+                "will come"
             )
 
-    def _keys(self, block: slice, made_by: Fitted) -> tuple[Keys, float]:
+    def _keys(self, block: slice, made_by: FittedPreprocess) -> tuple[Keys, float]:
         part = read_block(self.embeddings, block, "embeddings")
         return made_by.keys(part, self.d, 0, block.start)
 
@@ -271,7 +278,7 @@ def some_rows(source: Any, at: I64) -> Array:
     return np.concatenate(parts)
 
 
-def exact_keys(embeddings: Array, made_by: Fitted) -> F64:
+def exact_keys(embeddings: Array, made_by: FittedPreprocess) -> F64:
     """Keys of finite embeddings before they are rounded to float32."""
     keys = replace(made_by, wide=True).apply(exact(embeddings, None, 0, 0))
     return keys.astype(np.float64, copy=False)
@@ -286,7 +293,7 @@ def warn_of_rounding(embeddings: Any, rows: Snapshot) -> None:
     given = some_rows(embeddings, sample(n, _LOOKED_AT))
     if not all_finite(given):
         return
-    moved = float(errors(exact_keys(given, rows.preprocess)).max())
+    moved = float(rounding_errors(exact_keys(given, rows.preprocess)).max())
     if moved > rows.allowed:
         warn(
             f"embeddings of dtype {embeddings.dtype}, rounded to float32 as the rows of this "

@@ -20,7 +20,7 @@ import numpy as np
 
 from resmem import _core
 from resmem._base.arrays import I64, Array, Keys
-from resmem._keys.preprocess import AS_GIVEN, Fitted
+from resmem._keys.preprocess import IDENTITY, FittedPreprocess
 from resmem._rows.growth import UNKNOWN, Basis
 from resmem._rows.ids import AT_ONCE, NO_RUNS, distinct, in_runs, joined, repeated, runs
 from resmem._rows.segment import LEAST_ROOM, Schema, Segment, damaged, room, row_bytes
@@ -44,7 +44,9 @@ class Snapshot:
     version: int = 0  # counts removals
     retired: I64 = field(default_factory=lambda: NO_RUNS)  # runs of ids of removed rows that no
     # segment holds any longer; they are never given out again
-    preprocess: Fitted = AS_GIVEN  # makes keys of embeddings; not that of the memory until there
+    preprocess: FittedPreprocess = (
+        IDENTITY  # makes keys of embeddings; not that of the memory until there
+    )
     # are rows to fit it to
     preprocess_basis: Basis = UNKNOWN  # the rows that it was fitted to
     allowed: float = math.inf  # how far rounding to float32 may move a query
@@ -85,7 +87,7 @@ class Snapshot:
         return found
 
     def keys(self, embeddings: Any, threads: int = 0, first_row: int = 0) -> tuple[Keys, float]:
-        """What is searched for of queries, and its largest |value|; see ``Fitted.keys``."""
+        """Return the keys of queries and their largest |value|; see ``FittedPreprocess.keys``."""
         return self.preprocess.keys(embeddings, self.d, threads, first_row)
 
     def keys_for_core(self, queries: int) -> list[Any]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from resmem import _core
 from resmem._base import convert
 from resmem._base.arrays import F64, sliceable, to_numpy
-from resmem._keys.preprocess import NONE, Method
+from resmem._keys.preprocess import NO_PREPROCESS, Preprocess
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.segment import Schema
 from resmem._rows.stores.store import Store
@@ -31,7 +31,7 @@ class Spec:
     output_kind: str
     key_dtype: KeyDtype
     store: Store
-    preprocess: Method = NONE
+    preprocess: Preprocess = NO_PREPROCESS
 
     def schema(self, d: int, columns: int) -> Schema:
         """Names, dtypes and shapes of the arrays of a segment, for embeddings of width ``d``."""

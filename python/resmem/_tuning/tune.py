@@ -18,7 +18,7 @@ from resmem._base.errors import warn
 from resmem._base.sample import sample
 from resmem._correction.correct import Corrector
 from resmem._correction.simplex import map_named
-from resmem._keys.preprocess import method_named
+from resmem._keys.preprocess import preprocess_named
 from resmem._rows.plausible import Seen
 from resmem._rows.snapshot import Snapshot
 from resmem._scores.folds import fold_numbers
@@ -67,7 +67,7 @@ def tune(
     tried: set[tuple[str, str]] = set()
     for name in choices(preprocess, kept[0], "preprocess"):
         for dtype in choices(key_dtype, kept[1], "key_dtype"):
-            if dtype == "float64" and method_named(name).linear:
+            if dtype == "float64" and preprocess_named(name).linear:
                 dtype = "float32"  # which is what its layer gives
             if (name, dtype) in tried:
                 continue
