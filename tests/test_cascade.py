@@ -436,7 +436,7 @@ def timed(monkeypatch, seconds):
 
 
 def test_a_memory_builds_when_searching_has_paid_for_it_and_keeps_its_bits(monkeypatch):
-    monkeypatch.setattr(policy, "WORTH", 2000)
+    monkeypatch.setattr(policy, "TRIAL_QUERIES", 2000)
     queries, rows = clustered(N, 1500, 120)
     memory = memory_of(rows)
     first = memory.kneighbors(queries)
@@ -487,8 +487,8 @@ def test_few_queries_and_many_are_measured_and_served_apart(monkeypatch):
     assert (plan["search"], plan["search_few"]) == ("float32", "cascade")
     (segment,) = memory._state.view.fitted.segments
     serves = segment.planner.index_of
-    assert serves(segment.arrays["keys"], index_decision.FEW) is None
-    assert serves(segment.arrays["keys"], index_decision.FEW - 1) is not None
+    assert serves(segment.arrays["keys"], index_decision.LEAST_BATCH) is None
+    assert serves(segment.arrays["keys"], index_decision.LEAST_BATCH - 1) is not None
     wanted = oracle.search(queries, rows, 5)
     assert_same(memory.kneighbors(queries), wanted)
     assert_same(memory.kneighbors(queries[:3]), (wanted[0][:3], wanted[1][:3]))
@@ -573,7 +573,7 @@ def slow_builds(monkeypatch):
 
 @pytest.mark.parametrize("began", ["prepare", "kneighbors"])
 def test_prepare_beside_a_build_returns_when_it_is_built(monkeypatch, slow_builds, began):
-    monkeypatch.setattr(policy, "WORTH", 10)
+    monkeypatch.setattr(policy, "TRIAL_QUERIES", 10)
     begun, go_on, built = slow_builds
     queries, rows = clustered(N, 20, 24)
     memory = memory_of(rows)
@@ -718,14 +718,14 @@ def test_a_child_forked_during_a_build_builds_for_itself(slow_builds, origin):
 def test_threads_that_first_ask_a_file_for_its_cascade_all_get_it(tmp_path, monkeypatch):
     _, rows = clustered(N, 5, 24)
     memory_of(rows).prepare().save(tmp_path / "m")
-    read, saved = [], index_decision.saved
+    read, saved = [], index_decision.decision_from_file
 
     def slowly(*arguments):
         read.append(arguments)
         time.sleep(0.1)
         return saved(*arguments)
 
-    monkeypatch.setattr("resmem._files.persist.saved", slowly)
+    monkeypatch.setattr("resmem._files.persist.decision_from_file", slowly)
     memory, barrier = resmem.Memory.load(tmp_path / "m"), threading.Barrier(3)
 
     def ask(_):
@@ -752,7 +752,7 @@ ASKED = {
 @pytest.mark.filterwarnings("ignore:tune. the base model errs:UserWarning")
 @pytest.mark.parametrize("call", ASKED)
 def test_no_search_builds_where_that_is_not_wanted(monkeypatch, call):
-    monkeypatch.setattr(policy, "WORTH", 20)
+    monkeypatch.setattr(policy, "TRIAL_QUERIES", 20)
     queries, rows = clustered(N, 40, 24)
     outputs = np.arange(40, dtype=np.float32)[:, None]
     memory = memory_of(rows, auto_prepare=False)
@@ -764,7 +764,7 @@ def test_no_search_builds_where_that_is_not_wanted(monkeypatch, call):
 
 
 def test_whether_searches_build_can_be_set_at_any_time(monkeypatch, tmp_path):
-    monkeypatch.setattr(policy, "WORTH", 20)
+    monkeypatch.setattr(policy, "TRIAL_QUERIES", 20)
     queries, rows = clustered(N, 40, 24)
     memory_of(rows, auto_prepare=False).save(tmp_path / "m")
     memory = resmem.Memory.load(tmp_path / "m")
@@ -804,7 +804,7 @@ def test_keys_made_anew_are_not_searched_through_the_old_cascade():
 @pytest.mark.usefixtures("always_faster")
 @pytest.mark.parametrize("metric", METRICS)
 def test_one_search_builds_for_itself_if_it_is_large(monkeypatch, metric):
-    monkeypatch.setattr(policy, "WORTH_AT_ONCE_NARROW", 4000)
+    monkeypatch.setattr(policy, "SINGLE_CALL_QUERIES_NARROW", 4000)
     queries, rows = clustered(N, 4000, 20)
     queries[7], rows[::1000] = 0, 0
     built = []
@@ -1087,7 +1087,7 @@ def test_a_cascade_that_makes_no_sense_is_left_alone():
     _, rows = clustered(700, 1, 40)
     arrays = {**cascade_of(rows, None, 16, 3).arrays(), "serves": np.ones(2, np.uint8)}
     stored = ("file", 0)
-    saved = partial(index_decision.saved, "cascade")
+    saved = partial(index_decision.decision_from_file, "cascade")
     assert saved(arrays, rows, stored).stored == stored
     assert saved({**arrays, "serves": np.ones(3, np.uint8)}, rows, stored) is None
     assert saved({**arrays, "rows": arrays["rows"][:-1]}, rows, stored) is None

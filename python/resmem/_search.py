@@ -163,7 +163,7 @@ class _Search:
         segment, index = (stored, None, 0, None, rows_max), None
         if worth_at_once(len(asked), stored.shape[1], self._metric):
             planner, plan = Planner(most_trials=1), (len(asked), self._k, self._threads)
-            planner.ask(segment, stored, *plan, at_once=True, metric=self._metric)
+            planner.note_queries(segment, stored, *plan, at_once=True, metric=self._metric)
             index = planner.index_of(stored, len(asked))
         return self._found(asked, queries_max, (*segment, index), excluded)
 

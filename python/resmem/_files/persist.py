@@ -21,7 +21,7 @@ from resmem._base.arrays import Array, release_pages
 from resmem._base.errors import FileFormatError
 from resmem._files import container
 from resmem._files.container import Pieces, Section, Version
-from resmem._indexes.decision import KINDS, Decision, saved
+from resmem._indexes.decision import KINDS, Decision, decision_from_file
 from resmem._indexes.policy import Planner
 from resmem._keys.preprocess import IDENTITY, NO_PREPROCESS, FittedPreprocess, preprocess_named
 from resmem._rows.ids import NO_RUNS
@@ -95,7 +95,7 @@ def save(
             place = Stored(version.uuid, number, frozenset(segment.arrays))
             segment = replace(segment, stored=place)
             if (decision := work.decisions[at]) is not None:
-                segment.planner.lies_at(decision, (version.uuid, number))
+                segment.planner.mark_stored(decision, (version.uuid, number))
         stored.append(segment)
     found = _mapped(name, rows, version, mapped) if mapped else {}
     return Written(file, replace(rows, segments=tuple(stored)), found)
@@ -478,7 +478,7 @@ def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment
     for kind in KINDS:  # a reader that does not know one searches without
         if built := reader.below(f"{number}/{kind}/"):
             stored = (file.version.uuid, number)
-            read = partial(saved, kind, built, arrays["keys"], stored)
+            read = partial(decision_from_file, kind, built, arrays["keys"], stored)
             segment = replace(segment, planner=Planner(read=read))
     dead = reader.whole(fields, "removed", n)
     if dead:

@@ -103,7 +103,7 @@ class Snapshot:
             return  # float64 keys have none
         for segment in self.segments:
             of = (segment.keys_for_core(), segment.arrays["keys"])
-            segment.planner.ask(*of, queries, k, threads, at_once)
+            segment.planner.note_queries(*of, queries, k, threads, at_once)
 
     def sample(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
         """Segments and their rows at these ascending positions among the living rows."""
