@@ -23,10 +23,10 @@ from resmem._rows import plausible
 from resmem._scores.metrics import (
     Interval,
     error_of,
-    explained,
     gains_of,
     losses_of,
     paired_interval,
+    r2_from_sums,
     reliability,
 )
 from resmem._state.view import MemoryView
@@ -228,7 +228,7 @@ class _Values:
         return {
             "rmse": self.main(slice(None)),
             "mae": float(self.absolute.mean()),
-            "r2": explained(float(self.loss.sum()), self._truth.total),
+            "r2": r2_from_sums(float(self.loss.sum()), self._truth.total),
         }
 
     def main(self, at: I64 | slice) -> float:

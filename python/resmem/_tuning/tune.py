@@ -205,7 +205,7 @@ class _Work(NamedTuple):
         first, rows = trials[0], len(trials[0].source)
 
         def times(settings: list[Settings]) -> int:
-            return len(settings) if score.given else len({s.temperature for s in settings})
+            return len(settings) if score.custom else len({s.temperature for s in settings})
 
         proved = rows * (PROVED + (RIVALS if len(trials) > 1 else 0))
         others = proved + rows * (times(first.settings("mean")) + times(first.settings("targets")))
@@ -218,7 +218,7 @@ class _Work(NamedTuple):
             rows * len(trials),
             rows * sum(times(trial.settings()) for trial in trials),
             others,
-            proved if first.spec.store.has_layer or score.given else 0,
+            proved if first.spec.store.has_layer or score.custom else 0,
         )
 
 
