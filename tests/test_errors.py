@@ -269,7 +269,7 @@ PARAMETERS += [
     (lambda: resmem.Memory(key_dtype=["float16"]), ValueError, r"key_dtype must be one of .*, got \['float16'\]"),
     (lambda: setattr(resmem.Memory(), "n_neighbors", 5), AttributeError, r"Memory has no 'n_neighbors' to set; use k"),
     (lambda: resmem.Memory.load("x.resmem", progress=True), TypeError, r"progress must be a function of a number of bytes, got True"),
-    (lambda: resmem.Memory().fit(Z, L[:, 0], Y), ValueError, r"outputs must have shape \(n, C\), got \(6,\); values to predict are of task='regression'; a single row is .*; scores of the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
+    (lambda: resmem.Memory().fit(Z, L[:, 0], Y), ValueError, r"outputs must have shape \(n, C\), got \(6,\); for values to predict use task='regression'; a single row is .*; scores of the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
     (lambda: resmem.Memory(output_kind="probabilities").fit(Z, P[:, 0], Y), ValueError, r".*numpy\.stack\(\[numpy\.subtract\(1, outputs\), outputs\], axis=1\)"),
     (lambda: resmem.Memory().fit(Z, L[:, :1], Y), ValueError, r"targets: row . is class 1, but outputs have 1 columns, so classes are 0 to 0; for two classes, pass both columns, numpy\.hstack\(\[numpy\.zeros_like\(outputs\), outputs\]\)"),
     (lambda: resmem.Memory().fit(Z, L, [1, 2, 1, 2, 1, 2]), ValueError, r"targets: row 1 is class 2, .*; for classes counted from 1, pass numpy\.asarray\(targets\) - 1"),
@@ -296,7 +296,7 @@ CLASSES = [
     (lambda m: m.fit(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
     (lambda m: m.fit(Z[0], L, Y), ValueError, r"embeddings must have shape \(n, d\), got \(3,\); a single row is numpy\.atleast_2d\(embeddings\)"),
     (lambda m: m.fit(Z, L[:4], Y), ValueError, r"outputs must have one row per row of embeddings \(6\), got 4"),
-    (lambda m: m.fit(Z, L[0], Y), ValueError, r"outputs must have shape \(n, C\), got \(2,\); values to predict are of task='regression'; a single row is numpy\.atleast_2d\(outputs\); scores of the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
+    (lambda m: m.fit(Z, L[0], Y), ValueError, r"outputs must have shape \(n, C\), got \(2,\); for values to predict use task='regression'; a single row is numpy\.atleast_2d\(outputs\); scores of the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
     (lambda m: m.fit(Z, L[:, :0], Y), ValueError, r"outputs must have at least one column, got shape \(6, 0\)"),
     (lambda m: m.fit(Z, with_value(L, 3, np.nan), Y), ValueError, r"outputs: row 3 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
     (lambda m: m.fit(Z, with_value(L, 5, np.inf), Y), ValueError, r"outputs: row 5 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
@@ -372,7 +372,7 @@ PROBABILITIES = [
 
 VALUES = [
     (lambda m: m.fit(Z, V, V[:4]), ValueError, r"targets must have one row per row of embeddings \(6\), got 4"),
-    (lambda m: m.fit(Z, L, V), ValueError, r"targets \(6,\) and outputs \(6, 2\) must have one shape; classes are of task='classification'"),
+    (lambda m: m.fit(Z, L, V), ValueError, r"targets \(6,\) and outputs \(6, 2\) must have one shape; for classes use task='classification'"),
     (lambda m: m.fit(Z, L, L[None]), ValueError, r"targets must have shape \(n, C\), got \(1, 6, 2\); for one row per position, pass numpy\.reshape\(targets, \(-1, 2\)\); for one row per example, pass numpy\.reshape\(targets, \(len\(targets\), -1\)\)"),
     (lambda m: m.fit(Z, with_value(V, 2, np.nan, float), V), ValueError, r"outputs: row 2 holds NaN or infinity \(as float64\)"),
     (lambda m: m.fit(Z, V, with_value(V, 5, np.inf, float)), ValueError, r"targets: row 5 holds NaN or infinity \(as float64\)"),

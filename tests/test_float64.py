@@ -452,7 +452,7 @@ def test_float32_that_was_asked_for_is_warned_of_and_the_cure_works():
 def test_a_head_cannot_take_an_offset_off_and_says_so():
     head = np.zeros((3, 1), np.float32), None
     with pytest.warns(
-        resmem.ResmemWarning, match="take an offset off the embeddings, of queries too"
+        resmem.ResmemWarning, match="subtract an offset from the embeddings, of queries too"
     ):
         resmem.Memory(k=4, store="head", head=head).fit(SECONDS, None, np.zeros(300, int))
     resmem.Memory(k=4, store="head", head=head).fit(SECONDS - SECONDS[0], None, np.zeros(300, int))

@@ -232,7 +232,7 @@ class Corrector:
         given = self.spec.sliceable_outputs(outputs)
         if len(given.shape) == 0:
             raise ValueError("outputs must have shape (n, C), got ()")
-        self.spec.layout(given, self.rows.columns)
+        self.spec.column_count(given, self.rows.columns)
         checks.same_length("outputs", given.shape[0], of, q)
         if not known:
             plausible.check_logits(self.spec, given, fitted=True)

@@ -338,21 +338,21 @@ class _Trial:
         if q == 0:
             raise ValueError("embeddings must have at least one row to evaluate, got none")
         tallies: Tallies = {}
-        nearest, seen = np.empty(q), plausible.Seen(corrector.spec, corrector.rows, q)
+        nearest, seen = np.empty(q), plausible.OverlapCounter(corrector.spec, corrector.rows, q)
         for block in blocks(q, 24 * k + 64 * corrector.rows.columns):
             keys, largest = queries.queries(block)
             raw = corrector.raw_outputs(keys, given, block, self.threads)
             distances, positions = queries.find(block, keys, largest)
             nearest[block] = distances[:, 0]
             wanted = truth.read(block)
-            seen.look(block, keys, positions[:, 0], wanted)
+            seen.count(block, keys, positions[:, 0], wanted)
             for name, values in self._predictions(raw, distances, positions).items():
                 if name not in tallies:
                     tallies[name] = truth.tally()
                 tallies[name].add(block, values, wanted)
             queries.forget(block)
             release_pages(given, block)
-        if note := seen.note("evaluated"):
+        if note := seen.warning("evaluated"):
             warn(f"evaluate: {note}")
         return tallies, nearest, truth.classes
 

@@ -61,10 +61,10 @@ class Written:
 
     def followed_by(self, now: Snapshot) -> Snapshot:
         """``now``, a later snapshot, with its segments where they are in the file."""
-        now = now.marked(self.rows)
+        now = now.stored_as(self.rows)
         for at, segment in self.mapped.items():
             place = slice(at, at + 1)
-            after = now.compacted(place, self.rows, segment, self.rows.gone(place))
+            after = now.compacted(place, self.rows, segment, self.rows.dead_ids(place))
             now = now if after is None else after
         return now
 

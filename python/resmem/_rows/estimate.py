@@ -1,4 +1,4 @@
-"""What a memory would take, before it is built."""
+"""The bytes and the time that a memory would take, before it is built."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ from resmem._rows.stores.named import (
 )
 
 _SUGGESTED_M = 32  # entries of the sparse store that an estimate shows
-_DENSE_BYTES = 256 << 20  # that residuals may take of themselves where there is a smaller store
-_DENSE_COLUMNS = 1000  # up to which that store is not much smaller
-_SHARE = 0.5  # of the memory available that a suggestion may take, unless told
+_DENSE_BYTES = 256 << 20  # bytes up to which a dense store is suggested, whatever its columns
+_DENSE_COLUMNS = 1000  # columns up to which other stores are not much smaller than a dense one
+_DEFAULT_BUDGET = 0.5  # part of the available memory that a suggestion may take by default
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to keep the rows. ``nbytes`` is both the memory and the file, ``milliseconds`` what
-    the correction of 1,000 queries takes."""
+    """One way to store the rows.
+
+    ``nbytes`` is the size in memory and in a file; ``milliseconds`` is the time to correct 1,000
+    queries.
+    """
 
     store: str
     residual_dtype: str
@@ -41,21 +44,21 @@ class Option:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes and time that every store would take, and the one to start with."""
+    """The bytes and the time that every store would take, and the store to start with."""
 
     n: int
     d: int
     columns: int
     key_dtype: str
     k: int
-    threads: int  # that the times are of
+    threads: int  # that the times are for
     budget: int  # bytes that a memory may take
     budget_is_default: bool
     options: tuple[Option, ...]
     suggested: Option
 
     def to_dict(self) -> dict[str, object]:
-        """The same as plain numbers and strings."""
+        """Return the estimate as plain numbers and strings."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -89,16 +92,20 @@ def estimate(
     budget: int | None,
     k: int = 50,
 ) -> Estimate:
-    """See ``Memory.estimate``."""
+    """Return the estimate that ``Memory.estimate`` describes."""
     if task not in ("classification", "regression"):
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
     if key_dtype == "auto":
-        key_dtype = "float32"  # as it is for nearly all embeddings
+        key_dtype = "float32"  # as "auto" becomes for nearly all embeddings
     n = checks.count(n, "n", 0)
     d, columns, k = checks.count(d, "d"), checks.count(columns, "C"), checks.count(k, "k")
     if key_dtype not in KEY_DTYPES:
         raise ValueError(f"key_dtype must be one of {', '.join(KEY_DTYPES)}, got {key_dtype!r}")
-    limit = int(memory_available() * _SHARE) if budget is None else checks.count(budget, "budget")
+    limit = (
+        int(memory_available() * _DEFAULT_BUDGET)
+        if budget is None
+        else checks.count(budget, "budget")
+    )
     sparse = f"sparse:{_SUGGESTED_M}"
     whole = residual_dtype_for(task, None)
     ways = [
@@ -121,7 +128,7 @@ def estimate(
         schema = {**key_and_target_schema(task, key_dtype, d, columns), **kept}
         shared = shared_schema(name, columns, d).values()
         fixed = sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape in shared)
-        seconds = rates(d).of_query(n, d, columns, min(k, n), name.split(":")[0], entries)
+        seconds = rates(d).seconds_per_query(n, d, columns, min(k, n), name.split(":")[0], entries)
         options.append(Option(name, dtype, n * row_bytes(schema) + fixed, 1e6 * seconds, keeps))
     return Estimate(
         n, d, columns, key_dtype, k, _core.default_threads(), limit, budget is None, tuple(options),
@@ -130,8 +137,10 @@ def estimate(
 
 
 def _suggested(options: list[Option], limit: int, columns: int) -> Option:
-    """The first that fits, residuals in full only where they are small or few; if none fits, the
-    smallest."""
+    """Return the first option that fits, or the smallest if none does.
+
+    Dense ones count only if they are small or have few columns.
+    """
     fits = [option for option in options if option.nbytes <= limit]
     for option in fits:
         small = option.nbytes <= _DENSE_BYTES or columns <= _DENSE_COLUMNS

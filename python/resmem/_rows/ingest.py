@@ -1,5 +1,7 @@
-"""From a caller's arrays to the rows of a segment: checked and converted block by block, so that
-mapped files larger than memory pass through."""
+"""The conversion of a caller's arrays to the rows of a segment, checked block by block.
+
+Blocks bound the memory that this takes, so that mapped files may be larger than memory.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,11 @@ from resmem._rows import plausible
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 
-_LOOKED_AT = 64  # rows or queries that are looked at to see what rounding does
+_SAMPLED_QUERIES = 64  # queries per call whose rounding is measured
 
 
 class Incoming:
-    """Rows that a caller hands over. Shapes and dtypes are checked at once, values in ``write``."""
+    """Rows that a caller gives. Shapes and dtypes are checked at once, values in ``write``."""
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class Incoming:
             self.outputs = spec.sliceable_outputs(outputs)
             if spec.task == "classification":
                 plausible.check_roles(self.outputs, self.targets)
-            self.columns = spec.layout(self.outputs, like.columns if like else None)
+            self.columns = spec.column_count(self.outputs, like.columns if like else None)
             checks.same_length("outputs", self.outputs.shape[0], "embeddings", self.n)
         self.flat = len(self.targets.shape) == 1 and spec.task == "regression"
         self._check_targets()
@@ -80,7 +82,7 @@ class Incoming:
             shapes = f"targets {tuple(self.targets.shape)} and outputs {tuple(self.outputs.shape)}"
             hint = ""
             if self._width(self.targets) == 1 and self._width(self.outputs) > 1:
-                hint = "; classes are of task='classification'"
+                hint = "; for classes use task='classification'"
             raise ValueError(f"{shapes} must have one shape{hint}")
         self.ids: I64 | None = None if ids is None else convert.row_ids(ids, self.n)
         plausible.check_logits(spec, self.outputs)
@@ -96,7 +98,7 @@ class Incoming:
         return 1 if len(values.shape) == 1 else int(values.shape[1])
 
     def borrowable(self) -> dict[str, Array]:
-        """Arrays that can be kept as they are."""
+        """Return the caller's arrays that a segment can hold without a copy, by name."""
         given = {"keys": self.embeddings, "outputs": self.outputs, "targets": self.targets}
         if self.spec.task == "regression":
             for name in ("outputs", "targets"):
@@ -116,41 +118,43 @@ class Incoming:
         return found
 
     def _makes_keys(self) -> bool:
-        """Whether keys are other numbers than the embeddings, or differently written."""
+        """Tell whether keys differ from the embeddings, in value or in how they are stored."""
         return self.spec.key_dtype == "bfloat16" or self.spec.preprocess != NO_PREPROCESS
 
     def fitted(self) -> tuple[FittedPreprocess, float]:
-        """What makes keys of these rows and of queries, and by how much rounding may move
-        distances; settles ``spec.key_dtype``."""
-        made_by = self.spec.preprocess.fit(self.n, self.d, self._rows_at)
-        keeping = self._keeping(made_by)
-        if self.spec.key_dtype == "auto":
-            self.spec = replace(self.spec, key_dtype=keeping.dtype)
-        if keeping.offset is not None:
-            made_by = replace(made_by, arrays={"offset": keeping.offset})
-        return replace(made_by, wide=self.spec.key_dtype == "float64"), keeping.allowed
+        """Return the preprocess fitted to these rows, and how far rounding may move queries.
 
-    def _keeping(self, made_by: FittedPreprocess) -> KeyPrecision:
-        """What serves for these rows; a warning if it may not be had."""
+        This also replaces the key dtype "auto" in ``spec``.
+        """
+        made_by = self.spec.preprocess.fit(self.n, self.d, self._rows_at)
+        precision = self._precision(made_by)
+        if self.spec.key_dtype == "auto":
+            self.spec = replace(self.spec, key_dtype=precision.dtype)
+        if precision.offset is not None:
+            made_by = replace(made_by, arrays={"offset": precision.offset})
+        return replace(made_by, wide=self.spec.key_dtype == "float64"), precision.allowed
+
+    def _precision(self, made_by: FittedPreprocess) -> KeyPrecision:
+        """Return the key precision that these rows need; warn if settings do not allow it."""
         asked = self.spec.key_dtype
         if asked not in ("auto", "float32") or self.n == 0 or made_by.method.linear:
             return KeyPrecision()
         if convert.fits_float32(self.embeddings.dtype):
             return KeyPrecision()
-        given = some_rows(self.embeddings, sample_positions(self.n, self.d))
+        given = rows_at(self.embeddings, sample_positions(self.n, self.d))
         if not all_finite(given):
-            return KeyPrecision()  # a row that is not is refused, by its number, when it is written
+            return KeyPrecision()  # ``write`` refuses the row that is not, and names it
         around = Neighbourhood(exact_keys(given, made_by), self.n)
         layer = self.spec.store.has_layer
-        keeping = around.key_precision(may_shift=made_by.plain and not layer)
-        as_it_is = keeping.dtype == "float32" and keeping.offset is None
-        if as_it_is or (asked == "auto" and not layer):
-            return keeping
+        precision = around.key_precision(may_shift=made_by.plain and not layer)
+        plain_float32 = precision.dtype == "float32" and precision.offset is None
+        if plain_float32 or (asked == "auto" and not layer):
+            return precision
         cure = "use key_dtype='auto'"
         if layer:
             cure = (
-                "take an offset off the embeddings, of queries too, and add weight @ offset to the "
-                "bias of the head"
+                "subtract an offset from the embeddings, of queries too, and add weight @ offset "
+                "to the bias of the head"
             )
         warn(
             f"embeddings of dtype {self.embeddings.dtype} are rounded to float32, which moves "
@@ -159,9 +163,9 @@ class Incoming:
         return KeyPrecision()
 
     def _rows_at(self, positions: I64) -> Keys:
-        """Embeddings at ascending positions, found in slices, as a data set may know no other way.
+        """Return embeddings at ascending positions, read in slices, as data sets may have no more.
 
-        ValueError, naming the first of all rows that is not finite, if one of these is not.
+        ValueError if one of them is not finite; it names the first of all rows that is not.
         """
         parts: list[Any] = []
         first, end = int(positions[0]), int(positions[-1]) + 1
@@ -179,34 +183,33 @@ class Incoming:
         return rows
 
     def refuse_rounding(self, into: Snapshot) -> None:
-        """ValueError if float32 keys, which a snapshot has, would mix these rows up with its own or
-        with one another."""
+        """Refuse rows that a snapshot's float32 keys could not tell from its own or one another."""
         made_by = into.preprocess
         narrow = self.spec.store.has_layer or self.spec.key_dtype != "float32"
         if narrow or made_by.method.linear or convert.fits_float32(self.embeddings.dtype):
             return
-        given = some_rows(self.embeddings, sample_positions(self.n, self.d))
+        given = rows_at(self.embeddings, sample_positions(self.n, self.d))
         if not all_finite(given):
-            return  # it is refused, by its number, when it is written
+            return  # ``write`` refuses the row that is not, and names it
         keys = exact_keys(given, made_by)
         moved = rounding_errors(keys)
         if not moved.any():
             return
         n = len(into)
-        step = 1 << max(0, n.bit_length() - 5)  # measured at most 32 times while rows double
-        few = n // step == (n + self.n) // step and math.isfinite(into.allowed)
-        if few and moved.max() <= into.allowed:
+        step = 1 << max(0, n.bit_length() - 5)  # so measured at most 32 times while rows double
+        few_new = n // step == (n + self.n) // step and math.isfinite(into.allowed)
+        if few_new and moved.max() <= into.allowed:
             return
         parts = [s["keys"][at] for s, at in into.sample(sample_positions(len(into), self.d))]
         stored = np.concatenate([np.empty((0, keys.shape[1]), np.float32), *parts])
-        # A stored row that a new one becomes when it is rounded was the same before, or it lay no
-        # farther off than is seen by how far the new one moves.
+        # A stored row that equals a rounded new row is left out: it was equal before rounding too,
+        # or no farther off than the new row moves, which ``mixed`` compares with what is allowed.
         with np.errstate(over="ignore"):
             new = [row.tobytes() for row in keys.astype(np.float32)]
         old = [row.tobytes() for row in stored]
-        there, here = set(old), set(new)
-        same = np.array([row in there for row in new])
-        others = stored[np.array([row not in here for row in old], dtype=bool)]
+        stored_rows, new_rows = set(old), set(new)
+        same = np.array([row in stored_rows for row in new])
+        others = stored[np.array([row not in new_rows for row in old], dtype=bool)]
         both = np.concatenate([keys, others.astype(np.float64)])
         mixed = bool((moved[same] > into.allowed).any())
         if mixed or Neighbourhood(both, self.n + len(into)).error_ratio() > 1:
@@ -224,15 +227,15 @@ class Incoming:
     def write(
         self, arrays: dict[str, Array], at: int, into: Snapshot, skip: frozenset[str]
     ) -> tuple[float, float]:
-        """Write all rows but the arrays to ``skip`` to ``arrays``, from row ``at`` on, as those of
-        a snapshot.
+        """Write all rows, except arrays named in ``skip``, to ``arrays`` from row ``at`` on.
 
-        Returns the largest |value| of the stored keys and the largest error of a residual.
+        They become rows of the snapshot ``into``. Returns the largest |value| of the stored keys
+        and the largest error of a residual.
         """
         keys_max, error = 0.0, 0.0
         for block in blocks(self.n, 8 * self.d + 16 * self.columns):
-            parts, largest, wrong = self._block(block, into)
-            keys_max, error = max(keys_max, largest), max(error, wrong)
+            parts, largest, block_error = self._block(block, into)
+            keys_max, error = max(keys_max, largest), max(error, block_error)
             for name, part in parts.items():
                 if name not in skip:
                     arrays[name][at + block.start : at + block.stop] = part
@@ -241,7 +244,9 @@ class Incoming:
         if self.spec.key_dtype == "float64":
             others = max((segment.keys_max for segment in into.segments), default=0.0)
             convert.refuse_tiny(max(keys_max, others), "embeddings")
-        elif self.spec.key_dtype != "float32":  # rounding is monotonic
+        elif (
+            self.spec.key_dtype != "float32"
+        ):  # rounding is monotonic: the rounded one is the largest
             one = np.full((1, 1), keys_max, dtype=np.float32)
             keys_max = float(widen_keys(narrow_keys(one, self.spec.key_dtype))[0, 0])
         return keys_max, error
@@ -264,14 +269,14 @@ class Incoming:
 
 
 def _floats(part: Array) -> Keys:
-    """Rows of embeddings in the narrowest type that holds them."""
+    """Return embeddings as float32 if it holds their dtype, else as float64."""
     if convert.fits_float32(part.dtype):
         return convert.float32(part, "embeddings", "(n, d)")
     return convert.wide(part, "embeddings", "(n, d)")
 
 
-def some_rows(source: Any, at: I64) -> Array:
-    """Rows of an array, or of a data set that knows slices alone, at ascending positions."""
+def rows_at(source: Any, at: I64) -> Array:
+    """Return rows at ascending positions, of an array or of a data set that has slices only."""
     if isinstance(source, np.ndarray):
         return source[at]
     parts = [read_block(source, slice(p, p + 1), "embeddings") for p in at.tolist()]
@@ -279,18 +284,17 @@ def some_rows(source: Any, at: I64) -> Array:
 
 
 def exact_keys(embeddings: Array, made_by: FittedPreprocess) -> F64:
-    """Keys of finite embeddings before they are rounded to float32."""
+    """Return the keys of finite embeddings before they are rounded to float32."""
     keys = replace(made_by, wide=True).apply(exact(embeddings, None, 0, 0))
     return keys.astype(np.float64, copy=False)
 
 
 def warn_of_rounding(embeddings: Any, rows: Snapshot) -> None:
-    """A warning if queries, of a sample of them, lose what tells neighbours apart when they are
-    rounded as keys are."""
+    """Warn if rounding to float32, as keys are rounded, moves a sampled query too far."""
     n, known = embeddings.shape[0], math.isfinite(rows.allowed)
     if not known or n == 0 or convert.fits_float32(embeddings.dtype):
         return
-    given = some_rows(embeddings, sample(n, _LOOKED_AT))
+    given = rows_at(embeddings, sample(n, _SAMPLED_QUERIES))
     if not all_finite(given):
         return
     moved = float(rounding_errors(exact_keys(given, rows.preprocess)).max())

@@ -30,7 +30,7 @@ from resmem._correction.correct import Corrector, search
 from resmem._correction.simplex import map_named
 from resmem._keys.stored import widen_keys
 from resmem._rows import plausible
-from resmem._rows.segment import intact
+from resmem._rows.segment import checked_stored
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 from resmem._scores.metrics import BINS, Score
@@ -98,7 +98,7 @@ class OwnRows:
         self._corrector, self._k, self._threads = corrector, k, threads
         self._positions = positions  # numbered through all segments
         stored = self._of("targets", slice(0, len(positions)))
-        self.targets: Array = intact(stored, corrector.rows.columns)
+        self.targets: Array = checked_stored(stored, corrector.rows.columns)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -384,7 +384,9 @@ class Trial:
     def _stored_targets(self, there: I64) -> list[Array]:
         """Of rows of the memory, segment by segment."""
         columns = self.rows.columns
-        return [intact(segment["targets"][at], columns) for segment, at in self.rows.at(there)]
+        return [
+            checked_stored(segment["targets"][at], columns) for segment, at in self.rows.at(there)
+        ]
 
     def _middle(self) -> F64:
         if self.spec.task == "classification":

@@ -19,7 +19,7 @@ from resmem._base.sample import sample
 from resmem._correction.correct import Corrector
 from resmem._correction.simplex import map_named
 from resmem._keys.preprocess import preprocess_named
-from resmem._rows.plausible import Seen
+from resmem._rows.plausible import OverlapCounter
 from resmem._rows.snapshot import Snapshot
 from resmem._scores.folds import fold_numbers
 from resmem._scores.metrics import Score, checked_confidence, score_named
@@ -161,10 +161,10 @@ def _seen(trial: Trial) -> tuple[str, ...]:
     source = trial.source
     if isinstance(source, OwnRows):
         return ()
-    seen = Seen(trial.spec, trial.rows, len(source))
+    seen = OverlapCounter(trial.spec, trial.rows, len(source))
     for row in seen.blocks():
-        seen.look(row, source.keys(row), trial.positions[row, 0], source.targets[row])
-    note = seen.note("validation")
+        seen.count(row, source.keys(row), trial.positions[row, 0], source.targets[row])
+    note = seen.warning("validation")
     return () if note is None else (note,)
 
 
