@@ -438,7 +438,7 @@ def timed(monkeypatch, seconds):
 
 
 def test_enough_searches_build_a_cascade_with_the_same_bits(monkeypatch):
-    monkeypatch.setattr(policy, "WORTH", 2000)
+    monkeypatch.setattr(policy, "TRIAL_QUERIES", 2000)
     queries, rows = clustered(N, 1500, 120)
     memory = memory_of(rows)
     first = memory.kneighbors(queries)
@@ -489,8 +489,8 @@ def test_few_queries_and_many_are_measured_and_served_apart(monkeypatch):
     assert (plan["search"], plan["search_few"]) == ("float32", "cascade")
     (segment,) = memory._state.view.fitted.segments
     serves = segment.planner.index_of
-    assert serves(segment.arrays["keys"], index_decision.FEW) is None
-    assert serves(segment.arrays["keys"], index_decision.FEW - 1) is not None
+    assert serves(segment.arrays["keys"], index_decision.LEAST_BATCH) is None
+    assert serves(segment.arrays["keys"], index_decision.LEAST_BATCH - 1) is not None
     wanted = oracle.search(queries, rows, 5)
     assert_same(memory.kneighbors(queries), wanted)
     assert_same(memory.kneighbors(queries[:3]), (wanted[0][:3], wanted[1][:3]))
@@ -575,7 +575,7 @@ def slow_builds(monkeypatch):
 
 @pytest.mark.parametrize("began", ["prepare", "kneighbors"])
 def test_prepare_beside_a_build_returns_when_it_is_built(monkeypatch, slow_builds, began):
-    monkeypatch.setattr(policy, "WORTH", 10)
+    monkeypatch.setattr(policy, "TRIAL_QUERIES", 10)
     begun, go_on, built = slow_builds
     queries, rows = clustered(N, 20, 24)
     memory = memory_of(rows)
@@ -722,14 +722,14 @@ def test_a_child_forked_during_a_build_builds_for_itself(slow_builds, origin):
 def test_threads_that_read_a_saved_cascade_at_once_all_get_it(tmp_path, monkeypatch):
     _, rows = clustered(N, 5, 24)
     memory_of(rows).prepare().save(tmp_path / "m")
-    read, saved = [], index_decision.saved
+    read, saved = [], index_decision.decision_from_file
 
     def slowly(*arguments):
         read.append(arguments)
         time.sleep(0.1)
         return saved(*arguments)
 
-    monkeypatch.setattr("resmem._files.persist.saved", slowly)
+    monkeypatch.setattr("resmem._files.persist.decision_from_file", slowly)
     memory, barrier = resmem.Memory.load(tmp_path / "m"), threading.Barrier(3)
 
     def ask(_):
@@ -756,7 +756,7 @@ SEARCHING_CALLS = {
 @pytest.mark.filterwarnings("ignore:tune. the base model errs:UserWarning")
 @pytest.mark.parametrize("call", SEARCHING_CALLS)
 def test_no_search_builds_without_auto_prepare(monkeypatch, call):
-    monkeypatch.setattr(policy, "WORTH", 20)
+    monkeypatch.setattr(policy, "TRIAL_QUERIES", 20)
     queries, rows = clustered(N, 40, 24)
     outputs = np.arange(40, dtype=np.float32)[:, None]
     memory = memory_of(rows, auto_prepare=False)
@@ -768,7 +768,7 @@ def test_no_search_builds_without_auto_prepare(monkeypatch, call):
 
 
 def test_auto_prepare_can_be_set_at_any_time(monkeypatch, tmp_path):
-    monkeypatch.setattr(policy, "WORTH", 20)
+    monkeypatch.setattr(policy, "TRIAL_QUERIES", 20)
     queries, rows = clustered(N, 40, 24)
     memory_of(rows, auto_prepare=False).save(tmp_path / "m")
     memory = resmem.Memory.load(tmp_path / "m")
@@ -808,7 +808,7 @@ def test_rekeyed_memory_does_not_use_the_old_cascade():
 @pytest.mark.usefixtures("always_faster")
 @pytest.mark.parametrize("metric", METRICS)
 def test_one_search_builds_for_itself_if_it_is_large(monkeypatch, metric):
-    monkeypatch.setattr(policy, "WORTH_AT_ONCE_NARROW", 4000)
+    monkeypatch.setattr(policy, "SINGLE_CALL_QUERIES_NARROW", 4000)
     queries, rows = clustered(N, 4000, 20)
     queries[7], rows[::1000] = 0, 0
     built = []
@@ -1089,7 +1089,7 @@ def test_saved_cascade_that_does_not_fit_is_ignored():
     _, rows = clustered(700, 1, 40)
     arrays = {**cascade_of(rows, None, 16, 3).arrays(), "serves": np.ones(2, np.uint8)}
     stored = ("file", 0)
-    saved = partial(index_decision.saved, "cascade")
+    saved = partial(index_decision.decision_from_file, "cascade")
     assert saved(arrays, rows, stored).stored == stored
     assert saved({**arrays, "serves": np.ones(3, np.uint8)}, rows, stored) is None
     assert saved({**arrays, "rows": arrays["rows"][:-1]}, rows, stored) is None

@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 import resmem
 from resmem.__main__ import main
 from resmem._base.platform import memory_available
-from resmem._base.units import in_bytes
+from resmem._base.units import bytes_text
 from resmem._cli import inputs, progress, queries
 from resmem._cli import judged as judge
 from resmem._cli.files import Changed, Source, Target
@@ -1487,7 +1487,7 @@ def test_sizes_are_printed_in_binary_units():
         2**30 - 1: "1.0 GiB",
         5 * 2**40: "5.0 TiB",
     }
-    assert {count: in_bytes(count) for count in shown} == shown
+    assert {count: bytes_text(count) for count in shown} == shown
 
 
 @pytest.mark.parametrize(

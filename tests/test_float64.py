@@ -26,7 +26,7 @@ from cases import (
     same_bits,
 )
 from resmem import _core, _search
-from resmem._keys.rounding import FRACTION, Neighbourhood, errors
+from resmem._keys.rounding import ALLOWED_FRACTION, Neighbourhood, rounding_errors
 from resmem._rows import ingest
 
 
@@ -211,7 +211,7 @@ def test_integers_beyond_float64_are_warned_of():
     rows = np.array([[2**60 + 1], [2**60 + 2]])
     said = warnings_of(resmem.search, rows, rows, 1)
     assert [each.split()[0] for each in said] == ["rows", "queries"]  # each is warned of once
-    assert all("take one and the same offset off" in each for each in said)
+    assert all("first subtract the same offset from" in each for each in said)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])
@@ -354,19 +354,19 @@ def test_errors_are_the_norms_of_roundings():
     points = rng.normal(size=(40, 7)) * 10.0 ** rng.integers(-60, 30, (40, 1))
     with np.errstate(over="ignore"):
         off = points - points.astype(np.float32)
-    assert np.allclose(errors(points), np.sqrt(np.square(off).sum(axis=1)), rtol=1e-12)
-    assert errors(np.array([[1e39, 0.0]])) == np.inf
-    assert errors(np.array([[3.0, 2.0**-149]])) == 0
+    assert np.allclose(rounding_errors(points), np.sqrt(np.square(off).sum(axis=1)), rtol=1e-12)
+    assert rounding_errors(np.array([[1e39, 0.0]])) == np.inf
+    assert rounding_errors(np.array([[3.0, 2.0**-149]])) == 0
 
 
 def test_rounding_is_measured_against_neighbour_distances():
     rows = 2.0**24 + np.arange(0, 200.0)[:, None]  # a step of 1, of which float32 holds every other
     around = Neighbourhood(rows, 200)
     assert np.quantile(around.steps, 0.5) == pytest.approx(3 / 7)
-    assert around.used() == pytest.approx(2 / (FRACTION * 3 / 7))
-    assert around.used(rows[0]) == 0
-    assert around.keeping(may_shift=False).dtype == "float64"
-    assert around.keeping(may_shift=True).offset == 2.0**24 + 99
+    assert around.error_ratio() == pytest.approx(2 / (ALLOWED_FRACTION * 3 / 7))
+    assert around.error_ratio(rows[0]) == 0
+    assert around.key_precision(may_shift=False).dtype == "float64"
+    assert around.key_precision(may_shift=True).offset == 2.0**24 + 99
     assert Neighbourhood(rows, 2000).steps == pytest.approx(around.steps / 10)
     twice = Neighbourhood(np.concatenate([rows, rows]), 400)  # equal rows count once
     assert (twice.steps == around.steps).all()
@@ -376,9 +376,9 @@ def test_rounding_of_points_like_those_measured_is_allowed():
     rng = np.random.default_rng(10)
     for shape in ((3000, 5), (300, 100), (2, 1)):
         rows = rng.normal(size=shape)
-        keeping = Neighbourhood(rows, len(rows)).keeping(may_shift=True)
+        keeping = Neighbourhood(rows, len(rows)).key_precision(may_shift=True)
         assert (keeping.dtype, keeping.offset) == ("float32", None)
-        assert np.median(errors(rng.normal(size=shape))) < keeping.allowed / 3
+        assert np.median(rounding_errors(rng.normal(size=shape))) < keeping.allowed / 3
 
 
 # ---- Memories ---------------------------------------------------------------------------------
@@ -454,7 +454,7 @@ def test_float32_that_mixes_times_up_is_warned_of_with_advice():
 def test_head_store_of_times_advises_to_subtract_an_offset():
     head = np.zeros((3, 1), np.float32), None
     with pytest.warns(
-        resmem.ResmemWarning, match="take an offset off the embeddings, of queries too"
+        resmem.ResmemWarning, match="subtract an offset from the embeddings, of queries too"
     ):
         resmem.Memory(k=4, store="head", head=head).fit(SECONDS, None, np.zeros(300, int))
     resmem.Memory(k=4, store="head", head=head).fit(SECONDS - SECONDS[0], None, np.zeros(300, int))

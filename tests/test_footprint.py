@@ -119,7 +119,7 @@ def test_sigma_of_many_rows_is_measured_in_little_memory():
     "call",
     [
         "next(iter(memory._state.view.rows.sample(np.arange(0, n - 1, 50_000))))[1].sum()",
-        "index_trial._sample(keys, 512, 0).sum()",
+        "index_trial._sampled_rows(keys, 512, 0).sum()",
         "tune._sample(memory._state.view.rows, 0).sum()",
     ],
 )

@@ -361,7 +361,7 @@ def test_file_with_rows_but_no_fitted_preprocess_is_refused(tmp_path, monkeypatc
     mem = resmem.Memory(k=5, preprocess="center").fit(*ROWS)
     mem._state.hold(
         rows=resmem._rows.snapshot.replace(
-            mem._state.view.rows, preprocess=resmem._keys.preprocess.AS_GIVEN
+            mem._state.view.rows, preprocess=resmem._keys.preprocess.IDENTITY
         )
     )
     (mem.export if suffix == "m.npz" else mem.save)(tmp_path / suffix)

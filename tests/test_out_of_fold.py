@@ -152,7 +152,7 @@ def test_decision_values_of_two_classes_become_logits():
 )
 def test_class_missing_in_training_is_impossible_with_warning(output, nothing):
     targets = np.where(np.arange(40) < 36, np.arange(40) % 2 * 2, 1)
-    with pytest.warns(UserWarning, match="fold 1: rows to train on lack class 1") as warned:
+    with pytest.warns(UserWarning, match="fold 1: the training rows lack class 1") as warned:
         got = resmem.out_of_fold(Probable(), X, targets, np.arange(40) // 30, output=output)
     assert warned[0].filename == __file__
     assert (got[30:, 1] == nothing).all()
@@ -307,7 +307,7 @@ Uneven = type("Uneven", (Deciding,), {"decision_function": lambda self, X: np.on
             lambda X, y, Z: np.ones((len(Z), int(Z[0, 0]) + 1)),
             {"folds": np.arange(40) % 2},
             ValueError,
-            "every model must give the same",
+            "every model must give the same columns",
         ),
     ],
 )

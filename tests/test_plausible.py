@@ -250,7 +250,7 @@ def test_table_of_mixed_column_types_is_refused_with_advice(kind):
     table = pandas.DataFrame({"a": [0.5, 1.5, 2.5], "b": pandas.array([1, 0, 1]).astype(kind)})
     with pytest.raises(TypeError) as refused:
         resmem.search(table, table, 1)
-    hint = re.search(r"other columns, b; .* example with (.*), or", str(refused.value))
+    hint = re.search(r"columns that do not, b; .* example with (.*), or", str(refused.value))
     table = eval(hint[1], {"queries": table, "rows": table})
     assert resmem.search(table, table, 1)[1][:, 0].tolist() == [0, 1, 2]
     mem = resmem.Memory("regression", k=1).fit(table, np.zeros(3), np.arange(3.0))

@@ -136,14 +136,14 @@ def test_any_fitted_numbers_give_the_oracles_bits_or_an_error(kind, data):
     m = data.draw(st.integers(1, d))
     e = data.draw(arrays(np.float32, (3, d), elements=NUMBERS))
     name = f"{kind}:{m}" if kind in ("pca", "whiten") else kind
-    method = _preprocess.method_named(name)
+    method = _preprocess.preprocess_named(name)
     numbers = {
         each: data.draw(arrays(np.float32, shape, elements=NUMBERS)).astype(dtype)
         for each, (dtype, shape) in method.schema(d).items()
     }
     if "scale" in numbers:
         numbers["scale"] = np.abs(numbers["scale"]) + 2.0**-149
-    made_by = _preprocess.Fitted(method, numbers)
+    made_by = _preprocess.FittedPreprocess(method, numbers)
     try:
         wanted = oracle.preprocess(e, name, numbers)
     except ValueError:

@@ -217,7 +217,9 @@ def test_rows_removed_during_a_compaction_stay_removed():
     mem._state.hold(rows=before)
     merged = merge(before.segments, before.version)
     mem.remove([8])
-    after = mem._state.view.rows.compacted(slice(0, 1), before, merged, before.gone(slice(0, 1)))
+    after = mem._state.view.rows.compacted(
+        slice(0, 1), before, merged, before.dead_ids(slice(0, 1))
+    )
     assert after is not None
     assert list(after.segments[0].ids_of(after.segments[0].living(after.version))) == [6, 7, 9]
     assert len(after) == 3
@@ -234,7 +236,7 @@ def test_compaction_of_replaced_rows_is_dropped():
     now = mem._state.view.rows
     mem._state._compact(before, slice(0, 1))
     assert mem._state.view.rows is now
-    assert now.compacted(slice(0, 1), before, merged, before.gone(slice(0, 1))) is None
+    assert now.compacted(slice(0, 1), before, merged, before.dead_ids(slice(0, 1))) is None
 
 
 @settings(max_examples=settings().max_examples // 8)

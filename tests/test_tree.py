@@ -446,17 +446,17 @@ def test_saved_tree_is_kept_and_not_rewritten_by_append(tmp_path, trees_are_fast
 def test_saved_tree_that_does_not_fit_is_ignored():
     _, rows = make("gaussian", 2, 700, 1, 3)
     arrays = {**tree_of(rows).arrays(), "serves": np.ones(2, np.uint8)}
-    saved = partial(index_decision.saved, "tree")
+    saved = partial(index_decision.decision_from_file, "tree")
     assert saved(arrays, rows, ("file", 0)).stored == ("file", 0)
     assert saved({**arrays, "serves": np.ones(3, np.uint8)}, rows, ("file", 0)) is None
     assert saved({**arrays, "rows": arrays["rows"][:-1]}, rows, ("file", 0)) is None
     assert saved(arrays, rows[:-1], ("file", 0)) is None
     assert saved(arrays, rows[:, :-1], ("file", 0)) is None
-    assert index_decision.saved("cascade", arrays, rows, ("file", 0)) is None
+    assert index_decision.decision_from_file("cascade", arrays, rows, ("file", 0)) is None
 
 
 def test_one_search_builds_a_tree_for_itself_if_it_is_large(monkeypatch, trees_are_fastest):
-    queries, rows = make("gaussian", 3, N, policy.WORTH_AT_ONCE_TREE, 3)
+    queries, rows = make("gaussian", 3, N, policy.SINGLE_CALL_QUERIES_TREE, 3)
     built = []
     decide = index_trial.decide
     monkeypatch.setattr(policy, "decide", lambda *a: built.append(decide(*a)) or built[-1])
@@ -477,5 +477,5 @@ def test_other_metrics_have_no_tree(metric, trees_are_fastest):
     assert_same(got, oracle.search(queries, rows, 5, metric))
     decision = index_trial.decide(segment[:5], rows, 5, 1, 4, metric)
     assert "tree" not in {each["search"] for each in decision.tried}
-    assert not policy.worth_at_once(policy.WORTH_AT_ONCE_TREE, 3, metric)
-    assert policy.worth_at_once(policy.WORTH_AT_ONCE_TREE, 3, "sqeuclidean")
+    assert not policy.worth_at_once(policy.SINGLE_CALL_QUERIES_TREE, 3, metric)
+    assert policy.worth_at_once(policy.SINGLE_CALL_QUERIES_TREE, 3, "sqeuclidean")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from resmem._base import checks
-from resmem._base.arguments import named, suggestion
+from resmem._base.arguments import suggestion, with_argument_hints
 from resmem._base.arrays import F64, I64, float_state
 from resmem._correction.correct import given_neighbours
 from resmem._correction.simplex import map_named
@@ -140,7 +140,7 @@ class Memory:
         builds. Kept in no file; may be set at any time, after ``load`` too.
     """
 
-    @named
+    @with_argument_hints
     def __init__(
         self,
         task: Literal["classification", "regression"] = "classification",
@@ -295,7 +295,7 @@ class Memory:
 
     @auto_prepare.setter
     def auto_prepare(self, value: bool) -> None:
-        self._state.hold(auto_prepare=checks.yes_or_no(value, "auto_prepare"))
+        self._state.hold(auto_prepare=checks.boolean(value, "auto_prepare"))
 
     # ---------------------------------------------------------------- rows
 

@@ -14,11 +14,11 @@ from resmem._base.arrays import F64, I64, Keys, all_finite, float_state
 from resmem._base.blocks import blocks
 from resmem._indexes.policy import Planner, worth_at_once
 from resmem._keys.rounding import (
-    Keeping,
+    KeyPrecision,
     Metric,
     Neighbourhood,
-    positions,
     rounded_too_far,
+    sample_positions,
     scaled_to_one,
 )
 from resmem._rows import plausible
@@ -90,8 +90,8 @@ def search(
     workers = checks.thread_count(threads)
     given_rows = convert.real(rows, "rows", "(n, d)")
     given_queries = convert.real(queries, "queries", "(n, d)")
-    convert.embedding_layout(given_rows, "rows")
-    convert.embedding_layout(given_queries, "queries", given_rows.shape[1])
+    convert.check_embedding_layout(given_rows, "rows")
+    convert.check_embedding_layout(given_queries, "queries", given_rows.shape[1])
     excluded = convert.excluded_ids(exclude_ids, len(given_queries))
     search = _Search(given_rows, k, metric, workers, key_dtype)
     far = search.needs_float64(given_queries)
@@ -120,19 +120,19 @@ class _Search:
         key_dtype: CompareAs = "auto",
     ) -> None:
         self._rows, self._k, self._metric, self._threads = rows, k, metric, threads
-        self._kept = None if key_dtype == "auto" else Keeping(key_dtype)
+        self._kept = None if key_dtype == "auto" else KeyPrecision(key_dtype)
 
     @property
-    def keeping(self) -> Keeping:
+    def keeping(self) -> KeyPrecision:
         """What rounding does to the rows, by a sample of them."""
         if self._kept is None:
-            self._kept, rows = Keeping(), self._rows
-            some = float64(rows[positions(len(rows), rows.shape[1])])
+            self._kept, rows = KeyPrecision(), self._rows
+            some = float64(rows[sample_positions(len(rows), rows.shape[1])])
             if convert.beyond_float32(rows):
-                self._kept = Keeping("float64")
+                self._kept = KeyPrecision("float64")
             elif len(some) and all_finite(some):
                 around = Neighbourhood(some, len(rows), self._metric, self._threads)
-                self._kept = around.keeping(may_shift="euclidean" in self._metric)
+                self._kept = around.key_precision(may_shift="euclidean" in self._metric)
         return self._kept
 
     def needs_float64(self, queries: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -163,7 +163,7 @@ class _Search:
         segment, index = (stored, None, 0, None, rows_max), None
         if worth_at_once(len(asked), stored.shape[1], self._metric):
             planner, plan = Planner(most_trials=1), (len(asked), self._k, self._threads)
-            planner.ask(segment, stored, *plan, at_once=True, metric=self._metric)
+            planner.note_queries(segment, stored, *plan, at_once=True, metric=self._metric)
             index = planner.index_of(stored, len(asked))
         return self._found(asked, queries_max, (*segment, index), excluded)
 

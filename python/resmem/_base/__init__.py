@@ -1,1 +1,1 @@
-"""What every room builds on: arrays, checks, blocks, errors, threads. Nothing here knows a row."""
+"""Arrays, checks, blocks, errors and threads, on which every other room builds."""

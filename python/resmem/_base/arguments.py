@@ -1,4 +1,4 @@
-"""What is said of arguments and attributes that there are not, with the name that was meant."""
+"""Messages about unknown arguments and attributes, which suggest the name that was meant."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
-# What other libraries call a parameter of Memory, and what to do here.
-_ELSEWHERE = {
+# The names that other libraries give to a parameter of Memory, by its name here.
+_FOREIGN_NAMES = {
     "k": ("n_neighbors", "n_neighbours", "num_neighbors", "neighbors", "neighbours", "top_k"),
     "sigma": ("bandwidth", "length_scale", "tau", "scale"),
     "temperature": ("T", "temp"),
@@ -20,7 +20,8 @@ _ELSEWHERE = {
     "key_dtype": ("dtype",),
     "head": ("layer", "linear"),
 }
-_NONE_SUCH = {
+# What to do here instead of giving a parameter that only other libraries have.
+_REPLACEMENTS = {
     "metric": "distances are Euclidean; with preprocess='unit' they order keys as cosine does",
     "weights": "neighbours are weighted by exp(-D / sigma); sigma=float('inf') weights all alike",
     **dict.fromkeys(
@@ -30,29 +31,29 @@ _NONE_SUCH = {
 
 
 def suggestion(name: str, known: Sequence[str]) -> str | None:
-    """What to use in place of ``name``, as the end of a message; None if nothing is near it."""
-    if name in _NONE_SUCH:
-        return f": {_NONE_SUCH[name]}"
-    for ours, others in _ELSEWHERE.items():
+    """Return what to use in place of ``name``, as the end of a message; None if none is close."""
+    if name in _REPLACEMENTS:
+        return f": {_REPLACEMENTS[name]}"
+    for ours, others in _FOREIGN_NAMES.items():
         if name in others and ours in known:
             return f"; use {ours}"
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; use {near[0]}" if near else None
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; use {close[0]}" if close else None
 
 
-def named(function: Function) -> Function:
-    """A constructor that refuses arguments it does not have in the name of its class."""
+def with_argument_hints(function: Function) -> Function:
+    """Decorate a constructor: it refuses unknown arguments, naming its class and what to use."""
     names = list(inspect.signature(function).parameters)[1:]
 
     @functools.wraps(function)
-    def called(self: Any, *given: Any, **by_name: Any) -> None:
-        of = type(self).__name__
+    def constructor(self: Any, *positional: Any, **by_name: Any) -> None:
+        owner = type(self).__name__
         for name in by_name:
             if name not in names:
                 hint = suggestion(name, names) or f"; there are {', '.join(names)}"
-                raise TypeError(f"{of} has no parameter {name!r}{hint}")
-        if len(given) > len(names):
-            raise TypeError(f"{of} takes at most {len(names)} arguments, got {len(given)}")
-        function(self, *given, **by_name)
+                raise TypeError(f"{owner} has no parameter {name!r}{hint}")
+        if len(positional) > len(names):
+            raise TypeError(f"{owner} takes at most {len(names)} arguments, got {len(positional)}")
+        function(self, *positional, **by_name)
 
-    return cast(Function, called)
+    return cast(Function, constructor)

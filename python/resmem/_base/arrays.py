@@ -1,12 +1,13 @@
-"""From whatever the caller has to the arrays the core reads.
+"""Conversion of whatever the caller has to the arrays that the core reads.
 
 NumPy arrays, anything with DLPack (bfloat16 included) and anything with ``__array__`` are
 taken. Integers convert; bool, object and complex arrays are refused, as they are nearly
 always a mistake. A float32 C-contiguous array is passed on without a copy.
 
-Another thread may write to a caller's array during a call. What is used as an index must stay as
-it was checked, so integers are always copied. Other numbers may change at any time: that can make
-results wrong, but nothing may be read or written beyond an array, and no call may hang.
+Another thread may write to a caller's array during a call. Integers that are used as indexes must
+keep the values that were checked, so they are always copied. Other numbers may change at any
+time: that can make results wrong, but nothing may be read or written beyond an array, and no call
+may hang.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ I64: TypeAlias = npt.NDArray[np.int64]
 Keys: TypeAlias = "F32 | F64"
 Array: TypeAlias = npt.NDArray[Any]
 
-# Beyond these, sums of squares of float64 numbers may overflow, or underflow (CONTRACT.md).
+# Sums of squares of float64 numbers may overflow above the first, and underflow below the second
+# (CONTRACT.md, "Float64 keys").
 LARGEST_WIDE, SMALLEST_WIDE = 2.0**480, 2.0**-400
 
 
 @contextmanager
 def float_state() -> Iterator[None]:
-    """The contract's floating-point state for what NumPy computes: gradual underflow, whatever
-    the caller's thread is set to, which it gets back. Serves as a decorator too."""
+    """Give NumPy the floating-point state of the contract, gradual underflow, within the block.
+
+    The caller's thread gets its own state back afterwards. This can be used as a decorator too.
+    """
     saved = _core.enter_float_state()
     try:
         yield
@@ -44,7 +48,7 @@ def float_state() -> Iterator[None]:
 
 
 def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
-    """The value as a NumPy array, its dtype kept (bfloat16 becomes float32)."""
+    """Return the value as a NumPy array of its own dtype; bfloat16 becomes float32."""
     if value is None:
         raise TypeError(f"{name} must be an array, got None")
     if isinstance(value, np.ndarray):
@@ -54,7 +58,7 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
     elif isinstance(value, (str, bytes, os.PathLike)):
         raise TypeError(
             f"{name} must be an array, got {type(value).__name__}; numpy.load(path, mmap_mode='r') "
-            "gives that of a .npy file"
+            "reads the array of a .npy file"
         )
     elif getattr(value, "requires_grad", False):
         there = "" if _device(value) is None else ".cpu()"
@@ -80,8 +84,8 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
     if array.dtype == object and array.ndim == 2 and hasattr(value, "columns"):
         others = [str(column) for column in value.columns if not _is_numeric(value[column])]
         raise TypeError(
-            f"{name} must hold real numbers, got other columns, {', '.join(others[:5])}; convert "
-            f"all of them, for example with {name}.astype('float64'), or leave these out"
+            f"{name} must hold real numbers, got columns that do not, {', '.join(others[:5])}; "
+            f"convert all columns, for example with {name}.astype('float64'), or leave these out"
         )
     is_bfloat16 = array.dtype.kind == "V" and array.dtype.name == "bfloat16"
     return array.astype(np.float32) if is_bfloat16 else array
@@ -93,19 +97,19 @@ def _is_numeric(column: Any) -> bool:
 
 
 def _device(value: Any) -> str | None:
-    """The device that an array lies on, if it is none that NumPy can read."""
-    if hasattr(value, "cpu") and hasattr(value, "device"):  # of PyTorch
+    """Return the device that an array lies on; None if NumPy can read it there."""
+    if hasattr(value, "cpu") and hasattr(value, "device"):  # a tensor of PyTorch
         place = str(value.device)
         return None if place.startswith("cpu") else place
     is_cupy = hasattr(value, "__cuda_array_interface__") and hasattr(value, "get")
     return "a GPU" if is_cupy else None
 
 
-def rows_of(value: Any, name: str) -> Any:
-    """Something that rows can be sliced from, with a shape.
+def sliceable(value: Any, name: str) -> Any:
+    """Return an object with a shape and a dtype that rows can be sliced from.
 
-    Arrays are taken as NumPy arrays. What only looks like one, such as a data set in a file, is
-    left where it is and read block by block.
+    Arrays become NumPy arrays. An object that only looks like an array, such as a data set in a
+    file, stays where it is and is read block by block.
     """
     lazy = isinstance(getattr(value, "dtype", None), np.dtype) and all(
         hasattr(value, part) for part in ("shape", "__getitem__")
@@ -117,8 +121,8 @@ def rows_of(value: Any, name: str) -> Any:
     return value
 
 
-def block_of(rows: Any, block: slice, name: str) -> npt.NDArray[Any]:
-    """Some rows of what ``rows_of`` gave, all of them."""
+def read_block(rows: Any, block: slice, name: str) -> npt.NDArray[Any]:
+    """Return these rows of what ``sliceable`` gave; ValueError if some of them do not come."""
     part = to_numpy(rows[block], name)
     if part.ndim == 0 or len(part) != block.stop - block.start:
         raise ValueError(
@@ -128,9 +132,12 @@ def block_of(rows: Any, block: slice, name: str) -> npt.NDArray[Any]:
     return part
 
 
-def forget(rows: Any, block: slice) -> None:
-    """Let go of pages of a mapped file whose rows have been used, so that one pass over a file
-    larger than memory does not fill it. They stay in the system's cache."""
+def release_pages(rows: Any, block: slice) -> None:
+    """Release the pages of a mapped file that hold these rows, once the rows have been used.
+
+    So a pass over a file larger than memory does not fill memory. The pages stay in the system's
+    cache.
+    """
     if not isinstance(rows, np.ndarray):
         return
     part = rows[block]
@@ -152,7 +159,7 @@ def _address(array: npt.NDArray[Any]) -> int:
 
 
 def _from_bfloat16(value: Any) -> F32 | None:
-    """A float32 copy of a bfloat16 tensor; None for every other dtype."""
+    """Return a float32 copy of a bfloat16 tensor; None for every other dtype."""
     if "bfloat16" not in str(getattr(value, "dtype", "")):
         return None
     try:
@@ -162,14 +169,15 @@ def _from_bfloat16(value: Any) -> F32 | None:
 
 
 def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The distinct ones of some values, in ascending order.
+    """Return the distinct values in ascending order.
 
-    ``numpy.unique`` without this argument hashes (since 2.3), in C++ that lets the GIL go: up to
-    Python 3.13 a daemon thread in it when the program ends has the process abort.
+    Without ``return_index``, ``numpy.unique`` (since NumPy 2.3) hashes in C++ code that releases
+    the GIL. Up to Python 3.13, a daemon thread in that code aborts the process when the program
+    ends.
     """
     return np.unique(values, return_index=True)[0]
 
 
 def all_finite(*parts: npt.NDArray[Any]) -> bool:
-    """Whether there is neither NaN nor infinity: what is looked at before rows are named."""
+    """Tell whether the arrays hold neither NaN nor infinity, without naming rows that do."""
     return all(bool(np.isfinite(part).all()) for part in parts)

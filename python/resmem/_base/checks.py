@@ -1,4 +1,4 @@
-"""Single arguments: numbers, counts, switches; what is refused, and how it is said."""
+"""Checks of single arguments (numbers, counts, switches) and their error messages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 
 
 def same_length(name: str, got: int, other: str, expected: int) -> None:
+    """Refuse an array ``name`` that has not as many rows as the array ``other``."""
     if got != expected:
         raise ValueError(f"{name} must have one row per row of {other} ({expected}), got {got}")
 
 
 def count(value: Any, name: str, least: int = 1) -> int:
-    """A whole number of at least ``least``."""
+    """Return the value as an int; refuse all but integers from ``least`` to 2^63 - 1."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < least:
@@ -24,24 +25,26 @@ def count(value: Any, name: str, least: int = 1) -> int:
     return int(value)
 
 
-def told(progress: Any) -> None:
-    """Refuse what cannot be told of steps."""
+def progress_function(progress: Any) -> None:
+    """Refuse a ``progress`` that is neither None nor callable."""
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be a function of a number of bytes, got {progress!r}")
 
 
 def thread_count(value: Any) -> int:
-    """Threads to use; 0 tells the core to decide."""
+    """Return the number of threads to use; 0, for None, lets the core decide."""
     return 0 if value is None else count(value, "threads")
 
 
-def yes_or_no(value: Any, name: str) -> bool:
+def boolean(value: Any, name: str) -> bool:
+    """Return the value as a bool; refuse all but True and False."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
 def number(value: Any, name: str) -> float:
+    """Return the value as a float, which may be infinite or NaN; refuse booleans and text."""
     if isinstance(value, (bool, np.bool_, str, bytes)):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
@@ -53,6 +56,7 @@ def number(value: Any, name: str) -> float:
 
 
 def positive(value: Any, name: str, more: str = "", infinite: bool = False) -> float:
+    """Return a number above 0, infinite only if allowed; ``more`` qualifies it in the message."""
     checked = number(value, name)
     if not checked > 0 or (math.isinf(checked) and not infinite):
         raise ValueError(f"{name} must be a positive number{more}, got {value!r}")
@@ -60,6 +64,7 @@ def positive(value: Any, name: str, more: str = "", infinite: bool = False) -> f
 
 
 def not_negative(value: Any, name: str) -> float:
+    """Return a number of at least 0, which may be infinite."""
     checked = number(value, name)
     if not checked >= 0:
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
@@ -67,6 +72,7 @@ def not_negative(value: Any, name: str) -> float:
 
 
 def finite(value: Any, name: str) -> float:
+    """Return a finite number."""
     checked = number(value, name)
     if not math.isfinite(checked):
         raise ValueError(f"{name} must be finite, got {value!r}")

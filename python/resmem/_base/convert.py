@@ -1,8 +1,7 @@
-"""Arrays of the caller's as the numbers that they should be: checked, converted, named if refused.
+"""Checks and conversions of a caller's arrays: embeddings, outputs, targets, ids.
 
-Another thread may write to a caller's array during a call. What is used as an index must stay as
-it was checked, so integers are always copied. Other numbers may change at any time: that can make
-results wrong, but nothing may be read or written beyond an array, and no call may hang.
+Messages name the array and the first row that is refused. Another thread may write to a caller's
+array during a call: `arrays.py` says what must hold then.
 """
 
 from __future__ import annotations
@@ -24,22 +23,20 @@ from resmem._base.arrays import (
 )
 from resmem._base.errors import warn
 
-_WHOLE = 2**53  # float64 holds every integer up to here
-_LARGE_LOGIT = 64.0
-
-
-_LEAST_PROBABILITY = 2.0**-149  # that float32 holds
+_EXACT_INTEGERS = 2**53  # float64 holds every integer up to this one
+_LARGE_LOGIT = 64.0  # |logit| beyond which the row's largest one is subtracted before rounding
+_LEAST_PROBABILITY = 2.0**-149  # the smallest positive number of float32
 
 
 def real(value: Any, name: str, shape: str) -> npt.NDArray[Any]:
-    """A numeric array with the dimensions that ``shape`` lists, such as "(n, d)"."""
+    """Return a numeric array with the dimensions that ``shape`` lists, such as "(n, d)"."""
     array = to_numpy(value, name)
-    layout(array, name, shape)
+    check_layout(array, name, shape)
     return array
 
 
-def layout(rows: Any, name: str, shape: str) -> None:
-    """Refuse what does not hold real numbers or has other dimensions than ``shape`` lists."""
+def check_layout(rows: Any, name: str, shape: str) -> None:
+    """Refuse rows that are not real numbers or have other dimensions than ``shape`` lists."""
     if rows.dtype.kind not in "fiu":
         raise TypeError(
             f"{name} must hold real numbers, got dtype {rows.dtype}{_to_numbers(rows.dtype, name)}"
@@ -48,13 +45,13 @@ def layout(rows: Any, name: str, shape: str) -> None:
     if len(got) != dimensions:
         hint = ""
         if dimensions == 2 and got == (0,):
-            hint = "; without rows it is (0, columns)"
+            hint = "; an array without rows has shape (0, columns)"
         elif dimensions == 2 and len(got) == 1:
             hint = f"; a single row is numpy.atleast_2d({name})"
         elif dimensions == 2 and len(got) > 2:
             hint = (
-                f"; of one row for each position it is numpy.reshape({name}, (-1, {got[-1]})), "
-                f"in one line a row numpy.reshape({name}, (len({name}), -1))"
+                f"; for one row per position, pass numpy.reshape({name}, (-1, {got[-1]})); "
+                f"for one row per example, pass numpy.reshape({name}, (len({name}), -1))"
             )
         elif dimensions == 1 and got[1:] == (1,):
             hint = f"; pass numpy.ravel({name})"
@@ -62,7 +59,7 @@ def layout(rows: Any, name: str, shape: str) -> None:
 
 
 def _to_numbers(dtype: np.dtype[Any], name: str) -> str:
-    """How what has this dtype becomes numbers, as the end of a message."""
+    """Return how values of this dtype become real numbers, as the end of a message."""
     if dtype.kind in "bO":
         return f"; convert it, for example with numpy.asarray({name}, dtype='float64')"
     if dtype.kind in "mM":
@@ -72,9 +69,11 @@ def _to_numbers(dtype: np.dtype[Any], name: str) -> str:
     return ""
 
 
-def embedding_layout(rows: Any, name: str, d: int | None = None, shape: str = "(n, d)") -> None:
-    """Refuse what cannot be embeddings, with ``d`` columns if given."""
-    layout(rows, name, shape)
+def check_embedding_layout(
+    rows: Any, name: str, d: int | None = None, shape: str = "(n, d)"
+) -> None:
+    """Refuse rows that cannot be embeddings, or have not ``d`` columns where it is given."""
+    check_layout(rows, name, shape)
     if rows.shape[1] == 0:
         raise ValueError(f"{name} must have at least one column, got shape {tuple(rows.shape)}")
     if d is not None and rows.shape[1] != d:
@@ -82,54 +81,56 @@ def embedding_layout(rows: Any, name: str, d: int | None = None, shape: str = "(
 
 
 def float32(value: Any, name: str, shape: str) -> F32:
-    """A C-contiguous float32 array; finite float64 values beyond float32 are refused later."""
+    """Return a C-contiguous float32 array; values beyond float32 become infinite."""
     array = real(value, name, shape)
     if array.dtype == np.float16 and array.ndim == 2:
-        return _core.widen(np.ascontiguousarray(array))  # many times as fast as NumPy
+        return _core.widen(np.ascontiguousarray(array))  # NumPy is many times slower
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def fits_float32(dtype: np.dtype[Any]) -> bool:
-    """Whether float32 holds every number of this dtype."""
+    """Tell whether float32 holds every number of this dtype."""
     return dtype.itemsize <= 2 or dtype == np.float32
 
 
 def wide(value: Any, name: str, shape: str) -> F64:
-    """A C-contiguous float64 array; a warning where it does not hold what the value holds."""
+    """Return a C-contiguous float64 array; warn if float64 rounds some of the values."""
     array = real(value, name, shape)
     with np.errstate(over="ignore"):
         result: F64 = np.ascontiguousarray(array, dtype=np.float64)
-    if array.dtype.itemsize > 4 and array.dtype != np.float64 and _lost(array, result):
+    if array.dtype.itemsize > 4 and array.dtype != np.float64 and _rounding_changes(array, result):
         shifted = f"({name} - offset)" + ("" if array.dtype.kind == "f" else ".astype('int64')")
         warn(
             f"{name} of dtype {array.dtype} are rounded to float64, which does not hold all of "
-            "them; take one and the same offset off them and all that they are compared with "
-            f"before, {shifted}"
+            "them; first subtract the same offset from them and from all that they are compared "
+            f"with, {shifted}"
         )
     return result
 
 
 def beyond_float32(array: npt.NDArray[Any]) -> bool:
-    """Whether some finite value of an array is larger than float32 can hold."""
+    """Tell whether all values are finite and the largest |value| is beyond float32."""
     if fits_float32(array.dtype) or array.size == 0:
         return False
     largest = max(float(array.max()), -float(array.min()))  # NaN if there is one
     return bool(np.isfinite(largest) and largest > float(np.finfo(np.float32).max))
 
 
-def _lost(array: npt.NDArray[Any], rounded: F64) -> bool:
-    """Whether float64 has changed an integer or a number of an even wider type."""
+def _rounding_changes(array: npt.NDArray[Any], rounded: F64) -> bool:
+    """Tell whether rounding to float64 has changed an integer or a long double."""
     if array.dtype.kind == "f":
         return bool(np.any((rounded != array) & np.isfinite(array)))
-    if array.size == 0 or (int(array.max()) <= _WHOLE and int(array.min()) >= -_WHOLE):
+    if array.size == 0 or (
+        int(array.max()) <= _EXACT_INTEGERS and int(array.min()) >= -_EXACT_INTEGERS
+    ):
         return False
-    exact = rounded.astype(np.longdouble) == array.astype(np.longdouble)  # it holds 64 bits
+    exact = rounded.astype(np.longdouble) == array.astype(np.longdouble)  # longdouble holds 64 bits
     return not bool(exact.all())
 
 
 def float64(value: Any, name: str, shape: str, first_row: int = 0) -> F64:
-    """A C-contiguous, finite float64 array."""
+    """Return a C-contiguous, finite float64 array."""
     array = wide(value, name, shape)
     finite = np.isfinite(array)
     if not finite.all():
@@ -140,12 +141,12 @@ def float64(value: Any, name: str, shape: str, first_row: int = 0) -> F64:
 def vectors(
     value: Any, name: str, d: int | None = None, threads: int = 0, first_row: int = 0
 ) -> tuple[F32, float]:
-    """Finite embeddings (n, d) and their largest absolute value.
+    """Return finite float32 embeddings (n, d) and their largest absolute value.
 
-    ``first_row``: the number of the first row, for messages about a block of a larger array.
+    ``first_row`` is the number of the first row, for messages about a block of a larger array.
     """
     array = float32(value, name, "(n, d)")
-    embedding_layout(array, name, d)
+    check_embedding_layout(array, name, d)
     largest, bad_row = _core.inspect_rows(array, threads)
     if bad_row >= 0 and np.isfinite(to_numpy(value, name)[bad_row]).all():
         raise ValueError(
@@ -160,9 +161,9 @@ def vectors(
 def wide_vectors(
     value: Any, name: str, d: int | None = None, threads: int = 0, first_row: int = 0
 ) -> tuple[F64, float]:
-    """``vectors`` in float64."""
+    """Return what ``vectors`` does, in float64."""
     array = wide(value, name, "(n, d)")
-    embedding_layout(array, name, d)
+    check_embedding_layout(array, name, d)
     largest, bad_row = _core.inspect_rows(array, threads)
     if bad_row >= 0:
         raise _not_finite(name, first_row + bad_row, as_dtype="float64")
@@ -172,7 +173,7 @@ def wide_vectors(
 
 
 def refuse_tiny(largest: float, name: str) -> None:
-    """Refuse float64 vectors, of which this is the largest |value|, that are too small."""
+    """Refuse float64 vectors whose squares may underflow; ``largest`` is their largest |value|."""
     if 0 < largest < SMALLEST_WIDE:
         raise _not_rescaled(name, largest)
 
@@ -185,10 +186,10 @@ def _not_rescaled(name: str, largest: float) -> ValueError:
 
 
 def logits(value: Any, name: str, first_row: int = 0) -> F32:
-    """Logits (n, C): -inf is legal, but not for a whole row; NaN and +inf are not.
+    """Return float32 logits (n, C): -inf is legal, but not for a whole row; NaN and +inf are not.
 
-    Large ones that float32 may not hold are rounded less the largest of their row (CONTRACT.md,
-    "Softmax, residuals").
+    Where float32 may not hold large logits, the largest of the row is subtracted before they are
+    rounded (CONTRACT.md, "Softmax, residuals").
     """
     given = real(value, name, "(n, C)")
     array = float32(given if fits_float32(given.dtype) else _shifted(given, name), name, "(n, C)")
@@ -208,7 +209,7 @@ def logits(value: Any, name: str, first_row: int = 0) -> F32:
 
 
 def _shifted(given: npt.NDArray[Any], name: str) -> F64:
-    """Logits, less the largest of the row where one of them is large; all else as it came."""
+    """Subtract its largest logit from each row that has a large one; leave other rows unchanged."""
     array = wide(given, name, "(n, C)")
     with np.errstate(invalid="ignore"):
         large = ((np.abs(array) > _LARGE_LOGIT) & np.isfinite(array)).any(axis=1)
@@ -219,7 +220,7 @@ def _shifted(given: npt.NDArray[Any], name: str) -> F64:
 
 
 def probabilities(value: Any, name: str, first_row: int = 0) -> F32:
-    """Probabilities (n, C): in [0, 1], rows summing to 1 within float16's rounding."""
+    """Return float32 probabilities (n, C): in [0, 1], each row summing to 1 within 0.01."""
     given = real(value, name, "(n, C)")
     array = float32(given, name, "(n, C)")
     if not fits_float32(given.dtype):
@@ -229,7 +230,7 @@ def probabilities(value: Any, name: str, first_row: int = 0) -> F32:
         row = int(np.argmin(ok.all(axis=1)))
         hint = "for raw scores use output_kind='logits'"
         if (array[row] >= 0).all() and abs(array[row].sum(dtype=np.float64) - 100) <= 1:
-            hint = f"of percent pass numpy.asarray({name}) / 100"
+            hint = f"for percentages, pass numpy.asarray({name}) / 100"
         raise ValueError(f"{name}: row {first_row + row} holds values outside [0, 1]; {hint}")
     totals = array.sum(axis=1, dtype=np.float64)
     off = np.abs(totals - 1) > 1e-2
@@ -240,24 +241,24 @@ def probabilities(value: Any, name: str, first_row: int = 0) -> F32:
 
 
 def integers(value: Any, name: str, shape: str) -> I64:
-    """An int64 array of its own (C order) from an integer array, values unchanged."""
+    """Return a C-contiguous int64 copy of an integer array."""
     array = to_numpy(value, name)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)  # an empty list is float64 to NumPy
     if array.dtype.kind not in "iu":
         hint = ""
         if array.dtype.kind == "b" and name != "targets":
-            hint = "; it holds -1 for none"
+            hint = "; use -1 where no id is excluded"
             if name != "exclude_ids":
-                hint = f"; of a mask pass numpy.flatnonzero({name})"
+                hint = f"; for a mask, pass numpy.flatnonzero({name})"
         elif array.dtype.kind in "fb":
             hint = f"; convert it with numpy.asarray({name}).astype('int64')"
             if name == "targets" and array.dtype.kind == "f":
                 hint += ", or, if these are values and not classes, use task='regression'"
         elif name == "targets":
             hint = (
-                "; number the classes as the columns of outputs, numpy.searchsorted(classes, "
-                "targets), where classes are those of the model in ascending order (classes_)"
+                "; number the classes like the columns of outputs, numpy.searchsorted(classes, "
+                "targets), where classes are the model's in ascending order (classes_)"
             )
         raise TypeError(f"{name} must hold integers, got dtype {array.dtype}{hint}")
     dimensions = shape.count(",") + (0 if shape.endswith(",)") else 1)
@@ -270,18 +271,18 @@ def integers(value: Any, name: str, shape: str) -> I64:
 
 
 def labels(value: Any, classes: int, first_row: int = 0) -> I64:
-    """Class indices (n,) in [0, classes)."""
+    """Return class indices (n,) in [0, classes)."""
     array = integers(value, "targets", "(n,)")
     bad = (array < 0) | (array >= classes)
     if bad.any():
         row, hint = int(np.argmax(bad)), ""
         if classes == 1:
             hint = (
-                "; of two classes pass both columns, "
+                "; for two classes, pass both columns, "
                 "numpy.hstack([numpy.zeros_like(outputs), outputs])"
             )
         elif array.min() > 0 and array.max() == classes:
-            hint = "; of classes counted from 1 pass numpy.asarray(targets) - 1"
+            hint = "; for classes counted from 1, pass numpy.asarray(targets) - 1"
         raise ValueError(
             f"targets: row {first_row + row} is class {array[row]}, but outputs have {classes} "
             f"columns, so classes are 0 to {classes - 1}{hint}"
@@ -289,21 +290,21 @@ def labels(value: Any, classes: int, first_row: int = 0) -> I64:
     return array
 
 
-def class_layout(targets: Any) -> None:
-    """Refuse what cannot be the classes (n,) of rows."""
+def check_class_layout(targets: Any) -> None:
+    """Refuse targets that cannot be the classes (n,) of rows."""
     shape = tuple(targets.shape)
     if len(shape) != 1:
         hint = ""
         if shape[1:] == (1,):
             hint = "; pass numpy.ravel(targets)"
         elif len(shape) == 2:
-            hint = "; of a column for each class pass numpy.argmax(targets, axis=1)"
+            hint = "; for one column per class, pass numpy.argmax(targets, axis=1)"
         raise ValueError(f"targets must have shape (n,), got {shape}{hint}")
     integers(targets[:0], "targets", "(n,)")
 
 
 def row_ids(value: Any, n: int) -> I64:
-    """Unique, non-negative row ids (n,)."""
+    """Return unique, non-negative row ids (n,)."""
     array = integers(value, "ids", "(n,)")
     checks.same_length("ids", len(array), "embeddings", n)
     if n and array.min() < 0:
@@ -317,7 +318,7 @@ def row_ids(value: Any, n: int) -> I64:
 
 
 def excluded_ids(value: Any, q: int) -> I64 | None:
-    """Ids a query must not be answered with: (q,) or (q, m), -1 for none."""
+    """Return the ids (q, m) that each query must not find as neighbours; -1 excludes none."""
     if value is None:
         return None
     array = to_numpy(value, "exclude_ids")
@@ -329,8 +330,10 @@ def excluded_ids(value: Any, q: int) -> I64 | None:
 
 
 def neighbours(distances: Any, ids: Any, metric: str) -> tuple[F64, I64]:
-    """Euclidean distances and ids, (q, k) each, of neighbours that somebody else found;
-    ValueError, naming a row, if they cannot be that."""
+    """Return Euclidean distances and ids, (q, k) each, of neighbours found by another program.
+
+    ValueError, naming a row, if they cannot be distances and ids of nearest neighbours.
+    """
     if not isinstance(metric, str) or metric not in ("euclidean", "sqeuclidean"):
         raise ValueError(f"metric must be 'euclidean' or 'sqeuclidean', got {metric!r}")
     found = integers(ids, "ids", "(q, k)")
@@ -356,7 +359,7 @@ def neighbours(distances: Any, ids: Any, metric: str) -> tuple[F64, I64]:
 
 
 def column_numbers(value: Any, q: int, columns: int) -> I64 | None:
-    """Output columns asked for, (t,) for all queries alike or (q, t)."""
+    """Return the requested output columns: (t,) for all queries alike, or (q, t)."""
     if value is None:
         return None
     array = to_numpy(value, "columns")

@@ -1,4 +1,4 @@
-"""Exceptions and warnings of the package's own."""
+"""The package's own exceptions and warnings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import sys
 import warnings
 from pathlib import Path
 
-# Where code of the package runs: its own files, and the standard library's for its decorators.
-_INSIDE = (
+# Files whose frames are not the caller's: the package's own, and the standard library's for the
+# package's decorators.
+_INTERNAL_FILES = (
     str(Path(__file__).resolve().parents[1]) + os.sep,
     contextlib.contextmanager.__code__.co_filename,
 )
@@ -28,8 +29,8 @@ class ResmemWarning(UserWarning):
 
 
 def warn(text: str) -> None:
-    """Issue a ``ResmemWarning`` at the line of the caller's that called the package."""
+    """Issue a ``ResmemWarning`` at the line of the caller's code that called the package."""
     level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INTERNAL_FILES):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, ResmemWarning, stacklevel=level)

@@ -1,4 +1,4 @@
-"""What knows the operating system."""
+"""Questions to the operating system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path, PurePosixPath
 
 
 def memory_available(root: str = "/") -> int:
-    """Bytes of memory that the system can give and the process's control group may take."""
+    """Return how many bytes of memory the system has free and the process's control groups allow.
+
+    ``root`` is the folder where ``proc`` and ``sys`` lie.
+    """
     found = _group_limits(root)
     with suppress(OSError), open(os.path.join(root, "proc/meminfo"), encoding="ascii") as file:
         found += [int(x.split()[1]) * 1024 for x in file if x.startswith("MemAvailable:")]
@@ -16,7 +19,7 @@ def memory_available(root: str = "/") -> int:
 
 
 def _group_limits(root: str) -> list[int]:
-    """Of the control groups (v2 and v1) that the process is in, and of those around them."""
+    """Return the limits (bytes) of the process's control groups (v2 and v1) and their parents."""
     found = []
     with suppress(OSError), open(os.path.join(root, "proc/self/cgroup"), "rb") as file:
         for line in map(os.fsdecode, file):
@@ -28,8 +31,8 @@ def _group_limits(root: str) -> list[int]:
             else:
                 continue
             inside = PurePosixPath(group.lstrip("/"))
-            for each in (inside, *inside.parents):
-                with suppress(OSError, ValueError):  # no such file; "max"
-                    path = Path(root, "sys/fs/cgroup", folder, each, name)
+            for ancestor in (inside, *inside.parents):
+                with suppress(OSError, ValueError):  # the file is missing, or says "max"
+                    path = Path(root, "sys/fs/cgroup", folder, ancestor, name)
                     found.append(int(path.read_text()))
     return found

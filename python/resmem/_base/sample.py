@@ -1,4 +1,4 @@
-"""Which rows stand for all of them, in memory that does not grow with their number."""
+"""Samples of rows, drawn in memory that does not grow with the number of rows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from resmem._base.arrays import I64
 
 
 def sample(n: int, most: int, seed: int = 0) -> I64:
-    """Positions of at most ``most`` of ``n`` rows, ascending: all, or one of each of ``most``
-    equal runs (CONTRACT.md, "Preprocessing")."""
+    """Return ascending positions of at most ``most`` of ``n`` rows.
+
+    They are all positions, or one from each of ``most`` equal runs (CONTRACT.md, "Preprocessing").
+    """
     if n <= most:
         return np.arange(n)
     edges = np.arange(most + 1) * n // most

@@ -1,4 +1,4 @@
-"""Threads of Python's own, where the system has room for them."""
+"""Python threads, started only where the system has memory for them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from typing import TypeVar
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-_USUAL_STACK = 8 << 20
-_FIRST_STEPS = 2 << 20  # bytes that a thread may need before it does any work
+_DEFAULT_STACK = 8 << 20  # bytes, where the system sets no limit
+_STARTUP_BYTES = 2 << 20  # memory that a thread may need before it does any work
 
 
 @contextmanager
 def pool(threads: int) -> Iterator[Executor | None]:
-    """So many threads; None, for the caller to work alone, if that is 0 or there is no room."""
+    """Provide a pool of threads; None, if ``threads`` is 0 or there is no memory for them.
+
+    With None the caller does the work itself.
+    """
     if threads == 0 or not room_for(threads):
         yield None
         return
@@ -28,12 +31,12 @@ def pool(threads: int) -> Iterator[Executor | None]:
 
 
 def interruptible(work: Callable[[], _R]) -> _R:
-    """The result of work that takes long inside one call of NumPy's, which asks for no signals.
+    """Return the result of ``work``, a long call of NumPy's, and let signals interrupt the wait.
 
     Python handles signals in the main thread alone, between two of its own steps. So that thread
     waits while another one works. If a handler raises, the work goes on until it ends and its
-    result is dropped: it must change nothing that anybody else reads. A program that ends meanwhile
-    waits for it, as LAPACK's libraries take down what it works with when a process exits.
+    result is dropped: it must change nothing that other code reads. A program that ends meanwhile
+    waits for it, as LAPACK's libraries free what it works with when a process exits.
     """
     if threading.current_thread() is not threading.main_thread() or not room_for(1):
         return work()
@@ -53,22 +56,22 @@ def interruptible(work: Callable[[], _R]) -> _R:
 
 
 def room_for(threads: int) -> bool:
-    """Whether there is memory for threads that are started now.
+    """Tell whether there is memory for this many threads, if they are started now.
 
-    Python waits for ever for a thread that runs out of it before it has begun to work.
+    Python waits for ever for a thread that runs out of memory before it has begun to work.
     """
     stack = threading.stack_size() or resource.getrlimit(resource.RLIMIT_STACK)[0]
-    if stack <= 0:  # no limit
-        stack = _USUAL_STACK
+    if stack <= 0:  # there is no limit
+        stack = _DEFAULT_STACK
     try:
-        mmap.mmap(-1, threads * (stack + _FIRST_STEPS), mmap.MAP_PRIVATE).close()
+        mmap.mmap(-1, threads * (stack + _STARTUP_BYTES), mmap.MAP_PRIVATE).close()
     except OSError:
         return False
     return True
 
 
 def submit(executor: Executor, work: Callable[[_T], _R], item: _T) -> Future[_R]:
-    """The work of an item; done at once where no thread can be started."""
+    """Start the work on an item; do it in this thread where no other can be started."""
     try:
         return executor.submit(work, item)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""What is running: the first thing to put into a bug report."""
+"""The versions of everything that runs: what a bug report starts with."""
 
 from __future__ import annotations
 

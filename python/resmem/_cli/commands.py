@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import resmem
-from resmem._base.units import in_bytes
+from resmem._base.units import bytes_text
 from resmem._files import container
 from resmem._files.export import bytes_to_verify, has_checksums
 from resmem._files.formats import Rows
@@ -326,4 +326,6 @@ def _bar(
 
 def _summary(memory: resmem.Memory) -> str:
     facts = memory.info()
-    return f"{facts['rows']} rows, d={facts['d']}, C={facts['columns']}, {in_bytes(memory.nbytes)}"
+    return (
+        f"{facts['rows']} rows, d={facts['d']}, C={facts['columns']}, {bytes_text(memory.nbytes)}"
+    )

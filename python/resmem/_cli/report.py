@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
 from resmem._base.errors import ResmemWarning
-from resmem._base.units import in_bytes
+from resmem._base.units import bytes_text
 from resmem._state.settings import SETTINGS
 
 _NAMES_SHOWN = 20  # of columns
@@ -88,7 +88,7 @@ def _flat(facts: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
             lines += _flat(value, f"{prefix}{name}.")
         else:
             is_size = "bytes" in name and isinstance(value, int)
-            text = f"{value} ({in_bytes(value)})" if is_size else str(value)
+            text = f"{value} ({bytes_text(value)})" if is_size else str(value)
             if isinstance(value, tuple) and len(value) > _NAMES_SHOWN:
                 shown = ", ".join(map(str, value[:_NAMES_SHOWN]))
                 text = f"{shown} and {len(value) - _NAMES_SHOWN} more"

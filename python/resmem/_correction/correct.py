@@ -10,7 +10,7 @@ import numpy as np
 
 from resmem import _core
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, Keys, block_of, float_state, forget, rows_of
+from resmem._base.arrays import F64, I64, Keys, float_state, read_block, release_pages, sliceable
 from resmem._base.blocks import blocks
 from resmem._correction.simplex import SimplexMap
 from resmem._rows import plausible
@@ -42,10 +42,10 @@ def kneighbors(
     """Distances and ids of the neighbours of queries, (q, k) each, padded; see ``Memory``."""
     workers = checks.thread_count(threads)
     plausible.check_names(embeddings, "embeddings", rows.embedding_names)
-    source = rows_of(embeddings, "embeddings")
-    convert.embedding_layout(source, "embeddings", rows.d, "(q, d)")
+    source = sliceable(embeddings, "embeddings")
+    convert.check_embedding_layout(source, "embeddings", rows.d, "(q, d)")
     warn_of_rounding(source, rows)
-    part = block_of(source, slice(0, source.shape[0]), "embeddings")
+    part = read_block(source, slice(0, source.shape[0]), "embeddings")
     queries, largest = rows.keys(part, workers)
     excluded = convert.excluded_ids(exclude_ids, len(queries))
     distances, ids, _ = search(rows, queries, largest, k, excluded, workers, prepare)
@@ -63,8 +63,8 @@ class Searched:
     ) -> None:  # fmt: skip
         plausible.check_names(embeddings, "embeddings", rows.embedding_names)
         # Shapes and dtypes are checked here, even of no rows; values block by block.
-        self._source = rows_of(embeddings, "embeddings")
-        convert.embedding_layout(self._source, "embeddings", rows.d, "(q, d)")
+        self._source = sliceable(embeddings, "embeddings")
+        convert.check_embedding_layout(self._source, "embeddings", rows.d, "(q, d)")
         warn_of_rounding(self._source, rows)
         self._rows, self.k, self._threads, self._prepare = rows, k, threads, prepare
         self._excluded = convert.excluded_ids(exclude_ids, len(self))
@@ -74,7 +74,7 @@ class Searched:
 
     def queries(self, block: slice) -> tuple[Keys, float]:
         """What is searched for, and its largest absolute value."""
-        part = block_of(self._source, block, "embeddings")
+        part = read_block(self._source, block, "embeddings")
         return self._rows.keys(part, self._threads, block.start)
 
     def find(self, block: slice, queries: Keys | None, largest: float) -> tuple[F64, I64]:
@@ -86,7 +86,7 @@ class Searched:
         return found[0], found[2]
 
     def forget(self, block: slice) -> None:
-        forget(self._source, block)
+        release_pages(self._source, block)
 
 
 class Given:
@@ -205,7 +205,7 @@ class Corrector:
             yield corrected
             del corrected
             queries.forget(block)
-            forget(given, block)
+            release_pages(given, block)
 
     def aggregate(
         self, distances: F64, positions: I64, base: F64 | None, select: I64 | None, threads: int
@@ -229,10 +229,10 @@ class Corrector:
         if outputs is None and self.spec.store.has_layer:
             return None
         plausible.check_names(outputs, "outputs", self.rows.output_names)
-        given = self.spec.rows_of(outputs)
+        given = self.spec.sliceable_outputs(outputs)
         if len(given.shape) == 0:
             raise ValueError("outputs must have shape (n, C), got ()")
-        self.spec.layout(given, self.rows.columns)
+        self.spec.column_count(given, self.rows.columns)
         checks.same_length("outputs", given.shape[0], of, q)
         if not known:
             plausible.check_logits(self.spec, given, fitted=True)
@@ -246,7 +246,7 @@ class Corrector:
     def raw_outputs(self, keys: Keys | None, given: Any, block: slice, threads: int) -> Any:
         """What the base model says of a block of queries, checked: (b, C)."""
         if given is not None:
-            return self.spec.outputs(block_of(given, block, "outputs"), block.start)
+            return self.spec.outputs(read_block(given, block, "outputs"), block.start)
         assert keys is not None
         return self.spec.store.outputs_of(keys, threads)
 

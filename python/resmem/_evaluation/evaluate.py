@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, block_of, distinct, forget, rows_of
+from resmem._base.arrays import F64, I64, distinct, read_block, release_pages, sliceable
 from resmem._base.blocks import blocks
 from resmem._base.errors import warn
 from resmem._correction.correct import Corrector
@@ -23,10 +23,10 @@ from resmem._rows import plausible
 from resmem._scores.metrics import (
     Interval,
     error_of,
-    explained,
     gains_of,
     losses_of,
     paired_interval,
+    r2_from_sums,
     reliability,
 )
 from resmem._state.view import MemoryView
@@ -228,7 +228,7 @@ class _Values:
         return {
             "rmse": self.main(slice(None)),
             "mae": float(self.absolute.mean()),
-            "r2": explained(float(self.loss.sum()), self._truth.total),
+            "r2": r2_from_sums(float(self.loss.sum()), self._truth.total),
         }
 
     def main(self, at: I64 | slice) -> float:
@@ -268,15 +268,15 @@ class _Truth:
         rows = corrector.rows
         if corrector.spec.task == "regression":
             plausible.check_order(targets, rows.output_names, "memory.output_names_")
-        self._given = rows_of(targets, "targets")
+        self._given = sliceable(targets, "targets")
         self._q, self._columns, self._spec = q, rows.columns, corrector.spec
         self.classes: I64 | None = None  # of the rows read so far
         self._spread = _Spread()
         if corrector.spec.task == "classification":
-            convert.class_layout(self._given)
+            convert.check_class_layout(self._given)
             self.classes = np.empty(q, dtype=np.int64)
         else:
-            convert.layout(self._given, "targets", "(n,)" if rows.flat else "(n, C)")
+            convert.check_layout(self._given, "targets", "(n,)" if rows.flat else "(n, C)")
             if not rows.flat and self._given.shape[1] != rows.columns:
                 raise ValueError(
                     f"targets must have {rows.columns} columns as in fit, "
@@ -292,8 +292,8 @@ class _Truth:
 
     def read(self, block: slice) -> npt.NDArray[Any]:
         """Classes (b,) or values (b, C)."""
-        part = block_of(self._given, block, "targets")
-        forget(self._given, block)
+        part = read_block(self._given, block, "targets")
+        release_pages(self._given, block)
         if self.classes is not None:
             self.classes[block] = convert.labels(part, self._columns, block.start)
             return self.classes[block]
@@ -338,21 +338,21 @@ class _Trial:
         if q == 0:
             raise ValueError("embeddings must have at least one row to evaluate, got none")
         tallies: Tallies = {}
-        nearest, seen = np.empty(q), plausible.Seen(corrector.spec, corrector.rows, q)
+        nearest, seen = np.empty(q), plausible.OverlapCounter(corrector.spec, corrector.rows, q)
         for block in blocks(q, 24 * k + 64 * corrector.rows.columns):
             keys, largest = queries.queries(block)
             raw = corrector.raw_outputs(keys, given, block, self.threads)
             distances, positions = queries.find(block, keys, largest)
             nearest[block] = distances[:, 0]
             wanted = truth.read(block)
-            seen.look(block, keys, positions[:, 0], wanted)
+            seen.count(block, keys, positions[:, 0], wanted)
             for name, values in self._predictions(raw, distances, positions).items():
                 if name not in tallies:
                     tallies[name] = truth.tally()
                 tallies[name].add(block, values, wanted)
             queries.forget(block)
-            forget(given, block)
-        if note := seen.note("evaluated"):
+            release_pages(given, block)
+        if note := seen.warning("evaluated"):
             warn(f"evaluate: {note}")
         return tallies, nearest, truth.classes
 

@@ -14,7 +14,7 @@ from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64
 from resmem._base.blocks import blocks
 from resmem._correction.correct import Corrector, Searched
-from resmem._rows.segment import Segment, intact
+from resmem._rows.segment import Segment, checked_stored
 from resmem._rows.snapshot import Snapshot
 
 _SHOWN = 10  # neighbours in a table
@@ -200,7 +200,7 @@ def targets_of(corrector: Corrector, positions: I64) -> npt.NDArray[Any]:
     if corrector.spec.task == "regression":
         found = np.full((*positions.shape, corrector.rows.columns), np.nan)
     for segment, where, at in located(corrector.rows, positions):
-        found[where] = intact(segment["targets"][at], corrector.rows.columns)
+        found[where] = checked_stored(segment["targets"][at], corrector.rows.columns)
     return found
 
 

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._base import checks
-from resmem._base.arrays import forget
+from resmem._base.arrays import release_pages
 from resmem._base.errors import FileFormatError
 from resmem._base.threads import pool, submit
 from resmem._files.atomic import locked, naming, open_regular, replacing
@@ -269,7 +269,7 @@ def _write_section(
         sums += more
         if isinstance(array, np.ndarray):
             flat = array.reshape(-1).view(np.uint8)
-            forget(flat, slice(written, written + len(chunk)))
+            release_pages(flat, slice(written, written + len(chunk)))
         written += len(chunk)
         if progress is not None:
             progress(len(chunk))

@@ -18,14 +18,14 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._base import convert
-from resmem._base.arrays import Array, forget
-from resmem._base.blocks import blocks, rows_in_hand
+from resmem._base.arrays import Array, release_pages
+from resmem._base.blocks import blocks, rows_per_block
 from resmem._base.errors import FileFormatError
 from resmem._files import formats
 from resmem._files.atomic import replacing
 from resmem._files.formats import Rows
 from resmem._files.persist import EXPORTS, Progress, Saved, SchemaOf, fitted
-from resmem._keys.preprocess import Fitted
+from resmem._keys.preprocess import FittedPreprocess
 from resmem._keys.stored import widen_keys
 from resmem._rows.ids import NO_RUNS, in_runs
 from resmem._rows.segment import Segment
@@ -99,7 +99,7 @@ def _column(rows: Snapshot, name: str, wide: bool) -> _Column:
 
     def parts() -> Iterator[Array]:
         for segment in rows.segments:
-            for some in segment.living_parts(rows.version, rows_in_hand(row_bytes)):
+            for some in segment.living_parts(rows.version, rows_per_block(row_bytes)):
                 part = segment.ids_of(some) if name == "ids" else segment[name][some]
                 yield widen_keys(part) if widened else part
 
@@ -229,7 +229,7 @@ class _Reader:
             raise self.bad("head_weight or head_bias holds NaN or infinity")
         return head
 
-    def preprocess(self) -> Fitted:
+    def preprocess(self) -> FittedPreprocess:
         return fitted(
             self.about,
             self.whole("d", 1, 2**31 - 1),
@@ -317,7 +317,7 @@ class _Reader:
         rows = self.found[name]
         for block in blocks(len(array), 8 * math.prod(array.shape[1:])):
             yield block, array[block]
-            forget(rows, block)
+            release_pages(rows, block)
             self.step((block.stop - block.start) * _row_bytes(rows))
 
 

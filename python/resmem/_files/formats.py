@@ -22,9 +22,9 @@ from typing import IO, Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resmem._base.arrays import forget
+from resmem._base.arrays import release_pages
 from resmem._base.platform import memory_available
-from resmem._base.units import in_bytes
+from resmem._base.units import bytes_text
 
 _ALIGN = 64  # of the data of arrays that are written, as NumPy aligns that of a .npy
 _LOCAL_HEADER = 30  # bytes of a member of a .npz before its name
@@ -71,7 +71,7 @@ class Converted:
 
     def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
         part = np.array(self._stored[rows], order="C")
-        forget(self._stored, rows)
+        release_pages(self._stored, rows)
         return (part.astype(np.uint32) << 16).view(np.float32) if self._bfloat16 else part
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
@@ -233,9 +233,9 @@ def _check_room(name: str, size: int) -> None:
     room = memory_available() // 2
     if size > room:
         raise ValueError(
-            f"{name!r} is compressed and takes {in_bytes(size)} in memory, more than half of what "
-            f"is available ({in_bytes(room)}); write it uncompressed, with numpy.savez or as a "
-            ".npy, which is mapped instead of read"
+            f"{name!r} is compressed and takes {bytes_text(size)} in memory, more than half of "
+            f"what is available ({bytes_text(room)}); write it uncompressed, with numpy.savez or "
+            "as a .npy, which is mapped instead of read"
         )
 
 

@@ -17,13 +17,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from resmem._base.arrays import Array, forget
+from resmem._base.arrays import Array, release_pages
 from resmem._base.errors import FileFormatError
 from resmem._files import container
 from resmem._files.container import Pieces, Section, Version
-from resmem._indexes.decision import KINDS, Decision, saved
+from resmem._indexes.decision import KINDS, Decision, decision_from_file
 from resmem._indexes.policy import Planner
-from resmem._keys.preprocess import AS_GIVEN, NONE, Fitted, method_named
+from resmem._keys.preprocess import IDENTITY, NO_PREPROCESS, FittedPreprocess, preprocess_named
 from resmem._rows.ids import NO_RUNS
 from resmem._rows.segment import Schema, Segment, Stored, target_fault
 from resmem._rows.snapshot import Snapshot
@@ -48,7 +48,7 @@ class File:
     numbers: int = 0  # segments it ever held
     removed: Mapping[int, int] = field(default_factory=dict)  # removed rows, by segment
     retired: Array = field(default_factory=lambda: NO_RUNS)
-    preprocess: Fitted = AS_GIVEN
+    preprocess: FittedPreprocess = IDENTITY
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Written:
 
     def followed_by(self, now: Snapshot) -> Snapshot:
         """``now``, a later snapshot, with its segments where they are in the file."""
-        now = now.marked(self.rows)
+        now = now.stored_as(self.rows)
         for at, segment in self.mapped.items():
             place = slice(at, at + 1)
-            after = now.compacted(place, self.rows, segment, self.rows.gone(place))
+            after = now.compacted(place, self.rows, segment, self.rows.dead_ids(place))
             now = now if after is None else after
         return now
 
@@ -95,7 +95,7 @@ def save(
             place = Stored(version.uuid, number, frozenset(segment.arrays))
             segment = replace(segment, stored=place)
             if (decision := work.decisions[at]) is not None:
-                segment.planner.lies_at(decision, (version.uuid, number))
+                segment.planner.mark_stored(decision, (version.uuid, number))
         stored.append(segment)
     found = _mapped(name, rows, version, mapped) if mapped else {}
     return Written(file, replace(rows, segments=tuple(stored)), found)
@@ -264,7 +264,7 @@ class Saved:
 
     settings: dict[str, Any]
     head: dict[str, Array]  # "weight" and "bias", or nothing
-    preprocess: Fitted
+    preprocess: FittedPreprocess
     rows: Callable[[SchemaOf], tuple[Snapshot, File | None]]
     bad: Callable[[str], FileFormatError]  # what to raise if any of it makes no sense
 
@@ -379,14 +379,14 @@ def fitted(
     array: Callable[[str, Any, tuple[int, ...]], Array],
     bad: Callable[[str], FileFormatError],
     waits: bool,
-) -> Fitted:
+) -> FittedPreprocess:
     """The preprocess that settings name, of the arrays that ``array`` gives by name, dtype and
     shape.
 
     ``waits``: there are neither rows that it was fitted to nor such arrays.
     """
     try:
-        method = method_named(settings.get("preprocess"))
+        method = preprocess_named(settings.get("preprocess"))
         schema = method.schema(d)
     except ValueError as error:
         raise bad(f"its settings make no sense: {error}") from error
@@ -395,13 +395,13 @@ def fitted(
             raise bad(f"its preprocess {method.name} has an offset besides")
         schema = {"offset": (np.float64, (d,))}
     elif waits and schema:
-        schema, method = {}, NONE
+        schema, method = {}, NO_PREPROCESS
     arrays = {each: np.array(array(each, *kind)) for each, kind in schema.items()}
     if not all(np.isfinite(each).all() for each in arrays.values()):
         raise bad("the numbers of its preprocess hold NaN or infinity")
     if (arrays.get("scale", np.ones(1)) <= 0).any():
         raise bad("the scale of its preprocess is not positive")
-    return Fitted(method, arrays, wide=settings.get("key_dtype") == "float64")
+    return FittedPreprocess(method, arrays, wide=settings.get("key_dtype") == "float64")
 
 
 def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tuple[Snapshot, File]:
@@ -438,7 +438,7 @@ def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tupl
     if verify:
         for segment in segments:  # what was looked at need not stay in memory
             for name in {"ids", "targets", "index"} & set(segment.arrays):
-                forget(segment[name], slice(0, segment.n))
+                release_pages(segment[name], slice(0, segment.n))
     removed = {s.stored.number: s.dead for s in segments if s.stored and s.dead}
     return rows, replace(file, removed=removed, retired=rows.retired)
 
@@ -478,7 +478,7 @@ def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment
     for kind in KINDS:  # a reader that does not know one searches without
         if built := reader.below(f"{number}/{kind}/"):
             stored = (file.version.uuid, number)
-            read = partial(saved, kind, built, arrays["keys"], stored)
+            read = partial(decision_from_file, kind, built, arrays["keys"], stored)
             segment = replace(segment, planner=Planner(read=read))
     dead = reader.whole(fields, "removed", n)
     if dead:

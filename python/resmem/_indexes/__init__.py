@@ -1,1 +1,1 @@
-"""What makes search fast: when rows get an index, of what shape, and whether it stays."""
+"""Indexes, which make search fast: when rows get one, of what shape, and whether it is kept."""

@@ -1,4 +1,4 @@
-"""What was decided for some rows: the index that was built of them, and what a file keeps of it."""
+"""The decision whether some rows have an index, with that index, and its form in a file."""
 
 from __future__ import annotations
 
@@ -19,32 +19,33 @@ KINDS: dict[str, type[_core.Cascade] | type[_core.Tree]] = {
 }
 
 
-FEW = 16  # fewer queries are bound by memory: they are measured one after the other
+LEAST_BATCH = 16  # queries; fewer are bound by memory bandwidth and measured one at a time
 
 
 def kind_of(index: Index) -> str:
-    """Its name, for people and in files."""
+    """Return the name of the kind of index, as shown and as used in files."""
     return next(name for name, kind in KINDS.items() if isinstance(index, kind))
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What was measured of some rows, and what came of it."""
+    """Whether the first rows of a segment have an index, and the measurements that decided it."""
 
-    rows: int  # the first ones of the segment
-    keys: npt.NDArray[Any]  # the array it was built of
+    rows: int  # number of rows of the segment that were measured, from the first on
+    keys: npt.NDArray[Any]  # the array that the index was built from
     index: Index | None
-    tried: tuple[dict[str, Any], ...]  # all trials, described
-    batches: bool  # whether it serves batches of queries
-    singles: bool  # whether it serves few queries
+    tried: tuple[dict[str, Any], ...]  # the measurements of each trial
+    batches: bool  # whether the index is used for batches of queries
+    singles: bool  # whether it is used for fewer than ``LEAST_BATCH`` queries
     reason: str
-    stored: tuple[str, int] | None = None  # the file and the segment where it lies
+    stored: tuple[str, int] | None = None  # uuid of the file and number of the segment that hold it
 
     def serves(self, queries: int) -> bool:
-        return self.singles if queries < FEW else self.batches
+        """Whether the index is used for this many queries."""
+        return self.singles if queries < LEAST_BATCH else self.batches
 
     def described(self) -> dict[str, Any]:
-        """For people and tools."""
+        """Return what ``Memory.info`` shows of it."""
         kind = "float32" if self.index is None else kind_of(self.index)
         return {
             "rows": self.rows,
@@ -56,7 +57,7 @@ class Decision:
         }
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What a file keeps of it, by kind and name; nothing if nothing was built."""
+        """Return the arrays that a file keeps, by "kind/name"; none without an index."""
         if self.index is None:
             return {}
         serves = np.array([self.batches, self.singles], dtype=np.uint8)
@@ -64,18 +65,20 @@ class Decision:
         return {f"{kind_of(self.index)}/{name}": array for name, array in arrays.items()}
 
 
-def saved(
+def decision_from_file(
     kind: str, arrays: dict[str, npt.NDArray[Any]], keys: npt.NDArray[Any], stored: tuple[str, int]
 ) -> Decision | None:
-    """The decision of which a file keeps these arrays; none if they make no sense."""
+    """Return the decision that was saved as these arrays; None if they contradict each other."""
     try:
         index = KINDS[kind].of({name: array.ravel() for name, array in arrays.items()})
-        batches, singles = (bool(served) for served in arrays["serves"])
+        batches, singles = (bool(serves) for serves in arrays["serves"])
     except (ValueError, TypeError, KeyError):
         return None
     if len(index) > len(keys) or index.dimensions != keys.shape[1]:
         return None
-    if isinstance(index, _core.Cascade) and not index.euclidean:  # as a memory's searches are
+    if (
+        isinstance(index, _core.Cascade) and not index.euclidean
+    ):  # all searches of a memory are Euclidean
         return None
     reason = "saved in the file"
     return Decision(len(index), keys, index, (), batches, singles, reason, stored)

@@ -1,4 +1,4 @@
-"""Indexes tried on some rows: built, searched beside the search without one, and the best kept."""
+"""Trials of indexes: they are built, timed against the search without one, and the best is kept."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from resmem import _core
 from resmem._base.arrays import F32, F64, I64
 from resmem._base.sample import sample
-from resmem._indexes.decision import FEW, Decision, Index, kind_of
+from resmem._indexes.decision import LEAST_BATCH, Decision, Index, kind_of
 from resmem._indexes.shape import (
     LEAST_ROWS,
     Shape,
@@ -24,24 +24,26 @@ from resmem._indexes.shape import (
 )
 
 KeySegment: TypeAlias = "tuple[npt.NDArray[Any], I64 | None, int, I64 | None, float]"
-_TREES = 16  # dimensions; beyond, a tree looks at most of the rows
-_TREES_FIRST = 6  # dimensions up to which a tree is faster than a cascade, and so is tried first
-_HOPELESS = 4.0  # times a query's time with the best: a tree so slow for a few is not asked more
-SAMPLE = 512  # rows that are searched for to measure what a cascade saves
-_SINGLES = 4
-_MOST_BUILDING = 5.0  # times what 1,000 queries take without it
-_MOST_TIME = 0.9  # of the time without it, or it is dropped
-_LEAST_DEPTH = 40  # to begin with
-_MANY, _LITTLE = 0.02, 0.001  # shares of pairs that pass; beyond, another depth is tried
-_FLAT = 0.3  # share of pairs; beyond, codes must take all dimensions, at most so many:
-_MOST_FLAT = 512
-_SOME_NUMBERS = 1 << 23  # that a first trial on some of the rows copies
-_SOME = 0.6  # times as fast on some of the rows is enough: more rows gain more
+_MOST_TREE_DIMENSIONS = 16  # beyond, a tree reads most of the rows
+_TREE_FIRST_DIMENSIONS = 6  # up to here a tree is faster than a cascade and is tried first
+_SLOW_TREE = 4.0  # a tree whose first queries take this many times the best is dropped untimed
+SAMPLE_QUERIES = 512  # rows that are searched for to time an index
+_SINGLE_QUERIES = 4  # rows that are searched for one at a time
+_BUILD_BUDGET = 5.0  # time to build all cascades, in times that 1,000 queries take without one
+_MOST_TIME = 0.9  # an index is dropped if it takes more than this part of the time without it
+_LEAST_DEPTH = 40  # of the first cascade that is tried
+# Shares of pairs that pass the projection: more than the first need a greater depth, fewer than
+# the second a smaller one.
+_DEEPER_ABOVE, _SHALLOWER_BELOW = 0.02, 0.001
+_ALL_DIMENSIONS_ABOVE = 0.3  # share of pairs beyond which codes must take all dimensions
+_MOST_CODED_DIMENSIONS = 512  # dimensions that such codes may have
+_PILOT_NUMBERS = 1 << 23  # values of the rows that a pilot trial copies
+_PILOT_SPEED = 0.6  # times as fast is enough in a pilot trial: more rows gain more
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What searches ask for."""
+class SearchParameters:
+    """The parameters of the searches that are timed."""
 
     k: int
     threads: int
@@ -50,16 +52,17 @@ class Ask:
 
 @dataclass(frozen=True)
 class IndexTrial:
-    """A cascade or a tree and what was measured of it."""
+    """A cascade or a tree and its measurements."""
 
-    shape: Shape | None  # of a cascade
-    index: Index | None  # none: the search without
-    seconds: float  # to build
-    batch: float  # seconds for ``SAMPLE`` queries
-    single: float  # for ``_SINGLES`` queries one after the other
-    passed: float  # share of all pairs that passed the projection, of cascades
+    shape: Shape | None  # None for a tree
+    index: Index | None  # None for the search without an index
+    seconds: float  # time to build it
+    batch: float  # seconds for ``SAMPLE_QUERIES`` queries together
+    single: float  # seconds for ``_SINGLE_QUERIES`` queries one after the other
+    passed: float  # share of pairs that passed the projection, for cascades
 
     def described(self, without: IndexTrial) -> dict[str, Any]:
+        """Return the measurements, as ratios to those of the search without an index."""
         assert self.index is not None
         shape = {} if self.shape is None else asdict(self.shape)
         return {
@@ -81,22 +84,24 @@ def decide(
     most_trials: int = 4,
     metric: str = "euclidean",
 ) -> Decision:
-    """Build cascades and a tree, search with them and without, and keep the fastest if that is
-    faster."""
+    """Build cascades and a tree, time searches with them and without, and keep the fastest index.
+
+    No index is kept if none is clearly faster than the search without one.
+    """
     n, d = segment[0].shape
-    queries = _sample(segment[0], SAMPLE, 0)
-    ask = Ask(k, threads, metric)
-    none = IndexTrial(None, None, 0.0, *_measure(queries, (*segment, None), ask))
+    queries = _sampled_rows(segment[0], SAMPLE_QUERIES, 0)
+    search = SearchParameters(k, threads, metric)
+    none = IndexTrial(None, None, 0.0, *_measure(queries, (*segment, None), search))
     trials: list[IndexTrial] = []
     reason = ""
-    few_dimensions = d <= _TREES and "euclidean" in metric
-    if few_dimensions and d <= _TREES_FIRST:
-        trials += _try_tree(segment, queries, none, ask)
+    tree_possible = d <= _MOST_TREE_DIMENSIONS and "euclidean" in metric
+    if tree_possible and d <= _TREE_FIRST_DIMENSIONS:
+        trials += _try_tree(segment, queries, none, search)
     if len(trials) < most_trials:
-        tried, reason = _try_cascades(segment, queries, none, ask, most_trials - len(trials))
+        tried, reason = _try_cascades(segment, queries, none, search, most_trials - len(trials))
         trials += tried
-    if few_dimensions and d > _TREES_FIRST and len(trials) < most_trials:
-        trials += _try_tree(segment, queries, min([none, *trials], key=_batch), ask)
+    if tree_possible and d > _TREE_FIRST_DIMENSIONS and len(trials) < most_trials:
+        trials += _try_tree(segment, queries, min([none, *trials], key=_batch), search)
     if not trials:
         return Decision(n, keys, None, (), False, False, reason)
     best = min(trials, key=_batch)
@@ -115,52 +120,54 @@ def _batch(trial: IndexTrial) -> float:
     return trial.batch
 
 
-def _try_tree(segment: KeySegment, queries: F32, best: IndexTrial, ask: Ask) -> list[IndexTrial]:
-    """A tree, unless there is no memory for it or a few queries show it far behind the best."""
+def _try_tree(
+    segment: KeySegment, queries: F32, best: IndexTrial, search: SearchParameters
+) -> list[IndexTrial]:
+    """Try a tree; give none if memory is short or a first few queries are far slower."""
     rows, largest = segment[0], segment[4]
     start = time.perf_counter()
     try:
-        tree = _core.Tree((rows, None, 0, None, largest), rows.shape[1], ask.threads)
+        tree = _core.Tree((rows, None, 0, None, largest), rows.shape[1], search.threads)
     except (ValueError, MemoryError):
         return []
     seconds = time.perf_counter() - start
     with_tree = (*segment, tree)
-    few = queries[:FEW]
-    pilot = min(_time(few, with_tree, ask)[0] for _ in range(2))
-    if pilot * len(queries) > _HOPELESS * best.batch * len(few):
+    few = queries[:LEAST_BATCH]
+    pilot = min(_time(few, with_tree, search)[0] for _ in range(2))
+    if pilot * len(queries) > _SLOW_TREE * best.batch * len(few):
         return []
-    return [IndexTrial(None, tree, seconds, *_measure(queries, with_tree, ask))]
+    return [IndexTrial(None, tree, seconds, *_measure(queries, with_tree, search))]
 
 
 def _try_cascades(
-    segment: KeySegment, queries: F32, none: IndexTrial, ask: Ask, most_trials: int
+    segment: KeySegment, queries: F32, none: IndexTrial, search: SearchParameters, most_trials: int
 ) -> tuple[list[IndexTrial], str]:
-    """Cascades of one shape after the other, as long as that pays; or why there is none."""
+    """Try cascades of one shape after the other while that pays; say why if there is none."""
     rows, largest = segment[0], segment[4]
     n, d = rows.shape
-    budget = _MOST_BUILDING * none.batch * 1000 / len(queries)
-    look = _survivors(queries[:128], segment, ask) if d > 64 else None
-    flat = look is not None and look.share(64) > _FLAT
-    if (flat and d > _MOST_FLAT) or (
-        ask.metric == "inner_product" and _misses(queries, segment, ask)
+    budget = _BUILD_BUDGET * none.batch * 1000 / len(queries)
+    survivors = _survivors(queries[:128], segment, search) if d > 64 else None
+    all_dimensions = survivors is not None and survivors.share(64) > _ALL_DIMENSIONS_ABOVE
+    if (all_dimensions and d > _MOST_CODED_DIMENSIONS) or (
+        search.metric == "inner_product" and _pilot_fails(queries, segment, search)
     ):
         return [], "no projection tells its rows apart"
-    first = shape_for(n, d, flat)
+    first = shape_for(n, d, all_dimensions)
     if not first.fits(d):
         return [], "codes take more than two fifths of so few dimensions"
-    if look is not None and first.coded_rows:
+    if survivors is not None and first.coded_rows:
         depths = [p for p in depths_of(first, d) if p >= _LEAST_DEPTH]
-        first = replace(first, depth=look.best_depth(depths)) if depths else first
+        first = replace(first, depth=survivors.best_depth(depths)) if depths else first
     trials: list[IndexTrial] = []
     shape: Shape | None = first
     while shape is not None and len(trials) < most_trials:
         start = time.perf_counter()
         try:
-            cascade = _build((rows, None, 0, None, largest), shape, ask)
+            cascade = _build((rows, None, 0, None, largest), shape, search)
         except (ValueError, MemoryError) as error:
             return trials, str(error) or "no memory"
         seconds = time.perf_counter() - start
-        measured = _measure(queries, (*segment, cascade), ask)
+        measured = _measure(queries, (*segment, cascade), search)
         trials.append(IndexTrial(shape, cascade, seconds, *measured))
         budget -= seconds
         shape = _next_shape(trials, n, d) if 1.4 * seconds < budget else None
@@ -168,37 +175,39 @@ def _try_cascades(
 
 
 def _next_shape(trials: list[IndexTrial], n: int, d: int) -> Shape | None:
-    """One more depth, in the direction in which it may be faster; none once it was not."""
+    """Return a shape of the next depth that may be faster; None once a step was not faster."""
     last = trials[-1]
     assert last.shape is not None
     if not last.shape.coded_rows or (len(trials) > 1 and last.batch > trials[-2].batch):
         return None
     depths = depths_of(last.shape, d)
     further: list[int] = []
-    if last.passed > _MANY:
+    if last.passed > _DEEPER_ABOVE:
         further = [p for p in depths if p > last.shape.depth][:1]
-        if (not further or last.passed > _FLAT) and d <= _MOST_FLAT:
-            return shape_for(n, d, flat=True)
-    elif last.passed < _LITTLE:
+        if (not further or last.passed > _ALL_DIMENSIONS_ABOVE) and d <= _MOST_CODED_DIMENSIONS:
+            return shape_for(n, d, all_dimensions=True)
+    elif last.passed < _SHALLOWER_BELOW:
         further = [p for p in depths if p < last.shape.depth][-1:]
     shapes = [replace(last.shape, depth=p) for p in further]
     return next((s for s in shapes if s not in [trial.shape for trial in trials]), None)
 
 
-def _survivors(queries: F32, segment: KeySegment, ask: Ask) -> Survivors:
-    """Some queries, what they reach, and some other rows."""
-    rows, others = segment[0], _sample(segment[0], SAMPLE, 1)
-    found = _core.search(queries, segment[4], [segment], ask.k, ask.metric, None, ask.threads)
+def _survivors(queries: F32, segment: KeySegment, search: SearchParameters) -> Survivors:
+    """Return the queries, their reach (the distance of the k-th neighbour) and sampled rows."""
+    rows, others = segment[0], _sampled_rows(segment[0], SAMPLE_QUERIES, 1)
+    found = _core.search(
+        queries, segment[4], [segment], search.k, search.metric, None, search.threads
+    )
     farthest = found[2][np.arange(len(queries)), (found[2] >= 0).sum(axis=1) - 1]
     last = _widened(rows[farthest])
     longest = math.sqrt(max(squared_lengths(others).max(), squared_lengths(last).max()))
-    asked = _points(queries, ask.metric, longest, True)
-    reach = np.sqrt(squared_lengths(asked - _points(last, ask.metric, longest)))
-    return Survivors(asked, reach, _points(others, ask.metric, longest))
+    points = _points(queries, search.metric, longest, True)
+    reach = np.sqrt(squared_lengths(points - _points(last, search.metric, longest)))
+    return Survivors(points, reach, _points(others, search.metric, longest))
 
 
 def _points(x: F32, metric: str, longest: float, as_queries: bool = False) -> F64:
-    """Points that are nearer where a key is smaller (cpp/index/cascade/points.h)."""
+    """Return points whose Euclidean order is that of the metric (cpp/index/cascade/points.h)."""
     points = x.astype(np.float64)
     if metric in ("euclidean", "sqeuclidean"):
         return points
@@ -210,21 +219,23 @@ def _points(x: F32, metric: str, longest: float, as_queries: bool = False) -> F6
     return np.column_stack([points, lift])
 
 
-def _misses(queries: F32, segment: KeySegment, ask: Ask) -> bool:
-    """Whether a cascade of some of the rows is much slower than none, as it is where lengths differ
-    a lot: they leave inner products little to be told by."""
+def _pilot_fails(queries: F32, segment: KeySegment, search: SearchParameters) -> bool:
+    """Tell whether a cascade of some of the rows is much slower than none.
+
+    For inner products it is where the lengths of rows differ a lot.
+    """
     d = segment[0].shape[1]
-    rows = _sample(segment[0], max(1024, min(2 * LEAST_ROWS, _SOME_NUMBERS // d)), 2)
+    rows = _sampled_rows(segment[0], max(1024, min(2 * LEAST_ROWS, _PILOT_NUMBERS // d)), 2)
     some = rows, None, 0, None, segment[4]
     try:
-        cascade = _build(some, shape_for(*rows.shape), ask)
+        cascade = _build(some, shape_for(*rows.shape), search)
     except (ValueError, MemoryError):
         return True
-    without = _time(queries[:64], (*some, None), ask)[0]
-    return without < _SOME * _time(queries[:64], (*some, cascade), ask)[0]
+    without = _time(queries[:64], (*some, None), search)[0]
+    return without < _PILOT_SPEED * _time(queries[:64], (*some, cascade), search)[0]
 
 
-def _sample(rows: npt.NDArray[Any], count: int, seed: int) -> F32:
+def _sampled_rows(rows: npt.NDArray[Any], count: int, seed: int) -> F32:
     return _widened(rows[sample(len(rows), count, seed)])
 
 
@@ -233,30 +244,33 @@ def _widened(rows: npt.NDArray[Any]) -> F32:
     return wide
 
 
-def _build(rows: Any, shape: Shape, ask: Ask) -> _core.Cascade:
+def _build(rows: Any, shape: Shape, search: SearchParameters) -> _core.Cascade:
     d = rows[0].shape[1]
     return _core.Cascade(
-        rows, d, shape.depth, shape.clusters, shape.coded_rows, ask.threads, metric=ask.metric
+        rows, d, shape.depth, shape.clusters, shape.coded_rows, search.threads, metric=search.metric
     )
 
 
-def _measure(queries: F32, segment: Any, ask: Ask) -> tuple[float, float, float]:
-    """Seconds for all queries together and for few one after the other, and the share of pairs
-    that passed the projection (1 where most queries were given up)."""
+def _measure(queries: F32, segment: Any, search: SearchParameters) -> tuple[float, float, float]:
+    """Return seconds for all queries together, seconds for some one after the other, and a share.
+
+    The share is that of pairs that passed the projection; 1 if the cascade gave up many queries.
+    """
     batch = single = math.inf
     for _ in range(2):
-        seconds, stats = _time(queries, segment, ask)
+        seconds, stats = _time(queries, segment, search)
         batch = min(batch, seconds)
         single = min(
-            single, sum(_time(queries[i : i + 1], segment, ask)[0] for i in range(_SINGLES))
+            single,
+            sum(_time(queries[i : i + 1], segment, search)[0] for i in range(_SINGLE_QUERIES)),
         )
     if stats["given_up"] > len(queries) // 4:
         return batch, single, 1.0
     return batch, single, stats["code_hits"] / (len(queries) * len(segment[0]))
 
 
-def _time(queries: F32, segment: Any, ask: Ask) -> tuple[float, _core.SearchStats]:
+def _time(queries: F32, segment: Any, search: SearchParameters) -> tuple[float, _core.SearchStats]:
     start = time.perf_counter()
-    asked = queries, segment[4], [segment], ask.k, ask.metric, None, ask.threads
-    stats = _core.search(*asked)[3]
+    arguments = queries, segment[4], [segment], search.k, search.metric, None, search.threads
+    stats = _core.search(*arguments)[3]
     return time.perf_counter() - start, stats

@@ -1,1 +1,1 @@
-"""How keys are made of embeddings: what is fitted to rows, and what rounding does to them."""
+"""Keys made of embeddings: preprocessing, its fit to rows, and the effect of rounding."""

@@ -1,7 +1,8 @@
-"""How keys are made of embeddings. Fitted once, the numbers are kept with the rows.
+"""Preprocessing: how keys are made of embeddings.
 
-CONTRACT.md defines the arithmetic of ``Fitted.apply`` to the bit, so that a query meets its key
-everywhere. What a fit finds is stored and need never be found again.
+A preprocess is fitted once, and its numbers are kept with the rows. CONTRACT.md defines the
+arithmetic of ``FittedPreprocess.apply`` to the bit, so that equal embeddings have equal keys
+everywhere.
 """
 
 from __future__ import annotations
@@ -23,36 +24,39 @@ from resmem._base.threads import interruptible
 
 _R = TypeVar("_R")
 
-_SAMPLE = 65_536  # rows that a fit looks at
-_BLOCK_BYTES = 8 << 20  # of rows in hand, as float64
-_MANY_COLUMNS = 400  # from here on one product or decomposition of (d, d) takes 0.05 s or more
+_SAMPLE = 65_536  # rows that a fit samples
+_BLOCK_BYTES = 8 << 20  # bytes of float64 rows per block
+_SLOW_COLUMNS = 400  # columns from which a product or decomposition of (d, d) takes 0.05 s or more
 _LARGEST = np.finfo(np.float32).max
 
-# What is taken for nothing but roundings: such a part of the largest variance, or of the length of
-# a direction. Float32 embeddings round to 2^-48 of their squares, eigenvectors and eigenvalues to
-# about d 2^-52.
+# Variances below this part of the largest one, and components below this part of a direction's
+# length, are taken for rounding errors. The squares of float32 embeddings are rounded by 2^-48 of
+# their size, eigenvectors and eigenvalues by about d 2^-52.
 _ROUNDINGS = 2.0**-40
-# A row of weights must hold one that float32 has all its bits for, with 24 more for the rest.
+# The largest weight of a row must be at least this, 24 bits above the smallest normal float32, so
+# that the row's smaller weights keep their bits too.
 _LEAST_WEIGHT = 2.0**-102
 
 
 @dataclass(frozen=True)
-class Method:
-    """A preprocess by name, not fitted to anything."""
+class Preprocess:
+    """A preprocess that has not been fitted to rows yet."""
 
-    kind: str
+    kind: str  # the name without its number of dimensions
     m: int = 0  # dimensions that "pca" and "whiten" keep
 
     @property
     def name(self) -> str:
+        """What ``Memory(preprocess=...)`` calls it."""
         return f"{self.kind}:{self.m}" if self.linear else self.kind
 
     @property
     def linear(self) -> bool:
+        """Whether keys are a linear map of the embeddings."""
         return self.m > 0
 
     def width(self, d: int) -> int:
-        """Of the keys of embeddings with ``d`` columns."""
+        """Return how many columns the keys of embeddings with ``d`` columns have."""
         if self.m > d:
             raise ValueError(
                 f"preprocess={self.name!r} keeps {self.m} dimensions, embeddings have only {d} "
@@ -61,40 +65,40 @@ class Method:
         return self.m or d
 
     def schema(self, d: int) -> dict[str, tuple[npt.DTypeLike, tuple[int, ...]]]:
-        """Names, dtypes and shapes of what a fit finds."""
+        """Return the names, dtypes and shapes of the arrays that a fit computes."""
         width = self.width(d)
         if self.linear:
             return {"weight": (np.float32, (width, d)), "bias": (np.float32, (width,))}
         names = {"center": ("mean",), "standardize": ("mean", "scale")}.get(self.kind, ())
         return {name: (np.float64, (d,)) for name in names}
 
-    def fit(self, n: int, d: int, rows_at: Callable[[I64], Keys]) -> Fitted:
-        """Fitted to ``n`` embeddings, of which ``rows_at`` gives those at ascending positions.
+    def fit(self, n: int, d: int, rows_at: Callable[[I64], Keys]) -> FittedPreprocess:
+        """Fit to ``n`` embeddings, of which ``rows_at`` gives those at ascending positions.
 
-        ``AS_GIVEN`` where there are none to fit to: there are no keys yet to be compared either.
+        Without rows to fit to the result is ``IDENTITY``: there are no keys to compare yet either.
         """
         if not self.schema(d):
-            return Fitted(self)
+            return FittedPreprocess(self)
         if n == 0:
-            return AS_GIVEN
-        moments, positions = _Moments(d, together=self.linear), sample(n, _SAMPLE)
+            return IDENTITY
+        moments, positions = _Moments(d, cross_products=self.linear), sample(n, _SAMPLE)
         step = max(1, _BLOCK_BYTES // (8 * d))
-        long = self.linear and d >= _MANY_COLUMNS
+        long = self.linear and d >= _SLOW_COLUMNS
         for start in range(0, len(positions), step):
             rows = rows_at(positions[start : start + step])
-            _answering(partial(moments.add, rows), long)
+            _run(partial(moments.add, rows), long)
         if self.linear:
-            return Fitted(self, _answering(partial(self._linear_map, moments), long))
+            return FittedPreprocess(self, _run(partial(self._linear_map, moments), long))
         scale = np.sqrt(moments.scatter / moments.n)
         found = {"mean": moments.mean, "scale": np.where(scale > 0, scale, 1.0)}
-        return Fitted(self, {name: found[name] for name in self.schema(d)})
+        return FittedPreprocess(self, {name: found[name] for name in self.schema(d)})
 
     def _linear_map(self, moments: _Moments) -> dict[str, npt.NDArray[Any]]:
-        """The principal directions as the rows of a weight, largest variance first."""
+        """Return bias and weight; its rows are the principal directions, largest variance first."""
         variances, columns = np.linalg.eigh(moments.scatter / moments.n)
         variances, rows = variances[::-1][: self.m, None], columns.T[::-1][: self.m]
         peaks = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)
-        # What a column that is constant has of a direction must be 0, however large the constant.
+        # A constant column must have weight 0, however large the constant is.
         rows = np.where(np.abs(rows) > _ROUNDINGS, rows * np.sign(peaks), 0.0)
         if self.kind == "whiten":
             there = variances > _ROUNDINGS * max(variances[0, 0], 0.0)
@@ -114,36 +118,36 @@ class Method:
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
-    """A preprocess and what its fit has found.
+class FittedPreprocess:
+    """A preprocess and the arrays that its fit computed.
 
-    ``arrays`` may hold an "offset" (d,), which is taken off embeddings that are left as they came
-    otherwise. ``wide``: keys are float64, not rounded to float32.
+    With the method "none", ``arrays`` may hold an "offset" (d,), which is subtracted from the
+    embeddings. If ``wide``, keys are float64 and not rounded to float32.
     """
 
-    method: Method
+    method: Preprocess
     arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     wide: bool = False
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of keys and queries."""
+        """The dtype of keys and queries."""
         return np.dtype(np.float64 if self.wide else np.float32)
 
     @property
     def plain(self) -> bool:
-        """Whether keys are the embeddings, but for rounding."""
+        """Whether keys are the embeddings, apart from rounding."""
         return self.method.kind == "none" and "offset" not in self.arrays
 
     def unshifted(self, keys: Keys) -> Keys:
-        """Embeddings of keys that an offset at most was taken off."""
+        """Return the embeddings of keys that differ from them by an offset at most."""
         if "offset" not in self.arrays:
             return keys
-        whole: F64 = keys.astype(np.float64) + self.arrays["offset"]
-        return whole
+        embeddings: F64 = keys.astype(np.float64) + self.arrays["offset"]
+        return embeddings
 
     def apply(self, embeddings: Keys, threads: int = 0) -> Keys:
-        """Keys (n, m) of finite embeddings (n, d); infinite where they are beyond float32."""
+        """Return the keys (n, m) of finite embeddings (n, d); those beyond float32 are infinite."""
         if self.plain:
             with np.errstate(over="ignore"):
                 same: Keys = np.ascontiguousarray(embeddings, dtype=self.dtype)
@@ -161,7 +165,7 @@ class Fitted:
         arrays = self.arrays
         if self.method.linear:
             keys = _core.head_logits(embeddings, arrays["weight"], arrays["bias"], threads)
-            return np.where(np.abs(keys) < _LARGEST, keys, np.float32(np.inf))  # it saturates
+            return np.where(np.abs(keys) < _LARGEST, keys, np.float32(np.inf))  # the core saturates
         rows = embeddings.astype(np.float64)
         if self.method.kind == "unit":
             norms = _norms(rows)
@@ -172,13 +176,13 @@ class Fitted:
         return rows
 
     def keys(self, embeddings: Any, d: int, threads: int, first_row: int) -> tuple[Keys, float]:
-        """Keys of whatever a caller gives for embeddings (n, d), and their largest |value|.
+        """Return keys of the caller's embeddings (n, d), checked, and the keys' largest |value|.
 
-        ``first_row``: the number of the first row, for messages.
+        ``first_row`` is the number of the first row, for messages.
         """
         if self.plain:
-            made = convert.wide_vectors if self.wide else convert.vectors
-            return made(embeddings, "embeddings", d, threads, first_row)
+            checked = convert.wide_vectors if self.wide else convert.vectors
+            return checked(embeddings, "embeddings", d, threads, first_row)
         keys = self.apply(exact(embeddings, d, threads, first_row), threads)
         largest, bad_row = _core.inspect_rows(keys, threads)
         if bad_row < 0 and not (self.wide and largest > LARGEST_WIDE):
@@ -188,58 +192,58 @@ class Fitted:
         beyond = "2^480" if self.wide else "float32"
         step = f"preprocess={self.method.name!r}"
         if "offset" in self.arrays:
-            step = "an offset was taken off"
+            step = "an offset was subtracted"
         raise ValueError(
             f"embeddings: row {first_row + bad_row} is beyond {beyond} after {step}; rescale the "
             "embeddings"
         )
 
     def row_bytes(self, d: int) -> int:
-        """What ``keys`` takes for a row beyond the embeddings."""
+        """Return how many bytes per row ``keys`` allocates beside the embeddings."""
         return 0 if self.plain else self.dtype.itemsize * self.method.width(d)
 
 
 def exact(embeddings: Any, d: int | None, threads: int, first_row: int) -> Keys:
-    """Finite embeddings (n, d) as they came: float32, or float64 if float32 may not hold them."""
+    """Return finite embeddings (n, d) as float32, or as float64 if float32 may not hold them."""
     given = convert.real(embeddings, "embeddings", "(n, d)")
     narrow = convert.fits_float32(given.dtype)
     checked = convert.vectors if narrow else convert.wide_vectors
     return checked(given, "embeddings", d, threads, first_row)[0]
 
 
-NONE = Method("none")
-AS_GIVEN = Fitted(NONE)
+NO_PREPROCESS = Preprocess("none")
+IDENTITY = FittedPreprocess(NO_PREPROCESS)
 
 
-def method_named(name: Any) -> Method:
-    """The preprocess that ``Memory`` was asked for."""
+def preprocess_named(name: Any) -> Preprocess:
+    """Return the preprocess of a name such as "pca:64"; ValueError if there is none."""
     known = "none|center|standardize|unit|(pca|whiten):([1-9][0-9]{0,8})"
-    found = re.fullmatch(known, name) if isinstance(name, str) else None
-    if found is None:
+    match = re.fullmatch(known, name) if isinstance(name, str) else None
+    if match is None:
         raise ValueError(
             "preprocess must be 'none', 'center', 'standardize', 'unit', 'pca:m' or 'whiten:m' "
             f"(such as 'pca:64'), got {name!r}"
         )
-    return Method(found[1], int(found[2])) if found[1] else Method(found[0])
+    return Preprocess(match[1], int(match[2])) if match[1] else Preprocess(match[0])
 
 
-def _answering(work: Callable[[], _R], long: bool) -> _R:
-    """The result of the work; where that takes ``long``, Ctrl-C is answered meanwhile."""
+def _run(work: Callable[[], _R], long: bool) -> _R:
+    """Return the result of the work; if it takes ``long``, let Ctrl-C interrupt the wait."""
     return interruptible(float_state()(work)) if long else work()
 
 
 class _Moments:
-    """Mean and scatter of rows, block by block (Chan, Golub and LeVeque's update).
+    """Mean and scatter of rows, block by block (the update of Chan, Golub and LeVeque).
 
-    A constant column has no scatter at all, as sums of so few equal float32 values are exact;
-    those of float64 are not, so that the first row is taken off before.
+    A constant column must have scatter 0. Sums of so few equal float32 values are exact; those of
+    float64 values are not, so the first row is subtracted from float64 rows before.
     """
 
-    def __init__(self, d: int, together: bool) -> None:
-        """``together``: products of all pairs of columns, not squares alone."""
-        self.n, self._together = 0, together
+    def __init__(self, d: int, cross_products: bool) -> None:
+        """``cross_products``: the scatter is a matrix (d, d), not only its diagonal (d,)."""
+        self.n, self._cross_products = 0, cross_products
         self.mean = np.zeros(d)
-        self.scatter = np.zeros((d, d) if together else d)
+        self.scatter = np.zeros((d, d) if cross_products else d)
 
     def add(self, rows: Keys) -> None:
         if self.n == 0:
@@ -250,7 +254,7 @@ class _Moments:
         part -= mean
         apart, n = mean - (self.mean - self._origin), self.n + len(part)
         share = self.n * len(part) / n
-        if self._together:
+        if self._cross_products:
             self.scatter += part.T @ part
             self.scatter += np.outer(share * apart, apart)
         else:
@@ -260,7 +264,7 @@ class _Moments:
 
 
 def _norms(rows: F64) -> F64:
-    """``sqrt(csum(x_i * x_i))`` of each row, (n, 1)."""
+    """Return ``sqrt(csum(x_i * x_i))`` of each row, (n, 1), as CONTRACT.md defines it."""
     sums = np.zeros((len(rows), 8))
     squares = rows * rows
     for start in range(0, rows.shape[1], 8):

@@ -1,11 +1,11 @@
-"""What rounding to float32 would do to distances, and what is kept of float64 embeddings instead.
+"""The effect of rounding keys to float32 on distances, and the key precision that follows from it.
 
-Float32 holds most embeddings well enough: it moves distances far less than neighbours lie apart.
-It does not hold Unix times, positions in metres about the Earth's centre or large identifiers. On
-a seeded sample of the rows it is measured how far rounding moves the distances of neighbours, and
-how far apart these lie. Where the first is more than ``FRACTION`` of the second for any of the
-sample, an offset is taken off in float64 before rounding; where that does not help either, keys are
-float64.
+Float32 is precise enough for most embeddings: it moves distances far less than neighbours lie
+apart. It is not for Unix times, positions in metres from the Earth's centre or large identifiers.
+On a seeded sample of the rows this module measures how far rounding moves the distances of
+neighbours, and how far apart neighbours lie (their spacing). Where the first is more than
+``ALLOWED_FRACTION`` of the second for any sampled row, an offset is subtracted in float64 before
+rounding; where that does not help either, keys are float64.
 """
 
 from __future__ import annotations
@@ -21,34 +21,36 @@ from resmem import _core
 from resmem._base.arrays import F64, I64, SMALLEST_WIDE
 from resmem._base.sample import sample
 
-FRACTION = 0.1  # of the spacing of neighbours, that rounding may move a distance by
-_ROWS, _QUERIES, _NEAR = 1024, 128, 8
-_NUMBERS = 1 << 20  # of the sampled rows: 8 MiB
-_LEAST_ROWS = 64
-_SAME = 2.0**-44  # of their length: points that lie so near are one, but for float64 arithmetic
-_LOW = 0.1  # of the sampled rows have a smaller spacing than later points are held to
+ALLOWED_FRACTION = 0.1  # part of the spacing of neighbours that rounding may move a distance by
+_SAMPLE_ROWS = 1024  # rows in the sample, fewer where they are wide
+_SAMPLE_QUERIES = 128  # sampled rows whose neighbours are searched for
+_NEIGHBOURS = 8  # neighbours of each of these that are compared
+_SAMPLE_VALUES = 1 << 20  # numbers in the sample: 8 MiB of float64
+_LEAST_SAMPLE_ROWS = 64  # rows in the sample, however wide
+_COINCIDENT = 2.0**-44  # relative distance up to which points are equal but for float64 rounding
+_LOW_QUANTILE = 0.1  # quantile of the spacings that later points may be moved by a part of
 
 Metric: TypeAlias = Literal["euclidean", "sqeuclidean", "cosine", "inner_product"]
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """How embeddings are kept."""
+class KeyPrecision:
+    """How keys are rounded, and how far rounding may move later queries."""
 
     dtype: Literal["float32", "float64"] = "float32"
-    offset: F64 | None = None  # (d,), taken off before rounding
-    # How far rounding may move a query, or of "cosine" and "inner_product" that divided by the
-    # query's length; no limit where float64 is kept or nothing is known.
+    offset: F64 | None = None  # (d,), subtracted before rounding
+    # The distance by which rounding may move a query; for "cosine" and "inner_product", divided by
+    # the query's length. Infinite where keys are float64 or nothing is known.
     allowed: float = math.inf
 
 
-def positions(n: int, d: int) -> I64:
-    """Of the rows to look at, of ``n`` with ``d`` columns."""
-    return sample(n, min(_ROWS, max(_LEAST_ROWS, _NUMBERS // d)))
+def sample_positions(n: int, d: int) -> I64:
+    """Return the ascending positions of the rows to sample from ``n`` with ``d`` columns."""
+    return sample(n, min(_SAMPLE_ROWS, max(_LEAST_SAMPLE_ROWS, _SAMPLE_VALUES // d)))
 
 
-def errors(points: F64) -> F64:
-    """How far each point moves when it is rounded to float32; infinite beyond float32."""
+def rounding_errors(points: F64) -> F64:
+    """Return how far rounding to float32 moves each point, (n,); infinite beyond float32."""
     with np.errstate(over="ignore"):
         off = np.abs(points - points.astype(np.float32))
     largest = off.max(axis=1, initial=0.0)
@@ -62,43 +64,49 @@ class Neighbourhood:
     """Sampled rows in float64, and how far apart the neighbours of some of them lie."""
 
     def __init__(self, rows: F64, n: int, metric: Metric = "euclidean", threads: int = 0) -> None:
-        """``rows``: finite, at least one, of the ``n`` that they stand for. Equal ones count as
-        one."""
+        """``rows`` (at least one, finite) are a sample of ``n`` rows. Equal rows count once."""
         share = min(1.0, len(rows) / max(n, 1))
         self._rows = np.unique(rows, axis=0)
         self._metric: Metric = "euclidean" if metric == "sqeuclidean" else metric
-        self._own = sample(len(self._rows), _QUERIES)
+        self._queries = sample(len(self._rows), _SAMPLE_QUERIES)
         stored = np.ascontiguousarray(self._comparable(self._rows))
-        k = max(1, min(_NEAR, len(self._rows) - 1))
+        k = max(1, min(_NEIGHBOURS, len(self._rows) - 1))
         largest = _largest(stored)
         values, near, _, _ = _core.search(
-            np.ascontiguousarray(stored[self._own]), largest, [(stored, None, 0, None, largest)], k,
-            self._metric, self._own[:, None], threads,
+            np.ascontiguousarray(stored[self._queries]), largest,
+            [(stored, None, 0, None, largest)], k, self._metric, self._queries[:, None], threads,
         )  # fmt: skip
         others = near >= 0
         if self._metric != "inner_product":
-            same = 2 * _SAME**2 if self._metric == "cosine" else _SAME * self._lengths()[self._own]
+            same = (
+                2 * _COINCIDENT**2
+                if self._metric == "cosine"
+                else _COINCIDENT * self._lengths()[self._queries]
+            )
             others &= values > np.reshape(same, (-1, 1))
         self._near = np.where(others, near, -1)
         self.steps = share * _spacing(values, others, self._metric == "euclidean")
 
-    def keeping(self, may_shift: bool) -> Keeping:
-        """The first that serves: float32, float32 about an offset, float64."""
-        if _largest(self._rows) < SMALLEST_WIDE:  # zeros to float32; float64 keys refuse it
-            return Keeping() if _largest(self._rows) == 0 else Keeping("float64")
-        # A single point says nothing of how near others will be: about it, all are told apart.
+    def key_precision(self, may_shift: bool) -> KeyPrecision:
+        """Return the first precise enough of float32, float32 less an offset, and float64."""
+        if _largest(self._rows) < SMALLEST_WIDE:  # float32 keys are 0, float64 keys refused
+            return KeyPrecision() if _largest(self._rows) == 0 else KeyPrecision("float64")
+        # A single point does not tell how near others will be; less that point as the offset, all
+        # of them can be told apart.
         offsets: list[F64 | None] = [] if may_shift and not self.steps.any() else [None]
         if may_shift:
-            middle = (len(self._rows) - 1) // 2  # one of the values: differences stay on their grid
+            middle = (len(self._rows) - 1) // 2  # a value that occurs: differences stay on the grid
             offsets.append(np.partition(self._rows, middle, axis=0)[middle])
         for offset in offsets:
-            if (used := self.used(offset)) <= 1:
-                return Keeping(offset=offset, allowed=self.allowed(offset, used))
-        return Keeping("float64")
+            if (ratio := self.error_ratio(offset)) <= 1:
+                return KeyPrecision(offset=offset, allowed=self.allowed(offset, ratio))
+        return KeyPrecision("float64")
 
-    def used(self, offset: F64 | None = None) -> float:
-        """What rounding, about an offset if one is given, uses of what distances of neighbours may
-        be moved by, at most; more than 1 is too much."""
+    def error_ratio(self, offset: F64 | None = None) -> float:
+        """Return how far rounding moves a neighbour's distance, divided by how far it may, at most.
+
+        An offset, if given, is subtracted before rounding. More than 1 is too much.
+        """
         exact = self._rows if offset is None else self._rows - offset
         with np.errstate(over="ignore"):
             rounded = exact.astype(np.float32).astype(np.float64)
@@ -107,35 +115,40 @@ class Neighbourhood:
         if not np.isfinite(rounded).all():
             return math.inf
         known = self.steps > 0
-        if not known.any():  # a single point: nothing tells how far others will be
+        if not known.any():  # a single point: the spacing is unknown
             return math.inf
         moved = np.zeros(len(self.steps))
         for near in self._near.T:
-            before = self._values(self._rows[self._own], self._rows[near])
-            change = np.abs(self._values(rounded[self._own], rounded[near]) - before)
+            before = self._values(self._rows[self._queries], self._rows[near])
+            change = np.abs(self._values(rounded[self._queries], rounded[near]) - before)
             moved = np.maximum(moved, np.where(near >= 0, change, 0.0))
-        return float((moved[known] / (FRACTION * self.steps[known])).max())
+        return float((moved[known] / (ALLOWED_FRACTION * self.steps[known])).max())
 
-    def allowed(self, offset: F64 | None, used: float) -> float:
-        """``Keeping.allowed``: as much as moves a distance by its share of the spacing; as any of
-        the rows was moved; or as most were, which used so much of what is borne."""
+    def allowed(self, offset: F64 | None, error_ratio: float) -> float:
+        """Return ``KeyPrecision.allowed``.
+
+        It is the largest of three distances: what moves a neighbour's distance by the allowed part
+        of a low spacing; the farthest that a sampled row was moved; and how far most were moved,
+        divided by ``error_ratio``.
+        """
         lengths = self._lengths()
         known = self.steps > 0
         if not known.any():
             return math.inf
         spacing = self.steps[known]
         if self._metric == "inner_product":
-            spacing = spacing / (lengths[self._own][known] * lengths.max())
-        least = FRACTION * float(np.quantile(spacing, _LOW)) / 2
-        if used == 0:
+            spacing = spacing / (lengths[self._queries][known] * lengths.max())
+        least = ALLOWED_FRACTION * float(np.quantile(spacing, _LOW_QUANTILE)) / 2
+        if error_ratio == 0:
             return least
-        moved = errors(self._rows if offset is None else self._rows - offset)
+        moved = rounding_errors(self._rows if offset is None else self._rows - offset)
         if self._metric != "euclidean":
             moved = moved / lengths
-        return max(least, float(moved.max()), float(np.quantile(moved, 1 - _LOW)) / used)
+        most = float(np.quantile(moved, 1 - _LOW_QUANTILE))
+        return max(least, float(moved.max()), most / error_ratio)
 
     def _lengths(self) -> F64:
-        """Of the rows; 1 where that is 0."""
+        """Return the lengths of the sampled rows, (n,); 1 in place of 0."""
         lengths = np.sqrt(np.square(self._rows).sum(axis=1))
         return np.where(lengths > 0, lengths, 1.0)
 
@@ -143,7 +156,7 @@ class Neighbourhood:
         return scaled_to_one(x) if self._metric == "cosine" else x
 
     def _values(self, queries: F64, rows: F64) -> F64:
-        """Distances, products or cosines of pairs, (q,)."""
+        """Return the distances, inner products or cosines of q pairs, (q,)."""
         x, y = self._comparable(queries), self._comparable(rows)
         if self._metric == "inner_product":
             return np.asarray(np.einsum("ij,ij->i", x, y))
@@ -154,26 +167,31 @@ class Neighbourhood:
         return np.asarray(np.sqrt(np.square(x - y).sum(axis=1)))
 
 
-def rounded_too_far(queries: F64, keeping: Keeping, metric: Metric) -> npt.NDArray[np.bool_]:
-    """Which queries (q, d) float32 would move farther than may be borne, each on its own."""
-    moved = errors(queries if keeping.offset is None else queries - keeping.offset)
+def rounded_too_far(queries: F64, precision: KeyPrecision, metric: Metric) -> npt.NDArray[np.bool_]:
+    """Return which queries (q, d) rounding to float32 moves farther than allowed."""
+    moved = rounding_errors(queries if precision.offset is None else queries - precision.offset)
     if metric in ("cosine", "inner_product"):
         lengths = np.sqrt(np.square(queries).sum(axis=1))
         moved = moved / np.where(lengths > 0, lengths, 1.0)
-    return np.asarray(moved > keeping.allowed)
+    return np.asarray(moved > precision.allowed)
 
 
 def scaled_to_one(x: F64) -> F64:
-    """Each vector times the power of two that brings its largest |value| into [1/2, 1): cosines
-    stay what they are, and no square underflows that counts (CONTRACT.md, "Float64 keys")."""
+    """Multiply each vector by the power of two that brings its largest |value| into [1/2, 1).
+
+    Cosines stay the same, and no square that matters underflows (CONTRACT.md, "Float64 keys").
+    """
     _, exponents = np.frexp(np.abs(x).max(axis=1, initial=0.0))
     scaled: F64 = np.ldexp(x, -exponents[:, None])
     return scaled
 
 
 def _spacing(values: F64, others: npt.NDArray[np.bool_], distances: bool) -> F64:
-    """Of each query, the mean step from one neighbour to the next, but no more than the distance of
-    the first; where all are as far, that. 0: there is no neighbour."""
+    """Return each query's spacing: the mean step from one neighbour to the next.
+
+    It is at most the distance of the first neighbour if values are ``distances``, and the first
+    value if all neighbours have the same; 0 without a neighbour. ``others`` marks neighbours.
+    """
     count = others.sum(axis=1)
     at = np.arange(len(values))
     first = values[at, others.argmax(axis=1)]  # neighbours come in order, nearest first

@@ -1,4 +1,4 @@
-"""Keys as they are stored: in float32 or float64, or rounded once to half the width."""
+"""Conversion between keys and the form in which they are stored: float32, float64 or half width."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resmem._base.arrays import F32, Array, Keys
 KeyDtype: TypeAlias = Literal["auto", "float32", "float64", "float16", "bfloat16"]
 
 
-# "auto" becomes one of these when rows come.
+# The array dtypes by name; "auto" becomes one of these when the first rows come.
 KEY_DTYPES: dict[KeyDtype, Any] = {
     "float32": np.float32,
     "float64": np.float64,
@@ -22,7 +22,7 @@ KEY_DTYPES: dict[KeyDtype, Any] = {
 
 
 def narrow_keys(keys: Keys, dtype: KeyDtype, first_row: int = 0) -> Array:
-    """Keys as they are stored; ValueError, naming a row, if one is beyond ``dtype``."""
+    """Round keys to the stored ``dtype``; ValueError, naming a row, if one is beyond it."""
     if dtype not in ("float16", "bfloat16"):
         return keys
     stored = _core.narrow(keys.astype(np.float32, copy=False), dtype)
@@ -38,12 +38,12 @@ def narrow_keys(keys: Keys, dtype: KeyDtype, first_row: int = 0) -> Array:
 
 
 def widened(values: Array) -> F32:
-    """Float32 or float16 residuals as float32, exactly."""
+    """Return float16, bfloat16 or float32 values as float32, exactly."""
     values = np.ascontiguousarray(values)
     return values if values.dtype == np.float32 else _core.widen(values)
 
 
 def widen_keys(keys: Array) -> Keys:
-    """Stored keys as queries of their own, exactly: float64 ones as they are, others as float32."""
+    """Return stored keys at full width, exactly: float64 keys unchanged, others as float32."""
     keys = np.ascontiguousarray(keys)
     return keys if keys.dtype == np.float64 else widened(keys)

@@ -1,1 +1,1 @@
-"""Rows: how they are kept, come, go and are compacted, and what is kept of their residuals."""
+"""Rows of a memory: how they are added, removed, compacted, and how their residuals are stored."""

@@ -1,4 +1,4 @@
-"""What a memory would take, before it is built."""
+"""The bytes and the time that a memory would take, before it is built."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from resmem import _core
 from resmem._base import checks
 from resmem._base.platform import memory_available
-from resmem._base.units import in_bytes, in_time
+from resmem._base.units import bytes_text, duration_text
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.rates import rates
 from resmem._rows.segment import row_bytes
@@ -22,15 +22,18 @@ from resmem._rows.stores.named import (
 )
 
 _SUGGESTED_M = 32  # entries of the sparse store that an estimate shows
-_DENSE_BYTES = 256 << 20  # that residuals may take of themselves where there is a smaller store
-_DENSE_COLUMNS = 1000  # up to which that store is not much smaller
-_SHARE = 0.5  # of the memory available that a suggestion may take, unless told
+_DENSE_BYTES = 256 << 20  # bytes up to which a dense store is suggested, whatever its columns
+_DENSE_COLUMNS = 1000  # columns up to which other stores are not much smaller than a dense one
+_DEFAULT_BUDGET = 0.5  # part of the available memory that a suggestion may take by default
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to keep the rows. ``nbytes`` is both the memory and the file, ``milliseconds`` what
-    the correction of 1,000 queries takes."""
+    """One way to store the rows.
+
+    ``nbytes`` is the size in memory and in a file; ``milliseconds`` is the time to correct 1,000
+    queries.
+    """
 
     store: str
     residual_dtype: str
@@ -41,25 +44,25 @@ class Option:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes and time that every store would take, and the one to start with."""
+    """The bytes and the time that every store would take, and the store to start with."""
 
     n: int
     d: int
     columns: int
     key_dtype: str
     k: int
-    threads: int  # that the times are of
+    threads: int  # that the times are for
     budget: int  # bytes that a memory may take
     budget_is_default: bool
     options: tuple[Option, ...]
     suggested: Option
 
     def to_dict(self) -> dict[str, object]:
-        """The same as plain numbers and strings."""
+        """Return the estimate as plain numbers and strings."""
         return asdict(self)
 
     def __str__(self) -> str:
-        limit = in_bytes(self.budget)
+        limit = bytes_text(self.budget)
         if self.budget_is_default:
             limit += " (half of the memory available)"
         if self.suggested.nbytes <= self.budget:
@@ -75,7 +78,7 @@ class Estimate:
             name = f"store {option.store}"
             if option.residual_dtype == "float16":
                 name += f", residual_dtype {option.residual_dtype}"
-            cost = f"{in_bytes(option.nbytes):>11} {in_time(option.milliseconds):>9}"
+            cost = f"{bytes_text(option.nbytes):>11} {duration_text(option.milliseconds):>9}"
             lines.append(f"{mark} {cost}  {name:<40} {option.keeps}")
         return "\n".join(lines)
 
@@ -89,16 +92,20 @@ def estimate(
     budget: int | None,
     k: int = 50,
 ) -> Estimate:
-    """See ``Memory.estimate``."""
+    """Return the estimate that ``Memory.estimate`` describes."""
     if task not in ("classification", "regression"):
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
     if key_dtype == "auto":
-        key_dtype = "float32"  # as it is for nearly all embeddings
+        key_dtype = "float32"  # as "auto" becomes for nearly all embeddings
     n = checks.count(n, "n", 0)
     d, columns, k = checks.count(d, "d"), checks.count(columns, "C"), checks.count(k, "k")
     if key_dtype not in KEY_DTYPES:
         raise ValueError(f"key_dtype must be one of {', '.join(KEY_DTYPES)}, got {key_dtype!r}")
-    limit = int(memory_available() * _SHARE) if budget is None else checks.count(budget, "budget")
+    limit = (
+        int(memory_available() * _DEFAULT_BUDGET)
+        if budget is None
+        else checks.count(budget, "budget")
+    )
     sparse = f"sparse:{_SUGGESTED_M}"
     whole = residual_dtype_for(task, None)
     ways = [
@@ -121,7 +128,7 @@ def estimate(
         schema = {**key_and_target_schema(task, key_dtype, d, columns), **kept}
         shared = shared_schema(name, columns, d).values()
         fixed = sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape in shared)
-        seconds = rates(d).of_query(n, d, columns, min(k, n), name.split(":")[0], entries)
+        seconds = rates(d).seconds_per_query(n, d, columns, min(k, n), name.split(":")[0], entries)
         options.append(Option(name, dtype, n * row_bytes(schema) + fixed, 1e6 * seconds, keeps))
     return Estimate(
         n, d, columns, key_dtype, k, _core.default_threads(), limit, budget is None, tuple(options),
@@ -130,8 +137,10 @@ def estimate(
 
 
 def _suggested(options: list[Option], limit: int, columns: int) -> Option:
-    """The first that fits, residuals in full only where they are small or few; if none fits, the
-    smallest."""
+    """Return the first option that fits, or the smallest if none does.
+
+    Dense ones count only if they are small or have few columns.
+    """
     fits = [option for option in options if option.nbytes <= limit]
     for option in fits:
         small = option.nbytes <= _DENSE_BYTES or columns <= _DENSE_COLUMNS

@@ -1,25 +1,25 @@
-"""How far a memory has outgrown the rows that something was measured on."""
+"""How many times as large a memory is as when its sigma or its preprocess was measured."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-_MANY_TIMES = 8
+_GROWTH_FACTOR = 8  # a warning is due whenever rows have grown by this factor again
 
 
 @dataclass(frozen=True)
 class Basis:
-    """The number of rows that something was measured on, and what growth has been told of since."""
+    """The number of rows that a value was measured on, and the growth warned about since."""
 
     rows: int | None = None  # None: unknown, or nothing was measured
-    told: int = 0  # growth to 8^told times as many rows
+    told: int = 0  # a warning was given at 8^told times as many rows
 
     def at(self, rows: int) -> Basis:
-        """As of so many rows; ``told`` is larger if this growth has not been told of yet."""
+        """Return the basis after growth to ``rows``; its ``told`` is larger if a warning is due."""
         if not self.rows:
             return self
         told = self.told
-        while rows >= self.rows * _MANY_TIMES ** (told + 1):
+        while rows >= self.rows * _GROWTH_FACTOR ** (told + 1):
             told += 1
         return replace(self, told=told)
 

@@ -1,4 +1,4 @@
-"""Ids of rows: sets of them as runs of consecutive numbers, (first, last) each."""
+"""Ids of rows. A set of ids is kept as runs of consecutive ids, (first, last) each, (r, 2)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import numpy.typing as npt
 
 from resmem._base.arrays import I64
 
-AT_ONCE = 1 << 20  # ids that are looked up at a time
+IDS_PER_STEP = 1 << 20  # ids that are looked up at a time, which bounds memory
 NO_RUNS: I64 = np.empty((0, 2), dtype=np.int64)
 
 
 def distinct(ids: I64) -> I64:
-    """Each id once, ascending. (NumPy's ``unique`` may hash, which takes much memory.)"""
+    """Return each id once, ascending. (NumPy's ``unique`` may hash, which takes much memory.)"""
     ids = np.sort(ids)
     return ids[np.r_[True, ids[1:] != ids[:-1]]] if len(ids) else ids
 
 
 def runs(ids: I64) -> I64:
-    """Ids as runs of consecutive ones: sorted, first and last of each, (r, 2)."""
+    """Return the ids as ascending runs, (r, 2)."""
     ids = distinct(ids)
     ends = np.flatnonzero(np.diff(ids) != 1)
     if len(ids) == 0:
@@ -27,7 +27,7 @@ def runs(ids: I64) -> I64:
 
 
 def joined(one: I64, other: I64) -> I64:
-    """The runs of both, neighbours made one; no id is in both."""
+    """Return the union of two sets of runs that share no id; adjacent runs become one."""
     if not (len(one) and len(other)):
         return one if len(one) else other
     both = np.concatenate([one, other])
@@ -36,15 +36,15 @@ def joined(one: I64, other: I64) -> I64:
     return np.stack([both[np.r_[True, apart], 0], both[np.r_[apart, True], 1]], axis=1)
 
 
-def in_runs(ids: I64, of: I64) -> npt.NDArray[np.bool_]:
-    """Which ids lie in one of the runs."""
-    if len(of) == 0:
+def in_runs(ids: I64, ascending_runs: I64) -> npt.NDArray[np.bool_]:
+    """Tell which ids lie in one of the runs."""
+    if len(ascending_runs) == 0:
         return np.zeros(len(ids), dtype=np.bool_)
-    at = np.searchsorted(of[:, 0], ids, side="right") - 1
-    return np.asarray((at >= 0) & (ids <= of[np.maximum(at, 0), 1]))
+    at = np.searchsorted(ascending_runs[:, 0], ids, side="right") - 1
+    return np.asarray((at >= 0) & (ids <= ascending_runs[np.maximum(at, 0), 1]))
 
 
 def repeated(ids: I64) -> str:
-    """Which of sorted ids is there twice; "" if none."""
-    again = ids[1:] == ids[:-1]
-    return f"two rows have the id {ids[1:][again][0]}" if again.any() else ""
+    """Say which of the sorted ids occurs twice; "" if none does."""
+    same = ids[1:] == ids[:-1]
+    return f"two rows have the id {ids[1:][same][0]}" if same.any() else ""

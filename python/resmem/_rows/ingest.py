@@ -1,5 +1,7 @@
-"""From a caller's arrays to the rows of a segment: checked and converted block by block, so that
-mapped files larger than memory pass through."""
+"""The conversion of a caller's arrays to the rows of a segment, checked block by block.
+
+Blocks bound the memory that this takes, so that mapped files may be larger than memory.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +13,37 @@ import numpy as np
 
 from resmem import _core
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, Array, Keys, all_finite, block_of, forget, rows_of
+from resmem._base.arrays import (
+    F64,
+    I64,
+    Array,
+    Keys,
+    all_finite,
+    read_block,
+    release_pages,
+    sliceable,
+)
 from resmem._base.blocks import blocks
 from resmem._base.errors import warn
 from resmem._base.sample import sample
-from resmem._keys.preprocess import AS_GIVEN, NONE, Fitted, exact
-from resmem._keys.rounding import FRACTION, Keeping, Neighbourhood, errors, positions
+from resmem._keys.preprocess import IDENTITY, NO_PREPROCESS, FittedPreprocess, exact
+from resmem._keys.rounding import (
+    ALLOWED_FRACTION,
+    KeyPrecision,
+    Neighbourhood,
+    rounding_errors,
+    sample_positions,
+)
 from resmem._keys.stored import narrow_keys, widen_keys
 from resmem._rows import plausible
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 
-_LOOKED_AT = 64  # rows or queries that are looked at to see what rounding does
+_SAMPLED_QUERIES = 64  # queries per call whose rounding is measured
 
 
 class Incoming:
-    """Rows that a caller hands over. Shapes and dtypes are checked at once, values in ``write``."""
+    """Rows that a caller gives. Shapes and dtypes are checked at once, values in ``write``."""
 
     def __init__(
         self,
@@ -44,19 +61,19 @@ class Incoming:
             plausible.check_names(outputs, "outputs", like.output_names)
         if spec.task == "regression":
             plausible.check_order(targets, self.names[1], "outputs.columns")
-        self.embeddings = rows_of(embeddings, "embeddings")
-        self.targets = rows_of(targets, "targets")
-        convert.embedding_layout(self.embeddings, "embeddings", like.d if like else None)
+        self.embeddings = sliceable(embeddings, "embeddings")
+        self.targets = sliceable(targets, "targets")
+        convert.check_embedding_layout(self.embeddings, "embeddings", like.d if like else None)
         self.n, self.d = self.embeddings.shape
         self.key_width = spec.preprocess.width(self.d)
         self.outputs: Any = None
         if spec.store.has_layer:
             self.columns = spec.store.columns_without_outputs(self.d, outputs)
         else:
-            self.outputs = spec.rows_of(outputs)
+            self.outputs = spec.sliceable_outputs(outputs)
             if spec.task == "classification":
                 plausible.check_roles(self.outputs, self.targets)
-            self.columns = spec.layout(self.outputs, like.columns if like else None)
+            self.columns = spec.column_count(self.outputs, like.columns if like else None)
             checks.same_length("outputs", self.outputs.shape[0], "embeddings", self.n)
         self.flat = len(self.targets.shape) == 1 and spec.task == "regression"
         self._check_targets()
@@ -65,23 +82,23 @@ class Incoming:
             shapes = f"targets {tuple(self.targets.shape)} and outputs {tuple(self.outputs.shape)}"
             hint = ""
             if self._width(self.targets) == 1 and self._width(self.outputs) > 1:
-                hint = "; classes are of task='classification'"
+                hint = "; for classes use task='classification'"
             raise ValueError(f"{shapes} must have one shape{hint}")
         self.ids: I64 | None = None if ids is None else convert.row_ids(ids, self.n)
         plausible.check_logits(spec, self.outputs)
 
     def _check_targets(self) -> None:
         if self.spec.task == "regression":
-            convert.layout(self.targets, "targets", "(n,)" if self.flat else "(n, C)")
+            convert.check_layout(self.targets, "targets", "(n,)" if self.flat else "(n, C)")
         else:
-            convert.class_layout(self.targets)
+            convert.check_class_layout(self.targets)
 
     @staticmethod
     def _width(values: Any) -> int:
         return 1 if len(values.shape) == 1 else int(values.shape[1])
 
     def borrowable(self) -> dict[str, Array]:
-        """Arrays that can be kept as they are."""
+        """Return the caller's arrays that a segment can hold without a copy, by name."""
         given = {"keys": self.embeddings, "outputs": self.outputs, "targets": self.targets}
         if self.spec.task == "regression":
             for name in ("outputs", "targets"):
@@ -101,52 +118,54 @@ class Incoming:
         return found
 
     def _makes_keys(self) -> bool:
-        """Whether keys are other numbers than the embeddings, or differently written."""
-        return self.spec.key_dtype == "bfloat16" or self.spec.preprocess != NONE
+        """Tell whether keys differ from the embeddings, in value or in how they are stored."""
+        return self.spec.key_dtype == "bfloat16" or self.spec.preprocess != NO_PREPROCESS
 
-    def fitted(self) -> tuple[Fitted, float]:
-        """What makes keys of these rows and of queries, and by how much rounding may move
-        distances; settles ``spec.key_dtype``."""
+    def fitted(self) -> tuple[FittedPreprocess, float]:
+        """Return the preprocess fitted to these rows, and how far rounding may move queries.
+
+        This also replaces the key dtype "auto" in ``spec``.
+        """
         made_by = self.spec.preprocess.fit(self.n, self.d, self._rows_at)
-        keeping = self._keeping(made_by)
+        precision = self._precision(made_by)
         if self.spec.key_dtype == "auto":
-            self.spec = replace(self.spec, key_dtype=keeping.dtype)
-        if keeping.offset is not None:
-            made_by = replace(made_by, arrays={"offset": keeping.offset})
-        return replace(made_by, wide=self.spec.key_dtype == "float64"), keeping.allowed
+            self.spec = replace(self.spec, key_dtype=precision.dtype)
+        if precision.offset is not None:
+            made_by = replace(made_by, arrays={"offset": precision.offset})
+        return replace(made_by, wide=self.spec.key_dtype == "float64"), precision.allowed
 
-    def _keeping(self, made_by: Fitted) -> Keeping:
-        """What serves for these rows; a warning if it may not be had."""
+    def _precision(self, made_by: FittedPreprocess) -> KeyPrecision:
+        """Return the key precision that these rows need; warn if settings do not allow it."""
         asked = self.spec.key_dtype
         if asked not in ("auto", "float32") or self.n == 0 or made_by.method.linear:
-            return Keeping()
+            return KeyPrecision()
         if convert.fits_float32(self.embeddings.dtype):
-            return Keeping()
-        given = some_rows(self.embeddings, positions(self.n, self.d))
+            return KeyPrecision()
+        given = rows_at(self.embeddings, sample_positions(self.n, self.d))
         if not all_finite(given):
-            return Keeping()  # a row that is not is refused, by its number, when it is written
+            return KeyPrecision()  # ``write`` refuses the row that is not, and names it
         around = Neighbourhood(exact_keys(given, made_by), self.n)
         layer = self.spec.store.has_layer
-        keeping = around.keeping(may_shift=made_by.plain and not layer)
-        as_it_is = keeping.dtype == "float32" and keeping.offset is None
-        if as_it_is or (asked == "auto" and not layer):
-            return keeping
+        precision = around.key_precision(may_shift=made_by.plain and not layer)
+        plain_float32 = precision.dtype == "float32" and precision.offset is None
+        if plain_float32 or (asked == "auto" and not layer):
+            return precision
         cure = "use key_dtype='auto'"
         if layer:
             cure = (
-                "take an offset off the embeddings, of queries too, and add weight @ offset to the "
-                "bias of the head"
+                "subtract an offset from the embeddings, of queries too, and add weight @ offset "
+                "to the bias of the head"
             )
         warn(
             f"embeddings of dtype {self.embeddings.dtype} are rounded to float32, which moves "
-            f"distances by more than {FRACTION:.0%} of what neighbours lie apart; {cure}"
+            f"distances by more than {ALLOWED_FRACTION:.0%} of what neighbours lie apart; {cure}"
         )
-        return Keeping()
+        return KeyPrecision()
 
     def _rows_at(self, positions: I64) -> Keys:
-        """Embeddings at ascending positions, found in slices, as a data set may know no other way.
+        """Return embeddings at ascending positions, read in slices, as data sets may have no more.
 
-        ValueError, naming the first of all rows that is not finite, if one of these is not.
+        ValueError if one of them is not finite; it names the first of all rows that is not.
         """
         parts: list[Any] = []
         first, end = int(positions[0]), int(positions[-1]) + 1
@@ -154,78 +173,80 @@ class Incoming:
             span = slice(first + block.start, first + block.stop)
             here = positions[slice(*np.searchsorted(positions, (span.start, span.stop)))]
             if len(here):
-                part = block_of(self.embeddings, span, "embeddings")
+                part = read_block(self.embeddings, span, "embeddings")
                 parts.append(_floats(part[here - span.start]))
-                forget(self.embeddings, span)
+                release_pages(self.embeddings, span)
         rows: Keys = np.concatenate(parts)
         if _core.inspect_rows(rows)[1] >= 0:
             for block in blocks(self.n, 8 * self.d):
-                self._keys(block, AS_GIVEN)
+                self._keys(block, IDENTITY)
         return rows
 
     def refuse_rounding(self, into: Snapshot) -> None:
-        """ValueError if float32 keys, which a snapshot has, would mix these rows up with its own or
-        with one another."""
+        """Refuse rows that a snapshot's float32 keys could not tell from its own or one another."""
         made_by = into.preprocess
         narrow = self.spec.store.has_layer or self.spec.key_dtype != "float32"
         if narrow or made_by.method.linear or convert.fits_float32(self.embeddings.dtype):
             return
-        given = some_rows(self.embeddings, positions(self.n, self.d))
+        given = rows_at(self.embeddings, sample_positions(self.n, self.d))
         if not all_finite(given):
-            return  # it is refused, by its number, when it is written
+            return  # ``write`` refuses the row that is not, and names it
         keys = exact_keys(given, made_by)
-        moved = errors(keys)
+        moved = rounding_errors(keys)
         if not moved.any():
             return
         n = len(into)
-        step = 1 << max(0, n.bit_length() - 5)  # measured at most 32 times while rows double
-        few = n // step == (n + self.n) // step and math.isfinite(into.allowed)
-        if few and moved.max() <= into.allowed:
+        step = 1 << max(0, n.bit_length() - 5)  # so measured at most 32 times while rows double
+        few_new = n // step == (n + self.n) // step and math.isfinite(into.allowed)
+        if few_new and moved.max() <= into.allowed:
             return
-        parts = [s["keys"][at] for s, at in into.sample(positions(len(into), self.d))]
+        parts = [s["keys"][at] for s, at in into.sample(sample_positions(len(into), self.d))]
         stored = np.concatenate([np.empty((0, keys.shape[1]), np.float32), *parts])
-        # A stored row that a new one becomes when it is rounded was the same before, or it lay no
-        # farther off than is seen by how far the new one moves.
+        # A stored row that equals a rounded new row is left out: it was equal before rounding too,
+        # or no farther off than the new row moves, which ``mixed`` compares with what is allowed.
         with np.errstate(over="ignore"):
             new = [row.tobytes() for row in keys.astype(np.float32)]
         old = [row.tobytes() for row in stored]
-        there, here = set(old), set(new)
-        same = np.array([row in there for row in new])
-        others = stored[np.array([row not in here for row in old], dtype=bool)]
+        stored_rows, new_rows = set(old), set(new)
+        same = np.array([row in stored_rows for row in new])
+        others = stored[np.array([row not in new_rows for row in old], dtype=bool)]
         both = np.concatenate([keys, others.astype(np.float64)])
         mixed = bool((moved[same] > into.allowed).any())
-        if mixed or Neighbourhood(both, self.n + len(into)).used() > 1:
+        if mixed or Neighbourhood(both, self.n + len(into)).error_ratio() > 1:
             raise ValueError(
                 f"embeddings of dtype {self.embeddings.dtype}, rounded to float32 as the rows of "
-                f"this memory are, would be moved by more than {FRACTION:.0%} of what neighbours "
-                "lie apart; fit all rows again, with key_dtype='float64' if more such will come"
+                f"this memory are, would be moved by more than {ALLOWED_FRACTION:.0%} of what "
+                "neighbours lie apart; fit all rows again, with key_dtype='float64' if more such "
+                "will come"
             )
 
-    def _keys(self, block: slice, made_by: Fitted) -> tuple[Keys, float]:
-        part = block_of(self.embeddings, block, "embeddings")
+    def _keys(self, block: slice, made_by: FittedPreprocess) -> tuple[Keys, float]:
+        part = read_block(self.embeddings, block, "embeddings")
         return made_by.keys(part, self.d, 0, block.start)
 
     def write(
         self, arrays: dict[str, Array], at: int, into: Snapshot, skip: frozenset[str]
     ) -> tuple[float, float]:
-        """Write all rows but the arrays to ``skip`` to ``arrays``, from row ``at`` on, as those of
-        a snapshot.
+        """Write all rows, except arrays named in ``skip``, to ``arrays`` from row ``at`` on.
 
-        Returns the largest |value| of the stored keys and the largest error of a residual.
+        They become rows of the snapshot ``into``. Returns the largest |value| of the stored keys
+        and the largest error of a residual.
         """
         keys_max, error = 0.0, 0.0
         for block in blocks(self.n, 8 * self.d + 16 * self.columns):
-            parts, largest, wrong = self._block(block, into)
-            keys_max, error = max(keys_max, largest), max(error, wrong)
+            parts, largest, block_error = self._block(block, into)
+            keys_max, error = max(keys_max, largest), max(error, block_error)
             for name, part in parts.items():
                 if name not in skip:
                     arrays[name][at + block.start : at + block.stop] = part
             for rows in (self.embeddings, self.outputs, self.targets):
-                forget(rows, block)
+                release_pages(rows, block)
         if self.spec.key_dtype == "float64":
             others = max((segment.keys_max for segment in into.segments), default=0.0)
             convert.refuse_tiny(max(keys_max, others), "embeddings")
-        elif self.spec.key_dtype != "float32":  # rounding is monotonic
+        elif (
+            self.spec.key_dtype != "float32"
+        ):  # rounding is monotonic: the rounded one is the largest
             one = np.full((1, 1), keys_max, dtype=np.float32)
             keys_max = float(widen_keys(narrow_keys(one, self.spec.key_dtype))[0, 0])
         return keys_max, error
@@ -235,8 +256,8 @@ class Incoming:
         keys, largest = self._keys(block, into.preprocess)
         outputs = np.empty((0, self.columns), dtype=np.float32)
         if self.outputs is not None:
-            outputs = spec.outputs(block_of(self.outputs, block, "outputs"), first)
-        targets: Array = block_of(self.targets, block, "targets")
+            outputs = spec.outputs(read_block(self.outputs, block, "outputs"), first)
+        targets: Array = read_block(self.targets, block, "targets")
         if spec.task == "classification":
             targets = convert.labels(targets, self.columns, first)
         else:
@@ -248,36 +269,35 @@ class Incoming:
 
 
 def _floats(part: Array) -> Keys:
-    """Rows of embeddings in the narrowest type that holds them."""
+    """Return embeddings as float32 if it holds their dtype, else as float64."""
     if convert.fits_float32(part.dtype):
         return convert.float32(part, "embeddings", "(n, d)")
     return convert.wide(part, "embeddings", "(n, d)")
 
 
-def some_rows(source: Any, at: I64) -> Array:
-    """Rows of an array, or of a data set that knows slices alone, at ascending positions."""
+def rows_at(source: Any, at: I64) -> Array:
+    """Return rows at ascending positions, of an array or of a data set that has slices only."""
     if isinstance(source, np.ndarray):
         return source[at]
-    parts = [block_of(source, slice(p, p + 1), "embeddings") for p in at.tolist()]
+    parts = [read_block(source, slice(p, p + 1), "embeddings") for p in at.tolist()]
     return np.concatenate(parts)
 
 
-def exact_keys(embeddings: Array, made_by: Fitted) -> F64:
-    """Keys of finite embeddings before they are rounded to float32."""
+def exact_keys(embeddings: Array, made_by: FittedPreprocess) -> F64:
+    """Return the keys of finite embeddings before they are rounded to float32."""
     keys = replace(made_by, wide=True).apply(exact(embeddings, None, 0, 0))
     return keys.astype(np.float64, copy=False)
 
 
 def warn_of_rounding(embeddings: Any, rows: Snapshot) -> None:
-    """A warning if queries, of a sample of them, lose what tells neighbours apart when they are
-    rounded as keys are."""
+    """Warn if rounding to float32, as keys are rounded, moves a sampled query too far."""
     n, known = embeddings.shape[0], math.isfinite(rows.allowed)
     if not known or n == 0 or convert.fits_float32(embeddings.dtype):
         return
-    given = some_rows(embeddings, sample(n, _LOOKED_AT))
+    given = rows_at(embeddings, sample(n, _SAMPLED_QUERIES))
     if not all_finite(given):
         return
-    moved = float(errors(exact_keys(given, rows.preprocess)).max())
+    moved = float(rounding_errors(exact_keys(given, rows.preprocess)).max())
     if moved > rows.allowed:
         warn(
             f"embeddings of dtype {embeddings.dtype}, rounded to float32 as the rows of this "

@@ -1,7 +1,7 @@
-"""Data that can be read, but seem to mean something else than what they are taken for.
+"""Checks for data that are valid, but seem to mean something else than what they are taken for.
 
-A few rows are looked at, once a call; what is found is said with the way to mend it. A check
-belongs here only if correct use does not meet it: a warning that is often wrong is soon ignored.
+Each check reads a sample of rows, once per call, and its message says how to fix the call. A check
+belongs here only if correct use does not trigger it: a warning that is often wrong is ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem import _core
-from resmem._base.arrays import F64, I64, Array, Keys, block_of
+from resmem._base.arrays import F64, I64, Array, Keys, read_block
 from resmem._base.errors import warn
 from resmem._base.sample import sample
 from resmem._keys.stored import widen_keys
@@ -22,63 +22,68 @@ from resmem._rows.snapshot import Snapshot
 if TYPE_CHECKING:
     from resmem._rows.spec import Spec
 
-_ROWS = 256  # that are looked at
-_VALUES = 1 << 20  # of them, at most
-_HALF_WIDTH = 1e-2  # by how much rows of float16 probabilities miss 1
-_SINGLE_WIDTH = 1e-5  # the same of float32
-_MANY = 8  # so many logits do not sum to 1 by chance within a hundredth
-_SHARE = 0.05  # of rows that are rows of the memory: more than chance and habit explain
-_MOST_NAMES = 1 << 20  # letters of all names of columns that a memory keeps
+_SAMPLE_ROWS = 256  # rows in a sample
+_SAMPLE_VALUES = 1 << 20  # values in a sample of outputs, unless one row has more
+_FLOAT16_ERROR = 1e-2  # how far sums of float16 probabilities may be from 1
+_FLOAT32_ERROR = 1e-5  # how far sums of float32 probabilities may be from 1
+_ENOUGH_ROWS = 8  # rows from which a pattern is no coincidence
+_MOST_OVERLAP = 0.05  # share of rows that may be equal to rows of the memory by chance
+_MOST_NAME_LETTERS = 1 << 20  # letters in all column names that a memory keeps
 
 # ---------------------------------------------------------------------- logits
 
 
 def check_logits(spec: Spec, outputs: Any, fitted: bool = False) -> None:
-    """Warn of probabilities that are given as logits. ``outputs``: rows that can be sliced;
-    ``fitted``: they are those of queries."""
+    """Warn if ``outputs``, rows that can be sliced, are probabilities given as logits.
+
+    ``fitted`` says that the memory has been fitted and these are outputs of queries.
+    """
     if outputs is None or spec.output_kind != "logits" or len(outputs.shape) != 2:
         return
     n, columns = (int(length) for length in outputs.shape)
     if n == 0 or columns < 2:
         return
-    rows = sample(n, max(1, min(_ROWS, _VALUES // columns)))
-    tolerance = _HALF_WIDTH if len(rows) >= _MANY else _SINGLE_WIDTH
-    whole, votes = 0.0, len(rows) < _MANY  # a few rows of zeros and a one may be anything
-    for row in rows:  # the first row of logits ends the loop
-        values = block_of(outputs, slice(row, row + 1), "outputs")
-        whole = _sum_of_chances(values, tolerance, whole)
-        if whole == 0:
+    rows = sample(n, max(1, min(_SAMPLE_ROWS, _SAMPLE_VALUES // columns)))
+    tolerance = _FLOAT16_ERROR if len(rows) >= _ENOUGH_ROWS else _FLOAT32_ERROR
+    # A few rows of integers, such as zeros and a one, may be logits all the same.
+    total, integers = 0.0, len(rows) < _ENOUGH_ROWS
+    for row in rows:  # the first row that holds no probabilities ends the loop
+        values = read_block(outputs, slice(row, row + 1), "outputs")
+        total = _sum_of_probabilities(values, tolerance, total)
+        if total == 0:
             return
-        votes = votes and bool(np.all(values == np.round(values)))
-    if votes:
+        integers = integers and bool(np.all(values == np.round(values)))
+    if integers:
         return
-    percent = " in percent" if whole == 100 else ""
-    divided = " and divide them by 100" if whole == 100 else ""
+    percent = " in percent" if total == 100 else ""
+    divided = " and divide them by 100" if total == 100 else ""
     logarithms = ", or, if it was fitted with log-probabilities, pass numpy.log(outputs)"
-    if whole == 100 or not fitted:
+    if total == 100 or not fitted:
         logarithms = ""
     warn(
         f"outputs look like probabilities{percent}: none is negative and every row sums to "
-        f"{whole:g}, but they are taken for logits; make the memory with "
+        f"{total:g}, but they are taken for logits; make the memory with "
         f"output_kind='probabilities'{divided}{logarithms}"
     )
 
 
-def _sum_of_chances(values: Array, tolerance: float, whole: float) -> float:
-    """1 or 100, to which all probabilities of a row sum; 0 if it holds something else, or not what
-    the rows before it sum to (``whole``, 0 before the first)."""
+def _sum_of_probabilities(values: Array, tolerance: float, before: float) -> float:
+    """Return 1 or 100, if a row looks like probabilities with that sum; else 0.
+
+    The sum must be the one ``before``, of the rows before this one; 0 stands for no such row.
+    """
     if not values.min() >= 0:
         return 0.0
     total = values.sum(dtype=np.float64)
-    for wanted in (1.0, 100.0):
-        near = abs(total - wanted) <= tolerance * wanted
-        if whole in (0.0, wanted) and near and values.max() <= wanted:
-            return wanted
+    for expected in (1.0, 100.0):
+        close = abs(total - expected) <= tolerance * expected
+        if before in (0.0, expected) and close and values.max() <= expected:
+            return expected
     return 0.0
 
 
 def check_roles(outputs: Any, targets: Any) -> None:
-    """Refuse outputs and targets of classes that were given for each other."""
+    """Refuse outputs and classes that were given in each other's place."""
     classes = len(outputs.shape) == 1 and outputs.dtype.kind in "iu"
     if classes and len(targets.shape) == 2 and targets.dtype.kind == "f":
         raise ValueError(
@@ -91,42 +96,45 @@ def check_roles(outputs: Any, targets: Any) -> None:
 # ---------------------------------------------------------------------- rows of the memory
 
 
-class Seen:
-    """Counts the judged rows that are rows of the memory with the same target, in a sample."""
+class OverlapCounter:
+    """Counts how many of a sample of evaluated rows are in the memory with the same target."""
 
     def __init__(self, spec: Spec, rows: Snapshot, q: int) -> None:
-        self._spec, self._rows, self._sampled = spec, rows, sample(q, _ROWS)
-        self._found = 0
+        self._spec, self._rows, self._sampled = spec, rows, sample(q, _SAMPLE_ROWS)
+        self._overlaps = 0
 
     def blocks(self) -> Iterator[slice]:
-        """The sampled rows, each a slice."""
+        """Return a slice for each sampled row."""
         return (slice(int(row), int(row) + 1) for row in self._sampled)
 
-    def look(self, block: slice, keys: Keys, nearest: I64, targets: npt.NDArray[Any]) -> None:
-        """At the sampled rows of a block, given the keys (b, m) that were searched for, the
-        positions (b,) of the nearest rows, -1 for none, and their targets."""
+    def count(self, block: slice, keys: Keys, nearest: I64, targets: npt.NDArray[Any]) -> None:
+        """Count the overlaps in a block of b evaluated rows.
+
+        ``keys`` (b, m) are theirs, ``nearest`` (b,) are the positions of the nearest rows of the
+        memory, -1 for none, and ``targets`` (b, ...) are theirs.
+        """
         at = self._sampled[(self._sampled >= block.start) & (self._sampled < block.stop)]
         at = at[nearest[at - block.start] >= 0] - block.start
         at = at[np.argsort(nearest[at], kind="stable")]
         start = 0
-        for segment, there in self._rows.at(nearest[at]):
-            here = at[start : start + len(there)]
-            start += len(there)
-            same = (segment["keys"][there] == self._as_stored(keys[here])).all(axis=1)
-            alike = segment["targets"][there] == targets[here]
-            self._found += int((same & alike.reshape(len(here), -1).all(axis=1)).sum())
+        for segment, rows in self._rows.at(nearest[at]):
+            own = at[start : start + len(rows)]
+            start += len(rows)
+            same = (segment["keys"][rows] == self._as_stored(keys[own])).all(axis=1)
+            alike = segment["targets"][rows] == targets[own]
+            self._overlaps += int((same & alike.reshape(len(own), -1).all(axis=1)).sum())
 
     def _as_stored(self, keys: Keys) -> Array:
-        """Rounded as the keys of the memory are; what is beyond them is infinite."""
+        """Round keys to the key dtype of the memory; values beyond it become infinite."""
         dtype = self._spec.key_dtype
         if dtype not in ("float16", "bfloat16"):
             return keys
         return _core.narrow(np.ascontiguousarray(keys, dtype=np.float32), dtype)
 
-    def note(self, rows: str) -> str | None:
-        """What is to be said of them, called ``rows``; None if there is nothing."""
-        share = self._found / max(1, len(self._sampled))
-        if self._found < 2 or share <= _SHARE:
+    def warning(self, rows: str) -> str | None:
+        """Return a warning about the rows, called ``rows``; None if few are in the memory."""
+        share = self._overlaps / max(1, len(self._sampled))
+        if self._overlaps < 2 or share <= _MOST_OVERLAP:
             return None
         return (
             f"{share:.0%} of the {rows} rows lie on rows of the memory with the same target: if "
@@ -140,16 +148,15 @@ class Seen:
 
 
 def check_distances(rows: Snapshot, distances: F64, positions: I64, metric: str) -> None:
-    """Warn of squared distances that are taken for plain ones, and the reverse.
+    """Warn if squared distances were given as plain ones, or the reverse.
 
-    ``distances`` (q, k) are Euclidean as they were taken. With those of the nearest and of the
-    last neighbour, the distance between the two rows makes a triangle; no side of a triangle is
-    longer than the others together.
+    ``distances`` (q, k) are Euclidean if ``metric`` is right. A query, its nearest and its last
+    neighbour form a triangle, in which no side is longer than the other two together.
     """
-    some = sample(len(positions), _ROWS)
+    some = sample(len(positions), _SAMPLE_ROWS)
     last = (positions[some] >= 0).sum(axis=1) - 1 if len(some) else some
     some, last = some[last > 0], last[last > 0]
-    if len(some) < _MANY:
+    if len(some) < _ENOUGH_ROWS:
         return
     near, far = (_keys_at(rows, positions[some, at]) for at in (0, last))
     side = np.sqrt(np.square(far - near).sum(axis=1))
@@ -158,16 +165,16 @@ def check_distances(rows: Snapshot, distances: F64, positions: I64, metric: str)
     if _triangles(first, second, side).mean() > 0.5:
         return
     if _triangles(other(first), other(second), side).all():
-        wanted = "euclidean" if metric == "sqeuclidean" else "sqeuclidean"
+        correct = "euclidean" if metric == "sqeuclidean" else "sqeuclidean"
         cure = "if they are plain" if metric == "sqeuclidean" else "if they are squared, as FAISS's"
         warn(
             f"distances taken for metric={metric!r} contradict those between the neighbours "
-            f"themselves; {cure}, pass metric={wanted!r}"
+            f"themselves; {cure}, pass metric={correct!r}"
         )
 
 
 def _keys_at(rows: Snapshot, positions: I64) -> F64:
-    """The stored keys (m, w) at positions (m,) in any order."""
+    """Return the stored keys (m, w) at positions (m,), which may have any order."""
     order = np.argsort(positions, kind="stable")
     found = [widen_keys(segment["keys"][at]) for segment, at in rows.at(positions[order])]
     keys = np.empty((len(positions), found[0].shape[1]))
@@ -176,7 +183,7 @@ def _keys_at(rows: Snapshot, positions: I64) -> F64:
 
 
 def _triangles(first: F64, second: F64, side: F64) -> npt.NDArray[np.bool_]:
-    """Whether there are triangles with such sides, but for what float32 rounds off."""
+    """Tell which sides can form a triangle, with a tolerance for float32 rounding."""
     slack = 1e-3 * (first + second + side)
     longest = np.maximum(np.maximum(first, second), side)
     return np.asarray(2 * longest <= first + second + side + slack)
@@ -186,7 +193,7 @@ def _triangles(first: F64, second: F64, side: F64) -> npt.NDArray[np.bool_]:
 
 
 def column_names(table: Any) -> tuple[str, ...] | None:
-    """Of a DataFrame (pandas, polars) or its like whose columns all have names; else None."""
+    """Return the column names of a table, such as a DataFrame; None unless all have one."""
     if isinstance(table, np.ndarray):
         return None
     for attribute in ("columns", "column_names"):
@@ -194,45 +201,46 @@ def column_names(table: Any) -> tuple[str, ...] | None:
         if names is None or callable(names) or not hasattr(names, "__len__"):
             continue
         if len(names) and all(isinstance(name, str) for name in names):
-            return tuple(map(str, names)) if sum(map(len, names)) <= _MOST_NAMES else None
+            return tuple(map(str, names)) if sum(map(len, names)) <= _MOST_NAME_LETTERS else None
     return None
 
 
 def check_names(
-    table: Any, name: str, known: tuple[str, ...] | None, of: str = "fit", kept: str = ""
+    table: Any, name: str, known: tuple[str, ...] | None, source: str = "fit", kept: str = ""
 ) -> None:
-    """Refuse columns that have other names, or another order, than ``known``, those of ``of``.
+    """Refuse columns with other names, or in another order, than ``known``.
 
-    ``kept``: where the caller finds these; by default in the memory.
+    ``source`` is what had the known names, and ``kept`` is the expression that gives them; by
+    default an attribute of the memory.
     """
     names = column_names(table)
     if names is None or known is None or names == known:
         return
-    missing = [each for each in known if each not in set(names)]
+    missing = [column for column in known if column not in set(names)]
     if missing:
         raise ValueError(
-            f"{name} must have the columns that {of} had, column {missing[0]!r} is missing; rename "
-            f"the columns, or pass {name}.to_numpy() if they mean the same in this order"
+            f"{name} must have the columns that {source} had, column {missing[0]!r} is missing; "
+            f"rename the columns, or pass {name}.to_numpy() if they mean the same in this order"
         )
-    at = next((i for i, each in enumerate(known) if names[i] != each), len(known))
+    at = next((i for i, column in enumerate(known) if names[i] != column), len(known))
     got = f"column {at} is {names[at]!r}"
-    got += f" and not {known[at]!r}" if at < len(known) else f", which {of} had not"
+    got += f" and not {known[at]!r}" if at < len(known) else f", which {source} had not"
     kept = kept or f"memory.{name[:-1]}_names_"
     raise ValueError(
-        f"{name} must have the columns that {of} had in their order, {got}; pass "
+        f"{name} must have the columns that {source} had in their order, {got}; pass "
         f"{name}[list({kept})]"
     )
 
 
 def check_order(targets: Any, outputs: tuple[str, ...] | None, kept: str) -> None:
-    """Refuse targets of several columns whose names are those of the outputs in another order.
+    """Refuse targets whose columns have the names of the outputs in another order.
 
-    ``kept``: where the caller finds the names of the outputs.
+    ``kept`` is the expression that gives the names of the outputs.
     """
     names = column_names(targets)
     if names is None or outputs is None or names == outputs or sorted(names) != sorted(outputs):
         return
-    at = next(i for i, each in enumerate(outputs) if names[i] != each)
+    at = next(i for i, column in enumerate(outputs) if names[i] != column)
     raise ValueError(
         f"targets must have the columns of outputs in their order, column {at} is {names[at]!r} "
         f"and not {outputs[at]!r}; pass targets[list({kept})]"

@@ -1,11 +1,10 @@
-"""How fast this machine does the work of a query, by a few milliseconds of it.
+"""The speed of this machine at the work of a query, measured within a few milliseconds.
 
-A query costs ``n d`` multiplications and ``k`` neighbours to keep for the search, ``C``
-exponentials for the base model, and for the correction ``k C`` residuals that are read
-(store="dense"), ``k`` times the entries that are kept ("sparse:m"), or ``k C`` residuals that are
-each computed from ``d`` numbers ("head"). Each kind of work is timed on arrays of fixed sizes with
-all threads, and what a query takes follows in proportion. Rows that have a cascade or a tree are
-searched faster than that.
+For the search a query costs ``n d`` multiplications and ``k`` neighbours to keep, for the base
+model ``C`` exponentials, and for the correction ``k C`` residuals that are read (store="dense"),
+``k`` times the entries of a row ("sparse:m"), or ``k C`` residuals that are each computed from
+``d`` numbers ("head"). Each kind of work is timed on arrays of fixed sizes with all threads; the
+time of a query follows in proportion. Rows with a cascade or a tree are searched faster than that.
 """
 
 from __future__ import annotations
@@ -19,35 +18,37 @@ import numpy as np
 
 from resmem import _core
 
-_REPEATS = 5  # of which the fastest counts
+_REPEATS = 5  # runs, of which the fastest counts
 _WIDEST = 1024  # columns of keys that are timed; more cost in proportion
-_QUERIES, _NEIGHBOURS, _ROWS, _COLUMNS = 8, 16, 64, 512
+_QUERIES, _NEIGHBOURS, _ROWS, _COLUMNS = 8, 16, 64, 512  # sizes of what is timed
 
 
 @dataclass(frozen=True)
 class Rates:
     """Seconds for one unit of each kind of work."""
 
-    product: float  # of a search: one row, one column of keys
-    found: float  # neighbour of a query, kept in order
-    output: float  # of the base model, made probabilities and copied
-    gathered: float  # residual read, weighted and added
-    computed: float  # residual of a layer's output, weighted and added
+    product: float  # one column of one row's key, multiplied in a search
+    neighbour: float  # one neighbour of a query, kept in order
+    output: float  # one output of the base model, made a probability and copied
+    gathered: float  # one stored residual, read, weighted and added
+    computed: float  # one residual computed from a layer, weighted and added
 
-    def of_query(self, n: int, d: int, columns: int, k: int, store: str, entries: int) -> float:
-        """Seconds for one query among many, neighbours and all; ``entries`` of a sparse row."""
+    def seconds_per_query(
+        self, n: int, d: int, columns: int, k: int, store: str, entries: int
+    ) -> float:
+        """Return the seconds that one query among many takes; ``entries`` is per sparse row."""
         correction = {
             "dense": k * columns * self.gathered,
             "sparse": k * entries * self.gathered,
             "head": k * columns * self.computed,
         }[store]
-        search = n * d * self.product + k * self.found
+        search = n * d * self.product + k * self.neighbour
         return search + columns * self.output + correction
 
 
 @lru_cache(maxsize=16)
 def rates(d: int) -> Rates:
-    """Those of this machine, for keys with ``d`` columns; measured once."""
+    """Return the rates of this machine for keys with ``d`` columns; they are measured once."""
     rng, width = np.random.default_rng(0), min(d, _WIDEST)
     rows = rng.standard_normal((4096, width), dtype=np.float32)
     largest = float(np.abs(rows).max())
@@ -55,7 +56,7 @@ def rates(d: int) -> Rates:
     queries = rows[:_ROWS].copy()
     search = _fastest(lambda: _core.search(queries, largest, segment, 1, "euclidean"))
     few = [(rows[:512], None, 0, None, largest)]
-    found = _fastest(lambda: _core.search(queries, largest, few, _ROWS, "euclidean"))
+    neighbour = _fastest(lambda: _core.search(queries, largest, few, _ROWS, "euclidean"))
 
     outputs = rng.standard_normal((_ROWS, 16384), dtype=np.float32)
     result = np.empty(outputs.shape)
@@ -76,7 +77,7 @@ def rates(d: int) -> Rates:
     )
     return Rates(
         product=search / (len(queries) * rows.size),
-        found=found / (len(queries) * _ROWS),
+        neighbour=neighbour / (len(queries) * _ROWS),
         output=base / outputs.size,
         gathered=gather / (at.size * outputs.shape[1]),
         computed=head / (at.size * _COLUMNS) * (d / width),
@@ -84,10 +85,10 @@ def rates(d: int) -> Rates:
 
 
 def _fastest(work: Callable[[], object]) -> float:
-    """Seconds that the fastest of a few runs takes."""
-    taken = []
+    """Return the seconds of the fastest of a few runs."""
+    durations = []
     for _ in range(_REPEATS):
         start = time.perf_counter()
         work()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+        durations.append(time.perf_counter() - start)
+    return min(durations)

@@ -1,4 +1,4 @@
-"""Rows that lie together in memory: arrays of one length, and which rows were removed."""
+"""Segments: rows that lie together in arrays of one length, and the removals among them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from resmem._base.errors import FileFormatError
 from resmem._indexes.policy import Planner
 from resmem._indexes.trial import KeySegment
 
-Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]  # dtype, shape of a row
+Schema: TypeAlias = Mapping[
+    str, tuple[npt.DTypeLike, tuple[int, ...]]
+]  # dtype and shape of a row, by name
 
 
-LEAST_ROOM = 1 << 20  # bytes of a new segment that rows will be added to
-_ROWS_AT_ONCE = 1 << 18  # of which a part of a segment is asked which live
-
-
-_COPY_BYTES = 8 << 20  # compaction copies this much at a time
+LEAST_ROOM = 1 << 20  # bytes that a new segment, to which rows will be added, reserves at least
+_ROWS_PER_STEP = 1 << 18  # rows whose removals are read at a time, which bounds memory
+_COPY_BYTES = 8 << 20  # bytes that a merge copies at a time
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,22 @@ class Stored:
 
     uuid: str
     number: int
-    names: frozenset[str]  # the arrays that are there as they are here
+    names: frozenset[str]  # arrays that are the same in the file
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows that lie together: the first ``n`` of some arrays."""
+    """Rows that lie together: the first ``n`` rows of some arrays."""
 
-    arrays: dict[str, Array]  # by name, (capacity, ..): "keys", "targets", perhaps "ids", residuals
+    arrays: dict[str, Array]  # (capacity, ..) by name: keys, targets, the store's, perhaps ids
     n: int
     keys_max: float = 0.0  # no |value| of the keys is larger
-    first_id: int = 0  # ids are first_id, first_id + 1, .. unless there are "ids"
-    error: float = 0.0  # no residual is off by more
-    died: I64 | None = None  # (capacity,) versions at which rows were removed; 0: it lives
-    dead: int = 0  # rows that are removed
+    first_id: int = 0  # without an array "ids", ids are first_id, first_id + 1, ..
+    error: float = 0.0  # no stored residual differs from the exact one by more
+    died: I64 | None = None  # (capacity,) version of each row's removal; 0 for living rows
+    dead: int = 0  # number of removed rows
     growing: bool = False  # rows may be added behind the last one
-    borrowed: bool = False  # arrays lie in a file or belong to the caller: they cost no memory
+    borrowed: bool = False  # arrays are in a file or the caller's: they take no memory
     stored: Stored | None = None
     planner: Planner = field(default_factory=Planner, repr=False, compare=False)
     _table: _core.IdTable = field(default_factory=_core.IdTable, repr=False, compare=False)
@@ -72,31 +72,32 @@ class Segment:
 
     @property
     def copied_bytes(self) -> int:
-        """Memory that a copy of its living rows would newly take."""
+        """Bytes of memory that a copy of the living rows would add."""
         return self.nbytes * (self.n - self.dead) // max(1, self.n) if self.borrowed else 0
 
     def ids_of(self, rows: I64) -> I64:
+        """Return the ids of these rows."""
         ids: I64 = self["ids"][rows] if self.has_ids else rows + self.first_id
         return ids
 
     def find(self, ids: I64) -> I64:
-        """Row of each id, removed ones too; -1 where this segment never had it."""
+        """Return the row of each id, also of removed rows; -1 if the segment never had the id."""
         if not self.has_ids:
             rows = ids - self.first_id
             return np.where((ids >= self.first_id) & (rows < self.n), rows, -1)
         self._table.extend_to(np.ascontiguousarray(self["ids"]))
         rows = self._table.find(np.ascontiguousarray(ids))
-        return np.where(rows < self.n, rows, -1)  # later snapshots have more rows
+        return np.where(rows < self.n, rows, -1)  # the table may hold rows of later snapshots
 
     def living(self, version: int) -> I64:
-        """The rows that live at this version."""
+        """Return the rows that live at this version."""
         if self.died is None:
             return np.arange(self.n)
         died = self.died[: self.n]
         return np.flatnonzero((died == 0) | (died > version))
 
-    def living_parts(self, version: int, step: int = _ROWS_AT_ONCE) -> Iterator[I64]:
-        """The same, of ``step`` rows at a time."""
+    def living_parts(self, version: int, step: int = _ROWS_PER_STEP) -> Iterator[I64]:
+        """Yield the rows that live at this version, from ``step`` rows at a time."""
         for start in range(0, self.n, step):
             stop = min(self.n, start + step)
             rows = np.arange(start, stop)
@@ -107,7 +108,7 @@ class Segment:
                 yield rows
 
     def living_at(self, positions: I64, version: int) -> I64:
-        """The rows at these ascending positions among those that live."""
+        """Return the rows at these ascending positions among the living rows."""
         if self.dead == 0:
             return positions
         found, before = [positions[:0]], 0
@@ -118,30 +119,30 @@ class Segment:
         return np.concatenate(found)
 
     def dead_rows(self, version: int) -> I64:
-        """The rows removed up to this version."""
+        """Return the rows removed up to this version."""
         found = [np.empty(0, dtype=np.int64)]
         if self.died is None:
             return found[0]
-        for start in range(0, self.n, _ROWS_AT_ONCE):
-            died = self.died[start : min(self.n, start + _ROWS_AT_ONCE)]
+        for start in range(0, self.n, _ROWS_PER_STEP):
+            died = self.died[start : min(self.n, start + _ROWS_PER_STEP)]
             found.append(start + np.flatnonzero((died > 0) & (died <= version)))
         return np.concatenate(found)
 
     def with_dead(self, rows: I64, version: int) -> Segment:
-        """With these living rows removed."""
+        """Return the segment with these living rows removed at ``version``."""
         died = np.zeros(self.capacity, dtype=np.int64) if self.died is None else self.died
         _core.mark_died(died, rows, version)
         return replace(self, died=died, dead=self.dead + len(rows))
 
     def with_arrays(self, arrays: dict[str, Array], changed: frozenset[str]) -> Segment:
-        """With other arrays, of which a file does not have those ``changed``."""
+        """Return the segment with other arrays; a file no longer has the ``changed`` ones."""
         stored = self.stored
         if stored is not None:
             stored = replace(stored, names=stored.names - changed)
         return replace(self, arrays=arrays, stored=stored)
 
     def portable(self, without: frozenset[str]) -> dict[str, Any]:
-        """What a copy by value carries; not the arrays named."""
+        """Return what a copy by value carries, except the arrays in ``without``."""
         carried = ("n", "keys_max", "first_id", "error")
         return {
             **{name: getattr(self, name) for name in carried},
@@ -149,51 +150,53 @@ class Segment:
         }
 
     def keys_for_core(self) -> KeySegment:
-        """What the core's search takes."""
+        """Return the arguments of the core's search that describe this segment."""
         died = None if self.died is None or self.dead == 0 else self.died[: self.n]
         ids = self["ids"] if self.has_ids else None
         return (self["keys"], ids, self.first_id, died, self.keys_max)
 
 
 def room(schema: Schema, rows: int) -> dict[str, Array]:
-    """Arrays with room for so many rows, none of them touched yet."""
+    """Return arrays with room for this many rows; their memory is not touched yet."""
     return {name: np.empty((rows, *shape), dtype) for name, (dtype, shape) in schema.items()}
 
 
 def row_bytes(schema: Schema) -> int:
-    """Bytes of one row."""
+    """Return the bytes of one row."""
     return sum(np.dtype(dtype).itemsize * int(np.prod(s)) for dtype, s in schema.values())
 
 
-def intact(targets: Array, columns: int, name: str = "targets") -> Array:
-    """Targets, or other class numbers, as they are stored; FileFormatError if no row could have
-    these, which only a damaged file gives."""
+def checked_stored(targets: Array, columns: int, name: str = "targets") -> Array:
+    """Return stored targets or class numbers unchanged; FileFormatError if they are out of range.
+
+    Only a damaged file that was loaded without verification has such values.
+    """
     if fault := target_fault(targets, columns, name):
-        raise damaged(fault)
+        raise damaged_rows(fault)
     return targets
 
 
 def target_fault(targets: Array, columns: int, name: str) -> str:
-    """What is wrong with stored targets, or other class numbers; "" if nothing is."""
+    """Say what is wrong with stored targets or class numbers; "" if nothing is."""
     if targets.size == 0:
         return ""
     floats = targets.dtype.kind == "f"
-    for extreme in (targets.min(), targets.max()):  # NaN, if there is one
+    for extreme in (targets.min(), targets.max()):  # both are NaN if there is a NaN
         if not (np.isfinite(extreme) if floats else 0 <= extreme < columns):
             expected = "finite values" if floats else f"classes from 0 to {columns - 1}"
             return f"{name!r} holds {extreme}, expected {expected}"
     return ""
 
 
-def damaged(what: str) -> FileFormatError:
-    """For rows of a file that was loaded without looking at all of them."""
+def damaged_rows(what: str) -> FileFormatError:
+    """Return the error for damaged rows of a file that was loaded without verification."""
     return FileFormatError(
         f"the stored rows are damaged: {what}; restore the file from a copy, or fit again"
     )
 
 
 def merge(segments: tuple[Segment, ...], version: int) -> Segment:
-    """One segment with the rows of these that live at this version."""
+    """Return one new segment with the rows of these that live at this version."""
     rows = [segment.living(version) for segment in segments]
     ends = np.cumsum([len(part) for part in rows])
     schema: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {

@@ -1,10 +1,10 @@
-"""The rows of a memory: segments that grow at their end only, published as snapshots.
+"""Snapshots: all rows of a memory at one moment, in segments that grow at their end only.
 
-Three rules let a running search keep the snapshot it found, without a copy:
+Three rules let a running search keep the snapshot that it took, without a copy:
 
 1. a published row is never written again; new rows go behind the last published one;
-2. a removal stamps its row with the version of the first snapshot that lacks it, and a search
-   ignores the stamps of versions later than its own;
+2. a removal marks its row with the version of the first snapshot without it, and a search ignores
+   marks of versions later than its own;
 3. whoever adds, removes or compacts holds the memory's lock and publishes a new snapshot.
 """
 
@@ -20,36 +20,36 @@ import numpy as np
 
 from resmem import _core
 from resmem._base.arrays import I64, Array, Keys
-from resmem._keys.preprocess import AS_GIVEN, Fitted
+from resmem._keys.preprocess import IDENTITY, FittedPreprocess
 from resmem._rows.growth import UNKNOWN, Basis
-from resmem._rows.ids import AT_ONCE, NO_RUNS, distinct, in_runs, joined, repeated, runs
-from resmem._rows.segment import LEAST_ROOM, Schema, Segment, damaged, room, row_bytes
+from resmem._rows.ids import IDS_PER_STEP, NO_RUNS, distinct, in_runs, joined, repeated, runs
+from resmem._rows.segment import LEAST_ROOM, Schema, Segment, damaged_rows, room, row_bytes
 
-_FEW_SEGMENTS = 8  # this many of similar size are merged into one
+_FEW_SEGMENTS = 8  # segments; more of similar size are merged into one
 _MOST_COPIED = 64 << 20  # bytes of borrowed rows that a compaction may take into memory
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Every row at one moment, and what was derived from them then."""
+    """All rows at one moment, and the values that were derived from them."""
 
     segments: tuple[Segment, ...]
-    d: int  # of embeddings; keys may be narrower
-    columns: int
-    temperature: float = 1.0  # of the residuals
-    flat: bool = False  # regression values came as (n,)
-    auto_sigma: float | None = None
-    sigma_basis: Basis = UNKNOWN  # the rows that it was measured on
-    next_id: int = 0
-    version: int = 0  # counts removals
-    retired: I64 = field(default_factory=lambda: NO_RUNS)  # runs of ids of removed rows that no
-    # segment holds any longer; they are never given out again
-    preprocess: Fitted = AS_GIVEN  # makes keys of embeddings; not that of the memory until there
-    # are rows to fit it to
-    preprocess_basis: Basis = UNKNOWN  # the rows that it was fitted to
+    d: int  # columns of embeddings; keys may have fewer
+    columns: int  # columns of outputs
+    temperature: float = 1.0  # at which the residuals are stored
+    flat: bool = False  # whether regression values came as (n,)
+    auto_sigma: float | None = None  # measured for sigma="auto"
+    sigma_basis: Basis = UNKNOWN  # the rows that ``auto_sigma`` was measured on
+    next_id: int = 0  # larger than every id that was ever used
+    version: int = 0  # the number of removals so far
+    # Runs of ids of removed rows that no segment holds any longer; they are never used again.
+    retired: I64 = field(default_factory=lambda: NO_RUNS)
+    # What makes keys of embeddings; the identity until there are rows to fit the memory's own to.
+    preprocess: FittedPreprocess = IDENTITY
+    preprocess_basis: Basis = UNKNOWN  # the rows that ``preprocess`` was fitted to
     allowed: float = math.inf  # how far rounding to float32 may move a query
-    ids_checked: bool = True  # not in a file of given ids that was loaded unverified
-    embedding_names: tuple[str, ...] | None = None  # of the columns of the DataFrames of fit
+    ids_checked: bool = True  # False for given ids of a file that was loaded without verification
+    embedding_names: tuple[str, ...] | None = None  # columns of the DataFrames given to fit
     output_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
@@ -65,11 +65,11 @@ class Snapshot:
 
     @property
     def never_held(self) -> bool:
-        """Whether there never was a row."""
+        """Whether the memory never had a row."""
         return self.next_id == 0 and not self.segments
 
-    def named_as(self, other: Snapshot) -> Snapshot:
-        """With the names of columns that the other has."""
+    def with_names_of(self, other: Snapshot) -> Snapshot:
+        """Return the snapshot with the other's column names, where the other has some."""
         return replace(
             self,
             embedding_names=other.embedding_names or self.embedding_names,
@@ -77,7 +77,7 @@ class Snapshot:
         )
 
     def all_retired(self) -> I64:
-        """Runs of the ids of all rows that were ever removed."""
+        """Return the runs of ids of all rows that were ever removed."""
         found = self.retired
         for segment in self.segments:
             if segment.dead:
@@ -85,26 +85,26 @@ class Snapshot:
         return found
 
     def keys(self, embeddings: Any, threads: int = 0, first_row: int = 0) -> tuple[Keys, float]:
-        """What is searched for of queries, and its largest |value|; see ``Fitted.keys``."""
+        """Return the keys of queries and their largest |value|; see ``FittedPreprocess.keys``."""
         return self.preprocess.keys(embeddings, self.d, threads, first_row)
 
     def keys_for_core(self, queries: int) -> list[Any]:
-        """What the core's search takes: segments, with what serves so many queries."""
+        """Return the core's description of segments, each with its index for this many queries."""
         return [
             (*segment.keys_for_core(), segment.planner.index_of(segment.arrays["keys"], queries))
             for segment in self.segments
         ]
 
     def plan(self, queries: int, k: int, threads: int, at_once: bool = False) -> None:
-        """Told before a search of so many queries: cascades and trees are built where that pays."""
+        """Count the queries of a search that is about to run, and build indexes where that pays."""
         if self.preprocess.wide:
-            return  # float64 keys have none
+            return  # float64 keys have no index
         for segment in self.segments:
-            of = (segment.keys_for_core(), segment.arrays["keys"])
-            segment.planner.ask(*of, queries, k, threads, at_once)
+            keys = (segment.keys_for_core(), segment.arrays["keys"])
+            segment.planner.note_queries(*keys, queries, k, threads, at_once)
 
     def sample(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
-        """Segments and their rows at these ascending positions among the living rows."""
+        """Yield segments and their rows at these ascending positions among the living rows."""
         start = 0
         for segment in self.segments:
             count = segment.n - segment.dead
@@ -114,14 +114,14 @@ class Snapshot:
             start += count
 
     def numbered(self, positions: I64) -> I64:
-        """These ascending positions among the living rows, numbered through all segments."""
+        """Return the positions among all rows of these ascending positions among living rows."""
         starts = np.cumsum([0, *(segment.n for segment in self.segments)])
         at = {id(segment): start for segment, start in zip(self.segments, starts, strict=False)}
         found = [at[id(segment)] + rows for segment, rows in self.sample(positions)]
         return np.concatenate([positions[:0], *found])
 
     def at(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
-        """Segments and their rows at these ascending positions, numbered through all segments."""
+        """Yield segments and their rows at these ascending positions among all rows."""
         start = 0
         for segment in self.segments:
             first, last = np.searchsorted(positions, (start, start + segment.n))
@@ -130,7 +130,7 @@ class Snapshot:
             start += segment.n
 
     def positions_of(self, ids: I64) -> I64:
-        """Positions, numbered through all segments, of ids; -1 for negative ones."""
+        """Return the positions of ids among all rows; -1 for negative ids."""
         flat = np.ascontiguousarray(ids).reshape(-1)
         found, start = np.full(len(flat), -1), 0
         for segment in self.segments:
@@ -149,16 +149,19 @@ class Snapshot:
     # ------------------------------------------------------------------ ids of a file
 
     def with_checked_ids(self) -> Snapshot:
-        """The same; FileFormatError if its ids contradict each other, as those of a file may."""
+        """Return the snapshot with ids checked; FileFormatError if they contradict each other."""
         if self.ids_checked:
             return self
         if fault := self.id_fault():
-            raise damaged(fault)
+            raise damaged_rows(fault)
         return replace(self, ids_checked=True)
 
     def id_fault(self, given: bool = True) -> str:
-        """What is wrong with ids: each must be there once, below ``next_id`` and not retired, those
-        of removed rows too. "" if all is well; without ``given``, of counted ids alone."""
+        """Say what is wrong with the ids of all rows, removed ones included; "" if nothing is.
+
+        Each id must occur once, below ``next_id``, and not be retired. Without ``given``, only ids
+        that are counted from ``first_id`` are checked.
+        """
         spans: list[tuple[int, int, Segment]] = []
         for segment in self.segments:
             if segment.n == 0 or (segment.has_ids and not given):
@@ -172,12 +175,14 @@ class Snapshot:
                         return twice
                 if ids[0] < 0:
                     return f"{ids[0]} is the id of a row"
-                for start in range(0, len(ids) if len(self.retired) else 0, AT_ONCE):
-                    retired = in_runs(some := ids[start : start + AT_ONCE], self.retired)
+                for start in range(0, len(ids) if len(self.retired) else 0, IDS_PER_STEP):
+                    retired = in_runs(some := ids[start : start + IDS_PER_STEP], self.retired)
                     if retired.any():
                         return f"{some[retired][0]} is the id of a row and of a removed one"
             else:
-                at = bisect_left(self.retired[:, 1], segment.first_id)  # the run that ends there
+                at = bisect_left(
+                    self.retired[:, 1], segment.first_id
+                )  # first run that ends there or later
                 if at < len(self.retired) and self.retired[at, 0] <= ids[-1]:
                     return f"{self.retired[at]} holds the ids of removed rows and of others"
             spans.append((int(ids[0]), int(ids[-1]), segment))
@@ -188,7 +193,10 @@ class Snapshot:
 
     @staticmethod
     def _overlap(spans: list[tuple[int, int, Segment]]) -> str:
-        """What two segments have in common, of those whose ids lie in these spans, ascending."""
+        """Say which id two segments have in common; "" if none.
+
+        ``spans`` holds the first id, the last id and the segment, in ascending order.
+        """
         together: list[Segment] = []
         last = -1
         for first, end, segment in spans:
@@ -197,7 +205,7 @@ class Snapshot:
             together.append(segment)
             last = max(last, end)
             if len(together) > 1:
-                ids = [each.ids_of(np.arange(each.n)) for each in together]
+                ids = [other.ids_of(np.arange(other.n)) for other in together]
                 if twice := repeated(np.sort(np.concatenate(ids))):
                     return twice
         return ""
@@ -205,7 +213,7 @@ class Snapshot:
     # ------------------------------------------------------------------ the next snapshot
 
     def refuse_used(self, ids: I64) -> None:
-        """ValueError if an id is or was taken."""
+        """Refuse ids that a row has or ever had."""
         if len(ids) == 0 or int(ids.min()) >= self.next_id:
             return
         used = in_runs(ids, self.retired)
@@ -217,8 +225,11 @@ class Snapshot:
             )
 
     def tail(self, schema: Schema, rows: int, given_ids: bool) -> Segment:
-        """Where so many more rows go: the last segment if it grows and has the room, else a new,
-        empty one as large as all that is in no file, so that few are ever needed."""
+        """Return the segment that this many more rows go to.
+
+        It is the last segment if that grows and has room, else a new, empty one. A new one is as
+        large as all unsaved rows, so that few are ever needed.
+        """
         if self.segments:
             last = self.segments[-1]
             follows = last.has_ids or (
@@ -237,7 +248,7 @@ class Snapshot:
         return Segment(arrays, 0, first_id=0 if given_ids else self.next_id, growing=True)
 
     def grown(self, tail: Segment, rows: int, keys_max: float, error: float) -> Snapshot:
-        """With so many rows, written behind those of ``tail``, published."""
+        """Return the snapshot with this many more rows, already written behind ``tail``'s."""
         grown = replace(
             tail,
             n=tail.n + rows,
@@ -253,9 +264,9 @@ class Snapshot:
         return replace(self, segments=(*kept, grown), next_id=max(self.next_id, highest + 1))
 
     def without(self, ids: I64) -> Snapshot:
-        """With these rows removed; ValueError, naming one, if any is not there.
+        """Return the snapshot without these rows; ValueError, naming one, if any is not there.
 
-        Takes constant time per id, whatever the number of rows.
+        This takes constant time per id, whatever the number of rows.
         """
         ids = distinct(ids)
         missing = np.ones(len(ids), dtype=bool)
@@ -275,29 +286,29 @@ class Snapshot:
         )
         return replace(self, segments=segments, version=self.version + 1)
 
-    def withdraw_later(self) -> None:
-        """Take back the stamps of a removal that was interrupted before it was published."""
+    def unmark_unpublished(self) -> None:
+        """Remove the marks of a removal that was interrupted before it was published."""
         for segment in self.segments:
             if segment.died is not None:
                 late = np.flatnonzero(segment.died[: segment.n] > self.version)
                 _core.mark_died(segment.died, late, 0)
 
     def sealed(self) -> Snapshot:
-        """The same rows; what is added later goes into a segment of its own."""
+        """Return the same rows in segments that do not grow: later rows go to a new segment."""
         return replace(self, segments=tuple(replace(s, growing=False) for s in self.segments))
 
-    def first(
+    def first_segment(
         self, schema: Schema, rows: int, given_ids: bool, borrowed: Mapping[str, Array]
     ) -> Segment:
-        """Where the rows of a fit go: arrays of just that size, or those borrowed."""
+        """Return an empty segment for the rows of a fit: arrays of that size, or borrowed ones."""
         if given_ids:
             schema = {**schema, "ids": (np.int64, ())}
         missing = {name: kind for name, kind in schema.items() if name not in borrowed}
         return Segment({**room(missing, rows), **borrowed}, 0, borrowed=bool(borrowed))
 
-    def marked(self, as_stored: Snapshot) -> Snapshot:
-        """With what ``as_stored``, an earlier snapshot, says of where segments are stored."""
-        places = {id(s.arrays): s.stored for s in as_stored.segments}
+    def stored_as(self, saved: Snapshot) -> Snapshot:
+        """Return the snapshot with the places in a file that ``saved``, an earlier one, has."""
+        places = {id(s.arrays): s.stored for s in saved.segments}
         return replace(
             self,
             segments=tuple(
@@ -308,7 +319,7 @@ class Snapshot:
     # ------------------------------------------------------------------ copies by value
 
     def portable(self, without: frozenset[str]) -> dict[str, Any]:
-        """What a copy carries; not the arrays named."""
+        """Return what a copy by value carries, except the arrays in ``without``."""
         parts = [s.portable(without) for s in self.segments]
         for part, segment in zip(parts, self.segments, strict=True):
             part["dead"] = segment.dead_rows(self.version)
@@ -321,7 +332,7 @@ class Snapshot:
 
     @staticmethod
     def restored(parts: Mapping[str, Any]) -> Snapshot:
-        """A snapshot of what ``portable`` gave."""
+        """Return the snapshot of which ``portable`` gave these parts."""
         segments = []
         for part in parts["segments"]:
             dead = part["dead"]
@@ -333,7 +344,7 @@ class Snapshot:
     # ------------------------------------------------------------------ compaction
 
     def worth_compacting(self) -> slice | None:
-        """Segments that should be one: a mostly dead one, or many of similar size."""
+        """Return segments to compact into one: a mostly dead one, or many of similar size."""
         for i, segment in enumerate(self.segments):
             if 2 * segment.dead > segment.n and segment.copied_bytes <= _MOST_COPIED:
                 return slice(i, i + 1)
@@ -347,20 +358,23 @@ class Snapshot:
                 if (rows and segment.n > 2 * rows) or taken > _MOST_COPIED:
                     break
                 rows, largest = rows + segment.n, max(largest, segment.n)
-                # Not for the sake of one large segment: growing ones double in size.
+                # A few small segments are not worth copying a large one: segments double in size.
                 if stop - first > _FEW_SEGMENTS and rows >= 4 * largest:
                     start = first
             if start is not None:
                 return slice(start, stop)
         return None
 
-    def compacted(self, at: slice, of: Snapshot, merged: Segment, gone: I64) -> Snapshot | None:
-        """With ``merged``, made of ``of.segments[at]``, in their place, and rows removed since
-        then removed there too; None if the segments are no longer those.
+    def compacted(
+        self, at: slice, source: Snapshot, merged: Segment, dead_ids: I64
+    ) -> Snapshot | None:
+        """Return the snapshot with ``merged`` in place of the segments ``at``.
 
-        ``gone``: runs of the ids that it lacks.
+        ``merged`` was made from ``source.segments[at]``; rows removed since then are removed from
+        it too. None if the segments are no longer those. ``dead_ids`` are runs of the ids that
+        ``merged`` lacks.
         """
-        before, now = of.segments[at], self.segments[at]
+        before, now = source.segments[at], self.segments[at]
         if [id(s.arrays) for s in before] != [id(s.arrays) for s in now] or any(
             a.n != b.n for a, b in zip(before, now, strict=True)
         ):
@@ -368,16 +382,16 @@ class Snapshot:
         start = 0
         for old, new in zip(before, now, strict=True):
             late = [np.empty(0, dtype=np.int64)]
-            for rows in old.living_parts(of.version):
+            for rows in old.living_parts(source.version):
                 if new.died is not None:
                     late.append(start + np.flatnonzero(new.died[rows] > 0))
                 start += len(rows)
-            if len(gone_since := np.concatenate(late)):
-                merged = merged.with_dead(gone_since, self.version)
+            if len(removed_since := np.concatenate(late)):
+                merged = merged.with_dead(removed_since, self.version)
         segments = [*self.segments]
         segments[at] = [merged]
-        return replace(self, segments=tuple(segments), retired=joined(self.retired, gone))
+        return replace(self, segments=tuple(segments), retired=joined(self.retired, dead_ids))
 
-    def gone(self, at: slice) -> I64:
-        """Runs of the ids of the dead rows of these segments."""
+    def dead_ids(self, at: slice) -> I64:
+        """Return runs of the ids of the removed rows in these segments."""
         return replace(self, segments=self.segments[at], retired=NO_RUNS).all_retired()

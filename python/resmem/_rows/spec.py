@@ -1,4 +1,4 @@
-"""What a memory keeps of a row, and of its base model's outputs."""
+"""The specification of a memory: what is stored of each row, and what outputs mean."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ import numpy.typing as npt
 
 from resmem import _core
 from resmem._base import convert
-from resmem._base.arrays import F64, rows_of, to_numpy
-from resmem._keys.preprocess import NONE, Method
+from resmem._base.arrays import F64, sliceable, to_numpy
+from resmem._keys.preprocess import NO_PREPROCESS, Preprocess
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.segment import Schema
 from resmem._rows.stores.store import Store
 
 
 def key_and_target_schema(task: str, key_dtype: KeyDtype, width: int, columns: int) -> Schema:
-    """The arrays of a segment that every store has, for keys of ``width``."""
+    """Return the arrays of a segment that every store has, for keys of ``width`` columns."""
     target = (np.int64, ()) if task == "classification" else (np.float64, (columns,))
     return {"keys": (KEY_DTYPES[key_dtype], (width,)), "targets": target}
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a memory keeps of a row."""
+    """What is stored of each row, and what outputs mean."""
 
     task: str
     output_kind: str
     key_dtype: KeyDtype
     store: Store
-    preprocess: Method = NONE
+    preprocess: Preprocess = NO_PREPROCESS
 
     def schema(self, d: int, columns: int) -> Schema:
-        """Names, dtypes and shapes of the arrays of a segment, for embeddings of width ``d``."""
+        """Return names, dtypes and row shapes of a segment's arrays, for embeddings (n, d)."""
         width = self.preprocess.width(d)
         of_rows = key_and_target_schema(self.task, self.key_dtype, width, columns)
         return {**of_rows, **self.store.schema(columns)}
 
     def softmax_at(self, temperature: float) -> float:
-        """The temperature as the core takes it: 0 if outputs are probabilities."""
+        """Return the temperature as the core takes it: 0 if outputs are no logits."""
         return temperature if self.output_kind == "logits" else 0.0
 
-    def rows_of(self, outputs: Any) -> Any:
-        """Outputs as something that rows can be sliced from."""
+    def sliceable_outputs(self, outputs: Any) -> Any:
+        """Return outputs as an object that rows can be sliced from."""
         if outputs is None:
             raise ValueError("outputs are missing; only store='head' does without them")
-        return rows_of(outputs, "outputs")
+        return sliceable(outputs, "outputs")
 
-    def layout(self, outputs: Any, like: int | None) -> int:
-        """How many columns outputs have; refused if not as many as ``like``."""
+    def column_count(self, outputs: Any, like: int | None) -> int:
+        """Return the number of columns of outputs; refuse a number other than ``like``."""
         flat = self.task == "regression" and len(outputs.shape) == 1
         if len(outputs.shape) == 1 and not flat:
             other = "numpy.zeros_like(outputs)"
             if self.output_kind == "probabilities":
                 other = "numpy.subtract(1, outputs)"
             raise ValueError(
-                f"outputs must have shape (n, C), got {tuple(outputs.shape)}; values to predict "
-                "are of task='regression'; a single row is numpy.atleast_2d(outputs); scores of "
-                f"the second of two classes become numpy.stack([{other}, outputs], axis=1)"
+                f"outputs must have shape (n, C), got {tuple(outputs.shape)}; for values to "
+                "predict use task='regression'; a single row is numpy.atleast_2d(outputs); scores "
+                f"of the second of two classes become numpy.stack([{other}, outputs], axis=1)"
             )
-        convert.layout(outputs, "outputs", "(n,)" if flat else "(n, C)")
+        convert.check_layout(outputs, "outputs", "(n,)" if flat else "(n, C)")
         columns = 1 if flat else int(outputs.shape[1])
         if columns == 0:
             shape = tuple(outputs.shape)
@@ -71,7 +71,7 @@ class Spec:
         return columns
 
     def outputs(self, outputs: Any, first_row: int = 0) -> npt.NDArray[Any]:
-        """Checked outputs (n, C): float32 for classification, else float64."""
+        """Return checked outputs (n, C): float32 for classification, else float64."""
         if self.output_kind == "logits":
             return convert.logits(outputs, "outputs", first_row)
         if self.output_kind == "probabilities":
@@ -79,7 +79,7 @@ class Spec:
         return self.values(outputs, "outputs", first_row)
 
     def base(self, outputs: npt.NDArray[Any], temperature: float, threads: int) -> F64:
-        """What checked outputs (b, C) predict, a copy of their own."""
+        """Return the base model's predictions from checked outputs (b, C), as a copy."""
         if self.output_kind == "logits":
             return _core.softmax(np.ascontiguousarray(outputs), temperature, threads)
         base: F64 = outputs.astype(np.float64)
@@ -87,7 +87,7 @@ class Spec:
 
     @staticmethod
     def values(values: Any, name: str, first_row: int = 0) -> F64:
-        """Regression values (n,) or (n, C) as (n, C)."""
+        """Return regression values (n,) or (n, C) as (n, C)."""
         flat = to_numpy(values, name).ndim == 1
         array = convert.float64(values, name, "(n,)" if flat else "(n, C)", first_row)
         return array[:, None] if flat else array

@@ -1,1 +1,1 @@
-"""Scores, their intervals, and rows cut into folds; nothing here knows of a memory."""
+"""Scores, their intervals, folds and out-of-fold outputs; nothing here depends on a memory."""

@@ -1,4 +1,4 @@
-"""Rows cut into folds."""
+"""The split of rows into folds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from resmem._base.arrays import I64
 
 
 def fold_numbers(folds: Any, seed: int, targets: npt.NDArray[Any]) -> I64:
-    """The fold of each row."""
+    """Return the fold of each row, (n,).
+
+    ``folds`` gives these numbers, or how many folds there are; then rows are shuffled by ``seed``,
+    and each class (integer targets) is spread evenly.
+    """
     n = len(targets)
     if not isinstance(folds, (int, np.integer)):
         given = convert.integers(folds, "folds", "(n,)")

@@ -1,4 +1,4 @@
-"""Scores of predictions, whole and row by row, and how sure a mean is."""
+"""Scores of predictions, over all rows and row by row, and confidence intervals of means."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ import numpy.typing as npt
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, to_numpy
 
-BINS = 15  # of equal width, for the calibration error
-# Names of parameters by which other libraries' scores call targets and what is held against them.
+BINS = 15  # bins of equal width for the calibration error
+# The names that other libraries' scores give to the parameters for targets and for predictions.
 _TRUTH = {"y_true", "y_test", "y", "true", "truth", "labels_true", "target", "targets", "labels"}
 _PREDICTED = {
     "y_pred", "y_score", "y_prob", "y_proba", "y_hat", "pred_decision", "labels_pred",
     "pred", "preds", "prediction", "predictions", "predicted", "scores", "probabilities", "probs",
 }  # fmt: skip
-_ROUNDING = 1e-6  # by which probabilities may leave [0, 1]
-_IMPOSSIBLE = 745.0  # more than any finite log-loss: that of 2**-1074 is 744.4
+_ROUNDING = 1e-6  # how far probabilities may exceed 1
+_IMPOSSIBLE = (
+    745.0  # stands for an infinite log-loss; the largest finite one, of 2**-1074, is 744.4
+)
 _SMALLEST = float(np.finfo(np.float64).tiny)
 
-Whole: TypeAlias = Callable[[Any, Any], float]
-Rows: TypeAlias = Callable[[Any, Any], F64]
+ScoreFunction: TypeAlias = Callable[[Any, Any], float]
+RowFunction: TypeAlias = Callable[[Any, Any], F64]
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,16 @@ class Score:
     name: str
     task: str
     greater_is_better: bool
-    whole: Whole  # of (predictions, targets)
-    rows: Rows | None = None  # (n,) values whose mean is the score; None where it is no mean
-    given: bool = False  # a function of the caller's
-    worst: Rows | None = None  # of (predictions, others), (n, C) each: the least gain of the former
-    # that any class would give; None where it has no bound
+    whole: ScoreFunction  # the score from (predictions, targets)
+    rows: RowFunction | None = None  # (n,) values whose mean is the score; None if it is no mean
+    custom: bool = False  # whether the function is the caller's
+    # From (predictions, others), (n, C) each: the least gain (n,) of the predictions over the
+    # others that any class would give; None where no bound is known.
+    worst: RowFunction | None = None
 
 
 class Interval(NamedTuple):
-    """A mean, and the interval that covers the true one with this confidence."""
+    """A mean, and an interval that covers the true mean with this confidence."""
 
     mean: float
     low: float
@@ -57,14 +60,16 @@ class Interval(NamedTuple):
     confidence: float
 
 
-def score_named(score: str | Whole, task: str, greater_is_better: bool | None = None) -> Score:
-    """The score of this name, or one that a function ``f(predictions, targets)`` gives.
+def score_named(
+    score: str | ScoreFunction, task: str, greater_is_better: bool | None = None
+) -> Score:
+    """Return the score of this name, or one made of a function ``f(predictions, targets)``.
 
     Classification: "log_loss" (natural logarithm), "accuracy" (the first of equal classes),
     "brier" (squared differences, summed over classes), "calibration_error" (of the top class, 15
     bins of equal width). Regression: "rmse" and "mae" (over all values), "r2".
 
-    ``greater_is_better`` must be given for a function, and for it alone.
+    ``greater_is_better`` must be given for a function; for a name it is known.
     """
     if isinstance(score, str):
         known = {s.name: s for s in _SCORES if s.task == task}
@@ -73,7 +78,7 @@ def score_named(score: str | Whole, task: str, greater_is_better: bool | None = 
             raise ValueError(f"score must be one of {names} for {task}, got {score!r}")
         if greater_is_better not in (None, known[score].greater_is_better):
             raise ValueError(
-                f"greater_is_better is for functions; of {score!r} it is "
+                f"greater_is_better is for functions; for {score!r} it is "
                 f"{known[score].greater_is_better}"
             )
         return known[score]
@@ -89,19 +94,19 @@ def score_named(score: str | Whole, task: str, greater_is_better: bool | None = 
         )
     name = str(getattr(score, "__name__", type(score).__name__))
     _check_order(score, name)
-    return Score(name, task, greater_is_better, _checked(score, name), given=True)
+    return Score(name, task, greater_is_better, _checked(score, name), custom=True)
 
 
-def _check_order(score: Whole, name: str) -> None:
-    """Refuse a function whose parameters say that it takes its arguments in another order."""
+def _check_order(score: ScoreFunction, name: str) -> None:
+    """Refuse a function whose parameters are named as if it took targets first."""
     try:
         first, second = [p.lower() for p in inspect.signature(score).parameters][:2]
-    except (TypeError, ValueError):  # it does not say
+    except (TypeError, ValueError):  # the parameters are unknown
         return
     if (first, second) == ("estimator", "x"):
         raise TypeError(
             f"score must be a function f(predictions, targets), got the scorer {name}, which takes "
-            "an estimator; of the function f that it was made of, pass "
+            "an estimator; for the function f that it was made of, pass "
             "lambda predictions, targets: f(targets, predictions)"
         )
     if first in _TRUTH and second in _PREDICTED:
@@ -113,13 +118,14 @@ def _check_order(score: Whole, name: str) -> None:
 
 
 def paired_interval(gains: Any, confidence: float = 0.95, worst: float | None = None) -> Interval:
-    """The mean of gains (n,), and its interval by normal theory.
+    """Return the mean of gains (n,) and its interval by normal theory.
 
     The gains, such as differences of losses of the same rows, are taken as independent draws:
     mean +- z * s / sqrt(n), with the sample's standard deviation ``s``. Rows that are alike or
     come in groups make the interval too narrow, and so do losses too rare to be among them: with
-    ``worst``, one more row is taken to have gained that. Of less than two gains, or of infinite
-    ones, no spread is known: the interval is infinite. The mean of none is NaN.
+    ``worst``, the interval counts one more row that gained ``worst``. With fewer than two gains, or
+    infinite ones, the spread is unknown and the interval is infinite. Without gains the mean is
+    NaN.
     """
     confidence = checked_confidence(confidence)
     array = np.asarray(gains, dtype=np.float64)
@@ -138,7 +144,7 @@ def paired_interval(gains: Any, confidence: float = 0.95, worst: float | None = 
 
 
 def checked_confidence(confidence: Any) -> float:
-    """A number between 0 and 1."""
+    """Return the confidence as a float; refuse all but numbers between 0 and 1."""
     checked = checks.number(confidence, "confidence")
     if not 0 < checked < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
@@ -146,9 +152,9 @@ def checked_confidence(confidence: Any) -> float:
 
 
 def normal_quantile(confidence: float) -> float:
-    """The ``z`` for which a standard normal draw lies in [-z, z] with this probability.
+    """Return the ``z`` for which a standard normal draw lies in [-z, z] with this probability.
 
-    It is taken from the lower tail: 1 - confidence is exact near 1, where 0.5 + confidence / 2
+    It is computed from the lower tail: 1 - confidence is exact near 1, where 0.5 + confidence / 2
     would be rounded to 1 and have no quantile.
     """
     return 0.0 - NormalDist().inv_cdf((1 - confidence) / 2)
@@ -158,29 +164,29 @@ def normal_quantile(confidence: float) -> float:
 
 
 def log_losses(predictions: Any, targets: Any) -> F64:
-    """Of each row ``-log p`` of its class; infinite where that has probability 0."""
-    chances, labels = _classified(predictions, targets)
+    """Return ``-log p`` of each row's class; infinite where its probability is 0."""
+    chances, labels = _checked_classification(predictions, targets)
     return losses_of(chances[np.arange(len(labels)), labels])
 
 
 def losses_of(chances: F64) -> F64:
-    """``-log p`` of the probabilities of the true classes; infinite at 0."""
+    """Return ``-log p`` of the probabilities of the true classes; infinite at 0."""
     with np.errstate(divide="ignore"):
-        losses: F64 = -np.log(chances) + 0.0  # of 1: not -0
+        losses: F64 = -np.log(chances) + 0.0  # + 0.0 turns the -0.0 of a probability of 1 into 0.0
     return losses
 
 
 def hits(predictions: Any, targets: Any) -> F64:
-    """1 where the class of a row has the first largest prediction, else 0."""
+    """Return 1.0 for each row whose class has the (first) largest prediction, else 0.0."""
     values = convert.float64(predictions, "predictions", "(n, C)")
     labels = _labels(targets, values)
-    right: F64 = (values.argmax(axis=1) == labels).astype(np.float64)
-    return right
+    correct: F64 = (values.argmax(axis=1) == labels).astype(np.float64)
+    return correct
 
 
 def brier_scores(predictions: Any, targets: Any) -> F64:
-    """Of each row the squared differences from its class, summed over classes: 0 to 2."""
-    chances, labels = _classified(predictions, targets)
+    """Return each row's squared differences from its class, summed over classes: 0 to 2."""
+    chances, labels = _checked_classification(predictions, targets)
     differences = chances.copy()
     differences[np.arange(len(labels)), labels] -= 1
     scores: F64 = np.square(differences).sum(axis=1)
@@ -188,12 +194,12 @@ def brier_scores(predictions: Any, targets: Any) -> F64:
 
 
 def gains_of(losses: F64, others: F64) -> F64:
-    """By how much the losses are below the others, row by row.
+    """Return by how much each row's loss is below the other loss.
 
-    What both call impossible, with infinite log-losses, is no gain of either. Where one of the two
-    never does, what the other calls so counts as 745, just above all log-losses that are finite:
-    its sum is infinitely worse, and the gain has a size and a spread. Where both do, of different
-    rows, both sums are infinite: these gains and losses are, and nothing is said by their mean.
+    A row whose class both call impossible (an infinite log-loss) is no gain of either. If only one
+    of the two has infinite losses, each counts as 745, just above every finite log-loss: so the
+    gains have a size and a spread, although that sum is infinitely worse. If both have, in
+    different rows, these gains are infinite, and their mean says nothing.
     """
     impossible = np.isinf(others), np.isinf(losses)
     if all(each.any() for each in impossible):
@@ -205,35 +211,35 @@ def gains_of(losses: F64, others: F64) -> F64:
 
 
 def worst_log_loss(predictions: F64, others: F64) -> F64:
-    """Of each row the least ``log p - log p'`` of any class, none taken as below 2**-1022."""
+    """Return each row's least ``log p - log p'`` of any class, with p at least 2**-1022."""
     ratios = np.maximum(predictions, _SMALLEST) / np.maximum(others, _SMALLEST)
     least: F64 = np.log(ratios.min(axis=1))
     return least
 
 
 def worst_hit(predictions: F64, others: F64) -> F64:
-    """-1 where the first largest differs: the other may be right."""
+    """Return -1.0 where the predicted classes differ, as the other may be correct; else 0.0."""
     least: F64 = np.where(predictions.argmax(axis=1) != others.argmax(axis=1), -1.0, 0.0)
     return least
 
 
 def worst_brier(predictions: F64, others: F64) -> F64:
-    """Of each row the least fall of the Brier score that any class would give."""
+    """Return each row's least gain in Brier score that any class would give."""
     squares = np.square(others).sum(axis=1) - np.square(predictions).sum(axis=1)
     least: F64 = squares + 2 * (predictions - others).min(axis=1)
     return least
 
 
 def calibration_error(predictions: Any, targets: Any) -> float:
-    """The expected calibration error of the top class over 15 bins of equal width."""
-    chances, _ = _classified(predictions, targets)
+    """Return the expected calibration error of the top class over 15 bins of equal width."""
+    chances, _ = _checked_classification(predictions, targets)
     return error_of(*reliability(chances.max(axis=1), hits(predictions, targets)))
 
 
 def reliability(
     confidence: F64, correct: npt.NDArray[Any], bins: int = BINS
 ) -> tuple[I64, F64, F64]:
-    """Of each bin of confidence: its rows, their mean confidence and accuracy; NaN if empty.
+    """Return each bin's number of rows, mean confidence and accuracy; NaN if it is empty.
 
     Bin ``b`` holds the confidences ``c`` with ``min(int(c * bins), bins - 1) = b``.
     """
@@ -246,50 +252,50 @@ def reliability(
 
 
 def error_of(rows: I64, confidence: F64, accuracy: F64) -> float:
-    """The expected calibration error of bins: the mean over rows of |accuracy - confidence|."""
-    there = rows > 0
-    return float(np.average(np.abs(accuracy - confidence)[there], weights=rows[there]))
+    """Return the expected calibration error: the mean over rows of |accuracy - confidence|."""
+    filled = rows > 0
+    return float(np.average(np.abs(accuracy - confidence)[filled], weights=rows[filled]))
 
 
 # -------------------------------------------------------------------- regression
 
 
 def rmse(predictions: Any, targets: Any) -> float:
-    """The root of the mean squared error of all values."""
+    """Return the root of the mean squared error of all values."""
     return math.sqrt(float(np.square(_errors(predictions, targets)).mean()))
 
 
 def absolute_errors(predictions: Any, targets: Any) -> F64:
-    """Of each row the mean of |error| over its columns."""
+    """Return each row's mean of |error| over its columns."""
     errors: F64 = np.abs(_errors(predictions, targets)).mean(axis=1)
     return errors
 
 
 def r2(predictions: Any, targets: Any) -> float:
-    """1 - SS_res / SS_tot, sums over all columns, totals about each column's mean.
+    """Return 1 - SS_res / SS_tot, summed over all columns; SS_tot is about each column's mean.
 
-    So columns weigh by their variance. Where targets do not vary it is 1 for perfect predictions
-    and else -inf, its limit.
+    So columns weigh by their variance. If targets do not vary, the score is 1 for perfect
+    predictions and else -inf, its limit.
     """
     errors = _errors(predictions, targets)
     wanted = _values(targets, "targets")
     wanted = wanted - wanted[0]  # a constant column is exactly 0
     total = float(np.square(wanted - wanted.mean(axis=0)).sum())
-    return explained(float(np.square(errors).sum()), total)
+    return r2_from_sums(float(np.square(errors).sum()), total)
 
 
-def explained(left: float, total: float) -> float:
-    """``r2`` of these sums of squares."""
+def r2_from_sums(residual: float, total: float) -> float:
+    """Return the score ``r2`` from its residual and its total sum of squares."""
     if total == 0:
-        return 1.0 if left == 0 else -math.inf
-    return 1 - left / total
+        return 1.0 if residual == 0 else -math.inf
+    return 1 - residual / total
 
 
-# -------------------------------------------------------------------- inside
+# -------------------------------------------------------------------- helpers
 
 
-def _classified(predictions: Any, targets: Any) -> tuple[F64, I64]:
-    """Probabilities (n, C) and classes (n,), checked."""
+def _checked_classification(predictions: Any, targets: Any) -> tuple[F64, I64]:
+    """Return checked probabilities (n, C) and classes (n,)."""
     chances = convert.float64(predictions, "predictions", "(n, C)")
     labels = _labels(targets, chances)
     if not (chances.min() >= 0 and chances.max() <= 1 + _ROUNDING):
@@ -310,7 +316,7 @@ def _labels(targets: Any, predictions: F64) -> I64:
 
 
 def _values(values: Any, name: str) -> F64:
-    """Values (n,) or (n, C) as (n, C)."""
+    """Return values (n,) or (n, C) as (n, C)."""
     flat = to_numpy(values, name).ndim == 1
     array = convert.float64(values, name, "(n,)" if flat else "(n, C)")
     return array[:, None] if flat else array
@@ -326,22 +332,22 @@ def _errors(predictions: Any, targets: Any) -> F64:
     return values - wanted
 
 
-def _mean_of(rows: Rows) -> Whole:
+def _mean_of(rows: RowFunction) -> ScoreFunction:
     return lambda predictions, targets: float(rows(predictions, targets).mean())
 
 
 def _read_only(array: npt.ArrayLike) -> npt.NDArray[Any]:
-    """A view that cannot be written to."""
+    """Return a view that cannot be written to."""
     view = np.asarray(array).view()
     view.flags.writeable = False
     return view
 
 
-def _checked(function: Whole, name: str) -> Whole:
-    """The function, whose results must be numbers that can be compared.
+def _checked(function: ScoreFunction, name: str) -> ScoreFunction:
+    """Wrap the function, so that all but comparable numbers are refused.
 
-    It sees read-only views: the targets are the caller's own array, and predictions are scored
-    more than once.
+    The function gets read-only views: the targets are the caller's own array, and predictions are
+    scored more than once.
     """
 
     def whole(predictions: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:

@@ -1,4 +1,4 @@
-"""Outputs of every example from models that did not see it."""
+"""Out-of-fold outputs: every example's come from a model that was trained without it."""
 
 from __future__ import annotations
 
@@ -30,33 +30,36 @@ def out_of_fold(
     output: Output = "auto",
     fit_params: Mapping[str, Any] | None = None,
 ) -> F64:
-    """Outputs for all rows, each from a model that was trained without it.
+    """Return outputs for all rows, each from a model that was trained without it.
 
     A model's outputs for the examples it was trained on are better than for new ones, so their
     residuals are too small, and a memory of them corrects too little. Here the rows are split
     into folds; for each, a copy of the model is trained on the others. Give the outputs to
     ``Memory.fit`` together with embeddings from one model, for all rows and queries alike:
-    those of the folds' models lie in spaces of their own. Queries get the outputs of a model
-    that was trained on all rows.
+    embeddings of different models cannot be compared. Queries get the outputs of a model that
+    was trained on all rows.
 
     Parameters
     ----------
     model : estimator or function
-        An estimator has ``fit`` and one of the methods of ``output``; it is copied, never
-        trained itself (by ``sklearn.base.clone`` if it has ``get_params``, else as it is). A
-        function ``f(X_train, y_train, X_test)`` gives outputs (m,) or (m, C).
-    X : array, sparse matrix, DataFrame or list, of n rows
-    targets : int array (n,) of classes 0 to C-1; for regression array (n,) or (n, C)
-    folds : int or int array (n,)
-        How many, or the fold of each row, so that rows of one group stay together. A number
-        spreads every class evenly over the folds, if targets are integers (n,).
-    seed : int
-        Of the split.
-    output : method of the estimator
-        "auto": the first there is of "predict_log_proba", the logarithm of "predict_proba",
-        "decision_function" and "predict". The first two are logits whose softmax is what the
-        model says, whatever it is; decision values are so for some models only. Of two
-        classes, decision values ``v`` become logits ``(0, v)``.
+        An estimator has ``fit`` and one of the methods of ``output``. Copies of it are trained,
+        never itself; ``sklearn.base.clone`` copies it if it has ``get_params``, else
+        ``copy.deepcopy``. A function ``f(X_train, y_train, X_test)`` gives outputs (m,) or (m, C).
+    X : array, sparse matrix, DataFrame or list
+        The n rows that the models read.
+    targets : int array (n,); for regression array (n,) or (n, C)
+        Classes 0 to C-1, or values.
+    folds : int or int array (n,), default 5
+        The number of folds, or the fold of each row, so that rows of one group stay together.
+        With a number, every class is spread evenly over the folds if targets are integers (n,).
+    seed : int, default 0
+        The seed of the random split.
+    output : str, default "auto"
+        The estimator's method to call. "auto": the first that it has of "predict_log_proba",
+        "predict_proba" (whose logarithm is taken), "decision_function" and "predict". The
+        first two give logits whose softmax is the model's probabilities, whatever the model
+        is; decision values do so for some models only. For two classes, decision values ``v``
+        become logits ``(0, v)``.
     fit_params : dict, optional
         Arguments of the estimator's ``fit``; those with n rows, such as sample weights, are
         split like ``X``.
@@ -75,13 +78,13 @@ def out_of_fold(
     >>> resmem.out_of_fold(mean_of_others, np.zeros((3, 1)), np.array([0.0, 3.0, 6.0]), folds=3)
     array([4.5, 3. , 1.5])
     """
-    wanted = to_numpy(targets, "targets")
-    if wanted.ndim == 0 or len(wanted) < 2:
-        raise ValueError(f"targets must have at least two rows, got shape {wanted.shape}")
-    X, n = _with_rows(X), len(wanted)
+    known = to_numpy(targets, "targets")
+    if known.ndim == 0 or len(known) < 2:
+        raise ValueError(f"targets must have at least two rows, got shape {known.shape}")
+    X, n = _with_rows(X), len(known)
     checks.same_length("X", _length(X), "targets", n)
-    train = _trainer(model, output, fit_params, wanted)
-    numbers = fold_numbers(folds, seed, wanted)
+    train = _trainer(model, output, fit_params, known)
+    numbers = fold_numbers(folds, seed, known)
     result: F64 | None = None
     for fold in distinct(numbers):
         rows, others = np.flatnonzero(numbers == fold), np.flatnonzero(numbers != fold)
@@ -95,7 +98,7 @@ def out_of_fold(
 
 
 def _check(outputs: npt.NDArray[Any], rows: I64, like: tuple[int, ...], name: str) -> None:
-    """Refuse what cannot be the outputs of these rows, in columns like those of other folds."""
+    """Refuse outputs that do not fit these rows, or have other columns than another fold's."""
     if outputs.ndim not in (1, 2) or len(outputs) != len(rows):
         raise ValueError(
             f"{name}: outputs must have a row for each of {len(rows)} rows, (m,) or (m, C), "
@@ -104,7 +107,7 @@ def _check(outputs: npt.NDArray[Any], rows: I64, like: tuple[int, ...], name: st
     if outputs.shape[1:] != like:
         raise ValueError(
             f"{name}: outputs have columns {outputs.shape[1:]}, in another fold {like}; every "
-            "model must give the same"
+            "model must give the same columns"
         )
     bad = np.isnan(outputs) | (outputs == np.inf)
     if bad.any():
@@ -118,16 +121,16 @@ Train: TypeAlias = Callable[[Any, I64, I64, str], npt.NDArray[Any]]  # X, rows, 
 def _trainer(
     model: Any, output: str, fit_params: Mapping[str, Any] | None, targets: npt.NDArray[Any]
 ) -> Train:
-    """What gives outputs of some rows from a model of the others."""
+    """Return a function that trains a model on some rows and gives its outputs for the others."""
     if output != "auto" and output not in _METHODS:
         raise ValueError(f"output must be 'auto' or one of {', '.join(_METHODS)}, got {output!r}")
     if hasattr(model, "fit"):
-        given = dict(fit_params or {})
+        parameters = dict(fit_params or {})
 
         def train(X: Any, rows: I64, others: I64, name: str) -> npt.NDArray[Any]:
             part = {
                 key: _take(value, others) if _length(value) == len(targets) else value
-                for key, value in given.items()
+                for key, value in parameters.items()
             }
             trained = _copied(model)
             trained.fit(_take(X, others), targets[others], **part)
@@ -150,7 +153,7 @@ def _trainer(
 
 
 def _copied(model: Any) -> Any:
-    """An estimator of the same parameters, to be trained."""
+    """Return an untrained estimator with the same parameters."""
     sklearn = sys.modules.get("sklearn.base")
     if sklearn is not None and hasattr(model, "get_params"):
         return sklearn.clone(model)
@@ -160,9 +163,9 @@ def _copied(model: Any) -> Any:
 def _outputs(
     model: Any, X: Any, output: str, targets: npt.NDArray[Any], name: str
 ) -> npt.NDArray[Any]:
-    """What a trained estimator says of rows; of a classifier, a column for each class."""
+    """Return a trained estimator's outputs for rows; for a classifier, one column per class."""
     method = _method(model, output)
-    with np.errstate(divide="ignore"):  # impossible classes
+    with np.errstate(divide="ignore"):  # probability 0 becomes the logit -inf
         values = to_numpy(getattr(model, method)(X), "outputs")
         if output == "auto" and method == "predict_proba":
             values = np.log(values)
@@ -180,8 +183,8 @@ def _outputs(
     if len(seen) < classes:
         missing = sorted(set(range(classes)) - set(seen.tolist()))
         warnings.warn(
-            f"{name}: rows to train on lack class {', '.join(map(str, missing))}; to that model "
-            "it is impossible",
+            f"{name}: the training rows lack class {', '.join(map(str, missing))}; that model "
+            "gives it probability 0",
             stacklevel=4,
         )
     aligned = np.full((len(values), classes), 0.0 if output == "predict_proba" else -np.inf)
@@ -190,13 +193,13 @@ def _outputs(
 
 
 def _method(model: Any, output: str) -> str:
-    """The method of a trained estimator that gives its outputs."""
+    """Return the name of the estimator's method that gives its outputs."""
     name = type(model).__name__
-    there = [method for method in _METHODS if hasattr(model, method)]
-    if not there or (output != "auto" and output not in there):
+    available = [method for method in _METHODS if hasattr(model, method)]
+    if not available or (output != "auto" and output not in available):
         wanted = "any of " + ", ".join(_METHODS) if output == "auto" else output
         raise ValueError(f"model must have {wanted}; {name} has not")
-    method = there[0] if output == "auto" else output
+    method = available[0] if output == "auto" else output
     pairs = getattr(model, "decision_function_shape", "ovr") == "ovo"
     if method == "decision_function" and pairs and len(getattr(model, "classes_", ())) > 2:
         raise ValueError(
@@ -211,7 +214,7 @@ def _method(model: Any, output: str) -> str:
 
 
 def _classes(targets: npt.NDArray[Any]) -> I64:
-    """Classes (n,), from 0."""
+    """Return the targets as classes (n,), counted from 0."""
     labels = convert.integers(targets, "targets", "(n,)")
     if labels.min() < 0:
         raise ValueError(f"targets must be classes 0 to C-1, got {labels.min()}")
@@ -219,7 +222,7 @@ def _classes(targets: npt.NDArray[Any]) -> I64:
 
 
 def _with_rows(X: Any) -> Any:
-    """X in a form that rows can be taken from."""
+    """Return X in a form that rows can be taken from."""
     if hasattr(X, "tocsr"):  # some sparse formats have no rows
         return X.tocsr()
     if isinstance(X, (list, tuple)) or hasattr(X, "shape") or hasattr(X, "iloc"):
@@ -230,14 +233,14 @@ def _with_rows(X: Any) -> Any:
 
 
 def _length(rows: Any) -> int:
-    """How many rows there are; -1 of what has none."""
+    """Return the number of rows; -1 if the value has no rows."""
     if hasattr(rows, "shape"):
         return int(rows.shape[0]) if len(rows.shape) else -1
     return len(rows) if isinstance(rows, (list, tuple)) else -1
 
 
 def _take(rows: Any, which: I64) -> Any:
-    """Rows of these numbers."""
+    """Return the rows with these numbers."""
     if hasattr(rows, "iloc"):
         return rows.iloc[which]
     if hasattr(rows, "shape"):

@@ -20,7 +20,7 @@ def opened(
     path: str | os.PathLike[str], verify: bool, progress: Callable[[int], None] | None
 ) -> State:
     """See ``Memory.load``."""
-    checks.told(progress)
+    checks.progress_function(progress)
     named = os.fspath(path).lower().endswith(persist.EXPORTS)
     if named and not container.is_container(path):
         from resmem._files import export

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from resmem._base import checks
-from resmem._keys.preprocess import NONE, Method, method_named
+from resmem._keys.preprocess import NO_PREPROCESS, Preprocess, preprocess_named
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.spec import Spec
 from resmem._rows.stores.store import Store
@@ -76,19 +76,19 @@ def identity(base: Any) -> Any:
         ) from error
 
 
-def checked_keys(preprocess: Any, key_dtype: Any, store: Store) -> Method:
+def checked_keys(preprocess: Any, key_dtype: Any, store: Store) -> Preprocess:
     """The preprocess called so; refused if keys cannot be kept like this."""
     if not isinstance(key_dtype, str) or key_dtype not in ("auto", *KEY_DTYPES):
         names = ", ".join(map(repr, ("auto", *KEY_DTYPES)))
         raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
-    method = method_named(preprocess)
+    method = preprocess_named(preprocess)
     if key_dtype == "float64" and (store.has_layer or method.linear):
         what = f"store={store.name!r}" if store.has_layer else f"preprocess={preprocess!r}"
         raise ValueError(
             f"key_dtype='float64' does not go with {what}, whose layer works on float32; "
             "use key_dtype='auto'"
         )
-    if store.has_layer and method != NONE:
+    if store.has_layer and method != NO_PREPROCESS:
         raise ValueError(
             f"store={store.name!r} needs preprocess='none', as its layer reads the embeddings from "
             f"the keys, got {preprocess!r}"

@@ -78,7 +78,7 @@ class State:
             checked_temperature(temperature, spec),
             checks.finite(strength, "strength"),
             map_named(probability_map),
-            checks.yes_or_no(auto_prepare, "auto_prepare"),
+            checks.boolean(auto_prepare, "auto_prepare"),
         )
         return State(view, stored, made_by)
 
@@ -151,7 +151,7 @@ class State:
 
     def _compact(self, before: Snapshot, at: slice) -> None:
         with contextlib.suppress(MemoryError):  # no room to tidy up: rows stay where they are
-            merged, gone = merge(before.segments[at], before.version), before.gone(at)
+            merged, gone = merge(before.segments[at], before.version), before.dead_ids(at)
             with self._lock:
                 now = self.view.rows
                 after = None if now is None else now.compacted(at, before, merged, gone)
@@ -226,7 +226,7 @@ class State:
             if first:
                 after = _without_rows(now, rows)
                 if now.rows is not None:
-                    after = after.named_as(now.rows)
+                    after = after.with_names_of(now.rows)
                 if rows.n:
                     after = _with_rows(after, rows, {})
             else:
@@ -251,7 +251,7 @@ class State:
                 self.hold(rows=before.without(flat))
             except BaseException:
                 if self.view.rows is before:
-                    before.withdraw_later()
+                    before.unmark_unpublished()
                 raise
 
     # ---------------------------------------------------------------- copies and files
@@ -263,7 +263,7 @@ class State:
         progress: Callable[[int], None] | None,
     ) -> None:
         """See ``Memory.save``."""
-        checks.told(progress)
+        checks.progress_function(progress)
         if os.fspath(path).lower().endswith(persist.EXPORTS):
             raise ValueError(
                 f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "
@@ -353,7 +353,7 @@ def _with_rows(
         )
     schema = rows.spec.schema(rows.d, rows.columns)
     if borrowed is not None:
-        tail = before.first(schema, rows.n, rows.ids is not None, borrowed)
+        tail = before.first_segment(schema, rows.n, rows.ids is not None, borrowed)
     else:
         tail = before.tail(schema, rows.n, rows.ids is not None)
     if tail.has_ids and "ids" not in (borrowed or ()):
@@ -373,7 +373,7 @@ def _renew_locks() -> None:
     for state in _alive:
         rows = state.view.rows
         if state._changing and rows is not None:
-            rows.withdraw_later()  # of a removal that nobody will publish here
+            rows.unmark_unpublished()  # of a removal that nobody will publish here
         state._lock, state._saving = threading.RLock(), threading.RLock()
         state._storing = threading.RLock()
         state._changing, state._compactor = False, None

@@ -17,8 +17,8 @@ from resmem._correction import length_scale
 from resmem._correction.correct import Corrector, kneighbors
 from resmem._correction.simplex import SimplexMap, map_named
 from resmem._files import persist
-from resmem._keys.preprocess import NONE, Fitted
-from resmem._keys.rounding import FRACTION, Neighbourhood, positions
+from resmem._keys.preprocess import NO_PREPROCESS, FittedPreprocess
+from resmem._keys.rounding import ALLOWED_FRACTION, Neighbourhood, sample_positions
 from resmem._keys.stored import KEY_DTYPES, KeyDtype, narrow_keys, widen_keys
 from resmem._rows.growth import UNKNOWN, Basis
 from resmem._rows.ingest import exact_keys
@@ -136,7 +136,7 @@ class MemoryView:
         Its other arrays are those of this memory, where no row was removed, and not copied.
         """
         rows, spec = self.fitted, self.spec
-        if spec.preprocess != NONE or spec.key_dtype not in ("float32", "float64"):
+        if spec.preprocess != NO_PREPROCESS or spec.key_dtype not in ("float32", "float64"):
             raise ValueError(
                 "keys can be made anew only of embeddings stored as they came, with "
                 "preprocess='none' and key_dtype='float32' or 'float64', not with "
@@ -152,7 +152,9 @@ class MemoryView:
             found = [none, *(s["keys"][at] for s, at in rows.sample(chosen))]
             return rows.preprocess.unshifted(np.concatenate(found))
 
-        made_by = rows.preprocess if method == NONE else method.fit(len(rows), rows.d, rows_at)
+        made_by = (
+            rows.preprocess if method == NO_PREPROCESS else method.fit(len(rows), rows.d, rows_at)
+        )
         made_by = replace(made_by, wide=key_dtype == "float64")
         segments: list[Segment] = []
         for segment in rows.segments:
@@ -169,7 +171,7 @@ class MemoryView:
             allowed=math.inf,
         )
         if spec.key_dtype == "float64" or math.isfinite(rows.allowed):  # of float64 embeddings
-            some = rows_at(positions(len(rows), rows.d))
+            some = rows_at(sample_positions(len(rows), rows.d))
             after = replace(after, allowed=_allowed(some, len(rows), made_by, key_dtype))
         asked = self.asked if key_dtype == spec.key_dtype or method.linear else key_dtype
         spec = replace(spec, preprocess=method, key_dtype=key_dtype)
@@ -269,28 +271,32 @@ def derived(segment: Segment, store: Store, temperature: float) -> Segment:
     return segment.with_arrays(arrays, store.derived)
 
 
-def _allowed(embeddings: Keys, n: int, made_by: Fitted, dtype: KeyDtype) -> float:
+def _allowed(embeddings: Keys, n: int, made_by: FittedPreprocess, dtype: KeyDtype) -> float:
     """``Snapshot.allowed`` of keys that are made of these embeddings, a sample of ``n``; a warning
     if float32 moves them too far."""
     if dtype != "float32" or made_by.method.linear or n == 0:
         return math.inf
     around = Neighbourhood(exact_keys(embeddings, made_by), n)
-    used = around.used()
+    used = around.error_ratio()
     if used > 1:
         warn(
             "keys are rounded to float32, which moves distances by more than "
-            f"{FRACTION:.0%} of what neighbours lie apart; use key_dtype='float64'"
+            f"{ALLOWED_FRACTION:.0%} of what neighbours lie apart; use key_dtype='float64'"
         )
     return around.allowed(None, used)
 
 
 def _rekeyed(
-    segment: Segment, before: Fitted, made_by: Fitted, dtype: KeyDtype, first_row: int
+    segment: Segment,
+    before: FittedPreprocess,
+    made_by: FittedPreprocess,
+    dtype: KeyDtype,
+    first_row: int,
 ) -> Segment:
     """With other keys. ``first_row``: how many rows come before, for messages."""
     arrays = {name: segment[name] for name in segment.arrays}
     d, largest = arrays["keys"].shape[1], segment.keys_max
-    if made_by.method != NONE or arrays["keys"].dtype != KEY_DTYPES[dtype]:
+    if made_by.method != NO_PREPROCESS or arrays["keys"].dtype != KEY_DTYPES[dtype]:
         arrays["keys"] = np.empty((segment.n, made_by.method.width(d)), KEY_DTYPES[dtype])
         largest = 0.0
         for block in blocks(segment.n, 8 * d):
@@ -309,6 +315,6 @@ def _rekeyed(
     )
 
 
-def fitted_to(rows: int, preprocess: Fitted) -> Basis:
+def fitted_to(rows: int, preprocess: FittedPreprocess) -> Basis:
     """The rows that a preprocess was fitted to, if it is one that is."""
-    return Basis(rows) if preprocess.arrays and preprocess.method != NONE else UNKNOWN
+    return Basis(rows) if preprocess.arrays and preprocess.method != NO_PREPROCESS else UNKNOWN

@@ -94,7 +94,7 @@ class Tuner:
     # ------------------------------------------------------------------ scores of all settings
 
     def _costs(self, trial: Trial, kind: Kind = "memory") -> Costs:
-        if not self.score.given:
+        if not self.score.custom:
             return self._over_folds(self._of_sums(trial.sweep(self.score, kind)))
         found = []
         for settings in trial.settings(kind):

@@ -15,13 +15,22 @@ import numpy as np
 
 from resmem import _core
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, Array, Keys, block_of, distinct, forget, rows_of
+from resmem._base.arrays import (
+    F64,
+    I64,
+    Array,
+    Keys,
+    distinct,
+    read_block,
+    release_pages,
+    sliceable,
+)
 from resmem._base.blocks import blocks
 from resmem._correction.correct import Corrector, search
 from resmem._correction.simplex import map_named
 from resmem._keys.stored import widen_keys
 from resmem._rows import plausible
-from resmem._rows.segment import intact
+from resmem._rows.segment import checked_stored
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 from resmem._scores.metrics import BINS, Score
@@ -78,7 +87,7 @@ class GivenRows:
         """The base model's outputs (b, C), checked."""
         keys = self._searched.queries(block)[0] if self._given is None else None
         outputs: Array = self._corrector.raw_outputs(keys, self._given, block, self._threads)
-        forget(self._given, block)
+        release_pages(self._given, block)
         return outputs
 
 
@@ -89,7 +98,7 @@ class OwnRows:
         self._corrector, self._k, self._threads = corrector, k, threads
         self._positions = positions  # numbered through all segments
         stored = self._of("targets", slice(0, len(positions)))
-        self.targets: Array = intact(stored, corrector.rows.columns)
+        self.targets: Array = checked_stored(stored, corrector.rows.columns)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -123,11 +132,11 @@ def checked_targets(corrector: Corrector, targets: Any, q: int) -> Array:
     spec, columns = corrector.spec, corrector.rows.columns
     if spec.task == "regression":
         plausible.check_order(targets, corrector.rows.output_names, "memory.output_names_")
-    given = rows_of(targets, "targets")
+    given = sliceable(targets, "targets")
     if len(given.shape):
-        targets = block_of(given, slice(0, given.shape[0]), "targets")
+        targets = read_block(given, slice(0, given.shape[0]), "targets")
     if spec.task == "classification":
-        convert.class_layout(given)
+        convert.check_class_layout(given)
         array: Array = convert.labels(targets, columns)
     else:
         array = spec.values(targets, "targets")
@@ -375,7 +384,9 @@ class Trial:
     def _stored_targets(self, there: I64) -> list[Array]:
         """Of rows of the memory, segment by segment."""
         columns = self.rows.columns
-        return [intact(segment["targets"][at], columns) for segment, at in self.rows.at(there)]
+        return [
+            checked_stored(segment["targets"][at], columns) for segment, at in self.rows.at(there)
+        ]
 
     def _middle(self) -> F64:
         if self.spec.task == "classification":

@@ -18,8 +18,8 @@ from resmem._base.errors import warn
 from resmem._base.sample import sample
 from resmem._correction.correct import Corrector
 from resmem._correction.simplex import map_named
-from resmem._keys.preprocess import method_named
-from resmem._rows.plausible import Seen
+from resmem._keys.preprocess import preprocess_named
+from resmem._rows.plausible import OverlapCounter
 from resmem._rows.snapshot import Snapshot
 from resmem._scores.folds import fold_numbers
 from resmem._scores.metrics import Score, checked_confidence, score_named
@@ -67,7 +67,7 @@ def tune(
     tried: set[tuple[str, str]] = set()
     for name in choices(preprocess, kept[0], "preprocess"):
         for dtype in choices(key_dtype, kept[1], "key_dtype"):
-            if dtype == "float64" and method_named(name).linear:
+            if dtype == "float64" and preprocess_named(name).linear:
                 dtype = "float32"  # which is what its layer gives
             if (name, dtype) in tried:
                 continue
@@ -161,10 +161,10 @@ def _seen(trial: Trial) -> tuple[str, ...]:
     source = trial.source
     if isinstance(source, OwnRows):
         return ()
-    seen = Seen(trial.spec, trial.rows, len(source))
+    seen = OverlapCounter(trial.spec, trial.rows, len(source))
     for row in seen.blocks():
-        seen.look(row, source.keys(row), trial.positions[row, 0], source.targets[row])
-    note = seen.note("validation")
+        seen.count(row, source.keys(row), trial.positions[row, 0], source.targets[row])
+    note = seen.warning("validation")
     return () if note is None else (note,)
 
 
@@ -205,7 +205,7 @@ class _Work(NamedTuple):
         first, rows = trials[0], len(trials[0].source)
 
         def times(settings: list[Settings]) -> int:
-            return len(settings) if score.given else len({s.temperature for s in settings})
+            return len(settings) if score.custom else len({s.temperature for s in settings})
 
         proved = rows * (PROVED + (RIVALS if len(trials) > 1 else 0))
         others = proved + rows * (times(first.settings("mean")) + times(first.settings("targets")))
@@ -218,7 +218,7 @@ class _Work(NamedTuple):
             rows * len(trials),
             rows * sum(times(trial.settings()) for trial in trials),
             others,
-            proved if first.spec.store.has_layer or score.given else 0,
+            proved if first.spec.store.has_layer or score.custom else 0,
         )
 
 

@@ -1,5 +1,5 @@
-"""How residuals are kept: whole, sparse, or as the linear layer that gives them.
+"""Stores: how residuals are kept, dense, sparse, or as the linear layer that gives them.
 
-`store.py` is what a store has to tell, each other file one of them, and `named.py` finds the one
-that a name asks for. CONTRACT.md defines the numbers.
+`store.py` is the interface of a store, and each other file holds one; `named.py` finds the store
+of a name. CONTRACT.md defines the numbers.
 """

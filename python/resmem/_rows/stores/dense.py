@@ -1,4 +1,4 @@
-"""All residuals, and the outputs that they follow from."""
+"""The dense store: all residuals, and the outputs that they follow from."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from resmem import _core
 from resmem._base.arrays import F64, I64, Array, Keys
 from resmem._keys.stored import widen_keys
-from resmem._rows.segment import Schema, Segment, intact
-from resmem._rows.stores.store import VALUE_DTYPES, Kept, Store
+from resmem._rows.segment import Schema, Segment, checked_stored
+from resmem._rows.stores.store import VALUE_DTYPES, Store, StoredRows
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Dense(Store):
     """Outputs, and the residuals that follow from them at one temperature."""
 
     task: str
-    dtype: str = "float32"  # of the residuals
+    dtype: str = "float32"  # dtype of the residuals
     derived: ClassVar[frozenset[str]] = frozenset({"residuals"})
 
     @property
@@ -32,13 +32,15 @@ class Dense(Store):
         return np.dtype(np.float64 if self.dtype == "float64" else np.float32)
 
     def schema(self, columns: int) -> Schema:
-        kept = np.float32 if self.task == "classification" else np.float64
+        output = np.float32 if self.task == "classification" else np.float64
         return {
-            "outputs": (kept, (columns,)),
+            "outputs": (output, (columns,)),
             "residuals": (VALUE_DTYPES[self.dtype], (columns,)),
         }
 
-    def rows(self, outputs: Array, targets: Array, temperature: float, first_row: int = 0) -> Kept:
+    def rows(
+        self, outputs: Array, targets: Array, temperature: float, first_row: int = 0
+    ) -> StoredRows:
         if self.task == "classification":
             half = self.dtype == "float16"
             residuals = _core.class_residuals(outputs, targets, temperature, half=half)
@@ -47,7 +49,7 @@ class Dense(Store):
         return {"outputs": outputs, "residuals": residuals}, 0.0
 
     def derive(self, arrays: Mapping[str, Array], temperature: float) -> dict[str, Array]:
-        targets = intact(arrays["targets"], arrays["outputs"].shape[1])
+        targets = checked_stored(arrays["targets"], arrays["outputs"].shape[1])
         rows, _ = self.rows(arrays["outputs"], targets, temperature)
         return {"residuals": rows["residuals"]}
 
@@ -69,6 +71,7 @@ class Dense(Store):
         return segment["residuals"][rows[:, None], columns].astype(np.float64), np.zeros(len(rows))
 
     def _differences(self, outputs: F64, targets: F64, first_row: int) -> Array:
+        """Return regression residuals as they are stored; ValueError if one is out of range."""
         with np.errstate(over="ignore"):
             residuals: Array = np.ascontiguousarray(targets - outputs)
             if self.dtype != "float64":

@@ -1,4 +1,4 @@
-"""Classes alone: the base model's last layer gives the residuals of a key."""
+"""The head store: classes alone; the base model's last layer gives the residuals of a key."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from resmem._base import convert
 from resmem._base.arrays import F32, F64, I64, Array, Keys
 from resmem._base.blocks import blocks
 from resmem._keys.stored import widen_keys
-from resmem._rows.segment import Schema, Segment, intact
-from resmem._rows.stores.store import Kept, Store
+from resmem._rows.segment import Schema, Segment, checked_stored
+from resmem._rows.stores.store import Store, StoredRows
 
 
 @dataclass(frozen=True)
 class Head(Store):
-    """Nothing but the classes: the base model's last layer gives the residuals of a key."""
+    """Only the classes are kept: the base model's last layer gives the residuals of a key."""
 
     weight: F32  # (C, d)
     bias: F32  # (C,)
@@ -35,7 +35,9 @@ class Head(Store):
     def schema(self, columns: int) -> Schema:
         return {}
 
-    def rows(self, outputs: Array, targets: Array, temperature: float, first_row: int = 0) -> Kept:
+    def rows(
+        self, outputs: Array, targets: Array, temperature: float, first_row: int = 0
+    ) -> StoredRows:
         return {}, 0.0
 
     def for_core(self, rows: Segment) -> tuple[Any, ...]:
@@ -48,7 +50,7 @@ class Head(Store):
         self, segment: Segment, rows: I64, columns: int, temperature: float, kept: float
     ) -> F32:
         logits = self.outputs(segment, rows, 0)
-        targets = intact(segment["targets"][rows], columns)
+        targets = checked_stored(segment["targets"][rows], columns)
         residuals: F32 = _core.class_residuals(logits, targets, temperature)
         return residuals
 
@@ -59,7 +61,7 @@ class Head(Store):
         values = np.empty(columns.shape)
         for part in blocks(len(rows), 16 * count):
             logits = self.outputs(segment, rows[part], threads)
-            labels = intact(segment["targets"][rows[part]], count)
+            labels = checked_stored(segment["targets"][rows[part]], count)
             residuals = _core.class_residuals(logits, labels, temperature, threads)
             values[part] = np.take_along_axis(residuals, columns[part], axis=1)
         return values, np.zeros(len(rows))
@@ -85,7 +87,7 @@ class Head(Store):
 
 
 def head_arrays(head: Any) -> tuple[F32, F32]:
-    """Weight and bias of a layer, checked, as copies."""
+    """Return checked copies of a layer's weight and bias; the bias is 0 if there is none."""
     if isinstance(head, Head):
         return head.weight, head.bias
     if head is None:
@@ -97,8 +99,8 @@ def head_arrays(head: Any) -> tuple[F32, F32]:
         head = head.weight, bias
     if not isinstance(head, (tuple, list)) or len(head) != 2:
         raise TypeError(f"head must be (weight, bias) or a linear layer, got {type(head).__name__}")
-    given, bias = map(_detached, head)  # a layer's own tensors record operations
-    weight = convert.float32(given, "head weight", "(C, d)").copy()
+    matrix, bias = map(_detached, head)  # a layer's own tensors record operations
+    weight = convert.float32(matrix, "head weight", "(C, d)").copy()
     bias = np.zeros(len(weight)) if bias is None else bias
     bias = convert.float32(bias, "head bias", "(C,)").copy()
     if weight.size == 0:
@@ -114,8 +116,7 @@ def head_arrays(head: Any) -> tuple[F32, F32]:
 
 
 def _detached(tensor: Any) -> Any:
-    """A tensor that records no operations and lies where NumPy can read it; anything else as it
-    is."""
+    """Return a tensor that NumPy can read: without gradient, on the CPU; other values unchanged."""
     for method in ("detach", "cpu"):
         if hasattr(tensor, method):
             tensor = getattr(tensor, method)()

@@ -1,4 +1,4 @@
-"""The store that a name asks for."""
+"""The stores by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from resmem._rows.stores.store import VALUE_DTYPES, Store
 
 
 def residual_dtype_for(task: str, asked: str | None) -> str:
-    """How residuals are stored: as asked for, or as their task has them."""
+    """Return the dtype in which residuals are stored; None asks for the default of the task."""
     if asked is None:
         return "float64" if task == "regression" else "float32"
     if not isinstance(asked, str) or asked not in VALUE_DTYPES:
@@ -29,7 +29,7 @@ def residual_dtype_for(task: str, asked: str | None) -> str:
 
 
 def store_named(name: str, task: str, output_kind: str, residual_dtype: str, head: Any) -> Store:
-    """The store that ``Memory`` was asked for; ValueError if it cannot be had."""
+    """Return the store of this name; ValueError if the other settings do not allow it."""
     half = residual_dtype == "float16"
     if head is not None and name != "head":
         raise ValueError(f"head is for store='head', got store={name!r}")
@@ -56,14 +56,14 @@ def store_named(name: str, task: str, output_kind: str, residual_dtype: str, hea
 
 
 def shared_schema(name: Any, columns: int, d: int) -> Schema:
-    """The arrays that all rows of a store share, by dtype and shape."""
+    """Return names, dtypes and shapes of the arrays that all rows of a store share."""
     if name != "head":
         return {}
     return {"weight": (np.float32, (columns, d)), "bias": (np.float32, (columns,))}
 
 
 def unshared_schema(name: str, task: str, dtype: str, columns: int) -> Schema:
-    """The arrays that a store keeps of each row, before there is a layer."""
+    """Return the arrays that a store keeps per row; no head layer needs to be known."""
     if name == "head":
         return {}
     return store_named(name, task, "logits", dtype, None).schema(columns)

@@ -1,4 +1,4 @@
-"""The class and the largest probabilities; the rest is spread evenly."""
+"""The sparse store: the class and the largest probabilities; the rest is spread evenly."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from resmem import _core
 from resmem._base.arrays import F32, F64, I64, Array
-from resmem._rows.segment import Schema, Segment, intact
-from resmem._rows.stores.store import Kept, Store
+from resmem._rows.segment import Schema, Segment, checked_stored
+from resmem._rows.stores.store import Store, StoredRows
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Sparse(Store):
     """The class and the ``m`` largest other probabilities; the rest is spread evenly."""
 
     m: int
-    half: bool = False
+    half: bool = False  # whether values are float16
     fixed_temperature: ClassVar[bool] = True
     gives_outputs: ClassVar[bool] = False
 
@@ -31,7 +31,9 @@ class Sparse(Store):
         value = np.float16 if self.half else np.float32
         return {"index": (np.int32, entries), "value": (value, entries), "rest": (np.float32, ())}
 
-    def rows(self, outputs: Array, targets: Array, temperature: float, first_row: int = 0) -> Kept:
+    def rows(
+        self, outputs: Array, targets: Array, temperature: float, first_row: int = 0
+    ) -> StoredRows:
         index, value, rest, error = _core.sparse_residuals(
             outputs, targets, temperature, self.m, half=self.half
         )
@@ -43,19 +45,19 @@ class Sparse(Store):
     def residuals(
         self, segment: Segment, rows: I64, columns: int, temperature: float, kept: float
     ) -> F32:
-        """The residuals that are kept, rounded to float32."""
+        """Return the stored residuals, rounded to float32."""
         rest, value = segment["rest"][rows, None], segment["value"][rows].astype(np.float32)
-        found = np.repeat(-rest, columns, axis=1)
-        index = intact(segment["index"][rows], columns, "index")
-        np.put_along_axis(found, index.astype(np.int64), value - rest, axis=1)
-        return found
+        residuals = np.repeat(-rest, columns, axis=1)
+        index = checked_stored(segment["index"][rows], columns, "index")
+        np.put_along_axis(residuals, index.astype(np.int64), value - rest, axis=1)
+        return residuals
 
     def values(
         self, segment: Segment, rows: I64, columns: I64, count: int, temperature: float,
         threads: int,
     ) -> tuple[F64, F64]:  # fmt: skip
         values, kept = np.zeros(columns.shape), segment["value"][rows]
-        index = intact(segment["index"][rows], count, "index")
+        index = checked_stored(segment["index"][rows], count, "index")
         for entry in range(index.shape[1]):
             np.copyto(values, kept[:, entry, None], where=index[:, entry, None] == columns)
         return values, segment["rest"][rows].astype(np.float64)

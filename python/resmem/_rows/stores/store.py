@@ -1,4 +1,4 @@
-"""What a store of residuals has to tell."""
+"""The interface of a store of residuals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from resmem._base.arrays import F32, F64, I64, Array, Keys
 from resmem._rows.segment import Schema, Segment
 
-Kept: TypeAlias = "tuple[dict[str, Array], float]"  # arrays by name, largest error of a residual
+StoredRows: TypeAlias = "tuple[dict[str, Array], float]"  # arrays by name, largest residual error
 
 VALUE_DTYPES = {"float32": np.float32, "float64": np.float64, "float16": np.float16}
 
@@ -20,19 +20,22 @@ class Store(ABC):
     """How the residuals of rows are kept.
 
     A store names the arrays that it keeps beside keys and targets, fills them from checked outputs
-    and targets, and hands them to the core. Whoever needs to know what one can do asks these
-    properties, and never which store it is.
+    and targets, and hands them to the core. Other modules ask these properties what a store can do,
+    and never which store it is.
     """
 
     derived: ClassVar[frozenset[str]] = frozenset()
-    """Arrays that follow from the others at a temperature; copies leave them out."""
+    """Names of arrays that follow from the others at a temperature; copies leave them out."""
     fixed_temperature: ClassVar[bool] = False
-    """The residuals stay at the temperature of ``fit``."""
+    """Whether residuals stay at the temperature of ``fit``."""
     gives_outputs: ClassVar[bool] = True
-    """The base model's outputs of the rows can be had again (``outputs``)."""
+    """Whether ``outputs`` can give the base model's outputs for the rows."""
     has_layer: ClassVar[bool] = False
-    """The base model's last layer gives outputs from keys, which must be float32 embeddings as
-    they came. Outputs are not taken from a caller, and residuals are computed at each use."""
+    """Whether the base model's last layer gives outputs from keys.
+
+    Then keys must be unchanged float32 embeddings, callers give no outputs, and residuals are
+    computed at each use.
+    """
 
     @property
     @abstractmethod
@@ -41,62 +44,64 @@ class Store(ABC):
 
     @property
     def value_dtype(self) -> np.dtype[Any]:
-        """The dtype of ``residuals``; half-width values are widened."""
+        """The dtype of what ``residuals`` returns; half-width values are widened."""
         return np.dtype(np.float32)
 
     @property
     def shared(self) -> dict[str, F32]:
-        """Arrays that all rows share."""
+        """The arrays that all rows share, by name."""
         return {}
 
     @abstractmethod
     def schema(self, columns: int) -> Schema:
-        """The arrays that are kept of each row."""
+        """Return names, dtypes and shapes of the arrays that are kept per row."""
 
     @abstractmethod
-    def rows(self, outputs: Array, targets: Array, temperature: float, first_row: int = 0) -> Kept:
-        """These arrays of new rows, and the largest error of a residual.
+    def rows(
+        self, outputs: Array, targets: Array, temperature: float, first_row: int = 0
+    ) -> StoredRows:
+        """Return these arrays for new rows, and the largest error of a residual.
 
-        ``temperature`` is 0 where the outputs are probabilities; ``first_row`` is the number of
-        the first row, for messages.
+        ``temperature`` is 0 if the outputs are no logits; ``first_row`` is the number of the first
+        row, for messages.
         """
 
     def derive(self, arrays: Mapping[str, Array], temperature: float) -> dict[str, Array]:
-        """The derived arrays of rows that are kept, at another temperature."""
+        """Return the derived arrays of stored rows at another temperature."""
         return {}
 
     @abstractmethod
     def for_core(self, rows: Segment) -> tuple[Any, ...]:
-        """What the core sums the residuals of a segment from."""
+        """Return the core's description of a segment's residuals."""
 
     def layer_for_core(self, temperature: float) -> tuple[Any, ...] | None:
-        """What the core computes residuals with, if there is a layer."""
+        """Return the layer that the core computes residuals with; None if the store has none."""
         return None
 
     @abstractmethod
     def residuals(
         self, segment: Segment, rows: I64, columns: int, temperature: float, kept: float
     ) -> Keys:
-        """Residuals (m, C) of some rows at a temperature; they are kept at the temperature
-        ``kept``."""
+        """Return residuals (m, C) of m rows at a temperature; they are stored at ``kept``."""
 
     @abstractmethod
     def values(
         self, segment: Segment, rows: I64, columns: I64, count: int, temperature: float,
         threads: int,
     ) -> tuple[F64, F64]:  # fmt: skip
-        """What is kept of m rows in the columns (m, t), of ``count`` columns, and what is taken off
-        every column of each row, (m,): the residuals are the first less the second."""
+        """Return values (m, t) of m rows in the columns (m, t), and a number (m,) per row.
+
+        The residuals are the values less the row's number. There are ``count`` columns in all.
+        """
 
     def outputs(self, segment: Segment, rows: I64, threads: int) -> Array:
-        """The base model's outputs (m, C) of some rows."""
+        """Return the base model's outputs (m, C) for m rows."""
         return np.asarray(segment["outputs"][rows])
 
     def outputs_of(self, queries: Keys, threads: int) -> F32:
-        """What the layer gives of queries (q, d): the base model's outputs (q, C)."""
+        """Return the layer's outputs (q, C) for queries (q, d)."""
         raise NotImplementedError(f"store={self.name!r} has no layer")
 
     def columns_without_outputs(self, d: int, outputs: Any) -> int:
-        """How many columns the layer gives; refuses ``outputs``, and embeddings of another width
-        ``d`` than it reads."""
+        """Return how many outputs the layer has; refuse ``outputs`` and a ``d`` it cannot read."""
         raise NotImplementedError(f"store={self.name!r} has no layer")
