@@ -10,7 +10,7 @@ from typing import Any, Literal
 from resmem._base import checks
 from resmem._base.arguments import named, suggestion
 from resmem._base.arrays import F64, I64, float_state
-from resmem._correction.correct import given_neighbours
+from resmem._correction.correct import known_neighbours
 from resmem._correction.simplex import map_named
 from resmem._evaluation import evaluate, explain
 from resmem._evaluation.evaluate import Evaluation
@@ -431,8 +431,8 @@ class Memory:
         ``columns``: as in ``correct``.
         """
         corrector = self._state.corrector()
-        queries = corrector.searched(embeddings, exclude_ids, threads)
-        return corrector.whole(queries, None, threads, columns, with_base=False)
+        queries = corrector.queries_for(embeddings, exclude_ids, threads)
+        return corrector.correct(queries, None, threads, columns, with_base=False)
 
     def correct(
         self,
@@ -464,8 +464,8 @@ class Memory:
             same.
         """
         corrector = self._state.corrector(base)
-        queries = corrector.searched(embeddings, exclude_ids, threads)
-        return corrector.whole(queries, outputs, threads, columns)
+        queries = corrector.queries_for(embeddings, exclude_ids, threads)
+        return corrector.correct(queries, outputs, threads, columns)
 
     def aggregate(
         self,
@@ -499,8 +499,8 @@ class Memory:
         float64 array (q, C) or (q, t)
         """
         corrector = self._state.corrector()
-        queries = given_neighbours(corrector.rows, distances, ids, metric)
-        return corrector.whole(queries, outputs, threads, columns, with_base=outputs is not None)
+        queries = known_neighbours(corrector.rows, distances, ids, metric)
+        return corrector.correct(queries, outputs, threads, columns, with_base=outputs is not None)
 
     def predict(
         self,
@@ -515,7 +515,7 @@ class Memory:
 
         Arguments as for ``correct``.
         """
-        return self._state.corrector(base).predicted(embeddings, outputs, exclude_ids, threads)
+        return self._state.corrector(base).predict(embeddings, outputs, exclude_ids, threads)
 
     def predict_proba(
         self,
@@ -534,8 +534,8 @@ class Memory:
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
         corrector = self._state.corrector(base)
-        queries = corrector.searched(embeddings, exclude_ids, threads)
-        return corrector.whole(queries, outputs, threads, to=corrector.map)
+        queries = corrector.queries_for(embeddings, exclude_ids, threads)
+        return corrector.correct(queries, outputs, threads, simplex_map=corrector.map)
 
     # ---------------------------------------------------------------- tuning and proof
 

@@ -71,7 +71,7 @@ class Judged:
         corrector, columns = memory._state.view.corrector, None
         if memory.task == "classification":
             both = (replace(corrector, strength=0.0), corrector)
-            columns = np.stack([each.predicted(**asked) for each in both], axis=1)
+            columns = np.stack([each.predict(**asked) for each in both], axis=1)
         return rows, explain(corrector, **asked, columns=columns, top=_TOP)
 
 

@@ -332,9 +332,9 @@ class _Trial:
     ) -> tuple[Tallies, F64, I64 | None]:
         """What every method did, distances to the nearest rows, and the rows' classes."""
         corrector, k = self.corrector, max(self.corrector.k, self._k, self._published.k)
-        queries = corrector.searching(k, embeddings, exclude_ids, self.threads)
+        queries = corrector.queries_at_k(k, embeddings, exclude_ids, self.threads)
         q = len(queries)
-        given, truth = corrector.given_outputs(outputs, q), _Truth(corrector, targets, q)
+        given, truth = corrector.query_outputs(outputs, q), _Truth(corrector, targets, q)
         if q == 0:
             raise ValueError("embeddings must have at least one row to evaluate, got none")
         tallies: Tallies = {}
@@ -434,7 +434,7 @@ def _neighbours_alone(knn: Any, view: MemoryView, sigma: float) -> tuple[int, fl
         k = checks.count(settings.k, "k of knn")
         sigma = checks.positive(settings.sigma, "sigma of knn", infinite=True)
         to = map_named(getattr(settings, "probability_map", to.name))
-    return k, sigma, map_named("clip") if to.keeps else to
+    return k, sigma, map_named("clip") if to.keeps_base else to
 
 
 def _as_published(knn: Any, view: MemoryView, sigma: float) -> tuple[int, float]:

@@ -13,7 +13,7 @@ from resmem import _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64
 from resmem._base.blocks import blocks
-from resmem._correction.correct import Corrector, Searched
+from resmem._correction.correct import Corrector, SearchedQueries
 from resmem._rows.segment import Segment, intact
 from resmem._rows.snapshot import Snapshot
 
@@ -103,7 +103,7 @@ def explain(
     threads: int | None,
 ) -> Explanation:
     """See ``Memory.explain``."""
-    queries = corrector.searched(embeddings, exclude_ids, threads)
+    queries = corrector.queries_for(embeddings, exclude_ids, threads)
     q, rows = len(queries), corrector.rows
     wanted = convert.column_numbers(columns, q, rows.columns)
     if wanted is not None and rows.flat:
@@ -112,7 +112,7 @@ def explain(
     if wanted is not None:
         wanted = np.broadcast_to(wanted, (q, wanted.shape[-1]))
         width = wanted.shape[1]
-    given = corrector.given_outputs(outputs, q) if _has_base(corrector, outputs) else None
+    given = corrector.query_outputs(outputs, q) if _has_base(corrector, outputs) else None
     explainer = _Explainer(corrector, queries, given, wanted, width, checks.thread_count(threads))
     target = rows.columns if corrector.spec.task == "regression" else 1
     row_bytes = 8 * queries.k * (2 * width + target + 8) + 32 * rows.columns
@@ -122,7 +122,7 @@ def explain(
 @dataclass(frozen=True)
 class _Explainer:
     corrector: Corrector
-    queries: Searched
+    queries: SearchedQueries
     given: Any  # outputs of the queries, None if the head gives them or there are none
     wanted: I64 | None  # columns (q, t); None: the most corrected
     width: int  # t

@@ -17,7 +17,7 @@ from resmem import _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Array, Keys, block_of, distinct, forget, rows_of
 from resmem._base.blocks import blocks
-from resmem._correction.correct import Corrector, search
+from resmem._correction.correct import Corrector, nearest_rows
 from resmem._correction.simplex import map_named
 from resmem._keys.stored import widen_keys
 from resmem._rows import plausible
@@ -57,8 +57,8 @@ class GivenRows:
     ) -> None:  # fmt: skip
         """``known``: outputs and targets came before, with keys of another kind."""
         self._corrector, self._threads = corrector, threads
-        self._searched = corrector.searching(k, embeddings, exclude_ids, threads)
-        self._given = corrector.given_outputs(outputs, len(self._searched), known=known)
+        self._searched = corrector.queries_at_k(k, embeddings, exclude_ids, threads)
+        self._given = corrector.query_outputs(outputs, len(self._searched), already_checked=known)
         self.targets: Array = checked_targets(corrector, targets, len(self._searched))
 
     def __len__(self) -> int:
@@ -102,7 +102,7 @@ class OwnRows:
         largest = max(segment.keys_max for segment, _ in chosen)
         keys = self._keys(block)
         asked = (keys, largest, self._k, own, self._threads, prepare)
-        distances, _, positions = search(rows, *asked)
+        distances, _, positions = nearest_rows(rows, *asked)
         return distances, positions
 
     def outputs(self, block: slice) -> Array:
@@ -173,7 +173,7 @@ class Trial:
 
     def _grid(self, kind: Kind) -> Grid:
         if kind == "targets":
-            maps = tuple(m for m in self.grid.maps if not m.keeps)  # there is no base to keep
+            maps = tuple(m for m in self.grid.maps if not m.keeps_base)  # there is no base to keep
             maps = maps or (map_named("clip"),)
             return replace(self.grid, temperatures=(1.0,), strengths=(1.0,), maps=maps)
         if kind == "mean":
