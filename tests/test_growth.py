@@ -359,7 +359,7 @@ def test_keys_of_no_rows_are_made_anew():
 def test_a_file_with_rows_must_say_what_its_preprocess_is(tmp_path, monkeypatch, suffix):
     """Only one without any may leave it open."""
     mem = resmem.Memory(k=5, preprocess="center").fit(*ROWS)
-    mem._state.hold(
+    mem._state.publish(
         rows=resmem._rows.snapshot.replace(
             mem._state.view.rows, preprocess=resmem._keys.preprocess.AS_GIVEN
         )

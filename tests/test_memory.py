@@ -247,7 +247,7 @@ def test_temperature_set_between_changes_of_rows():
 def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatch):
     mem, (keys, logits, _) = fitted
     mem.sigma = 2.0
-    mem._state.hold(
+    mem._state.publish(
         rows=replace(mem._state.view.rows, auto_sigma=None)
     )  # as after a fit with a number
     before = mem.correct(keys, logits)
@@ -256,7 +256,7 @@ def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatc
         raise KeyboardInterrupt
 
     for module, function, name, value in (
-        (resmem._state.view, "derived", "temperature", 3.0),
+        (resmem._state.view, "with_derived_arrays", "temperature", 3.0),
         (resmem._correction.length_scale, "measure", "sigma", "auto"),
     ):
         with monkeypatch.context() as patch:

@@ -174,7 +174,7 @@ def test_what_is_merged_piece_by_piece_is_what_it_was(monkeypatch):
     mem.temperature = 2.0  # derives residuals from outputs and targets
     warmer = mem.correct(*rows[:2])
     mem.temperature = 1.0
-    mem._state.hold(rows=replace(mem._state.view.rows, segments=(merged,)))
+    mem._state.publish(rows=replace(mem._state.view.rows, segments=(merged,)))
     assert mem.correct(*rows[:2]).tobytes() == wanted.tobytes()
     mem.temperature = 2.0
     assert mem.correct(*rows[:2]).tobytes() == warmer.tobytes()
@@ -185,7 +185,7 @@ def test_many_small_segments_become_one():
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 1000))
     for _ in range(12):
         with mem._state._lock:
-            mem._state.hold(rows=mem._state.view.rows.sealed())
+            mem._state.publish(rows=mem._state.view.rows.sealed())
         settled(mem.add(*examples(rng, 10)))
     assert len(mem._state.view.rows.segments) < 9
     assert mem._state.view.rows.segments[0].n == 1000  # the large one stays where it is
@@ -214,7 +214,7 @@ def test_rows_removed_during_a_compaction_stay_removed():
     rng = np.random.default_rng(9)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 10)).remove(range(6))
     before = mem._state.view.rows.sealed()
-    mem._state.hold(rows=before)
+    mem._state.publish(rows=before)
     merged = merge(before.segments, before.version)
     mem.remove([8])
     after = mem._state.view.rows.compacted(slice(0, 1), before, merged, before.gone(slice(0, 1)))
@@ -263,7 +263,7 @@ def test_any_history_with_compactions(tmp_path_factory, seed, steps):
             mine.add(*rows, ids=ids)
             theirs.add(*rows, ids=ids)
         elif step == "seal":
-            mine._state.hold(rows=mine._state.view.rows.sealed())
+            mine._state.publish(rows=mine._state.view.rows.sealed())
         elif step == "save":
             mine.save(path, append=mine._state.view.file is not None)
             mine = resmem.Memory.load(path)
@@ -572,10 +572,10 @@ def test_every_search_answers_for_one_snapshot_while_rows_come_and_go():
 def replace_copy(mem, keys, logits, targets, oldest):
     """Rows added and removed, published as one snapshot."""
     twin = resmem.Memory(k=1, sigma=1.0)
-    twin._state.hold(spec=mem._state.view.spec, rows=mem._state.view.rows)
+    twin._state.publish(spec=mem._state.view.spec, rows=mem._state.view.rows)
     twin.add(keys, logits, targets).remove(oldest)
     with mem._state._lock:
-        mem._state.hold(rows=twin._state.view.rows)
+        mem._state.publish(rows=twin._state.view.rows)
     settled(twin)
 
 

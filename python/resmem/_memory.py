@@ -17,8 +17,8 @@ from resmem._evaluation.evaluate import Evaluation
 from resmem._evaluation.explain import Explanation
 from resmem._keys.stored import KeyDtype
 from resmem._rows.estimate import Estimate, estimate
-from resmem._state.description import described, in_a_line, plans
-from resmem._state.opening import opened
+from resmem._state.description import describe, describe_plans, in_one_line
+from resmem._state.opening import open_state
 from resmem._state.settings import CHANGEABLE, Settings
 from resmem._state.state import State
 from resmem._tuning.result import TuneResult
@@ -132,7 +132,7 @@ class Memory:
         probability_map: str = "clip",
         auto_prepare: bool = True,
     ) -> None:
-        self._state = State.asked_for(
+        self._state = State.from_arguments(
             task=task, output_kind=output_kind, k=k, sigma=sigma, temperature=temperature,
             strength=strength, key_dtype=key_dtype, residual_dtype=residual_dtype, store=store,
             head=head, base=base, preprocess=preprocess, probability_map=probability_map,
@@ -193,17 +193,17 @@ class Memory:
         the outputs (store="head": of the layer, given the keys as they are stored) but for
         the rounding to ``residual_dtype``.
         """
-        return self._state.view.fitted.error
+        return self._state.view.fitted_rows.error
 
     @property
     def embedding_names_(self) -> tuple[str, ...] | None:
         """Names of the columns of embeddings, if ``fit`` was given a DataFrame."""
-        return self._state.view.fitted.embedding_names
+        return self._state.view.fitted_rows.embedding_names
 
     @property
     def output_names_(self) -> tuple[str, ...] | None:
         """Names of the columns of outputs, if ``fit`` was given a DataFrame."""
-        return self._state.view.fitted.output_names
+        return self._state.view.fitted_rows.output_names
 
     @property
     def k(self) -> int:
@@ -212,7 +212,7 @@ class Memory:
 
     @k.setter
     def k(self, value: int) -> None:
-        self._state.hold(k=checks.count(value, "k"))
+        self._state.publish(k=checks.count(value, "k"))
 
     @property
     def sigma(self) -> float | Literal["auto"]:
@@ -230,7 +230,7 @@ class Memory:
     def sigma_(self) -> float:
         """The length scale in use: ``sigma``, or what "auto" has measured (1 before there were
         two rows to measure)."""
-        return self._state.view.scale
+        return self._state.view.sigma_in_use
 
     @property
     def temperature(self) -> float:
@@ -248,7 +248,7 @@ class Memory:
 
     @strength.setter
     def strength(self, value: float) -> None:
-        self._state.hold(strength=checks.finite(value, "strength"))
+        self._state.publish(strength=checks.finite(value, "strength"))
 
     @property
     def probability_map(self) -> str:
@@ -257,7 +257,7 @@ class Memory:
 
     @probability_map.setter
     def probability_map(self, value: str) -> None:
-        self._state.hold(map=map_named(value))
+        self._state.publish(map=map_named(value))
 
     @property
     def auto_prepare(self) -> bool:
@@ -269,7 +269,7 @@ class Memory:
 
     @auto_prepare.setter
     def auto_prepare(self, value: bool) -> None:
-        self._state.hold(auto_prepare=checks.yes_or_no(value, "auto_prepare"))
+        self._state.publish(auto_prepare=checks.yes_or_no(value, "auto_prepare"))
 
     # ---------------------------------------------------------------- rows
 
@@ -405,7 +405,7 @@ class Memory:
         """
         workers = checks.thread_count(threads)
         now = self._state.view
-        now.fitted.plan(0, now.k, workers, at_once=True)
+        now.fitted_rows.plan(0, now.k, workers, at_once=True)
         return self
 
     @property
@@ -417,7 +417,7 @@ class Memory:
         of a cascade, and how fast it was beside float32. Empty tables are of segments for which
         nothing has been decided yet.
         """
-        return plans(self._state.view.fitted)
+        return describe_plans(self._state.view.fitted_rows)
 
     def correction(
         self,
@@ -652,7 +652,7 @@ class Memory:
     @property
     def settings(self) -> Settings:
         """What the memory computes with now, such as ``use`` takes; ``sigma`` may be "auto"."""
-        return self._state.view.chosen
+        return self._state.view.as_settings
 
     # ---------------------------------------------------------------- judgement
 
@@ -804,7 +804,7 @@ class Memory:
             The file cannot be read.
         """
         memory = cls.__new__(cls)
-        memory._state = opened(path, verify, progress)
+        memory._state = open_state(path, verify, progress)
         return memory
 
     def export(
@@ -826,12 +826,12 @@ class Memory:
 
     def info(self) -> dict[str, Any]:
         """What the memory is and holds, as plain numbers and strings."""
-        return described(self._state)
+        return describe(self._state)
 
     # ---------------------------------------------------------------- object protocol
 
     def __repr__(self) -> str:
-        return in_a_line(self._state)
+        return in_one_line(self._state)
 
     def __copy__(self) -> Memory:
         """A memory with a state of its own, so that changes of one do not reach the other."""
