@@ -459,7 +459,7 @@ def test_the_forecast_is_of_the_work_that_is_left(monkeypatch):
 
     now = [0.0]
     monkeypatch.setattr(tune.time, "monotonic", lambda: now[0])
-    forecast = tune._Forecast(tune._Work(100, 200, 50, 10))
+    forecast = tune._Forecast(tune._Steps(100, 200, 50, 10))
     said = []
     monkeypatch.setattr(tune, "warn", said.append)
     for _ in range(4):  # a search of 2 s
