@@ -487,7 +487,7 @@ def test_few_queries_and_many_are_measured_and_served_apart(monkeypatch):
     memory = memory_of(rows).prepare()
     (plan,) = memory.plan_
     assert (plan["search"], plan["search_few"]) == ("float32", "cascade")
-    (segment,) = memory._state.view.fitted.segments
+    (segment,) = memory._state.view.fitted_rows.segments
     serves = segment.planner.index_of
     assert serves(segment.arrays["keys"], index_decision.LEAST_BATCH) is None
     assert serves(segment.arrays["keys"], index_decision.LEAST_BATCH - 1) is not None
@@ -797,7 +797,7 @@ def test_few_rows_and_many_neighbours_have_no_cascade():
 def test_rekeyed_memory_does_not_use_the_old_cascade():
     queries, rows = clustered(N, 10, 24)
     memory = memory_of(rows).prepare()
-    memory._state.hold(**vars(memory._state.view.rekeyed("unit", "float32")))
+    memory._state.publish(**vars(memory._state.view.rekeyed("unit", "float32")))
     assert engines(memory) == [None]
     keys = rows / np.linalg.norm(rows.astype(np.float64), axis=1)[:, None]
     asked = queries / np.linalg.norm(queries.astype(np.float64), axis=1)[:, None]

@@ -35,8 +35,7 @@ import resmem
 from resmem.__main__ import main
 from resmem._base.platform import memory_available
 from resmem._base.units import bytes_text
-from resmem._cli import inputs, progress, queries
-from resmem._cli import judged as judge
+from resmem._cli import inputs, labelled, progress, queries
 from resmem._cli.files import Changed, Source, Target
 from resmem._cli.parser import parser
 from resmem._files import formats
@@ -879,7 +878,7 @@ def test_evaluate_leaves_rows_out(judged):
 
 def settings_of(path="m.resmem"):
     saved = resmem.Memory.load(path)
-    return {name: getattr(saved, name) for name in judge.TRIED}
+    return {name: getattr(saved, name) for name in labelled.TUNED_SETTINGS}
 
 
 def test_tune_changes_nothing_unless_asked_to(judged):

@@ -109,7 +109,7 @@ def expected(case, mem, rows, k, sigma):
     own_base = own(0)
     kind, floor = (
         ("clip", 1e-6)
-        if mem._state.view.map.keeps
+        if mem._state.view.map.keeps_base
         else (mem._state.view.map.kind, mem._state.view.map.floor)
     )
     nobody = mem.kneighbors(z, k=1, exclude_ids=excluded)[1][:, 0] < 0

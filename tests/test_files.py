@@ -693,7 +693,7 @@ def with_ids(path):
     rng = np.random.default_rng(0)
     mem = resmem.Memory(k=4).fit(*examples(rng, 5), ids=[3, 9, 4, 20, 7])
     mem.save(path)
-    mem._state.hold(rows=mem._state.view.rows.sealed())
+    mem._state.publish(rows=mem._state.view.rows.sealed())
     return mem.add(*examples(rng, 4)).save(path, append=True)
 
 

@@ -32,7 +32,7 @@ from resmem._rows import ingest
 
 def kept(rows, metric="euclidean"):
     """Return the dtype in which ``search`` compares rows, and whether it subtracts an offset."""
-    keeping = _search._Search(np.asarray(rows), 1, metric, 0).keeping
+    keeping = _search._TypedSearch(np.asarray(rows), 1, metric, 0).keeping
     return keeping.dtype, keeping.offset is not None
 
 

@@ -359,7 +359,7 @@ def test_memory_without_rows_takes_other_keys():
 def test_file_with_rows_but_no_fitted_preprocess_is_refused(tmp_path, monkeypatch, suffix):
     """Only a file without rows may lack it."""
     mem = resmem.Memory(k=5, preprocess="center").fit(*ROWS)
-    mem._state.hold(
+    mem._state.publish(
         rows=resmem._rows.snapshot.replace(
             mem._state.view.rows, preprocess=resmem._keys.preprocess.IDENTITY
         )

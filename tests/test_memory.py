@@ -247,7 +247,7 @@ def test_temperature_set_between_adds_applies_to_all_rows():
 def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatch):
     mem, (keys, logits, _) = fitted
     mem.sigma = 2.0
-    mem._state.hold(
+    mem._state.publish(
         rows=replace(mem._state.view.rows, auto_sigma=None)
     )  # the state after a fit with a number
     before = mem.correct(keys, logits)
@@ -256,7 +256,7 @@ def test_an_interrupted_change_of_a_parameter_changes_nothing(fitted, monkeypatc
         raise KeyboardInterrupt
 
     for module, function, name, value in (
-        (resmem._state.view, "derived", "temperature", 3.0),
+        (resmem._state.view, "with_derived_arrays", "temperature", 3.0),
         (resmem._correction.length_scale, "measure", "sigma", "auto"),
     ):
         with monkeypatch.context() as patch:
@@ -654,7 +654,7 @@ def test_a_running_query_keeps_the_rows_it_found(fitted, monkeypatch):
     monkeypatch.setattr(
         resmem._base.blocks, "_BLOCK_BYTES", (24 * 7 + 16 * mem.correct(keys, logits).shape[1]) * 30
     )  # four blocks
-    search, calls = resmem._correction.correct.search, []
+    search, calls = resmem._correction.correct.nearest_rows, []
 
     def change():
         mem.remove(np.arange(0, 120, 2))
@@ -668,7 +668,7 @@ def test_a_running_query_keeps_the_rows_it_found(fitted, monkeypatch):
         calls.append(None)
         return search(*arguments)
 
-    monkeypatch.setattr(resmem._correction.correct, "search", slow_search)
+    monkeypatch.setattr(resmem._correction.correct, "nearest_rows", slow_search)
     same_bits(mem.correct(keys, logits), before)
     assert len(calls) == 4
     assert len(mem) == 180

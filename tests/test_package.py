@@ -43,7 +43,7 @@ def declared() -> dict[str, Signature]:
 
 
 def classes() -> dict[str, set[str]]:
-    """Return the members of the stub's classes and of their bases, except the shapes of dictionaries."""
+    """Return the members of the stub's classes and their bases, except of typed dictionaries."""
     tree = ast.parse(STUB.read_text(encoding="utf-8"))
     members: dict[str, set[str]] = {}
     for node in (n for n in tree.body if isinstance(n, ast.ClassDef)):

@@ -463,7 +463,7 @@ def test_forecast_counts_the_work_that_is_left(monkeypatch):
 
     now = [0.0]
     monkeypatch.setattr(tune.time, "monotonic", lambda: now[0])
-    forecast = tune._Forecast(tune._Work(100, 200, 50, 10))
+    forecast = tune._Forecast(tune._Steps(100, 200, 50, 10))
     said = []
     monkeypatch.setattr(tune, "warn", said.append)
     for _ in range(4):  # a search of 2 s

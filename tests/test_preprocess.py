@@ -59,7 +59,9 @@ def fitted(preprocess, n=60, **options):
 def rekeyed(mem, preprocess, key_dtype):
     """Return a memory of the same rows with other keys."""
     twin = resmem.Memory(mem.task, mem.output_kind, base=mem.base)
-    twin._state.hold(**vars(mem._state.view.rekeyed(preprocess, key_dtype).measured()))
+    twin._state.publish(
+        **vars(mem._state.view.rekeyed(preprocess, key_dtype).with_measured_sigma())
+    )
     return twin
 
 

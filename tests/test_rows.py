@@ -19,7 +19,7 @@ import oracle
 import resmem
 from cases import fast_switches
 from resmem._correction import correct
-from resmem._correction.correct import search
+from resmem._correction.correct import nearest_rows
 from resmem._rows import ingest
 from resmem._rows import segment as _segment
 from resmem._rows import snapshot as _snapshot
@@ -174,7 +174,7 @@ def test_merge_in_small_pieces_changes_no_answer(monkeypatch):
     mem.temperature = 2.0  # derives residuals from outputs and targets
     warmer = mem.correct(*rows[:2])
     mem.temperature = 1.0
-    mem._state.hold(rows=replace(mem._state.view.rows, segments=(merged,)))
+    mem._state.publish(rows=replace(mem._state.view.rows, segments=(merged,)))
     assert mem.correct(*rows[:2]).tobytes() == wanted.tobytes()
     mem.temperature = 2.0
     assert mem.correct(*rows[:2]).tobytes() == warmer.tobytes()
@@ -185,7 +185,7 @@ def test_many_small_segments_become_one():
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 1000))
     for _ in range(12):
         with mem._state._lock:
-            mem._state.hold(rows=mem._state.view.rows.sealed())
+            mem._state.publish(rows=mem._state.view.rows.sealed())
         settled(mem.add(*examples(rng, 10)))
     assert len(mem._state.view.rows.segments) < 9
     assert mem._state.view.rows.segments[0].n == 1000  # the large one stays where it is
@@ -214,7 +214,7 @@ def test_rows_removed_during_a_compaction_stay_removed():
     rng = np.random.default_rng(9)
     mem = resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 10)).remove(range(6))
     before = mem._state.view.rows.sealed()
-    mem._state.hold(rows=before)
+    mem._state.publish(rows=before)
     merged = merge(before.segments, before.version)
     mem.remove([8])
     after = mem._state.view.rows.compacted(
@@ -265,7 +265,7 @@ def test_any_history_with_compactions_gives_the_oracles_rows(tmp_path_factory, s
             mine.add(*rows, ids=ids)
             theirs.add(*rows, ids=ids)
         elif step == "seal":
-            mine._state.hold(rows=mine._state.view.rows.sealed())
+            mine._state.publish(rows=mine._state.view.rows.sealed())
         elif step == "save":
             mine.save(path, append=mine._state.view.file is not None)
             mine = resmem.Memory.load(path)
@@ -342,14 +342,14 @@ def test_a_query_computes_with_the_temperature_of_its_rows(monkeypatch):
     mem = resmem.Memory(k=5, sigma=1.0).fit(*rows)
     queries = examples(rng, 6)
     wanted = mem.correct(*queries[:2])
-    real = correct.search
+    real = correct.nearest_rows
 
     def meanwhile(*arguments):
         mem.temperature = 5.0
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(correct, "search", meanwhile)
+        patch.setattr(correct, "nearest_rows", meanwhile)
         assert mem.correct(*queries[:2]).tobytes() == wanted.tobytes()
     again = resmem.Memory(k=5, sigma=1.0, temperature=5.0).fit(*rows)
     assert mem.correct(*queries[:2]).tobytes() == again.correct(*queries[:2]).tobytes()
@@ -574,10 +574,10 @@ def test_every_search_sees_one_snapshot_while_rows_change():
 def replace_copy(mem, keys, logits, targets, oldest):
     """Add and remove rows, and publish both as one snapshot."""
     twin = resmem.Memory(k=1, sigma=1.0)
-    twin._state.hold(spec=mem._state.view.spec, rows=mem._state.view.rows)
+    twin._state.publish(spec=mem._state.view.spec, rows=mem._state.view.rows)
     twin.add(keys, logits, targets).remove(oldest)
     with mem._state._lock:
-        mem._state.hold(rows=twin._state.view.rows)
+        mem._state.publish(rows=twin._state.view.rows)
     settled(twin)
 
 
@@ -594,7 +594,7 @@ def test_snapshots_that_share_rows_differ_in_what_was_removed():
     assert [len(rows) for rows in seen] == [len(v) for v in snapshots] == [9, 8, 6, 5]
     for rows, snapshot in zip(seen, snapshots, strict=True):
         query = np.zeros((1, D), np.float32)
-        _, ids, _ = search(snapshot, query, 0.0, 9, None, 0)
+        _, ids, _ = nearest_rows(snapshot, query, 0.0, 9, None, 0)
         assert sorted(ids[0][ids[0] >= 0]) == rows
 
 

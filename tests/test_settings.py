@@ -106,7 +106,7 @@ def test_every_answer_is_of_one_kind_of_keys_beside_use(what):
         if turn % 2:
             mem.use(other)
         else:
-            mem._state.hold(**vars(kept.using(ONE)))
+            mem._state.publish(**vars(kept.with_settings(ONE)))
 
     seen = together(change, lambda: ask(mem))
     assert set(map(wanted.count, seen)) == {1}
@@ -128,13 +128,13 @@ def test_a_file_holds_one_setting(tmp_path, call):
 
 def test_a_query_computes_with_the_settings_it_began_with(monkeypatch):
     mem = memory().use(ONE)
-    wanted, real = ANSWERS["predict_proba"](mem), _correct.search
+    wanted, real = ANSWERS["predict_proba"](mem), _correct.nearest_rows
 
     def meanwhile(*arguments):
         mem.use(OTHER)
         return real(*arguments)
 
-    monkeypatch.setattr(_correct, "search", meanwhile)
+    monkeypatch.setattr(_correct, "nearest_rows", meanwhile)
     assert ANSWERS["predict_proba"](mem) == wanted
     assert mem.k == OTHER.k
 
@@ -196,7 +196,7 @@ def test_settings_are_refused_as_a_whole(options, wrong):
     assert state(mem) == before
 
 
-@pytest.mark.parametrize("at", ["derived", "_rekeyed", "length_scale.measure"])
+@pytest.mark.parametrize("at", ["with_derived_arrays", "_rekeyed_segment", "length_scale.measure"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_midway_changes_nothing(monkeypatch, at, error):
     mem = memory()
@@ -221,8 +221,8 @@ def test_tuning_that_cannot_be_applied_changes_nothing(monkeypatch):
     def refused(*_):
         raise MemoryError
 
-    monkeypatch.setattr(view, "derived", refused)
-    monkeypatch.setattr(view, "_rekeyed", refused)
+    monkeypatch.setattr(view, "with_derived_arrays", refused)
+    monkeypatch.setattr(view, "_rekeyed_segment", refused)
     with pytest.raises(MemoryError):
         mem.tune(QUERIES, OUTPUTS, ROWS[2][:7], k=[3], folds=2, key_dtype="float16")
     monkeypatch.undo()

@@ -12,7 +12,7 @@ import pytest
 import resmem
 import resmem._rows.ingest
 from resmem._state.settings import Settings
-from resmem._tuning import trial as _trial
+from resmem._tuning import validation
 
 QUIET = pytest.mark.filterwarnings("ignore:tune")
 GRID = {"k": [1, 3, 8], "sigma": [0.2, 1.0, math.inf], "strength": [0, 0.5, 1]}
@@ -196,7 +196,7 @@ def test_blocks_and_threads_change_no_choice(kind, monkeypatch):
         again = mem.tune(*world.fresh, apply=False, threads=threads, **GRID)
         assert again.table.tobytes() == whole.table.tobytes()
         assert (again.gain, again.best) == (whole.gain, whole.best)
-    monkeypatch.setattr(_trial, "_SWEPT_BYTES", 3 * (4 * 8 + 28) * 11)  # 11 rows at a time
+    monkeypatch.setattr(validation, "_BATCH_BYTES", 3 * (4 * 8 + 28) * 11)  # 11 rows at a time
     parts = mem.tune(*world.fresh, apply=False, **GRID)
     np.testing.assert_allclose(parts.table["score"], whole.table["score"], rtol=1e-12)
     assert (parts.best, parts.knn) == (whole.best, whole.knn)
@@ -378,7 +378,7 @@ def test_gain_of_mere_smoothing_switches_the_memory_off():
     result = mem.tune(z[1500:], outputs[1500:], y[1500:])
     assert result.gain.low > 0
     assert not result.useful
-    assert "is not its neighbours'" in result.reason
+    assert "is not due to its neighbours" in result.reason
 
 
 @QUIET
@@ -548,7 +548,7 @@ def test_own_rows_are_searched_without_themselves():
 
 @QUIET
 def test_loo_uses_a_fixed_sample_of_own_rows(monkeypatch):
-    monkeypatch.setattr("resmem._tuning.tune._SAMPLE", 50)
+    monkeypatch.setattr("resmem._tuning.tune._SAMPLE_ROWS", 50)
     world = World()
     mem = world.memory()
     one, same, other = (mem.tune(loo=True, apply=False, seed=s, **GRID) for s in (0, 0, 1))

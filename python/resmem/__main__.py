@@ -13,7 +13,7 @@ from resmem._cli.parser import parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
+    """Run the command line and return the exit status."""
     options = parser().parse_args(arguments)
     if options.command is None:
         parser().print_help()
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.flush()
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # whoever reads has read enough
+    except BrokenPipeError:  # the reader of the output has closed it
         return 128 + signal.SIGPIPE
     except Exception as error:
         if os.environ.get("RESMEM_DEBUG") == "1":
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM unwinds the stack, so that nothing half done is left behind."""
+    """Make SIGTERM unwind the stack within the block, so that no half-written file stays."""
 
     def leave(*_: object) -> NoReturn:
         raise SystemExit(128 + signal.SIGTERM)
@@ -57,28 +57,33 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def signals_waiting() -> Iterator[None]:
-    """SIGINT and SIGTERM come after the block. What their handlers raise inside of an import may
-    be swallowed there, and leave the lock of imports held for ever."""
-    came: list[int] = []
-    waiting = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: came.append(number)) for number in waiting]
+    """Deliver SIGINT and SIGTERM only after the block, which imports modules.
+
+    An exception of their handlers during an import may be swallowed there, or leave the import
+    lock held for ever.
+    """
+    received: list[int] = []
+    delayed = (signal.SIGINT, signal.SIGTERM)
+    before = [
+        signal.signal(number, lambda number, _: received.append(number)) for number in delayed
+    ]
     try:
         yield
     finally:
-        for number, handler in zip(waiting, before, strict=True):
+        for number, handler in zip(delayed, before, strict=True):
             signal.signal(number, handler)
-        for late in came:
+        for late in received:
             signal.raise_signal(late)
 
 
 def complain(error: Exception) -> None:
-    """One line on standard error that says what was wrong."""
-    from resmem._cli.report import say
+    """Print one line on standard error that says what was wrong."""
+    from resmem._cli.printing import say
 
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.strerror}: {error.filename!r}"
     elif isinstance(error, KeyError) and error.args:
-        text = str(error.args[0])  # str(error) has quotes around it
+        text = str(error.args[0])  # str(error) would put quotes around the text
     else:
         text = str(error)
     if not isinstance(error, (ValueError, TypeError, OSError)) or not text:
@@ -87,22 +92,22 @@ def complain(error: Exception) -> None:
 
 
 def drop_unwritable() -> None:
-    """Send to nowhere what standard output does not take: Python would try again at exit."""
+    """Discard output that standard output does not take: Python would try to write it at exit."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
 
 
 def restrain_blas() -> None:
-    """Start over with BLAS on one thread, unless the caller has set a number.
+    """Restart the process with BLAS on one thread, unless the caller has set a number of threads.
 
-    Multiplying matrices as small as the demo's, a second thread gains next to nothing, and on a
-    busy machine the two wait for each other many times longer than they compute. BLAS reads the
-    setting when NumPy is loaded, so it has to be there from the start.
+    For matrices as small as the demo's, a second thread gains next to nothing, and on a busy
+    machine the two wait for each other many times longer than they compute. BLAS reads the setting
+    when NumPy is loaded, so it must be set before the process starts.
     """
     if "OPENBLAS_NUM_THREADS" not in os.environ:
         os.environ["OPENBLAS_NUM_THREADS"] = "1"

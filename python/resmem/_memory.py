@@ -1,4 +1,4 @@
-"""The residual memory: what a model got wrong, and where."""
+"""``Memory``: the residuals of a model, stored by embedding."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from typing import Any, Literal
 from resmem._base import checks
 from resmem._base.arguments import suggestion, with_argument_hints
 from resmem._base.arrays import F64, I64, float_state
-from resmem._correction.correct import given_neighbours
+from resmem._correction.correct import known_neighbours
 from resmem._correction.simplex import map_named
 from resmem._evaluation import evaluate, explain
 from resmem._evaluation.evaluate import Evaluation
 from resmem._evaluation.explain import Explanation
 from resmem._keys.stored import KeyDtype
 from resmem._rows.estimate import Estimate, estimate
-from resmem._state.description import described, in_a_line, plans
-from resmem._state.opening import opened
+from resmem._state.description import describe, describe_plans, in_one_line
+from resmem._state.opening import open_state
 from resmem._state.settings import CHANGEABLE, Settings
 from resmem._state.state import State
 from resmem._tuning.result import TuneResult
 from resmem._tuning.tune import tune
-
-_LAST_ID = 2**63 - 1
 
 
 class Memory:
@@ -158,7 +156,7 @@ class Memory:
         probability_map: str = "clip",
         auto_prepare: bool = True,
     ) -> None:
-        self._state = State.asked_for(
+        self._state = State.from_arguments(
             task=task, output_kind=output_kind, k=k, sigma=sigma, temperature=temperature,
             strength=strength, key_dtype=key_dtype, residual_dtype=residual_dtype, store=store,
             head=head, base=base, preprocess=preprocess, probability_map=probability_map,
@@ -168,7 +166,7 @@ class Memory:
     def __setattr__(self, name: str, value: Any) -> None:
         if name[:1] != "_" and not hasattr(type(self), name):
             hint = suggestion(name, CHANGEABLE)
-            if hint is not None:  # it would be set, and change nothing
+            if hint is not None:  # else a misspelled setting would be set, and change nothing
                 raise AttributeError(f"{type(self).__name__} has no {name!r} to set{hint}")
         super().__setattr__(name, value)
 
@@ -208,28 +206,28 @@ class Memory:
 
     @property
     def base(self) -> str | dict[str, Any] | None:
-        """What made the outputs and embeddings, as told."""
+        """What made the outputs and embeddings, as given to ``Memory``."""
         return self._state.base
 
     @property
     def residual_error_(self) -> float:
-        """No residual of a sparse store, and so no column of a correction, is off by more.
+        """Bound on the error of a sparse store's residuals, and so of a correction's columns.
 
-        Largest over the rows there are; 0 for the other stores, whose residuals are those of
-        the outputs (store="head": of the layer, given the keys as they are stored) but for
-        the rounding to ``residual_dtype``.
+        It is the largest error over all rows. For the other stores it is 0: their residuals are
+        those of the outputs (store="head": of the layer, applied to the stored keys), but for the
+        rounding to ``residual_dtype``.
         """
-        return self._state.view.fitted.error
+        return self._state.view.fitted_rows.error
 
     @property
     def embedding_names_(self) -> tuple[str, ...] | None:
         """Names of the columns of embeddings, if ``fit`` was given a DataFrame."""
-        return self._state.view.fitted.embedding_names
+        return self._state.view.fitted_rows.embedding_names
 
     @property
     def output_names_(self) -> tuple[str, ...] | None:
         """Names of the columns of outputs, if ``fit`` was given a DataFrame."""
-        return self._state.view.fitted.output_names
+        return self._state.view.fitted_rows.output_names
 
     @property
     def k(self) -> int:
@@ -238,13 +236,13 @@ class Memory:
 
     @k.setter
     def k(self, value: int) -> None:
-        self._state.hold(k=checks.count(value, "k"))
+        self._state.publish(k=checks.count(value, "k"))
 
     @property
     def sigma(self) -> float | Literal["auto"]:
         """Length scale of the weights, or "auto"; may be set at any time.
 
-        Setting it to "auto" measures it on the rows there are then, each time anew.
+        Setting it to "auto" measures it again, on the rows stored at that moment.
         """
         return self._state.view.sigma
 
@@ -256,11 +254,11 @@ class Memory:
     def sigma_(self) -> float:
         """The length scale in use: ``sigma``, or what "auto" has measured (1 before there were
         two rows to measure)."""
-        return self._state.view.scale
+        return self._state.view.sigma_in_use
 
     @property
     def temperature(self) -> float:
-        """Softmax temperature; setting it derives the residuals anew."""
+        """Softmax temperature of the logits; setting it computes all residuals again."""
         return self._state.view.temperature
 
     @temperature.setter
@@ -274,7 +272,7 @@ class Memory:
 
     @strength.setter
     def strength(self, value: float) -> None:
-        self._state.hold(strength=checks.finite(value, "strength"))
+        self._state.publish(strength=checks.finite(value, "strength"))
 
     @property
     def probability_map(self) -> str:
@@ -283,45 +281,45 @@ class Memory:
 
     @probability_map.setter
     def probability_map(self, value: str) -> None:
-        self._state.hold(map=map_named(value))
+        self._state.publish(map=map_named(value))
 
     @property
     def auto_prepare(self) -> bool:
-        """Whether searches may build what makes them fast; may be set at any time.
+        """Whether searches may build an index that makes them faster; may be set at any time.
 
-        It is kept in no file.
+        Files do not record it.
         """
         return self._state.view.auto_prepare
 
     @auto_prepare.setter
     def auto_prepare(self, value: bool) -> None:
-        self._state.hold(auto_prepare=checks.boolean(value, "auto_prepare"))
+        self._state.publish(auto_prepare=checks.boolean(value, "auto_prepare"))
 
     # ---------------------------------------------------------------- rows
 
     def fit(
         self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None, copy: bool = True
     ) -> Memory:
-        """Store rows, replacing any there were.
+        """Store rows, replacing all earlier ones.
 
         Parameters
         ----------
         embeddings : array (n, d)
-            Finite; their keys, which ``preprocess`` makes, are stored as ``key_dtype``.
+            Finite numbers. ``preprocess`` makes keys of them, which are stored as ``key_dtype``.
         outputs : array (n, C), for regression also (n,); None for store="head"
-            The base model's outputs for the same examples, of ``output_kind``. To be honest
-            residuals they should be held-out outputs: a model's outputs on examples it was
-            trained on have residuals that are too small. Stored as float32
-            (classification) or float64 (regression) by store="dense".
+            The base model's outputs for the same examples, of ``output_kind``. They should be
+            outputs of a model that was not trained on these examples: otherwise the residuals are
+            too small. store="dense" keeps them as float32 (classification) or float64
+            (regression).
         targets : int array (n,) of classes 0 to C-1; for regression array (n,) or (n, C)
         ids : int array (n,), optional
             Unique and non-negative; default 0 to n-1.
         copy : bool
             False borrows arrays that need no conversion; they must not change afterwards.
-            Embeddings are borrowed with preprocess="none" only.
+            Embeddings are borrowed only with preprocess="none". Default True.
 
-        Of DataFrames whose columns all have names, these are kept (``embedding_names_``,
-        ``output_names_``): later ones with other names, or another order, are refused.
+        If all columns of a DataFrame have names, the memory keeps them (``embedding_names_``,
+        ``output_names_``), and refuses later ones with other names, or in another order.
 
         Arrays mapped from files, and data sets that are sliced like arrays, are read block by
         block, so that they may be larger than memory.
@@ -336,11 +334,11 @@ class Memory:
     def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> Memory:
         """Store more rows; see ``fit``. Default ids continue after the largest ever used.
 
-        Before any ``fit`` it is one. Ids are never reused, not even those of removed rows.
-        ``sigma_`` and ``preprocess`` stay as they were measured; a memory that had too few rows for
-        that has it done here. Rows that are already there are not copied. Where most of a part of
-        the memory has been removed, a thread of its own gives that space back (of rows that are
-        mapped or borrowed only if few of them are left).
+        Called before any ``fit``, it does what ``fit`` does. Ids are never reused, not even those
+        of removed rows. ``sigma_`` and ``preprocess`` stay as they were measured; they are measured
+        here if there were too few rows before. Stored rows are not copied. If most rows of a part
+        of the memory have been removed, a background thread gives their space back (for rows that
+        are mapped or borrowed, only if few of them are left).
 
         Warns
         -----
@@ -352,10 +350,10 @@ class Memory:
         return self
 
     def remove(self, ids: Any) -> Memory:
-        """Remove rows by id; nothing is removed if one of them is not there.
+        """Remove rows by id; if one of the ids is not there, raise and remove none.
 
-        The time it takes does not depend on the number of rows, but for the first call on rows
-        with given ids, which hashes those.
+        The time does not depend on the number of stored rows, except for the first call on rows
+        that were given ids, which hashes all of them.
         """
         self._state.remove(ids)
         return self
@@ -383,17 +381,17 @@ class Memory:
         budget: int | None = None,
         k: int = 50,
     ) -> Estimate:
-        """What a memory of ``n`` rows would take with every store, before it is built: bytes, and
-        the time of 1,000 queries at ``k``.
+        """Estimate what a memory of ``n`` rows would take with each store: bytes, and the time of
+        1,000 queries at ``k``.
 
-        Printed, it is a table that marks the store to start with. It is the first that fits into
+        Printed, it is a table that marks the store to start with: the first that fits into
         ``budget`` bytes (default: half of the memory that the system has available) of "dense",
-        unless that takes more than 256 MiB for more than 1,000 outputs; "sparse:32"; and "head",
+        left out if it takes more than 256 MiB for more than 1,000 outputs; "sparse:32"; and "head",
         which keeps least and computes most.
 
-        Times are those of single steps measured on this machine, in some milliseconds, times how
-        often they are taken. They are right within a factor of 2 or 3: other work on the machine is
-        not foreseen, nor is what ``prepare`` saves of the search.
+        A time is that of single steps, measured on this machine within some milliseconds, times
+        their number. It is right within a factor of 2 or 3: it counts neither other work on the
+        machine nor what ``prepare`` saves in a search.
         """
         return estimate(n, d, C, task, key_dtype, budget, k)
 
@@ -406,44 +404,45 @@ class Memory:
         exclude_ids: Any = None,
         threads: int | None = None,
     ) -> tuple[F64, I64]:
-        """Exact Euclidean neighbours of queries (q, d): distances and ids, (q, k) each.
+        """Return the exact Euclidean neighbours of queries (q, d): distances and ids, (q, k) each.
 
-        Distances are those of the keys that ``preprocess`` makes. Ordered by distance, equal
-        distances by id; padding is distance inf and id -1.
-        ``exclude_ids`` (q,) or (q, m) are not returned (-1: none).
+        Distances are those between the keys that ``preprocess`` makes. Neighbours are ordered by
+        distance, and by id where distances are equal; padding is distance inf and id -1. ``k``
+        defaults to the memory's. Rows of a query's ``exclude_ids``, (q,) or (q, m), are not
+        returned; -1 excludes none.
         """
         return self._state.view.kneighbors(embeddings, k, exclude_ids, threads)
 
     @float_state()
     def prepare(self, threads: int | None = None) -> Memory:
-        """Build now what makes search fast, instead of after some 6,000 queries, or with
-        ``auto_prepare=False`` never.
+        """Build now the indexes that make search faster, and return self.
 
-        A *cascade* holds every row in a few bytes and finds, with proven bounds, the few rows
-        that exact distances must decide between; in up to 16 dimensions a *tree* of boxes may do
-        so sooner. Results keep their bits. For every 8,192 rows or more a few shapes are built,
-        measured beside search without them on 512 of the rows, and the fastest is kept if it is
-        faster. It takes at most 40 % of the memory of float32 keys, from 3 dimensions on, and
-        ``save`` keeps it, unless removed rows stay out of the file. Rows added later are searched
-        without it until they are a quarter of all. Where another thread is building already, this
-        waits for it and then builds what is missing.
-        Returns self; ``plan_`` tells what came of it.
+        Without this call they are built after some 6,000 queries, or, with ``auto_prepare=False``,
+        never. A *cascade* holds each row in a few bytes and finds, with proven bounds, the few rows
+        that exact distances must decide between; in up to 16 dimensions a *tree* of boxes may be
+        faster. Results keep their bits. For each segment of 8,192 rows or more, a few indexes are
+        built and timed against the search without them, on 512 of the rows; the fastest is kept if
+        it is faster than that search. It takes at most 40 % of the memory of float32 keys, from 3
+        dimensions on. ``save`` writes it, unless removed rows are left out of the file. Rows added
+        later are searched without it until they are a quarter of all. If another thread is building
+        already, this call waits for it and then builds what is missing. ``plan_`` tells the
+        outcome.
         """
         workers = checks.thread_count(threads)
         now = self._state.view
-        now.fitted.plan(0, now.k, workers, at_once=True)
+        now.fitted_rows.plan(0, now.k, workers, at_once=True)
         return self
 
     @property
     def plan_(self) -> list[dict[str, Any]]:
-        """How each segment of rows is searched: what was built and what was measured.
+        """How each segment of rows is searched: the index that was built, and its measurements.
 
-        ``search`` is "cascade", "tree" or "float32", for 16 queries and more, ``search_few`` for
-        fewer; ``tried`` lists what was measured, what share of all rows ``passed`` the projection
-        of a cascade, and how fast it was beside float32. Empty tables are of segments for which
-        nothing has been decided yet.
+        ``search`` is "cascade", "tree" or "float32", for 16 queries and more, and ``search_few``
+        for fewer. ``tried`` lists the indexes that were measured: the share of all rows that
+        ``passed`` the projection of a cascade, and the speed relative to float32. The dict is empty
+        for a segment for which nothing has been decided yet.
         """
-        return plans(self._state.view.fitted)
+        return describe_plans(self._state.view.fitted_rows)
 
     def correction(
         self,
@@ -452,13 +451,13 @@ class Memory:
         threads: int | None = None,
         columns: Any = None,
     ) -> F64:
-        """The memory's term ``sum_j w_j r_j`` alone, float64 (q, C).
+        """Return the memory's term ``sum_j w_j r_j`` alone, float64 (q, C).
 
-        ``columns``: as in ``correct``.
+        Arguments are as for ``correct``.
         """
         corrector = self._state.corrector()
-        queries = corrector.searched(embeddings, exclude_ids, threads)
-        return corrector.whole(queries, None, threads, columns, with_base=False)
+        queries = corrector.queries_for(embeddings, exclude_ids, threads)
+        return corrector.correct(queries, None, threads, columns, with_base=False)
 
     def correct(
         self,
@@ -469,7 +468,7 @@ class Memory:
         columns: Any = None,
         base: str | dict[str, Any] | None = None,
     ) -> F64:
-        """The paper's sum ``base + strength * correction``, float64 (q, C).
+        """Return the paper's sum ``base + strength * correction``, float64 (q, C).
 
         For classification the base is a probability vector, but the sum may leave [0, 1];
         ``predict_proba`` maps it back.
@@ -478,20 +477,21 @@ class Memory:
         ----------
         embeddings : array (q, d)
         outputs : array (q, C), for regression also (q,)
-            The base model's for the queries, of ``output_kind``. May be left out with
+            The base model's outputs for the queries, of ``output_kind``. May be left out with
             store="head", which computes them.
         exclude_ids : int array (q,) or (q, m), optional
-            Rows a query must not be corrected by; -1 for none.
+            Ids of rows that must not correct a query; -1 stands for none.
         threads : int, optional
+            Default: as for ``resmem.search``.
         columns : int array (t,) or (q, t), optional
-            Output columns wanted, for all queries alike or for each; the result is (q, t).
+            Output columns to return, the same for all queries or some for each; the result is
+            (q, t). Default: all.
         base : str or dict, optional
-            What made these outputs and embeddings: refused unless the memory was made by the
-            same.
+            What made these outputs and embeddings; ValueError if it is not the memory's ``base``.
         """
         corrector = self._state.corrector(base)
-        queries = corrector.searched(embeddings, exclude_ids, threads)
-        return corrector.whole(queries, outputs, threads, columns)
+        queries = corrector.queries_for(embeddings, exclude_ids, threads)
+        return corrector.correct(queries, outputs, threads, columns)
 
     def aggregate(
         self,
@@ -502,21 +502,21 @@ class Memory:
         threads: int | None = None,
         columns: Any = None,
     ) -> F64:
-        """``correct`` by neighbours that are known already, from another index for example.
+        """Correct by neighbours that are known already, from another index for example.
 
-        Neighbours of ``kneighbors`` give the bits of ``correct``. All that are given are used,
-        whatever ``k`` is.
+        The neighbours that ``kneighbors`` returns give the bits of ``correct``. All given
+        neighbours are used, whatever the memory's ``k`` is.
 
         Parameters
         ----------
         distances : array (q, k)
             Finite, ascending in each row.
         ids : int array (q, k)
-            Of rows in this memory; -1 is padding, behind all others.
+            Ids of rows of this memory; -1 is padding, behind all others.
         outputs : array (q, C), for regression also (q,), optional
-            The base model's for the queries. Left out, the result is the correction alone.
+            The base model's outputs for the queries. Left out, the result is the correction alone.
         metric : {"euclidean", "sqeuclidean"}
-            What the distances are. FAISS's indexes give squared ones.
+            Which distances are given; FAISS's indexes give squared ones. Default "euclidean".
         threads, columns
             As for ``correct``.
 
@@ -525,8 +525,8 @@ class Memory:
         float64 array (q, C) or (q, t)
         """
         corrector = self._state.corrector()
-        queries = given_neighbours(corrector.rows, distances, ids, metric)
-        return corrector.whole(queries, outputs, threads, columns, with_base=outputs is not None)
+        queries = known_neighbours(corrector.rows, distances, ids, metric)
+        return corrector.correct(queries, outputs, threads, columns, with_base=outputs is not None)
 
     def predict(
         self,
@@ -536,12 +536,12 @@ class Memory:
         threads: int | None = None,
         base: str | dict[str, Any] | None = None,
     ) -> I64 | F64:
-        """Class indices (q,), the most probable and of equal ones the first; for regression
-        corrected values.
+        """Return the most probable classes (q,), of equally probable ones the first; for regression
+        the corrected values.
 
-        Arguments as for ``correct``.
+        Arguments are as for ``correct``.
         """
-        return self._state.corrector(base).predicted(embeddings, outputs, exclude_ids, threads)
+        return self._state.corrector(base).predict(embeddings, outputs, exclude_ids, threads)
 
     def predict_proba(
         self,
@@ -551,17 +551,18 @@ class Memory:
         threads: int | None = None,
         base: str | dict[str, Any] | None = None,
     ) -> F64:
-        """Corrected class probabilities (q, C): non-negative rows that sum to 1.
+        """Return corrected class probabilities (q, C): non-negative rows that sum to 1.
 
-        ``correct`` mapped by ``probability_map``; of a query that nothing corrects the base
-        model's own, to the bit (of outputs as float32, and they sum to what they sum to, if they
-        were given as probabilities). Arguments as for ``correct``.
+        They are the result of ``correct``, mapped by ``probability_map``. A query that nothing
+        corrects has the base model's own probabilities, to the bit; outputs that were given as
+        probabilities come back as float32 holds them, without being scaled to sum to 1. Arguments
+        are as for ``correct``.
         """
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
         corrector = self._state.corrector(base)
-        queries = corrector.searched(embeddings, exclude_ids, threads)
-        return corrector.whole(queries, outputs, threads, to=corrector.map)
+        queries = corrector.queries_for(embeddings, exclude_ids, threads)
+        return corrector.correct(queries, outputs, threads, simplex_map=corrector.map)
 
     # ---------------------------------------------------------------- tuning and proof
 
@@ -593,11 +594,11 @@ class Memory:
     ) -> TuneResult:
         """Choose settings on validation rows, and switch the memory off where it does not help.
 
-        One search at the largest ``k`` serves all settings. Rows are cut into folds; for each, the
-        others choose settings, and the fold's own rows compare them with the base model, whose
-        temperature the others chose as well. Where the interval of this gain is not clear of 0, or
-        stand-ins for the neighbours would gain as much (the mean residual of all rows, the
-        neighbours of other validation rows), ``strength`` becomes 0 and the result says so.
+        One search at the largest ``k`` serves all settings. Rows are cut into folds. For each fold,
+        the others choose settings, and its own rows compare these with the base model, whose
+        temperature the others chose as well. If the interval of this gain is not clear of 0, or if
+        stand-ins for the neighbours gain as much (the mean residual of all rows, the neighbours of
+        other validation rows), ``strength`` becomes 0 and the result says so.
 
         Time grows with rows x settings x columns: with tens of thousands of columns, try few
         values on few rows.
@@ -605,41 +606,46 @@ class Memory:
         Parameters
         ----------
         embeddings, outputs, targets
-            Of rows that neither the base model was trained on nor the memory holds; as in ``fit``.
-            They should not be test rows. ``outputs`` may be left out with store="head".
+            Validation rows, in the form that ``fit`` takes. They should be neither rows that the
+            base model was trained on, nor rows of the memory, nor test rows. ``outputs`` may be
+            left out with store="head".
         k, sigma, temperature, strength, probability_map : value or list, optional
-            What to try. Defaults: ``k`` 1, 2, 4 to 128; ``sigma`` from 0.01 to 2 times the median
+            Values to try. Defaults: ``k`` 1, 2, 4 to 128; ``sigma`` from 0.01 to 2 times the median
             distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 4 and the present
             one; ``strength`` 0 to 1, of which 0 (the base model) and 1 (as published) are always
-            tried; ``probability_map`` "clip", "clip" and "project" with floors that are 0.1 in
-            all, "keep" with 0.1 and 0.3.
+            tried; ``probability_map`` "clip", "clip" and "project" with floors that sum to 0.1
+            over all classes, and "keep" with 0.1 and 0.3.
         preprocess, key_dtype : str or list, optional
-            Other ways of keeping keys, beside the present one; each takes a search. They need a
-            memory with preprocess="none" and key_dtype="float32" or "float64".
+            Other ways of keeping keys to try besides the present one; each takes a search. They
+            need a memory with preprocess="none" and key_dtype="float32" or "float64".
         score : str or callable, optional
             Classification: "log_loss" (default), "accuracy", "brier", "calibration_error".
-            Regression: "rmse" (default), "mae", "r2". Or f(predictions, targets) -> float, which is
-            called with the predictions of every setting (both arrays are read-only), with
-            ``greater_is_better``.
+            Regression: "rmse" (default), "mae", "r2". Or a function f(predictions, targets) ->
+            float, which is called with the predictions of each setting; both arrays are read-only.
+        greater_is_better : bool, optional
+            Whether a greater score is better; needed if ``score`` is a function.
         folds : int or int array (q,)
-            How many, or the fold of each row, so that rows that belong together stay together.
+            The number of folds, default 5; or the fold of each row, so that rows that belong
+            together stay together.
         rule : {"best", "one_se"}
             "one_se": the simplest setting (least strength first) that is not worse than the best
-            by more than a standard error of their difference over folds.
+            by more than a standard error of their difference over folds. Default "best".
         confidence : float
-            Of the interval.
+            Confidence level of the intervals, default 0.95.
         seed : int
-            Of the folds.
+            Seed of the random folds and samples, default 0.
         exclude_ids : int array (q,) or (q, m), optional
-            Rows a validation row must not be corrected by; -1 for none.
+            Ids of rows that must not correct a validation row; -1 stands for none.
         loo : bool
             Tune on (at most 10,000 of) the memory's own rows, each without itself. A base model
             that was trained on them has residuals too small to learn from: a warning says so.
         apply : bool
-            Use ``TuneResult.best`` from now on.
+            Use ``TuneResult.best`` from now on, the default; False only returns the result.
         threads : int, optional
+            Default: as for ``resmem.search``.
         progress : True or callable, optional
-            A bar (needs tqdm), or a function that is told of rows done.
+            True draws a progress bar (needs tqdm); a function is called with the number of rows
+            done since its last call.
 
         Returns
         -------
@@ -648,12 +654,12 @@ class Memory:
         Warns
         -----
         UserWarning
-            The notes of the result: the best is at the edge of what was tried.
+            A note of the result: a chosen value is at the edge of the values that were tried.
         ResmemWarning
-            Also notes: the memory's residuals are smaller than those of fresh rows, the rows are
-            rows of the memory, or the base model calls classes impossible that occur, which makes
-            its log-loss infinite. And where it will take more than some 10 seconds and no
-            ``progress`` is told.
+            Other notes of the result: the memory's residuals are smaller than those of fresh rows;
+            validation rows are rows of the memory; the base model gives probability 0 to classes
+            that occur, which makes its log-loss infinite. Also a warning if tuning will take more
+            than some 10 seconds and no ``progress`` is given.
         """
         result = tune(
             self._state.view, embeddings, outputs, targets, k=k, sigma=sigma,
@@ -669,16 +675,16 @@ class Memory:
     def use(self, settings: Settings) -> Memory:
         """Use these settings, such as those of a ``TuneResult``, from now on.
 
-        Where they keep keys in another way, the rows are written anew and the embeddings as they
-        came are gone; so other ways cannot be tried any more. Nothing changes if one is refused.
+        If they keep keys in another way, the keys are made again and the original embeddings are
+        lost, so that no third way can be tried. If a setting is refused, nothing changes.
         """
         self._state.use(settings)
         return self
 
     @property
     def settings(self) -> Settings:
-        """What the memory computes with now, such as ``use`` takes; ``sigma`` may be "auto"."""
-        return self._state.view.chosen
+        """The settings in use, in the form that ``use`` takes; ``sigma`` may be "auto"."""
+        return self._state.view.as_settings
 
     # ---------------------------------------------------------------- judgement
 
@@ -694,32 +700,34 @@ class Memory:
         bins: int = 15,
         threads: int | None = None,
     ) -> Evaluation:
-        """What the memory does for rows whose targets are known, beside what it should beat.
+        """Score the memory on rows whose targets are known, next to the methods it should beat.
 
         The base model as it is, the neighbours' targets alone, and the memory are scored on the
-        same rows, which should be neither in the memory nor those it was tuned on (or
-        ``exclude_ids`` must name them; a ``ResmemWarning`` tells of rows of the memory). Printed,
-        the result is a table.
+        same rows. These should not be rows that the memory was tuned on, nor rows of the memory
+        unless ``exclude_ids`` names them; a ``ResmemWarning`` tells of such rows. Printed, the
+        result is a table.
 
         Parameters
         ----------
         embeddings : array (q, d)
         outputs : array (q, C), for regression also (q,); None with store="head"
         targets : int array (q,) of classes; for regression array (q,) or (q, C)
-        exclude_ids : as for ``correct``
+        exclude_ids : int array (q,) or (q, m), optional
+            As for ``correct``.
         knn : TuneResult or Settings, optional
-            Whose ``k`` and ``sigma`` the neighbours alone are weighted with; of a TuneResult also
-            those of the method as published. Default: the memory's.
+            Gives ``k`` and ``sigma`` of the neighbours alone, and, if it is a TuneResult, those of
+            the method as published. Default: the memory's.
         buckets : int
-            Of distance to the nearest row, for ``by_distance``.
+            Number of buckets of distance to the nearest row, for ``by_distance``; default 10.
         bins : int
-            Of confidence, for the calibration error and ``reliability``.
+            Number of bins of confidence, for the calibration error and ``reliability``; default 15.
         threads : int, optional
+            Default: as for ``resmem.search``.
 
         Returns
         -------
         Evaluation
-            Computed block by block of queries: some numbers a row stay in memory.
+            Computed block by block of queries, so that memory holds only some numbers a row.
 
         Warns
         -----
@@ -740,23 +748,24 @@ class Memory:
         top: int = 5,
         threads: int | None = None,
     ) -> Explanation:
-        """Which rows correct each query, and what each of them adds.
+        """Return which rows correct each query, and what each of them adds.
 
         Parameters
         ----------
         embeddings, outputs, exclude_ids, threads
             As for ``correct``. Without outputs the corrections alone are explained.
         columns : int array (t,) or (q, t), optional
-            Output columns to explain, for all queries alike or for each. Default: of each
-            query the ``top`` columns whose ``correction`` is largest in size, largest first,
+            Output columns to explain, the same for all queries or some for each. Default: for each
+            query, the ``top`` columns with the largest absolute ``correction``, largest first,
             equal ones by number.
         top : int
+            Number of columns to explain if ``columns`` is left out; default 5.
 
         Returns
         -------
         Explanation
-            Contributions (q, k, t) and more, as they are applied (times ``strength``); see
-            there. Takes memory for them all.
+            Contributions (q, k, t) and more, as they are applied (times ``strength``). All of it
+            is held in memory.
         """
         corrector = self._state.corrector()
         return explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)
@@ -771,9 +780,9 @@ class Memory:
     ) -> Memory:
         """Write everything to one file; ``load`` reads it. The format is in FORMAT.md.
 
-        The file is written beside and put in place when it is safe on disk: whatever happens,
-        ``path`` is the old file or the new one. Rows of a part of the memory from which some were
-        removed are mapped from the new file afterwards.
+        The new file is written next to ``path`` and replaces the old one when it is safe on disk:
+        whatever happens, ``path`` is the old file or the new one. Afterwards, segments from which
+        rows were removed are mapped from the new file.
 
         Parameters
         ----------
@@ -782,19 +791,19 @@ class Memory:
             Add only what is new since this memory was loaded from or saved to ``path``: rows,
             removals, settings. A file that changed since then is refused. A new temperature
             writes the residuals of all rows again. Removed rows stay in the file until a save
-            without ``append``, which leaves them out.
+            without ``append``, which leaves them out. Default False.
         progress : callable, optional
-            Called with numbers of bytes as they are written.
+            Called with the number of bytes written since its last call.
 
         Raises
         ------
         OSError
-            As the system gives it (disk full, no permission); the old file is unharmed.
+            The file cannot be written (disk full, no permission); the old file is unharmed.
         ValueError
-            ``append`` and the file is not the one this memory continues.
+            ``append`` is True and the file is not the one this memory continues.
         RuntimeError
-            A signal handler or ``progress`` saves to a file that the code it interrupts is
-            writing. That goes on; other threads and processes are waited for instead.
+            A signal handler or ``progress`` saves to a file that the interrupted code is writing;
+            that code goes on unharmed. A save waits for other threads and processes instead.
         """
         self._state.save(path, append, progress)
         return self
@@ -806,7 +815,7 @@ class Memory:
         verify: bool = True,
         progress: Callable[[int], None] | None = None,
     ) -> Memory:
-        """The memory in a file that ``save`` or ``export`` wrote.
+        """Return the memory in a file that ``save`` or ``export`` wrote.
 
         Rows are mapped, not read: they take no memory until they are needed, and processes that
         load one file share it. A mapped file must not be cut short by other programs;
@@ -816,21 +825,21 @@ class Memory:
         ----------
         path : path
         verify : bool
-            Check every block of the rows against its checksum, which reads the whole file.
-            Headers are always checked. Of an export: what checksums a .npz has, and that its
-            values make sense.
+            Check every block of the rows against its checksum, which reads the whole file. Headers
+            are always checked. For an export, check the checksums that a .npz has, and that the
+            values make sense. Default True.
         progress : callable, optional
-            Called with numbers of bytes as they are checked.
+            Called with the number of bytes checked since its last call.
 
         Raises
         ------
         FileFormatError
-            The file is damaged, or no such file at all.
+            The file is damaged, or is not a memory's file.
         OSError
             The file cannot be read.
         """
         memory = cls.__new__(cls)
-        memory._state = opened(path, verify, progress)
+        memory._state = open_state(path, verify, progress)
         return memory
 
     def export(
@@ -840,27 +849,27 @@ class Memory:
     ) -> Memory:
         """Write the living rows as plain arrays, to a .npz or .safetensors file.
 
-        Arrays "embeddings" (the keys, as ``preprocess`` made them), "targets" and "ids", those of
-        the store ("outputs" and "residuals"; "index", "value" and "rest"), "head_weight" and
-        "head_bias", what a preprocess was fitted to be ("preprocess_mean", "preprocess_scale";
-        "preprocess_weight", "preprocess_bias"), "retired" (runs of ids of removed rows, first and
-        last), and "resmem", the settings as JSON. ``load`` reads such a file too. In a .npz,
-        bfloat16 keys are float32.
+        The arrays are "embeddings" (the keys, as ``preprocess`` made them), "targets" and "ids";
+        those of the store ("outputs" and "residuals", or "index", "value" and "rest");
+        "head_weight" and "head_bias"; the parameters of a fitted preprocess ("preprocess_mean" and
+        "preprocess_scale", or "preprocess_weight" and "preprocess_bias"); "retired" (runs of ids of
+        removed rows, first and last); and "resmem", the settings as JSON. ``load`` reads such a
+        file too. In a .npz, bfloat16 keys are float32.
         """
         self._state.export(path, progress)
         return self
 
     def info(self) -> dict[str, Any]:
-        """What the memory is and holds, as plain numbers and strings."""
-        return described(self._state)
+        """Return what the memory is and holds, as plain numbers and strings."""
+        return describe(self._state)
 
     # ---------------------------------------------------------------- object protocol
 
     def __repr__(self) -> str:
-        return in_a_line(self._state)
+        return in_one_line(self._state)
 
     def __copy__(self) -> Memory:
-        """A memory with a state of its own, so that changes of one do not reach the other."""
+        """Return a memory with a state of its own: a change of one does not change the other."""
         made = type(self).__new__(type(self))
         made.__dict__.update(vars(self), _state=copy.copy(self._state))
         return made
@@ -869,8 +878,8 @@ class Memory:
 def verify_file(
     path: str | os.PathLike[str], progress: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
-    """Check every block of a memory's file; what it holds, as ``Memory.info``.
+    """Check every block of a memory's file, and return what it holds, as ``Memory.info`` does.
 
-    Raises ``FileFormatError`` naming what is wrong.
+    Raises ``FileFormatError``, which names what is wrong.
     """
     return Memory.load(path, verify=True, progress=progress).info()

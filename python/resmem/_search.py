@@ -36,37 +36,38 @@ def search(
     threads: int | None = None,
     key_dtype: CompareAs = "auto",
 ) -> tuple[F64, I64]:
-    """The exact ``k`` nearest rows of every query.
+    """Return the exact ``k`` nearest rows of every query.
 
-    Neighbours are those of float64 arithmetic, ordered by distance (of the Euclidean metrics by
-    its square) and, where these are equal, by row number; every machine, thread count and batch
-    split gives the same bits.
+    Neighbours are those that float64 arithmetic gives, ordered by distance (for the Euclidean
+    metrics by its square) and, where these are equal, by row number; every machine, thread count
+    and batch split gives the same bits.
 
     Parameters
     ----------
     queries : array (q, d)
         Finite real numbers; float32 C-contiguous arrays are not copied.
     rows : array (n, d)
-        The rows searched; a row's id is its number, 0 to n-1.
+        The rows to search; a row's id is its number, 0 to n-1.
     k : int
         Neighbours per query. If there are fewer rows, the rest is padding: id -1 and
         distance inf (-inf for "inner_product").
     metric : {"euclidean", "sqeuclidean", "cosine", "inner_product"}
         "cosine" is 1 - cosine similarity; "inner_product" returns the product itself,
-        largest first.
+        largest first. Default "euclidean".
     exclude_ids : int array (q,) or (q, m), optional
-        Rows a query must not be answered with, such as itself; -1 stands for none.
+        Ids of rows that a query must not get, such as its own; -1 stands for none.
     threads : int, optional
         Default: the environment variable ``RESMEM_NUM_THREADS``, else the CPUs that this process
         may use: the least of its affinity, the quotas of its control groups (cgroups),
         ``OMP_NUM_THREADS`` and ``OMP_THREAD_LIMIT``, which joblib's workers and job schedulers set.
     key_dtype : {"auto", "float32", "float64"}
-        As what queries and rows are compared. "auto": as float32, where float32 holds them or
-        where, on a seeded sample of the rows, rounding moves distances by no more than a tenth of
-        what neighbours lie apart; else (Unix times, positions in metres) as float32 after an offset
-        was taken off in float64, if that serves (Euclidean metrics); else as float64. A query that
-        float32 would move too far is compared as float64 whatever the others are. "float32" and
-        "float64" look at nothing: as float32 everything is rounded, and nothing is said of it.
+        The type in which queries and rows are compared. "auto", the default: float32, if float32
+        holds the numbers or if, on a seeded sample of the rows, rounding moves distances by no more
+        than a tenth of what neighbours lie apart. Otherwise (Unix times, positions in metres)
+        float32 after an offset was subtracted in float64, if that is enough (Euclidean metrics
+        only); else float64. A query that float32 would move too far is compared in float64,
+        whatever the other queries are. "float32" and "float64" check nothing: "float32" rounds all
+        numbers without a warning.
 
     Returns
     -------
@@ -81,7 +82,7 @@ def search(
     Warns
     -----
     ResmemWarning
-        Integers, or numbers of an even wider type, that float64 does not hold.
+        float64 does not hold some of the integers, or of the numbers of an even wider type.
     """
     _one_of(metric, "metric", get_args(Metric))
     _one_of(key_dtype, "key_dtype", get_args(CompareAs))
@@ -93,23 +94,23 @@ def search(
     convert.check_embedding_layout(given_rows, "rows")
     convert.check_embedding_layout(given_queries, "queries", given_rows.shape[1])
     excluded = convert.excluded_ids(exclude_ids, len(given_queries))
-    search = _Search(given_rows, k, metric, workers, key_dtype)
+    search = _TypedSearch(given_rows, k, metric, workers, key_dtype)
     far = search.needs_float64(given_queries)
     if not far.any():
-        return search.narrow(given_queries, excluded)
+        return search.in_float32(given_queries, excluded)
     if far.all():
-        return search.wide(given_queries, excluded)
-    convert.wide_vectors(given_queries, "queries", threads=workers)  # names a bad row of them all
-    found = np.empty((len(far), k)), np.empty((len(far), k), dtype=np.int64)
-    for some, find in ((far, search.wide), (~far, search.narrow)):
+        return search.in_float64(given_queries, excluded)
+    # An error about a query names its row among all queries, not among those of one type.
+    convert.wide_vectors(given_queries, "queries", threads=workers)
+    distances, ids = np.empty((len(far), k)), np.empty((len(far), k), dtype=np.int64)
+    for some, find in ((far, search.in_float64), (~far, search.in_float32)):
         part = find(given_queries[some], None if excluded is None else excluded[some])
-        found[0][some], found[1][some] = part
-    return found
+        distances[some], ids[some] = part
+    return distances, ids
 
 
-class _Search:
-    """Rows, and how they are compared with queries: each query in its own way, whichever others
-    there are."""
+class _TypedSearch:
+    """Compares rows with queries, each query in the type that it needs, whatever the others are."""
 
     def __init__(
         self,
@@ -124,19 +125,19 @@ class _Search:
 
     @property
     def keeping(self) -> KeyPrecision:
-        """What rounding does to the rows, by a sample of them."""
+        """How the rows are kept, decided by what rounding does to a sample of them."""
         if self._kept is None:
             self._kept, rows = KeyPrecision(), self._rows
-            some = float64(rows[sample_positions(len(rows), rows.shape[1])])
+            sampled = float64(rows[sample_positions(len(rows), rows.shape[1])])
             if convert.beyond_float32(rows):
                 self._kept = KeyPrecision("float64")
-            elif len(some) and all_finite(some):
-                around = Neighbourhood(some, len(rows), self._metric, self._threads)
+            elif len(sampled) and all_finite(sampled):
+                around = Neighbourhood(sampled, len(rows), self._metric, self._threads)
                 self._kept = around.key_precision(may_shift="euclidean" in self._metric)
         return self._kept
 
     def needs_float64(self, queries: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Which queries are compared in float64."""
+        """Return which queries must be compared in float64."""
         exact = convert.fits_float32(queries.dtype)
         if self._kept is None and exact and convert.fits_float32(self._rows.dtype):
             return np.zeros(len(queries), dtype=np.bool_)
@@ -147,43 +148,44 @@ class _Search:
         far = np.empty(len(queries), dtype=np.bool_)
         for block in blocks(len(queries), 40 * queries.shape[1]):
             part = float64(queries[block])
-            with np.errstate(invalid="ignore"):  # what is not finite is refused later, by its row
+            with np.errstate(invalid="ignore"):  # NaN and infinity are refused later, with the row
                 far[block] = rounded_too_far(part, self.keeping, self._metric)
         return np.asarray(far & np.isfinite(queries).all(axis=1))
 
-    def narrow(self, queries: npt.NDArray[Any], excluded: I64 | None) -> tuple[F64, I64]:
-        """Neighbours by float32, about the offset if there is one."""
+    def in_float32(self, queries: npt.NDArray[Any], excluded: I64 | None) -> tuple[F64, I64]:
+        """Return neighbours compared in float32, after the offset is subtracted if there is one."""
         rows, offset = self._rows, self._kept.offset if self._kept is not None else None
         if offset is not None:
             rows, _ = convert.wide_vectors(rows, "rows", threads=self._threads)
             queries, _ = convert.wide_vectors(queries, "queries", threads=self._threads)
             rows, queries = rows - offset, queries - offset
         stored, rows_max = convert.vectors(rows, "rows", threads=self._threads)
-        asked, queries_max = convert.vectors(queries, "queries", threads=self._threads)
+        checked, queries_max = convert.vectors(queries, "queries", threads=self._threads)
         segment, index = (stored, None, 0, None, rows_max), None
-        if worth_at_once(len(asked), stored.shape[1], self._metric):
-            planner, plan = Planner(most_trials=1), (len(asked), self._k, self._threads)
+        if worth_at_once(len(checked), stored.shape[1], self._metric):
+            planner, plan = Planner(most_trials=1), (len(checked), self._k, self._threads)
             planner.note_queries(segment, stored, *plan, at_once=True, metric=self._metric)
-            index = planner.index_of(stored, len(asked))
-        return self._found(asked, queries_max, (*segment, index), excluded)
+            index = planner.index_of(stored, len(checked))
+        return self._found(checked, queries_max, (*segment, index), excluded)
 
-    def wide(self, queries: npt.NDArray[Any], excluded: I64 | None) -> tuple[F64, I64]:
-        """Neighbours by float64."""
+    def in_float64(self, queries: npt.NDArray[Any], excluded: I64 | None) -> tuple[F64, I64]:
+        """Return neighbours compared in float64."""
         rows, rows_max = convert.wide_vectors(self._rows, "rows", threads=self._threads)
-        asked, queries_max = convert.wide_vectors(queries, "queries", threads=self._threads)
+        checked, queries_max = convert.wide_vectors(queries, "queries", threads=self._threads)
         if self._metric == "cosine":
-            asked, rows, queries_max, rows_max = scaled_to_one(asked), scaled_to_one(rows), 1.0, 1.0
+            checked, rows = scaled_to_one(checked), scaled_to_one(rows)
+            queries_max, rows_max = 1.0, 1.0
         else:
             convert.refuse_tiny(rows_max, "rows")
-        return self._found(asked, queries_max, (rows, None, 0, None, rows_max), excluded)
+        return self._found(checked, queries_max, (rows, None, 0, None, rows_max), excluded)
 
     def _found(
         self, queries: Keys, largest: float, segment: Any, excluded: I64 | None
     ) -> tuple[F64, I64]:
-        found = _core.search(
+        distances, ids, _, _ = _core.search(
             queries, largest, [segment], self._k, self._metric, excluded, self._threads
         )
-        return found[0], found[1]
+        return distances, ids
 
 
 def _one_of(value: Any, name: str, known: tuple[str, ...]) -> None:
@@ -192,7 +194,7 @@ def _one_of(value: Any, name: str, known: tuple[str, ...]) -> None:
 
 
 def float64(array: npt.NDArray[Any]) -> F64:
-    """Numbers to measure with; what float64 does not hold is told where they are compared."""
+    """Return the numbers as float64; the search itself warns of those that it does not hold."""
     with np.errstate(over="ignore"):
         wide: F64 = np.ascontiguousarray(array, dtype=np.float64)
     return wide

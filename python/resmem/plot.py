@@ -1,10 +1,10 @@
-"""Pictures of what tuning, evaluation and explanation found.
+"""Figures of the results of tuning, evaluation and explanation.
 
 They are drawn with matplotlib (``pip install 'residual-memory[plot]'``), which is imported only
-when something is drawn. Each function returns its Figure, one of its own unless it is told where
-to draw; pyplot and its global state are left alone. Blue is a gain and orange a harm, which
-colour-blind eyes tell apart too, and shape or position says the same again. Figures are narrow,
-so that they can be read on a phone.
+when something is drawn. Each function returns a Figure, a new one unless the caller says where to
+draw; pyplot and its global state are not touched. Blue is a gain and orange a harm, which
+colour-blind readers can tell apart, and shape or position shows the same. Figures are narrow, so
+that they can be read on a phone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from resmem._report import findings
 from resmem._report.changes import Change, changes, is_classes
-from resmem._report.words import clean, gained, scored
+from resmem._report.words import clean, gain_unit, score_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,24 +30,34 @@ if TYPE_CHECKING:
 __all__ = ["corrections", "gain_by_distance", "reliability", "tuning_map"]
 
 BLUE, ORANGE, GREY, DARK = "#0072B2", "#D55E00", "#767676", "#333333"
-_WIDTH = 3.6  # inches: 8 points are 11 pixels on a phone
-_TEXT, _SMALL = 8, 7  # points
+_WIDTH = 3.6  # inches; at this width a phone shows 8 points as 11 pixels
+_TEXT, _SMALL = 8, 7  # font sizes in points
 
 
 # ---- Tuning ----------------------------------------------------------------------------------
 
 
 def tuning_map(result: TuneResult, ax: Axes | None = None) -> Figure:
-    """Gain over the base model for every k and sigma, at the candidate's other settings.
+    """Draw the gain over the base model for every k and sigma, at the candidate's other settings.
 
     The gain is in units of the score, over the base at its own temperature, on the rows that
-    chose; positive is better. A ring marks the candidate, the best of the grid; the title says
-    so where tuning switched the memory off all the same. Crossed cells have no finite score.
+    chose; positive is better. A ring marks the candidate, the best of the grid; the title says if
+    tuning nevertheless switched the memory off. Crossed cells have no finite score.
+
+    Parameters
+    ----------
+    result : TuneResult
+    ax : matplotlib Axes, optional
+        Where to draw; default: a new Figure.
+
+    Returns
+    -------
+    matplotlib Figure
     """
-    findings.checked(required=True, tuning=result)
+    findings.check_types(required=True, tuning=result)
     ax = _axes(ax, 3.3)
     ks, sigmas, scores = result.surface()
-    with np.errstate(invalid="ignore"):  # of infinite scores the difference is not known
+    with np.errstate(invalid="ignore"):  # the difference of infinite scores is NaN
         gains = np.asarray(scores, dtype=np.float64) - result.scores["base, own temperature"]
     if not result.greater_is_better:
         gains = -gains
@@ -64,7 +74,7 @@ def tuning_map(result: TuneResult, ax: Axes | None = None) -> Figure:
     ax.set_xlabel("sigma (units of the embedding distance)", fontsize=_TEXT)
     ax.set_ylabel("k (neighbours)", fontsize=_TEXT)
     bar = ax.figure.colorbar(image, ax=ax, extend=extend, pad=0.03)
-    bar.set_label(f"gain in {scored(result.score)} over the base", fontsize=_TEXT)
+    bar.set_label(f"gain in {score_name(result.score)} over the base", fontsize=_TEXT)
     bar.ax.tick_params(labelsize=_SMALL)
     c, off = result.candidate, result.best.strength == 0
     ring = f"k={c.k}, sigma={c.sigma:.3g}, T={c.temperature:.3g}, strength={c.strength:.3g}"
@@ -74,8 +84,11 @@ def tuning_map(result: TuneResult, ax: Axes | None = None) -> Figure:
 
 
 def _limit(gains: npt.NDArray[np.float64]) -> tuple[float, str]:
-    """Where the colours end, and whether there is more beyond. The best gain is the bluest;
-    beside settings that are far worse than the base it would else be too pale to see."""
+    """Return the gain at which the colours end, and where values lie beyond it.
+
+    The best gain gets the strongest blue. If the worst harm set the scale, gains would be too pale
+    to see next to settings that are far worse than the base.
+    """
     finite = gains[np.isfinite(gains)]
     if not finite.any():
         return 1.0, "neither"
@@ -92,7 +105,7 @@ def _harm_to_gain() -> Any:
 
 
 def _name_cells(axis: Any, names: Sequence[str], most: int) -> None:
-    """A name in the middle of every cell, or of every second, third .. of many."""
+    """Label the cells of an axis, leaving labels out if there are more than ``most``."""
     step = -(-len(names) // most)
     axis.set_ticks(np.arange(0, len(names), step) + 0.5, names[::step])
     axis.set_tick_params(length=0, labelsize=_SMALL)
@@ -102,12 +115,22 @@ def _name_cells(axis: Any, names: Sequence[str], most: int) -> None:
 
 
 def gain_by_distance(evaluation: Evaluation, ax: Axes | None = None) -> Figure:
-    """Gain of the memory over the base model, by distance to the nearest stored row.
+    """Draw the gain of the memory over the base model by distance to the nearest stored row.
 
-    One point, with its interval, per bucket of the evaluation; upwards is better. Triangles
-    are buckets whose interval leaves out 0: up for a gain, down for a harm.
+    Each bucket of the evaluation is one point with its interval; upwards is better. Buckets whose
+    interval does not contain 0 are triangles: up for a gain, down for a harm.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    ax : matplotlib Axes, optional
+        Where to draw; default: a new Figure.
+
+    Returns
+    -------
+    matplotlib Figure
     """
-    findings.checked(required=True, evaluation=evaluation)
+    findings.check_types(required=True, evaluation=evaluation)
     ax = _axes(ax, 2.8)
     buckets = evaluation.by_distance
     ax.axhline(0, color=DARK, linewidth=0.8)
@@ -122,19 +145,29 @@ def gain_by_distance(evaluation: Evaluation, ax: Axes | None = None) -> Figure:
     rows = [bucket["rows"] for bucket in buckets] or [0]
     each = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
     ax.set_xlabel(f"distance to the nearest row ({each} rows a bucket)", fontsize=_TEXT)
-    ax.set_ylabel(f"gain in {gained(evaluation.task)}", fontsize=_TEXT)
+    ax.set_ylabel(f"gain in {gain_unit(evaluation.task)}", fontsize=_TEXT)
     _tidy(ax)
     _title(ax, f"{evaluation.methods[-1].name} over the base\nup is better; bars: 95% intervals")
     return ax.figure.figure
 
 
 def reliability(evaluation: Evaluation, figure: Figure | SubFigure | None = None) -> Figure:
-    """How often each method is right, by how sure it says it is; classification only.
+    """Draw how often each method is right, by its confidence; for classification only.
 
-    On the diagonal a method is calibrated, below it too sure. The bars underneath count the
-    rows in every bin of confidence, and the areas of the points follow them.
+    On the diagonal a method is calibrated, below it it is too sure. The bars underneath count the
+    rows in every bin of confidence, and the areas of the points grow with these counts.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    figure : matplotlib Figure or SubFigure, optional
+        Where to draw; default: a new Figure.
+
+    Returns
+    -------
+    matplotlib Figure
     """
-    findings.checked(required=True, evaluation=evaluation)
+    findings.check_types(required=True, evaluation=evaluation)
     if evaluation.reliability is None:
         raise ValueError("reliability needs an evaluation of classification, got regression")
     methods = {method.name: method for method in evaluation.methods}
@@ -172,7 +205,7 @@ def _diagram(top: Axes, bottom: Axes, bins: list[dict[str, Any]]) -> None:
 
 # ---- Explanation -----------------------------------------------------------------------------
 
-Images = Callable[[int], Any] | Sequence[Any] | npt.NDArray[Any]  # one per index, or a function
+Images = Callable[[int], Any] | Sequence[Any] | npt.NDArray[Any]  # an image for each index
 
 
 def corrections(
@@ -187,34 +220,39 @@ def corrections(
     neighbours: int = 5,
     figure: Figure | SubFigure | None = None,
 ) -> Figure:
-    """Examples that the memory changed, and the neighbours that did it.
+    """Draw examples that the memory changed, and the neighbours that changed them.
 
-    Of classes, the two that matter are those the base model and the memory put first among the
-    explained columns, and a neighbour's push is what it adds to the second less what it adds to
-    the first, in points of probability. Of values it is what the neighbour adds to the first
-    explained column, in the direction of the whole correction. Both are as applied, times the
-    strength.
-    Blue pushes are towards the truth, as far as that is known, and orange ones away from it.
-    ``explain(..., columns=...)`` names the columns.
+    In classification, two of the explained columns matter: the class that the base model puts
+    first, and the class that the memory puts first. A neighbour's push is what it adds to the
+    second less what it adds to the first, in points of probability. In regression, it is what the
+    neighbour adds to the first explained column, in the direction of the whole correction. Both
+    include the factor ``strength``. Blue pushes are towards the truth, as far as that is known, and
+    orange ones away from it. ``explain(..., columns=...)`` chooses the columns.
 
     Parameters
     ----------
     explanation : Explanation
     evaluation : Evaluation, optional
-        Tells which examples were corrected and which harmed: ``count`` of each are drawn.
-        Without it the first ``count`` of the explanation are.
+        Tells which examples were corrected and which harmed: ``count`` of each are drawn. Without
+        it, the first ``count`` examples of the explanation are drawn.
     rows : int array (q,), optional
-        The evaluated row of each query explained; by default they are the same.
+        The evaluated row of each query explained; by default query i is row i.
     images, row_images : array, sequence or function of an index, optional
         Images of evaluated rows by row, and of stored rows by id: (h, w) or (h, w, 3).
         Without both, neighbours are bars with labels.
     classes : sequence of str, optional
         Names of the classes.
     count, neighbours : int
-        Examples of each kind, and neighbours of an example, that are drawn.
+        Most examples of each kind, and most neighbours of an example; defaults 3 and 5.
+    figure : matplotlib Figure or SubFigure, optional
+        Where to draw; default: a new Figure.
+
+    Returns
+    -------
+    matplotlib Figure
     """
-    findings.checked(required=True, explanation=explanation)
-    findings.checked(evaluation=evaluation)
+    findings.check_types(required=True, explanation=explanation)
+    findings.check_types(evaluation=evaluation)
     if (images is None) != (row_images is None):
         raise ValueError("images and row_images go together, one is missing")
     found = changes(explanation, evaluation, rows, classes, count, neighbours)
@@ -285,7 +323,7 @@ def _show(panel: Axes, image: Any, frame: str, words: str) -> None:
         spine.set(color=frame, linewidth=1.5)
 
 
-# ---- What they share -------------------------------------------------------------------------
+# ---- Shared helpers --------------------------------------------------------------------------
 
 
 def _axes(ax: Axes | None, height: float) -> Axes:
@@ -318,5 +356,5 @@ def _short(text: str, letters: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text of which matplotlib takes nothing to be a formula."""
+    """Return the text with dollar signs escaped, which matplotlib would read as formulas."""
     return clean(text).replace("$", r"\$")

@@ -1,7 +1,8 @@
 """The command line: `resmem`, which is `python -m resmem`.
 
-`parser.py` says what can be asked for, `commands.py` does it, one function per command.
-`files.py` tells files to read from files to write. `inputs.py` finds the arrays that options name
-and `resmem/_formats.py` maps them from their files; `outputs.py` writes results block by block, and
-`progress.py` shows how far a command has come.
+`parser.py` declares the options; `commands.py` has one function per command. `files.py` tells files
+to read from files to write. `inputs.py` finds the arrays that options name, which
+`resmem/_files/formats.py` maps from their files; `labelled.py` holds rows with targets, and
+`queries.py` those of `resmem predict`. `outputs.py` writes results block by block, `printing.py`
+prints the outcome, and `progress.py` draws progress bars.
 """

@@ -1,4 +1,4 @@
-"""What the commands do. Each gives its facts and the text that tells them."""
+"""The commands. Each returns its outcome: facts for programs, and a text for people."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from resmem._state.settings import SETTINGS
 
 from . import inputs, outputs
 from .files import refuse_overwriting
-from .judged import ROWS, TRIED, Judged, tuned
+from .labelled import ROWS, TUNED_SETTINGS, LabelledRows, tuned
+from .printing import Outcome, in_options, print_outcome, say, table, warnings_printed
 from .progress import Step, bar
 from .queries import Queries
-from .report import Told, in_options, say, table, tell, warnings_told
 
 
 def run(options: Namespace) -> None:
-    """Do what was asked for, and tell the outcome on standard output."""
+    """Run the command that the options name, and print its outcome on standard output."""
     refuse_overwriting(options)
     if options.command == "demo":
         _demo(options)
         return
     try:
-        with warnings_told():
-            told = _COMMANDS[options.command](options)
+        with warnings_printed():
+            outcome = _COMMANDS[options.command](options)
     except (ValueError, TypeError) as error:
         error.args = (in_options(str(error)),)
         raise
-    tell(told, options.json, options.quiet)
+    print_outcome(outcome, options.json, options.quiet)
 
 
 # ---- Commands --------------------------------------------------------------------------------
 
 
-def fit(options: Namespace) -> Told:
-    """Memory.fit and save."""
+def fit(options: Namespace) -> Outcome:
+    """Call Memory.fit and save."""
     if os.path.lexists(options.out) and not options.force:
         raise ValueError(f"{options.out!r} exists; --force replaces it")
     _check_target(options.out)
@@ -61,7 +61,7 @@ def fit(options: Namespace) -> Told:
         )
     memory = resmem.Memory(**_parameters(options))
     rows = _training(options, memory)
-    checked = Incoming(memory._state.view.spec, *rows)  # errors that need no work come first
+    checked = Incoming(memory._state.view.spec, *rows)  # finds errors before the long work begins
     needs = estimate(
         checked.n,
         checked.key_width,
@@ -77,11 +77,11 @@ def fit(options: Namespace) -> Told:
     with _bar(options, "save", memory.nbytes) as step:
         memory.save(options.out, progress=step)
     facts = {"file": options.out, "memory": memory.info(), "estimate": needs.to_dict()}
-    return Told(facts, f"{options.out}: {_summary(memory)}")
+    return Outcome(facts, f"{options.out}: {_summary(memory)}")
 
 
-def add(options: Namespace) -> Told:
-    """Memory.remove, add and append to the file."""
+def add(options: Namespace) -> Outcome:
+    """Call Memory.remove and add, and append the changes to the file."""
     wanted = any(_row_files(options))
     if not wanted and options.remove is None:
         raise ValueError("nothing to do: give --embeddings, --outputs and --targets, or --remove")
@@ -95,15 +95,15 @@ def add(options: Namespace) -> Told:
     kept = len(memory)
     if rows is not None:
         memory.add(*rows)
-    with _bar(options, "save", None) as step:  # what is new is known to the file alone
+    with _bar(options, "save", None) as step:  # only the save itself knows how many bytes are new
         memory.save(options.memory, append=True, progress=step)
     facts = {"file": options.memory, "added": len(memory) - kept, "removed": before - kept}
     text = f"{facts['added']} rows added, {facts['removed']} removed; {_summary(memory)}"
-    return Told({**facts, "rows": len(memory)}, f"{options.memory}: {text}")
+    return Outcome({**facts, "rows": len(memory)}, f"{options.memory}: {text}")
 
 
-def predict(options: Namespace) -> Told:
-    """Memory.predict and its sisters, block by block of queries."""
+def predict(options: Namespace) -> Outcome:
+    """Call Memory.predict or a method like it, block by block of queries."""
     printed = options.output == "-"
     if printed and options.json:
         raise ValueError("--json and --output - both claim standard output; give a file")
@@ -118,23 +118,23 @@ def predict(options: Namespace) -> Told:
     with _bar(options, "predict", len(queries), "rows", wanted=not printed) as step:
         if printed:
             outputs.print_rows(queries.answers(step))
-            return Told({}, "")
+            return Outcome({}, "")
         outputs.save(options.output, len(queries), queries.empty, queries.answers(step))
     shapes = {name: [len(queries), *part.shape[1:]] for name, part in queries.empty.items()}
     facts = {"file": options.output, "arrays": shapes}
-    return Told(facts, f"{options.output}: {options.what} of {len(queries)} queries")
+    return Outcome(facts, f"{options.output}: {options.what} of {len(queries)} queries")
 
 
-def evaluate(options: Namespace) -> Told:
-    """Memory.evaluate."""
+def evaluate(options: Namespace) -> Outcome:
+    """Call Memory.evaluate."""
     memory = _load(options)
-    evaluation = Judged(options).evaluate(memory)
+    evaluation = LabelledRows(options).evaluate(memory)
     facts = {"file": options.memory, "evaluation": evaluation.to_dict()}
-    return Told(facts, str(evaluation))
+    return Outcome(facts, str(evaluation))
 
 
-def tune(options: Namespace) -> Told:
-    """Memory.tune; what was chosen goes into the file if that is asked for."""
+def tune(options: Namespace) -> Outcome:
+    """Call Memory.tune, and with --apply append the chosen settings to the file."""
     if options.apply and _is_export(options.memory):
         raise ValueError(f"{options.memory!r} is an export; only .resmem files can be applied to")
     given = [name for name in (*ROWS, "exclude_ids") if getattr(options, name) is not None]
@@ -143,24 +143,24 @@ def tune(options: Namespace) -> Told:
         raise ValueError(f"--loo tries the rows of the memory itself: leave out --{left_out}")
     memory = _load(options)
     kept = memory.preprocess, memory.key_dtype
-    rows = None if options.loo else Judged(options)
-    names = (*TRIED, "score", "folds", "rule", "confidence", "seed")
-    asked = {name: getattr(options, name) for name in names}
-    settings = {name: value for name, value in asked.items() if value is not None}
+    rows = None if options.loo else LabelledRows(options)
+    names = (*TUNED_SETTINGS, "score", "folds", "rule", "confidence", "seed")
+    values = {name: getattr(options, name) for name in names}
+    settings = {name: value for name, value in values.items() if value is not None}
     with _bar(options, "tune", None, "rows") as step:
         result = tuned(memory, rows, options, step, apply=options.apply, **settings)
-    told = "nothing is changed without --apply"
+    applied = "nothing is changed without --apply"
     if options.apply:
         with _bar(options, "save", None) as step:
-            append = kept == (memory.preprocess, memory.key_dtype)  # or all keys are other ones
+            append = kept == (memory.preprocess, memory.key_dtype)  # new keys need a new file
             memory.save(options.memory, append=append, progress=step)
-        told = f"{options.memory}: set to {result.best}"
+        applied = f"{options.memory}: set to {result.best}"
     facts = {"file": options.memory, "applied": options.apply, "tuning": result.to_dict()}
-    return Told(facts, f"{result}\n{told}")
+    return Outcome(facts, f"{result}\n{applied}")
 
 
-def report(options: Namespace) -> Told:
-    """resmem.report of what Memory.tune, Memory.evaluate and Memory.explain find."""
+def report(options: Namespace) -> Outcome:
+    """Call Memory.tune, evaluate and explain, and resmem.report with their results."""
     if not options.output.lower().endswith((".html", ".htm")):
         raise ValueError(f"the report must be a .html file, got {options.output!r}")
     _check_target(options.output)
@@ -168,13 +168,13 @@ def report(options: Namespace) -> Told:
     classes = None
     if options.class_names is not None:
         classes = inputs.lines(options.class_names, "class_names", memory.info()["columns"])
-    judged, tuning = Judged(options), None
+    labelled, tuning = LabelledRows(options), None
     if any(getattr(options, f"tune_{name}") is not None for name in ROWS):
-        validation = Judged(options, "tune_")
+        validation = LabelledRows(options, "tune_")
         with _bar(options, "tune", None, "rows") as step:
             tuning = tuned(memory, validation, options, step)
-    evaluation = judged.evaluate(memory, knn=tuning)
-    rows, explanation = judged.explain(memory, evaluation)
+    evaluation = labelled.evaluate(memory, knn=tuning)
+    rows, explanation = labelled.explain(memory, evaluation)
     title = options.title
     if title is None:
         title = f"Residual memory {os.path.basename(options.memory)}"
@@ -185,43 +185,43 @@ def report(options: Namespace) -> Told:
     facts: dict[str, Any] = {"file": options.output, "bytes": os.path.getsize(options.output)}
     facts["evaluation"] = evaluation.to_dict()
     facts["tuning"] = None if tuning is None else tuning.to_dict()
-    return Told(facts, f"{options.output}: {verdict(tuning, evaluation)[1][0]}")
+    return Outcome(facts, f"{options.output}: {verdict(tuning, evaluation)[1][0]}")
 
 
-def info(options: Namespace) -> Told:
-    """Memory.info of a file, whose blocks are not checked."""
+def info(options: Namespace) -> Outcome:
+    """Call Memory.info of a file, without checking its blocks."""
     facts = resmem.Memory.load(options.memory, verify=False).info()
-    return Told(facts, table(facts))
+    return Outcome(facts, table(facts))
 
 
-def verify(options: Namespace) -> Told:
-    """verify_file: every block."""
+def verify(options: Namespace) -> Outcome:
+    """Call verify_file, which checks every block."""
     with _bar(options, "verify", _bytes_to_verify(options.memory)) as step:
         facts = resmem.verify_file(options.memory, progress=step)
     checksums = not _is_export(options.memory) or has_checksums(options.memory)
     length = os.path.getsize(options.memory)
     text = f"ok, {length} bytes" if checksums else "readable, but .safetensors has no checksums"
-    return Told({**facts, "checksums": checksums}, f"{options.memory}: {text}")
+    return Outcome({**facts, "checksums": checksums}, f"{options.memory}: {text}")
 
 
-def export(options: Namespace) -> Told:
-    """Memory.export to another format."""
+def export(options: Namespace) -> Outcome:
+    """Call Memory.export."""
     _check_target(options.out)
     memory = _load(options)
     with _bar(options, "export", memory.nbytes) as step:
         memory.export(options.out, progress=step)
     length = os.path.getsize(options.out)
-    return Told({"file": options.out, "bytes": length}, f"{options.out}: {length} bytes")
+    return Outcome({"file": options.out, "bytes": length}, f"{options.out}: {length} bytes")
 
 
-def version(_options: Namespace) -> Told:
-    """show_versions."""
+def version(_options: Namespace) -> Outcome:
+    """Call show_versions."""
     printed = io.StringIO()
     with redirect_stdout(printed):
         resmem.show_versions()
     text = printed.getvalue().rstrip("\n")
     pairs = (line.split(":", 1) for line in text.splitlines())
-    return Told({name.strip(): value.strip() for name, value in pairs}, text)
+    return Outcome({name.strip(): value.strip() for name, value in pairs}, text)
 
 
 def _demo(options: Namespace) -> None:
@@ -231,7 +231,7 @@ def _demo(options: Namespace) -> None:
     run(picture=None if options.no_picture else Path(options.output), quick=options.quick)
 
 
-_COMMANDS: dict[str, Callable[[Namespace], Told]] = {
+_COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "fit": fit,
     "add": add,
     "predict": predict,
@@ -244,11 +244,11 @@ _COMMANDS: dict[str, Callable[[Namespace], Told]] = {
     "version": version,
 }
 
-# ---- What they share -------------------------------------------------------------------------
+# ---- Shared helpers --------------------------------------------------------------------------
 
 
 class _Training(NamedTuple):
-    """What Memory.fit and Memory.add take."""
+    """The arguments of Memory.fit and Memory.add."""
 
     embeddings: Rows
     outputs: Rows | None
@@ -257,7 +257,7 @@ class _Training(NamedTuple):
 
 
 def _row_files(options: Namespace) -> list[str]:
-    """The inputs with one row per row, of those given."""
+    """Return the given options that name arrays with one row per row of the memory."""
     texts = (getattr(options, name, None) for name in _Training._fields)
     return [text for text in texts if text is not None]
 
@@ -277,7 +277,7 @@ def _training(options: Namespace, memory: resmem.Memory) -> _Training:
 
 
 def _parameters(options: Namespace) -> dict[str, Any]:
-    """What Memory is made with; what is not given is left to it."""
+    """Return the arguments for Memory; it has defaults for options that are not given."""
     given = {name: getattr(options, name) for name in SETTINGS}
     if options.head_weight is not None:
         weight = inputs.array(options.head_weight, "head_weight")
@@ -310,7 +310,7 @@ def _is_export(path: str) -> bool:
 
 
 def _check_target(path: str) -> None:
-    """That a result can stand at ``path``."""
+    """Raise ValueError unless a result file can be written to ``path``."""
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise ValueError(f"there is no folder {folder!r} for {os.path.basename(path)!r}")

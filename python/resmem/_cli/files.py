@@ -1,6 +1,6 @@
-"""Which options name files that a command reads or writes, and that no file is both.
+"""The check that a command does not overwrite a file that it reads.
 
-The parser marks them by their types, so that every option that is declared is looked at.
+The parser marks options that name files by their types, so that no option is forgotten.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ class Target(str):
 
 
 class Changed(Source, Target):
-    """The text of an option that names a file that is read and then written."""
+    """The text of an option that names a file that is read, and then written again."""
 
     __slots__ = ()
 
 
 def split(text: str) -> tuple[str, str | None]:
-    """Path and name of what is given as `FILE` or `FILE:NAME`. A path may hold colons: the shortest
-    part before one that is a file."""
+    """Return path and name from `FILE` or `FILE:NAME`; the name may be None.
+
+    A path may contain colons: it is the shortest part before a colon that is a file.
+    """
     colons = [at for at, letter in enumerate(text) if letter == ":"]
     if not os.path.exists(text):
         for at in colons:
@@ -41,31 +43,31 @@ def split(text: str) -> tuple[str, str | None]:
 
 
 def refuse_overwriting(options: Namespace, *more: str | os.PathLike[str]) -> None:
-    """ValueError if a file to write is one to read, by whatever name or link.
+    """Raise ValueError if a file to write is also one to read, under any name or link.
 
-    ``more``: files that the command reads and no option names.
+    ``more``: files that the command reads although no option names them.
     """
-    read = [(_called(name), str(text)) for name, text in vars(options).items()
+    read = [(_as_written(name), str(text)) for name, text in vars(options).items()
             if isinstance(text, Source)]  # fmt: skip
     read += [("", os.fspath(path)) for path in more]
     for name, target in vars(options).items():
         if not isinstance(target, Target) or target == "-":
             continue
         for option, text in read:
-            if option != _called(name) and _one_file(target, split(text)[0]):
+            if option != _as_written(name) and _one_file(target, split(text)[0]):
                 raise ValueError(
                     f"{target!r} is read by this command, as {f'{option} {text}'.strip()}; "
-                    f"give {_called(name)} another file"
+                    f"give {_as_written(name)} another file"
                 )
 
 
 def _one_file(path: str, other: str) -> bool:
-    """Whether both lead to one file, or would if it were there."""
+    """Whether both paths lead to one file, which need not exist yet."""
     if os.path.realpath(path) == os.path.realpath(other):
         return True
     return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
-def _called(name: str) -> str:
-    """An option as it is given."""
+def _as_written(name: str) -> str:
+    """Return an option's name as it is written on the command line."""
     return _POSITIONAL.get(name, "--" + name.replace("_", "-"))

@@ -1,4 +1,4 @@
-"""The arrays that options name: `FILE`, or `FILE:NAME` for one of several."""
+"""The arrays that options name: `FILE`, or `FILE:NAME` for one of several in it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from resmem._files.formats import Rows, members
 
 from .files import split
 
-_NAMES_SHOWN = 20
+_NAMES_SHOWN = 20  # most names of arrays in a message
 
 
 def rows(text: str, option: str) -> Rows:
-    """The array that ``text`` names; without NAME the only one, or that called like the option."""
+    """Return the array that ``text`` names; without NAME the only array of the file, or the one
+    called like the option."""
     file, name = split(text)
     found = members(file)
     if not found:
@@ -35,31 +36,31 @@ def rows(text: str, option: str) -> Rows:
 
 
 def optional(text: str | None, option: str) -> Rows | None:
-    """The same for an option that may be left out."""
+    """Return the array of an option that may be left out."""
     return None if text is None else rows(text, option)
 
 
 def array(text: str, option: str) -> npt.NDArray[Any]:
-    """The same in one piece."""
+    """Return the array that ``text`` names, read as a whole."""
     return np.asarray(rows(text, option)[:])
 
 
 def ids(text: str, option: str) -> npt.NDArray[Any]:
-    """Ids from a file, or written out: `3,17,20`."""
+    """Return ids from a file, or from a list in the option itself, such as `3,17,20`."""
     if re.fullmatch(r"-?\d+(,-?\d+)*", text) and not os.path.exists(text):
         return np.array([int(word) for word in text.split(",")])
     return array(text, option)
 
 
-def lines(path: str, option: str, wanted: int) -> list[str]:
-    """The lines of a text file, one for each of so many things."""
+def lines(path: str, option: str, count: int) -> list[str]:
+    """Return the lines of a text file; raise ValueError unless there are ``count`` of them."""
     try:
         with open(path, encoding="utf-8") as file:
             found = file.read().splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{option}: {path!r} must be UTF-8 text") from error
-    if len(found) != wanted:
-        raise ValueError(f"{option}: {path!r} must have {wanted} lines, got {len(found)}")
+    if len(found) != count:
+        raise ValueError(f"{option}: {path!r} must have {count} lines, got {len(found)}")
     return found
 
 

@@ -22,7 +22,7 @@ Block: TypeAlias = dict[str, npt.NDArray[Any]]  # arrays by name, one row per qu
 
 
 def check_suffix(path: str, arrays: int) -> None:
-    """ValueError unless a file called so can hold as many arrays; asked before the work."""
+    """Raise ValueError unless a file of this name can hold so many arrays."""
     suffix = os.path.splitext(path)[1].lower()
     if path != "-" and suffix not in (".npy", ".npz"):
         raise ValueError(f"the output must be a .npy or .npz file, or '-' for text, got {path!r}")
@@ -31,10 +31,11 @@ def check_suffix(path: str, arrays: int) -> None:
 
 
 def save(path: str, n: int, empty: Block, blocks: Iterable[Block]) -> None:
-    """``n`` rows of arrays with the dtypes and columns of ``empty``, to a .npy or .npz that
-    appears under its name when it is whole."""
+    """Write ``n`` rows of arrays with the dtypes and columns of ``empty`` to a .npy or .npz file,
+    which appears under its name only when it is whole."""
     with replacing(path) as raw:
-        file = io.BufferedWriter(raw, 1 << 20)  # of its own, `raw` may write less than it is given
+        # The buffer is needed because one call of `raw.write` may write only a part.
+        file = io.BufferedWriter(raw, 1 << 20)
         if os.path.splitext(path)[1].lower() == ".npy":
             (name,) = empty
             _write_header(file, n, empty[name])
@@ -46,7 +47,8 @@ def save(path: str, n: int, empty: Block, blocks: Iterable[Block]) -> None:
 
 
 def _save_npz(file: IO[bytes], folder: str, n: int, empty: Block, blocks: Iterable[Block]) -> None:
-    """An archive holds one array after the other: all but the first wait in nameless files."""
+    """Write an archive, which holds one array after the other: all arrays but the first wait in
+    temporary files meanwhile."""
     first, *later = empty
     with ExitStack() as stack:
         waiting = {name: stack.enter_context(tempfile.TemporaryFile(dir=folder)) for name in later}
@@ -69,7 +71,7 @@ def _write_header(file: IO[bytes], n: int, empty: npt.NDArray[Any]) -> None:
 
 
 def print_rows(blocks: Iterable[Block]) -> None:
-    """One line per query, its values separated by commas; of several arrays one after the other."""
+    """Print one line per query: its values of each array in turn, separated by commas."""
     if sys.stdout is None:
         raise ValueError("standard output is closed")
     for block in blocks:

@@ -1,4 +1,4 @@
-"""What can be asked for on the command line. Values are judged where they are used."""
+"""The options of the command line. Their values are checked where they are used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ARRAYS = (
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of `resmem`."""
+    """Return the parser of `resmem`."""
     top = argparse.ArgumentParser(
         prog="resmem", description="Residual memories over any model.", allow_abbrev=False
     )
@@ -63,7 +63,7 @@ def _fit(commands: _Commands) -> None:
     more.add_argument(
         "--preprocess",
         metavar="NAME",
-        help="of embeddings: none, center, standardize, unit, pca:M or whiten:M",
+        help="what is done to embeddings: none, center, standardize, unit, pca:M or whiten:M",
     )
     more.add_argument(
         "--key-dtype", metavar="DTYPE", help="auto, float32, float64, float16 or bfloat16"
@@ -100,7 +100,7 @@ def _predict(commands: _Commands) -> None:
         "--outputs",
         type=Source,
         metavar=_ARRAY,
-        help="the base model's outputs (q, C); of no use to correction and neighbors",
+        help="the base model's outputs (q, C); not used by correction and neighbors",
     )
     predict.add_argument(
         "-o",
@@ -122,9 +122,9 @@ def _predict(commands: _Commands) -> None:
         "--columns",
         type=Source,
         metavar=_ARRAY,
-        help="these columns (t,) alone, of correct or correction",
+        help="columns (t,) to return; for correct and correction",
     )
-    _add_search(predict)
+    _add_query_options(predict)
     predict.add_argument("-k", "--k", type=int, metavar="N", help="instead of the memory's own")
     predict.add_argument("--sigma", type=_sigma, help="instead of the memory's own")
     predict.add_argument("--strength", type=float, metavar="X", help="instead of the memory's own")
@@ -136,8 +136,8 @@ def _evaluate(commands: _Commands) -> None:
         commands, "evaluate", "score base model, neighbours alone and memory on other rows", _ARRAYS
     )
     _add_memory(evaluate)
-    _add_judged(evaluate, "rows that neither fitted nor tuned the memory")
-    _add_search(evaluate)
+    _add_labelled_rows(evaluate, "rows that neither fitted nor tuned the memory")
+    _add_query_options(evaluate)
 
 
 def _tune(commands: _Commands) -> None:
@@ -151,51 +151,63 @@ def _tune(commands: _Commands) -> None:
     tune.add_argument(
         "--apply",
         action="store_true",
-        help="append the settings that were chosen to M.resmem, or where "
-        "they keep keys in another way write it anew (the embeddings as they came are then gone)",
+        help="append the chosen settings to M.resmem; if they keep keys in another way, write the "
+        "file anew (the original embeddings are then lost)",
     )
-    _add_judged(tune, "validation rows; none with --loo", required=False)
+    _add_labelled_rows(tune, "validation rows; none with --loo", required=False)
     tune.add_argument(
-        "--loo", action="store_true", help="try the memory's rows, each without itself"
+        "--loo", action="store_true", help="tune on the memory's own rows, each without itself"
     )
-    _add_search(tune)
+    _add_query_options(tune)
     tried = tune.add_argument_group("what is tried", "values separated by commas")
     tried.add_argument("-k", "--k", type=_list_of(int), metavar="N,..", help="neighbours")
     tried.add_argument(
         "--sigma", type=_list_of(float), metavar="X,..", help="length scales, inf too"
     )
-    tried.add_argument("--temperature", type=_list_of(float), metavar="T,..", help="of the softmax")
-    tried.add_argument("--strength", type=_list_of(float), metavar="X,..", help="of the correction")
+    tried.add_argument(
+        "--temperature", type=_list_of(float), metavar="T,..", help="softmax temperatures"
+    )
+    tried.add_argument(
+        "--strength", type=_list_of(float), metavar="X,..", help="factors of the correction"
+    )
     tried.add_argument(
         "--probability-map",
         type=_list_of(str),
         metavar="MAP,..",
         help="clip, project, keep, clip:FLOOR",
     )
-    tried.add_argument("--preprocess", type=_list_of(str), metavar="NAME,..", help="of the keys")
-    tried.add_argument("--key-dtype", type=_list_of(str), metavar="DTYPE,..", help="of the keys")
+    tried.add_argument(
+        "--preprocess", type=_list_of(str), metavar="NAME,..", help="ways to make keys"
+    )
+    tried.add_argument(
+        "--key-dtype", type=_list_of(str), metavar="DTYPE,..", help="dtypes of the keys"
+    )
     how = tune.add_argument_group("how it is judged", "with the defaults of Memory.tune")
     how.add_argument("--score", metavar="NAME", help="such as log_loss, accuracy, rmse")
-    how.add_argument("--folds", type=int, metavar="N", help="folds of the validation rows")
-    how.add_argument("--rule", metavar="RULE", help="best, or one_se: the simplest as good as that")
-    how.add_argument("--confidence", type=float, metavar="P", help="of the interval of the gain")
-    how.add_argument("--seed", type=int, metavar="N", help="of the folds")
+    how.add_argument("--folds", type=int, metavar="N", help="number of folds of validation rows")
+    how.add_argument(
+        "--rule", metavar="RULE", help="best, or one_se: the simplest within one standard error"
+    )
+    how.add_argument(
+        "--confidence", type=float, metavar="P", help="confidence level of the gain's interval"
+    )
+    how.add_argument("--seed", type=int, metavar="N", help="seed of the folds")
 
 
 def _report(commands: _Commands) -> None:
     report = _command(
         commands,
         "report",
-        "say in one HTML file whether a saved memory helps, where and by what",
+        "write an HTML file that says whether a saved memory helps, where, and by which rows",
         f"With the --tune options, settings are chosen first; M.resmem stays as it is. {_ARRAYS}",
     )
     _add_memory(report)
     report.add_argument(
         "-o", "--output", required=True, type=Target, metavar="OUT.html", help="the file to write"
     )
-    _add_judged(report, "rows to evaluate on, that neither fitted nor tuned the memory")
-    _add_search(report)
-    tuned = report.add_argument_group("validation rows", "to choose settings on, in memory")
+    _add_labelled_rows(report, "rows to evaluate on, which neither fitted nor tuned the memory")
+    _add_query_options(report)
+    tuned = report.add_argument_group("validation rows", "rows to choose settings on first")
     tuned.add_argument("--tune-embeddings", type=Source, metavar=_ARRAY, help="keys (n, d)")
     tuned.add_argument(
         "--tune-outputs", type=Source, metavar=_ARRAY, help="the base model's outputs (n, C)"
@@ -203,9 +215,9 @@ def _report(commands: _Commands) -> None:
     tuned.add_argument("--tune-targets", type=Source, metavar=_ARRAY, help="classes or values")
     words = report.add_argument_group("words")
     words.add_argument("--title", metavar="TEXT", help="by default the name of the memory")
-    words.add_argument("--date", metavar="TEXT", help="printed as it is; by default there is none")
+    words.add_argument("--date", metavar="TEXT", help="date to print; by default none")
     words.add_argument(
-        "--class-names", type=Source, metavar="FILE", help="a text file with one name a line"
+        "--class-names", type=Source, metavar="FILE", help="a text file with one name per line"
     )
 
 
@@ -248,11 +260,11 @@ def _demo(commands: _Commands) -> None:
     demo.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
 
 
-# ---- What they share -------------------------------------------------------------------------
+# ---- Shared helpers --------------------------------------------------------------------------
 
 
 def _command(commands: _Commands, name: str, does: str, more: str = "") -> argparse.ArgumentParser:
-    """A command, with the options that all have."""
+    """Add a command, with the options that all commands have."""
     command = commands.add_parser(
         name, help=does, description=f"{does[0].upper()}{does[1:]}. {more}", allow_abbrev=False
     )
@@ -280,16 +292,16 @@ def _add_rows(command: argparse.ArgumentParser, required: bool) -> None:
     rows = command.add_argument_group("rows")
     _add_examples(rows, required, "keys", "n")
     rows.add_argument(
-        "--ids", type=Source, metavar=_ARRAY, help="unique ids (n,); by default they are counted"
+        "--ids", type=Source, metavar=_ARRAY, help="unique ids (n,); by default 0, 1, 2, .."
     )
 
 
-def _add_judged(command: argparse.ArgumentParser, rows: str, required: bool = True) -> None:
+def _add_labelled_rows(command: argparse.ArgumentParser, rows: str, required: bool = True) -> None:
     _add_examples(command.add_argument_group("rows", rows), required, "queries", "q")
 
 
 def _add_examples(group: Any, required: bool, what: str, n: str) -> None:
-    """The three arrays of rows whose targets are known."""
+    """Add the options of the three arrays of rows whose targets are known."""
     group.add_argument(
         "--embeddings",
         required=required,
@@ -305,18 +317,18 @@ def _add_examples(group: Any, required: bool, what: str, n: str) -> None:
     )
 
 
-def _add_search(command: argparse.ArgumentParser) -> None:
+def _add_query_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--exclude-ids",
         type=Source,
         metavar=_ARRAY,
-        help="ids not to answer with (q,) or (q, m); -1: none",
+        help="ids (q,) or (q, m) that must not be a query's neighbours; -1: none",
     )
     command.add_argument(
         "--threads",
         type=int,
         metavar="N",
-        help="default: RESMEM_NUM_THREADS, else all CPUs that may be used",
+        help="default: RESMEM_NUM_THREADS, else all CPUs that this process may use",
     )
 
 
@@ -341,7 +353,7 @@ def _sigma(text: str) -> float | str:
 
 
 def _picture_path(text: str) -> Target:
-    """A file that a picture can be written to, checked before the work and not after it."""
+    """Return the path of a picture to write, checked now so that no work is lost."""
     path = Path(text)
     if path.suffix.lower() not in {".png", ".pdf", ".svg"}:
         raise argparse.ArgumentTypeError(f"expected a .png, .pdf or .svg file, got {text!r}")

@@ -1,4 +1,4 @@
-"""How far a command has come, shown to people and to nobody else."""
+"""Progress bars, drawn only on a terminal."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ Step: TypeAlias = Callable[[int], None]
 
 @contextmanager
 def bar(label: str, total: int | None, unit: str, wanted: bool = True) -> Iterator[Step]:
-    """Yields what is told of every step done. A bar is drawn if standard error is a terminal
-    and tqdm is installed; it is gone at the end, so that only results stay. Without a total it
-    counts."""
+    """Yield a function to call with the number of steps done since its last call.
+
+    A bar is drawn if standard error is a terminal and tqdm is installed. It is removed at the end,
+    so that only results stay. Without a total it shows a count.
+    """
     if not (wanted and sys.stderr is not None and sys.stderr.isatty()):
-        yield unseen
+        yield ignore_steps
         return
     try:
         from tqdm import tqdm
     except ImportError:
-        yield unseen
+        yield ignore_steps
         return
     with tqdm(
         desc=label, total=total, unit=unit, unit_scale=True, leave=False, file=sys.stderr
@@ -33,5 +35,5 @@ def bar(label: str, total: int | None, unit: str, wanted: bool = True) -> Iterat
         yield step
 
 
-def unseen(_done: int) -> None:
-    """Told where nobody looks."""
+def ignore_steps(_done: int) -> None:
+    """Ignore the steps; used where no bar is drawn."""

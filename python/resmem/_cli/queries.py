@@ -14,12 +14,12 @@ from . import inputs
 from .outputs import Block
 from .progress import Step
 
-_BLOCK_BYTES = 64 << 20  # of inputs and results in hand
-_BLOCK_ROWS = 16384  # so that the bar moves
+_BLOCK_BYTES = 64 << 20  # for the inputs and results of a block
+_BLOCK_ROWS = 16384  # most queries in a block, so that the progress bar moves
 
 
 class Queries:
-    """Queries in files, and what a memory says to them."""
+    """Queries in files, and a memory's answers to them."""
 
     def __init__(self, memory: Memory, options: Namespace) -> None:
         self._memory, self._what = memory, options.what
@@ -44,14 +44,14 @@ class Queries:
         return len(self._embeddings)
 
     def answers(self, step: Step) -> Iterator[Block]:
-        """Every answer in order; ``step`` is told of the rows done."""
+        """Yield every answer in order; ``step`` is called with the number of rows done."""
         size = self._block_rows()
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             try:
                 block = self._answer(slice(start, stop))
             except ValueError as error:
-                if start:  # rows in the message are those of the block
+                if start:  # the message numbers rows within the block
                     error.args = (f"{error} (counting from query {start})",)
                 raise
             yield block
@@ -84,7 +84,7 @@ class Queries:
         return {self._what: methods[self._what](keys, base, **settings)}
 
     def _block_rows(self) -> int:
-        """Queries at a time: their inputs, neighbours and results."""
+        """Return the number of queries in a block, by the bytes that each of them takes."""
         arrays = [self._embeddings, *self.empty.values()]
         if self._outputs is not None:
             arrays.append(self._outputs)

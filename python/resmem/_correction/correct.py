@@ -19,13 +19,13 @@ from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 
 
-def search(
+def nearest_rows(
     rows: Snapshot, queries: Keys, largest: float, k: int, excluded: I64 | None, threads: int,
     prepare: bool = True,
 ) -> tuple[F64, I64, I64]:  # fmt: skip
-    """Euclidean distances, ids and positions of the neighbours, (q, k) each.
+    """Return Euclidean distances, ids and positions of the neighbours, (q, k) each.
 
-    ``prepare``: whether it may build what makes further searches fast.
+    ``prepare``: whether the search may build an index that makes later searches faster.
     """
     if prepare:
         rows.plan(len(queries), k, threads)
@@ -39,7 +39,7 @@ def search(
 def kneighbors(
     rows: Snapshot, embeddings: Any, k: int, exclude_ids: Any, threads: int | None, prepare: bool
 ) -> tuple[F64, I64]:
-    """Distances and ids of the neighbours of queries, (q, k) each, padded; see ``Memory``."""
+    """Return distances and ids of the neighbours, (q, k) each; see ``Memory.kneighbors``."""
     workers = checks.thread_count(threads)
     plausible.check_names(embeddings, "embeddings", rows.embedding_names)
     source = sliceable(embeddings, "embeddings")
@@ -48,12 +48,12 @@ def kneighbors(
     part = read_block(source, slice(0, source.shape[0]), "embeddings")
     queries, largest = rows.keys(part, workers)
     excluded = convert.excluded_ids(exclude_ids, len(queries))
-    distances, ids, _ = search(rows, queries, largest, k, excluded, workers, prepare)
+    distances, ids, _ = nearest_rows(rows, queries, largest, k, excluded, workers, prepare)
     return distances, ids
 
 
-class Searched:
-    """Queries whose neighbours are searched for, block by block."""
+class SearchedQueries:
+    """Queries whose neighbours have to be searched for, block by block."""
 
     name = "embeddings"
 
@@ -62,7 +62,8 @@ class Searched:
         prepare: bool,
     ) -> None:  # fmt: skip
         plausible.check_names(embeddings, "embeddings", rows.embedding_names)
-        # Shapes and dtypes are checked here, even of no rows; values block by block.
+        # Shapes and dtypes are checked here, even if there are no rows; values are checked when
+        # their block is read.
         self._source = sliceable(embeddings, "embeddings")
         convert.check_embedding_layout(self._source, "embeddings", rows.d, "(q, d)")
         warn_of_rounding(self._source, rows)
@@ -73,24 +74,24 @@ class Searched:
         return int(self._source.shape[0])
 
     def queries(self, block: slice) -> tuple[Keys, float]:
-        """What is searched for, and its largest absolute value."""
+        """Return the keys to search for, and their largest absolute value."""
         part = read_block(self._source, block, "embeddings")
         return self._rows.keys(part, self._threads, block.start)
 
     def find(self, block: slice, queries: Keys | None, largest: float) -> tuple[F64, I64]:
-        """Distances and positions of their neighbours."""
+        """Return distances and positions of the neighbours of a block of queries."""
         assert queries is not None
         excluded = None if self._excluded is None else self._excluded[block]
-        asked = (queries, largest, self.k, excluded, self._threads, self._prepare)
-        found = search(self._rows, *asked)
-        return found[0], found[2]
+        arguments = (queries, largest, self.k, excluded, self._threads, self._prepare)
+        distances, _, positions = nearest_rows(self._rows, *arguments)
+        return distances, positions
 
     def forget(self, block: slice) -> None:
         release_pages(self._source, block)
 
 
-class Given:
-    """Queries whose neighbours the caller knows."""
+class KnownNeighbours:
+    """Queries whose neighbours the caller has found already."""
 
     name = "distances"
 
@@ -111,84 +112,92 @@ class Given:
         pass
 
 
-Queries: TypeAlias = "Searched | Given"
+Queries: TypeAlias = "SearchedQueries | KnownNeighbours"
 
 
 @dataclass(frozen=True)
 class Corrector:
-    """The rows and settings of a memory at one moment."""
+    """What a query computes with: the rows and settings of a memory at one moment."""
 
     spec: Spec
     rows: Snapshot
-    k: int  # no more than there are rows
+    k: int  # at most the number of rows, at least 1
     sigma: float
     strength: float
     map: SimplexMap
-    auto_prepare: bool = True  # whether searches may build what makes them fast
+    auto_prepare: bool = True  # whether searches may build indexes that make them faster
 
-    def predicted(
+    def predict(
         self, embeddings: Any, outputs: Any, exclude_ids: Any, threads: int | None
     ) -> I64 | F64:
         """See ``Memory.predict``."""
-        queries = self.searched(embeddings, exclude_ids, threads)
+        queries = self.queries_for(embeddings, exclude_ids, threads)
         if self.spec.task == "regression":
-            return self.whole(queries, outputs, threads)
-        # The other maps keep the order, if no class that is impossible can come out first.
-        to = self.map if self.map.keeps or self.strength < 0 else None
-        blocks = self.blocks(queries, outputs, threads, to=to)
+            return self.correct(queries, outputs, threads)
+        # The other maps do not change which class is first, unless a negative strength puts a
+        # class first to which the base model gives exactly 0; so they need not be applied.
+        simplex_map = self.map if self.map.keeps_base or self.strength < 0 else None
+        blocks = self.correct_blocks(queries, outputs, threads, simplex_map=simplex_map)
         parts = [np.argmax(part, axis=1) for part in blocks]
         return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
-    def searched(self, embeddings: Any, exclude_ids: Any, threads: int | None) -> Searched:
-        """Queries that are searched for with the memory's ``k``."""
+    def queries_for(
+        self, embeddings: Any, exclude_ids: Any, threads: int | None
+    ) -> SearchedQueries:
+        """Return queries that are searched for with the memory's ``k``."""
         workers = checks.thread_count(threads)
-        return self.searching(self.k, embeddings, exclude_ids, workers)
+        return self.queries_at_k(self.k, embeddings, exclude_ids, workers)
 
-    def searching(self, k: int, embeddings: Any, exclude_ids: Any, threads: int) -> Searched:
-        """Queries that are searched for with this ``k``."""
-        return Searched(self.rows, k, embeddings, exclude_ids, threads, self.auto_prepare)
+    def queries_at_k(
+        self, k: int, embeddings: Any, exclude_ids: Any, threads: int
+    ) -> SearchedQueries:
+        """Return queries that are searched for with this ``k``."""
+        return SearchedQueries(self.rows, k, embeddings, exclude_ids, threads, self.auto_prepare)
 
-    def whole(
+    def correct(
         self,
         queries: Queries,
         outputs: Any,
         threads: int | None,
         columns: Any = None,
         with_base: bool = True,
-        to: SimplexMap | None = None,
+        simplex_map: SimplexMap | None = None,
     ) -> F64:
-        """Correction (q, C) or (q, t), added to the base unless told otherwise."""
+        """Return the corrected outputs, (q, C) or (q, t) for the chosen ``columns``.
+
+        ``with_base=False``: the corrections alone. ``simplex_map``: from sums to probabilities.
+        """
         q = len(queries)
-        wanted = convert.column_numbers(columns, q, self.rows.columns)
-        if wanted is not None and self.rows.flat:
+        selected = convert.column_numbers(columns, q, self.rows.columns)
+        if selected is not None and self.rows.flat:
             raise ValueError("columns needs outputs of several columns, this memory has (n,)")
-        result = np.empty((q, self.rows.columns if wanted is None else wanted.shape[-1]))
+        result = np.empty((q, self.rows.columns if selected is None else selected.shape[-1]))
         start = 0
-        for part in self.blocks(queries, outputs, threads, wanted, with_base, to):
+        for part in self.correct_blocks(
+            queries, outputs, threads, selected, with_base, simplex_map
+        ):
             result[start : start + len(part)] = part
             start += len(part)
         return result[:, 0] if self.rows.flat else result
 
-    def blocks(
+    def correct_blocks(
         self,
         queries: Queries,
         outputs: Any,
         threads: int | None,
         columns: I64 | None = None,
         with_base: bool = True,
-        to: SimplexMap | None = None,
+        simplex_map: SimplexMap | None = None,
     ) -> Iterator[F64]:
-        """The same, block by block of queries, so that it takes bounded memory.
-
-        ``to``: what the sums are mapped by.
-        """
+        """Yield what ``correct`` returns, block by block of queries, so that memory is bounded."""
         workers = checks.thread_count(threads)
-        given = self.given_outputs(outputs, len(queries), queries.name) if with_base else None
-        # Of a query: distance, id and position of k neighbours; base or sum, and its checks; key.
+        given = self.query_outputs(outputs, len(queries), queries.name) if with_base else None
+        # A query takes memory for the distance, id and position of each of its k neighbours, for
+        # its sum and the check of its outputs, and for its key; a map also needs the base alone.
         rows = self.rows
-        outputs_taken = (16 if to is None else 24) * rows.columns  # with a map, the base as well
-        taken = 24 * queries.k + outputs_taken + rows.preprocess.row_bytes(rows.d)
-        for block in blocks(len(queries), taken):
+        output_bytes = (16 if simplex_map is None else 24) * rows.columns
+        query_bytes = 24 * queries.k + output_bytes + rows.preprocess.row_bytes(rows.d)
+        for block in blocks(len(queries), query_bytes):
             with float_state():
                 keys, largest = queries.queries(block)
                 select = None if columns is None else _columns_of(columns, block)
@@ -198,10 +207,10 @@ class Corrector:
                     if select is not None:
                         base = np.take_along_axis(base, select, axis=1)
                 distances, positions = queries.find(block, keys, largest)
-                before = None if base is None or to is None else base.copy()
+                before = None if base is None or simplex_map is None else base.copy()
                 corrected = self.aggregate(distances, positions, base, select, workers)
-                if to is not None:
-                    to.apply(corrected, before, self.strength, workers)
+                if simplex_map is not None:
+                    simplex_map.apply(corrected, before, self.strength, workers)
             yield corrected
             del corrected
             queries.forget(block)
@@ -210,7 +219,7 @@ class Corrector:
     def aggregate(
         self, distances: F64, positions: I64, base: F64 | None, select: I64 | None, threads: int
     ) -> F64:
-        """The correction by these neighbours, added to the base in place if there is one."""
+        """Return the correction by these neighbours, added to ``base`` in place if given."""
         store = self.spec.store
         residuals = [store.for_core(segment) for segment in self.rows.segments]
         head = store.layer_for_core(self.rows.temperature)
@@ -219,12 +228,13 @@ class Corrector:
             threads, head=head, select=select,
         )  # fmt: skip
 
-    def given_outputs(
-        self, outputs: Any, q: int, of: str = "embeddings", known: bool = False
+    def query_outputs(
+        self, outputs: Any, q: int, owner: str = "embeddings", already_checked: bool = False
     ) -> Any:
-        """Outputs of the queries, to be sliced; None where the head computes them.
+        """Return the outputs of the queries, to be sliced; None where the head computes them.
 
-        ``known``: they came before in this call, so that all has been said that can be.
+        ``owner`` names the array whose ``q`` rows they belong to. ``already_checked``: the same
+        outputs were passed before, so that a warning about them would only be repeated.
         """
         if outputs is None and self.spec.store.has_layer:
             return None
@@ -233,34 +243,34 @@ class Corrector:
         if len(given.shape) == 0:
             raise ValueError("outputs must have shape (n, C), got ()")
         self.spec.column_count(given, self.rows.columns)
-        checks.same_length("outputs", given.shape[0], of, q)
-        if not known:
+        checks.same_length("outputs", given.shape[0], owner, q)
+        if not already_checked:
             plausible.check_logits(self.spec, given, fitted=True)
         return given
 
     def base(self, keys: Keys | None, given: Any, block: slice, threads: int) -> F64:
-        """Base outputs of a block of queries, a copy of their own."""
+        """Return the base outputs of a block of queries, as a new array."""
         outputs = self.raw_outputs(keys, given, block, threads)
         return self.spec.base(outputs, self.rows.temperature, threads)
 
     def raw_outputs(self, keys: Keys | None, given: Any, block: slice, threads: int) -> Any:
-        """What the base model says of a block of queries, checked: (b, C)."""
+        """Return the base model's outputs of a block of queries, checked: (b, C)."""
         if given is not None:
             return self.spec.outputs(read_block(given, block, "outputs"), block.start)
         assert keys is not None
         return self.spec.store.outputs_of(keys, threads)
 
 
-def given_neighbours(rows: Snapshot, distances: Any, ids: Any, metric: str) -> Given:
-    """Neighbours that somebody else found, as rows of a memory."""
-    apart, found = convert.neighbours(distances, ids, metric)
-    positions = rows.positions_of(found)
-    plausible.check_distances(rows, apart, positions, metric)
-    return Given(apart, positions)
+def known_neighbours(rows: Snapshot, distances: Any, ids: Any, metric: str) -> KnownNeighbours:
+    """Return queries with the neighbours that a caller found, given by their ids in the memory."""
+    euclidean, checked_ids = convert.neighbours(distances, ids, metric)
+    positions = rows.positions_of(checked_ids)
+    plausible.check_distances(rows, euclidean, positions, metric)
+    return KnownNeighbours(euclidean, positions)
 
 
 def _columns_of(columns: I64, block: slice) -> I64:
-    """Columns wanted by the queries of a block, (b, t)."""
+    """Return the columns chosen for the queries of a block, (b, t)."""
     if columns.ndim == 2:
         return columns[block]
     return np.tile(columns, (block.stop - block.start, 1))

@@ -9,16 +9,16 @@ from resmem._base.sample import sample
 from resmem._keys.stored import widen_keys
 from resmem._rows.snapshot import Snapshot
 
-_SAMPLE = 256  # rows that it looks at
+_SAMPLE_ROWS = 256  # most rows that are measured
 
 
 def measure(rows: Snapshot, k: int) -> float:
-    """Over the living rows in order: the median of the mean of ``D_j - D_1``."""
+    """Return the median, over sampled rows, of the mean of ``D_j - D_1`` over their neighbours."""
     n = len(rows)
     k = min(k, n - 1)
     if k < 1:
         return 1.0
-    chosen = list(rows.sample(sample(n, _SAMPLE)))
+    chosen = list(rows.sample(sample(n, _SAMPLE_ROWS)))
     queries = np.concatenate([widen_keys(segment["keys"][at]) for segment, at in chosen])
     own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
     largest = max(segment.keys_max for segment, _ in chosen)

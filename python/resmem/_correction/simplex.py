@@ -7,43 +7,45 @@ from dataclasses import dataclass
 from resmem import _core
 from resmem._base.arrays import F64
 
-_USUAL = {"clip": 1e-6, "project": 1e-6, "keep": 0.1}  # CONTRACT.md
+_FLOORS = {"clip": 1e-6, "project": 1e-6, "keep": 0.1}  # defaults, as in CONTRACT.md
 
 
 @dataclass(frozen=True)
 class SimplexMap:
-    """What ``probability_map`` names."""
+    """A map to probabilities, as ``probability_map`` names it."""
 
     kind: str  # "clip", "project" or "keep"
-    floor: float  # of a probability, if there are no more than 100; "keep": its share of the base's
+    # The least probability of a class, with up to 100 classes; for "keep", the least share of the
+    # base model's probability of the class.
+    floor: float
 
     @property
     def name(self) -> str:
-        return self.kind if self.floor == _USUAL[self.kind] else f"{self.kind}:{self.floor!r}"
+        return self.kind if self.floor == _FLOORS[self.kind] else f"{self.kind}:{self.floor!r}"
 
     @property
-    def keeps(self) -> bool:
+    def keeps_base(self) -> bool:
         """Whether its floors are shares of the base model's probabilities."""
         return self.kind == "keep"
 
     def apply(self, values: F64, base: F64 | None, strength: float, threads: int = 0) -> F64:
-        """Rows (n, C) mapped, in place.
+        """Map rows (n, C) to probabilities in place, and return them.
 
-        ``base`` (n, C) is what a correction, times ``strength``, was added to; None where there is
-        none, as of neighbours alone, which cannot be kept.
+        ``base`` (n, C) is what a correction, times ``strength``, was added to. It is None for
+        predictions by neighbours alone, to which "keep" does not apply.
         """
         _core.simplex(values, self.floor, threads, kind=self.kind, base=base, strength=strength)
         return values
 
 
 def map_named(name: str) -> SimplexMap:
-    """The map called so; ValueError if there is none."""
+    """Return the map with this name; raise ValueError if there is none."""
     kind, colon, text = name.partition(":") if isinstance(name, str) else ("", "", "")
     try:
-        floor = float(text) if colon else _USUAL.get(kind, 0.0)
+        floor = float(text) if colon else _FLOORS.get(kind, 0.0)
     except ValueError:
         floor = 0.0
-    if kind not in _USUAL or not 0 < floor < 1:
+    if kind not in _FLOORS or not 0 < floor < 1:
         raise ValueError(
             "probability_map must be 'clip', 'project' or 'keep', or with a number between 0 and 1 "
             f"such as 'clip:0.001', got {name!r}"

@@ -1,1 +1,1 @@
-"""What a memory does for its model on rows whose targets are known, and why."""
+"""Evaluation of a memory on rows whose targets are known, and explanation of its corrections."""

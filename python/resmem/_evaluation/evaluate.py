@@ -1,4 +1,4 @@
-"""What a memory does for its model on rows whose targets are known: gains and harms alike."""
+"""Evaluation: what a memory changes on rows whose targets are known, for better and worse."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from resmem._state.view import MemoryView
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
-_EXAMPLES = 50
-_AS_GIVEN = map_named("clip")  # of the base and the published sum, whatever the memory does
+_MOST_EXAMPLES = 50  # rows listed as corrected, and as harmed
+_PUBLISHED_MAP = map_named("clip")  # for the published sum, whatever map the memory has
 
 
 @dataclass(frozen=True)
 class MethodResult:
-    """How one method did.
+    """The scores of one method.
 
     Attributes
     ----------
@@ -51,10 +51,10 @@ class MethodResult:
         Rows that the base had wrong and this method has right, and the reverse; for regression
         rows whose squared error (summed over columns) is smaller, and larger, than the base's.
     gain : Interval or None
-        Of the rows' log-losses (regression: squared errors) below the base's, in the mean and
-        with 95 % confidence; positive is better. None for the base. An infinite log-loss counts
-        as 745 here, just above the largest that is finite; where both have some, of different
-        rows, nothing is known: the interval is infinite.
+        By how much the log-loss (regression: squared error) of a row is below the base's, as a
+        mean with its 95 % interval; positive is better. None for the base. An infinite log-loss
+        counts as 745 here, just above the largest finite one; where both methods have infinite
+        ones on different rows, nothing is known, and the interval is infinite.
     """
 
     name: str
@@ -72,30 +72,31 @@ class Evaluation:
     ----------
     task : str
     rows : int
+        Number of rows evaluated.
     settings : dict
-        Of the memory, "knn_k" and "knn_sigma" of the neighbours alone, "published_k" and
-        "published_sigma" of the method as published.
+        The memory's settings; "knn_k" and "knn_sigma", used for the neighbours alone;
+        "published_k" and "published_sigma", used for the method as published.
     methods : tuple of MethodResult
-        "base": the outputs as given. "base, T=..": at the memory's temperature, if not 1. "kNN
-        alone": the weighted mean of the neighbours' targets. "ResMem as published": strength 1,
-        with the ``k`` and ``sigma`` that tuning found for it if ``knn`` is its result, else with
-        the memory's. "ResMem, strength ..": the memory's own strength and probability map, if not
-        those. Probabilities of the published sum are made by "clip", those of the neighbours alone
-        by the map of ``knn``, and of the base they are its own; rows without neighbours have the
-        base's outputs.
+        "base": the outputs as given. "base, T=..": the outputs at the memory's temperature, if
+        that is not 1. "kNN alone": the weighted mean of the neighbours' targets. "ResMem as
+        published": strength 1, with the ``k`` and ``sigma`` that tuning found for it if ``knn`` is
+        its result, else with the memory's. "ResMem, strength ..": the memory's own settings, if
+        they differ from those. The map "clip" makes probabilities of the published sum, and the
+        map of ``knn`` those of the neighbours alone; the base has its own. Rows without neighbours
+        have the base's outputs.
     by_class : list of dict, or None
-        For each class that occurs: "class", "rows", by name of method {"accuracy", "log_loss"},
-        and "corrected" and "harmed" by the last method.
+        For each class that occurs: "class", "rows", a dict {"accuracy", "log_loss"} under the name
+        of each method, and how many rows the last method "corrected" and "harmed".
     by_distance : list of dict
         For each bucket of distances to the nearest row, split at quantiles: "from", "to", "rows",
-        by name of method its log-loss (rmse), and the last method's "gain" with "low" and "high".
-        Rows without neighbours are a bucket of their own, at infinity.
+        the log-loss (rmse) under the name of each method, and the last method's "gain" with "low"
+        and "high". Rows without neighbours are a bucket of their own, at infinity.
     reliability : dict or None
-        By name of method, for each bin of the top class's probability: "low", "high", "rows", mean
-        "confidence" and "accuracy" (NaN in empty bins).
+        Under the name of each method, for each bin of the largest probability: "low", "high",
+        "rows", mean "confidence" and "accuracy" (NaN in empty bins).
     examples : dict
-        "corrected" and "harmed": up to 50 rows each that the last method changed, by the change of
-        the true class's probability (squared error), largest first.
+        "corrected" and "harmed": up to 50 rows each that the last method changed, those first
+        where the true class's probability (the squared error) changed most.
     """
 
     task: str
@@ -108,13 +109,13 @@ class Evaluation:
     examples: dict[str, list[int]]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in what JSON can hold: NaN is None, infinities are "inf" and "-inf"."""
-        return dict(plain(self))
+        """Return everything as JSON can hold it: NaN is None, infinities are "inf" and "-inf"."""
+        return dict(json_ready(self))
 
     def to_pandas(self) -> Any:
-        """The methods as a pandas.DataFrame, a line each."""
+        """Return the methods as a pandas.DataFrame, one row each."""
         rows = [{"method": name, **cells} for name, cells in self._lines()]
-        return pandas().DataFrame(rows).set_index("method")
+        return import_pandas().DataFrame(rows).set_index("method")
 
     def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for method in self.methods:
@@ -151,25 +152,27 @@ def evaluate(
 ) -> Evaluation:
     """See ``Memory.evaluate``."""
     buckets, bins = checks.count(buckets, "buckets"), checks.count(bins, "bins")
-    trial = _Trial(view, knn, checks.thread_count(threads))
-    tallies, nearest, classes = trial.run(embeddings, outputs, targets, exclude_ids)
+    comparison = _MethodComparison(view, knn, checks.thread_count(threads))
+    tallies, nearest, classes = comparison.run(embeddings, outputs, targets, exclude_ids)
     base, last = tallies["base"], list(tallies.values())[-1]
-    _tell_impossible(base)
-    corrected, harmed, change = last.against(base)
+    _warn_of_impossible_classes(base)
+    corrected, harmed, change = last.changes_from(base)
     by_class = calibration = None
     if classes is not None:
         by_class = _by_class(tallies, classes, corrected, harmed)
-        calibration = {name: _bins(tally, bins) for name, tally in tallies.items()}
+        calibration = {name: _reliability_bins(tally, bins) for name, tally in tallies.items()}
     return Evaluation(
-        task=trial.corrector.spec.task,
+        task=comparison.corrector.spec.task,
         rows=len(nearest),
-        settings=trial.settings,
+        settings=comparison.settings,
         methods=tuple(_result(name, tally, base, bins) for name, tally in tallies.items()),
         by_class=by_class,
-        by_distance=[_bucket(tallies, nearest, at) for at in _by_quantile(nearest, buckets)],
+        by_distance=[
+            _bucket_scores(tallies, nearest, at) for at in _distance_buckets(nearest, buckets)
+        ],
         reliability=calibration,
         examples={
-            kind: _largest(mask, change)
+            kind: _most_changed(mask, change)
             for kind, mask in (("corrected", corrected), ("harmed", harmed))
         },
     )
@@ -178,21 +181,23 @@ def evaluate(
 # -------------------------------------------------------------------- row by row
 
 
-class _Chances:
-    """What the probabilities of a method were, row by row."""
+class _ClassTally:
+    """What is kept of a method's class probabilities: some numbers a row."""
 
     def __init__(self, rows: int) -> None:
         self.right: Mask = np.empty(rows, dtype=np.bool_)
-        self.true, self.top, self.loss, self.brier = np.empty((4, rows))  # p of class, of largest
+        # The probabilities of the true class and of the most probable one; two losses.
+        self.true, self.top, self.loss, self.brier = np.empty((4, rows))
 
-    def add(self, block: slice, chances: F64, classes: I64) -> None:
-        """Rows of probabilities, which are used up."""
-        rows, largest = np.arange(len(chances)), chances.argmax(axis=1)
+    def add(self, block: slice, probabilities: F64, classes: I64) -> None:
+        """Take in the probabilities (b, C) of a block of rows, and overwrite them."""
+        rows, largest = np.arange(len(probabilities)), probabilities.argmax(axis=1)
         self.right[block] = largest == classes
-        self.true[block], self.top[block] = chances[rows, classes], chances[rows, largest]
+        self.true[block] = probabilities[rows, classes]
+        self.top[block] = probabilities[rows, largest]
         self.loss[block] = losses_of(self.true[block])
-        chances[rows, classes] -= 1
-        self.brier[block] = np.einsum("ij,ij->i", chances, chances)
+        probabilities[rows, classes] -= 1
+        self.brier[block] = np.einsum("ij,ij->i", probabilities, probabilities)
 
     def scores(self, bins: int) -> dict[str, float]:
         return {
@@ -202,46 +207,48 @@ class _Chances:
             "calibration_error": error_of(*reliability(self.top, self.right, bins)),
         }
 
-    def main(self, at: I64 | slice) -> float:
-        """The log-loss of some rows."""
+    def mean_score(self, at: I64 | slice) -> float:
+        """Return the mean log-loss of some rows."""
         return float(self.loss[at].mean())
 
-    def against(self, base: Any) -> tuple[Mask, Mask, F64]:
-        """Rows corrected, rows harmed, and how much more is given to the true class."""
+    def changes_from(self, base: Any) -> tuple[Mask, Mask, F64]:
+        """Return which rows were corrected and harmed, and the change of the true class's
+        probability."""
         return self.right & ~base.right, base.right & ~self.right, self.true - base.true
 
 
-class _Values:
-    """What the errors of a method were, row by row."""
+class _ValueTally:
+    """What is kept of a method's errors in regression: two numbers a row."""
 
-    def __init__(self, rows: int, columns: int, truth: _Spread) -> None:
-        self.loss, self.absolute = np.empty((2, rows))  # squares, summed over columns; means
-        self._columns, self._truth = columns, truth
+    def __init__(self, rows: int, columns: int, deviations: _SquaredDeviations) -> None:
+        # The sum of squared errors over columns, and the mean of absolute ones.
+        self.loss, self.absolute = np.empty((2, rows))
+        self._columns, self._deviations = columns, deviations
 
     def add(self, block: slice, values: F64, targets: F64) -> None:
-        """Rows of outputs."""
+        """Take in the predicted values (b, C) of a block of rows."""
         errors = values - targets
         self.loss[block] = np.einsum("ij,ij->i", errors, errors)
         self.absolute[block] = np.abs(errors).mean(axis=1)
 
     def scores(self, bins: int) -> dict[str, float]:
         return {
-            "rmse": self.main(slice(None)),
+            "rmse": self.mean_score(slice(None)),
             "mae": float(self.absolute.mean()),
-            "r2": r2_from_sums(float(self.loss.sum()), self._truth.total),
+            "r2": r2_from_sums(float(self.loss.sum()), self._deviations.total),
         }
 
-    def main(self, at: I64 | slice) -> float:
-        """The root of the mean squared error of some rows."""
+    def mean_score(self, at: I64 | slice) -> float:
+        """Return the root of the mean squared error of some rows."""
         return math.sqrt(float(self.loss[at].mean()) / self._columns)
 
-    def against(self, base: Any) -> tuple[Mask, Mask, F64]:
-        """Rows with smaller and with larger errors, and how much smaller they are."""
+    def changes_from(self, base: Any) -> tuple[Mask, Mask, F64]:
+        """Return which rows have smaller and larger errors, and by how much they are smaller."""
         return self.loss < base.loss, self.loss > base.loss, base.loss - self.loss
 
 
-class _Spread:
-    """Squared deviations of rows from their columns' means, block by block (Chan et al. 1979)."""
+class _SquaredDeviations:
+    """Sums squared deviations from the columns' means, block by block (Chan et al. 1979)."""
 
     def __init__(self) -> None:
         self.total, self._rows = 0.0, 0
@@ -249,7 +256,7 @@ class _Spread:
     def add(self, values: F64) -> None:
         if self._rows == 0:
             self._origin, self._mean = values[0].copy(), np.zeros(values.shape[1])
-        values = values - self._origin  # a constant column is exactly 0
+        values = values - self._origin  # so that a constant column adds exactly 0
         mean, rows = values.mean(axis=0), self._rows + len(values)
         apart, share = mean - self._mean, len(values) / rows
         within = np.square(values - mean).sum()
@@ -257,11 +264,11 @@ class _Spread:
         self._mean, self._rows = self._mean + apart * share, rows
 
 
-Tally: TypeAlias = "_Chances | _Values"
+Tally: TypeAlias = "_ClassTally | _ValueTally"
 Tallies: TypeAlias = "dict[str, Tally]"
 
 
-class _Truth:
+class _Targets:
     """The targets of q rows, checked and read block by block."""
 
     def __init__(self, corrector: Corrector, targets: Any, q: int) -> None:
@@ -270,8 +277,8 @@ class _Truth:
             plausible.check_order(targets, rows.output_names, "memory.output_names_")
         self._given = sliceable(targets, "targets")
         self._q, self._columns, self._spec = q, rows.columns, corrector.spec
-        self.classes: I64 | None = None  # of the rows read so far
-        self._spread = _Spread()
+        self.classes: I64 | None = None  # filled in as blocks are read; None for regression
+        self._deviations = _SquaredDeviations()
         if corrector.spec.task == "classification":
             convert.check_class_layout(self._given)
             self.classes = np.empty(q, dtype=np.int64)
@@ -285,35 +292,38 @@ class _Truth:
         checks.same_length("targets", self._given.shape[0], "embeddings", q)
 
     def tally(self) -> Tally:
-        """For what a method does with these rows."""
+        """Return an empty tally for the predictions of one method."""
         if self.classes is not None:
-            return _Chances(self._q)
-        return _Values(self._q, self._columns, self._spread)
+            return _ClassTally(self._q)
+        return _ValueTally(self._q, self._columns, self._deviations)
 
     def read(self, block: slice) -> npt.NDArray[Any]:
-        """Classes (b,) or values (b, C)."""
+        """Return the classes (b,) or values (b, C) of a block of rows."""
         part = read_block(self._given, block, "targets")
         release_pages(self._given, block)
         if self.classes is not None:
             self.classes[block] = convert.labels(part, self._columns, block.start)
             return self.classes[block]
         values = self._spec.values(part, "targets", block.start)
-        self._spread.add(values)
+        self._deviations.add(values)
         return values
 
 
-class _Trial:
-    """The methods, with the settings and rows of a memory at one moment."""
+class _MethodComparison:
+    """The compared methods, with the settings and rows of a memory at one moment."""
 
     def __init__(self, view: MemoryView, knn: Any, threads: int) -> None:
         self.corrector: Corrector = view.corrector
         self.threads, self._map = threads, view.map
-        most = max(1, len(self.corrector.rows))
-        k, self._sigma, self._alone_map = _neighbours_alone(knn, view, self.corrector.sigma)
-        self._k = min(k, most)
-        published_k, published_sigma = _as_published(knn, view, self.corrector.sigma)
+        most_neighbours = max(1, len(self.corrector.rows))
+        k, self._knn_sigma, self._knn_map = _knn_settings(knn, view, self.corrector.sigma)
+        self._knn_k = min(k, most_neighbours)
+        published_k, published_sigma = _published_settings(knn, view, self.corrector.sigma)
         self._published = replace(
-            self.corrector, k=min(published_k, most), sigma=published_sigma, strength=1.0
+            self.corrector,
+            k=min(published_k, most_neighbours),
+            sigma=published_sigma,
+            strength=1.0,
         )
         self.settings = {
             "k": view.k,
@@ -322,7 +332,7 @@ class _Trial:
             "strength": self.corrector.strength,
             "probability_map": self._map.name,
             "knn_k": k,
-            "knn_sigma": self._sigma,
+            "knn_sigma": self._knn_sigma,
             "published_k": published_k,
             "published_sigma": published_sigma,
         }
@@ -330,11 +340,11 @@ class _Trial:
     def run(
         self, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any
     ) -> tuple[Tallies, F64, I64 | None]:
-        """What every method did, distances to the nearest rows, and the rows' classes."""
-        corrector, k = self.corrector, max(self.corrector.k, self._k, self._published.k)
-        queries = corrector.searching(k, embeddings, exclude_ids, self.threads)
+        """Return the tally of each method, distances to the nearest rows, and the rows' classes."""
+        corrector, k = self.corrector, max(self.corrector.k, self._knn_k, self._published.k)
+        queries = corrector.queries_at_k(k, embeddings, exclude_ids, self.threads)
         q = len(queries)
-        given, truth = corrector.given_outputs(outputs, q), _Truth(corrector, targets, q)
+        given, truth = corrector.query_outputs(outputs, q), _Targets(corrector, targets, q)
         if q == 0:
             raise ValueError("embeddings must have at least one row to evaluate, got none")
         tallies: Tallies = {}
@@ -344,12 +354,12 @@ class _Trial:
             raw = corrector.raw_outputs(keys, given, block, self.threads)
             distances, positions = queries.find(block, keys, largest)
             nearest[block] = distances[:, 0]
-            wanted = truth.read(block)
-            seen.count(block, keys, positions[:, 0], wanted)
+            true = truth.read(block)
+            seen.count(block, keys, positions[:, 0], true)
             for name, values in self._predictions(raw, distances, positions).items():
                 if name not in tallies:
                     tallies[name] = truth.tally()
-                tallies[name].add(block, values, wanted)
+                tallies[name].add(block, values, true)
             queries.forget(block)
             release_pages(given, block)
         if note := seen.warning("evaluated"):
@@ -357,73 +367,79 @@ class _Trial:
         return tallies, nearest, truth.classes
 
     def _predictions(self, raw: npt.NDArray[Any], distances: F64, positions: I64) -> dict[str, F64]:
-        """Of every method, probabilities or values (b, C)."""
+        """Return the probabilities or values (b, C) of each method, by its name."""
         corrector, temperature = self.corrector, self.corrector.rows.temperature
         base = own = corrector.spec.base(raw, 1.0, self.threads)
         found = {"base": base.copy()}
         if temperature != 1:
             own = corrector.spec.base(raw, temperature, self.threads)
             found[f"base, T={temperature:.4g}"] = own.copy()
-        found["kNN alone"] = self._alone(distances, positions, base)
+        found["kNN alone"] = self._knn_predictions(distances, positions, base)
         published = self._correction(self._published, distances, positions)
-        found["ResMem as published"] = self._corrected(own, published, 1.0, _AS_GIVEN)
-        plain = self._map == _AS_GIVEN or corrector.spec.task == "regression"
-        if corrector.strength != 1 or not plain or self._tuned_apart:
+        found["ResMem as published"] = self._corrected(own, published, 1.0, _PUBLISHED_MAP)
+        plain = self._map == _PUBLISHED_MAP or corrector.spec.task == "regression"
+        if corrector.strength != 1 or not plain or self._differs_from_published:
             name = f"ResMem, strength {corrector.strength:.4g}"
             name += "" if plain else f", {self._map.name}"
             tuned = published
-            if self._tuned_apart:
+            if self._differs_from_published:
                 tuned = self._correction(corrector, distances, positions)
             found[name] = self._corrected(own, tuned, corrector.strength, self._map)
         return found
 
     @property
-    def _tuned_apart(self) -> bool:
+    def _differs_from_published(self) -> bool:
         """Whether the memory's own k and sigma are not those of the method as published."""
         one, other = self.corrector, self._published
         return (one.k, one.sigma) != (other.k, other.sigma)
 
     def _correction(self, corrector: Corrector, distances: F64, positions: I64) -> F64:
-        """By these neighbours, of which the corrector's are the nearest."""
-        near = _first(corrector.k, distances, positions)
+        """Return the correction by the first ``corrector.k`` of these neighbours."""
+        near = _nearest(corrector.k, distances, positions)
         return corrector.aggregate(*near, None, None, self.threads)
 
-    def _corrected(self, base: F64, correction: F64, strength: float, to: SimplexMap) -> F64:
-        """Probabilities or values."""
+    def _corrected(
+        self, base: F64, correction: F64, strength: float, simplex_map: SimplexMap
+    ) -> F64:
+        """Return corrected probabilities or values (b, C)."""
         values: F64 = base + strength * correction
         if self.corrector.spec.task == "classification":
-            to.apply(values, base, strength, self.threads)
+            simplex_map.apply(values, base, strength, self.threads)
         return values
 
-    def _alone(self, distances: F64, positions: I64, base: F64) -> F64:
-        """The weighted mean of the neighbours' targets; of rows without any, the base."""
-        near, at = _first(self._k, distances, positions)
-        weights, totals = _core.weights(near, at, self._sigma)
+    def _knn_predictions(self, distances: F64, positions: I64, base: F64) -> F64:
+        """Return the weighted mean of the neighbours' targets; for rows without neighbours, the
+        base."""
+        near, at = _nearest(self._knn_k, distances, positions)
+        weights, totals = _core.weights(near, at, self._knn_sigma)
         values = np.zeros_like(base)
-        for j in range(self._k):
+        for j in range(self._knn_k):
             there = np.flatnonzero(at[:, j] >= 0)
             weight, targets = weights[there, j], targets_of(self.corrector, at[there, j])
             if targets.ndim == 1:
                 values[there, targets] += weight
             else:
                 values[there] += weight[:, None] * targets
-        values /= totals[:, None]  # last, as in a correction: votes that tie stay equal
+        # Dividing last, as a correction does, keeps the classes equal that have equal weights.
+        values /= totals[:, None]
         if self.corrector.spec.task == "classification":
-            self._alone_map.apply(values, None, 1.0, self.threads)
-        nobody = at[:, 0] < 0
-        values[nobody] = base[nobody]
+            self._knn_map.apply(values, None, 1.0, self.threads)
+        without_neighbours = at[:, 0] < 0
+        values[without_neighbours] = base[without_neighbours]
         return values
 
 
-def _first(k: int, distances: F64, positions: I64) -> tuple[F64, I64]:
-    """The k nearest of these neighbours."""
+def _nearest(k: int, distances: F64, positions: I64) -> tuple[F64, I64]:
+    """Return the k nearest of these neighbours."""
     return np.ascontiguousarray(distances[:, :k]), np.ascontiguousarray(positions[:, :k])
 
 
-def _neighbours_alone(knn: Any, view: MemoryView, sigma: float) -> tuple[int, float, SimplexMap]:
-    """Of what was given for it: k, sigma and map of the neighbours alone, which have no base to
-    keep."""
-    k, to = view.k, view.map
+def _knn_settings(knn: Any, view: MemoryView, sigma: float) -> tuple[int, float, SimplexMap]:
+    """Return k, sigma and map for the neighbours alone, from what was given for ``knn``.
+
+    The neighbours alone have no base, so that "clip" takes the place of "keep".
+    """
+    k, simplex_map = view.k, view.map
     if knn is not None:
         settings = getattr(knn, "knn", knn)
         if not (hasattr(settings, "k") and hasattr(settings, "sigma")):
@@ -433,26 +449,28 @@ def _neighbours_alone(knn: Any, view: MemoryView, sigma: float) -> tuple[int, fl
             )
         k = checks.count(settings.k, "k of knn")
         sigma = checks.positive(settings.sigma, "sigma of knn", infinite=True)
-        to = map_named(getattr(settings, "probability_map", to.name))
-    return k, sigma, map_named("clip") if to.keeps else to
+        simplex_map = map_named(getattr(settings, "probability_map", simplex_map.name))
+    return k, sigma, map_named("clip") if simplex_map.keeps_base else simplex_map
 
 
-def _as_published(knn: Any, view: MemoryView, sigma: float) -> tuple[int, float]:
-    """k and sigma of the method as published: what tuning found for it, if it compared keys as the
-    memory keeps them, or the memory's."""
-    found = getattr(knn, "published", None)
+def _published_settings(knn: Any, view: MemoryView, sigma: float) -> tuple[int, float]:
+    """Return k and sigma for the method as published.
+
+    They are those that tuning found for it, if it kept keys as the memory does; else the memory's.
+    """
+    tuned = getattr(knn, "published", None)
     keys = view.spec.preprocess.name, view.spec.key_dtype
-    if found is None or (found.preprocess, found.key_dtype) != keys:
+    if tuned is None or (tuned.preprocess, tuned.key_dtype) != keys:
         return view.k, sigma
-    return found.k, found.sigma
+    return tuned.k, tuned.sigma
 
 
 # -------------------------------------------------------------------- summaries
 
 
-def _tell_impossible(base: Tally) -> None:
+def _warn_of_impossible_classes(base: Tally) -> None:
     """Warn of rows that make the base model's log-loss infinite."""
-    if isinstance(base, _Chances) and (rows := np.flatnonzero(base.true == 0)).size:
+    if isinstance(base, _ClassTally) and (rows := np.flatnonzero(base.true == 0)).size:
         warn(
             f"evaluate: the base gives exactly 0 to the class of {rows.size} of {len(base.true)} "
             f"rows, the first of them row {rows[0]}, so its log-loss is infinite; compare by "
@@ -461,7 +479,7 @@ def _tell_impossible(base: Tally) -> None:
 
 
 def _result(name: str, tally: Any, base: Any, bins: int) -> MethodResult:
-    corrected, harmed, _ = tally.against(base)
+    corrected, harmed, _ = tally.changes_from(base)
     gain = None if tally is base else paired_interval(gains_of(tally.loss, base.loss))
     return MethodResult(name, tally.scores(bins), int(corrected.sum()), int(harmed.sum()), gain)
 
@@ -469,7 +487,7 @@ def _result(name: str, tally: Any, base: Any, bins: int) -> MethodResult:
 def _by_class(
     tallies: dict[str, Any], classes: I64, corrected: Mask, harmed: Mask
 ) -> list[dict[str, Any]]:
-    """What happened to the rows of each class that occurs."""
+    """Return the scores and changes of the rows of each class that occurs."""
     rows = np.bincount(classes)
 
     def total(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -491,9 +509,12 @@ def _by_class(
     ]
 
 
-def _by_quantile(nearest: F64, buckets: int) -> list[I64]:
-    """Rows by their distance: buckets of about one size, equal distances together, and those
-    without neighbours."""
+def _distance_buckets(nearest: F64, buckets: int) -> list[I64]:
+    """Return the rows of each bucket of distances, nearest first.
+
+    Buckets have about one size, except that equal distances stay together; rows without neighbours
+    are the last bucket.
+    """
     known = np.isfinite(nearest)
     number = np.full(len(nearest), buckets)
     if known.any():
@@ -502,23 +523,23 @@ def _by_quantile(nearest: F64, buckets: int) -> list[I64]:
     return [np.flatnonzero(number == n) for n in distinct(number)]
 
 
-def _bucket(tallies: Tallies, nearest: F64, at: I64) -> dict[str, Any]:
-    """What happened to some rows."""
+def _bucket_scores(tallies: Tallies, nearest: F64, at: I64) -> dict[str, Any]:
+    """Return the scores of the rows ``at`` of one bucket."""
     base, last = tallies["base"], list(tallies.values())[-1]
     gain = paired_interval(gains_of(last.loss[at], base.loss[at]))
     return {
         "from": float(nearest[at].min()),
         "to": float(nearest[at].max()),
         "rows": len(at),
-        **{name: tally.main(at) for name, tally in tallies.items()},
+        **{name: tally.mean_score(at) for name, tally in tallies.items()},
         "gain": gain.mean,
         "low": gain.low,
         "high": gain.high,
     }
 
 
-def _bins(tally: Any, bins: int) -> list[dict[str, Any]]:
-    """The reliability diagram of a method."""
+def _reliability_bins(tally: Any, bins: int) -> list[dict[str, Any]]:
+    """Return the bins of a method's reliability diagram."""
     columns = zip(*reliability(tally.top, tally.right, bins), strict=True)
     return [
         {
@@ -532,33 +553,33 @@ def _bins(tally: Any, bins: int) -> list[dict[str, Any]]:
     ]
 
 
-def _largest(mask: Mask, change: F64) -> list[int]:
-    """The rows of a mask that changed most."""
+def _most_changed(mask: Mask, change: F64) -> list[int]:
+    """Return the rows of the mask that changed most, largest change first."""
     rows = np.flatnonzero(mask)
     order = np.argsort(-np.abs(change[rows]), kind="stable")
-    return [int(row) for row in rows[order][:_EXAMPLES]]
+    return [int(row) for row in rows[order][:_MOST_EXAMPLES]]
 
 
 # -------------------------------------------------------------------- other forms
 
 
-def plain(value: Any) -> Any:
-    """A result in what JSON can hold: NaN is None, infinities are "inf" and "-inf"."""
+def json_ready(value: Any) -> Any:
+    """Return a result as JSON can hold it: NaN is None, infinities are "inf" and "-inf"."""
     if isinstance(value, dict):
-        return {str(name): plain(part) for name, part in value.items()}
+        return {str(name): json_ready(part) for name, part in value.items()}
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: json_ready(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Interval):
-        return plain(value._asdict())
+        return json_ready(value._asdict())
     if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
+        return [json_ready(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
 
 
-def pandas() -> Any:
-    """The module."""
+def import_pandas() -> Any:
+    """Import pandas; raise ImportError with what to install if it is missing."""
     try:
         return importlib.import_module("pandas")
     except ImportError as error:

@@ -13,26 +13,28 @@ from resmem import _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64
 from resmem._base.blocks import blocks
-from resmem._correction.correct import Corrector, Searched
+from resmem._correction.correct import Corrector, SearchedQueries
 from resmem._rows.segment import Segment, checked_stored
 from resmem._rows.snapshot import Snapshot
 
-_SHOWN = 10  # neighbours in a table
+_NEIGHBOURS_SHOWN = 10  # lines for neighbours in a printed table
 
-Place = tuple[Segment, npt.NDArray[np.bool_], I64]
+# A segment, the mask of the positions that lie in it, and the rows of the segment they stand for.
+SegmentRows = tuple[Segment, npt.NDArray[np.bool_], I64]
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """The neighbours of q queries, and what each adds to t columns of their corrections.
 
-    All of them are told as they are applied, times the memory's ``strength``: ``base`` and
-    ``correction`` add up to ``corrected``, to the bit, and the 2k parts ``spread[i]`` and
-    ``contributions[i, :, c]`` to ``correction[i, c]`` but for roundings: float64 sums of the two
-    sides, each in any order, differ by at most ``(4k + 8) * 2**-53`` times the sum of the parts'
-    sizes. (A correction is divided by the sum of the weights once, at the end.)
+    All parts are given as they are applied, times the memory's ``strength``. ``base`` plus
+    ``correction`` is ``corrected``, to the bit. The 2k parts ``spread[i]`` and
+    ``contributions[i, :, c]`` add up to ``correction[i, c]`` but for rounding: float64 sums of the
+    two sides, each in any order, differ by at most ``(4k + 8) * 2**-53`` times the sum of the
+    parts' sizes. (A correction is divided by the sum of the weights once, at the end.)
 
-    An item is the explanation of one query, which prints as a table; a slice that of several.
+    Indexing by a number gives the explanation of one query, which prints as a table; indexing by a
+    slice gives that of several.
 
     Attributes
     ----------
@@ -47,15 +49,15 @@ class Explanation:
     columns : int64 (q, t)
         The output columns (classes) explained.
     contributions : float64 (q, k, t)
-        Strength times weight times residual. With store="sparse:m", the value that is kept
-        instead of the residual, 0 for columns that are not.
+        Strength times weight times residual. With store="sparse:m", the stored value takes the
+        place of the residual; it is 0 for columns that are not stored.
     spread : float64 (q, k)
-        What each neighbour adds to all columns alike, times the strength: 0 but for
+        What each neighbour adds to all columns alike, times the strength; 0 except with
         store="sparse:m".
     correction : float64 (q, t)
         Strength times ``Memory.correction``, whether outputs are given or not.
     base, corrected : float64 (q, t) or None
-        As ``Memory.correct`` with strength 0 and with the memory's; None without outputs.
+        ``Memory.correct`` at strength 0 and at the memory's strength; None without outputs.
     """
 
     ids: I64
@@ -82,7 +84,7 @@ class Explanation:
         return Explanation(**{name: array[query] for name, array in self._arrays().items()})
 
     def _arrays(self) -> dict[str, Any]:
-        """The arrays there are."""
+        """Return the arrays that are not None, by name."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -103,39 +105,39 @@ def explain(
     threads: int | None,
 ) -> Explanation:
     """See ``Memory.explain``."""
-    queries = corrector.searched(embeddings, exclude_ids, threads)
+    queries = corrector.queries_for(embeddings, exclude_ids, threads)
     q, rows = len(queries), corrector.rows
-    wanted = convert.column_numbers(columns, q, rows.columns)
-    if wanted is not None and rows.flat:
+    selected = convert.column_numbers(columns, q, rows.columns)
+    if selected is not None and rows.flat:
         raise ValueError("columns needs outputs of several columns, this memory has (n,)")
     width = min(checks.count(top, "top"), rows.columns)
-    if wanted is not None:
-        wanted = np.broadcast_to(wanted, (q, wanted.shape[-1]))
-        width = wanted.shape[1]
-    given = corrector.given_outputs(outputs, q) if _has_base(corrector, outputs) else None
-    explainer = _Explainer(corrector, queries, given, wanted, width, checks.thread_count(threads))
+    if selected is not None:
+        selected = np.broadcast_to(selected, (q, selected.shape[-1]))
+        width = selected.shape[1]
+    given = corrector.query_outputs(outputs, q) if _has_base(corrector, outputs) else None
+    explainer = _Explainer(corrector, queries, given, selected, width, checks.thread_count(threads))
     target = rows.columns if corrector.spec.task == "regression" else 1
     row_bytes = 8 * queries.k * (2 * width + target + 8) + 32 * rows.columns
-    return _joined([explainer.block(b) for b in [*blocks(q, row_bytes)] or [slice(0, 0)]])
+    return _concatenated([explainer.block(b) for b in [*blocks(q, row_bytes)] or [slice(0, 0)]])
 
 
 @dataclass(frozen=True)
 class _Explainer:
     corrector: Corrector
-    queries: Searched
-    given: Any  # outputs of the queries, None if the head gives them or there are none
-    wanted: I64 | None  # columns (q, t); None: the most corrected
-    width: int  # t
+    queries: SearchedQueries
+    outputs: Any  # of the queries; None if the head computes them or none are given
+    columns: I64 | None  # (q, t); None: those that are corrected most
+    width: int  # t, the number of columns explained
     threads: int
 
     def block(self, block: slice) -> Explanation:
-        """The explanation of a block of queries."""
+        """Return the explanation of a block of queries."""
         corrector, rows = self.corrector, self.corrector.rows
         keys, largest = self.queries.queries(block)
         distances, positions = self.queries.find(block, keys, largest)
         weights, totals = _core.weights(distances, positions, corrector.sigma)
         weights /= totals[:, None]
-        columns = None if self.wanted is None else np.ascontiguousarray(self.wanted[block])
+        columns = None if self.columns is None else np.ascontiguousarray(self.columns[block])
         correction = corrector.aggregate(distances, positions, None, columns, self.threads)
         if columns is None:
             order = np.argsort(-np.abs(correction), axis=1, kind="stable")
@@ -144,14 +146,14 @@ class _Explainer:
         strength = corrector.strength
         correction *= strength
         base = corrected = None
-        if _has_base(corrector, self.given):
-            base = corrector.base(keys, self.given, block, self.threads)
+        if _has_base(corrector, self.outputs):
+            base = corrector.base(keys, self.outputs, block, self.threads)
             base = np.take_along_axis(base, columns, axis=1)
             corrected = base + correction
         ids = np.full(positions.shape, -1)
-        for segment, where, at in located(rows, positions):
+        for segment, where, at in by_segment(rows, positions):
             ids[where] = segment.ids_of(at)
-        values, rest = self._kept(positions, columns)
+        values, rest = self._stored_residuals(positions, columns)
         targets = targets_of(corrector, positions)
         return Explanation(
             ids,
@@ -159,19 +161,19 @@ class _Explainer:
             weights,
             targets[:, :, 0] if rows.flat else targets,
             columns,
-            strength * (weights[:, :, None] * values) + 0.0,  # no -0
+            strength * (weights[:, :, None] * values) + 0.0,  # adding 0 turns -0 into 0
             strength * (weights * -rest) + 0.0,
             correction,
             base,
             corrected,
         )
 
-    def _kept(self, positions: I64, columns: I64) -> tuple[F64, F64]:
-        """What is kept of the neighbours' residuals: values (b, k, t), and rests (b, k) that are
-        taken off every column."""
+    def _stored_residuals(self, positions: I64, columns: I64) -> tuple[F64, F64]:
+        """Return what is stored of the neighbours' residuals: values (b, k, t), and rests (b, k)
+        that are subtracted from every column."""
         store, rows = self.corrector.spec.store, self.corrector.rows
         values, rest = np.zeros((*positions.shape, columns.shape[1])), np.zeros(positions.shape)
-        for segment, where, at in located(rows, positions):
+        for segment, where, at in by_segment(rows, positions):
             picked = columns[np.nonzero(where)[0]]
             values[where], rest[where] = store.values(
                 segment, at, picked, rows.columns, rows.temperature, self.threads
@@ -183,8 +185,8 @@ def _has_base(corrector: Corrector, outputs: Any) -> bool:
     return outputs is not None or corrector.spec.store.has_layer
 
 
-def located(rows: Snapshot, positions: I64) -> Iterator[Place]:
-    """Segments, where positions (b, k) lie in them, and the rows these are; no padding."""
+def by_segment(rows: Snapshot, positions: I64) -> Iterator[SegmentRows]:
+    """Yield each segment in which some of the positions (b, k) lie; padding lies in none."""
     start = 0
     for segment in rows.segments:
         where = (positions >= start) & (positions < start + segment.n)
@@ -194,18 +196,17 @@ def located(rows: Snapshot, positions: I64) -> Iterator[Place]:
 
 
 def targets_of(corrector: Corrector, positions: I64) -> npt.NDArray[Any]:
-    """Targets of the rows at positions: classes of that shape or values (.., C); padding is -1 or
-    NaN."""
+    """Return the targets at positions (..), classes (..) or values (.., C); padding: -1 or NaN."""
     found: npt.NDArray[Any] = np.full(positions.shape, -1)
     if corrector.spec.task == "regression":
         found = np.full((*positions.shape, corrector.rows.columns), np.nan)
-    for segment, where, at in located(corrector.rows, positions):
+    for segment, where, at in by_segment(corrector.rows, positions):
         found[where] = checked_stored(segment["targets"][at], corrector.rows.columns)
     return found
 
 
-def _joined(parts: list[Explanation]) -> Explanation:
-    """The explanations of some blocks as one."""
+def _concatenated(parts: list[Explanation]) -> Explanation:
+    """Return the explanations of several blocks as one."""
     first, *more = (part._arrays() for part in parts)
     joined: dict[str, Any] = {
         name: np.concatenate([array, *(arrays[name] for arrays in more)])
@@ -215,7 +216,7 @@ def _joined(parts: list[Explanation]) -> Explanation:
 
 
 def _table(query: Explanation) -> str:
-    """Of one query: base, correction and result, then a line for each of the nearest rows."""
+    """Return one query as text: base, correction, result, and a line for each nearest row."""
     there, spread = int((query.ids[0] >= 0).sum()), query.spread.any()
     left = ["id", "distance", "weight", "target"] + (["any column"] if spread else [])
     blank = [""] * (len(left) - 1)
@@ -224,7 +225,7 @@ def _table(query: Explanation) -> str:
         values = getattr(query, name)
         if values is not None:
             table.append([name, *blank, *map(_number, values[0])])
-    for j in range(min(there, _SHOWN)):
+    for j in range(min(there, _NEIGHBOURS_SHOWN)):
         target = query.targets[0, j]
         table.append(
             [
@@ -237,18 +238,18 @@ def _table(query: Explanation) -> str:
             ]
         )
     lines = [f"Explanation of 1 query, {there} neighbours", *aligned(table)]
-    if there > _SHOWN:
-        weight = query.weights[0, _SHOWN:].sum()
-        lines.append(f"and {there - _SHOWN} more, of weight {weight:.4g} together")
+    if there > _NEIGHBOURS_SHOWN:
+        weight = query.weights[0, _NEIGHBOURS_SHOWN:].sum()
+        lines.append(f"and {there - _NEIGHBOURS_SHOWN} more, of weight {weight:.4g} together")
     return "\n".join(lines)
 
 
 def _number(value: Any) -> str:
-    return f"{value + 0.0:.4g}" if isinstance(value, float) else str(value)  # no -0
+    return f"{value + 0.0:.4g}" if isinstance(value, float) else str(value)  # + 0.0: -0 becomes 0
 
 
 def aligned(table: list[list[str]]) -> list[str]:
-    """Lines of a table, the first column to the left and the others to the right."""
+    """Return the lines of a table, its first column aligned left and the others right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(

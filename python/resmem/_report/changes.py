@@ -1,4 +1,4 @@
-"""Examples that a memory explains: what it changed, and which neighbours pushed how far."""
+"""Examples that a memory changed, and how far each neighbour pushed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = ("corrected", "harmed")
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A row of the memory, and how far it pushed."""
+    """A row of the memory, and how far it pushed the prediction."""
 
     id: int
     target: str
@@ -30,26 +30,29 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Change:
-    """A query with and without the memory. Pushes are contributions to the correction as it is
-    applied: of classes from ``before`` to ``after``, of values in the direction of all of them
-    together."""
+    """A query with and without the memory.
 
-    query: int  # in the explanation
-    row: int  # of what was evaluated
+    A push is a neighbour's contribution to the correction as it is applied: for classes from
+    ``before`` towards ``after``, for values in the direction of the whole correction.
+    """
+
+    query: int  # its number in the explanation
+    row: int  # its row number in the evaluation
     kind: str  # "corrected" or "harmed"; "" without an evaluation
     before: str
     after: str
-    neighbours: tuple[Neighbour, ...]  # that pushed farthest, those towards ``after`` first
-    others: int  # neighbours left out
-    others_push: float
+    # The neighbours that pushed farthest, ordered from the largest push towards ``after``.
+    neighbours: tuple[Neighbour, ...]
+    others: int  # number of neighbours left out
+    others_push: float  # sum of their pushes
 
     def helps(self, push: float) -> bool:
-        """Whether it is one towards the truth, as far as that is known."""
+        """Whether a push is towards the truth, as far as that is known."""
         return (push >= 0) == (self.kind != "harmed")
 
     @property
     def pushes(self) -> list[tuple[str, float]]:
-        """Every push with what it is of."""
+        """Every push with the text that names its neighbour."""
         near = [(f"{n.target}, {n.weight:.0%}, id {n.id}", n.push) for n in self.neighbours]
         return near + ([(f"{self.others} more", self.others_push)] if self.others else [])
 
@@ -68,8 +71,8 @@ def changes(
     count: int,
     neighbours: int,
 ) -> list[Change]:
-    """At most ``count`` corrected and ``count`` harmed examples; without an evaluation the first
-    ``count`` of the explanation."""
+    """Return at most ``count`` corrected and ``count`` harmed examples; without an evaluation, the
+    first ``count`` examples of the explanation."""
     row_of = _rows(explanation, evaluation, rows)
     if evaluation is None:
         picked = [(query, "") for query in range(min(count, len(row_of)))]
@@ -87,8 +90,8 @@ def changes(
     ]
 
 
-def named(classes: Classes, index: int) -> str:
-    """What a class is called."""
+def class_name(classes: Classes, index: int) -> str:
+    """Return the name of a class."""
     if classes is None:
         return f"class {index}"
     if not isinstance(classes, Sequence) and not hasattr(classes, "__array__"):
@@ -101,7 +104,7 @@ def named(classes: Classes, index: int) -> str:
 
 
 def _rows(explanation: Explanation, evaluation: Evaluation | None, rows: Any) -> list[int]:
-    """The evaluated row of every query that is explained."""
+    """Return the evaluated row of every query that is explained."""
     queries = len(explanation)
     if rows is not None:
         listed = np.asarray(rows)
@@ -126,8 +129,8 @@ def _change(
     there = np.flatnonzero(ids >= 0)  # the rest is padding
     before, after, column, pushes = _moved(explanation, query, classes)
     farthest = there[np.argsort(-np.abs(pushes[there]), kind="stable")]
-    seen, left = farthest[:shown], farthest[shown:]
-    seen = seen[np.argsort(-pushes[seen], kind="stable")]
+    picked, left = farthest[:shown], farthest[shown:]
+    picked = picked[np.argsort(-pushes[picked], kind="stable")]
     near = [
         Neighbour(
             id=int(ids[j]),
@@ -136,7 +139,7 @@ def _change(
             weight=float(explanation.weights[query][j]),
             push=float(pushes[j]),
         )
-        for j in seen
+        for j in picked
     ]
     rest = float(pushes[left].sum())
     return Change(query, row, kind, before, after, tuple(near), len(left), rest)
@@ -145,7 +148,7 @@ def _change(
 def _moved(
     explanation: Explanation, query: int, classes: Classes
 ) -> tuple[str, str, int, npt.NDArray[np.float64]]:
-    """Before and after in words, the column that matters, and every neighbour's push."""
+    """Return before and after in words, the column that matters, and every neighbour's push."""
     columns = np.asarray(explanation.columns[query])
     contributions = np.asarray(explanation.contributions[query])
     base, corrected = explanation.base, explanation.corrected
@@ -158,11 +161,11 @@ def _moved(
     if base is None or corrected is None:
         new = int(np.argmax(explanation.correction[query]))
         spread = np.asarray(explanation.spread[query])
-        words = f"{named(classes, columns[new])} {explanation.correction[query][new]:+.0%}"
+        words = f"{class_name(classes, columns[new])} {explanation.correction[query][new]:+.0%}"
         return "", words, int(columns[new]), contributions[:, new] + spread
     old, new = int(np.argmax(base[query])), int(np.argmax(corrected[query]))
-    before = f"{named(classes, columns[old])} {base[query][old]:.0%}"
-    after = f"{named(classes, columns[new])} {corrected[query][new]:.0%}"
+    before = f"{class_name(classes, columns[old])} {base[query][old]:.0%}"
+    after = f"{class_name(classes, columns[new])} {corrected[query][new]:.0%}"
     pushes = contributions[:, new] - contributions[:, old] if old != new else contributions[:, new]
     return before, after, int(columns[new]), pushes
 
@@ -175,5 +178,5 @@ def is_classes(explanation: Explanation) -> bool:
 def _target(explanation: Explanation, query: int, j: int, column: int, classes: Classes) -> str:
     target = explanation.targets[query][j]
     if is_classes(explanation):
-        return named(classes, int(target))
+        return class_name(classes, int(target))
     return f"{np.ravel(target)[column if np.ndim(target) else 0]:.4g}"

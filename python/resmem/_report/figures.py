@@ -1,4 +1,4 @@
-"""Figures as SVG inside of a page."""
+"""Figures as SVG elements of a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resmem._report.words import clean
 
 from .page import Html, element
 
-HOW = "Figures need matplotlib: pip install 'residual-memory[plot]'."
+INSTALL_HINT = "Figures need matplotlib: pip install 'residual-memory[plot]'."
 
 
 def available() -> bool:
@@ -25,20 +25,24 @@ def available() -> bool:
 
 
 def figure(name: str, draw: Callable[[], Any], says: str) -> Html:
-    """The figure that ``draw`` gives, with words for who cannot see it; nothing where it cannot
-    be drawn. ``name`` is its own on the page."""
+    """Return the figure that ``draw`` makes, or nothing if figures cannot be drawn.
+
+    ``name`` must be unique on the page. ``says`` is the caption, and the text for readers who
+    cannot see the figure.
+    """
     if not available():
         return Html("")
     return element("figure", _svg(name, draw, says), element("figcaption", says))
 
 
 def _svg(name: str, draw: Callable[[], Any], says: str) -> Html:
-    """The same bytes for the same figure. Text stays text, in the fonts of the reader."""
+    """Return a figure as SVG: the same bytes for the same figure, text in the reader's fonts."""
     import matplotlib
 
     written = io.BytesIO()
     with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # here, not where it is read
+        # A font that lacks a glyph here matters not: the reader's font draws it.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({"svg.hashsalt": "resmem", "svg.fonttype": "none"})
         draw().savefig(written, format="svg", metadata={"Date": None})
@@ -50,7 +54,7 @@ def _svg(name: str, draw: Callable[[], Any], says: str) -> Html:
 
 
 def _embed(root: ElementTree.Element, prefix: str) -> None:
-    """As a part of a page: no namespaces, no size of its own, and ids that no other part has."""
+    """Make the SVG part of a page: remove namespaces and size, and make its ids unique."""
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag.endswith(("}metadata", "}style")):

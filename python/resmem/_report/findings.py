@@ -1,12 +1,12 @@
-"""What a page or a picture is made of: results of the kinds that their arguments are for."""
+"""The check of the results that a report or a picture is made from."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def checked(required: bool = False, **given: Any) -> None:
-    """Refuse an argument (tuning, evaluation or explanation) that is not of its kind.
+def check_types(required: bool = False, **given: Any) -> None:
+    """Raise TypeError if an argument (tuning, evaluation, explanation) has not the right type.
 
     ``required``: None is refused too.
     """
@@ -23,8 +23,8 @@ def checked(required: bool = False, **given: Any) -> None:
             if isinstance(value, kind) and other in given:
                 hint = f"; give it by name, {other}=.."
         raise TypeError(
-            f"{name} must be what Memory.{_MAKERS[name]} returns, got {type(value).__name__}{hint}"
+            f"{name} must be what Memory.{_METHODS[name]} returns, got {type(value).__name__}{hint}"
         )
 
 
-_MAKERS = {"tuning": "tune", "evaluation": "evaluate", "explanation": "explain"}
+_METHODS = {"tuning": "tune", "evaluation": "evaluate", "explanation": "explain"}

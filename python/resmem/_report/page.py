@@ -1,4 +1,4 @@
-"""The pieces of an HTML page. Whatever is not yet HTML is escaped when it becomes part of it."""
+"""The elements of an HTML page. Text that is not HTML yet is escaped when it is put into one."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ class Html(str):
 
 Part: TypeAlias = "Html | str"
 
-_EMPTY = {"meta"}  # elements without an end
+_EMPTY = {"meta"}  # elements without an end tag
 
 
 def element(name: str, /, *parts: Part, **attributes: str) -> Html:
-    """An element; ``class_`` is the attribute class, ``aria_label`` aria-label."""
-    said = "".join(
+    """Return an element; ``class_`` stands for attribute class, ``aria_label`` for aria-label."""
+    written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"'
         for key, value in attributes.items()
     )
     if name in _EMPTY:
-        return Html(f"<{name}{said}>")
-    return Html(f"<{name}{said}>{joined(parts)}</{name}>")
+        return Html(f"<{name}{written}>")
+    return Html(f"<{name}{written}>{joined(parts)}</{name}>")
 
 
 def joined(parts: Iterable[Part]) -> Html:
-    """One after the other."""
+    """Return the parts one after the other."""
     return Html("".join(map(escaped, parts)))
 
 
 def escaped(part: Part) -> Html:
-    """Any text as HTML, quotes included."""
+    """Return any text as HTML; quotes are escaped too."""
     return part if isinstance(part, Html) else Html(html.escape(clean(part)))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Part]], marked: int = -1) -> Html:
-    """A table that scrolls by itself where it is wider than the page. The first cell of a row
-    is its name; a row may be ``marked``."""
+    """Return a table that scrolls on its own if it is wider than the page.
+
+    The first cell of a row is its heading. ``marked``: the number of a row to print bold.
+    """
     lines = []
     for at, (name, *cells) in enumerate(rows):
         row = [element("th", name, scope="row"), *(element("td", cell) for cell in cells)]
@@ -54,23 +56,23 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Part]], marked: int = -1)
 
 
 def details(summary: str, *parts: Part, opened: bool = False) -> Html:
-    """Parts that are shown when asked for."""
+    """Return parts that are folded away under a summary until the reader opens them."""
     more = {"open": ""} if opened else {}
     return element("details", element("summary", summary), *parts, **more)
 
 
 def section(title: str, *parts: Part) -> Html:
-    """A heading and what belongs to it."""
+    """Return a section: a heading and its parts."""
     return element("section", element("h2", title), *parts)
 
 
 def paragraph(text: Part, class_: str = "") -> Html:
-    """One paragraph."""
+    """Return a paragraph."""
     return element("p", text, **({"class_": class_} if class_ else {}))
 
 
 def page(title: str, *parts: Part) -> Html:
-    """A whole document that needs nothing but itself."""
+    """Return a whole document, which loads nothing from anywhere."""
     head = element(
         "head",
         element("meta", charset="utf-8"),

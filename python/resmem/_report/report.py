@@ -1,7 +1,7 @@
-"""The report: one HTML file that needs nothing but itself.
+"""``report``: one HTML file that loads nothing from anywhere.
 
-`findings.py` checks what is given; `sections.py` says what is in it, in the order of the answers;
-`words.py` has the sentences and numbers, `changes.py` the examples, `figures.py` the pictures of
+`findings.py` checks the arguments; `sections.py` makes the sections of the file; `words.py` has the
+sentences and the form of numbers, `changes.py` the examples, `figures.py` the pictures of
 `resmem.plot` as SVG, `page.py` the HTML.
 """
 
@@ -39,55 +39,55 @@ def report(
     It answers in this order: does the memory help, what was chosen, where it helps and where
     it harms, is it calibrated, and which neighbours changed which predictions. The file loads
     nothing from anywhere, reads well on a phone, and is written whole or not at all. The same
-    results give the same bytes, with the same version of matplotlib, which draws the figures
-    (with its default settings); without matplotlib there are tables alone.
+    results give the same bytes with the same version of matplotlib, which draws the figures (with
+    its default settings); without matplotlib there are only tables.
 
     Parameters
     ----------
     path : path
     tuning : TuneResult, optional
-        Of ``Memory.tune``.
+        The result of ``Memory.tune``.
     evaluation : Evaluation, optional
-        Of ``Memory.evaluate``, on rows that neither fitted nor tuned the memory.
+        The result of ``Memory.evaluate``, on rows that neither fitted nor tuned the memory.
     explanation : Explanation, optional
-        Of ``Memory.explain``. With an evaluation, the examples that it lists as corrected and
-        harmed are shown.
+        The result of ``Memory.explain``. With an evaluation, the report shows the examples that
+        the evaluation lists as corrected and harmed; without one, the first examples.
     rows, classes, images, row_images
-        As for ``resmem.plot.corrections``; ``classes`` names classes everywhere.
+        As for ``resmem.plot.corrections``; ``classes`` names the classes in the whole report.
     title : str
     date : str, optional
-        Printed as it is. Nothing else in the file tells when it was made.
+        Text printed as the date. Nothing else in the file tells when it was made.
 
     Raises
     ------
     ValueError
-        There is nothing to report, or what is given does not fit together.
+        There is nothing to report, or the arguments do not fit together.
     OSError
-        As the system gives it; what was at ``path`` is unharmed.
+        The file cannot be written; what was at ``path`` is unharmed.
     """
     from resmem._report import findings, sections
 
     from .page import page
 
-    findings.checked(tuning=tuning, evaluation=evaluation, explanation=explanation)
+    findings.check_types(tuning=tuning, evaluation=evaluation, explanation=explanation)
     if tuning is None and evaluation is None and explanation is None:
         raise ValueError("nothing to report: give tuning, evaluation or explanation")
     parts = []
     if tuning is not None or evaluation is not None:
-        parts.append(sections.helps(tuning, evaluation))
+        parts.append(sections.verdict_section(tuning, evaluation))
     if tuning is not None:
-        parts.append(sections.chosen(tuning))
+        parts.append(sections.settings_section(tuning))
     if evaluation is not None:
         if evaluation.settings["strength"] != 0:
-            parts.append(sections.where(evaluation, classes))
+            parts.append(sections.where_section(evaluation, classes))
         if evaluation.reliability is not None:
-            parts.append(sections.calibration(evaluation))
+            parts.append(sections.calibration_section(evaluation))
     if explanation is not None:
         pictures = {"images": images, "row_images": row_images}
-        parts.append(sections.examples(explanation, evaluation, rows, classes, pictures))
-    parts.append(sections.made(__version__, tuning, evaluation, date))
+        parts.append(sections.examples_section(explanation, evaluation, rows, classes, pictures))
+    parts.append(sections.origin_section(__version__, tuning, evaluation, date))
     whole = page(title, *parts).encode("utf-8")
     with replacing(path) as raw:
-        file = io.BufferedWriter(raw)  # of its own, `raw` may write less than it is given
+        file = io.BufferedWriter(raw)  # because one call of `raw.write` may write only a part
         file.write(whole)
         file.flush()

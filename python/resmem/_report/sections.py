@@ -1,4 +1,4 @@
-"""The sections of a report, in the order in which they answer."""
+"""The sections of a report, in the order in which it shows them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from resmem import plot
 from resmem._report import figures
-from resmem._report.changes import Change, Classes, changes, is_classes, named
-from resmem._report.words import calibrated, gained, interval, number, scored, sign, verdict
+from resmem._report.changes import Change, Classes, changes, class_name, is_classes
+from resmem._report.words import (
+    calibration_verdict,
+    gain_unit,
+    interval,
+    number,
+    score_name,
+    sign,
+    verdict,
+)
 
 from .page import Html, Part, details, element, joined, paragraph, section, table
 
@@ -19,18 +27,18 @@ if TYPE_CHECKING:
     from resmem._state.settings import Settings
     from resmem._tuning.result import TuneResult
 
-_CLASSES_SHOWN = 30  # that changed most, of many
-_EXAMPLES, _NEIGHBOURS = 4, 5  # examples of each kind, neighbours of an example
+_CLASSES_SHOWN = 30  # most classes in a table: those that changed most
+_EXAMPLES, _NEIGHBOURS = 4, 5  # most examples of each kind, and neighbours of an example
 
 
 # ---- Does it help? ---------------------------------------------------------------------------
 
 
-def helps(tuning: TuneResult | None, evaluation: Evaluation | None) -> Html:
-    """The answer in a sentence, and every method beside the others."""
-    heard, (first, *others) = verdict(tuning, evaluation)
-    answer = element("span", first, class_=heard or "plain")
-    parts: list[Part] = [paragraph(answer, "verdict"), *map(paragraph, others)]
+def verdict_section(tuning: TuneResult | None, evaluation: Evaluation | None) -> Html:
+    """Return the section with the answer in a sentence, and a table of all methods."""
+    answer, (first, *others) = verdict(tuning, evaluation)
+    opening = element("span", first, class_=answer or "plain")
+    parts: list[Part] = [paragraph(opening, "verdict"), *map(paragraph, others)]
     if evaluation is not None:
         parts.append(_methods(evaluation))
     return section("Does the memory help?", *parts)
@@ -38,8 +46,8 @@ def helps(tuning: TuneResult | None, evaluation: Evaluation | None) -> Html:
 
 def _methods(evaluation: Evaluation) -> Html:
     main, more = _split(list(evaluation.methods[0].scores))
-    gain = f"gain in {gained(evaluation.task)}, 95% interval"
-    head = ["method", *map(scored, main), "corrected", "harmed", gain, *map(scored, more)]
+    gain = f"gain in {gain_unit(evaluation.task)}, 95% interval"
+    head = ["method", *map(score_name, main), "corrected", "harmed", gain, *map(score_name, more)]
     rows = [
         (
             method.name,
@@ -63,7 +71,7 @@ def _methods(evaluation: Evaluation) -> Html:
 
 
 def _split(scores: list[str]) -> tuple[list[str], list[str]]:
-    """The scores that are seen at once on a phone, and the others."""
+    """Return the scores that fit on a phone without scrolling, and the others."""
     return scores[:2], scores[2:]
 
 
@@ -78,9 +86,9 @@ def _signed(text: str, low: float, high: float) -> Html:
 # ---- What was chosen? ------------------------------------------------------------------------
 
 
-def chosen(tuning: TuneResult) -> Html:
-    """The settings, how sure the choice is, and its map."""
-    name = scored(tuning.score)
+def settings_section(tuning: TuneResult) -> Html:
+    """Return the section with the settings, how sure the choice is, and the map of gains."""
+    name = score_name(tuning.score)
     better = "greater is better" if tuning.greater_is_better else "smaller is better"
     settings = {
         "chosen": tuning.best,
@@ -131,9 +139,9 @@ def _settings(rows: dict[str, Settings]) -> Html:
 # ---- Where does it help, where does it harm? -------------------------------------------------
 
 
-def where(evaluation: Evaluation, classes: Classes) -> Html:
-    """Gains and harms by distance and by class."""
-    last, unit = evaluation.methods[-1].name, gained(evaluation.task)
+def where_section(evaluation: Evaluation, classes: Classes) -> Html:
+    """Return the section with gains and harms by distance and by class."""
+    last, unit = evaluation.methods[-1].name, gain_unit(evaluation.task)
     says = (
         f"Gain of {last} over the base, in {unit}, by distance to the nearest row of the memory, "
         "with 95% intervals. Above the line the memory helps, below it harms."
@@ -151,7 +159,7 @@ def where(evaluation: Evaluation, classes: Classes) -> Html:
 
 
 def _extremes(evaluation: Evaluation) -> str:
-    """How many buckets clearly gain, and how many clearly lose."""
+    """Return a sentence on how many buckets clearly gain, and how many clearly lose."""
     signs = [sign(bucket["low"], bucket["high"]) for bucket in evaluation.by_distance]
     return (
         f"Of {len(signs)} groups of rows by distance to the nearest stored row, "
@@ -191,7 +199,7 @@ def _by_class(evaluation: Evaluation, classes: Classes) -> Iterator[Html]:
     ]  # fmt: skip
     rows = [
         (
-            named(classes, group["class"]),
+            class_name(classes, group["class"]),
             number(group["rows"]),
             number(group["corrected"]),
             number(group["harmed"]),
@@ -215,8 +223,8 @@ def _by_class(evaluation: Evaluation, classes: Classes) -> Iterator[Html]:
 # ---- Is it calibrated? -----------------------------------------------------------------------
 
 
-def calibration(evaluation: Evaluation) -> Html:
-    """How sure the methods are, and how often they are right."""
+def calibration_section(evaluation: Evaluation) -> Html:
+    """Return the section on how sure the methods are, and how often they are right."""
     bins = evaluation.reliability or {}
     names = evaluation.methods[0].name, evaluation.methods[-1].name
     rows = [
@@ -232,7 +240,7 @@ def calibration(evaluation: Evaluation) -> Html:
     head = ["confidence", *columns]
     return section(
         "Is it calibrated?",
-        paragraph(calibrated(evaluation)),
+        paragraph(calibration_verdict(evaluation)),
         figures.figure(
             "reliability",
             partial(plot.reliability, evaluation),
@@ -250,14 +258,14 @@ def calibration(evaluation: Evaluation) -> Html:
 # ---- Who corrected what? ---------------------------------------------------------------------
 
 
-def examples(
+def examples_section(
     explanation: Explanation,
     evaluation: Evaluation | None,
     rows: Any,
     classes: Classes,
     images: dict[str, Any],
 ) -> Html:
-    """Single predictions and the neighbours that changed them."""
+    """Return the section with single predictions and the neighbours that changed them."""
     found = changes(explanation, evaluation, rows, classes, _EXAMPLES, _NEIGHBOURS)
     unit = "points of probability" if is_classes(explanation) else "units of the value"
     draw = partial(
@@ -319,10 +327,10 @@ def _example(change: Change, classes: bool) -> Html:
 # ---- How was this made? ----------------------------------------------------------------------
 
 
-def made(
+def origin_section(
     version: str, tuning: TuneResult | None, evaluation: Evaluation | None, date: str | None
 ) -> Html:
-    """Where the numbers come from."""
+    """Return the section that says which version, rows and settings the numbers come from."""
     facts: list[Sequence[Part]] = [("resmem", version)]
     if date is not None:
         facts.append(("date", date))
@@ -334,5 +342,5 @@ def made(
         facts += [(f"seconds, {name}", f"{value:.2f}") for name, value in tuning.seconds.items()]
     lines = [table(["made with", "value"], facts)]
     if not figures.available():
-        lines.append(paragraph(figures.HOW, "quiet"))
+        lines.append(paragraph(figures.INSTALL_HINT, "quiet"))
     return section("How was this made?", *lines)

@@ -1,4 +1,4 @@
-"""Numbers and verdicts in words. Harms are said as plainly as gains."""
+"""Numbers and verdicts in words. A harm is reported as plainly as a gain."""
 
 from __future__ import annotations
 
@@ -18,31 +18,32 @@ _SCORES = {
     "mae": "MAE",
     "r2": "R²",
 }
-_NO_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # says XML
+# Characters that XML does not allow.
+_NO_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 # ---- Numbers ---------------------------------------------------------------------------------
 
 
 def clean(text: str) -> str:
-    """A text that XML and UTF-8 can hold."""
+    """Return the text with every character replaced that XML or UTF-8 cannot hold."""
     return _NO_TEXT.sub("\ufffd", str(text))
 
 
-def scored(score: str) -> str:
-    """What a score is called."""
+def score_name(score: str) -> str:
+    """Return the name of a score in text."""
     return _SCORES.get(score, score)
 
 
-def gained(task: str) -> str:
-    """What gains are measured in: the proper score of the task."""
+def gain_unit(task: str) -> str:
+    """Return the unit of gains: the loss by which gains in this task are measured."""
     return "log-loss (nats)" if task == "classification" else "squared error per row"
 
 
 def number(value: Any, score: str = "") -> str:
-    """A score or a setting, in as many digits as are of use."""
+    """Return a score or a setting as text, in as many digits as are useful."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"  # noqa: RUF001 - nothing, as tables say it
+        return "–"  # noqa: RUF001 - a dash, as tables mark a missing value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, int):
@@ -51,12 +52,12 @@ def number(value: Any, score: str = "") -> str:
 
 
 def interval(gain: Any) -> str:
-    """A mean gain and how sure it is."""
+    """Return a mean gain with its interval as text."""
     return f"{gain.mean:+.3g} ({gain.low:+.3g} to {gain.high:+.3g})"
 
 
 def sign(low: float, high: float) -> str:
-    """What an interval says for sure: "gain", "harm", or "" where it holds 0."""
+    """Return what an interval proves: "gain", "harm", or "" if it contains 0."""
     return "gain" if low > 0 else "harm" if high < 0 else ""
 
 
@@ -70,7 +71,7 @@ _OPENINGS = {
 
 
 def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[str, list[str]]:
-    """Does the memory help? The sign of the answer, and its sentences."""
+    """Return whether the memory helps ("gain", "harm" or ""), and the sentences that say so."""
     if evaluation is None:
         assert tuning is not None
         return "gain" if tuning.useful else "", [_tuned(tuning)]
@@ -79,50 +80,50 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
         return "", [
             "The memory is switched off: its strength is 0.",
             *chosen,
-            *_tempered(evaluation),
+            *_on_temperature(evaluation),
         ]
     first, last = evaluation.methods[0], evaluation.methods[-1]
     assert last.gain is not None
-    is_classes, heard = evaluation.task == "classification", sign(last.gain.low, last.gain.high)
-    opening = _OPENINGS[heard]
-    if heard == "gain" and any(
+    is_classes, answer = evaluation.task == "classification", sign(last.gain.low, last.gain.high)
+    opening = _OPENINGS[answer]
+    if answer == "gain" and any(
         gain.mean >= last.gain.mean for gain in _temperature_gains(evaluation)
     ):
-        heard, opening = "", "The memory's temperature helps, its neighbours do not"
+        answer, opening = "", "The memory's temperature helps, its neighbours do not"
     score = "log-loss" if is_classes else "squared error per row"
     won, lost = ("corrected", "harmed") if is_classes else ("improved", "made worse")
     compared = (
         f"its {score} is {_change(last.gain, evaluation.task)} than the base model's "
-        f"({_sureness(last.gain)})"
+        f"({_interval_text(last.gain)})"
     )
     if not math.isfinite(last.gain.mean):
         compared = "both give probability 0 to the class of some, and their log-losses are infinite"
-    known = next(iter(last.scores))  # the score that people know
+    known = next(iter(last.scores))  # the first score is the best-known one
     before, after = (number(method.scores[known], known) for method in (first, last))
-    return heard, [
+    return answer, [
         f"{opening}: on {evaluation.rows:,} rows {compared}.",
-        f"{last.corrected:,} predictions were {won} and {last.harmed:,} {lost}: {scored(known)} "
-        f"{before} before, {after} after.",
-        *_tempered(evaluation),
+        f"{last.corrected:,} predictions were {won} and {last.harmed:,} {lost}: "
+        f"{score_name(known)} {before} before, {after} after.",
+        *_on_temperature(evaluation),
     ]
 
 
 def _tuned(tuning: TuneResult) -> str:
     return (
         f"{_OPENINGS['gain' if tuning.useful else '']}: on {tuning.rows:,} rows that did not "
-        f"choose the settings its {scored(tuning.score)} is {_change(tuning.gain)} than that of "
-        f"the base model at its own temperature ({_sureness(tuning.gain)}), and "
+        f"choose the settings its {score_name(tuning.score)} is {_change(tuning.gain)} than that "
+        f"of the base model at its own temperature ({_interval_text(tuning.gain)}), and "
         f"{_change(tuning.local_gain)} than with the mean residual of all rows, or other rows' "
         "neighbours, in their place "
         f"({tuning.local_gain.low:+.3g} to {tuning.local_gain.high:+.3g})."
     )
 
 
-def _tempered(evaluation: Evaluation) -> list[str]:
-    """What the temperature does by itself, if there is one."""
+def _on_temperature(evaluation: Evaluation) -> list[str]:
+    """Return a sentence on the gain of the temperature alone, if it is not 1."""
     return [
         "The temperature alone, without any neighbour, is "
-        f"{_change(gain, evaluation.task)} ({_sureness(gain)})."
+        f"{_change(gain, evaluation.task)} ({_interval_text(gain)})."
         for gain in _temperature_gains(evaluation)
     ]
 
@@ -136,12 +137,12 @@ def _change(gain: Any, task: str = "") -> str:
     return f"{abs(gain.mean):.3g}{unit} {'better' if gain.mean >= 0 else 'worse'}"
 
 
-def _sureness(gain: Any) -> str:
+def _interval_text(gain: Any) -> str:
     return f"{gain.confidence:.0%} interval of the gain {gain.low:+.3g} to {gain.high:+.3g}"
 
 
-def calibrated(evaluation: Evaluation) -> str:
-    """Base and memory by their calibration error."""
+def calibration_verdict(evaluation: Evaluation) -> str:
+    """Return sentences that compare base and memory by their calibration error."""
     ends = evaluation.methods[0], evaluation.methods[-1]
     first, last = (method.scores["calibration_error"] for method in ends)
     change = "better" if last < first else "worse" if last > first else "as well"

@@ -1,4 +1,4 @@
-"""What a memory is and holds, for people."""
+"""Descriptions of a memory: ``info``, ``plan_`` and its printed form."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from resmem._rows.stores.named import residual_dtype_for
 from resmem._state.state import State
 
 
-def described(state: State) -> dict[str, Any]:
+def describe(state: State) -> dict[str, Any]:
     """See ``Memory.info``."""
     now = state.view
-    rows, file = now.fitted, now.file
+    rows, file = now.fitted_rows, now.file
     about = {
         "rows": len(rows),
         "d": rows.d,
         "columns": rows.columns,
         **state.settings(now),
-        "sigma_": now.scale,
+        "sigma_": now.sigma_in_use,
         "residual_error_": rows.error,
         "nbytes": rows.nbytes,
         "segments": len(rows.segments),
         "removed": sum(s.dead for s in rows.segments),
-        "search": _search_described(rows),
+        "search": _describe_search(rows),
     }
     if file is not None:
         about["file"] = file.path
@@ -33,12 +33,12 @@ def described(state: State) -> dict[str, Any]:
     return about
 
 
-def in_a_line(state: State) -> str:
+def in_one_line(state: State) -> str:
     """See ``Memory.__repr__``."""
     now = state.view
     rows, sigma = now.rows, f"{now.sigma!r}"
     if now.sigma == "auto" and rows is not None:
-        sigma += f" ({now.scale:.4g})"
+        sigma += f" ({now.sigma_in_use:.4g})"
     text = (
         f"Memory(task={now.spec.task!r}, output_kind={now.spec.output_kind!r}, k={now.k}, "
         f"sigma={sigma}, temperature={now.temperature:g}, strength={now.strength:g}"
@@ -63,14 +63,14 @@ def in_a_line(state: State) -> str:
     return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB]"
 
 
-def plans(rows: Snapshot) -> list[dict[str, Any]]:
+def describe_plans(rows: Snapshot) -> list[dict[str, Any]]:
     """See ``Memory.plan_``."""
     decisions = (segment.planner.decision for segment in rows.segments)
     return [{} if each is None else each.described() for each in decisions]
 
 
-def _search_described(rows: Snapshot) -> str:
-    built = [plan for plan in plans(rows) if plan.get("bytes")]
+def _describe_search(rows: Snapshot) -> str:
+    built = [plan for plan in describe_plans(rows) if plan.get("bytes")]
     if not built:
         return "float32"
     count, size = (sum(plan[each] for plan in built) for each in ("rows", "bytes"))

@@ -1,4 +1,4 @@
-"""A memory from a file."""
+"""Opening a memory's file: a state from what the file holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from resmem._state.settings import SETTINGS
 from resmem._state.state import State
 
 
-def opened(
+def open_state(
     path: str | os.PathLike[str], verify: bool, progress: Callable[[int], None] | None
 ) -> State:
     """See ``Memory.load``."""
@@ -29,14 +29,15 @@ def opened(
     else:
         saved = persist.load(path, verify, progress)
     given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
-    given["probability_map"] = saved.settings.get("probability_map", "clip")  # older files
+    # Files written before there were several maps hold no name of one.
+    given["probability_map"] = saved.settings.get("probability_map", "clip")
     if given["sigma"] == "inf":
         given["sigma"] = math.inf
     flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")
     allowed = saved.settings.get("allowed")
     sigma_rows, preprocess_rows = map(saved.counted, ("sigma_rows", "preprocess_rows"))
     try:
-        state = State.asked_for(**given, head=Head(**saved.head) if saved.head else None)
+        state = State.from_arguments(**given, head=Head(**saved.head) if saved.head else None)
         auto = None if sigma is None else checks.positive(sigma, "sigma_")
         allowed = math.inf if allowed is None else checks.not_negative(allowed, "allowed")
     except (TypeError, ValueError) as error:
@@ -49,18 +50,18 @@ def opened(
             f"flat is for values of one column, not for {rows.columns} of {state.view.spec.task}"
         )
     if state.view.sigma == "auto" and (sigma_rows == 0 or (sigma_rows is None and len(rows) < 2)):
-        auto = sigma_rows = None  # it is still to be measured
+        auto = sigma_rows = None  # sigma is still to be measured
     rows = replace(
         rows,
         temperature=state.view.temperature,
         flat=flat,
         auto_sigma=auto,
-        sigma_basis=Basis(sigma_rows).at(len(rows)),  # this growth was told of
+        sigma_basis=Basis(sigma_rows).at(len(rows)),  # a growth up to here was warned of already
         preprocess=saved.preprocess,
         preprocess_basis=Basis(preprocess_rows).at(len(rows)),
         allowed=allowed,
         embedding_names=saved.names("embedding_names", rows.d),
         output_names=saved.names("output_names", rows.columns),
     )
-    state.hold(rows=rows, file=file)
+    state.publish(rows=rows, file=file)
     return state

@@ -1,4 +1,4 @@
-"""What can be chosen of a memory that has rows."""
+"""The settings of a memory, and the checks of each."""
 
 from __future__ import annotations
 
@@ -15,29 +15,44 @@ from resmem._rows.stores.store import Store
 
 @dataclass(frozen=True)
 class Settings:
-    """What can be chosen of a memory that is fitted."""
+    """The settings that a memory computes with, and that can be changed after ``fit``.
+
+    Attributes
+    ----------
+    k : int
+        Neighbours per query.
+    sigma : float or "auto"
+        Length scale of the weights; "auto" only if the memory's own ``sigma`` is.
+    temperature : float
+        Softmax temperature of the logits.
+    strength : float
+        Factor of the correction.
+    probability_map, preprocess, key_dtype : str
+        As in ``Memory``; ``key_dtype`` is the one in which the keys are stored, or "auto", which
+        leaves the keys that there are as they are.
+    """
 
     k: int
-    sigma: Any  # a number, or "auto" of a memory whose ``sigma`` is
+    sigma: Any  # float or "auto"
     temperature: float
     strength: float
     probability_map: str = "clip"
     preprocess: str = "none"
-    key_dtype: KeyDtype = "auto"  # as they are kept
+    key_dtype: KeyDtype = "auto"
 
     def __str__(self) -> str:
         sigma = self.sigma if self.sigma == "auto" else f"{self.sigma:.4g}"
         text = f"k={self.k}, sigma={sigma}, strength={self.strength:g}"
-        usual = {"temperature": (1.0,), "probability_map": ("clip",), "preprocess": ("none",)}
-        for name, untold in {**usual, "key_dtype": ("auto", "float32")}.items():
+        defaults = {"temperature": (1.0,), "probability_map": ("clip",), "preprocess": ("none",)}
+        for name, omitted in {**defaults, "key_dtype": ("auto", "float32")}.items():
             value = getattr(self, name)
-            if value not in untold:
+            if value not in omitted:
                 text += f", {name}={value:g}" if name == "temperature" else f", {name}={value}"
         return text
 
 
 def checked_settings(settings: Any) -> None:
-    """Refuse what is no ``Settings``, naming what the caller may have meant."""
+    """Raise TypeError unless this is a ``Settings``; the message names what may have been meant."""
     if isinstance(settings, Settings):
         return
     hint = "such as tune(..).best"
@@ -49,12 +64,14 @@ def checked_settings(settings: Any) -> None:
     raise TypeError(f"settings must be resmem.Settings, got {type(settings).__name__}; {hint}")
 
 
-CHANGEABLE = ("k", "sigma", "temperature", "strength", "probability_map")  # of a memory with rows
+# Attributes of ``Memory`` that can be set after ``fit``.
+CHANGEABLE = ("k", "sigma", "temperature", "strength", "probability_map")
 
 
-_KINDS = {"classification": ("logits", "probabilities"), "regression": ("values",)}
+_OUTPUT_KINDS = {"classification": ("logits", "probabilities"), "regression": ("values",)}
 
 
+# Arguments of ``Memory`` that files record.
 SETTINGS = (
     "task", "output_kind", "k", "sigma", "temperature", "strength",
     "preprocess", "key_dtype", "residual_dtype", "store", "base",
@@ -62,8 +79,8 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def identity(base: Any) -> Any:
-    """A base's description as a file keeps it."""
+def described_base(base: Any) -> Any:
+    """Return the description of a base model in the form in which a file keeps it."""
     if base is None or isinstance(base, str):
         return base
     if not isinstance(base, dict):
@@ -77,7 +94,7 @@ def identity(base: Any) -> Any:
 
 
 def checked_keys(preprocess: Any, key_dtype: Any, store: Store) -> Preprocess:
-    """The preprocess called so; refused if keys cannot be kept like this."""
+    """Return the preprocess with this name; raise ValueError if it does not go with the others."""
     if not isinstance(key_dtype, str) or key_dtype not in ("auto", *KEY_DTYPES):
         names = ", ".join(map(repr, ("auto", *KEY_DTYPES)))
         raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
@@ -116,11 +133,11 @@ def checked_temperature(value: Any, spec: Spec) -> float:
 
 
 def checked_kind(task: Any, output_kind: Any) -> str:
-    """What outputs are, by default those of the task."""
-    if not isinstance(task, str) or task not in _KINDS:
+    """Return the kind of the outputs; None stands for the default of the task."""
+    if not isinstance(task, str) or task not in _OUTPUT_KINDS:
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
-    kind: str = _KINDS[task][0] if output_kind is None else output_kind
-    if kind not in _KINDS[task]:
-        names = " or ".join(map(repr, _KINDS[task]))
+    kind: str = _OUTPUT_KINDS[task][0] if output_kind is None else output_kind
+    if kind not in _OUTPUT_KINDS[task]:
+        names = " or ".join(map(repr, _OUTPUT_KINDS[task]))
         raise ValueError(f"output_kind must be {names} for {task}, got {output_kind!r}")
     return kind

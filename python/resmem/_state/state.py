@@ -1,7 +1,7 @@
-"""The state of a memory: what it holds now, and how something else is published.
+"""The state of a memory: its present view, and how the next one is published.
 
-Everything that it holds is one frozen value, ``State.view``. Whoever makes another one publishes it
-in one store, so that a query, which takes the value once, needs no lock.
+Settings and rows are one frozen value, ``State.view``. A change makes another value and publishes
+it by one assignment, so that a query, which reads ``view`` once, needs no lock.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from resmem._state.settings import (
     checked_settings,
     checked_sigma,
     checked_temperature,
-    identity,
+    described_base,
 )
-from resmem._state.view import MemoryView, derived, fitted_to
+from resmem._state.view import MemoryView, fit_basis, with_derived_arrays
 
 _LAST_ID = 2**63 - 1
 
@@ -47,29 +47,29 @@ _LAST_ID = 2**63 - 1
 class State:
     """The settings and the rows of a memory.
 
-    ``hold`` publishes another view. Whoever makes other rows, or other residuals or keys of them,
-    holds the lock meanwhile (``change``).
+    ``publish`` replaces the view. A method that makes other rows, or other residuals or keys for
+    them, holds the lock while it does so (``_change``).
     """
 
     def __init__(
         self, view: MemoryView, residual_dtype: str, base: str | dict[str, Any] | None
     ) -> None:
         self.view, self.residual_dtype, self.base = view, residual_dtype, base
-        self._live()
+        self._make_locks()
 
     @staticmethod
-    def asked_for(
+    def from_arguments(
         *, task: Any, output_kind: Any, k: Any, sigma: Any, temperature: Any, strength: Any,
         key_dtype: Any, residual_dtype: Any, store: Any, head: Any, base: Any, preprocess: Any,
         probability_map: Any, auto_prepare: Any = True,
     ) -> State:  # fmt: skip
-        """A state without rows, from the arguments of ``Memory``, which are checked."""
+        """Return a state without rows; the arguments are those of ``Memory``, and are checked."""
         kind = checked_kind(task, output_kind)
-        stored = residual_dtype_for(task, residual_dtype)
-        kept = store_named(store, task, kind, stored, head)
-        method = checked_keys(preprocess, key_dtype, kept)
-        spec = Spec(task, kind, key_dtype, kept, method)
-        made_by = identity(base)
+        value_dtype = residual_dtype_for(task, residual_dtype)
+        residual_store = store_named(store, task, kind, value_dtype, head)
+        method = checked_keys(preprocess, key_dtype, residual_store)
+        spec = Spec(task, kind, key_dtype, residual_store, method)
+        base_model = described_base(base)
         view = MemoryView(
             spec,
             key_dtype,
@@ -80,42 +80,42 @@ class State:
             map_named(probability_map),
             checks.boolean(auto_prepare, "auto_prepare"),
         )
-        return State(view, stored, made_by)
+        return State(view, value_dtype, base_model)
 
-    def _live(self) -> None:
-        """Make what no copy or file of a memory carries."""
-        self._lock = threading.RLock()
-        self._storing = threading.RLock()  # for the moment in which ``view`` is replaced
-        self._changing = False  # somebody who holds the lock is about to publish a snapshot
-        self._saving = threading.RLock()
+    def _make_locks(self) -> None:
+        """Make the locks and the thread's place, which copies and files do not carry."""
+        self._lock = threading.RLock()  # held while rows are changed
+        self._view_lock = threading.RLock()  # held only while ``view`` is replaced
+        self._changing = False  # whether the thread that holds the lock is about to publish rows
+        self._save_lock = threading.RLock()  # held during a save
         self._compactor: threading.Thread | None = None
-        _alive.add(self)
+        _live_states.add(self)
 
     def corrector(self, base: Any = None) -> Corrector:
-        """What a call computes with, whatever changes meanwhile."""
-        if base is not None and identity(base) != self.base:
+        """Return what a call computes with, even if the memory is changed while it runs."""
+        if base is not None and described_base(base) != self.base:
             made = "an unnamed base" if self.base is None else f"base {self.base!r}"
             raise ValueError(f"this memory was made from {made}, not from {base!r}")
         return self.view.corrector
 
     # ---------------------------------------------------------------- publication
 
-    def hold(self, **fields: Any) -> None:
-        """Publish a value with other fields."""
-        with self._storing:
+    def publish(self, **fields: Any) -> None:
+        """Replace the view by one with these fields."""
+        with self._view_lock:
             while True:
                 before = self.view
                 after = replace(before, **fields)
-                if self.view is before:  # no signal handler has published one meanwhile
+                if self.view is before:  # else a signal handler has published another meanwhile
                     self.view = after
                     return
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[None]:
-        """Hold the lock, to publish other rows.
+        """Hold the lock while other rows are made and published.
 
-        What a signal handler would publish while it interrupts a change would be overwritten by
-        that one, so it is refused.
+        A signal handler that interrupts a change cannot make one itself: the interrupted change
+        would overwrite it, so RuntimeError is raised.
         """
         with self._lock:
             if self._changing:
@@ -129,34 +129,35 @@ class State:
             finally:
                 self._changing = False
 
-    def _publish(self, made: MemoryView) -> None:
-        """Publish rows that were added, and how they are kept, and start a thread that merges
-        segments if that is worth it and none is at it."""
-        after, spec = made.fitted, made.spec
+    def _publish_rows(self, made: MemoryView) -> None:
+        """Publish added rows with their specification, and start a thread that merges segments if
+        that is worth it and no such thread is running."""
+        after, spec = made.fitted_rows, made.spec
         idle = self._compactor is None or not self._compactor.is_alive()
         at = after.worth_compacting() if idle else None
         if at is None or not room_for(1):
-            self.hold(rows=after, spec=spec)
+            self.publish(rows=after, spec=spec)
             return
         after = after.sealed()
         thread = threading.Thread(
             target=self._compact, args=(after, at), name="resmem-compact", daemon=True
         )
         try:
-            thread.start()  # which will wait for the lock; where it is interrupted, no rows came
+            # The thread waits for the lock. If starting it is interrupted, nothing was published.
+            thread.start()
             self._compactor = thread
         except RuntimeError:
-            pass  # no thread to be had: another time
-        self.hold(rows=after, spec=spec)
+            pass  # the system gives no thread now; a later call tries again
+        self.publish(rows=after, spec=spec)
 
     def _compact(self, before: Snapshot, at: slice) -> None:
-        with contextlib.suppress(MemoryError):  # no room to tidy up: rows stay where they are
+        with contextlib.suppress(MemoryError):  # without room for a copy, the segments stay
             merged, gone = merge(before.segments[at], before.version), before.dead_ids(at)
             with self._lock:
                 now = self.view.rows
                 after = None if now is None else now.compacted(at, before, merged, gone)
                 if after is not None:
-                    self.hold(rows=after)
+                    self.publish(rows=after)
 
     # ---------------------------------------------------------------- settings
 
@@ -164,25 +165,25 @@ class State:
         """See ``Memory.use``."""
         checked_settings(settings)
         with self._change():
-            made = vars(self.view.using(settings))
-            self.hold(**{name: made[name] for name in made if name != "auto_prepare"})
+            made = vars(self.view.with_settings(settings))
+            self.publish(**{name: made[name] for name in made if name != "auto_prepare"})
 
     @float_state()
     def set_sigma(self, value: Any) -> None:
         """See ``Memory.sigma``."""
         sigma = checked_sigma(value)
         if sigma != "auto":
-            self.hold(sigma=sigma)
+            self.publish(sigma=sigma)
             return
         with self._change():
-            view = replace(self.view, sigma=sigma).unmeasured().measured()
-            self.hold(sigma=sigma, rows=view.rows)
+            view = replace(self.view, sigma=sigma).without_measured_sigma().with_measured_sigma()
+            self.publish(sigma=sigma, rows=view.rows)
 
     def set_temperature(self, value: Any) -> None:
         """See ``Memory.temperature``."""
         with self._change():
             view = self.view.at_temperature(checked_temperature(value, self.view.spec))
-            self.hold(temperature=view.temperature, rows=view.rows)
+            self.publish(temperature=view.temperature, rows=view.rows)
 
     # ---------------------------------------------------------------- rows
 
@@ -192,31 +193,32 @@ class State:
     ) -> None:
         """See ``Memory.fit``."""
         start = self.view
-        rows = Incoming(start.asking, embeddings, outputs, targets, ids)
-        snapshot = _without_rows(start, rows)
+        rows = Incoming(start.fit_spec, embeddings, outputs, targets, ids)
+        snapshot = _empty_snapshot(start, rows)
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
             as_kept = ids.dtype == np.int64 and ids.flags.c_contiguous
             arrays["ids"] = ids if as_kept else rows.ids
         if rows.n:
-            snapshot = _with_rows(snapshot, rows, arrays)
-        made = replace(start, spec=rows.spec, rows=snapshot).measured()
+            snapshot = _grown_snapshot(snapshot, rows, arrays)
+        made = replace(start, spec=rows.spec, rows=snapshot).with_measured_sigma()
         with self._change():
             now = self.view
-            if now.spec is start.spec:  # what else somebody has set meanwhile holds
+            if now.spec is start.spec:  # settings that were changed meanwhile are kept
                 now = replace(now, spec=made.spec, rows=made.rows)
-                now = now.at_temperature(self.view.temperature).measured()
-                self.hold(spec=now.spec, rows=now.rows, file=None)
+                now = now.at_temperature(self.view.temperature).with_measured_sigma()
+                self.publish(spec=now.spec, rows=now.rows, file=None)
                 return
-        self.fit(embeddings, outputs, targets, ids, copy)  # keys are kept otherwise by now
+        # Another call has changed how keys are stored, so that the rows must be made again.
+        self.fit(embeddings, outputs, targets, ids, copy)
 
     @float_state()
     def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> None:
         """See ``Memory.add``."""
         with self._change():
             now = self.view
-            first = now.rows is None or now.rows.never_held  # this is as good as a fit
-            spec = now.asking if first else now.spec
+            first = now.rows is None or now.rows.never_held  # then this does what fit does
+            spec = now.fit_spec if first else now.spec
             rows = Incoming(spec, embeddings, outputs, targets, ids, now.rows)
             if now.rows is not None and rows.n == 0:
                 return
@@ -224,20 +226,20 @@ class State:
                 expected = "(n,)" if now.rows.flat else "(n, C)"
                 raise ValueError(f"targets must have shape {expected} as in fit")
             if first:
-                after = _without_rows(now, rows)
+                after = _empty_snapshot(now, rows)
                 if now.rows is not None:
                     after = after.with_names_of(now.rows)
                 if rows.n:
-                    after = _with_rows(after, rows, {})
+                    after = _grown_snapshot(after, rows, {})
             else:
-                before = now.fitted.with_checked_ids()
+                before = now.fitted_rows.with_checked_ids()
                 rows.refuse_rounding(before)
                 if rows.ids is not None:
                     before.refuse_used(rows.ids)
-                after = _with_rows(before, rows)
-            made = replace(now, spec=rows.spec, rows=after).measured()
-            made, notes = made.outgrown()
-            self._publish(made)
+                after = _grown_snapshot(before, rows)
+            made = replace(now, spec=rows.spec, rows=after).with_measured_sigma()
+            made, notes = made.with_growth_notes()
+            self._publish_rows(made)
         for note in notes:
             warn(note)
 
@@ -246,9 +248,9 @@ class State:
         array = to_numpy(ids, "ids")
         flat = convert.integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
         with self._change():
-            before = self.view.fitted
+            before = self.view.fitted_rows
             try:
-                self.hold(rows=before.without(flat))
+                self.publish(rows=before.without(flat))
             except BaseException:
                 if self.view.rows is before:
                     before.unmark_unpublished()
@@ -269,7 +271,7 @@ class State:
                 f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "
                 "export writes such files"
             )
-        with self._saving, sole_writer(path, "call"):
+        with self._save_lock, sole_writer(path, "call"):
             file = self.view.file if append else None
             if append and (file is None or file.path != os.path.abspath(os.fspath(path))):
                 last = "no file yet" if file is None else f"{file.path!r}"
@@ -278,75 +280,86 @@ class State:
                     f"saved to ({last}), got {os.fspath(path)!r}; save without append"
                 )
             if self._compactor is not None and not self._changing:
-                self._compactor.join()  # what it merges need not be written twice
+                self._compactor.join()  # else rows that it merges would be written twice
             with self._lock:
                 now = self.view
-                rows = now.fitted.sealed()
+                rows = now.fitted_rows.sealed()
                 if not self._changing:
-                    self.hold(rows=rows)
+                    self.publish(rows=rows)
             saved = persist.save(
                 path, self.settings(now), now.spec.store.shared, rows, file, progress
             )
             with self._lock:
-                rows = self.view.fitted
-                if rows.preprocess is saved.rows.preprocess:  # no other fit has come meanwhile
-                    self.hold(rows=saved.followed_by(rows), file=saved.file)
+                rows = self.view.fitted_rows
+                if rows.preprocess is saved.rows.preprocess:  # no fit has replaced the rows
+                    self.publish(rows=saved.followed_by(rows), file=saved.file)
 
     def export(self, path: str | os.PathLike[str], progress: Any) -> None:
         """See ``Memory.export``."""
-        from resmem._files import export  # which is seldom needed
+        from resmem._files import export  # imported here because few programs export
 
         view = self.view
-        export.save(path, self.settings(view), view.spec.store.shared, view.fitted, progress)
+        export.save(path, self.settings(view), view.spec.store.shared, view.fitted_rows, progress)
 
-    def settings(self, of: MemoryView) -> dict[str, Any]:
-        """What files keep of the settings."""
-        told = {**of.settings(), "residual_dtype": self.residual_dtype, "base": self.base}
-        return {**{name: told[name] for name in SETTINGS}, **told}
+    def settings(self, view: MemoryView) -> dict[str, Any]:
+        """Return the settings that files record, by name."""
+        recorded = {**view.settings(), "residual_dtype": self.residual_dtype, "base": self.base}
+        return {**{name: recorded[name] for name in SETTINGS}, **recorded}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything by value; residuals that follow from outputs are left out."""
+        """Return everything by value, but for residuals that can be computed from the outputs."""
         state, now = self.__dict__.copy(), self.view
-        for name in ("view", "_lock", "_storing", "_changing", "_saving", "_compactor"):
+        for name in ("view", "_lock", "_view_lock", "_changing", "_save_lock", "_compactor"):
             del state[name]
         rows = None if now.rows is None else now.rows.portable(now.spec.store.derived)
         return {
             **state,
-            **{name: getattr(now, name) for name in _CARRIED},
+            **{name: getattr(now, name) for name in _COPIED_FIELDS},
             "_snapshot": rows,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         parts = state.pop("_snapshot")
-        self.view = MemoryView(**{name: state.pop(name) for name in _CARRIED})
+        self.view = MemoryView(**{name: state.pop(name) for name in _COPIED_FIELDS})
         self.__dict__.update(state)
-        self._live()
+        self._make_locks()
         spec = self.view.spec
         if parts is not None:
             rows = Snapshot.restored(parts)
             softmax_at = spec.softmax_at(rows.temperature)
-            segments = (derived(segment, spec.store, softmax_at) for segment in rows.segments)
-            self.hold(rows=replace(rows, segments=tuple(segments)))
+            segments = (
+                with_derived_arrays(segment, spec.store, softmax_at) for segment in rows.segments
+            )
+            self.publish(rows=replace(rows, segments=tuple(segments)))
 
 
-# Fields that copies carry.
-_CARRIED = ("spec", "asked", "k", "sigma", "temperature", "strength", "map", "auto_prepare")
+# Fields of the view that a copy carries; its rows are copied in a form of their own.
+_COPIED_FIELDS = (
+    "spec",
+    "fit_key_dtype",
+    "k",
+    "sigma",
+    "temperature",
+    "strength",
+    "map",
+    "auto_prepare",
+)
 
 
-def _without_rows(start: MemoryView, rows: Incoming) -> Snapshot:
-    """What the first rows are added to."""
-    made_by, allowed = rows.fitted()
+def _empty_snapshot(start: MemoryView, rows: Incoming) -> Snapshot:
+    """Return the snapshot without rows that the first rows are added to."""
+    preprocess, allowed = rows.fitted()
     return Snapshot(
-        (), rows.d, rows.columns, start.temperature, rows.flat, preprocess=made_by,
-        preprocess_basis=fitted_to(rows.n, made_by), allowed=allowed,
+        (), rows.d, rows.columns, start.temperature, rows.flat, preprocess=preprocess,
+        preprocess_basis=fit_basis(rows.n, preprocess), allowed=allowed,
         embedding_names=rows.names[0], output_names=rows.names[1],
     )  # fmt: skip
 
 
-def _with_rows(
+def _grown_snapshot(
     before: Snapshot, rows: Incoming, borrowed: dict[str, npt.NDArray[Any]] | None = None
 ) -> Snapshot:
-    """The snapshot after these rows came."""
+    """Return the snapshot with these rows added; ``borrowed``: the caller's arrays to use."""
     if rows.ids is None and before.next_id + rows.n > _LAST_ID + 1:
         raise ValueError(
             f"ids must be given: default ids would continue at {before.next_id}, past int64"
@@ -365,17 +378,18 @@ def _with_rows(
     return before.grown(tail, rows.n, largest, error)
 
 
-# A child forked while another thread was changing a memory would find its lock held for ever.
-_alive: weakref.WeakSet[State] = weakref.WeakSet()
+# A process forked while another thread is changing a memory would find its lock held for ever, so
+# that it makes new locks for all states.
+_live_states: weakref.WeakSet[State] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
-    for state in _alive:
+    for state in _live_states:
         rows = state.view.rows
         if state._changing and rows is not None:
-            rows.unmark_unpublished()  # of a removal that nobody will publish here
-        state._lock, state._saving = threading.RLock(), threading.RLock()
-        state._storing = threading.RLock()
+            rows.unmark_unpublished()  # the removal in progress is never published in this process
+        state._lock, state._save_lock = threading.RLock(), threading.RLock()
+        state._view_lock = threading.RLock()
         state._changing, state._compactor = False, None
 
 

@@ -1,4 +1,4 @@
-"""A memory at one moment: settings, rows, and the file these lie in, as one frozen value."""
+"""A memory at one moment: its settings, its rows and their file, as one frozen value."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ from resmem._state.settings import Settings, checked_keys, checked_sigma, checke
 
 @dataclass(frozen=True, eq=False)
 class MemoryView:
-    """What a memory holds at one moment: settings, rows, and the file these lie in.
+    """What a memory holds at one moment: settings, rows, and the file that holds these rows.
 
-    A query takes it once and so computes with one setting of everything, whatever is set while it
-    runs. A change makes another one, which is published whole.
+    A query reads it once, so that settings and rows stay consistent while it runs. A change makes
+    another view, which is published as a whole. Methods named by a participle or a preposition
+    return such a view and leave this one as it is.
     """
 
     spec: Spec
-    asked: KeyDtype  # for the keys of a fit: "auto", or what they have
+    fit_key_dtype: KeyDtype  # the dtype that the next fit stores keys in; "auto": fit chooses
     k: int
     sigma: float | Literal["auto"]
-    temperature: float  # that of the residuals of the rows, if there are rows
+    temperature: float  # the residuals of the rows, if there are any, are those at this one
     strength: float
     map: SimplexMap
     auto_prepare: bool = True
@@ -49,57 +50,57 @@ class MemoryView:
     file: persist.File | None = None  # where the rows were last saved to or loaded from
 
     @property
-    def fitted(self) -> Snapshot:
-        """The rows; NotFittedError if there never were any."""
+    def fitted_rows(self) -> Snapshot:
+        """The rows; raises NotFittedError if there never were any."""
         if self.rows is None:
             raise NotFittedError("this Memory holds no rows yet; call fit first")
         return self.rows
 
     @property
-    def asking(self) -> Spec:
-        """What is asked for of the first rows."""
-        return replace(self.spec, key_dtype=self.asked)
+    def fit_spec(self) -> Spec:
+        """The specification that a fit starts from."""
+        return replace(self.spec, key_dtype=self.fit_key_dtype)
 
     @property
-    def scale(self) -> float:
-        """The length scale in use."""
+    def sigma_in_use(self) -> float:
+        """The length scale in use, as ``Memory.sigma_``."""
         if self.sigma != "auto":
             return float(self.sigma)
-        rows = self.fitted
+        rows = self.fitted_rows
         return length_scale.measure(rows, self.k) if rows.auto_sigma is None else rows.auto_sigma
 
     @property
     def corrector(self) -> Corrector:
-        """What a query computes with."""
-        rows = self.fitted
+        """The rows and settings that a query computes with."""
+        rows = self.fitted_rows
         return Corrector(
             self.spec,
             rows,
-            min(self.k, max(1, len(rows))),  # weights run over the rows that there are
-            self.scale,
+            min(self.k, max(1, len(rows))),
+            self.sigma_in_use,
             self.strength,
             self.map,
             self.auto_prepare,
         )
 
-    def measured(self) -> MemoryView:
-        """With the length scale of its rows, if that is asked for, not known, and there are two."""
+    def with_measured_sigma(self) -> MemoryView:
+        """Measure ``sigma="auto"`` if that is not done yet and there are at least two rows."""
         rows = self.rows
         if self.sigma != "auto" or rows is None or rows.auto_sigma is not None or len(rows) < 2:
             return self
-        found, basis = length_scale.measure(rows, self.k), Basis(len(rows))
-        return replace(self, rows=replace(rows, auto_sigma=found, sigma_basis=basis))
+        auto_sigma, basis = length_scale.measure(rows, self.k), Basis(len(rows))
+        return replace(self, rows=replace(rows, auto_sigma=auto_sigma, sigma_basis=basis))
 
-    def unmeasured(self) -> MemoryView:
-        """Without the length scale that was measured."""
+    def without_measured_sigma(self) -> MemoryView:
+        """Forget the measured length scale, so that it is measured again."""
         if self.rows is None:
             return self
         return replace(self, rows=replace(self.rows, auto_sigma=None, sigma_basis=UNKNOWN))
 
-    def outgrown(self) -> tuple[MemoryView, list[str]]:
-        """What there is to tell of measurements that the rows have outgrown by far; and as one that
-        has told it."""
-        rows, notes = self.fitted, []
+    def with_growth_notes(self) -> tuple[MemoryView, list[str]]:
+        """Return notes on measurements made on far fewer rows than there are now, and the view that
+        records that these notes were given."""
+        rows, notes = self.fitted_rows, []
         n = len(rows)
         sigma_basis, preprocess_basis = rows.sigma_basis, rows.preprocess_basis
         if self.sigma == "auto" and (sigma_basis := sigma_basis.at(n)) != rows.sigma_basis:
@@ -116,7 +117,7 @@ class MemoryView:
         return replace(self, rows=rows), notes
 
     def at_temperature(self, temperature: float) -> MemoryView:
-        """With residuals at this temperature."""
+        """Set the temperature, and compute the residuals of the rows again."""
         store, rows = self.spec.store, self.rows
         if rows is None or temperature == rows.temperature:
             return replace(self, temperature=temperature)
@@ -125,60 +126,67 @@ class MemoryView:
                 f"temperature is fixed at fit for store={store.name!r} "
                 f"({rows.temperature:g}), got {temperature:g}; fit again, or use store='dense'"
             )
-        segments = tuple(derived(segment, store, temperature) for segment in rows.segments)
+        segments = tuple(
+            with_derived_arrays(segment, store, temperature) for segment in rows.segments
+        )
         rows = replace(rows, segments=segments, temperature=temperature)
         return replace(self, rows=rows, temperature=temperature)
 
     @float_state()
     def rekeyed(self, preprocess: str, key_dtype: KeyDtype) -> MemoryView:
-        """The same rows with keys made anew from those stored here.
+        """Make the keys of all rows again, from the embeddings that are stored as keys here.
 
-        Its other arrays are those of this memory, where no row was removed, and not copied.
+        Segments from which no row was removed share their other arrays with this view.
         """
-        rows, spec = self.fitted, self.spec
+        rows, spec = self.fitted_rows, self.spec
         if spec.preprocess != NO_PREPROCESS or spec.key_dtype not in ("float32", "float64"):
             raise ValueError(
                 "keys can be made anew only of embeddings stored as they came, with "
                 "preprocess='none' and key_dtype='float32' or 'float64', not with "
                 f"preprocess={spec.preprocess.name!r} and key_dtype={spec.key_dtype!r}; fit again"
             )
-        if key_dtype not in KEY_DTYPES:  # "auto" is for rows to come
+        if key_dtype not in KEY_DTYPES:  # "auto" is only for rows that are still to come
             names = ", ".join(map(repr, KEY_DTYPES))
             raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
         method = checked_keys(preprocess, key_dtype, spec.store)
 
         def rows_at(chosen: I64) -> Keys:
-            none = rows.segments[0]["keys"][:0]
-            found = [none, *(s["keys"][at] for s, at in rows.sample(chosen))]
-            return rows.preprocess.unshifted(np.concatenate(found))
+            empty = rows.segments[0]["keys"][:0]
+            parts = [empty, *(s["keys"][at] for s, at in rows.sample(chosen))]
+            return rows.preprocess.unshifted(np.concatenate(parts))
 
-        made_by = (
+        fitted = (
             rows.preprocess if method == NO_PREPROCESS else method.fit(len(rows), rows.d, rows_at)
         )
-        made_by = replace(made_by, wide=key_dtype == "float64")
+        fitted = replace(fitted, wide=key_dtype == "float64")
         segments: list[Segment] = []
         for segment in rows.segments:
             shared = replace(segment, borrowed=True)
-            kept = merge((segment,), rows.version) if segment.dead else shared
+            living = merge((segment,), rows.version) if segment.dead else shared
             first = sum(map(len, segments))
-            segments.append(_rekeyed(kept, rows.preprocess, made_by, key_dtype, first))
+            segments.append(_rekeyed_segment(living, rows.preprocess, fitted, key_dtype, first))
         after = replace(
             rows,
             segments=tuple(segments),
             retired=rows.all_retired(),
-            preprocess=made_by,
-            preprocess_basis=fitted_to(len(rows), made_by),
+            preprocess=fitted,
+            preprocess_basis=fit_basis(len(rows), fitted),
             allowed=math.inf,
         )
-        if spec.key_dtype == "float64" or math.isfinite(rows.allowed):  # of float64 embeddings
-            some = rows_at(sample_positions(len(rows), rows.d))
-            after = replace(after, allowed=_allowed(some, len(rows), made_by, key_dtype))
-        asked = self.asked if key_dtype == spec.key_dtype or method.linear else key_dtype
+        # Rounding to float32 can lose too much only if the embeddings came as float64.
+        if spec.key_dtype == "float64" or math.isfinite(rows.allowed):
+            sampled = rows_at(sample_positions(len(rows), rows.d))
+            after = replace(after, allowed=_allowed_rounding(sampled, len(rows), fitted, key_dtype))
+        fit_key_dtype = (
+            self.fit_key_dtype if key_dtype == spec.key_dtype or method.linear else key_dtype
+        )
         spec = replace(spec, preprocess=method, key_dtype=key_dtype)
-        return replace(self, spec=spec, asked=asked, rows=after, file=None).unmeasured()
+        return replace(
+            self, spec=spec, fit_key_dtype=fit_key_dtype, rows=after, file=None
+        ).without_measured_sigma()
 
-    def keeping(self, preprocess: str, key_dtype: KeyDtype) -> MemoryView:
-        """With keys of this kind; "auto" leaves those that there are as they are."""
+    def with_keys(self, preprocess: str, key_dtype: KeyDtype) -> MemoryView:
+        """Keep keys in this way; "auto" leaves the dtype as it is."""
         if key_dtype == "auto":
             key_dtype = self.spec.key_dtype
         if (preprocess, key_dtype) == (self.spec.preprocess.name, self.spec.key_dtype):
@@ -187,24 +195,26 @@ class MemoryView:
             return self.rekeyed(preprocess, key_dtype)
         method = checked_keys(preprocess, key_dtype, self.spec.store)
         spec = replace(self.spec, preprocess=method, key_dtype=key_dtype)
-        return replace(self, spec=spec, asked=key_dtype)
+        return replace(self, spec=spec, fit_key_dtype=key_dtype)
 
-    def using(self, settings: Any) -> MemoryView:
-        """With these ``Settings``; refused if one of them is."""
+    def with_settings(self, settings: Any) -> MemoryView:
+        """Apply these ``Settings``; raise if one of them is wrong."""
         k, sigma = checks.count(settings.k, "k"), checked_sigma(settings.sigma)
-        strength, to = (
+        strength, simplex_map = (
             checks.finite(settings.strength, "strength"),
             map_named(settings.probability_map),
         )
         temperature = checked_temperature(settings.temperature, self.spec)
-        now = self.keeping(settings.preprocess, settings.key_dtype)
+        now = self.with_keys(settings.preprocess, settings.key_dtype)
         now = now.at_temperature(temperature)
         if sigma == "auto" and (self.sigma, self.k) != (sigma, k):
-            now = now.unmeasured()
-        return replace(now, k=k, sigma=sigma, strength=strength, map=to).measured()
+            now = now.without_measured_sigma()
+        return replace(
+            now, k=k, sigma=sigma, strength=strength, map=simplex_map
+        ).with_measured_sigma()
 
     @property
-    def chosen(self) -> Settings:
+    def as_settings(self) -> Settings:
         """See ``Memory.settings``."""
         return Settings(
             self.k,
@@ -221,16 +231,16 @@ class MemoryView:
         self, embeddings: Any, k: int | None, exclude_ids: Any, threads: int | None
     ) -> tuple[F64, I64]:
         """See ``Memory.kneighbors``."""
-        wanted = self.k if k is None else checks.count(k, "k")
+        k = self.k if k is None else checks.count(k, "k")
         prepare = self.auto_prepare
-        return kneighbors(self.fitted, embeddings, wanted, exclude_ids, threads, prepare)
+        return kneighbors(self.fitted_rows, embeddings, k, exclude_ids, threads, prepare)
 
     def settings(self) -> dict[str, Any]:
-        """What files and ``Memory.info`` tell of it, but for what never changes."""
-        rows = self.fitted
+        """Return what files and ``Memory.info`` record of this view, by name."""
+        rows = self.fitted_rows
         sigma_, sigma_rows = rows.auto_sigma, rows.sigma_basis.rows
         if self.sigma == "auto":
-            sigma_ = self.scale
+            sigma_ = self.sigma_in_use
             sigma_rows = 0 if rows.auto_sigma is None else sigma_rows
         return {
             "task": self.spec.task,
@@ -255,8 +265,8 @@ class MemoryView:
 
 
 @float_state()
-def derived(segment: Segment, store: Store, temperature: float) -> Segment:
-    """With the derived arrays computed again."""
+def with_derived_arrays(segment: Segment, store: Store, temperature: float) -> Segment:
+    """Compute the arrays again that follow from others, such as residuals at a temperature."""
     if not store.derived:
         return segment
     arrays = dict(segment.arrays)
@@ -271,12 +281,12 @@ def derived(segment: Segment, store: Store, temperature: float) -> Segment:
     return segment.with_arrays(arrays, store.derived)
 
 
-def _allowed(embeddings: Keys, n: int, made_by: FittedPreprocess, dtype: KeyDtype) -> float:
-    """``Snapshot.allowed`` of keys that are made of these embeddings, a sample of ``n``; a warning
-    if float32 moves them too far."""
-    if dtype != "float32" or made_by.method.linear or n == 0:
+def _allowed_rounding(embeddings: Keys, n: int, fitted: FittedPreprocess, dtype: KeyDtype) -> float:
+    """Return ``Snapshot.allowed`` for keys made of these embeddings, a sample of ``n``; warn if
+    rounding to float32 moves them too far."""
+    if dtype != "float32" or fitted.method.linear or n == 0:
         return math.inf
-    around = Neighbourhood(exact_keys(embeddings, made_by), n)
+    around = Neighbourhood(exact_keys(embeddings, fitted), n)
     used = around.error_ratio()
     if used > 1:
         warn(
@@ -286,23 +296,26 @@ def _allowed(embeddings: Keys, n: int, made_by: FittedPreprocess, dtype: KeyDtyp
     return around.allowed(None, used)
 
 
-def _rekeyed(
+def _rekeyed_segment(
     segment: Segment,
     before: FittedPreprocess,
-    made_by: FittedPreprocess,
+    after: FittedPreprocess,
     dtype: KeyDtype,
     first_row: int,
 ) -> Segment:
-    """With other keys. ``first_row``: how many rows come before, for messages."""
+    """Return the segment with keys made by the preprocess ``after`` instead of ``before``.
+
+    ``first_row``: the number of rows in earlier segments, for messages.
+    """
     arrays = {name: segment[name] for name in segment.arrays}
     d, largest = arrays["keys"].shape[1], segment.keys_max
-    if made_by.method != NO_PREPROCESS or arrays["keys"].dtype != KEY_DTYPES[dtype]:
-        arrays["keys"] = np.empty((segment.n, made_by.method.width(d)), KEY_DTYPES[dtype])
+    if after.method != NO_PREPROCESS or arrays["keys"].dtype != KEY_DTYPES[dtype]:
+        arrays["keys"] = np.empty((segment.n, after.method.width(d)), KEY_DTYPES[dtype])
         largest = 0.0
         for block in blocks(segment.n, 8 * d):
             first = first_row + block.start
             embeddings = before.unshifted(segment["keys"][block])
-            keys, _ = made_by.keys(embeddings, d, 0, first)
+            keys, _ = after.keys(embeddings, d, 0, first)
             arrays["keys"][block] = stored = narrow_keys(keys, dtype, first)
             largest = max(largest, _core.inspect_rows(widen_keys(stored))[0])
     return Segment(
@@ -315,6 +328,6 @@ def _rekeyed(
     )
 
 
-def fitted_to(rows: int, preprocess: FittedPreprocess) -> Basis:
-    """The rows that a preprocess was fitted to, if it is one that is."""
+def fit_basis(rows: int, preprocess: FittedPreprocess) -> Basis:
+    """Return the number of rows that a preprocess was fitted to, if it is one that is fitted."""
     return Basis(rows) if preprocess.arrays and preprocess.method != NO_PREPROCESS else UNKNOWN

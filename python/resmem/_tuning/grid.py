@@ -1,4 +1,4 @@
-"""Settings of a memory, and which of them tuning tries."""
+"""The values of each setting that tuning tries."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from resmem._rows.spec import Spec
 from resmem._state.settings import Settings
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
-SIGMAS = (*np.geomspace(0.01, 2, 11).tolist(), math.inf)  # times the median distance of the last k
+# In units of the median distance of the farthest neighbour.
+SIGMAS = (*np.geomspace(0.01, 2, 11).tolist(), math.inf)
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The values that are tried of every setting: all combinations of them."""
+    """The values that are tried of each setting; all combinations of them are tried."""
 
     ks: tuple[int, ...]
-    sigmas: tuple[float, ...]  # ``None`` came: times a distance that is not known yet
-    relative: bool
+    sigmas: tuple[float, ...]
+    relative: bool  # whether the sigmas are in units of a distance that the search has yet to find
     temperatures: tuple[float, ...]
     strengths: tuple[float, ...]
     maps: tuple[SimplexMap, ...]
 
     def scaled(self, distances: F64) -> Grid:
-        """With sigmas that are no longer relative, given the neighbours' distances (q, k)."""
+        """Return the grid with absolute sigmas, given the neighbours' distances (q, k)."""
         if not self.relative:
             return self
         last = np.where(np.isfinite(distances), distances, -1.0).max(axis=1, initial=-1.0)
@@ -49,10 +50,10 @@ class Grid:
         return tuple(map(len, self._axes()))
 
     def settings(self, preprocess: str, key_dtype: KeyDtype) -> list[Settings]:
-        """All combinations, in C order of ``shape``."""
+        """Return all combinations, in C order of ``shape``."""
         return [
-            Settings(k, sigma, temperature, strength, to.name, preprocess, key_dtype)
-            for temperature, k, sigma, strength, to in product(*self._axes())
+            Settings(k, sigma, temperature, strength, simplex_map.name, preprocess, key_dtype)
+            for temperature, k, sigma, strength, simplex_map in product(*self._axes())
         ]
 
     def _axes(self) -> tuple[tuple[Any, ...], ...]:
@@ -70,7 +71,10 @@ def grid_of(
     strength: Any,
     probability_map: Any,
 ) -> Grid:
-    """The values asked for, checked; None: the defaults. ``rows``: how many a query can have."""
+    """Return the grid of the values given, checked; None stands for the defaults of a setting.
+
+    ``rows``: the largest number of neighbours that a query can have.
+    """
     ks = sorted({min(checks.count(v, "k"), rows) for v in _listed(KS if k is None else k, "k")})
     sigmas = sorted({checks.positive(v, "sigma", infinite=True) for v in _listed(sigma, "sigma")})
     strengths = {checks.finite(v, "strength") for v in _listed(strength, "strength")}
@@ -84,8 +88,8 @@ def grid_of(
     )
 
 
-def _temperatures(spec: Spec, asked: Any, now: float) -> tuple[float, ...]:
-    tried = {checks.positive(v, "temperature") for v in _listed(asked, "temperature")}
+def _temperatures(spec: Spec, values: Any, now: float) -> tuple[float, ...]:
+    tried = {checks.positive(v, "temperature") for v in _listed(values, "temperature")}
     if spec.output_kind != "logits":
         if tried - {1.0}:
             raise ValueError(
@@ -103,21 +107,22 @@ def _temperatures(spec: Spec, asked: Any, now: float) -> tuple[float, ...]:
     return tuple(sorted(tried or {*TEMPERATURES, now}))
 
 
-def _maps(spec: Spec, columns: int, asked: Any) -> tuple[SimplexMap, ...]:
+def _maps(spec: Spec, columns: int, values: Any) -> tuple[SimplexMap, ...]:
     if spec.task != "classification":
-        if asked is not None:
+        if values is not None:
             raise ValueError("probability_map is for classification")
         return (map_named("clip"),)
-    # All but the first keep single rows from deciding: -log(1e-6) is 14. The floors of two of them
-    # are 0.1 in all: from 100 classes on, a map divides what it is told by their number.
+    # With "clip" alone, a single row can decide by its log-loss, up to -log(1e-6) = 14; the other
+    # maps prevent that. The floors of two of them sum to 0.1 over all classes; with C > 100 classes
+    # a map multiplies its floor by 100 / C itself.
     floor = f"{0.1 / min(columns, 100):.0e}"
-    usual = ("clip", f"clip:{floor}", f"project:{floor}", "keep", "keep:0.3")
-    named = usual if asked is None else _listed(asked, "probability_map")
-    return tuple(dict.fromkeys(map_named(name) for name in named))
+    default = ("clip", f"clip:{floor}", f"project:{floor}", "keep", "keep:0.3")
+    names = default if values is None else _listed(values, "probability_map")
+    return tuple(dict.fromkeys(map_named(name) for name in names))
 
 
 def _listed(values: Any, name: str) -> list[Any]:
-    """One value or several as a list; none of None."""
+    """Return one value or several as a list; None gives an empty list."""
     if values is None:
         return []
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
@@ -128,8 +133,8 @@ def _listed(values: Any, name: str) -> list[Any]:
     return listed
 
 
-def choices(values: Any, now: str, name: str) -> tuple[Any, ...]:
-    """What is there now, and the other names to be tried."""
+def names_to_try(values: Any, now: str, name: str) -> tuple[Any, ...]:
+    """Return the present name, followed by the other names to try."""
     listed = _listed(values, name)
     if not all(isinstance(value, str) for value in listed):
         raise TypeError(f"{name} must be a name or a list of names, got {values!r}")

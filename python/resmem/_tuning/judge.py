@@ -1,9 +1,9 @@
 """Tuning: the choice of a memory's settings, and the proof that it helps.
 
-Every setting is scored on every fold of the validation rows. The best over all rows is the
-candidate. What chose cannot judge: for each fold the other folds choose, settings and the base
-model's temperature alike, and the fold's own rows compare the two; the interval of that gain over
-all rows decides whether the memory is used.
+Every setting is scored on every fold of the validation rows, and the best over all rows is the
+candidate. Rows that chose a setting cannot also prove it. So, for each fold, the other folds choose
+both settings and the base model's temperature, and the fold's own rows compare the two. The
+interval of that gain over all rows decides whether the memory is used.
 """
 
 from __future__ import annotations
@@ -22,48 +22,48 @@ from resmem._base.blocks import blocks
 from resmem._scores.metrics import Interval, Score, gains_of, normal_quantile, paired_interval
 from resmem._state.settings import Settings
 from resmem._tuning.result import TABLE, TuneResult
-from resmem._tuning.trial import Kind, Trial, scores_of
+from resmem._tuning.validation import Predictor, ValidationRun, scores_of
 
-_GROUPS = 50  # of the jackknife
-PROVED = 5  # predictions of every row that the proof compares
-RIVALS = 2  # the same of ways to keep keys, where there are several
+_JACKKNIFE_GROUPS = 50  # groups of rows
+PROOF_PREDICTIONS = 5  # predictions of each row that the proof compares
+KEYS_PREDICTIONS = 2  # predictions of each row that compare ways to keep keys
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Costs:
-    """The score of settings, signed so that less is better."""
+    """The score of each setting, signed so that less is better."""
 
     every: F64  # (settings,) over all rows
-    own: F64  # (folds, settings) over the rows of a fold; none for the rule that does without
-    rest: F64  # (folds, settings) over all other rows
+    own: F64  # (folds, settings) over the rows of a fold; no folds unless the rule is "one_se"
+    rest: F64  # (folds, settings) over the rows of all other folds
 
     @staticmethod
     def joined(parts: Sequence[Costs]) -> Costs:
-        """Those of all parts' settings."""
+        """Return the costs of all parts' settings, one part after the other."""
         columns = zip(*((c.every, c.own, c.rest) for c in parts), strict=True)
         return Costs(*(np.concatenate(column, axis=-1) for column in columns))
 
 
 @dataclass(frozen=True)
 class Tuner:
-    """Validation rows against a memory, kept in one way or several."""
+    """Chooses among the settings of one or several runs, which differ in how keys are kept."""
 
-    trials: list[Trial]  # first as it is now
+    runs: list[ValidationRun]  # the first keeps keys as the memory does now
     score: Score
     rule: str
     confidence: float
     seed: int
 
     def run(self) -> TuneResult:
-        """Search, sweep, choose and judge."""
+        """Search, sweep, choose and prove."""
         times = [time.perf_counter()]
-        for trial in self.trials:
-            trial.search()
+        for run in self.runs:
+            run.find_neighbours()
         times.append(time.perf_counter())
-        costs = Costs.joined([self._costs(trial) for trial in self.trials])
-        mean, alone = (self._costs(self.trials[0], kind) for kind in ("mean", "targets"))
+        costs = Costs.joined([self._costs(run) for run in self.runs])
+        mean, alone = (self._costs(self.runs[0], predictor) for predictor in ("mean", "targets"))
         times.append(time.perf_counter())
         result = Judge(self, costs, mean, alone).result()
         times.append(time.perf_counter())
@@ -74,102 +74,109 @@ class Tuner:
 
     @property
     def folds(self) -> I64:
-        """The fold of each row."""
-        return self.trials[0].folds
+        """The fold (q,) of each row."""
+        return self.runs[0].folds
 
     @property
-    def sign(self) -> float:
-        """Times the score: its cost."""
+    def cost_sign(self) -> float:
+        """The factor that turns a score into a cost."""
         return -1.0 if self.score.greater_is_better else 1.0
 
     def shaped(self, values: Array) -> Array:
-        """Predictions or targets as the caller has them."""
-        return values[:, 0] if self.trials[0].rows.flat and values.ndim == 2 else values
+        """Return predictions or targets in the caller's shape: (n,) if the memory was fitted so."""
+        return values[:, 0] if self.runs[0].rows.flat and values.ndim == 2 else values
 
     @property
     def targets(self) -> Array:
-        """As the caller has them."""
-        return self.shaped(self.trials[0].source.targets)
+        """The targets in the caller's shape."""
+        return self.shaped(self.runs[0].source.targets)
 
     # ------------------------------------------------------------------ scores of all settings
 
-    def _costs(self, trial: Trial, kind: Kind = "memory") -> Costs:
+    def _costs(self, run: ValidationRun, predictor: Predictor = "memory") -> Costs:
         if not self.score.custom:
-            return self._over_folds(self._of_sums(trial.sweep(self.score, kind)))
+            return self._over_folds(self._cost_from_sums(run.sweep(self.score, predictor)))
         found = []
-        for settings in trial.settings(kind):
-            found.append(self._over_folds(self._of_predictions(trial, settings, kind)))
+        for settings in run.settings(predictor):
+            found.append(self._over_folds(self._cost_from_predictions(run, settings, predictor)))
         return Costs.joined(found)
 
     def _over_folds(self, cost: Callable[[Mask], F64]) -> Costs:
-        """``cost`` takes the folds whose rows count."""
+        """Return the costs over all rows, each fold, and all others.
+
+        ``cost`` returns the costs over the rows of the folds that its mask selects.
+        """
         count = int(self.folds.max()) + 1
         one = np.eye(count, dtype=np.bool_)
         every, rest = cost(np.ones(count, dtype=np.bool_)), np.stack([cost(mask) for mask in ~one])
         own = [cost(mask) for mask in one] if self.rule == "one_se" else []
         return Costs(every, np.stack(own) if own else np.empty((0, len(every))), rest)
 
-    def _of_sums(self, sums: F64) -> Callable[[Mask], F64]:
+    def _cost_from_sums(self, sums: F64) -> Callable[[Mask], F64]:
         def cost(folds: Mask) -> F64:
-            targets = self.trials[0].source.targets[folds[self.folds]]
-            return self.sign * scores_of(self.score, sums[folds].sum(axis=0), targets)
+            targets = self.runs[0].source.targets[folds[self.folds]]
+            return self.cost_sign * scores_of(self.score, sums[folds].sum(axis=0), targets)
 
         return cost
 
-    def _of_predictions(
-        self, trial: Trial, settings: Settings, kind: Kind
+    def _cost_from_predictions(
+        self, run: ValidationRun, settings: Settings, predictor: Predictor
     ) -> Callable[[Mask], F64]:
-        predicted = self.shaped(trial.predictions(settings, np.arange(len(self.folds)), kind))
+        predicted = self.shaped(run.predictions(settings, np.arange(len(self.folds)), predictor))
         targets = self.targets
 
         def cost(folds: Mask) -> F64:
             rows = folds[self.folds]
-            return np.array([self.sign * self.score.whole(predicted[rows], targets[rows])])
+            return np.array([self.cost_sign * self.score.whole(predicted[rows], targets[rows])])
 
         return cost
 
 
-class Choices:
-    """Settings, their costs, and the best of them."""
+class RankedSettings:
+    """Settings with their costs, from which the best is chosen."""
 
     def __init__(self, settings: list[Settings], costs: Costs, one_se: bool) -> None:
         self.settings, self.costs, self._one_se = settings, costs, one_se
         self.strength = np.array([s.strength for s in settings])
-        self._ranks = simplicity(settings)
+        self._ranks = simplicity_ranks(settings)
 
     def best(self, where: Mask | None = None, without: int | None = None) -> int:
-        """The best of all or some, by all rows or by those that are not in a fold."""
+        """Return the best setting, by all rows or by the rows of all folds but one.
+
+        ``where``: the settings to choose among, default all. ``without``: the fold left out.
+        """
         costs = self.costs.every if without is None else self.costs.rest[without]
         some = np.arange(len(costs)) if where is None else np.flatnonzero(where)
-        best = int(some[first_best(costs[some], self._ranks[some])])
+        best = int(some[simplest_best(costs[some], self._ranks[some])])
         if not self._one_se:
             return best
         own = self.costs.own
         own = own if without is None else np.delete(own, without, axis=0)
-        with np.errstate(invalid="ignore"):  # infinite costs
+        with np.errstate(invalid="ignore"):  # differences of infinite costs are NaN
             worse = own[:, some] - own[:, [best]]
             spread = worse.std(axis=0, ddof=1) / math.sqrt(len(own))
         near = some[worse.mean(axis=0) <= spread]
         return int(near[np.argmin(self._ranks[near])]) if len(near) else best
 
-    def each(self, where: Mask | None = None) -> list[int]:
-        """Chosen without each fold."""
+    def best_per_fold(self, where: Mask | None = None) -> list[int]:
+        """Return the settings chosen without each fold."""
         return [self.best(where, without=f) for f in range(len(self.costs.rest))]
 
 
-Pick: TypeAlias = tuple[Settings, int, Kind]  # the int is the number of its trial
+# A setting, the number of its run, and what predicts.
+Pick: TypeAlias = tuple[Settings, int, Predictor]
 
 
-class Compared:
-    """Predictions of every row by what was picked for its fold, under several names.
+class HeldOutComparison:
+    """Compares methods, each by the predictions that its pick for a fold makes of the fold's rows.
 
-    Of a score that is a mean over rows, nothing is kept but numbers of each row.
+    If the score is a mean over rows, only a few numbers of each row are kept.
     """
 
     def __init__(self, tuner: Tuner, picks: dict[str, list[Pick]]) -> None:
         self._tuner, self._picks = tuner, picks
         self._worst: dict[tuple[str, str], float] = {}
-        q, columns = len(tuner.folds), tuner.trials[0].rows.columns
+        q, columns = len(tuner.folds), tuner.runs[0].rows.columns
         self._by_row = tuner.score.rows is not None
         self._costs = {name: np.empty(q) for name in picks}
         self._whole: dict[str, Array] = {}
@@ -181,7 +188,7 @@ class Compared:
             self._compare(np.arange(block.start, block.stop))
 
     def gain(self, name: str, other: str) -> Interval:
-        """Of the first over the second."""
+        """Return the gain of method ``name`` over method ``other``."""
         tuner = self._tuner
         if not self._by_row:
             return self._jackknife(self._whole[name], self._whole[other])
@@ -192,18 +199,18 @@ class Compared:
         return paired_interval(gains, tuner.confidence, worst)
 
     def score(self, name: str) -> float:
-        """Over all rows."""
+        """Return the score of a method over all rows."""
         if self._by_row:
-            return float(self._tuner.sign * self._costs[name].mean())
+            return float(self._tuner.cost_sign * self._costs[name].mean())
         return self._tuner.score.whole(self._whole[name], self._tuner.targets)
 
     def _compare(self, rows: I64) -> None:
-        """Costs of some rows, and the sums of the worst gains that they allow."""
+        """Compute the costs of some rows, and add up the worst gains that these rows allow."""
         tuner, score = self._tuner, self._tuner.score
         predicted = {name: tuner.shaped(self._predicted(name, rows)) for name in self._picks}
         assert score.rows is not None
         for name, values in predicted.items():
-            self._costs[name][rows] = tuner.sign * score.rows(values, tuner.targets[rows])
+            self._costs[name][rows] = tuner.cost_sign * score.rows(values, tuner.targets[rows])
         if score.worst is None:
             return
         for name, values in predicted.items():
@@ -215,22 +222,25 @@ class Compared:
     def _predicted(self, name: str, rows: I64) -> Array:
         tuner, picks = self._tuner, self._picks[name]
         folds = tuner.folds[rows]
-        predicted = np.empty((len(rows), tuner.trials[0].rows.columns))
+        predicted = np.empty((len(rows), tuner.runs[0].rows.columns))
         for each in dict.fromkeys(picks):
-            settings, trial, kind = each
+            settings, run, predictor = each
             mine = np.isin(folds, [f for f, pick in enumerate(picks) if pick == each])
             if mine.any():
-                predicted[mine] = tuner.trials[trial].predictions(settings, rows[mine], kind)
+                predicted[mine] = tuner.runs[run].predictions(settings, rows[mine], predictor)
         return predicted
 
     def _jackknife(self, first: Array, second: Array) -> Interval:
-        """Of a score that is no mean: it is taken again without each of 50 groups of rows."""
+        """Return the gain in a score that is not a mean over rows, with a jackknife's interval.
+
+        The score is computed again without each of 50 random groups of rows.
+        """
         tuner, targets = self._tuner, self._tuner.targets
-        groups = np.random.RandomState(tuner.seed).permutation(len(first)) % _GROUPS
+        groups = np.random.RandomState(tuner.seed).permutation(len(first)) % _JACKKNIFE_GROUPS
 
         def gain(rows: Any) -> float:
             one, other = (tuner.score.whole(p[rows], targets[rows]) for p in (first, second))
-            return tuner.sign * (other - one)
+            return tuner.cost_sign * (other - one)
 
         count = int(groups.max()) + 1
         mean, without = gain(slice(None)), np.array([gain(groups != g) for g in range(count)])
@@ -240,37 +250,41 @@ class Compared:
 
 
 class Judge:
-    """What costs say: the choice, and whether it can be trusted."""
+    """Turns costs into a result: the choice, and whether it is proved to help."""
 
     def __init__(self, tuner: Tuner, costs: Costs, mean: Costs, alone: Costs) -> None:
-        self._tuner, first = tuner, tuner.trials[0]
+        self._tuner, first = tuner, tuner.runs[0]
         one_se = tuner.rule == "one_se"
-        whole = [s for trial in tuner.trials for s in trial.settings()]
-        self._memory = Choices(whole, costs, one_se)
-        self._mean = Choices(first.settings("mean"), mean, one_se)
-        self._alone = Choices(first.settings("targets"), alone, one_se)
-        sizes = [math.prod(t.grid.shape) for t in tuner.trials]
-        self._trial = np.repeat(np.arange(len(sizes)), sizes)
+        settings = [s for run in tuner.runs for s in run.settings()]
+        self._memory = RankedSettings(settings, costs, one_se)
+        self._mean = RankedSettings(first.settings("mean"), mean, one_se)
+        self._alone = RankedSettings(first.settings("targets"), alone, one_se)
+        sizes = [math.prod(t.grid.shape) for t in tuner.runs]
+        self._run_of = np.repeat(np.arange(len(sizes)), sizes)
 
     def result(self) -> TuneResult:
-        """Everything but the times."""
-        tuner, memory, first = self._tuner, self._memory, self._tuner.trials[0]
-        where = self._where()
-        off, candidate, chosen = memory.strength == 0, memory.best(where), memory.each(where)
+        """Return the result of tuning, but for its times."""
+        tuner, memory, first = self._tuner, self._memory, self._tuner.runs[0]
+        where = self._eligible()
+        off, candidate, chosen = (
+            memory.strength == 0,
+            memory.best(where),
+            memory.best_per_fold(where),
+        )
         base, published = memory.best(where & off), memory.best(where & self._as_published())
         knn, mean = self._alone.best(), self._mean.best()
         given = replace(
-            memory.settings[base], temperature=first.plain_temperature, probability_map="clip"
+            memory.settings[base], temperature=first.given_temperature, probability_map="clip"
         )
-        against = self._picks(memory, memory.each(where & off))
+        against = self._picks(memory, memory.best_per_fold(where & off))
         picks: dict[str, list[Pick]] = {
             "candidate": self._picks(memory, chosen),
             "base": against,
             "given": [(given, 0, "memory")] * len(chosen),
-            "mean": self._picks(self._mean, self._mean.each(), "mean"),
+            "mean": self._picks(self._mean, self._mean.best_per_fold(), "mean"),
             "shuffled": self._picks(memory, chosen, "shuffled"),
         }
-        compared = Compared(tuner, picks)
+        compared = HeldOutComparison(tuner, picks)
         gain, warmer = compared.gain("candidate", "base"), compared.gain("base", "given")
         local, stand_in = min(
             (compared.gain("candidate", name), name) for name in ("mean", "shuffled")
@@ -279,8 +293,8 @@ class Judge:
         best = memory.settings[candidate]
         if not useful:
             kept = memory.settings[base] if warmer.low > 0 else given
-            # At rest it has the k and sigma of the published method over the keys as they are.
-            plain = memory.settings[memory.best((self._trial == 0) & self._as_published())]
+            # Switched off, the memory gets the k and sigma of the published method for its keys.
+            plain = memory.settings[memory.best((self._run_of == 0) & self._as_published())]
             best = replace(
                 plain, strength=0.0, temperature=kept.temperature,
                 probability_map=kept.probability_map, preprocess=first.preprocess,
@@ -311,47 +325,52 @@ class Judge:
             temperature_gain=warmer,
             useful=useful,
             reason=self._reason(useful, gain, local, stand_in, bool(off[candidate])),
-            notes=self._edges(candidate if useful else base),
+            notes=self._edge_notes(candidate if useful else base),
             table=self._table(),
             per_fold=tuple(memory.settings[i] for i in chosen),
             seconds={},
         )
 
     def _as_published(self) -> Mask:
-        """Strength 1 and the sum as it is, but for what is below 0; if that was tried."""
+        """Return which settings are the published method: strength 1 and, if tried, "clip"."""
         full: Mask = self._memory.strength == 1
         plain: Mask = np.array([s.probability_map == "clip" for s in self._memory.settings])
         return full & plain if (full & plain).any() else full
 
-    def _where(self) -> Mask:
-        """All settings; only those with keys as they are, unless others clearly gain over them."""
-        every = np.ones(len(self._trial), dtype=np.bool_)
-        present = self._trial == 0
+    def _eligible(self) -> Mask:
+        """Return which settings may be chosen: those with the present keys, or all of them if other
+        keys clearly gain over the present ones."""
+        every = np.ones(len(self._run_of), dtype=np.bool_)
+        present = self._run_of == 0
         if present.all():
             return every
         picks = {
-            name: self._picks(self._memory, self._memory.each(where))
+            name: self._picks(self._memory, self._memory.best_per_fold(where))
             for name, where in (("every", every), ("present", present))
         }
-        gain = Compared(self._tuner, picks).gain("every", "present")
+        gain = HeldOutComparison(self._tuner, picks).gain("every", "present")
         return every if gain.low > 0 else present
 
-    def _picks(self, of: Choices, chosen: list[int], kind: Kind = "memory") -> list[Pick]:
-        """What was chosen without each fold."""
-        own = of is self._memory
-        return [(of.settings[i], int(self._trial[i]) if own else 0, kind) for i in chosen]
+    def _picks(
+        self, choices: RankedSettings, chosen: list[int], predictor: Predictor = "memory"
+    ) -> list[Pick]:
+        """Return the pick for each fold, from the settings chosen without it."""
+        own = choices is self._memory
+        return [
+            (choices.settings[i], int(self._run_of[i]) if own else 0, predictor) for i in chosen
+        ]
 
     # ------------------------------------------------------------------ words and tables
 
-    def _score_of(self, of: Choices, setting: int) -> float:
-        return float(self._tuner.sign * of.costs.every[setting])
+    def _score_of(self, choices: RankedSettings, setting: int) -> float:
+        return float(self._tuner.cost_sign * choices.costs.every[setting])
 
     def _reason(
         self, useful: bool, gain: Interval, local: Interval, stand_in: str, base_is_best: bool
     ) -> str:
         name = f"in {self._tuner.score.name} on rows that did not choose"
         if useful:
-            return f"The memory helps: its gain {name}, {_said(gain)}, is clear of 0."
+            return f"The memory helps: its gain {name}, {_gain_text(gain)}, is clear of 0."
         off = "The memory is switched off:"
         if base_is_best:
             return f"{off} no setting of it is better than the base."
@@ -361,17 +380,18 @@ class Judge:
                 "shuffled": "the neighbours of other rows",
             }[stand_in]
             return (
-                f"{off} its gain {name}, {_said(gain)}, is not its neighbours'. Over {other} "
-                f"it is {_said(local)}, not clear of 0."
+                f"{off} its gain {name}, {_gain_text(gain)}, is not due to its neighbours. Over "
+                f"{other} it is {_gain_text(local)}, not clear of 0."
             )
-        return f"{off} its gain {name}, {_said(gain)}, is not clear of 0."
+        return f"{off} its gain {name}, {_gain_text(gain)}, is not clear of 0."
 
-    def _edges(self, of: int) -> tuple[str, ...]:
-        """Best values at an edge beyond which there may be better ones."""
-        best, trial = self._memory.settings[of], self._tuner.trials[self._trial[of]]
-        grid, on, notes = trial.grid, best.strength != 0, []
+    def _edge_notes(self, setting: int) -> tuple[str, ...]:
+        """Return a note for each value of the setting that is the least or largest tried,
+        if values beyond it may be better."""
+        best, run = self._memory.settings[setting], self._tuner.runs[self._run_of[setting]]
+        grid, on, notes = run.grid, best.strength != 0, []
         for name, axis, smaller, larger in (
-            ("k", grid.ks, False, on and best.k < trial.most),
+            ("k", grid.ks, False, on and best.k < run.most_neighbours),
             ("sigma", grid.sigmas, on, on and math.isfinite(best.sigma)),
             ("temperature", grid.temperatures, True, True),
             ("strength", grid.strengths, best.strength < 0, on),
@@ -388,25 +408,28 @@ class Judge:
         for name in TABLE.names or ():
             if name != "score":
                 table[name] = [getattr(s, name) for s in settings]
-        table["score"] = self._tuner.sign * self._memory.costs.every
+        table["score"] = self._tuner.cost_sign * self._memory.costs.every
         return table
 
 
-def _said(gain: Interval) -> str:
+def _gain_text(gain: Interval) -> str:
     return f"{gain.mean:+.3g} [{gain.low:+.3g}, {gain.high:+.3g}]"
 
 
-def simplicity(settings: Sequence[Settings]) -> I64:
-    """The rank of each: less of the memory first, then fewer neighbours, smoother weights, less
-    change of temperature, and what comes first."""
+def simplicity_ranks(settings: Sequence[Settings]) -> I64:
+    """Return the rank of each setting by simplicity_ranks, the simplest first.
+
+    Simpler is a smaller strength, then fewer neighbours, smoother weights, a temperature nearer to
+    1, and of equal settings the earlier one.
+    """
     keys = [(abs(s.strength), s.k, -s.sigma, abs(math.log(s.temperature))) for s in settings]
     ranks = np.empty(len(keys), dtype=np.int64)
     ranks[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
     return ranks
 
 
-def first_best(costs: F64, ranks: I64) -> int:
-    """The setting of the least cost, of equal ones the simplest; NaN is the worst."""
+def simplest_best(costs: F64, ranks: I64) -> int:
+    """Return the setting of least cost, of equal ones the simplest; NaN counts as the worst."""
     costs = np.where(np.isnan(costs), np.inf, costs)
     best = np.flatnonzero(costs == costs.min())
     return int(best[np.argmin(ranks[best])])

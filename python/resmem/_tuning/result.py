@@ -1,4 +1,4 @@
-"""What tuning found."""
+"""The result of tuning."""
 
 from __future__ import annotations
 
@@ -23,48 +23,52 @@ TABLE = np.dtype(
 class TuneResult:
     """Settings chosen on validation rows, and whether the memory helps there.
 
-    ``gain`` decides: it compares, on rows that did not choose, the settings chosen by the other
-    rows with the base model at the temperature chosen by the other rows. ``scores`` are of the
-    rows that chose, and so are flattering.
+    ``gain`` decides: it compares the settings that the other folds chose with the base model at the
+    temperature that the other folds chose, on rows that took no part in either choice. ``scores``
+    are those of the rows that chose, and so are flattering.
 
     Attributes
     ----------
     task, score : str
     greater_is_better : bool
-        Of the score. ``gain`` is positive where it got better, whichever way that is.
+        Whether a greater score is better. ``gain`` is positive for the better in either case.
     rows, folds : int
-        Validation rows, and the parts they were cut into.
+        Numbers of validation rows, and of the folds they were cut into.
     best : Settings
-        What to use: ``candidate``, or strength 0 where its gain is not clear of 0, then with
-        ``k`` and ``sigma`` of the best at strength 1, as published.
+        The settings to use: ``candidate``, or strength 0 where its gain is not clear of 0, then
+        with ``k`` and ``sigma`` of the best at strength 1, as published.
     candidate : Settings
         The best of the grid by the score over all rows.
     base, published, knn : Settings
-        The best at strength 0, at strength 1 by the map "clip" (if tried), and of the neighbours'
-        targets alone (of which only ``k``, ``sigma`` and ``probability_map`` mean anything).
+        The best at strength 0, the best at strength 1 with the map "clip" (if tried), and the best
+        for the neighbours' targets alone (where only ``k``, ``sigma`` and ``probability_map``
+        matter).
     scores : dict
         Score over all rows of "base" (as given), "base, own temperature", "mean residual",
         "kNN alone", "published" and "candidate".
     held_out : dict
-        Score over all rows of "base" (own temperature) and "candidate", each row's settings chosen
-        without its fold.
-    gain, local_gain, temperature_gain : Interval
-        Of the candidate over the base at its own temperature; over the better of two stand-ins for
-        the neighbours, the mean residual of all rows and the neighbours of other validation rows;
-        of the base with its own
-        temperature and probability map over the base as given.
+        Score over all rows of "base" (own temperature) and "candidate", each row predicted with
+        the settings chosen without its fold.
+    gain : Interval
+        Gain of the candidate over the base at its own temperature.
+    local_gain : Interval
+        Gain of the candidate over the better of two stand-ins for the neighbours: the mean
+        residual of all rows, and the neighbours of other validation rows.
+    temperature_gain : Interval
+        Gain of the base with its own temperature and probability map over the base as given.
     useful : bool
-        Whether the first two are clear of 0.
+        Whether ``gain`` and ``local_gain`` are clear of 0, and the candidate's mean gain over the
+        base as given is positive.
     reason : str
-        Why it was kept or switched off, in one sentence.
+        Why the memory was kept or switched off.
     notes : tuple of str
-        What else there is to know, such as a best value at the edge of its grid.
+        Other facts to know, such as a best value at the edge of its grid.
     table : structured array
-        A row per setting: those of ``Settings``, and "score" over all rows.
+        One row per setting: the fields of ``Settings``, and "score" over all rows.
     per_fold : tuple of Settings
         The candidates chosen without each fold.
     seconds : dict
-        Time of "search", "sweep" and "proof".
+        Seconds that "search", "sweep" and "proof" took.
     """
 
     task: str
@@ -90,11 +94,11 @@ class TuneResult:
     seconds: dict[str, float]
 
     def with_notes(self, notes: tuple[str, ...]) -> TuneResult:
-        """The same with other notes."""
+        """Return the same result with these notes."""
         return replace(self, notes=notes)
 
     def surface(self) -> tuple[I64, F64, F64]:
-        """Scores over k and sigma, all else as in ``candidate``: ks, sigmas, (ks, sigmas)."""
+        """Return ks, sigmas and their scores (ks, sigmas), all else as in ``candidate``."""
         here = np.ones(len(self.table), dtype=bool)
         for name in self.table.dtype.names or ():
             if name not in ("k", "sigma", "score"):
@@ -107,13 +111,13 @@ class TuneResult:
         return ks, sigmas, scores
 
     def to_pandas(self) -> Any:
-        """The table as a DataFrame (needs pandas)."""
+        """Return the table as a DataFrame (needs pandas)."""
         import pandas
 
         return pandas.DataFrame(self.table)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers, strings, lists and dicts; infinity is "inf"."""
+        """Return everything as plain numbers, strings, lists and dicts; infinity is "inf"."""
         whole = asdict(self)
         whole["gain"] = self.gain._asdict()
         whole["local_gain"] = self.local_gain._asdict()
@@ -140,14 +144,14 @@ class TuneResult:
             ("published", self.published),
             ("candidate", self.candidate),
         ):
-            said = str(settings)
+            text = str(settings)
             if settings is None:
-                said = "as given" if name == "base" else "of all rows, for the neighbours'"
+                text = "as given" if name == "base" else "of all rows, instead of the neighbours'"
             if name == "kNN alone":
-                said = f"k={self.knn.k}, sigma={self.knn.sigma:.4g}"
+                text = f"k={self.knn.k}, sigma={self.knn.sigma:.4g}"
             elif name == "base, own temperature":
-                said = f"temperature={self.base.temperature:g}"
-            lines.append(f"  {name:<21} {self.scores[name]:>9.5g}  {said}")
+                text = f"temperature={self.base.temperature:g}"
+            lines.append(f"  {name:<21} {self.scores[name]:>9.5g}  {text}")
         lines.append("  (on the rows that chose; held out: " + self._held_out() + ")")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)

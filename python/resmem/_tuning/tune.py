@@ -1,4 +1,4 @@
-"""``Memory.tune``: from its arguments to trials, and what else its result has to say."""
+"""``Memory.tune``: its arguments, the notes on its result, and its progress."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ from resmem._scores.folds import fold_numbers
 from resmem._scores.metrics import Score, checked_confidence, score_named
 from resmem._state.settings import Settings
 from resmem._state.view import MemoryView
-from resmem._tuning.grid import choices, grid_of
-from resmem._tuning.judge import PROVED, RIVALS, Tuner
+from resmem._tuning.grid import grid_of, names_to_try
+from resmem._tuning.judge import KEYS_PREDICTIONS, PROOF_PREDICTIONS, Tuner
 from resmem._tuning.result import TuneResult
-from resmem._tuning.trial import GivenRows, OwnRows, Trial
+from resmem._tuning.validation import CallersRows, MemoryRows, ValidationRun
 
-_SAMPLE = 10_000  # rows of the memory that are looked at
-_SMALLER = 0.8  # residuals of the memory, beside those of fresh rows, that cannot be as honest
-_FORECAST_AFTER, _LONG = 1.0, 10.0  # seconds: when time is foretold, and what is worth telling
-_MUCH_SMALLER = 0.5  # beside those of the neighbours' targets alone
+_SAMPLE_ROWS = 10_000  # most rows of the memory that are used
+# A base model was probably trained on the memory's rows if its errors there are less than this
+# share of its errors on validation rows, or of the errors of the neighbours' targets alone.
+_TRAINED_SHARE, _TRAINED_SHARE_OF_KNN = 0.8, 0.5
+_FORECAST_AFTER = 1.0  # seconds after which the time left is estimated
+_LONG = 10.0  # seconds left that are worth a warning
 
 
 def tune(
@@ -45,9 +47,9 @@ def tune(
     """See ``Memory.tune``."""
     if rule not in ("best", "one_se"):
         raise ValueError(f"rule must be 'best' or 'one_se', got {rule!r}")
-    task, kept = view.spec.task, (view.spec.preprocess.name, view.spec.key_dtype)
-    usual = "log_loss" if task == "classification" else "rmse"
-    scored = score_named(usual if score is None else score, task, greater_is_better)
+    task, present = view.spec.task, (view.spec.preprocess.name, view.spec.key_dtype)
+    default = "log_loss" if task == "classification" else "rmse"
+    scored = score_named(default if score is None else score, task, greater_is_better)
     given = (embeddings, outputs, targets, exclude_ids)
     if loo and any(part is not None for part in given):
         raise ValueError(
@@ -63,16 +65,16 @@ def tune(
     if checks.count(seed, "seed", 0) >= 2**32:
         raise ValueError(f"seed must be below 2**32, got {seed}")
     workers = checks.thread_count(threads)
-    trials: list[Trial] = []
+    runs: list[ValidationRun] = []
     tried: set[tuple[str, str]] = set()
-    for name in choices(preprocess, kept[0], "preprocess"):
-        for dtype in choices(key_dtype, kept[1], "key_dtype"):
+    for name in names_to_try(preprocess, present[0], "preprocess"):
+        for dtype in names_to_try(key_dtype, present[1], "key_dtype"):
             if dtype == "float64" and preprocess_named(name).linear:
-                dtype = "float32"  # which is what its layer gives
+                dtype = "float32"  # a linear layer gives float32 keys
             if (name, dtype) in tried:
                 continue
             tried.add((name, dtype))
-            corrector = (view if (name, dtype) == kept else view.rekeyed(name, dtype)).corrector
+            corrector = (view if (name, dtype) == present else view.rekeyed(name, dtype)).corrector
             most = len(corrector.rows) - loo
             if most < 1:
                 needed = "two rows for loo=True" if loo else "rows"
@@ -82,35 +84,37 @@ def tune(
                 temperature, strength, probability_map,
             )  # fmt: skip
             some = _sample(corrector.rows, seed)
-            source: GivenRows | OwnRows
+            source: CallersRows | MemoryRows
             if loo:
-                source = _own(corrector, some, grid.ks[-1], workers)
+                source = _memory_rows(corrector, some, grid.ks[-1], workers)
             else:
-                known = bool(trials)
-                source = GivenRows(corrector, *given, grid.ks[-1], workers, known)
-            if not trials:
+                known = bool(runs)
+                source = CallersRows(corrector, *given, grid.ks[-1], workers, known)
+            if not runs:
                 numbers = _folds(folds, seed, source.targets, 3 if rule == "one_se" else 2)
-            trials.append(
-                Trial(
+            runs.append(
+                ValidationRun(
                     corrector.spec, corrector.rows, source, grid, numbers, some, name, most, workers
                 )
             )
-    with _steps(progress, _Work.of(trials, scored, loo)) as step:
-        for trial in trials:
-            trial.step = step
-        result = Tuner(trials, scored, rule, confidence, seed).run()
-        doubts = (
-            *_too_small(trials[0], result, loo), *_seen(trials[0]), *_impossible(trials[0], result),
-        )  # fmt: skip
+    with _progress(progress, _Steps.of(runs, scored, loo)) as step:
+        for run in runs:
+            run.step = step
+        result = Tuner(runs, scored, rule, confidence, seed).run()
+        notes = (
+            *_note_of_small_residuals(runs[0], result, loo),
+            *_note_of_known_rows(runs[0]),
+            *_note_of_impossible_classes(runs[0], result),
+        )
     for note in result.notes:
         warnings.warn(f"tune: {note}", stacklevel=4)
-    for note in doubts:
+    for note in notes:
         warn(f"tune: {note}")
-    return result.with_notes((*result.notes, *doubts))
+    return result.with_notes((*result.notes, *notes))
 
 
 def _folds(folds: Any, seed: int, targets: Array, least: int) -> I64:
-    """The fold of each row, counted from 0."""
+    """Return the fold of each row, numbered from 0 without gaps."""
     numbers = np.unique(fold_numbers(folds, seed, targets), return_inverse=True)[1].reshape(-1)
     if numbers.max() + 1 < least:
         raise ValueError(f"rule='one_se' needs at least {least} folds, got {numbers.max() + 1}")
@@ -118,63 +122,65 @@ def _folds(folds: Any, seed: int, targets: Array, least: int) -> I64:
 
 
 def _sample(rows: Snapshot, seed: int) -> I64:
-    """Positions, numbered through all segments, of at most 10,000 living rows."""
-    return rows.numbered(sample(len(rows), _SAMPLE, seed))
+    """Return the positions, counted through all segments, of at most 10,000 living rows."""
+    return rows.numbered(sample(len(rows), _SAMPLE_ROWS, seed))
 
 
-def _own(corrector: Corrector, some: I64, k: int, threads: int) -> OwnRows:
+def _memory_rows(corrector: Corrector, some: I64, k: int, threads: int) -> MemoryRows:
     if not corrector.spec.store.gives_outputs:
         raise ValueError(
             "loo=True needs the base model's outputs of the rows, which "
             f"store={corrector.spec.store.name!r} does not keep; tune on validation rows"
         )
-    return OwnRows(corrector, some, k, threads)
+    return MemoryRows(corrector, some, k, threads)
 
 
 # ---------------------------------------------------------------------- honest residuals
 
 
-def _too_small(trial: Trial, result: TuneResult, loo: bool) -> tuple[str, ...]:
-    """A note where the memory's residuals are smaller than those of rows that the base model has
-    not seen: it was trained on the memory's rows, and so the memory has little to give."""
+def _note_of_small_residuals(run: ValidationRun, result: TuneResult, loo: bool) -> tuple[str, ...]:
+    """Return a note if the memory's residuals are smaller than those of rows that the base model
+    has not seen: then it was trained on the memory's rows, and residuals teach little."""
     cure = "fit with outputs from models that did not see the rows (resmem.out_of_fold)"
     if loo:
-        alone = trial.predictions(result.knn, np.arange(len(trial.source)), "targets")
-        share = _clearly_smaller(trial.error_sizes(), trial.sizes_of(alone), _MUCH_SMALLER)
+        alone = run.predictions(result.knn, np.arange(len(run.source)), "targets")
+        share = _clearly_smaller(
+            run.base_error_sizes(), run.error_sizes(alone), _TRAINED_SHARE_OF_KNN
+        )
         return () if share is None else (
             f"the base model errs {share:.0%} as much on the memory's rows as their neighbours do: "
             f"if it was trained on them, their residuals are too small for new rows; {cure}",
         )  # fmt: skip
-    if not trial.spec.store.gives_outputs:
+    if not run.spec.store.gives_outputs:
         return ()
-    corrector = Corrector(trial.spec, trial.rows, 1, 1.0, 1.0, map_named("clip"))
-    own = replace(trial, source=OwnRows(corrector, trial.some, 1, trial.threads))
-    share = _clearly_smaller(own.error_sizes(), trial.error_sizes(), _SMALLER)
+    corrector = Corrector(run.spec, run.rows, 1, 1.0, 1.0, map_named("clip"))
+    own = replace(run, source=MemoryRows(corrector, run.sampled, 1, run.threads))
+    share = _clearly_smaller(own.base_error_sizes(), run.base_error_sizes(), _TRAINED_SHARE)
     return () if share is None else (
         f"the memory's residuals are {share:.0%} of the size of those on the validation rows: the "
         f"base model was probably trained on the memory's rows; {cure}",
     )  # fmt: skip
 
 
-def _seen(trial: Trial) -> tuple[str, ...]:
-    """A note where the validation rows are rows of the memory."""
-    source = trial.source
-    if isinstance(source, OwnRows):
+def _note_of_known_rows(run: ValidationRun) -> tuple[str, ...]:
+    """Return a note if validation rows are rows of the memory."""
+    source = run.source
+    if isinstance(source, MemoryRows):
         return ()
-    seen = OverlapCounter(trial.spec, trial.rows, len(source))
+    seen = OverlapCounter(run.spec, run.rows, len(source))
     for row in seen.blocks():
-        seen.count(row, source.keys(row), trial.positions[row, 0], source.targets[row])
+        seen.count(row, source.keys(row), run.positions[row, 0], source.targets[row])
     note = seen.warning("validation")
     return () if note is None else (note,)
 
 
-def _impossible(trial: Trial, result: TuneResult) -> tuple[str, ...]:
-    """A note where the base model's log-loss is infinite, and so cannot tell settings apart that
-    leave it so."""
+def _note_of_impossible_classes(run: ValidationRun, result: TuneResult) -> tuple[str, ...]:
+    """Return a note if the base model's log-loss is infinite: settings that leave it infinite
+    cannot be told apart."""
     if result.score != "log_loss" or math.isfinite(result.scores["base"]):
         return ()
     return (
-        f"the base gives exactly 0 to the class of {trial.impossible()} of {len(trial.source)} "
+        f"the base gives exactly 0 to the class of {run.count_impossible()} of {len(run.source)} "
         "rows, so its log-loss is infinite, like that of every setting whose neighbours of one of "
         "these rows do not have that class; choose by another score, such as score='brier', or "
         "leave these rows out",
@@ -182,7 +188,7 @@ def _impossible(trial: Trial, result: TuneResult) -> tuple[str, ...]:
 
 
 def _clearly_smaller(sizes: F64, others: F64, factor: float) -> float | None:
-    """The ratio of the means if it is below ``factor`` by two standard errors."""
+    """Return the ratio of the means if it is below ``factor`` by two standard errors, else None."""
     error = math.sqrt(sizes.var() / len(sizes) + factor**2 * others.var() / len(others))
     clear = sizes.mean() + 2 * error < factor * others.mean()
     return float(sizes.mean() / others.mean()) if clear else None
@@ -191,42 +197,42 @@ def _clearly_smaller(sizes: F64, others: F64, factor: float) -> float | None:
 # ---------------------------------------------------------------------- progress
 
 
-class _Work(NamedTuple):
-    """Steps of a run in their order: a row that is searched for, or one at a temperature or
-    setting."""
+class _Steps(NamedTuple):
+    """The steps of tuning, in their order. A step is a row that is searched for, or a row at one
+    temperature or setting."""
 
     searched: int
     swept: int
-    others: int  # stand-ins for the neighbours, the proof, doubts
-    as_slow: int  # of the others, those that take as long as one that is swept
+    others: int  # stand-ins for the neighbours, the proof and the notes
+    as_slow: int  # those of ``others`` that take as long as a swept one
 
     @staticmethod
-    def of(trials: list[Trial], score: Score, loo: bool) -> _Work:
-        first, rows = trials[0], len(trials[0].source)
+    def of(runs: list[ValidationRun], score: Score, loo: bool) -> _Steps:
+        first, rows = runs[0], len(runs[0].source)
 
         def times(settings: list[Settings]) -> int:
             return len(settings) if score.custom else len({s.temperature for s in settings})
 
-        proved = rows * (PROVED + (RIVALS if len(trials) > 1 else 0))
+        proved = rows * (PROOF_PREDICTIONS + (KEYS_PREDICTIONS if len(runs) > 1 else 0))
         others = proved + rows * (times(first.settings("mean")) + times(first.settings("targets")))
-        others += first.singly(len(first.some)) * len(first.grid.temperatures)  # averaged
+        # The mean residual is computed for each temperature.
+        others += first.single_steps(len(first.sampled)) * len(first.grid.temperatures)
         if loo:
-            others += rows + first.singly(rows)
+            others += rows + first.single_steps(rows)
         elif first.spec.store.gives_outputs:
-            others += first.singly(rows) + first.singly(len(first.some))
-        return _Work(
-            rows * len(trials),
-            rows * sum(times(trial.settings()) for trial in trials),
+            others += first.single_steps(rows) + first.single_steps(len(first.sampled))
+        return _Steps(
+            rows * len(runs),
+            rows * sum(times(run.settings()) for run in runs),
             others,
             proved if first.spec.store.has_layer or score.custom else 0,
         )
 
 
 class _Forecast:
-    """Is told of every step done, and warns once, where nobody else is told, that many seconds
-    are left."""
+    """Counts the steps done, and warns once if many seconds are left."""
 
-    def __init__(self, work: _Work) -> None:
+    def __init__(self, work: _Steps) -> None:
         self._phases = [(work.searched, 0), (work.searched + work.swept, work.as_slow)]
         self._done, self._before, self._start = 0, 0, time.monotonic()
 
@@ -253,8 +259,8 @@ class _Forecast:
 
 
 @contextmanager
-def _steps(progress: Any, work: _Work) -> Iterator[Callable[[int], None]]:
-    """What is told of every step done: the caller's function, a bar, or who warns of long runs."""
+def _progress(progress: Any, work: _Steps) -> Iterator[Callable[[int], None]]:
+    """Yield the function to call with steps done: the caller's, a progress bar's, or a forecast."""
     total = work.searched + work.swept + work.others
     if progress is True:
         try:

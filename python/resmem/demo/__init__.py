@@ -4,9 +4,9 @@ Two models are trained on the spot on a part of Fashion-MNIST, each is given a m
 residuals, and base, neighbours alone and ResMem are shown side by side on images that nothing
 was fitted to or chosen on.
 
-`data.py` reads the images, `base.py` holds the two models, `experiment.py` is the run from
-training through `Memory.tune` to the test, `results.py` what it finds, `report.py` says what came
-of it and `picture.py` draws it.
+`data.py` reads the images, `base.py` holds the two models, `experiment.py` runs everything from
+training through `Memory.tune` to the test, `results.py` defines its results, `printer.py` prints
+them and `picture.py` draws them.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from pathlib import Path
 from . import data
 from .base import recipes
 from .experiment import fit_and_tune, run_test
-from .report import Report
+from .printer import Printer
 
 
 def run(picture: Path | None = None, quick: bool = False) -> None:
-    """Run the demo and print its report; draw it to `picture` unless that is None.
+    """Run the demo and print its results; draw them to `picture` unless that is None.
 
-    `quick` cuts the data and the training down to a few seconds, to see that it all works.
+    `quick` cuts data and training down to a few seconds, to check that everything works.
     """
-    report = Report()
-    report.opening()
-    with report.stage("load"):
+    printer = Printer()
+    printer.opening()
+    with printer.stage("load"):
         train, validation = data.load("train", quick), data.load("validation", quick)
-    report.data(train, validation)
-    trials = []
+    printer.data(train, validation)
+    tuned_models = []
     for recipe in recipes(quick):
-        trial = fit_and_tune(recipe, train, validation, report)
-        report.model(trial)
-        trials.append(trial)
-    with report.stage("load"):
+        tuned_model = fit_and_tune(recipe, train, validation, printer)
+        printer.model(tuned_model)
+        tuned_models.append(tuned_model)
+    with printer.stage("load"):
         test = data.load("test", quick)
-    results = [run_test(trial, test, report) for trial in trials]
-    report.table(results, len(test))
-    report.throughput(results)
+    results = [run_test(tuned_model, test, printer) for tuned_model in tuned_models]
+    printer.table(results, len(test))
+    printer.throughput(results)
     if picture is not None:
         from .picture import draw
 
-        with report.stage("picture"):
+        with printer.stage("picture"):
             drawn = draw(picture, results[-1], train, test)
-        report.drawn(picture, drawn)
-    report.times()
+        printer.drawn(picture, drawn)
+    printer.times()

@@ -33,7 +33,7 @@ def log_loss(probabilities: NDArray[np.floating], labels: Ints) -> float:
 
 
 def pixels(images: Floats) -> Floats:
-    """The features of the simple model: the image, one row of 784 numbers."""
+    """Return the features of the simple model: each image as a row of 784 numbers."""
     return images.reshape(len(images), -1)
 
 
@@ -69,12 +69,12 @@ class PatchFeatures:
 
     @staticmethod
     def _contrast(patches: Floats) -> Floats:
-        """The standard deviation of each patch, kept away from zero; a column."""
+        """Return the standard deviation of each patch, kept away from zero, as a column."""
         deviation: Floats = np.sqrt(patches.var(axis=1, keepdims=True) + np.float32(0.01))
         return deviation
 
     def __call__(self, images: Floats) -> Floats:
-        """Features of the images, (n, 2 * 16 * filters)."""
+        """Return the features of the images, (n, 2 * 16 * filters)."""
         chunks = [images[i : i + self.CHUNK] for i in range(0, len(images), self.CHUNK)]
         with ThreadPoolExecutor(max_workers=4) as pool:
             return np.concatenate(list(pool.map(self._chunk, chunks)))
@@ -104,18 +104,18 @@ class Perceptron:
             self.params += [weights * np.float32(np.sqrt(2 / rows)), np.zeros(columns, np.float32)]
 
     def hidden(self, inputs: Floats) -> Floats:
-        """The hidden layer: what the memory is keyed by."""
+        """Return the hidden layer, which the memory uses as embeddings."""
         weights, bias, _, _ = self.params
         units: Floats = np.maximum(inputs @ weights + bias, 0)
         return units
 
     def logits(self, hidden: Floats) -> Floats:
-        """The outputs, from the hidden layer."""
+        """Return the logits for a hidden layer."""
         _, _, weights, bias = self.params
         return hidden @ weights + bias
 
     def gradients(self, inputs: Floats, labels: Ints) -> list[Floats]:
-        """Gradients of the batch's mean log-loss, one per parameter, under fresh dropout."""
+        """Return the gradients of the batch's mean log-loss, one per parameter, under dropout."""
         hidden = self.hidden(inputs)
         kept = self.rng.random(hidden.shape, dtype=np.float32) >= self.DROPOUT
         mask = kept / (1 - self.DROPOUT)
@@ -127,7 +127,7 @@ class Perceptron:
         return [inputs.T @ back, back.sum(axis=0), hidden.T @ error, error.sum(axis=0)]
 
     def epochs(self, inputs: Floats, labels: Ints, epochs: int) -> Iterator[None]:
-        """Train in place, pausing after each epoch; the rate falls along a cosine to zero."""
+        """Train in place and yield after each epoch; the rate falls along a cosine to zero."""
         means = [np.zeros_like(p) for p in self.params]
         squares = [np.zeros_like(p) for p in self.params]
         starts = range(0, len(labels), self.BATCH)
@@ -163,7 +163,7 @@ class Perceptron:
 
 
 class Outputs(NamedTuple):
-    """What a memory is fitted to and asked with: keys and logits."""
+    """What a model gives to its memory for some images: embeddings and logits."""
 
     keys: Floats
     logits: Floats
@@ -181,7 +181,7 @@ class Recipe:
 
 
 def recipes(quick: bool = False) -> list[Recipe]:
-    """The two base models of the demo, the simple one first."""
+    """Return the recipes of the two base models of the demo, the simple one first."""
     filters = 8 if quick else 32
     return [
         Recipe(
@@ -200,7 +200,7 @@ def recipes(quick: bool = False) -> list[Recipe]:
 
 
 class Base:
-    """A base model: images to inputs, inputs to keys (the hidden layer) and logits."""
+    """A base model: it turns images into inputs, and these into keys (hidden layer) and logits."""
 
     def __init__(self, recipe: Recipe, images: Floats) -> None:
         self.recipe = recipe
@@ -209,14 +209,14 @@ class Base:
         self.best_epoch = 0
 
     def inputs(self, images: Floats) -> Floats:
-        """Standardised features."""
+        """Return the standardised features of images."""
         return (self.features(images) - self.mean) * self.scale
 
     def fit(self, train: Split, validation: Split, tick: Tick) -> tuple[Outputs, Outputs]:
-        """Train; the outputs of the trained model on the two splits."""
+        """Train, and return the outputs of the trained model on the two splits."""
         inputs = self.inputs(train.images)
         self.mean = inputs.mean(axis=0)
-        # Inputs that hardly vary (corner pixels) are not blown up to unit variance.
+        # The added term keeps inputs that hardly vary (corner pixels) from being blown up.
         self.scale = 1 / (inputs.std(axis=0) + np.float32(0.1) * inputs.std())
         inputs = (inputs - self.mean) * self.scale
         held_out = self.inputs(validation.images)
@@ -229,7 +229,7 @@ class Base:
         return self.outputs(inputs), self.outputs(held_out)
 
     def outputs(self, inputs: Floats) -> Outputs:
-        """The hidden layer, scaled to unit length, and the logits."""
+        """Return the hidden layer, scaled to unit length, and the logits."""
         hidden = self.network.hidden(inputs)
         norms = np.linalg.norm(hidden, axis=1, keepdims=True)
         keys = hidden / np.maximum(norms, np.float32(1e-12))

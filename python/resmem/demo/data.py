@@ -1,4 +1,4 @@
-"""The images: a part of Fashion-MNIST that travels with the package."""
+"""The images: a part of Fashion-MNIST that is included in the package."""
 
 from __future__ import annotations
 

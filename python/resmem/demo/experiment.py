@@ -1,4 +1,4 @@
-"""The run itself: train, remember, tune on validation, and test once."""
+"""The experiment: train a model, fit its memory, tune it on validation, and test once."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ import resmem
 
 from .base import Base, Floats, Ints, Recipe, log_loss, softmax
 from .data import Split
-from .report import Report, Stopwatch
-from .results import Fit, Result, Trial
+from .printer import Printer, Stopwatch
+from .results import Fit, Result, TunedModel
 
 
 def assess(logits: Floats, labels: Ints) -> Fit:
-    """Accuracy, log-loss and mean residual of the base model."""
+    """Return accuracy, log-loss and mean residual of the base model."""
     probabilities = softmax(logits)
     at_label = np.take_along_axis(probabilities, labels[:, None], axis=1)
     accuracy = float((logits.argmax(axis=1) == labels).mean())
     return Fit(accuracy, log_loss(probabilities, labels), float((1 - at_label).mean()))
 
 
-def fit_and_tune(recipe: Recipe, train: Split, validation: Split, report: Report) -> Trial:
+def fit_and_tune(recipe: Recipe, train: Split, validation: Split, printer: Printer) -> TunedModel:
     """Train a base model, fit its memory, and tune it on the validation images."""
     base = Base(recipe, train.images)
-    with report.stage("train"), report.bar(recipe.name, recipe.epochs + 1) as tick:
+    with printer.stage("train"), printer.bar(recipe.name, recipe.epochs + 1) as tick:
         known, held_out = base.fit(train, validation, tick)
     memory = resmem.Memory(task="classification", output_kind="logits")
-    with report.stage("memory fit"):
+    with printer.stage("memory fit"):
         memory.fit(*known, train.labels)
-    with report.stage("tune"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are the result's notes, which are printed
+    with printer.stage("tune"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the result's notes, which the demo prints, say the same
         tuned = memory.tune(*held_out, validation.labels)
     fits = assess(known.logits, train.labels), assess(held_out.logits, validation.labels)
-    return Trial(base, memory, *fits, tuned)
+    return TunedModel(base, memory, *fits, tuned)
 
 
-def run_test(trial: Trial, test: Split, report: Report) -> Result:
+def run_test(tuned_model: TunedModel, test: Split, printer: Printer) -> Result:
     """Score every method on the test images, and time the memory."""
-    memory, tuned = trial.memory, trial.tuned
-    with report.stage("test"):
-        outputs = trial.base.outputs(trial.base.inputs(test.images))
+    memory, tuned = tuned_model.memory, tuned_model.tuned
+    with printer.stage("test"):
+        outputs = tuned_model.base.outputs(tuned_model.base.inputs(test.images))
         with Stopwatch() as search:
             memory.kneighbors(outputs.keys, k=tuned.knn.k)
         memory.use(tuned.published)
@@ -63,4 +63,4 @@ def run_test(trial: Trial, test: Split, report: Report) -> Result:
     if tuned.base.temperature == 1:
         del methods["base, T=1"]
     rates = len(test) / search.seconds, len(test) / correct.seconds
-    return Result(trial, outputs, methods, published.examples, *rates)
+    return Result(tuned_model, outputs, methods, published.examples, *rates)

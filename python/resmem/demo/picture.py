@@ -19,24 +19,25 @@ from .results import Result
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CORRECTED, HARMED, SHOWN = 4, 2, 6  # rows of either kind, training images in a row
+CORRECTED, HARMED = 4, 2  # rows for corrected and for harmed images
+SHOWN = 6  # training images in a row
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"
 
 
 class Changes:
-    """The test images whose class ResMem as published changed, and what changed it."""
+    """The test images whose class ResMem as published changed, and the neighbours that did so."""
 
     def __init__(self, result: Result) -> None:
-        self.result, self.settings = result, result.trial.tuned.published
-        self.memory = result.trial.memory.use(self.settings)
+        self.result, self.settings = result, result.tuned_model.tuned.published
+        self.memory = result.tuned_model.memory.use(self.settings)
 
     def chances(self, i: int) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
-        """Probabilities of image i by the base model and by ResMem."""
+        """Return the probabilities of image i from the base model and from ResMem."""
         keys, logits = (part[i : i + 1] for part in self.result.outputs)
         return softmax(logits)[0], self.memory.predict_proba(keys, logits)[0]
 
     def movers(self, i: int, old: int, new: int) -> Iterator[tuple[int, float, float]]:
-        """The neighbours that moved image i most: id, weight, and push to the new class."""
+        """Yield the neighbours that pushed image i farthest: id, weight, push to the new class."""
         near = self.memory.explain(self.result.outputs.keys[i : i + 1], columns=[old, new])
         push = near.contributions[0, :, 1] - near.contributions[0, :, 0]
         for j in np.argsort(-push, kind="stable")[:SHOWN]:
@@ -44,7 +45,7 @@ class Changes:
 
 
 def draw(path: Path, result: Result, train: Split, test: Split) -> bool:
-    """Draw what the memory changed to a file; False, and nothing drawn, without matplotlib."""
+    """Draw what the memory changed to a file; return False if there is no matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -70,23 +71,24 @@ def draw(path: Path, result: Result, train: Split, test: Split) -> bool:
         panels = [figure.add_subplot(grid[row, column]) for column in range(SHOWN + 2)]
         draw_row(panels, changes, i, train, test)
     with replacing(path) as raw:
-        file = io.BufferedWriter(raw)  # of its own, `raw` may write less than it is given
+        file = io.BufferedWriter(raw)  # because one call of `raw.write` may write only a part
         figure.savefig(file, dpi=120, format=path.suffix[1:].lower())
         file.flush()
     return True
 
 
 def title(changes: Changes, images: int) -> str:
-    """What the picture shows, with both counts."""
+    """Return the title, with the numbers of corrected and harmed images."""
     method = changes.result.methods["ResMem as published"]
+    model = changes.result.tuned_model.base.recipe.name
     return (
-        f"ResMem as published over the {changes.result.trial.base.recipe.name} model corrected "
+        f"ResMem as published over the {model} model corrected "
         f"{method.corrected} and harmed {method.harmed} of {images} test images"
     )
 
 
 def legend(changes: Changes) -> str:
-    """How to read a row."""
+    """Return the text that says how to read a row."""
     return (
         f"Left: a test image. Right: of its {changes.settings.k} neighbours among the "
         f"training images, the {SHOWN} that moved the prediction most, with label, weight, and\n"
@@ -98,7 +100,7 @@ def legend(changes: Changes) -> str:
 
 
 def draw_row(panels: list[Axes], changes: Changes, i: int, train: Split, test: Split) -> None:
-    """One test image, what was said of it before and after, and what changed it."""
+    """Draw one test image, its predictions before and after, and the images that changed them."""
     before, after = changes.chances(i)
     old, new, label = int(before.argmax()), int(after.argmax()), int(test.labels[i])
     word, colour = ("corrected", BLUE) if new == label else ("harmed", ORANGE)
@@ -120,7 +122,7 @@ def draw_row(panels: list[Axes], changes: Changes, i: int, train: Split, test: S
 
 
 def show(panel: Axes, image: Floats, frame: str) -> None:
-    """An image, dark on white, in a coloured frame."""
+    """Draw an image, dark on white, in a coloured frame."""
     panel.imshow(image, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     panel.set_xticks([])
     panel.set_yticks([])

@@ -1,4 +1,4 @@
-"""What a run of the demo finds: a model, its memory, and how both did."""
+"""The results of a run of the demo: models, their memories, and their scores."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fit:
-    """How well the trained model knows one split."""
+    """The scores of a trained model on one split."""
 
     accuracy: float
     log_loss: float
-    residual: float  # mean of 1 - p(label): what the memory stores, or would have to supply
+    residual: float  # mean of 1 - p(label), the residual of the true class
 
 
 @dataclass(frozen=True)
-class Trial:
+class TunedModel:
     """A trained base model, its memory, and what tuning on the validation images found."""
 
     base: Base
@@ -35,11 +35,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """One base model's test."""
+    """The test results of one base model and its memory."""
 
-    trial: Trial
+    tuned_model: TunedModel
     outputs: Outputs
     methods: dict[str, MethodResult]  # by name, the base model first
     examples: dict[str, list[int]]  # images that ResMem as published changed most
-    search_rate: float  # queries per second
-    correct_rate: float
+    search_rate: float  # queries searched per second
+    correct_rate: float  # queries corrected per second

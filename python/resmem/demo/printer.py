@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from resmem._scores.metrics import Interval
 
     from .data import Split
-    from .results import Result, Trial
+    from .results import Result, TunedModel
 
 
 class Stopwatch:
@@ -42,8 +42,8 @@ class Stopwatch:
         self.seconds = perf_counter() - self._start
 
 
-class Report:
-    """Prints the demo's results, and keeps its time stage by stage."""
+class Printer:
+    """Prints the demo's results, and measures the time of each stage."""
 
     def __init__(self) -> None:
         self.start = perf_counter()
@@ -58,7 +58,7 @@ class Report:
 
     @contextmanager
     def bar(self, label: str, total: int, width: int = 30) -> Iterator[Callable[[], None]]:
-        """A progress bar, moved on by each call; shown only on a terminal."""
+        """Yield a function that moves a progress bar by one step; it is drawn on terminals only."""
         shown = sys.stderr.isatty()
         done = -1
 
@@ -78,7 +78,7 @@ class Report:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
 
     def opening(self) -> None:
-        """Say what is about to happen, and with which versions."""
+        """Print what the demo does, and the versions it runs with."""
         print("Residual memories over two models of clothes, trained here and now (Fashion-MNIST)")
         print(
             f"resmem {resmem.__version__}, NumPy {np.__version__}, "
@@ -87,35 +87,35 @@ class Report:
         )
 
     def data(self, train: Split, validation: Split) -> None:
-        """The data that training and tuning see."""
+        """Print the sizes of the data for training and tuning."""
         print(
             f"{len(train)} images to train on, {len(validation)} to choose settings by "
             "(validation);\nthe test images stay closed until every choice is made"
         )
 
-    def model(self, trial: Trial) -> None:
-        """A trained model, its memory and the settings chosen for it."""
-        base = trial.base
+    def model(self, tuned_model: TunedModel) -> None:
+        """Print a trained model, its memory and the settings chosen for it."""
+        base = tuned_model.base
         print(f"\n{base.recipe.name}: {base.recipe.description}, {base.recipe.hidden} hidden units")
         print(f"  epoch {base.best_epoch} of {base.recipe.epochs}, the best on validation")
         print("              accuracy  log-loss  mean residual, 1 - p(label)")
-        for name, fit in (("training", trial.train), ("validation", trial.validation)):
+        for name, fit in (("training", tuned_model.train), ("validation", tuned_model.validation)):
             print(f"  {name:10s}  {fit.accuracy:8.2%}  {fit.log_loss:8.4f}  {fit.residual:8.4f}")
-        memory = trial.memory
+        memory = tuned_model.memory
         print(
             f"  memory: {len(memory)} rows, keys of {base.recipe.hidden} numbers, "
             f"{memory.nbytes / 1e6:.1f} MB. It holds the residuals of the very\n"
             "  images that the model was trained on, to show what this costs."
         )
-        for line in repr(trial.tuned).splitlines():
+        for line in repr(tuned_model.tuned).splitlines():
             print(textwrap.fill(line, 112, initial_indent="  ", subsequent_indent="      "))
 
     def table(self, results: list[Result], images: int) -> None:
-        """Every method on the test images, and what the memory changed."""
+        """Print the scores of every method on the test images, and what the memory changed."""
         print(f"\nTest on {images} images, opened once, now")
         print("  model  method                accuracy  log-loss  corrected  harmed")
         for result in results:
-            model = result.trial.base.recipe.name
+            model = result.tuned_model.base.recipe.name
             for name, method in result.methods.items():
                 scores = method.scores
                 print(
@@ -132,33 +132,33 @@ class Report:
             for name, method in result.methods.items():
                 if method.gain is not None:
                     said = verdict(method.gain)
-                    print(f"  {result.trial.base.recipe.name:5s}  {name:20s}  {said}")
+                    print(f"  {result.tuned_model.base.recipe.name:5s}  {name:20s}  {said}")
 
     def throughput(self, results: list[Result]) -> None:
-        """Queries per second."""
+        """Print the queries per second."""
         print()
         for result in results:
-            trial = result.trial
+            tuned_model = result.tuned_model
             print(
-                f"{trial.base.recipe.name}: {result.search_rate:,.0f} queries/s searched "
-                f"(k={trial.tuned.knn.k}), {result.correct_rate:,.0f} corrected "
-                f"(k={trial.tuned.published.k}), {len(trial.memory)} rows"
+                f"{tuned_model.base.recipe.name}: {result.search_rate:,.0f} queries/s searched "
+                f"(k={tuned_model.tuned.knn.k}), {result.correct_rate:,.0f} corrected "
+                f"(k={tuned_model.tuned.published.k}), {len(tuned_model.memory)} rows"
             )
 
     def drawn(self, path: Path, drawn: bool) -> None:
-        """Where the picture is, or how to get one."""
+        """Print where the picture is, or how to get one."""
         if drawn:
             print(f"Picture: {path}")
         else:
             print("No picture, for want of matplotlib: pip install matplotlib")
 
     def times(self) -> None:
-        """Seconds per stage."""
+        """Print the seconds of each stage."""
         stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.seconds.items())
         print(f"Seconds: {stages}; {perf_counter() - self.start:.1f} in all")
 
 
 def verdict(gain: Interval) -> str:
-    """A gain, and whether it is clear of 0."""
+    """Return a gain as text, with whether it is clear of 0."""
     word = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not clear of 0"
     return f"{gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]  {word}"

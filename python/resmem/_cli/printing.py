@@ -1,4 +1,4 @@
-"""What a command says: its outcome on standard output, anything else on standard error."""
+"""What a command prints: its outcome on standard output, everything else on standard error."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from resmem._base.errors import ResmemWarning
 from resmem._base.units import bytes_text
 from resmem._state.settings import SETTINGS
 
-_NAMES_SHOWN = 20  # of columns
+_NAMES_SHOWN = 20  # most names of columns in a line
 
 
-class Told(NamedTuple):
+class Outcome(NamedTuple):
     """The outcome of a command, for programs and for people."""
 
     facts: dict[str, Any]
     text: str
 
 
-def tell(told: Told, as_json: bool, quiet: bool) -> None:
+def print_outcome(outcome: Outcome, as_json: bool, quiet: bool) -> None:
+    """Print the outcome on standard output: its facts as JSON, or else its text unless quiet."""
     if as_json:
-        print(json.dumps(_plain(told.facts), allow_nan=False))
-    elif told.text and not quiet:
-        print(told.text)
+        print(json.dumps(_plain(outcome.facts), allow_nan=False))
+    elif outcome.text and not quiet:
+        print(outcome.text)
 
 
 def say(text: str) -> None:
-    """On standard error, if there is one; `print` would take standard output instead."""
+    """Print on standard error if there is one; `print` would use standard output instead."""
     if sys.stderr is not None:
         print(text, file=sys.stderr)
 
 
 def in_options(text: str) -> str:
-    """A message of the library's with its arguments as they are given here."""
+    """Return a message of the library with arguments written as options of the command line."""
 
     def option(found: re.Match[str]) -> str:
         name, value = found.groups()
@@ -52,9 +53,9 @@ def in_options(text: str) -> str:
 
 
 @contextmanager
-def warnings_told() -> Iterator[None]:
-    """Warnings of the package's own are one line on standard error each, and that line once."""
-    told: set[str] = set()
+def warnings_printed() -> Iterator[None]:
+    """Print each of the package's own warnings as one line on standard error, and only once."""
+    printed: set[str] = set()
     with warnings.catch_warnings():
         usual = warnings.showwarning
 
@@ -66,8 +67,8 @@ def warnings_told() -> Iterator[None]:
                 usual(message, category, filename, lineno, file, line)
                 return
             text = in_options(" ".join(str(message).split()))
-            if text not in told:
-                told.add(text)
+            if text not in printed:
+                printed.add(text)
                 say(f"resmem: warning: {text}")
 
         warnings.showwarning = show
@@ -75,7 +76,7 @@ def warnings_told() -> Iterator[None]:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """One line per fact, those of inner tables as `outer.inner`."""
+    """Return one line per fact, those of inner dicts as `outer.inner`."""
     lines = dict(_flat(facts, ""))
     width = max(map(len, lines), default=0)
     return "\n".join(f"{name:>{width}}: {value}" for name, value in lines.items())
@@ -97,7 +98,7 @@ def _flat(facts: dict[str, Any], prefix: str) -> list[tuple[str, str]]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can say it, which has no infinity."""
+    """Return a value as JSON can hold it: infinity, which JSON lacks, as a string."""
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,8 @@
-"""Validation rows against a memory: one search, then any settings at the cost of a sum.
+"""Validation rows and their neighbours: one search, after which a setting costs only sums.
 
-The neighbours at the largest ``k`` are kept; every smaller ``k`` is a prefix, ``sigma`` reweights,
-the temperature changes residuals, the strength scales (CONTRACT.md, "Sweep").
+The search finds the neighbours at the largest ``k``; a smaller ``k`` uses the first of them,
+``sigma`` changes their weights, the temperature their residuals, and the strength scales the sum
+(CONTRACT.md, "Sweep").
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from resmem._base.arrays import (
     sliceable,
 )
 from resmem._base.blocks import blocks
-from resmem._correction.correct import Corrector, search
+from resmem._correction.correct import Corrector, nearest_rows
 from resmem._correction.simplex import map_named
 from resmem._keys.stored import widen_keys
 from resmem._rows import plausible
@@ -37,10 +38,10 @@ from resmem._scores.metrics import BINS, Score
 from resmem._state.settings import Settings
 from resmem._tuning.grid import Grid
 
-_SWEPT_BYTES = 48 << 20  # of residuals and outputs in hand
+_BATCH_BYTES = 48 << 20  # for the residuals and outputs of the rows that are swept together
 
-# Scores that are made of sums over rows, and what the core calls these.
-SWEPT = {
+# Scores that are computed from sums over rows, and the core's names of them.
+SWEEP_SCORES = {
     "log_loss": "log_loss",
     "accuracy": "accuracy",
     "brier": "brier",
@@ -50,49 +51,50 @@ SWEPT = {
     "r2": "squared_error",
 }
 
-# What is predicted from: the memory; the neighbours' targets; and what a memory gives that knows
-# nothing of places, the mean residual of all its rows, or the neighbours of other validation rows.
-Kind: TypeAlias = Literal["memory", "targets", "mean", "shuffled"]
+# What predictions are made from: the memory's residuals; the neighbours' targets; or one of two
+# stand-ins that ignore where a row lies, the mean residual of all rows of the memory and the
+# neighbours of another validation row.
+Predictor: TypeAlias = Literal["memory", "targets", "mean", "shuffled"]
 
 Step: TypeAlias = Callable[[int], None]
 
 
-class GivenRows:
-    """Rows that a caller hands over: embeddings, outputs and targets."""
+class CallersRows:
+    """Validation rows that the caller gives: embeddings, outputs and targets."""
 
     def __init__(
         self, corrector: Corrector, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any,
         k: int, threads: int, known: bool,
     ) -> None:  # fmt: skip
-        """``known``: outputs and targets came before, with keys of another kind."""
+        """``known``: these outputs were checked before, with keys kept in another way."""
         self._corrector, self._threads = corrector, threads
-        self._searched = corrector.searching(k, embeddings, exclude_ids, threads)
-        self._given = corrector.given_outputs(outputs, len(self._searched), known=known)
+        self._searched = corrector.queries_at_k(k, embeddings, exclude_ids, threads)
+        self._given = corrector.query_outputs(outputs, len(self._searched), already_checked=known)
         self.targets: Array = checked_targets(corrector, targets, len(self._searched))
 
     def __len__(self) -> int:
         return len(self._searched)
 
     def find(self, block: slice) -> tuple[F64, I64]:
-        """Distances and positions of the neighbours of a block of rows."""
+        """Return distances and positions of the neighbours of a block of rows."""
         found = self._searched.find(block, *self._searched.queries(block))
         self._searched.forget(block)
         return found
 
     def keys(self, block: slice) -> Keys:
-        """What is searched for of a block of rows."""
+        """Return the keys that a block of rows is searched with."""
         return self._searched.queries(block)[0]
 
     def outputs(self, block: slice) -> Array:
-        """The base model's outputs (b, C), checked."""
+        """Return the base model's outputs (b, C) of a block of rows, checked."""
         keys = self._searched.queries(block)[0] if self._given is None else None
         outputs: Array = self._corrector.raw_outputs(keys, self._given, block, self._threads)
         release_pages(self._given, block)
         return outputs
 
 
-class OwnRows:
-    """Rows of the memory itself, each searched for without itself."""
+class MemoryRows:
+    """Rows of the memory that serve as validation rows; none is its own neighbour."""
 
     def __init__(self, corrector: Corrector, positions: I64, k: int, threads: int) -> None:
         self._corrector, self._k, self._threads = corrector, k, threads
@@ -104,18 +106,18 @@ class OwnRows:
         return len(self._positions)
 
     def find(self, block: slice) -> tuple[F64, I64]:
-        """As ``GivenRows.find``."""
+        """Return distances and positions of the neighbours of a block of rows."""
         rows, prepare = self._corrector.rows, self._corrector.auto_prepare
         chosen = list(rows.at(self._positions[block]))
         own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
         largest = max(segment.keys_max for segment, _ in chosen)
         keys = self._keys(block)
-        asked = (keys, largest, self._k, own, self._threads, prepare)
-        distances, _, positions = search(rows, *asked)
+        arguments = (keys, largest, self._k, own, self._threads, prepare)
+        distances, _, positions = nearest_rows(rows, *arguments)
         return distances, positions
 
     def outputs(self, block: slice) -> Array:
-        """As ``GivenRows.outputs``."""
+        """Return the base model's outputs (b, C) of a block of rows, from the store."""
         store, chosen = self._corrector.spec.store, self._corrector.rows.at(self._positions[block])
         return np.concatenate([store.outputs(s, at, self._threads) for s, at in chosen])
 
@@ -128,7 +130,7 @@ class OwnRows:
 
 
 def checked_targets(corrector: Corrector, targets: Any, q: int) -> Array:
-    """Classes (q,), or values (q, C)."""
+    """Return the targets of validation rows, checked: classes (q,), or values (q, C)."""
     spec, columns = corrector.spec, corrector.rows.columns
     if spec.task == "regression":
         plausible.check_order(targets, corrector.rows.output_names, "memory.output_names_")
@@ -146,51 +148,53 @@ def checked_targets(corrector: Corrector, targets: Any, q: int) -> Array:
     return array
 
 
-class Part(NamedTuple):
+class Batch(NamedTuple):
     """Some validation rows, and the rows of the memory that are their neighbours."""
 
-    rows: I64  # numbers of validation rows
-    distances: F64
-    near: I64  # (b, k) numbers in `there`, -1 padding
-    there: I64  # positions in the memory, ascending
-    outputs: Array
+    rows: I64  # (b,) numbers of the validation rows
+    distances: F64  # (b, k)
+    neighbours: I64  # (b, k) indices into `positions`; -1 is padding
+    positions: I64  # (m,) positions in the memory, ascending
+    outputs: Array  # (b, C)
 
 
 @dataclass
-class Trial:
-    """Validation rows, their neighbours in one memory, and what is predicted from them."""
+class ValidationRun:
+    """Validation rows, their neighbours in one memory, and the predictions made from them."""
 
     spec: Spec
     rows: Snapshot
-    source: GivenRows | OwnRows
+    source: CallersRows | MemoryRows
     grid: Grid
-    folds: I64  # of each validation row
-    some: I64  # positions of rows that stand for all of the memory's
+    folds: I64  # (q,) the fold of each validation row
+    sampled: I64  # positions of a sample of the memory's rows, which stands for all of them
     preprocess: str
-    most: int  # neighbours that a query can have
+    most_neighbours: int  # largest number of neighbours that a query can have
     threads: int
-    step: Step = lambda done: None  # told of rows, each at one setting or temperature
+    # Called with the number of rows done; a row counts once for each setting or temperature.
+    step: Step = lambda done: None
 
     @property
-    def plain_temperature(self) -> float:
-        """1, or the only one there can be."""
+    def given_temperature(self) -> float:
+        """The temperature of the base model as given: 1, or that of ``fit`` if it is fixed."""
         return self.rows.temperature if self.spec.store.fixed_temperature else 1.0
 
-    def settings(self, kind: Kind = "memory") -> list[Settings]:
-        """Those that are swept, in the order of the sums."""
-        return self._grid(kind).settings(self.preprocess, self.spec.key_dtype)
+    def settings(self, predictor: Predictor = "memory") -> list[Settings]:
+        """Return the settings that are swept, in the order of the sums."""
+        return self._grid(predictor).settings(self.preprocess, self.spec.key_dtype)
 
-    def _grid(self, kind: Kind) -> Grid:
-        if kind == "targets":
-            maps = tuple(m for m in self.grid.maps if not m.keeps)  # there is no base to keep
+    def _grid(self, predictor: Predictor) -> Grid:
+        if predictor == "targets":
+            # Without a base, "keep" has nothing to keep.
+            maps = tuple(m for m in self.grid.maps if not m.keeps_base)
             maps = maps or (map_named("clip"),)
             return replace(self.grid, temperatures=(1.0,), strengths=(1.0,), maps=maps)
-        if kind == "mean":
+        if predictor == "mean":
             return replace(self.grid, ks=(1,), sigmas=(math.inf,))
         return self.grid
 
-    def search(self) -> None:
-        """Find the neighbours, once."""
+    def find_neighbours(self) -> None:
+        """Find the neighbours of all validation rows; called once."""
         q, k = len(self.source), self.grid.ks[-1]
         self.distances = np.empty((q, k))
         self.positions = np.empty((q, k), dtype=np.int64)
@@ -198,71 +202,79 @@ class Trial:
             self.distances[block], self.positions[block] = self.source.find(block)
             self.step(block.stop - block.start)
         self.grid = self.grid.scaled(self.distances)
-        self.means: dict[float, Keys] = {}  # by temperature
+        self.means: dict[float, Keys] = {}  # mean residuals (1, C) by temperature
         order = np.random.RandomState(0).permutation(q)
-        self.other = np.empty(q, dtype=np.int64)  # whose neighbours a shuffled row is given
-        self.other[order] = np.roll(order, 1)
+        # The rows whose neighbours the rows get if the predictor is "shuffled".
+        self.shuffled_rows = np.empty(q, dtype=np.int64)
+        self.shuffled_rows[order] = np.roll(order, 1)
 
     # ------------------------------------------------------------------ all settings
 
-    def sweep(self, score: Score, kind: Kind = "memory") -> F64:
-        """Sums (folds, settings, width) of what ``score`` is made of, over every fold."""
+    def sweep(self, score: Score, predictor: Predictor = "memory") -> F64:
+        """Return the sums (folds, settings, width) over each fold that ``score`` is made of."""
         total: Any = 0
-        for part in self._parts():
+        for batch in self._batches():
             swept = []
-            for temperature in self._grid(kind).temperatures:
-                swept.append(self._swept(part, temperature, score, kind))
-                self.step(len(part.rows))
+            for temperature in self._grid(predictor).temperatures:
+                swept.append(self._swept(batch, temperature, score, predictor))
+                self.step(len(batch.rows))
             total = total + np.stack(swept, axis=1)
         sums: F64 = total.reshape(len(total), -1, total.shape[-1])
         return sums
 
-    def _swept(self, part: Part, temperature: float, score: Score, kind: Kind) -> F64:
-        """At one temperature: (folds, ks, sigmas, strengths, maps, width)."""
-        grid = self._grid(kind)
-        near: tuple[Keys, F64, I64, F64 | None] = self._near(part, temperature, kind)
+    def _swept(self, batch: Batch, temperature: float, score: Score, predictor: Predictor) -> F64:
+        """Sweep at one temperature: sums (folds, ks, sigmas, strengths, maps, width)."""
+        grid = self._grid(predictor)
+        near: tuple[Keys, F64, I64, F64 | None] = self._neighbour_residuals(
+            batch, temperature, predictor
+        )
         maps = [(m.kind, m.floor) for m in grid.maps]
         count = int(self.folds.max()) + 1
-        bounds = np.searchsorted(self.folds[part.rows], np.arange(count + 1)).tolist()
-        targets = self.source.targets[part.rows]
-        if self._without_base(kind):
+        bounds = np.searchsorted(self.folds[batch.rows], np.arange(count + 1)).tolist()
+        targets = self.source.targets[batch.rows]
+        if self._without_base(predictor):
             near = (*near[:3], None)
-        scored = SWEPT[score.name], BINS, self.threads
+        scored = SWEEP_SCORES[score.name], BINS, self.threads
         on = [x for x in grid.strengths if x != 0]
         swept = _core.sweep(*near, targets, bounds, grid.ks, grid.sigmas, on, maps, *scored)
         if 0 not in grid.strengths:
             return swept
         off = _core.sweep(*near, targets, bounds, (1,), (1.0,), (0.0,), maps, *scored)
-        off = np.broadcast_to(off, (*swept.shape[:3], 1, *swept.shape[4:]))  # whatever k and sigma
+        # At strength 0 the sums are the same for all k and sigma.
+        off = np.broadcast_to(off, (*swept.shape[:3], 1, *swept.shape[4:]))
         at = grid.strengths.index(0)
         return np.concatenate([swept[:, :, :, :at], off, swept[:, :, :, at:]], axis=3)
 
     # ------------------------------------------------------------------ one setting
 
-    def predictions(self, settings: Settings, rows: I64, kind: Kind = "memory") -> F64:
-        """Probabilities or values (m, C) of some validation rows, as the memory would give them."""
+    def predictions(self, settings: Settings, rows: I64, predictor: Predictor = "memory") -> F64:
+        """Return the memory's probabilities or values (m, C) of some validation rows."""
         result = np.empty((len(rows), self.rows.columns))
-        start, to = 0, map_named(settings.probability_map)
-        for part in self._parts(rows, kind):
-            if settings.strength == 0 and kind != "targets":
-                corrected = self.spec.base(part.outputs, settings.temperature, self.threads)
+        start, simplex_map = 0, map_named(settings.probability_map)
+        for batch in self._batches(rows, predictor):
+            if settings.strength == 0 and predictor != "targets":
+                corrected = self.spec.base(batch.outputs, settings.temperature, self.threads)
             else:
-                corrected, base = self._corrected(part, settings, kind)
+                corrected, base = self._corrected(batch, settings, predictor)
                 if self.spec.task == "classification":
-                    to.apply(corrected, base, settings.strength, self.threads)
-            result[start : start + len(part.rows)] = corrected
-            start += len(part.rows)
-            self.step(len(part.rows))
+                    simplex_map.apply(corrected, base, settings.strength, self.threads)
+            result[start : start + len(batch.rows)] = corrected
+            start += len(batch.rows)
+            self.step(len(batch.rows))
         return result
 
-    def _without_base(self, kind: Kind) -> bool:
-        """Whether the neighbours' classes are all there is."""
-        return kind == "targets" and self.spec.task == "classification"
+    def _without_base(self, predictor: Predictor) -> bool:
+        """Whether predictions are made from the neighbours' classes alone."""
+        return predictor == "targets" and self.spec.task == "classification"
 
-    def _corrected(self, part: Part, settings: Settings, kind: Kind) -> tuple[F64, F64 | None]:
-        """Corrected outputs, and those before, if there are."""
-        residuals, distances, near, base = self._near(part, settings.temperature, kind)
-        before = None if self._without_base(kind) else base.copy()
+    def _corrected(
+        self, batch: Batch, settings: Settings, predictor: Predictor
+    ) -> tuple[F64, F64 | None]:
+        """Return corrected outputs, and the base outputs, None if there are none."""
+        residuals, distances, near, base = self._neighbour_residuals(
+            batch, settings.temperature, predictor
+        )
+        before = None if self._without_base(predictor) else base.copy()
         corrected = _core.aggregate(
             [("dense", residuals)],
             np.ascontiguousarray(distances[:, : settings.k]),
@@ -277,26 +289,26 @@ class Trial:
 
     # ------------------------------------------------------------------ errors
 
-    def error_sizes(self) -> F64:
-        """What the base model as given lacks on each row, as ``sizes_of``."""
+    def base_error_sizes(self) -> F64:
+        """Return the error size of the base model as given on each row; see ``error_sizes``."""
         sizes = []
         for block in blocks(len(self.source), 16 * self.rows.columns):
-            base = self.spec.base(self.source.outputs(block), self.plain_temperature, self.threads)
-            sizes.append(self.sizes_of(base, block))
-            self._step_singly(block)
+            base = self.spec.base(self.source.outputs(block), self.given_temperature, self.threads)
+            sizes.append(self.error_sizes(base, block))
+            self._report_single(block)
         return np.concatenate(sizes)
 
-    def impossible(self) -> int:
-        """How many rows have a class that the base model as given calls impossible."""
+    def count_impossible(self) -> int:
+        """Count the rows whose class has probability 0 in the base model as given."""
         count = 0
         for block in blocks(len(self.source), 16 * self.rows.columns):
-            base = self.spec.base(self.source.outputs(block), self.plain_temperature, self.threads)
+            base = self.spec.base(self.source.outputs(block), self.given_temperature, self.threads)
             labels = self.source.targets[block]
             count += int(np.count_nonzero(base[np.arange(len(labels)), labels] == 0))
         return count
 
-    def sizes_of(self, predicted: F64, block: slice = slice(None)) -> F64:
-        """1 - the probability of the class, or the mean size of the errors, of each row."""
+    def error_sizes(self, predicted: F64, block: slice = slice(None)) -> F64:
+        """Return, for each row, 1 - the probability of its class, or its mean absolute error."""
         targets = self.source.targets[block]
         if self.spec.task == "classification":
             return 1 - predicted[np.arange(len(targets)), targets]
@@ -305,13 +317,14 @@ class Trial:
 
     # ------------------------------------------------------------------ blocks of rows
 
-    def _parts(self, rows: I64 | None = None, kind: Kind = "memory") -> Iterator[Part]:
-        """All validation rows, those of a fold together, or some of them in their order."""
+    def _batches(self, rows: I64 | None = None, predictor: Predictor = "memory") -> Iterator[Batch]:
+        """Yield all validation rows in batches, sorted by fold in each; or ``rows`` in order."""
         q, k, columns = len(self.source), self.grid.ks[-1], self.rows.columns
         total = sum(segment.n for segment in self.rows.segments)
-        # In hand: the residuals of the neighbours, some shared; outputs, base and result.
-        least = max(1, _SWEPT_BYTES // (columns * (4 * k + 28)))
-        rest = _SWEPT_BYTES - 4 * columns * min(total, _SWEPT_BYTES // columns)
+        # A batch takes memory for the residuals of its neighbours, which rows may share, and for
+        # outputs, base and result.
+        least = max(1, _BATCH_BYTES // (columns * (4 * k + 28)))
+        rest = _BATCH_BYTES - 4 * columns * min(total, _BATCH_BYTES // columns)
         step = max(least, rest // (28 * columns))
         for start in range(0, q if rows is None else len(rows), step):
             if rows is None:
@@ -319,33 +332,42 @@ class Trial:
                 some = some[np.argsort(self.folds[some], kind="stable")]
             else:
                 some = rows[start : start + step]
-            yield self._part(some, self.other[some] if kind == "shuffled" else some, total)
+            yield self._batch(
+                some, self.shuffled_rows[some] if predictor == "shuffled" else some, total
+            )
 
-    def _part(self, rows: I64, near_to: I64, total: int) -> Part:
+    def _batch(self, rows: I64, near_to: I64, total: int) -> Batch:
         found = self.positions[near_to]
-        there, near = _numbered(found, total)
+        there, near = _indexed(found, total)
         first, last = int(rows.min()), int(rows.max()) + 1
         outputs = self.source.outputs(slice(first, last))[rows - first]
-        return Part(rows, self.distances[near_to], near, there, outputs)
+        return Batch(rows, self.distances[near_to], near, there, outputs)
 
-    def _near(self, part: Part, temperature: float, kind: Kind) -> tuple[Keys, F64, I64, F64]:
-        """Residuals (m, C), distances and their rows (b, k), base (b, C)."""
-        b, columns = len(part.rows), self.rows.columns
-        if kind == "targets":
-            base = np.broadcast_to(self._middle(), (b, columns)).copy()
-            return self._targets(part.there), part.distances, part.near, base
-        base = self.spec.base(part.outputs, temperature, self.threads)
-        if kind == "mean":
+    def _neighbour_residuals(
+        self, batch: Batch, temperature: float, predictor: Predictor
+    ) -> tuple[Keys, F64, I64, F64]:
+        """Return residuals (m, C), distances (b, k), indices of residuals (b, k), base (b, C)."""
+        b, columns = len(batch.rows), self.rows.columns
+        if predictor == "targets":
+            base = np.broadcast_to(self._target_means(), (b, columns)).copy()
+            return self._neighbour_targets(batch.positions), batch.distances, batch.neighbours, base
+        base = self.spec.base(batch.outputs, temperature, self.threads)
+        if predictor == "mean":
             only = np.zeros((b, 1), dtype=np.int64)
-            return self._mean(temperature), np.zeros((b, 1)), only, base
-        return self._residuals(part.there, temperature), part.distances, part.near, base
+            return self._mean_residual(temperature), np.zeros((b, 1)), only, base
+        return (
+            self._residuals(batch.positions, temperature),
+            batch.distances,
+            batch.neighbours,
+            base,
+        )
 
-    def _step_singly(self, block: slice) -> None:
-        """Of rows that are taken without neighbours: so many of them are one step."""
-        self.step(self.singly(block.stop) - self.singly(block.start))
+    def _report_single(self, block: slice) -> None:
+        """Report rows that are read without neighbours: as many as there are k count as one."""
+        self.step(self.single_steps(block.stop) - self.single_steps(block.start))
 
-    def singly(self, rows: int) -> int:
-        """How many steps the first of such rows are."""
+    def single_steps(self, rows: int) -> int:
+        """Return how many steps so many rows without neighbours count."""
         return -(-rows // self.grid.ks[-1])
 
     def _residuals(self, there: I64, temperature: float) -> Keys:
@@ -357,20 +379,24 @@ class Trial:
         residuals: Keys = np.concatenate([np.empty((0, columns), store.value_dtype), *found])
         return residuals
 
-    def _mean(self, temperature: float) -> Keys:
-        """Of the residuals of the memory's rows, (1, C)."""
+    def _mean_residual(self, temperature: float) -> Keys:
+        """Return the mean residual of the memory's rows, (1, C)."""
         if temperature in self.means:
             return self.means[temperature]
         total = np.zeros(self.rows.columns)
-        for block in blocks(len(self.some), 16 * self.rows.columns):
-            total += self._residuals(self.some[block], temperature).sum(axis=0, dtype=np.float64)
-            self._step_singly(block)
-        mean: Keys = (total / len(self.some)).astype(self.spec.store.value_dtype)[None]
+        for block in blocks(len(self.sampled), 16 * self.rows.columns):
+            total += self._residuals(self.sampled[block], temperature).sum(axis=0, dtype=np.float64)
+            self._report_single(block)
+        mean: Keys = (total / len(self.sampled)).astype(self.spec.store.value_dtype)[None]
         self.means[temperature] = mean
         return mean
 
-    def _targets(self, there: I64) -> Keys:
-        """Of rows of the memory; values less their middle, about which float32 is precise."""
+    def _neighbour_targets(self, there: I64) -> Keys:
+        """Return the targets of rows of the memory, in the place of their residuals.
+
+        Classes are one-hot. The mean of the validation targets is subtracted from values, so that
+        rounding them to float32 loses little.
+        """
         columns = self.rows.columns
         found = self._stored_targets(there)
         if self.spec.task == "classification":
@@ -378,25 +404,25 @@ class Trial:
             onehot[np.arange(len(there)), np.concatenate(found or [there])] = 1
             return onehot
         values = np.concatenate(found) if found else np.empty((0, columns))
-        about: Keys = (values - self._middle()).astype(self.spec.store.value_dtype)
+        about: Keys = (values - self._target_means()).astype(self.spec.store.value_dtype)
         return about
 
     def _stored_targets(self, there: I64) -> list[Array]:
-        """Of rows of the memory, segment by segment."""
+        """Return the targets of rows of the memory, segment by segment."""
         columns = self.rows.columns
         return [
             checked_stored(segment["targets"][at], columns) for segment, at in self.rows.at(there)
         ]
 
-    def _middle(self) -> F64:
+    def _target_means(self) -> F64:
         if self.spec.task == "classification":
             return np.zeros(self.rows.columns)
-        middle: F64 = self.source.targets.mean(axis=0)
-        return middle
+        means: F64 = self.source.targets.mean(axis=0)
+        return means
 
 
-def _numbered(found: I64, total: int) -> tuple[I64, I64]:
-    """The positions that occur, ascending, and ``found`` numbered by them; -1 stays."""
+def _indexed(found: I64, total: int) -> tuple[I64, I64]:
+    """Return the positions that occur, ascending, and ``found`` as indices into them; -1 stays."""
     if found.size < total // 4:
         there = distinct(found)
         there = there[there >= 0]
@@ -411,8 +437,8 @@ def _numbered(found: I64, total: int) -> tuple[I64, I64]:
 
 
 def scores_of(score: Score, sums: F64, targets: Array) -> F64:
-    """The score (..) of sums (.., width) over rows that have these targets."""
-    if score.name == "calibration_error":  # of every bin: rows, confidence, correct ones
+    """Return the scores (..) from sums (.., width) over rows that have these targets."""
+    if score.name == "calibration_error":  # sums of each bin: rows, confidences, hits
         gaps = np.abs(sums[..., 1::3] - sums[..., 2::3])
         return np.asarray(gaps.sum(axis=-1) / targets.size)
     total = sums[..., 0]

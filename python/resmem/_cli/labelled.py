@@ -1,4 +1,4 @@
-"""Rows in files whose targets are known, and what a memory makes of them."""
+"""Rows in files whose targets are known, for evaluation, explanation and tuning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from resmem._evaluation.explain import explain
 
 from . import inputs
-from .progress import Step, unseen
+from .progress import Step, ignore_steps
 
 if TYPE_CHECKING:
     from resmem._evaluation.evaluate import Evaluation
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
     from resmem._tuning.result import TuneResult
 
 ROWS = ("embeddings", "outputs", "targets")
-TRIED = (
+TUNED_SETTINGS = (
     "k", "sigma", "temperature", "strength", "probability_map", "preprocess", "key_dtype",
 )  # fmt: skip
-_EXPLAINED = 4  # examples of either kind
-_TOP = 5  # columns, of values
+_EXPLAINED = 4  # most corrected examples, and most harmed ones, that are explained
+_TOP = 5  # columns explained in regression
 
 
-class Judged:
-    """Embeddings, outputs, targets and excluded ids; ``part`` is what their options begin with."""
+class LabelledRows:
+    """Embeddings, outputs, targets and excluded ids, from options that begin with ``prefix``."""
 
-    def __init__(self, options: Namespace, part: str = "") -> None:
+    def __init__(self, options: Namespace, prefix: str = "") -> None:
         def given(name: str) -> Any:
-            return inputs.optional(getattr(options, part + name), name)
+            return inputs.optional(getattr(options, prefix + name), name)
 
         for name in ("embeddings", "targets"):
-            if getattr(options, part + name) is None:
-                dashed = f"--{part}{name}".replace("_", "-")
+            if getattr(options, prefix + name) is None:
+                dashed = f"--{prefix}{name}".replace("_", "-")
                 raise ValueError(f"{dashed} is missing: the rows have embeddings and targets")
         self.embeddings, self.outputs, self.targets = (given(name) for name in ROWS)
         self.excluded = None
-        if not part:
+        if not prefix:
             self.excluded = inputs.optional(options.exclude_ids, "exclude_ids")
         self.threads = options.threads
 
     def evaluate(self, memory: Memory, knn: TuneResult | None = None) -> Evaluation:
-        """Memory.evaluate."""
+        """Call Memory.evaluate on these rows."""
         return memory.evaluate(
             self.embeddings, self.outputs, self.targets, self.excluded, knn, threads=self.threads
         )
@@ -56,13 +56,15 @@ class Judged:
     def explain(
         self, memory: Memory, evaluation: Evaluation
     ) -> tuple[list[int], Explanation | None]:
-        """Rows that the memory changed most, and how it did: of classes, those that it took
-        for another."""
+        """Return the rows that the memory changed most, and the explanation of them.
+
+        For classes, the columns explained are the class of the base model and that of the memory.
+        """
         examples = (evaluation.examples[kind][:_EXPLAINED] for kind in ("corrected", "harmed"))
         rows = [int(row) for kind in examples for row in kind]
         if not rows:
             return rows, None
-        asked: dict[str, Any] = {
+        queries: dict[str, Any] = {
             "embeddings": _picked(self.embeddings, rows),
             "outputs": _picked(self.outputs, rows),
             "exclude_ids": _picked(self.excluded, rows),
@@ -71,33 +73,34 @@ class Judged:
         corrector, columns = memory._state.view.corrector, None
         if memory.task == "classification":
             both = (replace(corrector, strength=0.0), corrector)
-            columns = np.stack([each.predicted(**asked) for each in both], axis=1)
-        return rows, explain(corrector, **asked, columns=columns, top=_TOP)
+            columns = np.stack([each.predict(**queries) for each in both], axis=1)
+        return rows, explain(corrector, **queries, columns=columns, top=_TOP)
 
 
 def tuned(
     memory: Memory,
-    rows: Judged | None,
+    rows: LabelledRows | None,
     options: Namespace,
     step: Step,
     apply: bool = True,
     **settings: Any,
 ) -> TuneResult:
-    """Memory.tune, on rows or on those of the memory itself."""
+    """Call Memory.tune on these rows, or, if there are none, on those of the memory itself."""
     given: dict[str, Any] = {"loo": True}
     if rows is not None:
         given = {name: getattr(rows, name) for name in ROWS} | {"exclude_ids": rows.excluded}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "tune: ")  # its notes, which the result has too
-        asked = options.quiet or options.no_progress
-        shown = step if asked or step is not unseen else None  # it then warns if it takes long
+        warnings.filterwarnings("ignore", "tune: ")  # the notes are printed with the result
+        silent = options.quiet or options.no_progress
+        # Where no bar is drawn although none was refused, tuning warns if it takes long.
+        progress = step if silent or step is not ignore_steps else None
         return memory.tune(
-            **given, **settings, apply=apply, threads=options.threads, progress=shown
+            **given, **settings, apply=apply, threads=options.threads, progress=progress
         )
 
 
 def _picked(array: Any, rows: Sequence[int]) -> npt.NDArray[Any] | None:
-    """Some rows of an array that can be sliced and no more."""
+    """Return some rows of an array that supports slices only."""
     if array is None:
         return None
     picked: npt.NDArray[Any] = np.concatenate([np.asarray(array[i : i + 1]) for i in rows])
