@@ -49,13 +49,13 @@ class IndexedSearch {
     stats_.strategy = named->name;
     stats_.filter = named->filter;
     for (std::size_t first = 0; first < request_.q; first += together)
-      search_some(first, std::min(together, request_.q - first));
+      search_part(first, std::min(together, request_.q - first));
     search_deferred();
     return stats_;
   }
 
  private:
-  void search_some(std::size_t first, std::size_t count) {
+  void search_part(std::size_t first, std::size_t count) {
     std::vector<std::vector<Neighbour>> found(count);
     search_uncovered(first, count, found);
     for (std::size_t s = 0; s < request_.segments.size(); ++s) {

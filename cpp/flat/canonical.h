@@ -47,10 +47,11 @@ class CanonicalKey {
     square_ = query64_ != nullptr ? dot(query64_, query64_) : dot(query_, query_);
   }
 
-  // Finite, or +inf of a row that is not (a damaged file): such rows are no neighbours.
+  // The key of a row. It is +inf where a row is not finite, which only a damaged file can hold:
+  // such rows are no neighbours.
   double operator()(const float* row) const { return finite_or_infinite(of(query_, row)); }
   double operator()(const double* row) const { return finite_or_infinite(of(query64_, row)); }
-  // Of a row by its position, or by its number in a segment.
+  // The key of a row that is given by its position, or by its number in a segment.
   double at(RowReader& reader, std::size_t position) const {
     return query64_ != nullptr ? (*this)(reader.wide_row(position)) : (*this)(reader.row(position));
   }
@@ -62,7 +63,6 @@ class CanonicalKey {
                              std::size_t count, double* keys);
 
  private:
-  bool is_distance() const { return metric_ != Metric::inner_product && metric_ != Metric::cosine; }
   static double finite_or_infinite(double key) {
     return std::isfinite(key) ? key : std::numeric_limits<double>::infinity();
   }
@@ -83,26 +83,29 @@ class CanonicalKey {
         const double product = square_ * dot(row, row);
         if (product == 0) return 1;
         const double c = 1 - dot(query, row) / std::sqrt(product);
-        return c < 0 ? 0 : c;  // NaN stays
+        return c < 0 ? 0 : c;  // NaN must stay NaN
       }
-      default:
-        return distance(query, row);
+      case Metric::euclidean:
+      case Metric::sqeuclidean:
+        break;
     }
+    return distance(query, row);
   }
 
   const KernelTable& kernels_;
   Metric metric_;
   std::size_t d_;
-  const float* query_;  // one of the two
+  const float* query_;  // one of the two is set
   const double* query64_;
   double square_ = 0;
 };
 
-// of[i] of float32 rows[i] for i < count <= 8, all of one metric: distances go together.
+// keys[i] becomes the key of the float32 row rows[i] by of[i], for i < count <= 8. All keys are of
+// one metric; distances are computed together.
 inline void canonical_keys(const CanonicalKey* const* of, const float* const* rows,
                            std::size_t count, double* keys) {
   const float* queries[8];
-  const bool together = count > 0 && of[0]->is_distance();
+  const bool together = count > 0 && is_euclidean(of[0]->metric_);
   for (std::size_t i = 0; i < count; ++i) {
     queries[i] = of[i]->query_;
     if (!together) keys[i] = (*of[i])(rows[i]);

@@ -10,12 +10,11 @@
 
 namespace resmem {
 
-// Which rows a query must not see.
 class Exclusions {
  public:
   Exclusions(const SearchRequest& request)
       : ids_(request.exclude), width_(request.exclude == nullptr ? 0 : request.exclude_width) {
-    if (width_ > kLinear) {  // long lists are searched, so sort a copy
+    if (width_ > kLinear) {  // a binary search of a sorted copy is faster in long lists
       sorted_.assign(ids_, ids_ + request.q * width_);
       for (std::size_t q = 0; q < request.q; ++q) {
         const auto first = sorted_.begin() + static_cast<std::ptrdiff_t>(q * width_);

@@ -22,8 +22,8 @@ enum class Strategy { automatic, by_queries, by_rows, stream, exact };
 enum class FilterKind { automatic, dot, difference };
 
 struct SearchRequest {
-  // (q, d) row-major, finite. One of the two is set: float64 queries ask for float64 keys in every
-  // segment, float32 queries for keys that are no wider.
+  // (q, d), row-major and finite. One of the two is set: float64 queries ask for float64 keys in
+  // every segment, float32 queries for keys that are no wider.
   const float* queries = nullptr;
   const double* queries64 = nullptr;
   std::size_t q = 0, d = 0, k = 0;
@@ -34,7 +34,7 @@ struct SearchRequest {
   std::size_t exclude_width = 0;
   std::int64_t version = 0;  // rows that had died by then are not seen
   std::size_t threads = 1;
-  // For tests: force a path.
+  // Tests force a path by these.
   Blocks blocks;
   Strategy strategy = Strategy::automatic;
   FilterKind filter = FilterKind::automatic;
@@ -60,13 +60,13 @@ struct SearchStats {
   std::uint64_t exact_thinnings = 0;  // times bounds could not cut it and distances did
   std::uint64_t deferred = 0;         // queries handed from the dot to the difference filter
   std::uint64_t rescored = 0;         // canonical distances computed
-  // Of cascades (cpp/index/cascade):
+  // What cascades count (cpp/index/cascade):
   std::uint64_t pairs_coded = 0;  // (row, query) pairs scored by their coded projections
   std::uint64_t code_hits = 0;    // pairs that reached their threshold there
   std::uint64_t rows_coded = 0;   // distances bounded by coded rows
-  std::uint64_t given_up = 0;     // queries left to the search without a cascade
-  // Of trees (cpp/index/tree):
-  std::uint64_t boxes = 0;  // distances of boxes
+  std::uint64_t given_up = 0;     // queries that an index left to the flat search
+  // What trees count (cpp/index/tree):
+  std::uint64_t boxes = 0;  // distances of boxes computed
 
   void add(const SearchStats& part) {
     pairs_filtered += part.pairs_filtered;

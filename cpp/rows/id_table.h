@@ -42,13 +42,13 @@ class IdTable {
     return (state.slots.size + state.old.size) * sizeof(Slot);
   }
 
-  // Knows the rows 0 to n - 1, which have these ids, afterwards: adds those from size() on.
+  // Adds the rows from size() to n - 1. `ids` are those of all n rows.
   template <class Poll>
   void extend_to(const std::int64_t* ids, std::size_t n, const Poll& poll) {
     while (!here().extended(ids, n)) poll();
   }
 
-  // rows[i]: of ids[i], or -1.
+  // Sets rows[i] to the row of ids[i], or to -1 if there is none.
   template <class Poll>
   void find(const std::int64_t* ids, std::size_t count, std::int64_t* rows, const Poll& poll) {
     for (std::size_t i = 0; i < count; i += kStep) {
@@ -63,10 +63,11 @@ class IdTable {
 
   struct Slot {
     std::int64_t id;
-    std::int64_t number;  // of the row, counted from 1; 0: none
+    std::int64_t number;  // of the row, counted from 1; 0 in an empty slot
   };
 
-  // Every bit of an id moves every bit of its place; the seed is no file's to know.
+  // Every bit of an id moves every bit of its place. The seed is random, so that no file can hold
+  // ids that collide.
   static std::uint64_t mixed(std::int64_t id) {
     static const std::uint64_t seed =
         std::uint64_t{std::random_device{}()} << 32 | std::random_device{}();
@@ -112,7 +113,7 @@ class IdTable {
     std::size_t moved = 0;
     std::size_t rows = 0;
 
-    // One step towards n rows; whether there are as many.
+    // Takes one step towards n rows. Returns whether there are as many.
     bool extended(const std::int64_t* ids, std::size_t n) {
       const std::lock_guard<std::mutex> lock(mutex);
       if (old.size > 0)

@@ -1,5 +1,5 @@
-// Numbers as they are stored: float32, half as wide and widened (exactly) where they are read, or
-// float64, which is read as it is.
+// Numbers as they are stored: as float32; half as wide, and widened exactly where they are read; or
+// as float64, which is read as it is.
 #pragma once
 
 #include <cstddef>
@@ -22,8 +22,8 @@ struct Numbers {
 
   // The float64 numbers from the i-th on.
   const double* wide(std::size_t i) const { return static_cast<const double*>(data) + i; }
-  // The n numbers from the i-th on as float32, which they must not be wider than: where they lie,
-  // or widened into `scratch`.
+  // The n numbers from the i-th on, none wider than float32, as float32. They are read where they
+  // lie, or widened into `scratch`.
   const float* read(std::size_t i, std::size_t n, float* scratch,
                     const KernelTable& kernels) const {
     if (type == NumberType::float32) return static_cast<const float*>(data) + i;

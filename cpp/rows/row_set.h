@@ -30,7 +30,7 @@ class RowSet {
   const std::vector<Segment>& segments() const { return segments_; }
   std::size_t start(std::size_t segment) const { return starts_[segment]; }
   std::size_t d() const { return d_; }
-  // Ids are known to grow with position.
+  // Whether ids are known to grow with position.
   bool ascending() const { return ascending_; }
 
   std::size_t segment_of(std::size_t position) const {
@@ -72,7 +72,7 @@ class RowReader {
     const std::size_t s = rows_.segment_of(position);
     return rows(rows_.segments()[s], position - rows_.start(s), 1);
   }
-  // The same of float64 keys, where they lie.
+  // The same rows of float64 keys, which are read where they lie.
   const double* wide_rows(const Segment& segment, std::size_t first) const {
     return segment.keys.wide(first * rows_.d());
   }

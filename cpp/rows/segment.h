@@ -22,14 +22,14 @@ struct Segment {
   std::size_t n = 0;
   const std::int64_t* ids = nullptr;  // n of them, or none: first_id, first_id + 1, ..
   std::int64_t first_id = 0;
-  // n versions at which the rows were removed (0: never), or none: every row lives. Another
-  // thread may be marking rows with versions to come.
+  // n versions at which the rows were removed (0: never), or none if every row lives. Another
+  // thread may mark rows with versions to come meanwhile.
   const std::int64_t* died = nullptr;
   double max_abs = 0;               // largest |value| of the keys
   const RowIndex* index = nullptr;  // of the first rows (index/row_index.h), or none
 
   std::int64_t id(std::size_t row) const { return ids != nullptr ? ids[row] : id_after(row); }
-  std::int64_t id_after(std::size_t row) const {  // unsigned: whatever a file says, it wraps
+  std::int64_t id_after(std::size_t row) const {  // unsigned, so that it wraps whatever a file says
     return static_cast<std::int64_t>(static_cast<std::uint64_t>(first_id) + row);
   }
   bool dead(std::size_t row, std::int64_t version) const {

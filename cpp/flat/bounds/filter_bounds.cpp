@@ -13,9 +13,11 @@ std::unique_ptr<const FilterBounds> make_filter_bounds(const SearchRequest& requ
       return cosine_bounds(request, kernels);
     case Metric::inner_product:
       return inner_product_bounds(request, kernels);
-    default:
-      return euclidean_dot_bounds(request, kernels);
+    case Metric::euclidean:
+    case Metric::sqeuclidean:
+      break;
   }
+  return euclidean_dot_bounds(request, kernels);
 }
 
 }  // namespace resmem

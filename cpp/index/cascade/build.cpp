@@ -96,7 +96,8 @@ class Builder {
     throw std::invalid_argument("a row is not what its segment says");
   }
 
-  // The point of a row, where that lies or in `out`, and how far off it can be.
+  // The point of a row, where that lies or in `out`, and `off`, how far it can be from the exact
+  // one.
   const float* point(std::size_t i, float* out, double* off, bool as_query = false) const {
     *off = 0;
     if (result_.points.metric == Metric::euclidean) return row(i, out);
@@ -106,7 +107,7 @@ class Builder {
                     : result_.points.row(x, kernels_, out, off);
   }
 
-  // No row is longer; only inner products ask.
+  // No row is longer than this. Only inner products ask.
   double longest() const {
     if (shape_.metric != Metric::inner_product) return 0;
     double square = 0;
@@ -228,7 +229,7 @@ class Builder {
     map.offset_norm = std::sqrt(kernels_.exact.dot(map.offset.data(), map.offset.data(), d_));
   }
 
-  // Phi of some rows, (count, coordinates) each, and how far off it can be.
+  // Phi of some rows, (count, coordinates), and how far each can be from the exact one.
   void project(const std::vector<std::size_t>& chosen, std::vector<float>& phi,
                std::vector<float>& error, bool as_queries = false) {
     const Projection& map = result_.projection;
@@ -365,7 +366,7 @@ class Builder {
     away_.resize(n);
     error_.resize(n);
     slack_.resize(n);
-    flat_.assign(n * shape_.depth, 0);
+    codes_by_row_.assign(n * shape_.depth, 0);
     std::vector<std::size_t> chosen;
     std::vector<float> phi, error;
     std::vector<std::int64_t> label;
@@ -380,7 +381,7 @@ class Builder {
         away_[start + i] = away[i];
         slack_[start + i] = error[i];
         error_[start + i] = quantise(&phi[i * width], static_cast<double>(error[i]),
-                                     &flat_[(start + i) * shape_.depth]);
+                                     &codes_by_row_[(start + i) * shape_.depth]);
       }
     }
   }
@@ -459,7 +460,7 @@ class Builder {
     init_.assign(places, kPaddingInit);
     for (std::size_t place = 0; place < places; ++place) {
       if (rows_[place] == kNoRow) continue;
-      const std::int8_t* codes = &flat_[rows_[place] * depth];
+      const std::int8_t* codes = &codes_by_row_[rows_[place] * depth];
       int square = 0, sum = 0;
       for (std::size_t p = 0; p < depth; ++p) {
         panels_[in_panels(place, p, depth)] = codes[p];
@@ -541,7 +542,7 @@ class Builder {
   std::vector<std::uint32_t> label_;
   std::vector<double> away_;
   std::vector<float> error_, slack_;
-  std::vector<std::int8_t> flat_;  // (n, depth)
+  std::vector<std::int8_t> codes_by_row_;  // (n, depth), of projections
 };
 
 }  // namespace

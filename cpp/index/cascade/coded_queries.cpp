@@ -27,7 +27,7 @@ CodedQueries::CodedQueries(const Cascade& cascade, const IndexScope& scope, Inte
     canonical_.emplace_back(scope.request, kernels_, scope.first + i);
   coded_.resize(count);
   codes_.assign(count * cascade_.depth, 0);
-  wide_.assign(count * cascade_.code_depth, 0);
+  weights_.assign(count * cascade_.code_depth, 0);
   away_.resize(count * cascade_.clusters);
   parallel_for_rows(
       count, (cascade_.clusters + 2) * (map.coordinates() + map.d), threads, interrupt,
@@ -67,28 +67,28 @@ void CodedQueries::code(std::size_t i, const float* point, const float* layer) {
   // Clusters are sorted by it, and NaN has no place in an order.
   for (std::size_t c = 0; c < cascade_.clusters; ++c)
     away[c] = std::isfinite(away[c]) ? std::sqrt(away[c]) : std::numeric_limits<double>::infinity();
-  if (cascade_.code_depth > 0) code_products(i, point);
+  if (cascade_.code_depth > 0) code_weights(i, point);
 }
 
-void CodedQueries::code_products(std::size_t i, const float* point) {
+void CodedQueries::code_weights(std::size_t i, const float* point) {
   const Projection& map = cascade_.projection;
   CodedQuery& coded = coded_[i];
   coded.offset_square = kernels_.exact.squared_distance(map.offset.data(), point, map.d);
   double largest = 0;
-  const auto product = [&](std::size_t p) {
+  const auto weight = [&](std::size_t p) {
     return static_cast<double>(cascade_.steps[p]) *
            (static_cast<double>(point[p]) - static_cast<double>(map.offset[p]));
   };
-  for (std::size_t p = 0; p < map.d; ++p) largest = std::max(largest, std::fabs(product(p)));
+  for (std::size_t p = 0; p < map.d; ++p) largest = std::max(largest, std::fabs(weight(p)));
   // No sum of products of codes, of 8 bits whatever they are, leaves int32.
   const double most =
       std::min(32767.0, std::floor(2147483647.0 / 128 / static_cast<double>(map.d)));
   coded.unit = largest > 0 ? largest / most : 1;
   coded.off = coded.unit * cascade_.code_sum * (1 + 0x1p-29) + cascade_.largest_square * 0x1p-23 +
               coded.offset_square * 2 * theta_;
-  std::int16_t* wide = &wide_[i * cascade_.code_depth];
+  std::int16_t* weights = &weights_[i * cascade_.code_depth];
   for (std::size_t p = 0; p < map.d; ++p)
-    wide[p] = static_cast<std::int16_t>(nearest_code(product(p) / coded.unit, -most, most));
+    weights[p] = static_cast<std::int16_t>(nearest_code(weight(p) / coded.unit, -most, most));
 }
 
 }  // namespace resmem

@@ -14,13 +14,13 @@ namespace resmem {
 // What is known of a query before any row is looked at.
 struct CodedQuery {
   KeyDistance keys;
-  double point_off;     // of the computed point from the exact one
-  double slack;         // of the computed Phi from that of the exact point
-  double error;         // |coded Phi - Phi|
-  std::int64_t square;  // |code|^2
-  double unit;          // a product of codes stands for unit times as much
-  double offset_square;
-  double off;  // of a squared distance by coded rows, beside their own error
+  double point_off;      // of the computed point from the exact one
+  double slack;          // of the computed Phi from that of the exact point
+  double error;          // |coded Phi - Phi|
+  std::int64_t square;   // |code|^2
+  double unit;           // of its weights: a product of codes stands for unit times as much
+  double offset_square;  // |q - o|^2
+  double off;            // of a squared distance by coded rows, beside their own error
 };
 
 class CodedQueries {
@@ -35,27 +35,28 @@ class CodedQueries {
   const double* away(std::size_t i) const { return &away_[i * cascade_.clusters]; }
 
   // What each stage promises; README.md derives all three.
-  // No row of the chunk is nearer to a query so far `away` from its centre.
+  //
+  // No row of the chunk is nearer than this to a query that is `away` from its centre.
   double nearest_in_chunk(const Chunk& chunk, double away, double slack) const {
     const double outside = away * (1 - theta_) - static_cast<double>(chunk.far);
     const double inside = static_cast<double>(chunk.near) - away * (1 + theta_);
     return std::max(0.0, std::max(outside, inside) - slack);
   }
-  // The squared distance between codes that no row of the chunk within `reach` exceeds.
+  // No row of the chunk within `reach` has codes whose squared distance exceeds this.
   double largest_code_square(const Chunk& chunk, double reach, double error) const {
     const double units = cascade_.scale * (reach + error + static_cast<double>(chunk.error));
     return units * units * (1 + 16 * kV);
   }
-  // The squared distances between a coded row and some queries; true to `off`, and their roots to
-  // coded_error().
+  // The squared distances between a coded row and some queries. They are true to `off`, and their
+  // roots to coded_error() besides.
   static constexpr std::size_t kMostSquares = 8;
   void coded_squares(std::size_t place, const std::size_t* queries, std::size_t count,
                      double* squares) const {
     const std::size_t depth = cascade_.code_depth;
-    const std::int16_t* wide[kMostSquares];
+    const std::int16_t* weights[kMostSquares];
     std::int32_t products[kMostSquares];
-    for (std::size_t j = 0; j < count; ++j) wide[j] = &wide_[queries[j] * depth];
-    kernels_.codes.dots(&cascade_.codes[place * depth], wide, count, depth, products);
+    for (std::size_t j = 0; j < count; ++j) weights[j] = &weights_[queries[j] * depth];
+    kernels_.codes.dots(&cascade_.codes[place * depth], weights, count, depth, products);
     const auto square = static_cast<double>(cascade_.coded[place].square);
     for (std::size_t j = 0; j < count; ++j) {
       const CodedQuery& coded = coded_[queries[j]];
@@ -69,7 +70,8 @@ class CodedQueries {
   bool may_reach(std::size_t i, double square, double error, double reach) const {
     return square - coded_[i].off <= (reach + error) * (reach + error) * (1 + 0x1p-40);
   }
-  // Both ends of the row's distance. They are ordered, so never NaN: nothing is then known.
+  // Both ends of the row's distance. They are ordered, so that NaN becomes the end that says
+  // nothing.
   double low(std::size_t i, double square, double error) const {
     const double end = std::sqrt(std::max(0.0, square - coded_[i].off)) * (1 - 8 * kV) - error;
     return std::isnan(end) ? 0 : end;
@@ -81,16 +83,16 @@ class CodedQueries {
 
  private:
   void code(std::size_t i, const float* point, const float* layer);
-  void code_products(std::size_t i, const float* point);
+  void code_weights(std::size_t i, const float* point);
 
   const Cascade& cascade_;
   const KernelTable& kernels_;
   const double theta_;  // of a canonical squared distance between points, relative
   std::vector<CodedQuery> coded_;
   std::vector<CanonicalKey> canonical_;
-  AlignedVector<std::uint8_t> codes_;  // (count, depth)
-  AlignedVector<std::int16_t> wide_;   // (count, code_depth)
-  std::vector<double> away_;           // (count, clusters)
+  AlignedVector<std::uint8_t> codes_;    // (count, depth)
+  AlignedVector<std::int16_t> weights_;  // (count, code_depth): products of a row's codes
+  std::vector<double> away_;             // (count, clusters)
   std::vector<const float*> centres_;
 };
 

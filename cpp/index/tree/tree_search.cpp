@@ -30,7 +30,7 @@ struct Cell {
     cell.key = squared_distance<kD>(query, cell.nearest);
     return cell;
   }
-  // This becomes the nearer of its halves; returns the other one.
+  // Becomes the nearer of its halves, and returns the other one.
   Cell halve(const Tree& tree, const float* query) {
     const Split& split = tree.splits[node];
     float& at = nearest[split.side];
@@ -56,7 +56,7 @@ class Walk {
       : scope_(scope), tree_(tree), segment_(scope.segment), interrupt_(interrupt) {}
 
   // The leaf that a query comes to by always taking the nearer child.
-  std::size_t home(std::size_t i) const {
+  std::size_t nearest_leaf(std::size_t i) const {
     const float* query = scope_.query(i);
     std::size_t node = 0;
     for (std::size_t level = 0; level < tree_.height; ++level) {
@@ -68,27 +68,27 @@ class Walk {
   }
 
   void search(std::size_t i, std::vector<Neighbour>& found, bool calling_thread) {
-    std::array<Cell<kD>, 32> later;  // one a level at most
+    std::array<Cell<kD>, 32> put_aside;  // at most one cell of each level
     const float* query = scope_.query(i);
     const std::size_t k = scope_.request.k, first_leaf = tree_.leaves() - 1;
     found.reserve(std::min(k, found.size() + tree_.n));
     std::make_heap(found.begin(), found.end());
     worst_ = found.size() == k ? found.front().key : std::numeric_limits<double>::infinity();
-    std::size_t waiting = 0;
-    auto now = Cell<kD>::root(tree_, query);
+    std::size_t aside = 0;
+    auto cell = Cell<kD>::root(tree_, query);
     ++boxes;
     for (;;) {
-      // Whoever is as far as the k-th may still have a smaller id.
-      while (now.node < first_leaf && now.key <= worst_) {
-        const auto other = now.halve(tree_, query);
+      // A row that is as far as the k-th may still have a smaller id.
+      while (cell.node < first_leaf && cell.key <= worst_) {
+        const auto other = cell.halve(tree_, query);
         boxes += 2;
-        if (other.key <= worst_) later[waiting++] = other;
+        if (other.key <= worst_) put_aside[aside++] = other;
       }
-      if (now.key <= worst_) visit(now.node - first_leaf, now.key, i, found, calling_thread);
+      if (cell.key <= worst_) visit(cell.node - first_leaf, cell.key, i, found, calling_thread);
       do {
-        if (waiting == 0) return;
-        now = later[--waiting];
-      } while (now.key > worst_);
+        if (aside == 0) return;
+        cell = put_aside[--aside];
+      } while (cell.key > worst_);
     }
   }
 
@@ -111,17 +111,17 @@ class Walk {
       const std::size_t row = tree_.rows[place];
       const float* x = segment_.keys.read(row * kD, kD, scratch, scope_.kernels);
       const double s = squared_distance<kD>(query, x);
-      if (!(s <= worst_)) continue;  // NaN of a damaged file too
-      const Neighbour one{s, segment_.id(row), scope_.start + row};
-      if (found.size() == k && !(one < found.front())) continue;
+      if (!(s <= worst_)) continue;  // too far, or NaN of a damaged file
+      const Neighbour neighbour{s, segment_.id(row), scope_.start + row};
+      if (found.size() == k && !(neighbour < found.front())) continue;
       if (segment_.dead(row, scope_.request.version) || !std::isfinite(s) ||
-          scope_.exclusions.excludes(query_number, one.id))
+          scope_.exclusions.excludes(query_number, neighbour.id))
         continue;
       if (found.size() == k) {
         std::pop_heap(found.begin(), found.end());
-        found.back() = one;
+        found.back() = neighbour;
       } else {
-        found.push_back(one);
+        found.push_back(neighbour);
       }
       std::push_heap(found.begin(), found.end());
       if (found.size() == k) worst_ = found.front().key;
@@ -133,21 +133,22 @@ class Walk {
   const Tree& tree_;
   const Segment& segment_;
   Interrupt& interrupt_;
-  double worst_ = 0;  // no row with a larger key is among the k nearest
+  double worst_ = 0;  // no row of a larger key is among the k nearest
   std::size_t leaves_ = 0;
 };
 
 // Queries by the leaf they fall in: those of a task have boxes and rows in common.
 template <std::size_t kD>
-std::vector<std::uint64_t> in_order(const Tree& tree, const IndexScope& scope,
-                                    Interrupt& interrupt) {
+std::vector<std::uint64_t> by_leaf(const Tree& tree, const IndexScope& scope,
+                                   Interrupt& interrupt) {
   std::vector<std::uint64_t> order(scope.count);
   for (std::size_t i = 0; i < scope.count; ++i) order[i] = i;
   if (scope.count < kOrderQueries) return order;
   const Walk<kD> walk(tree, scope, interrupt);
   parallel_for_rows(scope.count, 16 * kD * tree.height, scope.request.threads, interrupt,
                     [&](std::size_t first, std::size_t last, bool) {
-                      for (std::size_t i = first; i < last; ++i) order[i] |= walk.home(i) << 32;
+                      for (std::size_t i = first; i < last; ++i)
+                        order[i] |= walk.nearest_leaf(i) << 32;
                     });
   std::sort(order.begin(), order.end());
   return order;
@@ -156,7 +157,7 @@ std::vector<std::uint64_t> in_order(const Tree& tree, const IndexScope& scope,
 template <std::size_t kD>
 void search_all(const Tree& tree, const IndexScope& scope, const IndexOutput& output,
                 Interrupt& interrupt) {
-  const auto order = in_order<kD>(tree, scope, interrupt);
+  const auto order = by_leaf<kD>(tree, scope, interrupt);
   const std::size_t per_task =
       std::clamp<std::size_t>(scope.count / (4 * scope.request.threads), 1, kBlockQueries);
   std::mutex mutex;
