@@ -1,1 +1,1 @@
-"""Files: the container, writing whole or not at all, memories in it, plain arrays."""
+"""Files: atomic writes, the container format, memories in it, and exports as plain arrays."""

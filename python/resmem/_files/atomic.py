@@ -1,8 +1,7 @@
-"""Files that are replaced whole or not at all, and locked against other writers.
+"""Atomic replacement of files, and locks against other writers.
 
-A process that is killed at the wrong moment leaves a hidden file beside its target. Its maker
-holds a lock on it for as long as it lives, so the next one who replaces the target can tell which
-of them nobody will finish.
+A process that is killed while it writes may leave a hidden file beside its target. A living writer
+holds a lock on its hidden file, so the next writer of the target can tell which ones are abandoned.
 """
 
 from __future__ import annotations
@@ -18,25 +17,26 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal, TypeAlias
 
-Stage: TypeAlias = Literal["call", "file"]  # of writing: all that save does, or the file itself
+# What a thread has in progress: a whole call of save, or the write of the file within it.
+Stage: TypeAlias = Literal["call", "file"]
 
-_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}  # EBADF: as NFS says it
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}  # EBADF is NFS's answer
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[io.FileIO]:
-    """A new, unbuffered binary file that takes the place of ``path`` at the end of the block.
+    """Open a new, unbuffered binary file that replaces ``path`` at the end of the block.
 
-    Until then, and for ever if the block raises or the process is killed, whatever is at
-    ``path`` stays as it is. A new file gets the permissions that ``open`` would give it, one
-    that replaces another those of the other; a symbolic link stays, and what it points to is
-    replaced. Errors of the operating system name ``path``.
+    Until then, and for ever if the block raises or the process is killed, the file at ``path``
+    stays unchanged. A file that replaces another gets its permissions, any other those that
+    ``open`` would give. A symbolic link stays, and the file that it points to is replaced. Errors
+    of the operating system name ``path``.
     """
     named = os.fsdecode(path)
     target = os.path.realpath(named)
     folder, name = os.path.split(target)
     temporary = os.path.join(folder, f"{_prefix(name)}{os.urandom(6).hex()}.tmp")
-    with naming(named, temporary), sole_writer(path, "file"):
+    with errors_naming(named, temporary), sole_writer(path, "file"):
         permissions = _permissions(target)
         _remove_abandoned(folder, name)
         fd, nameless = _create(folder, temporary)
@@ -47,9 +47,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.FileIO]:
                 yield file
                 os.fsync(fd)
                 with _without_appenders(target):
-                    if nameless:  # a src_dir_fd makes this linkat, which can follow the link
-                        made = f"/proc/self/fd/{fd}"
-                        os.link(made, temporary, src_dir_fd=fd, follow_symlinks=True)
+                    if nameless:  # with src_dir_fd this calls linkat, which can follow the link
+                        source = f"/proc/self/fd/{fd}"
+                        os.link(source, temporary, src_dir_fd=fd, follow_symlinks=True)
                     os.replace(temporary, target)
         except BaseException:
             with suppress(FileNotFoundError):
@@ -60,10 +60,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.FileIO]:
 
 @contextmanager
 def locked(path: str, flags: int) -> Iterator[int]:
-    """A descriptor of the file that is at ``path``, once no other writer has it.
+    """Open and lock the file at ``path`` for the block, once no other writer holds its lock.
 
-    The file may have been replaced while we waited; then it is the new one's turn. Where the
-    file system has no locks, the block runs without.
+    If the file was replaced during the wait, the new one is locked instead. Where the file system
+    has no locks, the block runs without one.
     """
     with sole_writer(path, "file"), _locked(path, flags) as fd:
         yield fd
@@ -71,24 +71,24 @@ def locked(path: str, flags: int) -> Iterator[int]:
 
 @contextmanager
 def sole_writer(path: str | os.PathLike[str], stage: Stage) -> Iterator[None]:
-    """RuntimeError if this very thread is writing to ``path`` already.
+    """Raise RuntimeError if this very thread is writing to ``path`` already.
 
-    A signal handler, or a function that is told of progress, runs in the middle of what it would
-    have to wait for. Other threads and processes are waited for instead, see ``locked``.
+    A signal handler or a progress function interrupts the write that it would have to wait for.
+    Other threads and processes can be waited for, which ``locked`` does.
     """
     entry = (os.path.realpath(os.fsdecode(path)), stage)
-    if entry in _mine.targets:
-        raise _nested(os.fsdecode(path))
+    if entry in _own_writes.targets:
+        raise _nested_write(os.fsdecode(path))
     try:
-        _mine.targets.append(entry)
+        _own_writes.targets.append(entry)
         yield
     finally:
-        with suppress(ValueError):  # a child that was forked in the block has forgotten it
-            _mine.targets.remove(entry)
+        with suppress(ValueError):  # a child that was forked in the block has no entries
+            _own_writes.targets.remove(entry)
 
 
 def open_regular(path: str, flags: int) -> int:
-    """A descriptor of the regular file at ``path``; never waits, as opening a pipe would."""
+    """Open the regular file at ``path``; refuse others, such as pipes, without waiting for them."""
     fd = os.open(path, flags | os.O_NONBLOCK)
     try:
         _require_regular(os.fstat(fd).st_mode, path)
@@ -99,8 +99,8 @@ def open_regular(path: str, flags: int) -> int:
 
 
 @contextmanager
-def naming(path: str, temporary: str = "") -> Iterator[None]:
-    """Errors of the operating system that name no file, or the temporary one, name ``path``."""
+def errors_naming(path: str, temporary: str = "") -> Iterator[None]:
+    """Let system errors that name no file, or the temporary one, name ``path`` instead."""
     try:
         yield
     except OSError as error:
@@ -118,7 +118,7 @@ def _require_regular(mode: int, path: str) -> None:
 
 
 def _permissions(target: str) -> int | None:
-    """Permission bits of the file to be replaced; None where there is none."""
+    """Return the permission bits of the file to be replaced; None if there is no file."""
     try:
         mode = os.stat(target).st_mode
     except FileNotFoundError:
@@ -128,8 +128,10 @@ def _permissions(target: str) -> int | None:
 
 
 def _create(folder: str, temporary: str) -> tuple[int, bool]:
-    """A locked descriptor of a new file, and whether it has no name yet, so that a killed process
-    leaves nothing behind; not every file system can do that."""
+    """Create and lock a new file; return its descriptor, and whether it has no name yet.
+
+    A killed process leaves nothing of a nameless file. Not every file system has them.
+    """
     with suppress(OSError):
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
         if os.path.exists(f"/proc/self/fd/{fd}"):
@@ -141,11 +143,11 @@ def _create(folder: str, temporary: str) -> tuple[int, bool]:
         _lock(fd)
         if _leads_to(temporary, fd):
             return fd, False
-        os.close(fd)  # somebody took it for abandoned before it was locked
+        os.close(fd)  # another writer removed it as abandoned before it was locked
 
 
 def _prefix(name: str) -> str:
-    """What the names of hidden files beside a target begin with."""
+    """Return the prefix of the names of hidden files beside a target."""
     return f".{name[:50]}."
 
 
@@ -154,16 +156,17 @@ def _remove_abandoned(folder: str, name: str) -> None:
     hidden = re.compile(re.escape(_prefix(name)) + r"[0-9a-f]{12}\.tmp")
     with suppress(OSError), os.scandir(folder) as entries:
         for path in [entry.path for entry in entries if hidden.fullmatch(entry.name)]:
-            with suppress(OSError):  # another one was faster, or the file system has no locks
+            with suppress(OSError):  # another writer was faster, or the file system has no locks
                 _remove_if_abandoned(path)
 
 
 def _remove_if_abandoned(path: str) -> None:
+    """Remove a hidden file of this user that no living writer has locked."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         about = os.fstat(fd)
         if stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid():
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its maker lives
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this fails while its writer lives
             if _leads_to(path, fd):
                 os.unlink(path)
     finally:
@@ -171,7 +174,7 @@ def _remove_if_abandoned(path: str) -> None:
 
 
 def _leads_to(path: str, fd: int) -> bool:
-    """Whether ``path`` is a name of the open file."""
+    """Tell whether ``path`` is a name of the open file."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:
@@ -179,7 +182,7 @@ def _leads_to(path: str, fd: int) -> bool:
 
 
 def _lock(fd: int) -> None:
-    """Wait until nobody else has locked the file; where there are no locks, go on without."""
+    """Lock the file, once no other process has; do nothing where the file system has no locks."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
     except OSError as error:
@@ -189,7 +192,7 @@ def _lock(fd: int) -> None:
 
 @contextmanager
 def _unlocked_at_the_end(fd: int) -> Iterator[None]:
-    """A forked child may keep the descriptor, but not the lock."""
+    """Unlock at the end of the block, as a forked child may keep the descriptor open."""
     try:
         yield
     finally:
@@ -199,7 +202,7 @@ def _unlocked_at_the_end(fd: int) -> Iterator[None]:
 
 @contextmanager
 def _locked(path: str, flags: int) -> Iterator[int]:
-    """See ``locked``."""
+    """Lock as ``locked`` does, without its check of the path."""
     while True:
         fd = open_regular(path, flags)
         try:
@@ -214,40 +217,40 @@ def _locked(path: str, flags: int) -> Iterator[int]:
 
 @contextmanager
 def _only_lock(fd: int, path: str) -> Iterator[None]:
-    """RuntimeError if this thread has locked the file already, perhaps by another of its names."""
+    """Raise RuntimeError if this thread has locked the file already, perhaps by another name."""
     about = os.fstat(fd)
     inode = about.st_dev, about.st_ino
-    if inode in _mine.locked:
-        raise _nested(path)
+    if inode in _own_writes.locked:
+        raise _nested_write(path)
     try:
-        _mine.locked.append(inode)
+        _own_writes.locked.append(inode)
         yield
     finally:
         with suppress(ValueError):
-            _mine.locked.remove(inode)
+            _own_writes.locked.remove(inode)
 
 
 @contextmanager
 def _without_appenders(target: str) -> Iterator[None]:
-    """No other process appends meanwhile to the file that is to go: it would do so in vain."""
+    """Keep other processes from appending to the file that is being replaced: it would be lost."""
     with ExitStack() as stack:
-        with suppress(FileNotFoundError, PermissionError):  # nothing there, or not ours to lock
+        with suppress(FileNotFoundError, PermissionError):  # no file, or no right to lock it
             stack.enter_context(_locked(target, os.O_RDONLY))
         yield
 
 
-class _Mine(threading.local):
-    """What this thread is writing to."""
+class _OwnWrites(threading.local):
+    """The files that this thread is writing."""
 
     def __init__(self) -> None:
         self.targets: list[tuple[str, Stage]] = []  # resolved paths
-        self.locked: list[tuple[int, int]] = []  # devices and inodes of files that it has locked
+        self.locked: list[tuple[int, int]] = []  # devices and inodes of files it has locked
 
 
-_mine = _Mine()
+_own_writes = _OwnWrites()
 
 
-def _nested(path: str) -> RuntimeError:
+def _nested_write(path: str) -> RuntimeError:
     return RuntimeError(
         f"{path!r} is being written by the code that was interrupted: a signal handler or a "
         "progress function cannot write to the same file; let it write to another file, or note "
@@ -255,16 +258,16 @@ def _nested(path: str) -> RuntimeError:
     )
 
 
-def _forget() -> None:
-    """The child of a fork may write where its parent, which goes on meanwhile, is writing."""
-    _mine.targets, _mine.locked = [], []
+def _clear_own_writes() -> None:
+    """Clear the entries in the child of a fork: the writes that they list are its parent's."""
+    _own_writes.targets, _own_writes.locked = [], []
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_clear_own_writes)
 
 
 def _sync_folder(folder: str) -> None:
-    """The new name survives a power failure too."""
+    """Sync the folder, so that the new name survives a power failure too."""
     with suppress(PermissionError):  # a folder may be writable without being readable
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:

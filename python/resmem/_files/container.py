@@ -1,8 +1,8 @@
-"""The file format: a JSON-able ``meta`` and named arrays, published whole or not at all.
+"""The file format: a JSON object ``meta`` and named arrays, published whole or not at all.
 
-FORMAT.md, beside this file, describes every byte. Reading trusts nothing: headers and manifest
-are checked before any view is made, payloads against their checksums. Checksums and I/O run
-without the GIL, beside each other, and pages of mapped files are let go once read or written.
+FORMAT.md, a folder above, describes every byte. A reader trusts nothing: it checks headers and
+manifest before it makes any view, and payloads against their checksums. Checksums and I/O run in
+parallel without the GIL, and pages of mapped files are released once they are read or written.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from resmem._base import checks
 from resmem._base.arrays import release_pages
 from resmem._base.errors import FileFormatError
 from resmem._base.threads import pool, submit
-from resmem._files.atomic import locked, naming, open_regular, replacing
+from resmem._files.atomic import errors_naming, locked, open_regular, replacing
 
 MAGIC = b"\x89RESMEM\n"
 FORMAT = 1
-PAGE = 4096  # the file's first bytes, its two slots, and every publication start on one
-ALIGN = 64  # of sections and manifests
-BLOCK = 1 << 20  # bytes of a payload to a checksum
-MAX_MANIFEST = 16 << 20
+PAGE = 4096  # bytes; the head, the two slots and every publication start on a page
+ALIGN = 64  # bytes; sections and manifests start at a multiple
+BLOCK = 1 << 20  # bytes of a payload per checksum
+MAX_MANIFEST = 16 << 20  # bytes
 MAX_DIMENSIONS = 32
 MAX_INT = 2**63 - 1
 
 _HEAD = struct.Struct("<8sI4x16s")  # magic, format, uuid
-_SLOT = struct.Struct("<QQQI")  # generation; offset, length and CRC-32 of the manifest
-_CRC = struct.Struct("<I")  # the last bytes of these pages: CRC-32 of all that is before
-_HEADERS = 3 * PAGE
+_SLOT = struct.Struct("<QQQI")  # generation; manifest's offset, length and CRC-32
+_CRC = struct.Struct("<I")  # the last bytes of these pages: CRC-32 of the bytes before
+_HEADERS = 3 * PAGE  # bytes of the head and the slots
 _DTYPES = {
     name: np.dtype(name).newbyteorder("<")
     for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "uint16")
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_CHUNK = 8 * BLOCK  # to a write, and to a task of a thread
-_PIECE = BLOCK // 4  # to a read: still in the cache when it is summed
+_CHUNK = 8 * BLOCK  # bytes per write, and per task of a thread
+_PIECE = BLOCK // 4  # bytes per read, few enough to be in the cache for the checksum
 
 Progress = Callable[[int], None]
 _T = TypeVar("_T")
@@ -61,7 +61,7 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True)
 class Pieces:
-    """An array that is made while it is written: parts whose bytes follow one another."""
+    """An array that is produced while it is written, part after part in row order."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -77,7 +77,7 @@ class Section:
     """A named array of a file. Readers that do not know its dtype skip it unless ``required``."""
 
     name: str
-    array: npt.NDArray[Any] | Pieces  # of one of the dtypes above, C-contiguous; must not change
+    array: npt.NDArray[Any] | Pieces  # C-contiguous, of a dtype above; must not change
     required: bool = True
 
 
@@ -87,52 +87,54 @@ class Version:
 
     uuid: str
     generation: int
-    manifest: int  # its CRC-32: copies of one file may have been appended to differently
+    manifest: int  # CRC-32 of the manifest: copies of a file may have different appends
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a file holds. The arrays are read-only views of the mapped file."""
+    """The content of a file. The arrays are read-only views of the mapped file."""
 
     meta: dict[str, Any]
     arrays: dict[str, npt.NDArray[Any]]
-    required: frozenset[str]
+    required: frozenset[str]  # names of the arrays that a reader must know
     version: Version
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the manifest says of a section."""
+    """A section as the manifest lists it."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
-    length: int  # of the payload
+    length: int  # bytes of the payload
     required: bool
-    crc32: int  # of the table of checksums
+    crc32: int  # CRC-32 of the table of checksums
 
     @property
     def table(self) -> int:
-        """Where the table is: after the payload, padded."""
+        """The offset of the table of checksums, behind the padded payload."""
         return self.offset + _aligned(self.length)
 
     @property
     def blocks(self) -> int:
+        """The number of checksums."""
         return -(-self.length // BLOCK)
 
     @property
     def end(self) -> int:
+        """The offset behind the padded table."""
         return self.table + _aligned(_CRC.size * self.blocks)
 
 
 @dataclass(frozen=True)
-class _State:
-    """What is published in a file."""
+class _Published:
+    """The published state of a file."""
 
     version: Version
-    slot: int  # that says so
-    end: int  # of the manifest: nothing after it counts
+    slot: int  # the slot that points to it
+    end: int  # the offset behind the manifest; bytes from there on are ignored
     meta: dict[str, Any]
     entries: tuple[_Entry, ...]
 
@@ -146,7 +148,7 @@ def save(
     sections: Iterable[Section],
     progress: Progress | None = None,
 ) -> Version:
-    """Write a new file and put it in the place of what is at ``path``; its version."""
+    """Write a new file, replace what is at ``path`` by it, and return its version."""
     _check_meta(meta)
     identity = os.urandom(16)
     with replacing(path) as file:
@@ -165,25 +167,25 @@ def append(
     sections: Iterable[Section],
     progress: Progress | None = None,
 ) -> Version:
-    """Publish a state with the sections of ``after`` named in ``keep`` and new ones.
+    """Publish a state with new sections and those of ``after`` that ``keep`` names.
 
-    ValueError if the file is not in the state ``after``. If this raises, the file still is in it;
-    only where the very publishing is interrupted, it may be in the new state instead.
+    ValueError if the file is not in the state ``after``. If this raises, the file still is in that
+    state; only if the last step is interrupted, it may be in the new state instead.
     """
     _check_meta(meta)
     name = os.fsdecode(path)
-    with naming(name), locked(name, os.O_RDWR) as fd:
+    with errors_naming(name), locked(name, os.O_RDWR) as fd:
         state = _read_state(fd, name)
         if state.version != after:
             raise ValueError(
                 f"{name!r} has changed since it was loaded or saved: another process appended to "
-                "it or replaced it, or an append of this one was interrupted at its end; load it "
-                "again, and repeat what is to be appended"
+                "it or replaced it, or an append of this process was interrupted at its end; load "
+                "it again, and repeat what is to be appended"
             )
         if after.generation == MAX_INT:
             raise ValueError(f"{name!r} cannot be appended to any more; save it as a new file")
         kept = _kept(state, keep, name)
-        os.ftruncate(fd, state.end)  # drops what a killed process left
+        os.ftruncate(fd, state.end)  # removes what a killed process left
         try:
             root = _write_state(fd, _aligned(state.end, PAGE), meta, kept, sections, progress)
             os.fsync(fd)
@@ -202,7 +204,7 @@ def load(
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> Loaded:
-    """What is published at ``path``. Without ``verify`` only headers and manifest are read.
+    """Map what is published at ``path``. Without ``verify`` only headers and manifest are read.
 
     FileFormatError if the file is not one of resmem, is damaged, or needs a later version.
     """
@@ -221,13 +223,13 @@ def load(
 
 
 def is_container(path: str | os.PathLike[str]) -> bool:
-    """Whether the file at ``path`` begins like one of ours."""
+    """Tell whether the file at ``path`` begins with the magic bytes."""
     with _opened(path) as (fd, _):
         return _read(fd, 0, len(MAGIC)) == MAGIC
 
 
 def bytes_to_verify(path: str | os.PathLike[str]) -> int:
-    """What ``progress`` adds up to when the file at ``path`` is loaded and verified."""
+    """Return the bytes that ``progress`` adds up to when the file is loaded and verified."""
     with _opened(path) as (fd, name):
         return sum(entry.length for entry in _read_state(fd, name).entries)
 
@@ -243,7 +245,10 @@ def _write_state(
     sections: Iterable[Section],
     progress: Progress | None,
 ) -> tuple[int, int, int]:
-    """Write sections and manifest from ``position`` on; what a slot says of the manifest."""
+    """Write sections and manifest from ``position`` on.
+
+    Returns what a slot holds: the manifest's offset, length and CRC-32.
+    """
     entries = {entry.name: entry for entry in kept}
     with pool(1) as workers:
         for section in sections:
@@ -259,7 +264,7 @@ def _write_state(
 def _write_section(
     fd: int, offset: int, section: Section, pool: Executor | None, progress: Progress | None
 ) -> _Entry:
-    """Write payload and table of checksums; sums run ahead of the writing, in the pool."""
+    """Write payload and table of checksums; the pool computes checksums ahead of the writes."""
     dtype = _check_section(section)
     array, length = section.array, section.array.nbytes
     sums: list[int] = []
@@ -293,7 +298,7 @@ def _write_section(
 
 
 def _check_section(section: Section) -> str:
-    """The name of the dtype, if the section can be written."""
+    """Return the name of the section's dtype; ValueError if the section cannot be written."""
     name, array = section.name, section.array
     if not isinstance(name, str) or not name:
         raise ValueError(f"the name of a section must be a text that is not empty, got {name!r}")
@@ -310,7 +315,7 @@ def _check_section(section: Section) -> str:
 
 
 def _check_meta(meta: dict[str, Any]) -> None:
-    """ValueError or TypeError, before anything is written, if it could not be read again."""
+    """Refuse a ``meta`` that could not be read again, before anything is written."""
     try:
         _parse_json(_manifest(meta, ()))
     except (ValueError, RecursionError) as error:
@@ -318,6 +323,7 @@ def _check_meta(meta: dict[str, Any]) -> None:
 
 
 def _manifest(meta: dict[str, Any], entries: Iterable[_Entry]) -> bytes:
+    """Return the manifest as ASCII JSON."""
     sections = [asdict(entry) for entry in entries]
     text = json.dumps({"meta": meta, "sections": sections}, allow_nan=False, separators=(",", ":"))
     if len(text) > MAX_MANIFEST:
@@ -328,13 +334,16 @@ def _manifest(meta: dict[str, Any], entries: Iterable[_Entry]) -> bytes:
     return text.encode("ascii")
 
 
-def _kept(state: _State, keep: Iterable[str], name: str) -> tuple[_Entry, ...]:
-    there = {entry.name: entry for entry in state.entries}
+def _kept(state: _Published, keep: Iterable[str], name: str) -> tuple[_Entry, ...]:
+    """Return the sections of ``state`` that ``keep`` names; ValueError if one is missing."""
+    published = {entry.name: entry for entry in state.entries}
     names = list(dict.fromkeys(keep))
     for section in names:
-        if section not in there:
-            raise ValueError(f"{name!r} has no section {section!r} to keep; it has {list(there)}")
-    return tuple(there[section] for section in names)
+        if section not in published:
+            raise ValueError(
+                f"{name!r} has no section {section!r} to keep; it has {list(published)}"
+            )
+    return tuple(published[section] for section in names)
 
 
 def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
@@ -345,7 +354,7 @@ def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
 
 
 def _chunks(array: npt.NDArray[Any] | Pieces) -> Iterator[memoryview]:
-    """The bytes of an array, ``_CHUNK`` at a time."""
+    """Yield the bytes of an array, ``_CHUNK`` at a time."""
     if isinstance(array, np.ndarray):
         payload = array.reshape(-1).view(np.uint8).data
         yield from (payload[start : start + _CHUNK] for start in range(0, len(payload), _CHUNK))
@@ -361,13 +370,14 @@ def _chunks(array: npt.NDArray[Any] | Pieces) -> Iterator[memoryview]:
 
 
 def _checksums(data: memoryview) -> list[int]:
+    """Return the CRC-32 of each block."""
     crc32 = _bulk_crc32()
     return [crc32(data[start : start + BLOCK]) for start in range(0, len(data), BLOCK)]
 
 
 @cache
 def _bulk_crc32() -> Callable[..., int]:
-    """zlib's, or the same sums three times as fast."""
+    """Return isal's CRC-32, which is three times as fast, or else zlib's."""
     try:
         from isal.isal_zlib import crc32
     except (ImportError, SystemError):  # SystemError: there was no memory to load it
@@ -376,7 +386,7 @@ def _bulk_crc32() -> Callable[..., int]:
 
 
 def _sealed(page: bytes) -> bytes:
-    """A page that begins so and ends with its own checksum."""
+    """Pad the bytes to a page that ends with its own checksum."""
     body = page.ljust(PAGE - _CRC.size, b"\0")
     return body + _CRC.pack(zlib.crc32(body))
 
@@ -386,9 +396,9 @@ def _sealed(page: bytes) -> bytes:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """A descriptor and a name for messages."""
+    """Open the file for the block; give its descriptor and its name for messages."""
     name = os.fsdecode(path)
-    with naming(name):
+    with errors_naming(name):
         fd = open_regular(name, os.O_RDONLY)
         try:
             yield fd, name
@@ -396,8 +406,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
             os.close(fd)
 
 
-def _read_state(fd: int, name: str) -> _State:
-    """What is published, every field checked."""
+def _read_state(fd: int, name: str) -> _Published:
+    """Return the published state, with every field checked."""
     head = _read(fd, 0, PAGE)
     if not head:
         raise FileFormatError(f"{name!r} is empty; give the path of a file that resmem saved")
@@ -415,7 +425,7 @@ def _read_state(fd: int, name: str) -> _State:
             "install a later version of resmem"
         )
     slot, generation, offset, length, crc = _current_slot(fd, name)
-    size = os.fstat(fd).st_size  # after the slot was read: the file grows before its slots change
+    size = os.fstat(fd).st_size  # read after the slot, as the file grows before its slots change
     if offset + length > size:
         raise _damaged(name, f"it ends at byte {size}, its manifest at {offset + length}")
     manifest = _read(fd, offset, length)
@@ -423,20 +433,20 @@ def _read_state(fd: int, name: str) -> _State:
         raise _damaged(name, "its manifest does not match its checksum")
     meta, entries = _parse_manifest(manifest, offset, name)
     published = Version(identity.hex(), generation, crc)
-    return _State(published, slot, offset + length, meta, entries)
+    return _Published(published, slot, offset + length, meta, entries)
 
 
 def _current_slot(fd: int, name: str) -> tuple[int, int, int, int, int]:
-    """Number and fields of the newest slot that is whole.
+    """Return the number and the fields of the newest slot with a valid checksum.
 
-    A writer changes one slot after the other, so one of them is; but a reader that is held up
-    between them may see both halfway, and looks again.
+    A writer changes one slot after the other, so one of them is valid; but a reader that is delayed
+    between its two reads may see both half written, and reads again.
     """
     for _ in range(3):
         pages = [_read(fd, PAGE * (1 + slot), PAGE) for slot in (0, 1)]
-        whole = [(slot, *_SLOT.unpack_from(p)) for slot, p in enumerate(pages) if _intact(p)]
-        if whole:
-            newest: tuple[int, int, int, int, int] = max(whole, key=lambda fields: fields[1])
+        valid = [(slot, *_SLOT.unpack_from(p)) for slot, p in enumerate(pages) if _intact(p)]
+        if valid:
+            newest: tuple[int, int, int, int, int] = max(valid, key=lambda fields: fields[1])
             _, generation, offset, length, _ = newest
             if max(generation, offset + length) > MAX_INT or offset < _HEADERS:
                 raise _damaged(name, "its header points outside of any file")
@@ -452,7 +462,7 @@ def _current_slot(fd: int, name: str) -> tuple[int, int, int, int, int]:
 def _parse_manifest(
     manifest: bytes, offset: int, name: str
 ) -> tuple[dict[str, Any], tuple[_Entry, ...]]:
-    """Meta and sections. Keys that we do not know are left alone."""
+    """Return meta and sections. Unknown keys are ignored."""
     try:
         fields = _parse_json(manifest)
         if type(fields) is not dict:
@@ -472,7 +482,7 @@ def _parse_manifest(
 
 
 def _parse_json(text: bytes) -> Any:
-    """Strict JSON: UTF-8, no key twice, finite numbers only."""
+    """Parse strict JSON: UTF-8, no key twice, finite numbers only."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -491,7 +501,7 @@ def _parse_json(text: bytes) -> Any:
 
 
 def _parse_entry(fields: Any) -> _Entry:
-    """A section, each field of its own checked."""
+    """Return a section, with each field checked."""
     if type(fields) is not dict:
         raise ValueError("a section is not an object")
     name = _field(fields, "name", str)
@@ -508,7 +518,7 @@ def _parse_entry(fields: Any) -> _Entry:
     if not name or len(shape) > MAX_DIMENSIONS or entry.offset % ALIGN:
         raise ValueError(f"section {name!r}: no name, too many dimensions, or not aligned")
     if (dtype := _DTYPES.get(entry.dtype)) is not None:
-        # Empty arrays may have large dimensions, but not such as NumPy cannot count.
+        # Empty arrays may have large dimensions, but none that NumPy cannot count.
         if math.prod(max(n, 1) for n in shape) > MAX_INT // dtype.itemsize:
             raise ValueError(f"section {name!r} has a shape beyond any memory")
         if math.prod(shape) * dtype.itemsize != entry.length:
@@ -530,7 +540,7 @@ def _integer(value: Any, key: str, largest: int = MAX_INT) -> int:
 
 
 def _check_layout(entries: tuple[_Entry, ...], manifest: int) -> None:
-    """Sections lie between headers and manifest, none on top of another, each with its name."""
+    """Refuse sections outside of headers and manifest, overlaps, and names that occur twice."""
     names: set[str] = set()
     free = _HEADERS
     for entry in sorted(entries, key=lambda entry: (entry.offset, entry.end)):
@@ -545,8 +555,10 @@ def _check_layout(entries: tuple[_Entry, ...], manifest: int) -> None:
 def _verify(
     fd: int, name: str, entries: tuple[_Entry, ...], progress: Progress | None, workers: int
 ) -> None:
-    """Every payload and its padding against its checksums, read past the map: pages that are
-    only looked at once stay out of the process."""
+    """Compare every payload and its padding with its checksums.
+
+    The file is read, not mapped, so that pages that are needed once stay out of the process.
+    """
     tables = {entry.name: _read_table(fd, entry, name) for entry in entries}
     chunks = [(entry, at) for entry in entries for at in range(0, entry.length, _CHUNK)]
     workers = min(workers, len(chunks))
@@ -574,12 +586,12 @@ def _verify(
 def _read_table(fd: int, entry: _Entry, name: str) -> npt.NDArray[np.uint32]:
     table = _read(fd, entry.table, entry.end - entry.table)
     if zlib.crc32(table) != entry.crc32:
-        raise _damaged(name, f"the checksums of section {entry.name!r} are not what they were")
+        raise _damaged(name, f"the checksums of section {entry.name!r} do not match their checksum")
     return np.frombuffer(table, "<u4", entry.blocks)
 
 
 def _checksum_of(fd: int, offset: int, length: int, buffer: bytearray) -> int:
-    """CRC-32 of a part of the file; of as much of it as there is."""
+    """Return the CRC-32 of a part of the file, or of as much of it as exists."""
     crc, crc32 = 0, _bulk_crc32()
     with memoryview(buffer) as view:
         while length > 0 and (got := os.preadv(fd, [view[: min(length, len(view))]], offset)):
@@ -598,7 +610,7 @@ def _map(fd: int, size: int, name: str) -> mmap.mmap:
 
 
 def _read(fd: int, offset: int, length: int) -> bytes:
-    """Bytes of the file; fewer at its end."""
+    """Return bytes of the file; fewer than ``length`` at its end."""
     parts = []
     while length > 0 and (part := os.pread(fd, length, offset)):
         parts.append(part)
@@ -607,6 +619,7 @@ def _read(fd: int, offset: int, length: int) -> bytes:
 
 
 def _intact(page: bytes) -> bool:
+    """Tell whether a page is whole and matches its checksum."""
     body, seal = page[: -_CRC.size], page[-_CRC.size :]
     return len(page) == PAGE and _CRC.pack(zlib.crc32(body)) == seal
 
@@ -621,9 +634,9 @@ def _damaged(name: str, what: str) -> FileFormatError:
 def _ahead(
     pool: Executor | None, work: Callable[[_T], _R], items: Iterable[_T], depth: int
 ) -> Iterator[tuple[_T, _R]]:
-    """Every item and its work, in order, done in the pool while earlier results are used.
+    """Yield every item with its result, in order; the pool works while earlier results are used.
 
-    Only ``depth`` items ahead: an error or an interrupt has little to wait for.
+    The pool is only ``depth`` items ahead, so that an error or an interrupt waits for little.
     """
     if pool is None:
         yield from ((item, work(item)) for item in items)

@@ -1,4 +1,4 @@
-"""Memories as plain arrays, in .npz and .safetensors files, for other programs and back."""
+"""Memories as plain arrays in .npz and .safetensors files, to exchange with other programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from resmem._base.errors import FileFormatError
 from resmem._files import formats
 from resmem._files.atomic import replacing
 from resmem._files.formats import Rows
-from resmem._files.persist import EXPORTS, Progress, Saved, SchemaOf, fitted
+from resmem._files.persist import EXPORTS, LoadedMemory, Progress, SchemaOf, fitted_preprocess
 from resmem._keys.preprocess import FittedPreprocess
 from resmem._keys.stored import widen_keys
 from resmem._rows.ids import NO_RUNS, in_runs
@@ -32,8 +32,10 @@ from resmem._rows.segment import Segment
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.stores.named import shared_schema
 
-_NAMES = {"keys": "embeddings"}  # of arrays that are called otherwise in an export
+_NAMES = {"keys": "embeddings"}  # names in an export, where they differ
+# Names of all arrays that may have one entry per row.
 _ROWS = ("ids", "embeddings", "targets", "outputs", "residuals", "index", "value", "rest")
+# The names that .safetensors gives to dtypes; uint16 holds the bits of bfloat16.
 _TYPES = {
     np.dtype(np.float64): "F64", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16",
     np.dtype(np.int64): "I64", np.dtype(np.int32): "I32", np.dtype(np.uint8): "U8",
@@ -62,7 +64,7 @@ def save(
     rows: Snapshot,
     progress: Progress,
 ) -> None:
-    """Write the living rows."""
+    """Write the living rows, settings and other arrays of a memory to an export."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix not in EXPORTS:
         raise ValueError(f"path must end in .npz or .safetensors, got {os.fspath(path)!r}")
@@ -79,17 +81,18 @@ def save(
         columns += [_column(rows, name, wide) for name in names]
     write = _write_npz if suffix == ".npz" else _write_safetensors
     with replacing(path) as raw:
-        file = io.BufferedWriter(raw)  # `raw` may write less than it is given
+        file = io.BufferedWriter(raw)  # `raw` may write fewer bytes than it is given
         write(file, columns, progress or (lambda _: None))
         file.flush()
 
 
 def _whole(name: str, array: Array) -> _Column:
+    """Return an array that is written in one part."""
     return _Column(name, array.dtype, array.shape, lambda: iter([array]))
 
 
 def _column(rows: Snapshot, name: str, wide: bool) -> _Column:
-    """The array of that name over the living rows of all segments."""
+    """Return the array of that name, of the living rows of all segments."""
     dtype, shape = np.dtype(np.int64), (len(rows),)
     if name != "ids":
         first = rows.segments[0][name]
@@ -103,11 +106,12 @@ def _column(rows: Snapshot, name: str, wide: bool) -> _Column:
                 part = segment.ids_of(some) if name == "ids" else segment[name][some]
                 yield widen_keys(part) if widened else part
 
-    kept = np.dtype(np.float32) if widened else dtype
-    return _Column(_NAMES.get(name, name), kept, shape, parts)
+    written = np.dtype(np.float32) if widened else dtype
+    return _Column(_NAMES.get(name, name), written, shape, parts)
 
 
 def _write_npz(file: IO[bytes], columns: list[_Column], progress: Callable[[int], None]) -> None:
+    """Write the arrays, uncompressed and aligned, so that they can be mapped."""
     with zipfile.ZipFile(file, "w") as archive:
         for column in columns:
             with formats.npz_member(archive, file, column.name) as member:
@@ -120,7 +124,7 @@ def _write_npz(file: IO[bytes], columns: list[_Column], progress: Callable[[int]
 def _write_safetensors(
     file: IO[bytes], columns: list[_Column], progress: Callable[[int], None]
 ) -> None:
-    """The widest types first, so that every array is aligned in the file."""
+    """Write the arrays, the widest types first, so that every array is aligned in the file."""
     columns = sorted(columns, key=lambda column: -column.dtype.itemsize)
     header, end = {}, 0
     for column in columns:
@@ -142,37 +146,40 @@ def _write_safetensors(
 
 
 def has_checksums(path: str | os.PathLike[str]) -> bool:
-    """Those of zip; .safetensors has none."""
+    """Tell whether the format has checksums: a .npz has those of zip, .safetensors has none."""
     return os.fspath(path).lower().endswith(".npz")
 
 
 def bytes_to_verify(path: str | os.PathLike[str]) -> int:
-    """What ``progress`` adds up to when the export at ``path`` is loaded and verified."""
+    """Return the bytes that ``progress`` adds up to when the export is loaded and verified."""
     name = os.path.abspath(os.fspath(path))
     members = formats.members(name)
-    rows = [members[each]() for each in _ROWS if each in members]
-    total = sum(len(each) * _row_bytes(each) for each in rows)
-    return total + (formats.bytes_with_checksums(name) if has_checksums(name) else 0)
+    arrays = [members[each]() for each in _ROWS if each in members]
+    total = sum(len(rows) * _row_bytes(rows) for rows in arrays)
+    return total + (formats.bytes_under_checksums(name) if has_checksums(name) else 0)
 
 
-def load(path: str | os.PathLike[str], verify: bool = True, progress: Progress = None) -> Saved:
+def load(
+    path: str | os.PathLike[str], verify: bool = True, progress: Progress = None
+) -> LoadedMemory:
     """Read an export; its arrays are mapped where they lie, if they can be.
 
-    Layout, keys and ids are always checked, as search relies on them; with ``verify`` the
-    checksums of a .npz and all other values too.
+    Layout, keys and ids are always checked, as search relies on them; with ``verify``, so are the
+    checksums of a .npz and all other values.
     """
     name = os.path.abspath(os.fspath(path))
     step = progress if progress and verify else lambda _: None
     try:
         members = formats.members(name)
-        found = {each: opened() for each, opened in members.items()}  # refused if there is no room
+        # This refuses compressed arrays that memory has no room for.
+        arrays = {member: opened() for member, opened in members.items()}
         if verify and has_checksums(name):
-            for done in formats.held_to_checksums(name):
-                step(done)
+            for read in formats.verify_checksums(name):
+                step(read)
     except ValueError as error:
         raise FileFormatError(str(error)) from error
-    reader = _Reader(name, found, verify, step)
-    return Saved(
+    reader = _Reader(name, arrays, verify, step)
+    return LoadedMemory(
         reader.about,
         reader.head(),
         reader.preprocess(),
@@ -182,16 +189,16 @@ def load(path: str | os.PathLike[str], verify: bool = True, progress: Progress =
 
 
 class _Reader:
-    """Settings and arrays of an export, each checked when it is taken."""
+    """Settings and arrays of an export, each checked when it is read."""
 
     def __init__(
-        self, path: str, found: Mapping[str, Rows], verify: bool, step: Callable[[int], None]
+        self, path: str, arrays: Mapping[str, Rows], verify: bool, step: Callable[[int], None]
     ) -> None:
-        self.path, self.found, self.verify, self.step = path, found, verify, step
-        if "resmem" not in found:
+        self.path, self.arrays, self.verify, self.step = path, arrays, verify, step
+        if "resmem" not in arrays:
             raise self.bad("it has no array 'resmem'; fit a memory to its arrays instead")
         try:
-            about = json.loads(found["resmem"][:].tobytes())
+            about = json.loads(arrays["resmem"][:].tobytes())
         except (ValueError, RecursionError) as error:
             raise self.bad(f"'resmem' is not JSON ({error})") from error
         if not isinstance(about, dict):
@@ -199,28 +206,32 @@ class _Reader:
         self.about: dict[str, Any] = about
 
     def bad(self, what: str) -> FileFormatError:
+        """Return the error that says what is wrong with the export."""
         return FileFormatError(f"{self.path} is not a memory that resmem exported: {what}")
 
-    def whole(self, name: str, least: int, most: int) -> int:
+    def integer(self, name: str, least: int, most: int) -> int:
+        """Return an integer of the settings, from ``least`` to ``most``."""
         value = self.about.get(name)
         if type(value) is not int or not least <= value <= most:
             raise self.bad(f"{name} is {value!r}, expected a whole number from {least} to {most}")
         return value
 
     def array(self, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Array:
-        rows = self.found.get(name)
+        """Return an array of this dtype and shape; bfloat16 keys may be written as float32."""
+        rows = self.arrays.get(name)
         bfloat16 = name == _NAMES["keys"] and dtype == np.uint16
-        wanted = np.dtype(np.float32 if bfloat16 else dtype)
-        if rows is None or rows.dtype != wanted or rows.shape != shape:
+        expected = np.dtype(np.float32 if bfloat16 else dtype)
+        if rows is None or rows.dtype != expected or rows.shape != shape:
             got = "nothing" if rows is None else f"{rows.dtype} {rows.shape}"
-            raise self.bad(f"{name} is {got}, expected {wanted} {shape}")
+            raise self.bad(f"{name} is {got}, expected {expected} {shape}")
         if bfloat16 and isinstance(rows, formats.Converted) and rows.bits is not None:
             return np.ascontiguousarray(rows.bits)
         array = np.ascontiguousarray(rows[:])
         return _core.narrow(array, "bfloat16") if bfloat16 else array
 
     def head(self) -> dict[str, Array]:
-        d, columns = self.whole("d", 1, 2**31 - 1), self.whole("columns", 1, 2**31 - 1)
+        """Return the layer of store="head"; nothing for other stores."""
+        d, columns = self.integer("d", 1, 2**31 - 1), self.integer("columns", 1, 2**31 - 1)
         head = {
             name: self.array(f"head_{name}", dtype, shape)
             for name, (dtype, shape) in shared_schema(self.about.get("store"), columns, d).items()
@@ -230,24 +241,26 @@ class _Reader:
         return head
 
     def preprocess(self) -> FittedPreprocess:
-        return fitted(
+        """Return the preprocess with the arrays that its fit computed."""
+        return fitted_preprocess(
             self.about,
-            self.whole("d", 1, 2**31 - 1),
+            self.integer("d", 1, 2**31 - 1),
             lambda name, dtype, shape: self.array(f"preprocess_{name}", dtype, shape),
             self.bad,
-            not any(each == "ids" or each.startswith("preprocess_") for each in self.found),
+            not any(each == "ids" or each.startswith("preprocess_") for each in self.arrays),
         )
 
     def rows(self, schema_of: SchemaOf) -> Snapshot:
-        d, columns = self.whole("d", 1, 2**31 - 1), self.whole("columns", 1, 2**31 - 1)
+        """Return the rows in one segment."""
+        d, columns = self.integer("d", 1, 2**31 - 1), self.integer("columns", 1, 2**31 - 1)
         if not isinstance(self.about.get("output_kind"), str):
             raise self.bad("output_kind is missing")
-        next_id, retired = self.whole("next_id", 0, 2**63), self.retired()
+        next_id, retired = self.integer("next_id", 0, 2**63), self.retired()
         next_id = max(next_id, int(retired.max(initial=-1)) + 1)
         empty = Snapshot((), d, columns, next_id=next_id, retired=retired)
-        if "ids" not in self.found:
+        if "ids" not in self.arrays:
             return empty
-        n = len(self.found["ids"])
+        n = len(self.arrays["ids"])
         arrays = {"ids": self.ids(n, retired)}
         for name, (dtype, shape) in schema_of(d, columns).items():
             arrays[name] = self.array(_NAMES.get(name, name), dtype, (n, *shape))
@@ -263,16 +276,17 @@ class _Reader:
         return replace(empty, segments=(only,), next_id=max(next_id, highest + 1))
 
     def retired(self) -> Array:
-        """Runs of ids; none in a file that does not speak of them."""
-        if "retired" not in self.found:
+        """Return the runs of retired ids; none if the file has no such array."""
+        if "retired" not in self.arrays:
             return NO_RUNS
-        runs = self.array("retired", np.int64, (len(self.found["retired"]), 2))
+        runs = self.array("retired", np.int64, (len(self.arrays["retired"]), 2))
         first, last = runs[:, 0], runs[:, 1]
         if (first < 0).any() or (last < first).any() or (first[1:] <= last[:-1]).any():
             raise self.bad("retired does not list runs of ids, first and last, in ascending order")
         return runs
 
     def ids(self, n: int, retired: Array) -> Array:
+        """Return the ids of the rows, which must be unique and not retired."""
         ids = self.array("ids", np.int64, (n,))
         try:
             convert.row_ids(ids, n)
@@ -285,7 +299,7 @@ class _Reader:
         return ids
 
     def inspected(self, keys: Array) -> float:
-        """The largest |value| of the keys."""
+        """Return the largest |value| of the keys, which must be finite."""
         largest = 0.0
         for block, part in self.blocks("embeddings", keys):
             peak, row = _core.inspect_rows(widen_keys(part))
@@ -295,14 +309,14 @@ class _Reader:
         return largest
 
     def check(self, name: str, array: Array, columns: int) -> None:
-        """That the values are such as ``fit`` could have stored."""
+        """Refuse values that ``fit`` could not have stored."""
         kinds = {"logits": convert.logits, "probabilities": convert.probabilities}
-        refuse = kinds.get(self.about["output_kind"]) if name == "outputs" else None
+        check_outputs = kinds.get(self.about["output_kind"]) if name == "outputs" else None
         classes = array.dtype.kind == "i"
         for block, part in self.blocks(name, array):
-            if refuse is not None:
+            if check_outputs is not None:
                 try:
-                    refuse(part, name, block.start)
+                    check_outputs(part, name, block.start)
                 except ValueError as error:
                     raise self.bad(str(error)) from error
                 continue
@@ -313,8 +327,8 @@ class _Reader:
                 raise self.bad(f"{name}: row {block.start + int(np.argmin(rows))} holds {what}")
 
     def blocks(self, name: str, array: Array) -> Iterator[tuple[slice, Array]]:
-        """Some rows at a time, which are let go of again."""
-        rows = self.found[name]
+        """Yield some rows at a time, and release their pages afterwards."""
+        rows = self.arrays[name]
         for block in blocks(len(array), 8 * math.prod(array.shape[1:])):
             yield block, array[block]
             release_pages(rows, block)

@@ -1,8 +1,7 @@
-"""Arrays in .npy, .npz and .safetensors files, mapped where they lie instead of read; and .npy and
-.npz written block by block.
+"""Arrays in .npy, .npz and .safetensors files, mapped instead of read; .npy and .npz writers.
 
-Nothing that a file says of itself is believed: sizes are checked, in whole numbers of Python's,
-against the bytes that are there before anything is mapped.
+No header is trusted: before anything is mapped, sizes are checked, as Python integers, against the
+bytes that the file has.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from resmem._base.arrays import release_pages
 from resmem._base.platform import memory_available
 from resmem._base.units import bytes_text
 
-_ALIGN = 64  # of the data of arrays that are written, as NumPy aligns that of a .npy
-_LOCAL_HEADER = 30  # bytes of a member of a .npz before its name
+_ALIGN = 64  # bytes; data of written arrays starts at a multiple, as in a .npy of NumPy
+_LOCAL_HEADER = 30  # bytes of a zip member before its name
 _PIECE = 1 << 20  # bytes that are read at a time
-_HEADER_LIMIT = 100_000_000  # bytes of a .safetensors header, as its own library has it
-_NPY_HEADER_LIMIT = 10_000  # bytes of a .npy header, as NumPy has it
+_HEADER_LIMIT = 100_000_000  # bytes of a .safetensors header, the limit of its own library
+_NPY_HEADER_LIMIT = 10_000  # bytes of a .npy header, the limit of NumPy
 _SAFETENSORS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
     "I8": "|i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
@@ -39,7 +38,7 @@ _SAFETENSORS = {
 
 
 class Rows(Protocol):
-    """What is asked of an array: its layout, and a run of its rows as a NumPy array."""
+    """The interface of an array in a file: its layout, and slices of its rows as NumPy arrays."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -53,15 +52,15 @@ Members: TypeAlias = dict[str, Callable[[], Rows]]  # the arrays of a file, open
 
 
 class Converted:
-    """Rows that cannot be used where they lie, converted as they are sliced.
+    """Rows that cannot be used where they lie, and are converted when they are sliced.
 
-    An array in a .npz that NumPy wrote starts at any byte, and NumPy has no bfloat16: its 16 bits
-    are the upper half of a float32.
+    An array in a .npz that NumPy wrote may start at any byte, so that it is not aligned. NumPy has
+    no bfloat16, whose 16 bits are the upper half of a float32.
     """
 
     def __init__(self, stored: npt.NDArray[Any], bfloat16: bool) -> None:
         self._stored, self._bfloat16 = stored, bfloat16
-        self.bits = stored if bfloat16 and stored.flags.aligned else None  # which may be mapped
+        self.bits = stored if bfloat16 and stored.flags.aligned else None  # these may be mapped
         self.shape: tuple[int, ...] = stored.shape
         self.dtype: np.dtype[Any] = np.dtype(np.float32) if bfloat16 else stored.dtype
         self.ndim = stored.ndim
@@ -79,7 +78,7 @@ class Converted:
 
 
 def members(path: str) -> Members:
-    """The arrays of a file by name; that of a .npy has the name ""."""
+    """Return the arrays of a file by name; the array of a .npy has the name ""."""
     suffix = os.path.splitext(path)[1].lower()
     readers = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
     if not stat.S_ISREG(os.stat(path).st_mode):
@@ -92,7 +91,7 @@ def members(path: str) -> Members:
 
 @contextmanager
 def _reading(path: str) -> Iterator[None]:
-    """Says which file it was that made no sense, whatever the parser raised."""
+    """Turn whatever a parser raises into a ValueError that names the file."""
     try:
         yield
     except (OSError, MemoryError):
@@ -105,20 +104,22 @@ def _mapped(
     path: str, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int,
     fortran: bool = False, bfloat16: bool = False,
 ) -> Rows:  # fmt: skip
-    """The array at ``offset``, usable as it lies if it can be."""
+    """Return the array at ``offset``, mapped if its alignment and dtype allow it."""
     with _reading(path):
         _check_layout(dtype, shape)
         size = math.prod(shape) * dtype.itemsize
-        there = os.path.getsize(path) - offset
-        if size > there:
-            raise ValueError(f"it ends early: {size} bytes of {shape} should follow, got {there}")
+        available = os.path.getsize(path) - offset
+        if size > available:
+            raise ValueError(
+                f"it ends early: {size} bytes of {shape} should follow, got {available}"
+            )
         array: npt.NDArray[Any]
         if size:
             array = np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
-        else:  # nothing cannot be mapped
+        else:  # zero bytes cannot be mapped
             array = np.empty(shape, dtype)
-        as_it_is = array.flags.aligned and not bfloat16
-        return array if as_it_is else Converted(array, bfloat16)
+        usable = array.flags.aligned and not bfloat16
+        return array if usable else Converted(array, bfloat16)
 
 
 def _check_layout(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
@@ -139,7 +140,7 @@ def _npy(path: str) -> Members:
 
 
 def _npy_header(file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
-    """Dtype, shape and whether columns lie together; leaves the file where the data starts."""
+    """Read dtype, shape and whether the order is Fortran's; leave the file at the data."""
     version = np.lib.format.read_magic(file)
     readers = {
         (1, 0): (2, np.lib.format.read_array_header_1_0),
@@ -150,7 +151,7 @@ def _npy_header(file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     width, reader = readers[version]
     length = file.read(width)
     size = int.from_bytes(length, "little")
-    if size > _NPY_HEADER_LIMIT:  # NumPy would read all of it before it says so
+    if size > _NPY_HEADER_LIMIT:  # NumPy would read all of it before it refuses it
         raise ValueError(f"a header of {size} bytes is more than {_NPY_HEADER_LIMIT}")
     shape, fortran, dtype = reader(io.BytesIO(length + file.read(size)))
     return dtype, shape, fortran
@@ -181,7 +182,7 @@ def _npz_member(path: str, info: zipfile.ZipInfo) -> Rows:
 
 
 def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a member start: after a header whose length only it knows."""
+    """Return where the bytes of a member start: behind its local header, of variable length."""
     file.seek(max(info.header_offset, 0))
     header = file.read(_LOCAL_HEADER)
     if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
@@ -200,13 +201,13 @@ def _check_member(
 
 
 def _unpacked(path: str, info: zipfile.ZipInfo) -> Rows:
-    """A compressed array, read whole; the archive's checksum is that of its last byte."""
+    """Read a whole compressed array; its checksum is compared when the last byte is read."""
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         dtype, shape, fortran = _npy_header(file)
         _check_member(info, dtype, shape, file.tell())
         size = math.prod(shape) * dtype.itemsize
         _check_room(info.filename, size)
-        # Pages of memory are taken as they are filled: no more than there are bytes.
+        # Memory is allocated as pages are filled, so a false header costs no more than the data.
         data: npt.NDArray[Any] = np.empty(size, dtype=np.uint8)
         done, step = 0, _piece_of(info)
         while done < size and (piece := file.read(min(step, size - done))):
@@ -221,15 +222,20 @@ def _unpacked(path: str, info: zipfile.ZipInfo) -> Rows:
 
 
 def _piece_of(info: zipfile.ZipInfo) -> int:
-    """Bytes to read of a member at a time. What is neither stored nor deflated is inflated as far
-    as so many packed bytes go: a thousand times as many and more."""
+    """Return how many bytes of a member to read at a time.
+
+    Compressions other than deflate unpack all of the bytes read at once, perhaps to a thousand
+    times as many and more, so that fewer are read.
+    """
     bounded = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     return _PIECE if bounded else 1 << 12
 
 
 def _check_room(name: str, size: int) -> None:
-    """ValueError if a compressed array, of which a small file may hold a huge one, would take more
-    than half of the memory available."""
+    """Refuse a compressed array that would take more than half of the available memory.
+
+    A small file may hold a huge one.
+    """
     room = memory_available() // 2
     if size > room:
         raise ValueError(
@@ -239,8 +245,8 @@ def _check_room(name: str, size: int) -> None:
         )
 
 
-def held_to_checksums(path: str) -> Iterator[int]:
-    """Read all of a .npz, yielding numbers of bytes; ValueError if a checksum is another."""
+def verify_checksums(path: str) -> Iterator[int]:
+    """Read all of a .npz, and yield the bytes of each read; ValueError if a checksum differs."""
     with _reading(path), zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             with archive.open(info) as member:
@@ -248,8 +254,8 @@ def held_to_checksums(path: str) -> Iterator[int]:
                     yield len(piece)
 
 
-def bytes_with_checksums(path: str) -> int:
-    """What ``held_to_checksums`` adds up to."""
+def bytes_under_checksums(path: str) -> int:
+    """Return the number of bytes that ``verify_checksums`` reads."""
     with _reading(path), zipfile.ZipFile(path) as archive:
         return sum(info.file_size for info in archive.infolist())
 
@@ -258,7 +264,7 @@ def bytes_with_checksums(path: str) -> int:
 
 
 def _safetensors(path: str) -> Members:
-    """Eight bytes of length, a JSON header, and arrays one after the other to the end."""
+    """Parse eight bytes of length and a JSON header; arrays follow one another to the end."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
@@ -279,7 +285,7 @@ def _safetensors(path: str) -> Members:
 
 
 def _safetensors_header(text: bytes) -> list[tuple[int, int, str, str, tuple[int, ...]]]:
-    """(first byte, last byte + 1, name, dtype, shape) of every array, in the order they lie."""
+    """Return (first byte, last byte + 1, name, dtype, shape) of every array, in file order."""
     header = json.loads(text.decode(), object_pairs_hook=_unique)
     if not isinstance(header, dict):
         raise ValueError("its header must be a JSON object")
@@ -328,26 +334,26 @@ def _safetensors_member(
 
 
 def write_header(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """The header of a .npy; the rows follow it."""
+    """Write the header of a .npy; the rows follow it."""
     descr = np.lib.format.dtype_to_descr(dtype)
     about = {"descr": descr, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, about)
 
 
 def write_rows(file: IO[bytes], rows: npt.NDArray[Any]) -> None:
-    """Some rows, as they lie in a .npy."""
+    """Write some rows as they lie in a .npy."""
     file.write(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
 
 
 def npz_member(archive: zipfile.ZipFile, file: IO[bytes], name: str) -> IO[bytes]:
-    """A .npy to be written to the end of an archive, which is ``file``.
+    """Open a .npy for writing at the end of an archive, which is ``file``.
 
-    Its data is aligned, so that it can be mapped, by an extra field that readers skip: Android's,
-    which has the alignment and zeros.
+    An extra field of the zip header aligns its data, so that it can be mapped. It is Android's,
+    with the alignment and zeros, and other readers skip it.
     """
     info = zipfile.ZipInfo(f"{name}.npy")
-    ours, sizes = struct.calcsize("<HHH"), struct.calcsize("<HHQQ")  # the latter as zip64 has it
-    start = file.tell() + _LOCAL_HEADER + len(info.filename.encode()) + ours + sizes
+    alignment, zip64 = struct.calcsize("<HHH"), struct.calcsize("<HHQQ")  # bytes of extra fields
+    start = file.tell() + _LOCAL_HEADER + len(info.filename.encode()) + alignment + zip64
     padding = -start % _ALIGN
     info.extra = struct.pack("<HHH", 0xD935, 2 + padding, _ALIGN) + bytes(padding)
     return archive.open(info, "w", force_zip64=True)

@@ -1,7 +1,7 @@
-"""A memory as a file: which arrays and settings it consists of, and what is new since last time.
+"""A memory as a file: its arrays and settings, and which of them an append has to write.
 
-``_container`` knows where the bytes lie; this module knows what they mean. Every array of a
-segment is a section of its own, ``NUMBER/NAME``, so that an append writes new segments, the
+``container.py`` knows where the bytes lie; this module knows what they mean. Every array of a
+segment is a section of its own, ``NUMBER/NAME``, so that an append writes only new segments, the
 lists of removed rows that changed, and the settings.
 """
 
@@ -31,36 +31,36 @@ from resmem._rows.stores.named import shared_schema
 
 Progress: TypeAlias = "Callable[[int], None] | None"
 
-EXPORTS = (".npz", ".safetensors")  # files called so are not ours but _export's
+EXPORTS = (".npz", ".safetensors")  # suffixes of the files that ``export.py`` reads and writes
 
 _LAST_ID = 2**63 - 1
-_NUMBERS = 2**48  # more segments than a file will ever have held
-_CHECKED_ROWS = 1 << 16  # at a time
-_PIECE = 4 << 20  # bytes of rows that are gathered to be written
+_MOST_NUMBERS = 2**48  # segments that a file may ever have held
+_CHECKED_ROWS = 1 << 16  # rows that are checked at a time
+_PIECE = 4 << 20  # bytes of living rows that are copied at a time to be written
 
 
 @dataclass(frozen=True)
-class File:
-    """What a file holds, as of the time it was last written or read."""
+class FileState:
+    """The content of a file when it was last written or read."""
 
     path: str
     version: Version
-    numbers: int = 0  # segments it ever held
-    removed: Mapping[int, int] = field(default_factory=dict)  # removed rows, by segment
+    numbers: int = 0  # number of segments that it ever held
+    removed: Mapping[int, int] = field(default_factory=dict)  # removed rows per segment number
     retired: Array = field(default_factory=lambda: NO_RUNS)
     preprocess: FittedPreprocess = IDENTITY
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a save has put into a file."""
+class SaveResult:
+    """The file after a save, and how the saved rows lie in it."""
 
-    file: File
-    rows: Snapshot  # that were saved, segments marked as stored
-    mapped: dict[int, Segment]  # those of the file that lack removed rows, by number in ``rows``
+    file: FileState
+    rows: Snapshot  # the saved rows, with the places of segments in the file
+    mapped: dict[int, Segment]  # segments of the file without removed rows, by index in ``rows``
 
     def followed_by(self, now: Snapshot) -> Snapshot:
-        """``now``, a later snapshot, with its segments where they are in the file."""
+        """Return ``now``, a later snapshot, with its segments replaced by those of the file."""
         now = now.stored_as(self.rows)
         for at, segment in self.mapped.items():
             place = slice(at, at + 1)
@@ -74,19 +74,19 @@ def save(
     settings: Mapping[str, Any],
     head: Mapping[str, Array],
     rows: Snapshot,
-    after: File | None,
+    after: FileState | None,
     progress: Progress,
-) -> Written:
-    """Write a memory: the living rows; with ``after``, only what is not yet in that file."""
+) -> SaveResult:
+    """Write the living rows of a memory; with ``after``, append what is not in that file yet."""
     name = os.path.abspath(os.fspath(path))
-    work = _Writing(rows, head, after)
+    work = _Sections(rows, head, after)
     if after is None:
         version = container.save(name, work.meta(settings), work.sections(), progress)
     else:
         version = container.append(
             name, after.version, work.meta(settings), work.kept(), work.sections(), progress
         )
-    file = File(name, version, work.numbers, work.removed(), work.retired, rows.preprocess)
+    file = FileState(name, version, work.numbers, work.removed(), work.retired, rows.preprocess)
     stored, mapped = [], {}
     for at, (segment, number) in enumerate(zip(rows.segments, work.number, strict=True)):
         if work.leaves_out(segment):
@@ -97,15 +97,18 @@ def save(
             if (decision := work.decisions[at]) is not None:
                 segment.planner.mark_stored(decision, (version.uuid, number))
         stored.append(segment)
-    found = _mapped(name, rows, version, mapped) if mapped else {}
-    return Written(file, replace(rows, segments=tuple(stored)), found)
+    segments = _mapped(name, rows, version, mapped) if mapped else {}
+    return SaveResult(file, replace(rows, segments=tuple(stored)), segments)
 
 
 def _mapped(
     name: str, rows: Snapshot, version: Version, numbers: dict[int, int]
 ) -> dict[int, Segment]:
-    """Segments of a file just written; none if they cannot be mapped, or somebody has replaced it
-    already: it is written all the same."""
+    """Return segments of a file that was just written, by index in ``rows``.
+
+    None are returned if they cannot be mapped or another process has replaced the file already:
+    the save has succeeded all the same.
+    """
     try:
         loaded = container.load(name, verify=False)
     except (OSError, FileFormatError, MemoryError):
@@ -114,22 +117,22 @@ def _mapped(
         return {}
     reader = Reader(name, loaded)
     described = {each["number"]: each for each in reader.field(reader.meta, "segments")}
-    file = File(name, version, len(described))
-    found = {}
+    file = FileState(name, version, len(described))
+    segments = {}
     for at, number in numbers.items():
         schema = {
             each: (array.dtype, array.shape[1:])
             for each, array in rows.segments[at].arrays.items()
             if each != "ids"
         }
-        found[at] = _segment(reader, described[number], schema, file)
-    return found
+        segments[at] = _segment(reader, described[number], schema, file)
+    return segments
 
 
-class _Writing:
-    """Sections of a snapshot: those that ``after`` has already and those it lacks."""
+class _Sections:
+    """The sections of a snapshot: those that ``after`` has already and those that it lacks."""
 
-    def __init__(self, rows: Snapshot, head: Mapping[str, Array], after: File | None) -> None:
+    def __init__(self, rows: Snapshot, head: Mapping[str, Array], after: FileState | None) -> None:
         self.rows, self.head, self.after = rows, head, after
         self.retired = rows.all_retired() if after is None else rows.retired
         self.numbers = 0 if after is None else after.numbers
@@ -141,35 +144,36 @@ class _Writing:
             else:
                 self.number.append(self.numbers)
                 self.numbers += 1
-        if after is not None and self.numbers > _NUMBERS:
+        if after is not None and self.numbers > _MOST_NUMBERS:
             raise ValueError(
                 f"{after.path!r} cannot be appended to any more; save it as a new file"
             )
         self.decisions = [self._decision(segment) for segment in rows.segments]
 
     def _decision(self, segment: Segment) -> Decision | None:
-        """What is known of searching this segment; nothing if its rows are about to move up."""
+        """Return the segment's decision; None if it is outdated or removed rows are left out."""
         decision = segment.planner.decision
         same = decision is not None and decision.keys is segment.arrays["keys"]
         return decision if same and not self.leaves_out(segment) else None
 
     def _names(self, segment: Segment) -> frozenset[str]:
-        """Arrays of this segment that the file has."""
+        """Return the names of the segment's arrays that the file has."""
         stored = segment.stored
         if self.after is None or stored is None or stored.uuid != self.after.version.uuid:
             return frozenset()
         return stored.names
 
     def leaves_out(self, segment: Segment) -> bool:
-        """Whether dead rows of this segment stay out of the file."""
+        """Tell whether removed rows of this segment are left out of the file."""
         return self.after is None and segment.dead > 0
 
     def removed(self) -> dict[int, int]:
-        """How many rows the file lists as removed, by number of segment."""
+        """Return how many rows the file lists as removed, by number of segment."""
         pairs = zip(self.rows.segments, self.number, strict=True)
         return {n: s.dead for s, n in pairs if s.dead and not self.leaves_out(s)}
 
     def meta(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the ``meta`` of the file."""
         pairs = zip(self.rows.segments, self.number, strict=True)
         return {
             "memory": dict(settings),
@@ -181,21 +185,23 @@ class _Writing:
         }
 
     def _described(self, segment: Segment, number: int) -> dict[str, Any]:
-        less = self.leaves_out(segment)
+        living_only = self.leaves_out(segment)
         return {
             "number": number,
-            "rows": segment.n - segment.dead if less else segment.n,
-            "first_id": 0 if less else segment.first_id,
-            "has_ids": segment.has_ids or less,
+            "rows": segment.n - segment.dead if living_only else segment.n,
+            "first_id": 0 if living_only else segment.first_id,
+            "has_ids": segment.has_ids or living_only,
             "keys_max": segment.keys_max,
             "error": segment.error,
-            "removed": 0 if less else segment.dead,
+            "removed": 0 if living_only else segment.dead,
         }
 
     def kept(self) -> list[str]:
+        """Return the names of the sections that the file has already."""
         return [name for name, array in self._all() if array is None]
 
     def sections(self) -> Iterator[Section]:
+        """Yield the sections to be written."""
         return (
             Section(name, array(), required=not any(f"/{kind}/" in name for kind in KINDS))
             for name, array in self._all()
@@ -203,7 +209,7 @@ class _Writing:
         )
 
     def _all(self) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
-        """Names of all sections, and for those that are to be written what gives the array."""
+        """Yield the name of each section and what makes its array, None if the file has it."""
         for name, array in self.head.items():
             yield f"head/{name}", partial(np.asarray, array) if self.after is None else None
         made_by = self.rows.preprocess
@@ -213,20 +219,20 @@ class _Writing:
         if len(self.retired):
             same = self.after is not None and np.array_equal(self.after.retired, self.retired)
             yield "retired", None if same else partial(np.asarray, self.retired)
-        of_segments = zip(self.rows.segments, self.number, self.decisions, strict=True)
-        for segment, number, decision in of_segments:
-            there = self._names(segment)
+        segments = zip(self.rows.segments, self.number, self.decisions, strict=True)
+        for segment, number, decision in segments:
+            stored = self._names(segment)
             if self.leaves_out(segment):
                 for name in {**segment.arrays, "ids": None}:
                     yield f"{number}/{name}", partial(self._living, segment, name)
                 continue
             for name in segment.arrays:
-                written = None if name in there else partial(segment.__getitem__, name)
-                yield f"{number}/{name}", written
+                array_of = None if name in stored else partial(segment.__getitem__, name)
+                yield f"{number}/{name}", array_of
             yield from self._index(decision, number)
             if segment.dead:
                 known = {} if self.after is None else self.after.removed
-                same = bool(there) and known.get(number, 0) == segment.dead
+                same = bool(stored) and known.get(number, 0) == segment.dead
                 dead = partial(segment.dead_rows, self.rows.version)
                 yield f"{number}/removed", None if same else dead
 
@@ -235,12 +241,12 @@ class _Writing:
     ) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
         if decision is None:
             return
-        there = self.after is not None and decision.stored == (self.after.version.uuid, number)
+        stored = self.after is not None and decision.stored == (self.after.version.uuid, number)
         for name, array in decision.arrays().items():
-            yield f"{number}/{name}", None if there else partial(np.asarray, array)
+            yield f"{number}/{name}", None if stored else partial(np.asarray, array)
 
     def _living(self, segment: Segment, name: str) -> Pieces:
-        """An array without the dead rows."""
+        """Return an array of the segment without removed rows."""
         of_ids = name == "ids"
         row = np.empty((0,), np.int64) if of_ids else segment[name][:0]
         step = max(1, _PIECE // max(1, row.dtype.itemsize * math.prod(row.shape[1:])))
@@ -255,56 +261,59 @@ class _Writing:
 # ---- reading -------------------------------------------------------------------------------
 
 
-SchemaOf: TypeAlias = Callable[[int, int], Schema]  # of d and columns: the arrays of a segment
+SchemaOf: TypeAlias = Callable[[int, int], Schema]  # gives a segment's arrays for d and columns
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A memory as read from a file: what it is made with, and its rows."""
+class LoadedMemory:
+    """A memory as read from a file: its settings, its arrays, and its rows."""
 
     settings: dict[str, Any]
     head: dict[str, Array]  # "weight" and "bias", or nothing
     preprocess: FittedPreprocess
-    rows: Callable[[SchemaOf], tuple[Snapshot, File | None]]
-    bad: Callable[[str], FileFormatError]  # what to raise if any of it makes no sense
+    rows: Callable[[SchemaOf], tuple[Snapshot, FileState | None]]
+    bad: Callable[[str], FileFormatError]  # makes the error to raise if a part is not valid
 
     def names(self, kind: str, columns: int) -> tuple[str, ...] | None:
-        """Those of so many columns; None where there are none, as in older files."""
-        found = self.settings.get(kind)
-        if found is None:
+        """Return the names of this many columns; None if the file, such as an old one, has none."""
+        names = self.settings.get(kind)
+        if names is None:
             return None
-        if not isinstance(found, list) or len(found) != columns:
+        if not isinstance(names, list) or len(names) != columns:
             raise self.bad(f"{kind} is not a list of {columns} names")
-        if not all(isinstance(name, str) for name in found):
+        if not all(isinstance(name, str) for name in names):
             raise self.bad(f"{kind} holds what is not text")
-        return tuple(found)
+        return tuple(names)
 
     def counted(self, name: str) -> int | None:
-        """A number of rows in the settings; None if it is unknown, as of older files."""
+        """Return a number of rows in the settings; None if it is unknown, as in old files."""
         value = self.settings.get(name)
         return value if type(value) is int and value >= 0 else None
 
 
 class Reader:
-    """Fields and arrays of a file, each checked when it is taken."""
+    """Fields and arrays of a file, each checked when it is read."""
 
     def __init__(self, path: str, loaded: container.Loaded) -> None:
         self.path, self.meta = path, loaded.meta
         self._arrays, self._unread = loaded.arrays, set(loaded.required)
 
     def bad(self, what: str) -> FileFormatError:
+        """Return the error that says what is wrong with the file."""
         return FileFormatError(
             f"{self.path} is not a memory that this version can read: {what}; "
             "restore it from a copy or use a later version of resmem"
         )
 
-    def whole(self, fields: Any, name: str, most: int = _LAST_ID) -> int:
+    def integer(self, fields: Any, name: str, most: int = _LAST_ID) -> int:
+        """Return an integer from 0 to ``most``."""
         value = self.field(fields, name)
         if type(value) is not int or not 0 <= value <= most:
             raise self.bad(f"{name} is {value!r}, expected a whole number up to {most}")
         return value
 
     def number(self, fields: Any, name: str) -> float:
+        """Return a finite number of at least 0."""
         value = self.field(fields, name)
         if type(value) not in (int, float) or not 0 <= value <= sys.float_info.max:
             raise self.bad(f"{name} is {value!r}, expected a number of at least 0")
@@ -316,6 +325,7 @@ class Reader:
         return fields[name]
 
     def array(self, name: str, dtype: Any, shape: tuple[int, ...]) -> Array:
+        """Return an array of this dtype and shape."""
         self._unread.discard(name)
         array = self._arrays.get(name)
         if array is None:
@@ -326,23 +336,23 @@ class Reader:
         return array
 
     def below(self, prefix: str) -> dict[str, Array]:
-        """Arrays that a reader may do without, by what follows the prefix."""
+        """Return the arrays whose names begin with the prefix, by the rest of the name."""
         skip = len(prefix)
         return {name[skip:]: a for name, a in self._arrays.items() if name.startswith(prefix)}
 
     def size(self, name: str) -> int:
-        """Length of an array; 0 if there is none."""
+        """Return the length of an array; 0 if there is none."""
         array = self._arrays.get(name)
         return 0 if array is None or array.ndim == 0 else len(array)
 
     def finish(self) -> None:
-        """A required section that nobody asked for says something this version cannot know."""
+        """Refuse the file if it has a required section that this version does not read."""
         if self._unread:
             raise self.bad(f"section {min(self._unread)!r} is unknown")
 
 
-def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Saved:
-    """Map a file."""
+def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> LoadedMemory:
+    """Map the memory in a file."""
     name = os.path.abspath(os.fspath(path))
     loaded = container.load(name, verify, progress)
     reader = Reader(name, loaded)
@@ -350,21 +360,21 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
     if not isinstance(settings, dict):
         raise reader.bad("memory is not a table of settings")
     head = {}
-    d, columns = reader.whole(reader.meta, "d"), reader.whole(reader.meta, "columns")
+    d, columns = reader.integer(reader.meta, "d"), reader.integer(reader.meta, "columns")
     for part, (dtype, shape) in shared_schema(settings.get("store"), columns, d).items():
         head[part] = reader.array(f"head/{part}", dtype, shape)
     if not all(np.isfinite(array).all() for array in head.values()):
         raise reader.bad("head/weight or head/bias holds NaN or infinity")
-    preprocess = fitted(
+    preprocess = fitted_preprocess(
         settings,
-        reader.whole(reader.meta, "d"),
+        reader.integer(reader.meta, "d"),
         lambda name, dtype, shape: reader.array(f"preprocess/{name}", dtype, shape),
         reader.bad,
         not reader.below("preprocess/") and reader.field(reader.meta, "segments") == [],
     )
-    numbers = reader.whole(reader.meta, "numbers", _NUMBERS)
-    file = File(name, loaded.version, numbers, preprocess=preprocess)
-    return Saved(
+    numbers = reader.integer(reader.meta, "numbers", _MOST_NUMBERS)
+    file = FileState(name, loaded.version, numbers, preprocess=preprocess)
+    return LoadedMemory(
         settings,
         head,
         preprocess,
@@ -373,17 +383,17 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Save
     )
 
 
-def fitted(
+def fitted_preprocess(
     settings: Mapping[str, Any],
     d: int,
     array: Callable[[str, Any, tuple[int, ...]], Array],
     bad: Callable[[str], FileFormatError],
     waits: bool,
 ) -> FittedPreprocess:
-    """The preprocess that settings name, of the arrays that ``array`` gives by name, dtype and
-    shape.
+    """Return the preprocess that settings name, with the arrays that its fit computed.
 
-    ``waits``: there are neither rows that it was fitted to nor such arrays.
+    ``array`` reads one by name, dtype and shape. ``waits`` says that the memory has no rows yet, to
+    which the preprocess could have been fitted, and no such arrays.
     """
     try:
         method = preprocess_named(settings.get("preprocess"))
@@ -396,24 +406,27 @@ def fitted(
         schema = {"offset": (np.float64, (d,))}
     elif waits and schema:
         schema, method = {}, NO_PREPROCESS
-    arrays = {each: np.array(array(each, *kind)) for each, kind in schema.items()}
-    if not all(np.isfinite(each).all() for each in arrays.values()):
+    arrays = {name: np.array(array(name, *layout)) for name, layout in schema.items()}
+    if not all(np.isfinite(values).all() for values in arrays.values()):
         raise bad("the numbers of its preprocess hold NaN or infinity")
     if (arrays.get("scale", np.ones(1)) <= 0).any():
         raise bad("the scale of its preprocess is not positive")
     return FittedPreprocess(method, arrays, wide=settings.get("key_dtype") == "float64")
 
 
-def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tuple[Snapshot, File]:
+def _rows(
+    reader: Reader, file: FileState, schema_of: SchemaOf, verify: bool
+) -> tuple[Snapshot, FileState]:
+    """Return the rows of a file, and its state."""
     meta = reader.meta
-    d, columns = reader.whole(meta, "d"), reader.whole(meta, "columns")
+    d, columns = reader.integer(meta, "d"), reader.integer(meta, "columns")
     if not (0 < d < 2**31 and 0 < columns < 2**31):
         raise reader.bad(f"d is {d} and columns {columns}, expected 1 to 2^31 - 1")
     schema = schema_of(d, columns)
     described = reader.field(meta, "segments")
     if not isinstance(described, list):
         raise reader.bad("segments is not a list")
-    segments = tuple(_segment(reader, each, schema, file) for each in described)
+    segments = tuple(_segment(reader, fields, schema, file) for fields in described)
     if len({s.stored.number for s in segments if s.stored}) != len(segments):
         raise reader.bad("two segments have one number")
     retired = NO_RUNS
@@ -427,7 +440,7 @@ def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tupl
         segments,
         d,
         columns,
-        next_id=reader.whole(meta, "next_id", _LAST_ID + 1),
+        next_id=reader.integer(meta, "next_id", _LAST_ID + 1),
         version=1,
         retired=retired,
         ids_checked=verify or not any(segment.has_ids for segment in segments),
@@ -436,7 +449,7 @@ def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tupl
     if fault:
         raise reader.bad(fault)
     if verify:
-        for segment in segments:  # what was looked at need not stay in memory
+        for segment in segments:  # pages that only the checks needed may leave memory
             for name in {"ids", "targets", "index"} & set(segment.arrays):
                 release_pages(segment[name], slice(0, segment.n))
     removed = {s.stored.number: s.dead for s in segments if s.stored and s.dead}
@@ -444,19 +457,20 @@ def _rows(reader: Reader, file: File, schema_of: SchemaOf, verify: bool) -> tupl
 
 
 def _target_fault(rows: Snapshot) -> str:
-    """What is wrong with numbers that are used as columns; "" if nothing is."""
+    """Say what is wrong with targets and numbers of columns; "" if nothing is."""
     for segment in rows.segments:
         for name in {"targets", "index"} & set(segment.arrays):
             for start in range(0, segment.n, _CHECKED_ROWS):
-                some = segment[name][start : start + _CHECKED_ROWS]
-                if fault := target_fault(some, rows.columns, name):
+                values = segment[name][start : start + _CHECKED_ROWS]
+                if fault := target_fault(values, rows.columns, name):
                     return fault
     return ""
 
 
-def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment:
-    number = reader.whole(fields, "number", max(0, file.numbers - 1))
-    n = reader.whole(fields, "rows")
+def _segment(reader: Reader, fields: Any, schema: Schema, file: FileState) -> Segment:
+    """Return the segment that ``fields`` of the ``meta`` describe."""
+    number = reader.integer(fields, "number", max(0, file.numbers - 1))
+    n = reader.integer(fields, "rows")
     has_ids = reader.field(fields, "has_ids")
     if has_ids is True:
         schema = {**schema, "ids": (np.int64, ())}
@@ -470,17 +484,17 @@ def _segment(reader: Reader, fields: Any, schema: Schema, file: File) -> Segment
         arrays,
         n,
         keys_max=reader.number(fields, "keys_max"),
-        first_id=reader.whole(fields, "first_id", _LAST_ID - max(0, n - 1)),
+        first_id=reader.integer(fields, "first_id", _LAST_ID - max(0, n - 1)),
         error=reader.number(fields, "error"),
         borrowed=True,
         stored=Stored(file.version.uuid, number, frozenset(arrays)),
     )
-    for kind in KINDS:  # a reader that does not know one searches without
-        if built := reader.below(f"{number}/{kind}/"):
+    for kind in KINDS:  # an index of a kind that is unknown here is not used
+        if index := reader.below(f"{number}/{kind}/"):
             stored = (file.version.uuid, number)
-            read = partial(decision_from_file, kind, built, arrays["keys"], stored)
+            read = partial(decision_from_file, kind, index, arrays["keys"], stored)
             segment = replace(segment, planner=Planner(read=read))
-    dead = reader.whole(fields, "removed", n)
+    dead = reader.integer(fields, "removed", n)
     if dead:
         rows = reader.array(f"{number}/removed", np.int64, (dead,))
         if rows[0] < 0 or rows[-1] >= n or (rows[1:] <= rows[:-1]).any():

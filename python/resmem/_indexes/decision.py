@@ -76,9 +76,7 @@ def decision_from_file(
         return None
     if len(index) > len(keys) or index.dimensions != keys.shape[1]:
         return None
-    if (
-        isinstance(index, _core.Cascade) and not index.euclidean
-    ):  # all searches of a memory are Euclidean
+    if isinstance(index, _core.Cascade) and not index.euclidean:  # searches of a memory all are
         return None
     reason = "saved in the file"
     return Decision(len(index), keys, index, (), batches, singles, reason, stored)

@@ -31,7 +31,7 @@ SAMPLE_QUERIES = 512  # rows that are searched for to time an index
 _SINGLE_QUERIES = 4  # rows that are searched for one at a time
 _BUILD_BUDGET = 5.0  # time to build all cascades, in times that 1,000 queries take without one
 _MOST_TIME = 0.9  # an index is dropped if it takes more than this part of the time without it
-_LEAST_DEPTH = 40  # of the first cascade that is tried
+_LEAST_DEPTH = 40  # depth of the first cascade that is tried, at least
 # Shares of pairs that pass the projection: more than the first need a greater depth, fewer than
 # the second a smaller one.
 _DEEPER_ABOVE, _SHALLOWER_BELOW = 0.02, 0.001

@@ -96,7 +96,7 @@ def estimate(
     if task not in ("classification", "regression"):
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
     if key_dtype == "auto":
-        key_dtype = "float32"  # as "auto" becomes for nearly all embeddings
+        key_dtype = "float32"  # what "auto" becomes for nearly all embeddings
     n = checks.count(n, "n", 0)
     d, columns, k = checks.count(d, "d"), checks.count(columns, "C"), checks.count(k, "k")
     if key_dtype not in KEY_DTYPES:

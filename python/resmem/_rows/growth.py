@@ -1,4 +1,4 @@
-"""How many times as large a memory is as when its sigma or its preprocess was measured."""
+"""The growth of a memory since its sigma or its preprocess was measured."""
 
 from __future__ import annotations
 

@@ -244,9 +244,7 @@ class Incoming:
         if self.spec.key_dtype == "float64":
             others = max((segment.keys_max for segment in into.segments), default=0.0)
             convert.refuse_tiny(max(keys_max, others), "embeddings")
-        elif (
-            self.spec.key_dtype != "float32"
-        ):  # rounding is monotonic: the rounded one is the largest
+        elif self.spec.key_dtype != "float32":  # rounding is monotonic and keeps the largest
             one = np.full((1, 1), keys_max, dtype=np.float32)
             keys_max = float(widen_keys(narrow_keys(one, self.spec.key_dtype))[0, 0])
         return keys_max, error

@@ -15,10 +15,8 @@ from resmem._base.errors import FileFormatError
 from resmem._indexes.policy import Planner
 from resmem._indexes.trial import KeySegment
 
-Schema: TypeAlias = Mapping[
-    str, tuple[npt.DTypeLike, tuple[int, ...]]
-]  # dtype and shape of a row, by name
-
+# The dtype and the shape of one row, by the name of the array.
+Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]
 
 LEAST_ROOM = 1 << 20  # bytes that a new segment, to which rows will be added, reserves at least
 _ROWS_PER_STEP = 1 << 18  # rows whose removals are read at a time, which bounds memory

@@ -180,9 +180,8 @@ class Snapshot:
                     if retired.any():
                         return f"{some[retired][0]} is the id of a row and of a removed one"
             else:
-                at = bisect_left(
-                    self.retired[:, 1], segment.first_id
-                )  # first run that ends there or later
+                # The first run that ends at ``first_id`` or later.
+                at = bisect_left(self.retired[:, 1], segment.first_id)
                 if at < len(self.retired) and self.retired[at, 0] <= ids[-1]:
                     return f"{self.retired[at]} holds the ids of removed rows and of others"
             spans.append((int(ids[0]), int(ids[-1]), segment))

@@ -47,7 +47,7 @@ class MemoryView:
     map: SimplexMap
     auto_prepare: bool = True
     rows: Snapshot | None = None
-    file: persist.File | None = None  # where the rows were last saved to or loaded from
+    file: persist.FileState | None = None  # where the rows were last saved to or loaded from
 
     @property
     def fitted_rows(self) -> Snapshot:
