@@ -342,14 +342,14 @@ def test_a_query_computes_with_the_temperature_of_its_rows(monkeypatch):
     mem = resmem.Memory(k=5, sigma=1.0).fit(*rows)
     queries = examples(rng, 6)
     wanted = mem.correct(*queries[:2])
-    real = correct.nearest_rows
+    real = correct.nearest_corrections
 
     def meanwhile(*arguments):
         mem.temperature = 5.0
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(correct, "nearest_rows", meanwhile)
+        patch.setattr(correct, "nearest_corrections", meanwhile)
         assert mem.correct(*queries[:2]).tobytes() == wanted.tobytes()
     again = resmem.Memory(k=5, sigma=1.0, temperature=5.0).fit(*rows)
     assert mem.correct(*queries[:2]).tobytes() == again.correct(*queries[:2]).tobytes()

@@ -67,7 +67,7 @@ py::tuple weights_python(const Array<double>& distances, const Array<std::int64_
 
 void register_aggregate(py::module_& module) {
   using namespace py::literals;
-  module.def("aggregate", &aggregate_python, "segments"_a, py::arg("distances").noconvert(),
+  module.def("aggregate", &aggregate_python, "residuals"_a, py::arg("distances").noconvert(),
              py::arg("positions").noconvert(), "sigma"_a, "columns"_a, "strength"_a = 1.0,
              py::arg("base").noconvert() = py::none(), "threads"_a = 0, "isa"_a = "",
              "head"_a = py::none(), py::arg("select").noconvert() = py::none(),

@@ -148,7 +148,7 @@ def sweep(
     isa: str = "",
 ) -> _F64: ...
 def aggregate(
-    segments: Sequence[_Residuals],
+    residuals: Sequence[_Residuals],
     distances: _F64,
     positions: _I64,
     sigma: float,

@@ -36,6 +36,22 @@ def nearest_rows(
     return distances, ids, positions
 
 
+def nearest_corrections(
+    rows: Snapshot, queries: Keys, largest: float, k: int, excluded: I64 | None, threads: int,
+    prepare: bool, residuals: dict[str, Any],
+) -> F64:  # fmt: skip
+    """Return the corrections by the neighbours of queries, (q, C) or (q, t).
+
+    The neighbours stay in the core. ``residuals`` is what ``Corrector.residuals`` returns.
+    """
+    if prepare:
+        rows.plan(len(queries), k, threads)
+    return _core.correct(
+        queries, largest, rows.keys_for_core(len(queries)), k, exclude=excluded,
+        version=rows.version, **residuals,
+    )  # fmt: skip
+
+
 def kneighbors(
     rows: Snapshot, embeddings: Any, k: int, exclude_ids: Any, threads: int | None, prepare: bool
 ) -> tuple[F64, I64]:
@@ -80,11 +96,23 @@ class SearchedQueries:
 
     def find(self, block: slice, queries: Keys | None, largest: float) -> tuple[F64, I64]:
         """Return distances and positions of the neighbours of a block of queries."""
-        assert queries is not None
-        excluded = None if self._excluded is None else self._excluded[block]
-        arguments = (queries, largest, self.k, excluded, self._threads, self._prepare)
+        arguments = self._search_arguments(block, queries, largest)
         distances, _, positions = nearest_rows(self._rows, *arguments)
         return distances, positions
+
+    def corrections(
+        self, block: slice, queries: Keys | None, largest: float, residuals: dict[str, Any]
+    ) -> F64:
+        """Return the corrections of a block of queries; see ``nearest_corrections``."""
+        arguments = self._search_arguments(block, queries, largest)
+        return nearest_corrections(self._rows, *arguments, residuals)
+
+    def _search_arguments(
+        self, block: slice, queries: Keys | None, largest: float
+    ) -> tuple[Keys, float, int, I64 | None, int, bool]:
+        assert queries is not None
+        excluded = None if self._excluded is None else self._excluded[block]
+        return queries, largest, self.k, excluded, self._threads, self._prepare
 
     def forget(self, block: slice) -> None:
         release_pages(self._source, block)
@@ -107,6 +135,13 @@ class KnownNeighbours:
 
     def find(self, block: slice, queries: Keys | None, largest: float) -> tuple[F64, I64]:
         return self._distances[block], self._positions[block]
+
+    def corrections(
+        self, block: slice, queries: Keys | None, largest: float, residuals: dict[str, Any]
+    ) -> F64:
+        """Return the corrections of a block of queries by their known neighbours."""
+        distances, positions = self.find(block, queries, largest)
+        return _core.aggregate(distances=distances, positions=positions, **residuals)
 
     def forget(self, block: slice) -> None:
         pass
@@ -206,9 +241,9 @@ class Corrector:
                     base = self.base(keys, given, block, workers)
                     if select is not None:
                         base = np.take_along_axis(base, select, axis=1)
-                distances, positions = queries.find(block, keys, largest)
                 before = None if base is None or simplex_map is None else base.copy()
-                corrected = self.aggregate(distances, positions, base, select, workers)
+                residuals = {**self.residuals(base, select), "threads": workers}
+                corrected = queries.corrections(block, keys, largest, residuals)
                 if simplex_map is not None:
                     simplex_map.apply(corrected, before, self.strength, workers)
             yield corrected
@@ -220,13 +255,26 @@ class Corrector:
         self, distances: F64, positions: I64, base: F64 | None, select: I64 | None, threads: int
     ) -> F64:
         """Return the correction by these neighbours, added to ``base`` in place if given."""
-        store = self.spec.store
-        residuals = [store.for_core(segment) for segment in self.rows.segments]
-        head = store.layer_for_core(self.rows.temperature)
+        residuals = self.residuals(base, select)
         return _core.aggregate(
-            residuals, distances, positions, self.sigma, self.rows.columns, self.strength, base,
-            threads, head=head, select=select,
-        )  # fmt: skip
+            distances=distances, positions=positions, threads=threads, **residuals
+        )
+
+    def residuals(self, base: F64 | None, select: I64 | None) -> dict[str, Any]:
+        """Return what the core sums for queries, whoever finds their neighbours.
+
+        ``base`` (q, C) is added to in place if given; ``select`` (q, t) are the columns wanted.
+        """
+        store = self.spec.store
+        return {
+            "residuals": [store.for_core(segment) for segment in self.rows.segments],
+            "head": store.layer_for_core(self.rows.temperature),
+            "sigma": self.sigma,
+            "columns": self.rows.columns,
+            "strength": self.strength,
+            "base": base,
+            "select": select,
+        }
 
     def query_outputs(
         self, outputs: Any, q: int, owner: str = "embeddings", already_checked: bool = False
