@@ -9,6 +9,7 @@ import pytest
 
 import oracle
 import resmem
+from resmem import _core
 
 
 @pytest.fixture
@@ -84,3 +85,42 @@ def test_head_memory_aggregates_known_neighbours():
     np.testing.assert_array_equal(mem.aggregate(*near), mem.correction(keys))
     logits = keys @ head[0].T
     np.testing.assert_array_equal(mem.aggregate(*near, logits), mem.correct(keys, logits))
+
+
+# ---- search and aggregation in one call -------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+def test_core_correct_gives_the_bits_of_search_and_aggregate(threads, strength):
+    rng = np.random.default_rng(32)
+    rows = rng.integers(-3, 4, (700, 3)).astype(np.float32)  # with many equal distances
+    queries = rng.integers(-3, 4, (60, 3)).astype(np.float32)
+    values = rng.standard_normal((700, 5), dtype=np.float32)
+    died = np.where(rng.random(700) < 0.1, 2, 0)
+    segments = [(part, None, start, dead, 4.0) for start, part, dead in
+                ((0, rows[:400], died[:400]), (400, rows[400:], died[400:]))]  # fmt: skip
+    residuals = [("dense", values[:400]), ("dense", values[400:])]
+    exclude = rng.integers(-1, 700, (60, 2))
+    select = rng.integers(0, 5, (60, 2))
+    for k in (1, 7, 800):  # 800: more than there are
+        found = _core.search(
+            queries, 4.0, segments, k, "euclidean", exclude, threads=threads, version=2
+        )
+        for base, columns in ((None, None), (np.ones((60, 5)), None), (np.ones((60, 2)), select)):
+            options = {"strength": strength, "select": columns, "threads": threads}
+            wanted = _core.aggregate(
+                residuals, found[0], found[2], 0.7, 5,
+                base=None if base is None else base.copy(), **options,
+            )  # fmt: skip
+            got = _core.correct(
+                queries, 4.0, segments, k, residuals, 0.7, 5, exclude=exclude, version=2,
+                base=None if base is None else base.copy(), **options,
+            )  # fmt: skip
+            assert got.tobytes() == wanted.tobytes()
+
+
+def test_core_correct_refuses_residuals_of_other_rows():
+    rows, values = np.zeros((5, 2), np.float32), np.zeros((4, 3), np.float32)
+    with pytest.raises(ValueError, match="segments must have as many rows as their residuals"):
+        _core.correct(rows, 0.0, [(rows, None, 0, None, 0.0)], 1, [("dense", values)], 1.0, 3)
