@@ -291,7 +291,7 @@ LEFT_OUT = {
     "decision_function_shape='ovr'": "needs scikit-learn; test_out_of_fold.py follows it",
     "is missing; rename the columns": "of DataFrames, which tests with pandas below follow",
     "had in their order, ": "the same",
-    "got other columns, ": "the same",
+    "got columns that do not, ": "the same",
     "of outputs in their order": "the same",
     "lies on a GPU": "of CuPy, which needs one",
     "with numpy.savez": "of an archive larger than memory; test_cli.py follows it",
