@@ -63,7 +63,11 @@ constexpr bool is_complete(const KernelTable& table) {
          none_null(weights, one_sum, some_sums, clipped, totals, shift, logits) &&
          none_null(widen16, widen_b16, narrow16, narrow_b16);
 }
+// With UndefinedBehaviorSanitizer, which comes with AddressSanitizer here, gcc takes no function's
+// address for a constant that is not null; every other build checks.
+#if !defined(__SANITIZE_ADDRESS__)
 static_assert(is_complete(make_table("", false)), "a kernel of the table is left null");
+#endif
 
 }  // namespace
 }  // namespace resmem
