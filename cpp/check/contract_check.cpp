@@ -34,7 +34,6 @@ namespace resmem {
 namespace {
 
 constexpr std::size_t kThreads[] = {1, 2, 7};
-constexpr std::size_t kLeaves[] = {1, 16};
 constexpr Blocks kSmallBlocks[] = {{1, 1, 4, 1}, {5, 12, 8, 9}, {17, 24, 16, 40}, {16, 48, 0, 2}};
 constexpr std::size_t kHeavyCase = 500000;  // multiplications above which fewer settings are tried
 constexpr std::size_t kFailuresShown = 20;  // per table
