@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Keys, all_finite, float_state
 from resmem._base.blocks import blocks

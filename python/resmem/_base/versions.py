@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from resmem import _core
+import resmem._core as _core
 
 
 def show_versions() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base.sample import sample
 from resmem._keys.stored import widen_keys
 from resmem._rows.snapshot import Snapshot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base.arrays import F64
 
 _FLOORS = {"clip": 1e-6, "project": 1e-6, "keep": 0.1}  # defaults, as in CONTRACT.md

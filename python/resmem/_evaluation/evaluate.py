@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, distinct, read_block, release_pages, sliceable
 from resmem._base.blocks import blocks

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64
 from resmem._base.blocks import blocks

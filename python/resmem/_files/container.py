@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base import checks
 from resmem._base.arrays import release_pages
 from resmem._base.errors import FileFormatError

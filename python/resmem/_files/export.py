@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base import convert
 from resmem._base.arrays import Array, release_pages
 from resmem._base.blocks import blocks, rows_per_block

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 
 Index: TypeAlias = "_core.Cascade | _core.Tree"
 

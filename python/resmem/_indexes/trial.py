@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base.arrays import F32, F64, I64
 from resmem._base.sample import sample
 from resmem._indexes.decision import LEAST_BATCH, Decision, Index, kind_of

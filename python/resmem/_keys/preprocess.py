@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base import convert
 from resmem._base.arrays import F64, I64, LARGEST_WIDE, Keys, float_state
 from resmem._base.sample import sample

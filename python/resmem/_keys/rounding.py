@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base.arrays import F64, I64, SMALLEST_WIDE
 from resmem._base.sample import sample
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base.arrays import F32, Array, Keys
 
 KeyDtype: TypeAlias = Literal["auto", "float32", "float64", "float16", "bfloat16"]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base import checks
 from resmem._base.platform import memory_available
 from resmem._base.units import bytes_text, duration_text

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base import checks, convert
 from resmem._base.arrays import (
     F64,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base.arrays import F64, I64, Array, Keys, read_block
 from resmem._base.errors import warn
 from resmem._base.sample import sample

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from resmem import _core
+import resmem._core as _core
 
 _REPEATS = 5  # runs, of which the fastest counts
 _WIDEST = 1024  # columns of keys that are timed; more cost in proportion

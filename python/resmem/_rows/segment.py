@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base.arrays import I64, Array
 from resmem._base.errors import FileFormatError
 from resmem._indexes.policy import Planner

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base.arrays import I64, Array, Keys
 from resmem._keys.preprocess import IDENTITY, FittedPreprocess
 from resmem._rows.growth import UNKNOWN, Basis

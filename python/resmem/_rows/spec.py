@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base import convert
 from resmem._base.arrays import F64, sliceable, to_numpy
 from resmem._keys.preprocess import NO_PREPROCESS, Preprocess

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base import checks
 from resmem._base.arrays import F64, I64, Keys, float_state
 from resmem._base.blocks import blocks

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base.arrays import F64, I64, Array, Keys
 from resmem._keys.stored import widen_keys
 from resmem._rows.segment import Schema, Segment, checked_stored

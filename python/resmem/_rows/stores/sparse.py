@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from resmem import _core
+import resmem._core as _core
 from resmem._base.arrays import F32, F64, I64, Array
 from resmem._rows.segment import Schema, Segment, checked_stored
 from resmem._rows.stores.store import Store, StoredRows
