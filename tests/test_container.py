@@ -31,6 +31,7 @@ import resmem
 from faults import largest_file
 from fuzz import fuzz_container
 from fuzz.fuzz_container import build, sealed
+from resmem._base import platform
 from resmem._base.errors import FileFormatError
 from resmem._files import atomic, container
 from resmem._files.atomic import replacing
@@ -1163,7 +1164,7 @@ def test_without_locks_no_temporary_file_is_removed(path, monkeypatch):
 
 def test_temporary_file_removed_before_its_lock_is_made_again(path, monkeypatch):
     without_nameless_files(monkeypatch)
-    locked, lock = [], atomic._lock
+    locked, lock = [], platform.lock
 
     def late(fd):
         if not locked:
@@ -1171,7 +1172,7 @@ def test_temporary_file_removed_before_its_lock_is_made_again(path, monkeypatch)
         locked.append(fd)
         lock(fd)
 
-    monkeypatch.setattr(atomic, "_lock", late)
+    monkeypatch.setattr(platform, "lock", late)
     save(path, {"whole": True}, [])
     assert len(locked) == 2
     assert load(path).meta == {"whole": True}

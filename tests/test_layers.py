@@ -1,7 +1,8 @@
 """A room imports only rooms below it: Python's imports and the core's includes.
 
 `FLOORS` and `CORE` are the pictures in `python/resmem/README.md` and `cpp/README.md`, from the
-ground up. Rooms of one floor do not know each other.
+ground up. Rooms of one floor do not know each other. Of the package, `PLATFORM` alone knows an
+operating system; for the core, `.ci/platforms` proves the same of `cpp/base/platform.cpp`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,24 @@ FILES = {**dict.fromkeys(FACES, "faces"), "plot": "report", "__main__": "_cli", 
 # The extension lies below every room. `from resmem import _core` would go through the package's
 # face, which lies above: `import resmem._core as _core` does not.
 EXTENSION = "_core"
+
+# This module alone knows an operating system. No other one uses modules that some systems lack or
+# fill with other names, asks which system it is, or names folders of one system; of `os` and
+# `signal` the others use only what is listed here as the same on every system.
+PLATFORM = "_base.platform"
+SYSTEM_MODULES = {
+    "_winapi", "ctypes", "errno", "fcntl", "grp", "mmap", "msvcrt", "nt", "posix", "pty", "pwd",
+    "resource", "select", "syslog", "termios", "tty", "winreg",
+}  # fmt: skip
+SYSTEM_NAMES = {"sys.platform", "sys.getwindowsversion", "platform.system", "platform.uname"}
+SAME_EVERYWHERE = {
+    "os": {
+        "PathLike", "close", "devnull", "dup2", "environ", "fdopen", "fsdecode", "fspath", "fstat",
+        "ftruncate", "lstat", "path", "scandir", "sep", "stat", "unlink", "urandom",
+    },
+    "signal": {"SIGINT", "SIGTERM", "raise_signal", "signal"},
+}  # fmt: skip
+SYSTEM_FOLDERS = ("/dev/", "/proc/", "/sys/")
 
 Arrow = tuple[str, str]  # importer and imported: modules by dotted name, headers by path
 
@@ -88,6 +107,36 @@ def imports(package: Path) -> Iterator[Arrow]:
                     parts.pop()  # a name within a module
                 if parts[1:] != [EXTENSION]:
                     yield name, ".".join(parts[1:]) or "__init__"
+
+
+def system_uses(package: Path) -> list[str]:
+    """Return what modules other than `PLATFORM` use of one operating system."""
+    found = []
+    for name, path in modules(package).items():
+        if name == PLATFORM:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            used: list[str] = []
+            if isinstance(node, ast.Import):
+                used = [f"{alias.name} as {alias.asname}" if alias.asname else alias.name
+                        for alias in node.names]  # fmt: skip
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                used = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                used = [f"{node.value.id}.{node.attr}"]
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                used = [node.value] * node.value.startswith(SYSTEM_FOLDERS)
+            found += [f"{name} uses {text}" for text in used if of_one_system(text)]
+    return found
+
+
+def of_one_system(used: str) -> bool:
+    """Tell whether a module, an attribute of one or a path may exist on some systems only."""
+    first, _, rest = used.partition(".")
+    module, _, other_name = first.partition(" as ")
+    if module in SAME_EVERYWHERE:  # under another name its attributes would not be recognised
+        return bool(other_name) or (bool(rest) and rest not in SAME_EVERYWHERE[module])
+    return module in SYSTEM_MODULES or used in SYSTEM_NAMES or used.startswith(SYSTEM_FOLDERS)
 
 
 def includes(core: Path) -> Iterator[Arrow]:
@@ -154,6 +203,10 @@ def test_no_modules_import_in_a_circle():
     assert circle(imports(PACKAGE)) == []
 
 
+def test_platform_module_alone_knows_an_operating_system():
+    assert system_uses(PACKAGE) == []
+
+
 # ---- the core ------------------------------------------------------------------------------------
 
 
@@ -199,6 +252,34 @@ def test_upward_import_is_found(tmp_path, line):
 def test_a_circle_of_modules_is_found():
     assert circle(iter([("a", "b"), ("b", "c")])) == []
     assert circle(iter([("a", "b"), ("b", "c"), ("c", "b")])) == ["b", "c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "use"),
+    [
+        ("import fcntl", "fcntl"),
+        ("import json, mmap", "mmap"),
+        ("from resource import getrlimit", "resource.getrlimit"),
+        ("def f():\n    import msvcrt", "msvcrt"),
+        ("import os\nos.register_at_fork(after_in_child=print)", "os.register_at_fork"),
+        ("import os\ncores = len(os.sched_getaffinity(0))", "os.sched_getaffinity"),
+        ("import os\nos.fsync(os.open('folder', os.O_DIRECTORY))", "os.fsync"),
+        ("from os import fsync", "os.fsync"),
+        ("import os as system", "os as system"),
+        ("import signal\nsignal.pause()", "signal.pause"),
+        ("import sys\nif sys.platform == 'linux':\n    pass", "sys.platform"),
+        ("open('/proc/cpuinfo')", "/proc/cpuinfo"),
+        ("n = 3\nopen(f'/proc/self/fd/{n}')", "/proc/self/fd/"),
+    ],
+)
+def test_use_of_one_operating_system_is_found(tmp_path, line, use):
+    for path in ("_base/platform.py", "_files/atomic.py"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("import os\nimport signal\n", encoding="utf-8")
+    (tmp_path / "_base/platform.py").write_text(line + "\n", encoding="utf-8")
+    assert system_uses(tmp_path) == []
+    (tmp_path / "_files/atomic.py").write_text(line + "\n", encoding="utf-8")
+    assert f"_files.atomic uses {use}" in system_uses(tmp_path)
 
 
 def test_upward_include_is_found(tmp_path):

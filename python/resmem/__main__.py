@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+from resmem._base.platform import BROKEN_PIPE_STATUS, restart
 from resmem._cli.parser import parser
 
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of the output has closed it
-        return 128 + signal.SIGPIPE
+        return BROKEN_PIPE_STATUS
     except Exception as error:
         if os.environ.get("RESMEM_DEBUG") == "1":
             raise
@@ -97,9 +98,8 @@ def drop_unwritable() -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
 
 
 def restrain_blas() -> None:
@@ -111,7 +111,7 @@ def restrain_blas() -> None:
     """
     if "OPENBLAS_NUM_THREADS" not in os.environ:
         os.environ["OPENBLAS_NUM_THREADS"] = "1"
-        os.execv(sys.executable, sys.orig_argv)
+        restart()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ may hang.
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 import resmem._core as _core
+from resmem._base import platform
 
 F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
@@ -146,12 +146,11 @@ def release_pages(rows: Any, block: slice) -> None:
     base: Any = part
     while isinstance(base, (np.ndarray, memoryview)):
         base = base.base if isinstance(base, np.ndarray) else base.obj
-    if not isinstance(base, mmap.mmap):
+    if not platform.is_mapped_file(base):
         return
     if memoryview(base).readonly or getattr(part, "mode", "") == "r+":  # private pages may differ
         first = _address(part) - _address(np.frombuffer(base, dtype=np.uint8))
-        page = first // mmap.PAGESIZE * mmap.PAGESIZE
-        base.madvise(mmap.MADV_DONTNEED, page, first + part.nbytes - page)
+        platform.release_mapped(base, first, first + part.nbytes)
 
 
 def _address(array: npt.NDArray[Any]) -> int:

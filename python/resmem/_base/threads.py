@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
-import resource
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from resmem._base.platform import room_for
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-_DEFAULT_STACK = 8 << 20  # bytes, where the system sets no limit
-_STARTUP_BYTES = 2 << 20  # memory that a thread may need before it does any work
 
 
 @contextmanager
@@ -53,21 +50,6 @@ def interruptible(work: Callable[[], _R]) -> _R:
     except RuntimeError:  # no thread can be started
         return work()
     return done.result()
-
-
-def room_for(threads: int) -> bool:
-    """Tell whether there is memory for this many threads, if they are started now.
-
-    Python waits for ever for a thread that runs out of memory before it has begun to work.
-    """
-    stack = threading.stack_size() or resource.getrlimit(resource.RLIMIT_STACK)[0]
-    if stack <= 0:  # there is no limit
-        stack = _DEFAULT_STACK
-    try:
-        mmap.mmap(-1, threads * (stack + _STARTUP_BYTES), mmap.MAP_PRIVATE).close()
-    except OSError:
-        return False
-    return True
 
 
 def submit(executor: Executor, work: Callable[[_T], _R], item: _T) -> Future[_R]:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 
 import resmem._core as _core
+from resmem._base.platform import processor_name
 
 
 def show_versions() -> None:
@@ -19,7 +20,7 @@ def show_versions() -> None:
         "python": sys.version.split()[0],
         "numpy": np.__version__,
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_name() or platform.machine(),
         "kernels": _core.selected_isa(),
         "available": ", ".join(f"{n} (emulated)" if e else n for n, e in isas.items()),
         "threads": str(_core.default_threads()),
@@ -28,14 +29,3 @@ def show_versions() -> None:
     }
     for name, value in lines.items():
         print(f"{name:>10}: {value}")
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.machine()

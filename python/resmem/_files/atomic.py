@@ -6,21 +6,18 @@ holds a lock on its hidden file, so the next writer of the target can tell which
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import io
 import os
 import re
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal, TypeAlias
 
+from resmem._base import platform
+
 # What a thread has in progress: a whole call of save, or the write of the file within it.
 Stage: TypeAlias = Literal["call", "file"]
-
-_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}  # EBADF is NFS's answer
 
 
 @contextmanager
@@ -37,35 +34,34 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[io.FileIO]:
     folder, name = os.path.split(target)
     temporary = os.path.join(folder, f"{_prefix(name)}{os.urandom(6).hex()}.tmp")
     with errors_naming(named, temporary), sole_writer(path, "file"):
-        permissions = _permissions(target)
+        permissions = platform.permissions_of(target)
         _remove_abandoned(folder, name)
         fd, nameless = _create(folder, temporary)
         try:
             with os.fdopen(fd, "w+b", buffering=0) as file, _unlocked_at_the_end(fd):
                 if permissions is not None:
-                    os.fchmod(fd, permissions)
+                    platform.set_permissions(fd, permissions)
                 yield file
-                os.fsync(fd)
+                platform.sync(fd)
                 with _without_appenders(target):
-                    if nameless:  # with src_dir_fd this calls linkat, which can follow the link
-                        source = f"/proc/self/fd/{fd}"
-                        os.link(source, temporary, src_dir_fd=fd, follow_symlinks=True)
-                    os.replace(temporary, target)
+                    if nameless:
+                        platform.give_name(fd, temporary)
+                    platform.replace(temporary, target)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-        _sync_folder(folder)
+        platform.sync_folder(folder)
 
 
 @contextmanager
-def locked(path: str, flags: int) -> Iterator[int]:
-    """Open and lock the file at ``path`` for the block, once no other writer holds its lock.
+def locked(path: str) -> Iterator[int]:
+    """Open and lock the file at ``path`` to write to it, once no other writer holds its lock.
 
     If the file was replaced during the wait, the new one is locked instead. Where the file system
     has no locks, the block runs without one.
     """
-    with sole_writer(path, "file"), _locked(path, flags) as fd:
+    with sole_writer(path, "file"), _locked(path, writable=True) as fd:
         yield fd
 
 
@@ -87,17 +83,6 @@ def sole_writer(path: str | os.PathLike[str], stage: Stage) -> Iterator[None]:
             _own_writes.targets.remove(entry)
 
 
-def open_regular(path: str, flags: int) -> int:
-    """Open the regular file at ``path``; refuse others, such as pipes, without waiting for them."""
-    fd = os.open(path, flags | os.O_NONBLOCK)
-    try:
-        _require_regular(os.fstat(fd).st_mode, path)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
 @contextmanager
 def errors_naming(path: str, temporary: str = "") -> Iterator[None]:
     """Let system errors that name no file, or the temporary one, name ``path`` instead."""
@@ -110,37 +95,18 @@ def errors_naming(path: str, temporary: str = "") -> Iterator[None]:
         raise OSError(error.errno, error.strerror, path) from error
 
 
-def _require_regular(mode: int, path: str) -> None:
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "Not a regular file", path)
-
-
-def _permissions(target: str) -> int | None:
-    """Return the permission bits of the file to be replaced; None if there is no file."""
-    try:
-        mode = os.stat(target).st_mode
-    except FileNotFoundError:
-        return None
-    _require_regular(mode, target)
-    return mode & 0o777
-
-
 def _create(folder: str, temporary: str) -> tuple[int, bool]:
     """Create and lock a new file; return its descriptor, and whether it has no name yet.
 
     A killed process leaves nothing of a nameless file. Not every file system has them.
     """
-    with suppress(OSError):
-        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
-        if os.path.exists(f"/proc/self/fd/{fd}"):
-            _lock(fd)
-            return fd, True
-        os.close(fd)
+    nameless = platform.create_nameless(folder)
+    if nameless is not None:
+        platform.lock(nameless)
+        return nameless, True
     while True:
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        _lock(fd)
+        fd = platform.create(temporary)
+        platform.lock(fd)
         if _leads_to(temporary, fd):
             return fd, False
         os.close(fd)  # another writer removed it as abandoned before it was locked
@@ -162,11 +128,10 @@ def _remove_abandoned(folder: str, name: str) -> None:
 
 def _remove_if_abandoned(path: str) -> None:
     """Remove a hidden file of this user that no living writer has locked."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    fd = platform.open_itself(path)
     try:
-        about = os.fstat(fd)
-        if stat.S_ISREG(about.st_mode) and about.st_uid == os.geteuid():
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # this fails while its writer lives
+        if platform.is_own_file(fd):
+            platform.lock_without_waiting(fd)  # this fails while its writer lives
             if _leads_to(path, fd):
                 os.unlink(path)
     finally:
@@ -181,33 +146,23 @@ def _leads_to(path: str, fd: int) -> bool:
         return False
 
 
-def _lock(fd: int) -> None:
-    """Lock the file, once no other process has; do nothing where the file system has no locks."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-
-
 @contextmanager
 def _unlocked_at_the_end(fd: int) -> Iterator[None]:
     """Unlock at the end of the block, as a forked child may keep the descriptor open."""
     try:
         yield
     finally:
-        with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_UN)
+        platform.unlock(fd)
 
 
 @contextmanager
-def _locked(path: str, flags: int) -> Iterator[int]:
+def _locked(path: str, writable: bool) -> Iterator[int]:
     """Lock as ``locked`` does, without its check of the path."""
     while True:
-        fd = open_regular(path, flags)
+        fd = platform.open_regular(path, writable)
         try:
             with _only_lock(fd, path), _unlocked_at_the_end(fd):
-                _lock(fd)
+                platform.lock(fd)
                 if os.path.samestat(os.fstat(fd), os.stat(path)):
                     yield fd
                     return
@@ -235,7 +190,7 @@ def _without_appenders(target: str) -> Iterator[None]:
     """Keep other processes from appending to the file that is being replaced: it would be lost."""
     with ExitStack() as stack:
         with suppress(FileNotFoundError, PermissionError):  # no file, or no right to lock it
-            stack.enter_context(_locked(target, os.O_RDONLY))
+            stack.enter_context(_locked(target, writable=False))
         yield
 
 
@@ -263,14 +218,4 @@ def _clear_own_writes() -> None:
     _own_writes.targets, _own_writes.locked = [], []
 
 
-os.register_at_fork(after_in_child=_clear_own_writes)
-
-
-def _sync_folder(folder: str) -> None:
-    """Sync the folder, so that the new name survives a power failure too."""
-    with suppress(PermissionError):  # a folder may be writable without being readable
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+platform.after_fork_in_child(_clear_own_writes)

@@ -7,10 +7,8 @@ parallel without the GIL, and pages of mapped files are released once they are r
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import mmap
 import os
 import struct
 import time
@@ -27,11 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 import resmem._core as _core
-from resmem._base import checks
+from resmem._base import checks, platform
 from resmem._base.arrays import release_pages
 from resmem._base.errors import FileFormatError
 from resmem._base.threads import pool, submit
-from resmem._files.atomic import errors_naming, locked, open_regular, replacing
+from resmem._files.atomic import errors_naming, locked, replacing
 
 MAGIC = b"\x89RESMEM\n"
 FORMAT = 1
@@ -155,7 +153,7 @@ def save(
         fd = file.fileno()
         root = _write_state(fd, _HEADERS, meta, (), sections, progress)
         head = _sealed(_HEAD.pack(MAGIC, FORMAT, identity))
-        _write(fd, head + 2 * _sealed(_SLOT.pack(1, *root)), 0)
+        platform.write_at(fd, head + 2 * _sealed(_SLOT.pack(1, *root)), 0)
     return Version(identity.hex(), 1, root[2])
 
 
@@ -174,7 +172,7 @@ def append(
     """
     _check_meta(meta)
     name = os.fsdecode(path)
-    with errors_naming(name), locked(name, os.O_RDWR) as fd:
+    with errors_naming(name), locked(name) as fd:
         state = _read_state(fd, name)
         if state.version != after:
             raise ValueError(
@@ -188,13 +186,15 @@ def append(
         os.ftruncate(fd, state.end)  # removes what a killed process left
         try:
             root = _write_state(fd, _aligned(state.end, PAGE), meta, kept, sections, progress)
-            os.fsync(fd)
+            platform.sync(fd)
         except BaseException:
             os.ftruncate(fd, state.end)
             raise
         for slot in (1 - state.slot, state.slot):  # from here on readers may see the new state
-            _write(fd, _sealed(_SLOT.pack(after.generation + 1, *root)), PAGE * (1 + slot))
-            os.fsync(fd)
+            platform.write_at(
+                fd, _sealed(_SLOT.pack(after.generation + 1, *root)), PAGE * (1 + slot)
+            )
+            platform.sync(fd)
     return Version(after.uuid, after.generation + 1, root[2])
 
 
@@ -211,7 +211,7 @@ def load(
     workers = _core.default_threads() if threads is None else checks.count(threads, "threads")
     with _opened(path) as (fd, name):
         state = _read_state(fd, name)
-        mapped = _map(fd, state.end, name)
+        mapped = platform.map_file(fd, state.end, name)
         if verify:
             _verify(fd, name, state.entries, progress, workers)
     arrays = {}
@@ -225,7 +225,7 @@ def load(
 def is_container(path: str | os.PathLike[str]) -> bool:
     """Tell whether the file at ``path`` begins with the magic bytes."""
     with _opened(path) as (fd, _):
-        return _read(fd, 0, len(MAGIC)) == MAGIC
+        return platform.read_at(fd, 0, len(MAGIC)) == MAGIC
 
 
 def bytes_to_verify(path: str | os.PathLike[str]) -> int:
@@ -257,7 +257,7 @@ def _write_state(
             entry = _write_section(fd, position, section, workers, progress)
             entries[section.name], position = entry, entry.end
     manifest = _manifest(meta, entries.values())
-    _write(fd, manifest, position)
+    platform.write_at(fd, manifest, position)
     return position, len(manifest), zlib.crc32(manifest)
 
 
@@ -270,7 +270,7 @@ def _write_section(
     sums: list[int] = []
     written = 0
     for chunk, more in _ahead(pool, _checksums, _chunks(array), 2):
-        _write(fd, chunk, offset + written)
+        platform.write_at(fd, chunk, offset + written)
         sums += more
         if isinstance(array, np.ndarray):
             flat = array.reshape(-1).view(np.uint8)
@@ -285,7 +285,7 @@ def _write_section(
         sums[-1] = zlib.crc32(padding, sums[-1])
     table = np.array(sums, "<u4").tobytes()
     table += bytes(_aligned(len(table)) - len(table))
-    _write(fd, padding + table, offset + length)
+    platform.write_at(fd, padding + table, offset + length)
     return _Entry(
         section.name,
         dtype,
@@ -346,13 +346,6 @@ def _kept(state: _Published, keep: Iterable[str], name: str) -> tuple[_Entry, ..
     return tuple(published[section] for section in names)
 
 
-def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
-
-
 def _chunks(array: npt.NDArray[Any] | Pieces) -> Iterator[memoryview]:
     """Yield the bytes of an array, ``_CHUNK`` at a time."""
     if isinstance(array, np.ndarray):
@@ -399,7 +392,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Open the file for the block; give its descriptor and its name for messages."""
     name = os.fsdecode(path)
     with errors_naming(name):
-        fd = open_regular(name, os.O_RDONLY)
+        fd = platform.open_regular(name)
         try:
             yield fd, name
         finally:
@@ -408,7 +401,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
 
 def _read_state(fd: int, name: str) -> _Published:
     """Return the published state, with every field checked."""
-    head = _read(fd, 0, PAGE)
+    head = platform.read_at(fd, 0, PAGE)
     if not head:
         raise FileFormatError(f"{name!r} is empty; give the path of a file that resmem saved")
     if not head.startswith(MAGIC):
@@ -428,7 +421,7 @@ def _read_state(fd: int, name: str) -> _Published:
     size = os.fstat(fd).st_size  # read after the slot, as the file grows before its slots change
     if offset + length > size:
         raise _damaged(name, f"it ends at byte {size}, its manifest at {offset + length}")
-    manifest = _read(fd, offset, length)
+    manifest = platform.read_at(fd, offset, length)
     if len(manifest) != length or zlib.crc32(manifest) != crc:
         raise _damaged(name, "its manifest does not match its checksum")
     meta, entries = _parse_manifest(manifest, offset, name)
@@ -443,7 +436,7 @@ def _current_slot(fd: int, name: str) -> tuple[int, int, int, int, int]:
     between its two reads may see both half written, and reads again.
     """
     for _ in range(3):
-        pages = [_read(fd, PAGE * (1 + slot), PAGE) for slot in (0, 1)]
+        pages = [platform.read_at(fd, PAGE * (1 + slot), PAGE) for slot in (0, 1)]
         valid = [(slot, *_SLOT.unpack_from(p)) for slot, p in enumerate(pages) if _intact(p)]
         if valid:
             newest: tuple[int, int, int, int, int] = max(valid, key=lambda fields: fields[1])
@@ -584,7 +577,7 @@ def _verify(
 
 
 def _read_table(fd: int, entry: _Entry, name: str) -> npt.NDArray[np.uint32]:
-    table = _read(fd, entry.table, entry.end - entry.table)
+    table = platform.read_at(fd, entry.table, entry.end - entry.table)
     if zlib.crc32(table) != entry.crc32:
         raise _damaged(name, f"the checksums of section {entry.name!r} do not match their checksum")
     return np.frombuffer(table, "<u4", entry.blocks)
@@ -594,28 +587,10 @@ def _checksum_of(fd: int, offset: int, length: int, buffer: bytearray) -> int:
     """Return the CRC-32 of a part of the file, or of as much of it as exists."""
     crc, crc32 = 0, _bulk_crc32()
     with memoryview(buffer) as view:
-        while length > 0 and (got := os.preadv(fd, [view[: min(length, len(view))]], offset)):
+        while length > 0 and (got := platform.read_into(view[:length], fd, offset)):
             crc = crc32(view[:got], crc)
             offset, length = offset + got, length - got
     return crc
-
-
-def _map(fd: int, size: int, name: str) -> mmap.mmap:
-    try:
-        return mmap.mmap(fd, size, access=mmap.ACCESS_READ)
-    except OSError as error:
-        if error.errno != errno.ENOMEM:
-            raise
-        raise MemoryError(f"no address space to map the {size} bytes of {name!r}") from error
-
-
-def _read(fd: int, offset: int, length: int) -> bytes:
-    """Return bytes of the file; fewer than ``length`` at its end."""
-    parts = []
-    while length > 0 and (part := os.pread(fd, length, offset)):
-        parts.append(part)
-        offset, length = offset + len(part), length - len(part)
-    return b"".join(parts)
 
 
 def _intact(page: bytes) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from resmem._base.platform import after_fork_in_child
 from resmem._indexes.decision import Decision, Index
 from resmem._indexes.shape import CODED_ROWS_DIMENSIONS, LEAST_ROWS
 from resmem._indexes.trial import KeySegment, decide
@@ -128,4 +128,4 @@ def _renew_locks() -> None:
         planner._make_locks()
 
 
-os.register_at_fork(after_in_child=_renew_locks)
+after_fork_in_child(_renew_locks)

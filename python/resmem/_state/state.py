@@ -20,7 +20,7 @@ import numpy.typing as npt
 from resmem._base import checks, convert
 from resmem._base.arrays import float_state, to_numpy
 from resmem._base.errors import warn
-from resmem._base.threads import room_for
+from resmem._base.platform import after_fork_in_child, room_for
 from resmem._correction.correct import Corrector
 from resmem._correction.simplex import map_named
 from resmem._files import persist
@@ -393,4 +393,4 @@ def _renew_locks() -> None:
         state._changing, state._compactor = False, None
 
 
-os.register_at_fork(after_in_child=_renew_locks)
+after_fork_in_child(_renew_locks)

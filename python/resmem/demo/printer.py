@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import textwrap
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import resmem
+from resmem._base.platform import usable_cpus
 
 if TYPE_CHECKING:
     from resmem._scores.metrics import Interval
@@ -83,7 +83,7 @@ class Printer:
         print(
             f"resmem {resmem.__version__}, NumPy {np.__version__}, "
             f"Python {platform.python_version()}, {platform.machine()}, "
-            f"{len(os.sched_getaffinity(0))} cores"
+            f"{usable_cpus()} cores"
         )
 
     def data(self, train: Split, validation: Split) -> None:
