@@ -35,13 +35,13 @@ from resmem._base import platform
 from resmem._base.errors import FileFormatError
 from resmem._files import atomic, container
 from resmem._files.atomic import replacing
-from resmem._files.container import Section, Version, append, load, save
+from resmem._files.container import Section, Version, append, checksums, layout, load, save
 
 HERE = Path(__file__).parent
 KILLS = int(os.environ.get("RESMEM_KILLS", "20"))
 PATIENCE = 60  # seconds after which what should have ended counts as hung
 DTYPES = ["float16", "float32", "float64", "int32", "int64", "uint8", "uint16"]
-TWO_CHUNKS = container._CHUNK + 3 * container.BLOCK + 12  # bytes, with padding
+TWO_CHUNKS = checksums.CHUNK + 3 * layout.BLOCK + 12  # bytes, with padding
 
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -136,7 +136,7 @@ def test_what_is_saved_and_appended_is_loaded(tmp_path_factory, data):
         assert loaded.required == {n for n, (_, r) in model.items() if r}
 
 
-@pytest.mark.parametrize("size", [container.BLOCK, container._CHUNK, TWO_CHUNKS, TWO_CHUNKS + 52])
+@pytest.mark.parametrize("size", [layout.BLOCK, checksums.CHUNK, TWO_CHUNKS, TWO_CHUNKS + 52])
 @pytest.mark.parametrize("threads", [None, 1, 3])
 def test_sections_of_many_blocks_are_loaded_and_counted(path, size, threads):
     wanted = {"large": np.random.default_rng(0).integers(0, 256, size, np.uint8), "end": some(3)}
@@ -154,7 +154,7 @@ def test_arrays_are_read_only_views_of_one_map(path):
     loaded = load(path).arrays
     assert loaded["a"].base is loaded["b"].base
     assert isinstance(loaded["a"].base, mmap.mmap)
-    assert loaded["a"].ctypes.data % container.ALIGN == 0
+    assert loaded["a"].ctypes.data % layout.ALIGN == 0
     with pytest.raises(ValueError, match="read-only"):
         loaded["a"][0] = 1
 
@@ -363,7 +363,7 @@ def test_reader_that_sees_both_slots_torn_reads_again(path, monkeypatch):
     version = save(path, {}, [])
     data = path.read_bytes()
     path.write_bytes(data[:4096] + bytes(8192) + data[12288:])
-    monkeypatch.setattr(container.time, "sleep", lambda _: path.write_bytes(data))
+    monkeypatch.setattr("time.sleep", lambda _: path.write_bytes(data))
     assert load(path).version == version
 
 
@@ -380,7 +380,7 @@ def test_damage_of_a_large_section_is_located(path):
         with pytest.raises(FileFormatError, match=r"'large'.*between bytes") as caught:
             load(path, threads=threads)
         first, last = map(int, str(caught.value).split("bytes ")[1].split(" of")[0].split(" and "))
-        assert first <= at < last <= first + container.BLOCK
+        assert first <= at < last <= first + layout.BLOCK
 
 
 # ---- Files that were never saved ---------------------------------------------------------------
@@ -1298,11 +1298,11 @@ def test_the_folder_and_the_file_reach_the_disk_in_order(path, monkeypatch):
 
 def test_checksums_are_the_same_without_the_faster_library(tmp_path, monkeypatch):
     pytest.importorskip("isal")
-    assert container._bulk_crc32() is not zlib.crc32
+    assert checksums._bulk_crc32() is not zlib.crc32
     rng = np.random.default_rng(3)
     arrays = [Section(str(n), rng.integers(0, 255, n, np.uint8)) for n in (1, 2**20, 3 * 2**20 + 5)]
     save(tmp_path / "fast", {}, arrays)
-    monkeypatch.setattr(container, "_bulk_crc32", lambda: zlib.crc32)
+    monkeypatch.setattr(checksums, "_bulk_crc32", lambda: zlib.crc32)
     assert len(load(tmp_path / "fast").arrays) == 3
     save(tmp_path / "slow", {}, arrays)
     fast, slow = ((tmp_path / name).read_bytes() for name in ("fast", "slow"))

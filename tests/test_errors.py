@@ -488,7 +488,7 @@ def test_numbers_beyond_64_bits_are_refused_by_name(value):
 EXCEPTIONS = {"ValueError", "TypeError", "NotFittedError"}
 TESTED_APART = {
     "__main__.py", "plot.py", "_cli", "_evaluation", "_report", "_scores", "_tuning", "demo",
-    "atomic.py", "container.py", "formats.py", "persist.py", "plausible.py",
+    "atomic.py", "container", "formats.py", "persist.py", "plausible.py",
 }  # fmt: skip
 
 

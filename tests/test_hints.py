@@ -19,7 +19,7 @@ import pytest
 
 import resmem
 from resmem.__main__ import main
-from resmem._files import container
+from resmem._files.container import layout
 from test_errors import Sparse, Tensor
 
 RNG = np.random.default_rng(11)
@@ -319,7 +319,7 @@ def changed_elsewhere():
 def damaged():
     memory().save("damaged.resmem")
     data = bytearray(Path("damaged.resmem").read_bytes())
-    data[container.PAGE * 3 + 5] ^= 1
+    data[layout.PAGE * 3 + 5] ^= 1
     Path("damaged.resmem").write_bytes(data)
     return "damaged.resmem"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -60,3 +61,23 @@ def submit(executor: Executor, work: Callable[[_T], _R], item: _T) -> Future[_R]
         done: Future[_R] = Future()
         done.set_result(work(item))
         return done
+
+
+def ahead(
+    executor: Executor | None, work: Callable[[_T], _R], items: Iterable[_T], depth: int
+) -> Iterator[tuple[_T, _R]]:
+    """Yield every item with its result, in order; threads work while earlier results are used.
+
+    They are only ``depth`` items ahead, so that an error or an interrupt waits for little.
+    """
+    if executor is None:
+        yield from ((item, work(item)) for item in items)
+        return
+    pending: deque[tuple[_T, Future[_R]]] = deque()
+    for item in items:
+        pending.append((item, submit(executor, work, item)))
+        if len(pending) > depth:
+            first, future = pending.popleft()
+            yield first, future.result()
+    for first, future in pending:
+        yield first, future.result()

@@ -1,6 +1,6 @@
 """A memory as a file: its arrays and settings, and which of them an append has to write.
 
-``container.py`` knows where the bytes lie; this module knows what they mean. Every array of a
+``container/`` knows where the bytes lie; this module knows what they mean. Every array of a
 segment is a section of its own, ``NUMBER/NAME``, so that an append writes only new segments, the
 lists of removed rows that changed, and the settings.
 """
