@@ -18,7 +18,7 @@
 namespace resmem {
 namespace {
 
-class CosineBounds final : public DotBounds, public KeyScores {
+class CosineBounds final : public KeyedDotBounds {
  public:
   CosineBounds(const SearchRequest& request, const KernelTable& kernels)
       : staging_(request, kernels) {
@@ -49,11 +49,7 @@ class CosineBounds final : public DotBounds, public KeyScores {
     });
   }
 
-  const KeyScores* key_scores() const override { return this; }
   double exact_score(double key, const StagedQuery&) const override { return 1 - key; }
-  float threshold_of_key(double key, const StagedQuery& query) const override {
-    return round_down(exact_score(key, query) - query.slack);
-  }
 
  private:
   double key_of(double t, const StagedQuery&) const override { return 1 - t; }

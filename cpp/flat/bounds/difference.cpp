@@ -46,15 +46,10 @@ class DifferenceBounds final : public FilterBounds, public KeyScores {
 
   StagedQuery stage_query(const SearchRequest& request, std::size_t query,
                           float* staged) const override {
-    return staging_.query(request, query, [&](const auto* q) {
-      StagedQuery result;
-      staging_.place(q, staged);
-      result.key_scale = staging_.scale() * staging_.scale();
-      result.square = staging_.dot(staged, staged);
-      if (rows_blur_ > 0)
-        result.blur = rows_blur_ + kStagedWide * std::sqrt(result.square) * kStagedGuard;
-      return result;
-    });
+    StagedQuery result = staging_.euclidean_query(request, query, staged);
+    if (rows_blur_ > 0)
+      result.blur = rows_blur_ + kStagedWide * std::sqrt(result.square) * kStagedGuard;
+    return result;
   }
 
   float threshold(float low, const StagedQuery& query) const override {
@@ -75,9 +70,6 @@ class DifferenceBounds final : public FilterBounds, public KeyScores {
   }
 
   const KeyScores* key_scores() const override { return this; }
-  double exact_score(double key, const StagedQuery& query) const override {
-    return -key * query.key_scale;
-  }
   float threshold_of_key(double key, const StagedQuery& query) const override {
     const double t = exact_score(key, query);
     if (query.blur == 0) return round_down((t * (1 + rho_) - absolute_) * kGuard);

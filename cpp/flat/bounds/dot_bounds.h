@@ -28,4 +28,15 @@ class DotBounds : public FilterBounds {
   virtual double key_of(double t, const StagedQuery& query) const = 0;
 };
 
+// A dot filter that can place a canonical key among its scores, because its t follows from the key.
+// A row whose key is at most the k-th has at least the k-th row's t, and so scores at least that
+// less one slack.
+class KeyedDotBounds : public DotBounds, public KeyScores {
+ public:
+  const KeyScores* key_scores() const final { return this; }
+  float threshold_of_key(double key, const StagedQuery& query) const final {
+    return round_down(exact_score(key, query) - query.slack);
+  }
+};
+
 }  // namespace resmem

@@ -51,14 +51,9 @@ class EuclideanDotBounds final : public DotBounds {
 
   StagedQuery stage_query(const SearchRequest& request, std::size_t query,
                           float* staged) const override {
-    return staging_.query(request, query, [&](const auto* q) {
-      StagedQuery result;
-      staging_.place(q, staged);
-      result.key_scale = staging_.scale() * staging_.scale();
-      result.square = staging_.dot(staged, staged);
-      result.slack = absolute_ + query_relative_ * result.square;
-      return result;
-    });
+    StagedQuery result = staging_.euclidean_query(request, query, staged);
+    result.slack = absolute_ + query_relative_ * result.square;
+    return result;
   }
 
  private:

@@ -55,8 +55,10 @@ struct StagedRows {
 class KeyScores {
  public:
   virtual ~KeyScores() = default;
-  // The exact score t of a canonical key.
-  virtual double exact_score(double key, const StagedQuery& query) const = 0;
+  // The exact score t of a canonical key. It is a multiple of the key for every metric but cosine.
+  virtual double exact_score(double key, const StagedQuery& query) const {
+    return -key * query.key_scale;
+  }
   // What a score must reach when the k-th smallest key is `key`.
   virtual float threshold_of_key(double key, const StagedQuery& query) const = 0;
   // Whether a k-th key of 0 settles a query whose later rows have larger ids: no key is below 0.

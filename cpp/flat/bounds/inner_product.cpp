@@ -17,7 +17,7 @@
 namespace resmem {
 namespace {
 
-class InnerProductBounds final : public DotBounds, public KeyScores {
+class InnerProductBounds final : public KeyedDotBounds {
  public:
   InnerProductBounds(const SearchRequest& request, const KernelTable& kernels)
       : staging_(request, kernels) {
@@ -54,14 +54,6 @@ class InnerProductBounds final : public DotBounds, public KeyScores {
       staging_.place_multiple(q, scale, staged);
       return result;
     });
-  }
-
-  const KeyScores* key_scores() const override { return this; }
-  double exact_score(double key, const StagedQuery& query) const override {
-    return -key * query.key_scale;
-  }
-  float threshold_of_key(double key, const StagedQuery& query) const override {
-    return round_down(exact_score(key, query) - query.slack);
   }
 
  private:

@@ -59,6 +59,17 @@ void Staging::centre(const SearchRequest& request) {
   if (!wide_) offset32_.assign(offset_.begin(), offset_.end());
 }
 
+StagedQuery Staging::euclidean_query(const SearchRequest& request, std::size_t query,
+                                     float* staged) const {
+  return this->query(request, query, [&](const auto* q) {
+    place(q, staged);
+    StagedQuery result;
+    result.key_scale = scale_ * scale_;
+    result.square = dot(staged, staged);
+    return result;
+  });
+}
+
 double largest_of_rows(const SearchRequest& request) {
   double largest = 0;
   for (const Segment& segment : request.segments) largest = std::max(largest, segment.max_abs);

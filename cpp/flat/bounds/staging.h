@@ -77,6 +77,9 @@ class Staging {
   StagedQuery query(const SearchRequest& request, std::size_t query, const Stage& stage) const {
     return wide_ ? stage(request.queries64 + query * d_) : stage(request.queries + query * d_);
   }
+  // Places a query of a Euclidean metric and sets its key_scale and its square, which both filters
+  // of these metrics need.
+  StagedQuery euclidean_query(const SearchRequest& request, std::size_t query, float* staged) const;
 
  private:
   const KernelTable& kernels_;
