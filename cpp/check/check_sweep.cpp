@@ -1,0 +1,101 @@
+// Scores of many settings from one search.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "../base/cpu.h"
+#include "../residuals/sweep.h"
+#include "checks.h"
+#include "simplex_map.h"
+
+namespace resmem {
+namespace {
+
+// Owns what a SweepRequest points to.
+struct SweepCase {
+  explicit SweepCase(Reader& reader) {
+    request.q = reader.size();
+    request.k = reader.size();
+    request.rows = reader.size();
+    request.columns = reader.size();
+    residuals = reader.array<float>(times(request.rows, request.columns));
+    distances = reader.array<double>(times(request.q, request.k));
+    positions = reader.array<std::int64_t>(distances.size());
+    base = reader.array<double>();  // empty: not known
+    labels = reader.array<std::int64_t>();
+    values = reader.array<double>();
+    request.residuals = residuals.data();
+    request.distances = distances.data();
+    request.positions = positions.data();
+    request.base = base.empty() ? nullptr : base.data();
+    if (labels.empty())
+      request.values = values.data();
+    else
+      request.labels = labels.data();
+    read_settings(reader);
+    check_indices();
+  }
+
+  void read_settings(Reader& reader) {
+    for (const std::int64_t k : reader.array<std::int64_t>())
+      request.ks.push_back(static_cast<std::size_t>(k));
+    request.sigmas = reader.array<double>();
+    request.strengths = reader.array<double>();
+    const Integers kinds = reader.array<std::int64_t>();
+    const Doubles floors = reader.array<double>(kinds.size());
+    for (std::size_t i = 0; i < floors.size(); ++i)
+      request.maps.push_back(simplex_map(kinds[i], floors[i]));
+    for (const std::int64_t bound : reader.array<std::int64_t>())
+      request.bounds.push_back(static_cast<std::size_t>(bound));
+    request.bins = reader.size();
+  }
+  void check_indices() const {
+    const auto ascend = [](const std::vector<std::size_t>& numbers, std::size_t last) {
+      return !numbers.empty() && std::is_sorted(numbers.begin(), numbers.end()) &&
+             numbers.back() <= last;
+    };
+    require(ascend(request.ks, request.k), "the ks do not ascend");
+    require(ascend(request.bounds, request.q), "the bounds do not ascend");
+    require(request.columns > 0 && !request.maps.empty(), "there is no column or map");
+    for (const std::int64_t position : positions)
+      require(position < static_cast<std::int64_t>(request.rows), "a position is beyond the rows");
+    for (const std::int64_t label : labels)
+      require(static_cast<std::uint64_t>(label) < request.columns, "a label is no class");
+    const std::size_t outputs = times(request.q, request.columns);
+    require(base.empty() || base.size() == outputs, "the base outputs have another shape");
+    require(labels.empty() ? values.size() == outputs && values.size() == base.size()
+                           : labels.size() == request.q,
+            "the targets have another shape");
+  }
+
+  SweepRequest request;
+  Floats residuals;
+  Doubles distances, base, values;
+  Integers positions, labels;
+};
+
+}  // namespace
+
+// The page leaves the order of these sums open, but not their bits: what the scalar table makes of
+// them on one thread is wanted of every other.
+void check_sweep(Context& context, Reader& reader) {
+  const SweepCase given(reader);
+  SweepRequest request = given.request;
+  std::vector<SweepScore> scores{SweepScore::squared_error, SweepScore::absolute_error};
+  if (request.labels != nullptr)
+    scores = {SweepScore::log_loss, SweepScore::accuracy, SweepScore::brier,
+              SweepScore::calibration};
+  for (const SweepScore score : scores) {
+    request.score = score;
+    Doubles wanted(request.folds() * request.settings() * request.width());
+    Interrupt never;
+    sweep(request, scalar_kernels(), wanted.data(), never);
+    check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
+      request.threads = threads;
+      sweep(request, context.kernels, out.data(), stop);
+    });
+  }
+}
+
+}  // namespace resmem

@@ -1,0 +1,16 @@
+// How the file says to which map to the simplex a case belongs.
+#pragma once
+
+#include <cstdint>
+
+#include "../residuals/simplex.h"
+#include "case_reader.h"
+
+namespace resmem {
+
+inline SimplexMap simplex_map(std::int64_t kind, double floor) {
+  require(kind >= 0 && kind <= 2, "no such map");
+  return {static_cast<SimplexMap::Kind>(kind), floor};
+}
+
+}  // namespace resmem
