@@ -57,7 +57,12 @@ class ResmemAggregator:
     def aggregate(self, distances: Float64, ids: Int64) -> AnyArray:
         columns = self.residuals.shape[1]
         return self.core.aggregate(
-            [("dense", self.residuals)], distances, ids, SIGMA, columns, 1.0, None, self.threads
+            [self.core.DenseRows(self.residuals)],
+            distances,
+            ids,
+            SIGMA,
+            columns,
+            execution=self.core.Execution(self.threads),
         )
 
 

@@ -113,7 +113,7 @@ def max_abs(array: F32 | F64) -> float:
 
 def only_segment(rows: F32 | F64) -> list[Any]:
     """Return the rows as one segment of the core, with their positions as ids."""
-    return [(rows, None, 0, None, max_abs(rows))]
+    return [_core.Segment(rows, largest=max_abs(rows))]
 
 
 STORED = ("float32", "float16", "bfloat16")
@@ -128,10 +128,14 @@ def as_stored(rows: F32, kind: str) -> tuple[npt.NDArray[Any], F32]:
 
 
 def core_search(
-    queries: F32 | F64, rows: F32 | F64, k: int, metric: str = "euclidean", **options: Any
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], Any]:
-    """Search one plain segment with the core."""
-    return _core.search(queries, max_abs(queries), only_segment(rows), k, metric, **options)
+    queries: F32 | F64, rows: F32 | F64, k: int, metric: str = "euclidean", threads: int = 0,
+    isa: str = "", **plan: Any,
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], Any]:  # fmt: skip
+    """Search one plain segment with the core, in a way that ``plan`` forces."""
+    return _core.search(
+        queries, max_abs(queries), only_segment(rows), k, metric,
+        forced=_core.ForcedPlan(**plan), execution=_core.Execution(threads, isa),
+    )  # fmt: skip
 
 
 def paths(metric: str, wide: bool = False) -> Iterator[dict[str, str]]:

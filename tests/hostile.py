@@ -186,10 +186,12 @@ class Stage:
         """Return searches through cascades and trees, as memories of many rows make them."""
 
         def built(rng, rows, queries, build):
-            segment = (rows, None, 0, None, 5.0)
+            segment = _core.Segment(rows, None, 0, None, 5.0)
             index = build(segment, rows.shape[1])
             for q in (queries, queries[:1]):
-                attempt(lambda q=q: _core.search(q, 5.0, [(*segment, index)], 6, index_metric))
+                attempt(
+                    lambda q=q: _core.search(q, 5.0, [segment.with_index(index)], 6, index_metric)
+                )
 
         index_metric = "euclidean"
         return [
@@ -203,7 +205,9 @@ class Stage:
                 rng,
                 self.rows,
                 self.queries,
-                lambda segment, d: _core.Tree(segment, d, 0, int(rng.integers(1, 9))),
+                lambda segment, d: _core.Tree(
+                    segment, d, leaf=int(rng.integers(1, 9)), execution=_core.Execution(0)
+                ),
             ),
             self.search_by_cascade_of_clean_rows,
         ]
@@ -211,7 +215,7 @@ class Stage:
     def search_by_cascade_of_clean_rows(self, rng):
         metric = str(rng.choice(["euclidean", "cosine", "inner_product"]))
         clean = rng.standard_normal((N, 24)).astype(np.float32)
-        segment = (clean, None, 0, None, float(np.abs(clean).max()))
+        segment = _core.Segment(clean, None, 0, None, float(np.abs(clean).max()))
         cascade = _core.Cascade(segment, 24, 12, 4, bool(rng.random() < 0.5), metric=metric)
         mine = Written(clean)
         mine.array = clean
@@ -219,7 +223,11 @@ class Stage:
         try:
             for q in (self.wide_queries, self.wide_queries[:3]):
                 for k in (1, 20, 80):
-                    attempt(lambda q=q, k=k: _core.search(q, 9.0, [(*segment, cascade)], k, metric))
+                    attempt(
+                        lambda q=q, k=k: _core.search(
+                            q, 9.0, [segment.with_index(cascade)], k, metric
+                        )
+                    )
         finally:
             self.all.remove(mine)
 

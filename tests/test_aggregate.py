@@ -98,17 +98,30 @@ def test_core_correct_gives_the_bits_of_search_and_aggregate(threads, strength):
     queries = rng.integers(-3, 4, (60, 3)).astype(np.float32)
     values = rng.standard_normal((700, 5), dtype=np.float32)
     died = np.where(rng.random(700) < 0.1, 2, 0)
-    segments = [(part, None, start, dead, 4.0) for start, part, dead in
-                ((0, rows[:400], died[:400]), (400, rows[400:], died[400:]))]  # fmt: skip
-    residuals = [("dense", values[:400]), ("dense", values[400:])]
+    segments = [
+        _core.Segment(rows[:400], None, 0, died[:400], 4.0),
+        _core.Segment(rows[400:], None, 400, died[400:], 4.0),
+    ]
+    residuals = [_core.DenseRows(values[:400]), _core.DenseRows(values[400:])]
     exclude = rng.integers(-1, 700, (60, 2))
     select = rng.integers(0, 5, (60, 2))
     for k in (1, 7, 800):  # 800: more than there are
         found = _core.search(
-            queries, 4.0, segments, k, "euclidean", exclude, threads=threads, version=2
+            queries,
+            4.0,
+            segments,
+            k,
+            "euclidean",
+            exclude,
+            version=2,
+            execution=_core.Execution(threads),
         )
         for base, columns in ((None, None), (np.ones((60, 5)), None), (np.ones((60, 2)), select)):
-            options = {"strength": strength, "select": columns, "threads": threads}
+            options = {
+                "strength": strength,
+                "select": columns,
+                "execution": _core.Execution(threads),
+            }
             wanted = _core.aggregate(
                 residuals, found[0], found[2], 0.7, 5,
                 base=None if base is None else base.copy(), **options,
@@ -123,4 +136,12 @@ def test_core_correct_gives_the_bits_of_search_and_aggregate(threads, strength):
 def test_core_correct_refuses_residuals_of_other_rows():
     rows, values = np.zeros((5, 2), np.float32), np.zeros((4, 3), np.float32)
     with pytest.raises(ValueError, match="segments must have as many rows as their residuals"):
-        _core.correct(rows, 0.0, [(rows, None, 0, None, 0.0)], 1, [("dense", values)], 1.0, 3)
+        _core.correct(
+            rows,
+            0.0,
+            [_core.Segment(rows, None, 0, None, 0.0)],
+            1,
+            [_core.DenseRows(values)],
+            1.0,
+            3,
+        )

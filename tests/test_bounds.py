@@ -33,7 +33,13 @@ U = 2.0**-24  # unit roundoff of float32
 
 def brackets(queries, rows, metric, kind, isa="", depth_block=0):
     return _core.filter_brackets(
-        queries, max_abs(queries), only_segment(rows), metric, kind, isa, depth_block
+        queries,
+        max_abs(queries),
+        only_segment(rows),
+        metric,
+        kind,
+        depth_block=depth_block,
+        execution=_core.Execution(isa=isa),
     )
 
 
@@ -263,7 +269,7 @@ def test_adverse_rounding_in_a_crowd_keeps_the_true_neighbour(name, strategy, is
     wanted = oracle.search(query[None], rows, 1, metric)
     assert wanted[1][0, 0] == 400
     path = {"isa": isa, "strategy": strategy, "filter": kind}
-    got = core_search(query[None], rows, 1, metric, threads=1, blocks=(0, 12, 0, 0), **path)
+    got = core_search(query[None], rows, 1, metric, threads=1, row_block=12, **path)
     assert got[3]["exact_thinnings"] > 0
     assert_same(got, wanted)
 

@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 
 import oracle
 import resmem
-from cases import FAMILIES, ISAS, STORED, as_stored, assert_same, make, max_abs
+from cases import (
+    FAMILIES,
+    ISAS,
+    STORED,
+    as_stored,
+    assert_same,
+    make,
+    max_abs,
+)
 from resmem import _core
 from resmem._indexes import decision as index_decision
 from resmem._indexes import policy
@@ -30,12 +38,17 @@ EXTREME = {"zeros", "subnormal", "largest", "1e-30", "1e30", "mixed norms", "mix
 LARGEST = 2.0**60
 
 
-def cascade_of(rows, covered=None, depth=16, clusters=5, **options):
+def cascade_of(rows, covered=None, depth=16, clusters=5, threads=0, isa="", **options):
     """Return a cascade of the first rows, or None where they cannot be coded."""
     some = rows[:covered]
     try:
         return _core.Cascade(
-            (some, None, 0, None, max_abs(some)), rows.shape[1], depth, clusters, **options
+            _core.Segment(some, None, 0, None, max_abs(some)),
+            rows.shape[1],
+            depth,
+            clusters,
+            execution=_core.Execution(threads, isa),
+            **options,
         )
     except ValueError as error:
         if "these rows cannot be coded" not in str(error):
@@ -68,10 +81,10 @@ def test_a_cascade_gives_the_bits_of_the_oracle(
     if cascade is None:
         assert family in EXTREME or not 2**-60 <= max_abs(rows) <= LARGEST
         return
-    segment = (rows, None, 0, None, max_abs(rows), cascade)
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows), cascade)
     for isa in ISAS:
         got = _core.search(
-            queries, max_abs(queries), [segment], k, metric, threads=threads, isa=isa
+            queries, max_abs(queries), [segment], k, metric, execution=_core.Execution(threads, isa)
         )
         assert_same(got, wanted, isa)
         if q and max_abs(queries) <= LARGEST and 8 * k <= n:
@@ -84,12 +97,14 @@ def test_every_isa_passes_the_same_rows_in_each_stage(coded_rows):
     rng = np.random.default_rng(11)
     points = rng.choice([-1, 1], (2100, 8)) + 0.01 * rng.standard_normal((2100, 8))
     rows, queries = points[:2000].astype(np.float32), points[2000:].astype(np.float32)
-    segment = (
+    segment = _core.Segment(
         rows, None, 0, None, max_abs(rows), cascade_of(rows, None, 8, 6, coded_rows=coded_rows)
     )  # fmt: skip
     done = []
     for isa in ISAS:
-        found = _core.search(queries, max_abs(queries), [segment], 9, "euclidean", isa=isa)
+        found = _core.search(
+            queries, max_abs(queries), [segment], 9, "euclidean", execution=_core.Execution(isa=isa)
+        )
         done.append({name: count for name, count in found[3].items() if name != "isa"})
     assert done[0]["code_hits"] > 0
     assert all(each == done[0] for each in done)
@@ -98,8 +113,12 @@ def test_every_isa_passes_the_same_rows_in_each_stage(coded_rows):
 def test_many_neighbours_get_a_reach_before_the_scan():
     """The nearest clusters hold only a few times k rows, and still give a reach."""
     queries, rows = clustered(4000, 30, 16)
-    segment = (rows, None, 0, None, max_abs(rows), cascade_of(rows, None, 16, 16, coded_rows=False))
-    found = _core.search(queries, max_abs(queries), [segment], 500, "euclidean", threads=1)
+    segment = _core.Segment(
+        rows, None, 0, None, max_abs(rows), cascade_of(rows, None, 16, 16, coded_rows=False)
+    )
+    found = _core.search(
+        queries, max_abs(queries), [segment], 500, "euclidean", execution=_core.Execution(1)
+    )
     assert_same(found, oracle.search(queries, rows, 500))
     assert found[3]["rescored"] < 30 * 1500
 
@@ -107,9 +126,11 @@ def test_many_neighbours_get_a_reach_before_the_scan():
 @pytest.mark.parametrize("q", [255, 256, 257, 513, 770])
 def test_any_number_of_queries_gives_the_bits_of_the_oracle(q):
     queries, rows = clustered(1500, q, 20)
-    segment = (rows, None, 0, None, max_abs(rows), cascade_of(rows, None, 12, 9))
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows), cascade_of(rows, None, 12, 9))
     for threads in (1, 2):
-        found = _core.search(queries, max_abs(queries), [segment], 6, "euclidean", threads=threads)
+        found = _core.search(
+            queries, max_abs(queries), [segment], 6, "euclidean", execution=_core.Execution(threads)
+        )
         assert_same(found, oracle.search(queries, rows, 6))
 
 
@@ -121,10 +142,15 @@ def test_every_family_on_more_rows_gives_the_oracles_bits(isa, coded_rows, metri
     queries, rows = make(family, 7, 3000, 40, 48)
     wanted = oracle.search(queries, rows, 20, metric)
     cascade = cascade_of(rows, None, 24, 12, coded_rows=coded_rows, metric=metric)
-    segment = (rows, None, 0, None, max_abs(rows), cascade)
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows), cascade)
     for threads in (1, 2):
         got = _core.search(
-            queries, max_abs(queries), [segment], 20, metric, threads=threads, isa=isa
+            queries,
+            max_abs(queries),
+            [segment],
+            20,
+            metric,
+            execution=_core.Execution(threads, isa),
         )
         assert_same(got, wanted)
 
@@ -162,20 +188,29 @@ def test_mixed_segments_and_exclusions_give_the_oracles_bits(
             ids[part] = first + np.arange(size)
         given_ids = None if number % 2 else ids[part]
         died = (~alive[part]).astype(np.int64)
-        segment = (keys, given_ids, first, died, largest)
+        segment = _core.Segment(keys, given_ids, first, died, largest)
         covered = int(rng.integers(0, size + 1))
         if cascaded and covered:
-            some = (keys[:covered], None, 0, None, largest)
-            cascade = _core.Cascade(some, d, 8, 3, coded_rows, threads, metric=metric)
+            some = _core.Segment(keys[:covered], None, 0, None, largest)
+            cascade = _core.Cascade(
+                some, d, 8, 3, coded_rows, metric=metric, execution=_core.Execution(threads)
+            )
             assert len(cascade) == covered
-            segment = (*segment, cascade)
+            segment = segment.with_index(cascade)
         segments.append(segment)
         start += size
     exclude = rng.choice(np.append(ids, -1), (q, width)).astype(np.int64) if width else None
     wanted = oracle.search(queries, rows, k, metric, ids=ids, exclude_ids=exclude, alive=alive)
     for isa in ISAS:
         got = _core.search(
-            queries, max_abs(queries), segments, k, metric, exclude, threads, isa, version=1
+            queries,
+            max_abs(queries),
+            segments,
+            k,
+            metric,
+            exclude,
+            version=1,
+            execution=_core.Execution(threads, isa),
         )
         assert_same(got, wanted, isa)
         found = got[2] >= 0
@@ -200,10 +235,10 @@ def test_every_stage_runs_and_filters(isa, coded_rows, q, metric):
     n, k = 20_000, 10
     queries, rows = clustered(n, q, 96)
     cascade = cascade_of(rows, None, 32, 64, coded_rows=coded_rows, metric=metric)
-    segment = (rows, None, 0, None, max_abs(rows), cascade)
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows), cascade)
     for threads in (1, 2):
         got = _core.search(
-            queries, max_abs(queries), [segment], k, metric, threads=threads, isa=isa
+            queries, max_abs(queries), [segment], k, metric, execution=_core.Execution(threads, isa)
         )
         stats = got[3]
         assert (stats["isa"], stats["strategy"], stats["filter"]) == (isa, "cascade", "codes")
@@ -236,8 +271,8 @@ def test_queries_that_all_rows_pass_leave_the_cascade(coded_rows, go_on):
     """Where rows are coded, a few queries of each block stay: so few are faster there."""
     rows = np.tile(np.float32([[1, 2, 3, 4]]), (20_000, 1))
     cascade = cascade_of(rows, None, 4, 3, coded_rows=coded_rows)
-    segment = (rows, None, 0, None, 4.0, cascade)
-    got = _core.search(rows[:600], 4.0, [segment], 5, "euclidean", threads=1)
+    segment = _core.Segment(rows, None, 0, None, 4.0, cascade)
+    got = _core.search(rows[:600], 4.0, [segment], 5, "euclidean", execution=_core.Execution(1))
     assert got[3]["given_up"] == 600 - 3 * go_on  # three blocks
     assert (got[0] == 0).all()
     assert (got[1] == np.arange(5)).all()
@@ -249,7 +284,7 @@ def test_far_queries_are_answered():
     cascade = cascade_of(rows, None, 12, 8)
     for factor in (3, 30, 1e6, 1e30):
         far = (queries * factor).astype(np.float32)
-        segment = (rows, None, 0, None, max_abs(rows), cascade)
+        segment = _core.Segment(rows, None, 0, None, max_abs(rows), cascade)
         got = _core.search(far, max_abs(far), [segment], 7, "euclidean")
         assert_same(got, oracle.search(far, rows, 7))
 
@@ -260,12 +295,14 @@ def test_cascade_of_another_segment_is_refused():
     for wrong in (rows[:300], np.ascontiguousarray(rows[:, :20])):
         asked = np.ascontiguousarray(queries[:, : wrong.shape[1]])
         with pytest.raises(ValueError, match="the cascade is not one of this segment"):
-            _core.search(asked, 9.0, [(wrong, None, 0, None, 9.0, cascade)], 3, "euclidean")
+            _core.search(
+                asked, 9.0, [_core.Segment(wrong, None, 0, None, 9.0, cascade)], 3, "euclidean"
+            )
     with pytest.raises(ValueError, match="depth must be a multiple of 4 from 4 to 32768"):
         cascade_of(rows, None, 6)
     rows[7, 3] = np.nan
     with pytest.raises(ValueError, match="a row is not what its segment says"):
-        _core.Cascade((rows, None, 0, None, 9.0), 24, 8, 3)
+        _core.Cascade(_core.Segment(rows, None, 0, None, 9.0), 24, 8, 3)
 
 
 # ------------------------------------------------------------------ bounds of a cascade
@@ -273,8 +310,10 @@ def test_cascade_of_another_segment_is_refused():
 
 def bounds_of(queries, rows, cascade, isa="", metric="euclidean"):
     """Return the bounds that the stages promise, and the true distances."""
-    segment = (rows, None, 0, None, max_abs(rows), cascade)
-    promised = _core.cascade_bounds(queries, max_abs(queries), [segment], metric, isa)
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows), cascade)
+    promised = _core.cascade_bounds(
+        queries, max_abs(queries), [segment], metric, execution=_core.Execution(isa=isa)
+    )
     q, x = queries.astype(np.longdouble), rows.astype(np.longdouble)
     if metric == "cosine":
         q, x = (v / np.maximum(lengths(v), np.finfo(np.longdouble).tiny) for v in (q, x))
@@ -348,7 +387,9 @@ def test_points_are_as_near_to_the_exact_ones_as_promised(metric, as_queries):
             lift = np.sqrt(np.maximum(np.longdouble(longest) ** 2 - norms**2, 0))
             exact = np.append(exact, lift, 1)
         for isa in ISAS:
-            points, off = _core.points(vectors, metric, longest, as_queries, isa)
+            points, off = _core.points(
+                vectors, metric, longest, as_queries, execution=_core.Execution(isa=isa)
+            )
             worst = max(worst, float((lengths(points - exact)[:, 0] / off).max()))
     print(f"{metric}, queries {as_queries}: at most {worst:.4f} of what is promised")
     assert 0.7 < worst <= 1
@@ -431,8 +472,10 @@ def timed(monkeypatch, seconds):
     search = _core.search
 
     def time(queries, segment, ask):
-        found = search(queries, segment[4], [segment], ask.k, ask.metric, None, ask.threads)
-        return seconds(len(queries), segment[5]), found[3]
+        found = search(
+            queries, segment.largest, [segment], ask.k, ask.metric, execution=ask.execution
+        )
+        return seconds(len(queries), segment.index), found[3]
 
     monkeypatch.setattr(index_trial, "_time", time)
 
@@ -613,7 +656,7 @@ def test_prepare_covers_rows_added_during_another_build(slow_builds):
         go_on.set()
         first.result(60)
         second.result(60)
-    assert [len(arguments[0][0]) for arguments in built] == [N, N + N // 2]
+    assert [len(arguments[0]) for arguments in built] == [N, N + N // 2]
     assert memory.plan_[1]["rows"] == N + N // 2
 
 
@@ -824,9 +867,9 @@ def test_one_search_builds_for_itself_if_it_is_large(monkeypatch, metric):
 def test_rows_of_flat_spectrum_have_no_cascade_of_any_metric():
     rng = np.random.default_rng(3)
     rows = rng.standard_normal((N, 600)).astype(np.float32)
-    segment = (rows, None, 0, None, max_abs(rows))
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows))
     for metric in METRICS:
-        decision = index_trial.decide(segment, rows, 5, 2, 1, metric)
+        decision = index_trial.decide(segment, rows, 5, _core.Execution(2), 1, metric)
         assert decision.index is None
         assert decision.tried == ()
 
@@ -835,8 +878,8 @@ def test_rows_of_flat_spectrum_have_no_cascade_of_any_metric():
 def test_inner_products_are_tried_on_some_of_the_rows_first(monkeypatch, slower):
     timed(monkeypatch, lambda queries, cascade: 1.0 if cascade is None else slower)
     _, rows = clustered(N, 1, 40)
-    segment = (rows, None, 0, None, max_abs(rows))
-    decision = index_trial.decide(segment, rows, 5, 2, 1, "inner_product")
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows))
+    decision = index_trial.decide(segment, rows, 5, _core.Execution(2), 1, "inner_product")
     assert (decision.tried == ()) == (slower == 2)
 
 
@@ -855,8 +898,8 @@ def test_a_cascade_takes_at_most_two_fifths_of_float32_rows(d):
 def test_rows_of_few_dimensions_have_no_cascade_small_enough(d):
     _, rows = clustered(index_shape.LEAST_ROWS, 1, d)
     assert not index_shape.shape_for(len(rows), d).fits(d)
-    segment = (rows, None, 0, None, max_abs(rows))
-    tried = index_trial.decide(segment, rows, 5, 2).tried
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows))
+    tried = index_trial.decide(segment, rows, 5, _core.Execution(2)).tried
     assert {trial["search"] for trial in tried} <= {"tree"}
 
 
@@ -872,7 +915,7 @@ def test_cascade_of_arrays_is_the_same_and_copies_no_codes():
     assert np.shares_memory(again.arrays()["codes"], arrays["codes"])
     assert not arrays["codes"].flags.writeable
     del cascade, arrays
-    segment = (rows, None, 0, None, max_abs(rows), again)
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows), again)
     found = _core.search(queries, max_abs(queries), [segment], 7, "euclidean")
     assert found[3]["strategy"] == "cascade"
     assert_same(found, oracle.search(queries, rows, 7))
@@ -962,9 +1005,16 @@ def test_damaged_cascade_is_refused_or_searched_within_arrays(d, depth, coded_ro
             cascade = _core.Cascade.of(mutated(rng, arrays))
         except ValueError:
             continue
-        segment = (rows, None, 0, None, max_abs(rows), cascade)
+        segment = _core.Segment(rows, None, 0, None, max_abs(rows), cascade)
         for k in (1, 80):
-            found = _core.search(queries, max_abs(queries), [segment], k, "euclidean", isa=isa)
+            found = _core.search(
+                queries,
+                max_abs(queries),
+                [segment],
+                k,
+                "euclidean",
+                execution=_core.Execution(isa=isa),
+            )
             assert found[3]["strategy"] == "cascade"
             assert ((found[1] >= -1) & (found[1] < 700)).all()
         searched += 1
@@ -1012,7 +1062,7 @@ def test_rows_whose_squares_leave_float32_are_not_coded():
     queries = rows[:9] * np.float32(0.999)
     assert cascade_of(rows, None, 64, 3, coded_rows=True) is None
     cascade = cascade_of(rows, None, 64, 3, coded_rows=False)
-    segment = (rows, None, 0, None, max_abs(rows), cascade)
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows), cascade)
     found = _core.search(queries, max_abs(queries), [segment], 5, "euclidean")
     assert found[3]["strategy"] == "cascade"
     assert_same(found, oracle.search(queries, rows, 5))
@@ -1026,12 +1076,14 @@ def test_search_ends_on_arrays_changed_after_their_check(value, metric, coded_ro
     queries, rows = clustered(3000, 60, 40)
     cascade = cascade_of(rows, None, 16, 9, coded_rows=coded_rows, metric=metric)
     largest = max_abs(rows), max_abs(queries)
-    segment = (rows, None, 0, None, largest[0], cascade)
+    segment = _core.Segment(rows, None, 0, None, largest[0], cascade)
     rng = np.random.default_rng(0)
     for part in (queries[::2], rows[::3], rows):
         part[np.arange(len(part)), rng.integers(0, 40, len(part))] = value
         for k in (1, 70, 300):
-            found = _core.search(queries, largest[1], [segment], k, metric, isa=isa)
+            found = _core.search(
+                queries, largest[1], [segment], k, metric, execution=_core.Execution(isa=isa)
+            )
             assert found[3]["strategy"] == "cascade"
             assert ((found[1] >= -1) & (found[1] < 3000)).all()
 

@@ -32,7 +32,7 @@ from resmem._rows import ingest
 
 def kept(rows, metric="euclidean"):
     """Return the dtype in which ``search`` compares rows, and whether it subtracts an offset."""
-    keeping = _search._TypedSearch(np.asarray(rows), 1, metric, 0).keeping
+    keeping = _search._TypedSearch(np.asarray(rows), 1, metric, _core.Execution()).keeping
     return keeping.dtype, keeping.offset is not None
 
 
@@ -89,12 +89,19 @@ def test_float64_segments_and_exclusions_give_the_oracles_bits():
     died = np.where(dead, 1, 0)
     exclude = rng.choice(ids, (20, 5))
     segments = [
-        (part, ids[at].copy(), 0, died[at].copy(), max_abs(part))
+        _core.Segment(part, ids[at].copy(), 0, died[at].copy(), max_abs(part))
         for at in (slice(0, 150), slice(150, 400))
         for part in [rows[at].copy()]
     ]
     found = _core.search(
-        queries, max_abs(queries), segments, 9, "euclidean", exclude, version=1, threads=2
+        queries,
+        max_abs(queries),
+        segments,
+        9,
+        "euclidean",
+        exclude,
+        version=1,
+        execution=_core.Execution(2),
     )
     wanted = oracle.search(queries, rows, 9, ids=ids, exclude_ids=exclude, alive=~dead, wide=True)
     assert_same(found[:2], wanted)
@@ -116,17 +123,22 @@ def test_float64_logits_of_a_head_are_those_of_the_oracle():
     bias = rng.normal(size=5).astype(np.float32)
     wanted = oracle.head_logits(keys, weight, bias)
     for isa in ISAS:
-        same_bits(_core.head_logits(keys, weight, bias, isa=isa), wanted)
+        same_bits(
+            _core.head_logits(
+                keys, _core.LinearHead(weight, bias), execution=_core.Execution(isa=isa)
+            ),
+            wanted,
+        )
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_inspect_rows_of_float64_gives_maximum_and_bad_row(isa):
     for n, d in ((1, 1), (3, 5), (700, 33)):
         rows = np.random.default_rng(n).normal(size=(n, d)) * 1e200
-        assert _core.inspect_rows(rows, 2, isa) == (max_abs(rows), -1)
+        assert _core.inspect_rows(rows, execution=_core.Execution(2, isa)) == (max_abs(rows), -1)
         rows[n // 2, d // 2] = np.nan
         rows[n - 1, d - 1] = -np.inf
-        assert _core.inspect_rows(rows, 2, isa)[1] == n // 2
+        assert _core.inspect_rows(rows, execution=_core.Execution(2, isa))[1] == n // 2
 
 
 # ---- What search compares ---------------------------------------------------------------------

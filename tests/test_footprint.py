@@ -32,9 +32,10 @@ rng = np.random.default_rng(0)
 SEARCH = """
 n, d, q, k, threads, strategy = {}
 rows, queries = rng.random((n, d), dtype=np.float32), rng.random((q, d), dtype=np.float32)
-segments = [(rows, None, 0, None, 1.0)]
+segments = [_core.Segment(rows, None, 0, None, 1.0)]
 def search(queries):
-    return _core.search(queries, 1.0, segments, k, "euclidean", None, threads, "", strategy)
+    forced, execution = _core.ForcedPlan(strategy), _core.Execution(threads)
+    return _core.search(queries, 1.0, segments, k, "euclidean", forced=forced, execution=execution)
 search(queries[:40])
 measure(lambda: search(queries))
 """

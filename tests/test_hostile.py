@@ -113,7 +113,7 @@ def write():
         rows[-1, -1] = 0
 threading.Thread(target=write, daemon=True).start()
 while time.monotonic() < stop:
-    assert -1 <= _core.inspect_rows(rows, 1)[1] < len(rows)
+    assert -1 <= _core.inspect_rows(rows, _core.Execution(1))[1] < len(rows)
 """,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -21,7 +21,7 @@ def same_bits(a, b):
 
 
 def dense(*residuals):
-    return [("dense", part) for part in residuals]
+    return [_core.DenseRows(part) for part in residuals]
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_exp_is_within_two_ulp_and_has_the_bits_of_the_oracle(isa):
     rng = np.random.default_rng(0)
     edges = [0.0, -0.0, -np.inf, -746.0, -745.2, -745.13, -708.4, -1e-300, 709.78, 710.0, 1e-17]
     x = np.concatenate([edges, -rng.exponential(20, 3000), rng.uniform(-745, 709, 3000)])
-    got = _core.exp(x, isa)
+    got = _core.exp(x, execution=_core.Execution(isa=isa))
     assert same_bits(got, oracle.cexp(x))
     with mpmath.workprec(120):
         for value, result in zip(x[::3], got[::3], strict=True):
@@ -61,7 +61,10 @@ def test_exp_does_not_depend_on_the_position_of_a_value(isa):
     whole = oracle.cexp(x)
     for start in range(9):
         for stop in range(start, len(x) + 1):
-            assert same_bits(_core.exp(x[start:stop].copy(), isa), whole[start:stop])
+            assert same_bits(
+                _core.exp(x[start:stop].copy(), execution=_core.Execution(isa=isa)),
+                whole[start:stop],
+            )
 
 
 # ---- log -----------------------------------------------------------------------------------
@@ -76,7 +79,7 @@ def test_log_has_the_bits_of_the_oracle(isa):
     around = [1 - 2.0**-53 * np.arange(100), 1 + 2.0**-52 * np.arange(100)]
     x = [np.exp(rng.uniform(-708, 709, 3000)), rng.uniform(0.4, 2.1, 3000)]
     x = np.concatenate([edges, neighbours, *around, *x])
-    assert same_bits(_core.log(x, isa), oracle.clog(x))
+    assert same_bits(_core.log(x, execution=_core.Execution(isa=isa)), oracle.clog(x))
 
 
 def test_log_does_not_depend_on_the_position_of_a_value(isa):
@@ -84,7 +87,10 @@ def test_log_does_not_depend_on_the_position_of_a_value(isa):
     whole = oracle.clog(x)
     for start in range(9):
         for stop in range(start, len(x) + 1):
-            assert same_bits(_core.log(x[start:stop].copy(), isa), whole[start:stop])
+            assert same_bits(
+                _core.log(x[start:stop].copy(), execution=_core.Execution(isa=isa)),
+                whole[start:stop],
+            )
 
 
 # ---- Softmax, residuals, simplex -------------------------------------------------------------
@@ -106,12 +112,18 @@ def test_softmax_and_residuals_have_the_bits_of_the_oracle(isa, columns, n):
         base = oracle.softmax(logits, temperature)
         wanted = oracle.residuals("classification", "logits", logits, labels, temperature)
         for threads in (1, 2, 7):
-            assert same_bits(_core.softmax(logits, temperature, threads, isa), base)
-            got = _core.class_residuals(logits, labels, temperature, threads, isa)
+            assert same_bits(
+                _core.softmax(logits, temperature, execution=_core.Execution(threads, isa)), base
+            )
+            got = _core.class_residuals(
+                logits, labels, temperature, execution=_core.Execution(threads, isa)
+            )
             assert same_bits(got, wanted)
     p = oracle.softmax(logits).astype(np.float32)
     wanted = oracle.residuals("classification", "probabilities", p, labels)
-    assert same_bits(_core.class_residuals(p, labels, 0.0, 2, isa), wanted)
+    assert same_bits(
+        _core.class_residuals(p, labels, 0.0, execution=_core.Execution(2, isa)), wanted
+    )
 
 
 @pytest.mark.parametrize("temperature", [1e-100, 1e-30, 1.0, 1e30, 1e100])
@@ -120,7 +132,7 @@ def test_softmax_of_extreme_logits_is_finite(isa, temperature):
     values = np.array([largest, -largest, 0, -0.0, SMALLEST, -SMALLEST, 1e-38, 88.7, -np.inf])
     rows = np.random.default_rng(0).choice(values.astype(np.float32), (50, 6))
     rows[:, 0] = np.where(np.isneginf(rows).all(axis=1), 0, rows[:, 0])
-    got = _core.softmax(rows, temperature, 1, isa)
+    got = _core.softmax(rows, temperature, execution=_core.Execution(1, isa))
     assert same_bits(got, oracle.softmax(rows, temperature))
     assert np.isfinite(got).all()
 
@@ -134,7 +146,7 @@ def test_simplex_has_the_bits_of_the_oracle(isa, columns, n):
         assert np.allclose(wanted.sum(axis=1), 1, atol=1e-12)
         for threads in (1, 2, 7):
             got = values.copy()
-            _core.simplex(got, floor, threads, isa, kind)
+            _core.simplex(got, floor, kind=kind, execution=_core.Execution(threads, isa))
             assert same_bits(got, wanted)
 
 
@@ -155,7 +167,14 @@ def test_simplex_of_corrected_rows_has_the_oracles_bits(isa, columns, kind):
             assert same_bits(wanted[3:9], base[3:9])
             for threads in (1, 7):
                 got = values.copy()
-                _core.simplex(got, floor, threads, isa, kind, base, strength)
+                _core.simplex(
+                    got,
+                    floor,
+                    kind=kind,
+                    base=base,
+                    strength=strength,
+                    execution=_core.Execution(threads, isa),
+                )
                 assert same_bits(got, wanted)
 
 
@@ -168,7 +187,7 @@ def test_simplex_of_ties_and_large_values_has_the_oracles_bits(isa, columns, kin
     values[4:8, 0] = -0.0, 1e-320, 1 - 2.0**-53, 1.0
     for floor in (0.25, 1e-6, 1e-320):
         got = values.copy()
-        _core.simplex(got, floor, 2, isa, kind)
+        _core.simplex(got, floor, kind=kind, execution=_core.Execution(2, isa))
         assert same_bits(got, oracle.simplex(values, floor, kind))
 
 
@@ -180,7 +199,9 @@ def test_simplex_with_a_share_of_the_base_has_the_oracles_bits(isa, columns):
     for threads in (1, 7):
         for share in (0.1, 0.7):
             got = values.copy()
-            _core.simplex(got, share, threads, isa, "keep", base)
+            _core.simplex(
+                got, share, kind="keep", base=base, execution=_core.Execution(threads, isa)
+            )
             assert same_bits(got, oracle.simplex(values, share, "keep", base))
 
 
@@ -189,18 +210,27 @@ def test_row_longer_than_a_task_has_the_bits_of_the_oracle(isa):
     logits, labels = logits_of(rng, 5, 70_001), np.arange(5)
     base = oracle.softmax(logits, 2.0)
     residuals = oracle.residuals("classification", "logits", logits, labels, 2.0)
-    assert same_bits(_core.softmax(logits, 2.0, 2, isa), base)
-    assert same_bits(_core.class_residuals(logits, labels, 2.0, 2, isa), residuals)
+    assert same_bits(_core.softmax(logits, 2.0, execution=_core.Execution(2, isa)), base)
+    assert same_bits(
+        _core.class_residuals(logits, labels, 2.0, execution=_core.Execution(2, isa)), residuals
+    )
     distances, positions = np.sort(rng.random((5, 6)), axis=1), rng.integers(0, 5, (5, 6))
     got = _core.aggregate(
-        dense(residuals), distances, positions, 0.5, 70_001, 0.25, base.copy(), 2, isa
+        dense(residuals),
+        distances,
+        positions,
+        0.5,
+        70_001,
+        0.25,
+        base.copy(),
+        execution=_core.Execution(2, isa),
     )
     wanted = oracle.correct(base, oracle.correction(distances, positions, residuals, 0.5), 0.25)
     assert same_bits(got, wanted)
     for kind in ("clip", "project"):
         for of in (None, base):
             mapped = got.copy()
-            _core.simplex(mapped, 1e-6, 2, isa, kind, of)
+            _core.simplex(mapped, 1e-6, kind=kind, base=of, execution=_core.Execution(2, isa))
             assert same_bits(mapped, oracle.simplex(wanted, 1e-6, kind, of))
 
 
@@ -226,13 +256,18 @@ def test_weights_and_sums_have_the_bits_of_the_oracle(isa, columns, k):
     base = rng.random((q, columns))
     for sigma in (0.1, 3.0, np.inf):
         wanted = oracle.weights(distances, sigma)
-        got = _core.weights(distances, positions, sigma, isa)
+        got = _core.weights(distances, positions, sigma, execution=_core.Execution(isa=isa))
         assert all(map(same_bits, got, wanted))
         wanted = oracle.correction(distances, positions, residuals, sigma)
         for parts in (dense(residuals), dense(residuals[:7], residuals[7:7], residuals[7:])):
             for threads in (1, 2, 7):
                 got = _core.aggregate(
-                    parts, distances, positions, sigma, columns, threads=threads, isa=isa
+                    parts,
+                    distances,
+                    positions,
+                    sigma,
+                    columns,
+                    execution=_core.Execution(threads, isa),
                 )
                 assert same_bits(got, wanted)
         for strength in (0.7, 0.0, -2.0):
@@ -244,7 +279,7 @@ def test_weights_and_sums_have_the_bits_of_the_oracle(isa, columns, k):
                 columns,
                 strength,
                 base.copy(),
-                isa=isa,
+                execution=_core.Execution(isa=isa),
             )
             assert same_bits(got, oracle.correct(base, wanted, strength))
 
@@ -258,7 +293,12 @@ def test_sums_of_many_queries_have_the_bits_of_the_oracle(isa, q):
     wanted = oracle.correction(distances, positions, residuals, 0.3)
     for threads in (1, 2, 7):
         got = _core.aggregate(
-            dense(residuals), distances, positions, 0.3, 1000, threads=threads, isa=isa
+            dense(residuals),
+            distances,
+            positions,
+            0.3,
+            1000,
+            execution=_core.Execution(threads, isa),
         )
         assert same_bits(got, wanted)
 
@@ -268,7 +308,7 @@ def test_weights_of_extreme_sigma_have_the_oracles_bits(isa, sigma):
     distances = np.sort(np.random.default_rng(0).choice([0, 5e-324, 1e-45, 1e-3, 1, 700, 1e39], 90))
     distances = np.sort(distances.reshape(10, 9), axis=1)
     positions = np.zeros((10, 9), dtype=np.int64)
-    got = _core.weights(distances, positions, sigma, isa)
+    got = _core.weights(distances, positions, sigma, execution=_core.Execution(isa=isa))
     assert all(map(same_bits, got, oracle.weights(distances, sigma)))
     assert np.allclose(got[0].sum(axis=1), got[1], rtol=1e-12, atol=0)
 
@@ -276,7 +316,12 @@ def test_weights_of_extreme_sigma_have_the_oracles_bits(isa, sigma):
 def test_a_position_beyond_the_rows_is_refused(isa):
     with pytest.raises(IndexError, match="position 5 is beyond the 5 rows"):
         _core.aggregate(
-            dense(np.zeros((5, 2), np.float32)), np.zeros((1, 1)), np.array([[5]]), 1.0, 2, isa=isa
+            dense(np.zeros((5, 2), np.float32)),
+            np.zeros((1, 1)),
+            np.array([[5]]),
+            1.0,
+            2,
+            execution=_core.Execution(isa=isa),
         )
 
 
@@ -293,9 +338,9 @@ def test_flushing_to_zero_does_not_reach_softmax_and_residuals(isa, flushing):
     of_p = oracle.residuals("classification", "probabilities", p, labels)
     assert (np.abs(residuals) < np.finfo(np.float32).tiny).any()  # there is something to flush
     _core.set_flush_to_zero(True)
-    got = _core.softmax(logits, 1.0, 2, isa)
-    got_residuals = _core.class_residuals(logits, labels, 1.0, 2, isa)
-    got_of_p = _core.class_residuals(p, labels, 0.0, 2, isa)
+    got = _core.softmax(logits, 1.0, execution=_core.Execution(2, isa))
+    got_residuals = _core.class_residuals(logits, labels, 1.0, execution=_core.Execution(2, isa))
+    got_of_p = _core.class_residuals(p, labels, 0.0, execution=_core.Execution(2, isa))
     assert same_bits(got, base)
     assert same_bits(got_residuals, residuals)
     assert same_bits(got_of_p, of_p)
@@ -316,14 +361,23 @@ def test_flushing_to_zero_does_not_reach_weights_and_sums(isa, flushing):
     assert ((weights > 0) & (weights < np.finfo(np.float64).tiny)).any()
     _core.set_flush_to_zero(True)
     got = [
-        _core.weights(distances, positions, 1.0, isa)[0],
-        _core.aggregate(dense(residuals), distances, positions, 1.0, 5, threads=2, isa=isa),
+        _core.weights(distances, positions, 1.0, execution=_core.Execution(isa=isa))[0],
         _core.aggregate(
-            dense(residuals * 0), distances, positions, 1.0, 5, 1.0, base.copy(), 2, isa
+            dense(residuals), distances, positions, 1.0, 5, execution=_core.Execution(2, isa)
+        ),
+        _core.aggregate(
+            dense(residuals * 0),
+            distances,
+            positions,
+            1.0,
+            5,
+            1.0,
+            base.copy(),
+            execution=_core.Execution(2, isa),
         ),
         base.copy(),
     ]
-    _core.simplex(got[3], 1e-320, 2, isa)
+    _core.simplex(got[3], 1e-320, execution=_core.Execution(2, isa))
     for mine, wanted in zip(got, (weights, correction, corrected, simplex), strict=True):
         assert same_bits(mine, wanted)
 
@@ -335,7 +389,7 @@ def test_flushing_to_zero_does_not_reach_a_projection(isa, flushing):
     assert ((wanted > 0) & (wanted < np.finfo(np.float64).tiny)).any()
     _core.set_flush_to_zero(True)
     got = values.copy()
-    _core.simplex(got, 0.0, 2, isa, "project")
+    _core.simplex(got, 0.0, kind="project", execution=_core.Execution(2, isa))
     assert same_bits(got, wanted)
 
 
@@ -346,13 +400,13 @@ def test_inspect_rows_finds_the_first_bad_row(isa):
     rng = np.random.default_rng(0)
     for n, d in ((0, 3), (1, 1), (5, 7), (300, 33), (20_000, 17)):
         rows = rng.standard_normal((n, d)).astype(np.float32)
-        largest, bad = _core.inspect_rows(rows, 2, isa)
+        largest, bad = _core.inspect_rows(rows, execution=_core.Execution(2, isa))
         assert (largest, bad) == (np.abs(rows).max(initial=0), -1)
         for value in (np.nan, np.inf, -np.inf):
             if n > 4:
                 spoiled = rows.copy()
                 spoiled[n - 1, d - 1] = spoiled[n - 3, d // 2] = value
-                assert _core.inspect_rows(spoiled, 2, isa)[1] == n - 3
+                assert _core.inspect_rows(spoiled, execution=_core.Execution(2, isa))[1] == n - 3
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -362,12 +416,12 @@ def test_inspect_rows_looks_at_every_value(isa, value):
         for column in range(5):
             spoiled = rows.copy()
             spoiled[row, column] = value
-            assert _core.inspect_rows(spoiled, 1, isa)[1] == row
+            assert _core.inspect_rows(spoiled, execution=_core.Execution(1, isa))[1] == row
             spoiled[row, column] = -3
-            assert _core.inspect_rows(spoiled, 1, isa) == (3.0, -1)
+            assert _core.inspect_rows(spoiled, execution=_core.Execution(1, isa)) == (3.0, -1)
 
 
 @pytest.mark.parametrize("value", [np.finfo(np.float32).max, SMALLEST, 0.0])
 def test_inspect_rows_of_extreme_values_gives_the_maximum(isa, value):
     rows = np.full((40, 9), -value, np.float32)
-    assert _core.inspect_rows(rows, 2, isa) == (value, -1)
+    assert _core.inspect_rows(rows, execution=_core.Execution(2, isa)) == (value, -1)

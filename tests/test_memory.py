@@ -654,7 +654,7 @@ def test_a_running_query_keeps_the_rows_it_found(fitted, monkeypatch):
     monkeypatch.setattr(
         resmem._base.blocks, "_BLOCK_BYTES", (24 * 7 + 16 * mem.correct(keys, logits).shape[1]) * 30
     )  # four blocks
-    search, calls = resmem._correction.correct.nearest_corrections, []
+    search, calls = resmem._correction.correct.NeighbourSearch.corrections, []
 
     def change():
         mem.remove(np.arange(0, 120, 2))
@@ -668,7 +668,7 @@ def test_a_running_query_keeps_the_rows_it_found(fitted, monkeypatch):
         calls.append(None)
         return search(*arguments)
 
-    monkeypatch.setattr(resmem._correction.correct, "nearest_corrections", slow_search)
+    monkeypatch.setattr(resmem._correction.correct.NeighbourSearch, "corrections", slow_search)
     same_bits(mem.correct(keys, logits), before)
     assert len(calls) == 4
     assert len(mem) == 180

@@ -96,7 +96,7 @@ def test_the_stub_names_the_statistics_of_a_search():
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
     rows = np.ones((3, 2), np.float32)
-    found = _core.search(rows, 1.0, [(rows, None, 0, None, 1.0)], 1, "euclidean")[3]
+    found = _core.search(rows, 1.0, [_core.Segment(rows, None, 0, None, 1.0)], 1, "euclidean")[3]
     assert {name: type(value).__name__ for name, value in found.items()} == fields
 
 

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 import oracle
 import resmem
 from resmem import _core
+from resmem._base.execution import DEFAULT, Execution
 from resmem._base.sample import sample
 from resmem._keys import preprocess as _preprocess
 
@@ -150,11 +151,11 @@ def test_any_fitted_numbers_give_the_oracles_bits_or_an_error(kind, data):
         wanted = oracle.preprocess(e, name, numbers)
     except ValueError:
         with pytest.raises(ValueError, match=rf"row [0-2] is beyond float32 after .*'{name}'"):
-            made_by.keys(e, d, 0, 0)
+            made_by.keys(e, d, DEFAULT, 0)
         assert not np.isfinite(made_by.apply(e)).all()
     else:
         same_bits(made_by.apply(e), wanted)
-        keys, largest = made_by.keys(e, d, 0, 0)
+        keys, largest = made_by.keys(e, d, DEFAULT, 0)
         same_bits(keys, wanted)
         assert largest == np.abs(wanted).max()
 
@@ -175,7 +176,7 @@ def test_blocks_and_threads_change_no_bit(preprocess, monkeypatch):
     monkeypatch.setattr(resmem._base.blocks, "_BLOCK_BYTES", 1000)
     monkeypatch.setattr(_preprocess, "_BLOCK_BYTES", 8 * D * 3)
     for threads in (1, 2, 5):
-        same_bits(mem._state.view.rows.preprocess.apply(queries, threads), keys)
+        same_bits(mem._state.view.rows.preprocess.apply(queries, Execution(threads)), keys)
         got = mem.correct(queries, outputs, threads=threads), *mem.kneighbors(queries)
         for one, other in zip(got, wanted, strict=True):
             same_bits(one, other)

@@ -369,11 +369,13 @@ z = rng.random((n, 256), dtype=np.float32)
 mem = resmem.Memory(task="regression", k=5, sigma=1.0).fit(z, np.zeros(n), np.ones(n), copy=False)
 before = mem.kneighbors(z[:20])
 queries = np.concatenate([z] * 3)
-segment = (z, None, 0, None, 1.0)
+segment = _core.Segment(z, None, 0, None, 1.0)
 calls = {
     "kneighbors": lambda: mem.kneighbors(queries, threads=threads),
     "correction": lambda: mem.correction(queries, threads=threads),
-    "exact": lambda: _core.search(queries, 1.0, [segment], 5, "cosine", None, threads, "", "exact"),
+    "exact": lambda: _core.search(
+        queries, 1.0, [segment], 5, "cosine", forced=_core.ForcedPlan("exact"),
+        execution=_core.Execution(threads)),
     "fit": lambda: [mem.fit(z, np.zeros(n), np.ones(n)) for _ in range(1000)],
 }
 print("ready", flush=True)
@@ -557,8 +559,17 @@ def test_rows_beyond_2_to_the_32_elements_are_found(vast, strategy):
     queries = rows[planted[[0, 4, 5]]]
     kept = np.concatenate([[0, 1, 2], planted])  # the others are as far as 0, 1 and 2
     values, at = oracle.search(queries, rows[kept], 3, "sqeuclidean")
-    segment = (rows, None, 0, None, 1.0)
-    got = _core.search(queries, 1.0, [segment], 3, "sqeuclidean", None, 2, "", strategy)
+    segment = _core.Segment(rows, None, 0, None, 1.0)
+    got = _core.search(
+        queries,
+        1.0,
+        [segment],
+        3,
+        "sqeuclidean",
+        None,
+        forced=_core.ForcedPlan(strategy=strategy),
+        execution=_core.Execution(2),
+    )
     assert same(got[:2], (values, kept[at]))
     assert np.array_equal(got[2], kept[at])
 
@@ -567,16 +578,26 @@ def test_exact_path_beyond_2_to_the_32_elements_is_right(vast):
     rows, planted = vast
     died = np.ones(len(rows), dtype=np.int64)
     died[planted] = 0
-    segment = (rows, None, 0, died, 1.0)
-    got = _core.search(rows[planted], 1.0, [segment], 1, "cosine", None, 2, "", "exact", version=1)
+    segment = _core.Segment(rows, None, 0, died, 1.0)
+    got = _core.search(
+        rows[planted],
+        1.0,
+        [segment],
+        1,
+        "cosine",
+        None,
+        version=1,
+        forced=_core.ForcedPlan(strategy="exact"),
+        execution=_core.Execution(2),
+    )
     assert np.array_equal(got[1][:, 0], planted)
 
 
 def test_inspect_rows_beyond_2_to_the_32_elements_is_right(vast):
     rows, planted = vast
     largest = np.abs(rows[planted]).max()
-    assert _core.inspect_rows(rows, 2) == (largest, -1)
+    assert _core.inspect_rows(rows, execution=_core.Execution(2)) == (largest, -1)
     last = rows[-1].copy()
     rows[-1, -1] = np.inf
-    assert _core.inspect_rows(rows, 2)[1] == len(rows) - 1
+    assert _core.inspect_rows(rows, execution=_core.Execution(2))[1] == len(rows) - 1
     rows[-1] = last

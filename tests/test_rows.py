@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 import oracle
 import resmem
 from cases import fast_switches
+from resmem._base.execution import DEFAULT
 from resmem._correction import correct
-from resmem._correction.correct import nearest_rows
+from resmem._correction.correct import NeighbourSearch
 from resmem._rows import ingest
 from resmem._rows import segment as _segment
 from resmem._rows import snapshot as _snapshot
@@ -342,14 +343,14 @@ def test_a_query_computes_with_the_temperature_of_its_rows(monkeypatch):
     mem = resmem.Memory(k=5, sigma=1.0).fit(*rows)
     queries = examples(rng, 6)
     wanted = mem.correct(*queries[:2])
-    real = correct.nearest_corrections
+    real = correct.NeighbourSearch.corrections
 
     def meanwhile(*arguments):
         mem.temperature = 5.0
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(correct, "nearest_corrections", meanwhile)
+        patch.setattr(correct.NeighbourSearch, "corrections", meanwhile)
         assert mem.correct(*queries[:2]).tobytes() == wanted.tobytes()
     again = resmem.Memory(k=5, sigma=1.0, temperature=5.0).fit(*rows)
     assert mem.correct(*queries[:2]).tobytes() == again.correct(*queries[:2]).tobytes()
@@ -594,7 +595,7 @@ def test_snapshots_that_share_rows_differ_in_what_was_removed():
     assert [len(rows) for rows in seen] == [len(v) for v in snapshots] == [9, 8, 6, 5]
     for rows, snapshot in zip(seen, snapshots, strict=True):
         query = np.zeros((1, D), np.float32)
-        _, ids, _ = nearest_rows(snapshot, query, 0.0, 9, None, 0)
+        _, ids, _ = NeighbourSearch(snapshot, query, 0.0, 9, None, DEFAULT).neighbours()
         assert sorted(ids[0][ids[0] >= 0]) == rows
 
 

@@ -30,11 +30,13 @@ DEPTHS = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64
 QUERIES = st.sampled_from([0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 65])
 LARGEST_ID = 2**63 - 1
 VERSION = 5
-BLOCKS = st.tuples(
-    st.sampled_from([0, 1, 5, 16, 17]),  # queries
-    st.sampled_from([0, 12, 24]),  # rows
-    st.sampled_from([0, 4, 8, 16]),  # depth
-    st.sampled_from([0, 1, 9, 40]),  # buffer
+BLOCKS = st.fixed_dictionaries(
+    {
+        "query_block": st.sampled_from([0, 1, 5, 16, 17]),
+        "row_block": st.sampled_from([0, 12, 24]),
+        "depth_block": st.sampled_from([0, 4, 8, 16]),
+        "buffer": st.sampled_from([0, 1, 9, 40]),
+    }
 )
 
 
@@ -55,9 +57,7 @@ def test_every_path_gives_the_bits_of_the_oracle(family, seed, n, d, q, k, metri
     wanted = oracle.search(queries, rows, k, metric)
     for isa in ISAS:
         for path in paths(metric):
-            got = core_search(
-                queries, rows, k, metric, isa=isa, threads=threads, blocks=blocks, **path
-            )
+            got = core_search(queries, rows, k, metric, isa=isa, threads=threads, **blocks, **path)
             assert_same(got, wanted, (isa, path))
             if q > 0:
                 check_counts(got[3], n, q, isa, path)
@@ -119,7 +119,7 @@ def test_mixed_segments_and_exclusions_give_the_oracles_bits(
         died += rng.choice([0, VERSION + 1], size) * alive[part]  # removed later
         keys, rows[part] = as_stored(rows[part], STORED[number % 3])
         largest = max_abs(rows[part])
-        segments.append((keys, given_ids, first, died if removed else None, largest))
+        segments.append(_core.Segment(keys, given_ids, first, died if removed else None, largest))
         start += size
     exclude = None
     if width:
@@ -128,9 +128,16 @@ def test_mixed_segments_and_exclusions_give_the_oracles_bits(
     for isa in ISAS:
         for path in paths(metric):
             got = _core.search(
-                queries, max_abs(queries), segments, k, metric, exclude, threads, isa,
-                blocks=(0, 12, 0, 0), version=VERSION, **path,
-            )  # fmt: skip
+                queries,
+                max_abs(queries),
+                segments,
+                k,
+                metric,
+                exclude,
+                version=VERSION,
+                forced=_core.ForcedPlan(row_block=12, **path),
+                execution=_core.Execution(threads, isa),
+            )
             assert_same(got, wanted, (isa, path))
             found = got[2] >= 0
             assert np.array_equal(found, got[1] >= 0)
@@ -154,13 +161,18 @@ def test_half_width_keys_give_the_bits_of_their_values(
     queries, rows = make(family, seed, n, 9, d)
     keys, wide = as_stored(rows, stored)
     wanted = oracle.search(queries, wide, k, metric)
-    segment = (keys, None, 0, None, max_abs(wide))
+    segment = _core.Segment(keys, None, 0, None, max_abs(wide))
     for isa in ISAS:
         for path in paths(metric):
             got = _core.search(
-                queries, max_abs(queries), [segment], k, metric, isa=isa, threads=threads,
-                blocks=blocks, **path,
-            )  # fmt: skip
+                queries,
+                max_abs(queries),
+                [segment],
+                k,
+                metric,
+                forced=_core.ForcedPlan(**blocks, **path),
+                execution=_core.Execution(threads, isa),
+            )
             assert_same(got, wanted, (isa, path))
 
 
@@ -173,9 +185,14 @@ def test_streams_of_stored_keys_read_every_row(stored):
         wanted = oracle.search(queries, wide, 9)
         for isa in ISAS:
             got = _core.search(
-                queries, 6.0, [(keys, None, 0, None, 6.0)], 9, "euclidean", isa=isa,
-                strategy="stream",
-            )  # fmt: skip
+                queries,
+                6.0,
+                [_core.Segment(keys, None, 0, None, 6.0)],
+                9,
+                "euclidean",
+                forced=_core.ForcedPlan(strategy="stream"),
+                execution=_core.Execution(isa=isa),
+            )
             assert_same(got, wanted)
 
 
@@ -187,7 +204,13 @@ def test_search_at_a_version_sees_rows_removed_later():
         wanted = oracle.search(queries, rows, 9, alive=alive)
         for path in paths("euclidean"):
             got = _core.search(
-                queries, 6.0, [(rows, None, 0, died, 6.0)], 9, "euclidean", version=version, **path
+                queries,
+                6.0,
+                [_core.Segment(rows, None, 0, died, 6.0)],
+                9,
+                "euclidean",
+                version=version,
+                forced=_core.ForcedPlan(**path),
             )
             assert_same(got, wanted)
 
@@ -207,8 +230,17 @@ def test_rows_that_are_not_finite_are_not_found(metric, stored, isa):
         wanted = oracle.search(queries, wide, k, metric, alive=whole)
         for path in paths(metric):
             for threads in (1, 2):
-                segment = (keys, None, 0, None, 6.0)
-                got = _core.search(queries, 6.0, [segment], k, metric, None, threads, isa, **path)
+                segment = _core.Segment(keys, None, 0, None, 6.0)
+                got = _core.search(
+                    queries,
+                    6.0,
+                    [segment],
+                    k,
+                    metric,
+                    None,
+                    forced=_core.ForcedPlan(**path),
+                    execution=_core.Execution(threads, isa),
+                )
                 assert_same(got, wanted, path)
 
 
@@ -232,11 +264,22 @@ def test_damaged_rows_crash_no_search(seed, stored, claimed, share, k, metric, t
         half = rng.integers(0, 2**16, (n, d), dtype=np.uint16)
         rows = half.view(np.float16) if stored == "float16" else half
     ids, died = rng.integers(-(2**63), 2**63, (2, n))
-    segments = [(rows, ids, 0, died, claimed), (rows, None, LARGEST_ID - 1, None, claimed)]
+    segments = [
+        _core.Segment(rows, ids, 0, died, claimed),
+        _core.Segment(rows, None, LARGEST_ID - 1, None, claimed),
+    ]
     for isa in ISAS:
         for path in paths(metric):
             values, _, positions, _ = _core.search(
-                queries, 6.0, segments, k, metric, None, threads, isa, version=1, **path
+                queries,
+                6.0,
+                segments,
+                k,
+                metric,
+                None,
+                version=1,
+                forced=_core.ForcedPlan(**path),
+                execution=_core.Execution(threads, isa),
             )
             assert not np.isnan(values).any()
             assert ((positions >= -1) & (positions < 2 * n)).all()
@@ -256,15 +299,20 @@ def test_of_duplicates_the_smallest_ids_are_found(order, implied):
         rng = np.random.default_rng(0)
         ids, starts = rng.permutation(n), rng.permutation(starts)
     if implied:
-        segments = [(rows[:100], None, first, None, 3.0) for first in starts]
+        segments = [_core.Segment(rows[:100], None, first, None, 3.0) for first in starts]
     else:
-        segments = [(rows, ids, 0, None, 3.0)]
+        segments = [_core.Segment(rows, ids, 0, None, 3.0)]
     for path in paths("euclidean"):
         for threads in (1, 3):
             got = _core.search(
-                rows[:9], 3.0, segments, k, "euclidean", threads=threads,
-                blocks=(0, 12, 0, 0), **path,
-            )  # fmt: skip
+                rows[:9],
+                3.0,
+                segments,
+                k,
+                "euclidean",
+                forced=_core.ForcedPlan(row_block=12, **path),
+                execution=_core.Execution(threads),
+            )
             assert (got[0] == 0).all()
             assert (got[1] == np.arange(k)).all(), path
 
@@ -344,11 +392,11 @@ def test_the_core_converts_nothing():
         with pytest.raises(TypeError, match="queries must be C-contiguous float32, float16"):
             _core.search(wrong, 1.0, segment, 5, "euclidean")
         with pytest.raises(TypeError, match="segment keys must be C-contiguous float32, float16"):
-            _core.search(queries, 1.0, [(wrong, None, 0, None, 1.0)], 5, "euclidean")
+            _core.search(queries, 1.0, [_core.Segment(wrong, None, 0, None, 1.0)], 5, "euclidean")
     for wrong in (np.zeros(300, np.int32), np.zeros(300, bool), np.zeros(600, np.int64)[::2]):
-        for segment in ((rows, wrong, 0, None, 1.0), (rows, None, 0, wrong, 1.0)):
+        for ids, died in ((wrong, None), (None, wrong)):
             with pytest.raises(TypeError, match="expected contiguous int64 ids or versions"):
-                _core.search(queries, 1.0, [segment], 5, "euclidean")
+                _core.Segment(rows, ids, 0, died, 1.0)
 
 
 @pytest.mark.parametrize("strategy", ["by_rows", "by_queries", "stream"])
@@ -356,7 +404,7 @@ def test_copies_of_the_query_end_its_search(strategy):
     """With ascending ids, no row can follow the first k rows at distance 0 into the answer."""
     rows = np.tile(np.float32([[1, 2, 3]]), (5000, 1))
     stats = core_search(
-        rows[:20], rows, 10, strategy=strategy, filter="difference", threads=1, blocks=(0, 64, 0, 0)
+        rows[:20], rows, 10, strategy=strategy, filter="difference", threads=1, row_block=64
     )[3]
     assert stats["exact_thinnings"] == 20
     assert stats["hits"] < 20 * 300

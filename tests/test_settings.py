@@ -128,13 +128,13 @@ def test_a_file_holds_one_setting(tmp_path, call):
 
 def test_a_query_computes_with_the_settings_it_began_with(monkeypatch):
     mem = memory().use(ONE)
-    wanted, real = ANSWERS["predict_proba"](mem), _correct.nearest_corrections
+    wanted, real = ANSWERS["predict_proba"](mem), _correct.NeighbourSearch.corrections
 
     def meanwhile(*arguments):
         mem.use(OTHER)
         return real(*arguments)
 
-    monkeypatch.setattr(_correct, "nearest_corrections", meanwhile)
+    monkeypatch.setattr(_correct.NeighbourSearch, "corrections", meanwhile)
     assert ANSWERS["predict_proba"](mem) == wanted
     assert mem.k == OTHER.k
 

@@ -52,12 +52,12 @@ def caller(request):
 def test_every_half_is_widened_exactly(isa, caller):
     halves = EVERY_HALF.view(np.float16)
     nan = np.isnan(halves)
-    got = caller(_core.widen, halves, 2, isa)
+    got = caller(_core.widen, halves, _core.Execution(2, isa))
     assert np.array_equal(bits(got)[~nan], bits(halves.astype(np.float32))[~nan])
     assert np.isnan(got[nan]).all()
-    assert same_bits(got, _core.widen(halves, 1, "scalar"))
+    assert same_bits(got, _core.widen(halves, execution=_core.Execution(1, "scalar")))
     wide = EVERY_HALF.astype(np.uint32) << 16
-    assert same_bits(bits(caller(_core.widen, EVERY_HALF, 2, isa)), wide)
+    assert same_bits(bits(caller(_core.widen, EVERY_HALF, _core.Execution(2, isa))), wide)
 
 
 def around(values):
@@ -72,7 +72,10 @@ def around(values):
 def halfway_cases(kind):
     """Return all numbers of a type, and float32 numbers around its rounding limits."""
     every = EVERY_HALF.ravel()
-    wide = _core.widen((every.view(np.float16) if kind == "float16" else every)[None], 1, "scalar")
+    wide = _core.widen(
+        (every.view(np.float16) if kind == "float16" else every)[None],
+        execution=_core.Execution(1, "scalar"),
+    )
     numbers = np.sort(wide[np.isfinite(wide)])
     largest = np.finfo(np.float32).max
     edges = np.float32([65519.996, 65520, 65536, 1e6, largest, 2**-149, 2**-26, np.inf, -0.0])
@@ -94,13 +97,13 @@ def to_bfloat16(values):
 def test_narrowing_rounds_to_nearest_even(isa, kind, caller):
     values = halfway_cases(kind)
     nan = np.isnan(values)
-    got = caller(_core.narrow, values, kind, 2, isa)
+    got = caller(_core.narrow, values, kind, _core.Execution(2, isa))
     assert got.dtype == (np.float16 if kind == "float16" else np.uint16)
     with np.errstate(over="ignore", invalid="ignore"):
         wanted = values.astype(np.float16) if kind == "float16" else to_bfloat16(values)
     assert np.array_equal(bits(got)[~nan], bits(wanted)[~nan])
     assert np.isnan(_core.widen(got)[nan]).all()
-    assert same_bits(got, _core.narrow(values, kind, 1, "scalar"))
+    assert same_bits(got, _core.narrow(values, kind, execution=_core.Execution(1, "scalar")))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -108,15 +111,21 @@ def test_narrowing_rounds_to_nearest_even(isa, kind, caller):
 def test_numbers_are_converted_at_every_place_of_a_vector(isa, kind):
     for n in range(40):
         values = np.arange(1, n + 1, dtype=np.float32)[None]
-        narrow = _core.narrow(values, kind, 1, isa)
-        assert same_bits(_core.widen(narrow, 1, isa), values)
+        narrow = _core.narrow(values, kind, execution=_core.Execution(1, isa))
+        assert same_bits(_core.widen(narrow, execution=_core.Execution(1, isa)), values)
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
 def test_large_copies_are_shared_by_threads(kind):
     values = np.random.default_rng(0).integers(-99, 100, (3001, 101)).astype(np.float32)
     for threads in (1, 2, 7):
-        assert same_bits(_core.widen(_core.narrow(values, kind, threads), threads), values)
+        assert same_bits(
+            _core.widen(
+                _core.narrow(values, kind, execution=_core.Execution(threads)),
+                execution=_core.Execution(threads),
+            ),
+            values,
+        )
 
 
 def test_widen_and_narrow_of_other_types_are_refused():
@@ -160,7 +169,9 @@ def test_sparse_residuals_have_the_bits_of_the_oracle(seed, columns, m, half, th
     ):
         wanted = oracle.sparse_residuals(b, labels, m, half)
         for isa in ISAS:
-            got = _core.sparse_residuals(outputs, labels, temperature, m, half, threads, isa)
+            got = _core.sparse_residuals(
+                outputs, labels, temperature, m, half, execution=_core.Execution(threads, isa)
+            )
             assert all(map(same_bits, got[:3], wanted[:3]))
             assert got[3] == wanted[3]
 
@@ -188,7 +199,12 @@ def test_float16_class_residuals_have_the_bits_of_the_oracle():
     logits, labels = outputs_of(np.random.default_rng(0), 40, 33)
     wanted = oracle.residuals("classification", "logits", logits, labels, 0.8, half=True)
     for isa in ISAS:
-        assert same_bits(_core.class_residuals(logits, labels, 0.8, 2, isa, half=True), wanted)
+        assert same_bits(
+            _core.class_residuals(
+                logits, labels, 0.8, half=True, execution=_core.Execution(2, isa)
+            ),
+            wanted,
+        )
 
 
 def test_row_without_valid_residuals_is_named():
@@ -223,7 +239,12 @@ def test_head_logits_have_the_bits_of_the_oracle(seed, n, columns, d, stored):
     wanted = oracle.head_logits(wide, weight, bias)
     for isa in ISAS:
         for threads in (1, 2, 7):
-            assert same_bits(_core.head_logits(keys, weight, bias, threads, isa), wanted)
+            assert same_bits(
+                _core.head_logits(
+                    keys, _core.LinearHead(weight, bias), execution=_core.Execution(threads, isa)
+                ),
+                wanted,
+            )
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -232,7 +253,11 @@ def test_head_logits_of_many_panels_have_the_oracles_bits(isa):
     for n, columns, d in ((700, 30, 1000), (3, 70, 5000), (2, 3, 300_001)):
         keys = rng.standard_normal((n, d)).astype(np.float32)
         weight = rng.standard_normal((columns, d)).astype(np.float32)
-        got = _core.head_logits(keys, weight, np.ones(columns, np.float32), 2, isa)
+        got = _core.head_logits(
+            keys,
+            _core.LinearHead(weight, np.ones(columns, np.float32)),
+            execution=_core.Execution(2, isa),
+        )
         assert same_bits(got, oracle.head_logits(keys, weight, np.ones(columns)))
 
 
@@ -242,7 +267,7 @@ def test_logits_beyond_float32_are_the_largest_of_their_sign(isa):
     keys = np.float32([[largest, 1], [-largest, 1], [1e-40, 0], [1, 0]])
     weight = np.float32([[largest, 0], [2, 0], [1e-5, 1e-30], [0, 0]])
     bias = np.float32([0, largest, -0.0, 2**-149])
-    got = _core.head_logits(keys, weight, bias, 1, isa)
+    got = _core.head_logits(keys, _core.LinearHead(weight, bias), execution=_core.Execution(1, isa))
     assert same_bits(got, oracle.head_logits(keys, weight, bias))
     assert set(np.abs(got[:, 0])) >= {largest}
     assert np.isfinite(got).all()
@@ -281,18 +306,18 @@ class Stored:
                 "classification", "logits", self.logits, self.labels, half=half
             )
             wanted = oracle.correction(*where, dense, 0.3)
-            yield [("dense", part) for part in np.split(dense, at)], None, wanted
+            yield [_core.DenseRows(part) for part in np.split(dense, at)], None, wanted
             base = oracle.softmax(self.logits)
             sparse = oracle.sparse_residuals(base, self.labels, 4, half)[:3]
             wanted = oracle.sparse_correction(*where, *sparse, self.columns, 0.3)
-            yield [("sparse", *parts) for parts in cut(sparse, at)], None, wanted
+            yield [_core.SparseRows(*parts) for parts in cut(sparse, at)], None, wanted
         for stored in STORED:
             keys, wide = as_stored(self.keys, stored)
             logits = oracle.head_logits(wide, self.weight, self.bias)
             dense = oracle.residuals("classification", "logits", logits, self.labels, 1.3)
             wanted = oracle.correction(*where, dense, 0.3)
-            segments = [("head", *parts) for parts in cut((keys, self.labels), at)]
-            yield segments, (self.weight, self.bias, 1.3), wanted
+            segments = [_core.HeadRows(*parts) for parts in cut((keys, self.labels), at)]
+            yield segments, _core.LinearHead(self.weight, self.bias, 1.3), wanted
 
 
 @given(
@@ -320,11 +345,18 @@ def test_every_store_is_summed_to_the_bits_of_the_oracle(
                 wanted = oracle.correct(added, wanted, strength)
             for isa in ISAS:
                 got = _core.aggregate(
-                    segments, stored.distances, stored.positions, 0.3, columns,
-                    strength or 1.0, None if strength is None else added.copy(), threads, isa,
-                    head, some,
-                )  # fmt: skip
-                assert same_bits(got, wanted), (segments[0][0], isa)
+                    segments,
+                    stored.distances,
+                    stored.positions,
+                    0.3,
+                    columns,
+                    strength or 1.0,
+                    None if strength is None else added.copy(),
+                    head=head,
+                    select=some,
+                    execution=_core.Execution(threads, isa),
+                )
+                assert same_bits(got, wanted), (type(segments[0]).__name__, isa)
 
 
 def test_wide_float16_residuals_are_summed_piece_by_piece():
@@ -333,7 +365,14 @@ def test_wide_float16_residuals_are_summed_piece_by_piece():
     distances, positions = np.sort(rng.random((3, 11)), axis=1), rng.integers(0, 30, (3, 11))
     wanted = oracle.correction(distances, positions, residuals, 0.5)
     for isa in ISAS:
-        got = _core.aggregate([("dense", residuals)], distances, positions, 0.5, 2500, isa=isa)
+        got = _core.aggregate(
+            [_core.DenseRows(residuals)],
+            distances,
+            positions,
+            0.5,
+            2500,
+            execution=_core.Execution(isa=isa),
+        )
         assert same_bits(got, wanted)
 
 
@@ -342,7 +381,7 @@ def test_float32_and_float16_segments_are_summed_together():
     residuals = np.float32(rng.integers(-9, 10, (30, 70)) / 8)
     distances, positions = np.sort(rng.random((5, 11)), axis=1), rng.integers(0, 30, (5, 11))
     wanted = oracle.correction(distances, positions, residuals, 0.5)
-    parts = [("dense", residuals[:13]), ("dense", residuals[13:].astype(np.float16))]
+    parts = [_core.DenseRows(residuals[:13]), _core.DenseRows(residuals[13:].astype(np.float16))]
     assert same_bits(_core.aggregate(parts, distances, positions, 0.5, 70), wanted)
 
 
@@ -362,9 +401,14 @@ def test_head_with_more_logits_than_held_has_the_oracles_bits():
         wanted = oracle.correction(distances, positions, dense, 0.5)
         for threads in (1, 3):
             got = _core.aggregate(
-                [("head", keys, labels)], distances, positions, 0.5, columns, threads=threads,
-                head=(weight, bias, 1.0),
-            )  # fmt: skip
+                [_core.HeadRows(keys, labels)],
+                distances,
+                positions,
+                0.5,
+                columns,
+                head=_core.LinearHead(weight, bias, 1.0),
+                execution=_core.Execution(threads),
+            )
             assert same_bits(got, wanted)
 
 
@@ -372,11 +416,11 @@ def small_stores():
     index = np.int32([[0, 1], [2, 0], [1, 2]])
     value, rest = np.ones((3, 2), np.float32), np.zeros(3, np.float32)
     keys, labels = np.ones((3, 2), np.float32), np.array([0, 1, 2])
-    head = (np.ones((3, 2), np.float32), np.zeros(3, np.float32), 1.0)
+    head = _core.LinearHead(np.ones((3, 2), np.float32), np.zeros(3, np.float32))
     return {
-        "dense": ([("dense", np.ones((3, 3), np.float32))], None),
-        "sparse": ([("sparse", index, value, rest)], None),
-        "head": ([("head", keys, labels)], head),
+        "dense": ([_core.DenseRows(np.ones((3, 3), np.float32))], None),
+        "sparse": ([_core.SparseRows(index, value, rest)], None),
+        "head": ([_core.HeadRows(keys, labels)], head),
     }
 
 
@@ -398,40 +442,44 @@ def test_columns_and_positions_out_of_range_are_refused(store):
 
 @pytest.mark.parametrize("wrong", [-1, 3, -(2**31), 2**31 - 1])
 def test_damaged_rows_are_refused_where_they_are_used(wrong):
-    stores = small_stores()
-    ((_, index, *others),) = stores["sparse"][0]
-    index[1, 1] = wrong
+    index = np.int32([[0, 1], [2, wrong], [1, 2]])
+    sparse = _core.SparseRows(index, np.ones((3, 2), np.float32), np.zeros(3, np.float32))
     with pytest.raises(ValueError, match=f"stored rows are damaged: index {wrong} is not"):
-        sum_of([("sparse", index, *others)], None)
-    ((_, keys, labels),), head = stores["head"]
-    labels[1] = wrong
+        sum_of([sparse], None)
+    head = _core.HeadRows(np.ones((3, 2), np.float32), np.array([0, wrong, 2]))
     with pytest.raises(ValueError, match=f"stored rows are damaged: label {wrong} is not"):
-        sum_of([("head", keys, labels)], head)
-    assert np.isfinite(sum_of([("sparse", index, *others)], None, position=0)).all()
+        sum_of([head], small_stores()["head"][1])
+    assert np.isfinite(sum_of([sparse], None, position=0)).all()
 
 
-def test_malformed_segments_are_refused():
-    stores = small_stores()
+def test_malformed_residual_rows_are_refused():
+    stores, ones = small_stores(), np.ones((3, 2), np.float32)
     (dense,), (sparse,) = stores["dense"][0], stores["sparse"][0]
+    wider = _core.LinearHead(np.ones((3, 9), np.float32), np.zeros(3, np.float32))
     wrong = {
-        "begins with its kind": [np.ones((3, 3), np.float32)],
-        "must be 'dense', 'sparse' or 'head'": [("dens", dense[1])],
-        "must be of one kind": [dense, sparse],
-        "head must have a row per column": stores["head"][0],
-        "residuals must have 3 columns": [("dense", np.ones((3, 2), np.float32))],
-        "must be float32 or float16": [("dense", np.ones((3, 3), np.uint16))],
-        r"rest \(n,\)": [(*sparse[:3], np.zeros(2, np.float32))],
+        "must be of one store": ([dense, sparse], None),
+        "head must have a row per column": (stores["head"][0], None),
+        "keys must have as many columns as the head": (stores["head"][0], wider),
+        "residuals must have 3 columns": ([_core.DenseRows(ones)], None),
     }
-    for message, segments in wrong.items():
+    for message, (rows, head) in wrong.items():
         with pytest.raises(ValueError, match=message):
-            sum_of(segments, None)
-    with pytest.raises(TypeError, match="expected a contiguous int32 index, got"):
-        sum_of([("sparse", sparse[1].astype(np.int64), *sparse[2:])], None)
-    head, (weight, bias, _) = stores["head"]
-    with pytest.raises(TypeError, match="expected a contiguous float32 weight, got"):
-        sum_of(head, (weight.astype(np.float64), bias, 1.0))
-    with pytest.raises(TypeError, match="incompatible function arguments"):
-        sum_of([dense], None, select=np.zeros((1, 2), np.int32))
+            sum_of(rows, head)
+    with pytest.raises(TypeError, match="residuals must be of type ResidualRows, got"):
+        sum_of([ones], None)
+    with pytest.raises(ValueError, match="must be float32 or float16"):
+        _core.DenseRows(np.ones((3, 3), np.uint16))
+    with pytest.raises(ValueError, match=r"rest \(n,\)"):
+        _core.SparseRows(ones.astype(np.int32), ones, np.zeros(2, np.float32))
+    with pytest.raises(ValueError, match=r"labels \(n,\)"):
+        _core.HeadRows(ones, np.arange(2))
+    for refused in (
+        lambda: _core.SparseRows(ones.astype(np.int64), ones, np.zeros(3, np.float32)),
+        lambda: _core.LinearHead(ones.astype(np.float64), np.zeros(3, np.float32)),
+        lambda: sum_of([dense], None, select=np.zeros((1, 2), np.int32)),
+    ):
+        with pytest.raises(TypeError, match=r"incompatible (function|constructor) arguments"):
+            refused()
 
 
 class Ring(Exception):  # noqa: N818
@@ -442,7 +490,7 @@ class Ring(Exception):  # noqa: N818
 def test_a_signal_stops_a_long_sum_at_once(threads):
     columns, d = 50_000, 768
     weight, keys = np.ones((columns, d), np.float32), np.ones((4, d), np.float32)
-    head = (weight, np.zeros(columns, np.float32), 1.0)
+    head = _core.LinearHead(weight, np.zeros(columns, np.float32))
     labels = np.zeros(4, np.int64)
     q, k = 20, 50  # more than a minute of work
     distances, positions = np.zeros((q, k)), np.zeros((q, k), dtype=np.int64)
@@ -459,9 +507,14 @@ def test_a_signal_stops_a_long_sum_at_once(threads):
             signal.setitimer(signal.ITIMER_REAL, 0.3)
             with pytest.raises(Ring):
                 _core.aggregate(
-                    [("head", keys, labels)], distances, positions, 1.0, columns,
-                    threads=threads, head=head,
-                )  # fmt: skip
+                    [_core.HeadRows(keys, labels)],
+                    distances,
+                    positions,
+                    1.0,
+                    columns,
+                    head=head,
+                    execution=_core.Execution(threads),
+                )
             delay = time.monotonic() - sent
             if delay < 0.2:
                 break
@@ -492,7 +545,7 @@ def test_search_sees_its_version_while_rows_are_removed():
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((4000, 8)).astype(np.float32)
     died = np.where(np.arange(4000) % 3 == 0, 1, 0)
-    segment = (rows, None, 0, died, 6.0)
+    segment = _core.Segment(rows, None, 0, died, 6.0)
     wanted = oracle.search(rows[:20], rows, 5, alive=died == 0)
     stop = threading.Event()
 
@@ -508,7 +561,15 @@ def test_search_sees_its_version_while_rows_are_removed():
     try:
         for strategy in ("exact", "by_rows", "by_queries", "stream") * 10:
             got = _core.search(
-                rows[:20], 6.0, [segment], 5, "euclidean", None, 2, "", strategy, version=1
+                rows[:20],
+                6.0,
+                [segment],
+                5,
+                "euclidean",
+                None,
+                version=1,
+                forced=_core.ForcedPlan(strategy=strategy),
+                execution=_core.Execution(2),
             )
             assert same_bits(got[0], wanted[0])
             assert same_bits(got[1], wanted[1])
@@ -707,20 +768,21 @@ n, d, C = 200_000, 64, 200
 rows, queries = np.ones((n, d), np.float32), np.ones((3000, d), np.float32)
 outputs, labels = np.zeros((n, C), np.float32), np.zeros(n, np.int64)
 D, P = np.zeros((400_000, 1)), np.zeros((400_000, 1), np.int64)
-head = (np.zeros((C, d), np.float32), np.zeros(C, np.float32), 1.0)
-segment = (rows, None, 0, None, 1.0)
-dense = [("dense", np.zeros((1, 3 * C), np.float16))]
+head = _core.LinearHead(np.zeros((C, d), np.float32), np.zeros(C, np.float32))
+segment = _core.Segment(rows, None, 0, None, 1.0)
+dense = [_core.DenseRows(np.zeros((1, 3 * C), np.float16))]
 table, ids, halves = _core.IdTable(), np.arange(3_000_000), rows.astype(np.float16)
 calls = {
-    "search": lambda: _core.search(queries, 1.0, [segment], n // 4, "euclidean", threads=2),
+    "search": lambda: _core.search(
+        queries, 1.0, [segment], n // 4, "euclidean", execution=_core.Execution(2)),
     "exact": lambda: _core.search(
-        queries[:2], 1.0, [(rows[:40], None, 0, None, 1.0)], 4_000_000, "euclidean"),
+        queries[:2], 1.0, [_core.Segment(rows[:40], None, 0, None, 1.0)], 4_000_000, "euclidean"),
     "softmax": lambda: _core.softmax(outputs, 1.0),
     "class_residuals": lambda: _core.class_residuals(outputs, labels, 1.0),
     "sparse_residuals": lambda: _core.sparse_residuals(outputs, labels, 1.0, 100),
-    "head_logits": lambda: _core.head_logits(rows, *head[:2]),
+    "head_logits": lambda: _core.head_logits(rows, head),
     "aggregate": lambda: _core.aggregate(dense, D, P, 1.0, 3 * C),
-    "head": lambda: _core.aggregate([("head", rows, labels)], D, P, 1.0, C, head=head),
+    "head": lambda: _core.aggregate([_core.HeadRows(rows, labels)], D, P, 1.0, C, head=head),
     "narrow": lambda: [_core.narrow(rows, "float16") for _ in range(99)],
     "widen": lambda: [_core.widen(halves) for _ in range(99)],
     "extend": lambda: table.extend_to(ids),

@@ -47,13 +47,14 @@ class Case:
     maps: Sequence[tuple[str, float]] = MAPS
     bins: int = BINS
 
-    def core(self, **options: Any) -> Any:
+    def core(self, threads: int = 0, isa: str = "") -> Any:
         """Return all scores of the targets, side by side as the oracle has them."""
         *given, bins = (getattr(self, field.name) for field in dataclasses.fields(self))
         scores = ["squared_error", "absolute_error"]
         if self.targets.dtype.kind == "i":
             scores = ["log_loss", "accuracy", "brier"] + ["calibration"] * (bins > 0)
-        parts = [_core.sweep(*given, score, max(1, bins), **options) for score in scores]
+        execution = _core.Execution(threads, isa)
+        parts = [_core.sweep(*given, score, max(1, bins), execution=execution) for score in scores]
         return np.concatenate(parts, axis=-1)
 
     def rows(self) -> Any:
@@ -457,10 +458,11 @@ for C in (1, 3, 8, 21):
     settings = [0, 2, q], [1, 4, k], [0.1, 1.0, 9.0], [1.0, 2.0], maps
     held = [at_the_end(array) for array in arrays]
     for isa in _core.available_isas():
+        execution = _core.Execution(2, isa)
         for score in ("log_loss", "accuracy", "brier", "calibration"):
-            wanted = _core.sweep(*arrays, *settings, score, 5, 2, isa)
-            assert _core.sweep(*held, *settings, score, 5, 2, isa).tobytes() == wanted.tobytes()
-        _core.simplex(at_the_end(arrays[3]), 1e-6, 1, isa, "project")
+            wanted = _core.sweep(*arrays, *settings, score, 5, execution)
+            assert _core.sweep(*held, *settings, score, 5, execution).tobytes() == wanted.tobytes()
+        _core.simplex(at_the_end(arrays[3]), 1e-6, "project", execution=execution)
 print("done")
 """
 
@@ -513,7 +515,7 @@ arguments = (
     rng.standard_normal((n, columns), dtype=np.float32), np.sort(rng.random((q, k)), axis=1),
     rng.integers(0, n, (q, k)), np.full((q, columns), 1 / columns), rng.integers(0, columns, q),
     [0, q], range(1, k + 1), np.geomspace(0.1, 10, 20), np.linspace(0, 1, 20),
-    [("clip", 1e-6), ("project", 1e-6)], "log_loss", 15, threads,
+    [("clip", 1e-6), ("project", 1e-6)], "log_loss", 15, _core.Execution(threads),
 )
 print("ready", flush=True)
 try:

@@ -96,7 +96,9 @@ def test_aggregate_of_tied_votes_is_equal_on_every_isa(tie, sigma, padding):
     wide = np.append(distances, np.full((1, padding), np.inf), axis=1)
     padded = np.append(near, np.full((1, padding), -1), axis=1)
     for isa in ISAS:
-        got = _core.aggregate([("dense", residuals)], wide, padded, sigma, C, isa=isa)
+        got = _core.aggregate(
+            [_core.DenseRows(residuals)], wide, padded, sigma, C, execution=_core.Execution(isa=isa)
+        )
         assert got.tobytes() == found.tobytes()
 
 

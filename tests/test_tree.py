@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 import oracle
 import resmem
-from cases import FAMILIES, ISAS, STORED, as_stored, assert_same, make, max_abs
+from cases import (
+    FAMILIES,
+    ISAS,
+    STORED,
+    as_stored,
+    assert_same,
+    make,
+    max_abs,
+)
 from resmem import _core
 from resmem._indexes import decision as index_decision
 from resmem._indexes import policy
@@ -20,15 +28,27 @@ from resmem._indexes import shape as index_shape
 from resmem._indexes import trial as index_trial
 
 
-def tree_of(rows, covered=None, leaf=0, **options):
+def tree_of(rows, covered=None, leaf=0, threads=0, isa=""):
     """Return a tree of the first rows."""
     some = rows[:covered]
-    return _core.Tree((some, None, 0, None, max_abs(some)), rows.shape[1], leaf=leaf, **options)
+    return _core.Tree(
+        _core.Segment(some, None, 0, None, max_abs(some)),
+        rows.shape[1],
+        leaf,
+        execution=_core.Execution(threads, isa),
+    )
 
 
-def searched(queries, rows, tree, k, **options):
-    segment = (rows, None, 0, None, max_abs(rows), tree)
-    return _core.search(queries, max_abs(queries), [segment], k, "euclidean", **options)
+def searched(queries, rows, tree, k, threads=0, isa=""):
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows), tree)
+    return _core.search(
+        queries,
+        max_abs(queries),
+        [segment],
+        k,
+        "euclidean",
+        execution=_core.Execution(threads, isa),
+    )
 
 
 @given(
@@ -45,10 +65,12 @@ def searched(queries, rows, tree, k, **options):
 def test_a_tree_gives_the_bits_of_the_oracle(family, seed, n, d, q, k, leaf, metric, threads):
     queries, rows = make(family, seed, n, q, d)
     wanted = oracle.search(queries, rows, k, metric)
-    segment = (rows, None, 0, None, max_abs(rows), tree_of(rows, None, leaf, threads=threads))
+    segment = _core.Segment(
+        rows, None, 0, None, max_abs(rows), tree_of(rows, None, leaf, threads=threads)
+    )
     for isa in ISAS:
         got = _core.search(
-            queries, max_abs(queries), [segment], k, metric, threads=threads, isa=isa
+            queries, max_abs(queries), [segment], k, metric, execution=_core.Execution(threads, isa)
         )
         assert_same(got, wanted, isa)
         if q and 8 * k <= n:
@@ -83,22 +105,33 @@ def test_mixed_segments_and_exclusions_give_the_oracles_bits(
         if number % 2:
             ids[part] = first + np.arange(size)
         given_ids = None if number % 2 else ids[part]
-        segment = (keys, given_ids, first, (~alive[part]).astype(np.int64), largest)
+        segment = _core.Segment(keys, given_ids, first, (~alive[part]).astype(np.int64), largest)
         covered = int(rng.integers(0, size + 1))
         if indexed and covered:
-            some = (keys[:covered], None, 0, None, largest)
+            some = _core.Segment(keys[:covered], None, 0, None, largest)
             if number == 3:
-                segment = (*segment, _core.Cascade(some, d, 4, 3, False, threads))
+                segment = segment.with_index(
+                    _core.Cascade(some, d, 4, 3, False, execution=_core.Execution(threads))
+                )
             else:
-                segment = (*segment, _core.Tree(some, d, threads, 4))
-            assert len(segment[5]) == covered
+                segment = segment.with_index(
+                    _core.Tree(some, d, leaf=4, execution=_core.Execution(threads))
+                )
+            assert len(segment.index) == covered
         segments.append(segment)
         start += size
     exclude = rng.choice(np.append(ids, -1), (q, width)).astype(np.int64) if width else None
     wanted = oracle.search(queries, rows, k, ids=ids, exclude_ids=exclude, alive=alive)
     for isa in ISAS:
         got = _core.search(
-            queries, max_abs(queries), segments, k, "euclidean", exclude, threads, isa, version=1
+            queries,
+            max_abs(queries),
+            segments,
+            k,
+            "euclidean",
+            exclude,
+            version=1,
+            execution=_core.Execution(threads, isa),
         )
         assert_same(got, wanted, isa)
         found = got[2] >= 0
@@ -132,7 +165,12 @@ def test_a_tree_is_the_same_whatever_isa_and_threads_built_it(d, leaf):
     _, rows = make("integers", 3, 3001, 1, d)
     keys, _ = as_stored(rows, "float16")
     trees = [
-        _core.Tree((keys, None, 0, None, 2.0), d, threads, leaf, isa)
+        _core.Tree(
+            _core.Segment(keys, None, 0, None, 2.0),
+            d,
+            leaf=leaf,
+            execution=_core.Execution(threads, isa),
+        )
         for isa in ISAS
         for threads in (1, 2, 5)
     ]
@@ -153,7 +191,7 @@ def test_smallest_ids_of_many_duplicates_are_found_soon():
     assert (got[1] == np.arange(5)).all()
     assert got[3]["rescored"] <= 20 * 32  # one leaf each; no other has a smaller id
     ids = np.arange(20_000)[::-1].copy()
-    segment = (rows, ids, 0, None, 2.0, tree)
+    segment = _core.Segment(rows, ids, 0, None, 2.0, tree)
     got = _core.search(rows[:20], 2.0, [segment], 5, "euclidean")
     assert (got[1] == np.arange(5)).all()
 
@@ -181,7 +219,7 @@ def test_rows_that_become_non_finite_are_no_neighbours():
     alive = np.arange(500) % 3 > 0
     wanted = oracle.search(queries, rows, 7, alive=alive)
     rows[::6], rows[3::6] = np.nan, np.inf
-    segment = (rows, None, 0, None, 9.0, tree)
+    segment = _core.Segment(rows, None, 0, None, 9.0, tree)
     assert_same(_core.search(queries, 9.0, [segment], 7, "euclidean"), wanted)
 
 
@@ -198,7 +236,7 @@ def test_rows_that_become_non_finite_are_no_neighbours():
 def test_no_row_of_a_node_has_a_smaller_key_than_its_box(family, seed, n, d, leaf):
     queries, rows = make(family, seed, n, 9, d)
     tree = tree_of(rows, None, leaf)
-    segment = (rows, None, 0, None, max_abs(rows), tree)
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows), tree)
     bounds = _core.tree_bounds(queries, [segment])
     assert bounds.shape == (9, n, 1 + np.log2(tree.leaves))
     keys = oracle.order_key(queries, rows, "sqeuclidean")
@@ -210,7 +248,7 @@ def test_a_row_on_the_edge_of_a_box_reaches_its_bound():
     """In one dimension the row nearest to a query outside a box lies on the box's edge."""
     queries, rows = make("gaussian", 5, 300, 40, 1)
     tree = tree_of(rows, None, 1)
-    bounds = _core.tree_bounds(queries, [(rows, None, 0, None, max_abs(rows), tree)])
+    bounds = _core.tree_bounds(queries, [_core.Segment(rows, None, 0, None, max_abs(rows), tree)])
     keys = oracle.order_key(queries, rows, "sqeuclidean")
     of_leaf = tree.arrays()["rows"]
     for level in range(bounds.shape[2]):
@@ -231,7 +269,7 @@ def test_ties_with_the_last_neighbour_are_ordered_by_id():
     rows = np.concatenate([corners, 5 + np.abs(rng.standard_normal((40, 4)))]).astype(np.float32)
     for _ in range(50):
         ids = rng.permutation(len(rows))
-        segment = (rows, ids, 0, None, max_abs(rows), tree_of(rows, None, 1))
+        segment = _core.Segment(rows, ids, 0, None, max_abs(rows), tree_of(rows, None, 1))
         got = _core.search(query, 0.0, [segment], 4, "euclidean")
         assert got[3]["strategy"] == "tree"
         assert np.array_equal(got[1][0], np.sort(ids[:16])[:4])
@@ -334,7 +372,9 @@ def test_search_ends_on_arrays_changed_after_their_check(value):
     for part in (queries[::2], rows[::3], rows):
         part[np.arange(len(part)), np.arange(len(part)) % 3] = value
         for k in (1, 40):
-            got = _core.search(queries, 9.0, [(rows, None, 0, None, largest, tree)], k, "euclidean")
+            got = _core.search(
+                queries, 9.0, [_core.Segment(rows, None, 0, None, largest, tree)], k, "euclidean"
+            )
             assert got[3]["strategy"] == "tree"
             assert ((got[1] >= -1) & (got[1] < 3000)).all()
 
@@ -365,8 +405,10 @@ def timed(monkeypatch, seconds):
     search = _core.search
 
     def time(queries, segment, ask):
-        found = search(queries, segment[4], [segment], ask.k, ask.metric, None, ask.threads)
-        index = None if segment[5] is None else type(segment[5])
+        found = search(
+            queries, segment.largest, [segment], ask.k, ask.metric, execution=ask.execution
+        )
+        index = None if segment.index is None else type(segment.index)
         return len(queries) * seconds(index), found[3]
 
     monkeypatch.setattr(index_trial, "_time", time)
@@ -471,11 +513,11 @@ def test_one_search_builds_a_tree_for_itself_if_it_is_large(monkeypatch, trees_a
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
 def test_other_metrics_have_no_tree(metric, trees_are_fastest):
     queries, rows = make("gaussian", 4, N, 20, 3)
-    segment = (rows, None, 0, None, max_abs(rows), tree_of(rows))
+    segment = _core.Segment(rows, None, 0, None, max_abs(rows), tree_of(rows))
     got = _core.search(queries, max_abs(queries), [segment], 5, metric)
     assert got[3]["strategy"] != "tree"
     assert_same(got, oracle.search(queries, rows, 5, metric))
-    decision = index_trial.decide(segment[:5], rows, 5, 1, 4, metric)
+    decision = index_trial.decide(segment.with_index(None), rows, 5, _core.Execution(1), 4, metric)
     assert "tree" not in {each["search"] for each in decision.tried}
     assert not policy.worth_at_once(policy.SINGLE_CALL_QUERIES_TREE, 3, metric)
     assert policy.worth_at_once(policy.SINGLE_CALL_QUERIES_TREE, 3, "sqeuclidean")

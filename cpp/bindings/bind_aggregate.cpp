@@ -1,7 +1,6 @@
-#include "../residuals/aggregate.h"
-
 #include <optional>
 
+#include "execution.h"
 #include "residual_request.h"
 
 namespace resmem {
@@ -15,49 +14,47 @@ void check_positions(const AggregateRequest& request, std::size_t rows) {
                               " is beyond the " + std::to_string(rows) + " rows");
 }
 
-Array<double> aggregate_python(const py::sequence& segments, const Array<double>& distances,
+Array<double> aggregate_python(const py::sequence& rows, const Array<double>& distances,
                                const Array<std::int64_t>& positions, double sigma,
                                std::size_t columns, double strength,
-                               std::optional<Array<double>> base, std::size_t threads,
-                               const std::string& isa, const std::optional<py::tuple>& head,
-                               const std::optional<Array<std::int64_t>>& select) {
+                               std::optional<Array<double>> base, const BoundLinearHead* head,
+                               const std::optional<Array<std::int64_t>>& select,
+                               const ExecutionChoice& choice) {
   require(distances.ndim() == 2 && positions.ndim() == 2 &&
               extent(positions, 0) == extent(distances, 0) &&
               extent(positions, 1) == extent(distances, 1),
           "distances and positions must be (q, k)");
   const std::size_t q = extent(distances, 0);
-  ResidualRequest residuals(segments, sigma, columns, strength, threads, head, select, q);
+  ResidualRequest residuals(rows, sigma, columns, strength, head, select, q);
   AggregateRequest& request = residuals.request;
   request.distances = distances.data();
   request.positions = positions.data();
   request.q = q;
   request.k = extent(distances, 1);
-  const KernelTable& kernels = select_kernels(isa);
   Array<double> out = residuals.out(base, q);
   double* target = out.mutable_data();
-  without_gil([&](Interrupt& interrupt) {
+  without_gil(choice, [&](const Execution& execution) {
     check_positions(request, residuals.rows);
     residuals.check_columns(q);
-    aggregate(request, kernels, target, interrupt);
+    aggregate(request, execution, target);
   });
   return out;
 }
 
 py::tuple weights_python(const Array<double>& distances, const Array<std::int64_t>& positions,
-                         double sigma, const std::string& isa) {
+                         double sigma, const ExecutionChoice& choice) {
   require(distances.ndim() == 2 && positions.ndim() == 2 &&
               extent(positions, 0) == extent(distances, 0) &&
               extent(positions, 1) == extent(distances, 1),
           "distances and positions must be (q, k)");
-  const KernelTable& kernels = select_kernels(isa);
   const std::size_t q = extent(distances, 0), k = extent(distances, 1);
   Array<double> out(std::vector<std::size_t>{q, k}), totals(std::vector<std::size_t>{q});
   double *target = out.mutable_data(), *total = totals.mutable_data();
-  without_gil([&](Interrupt&) {
+  without_gil(choice, [&](const Execution& execution) {
     std::fill_n(target, q * k, 0.0);
     for (std::size_t i = 0; i < q; ++i)
       total[i] = neighbour_weights(distances.data() + i * k, positions.data() + i * k, k, sigma,
-                                   kernels, target + i * k)
+                                   execution.kernels, target + i * k)
                      .total;
   });
   return py::make_tuple(out, totals);
@@ -69,12 +66,12 @@ void register_aggregate(py::module_& module) {
   using namespace py::literals;
   module.def("aggregate", &aggregate_python, "residuals"_a, py::arg("distances").noconvert(),
              py::arg("positions").noconvert(), "sigma"_a, "columns"_a, "strength"_a = 1.0,
-             py::arg("base").noconvert() = py::none(), "threads"_a = 0, "isa"_a = "",
-             "head"_a = py::none(), py::arg("select").noconvert() = py::none(),
+             py::arg("base").noconvert() = py::none(), "head"_a = py::none(),
+             py::arg("select").noconvert() = py::none(), execution_argument(),
              "Weighted residual sums (q, C), or of the columns select (q, t) alone; added, times "
              "strength, into `base` if given.");
   module.def("weights", &weights_python, py::arg("distances").noconvert(),
-             py::arg("positions").noconvert(), "sigma"_a, "isa"_a = "",
+             py::arg("positions").noconvert(), "sigma"_a, execution_argument(),
              "The neighbours' weights (q, k), 0 for padding, not divided by their sums (q,), which "
              "are 1 where there are none.");
 }

@@ -56,15 +56,14 @@ struct IndexArrays<Cascade> {
 
 namespace {
 
-std::unique_ptr<Cascade> build_python(const py::tuple& segment, std::size_t d, std::size_t depth,
-                                      std::size_t clusters, bool coded_rows, std::size_t threads,
-                                      const std::string& isa, const std::string& metric) {
-  const Segment rows = segment_from(segment, d);
-  const KernelTable& kernels = select_kernels(isa);
+std::unique_ptr<Cascade> build_python(const BoundSegment& segment, std::size_t d, std::size_t depth,
+                                      std::size_t clusters, bool coded_rows,
+                                      const std::string& metric, const ExecutionChoice& choice) {
+  require(segment.d == d, "segment keys must have d columns");
+  const Segment& rows = segment.segment;
   const CascadeShape shape{metric_named(metric), depth, clusters, coded_rows};
-  return without_gil([&](Interrupt& interrupt) {
-    return std::make_unique<Cascade>(
-        build_cascade(rows, d, shape, kernels, thread_count(threads), interrupt));
+  return without_gil(choice, [&](const Execution& execution) {
+    return std::make_unique<Cascade>(build_cascade(rows, d, shape, execution));
   });
 }
 
@@ -74,7 +73,7 @@ void register_cascade(py::module_& module) {
   using namespace py::literals;
   index_class<Cascade>(module, "Cascade", "What makes exact search of some rows fast.")
       .def(py::init(&build_python), "segment"_a, "d"_a, "depth"_a, "clusters"_a,
-           "coded_rows"_a = true, "threads"_a = 0, "isa"_a = "", "metric"_a = "euclidean")
+           "coded_rows"_a = true, "metric"_a = "euclidean", execution_argument())
       .def_readonly("depth", &Cascade::depth)
       .def_readonly("clusters", &Cascade::clusters)
       .def_property_readonly("coded_rows", [](const Cascade& c) { return c.code_depth > 0; })

@@ -1,33 +1,33 @@
 #include <optional>
 
 #include "../engine/correct.h"
+#include "execution.h"
 #include "residual_request.h"
 #include "search_request.h"
 
 namespace resmem {
 namespace {
 
-Array<double> correct_python(
-    const py::array& queries, double queries_max_abs, const py::sequence& segments, std::size_t k,
-    const py::sequence& residual_segments, double sigma, std::size_t columns, double strength,
-    std::optional<Array<double>> base, const std::optional<Array<std::int64_t>>& exclude,
-    std::size_t threads, const std::string& isa, const std::optional<py::tuple>& head,
-    const std::optional<Array<std::int64_t>>& select, std::int64_t version) {
+Array<double> correct_python(const py::array& queries, double queries_max_abs,
+                             const py::sequence& segments, std::size_t k,
+                             const py::sequence& residual_rows, double sigma, std::size_t columns,
+                             double strength, std::optional<Array<double>> base,
+                             const std::optional<Array<std::int64_t>>& exclude,
+                             const BoundLinearHead* head,
+                             const std::optional<Array<std::int64_t>>& select, std::int64_t version,
+                             const ExecutionChoice& choice) {
   SearchRequest request = request_from(queries, queries_max_abs, segments, k, "euclidean");
   exclude_from(request, exclude);
-  request.threads = thread_count(threads);
   request.version = version;
-  ResidualRequest residuals(residual_segments, sigma, columns, strength, threads, head, select,
-                            request.q);
+  ResidualRequest residuals(residual_rows, sigma, columns, strength, head, select, request.q);
   std::size_t rows = 0;
   for (const Segment& segment : request.segments) rows += segment.n;
   require(residuals.rows == rows, "segments must have as many rows as their residuals");
-  const KernelTable& kernels = select_kernels(isa);
   Array<double> out = residuals.out(base, request.q);
   double* target = out.mutable_data();
-  without_gil([&](Interrupt& interrupt) {
+  without_gil(choice, [&](const Execution& execution) {
     residuals.check_columns(request.q);
-    correct(request, residuals.request, kernels, target, interrupt);
+    correct(request, residuals.request, execution, target);
   });
   return out;
 }
@@ -39,8 +39,8 @@ void register_correct(py::module_& module) {
   module.def("correct", &correct_python, py::arg("queries").noconvert(), "queries_max_abs"_a,
              "segments"_a, "k"_a, "residuals"_a, "sigma"_a, "columns"_a, "strength"_a = 1.0,
              py::arg("base").noconvert() = py::none(), py::arg("exclude").noconvert() = py::none(),
-             "threads"_a = 0, "isa"_a = "", "head"_a = py::none(),
-             py::arg("select").noconvert() = py::none(), "version"_a = 0,
+             "head"_a = py::none(), py::arg("select").noconvert() = py::none(), "version"_a = 0,
+             execution_argument(),
              "What `aggregate` gives of the neighbours that `search` finds, which stay inside.");
 }
 

@@ -1,5 +1,6 @@
 #include "../rows/id_table.h"
-#include "bindings.h"
+#include "execution.h"
+#include "row_segment.h"
 
 namespace resmem {
 namespace {
@@ -39,6 +40,18 @@ void register_rows(py::module_& module) {
   using namespace py::literals;
   module.def("mark_died", &mark_died, py::arg("died").noconvert(), py::arg("rows").noconvert(),
              "version"_a, "Stamps rows with the version at which they were removed.");
+  py::class_<BoundSegment>(module, "Segment", "Rows that lie together, as searches take them.")
+      .def(py::init<const py::array&, const py::object&, std::int64_t, const py::object&, double,
+                    const py::object&>(),
+           "keys"_a, "ids"_a = py::none(), "first_id"_a = 0, "died"_a = py::none(),
+           "largest"_a = 0.0, "index"_a = py::none())
+      .def("with_index", &BoundSegment::with_index, "index"_a,
+           "The same rows, searched through another index or none.")
+      .def("__len__", [](const BoundSegment& rows) { return rows.segment.n; })
+      .def_readonly("keys", &BoundSegment::keys)
+      .def_readonly("index", &BoundSegment::index)
+      .def_property_readonly("largest",
+                             [](const BoundSegment& rows) { return rows.segment.max_abs; });
   py::class_<IdTable>(module, "IdTable", "Rows of one segment by id.")
       .def(py::init<>())
       .def("extend_to", &extend_python, py::arg("ids").noconvert(),

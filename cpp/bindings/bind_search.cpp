@@ -1,6 +1,7 @@
 #include <optional>
 
 #include "../engine/search.h"
+#include "execution.h"
 #include "search_request.h"
 
 namespace resmem {
@@ -27,40 +28,44 @@ py::dict as_dict(const SearchStats& stats) {
 
 py::tuple search_python(const py::array& queries, double queries_max_abs,
                         const py::sequence& segments, std::size_t k, const std::string& metric,
-                        const std::optional<Array<std::int64_t>>& exclude, std::size_t threads,
-                        const std::string& isa, const std::string& strategy,
-                        const std::string& filter, const std::array<std::size_t, 4>& blocks,
-                        std::int64_t version) {
+                        const std::optional<Array<std::int64_t>>& exclude, std::int64_t version,
+                        const ForcedPlan& forced, const ExecutionChoice& choice) {
   SearchRequest request = request_from(queries, queries_max_abs, segments, k, metric);
   exclude_from(request, exclude);
-  request.threads = thread_count(threads);
-  request.strategy = choice<Strategy>(strategy, {{"automatic", Strategy::automatic},
-                                                 {"by_queries", Strategy::by_queries},
-                                                 {"by_rows", Strategy::by_rows},
-                                                 {"stream", Strategy::stream},
-                                                 {"exact", Strategy::exact}});
-  request.filter = filter_named(filter);
   request.version = version;
-  request.blocks = {blocks[0], blocks[1], blocks[2], blocks[3]};
-  const KernelTable& kernels = select_kernels(isa);
+  request.forced = forced;
 
   const std::vector<std::size_t> shape{request.q, k};
   Array<double> values(shape);
   Array<std::int64_t> ids(shape), positions(shape);
   const SearchOutput output{values.mutable_data(), ids.mutable_data(), positions.mutable_data()};
   const SearchStats stats = without_gil(
-      [&](Interrupt& interrupt) { return search(request, kernels, output, interrupt); });
+      choice, [&](const Execution& execution) { return search(request, execution, output); });
   return py::make_tuple(values, ids, positions, as_dict(stats));
+}
+
+ForcedPlan plan_from(const std::string& strategy, const std::string& filter, std::size_t queries,
+                     std::size_t rows, std::size_t depth, std::size_t buffer) {
+  return {choice<Strategy>(strategy, {{"automatic", Strategy::automatic},
+                                      {"by_queries", Strategy::by_queries},
+                                      {"by_rows", Strategy::by_rows},
+                                      {"stream", Strategy::stream},
+                                      {"exact", Strategy::exact}}),
+          filter_named(filter),
+          {queries, rows, depth, buffer}};
 }
 
 }  // namespace
 
 void register_search(py::module_& module) {
   using namespace py::literals;
+  py::class_<ForcedPlan>(module, "ForcedPlan", "What tests force of a search's plan.")
+      .def(py::init(&plan_from), "strategy"_a = "automatic", "filter"_a = "automatic",
+           "query_block"_a = 0, "row_block"_a = 0, "depth_block"_a = 0, "buffer"_a = 0,
+           "Two names, and sizes of blocks; 0 leaves a size to the search.");
   module.def("search", &search_python, py::arg("queries").noconvert(), "queries_max_abs"_a,
              "segments"_a, "k"_a, "metric"_a, py::arg("exclude").noconvert() = py::none(),
-             "threads"_a = 0, "isa"_a = "", "strategy"_a = "automatic", "filter"_a = "automatic",
-             "blocks"_a = std::array<std::size_t, 4>{}, "version"_a = 0,
+             "version"_a = 0, py::arg_v("forced", ForcedPlan(), "..."), execution_argument(),
              "Values, ids and positions, (q, k) each, and what really ran.");
 }
 

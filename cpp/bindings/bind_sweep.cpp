@@ -2,7 +2,7 @@
 
 #include "../residuals/simplex.h"
 #include "../residuals/sweep.h"
-#include "bindings.h"
+#include "execution.h"
 
 namespace resmem {
 namespace {
@@ -14,19 +14,16 @@ SimplexMap map_from(const std::string& kind, double floor) {
       floor};
 }
 
-void simplex_python(Array<double>& values, double floor, std::size_t threads,
-                    const std::string& isa, const std::string& kind,
-                    const std::optional<Array<double>>& base, double strength) {
+void simplex_python(Array<double>& values, double floor, const std::string& kind,
+                    const std::optional<Array<double>>& base, double strength,
+                    const ExecutionChoice& choice) {
   require(values.ndim() == 2, "values must be (n, C)");
   const SimplexMap map = map_from(kind, floor);
   require(base.has_value() || map.kind != SimplexMap::Kind::keep, "keep needs a base");
   require(!base || shape_of(*base) == shape_of(values), "base must be (n, C) like values");
-  const KernelTable& kernels = select_kernels(isa);
   const SimplexRows rows{values.mutable_data(), base ? base->data() : nullptr, strength,
                          extent(values, 0), extent(values, 1)};
-  without_gil([&](Interrupt& interrupt) {
-    map_to_simplex(map, rows, kernels, thread_count(threads), interrupt);
-  });
+  without_gil(choice, [&](const Execution& execution) { map_to_simplex(map, rows, execution); });
 }
 
 void check_targets(SweepRequest& request, const py::array& targets) {
@@ -73,8 +70,8 @@ Array<double> sweep_python(const py::array& residuals, const Array<double>& dist
                            std::vector<std::size_t> bounds, std::vector<std::size_t> ks,
                            std::vector<double> sigmas, std::vector<double> strengths,
                            const std::vector<std::pair<std::string, double>>& maps,
-                           const std::string& score, std::size_t bins, std::size_t threads,
-                           const std::string& isa) {
+                           const std::string& score, std::size_t bins,
+                           const ExecutionChoice& choice) {
   require(residuals.ndim() == 2, "residuals must be (n, C)");
   require(
       distances.ndim() == 2 && positions.ndim() == 2 && shape_of(distances) == shape_of(positions),
@@ -97,12 +94,13 @@ Array<double> sweep_python(const py::array& residuals, const Array<double>& dist
                     extent(*base, 1) == request.columns),
           "base must be (q, C)");
   request.base = base ? base->data() : nullptr;
-  request.score = choice<SweepScore>(score, {{"log_loss", SweepScore::log_loss},
-                                             {"accuracy", SweepScore::accuracy},
-                                             {"brier", SweepScore::brier},
-                                             {"calibration", SweepScore::calibration},
-                                             {"squared_error", SweepScore::squared_error},
-                                             {"absolute_error", SweepScore::absolute_error}});
+  request.score =
+      resmem::choice<SweepScore>(score, {{"log_loss", SweepScore::log_loss},
+                                         {"accuracy", SweepScore::accuracy},
+                                         {"brier", SweepScore::brier},
+                                         {"calibration", SweepScore::calibration},
+                                         {"squared_error", SweepScore::squared_error},
+                                         {"absolute_error", SweepScore::absolute_error}});
   request.bins = bins;
   for (const auto& [kind, floor] : maps) {
     request.maps.push_back(map_from(kind, floor));
@@ -114,14 +112,12 @@ Array<double> sweep_python(const py::array& residuals, const Array<double>& dist
   request.ks = std::move(ks);
   request.sigmas = std::move(sigmas);
   request.strengths = std::move(strengths);
-  request.threads = thread_count(threads);
   check_numbers(request);
-  const KernelTable& kernels = select_kernels(isa);
   Array<double> out(std::vector<std::size_t>{request.folds(), request.ks.size(),
                                              request.sigmas.size(), request.strengths.size(),
                                              request.maps.size(), request.width()});
   double* target = out.mutable_data();
-  without_gil([&](Interrupt& interrupt) { sweep(request, kernels, target, interrupt); });
+  without_gil(choice, [&](const Execution& execution) { sweep(request, execution, target); });
   return out;
 }
 
@@ -129,16 +125,15 @@ Array<double> sweep_python(const py::array& residuals, const Array<double>& dist
 
 void register_sweep(py::module_& module) {
   using namespace py::literals;
-  module.def("simplex", &simplex_python, py::arg("values").noconvert(), "floor"_a, "threads"_a = 0,
-             "isa"_a = "", "kind"_a = "clip", py::arg("base").noconvert() = py::none(),
-             "strength"_a = 1.0,
+  module.def("simplex", &simplex_python, py::arg("values").noconvert(), "floor"_a,
+             "kind"_a = "clip", py::arg("base").noconvert() = py::none(), "strength"_a = 1.0,
+             execution_argument(),
              "Rows mapped to the simplex by clip, project or keep, in place; base, if it is known, "
              "is what was corrected, with this strength.");
   module.def("sweep", &sweep_python, py::arg("residuals").noconvert(),
              py::arg("distances").noconvert(), py::arg("positions").noconvert(),
              py::arg("base").noconvert(), py::arg("targets").noconvert(), "bounds"_a, "ks"_a,
-             "sigmas"_a, "strengths"_a, "maps"_a, "score"_a, "bins"_a = 15, "threads"_a = 0,
-             "isa"_a = "",
+             "sigmas"_a, "strengths"_a, "maps"_a, "score"_a, "bins"_a = 15, execution_argument(),
              "Sums of scores (folds, ks, sigmas, strengths, maps, width) over the queries.");
 }
 

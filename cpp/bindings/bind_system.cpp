@@ -1,3 +1,7 @@
+#include "../base/cpu.h"
+#include "../base/fp_guard.h"
+#include "../base/platform.h"
+#include "../base/threads.h"
 #include "bindings.h"
 
 namespace resmem {

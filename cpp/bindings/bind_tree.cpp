@@ -30,13 +30,12 @@ struct IndexArrays<Tree> {
 
 namespace {
 
-std::unique_ptr<Tree> build_python(const py::tuple& segment, std::size_t d, std::size_t threads,
-                                   std::size_t leaf, const std::string& isa) {
-  const Segment rows = segment_from(segment, d);
-  const KernelTable& kernels = select_kernels(isa);
-  return without_gil([&](Interrupt& interrupt) {
-    return std::make_unique<Tree>(
-        build_tree(rows, d, leaf, kernels, thread_count(threads), interrupt));
+std::unique_ptr<Tree> build_python(const BoundSegment& segment, std::size_t d, std::size_t leaf,
+                                   const ExecutionChoice& choice) {
+  require(segment.d == d, "segment keys must have d columns");
+  const Segment& rows = segment.segment;
+  return without_gil(choice, [&](const Execution& execution) {
+    return std::make_unique<Tree>(build_tree(rows, d, leaf, execution));
   });
 }
 
@@ -45,7 +44,7 @@ std::unique_ptr<Tree> build_python(const py::tuple& segment, std::size_t d, std:
 void register_tree(py::module_& module) {
   using namespace py::literals;
   index_class<Tree>(module, "Tree", "What makes exact search of some rows of few dimensions fast.")
-      .def(py::init(&build_python), "segment"_a, "d"_a, "threads"_a = 0, "leaf"_a = 0, "isa"_a = "")
+      .def(py::init(&build_python), "segment"_a, "d"_a, "leaf"_a = 0, execution_argument())
       .def_property_readonly("leaves", &Tree::leaves);
 }
 

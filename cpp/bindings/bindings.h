@@ -9,18 +9,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cxxabi.h>
-
-#include <algorithm>
-#include <chrono>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "../base/cpu.h"
-#include "../base/fp_guard.h"
-#include "../base/platform.h"
-#include "../base/threads.h"
 #include "../rows/numbers.h"
 
 namespace resmem {
@@ -40,57 +31,9 @@ void register_aggregate(py::module_& module);
 void register_correct(py::module_& module);
 void register_sweep(py::module_& module);
 void register_arrays(py::module_& module);
+void register_execution(py::module_& module);
 void register_system(py::module_& module);
 void register_testing(py::module_& module);
-
-// Runs Python's signal handlers; true if one of them raised.
-inline bool signal_raised() {
-  const py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() != 0;
-}
-
-// Lets the GIL go for as long as it lives.
-//
-// Up to Python 3.13 the interpreter ends a daemon thread that asks for the GIL when the program is
-// at its end. The thread's stack is then unwound by force, through frames that no exception may
-// leave, and the program would abort. Such a thread waits here instead, until the process is gone.
-class GilRelease {
- public:
-  GilRelease() : state_(PyEval_SaveThread()) {}
-  ~GilRelease() {
-    try {
-      PyEval_RestoreThread(state_);
-    } catch (const abi::__forced_unwind&) {
-      for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
-    }
-  }
-  GilRelease(const GilRelease&) = delete;
-  GilRelease& operator=(const GilRelease&) = delete;
-
- private:
-  PyThreadState* state_;
-};
-
-// Runs work(interrupt) without the GIL and in the contract's floating-point state; a signal
-// handler's exception comes out as itself.
-template <class Work>
-auto without_gil(const Work& work) {
-  reserve_exceptions();
-  // Python runs signal handlers on the main thread alone: others need not take the GIL to ask.
-  Interrupt interrupt(on_main_thread() ? signal_raised : nullptr);
-  try {
-    const GilRelease release;
-    const FpGuard guard;
-    return work(interrupt);
-  } catch (const Interrupted&) {
-    throw py::error_already_set();
-  }
-}
-
-// The threads a call may use; 0: the default.
-inline std::size_t thread_count(std::size_t threads) {
-  return std::min(threads > 0 ? threads : default_threads(), kMostThreads);
-}
 
 inline void require(bool condition, const char* message) {
   if (!condition) throw py::value_error(message);

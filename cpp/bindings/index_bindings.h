@@ -11,6 +11,7 @@
 
 #include "../base/mappable.h"
 #include "../index/row_index.h"
+#include "execution.h"
 #include "search_request.h"
 
 namespace resmem {

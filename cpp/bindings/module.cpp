@@ -2,6 +2,7 @@
 
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The compiled core of resmem. Private: use the functions of `resmem` itself.";
+  resmem::register_execution(module);  // other functions' defaults are of its type
   resmem::register_system(module);
   resmem::register_arrays(module);
   resmem::register_indexes(module);

@@ -6,7 +6,7 @@
 
 #include "../flat/request.h"
 #include "../index/row_index.h"
-#include "bindings.h"
+#include "row_segment.h"
 
 namespace resmem {
 
@@ -21,33 +21,6 @@ inline FilterKind filter_named(const std::string& name) {
   return choice<FilterKind>(name, {{"automatic", FilterKind::automatic},
                                    {"dot", FilterKind::dot},
                                    {"difference", FilterKind::difference}});
-}
-
-// (keys, ids or None, first_id, died or None, max_abs), and perhaps a RowIndex or None. Only
-// this function knows the order.
-inline Segment segment_from(const py::tuple& parts, std::size_t d) {
-  require(parts.size() == 5 || parts.size() == 6,
-          "a segment must be (keys, ids, first_id, died, max_abs) and may have an index");
-  Segment segment;
-  segment.keys = stored_numbers(parts[0], "segment keys", d, true);
-  segment.n = py::len(parts[0]);
-  const auto per_row = [&](const py::handle& object) -> const std::int64_t* {
-    if (object.is_none()) return nullptr;
-    const auto array = exact_array<std::int64_t>(object, "contiguous int64 ids or versions");
-    require(array.ndim() == 1 && extent(array, 0) == segment.n,
-            "segment ids and died must be (n,)");
-    return array.data();
-  };
-  segment.ids = per_row(parts[1]);
-  segment.first_id = parts[2].cast<std::int64_t>();
-  segment.died = per_row(parts[3]);
-  segment.max_abs = parts[4].cast<double>();
-  if (parts.size() == 6 && !parts[5].is_none()) segment.index = parts[5].cast<const RowIndex*>();
-  if (segment.index != nullptr)
-    require(
-        segment.index->dimensions() == d && segment.index->covers() <= segment.n,
-        (std::string("the ") + segment.index->kind().name + " is not one of this segment").c_str());
-  return segment;
 }
 
 // Queries are C-contiguous float32, or float64 for segments of float64 keys.
@@ -68,8 +41,10 @@ inline SearchRequest request_from(const py::array& queries, double queries_max_a
   request.queries_max_abs = queries_max_abs;
   request.k = k;
   request.metric = metric_named(metric);
-  for (const py::handle& segment : segments)
-    request.segments.push_back(segment_from(segment.cast<py::tuple>(), request.d));
+  for (const py::handle& segment : segments) {
+    request.segments.push_back(bound_segment(segment).segment);
+    require(bound_segment(segment).d == request.d, "segments must be as wide as the queries");
+  }
   for (const Segment& segment : request.segments) {
     require((segment.keys.type == NumberType::float64) == wide,
             "queries must be float64 for float64 keys, and for no other");

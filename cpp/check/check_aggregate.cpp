@@ -24,11 +24,11 @@ struct AggregateCase {
     const std::size_t segments = reader.size();
     stored.reserve(segments);  // their arrays stay where they are
     if (kind == 0)
-      read_segments<DenseSegment>(reader, segments);
+      read_segments<DenseRows>(reader, segments);
     else if (kind == 1)
-      read_segments<SparseSegment>(reader, segments);
+      read_segments<SparseRows>(reader, segments);
     else
-      read_segments<HeadSegment>(reader, segments);
+      read_segments<HeadRows>(reader, segments);
     distances = reader.array<double>(times(request.q, request.k));
     positions = reader.array<std::int64_t>(distances.size());
     for (const std::int64_t position : positions)
@@ -71,11 +71,11 @@ struct AggregateCase {
     }
     request.store = std::move(segments);
   }
-  void read_segment(Reader& reader, DenseSegment& segment, Stored& data) const {
+  void read_segment(Reader& reader, DenseRows& segment, Stored& data) const {
     data.numbers = reader.numbers(times(segment.n, request.columns));
     segment.residuals = data.numbers.numbers();
   }
-  void read_segment(Reader& reader, SparseSegment& segment, Stored& data) const {
+  void read_segment(Reader& reader, SparseRows& segment, Stored& data) const {
     segment.width = reader.size();
     data.index = reader.array<std::int32_t>(times(segment.n, segment.width));
     data.numbers = reader.numbers(data.index.size());
@@ -84,7 +84,7 @@ struct AggregateCase {
     segment.value = data.numbers.numbers();
     segment.rest = data.rest.data();
   }
-  void read_segment(Reader& reader, HeadSegment& segment, Stored& data) const {
+  void read_segment(Reader& reader, HeadRows& segment, Stored& data) const {
     data.numbers = reader.numbers(times(segment.n, request.head.d));
     data.labels = reader.array<std::int64_t>(segment.n);
     segment.keys = data.numbers.numbers();
@@ -120,10 +120,9 @@ void check_weights(Context& context, Reader& reader) {
 void check_aggregate(Context& context, Reader& reader) {
   const AggregateCase given(reader);
   AggregateRequest request = given.request;
-  check_output(context, given.wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
+  check_output(context, given.wanted, [&](const Execution& execution, Doubles& out) {
     if (request.add_to_out) out = given.base;
-    request.threads = threads;
-    aggregate(request, context.kernels, out.data(), stop);
+    aggregate(request, execution, out.data());
   });
 }
 

@@ -29,9 +29,8 @@ void check_softmax(Context& context, Reader& reader) {
   const auto temperature = reader.value<double>();
   const Floats logits = reader.array<float>(times(n, columns));
   const Doubles wanted = reader.array<double>(logits.size());
-  check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
-    softmax_rows(logits.data(), n, columns, temperature, context.kernels, threads, out.data(),
-                 stop);
+  check_output(context, wanted, [&](const Execution& execution, Doubles& out) {
+    softmax_rows(logits.data(), n, columns, temperature, execution, out.data());
   });
 }
 

@@ -24,17 +24,18 @@ template <bool kCodedRows>
 std::unique_ptr<RowIndex> make_cascade(const Segment& segment, const SearchRequest& request,
                                        const KernelTable& kernels) {
   if (!can_be_coded(segment.max_abs)) return nullptr;
-  Interrupt stop;
-  return std::make_unique<Cascade>(
-      build_cascade(segment, request.d, {request.metric, 8, 3, kCodedRows}, kernels, 2, stop));
+  Interrupt never;
+  return std::make_unique<Cascade>(build_cascade(
+      segment, request.d, {request.metric, 8, 3, kCodedRows}, Execution{kernels, 2, never}));
 }
 
 template <std::size_t kLeaf>
 std::unique_ptr<RowIndex> make_tree(const Segment& segment, const SearchRequest& request,
                                     const KernelTable& kernels) {
   if (request.d > kMostTreeDimensions) return nullptr;
-  Interrupt stop;
-  return std::make_unique<Tree>(build_tree(segment, request.d, kLeaf, kernels, 2, stop));
+  Interrupt never;
+  return std::make_unique<Tree>(
+      build_tree(segment, request.d, kLeaf, Execution{kernels, 2, never}));
 }
 
 constexpr IndexBuild kIndexBuilds[] = {
@@ -60,8 +61,7 @@ void check_indexes(Context& context, const SearchCase& search_case) {
     }
     if (indexes.empty()) continue;
     for (const std::size_t threads : kThreads) {
-      request.threads = threads;
-      context.count(search_once(context, search_case, request, nullptr));
+      context.count(search_once(context, search_case, request, threads, nullptr));
     }
   }
 }

@@ -51,9 +51,9 @@ void check_residuals(Context& context, Reader& reader) {
   const std::size_t n = reader.size(), columns = reader.size();
   const ClassCase given(reader, n, columns);
   const StoredVector wanted = reader.numbers(given.outputs.size());
-  for_threads(context, [&](std::size_t threads, Interrupt& stop) {
+  for_threads(context, [&](const Execution& execution) {
     StoredOutput out(wanted);
-    class_residuals(given.rows, context.kernels, threads, out.numbers, stop);
+    class_residuals(given.rows, execution, out.numbers);
     return out.same(context);
   });
 }
@@ -66,13 +66,12 @@ void check_sparse(Context& context, Reader& reader) {
   const StoredVector value = reader.numbers(index.size());
   const Floats rest = reader.array<float>(n);
   const auto error = reader.value<double>();
-  for_threads(context, [&](std::size_t threads, Interrupt& stop) {
+  for_threads(context, [&](const Execution& execution) {
     std::vector<std::int32_t> got_index(index.size());
     StoredOutput got_value(value);
     Floats got_rest(n);
     const SparseResiduals out{got_index.data(), got_value.numbers, got_rest.data()};
-    const Doubles got_error{
-        sparse_residuals(given.rows, others, context.kernels, threads, out, stop)};
+    const Doubles got_error{sparse_residuals(given.rows, others, execution, out)};
     return context.same(got_index, index, "index") && got_value.same(context) &&
            context.same(got_rest, rest, "rest") && context.same(got_error, {error}, "error");
   });
@@ -92,8 +91,8 @@ void check_logits(Context& context, Reader& reader) {
   const auto key = [&](std::size_t i, float* scratch) {
     return keys.numbers().read(i * head.d, head.d, scratch, context.kernels);
   };
-  check_output(context, wanted, [&](std::size_t threads, Floats& out, Interrupt& stop) {
-    head_logits(head, n, key, context.kernels, threads, out.data(), stop);
+  check_output(context, wanted, [&](const Execution& execution, Floats& out) {
+    head_logits(head, n, key, execution, out.data());
   });
 }
 

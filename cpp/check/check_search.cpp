@@ -23,6 +23,8 @@ struct Path {
   FilterKind filter;
   bool euclidean_only;
   const char* name;
+
+  ForcedPlan plan() const { return {strategy, filter, {}}; }
 };
 constexpr Path kPaths[] = {
     {Strategy::automatic, FilterKind::automatic, false, "automatic"},
@@ -37,18 +39,19 @@ constexpr Path kPaths[] = {
 // Threads and blocks of each size all with all; of a heavy case a half, in turn.
 void check_path(Context& context, const SearchCase& search_case, const Path& path, bool heavy) {
   SearchRequest request = search_case.request;
-  request.strategy = path.strategy;
-  request.filter = path.filter;
+  request.forced = path.plan();
   const bool forced = path.strategy != Strategy::automatic && request.d <= kCertifiedDepth;
   for (std::size_t setting = 0; setting < 2 * std::size(kThreads); ++setting) {
     if (heavy && setting % 2 != context.number % 2) continue;
-    request.threads = kThreads[setting % std::size(kThreads)];
+    const std::size_t threads = kThreads[setting % std::size(kThreads)];
     const bool small = setting >= std::size(kThreads);
-    request.blocks = small ? kSmallBlocks[context.number % std::size(kSmallBlocks)] : Blocks{};
+    request.forced.blocks =
+        small ? kSmallBlocks[context.number % std::size(kSmallBlocks)] : Blocks{};
     context.path = std::string(path.name) +
                    (path.filter == FilterKind::difference ? " difference, " : ", ") +
-                   std::to_string(request.threads) + (small ? " threads, small" : " threads");
-    context.count(search_once(context, search_case, request, forced ? path.name : nullptr));
+                   std::to_string(threads) + (small ? " threads, small" : " threads");
+    context.count(
+        search_once(context, search_case, request, threads, forced ? path.name : nullptr));
   }
 }
 
@@ -78,11 +81,12 @@ struct WideSearchCase {
   Integers ids;
 };
 
-bool search_wide_once(Context& context, const WideSearchCase& given, const SearchRequest& request) {
+bool search_wide_once(Context& context, const WideSearchCase& given, const SearchRequest& request,
+                      std::size_t threads) {
   Doubles values(given.values.size(), kBlank);
   Integers ids(values.size(), kBlank);
-  Interrupt stop;
-  search(request, context.kernels, {values.data(), ids.data(), nullptr}, stop);
+  Interrupt never;
+  search(request, {context.kernels, threads, never}, {values.data(), ids.data(), nullptr});
   return context.same(ids, given.ids, "ids") && context.same(values, given.values, "values");
 }
 
@@ -111,12 +115,10 @@ void check_wide_search(Context& context, Reader& reader) {
     if (path.strategy == Strategy::stream) continue;
     if (path.euclidean_only && !is_euclidean(given.request.metric)) continue;
     SearchRequest request = given.request;
-    request.strategy = path.strategy;
-    request.filter = path.filter;
+    request.forced = path.plan();
     for (const std::size_t threads : kThreads) {
-      request.threads = threads;
       context.path = std::string(path.name) + ", " + std::to_string(threads) + " threads";
-      context.count(search_wide_once(context, given, request));
+      context.count(search_wide_once(context, given, request, threads));
     }
   }
 }

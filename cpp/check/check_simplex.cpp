@@ -17,10 +17,10 @@ void check_simplex(Context& context, Reader& reader) {
   const Doubles base = reader.array<double>();  // empty: not known
   const Doubles wanted = reader.array<double>(values.size());
   require(base.empty() || base.size() == values.size(), "the base outputs have another shape");
-  check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
+  check_output(context, wanted, [&](const Execution& execution, Doubles& out) {
     out = values;
     map_to_simplex(map, {out.data(), base.empty() ? nullptr : base.data(), strength, n, columns},
-                   context.kernels, threads, stop);
+                   execution);
   });
 }
 

@@ -75,6 +75,11 @@ struct SweepCase {
   Integers positions, labels;
 };
 
+std::vector<SweepScore> scores_of(const SweepRequest& request) {
+  if (request.labels == nullptr) return {SweepScore::squared_error, SweepScore::absolute_error};
+  return {SweepScore::log_loss, SweepScore::accuracy, SweepScore::brier, SweepScore::calibration};
+}
+
 }  // namespace
 
 // The page leaves the order of these sums open, but not their bits: what the scalar table makes of
@@ -82,18 +87,13 @@ struct SweepCase {
 void check_sweep(Context& context, Reader& reader) {
   const SweepCase given(reader);
   SweepRequest request = given.request;
-  std::vector<SweepScore> scores{SweepScore::squared_error, SweepScore::absolute_error};
-  if (request.labels != nullptr)
-    scores = {SweepScore::log_loss, SweepScore::accuracy, SweepScore::brier,
-              SweepScore::calibration};
-  for (const SweepScore score : scores) {
+  for (const SweepScore score : scores_of(request)) {
     request.score = score;
     Doubles wanted(request.folds() * request.settings() * request.width());
     Interrupt never;
-    sweep(request, scalar_kernels(), wanted.data(), never);
-    check_output(context, wanted, [&](std::size_t threads, Doubles& out, Interrupt& stop) {
-      request.threads = threads;
-      sweep(request, context.kernels, out.data(), stop);
+    sweep(request, Execution{scalar_kernels(), 1, never}, wanted.data());
+    check_output(context, wanted, [&](const Execution& execution, Doubles& out) {
+      sweep(request, execution, out.data());
     });
   }
 }

@@ -11,8 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "../base/threads.h"
-#include "../kernels/table.h"
+#include "../base/execution.h"
 
 namespace resmem {
 
@@ -47,22 +46,22 @@ struct Context {
   std::map<std::string, std::size_t> searches;  // by the strategy that ran
 };
 
-// Counts body(threads, stop), which returns whether all was well, at each number of threads.
+// Counts body(execution), which returns whether all was well, at each number of threads.
 template <class Body>
 void for_threads(Context& context, Body&& body) {
   for (const std::size_t threads : kThreads) {
     context.path = std::to_string(threads) + " threads";
-    Interrupt stop;
-    context.count(body(threads, stop));
+    Interrupt never;
+    context.count(body(Execution{context.kernels, threads, never}));
   }
 }
 
-// Calls body(threads, out, stop), which must make `out` what is wanted, at each number of threads.
+// Calls body(execution, out), which must make `out` what is wanted, at each number of threads.
 template <class T, class Body>
 void check_output(Context& context, const std::vector<T>& wanted, Body&& body) {
-  for_threads(context, [&](std::size_t threads, Interrupt& stop) {
+  for_threads(context, [&](const Execution& execution) {
     std::vector<T> out(wanted.size(), T{kBlank});
-    body(threads, out, stop);
+    body(execution, out);
     return context.same(out, wanted, "output");
   });
 }

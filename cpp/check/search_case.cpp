@@ -63,13 +63,14 @@ std::int64_t SearchCase::id_at(std::int64_t position) const {
 }
 
 bool search_once(Context& context, const SearchCase& search_case, const SearchRequest& request,
-                 const char* strategy) {
+                 std::size_t threads, const char* strategy) {
   Doubles values(search_case.values.size(), kBlank);
   Integers ids(values.size(), kBlank), positions = ids;
-  Interrupt stop;
+  Interrupt never;
   SearchStats stats;
   try {
-    stats = search(request, context.kernels, {values.data(), ids.data(), positions.data()}, stop);
+    stats = search(request, {context.kernels, threads, never},
+                   {values.data(), ids.data(), positions.data()});
   } catch (const std::exception& error) {
     return context.fail(error.what());
   }

@@ -52,6 +52,6 @@ struct SearchCase {
 // Runs a request made of the case's own, and returns whether it found what the case wants. Of a
 // strategy that is given (not null) it also wants that this one ran.
 bool search_once(Context& context, const SearchCase& search_case, const SearchRequest& request,
-                 const char* strategy);
+                 std::size_t threads, const char* strategy);
 
 }  // namespace resmem

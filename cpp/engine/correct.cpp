@@ -5,7 +5,7 @@
 namespace resmem {
 
 SearchStats correct(const SearchRequest& search_request, AggregateRequest residuals,
-                    const KernelTable& kernels, double* out, Interrupt& interrupt) {
+                    const Execution& execution, double* out) {
   const std::size_t pairs = search_request.q * search_request.k;
   // The search fills these wholly, so they are not set to zero first.
   const std::unique_ptr<double[]> distances(new double[pairs]);
@@ -13,12 +13,12 @@ SearchStats correct(const SearchRequest& search_request, AggregateRequest residu
   SearchOutput found;
   found.values = distances.get();
   found.positions = positions.get();
-  const SearchStats stats = search(search_request, kernels, found, interrupt);
+  const SearchStats stats = search(search_request, execution, found);
   residuals.distances = distances.get();
   residuals.positions = positions.get();
   residuals.q = search_request.q;
   residuals.k = search_request.k;
-  aggregate(residuals, kernels, out, interrupt);
+  aggregate(residuals, execution, out);
   return stats;
 }
 

@@ -10,6 +10,6 @@ namespace resmem {
 // as `aggregate` does. `residuals` says of what; its distances and positions are those found here,
 // its q and k those of the search, whose metric must be euclidean. Throws DamagedRows, Interrupted.
 SearchStats correct(const SearchRequest& search_request, AggregateRequest residuals,
-                    const KernelTable& kernels, double* out, Interrupt& interrupt);
+                    const Execution& execution, double* out);
 
 }  // namespace resmem

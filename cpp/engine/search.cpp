@@ -11,9 +11,9 @@ namespace {
 constexpr std::size_t kFoundBytes = std::size_t{16} << 20;
 
 // Queries whose neighbours may be held together, one more of each than it keeps in the end.
-std::size_t queries_held(const SearchRequest& request) {
+std::size_t queries_held(const SearchRequest& request, std::size_t threads) {
   const std::size_t each = sizeof(Neighbour) * (request.k + 1) + sizeof(std::uint64_t);
-  return std::clamp<std::size_t>(kFoundBytes / each, request.threads, 1 << 16);
+  return std::clamp<std::size_t>(kFoundBytes / each, threads, 1 << 16);
 }
 
 // The first rows of a segment, which its index covers.
@@ -26,20 +26,19 @@ std::size_t covered_rows(const Segment& segment) {
 // flat search alone.
 class IndexedSearch {
  public:
-  IndexedSearch(const SearchRequest& request, const KernelTable& kernels,
-                const SearchOutput& output, Interrupt& interrupt)
+  IndexedSearch(const SearchRequest& request, const Execution& execution,
+                const SearchOutput& output)
       : request_(request),
-        kernels_(kernels),
+        execution_(execution),
         output_(output),
-        interrupt_(interrupt),
         rows_(request.segments, request.d),
         exclusions_(request),
         deferred_(request.q) {}
 
   SearchStats run() {
-    stats_.isa = kernels_.name;
+    stats_.isa = execution_.kernels.name;
     const IndexKind* named = nullptr;
-    std::size_t together = std::min(request_.q, queries_held(request_));
+    std::size_t together = std::min(request_.q, queries_held(request_, execution_.threads));
     for (const Segment& segment : request_.segments) {
       if (segment.index == nullptr) continue;
       const IndexKind& kind = segment.index->kind();
@@ -62,10 +61,10 @@ class IndexedSearch {
       const Segment& segment = request_.segments[s];
       if (segment.index == nullptr) continue;
       segment.index->search(
-          {request_, segment, rows_.start(s), kernels_, exclusions_, first, count},
-          {found, deferred_, stats_}, interrupt_);
+          {request_, segment, rows_.start(s), execution_, exclusions_, first, count},
+          {found, deferred_, stats_});
     }
-    parallel_for_rows(count, 64 * request_.k, request_.threads, interrupt_,
+    parallel_for_rows(count, 64 * request_.k, execution_.threads, execution_.interrupt,
                       [&](std::size_t begin, std::size_t end, bool) {
                         for (std::size_t i = begin; i < end; ++i)
                           output_.write(request_, first + i, found[i]);
@@ -94,7 +93,7 @@ class IndexedSearch {
     if (part.segments.empty()) return;
     SearchOutput output;
     output.found = &found;
-    stats_.add(flat_search(part, kernels_, output, interrupt_));
+    stats_.add(flat_search(part, execution_, output));
     const RowSet numbered(part.segments, request_.d);
     for (std::vector<Neighbour>& each : found)
       for (Neighbour& neighbour : each) {
@@ -125,14 +124,13 @@ class IndexedSearch {
     std::vector<std::vector<Neighbour>> found(queries.size());
     SearchOutput output;
     output.found = &found;
-    stats_.add(flat_search(part, kernels_, output, interrupt_));
+    stats_.add(flat_search(part, execution_, output));
     for (std::size_t i = 0; i < queries.size(); ++i) output_.write(request_, queries[i], found[i]);
   }
 
   const SearchRequest& request_;
-  const KernelTable& kernels_;
+  const Execution& execution_;
   const SearchOutput output_;
-  Interrupt& interrupt_;
   const RowSet rows_;
   const Exclusions exclusions_;
   std::vector<std::uint8_t> deferred_;
@@ -142,7 +140,8 @@ class IndexedSearch {
 // Indexes are asked if no other path is forced, if the bounds of all of them hold, and if one
 // covers many more rows than are looked for.
 bool indexes_serve(const SearchRequest& request) {
-  if (request.strategy != Strategy::automatic || request.filter != FilterKind::automatic)
+  if (request.forced.strategy != Strategy::automatic ||
+      request.forced.filter != FilterKind::automatic)
     return false;
   bool large = false;
   for (const Segment& segment : request.segments) {
@@ -155,11 +154,11 @@ bool indexes_serve(const SearchRequest& request) {
 
 }  // namespace
 
-SearchStats search(const SearchRequest& request, const KernelTable& kernels,
-                   const SearchOutput& output, Interrupt& interrupt) {
+SearchStats search(const SearchRequest& request, const Execution& execution,
+                   const SearchOutput& output) {
   if (request.q == 0 || request.k == 0) return {};
-  if (indexes_serve(request)) return IndexedSearch(request, kernels, output, interrupt).run();
-  return flat_search(request, kernels, output, interrupt);
+  if (indexes_serve(request)) return IndexedSearch(request, execution, output).run();
+  return flat_search(request, execution, output);
 }
 
 }  // namespace resmem

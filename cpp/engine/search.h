@@ -6,7 +6,7 @@
 namespace resmem {
 
 // Fills the output as CONTRACT.md says. Throws Interrupted.
-SearchStats search(const SearchRequest& request, const KernelTable& kernels,
-                   const SearchOutput& output, Interrupt& interrupt);
+SearchStats search(const SearchRequest& request, const Execution& execution,
+                   const SearchOutput& output);
 
 }  // namespace resmem

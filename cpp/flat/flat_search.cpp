@@ -31,8 +31,7 @@ constexpr std::size_t kStreamQueries = 8;
 // once, not once per thread (as dear as 5 queries of a panel, and bound by memory). Split
 // queries find their thresholds once, not once per thread, and hold fewer panels: panels
 // should stay in the last cache that a thread can count on.
-bool worth_splitting_queries(const SearchRequest& request) {
-  const std::size_t threads = request.threads;
+bool worth_splitting_queries(const SearchRequest& request, std::size_t threads) {
   if (request.q < 128 * threads) return false;
   const std::size_t panel_bytes = sizeof(float) * request.q * request.d;
   return panel_bytes > (std::size_t{2} << 20) || request.q >= 2048 || threads > 8;
@@ -64,18 +63,20 @@ bool unscaled_squares_are_safe(const SearchRequest& request) {
   return largest >= 0x1p-40 && largest <= 0x1p40;
 }
 
-Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTable& kernels) {
+Plan make_plan(const SearchRequest& request, const RowSet& rows, const Execution& execution) {
+  const KernelTable& kernels = execution.kernels;
+  const Blocks& blocks = request.forced.blocks;
   Plan plan;
   // Room above k: more makes thresholds stale, less makes thinning frequent (measured flat
   // between k/2 and 2k at k = 50 .. 100).
   const std::size_t room = std::max<std::size_t>(64, request.k);
   const std::size_t buffer =
-      request.k + (request.blocks.buffer > request.k ? request.blocks.buffer - request.k : room);
+      request.k + (blocks.buffer > request.k ? blocks.buffer - request.k : room);
   plan.scan.capacity = std::min(buffer, std::max(rows.size(), request.k + 1));
 
-  plan.strategy = request.strategy;
+  plan.strategy = request.forced.strategy;
   const bool may_stream =
-      is_euclidean(request.metric) && request.filter != FilterKind::dot && !request.wide();
+      is_euclidean(request.metric) && request.forced.filter != FilterKind::dot && !request.wide();
   if (!bounds_hold_at(request.d) ||
       (request.wide() && !bounds_hold_for_wide(largest_value(request)))) {
     plan.strategy = Strategy::exact;
@@ -88,14 +89,14 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTab
       plan.strategy = Strategy::exact;  // every row would be a candidate
     else if (may_stream && request.q <= kStreamQueries && unscaled_squares_are_safe(request))
       plan.strategy = Strategy::stream;
-    else if (worth_splitting_queries(request))
+    else if (worth_splitting_queries(request, execution.threads))
       plan.strategy = Strategy::by_queries;
     else
       plan.strategy = Strategy::by_rows;
   }
 
   plan.scan.stream = plan.strategy == Strategy::stream;
-  plan.filter = plan.scan.stream ? FilterKind::difference : request.filter;
+  plan.filter = plan.scan.stream ? FilterKind::difference : request.forced.filter;
   if (plan.filter == FilterKind::automatic) plan.filter = FilterKind::dot;
   if (plan.filter == FilterKind::difference && !is_euclidean(request.metric))
     throw std::invalid_argument("the difference filter serves the Euclidean metrics only");
@@ -104,23 +105,23 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const KernelTab
   const std::size_t row_bytes = sizeof(float) * (request.d + 16);
   std::size_t mc = std::min<std::size_t>(level2_bytes() / 2 / row_bytes, 1024);
   if (plan.scan.stream) mc = std::max<std::size_t>(mc, 64);
-  if (request.blocks.rows > 0) mc = request.blocks.rows;
+  if (blocks.rows > 0) mc = blocks.rows;
   plan.scan.block_rows = std::clamp<std::size_t>(mc / kernels.row_step * kernels.row_step,
                                                  kernels.row_step, std::size_t{1} << 20);
-  const std::size_t kc = request.blocks.depth > 0 ? request.blocks.depth : 2048;
+  const std::size_t kc = blocks.depth > 0 ? blocks.depth : 2048;
   plan.scan.depth_block = std::max(kDepthStep, kc / kDepthStep * kDepthStep);
 
   // Queries a task holds: within the budget, at least a task per thread, and up to four when
   // they stay long enough to amortise staging.
   const std::size_t query_bytes =
       sizeof(float) * (request.d + 8) + sizeof(Candidate) * plan.scan.capacity;
-  std::size_t most = std::max<std::size_t>(1, kScannerBytes / request.threads / query_bytes);
+  std::size_t most = std::max<std::size_t>(1, kScannerBytes / execution.threads / query_bytes);
   if (plan.strategy == Strategy::by_queries) {
     const auto share = [&](std::size_t tasks) { return (request.q + tasks - 1) / tasks; };
-    most = std::min(most, std::max(share(4 * request.threads),
-                                   std::min<std::size_t>(512, share(request.threads))));
+    most = std::min(most, std::max(share(4 * execution.threads),
+                                   std::min<std::size_t>(512, share(execution.threads))));
   }
-  plan.queries_per_task = request.blocks.queries > 0 ? request.blocks.queries : most;
+  plan.queries_per_task = blocks.queries > 0 ? blocks.queries : most;
   return plan;
 }
 
@@ -131,15 +132,14 @@ const char* filter_name(FilterKind filter) {
 
 class Search {
  public:
-  Search(const SearchRequest& request, const KernelTable& kernels, const SearchOutput& output,
-         Interrupt& interrupt)
+  Search(const SearchRequest& request, const Execution& execution, const SearchOutput& output)
       : request_(request),
-        kernels_(kernels),
+        execution_(execution),
+        kernels_(execution.kernels),
         rows_(request.segments, request.d),
         exclusions_(request),
-        plan_(make_plan(request, rows_, kernels)),
-        output_(output),
-        interrupt_(interrupt) {}
+        plan_(make_plan(request, rows_, execution)),
+        output_(output) {}
 
   SearchStats run() {
     static const char* const names[] = {"automatic", "by_queries", "by_rows", "stream", "exact"};
@@ -179,17 +179,19 @@ class Search {
     // Whole panels, evenly: a short last task would stage all rows for a few queries.
     const std::size_t panel = std::min<std::size_t>(kernels_.query_lanes, per_task);
     const std::size_t panels = (queries.size() + panel - 1) / panel;
-    parallel_for(tasks, request_.threads, interrupt_, [&](std::size_t task, bool calling_thread) {
-      Scanner scanner(request_, rows_, exclusions_, kernels_, bounds, plan_.scan);
-      const std::size_t first = panels * task / tasks * panel;
-      const std::size_t last = std::min(queries.size(), panels * (task + 1) / tasks * panel);
-      const std::size_t count = last - first;
-      scanner.begin(queries.data() + first, count);
-      scanner.scan(0, rows_.size(), interrupt_, calling_thread);
-      for (std::size_t i = 0; i < count; ++i)
-        finish(queries[first + i], i, {&scanner.selection()}, bounds);
-      add(scanner.stats());
-    });
+    parallel_for(tasks, execution_.threads, execution_.interrupt,
+                 [&](std::size_t task, bool calling_thread) {
+                   Scanner scanner(request_, rows_, exclusions_, kernels_, bounds, plan_.scan);
+                   const std::size_t first = panels * task / tasks * panel;
+                   const std::size_t last =
+                       std::min(queries.size(), panels * (task + 1) / tasks * panel);
+                   const std::size_t count = last - first;
+                   scanner.begin(queries.data() + first, count);
+                   scanner.scan(0, rows_.size(), execution_.interrupt, calling_thread);
+                   for (std::size_t i = 0; i < count; ++i)
+                     finish(queries[first + i], i, {&scanner.selection()}, bounds);
+                   add(scanner.stats());
+                 });
   }
 
   // Few queries: the threads take turns at chunks of rows, each with thresholds of its own;
@@ -197,25 +199,26 @@ class Search {
   void filter_by_rows(const std::vector<std::size_t>& queries, const FilterBounds& bounds) {
     const std::size_t block = plan_.scan.block_rows, total = rows_.size();
     const std::size_t blocks = (total + block - 1) / block;
-    const std::size_t chunk = std::max<std::size_t>(1, blocks / (16 * request_.threads)) * block;
+    const std::size_t chunk = std::max<std::size_t>(1, blocks / (16 * execution_.threads)) * block;
     const std::size_t chunks = (total + chunk - 1) / chunk;
-    const std::size_t slots = std::min(request_.threads, chunks);
+    const std::size_t slots = std::min(execution_.threads, chunks);
     std::vector<std::unique_ptr<Scanner>> scanners(slots);
     for (std::size_t first = 0; first < queries.size(); first += plan_.queries_per_task) {
       const std::size_t count = std::min(plan_.queries_per_task, queries.size() - first);
       std::atomic<std::size_t> next{0};
-      parallel_for(slots, slots, interrupt_, [&](std::size_t slot, bool calling_thread) {
+      parallel_for(slots, slots, execution_.interrupt, [&](std::size_t slot, bool calling_thread) {
         auto& scanner = scanners[slot];
         if (!scanner)
           scanner =
               std::make_unique<Scanner>(request_, rows_, exclusions_, kernels_, bounds, plan_.scan);
         scanner->begin(queries.data() + first, count);
         for (std::size_t c = next++; c < chunks; c = next++)
-          scanner->scan(c * chunk, std::min(total, (c + 1) * chunk), interrupt_, calling_thread);
+          scanner->scan(c * chunk, std::min(total, (c + 1) * chunk), execution_.interrupt,
+                        calling_thread);
       });
       std::vector<const Selection*> parts;
       for (const auto& scanner : scanners) parts.push_back(&scanner->selection());
-      parallel_for(count, request_.threads, interrupt_,
+      parallel_for(count, execution_.threads, execution_.interrupt,
                    [&](std::size_t i, bool) { finish(queries[first + i], i, parts, bounds); });
     }
     for (const auto& scanner : scanners) add(scanner->stats());
@@ -259,27 +262,28 @@ class Search {
 
   // No filter: canonical keys of every row.
   void search_exactly(const std::vector<std::size_t>& queries) {
-    parallel_for(queries.size(), request_.threads, interrupt_, [&](std::size_t i, bool calling) {
-      const std::size_t query = queries[i];
-      const CanonicalKey key(request_, kernels_, query);
-      RowReader reader(rows_, kernels_);
-      std::vector<Neighbour> found;
-      std::uint64_t scored = 0;
-      const std::size_t most = 4 * request_.k + 4096;  // held at once
-      for (std::size_t s = 0; s < request_.segments.size(); ++s) {
-        const Segment& segment = request_.segments[s];
-        for (std::size_t r = 0; r < segment.n; ++r) {
-          if (r % 1024 == 0) interrupt_.poll(calling);
-          if (segment.dead(r, request_.version)) continue;
-          if (exclusions_.excludes(query, segment.id(r))) continue;
-          found.push_back({key.at(reader, segment, r), segment.id(r), rows_.start(s) + r});
-          ++scored;
-          if (found.size() >= most) keep_nearest(found, request_.k);
-        }
-      }
-      rescored_ += scored;
-      output_.write(request_, query, found);
-    });
+    parallel_for(
+        queries.size(), execution_.threads, execution_.interrupt, [&](std::size_t i, bool calling) {
+          const std::size_t query = queries[i];
+          const CanonicalKey key(request_, kernels_, query);
+          RowReader reader(rows_, kernels_);
+          std::vector<Neighbour> found;
+          std::uint64_t scored = 0;
+          const std::size_t most = 4 * request_.k + 4096;  // held at once
+          for (std::size_t s = 0; s < request_.segments.size(); ++s) {
+            const Segment& segment = request_.segments[s];
+            for (std::size_t r = 0; r < segment.n; ++r) {
+              if (r % 1024 == 0) execution_.interrupt.poll(calling);
+              if (segment.dead(r, request_.version)) continue;
+              if (exclusions_.excludes(query, segment.id(r))) continue;
+              found.push_back({key.at(reader, segment, r), segment.id(r), rows_.start(s) + r});
+              ++scored;
+              if (found.size() >= most) keep_nearest(found, request_.k);
+            }
+          }
+          rescored_ += scored;
+          output_.write(request_, query, found);
+        });
     stats_.rescored = rescored_;
   }
 
@@ -305,12 +309,12 @@ class Search {
   }
 
   const SearchRequest& request_;
+  const Execution& execution_;
   const KernelTable& kernels_;
   const RowSet rows_;
   const Exclusions exclusions_;
   const Plan plan_;
   const SearchOutput output_;
-  Interrupt& interrupt_;
 
   std::mutex mutex_;
   std::vector<std::size_t> deferred_;
@@ -333,16 +337,16 @@ void SearchOutput::write(const SearchRequest& request, std::size_t query,
                    positions == nullptr ? nullptr : positions + at);
 }
 
-SearchStats flat_search(const SearchRequest& request, const KernelTable& kernels,
-                        const SearchOutput& output, Interrupt& interrupt) {
+SearchStats flat_search(const SearchRequest& request, const Execution& execution,
+                        const SearchOutput& output) {
   if (request.q == 0 || request.k == 0) return {};
-  return Search(request, kernels, output, interrupt).run();
+  return Search(request, execution, output).run();
 }
 
 void filter_brackets(const SearchRequest& request, const KernelTable& kernels, double* low,
                      double* high) {
   const FilterKind kind =
-      request.filter == FilterKind::difference ? FilterKind::difference : FilterKind::dot;
+      request.forced.filter == FilterKind::difference ? FilterKind::difference : FilterKind::dot;
   const auto bounds = make_filter_bounds(request, kind, false, kernels);
   const Segment& segment = request.segments.at(0);
   const std::size_t depth = (request.d + kDepthStep - 1) / kDepthStep * kDepthStep;
@@ -357,7 +361,7 @@ void filter_brackets(const SearchRequest& request, const KernelTable& kernels, d
   RowReader reader(rows, kernels);
   bounds->stage_rows(reader, segment, 0, segment.n,
                      {staged.data(), depth, init.data(), spread.data()});
-  const std::size_t kc = request.blocks.depth > 0 ? request.blocks.depth : depth;
+  const std::size_t kc = request.forced.blocks.depth > 0 ? request.forced.blocks.depth : depth;
   const ScanArgs args{panel.data(),   staged.data(), depth, init.data(),
                       segment.n,      depth,         kc,    thresholds.data(),
                       partial.data(), hits.data()};

@@ -3,8 +3,7 @@
 
 #include <vector>
 
-#include "../base/threads.h"
-#include "../kernels/table.h"
+#include "../base/execution.h"
 #include "canonical.h"
 #include "request.h"
 
@@ -24,8 +23,8 @@ struct SearchOutput {
 };
 
 // Fills the output as CONTRACT.md says; indexes of segments are not asked. Throws Interrupted.
-SearchStats flat_search(const SearchRequest& request, const KernelTable& kernels,
-                        const SearchOutput& output, Interrupt& interrupt);
+SearchStats flat_search(const SearchRequest& request, const Execution& execution,
+                        const SearchOutput& output);
 
 // The brackets in which the filter believes each canonical key to lie, (q, n) each: what the
 // certificate promises, laid open for tests. One segment.

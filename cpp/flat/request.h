@@ -21,6 +21,14 @@ struct Blocks {
 enum class Strategy { automatic, by_queries, by_rows, stream, exact };
 enum class FilterKind { automatic, dot, difference };
 
+// What tests force of the plan that the search makes for itself otherwise. Results never depend on
+// it.
+struct ForcedPlan {
+  Strategy strategy = Strategy::automatic;
+  FilterKind filter = FilterKind::automatic;
+  Blocks blocks;
+};
+
 struct SearchRequest {
   // (q, d), row-major and finite. One of the two is set: float64 queries ask for float64 keys in
   // every segment, float32 queries for keys that are no wider.
@@ -33,11 +41,7 @@ struct SearchRequest {
   const std::int64_t* exclude = nullptr;  // (q, exclude_width), -1 for none
   std::size_t exclude_width = 0;
   std::int64_t version = 0;  // rows that had died by then are not seen
-  std::size_t threads = 1;
-  // Tests force a path by these.
-  Blocks blocks;
-  Strategy strategy = Strategy::automatic;
-  FilterKind filter = FilterKind::automatic;
+  ForcedPlan forced;
 
   bool wide() const { return queries64 != nullptr; }
   // The same request of some queries that follow one another.

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../base/threads.h"
+#include "../base/execution.h"
 #include "../flat/canonical.h"
 #include "../flat/exclusions.h"
 
@@ -26,7 +26,7 @@ struct IndexScope {
   const SearchRequest& request;
   const Segment& segment;
   std::size_t start;  // position of the segment's first row
-  const KernelTable& kernels;
+  const Execution& execution;
   const Exclusions& exclusions;
   std::size_t first, count;  // queries
 
@@ -64,8 +64,7 @@ class RowIndex {
   // stays within the memory promised.
   virtual std::size_t queries_together(const SearchRequest& request) const = 0;
   // Searches the scope, whose request it serves. Throws Interrupted.
-  virtual void search(const IndexScope& scope, const IndexOutput& output,
-                      Interrupt& interrupt) const = 0;
+  virtual void search(const IndexScope& scope, const IndexOutput& output) const = 0;
 
  protected:
   RowIndex() = default;

@@ -15,11 +15,10 @@ constexpr std::size_t kPolledValues = std::size_t{1} << 22;
 // What a thread needs at hand to sum the residuals of queries, one after the other.
 struct Worker {
   const AggregateRequest& request;
-  const KernelTable& kernels;
-  Interrupt& interrupt;
+  const Execution& execution;
   bool calling_thread;
 
-  void poll() const { interrupt.poll(calling_thread); }
+  void poll() const { execution.interrupt.poll(calling_thread); }
 };
 
 // ---- Dense ---------------------------------------------------------------------------------
@@ -32,7 +31,7 @@ struct AllSums {
 // Rows of float32 alone: summed where they lie.
 class DenseSum : public AllSums {
  public:
-  DenseSum(const Located<DenseSegment>& rows, const Worker& worker)
+  DenseSum(const Located<DenseRows>& rows, const Worker& worker)
       : rows_(rows), worker_(worker), row_(worker.request.k + kRowsAhead) {}
 
   static std::size_t cost(const AggregateRequest& request) {
@@ -50,8 +49,8 @@ class DenseSum : public AllSums {
     const std::size_t step = std::max<std::size_t>(4, kPolledValues / request.columns / 4 * 4);
     for (std::size_t j = 0; j < count; j += step) {
       if (j > 0) worker_.poll();
-      worker_.kernels.sums.weighted_sum(sums, row_.data() + j, weights + j,
-                                        std::min(step, count - j), request.columns);
+      worker_.execution.kernels.sums.weighted_sum(sums, row_.data() + j, weights + j,
+                                                  std::min(step, count - j), request.columns);
     }
   }
 
@@ -61,7 +60,7 @@ class DenseSum : public AllSums {
     return static_cast<const float*>(segment.residuals.at(row * worker_.request.columns));
   }
 
-  const Located<DenseSegment>& rows_;
+  const Located<DenseRows>& rows_;
   const Worker worker_;
   std::vector<const float*> row_;
 };
@@ -70,7 +69,7 @@ class DenseSum : public AllSums {
 // time are brought into scratch.
 class PieceSum : public AllSums {
  public:
-  PieceSum(const Located<DenseSegment>& rows, const Worker& worker)
+  PieceSum(const Located<DenseRows>& rows, const Worker& worker)
       : rows_(rows),
         worker_(worker),
         columns_(std::min(worker.request.width(), kColumns)),
@@ -96,7 +95,7 @@ class PieceSum : public AllSums {
         for (std::size_t r = kRows; r < std::min(2 * kRows, count - j); ++r)
           fetch(query, positions[j + r], c, n);
         for (std::size_t r = 0; r < some; ++r) bring(query, positions[j + r], c, n, r);
-        worker_.kernels.sums.weighted_sum(sums + c, row_, weights + j, some, n);
+        worker_.execution.kernels.sums.weighted_sum(sums + c, row_, weights + j, some, n);
       }
     }
   }
@@ -134,7 +133,7 @@ class PieceSum : public AllSums {
     const std::size_t start = row * worker_.request.columns;
     const std::int64_t* column = selected(query, first);
     if (column == nullptr) {
-      row_[to] = residuals.read(start + first, n, piece, worker_.kernels);
+      row_[to] = residuals.read(start + first, n, piece, worker_.execution.kernels);
       return;
     }
     for (std::size_t c = 0; c < n; ++c) {
@@ -145,10 +144,10 @@ class PieceSum : public AllSums {
         halves_[c] = *static_cast<const std::uint16_t*>(from);
     }
     if (residuals.type != NumberType::float32)
-      Numbers{halves_.data(), residuals.type}.read(0, n, piece, worker_.kernels);
+      Numbers{halves_.data(), residuals.type}.read(0, n, piece, worker_.execution.kernels);
   }
 
-  const Located<DenseSegment>& rows_;
+  const Located<DenseRows>& rows_;
   const Worker worker_;
   std::size_t columns_;
   std::vector<float> piece_;
@@ -159,7 +158,7 @@ class PieceSum : public AllSums {
 // Rows of float64, which regression has, of few columns mostly.
 class WideSum : public AllSums {
  public:
-  WideSum(const Located<DenseSegment>& rows, const Worker& worker) : rows_(rows), worker_(worker) {}
+  WideSum(const Located<DenseRows>& rows, const Worker& worker) : rows_(rows), worker_(worker) {}
 
   static std::size_t cost(const AggregateRequest& request) { return request.k * request.width(); }
 
@@ -183,7 +182,7 @@ class WideSum : public AllSums {
   }
 
  private:
-  const Located<DenseSegment>& rows_;
+  const Located<DenseRows>& rows_;
   const Worker worker_;
 };
 
@@ -191,16 +190,15 @@ class WideSum : public AllSums {
 
 class SparseSum {
  public:
-  SparseSum(const Located<SparseSegment>& rows, const Worker& worker)
-      : rows_(rows), worker_(worker) {
-    for (const SparseSegment& segment : rows.segments())
+  SparseSum(const Located<SparseRows>& rows, const Worker& worker) : rows_(rows), worker_(worker) {
+    for (const SparseRows& segment : rows.segments())
       scratch_.resize(std::max(scratch_.size(), segment.width));
     if (worker.request.select != nullptr) all_.resize(worker.request.columns);
   }
 
   static std::size_t cost(const AggregateRequest& request) {
     std::size_t width = 0;
-    for (const SparseSegment& segment : std::get<std::vector<SparseSegment>>(request.store))
+    for (const SparseRows& segment : std::get<std::vector<SparseRows>>(request.store))
       width = std::max(width, segment.width);
     return request.columns + request.k * width;
   }
@@ -231,7 +229,8 @@ class SparseSum {
   void add(std::int64_t position, double weight, double* all) {
     const auto [segment, row] = rows_[position];
     const std::size_t first = row * segment.width, columns = worker_.request.columns;
-    const float* value = segment.value.read(first, segment.width, scratch_.data(), worker_.kernels);
+    const float* value =
+        segment.value.read(first, segment.width, scratch_.data(), worker_.execution.kernels);
     for (std::size_t i = 0; i < segment.width; ++i) {
       const std::int32_t c = segment.index[first + i];
       if (static_cast<std::uint32_t>(c) >= columns) throw DamagedRows("index", c, columns);
@@ -239,7 +238,7 @@ class SparseSum {
     }
   }
 
-  const Located<SparseSegment>& rows_;
+  const Located<SparseRows>& rows_;
   const Worker worker_;
   std::vector<float> scratch_;
   std::vector<double> all_;  // every column, when some are asked for
@@ -268,17 +267,17 @@ void finish(const AggregateRequest& request, const double* sums, double usual, d
 // Weighs the neighbours of every query, lets Sum sum their residuals, and puts the sums in place.
 template <class Sum, class Segment>
 void sum_by_queries(const std::vector<Segment>& segments, const AggregateRequest& request,
-                    const KernelTable& kernels, double* out, Interrupt& interrupt) {
+                    const Execution& execution, double* out) {
   const Located<Segment> rows(segments);
   const std::size_t k = request.k, width = request.width();
-  parallel_for_rows(request.q, Sum::cost(request), request.threads, interrupt,
+  parallel_for_rows(request.q, Sum::cost(request), execution.threads, execution.interrupt,
                     [&](std::size_t first, std::size_t last, bool calling_thread) {
-                      Sum sum(rows, {request, kernels, interrupt, calling_thread});
+                      Sum sum(rows, {request, execution, calling_thread});
                       std::vector<double> weights(k), apart(request.add_to_out ? width : 0);
                       for (std::size_t q = first; q < last; ++q) {
                         const Weighed near =
                             neighbour_weights(request.distances + q * k, request.positions + q * k,
-                                              k, request.sigma, kernels, weights.data());
+                                              k, request.sigma, execution.kernels, weights.data());
                         double* to = out + q * width;
                         double* sums = request.add_to_out ? apart.data() : to;
                         sum(q, weights.data(), near.count, sums);
@@ -298,26 +297,24 @@ Weighed neighbour_weights(const double* distances, const std::int64_t* positions
   return near;
 }
 
-void aggregate(const AggregateRequest& request, const KernelTable& kernels, double* out,
-               Interrupt& interrupt) {
-  if (const auto* dense = std::get_if<std::vector<DenseSegment>>(&request.store)) {
+void aggregate(const AggregateRequest& request, const Execution& execution, double* out) {
+  if (const auto* dense = std::get_if<std::vector<DenseRows>>(&request.store)) {
     if (!dense->empty() && dense->front().residuals.type == NumberType::float64) {
-      sum_by_queries<WideSum>(*dense, request, kernels, out, interrupt);
+      sum_by_queries<WideSum>(*dense, request, execution, out);
       return;
     }
     const bool in_place = request.select == nullptr &&
-                          std::all_of(dense->begin(), dense->end(), [](const DenseSegment& s) {
+                          std::all_of(dense->begin(), dense->end(), [](const DenseRows& s) {
                             return s.residuals.type == NumberType::float32;
                           });
     if (in_place)
-      sum_by_queries<DenseSum>(*dense, request, kernels, out, interrupt);
+      sum_by_queries<DenseSum>(*dense, request, execution, out);
     else
-      sum_by_queries<PieceSum>(*dense, request, kernels, out, interrupt);
-  } else if (const auto* sparse = std::get_if<std::vector<SparseSegment>>(&request.store)) {
-    sum_by_queries<SparseSum>(*sparse, request, kernels, out, interrupt);
+      sum_by_queries<PieceSum>(*dense, request, execution, out);
+  } else if (const auto* sparse = std::get_if<std::vector<SparseRows>>(&request.store)) {
+    sum_by_queries<SparseSum>(*sparse, request, execution, out);
   } else {
-    aggregate_head(std::get<std::vector<HeadSegment>>(request.store), request, kernels, out,
-                   interrupt);
+    aggregate_head(std::get<std::vector<HeadRows>>(request.store), request, execution, out);
   }
 }
 

@@ -9,31 +9,30 @@
 #include <variant>
 #include <vector>
 
-#include "../base/threads.h"
-#include "../kernels/table.h"
+#include "../base/execution.h"
 #include "../rows/numbers.h"
 #include "head.h"
 
 namespace resmem {
 
 // The three ways in which the residuals of n rows may be at hand.
-struct DenseSegment {
+struct DenseRows {
   Numbers residuals;  // (n, columns); float64 in all segments or in none
   std::size_t n = 0;
 };
-struct SparseSegment {
+struct SparseRows {
   const std::int32_t* index = nullptr;  // (n, width)
   Numbers value;                        // (n, width)
   const float* rest = nullptr;          // (n,)
   std::size_t n = 0, width = 0;
 };
-struct HeadSegment {  // computed when asked for
-  Numbers keys;       // (n, head.d)
+struct HeadRows {  // computed when asked for
+  Numbers keys;    // (n, head.d)
   const std::int64_t* labels = nullptr;
   std::size_t n = 0;
 };
 using ResidualStore =
-    std::variant<std::vector<DenseSegment>, std::vector<SparseSegment>, std::vector<HeadSegment>>;
+    std::variant<std::vector<DenseRows>, std::vector<SparseRows>, std::vector<HeadRows>>;
 
 // Stored rows that this library cannot have written.
 struct DamagedRows : std::invalid_argument {
@@ -54,7 +53,6 @@ struct AggregateRequest {
   std::size_t selected = 0;
   double sigma = 1;
   double strength = 1;
-  std::size_t threads = 1;
   bool add_to_out = false;  // out holds the base outputs
 
   std::size_t width() const { return select == nullptr ? columns : selected; }
@@ -66,8 +64,7 @@ struct AggregateRequest {
 
 // out (q, width) += strength * correction, or = correction (strength unused).
 // Throws DamagedRows, Interrupted.
-void aggregate(const AggregateRequest& request, const KernelTable& kernels, double* out,
-               Interrupt& interrupt);
+void aggregate(const AggregateRequest& request, const Execution& execution, double* out);
 
 // How many neighbours a query has (no padding), and the sum of their weights; 1 if it has none, so
 // that a sum over nothing can be divided by it.

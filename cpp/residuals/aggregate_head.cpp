@@ -13,9 +13,9 @@ namespace {
 // split like many.
 class HeadSum {
  public:
-  HeadSum(const std::vector<HeadSegment>& segments, const AggregateRequest& request,
-          const KernelTable& kernels, Interrupt& interrupt)
-      : rows_(segments), request_(request), kernels_(kernels), interrupt_(interrupt) {}
+  HeadSum(const std::vector<HeadRows>& segments, const AggregateRequest& request,
+          const Execution& execution)
+      : rows_(segments), request_(request), execution_(execution) {}
 
   void run(double* out) {
     const std::size_t columns = request_.columns;
@@ -51,8 +51,9 @@ class HeadSum {
     std::vector<double> weights(request_.k);
     for (std::size_t q = first; q < last; ++q) {
       const std::int64_t* positions = request_.positions + q * request_.k;
-      const Weighed near = neighbour_weights(request_.distances + q * request_.k, positions,
-                                             request_.k, request_.sigma, kernels_, weights.data());
+      const Weighed near =
+          neighbour_weights(request_.distances + q * request_.k, positions, request_.k,
+                            request_.sigma, execution_.kernels, weights.data());
       positions_.insert(positions_.end(), positions, positions + near.count);
       weights_.insert(weights_.end(), weights.begin(),
                       weights.begin() + static_cast<std::ptrdiff_t>(near.count));
@@ -65,34 +66,33 @@ class HeadSum {
     const std::size_t columns = request_.columns, d = request_.head.d;
     const auto key = [&](std::size_t i, float* scratch) {
       const auto [segment, row] = rows_[positions_[first + i]];
-      return segment.keys.read(row * d, d, scratch, kernels_);
+      return segment.keys.read(row * d, d, scratch, execution_.kernels);
     };
-    head_logits(request_.head, count, key, kernels_, request_.threads, residuals_.data(),
-                interrupt_);
-    parallel_for_rows(
-        count, columns, request_.threads, interrupt_,
-        [&](std::size_t begin, std::size_t end, bool) {
-          std::vector<double> base(columns);
-          for (std::size_t i = begin; i < end; ++i) {
-            const auto [segment, row] = rows_[positions_[first + i]];
-            const std::int64_t label = segment.labels[row];
-            if (label < 0 || static_cast<std::uint64_t>(label) >= columns)
-              throw DamagedRows("label", label, columns);
-            float* residual = residuals_.data() + i * columns;
-            kernels_.exact.softmax(residual, request_.head.temperature, base.data(), columns);
-            for (std::size_t c = 0; c < columns; ++c)
-              residual[c] =
-                  static_cast<float>((c == static_cast<std::size_t>(label) ? 1.0 : 0.0) - base[c]);
-          }
-        });
+    head_logits(request_.head, count, key, execution_, residuals_.data());
+    parallel_for_rows(count, columns, execution_.threads, execution_.interrupt,
+                      [&](std::size_t begin, std::size_t end, bool) {
+                        std::vector<double> base(columns);
+                        for (std::size_t i = begin; i < end; ++i) {
+                          const auto [segment, row] = rows_[positions_[first + i]];
+                          const std::int64_t label = segment.labels[row];
+                          if (label < 0 || static_cast<std::uint64_t>(label) >= columns)
+                            throw DamagedRows("label", label, columns);
+                          float* residual = residuals_.data() + i * columns;
+                          execution_.kernels.exact.softmax(residual, request_.head.temperature,
+                                                           base.data(), columns);
+                          for (std::size_t c = 0; c < columns; ++c)
+                            residual[c] = static_cast<float>(
+                                (c == static_cast<std::size_t>(label) ? 1.0 : 0.0) - base[c]);
+                        }
+                      });
   }
 
   // Adds neighbours [first, first + count) to the sums of their queries.
   void add(std::size_t first, std::size_t count, double* sums) {
     const std::size_t columns = request_.columns, width = std::min(columns, kColumns);
     const std::size_t blocks = (columns + width - 1) / width, queries = starts_.size() - 1;
-    parallel_for_rows(queries * blocks, std::min(request_.k, count) * width / 8, request_.threads,
-                      interrupt_, [&](std::size_t begin, std::size_t end, bool) {
+    parallel_for_rows(queries * blocks, std::min(request_.k, count) * width / 8, execution_.threads,
+                      execution_.interrupt, [&](std::size_t begin, std::size_t end, bool) {
                         std::vector<const float*> rows;
                         for (std::size_t task = begin; task < end; ++task) {
                           const std::size_t query = task / blocks, c = task % blocks * width;
@@ -102,9 +102,9 @@ class HeadSum {
                           rows.assign(to - from + kRowsAhead, nullptr);
                           for (std::size_t j = from; j < to; ++j)
                             rows[j - from] = residuals_.data() + (j - first) * columns + c;
-                          kernels_.sums.weighted_sum(sums + query * columns + c, rows.data(),
-                                                     &weights_[from], to - from,
-                                                     std::min(width, columns - c));
+                          execution_.kernels.sums.weighted_sum(
+                              sums + query * columns + c, rows.data(), &weights_[from], to - from,
+                              std::min(width, columns - c));
                         }
                       });
   }
@@ -123,10 +123,9 @@ class HeadSum {
       }
   }
 
-  const Located<HeadSegment> rows_;
+  const Located<HeadRows> rows_;
   const AggregateRequest& request_;
-  const KernelTable& kernels_;
-  Interrupt& interrupt_;
+  const Execution& execution_;
   std::vector<std::int64_t> positions_;
   std::vector<double> weights_, totals_;  // of every neighbour; their sum, of every query
   std::vector<std::size_t> starts_;
@@ -135,9 +134,9 @@ class HeadSum {
 
 }  // namespace
 
-void aggregate_head(const std::vector<HeadSegment>& segments, const AggregateRequest& request,
-                    const KernelTable& kernels, double* out, Interrupt& interrupt) {
-  HeadSum(segments, request, kernels, interrupt).run(out);
+void aggregate_head(const std::vector<HeadRows>& segments, const AggregateRequest& request,
+                    const Execution& execution, double* out) {
+  HeadSum(segments, request, execution).run(out);
 }
 
 }  // namespace resmem

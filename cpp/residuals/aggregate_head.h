@@ -8,7 +8,7 @@
 namespace resmem {
 
 // aggregate() of head segments.
-void aggregate_head(const std::vector<HeadSegment>& segments, const AggregateRequest& request,
-                    const KernelTable& kernels, double* out, Interrupt& interrupt);
+void aggregate_head(const std::vector<HeadRows>& segments, const AggregateRequest& request,
+                    const Execution& execution, double* out);
 
 }  // namespace resmem

@@ -31,13 +31,13 @@ class Panel {
 
   // key(i, scratch) gives key number i, as float or as double.
   template <class Key>
-  void fill(std::size_t first, std::size_t count, const Key& key, std::size_t threads,
-            Interrupt& interrupt) {
-    parallel_for_rows(count, d_, threads, interrupt, [&](std::size_t begin, std::size_t end, bool) {
-      std::vector<float> scratch(d_);
-      for (std::size_t i = begin; i < end; ++i)
-        std::copy_n(key(first + i, scratch.data()), d_, data_[i * lines_].values);
-    });
+  void fill(std::size_t first, std::size_t count, const Key& key, const Execution& execution) {
+    parallel_for_rows(count, d_, execution.threads, execution.interrupt,
+                      [&](std::size_t begin, std::size_t end, bool) {
+                        std::vector<float> scratch(d_);
+                        for (std::size_t i = begin; i < end; ++i)
+                          std::copy_n(key(first + i, scratch.data()), d_, data_[i * lines_].values);
+                      });
   }
 
  private:
@@ -48,9 +48,9 @@ class Panel {
 // Three loops: panels of keys; tasks, a block of the layer times a block of the panel's keys; and
 // inside a task the kernel, for a few keys that stay in the level-1 cache.
 template <class Key>
-void logits_of(const LinearHead& head, std::size_t n, const Key& key, const KernelTable& kernels,
-               std::size_t threads, float* out, Interrupt& interrupt) {
-  const std::size_t d = head.d, step = kernels.head_keys;  // keys of a kernel call
+void logits_of(const LinearHead& head, std::size_t n, const Key& key, const Execution& execution,
+               float* out) {
+  const std::size_t d = head.d, step = execution.kernels.head_keys;  // keys of a kernel call
   const std::size_t fit = std::max(step, kPanelBytes / (sizeof(double) * d) / step * step);
   const std::size_t held = std::min(fit, blocks_of(n, step) * step);
   const std::size_t rows =
@@ -60,9 +60,9 @@ void logits_of(const LinearHead& head, std::size_t n, const Key& key, const Kern
   Panel panel(d, held);
   for (std::size_t first = 0; first < n; first += held) {
     const std::size_t count = std::min(held, n - first);
-    panel.fill(first, count, key, threads, interrupt);
+    panel.fill(first, count, key, execution);
     const std::size_t tasks = layer_blocks * blocks_of(count, keys);
-    parallel_for(tasks, threads, interrupt, [&](std::size_t task, bool) {
+    parallel_for(tasks, execution.threads, execution.interrupt, [&](std::size_t task, bool) {
       const std::size_t row = task % layer_blocks * rows, begin = task / layer_blocks * keys;
       const std::size_t end = std::min(count, begin + keys);
       HeadArgs args{};
@@ -76,7 +76,7 @@ void logits_of(const LinearHead& head, std::size_t n, const Key& key, const Kern
         args.panel = panel.key(i);
         args.keys = std::min(step, end - i);
         args.out = out + (first + i) * head.columns + row;
-        kernels.sums.head_logits(args);
+        execution.kernels.sums.head_logits(args);
       }
     });
   }
@@ -85,16 +85,14 @@ void logits_of(const LinearHead& head, std::size_t n, const Key& key, const Kern
 }  // namespace
 
 void head_logits(const LinearHead& head, std::size_t n, const KeySource& key,
-                 const KernelTable& kernels, std::size_t threads, float* out,
-                 Interrupt& interrupt) {
-  logits_of(head, n, key, kernels, threads, out, interrupt);
+                 const Execution& execution, float* out) {
+  logits_of(head, n, key, execution, out);
 }
 
 void head_logits(const LinearHead& head, std::size_t n, const double* keys,
-                 const KernelTable& kernels, std::size_t threads, float* out,
-                 Interrupt& interrupt) {
+                 const Execution& execution, float* out) {
   const auto key = [&](std::size_t i, float*) { return keys + i * head.d; };
-  logits_of(head, n, key, kernels, threads, out, interrupt);
+  logits_of(head, n, key, execution, out);
 }
 
 }  // namespace resmem

@@ -4,8 +4,7 @@
 #include <cstddef>
 #include <functional>
 
-#include "../base/threads.h"
-#include "../kernels/table.h"
+#include "../base/execution.h"
 
 namespace resmem {
 
@@ -21,9 +20,9 @@ using KeySource = std::function<const float*(std::size_t i, float* scratch)>;
 
 // out (n, columns): the logits of n keys.
 void head_logits(const LinearHead& head, std::size_t n, const KeySource& key,
-                 const KernelTable& kernels, std::size_t threads, float* out, Interrupt& interrupt);
+                 const Execution& execution, float* out);
 // The same of float64 keys (n, d).
 void head_logits(const LinearHead& head, std::size_t n, const double* keys,
-                 const KernelTable& kernels, std::size_t threads, float* out, Interrupt& interrupt);
+                 const Execution& execution, float* out);
 
 }  // namespace resmem

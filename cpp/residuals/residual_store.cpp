@@ -175,37 +175,37 @@ class SparseWriter {
 }  // namespace
 
 void softmax_rows(const float* logits, std::size_t n, std::size_t columns, double temperature,
-                  const KernelTable& kernels, std::size_t threads, double* out,
-                  Interrupt& interrupt) {
-  parallel_for_rows(n, columns, threads, interrupt, [&](std::size_t first, std::size_t last, bool) {
-    for (std::size_t i = first; i < last; ++i)
-      kernels.exact.softmax(logits + i * columns, temperature, out + i * columns, columns);
-  });
+                  const Execution& execution, double* out) {
+  parallel_for_rows(n, columns, execution.threads, execution.interrupt,
+                    [&](std::size_t first, std::size_t last, bool) {
+                      for (std::size_t i = first; i < last; ++i)
+                        execution.kernels.exact.softmax(logits + i * columns, temperature,
+                                                        out + i * columns, columns);
+                    });
 }
 
-void class_residuals(const ClassRows& rows, const KernelTable& kernels, std::size_t threads,
-                     const StoredNumbers& out, Interrupt& interrupt) {
+void class_residuals(const ClassRows& rows, const Execution& execution, const StoredNumbers& out) {
   const std::size_t columns = rows.columns;
-  parallel_for_rows(rows.n, columns, threads, interrupt,
+  parallel_for_rows(rows.n, columns, execution.threads, execution.interrupt,
                     [&](std::size_t first, std::size_t last, bool) {
                       std::vector<double> base(columns);
                       std::vector<float> residual(columns);
                       for (std::size_t i = first; i < last; ++i) {
                         const std::size_t label = checked_label(rows, i);
-                        base_output(rows, i, kernels, base.data());
+                        base_output(rows, i, execution.kernels, base.data());
                         for (std::size_t c = 0; c < columns; ++c)
                           residual[c] = static_cast<float>((c == label ? 1.0 : 0.0) - base[c]);
-                        store(out, i * columns, residual.data(), columns, kernels);
+                        store(out, i * columns, residual.data(), columns, execution.kernels);
                       }
                     });
 }
 
-double sparse_residuals(const ClassRows& rows, std::size_t others, const KernelTable& kernels,
-                        std::size_t threads, const SparseResiduals& out, Interrupt& interrupt) {
+double sparse_residuals(const ClassRows& rows, std::size_t others, const Execution& execution,
+                        const SparseResiduals& out) {
   std::atomic<double> worst{0};
-  parallel_for_rows(rows.n, rows.columns, threads, interrupt,
+  parallel_for_rows(rows.n, rows.columns, execution.threads, execution.interrupt,
                     [&](std::size_t first, std::size_t last, bool) {
-                      SparseWriter writer(rows, others, kernels, out);
+                      SparseWriter writer(rows, others, execution.kernels, out);
                       for (std::size_t i = first; i < last; ++i) {
                         const double error = writer.write(i);
                         double known = worst.load();

@@ -5,15 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../base/threads.h"
-#include "../kernels/table.h"
+#include "../base/execution.h"
 
 namespace resmem {
 
 // out (n, columns) float64 = softmax(logits / temperature), row by row.
 void softmax_rows(const float* logits, std::size_t n, std::size_t columns, double temperature,
-                  const KernelTable& kernels, std::size_t threads, double* out,
-                  Interrupt& interrupt);
+                  const Execution& execution, double* out);
 
 // Class indices and the base model's outputs of n rows.
 struct ClassRows {
@@ -30,8 +28,7 @@ struct StoredNumbers {
 };
 
 // out (n, columns) = onehot(label) - base output.
-void class_residuals(const ClassRows& rows, const KernelTable& kernels, std::size_t threads,
-                     const StoredNumbers& out, Interrupt& interrupt);
+void class_residuals(const ClassRows& rows, const Execution& execution, const StoredNumbers& out);
 
 // Classes kept per row: the row's own and `others` more.
 struct SparseResiduals {
@@ -41,7 +38,7 @@ struct SparseResiduals {
 };
 
 // Returns the largest error of any row. Requires others < columns <= 2^31 - 1.
-double sparse_residuals(const ClassRows& rows, std::size_t others, const KernelTable& kernels,
-                        std::size_t threads, const SparseResiduals& out, Interrupt& interrupt);
+double sparse_residuals(const ClassRows& rows, std::size_t others, const Execution& execution,
+                        const SparseResiduals& out);
 
 }  // namespace resmem

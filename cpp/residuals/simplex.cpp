@@ -93,12 +93,11 @@ class RowMap {
 
 }  // namespace
 
-void map_to_simplex(const SimplexMap& asked, const SimplexRows& rows, const KernelTable& kernels,
-                    std::size_t threads, Interrupt& interrupt) {
+void map_to_simplex(const SimplexMap& asked, const SimplexRows& rows, const Execution& execution) {
   const SimplexMap map = asked.fitted(rows.columns);
-  parallel_for_rows(rows.n, rows.columns, threads, interrupt,
+  parallel_for_rows(rows.n, rows.columns, execution.threads, execution.interrupt,
                     [&](std::size_t first, std::size_t last, bool) {
-                      RowMap mapped(map, rows, kernels);
+                      RowMap mapped(map, rows, execution.kernels);
                       for (std::size_t i = first; i < last; ++i) mapped(i);
                     });
 }

@@ -3,8 +3,7 @@
 
 #include <cstddef>
 
-#include "../base/threads.h"
-#include "../kernels/table.h"
+#include "../base/execution.h"
 
 namespace resmem {
 
@@ -36,7 +35,6 @@ struct SimplexRows {
   std::size_t n = 0, columns = 0;
 };
 
-void map_to_simplex(const SimplexMap& map, const SimplexRows& rows, const KernelTable& kernels,
-                    std::size_t threads, Interrupt& interrupt);
+void map_to_simplex(const SimplexMap& map, const SimplexRows& rows, const Execution& execution);
 
 }  // namespace resmem

@@ -260,13 +260,11 @@ class ValueScores {
 template <class Scores>
 class PartSweep {
  public:
-  PartSweep(const SweepRequest& request, const KernelTable& kernels, Interrupt& interrupt,
-            bool calling_thread)
+  PartSweep(const SweepRequest& request, const Execution& execution, bool calling_thread)
       : request_(request),
-        kernels_(kernels),
-        interrupt_(interrupt),
+        execution_(execution),
         calling_thread_(calling_thread),
-        scores_(request, kernels),
+        scores_(request, execution.kernels),
         ld_(padded_to_partials(request.columns)),
         rows_(request.k),
         wide_rows_(request.k),
@@ -313,7 +311,7 @@ class PartSweep {
       for (std::size_t s = 0; s < scales; ++s)
         weights_[count * scales + s] = (distances[0] - distances[count]) / request_.sigmas[s];
     }
-    kernels_.exact.exp(weights_.data(), count * scales);
+    execution_.kernels.exact.exp(weights_.data(), count * scales);
     return count;
   }
 
@@ -321,7 +319,7 @@ class PartSweep {
     work_ += values;
     if (work_ < kPolled) return;
     work_ = 0;
-    interrupt_.poll(calling_thread_);
+    execution_.interrupt.poll(calling_thread_);
   }
 
   // Adds `rows` neighbours, from `first` on, to the sums and the sums of weights.
@@ -331,7 +329,7 @@ class PartSweep {
     if (request_.residuals64 != nullptr)
       take_wide(first, rows);
     else
-      kernels_.sums.weighted_sums(
+      execution_.kernels.sums.weighted_sums(
           {sums_.data(), ld_, rows_.data() + first, weights, scales, rows, request_.columns});
     for (std::size_t j = 0; j < rows; ++j)
       for (std::size_t s = 0; s < scales; ++s) totals_[s] += weights[j * scales + s];
@@ -347,8 +345,7 @@ class PartSweep {
   }
 
   const SweepRequest& request_;
-  const KernelTable& kernels_;
-  Interrupt& interrupt_;
+  const Execution& execution_;
   bool calling_thread_;
   Scores scores_;
   std::size_t ld_;
@@ -363,20 +360,20 @@ class PartSweep {
 // Folds are cut into parts, so that threads share them; a part's sums are its own, and are added
 // in order: the threads change no bit.
 template <class Scores>
-void sweep_parts(const SweepRequest& request, const KernelTable& kernels, double* out,
-                 Interrupt& interrupt) {
+void sweep_parts(const SweepRequest& request, const Execution& execution, double* out) {
   const std::size_t folds = request.folds(), size = request.settings() * request.width();
   if (folds == 0) return;
   const std::size_t parts = std::clamp<std::size_t>(kPartBytes / (8 * size * folds), 1, kMostParts);
   std::vector<double> sums(folds * parts * size);
-  parallel_for(folds * parts, request.threads, interrupt, [&](std::size_t task, bool calling) {
-    const std::size_t fold = task / parts, part = task % parts;
-    const std::size_t start = request.bounds[fold], n = request.bounds[fold + 1] - start;
-    if (n * part / parts == n * (part + 1) / parts) return;
-    PartSweep<Scores> sweep(request, kernels, interrupt, calling);
-    for (std::size_t q = n * part / parts; q < n * (part + 1) / parts; ++q)
-      sweep.query(start + q, sums.data() + task * size);
-  });
+  parallel_for(
+      folds * parts, execution.threads, execution.interrupt, [&](std::size_t task, bool calling) {
+        const std::size_t fold = task / parts, part = task % parts;
+        const std::size_t start = request.bounds[fold], n = request.bounds[fold + 1] - start;
+        if (n * part / parts == n * (part + 1) / parts) return;
+        PartSweep<Scores> sweep(request, execution, calling);
+        for (std::size_t q = n * part / parts; q < n * (part + 1) / parts; ++q)
+          sweep.query(start + q, sums.data() + task * size);
+      });
   std::fill_n(out, folds * size, 0.0);
   for (std::size_t task = 0; task < folds * parts; ++task) {
     double* to = out + task / parts * size;
@@ -386,12 +383,11 @@ void sweep_parts(const SweepRequest& request, const KernelTable& kernels, double
 
 }  // namespace
 
-void sweep(const SweepRequest& request, const KernelTable& kernels, double* out,
-           Interrupt& interrupt) {
+void sweep(const SweepRequest& request, const Execution& execution, double* out) {
   if (request.labels != nullptr)
-    sweep_parts<ClassScores>(request, kernels, out, interrupt);
+    sweep_parts<ClassScores>(request, execution, out);
   else
-    sweep_parts<ValueScores>(request, kernels, out, interrupt);
+    sweep_parts<ValueScores>(request, execution, out);
 }
 
 }  // namespace resmem

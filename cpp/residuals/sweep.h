@@ -9,8 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../base/threads.h"
-#include "../kernels/table.h"
+#include "../base/execution.h"
 #include "simplex.h"
 
 namespace resmem {
@@ -41,7 +40,6 @@ struct SweepRequest {
   std::vector<std::size_t> bounds;  // queries bounds[f] .. bounds[f + 1] are fold f
   SweepScore score = SweepScore::log_loss;
   std::size_t bins = 15;  // of the calibration
-  std::size_t threads = 1;
 
   std::size_t folds() const { return bounds.size() - 1; }
   std::size_t settings() const {
@@ -52,7 +50,6 @@ struct SweepRequest {
 };
 
 // out (folds, ks, sigmas, strengths, maps, width): sums over the queries of each fold.
-void sweep(const SweepRequest& request, const KernelTable& kernels, double* out,
-           Interrupt& interrupt);
+void sweep(const SweepRequest& request, const Execution& execution, double* out);
 
 }  // namespace resmem

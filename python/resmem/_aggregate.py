@@ -9,6 +9,7 @@ import numpy as np
 import resmem._core as _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, Keys, float_state
+from resmem._base.execution import execution_of
 
 
 @float_state()
@@ -61,7 +62,7 @@ def aggregate(
     rows: Keys = as_dtype(given, "residuals", "(n, C)")
     if rows.shape[1] == 0:
         raise ValueError(f"residuals must have at least one column, got shape {rows.shape}")
-    _, bad_row = _core.inspect_rows(rows, 0)
+    _, bad_row = _core.inspect_rows(rows)
     if bad_row >= 0:
         raise ValueError(f"residuals: row {bad_row} holds NaN or infinity (as {dtype})")
     if row_numbers.max(initial=-1) >= len(rows):
@@ -77,12 +78,12 @@ def aggregate(
                 f"column per column of residuals, got {into.shape}"
             )
     return _core.aggregate(
-        [("dense", rows)],
+        [_core.DenseRows(rows)],
         euclidean,
         row_numbers,
         checks.positive(sigma, "sigma", infinite=True),
         rows.shape[1],
         checks.finite(strength, "strength"),
         into,
-        checks.thread_count(threads),
+        execution=execution_of(threads),
     )

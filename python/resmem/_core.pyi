@@ -12,16 +12,6 @@ _F64: TypeAlias = npt.NDArray[np.float64]
 _I32: TypeAlias = npt.NDArray[np.int32]
 _I64: TypeAlias = npt.NDArray[np.int64]
 _Stored: TypeAlias = _F32 | _F16 | npt.NDArray[np.uint16]  # uint16: the bits of bfloat16
-# keys, ids, first id, versions of removal, largest absolute value of a key
-_PlainSegment: TypeAlias = tuple[_Stored | _F64, _I64 | None, int, _I64 | None, float]
-_Segment: TypeAlias = (
-    _PlainSegment | tuple[_Stored | _F64, _I64 | None, int, _I64 | None, float, RowIndex | None]
-)
-_Residuals: TypeAlias = (
-    tuple[Literal["dense"], _F32 | _F16 | _F64]
-    | tuple[Literal["sparse"], _I32, _F32 | _F16, _F32]  # index, value, rest
-    | tuple[Literal["head"], _Stored, _I64]  # keys, labels
-)
 
 class SearchStats(TypedDict):
     isa: str
@@ -39,6 +29,24 @@ class SearchStats(TypedDict):
     given_up: int
     boxes: int
 
+class Execution:
+    def __init__(self, threads: int = 0, isa: str = "") -> None: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+
+class ForcedPlan:
+    def __init__(
+        self,
+        strategy: str = "automatic",
+        filter: str = "automatic",
+        query_block: int = 0,
+        row_block: int = 0,
+        depth_block: int = 0,
+        buffer: int = 0,
+    ) -> None: ...
+
 class RowIndex:
     def __len__(self) -> int: ...
     @property
@@ -47,17 +55,35 @@ class RowIndex:
     def nbytes(self) -> int: ...
     def digest(self) -> int: ...
 
+class Segment:
+    def __init__(
+        self,
+        keys: _Stored | _F64,
+        ids: _I64 | None = None,
+        first_id: int = 0,
+        died: _I64 | None = None,
+        largest: float = 0.0,
+        index: RowIndex | None = None,
+    ) -> None: ...
+    def with_index(self, index: RowIndex | None) -> Segment: ...
+    def __len__(self) -> int: ...
+    @property
+    def keys(self) -> npt.NDArray[Any]: ...
+    @property
+    def index(self) -> RowIndex | None: ...
+    @property
+    def largest(self) -> float: ...
+
 class Cascade(RowIndex):
     def __init__(
         self,
-        segment: _PlainSegment,
+        segment: Segment,
         d: int,
         depth: int,
         clusters: int,
         coded_rows: bool = True,
-        threads: int = 0,
-        isa: str = "",
         metric: str = "euclidean",
+        execution: Execution = ...,
     ) -> None: ...
     @staticmethod
     def of(arrays: dict[str, npt.NDArray[Any]]) -> Cascade: ...
@@ -79,7 +105,7 @@ class Cascade(RowIndex):
 
 class Tree(RowIndex):
     def __init__(
-        self, segment: _PlainSegment, d: int, threads: int = 0, leaf: int = 0, isa: str = ""
+        self, segment: Segment, d: int, leaf: int = 0, execution: Execution = ...
     ) -> None: ...
     @staticmethod
     def of(arrays: dict[str, npt.NDArray[Any]]) -> Tree: ...
@@ -87,28 +113,39 @@ class Tree(RowIndex):
     @property
     def leaves(self) -> int: ...
 
+class ResidualRows:
+    def __len__(self) -> int: ...
+
+class DenseRows(ResidualRows):
+    def __init__(self, residuals: _F32 | _F16 | _F64) -> None: ...
+
+class SparseRows(ResidualRows):
+    def __init__(self, index: _I32, value: _F32 | _F16, rest: _F32) -> None: ...
+
+class HeadRows(ResidualRows):
+    def __init__(self, keys: _Stored, labels: _I64) -> None: ...
+
+class LinearHead:
+    def __init__(self, weight: _F32, bias: _F32, temperature: float = 1.0) -> None: ...
+
 def search(
     queries: _F32 | _F64,
     queries_max_abs: float,
-    segments: Sequence[_Segment],
+    segments: Sequence[Segment],
     k: int,
     metric: str,
     exclude: _I64 | None = None,
-    threads: int = 0,
-    isa: str = "",
-    strategy: str = "automatic",
-    filter: str = "automatic",
-    blocks: tuple[int, int, int, int] = (0, 0, 0, 0),
     version: int = 0,
+    forced: ForcedPlan = ...,
+    execution: Execution = ...,
 ) -> tuple[_F64, _I64, _I64, SearchStats]: ...
-def softmax(logits: _F32, temperature: float, threads: int = 0, isa: str = "") -> _F64: ...
+def softmax(logits: _F32, temperature: float, execution: Execution = ...) -> _F64: ...
 def class_residuals(
     outputs: _F32,
     labels: _I64,
     temperature: float,
-    threads: int = 0,
-    isa: str = "",
     half: bool = False,
+    execution: Execution = ...,
 ) -> npt.NDArray[Any]: ...
 def sparse_residuals(
     outputs: _F32,
@@ -116,20 +153,16 @@ def sparse_residuals(
     temperature: float,
     m: int,
     half: bool = False,
-    threads: int = 0,
-    isa: str = "",
+    execution: Execution = ...,
 ) -> tuple[_I32, npt.NDArray[Any], _F32, float]: ...
-def head_logits(
-    keys: _Stored | _F64, weight: _F32, bias: _F32, threads: int = 0, isa: str = ""
-) -> _F32: ...
+def head_logits(keys: _Stored | _F64, head: LinearHead, execution: Execution = ...) -> _F32: ...
 def simplex(
     values: _F64,
     floor: float,
-    threads: int = 0,
-    isa: str = "",
     kind: str = "clip",
     base: _F64 | None = None,
     strength: float = 1.0,
+    execution: Execution = ...,
 ) -> None: ...
 def sweep(
     residuals: _F32 | _F64,
@@ -144,45 +177,44 @@ def sweep(
     maps: Sequence[tuple[str, float]],
     score: str,
     bins: int = 15,
-    threads: int = 0,
-    isa: str = "",
+    execution: Execution = ...,
 ) -> _F64: ...
 def aggregate(
-    residuals: Sequence[_Residuals],
+    residuals: Sequence[ResidualRows],
     distances: _F64,
     positions: _I64,
     sigma: float,
     columns: int,
     strength: float = 1.0,
     base: _F64 | None = None,
-    threads: int = 0,
-    isa: str = "",
-    head: tuple[_F32, _F32, float] | None = None,
+    head: LinearHead | None = None,
     select: _I64 | None = None,
+    execution: Execution = ...,
 ) -> _F64: ...
 def correct(
     queries: _F32 | _F64,
     queries_max_abs: float,
-    segments: Sequence[_Segment],
+    segments: Sequence[Segment],
     k: int,
-    residuals: Sequence[_Residuals],
+    residuals: Sequence[ResidualRows],
     sigma: float,
     columns: int,
     strength: float = 1.0,
     base: _F64 | None = None,
     exclude: _I64 | None = None,
-    threads: int = 0,
-    isa: str = "",
-    head: tuple[_F32, _F32, float] | None = None,
+    head: LinearHead | None = None,
     select: _I64 | None = None,
     version: int = 0,
+    execution: Execution = ...,
 ) -> _F64: ...
-def weights(distances: _F64, positions: _I64, sigma: float, isa: str = "") -> tuple[_F64, _F64]: ...
-def inspect_rows(rows: _F32 | _F64, threads: int = 0, isa: str = "") -> tuple[float, int]: ...
+def weights(
+    distances: _F64, positions: _I64, sigma: float, execution: Execution = ...
+) -> tuple[_F64, _F64]: ...
+def inspect_rows(rows: _F32 | _F64, execution: Execution = ...) -> tuple[float, int]: ...
 def narrow(
-    rows: _F32, dtype: Literal["float16", "bfloat16"], threads: int = 0, isa: str = ""
+    rows: _F32, dtype: Literal["float16", "bfloat16"], execution: Execution = ...
 ) -> npt.NDArray[Any]: ...
-def widen(rows: _Stored, threads: int = 0, isa: str = "") -> _F32: ...
+def widen(rows: _Stored, execution: Execution = ...) -> _F32: ...
 def bfloat16_from_dlpack(capsule: Any) -> _F32 | None: ...
 def mark_died(died: _I64, rows: _I64, version: int) -> None: ...
 
@@ -205,22 +237,22 @@ def group_cpus(root: str) -> int: ...
 def filter_brackets(
     queries: _F32,
     queries_max_abs: float,
-    segments: Sequence[_Segment],
+    segments: Sequence[Segment],
     metric: str,
     filter: str = "dot",
-    isa: str = "",
+    execution: Execution = ...,
     depth_block: int = 0,
 ) -> tuple[_F64, _F64]: ...
 def cascade_bounds(
     queries: _F32,
     queries_max_abs: float,
-    segments: Sequence[_Segment],
+    segments: Sequence[Segment],
     metric: str = "euclidean",
-    isa: str = "",
+    execution: Execution = ...,
 ) -> tuple[_F64, _F64, _F64, _F64, _F64, _F64]: ...
 def points(
-    vectors: _F32, metric: str, longest: float, as_queries: bool, isa: str = ""
+    vectors: _F32, metric: str, longest: float, as_queries: bool, execution: Execution = ...
 ) -> tuple[_F32, _F64]: ...
-def tree_bounds(queries: _F32, segments: Sequence[_Segment]) -> _F64: ...
-def exp(x: _F64, isa: str = "") -> _F64: ...
-def log(x: _F64, isa: str = "") -> _F64: ...
+def tree_bounds(queries: _F32, segments: Sequence[Segment]) -> _F64: ...
+def exp(x: _F64, execution: Execution = ...) -> _F64: ...
+def log(x: _F64, execution: Execution = ...) -> _F64: ...

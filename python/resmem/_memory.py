@@ -10,6 +10,7 @@ from typing import Any, Literal
 from resmem._base import checks
 from resmem._base.arguments import suggestion, with_argument_hints
 from resmem._base.arrays import F64, I64, float_state
+from resmem._base.execution import execution_of
 from resmem._correction.correct import known_neighbours
 from resmem._correction.simplex import map_named
 from resmem._evaluation import evaluate, explain
@@ -428,9 +429,8 @@ class Memory:
         already, this call waits for it and then builds what is missing. ``plan_`` tells the
         outcome.
         """
-        workers = checks.thread_count(threads)
-        now = self._state.view
-        now.fitted_rows.plan(0, now.k, workers, at_once=True)
+        now, execution = self._state.view, execution_of(threads)
+        now.fitted_rows.plan(0, now.k, execution, at_once=True)
         return self
 
     @property

@@ -12,6 +12,7 @@ import resmem._core as _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Keys, all_finite, float_state
 from resmem._base.blocks import blocks
+from resmem._base.execution import Execution, execution_of
 from resmem._indexes.policy import Planner, worth_at_once
 from resmem._keys.rounding import (
     KeyPrecision,
@@ -88,20 +89,20 @@ def search(
     _one_of(key_dtype, "key_dtype", get_args(CompareAs))
     plausible.check_names(queries, "queries", plausible.column_names(rows), "rows", "rows.columns")
     k = checks.count(k, "k")
-    workers = checks.thread_count(threads)
+    execution = execution_of(threads)
     given_rows = convert.real(rows, "rows", "(n, d)")
     given_queries = convert.real(queries, "queries", "(n, d)")
     convert.check_embedding_layout(given_rows, "rows")
     convert.check_embedding_layout(given_queries, "queries", given_rows.shape[1])
     excluded = convert.excluded_ids(exclude_ids, len(given_queries))
-    search = _TypedSearch(given_rows, k, metric, workers, key_dtype)
+    search = _TypedSearch(given_rows, k, metric, execution, key_dtype)
     far = search.needs_float64(given_queries)
     if not far.any():
         return search.in_float32(given_queries, excluded)
     if far.all():
         return search.in_float64(given_queries, excluded)
     # An error about a query names its row among all queries, not among those of one type.
-    convert.wide_vectors(given_queries, "queries", threads=workers)
+    convert.wide_vectors(given_queries, "queries", execution=execution)
     distances, ids = np.empty((len(far), k)), np.empty((len(far), k), dtype=np.int64)
     for some, find in ((far, search.in_float64), (~far, search.in_float32)):
         part = find(given_queries[some], None if excluded is None else excluded[some])
@@ -117,10 +118,10 @@ class _TypedSearch:
         rows: npt.NDArray[Any],
         k: int,
         metric: Metric,
-        threads: int,
+        execution: Execution,
         key_dtype: CompareAs = "auto",
     ) -> None:
-        self._rows, self._k, self._metric, self._threads = rows, k, metric, threads
+        self._rows, self._k, self._metric, self._execution = rows, k, metric, execution
         self._kept = None if key_dtype == "auto" else KeyPrecision(key_dtype)
 
     @property
@@ -132,7 +133,7 @@ class _TypedSearch:
             if convert.beyond_float32(rows):
                 self._kept = KeyPrecision("float64")
             elif len(sampled) and all_finite(sampled):
-                around = Neighbourhood(sampled, len(rows), self._metric, self._threads)
+                around = Neighbourhood(sampled, len(rows), self._metric, self._execution)
                 self._kept = around.key_precision(may_shift="euclidean" in self._metric)
         return self._kept
 
@@ -156,34 +157,35 @@ class _TypedSearch:
         """Return neighbours compared in float32, after the offset is subtracted if there is one."""
         rows, offset = self._rows, self._kept.offset if self._kept is not None else None
         if offset is not None:
-            rows, _ = convert.wide_vectors(rows, "rows", threads=self._threads)
-            queries, _ = convert.wide_vectors(queries, "queries", threads=self._threads)
+            rows, _ = convert.wide_vectors(rows, "rows", execution=self._execution)
+            queries, _ = convert.wide_vectors(queries, "queries", execution=self._execution)
             rows, queries = rows - offset, queries - offset
-        stored, rows_max = convert.vectors(rows, "rows", threads=self._threads)
-        checked, queries_max = convert.vectors(queries, "queries", threads=self._threads)
-        segment, index = (stored, None, 0, None, rows_max), None
+        stored, rows_max = convert.vectors(rows, "rows", execution=self._execution)
+        checked, queries_max = convert.vectors(queries, "queries", execution=self._execution)
+        segment = _core.Segment(stored, largest=rows_max)
         if worth_at_once(len(checked), stored.shape[1], self._metric):
-            planner, plan = Planner(most_trials=1), (len(checked), self._k, self._threads)
+            planner, plan = Planner(most_trials=1), (len(checked), self._k, self._execution)
             planner.note_queries(segment, stored, *plan, at_once=True, metric=self._metric)
-            index = planner.index_of(stored, len(checked))
-        return self._found(checked, queries_max, (*segment, index), excluded)
+            segment = segment.with_index(planner.index_of(stored, len(checked)))
+        return self._found(checked, queries_max, segment, excluded)
 
     def in_float64(self, queries: npt.NDArray[Any], excluded: I64 | None) -> tuple[F64, I64]:
         """Return neighbours compared in float64."""
-        rows, rows_max = convert.wide_vectors(self._rows, "rows", threads=self._threads)
-        checked, queries_max = convert.wide_vectors(queries, "queries", threads=self._threads)
+        rows, rows_max = convert.wide_vectors(self._rows, "rows", execution=self._execution)
+        checked, queries_max = convert.wide_vectors(queries, "queries", execution=self._execution)
         if self._metric == "cosine":
             checked, rows = scaled_to_one(checked), scaled_to_one(rows)
             queries_max, rows_max = 1.0, 1.0
         else:
             convert.refuse_tiny(rows_max, "rows")
-        return self._found(checked, queries_max, (rows, None, 0, None, rows_max), excluded)
+        segment = _core.Segment(rows, largest=rows_max)
+        return self._found(checked, queries_max, segment, excluded)
 
     def _found(
-        self, queries: Keys, largest: float, segment: Any, excluded: I64 | None
+        self, queries: Keys, largest: float, segment: _core.Segment, excluded: I64 | None
     ) -> tuple[F64, I64]:
         distances, ids, _, _ = _core.search(
-            queries, largest, [segment], self._k, self._metric, excluded, self._threads
+            queries, largest, [segment], self._k, self._metric, excluded, execution=self._execution
         )
         return distances, ids
 

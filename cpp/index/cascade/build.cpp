@@ -241,7 +241,7 @@ class Builder {
           double off;
           return point(chosen[i], scratch, &off, as_queries);
         },
-        kernels_, threads_, out.data(), interrupt_);
+        {kernels_, threads_, interrupt_}, out.data());
     const std::size_t width = map.coordinates();
     phi.resize(chosen.size() * width);
     error.resize(chosen.size());
@@ -347,7 +347,6 @@ class Builder {
     request.d = width;
     request.k = 1;
     request.queries_max_abs = kernels_.filter.max_abs(phi.data(), phi.size());
-    request.threads = threads_;
     Segment centres;
     centres.keys.data = result_.centres.data();
     centres.n = result_.clusters;
@@ -355,7 +354,7 @@ class Builder {
     request.segments.push_back(centres);
     label.resize(count);
     away.resize(count);
-    flat_search(request, kernels_, {away.data(), label.data(), nullptr}, interrupt_);
+    flat_search(request, {kernels_, threads_, interrupt_}, {away.data(), label.data(), nullptr});
     if (std::find(label.begin(), label.end(), -1) != label.end()) throw_changed();
   }
 
@@ -548,12 +547,13 @@ class Builder {
 }  // namespace
 
 Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape& shape,
-                      const KernelTable& kernels, std::size_t threads, Interrupt& interrupt) {
+                      const Execution& execution) {
   if (shape.depth < 4 || shape.depth % 4 != 0 || shape.depth > kMostDepth)
     throw std::invalid_argument("depth must be a multiple of 4 from 4 to 32768");
   if (segment.n == 0 || segment.n >= kNoRow / 2 || !can_be_coded(segment.max_abs))
     throw std::invalid_argument("these rows cannot be coded");
-  return Builder(segment, d, shape, kernels, threads, interrupt).build();
+  return Builder(segment, d, shape, execution.kernels, execution.threads, execution.interrupt)
+      .build();
 }
 
 }  // namespace resmem

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "../../base/mappable.h"
-#include "../../base/threads.h"
+#include "../../base/execution.h"
 #include "../../rows/segment.h"
 #include "../row_index.h"
 #include "points.h"
@@ -99,8 +99,7 @@ struct Cascade final : RowIndex {
   std::uint64_t digest() const override;
   bool serves(const SearchRequest& request) const override;
   std::size_t queries_together(const SearchRequest& request) const override;
-  void search(const IndexScope& scope, const IndexOutput& output,
-              Interrupt& interrupt) const override;
+  void search(const IndexScope& scope, const IndexOutput& output) const override;
 };
 
 // Where code p of a place lies in the panels (kernels/table.h, CodeScanArgs).
@@ -111,7 +110,7 @@ inline std::size_t in_panels(std::size_t place, std::size_t p, std::size_t depth
 
 // Rows [0, segment.n) of a segment. Throws Interrupted.
 Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape& shape,
-                      const KernelTable& kernels, std::size_t threads, Interrupt& interrupt);
+                      const Execution& execution);
 
 // No row that is coded and no query that is searched for has a larger |value|: the arithmetic of
 // the projection stays far from overflow.

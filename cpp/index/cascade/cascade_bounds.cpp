@@ -9,8 +9,7 @@ namespace resmem {
 
 // Every row by every stage.
 void cascade_bounds(const Cascade& cascade, const IndexScope& scope, const CascadeBounds& bounds) {
-  Interrupt interrupt;
-  const CodedQueries queries(cascade, scope, interrupt);
+  const CodedQueries queries(cascade, scope);
   std::vector<float> scratch(scope.request.d);
   for (std::size_t i = 0; i < scope.count; ++i) {
     const CanonicalKey& key = queries.canonical(i);
@@ -37,8 +36,9 @@ void cascade_bounds(const Cascade& cascade, const IndexScope& scope, const Casca
           bounds.low[at] = queries.low(i, coded, queries.coded_error(i, place));
           bounds.high[at] = queries.high(i, coded, queries.coded_error(i, place));
         }
-        const double found = key(scope.segment.keys.read(
-            cascade.rows[place] * scope.request.d, scope.request.d, scratch.data(), scope.kernels));
+        const double found =
+            key(scope.segment.keys.read(cascade.rows[place] * scope.request.d, scope.request.d,
+                                        scratch.data(), scope.execution.kernels));
         bounds.key_low[at] = queries[i].keys.low(found);
         bounds.key_high[at] = queries[i].keys.high(found);
       }

@@ -28,13 +28,12 @@ std::vector<std::uint32_t> by_nearest_cluster(const CodedQueries& queries, std::
 // Threads hand their pass on from task to task: its buffers are warm.
 class Passes {
  public:
-  Passes(const Cascade& cascade, const IndexScope& scope, const CodedQueries& queries,
-         Interrupt& interrupt)
-      : cascade_(cascade), scope_(scope), queries_(queries), interrupt_(interrupt) {}
+  Passes(const Cascade& cascade, const IndexScope& scope, const CodedQueries& queries)
+      : cascade_(cascade), scope_(scope), queries_(queries) {}
 
   std::unique_ptr<CascadePass> take() {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (idle_.empty()) return std::make_unique<CascadePass>(cascade_, scope_, queries_, interrupt_);
+    if (idle_.empty()) return std::make_unique<CascadePass>(cascade_, scope_, queries_);
     auto pass = std::move(idle_.back());
     idle_.pop_back();
     return pass;
@@ -51,20 +50,18 @@ class Passes {
   const Cascade& cascade_;
   const IndexScope& scope_;
   const CodedQueries& queries_;
-  Interrupt& interrupt_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<CascadePass>> idle_;
 };
 
 }  // namespace
 
-void Cascade::search(const IndexScope& scope, const IndexOutput& output,
-                     Interrupt& interrupt) const {
+void Cascade::search(const IndexScope& scope, const IndexOutput& output) const {
   std::vector<std::vector<Neighbour>>& found = output.found;
-  const CodedQueries queries(*this, scope, interrupt);
+  const CodedQueries queries(*this, scope);
   const auto order = by_nearest_cluster(queries, scope.count, clusters);
   // Blocks of queries, and where those are too few for the threads, parts of the clusters.
-  const std::size_t threads = scope.request.threads;
+  const std::size_t threads = scope.execution.threads;
   const std::size_t per_block =
       std::clamp<std::size_t>((scope.count + 2 * threads - 1) / (2 * threads), 1,
                               CascadePass::most_queries(scope.request.k));
@@ -72,21 +69,22 @@ void Cascade::search(const IndexScope& scope, const IndexOutput& output,
   const std::size_t parts = blocks < 2 * threads ? threads : 1;
   std::vector<std::vector<Neighbour>> fresh(scope.count * parts);
   std::vector<std::uint8_t> gave_up(scope.count * parts);
-  Passes passes(*this, scope, queries, interrupt);
-  parallel_for(blocks * parts, threads, interrupt, [&](std::size_t task, bool calling_thread) {
-    const std::size_t begin = task / parts * per_block, part = task % parts;
-    const std::size_t count = std::min(scope.count - begin, per_block);
-    auto pass = passes.take();
-    pass->run(&order[begin], count, part, parts, found, calling_thread);
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::size_t at = order[begin + i] * parts + part;
-      if (pass->gave_up(i))
-        gave_up[at] = 1;
-      else
-        pass->finish(i, fresh[at]);
-    }
-    passes.give_back(std::move(pass));
-  });
+  Passes passes(*this, scope, queries);
+  parallel_for(blocks * parts, threads, scope.execution.interrupt,
+               [&](std::size_t task, bool calling_thread) {
+                 const std::size_t begin = task / parts * per_block, part = task % parts;
+                 const std::size_t count = std::min(scope.count - begin, per_block);
+                 auto pass = passes.take();
+                 pass->run(&order[begin], count, part, parts, found, calling_thread);
+                 for (std::size_t i = 0; i < count; ++i) {
+                   const std::size_t at = order[begin + i] * parts + part;
+                   if (pass->gave_up(i))
+                     gave_up[at] = 1;
+                   else
+                     pass->finish(i, fresh[at]);
+                 }
+                 passes.give_back(std::move(pass));
+               });
   for (std::size_t i = 0; i < scope.count; ++i) {
     for (std::size_t at = i * parts; at < (i + 1) * parts; ++at) {
       if (gave_up[at] != 0) output.deferred[scope.first + i] = 1;

@@ -6,12 +6,12 @@
 
 namespace resmem {
 
-CodedQueries::CodedQueries(const Cascade& cascade, const IndexScope& scope, Interrupt& interrupt)
+CodedQueries::CodedQueries(const Cascade& cascade, const IndexScope& scope)
     : cascade_(cascade),
-      kernels_(scope.kernels),
+      kernels_(scope.execution.kernels),
       theta_(canonical_rounding(cascade.points.dimensions())) {
   const Projection& map = cascade_.projection;
-  const std::size_t count = scope.count, threads = scope.request.threads;
+  const std::size_t count = scope.count;
   const LinearHead layer{map.weight.data(), map.bias.data(), map.axes, map.d, 1};
   std::vector<float> out(count * map.axes);
   head_logits(
@@ -20,7 +20,7 @@ CodedQueries::CodedQueries(const Cascade& cascade, const IndexScope& scope, Inte
         double off;
         return cascade_.points.query(scope.query(i), kernels_, scratch, &off);
       },
-      kernels_, threads, out.data(), interrupt);
+      scope.execution, out.data());
   for (std::size_t c = 0; c < cascade_.clusters; ++c)
     centres_.push_back(&cascade_.centres[c * map.coordinates()]);
   for (std::size_t i = 0; i < count; ++i)
@@ -30,8 +30,8 @@ CodedQueries::CodedQueries(const Cascade& cascade, const IndexScope& scope, Inte
   weights_.assign(count * cascade_.code_depth, 0);
   away_.resize(count * cascade_.clusters);
   parallel_for_rows(
-      count, (cascade_.clusters + 2) * (map.coordinates() + map.d), threads, interrupt,
-      [&](std::size_t begin, std::size_t end, bool) {
+      count, (cascade_.clusters + 2) * (map.coordinates() + map.d), scope.execution.threads,
+      scope.execution.interrupt, [&](std::size_t begin, std::size_t end, bool) {
         std::vector<float> scratch(map.d);
         for (std::size_t i = begin; i < end; ++i) {
           const float* query = scope.query(i);

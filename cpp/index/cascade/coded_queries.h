@@ -26,7 +26,7 @@ struct CodedQuery {
 class CodedQueries {
  public:
   // Throws Interrupted.
-  CodedQueries(const Cascade& cascade, const IndexScope& scope, Interrupt& interrupt);
+  CodedQueries(const Cascade& cascade, const IndexScope& scope);
 
   // Query i counts from the scope's first.
   const CodedQuery& operator[](std::size_t i) const { return coded_[i]; }

@@ -33,8 +33,8 @@ void KeyQueue::find() {
     for (std::size_t w = 0; w < some; ++w) {
       fetch(first + w + kTogether);
       of[w] = &coded_.canonical(wanted_[first + w].query);
-      rows[w] =
-          keys.read(wanted_[first + w].candidate->row * d, d, &scratch_[w * d], scope_.kernels);
+      rows[w] = keys.read(wanted_[first + w].candidate->row * d, d, &scratch_[w * d],
+                          scope_.execution.kernels);
     }
     canonical_keys(of, rows, some, found_keys);
     for (std::size_t w = 0; w < some; ++w) {

@@ -4,16 +4,15 @@
 
 namespace resmem {
 
-CascadePass::CascadePass(const Cascade& cascade, const IndexScope& scope, const CodedQueries& coded,
-                         Interrupt& interrupt)
+CascadePass::CascadePass(const Cascade& cascade, const IndexScope& scope, const CodedQueries& coded)
     : cascade_(cascade),
       coded_(coded),
-      poll_{interrupt, false},
+      poll_{scope.execution.interrupt, false},
       schedule_(cascade, coded),
       keys_(scope, coded, poll_),
       candidates_(cascade, scope, coded, keys_),
       rows_(cascade, scope, coded, keys_, candidates_),
-      scan_(cascade, scope.kernels, coded, poll_, candidates_, rows_),
+      scan_(cascade, scope.execution.kernels, coded, poll_, candidates_, rows_),
       seeds_(cascade, scope, coded, poll_, candidates_, rows_) {}
 
 void CascadePass::run(const std::uint32_t* queries, std::size_t count, std::size_t part,

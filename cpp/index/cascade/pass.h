@@ -21,8 +21,7 @@ class CascadePass {
     return std::clamp(kBytes / (k * (2 * sizeof(CascadeCandidate) + sizeof(double))), kLeast,
                       kBlockQueries);
   }
-  CascadePass(const Cascade& cascade, const IndexScope& scope, const CodedQueries& coded,
-              Interrupt& interrupt);
+  CascadePass(const Cascade& cascade, const IndexScope& scope, const CodedQueries& coded);
   CascadePass(const CascadePass&) = delete;  // its parts refer to each other
   CascadePass& operator=(const CascadePass&) = delete;
 

@@ -12,7 +12,7 @@ constexpr std::size_t kScoredRows = 4;  // times k rows are scored to choose k o
 Seeds::Seeds(const Cascade& cascade, const IndexScope& scope, const CodedQueries& coded,
              const ThreadPoll& poll, CascadeCandidates& candidates, CodedRowFilter& rows)
     : cascade_(cascade),
-      kernels_(scope.kernels),
+      kernels_(scope.execution.kernels),
       coded_(coded),
       poll_(poll),
       candidates_(candidates),

@@ -12,9 +12,8 @@ constexpr std::size_t kLeafRows = 16;
 
 class Builder {
  public:
-  Builder(const Segment& segment, std::size_t d, std::size_t leaf, const KernelTable& kernels,
-          std::size_t threads, Interrupt& interrupt)
-      : segment_(segment), kernels_(kernels), threads_(threads), interrupt_(interrupt) {
+  Builder(const Segment& segment, std::size_t d, std::size_t leaf, const Execution& execution)
+      : segment_(segment), execution_(execution) {
     tree_.n = segment.n;
     tree_.d = d;
     const std::size_t least = leaf > 0 ? leaf : kLeafRows;
@@ -29,9 +28,9 @@ class Builder {
     constexpr std::size_t kTogether = 6;
     const std::size_t top = std::min(kTogether, tree_.height);
     for (std::size_t level = 0; level < top; ++level)
-      parallel_for(std::size_t{1} << level, threads_, interrupt_,
+      parallel_for(std::size_t{1} << level, execution_.threads, execution_.interrupt,
                    [&](std::size_t j, bool calling) { Part(*this).split(level, j, calling); });
-    parallel_for(std::size_t{1} << top, threads_, interrupt_,
+    parallel_for(std::size_t{1} << top, execution_.threads, execution_.interrupt,
                  [&](std::size_t j, bool calling) { Part(*this).build(top, j, calling); });
     tree_.rows.own(std::move(rows_));
     tree_.splits.own(std::move(splits_));
@@ -71,7 +70,7 @@ class Builder {
         if (width(p) > width(side)) side = p;
       keyed_.resize(last - first);
       for (std::size_t i = first; i < last; ++i) {
-        if (i % 4096 == 0) whole_.interrupt_.poll(calling);
+        if (i % 4096 == 0) whole_.execution_.interrupt.poll(calling);
         keyed_[i - first] = {read(rows[i])[side], rows[i]};
       }
       // Nobody can order NaN, which another thread may have written after find_box().
@@ -81,7 +80,7 @@ class Builder {
       const std::size_t half = tree.place(2 * j + 1, level + 1) - first;
       const auto middle = keyed_.begin() + static_cast<std::ptrdiff_t>(half);
       std::nth_element(keyed_.begin(), middle, keyed_.end());
-      whole_.interrupt_.poll(calling);
+      whole_.execution_.interrupt.poll(calling);
       for (std::size_t i = first; i < last; ++i) rows[i] = keyed_[i - first].row;
       whole_.splits_[(std::size_t{1} << level) - 1 + j] = {
           std::max_element(keyed_.begin(), middle)->value, middle->value,
@@ -98,7 +97,7 @@ class Builder {
     };
     const float* read(std::size_t row) {
       const std::size_t d = whole_.tree_.d;
-      return whole_.segment_.keys.read(row * d, d, scratch_.data(), whole_.kernels_);
+      return whole_.segment_.keys.read(row * d, d, scratch_.data(), whole_.execution_.kernels);
     }
 
     void find_box(std::size_t first, std::size_t last, bool calling) {
@@ -107,7 +106,7 @@ class Builder {
       std::fill_n(box_.begin() + static_cast<std::ptrdiff_t>(d), d,
                   -std::numeric_limits<float>::infinity());
       for (std::size_t i = first; i < last; ++i) {
-        if (i % 4096 == 0) whole_.interrupt_.poll(calling);
+        if (i % 4096 == 0) whole_.execution_.interrupt.poll(calling);
         const float* x = read(whole_.rows_[i]);
         for (std::size_t p = 0; p < d; ++p) {
           if (!std::isfinite(x[p]))
@@ -124,9 +123,7 @@ class Builder {
   };
 
   const Segment& segment_;
-  const KernelTable& kernels_;
-  const std::size_t threads_;
-  Interrupt& interrupt_;
+  const Execution& execution_;
   Tree tree_;
   AlignedVector<std::uint32_t> rows_;
   AlignedVector<Split> splits_;
@@ -134,13 +131,13 @@ class Builder {
 
 }  // namespace
 
-Tree build_tree(const Segment& segment, std::size_t d, std::size_t leaf, const KernelTable& kernels,
-                std::size_t threads, Interrupt& interrupt) {
+Tree build_tree(const Segment& segment, std::size_t d, std::size_t leaf,
+                const Execution& execution) {
   if (d == 0 || d > kMostTreeDimensions)
     throw std::invalid_argument("a tree has 1 to 16 dimensions");
   if (segment.n == 0 || segment.n > std::numeric_limits<std::uint32_t>::max())
     throw std::invalid_argument("a tree has 1 to 2^32 - 1 rows");
-  return Builder(segment, d, leaf, kernels, threads, interrupt).build();
+  return Builder(segment, d, leaf, execution).build();
 }
 
 void Tree::complete() const {

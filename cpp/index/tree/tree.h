@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "../../base/mappable.h"
-#include "../../base/threads.h"
+#include "../../base/execution.h"
 #include "../../rows/segment.h"
 #include "../row_index.h"
 
@@ -46,14 +46,13 @@ struct Tree final : RowIndex {
   std::uint64_t digest() const override;
   bool serves(const SearchRequest& request) const override { return is_euclidean(request.metric); }
   std::size_t queries_together(const SearchRequest& request) const override;
-  void search(const IndexScope& scope, const IndexOutput& output,
-              Interrupt& interrupt) const override;
+  void search(const IndexScope& scope, const IndexOutput& output) const override;
 };
 
 // Rows [0, segment.n) of a segment, at least `leaf` of them in a leaf (0: as measured best), if
 // there are so many. The same whatever the number of threads. Throws Interrupted, and
 // std::invalid_argument for rows that are not finite.
-Tree build_tree(const Segment& segment, std::size_t d, std::size_t leaf, const KernelTable& kernels,
-                std::size_t threads, Interrupt& interrupt);
+Tree build_tree(const Segment& segment, std::size_t d, std::size_t leaf,
+                const Execution& execution);
 
 }  // namespace resmem

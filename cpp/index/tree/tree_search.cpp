@@ -52,8 +52,8 @@ struct Cell {
 template <std::size_t kD>
 class Walk {
  public:
-  Walk(const Tree& tree, const IndexScope& scope, Interrupt& interrupt)
-      : scope_(scope), tree_(tree), segment_(scope.segment), interrupt_(interrupt) {}
+  Walk(const Tree& tree, const IndexScope& scope)
+      : scope_(scope), tree_(tree), segment_(scope.segment) {}
 
   // The leaf that a query comes to by always taking the nearer child.
   std::size_t nearest_leaf(std::size_t i) const {
@@ -97,7 +97,7 @@ class Walk {
  private:
   void visit(std::size_t leaf, double key, std::size_t i, std::vector<Neighbour>& found,
              bool calling_thread) {
-    if (++leaves_ % 1024 == 0) interrupt_.poll(calling_thread);
+    if (++leaves_ % 1024 == 0) scope_.execution.interrupt.poll(calling_thread);
     const std::size_t k = scope_.request.k, query_number = scope_.first + i;
     const std::size_t first = tree_.place(leaf, tree_.height);
     const std::size_t last = tree_.place(leaf + 1, tree_.height);
@@ -109,7 +109,7 @@ class Walk {
     float scratch[kD];
     for (std::size_t place = first; place < last; ++place) {
       const std::size_t row = tree_.rows[place];
-      const float* x = segment_.keys.read(row * kD, kD, scratch, scope_.kernels);
+      const float* x = segment_.keys.read(row * kD, kD, scratch, scope_.execution.kernels);
       const double s = squared_distance<kD>(query, x);
       if (!(s <= worst_)) continue;  // too far, or NaN of a damaged file
       const Neighbour neighbour{s, segment_.id(row), scope_.start + row};
@@ -132,21 +132,19 @@ class Walk {
   const IndexScope& scope_;
   const Tree& tree_;
   const Segment& segment_;
-  Interrupt& interrupt_;
   double worst_ = 0;  // no row of a larger key is among the k nearest
   std::size_t leaves_ = 0;
 };
 
 // Queries by the leaf they fall in: those of a task have boxes and rows in common.
 template <std::size_t kD>
-std::vector<std::uint64_t> by_leaf(const Tree& tree, const IndexScope& scope,
-                                   Interrupt& interrupt) {
+std::vector<std::uint64_t> by_leaf(const Tree& tree, const IndexScope& scope) {
   std::vector<std::uint64_t> order(scope.count);
   for (std::size_t i = 0; i < scope.count; ++i) order[i] = i;
   if (scope.count < kOrderQueries) return order;
-  const Walk<kD> walk(tree, scope, interrupt);
-  parallel_for_rows(scope.count, 16 * kD * tree.height, scope.request.threads, interrupt,
-                    [&](std::size_t first, std::size_t last, bool) {
+  const Walk<kD> walk(tree, scope);
+  parallel_for_rows(scope.count, 16 * kD * tree.height, scope.execution.threads,
+                    scope.execution.interrupt, [&](std::size_t first, std::size_t last, bool) {
                       for (std::size_t i = first; i < last; ++i)
                         order[i] |= walk.nearest_leaf(i) << 32;
                     });
@@ -155,15 +153,14 @@ std::vector<std::uint64_t> by_leaf(const Tree& tree, const IndexScope& scope,
 }
 
 template <std::size_t kD>
-void search_all(const Tree& tree, const IndexScope& scope, const IndexOutput& output,
-                Interrupt& interrupt) {
-  const auto order = by_leaf<kD>(tree, scope, interrupt);
+void search_all(const Tree& tree, const IndexScope& scope, const IndexOutput& output) {
+  const auto order = by_leaf<kD>(tree, scope);
   const std::size_t per_task =
-      std::clamp<std::size_t>(scope.count / (4 * scope.request.threads), 1, kBlockQueries);
+      std::clamp<std::size_t>(scope.count / (4 * scope.execution.threads), 1, kBlockQueries);
   std::mutex mutex;
-  parallel_for((scope.count + per_task - 1) / per_task, scope.request.threads, interrupt,
-               [&](std::size_t task, bool calling_thread) {
-                 Walk<kD> walk(tree, scope, interrupt);
+  parallel_for((scope.count + per_task - 1) / per_task, scope.execution.threads,
+               scope.execution.interrupt, [&](std::size_t task, bool calling_thread) {
+                 Walk<kD> walk(tree, scope);
                  const std::size_t first = task * per_task;
                  const std::size_t last = std::min(scope.count, first + per_task);
                  for (std::size_t at = first; at < last; ++at) {
@@ -196,7 +193,7 @@ void all_bounds(const Tree& tree, const IndexScope& scope, double* bounds) {
 }
 
 // One function for every number of dimensions.
-using Search = void (*)(const Tree&, const IndexScope&, const IndexOutput&, Interrupt&);
+using Search = void (*)(const Tree&, const IndexScope&, const IndexOutput&);
 using Bounds = void (*)(const Tree&, const IndexScope&, double*);
 template <std::size_t... kI>
 constexpr std::array<Search, sizeof...(kI)> searches(std::index_sequence<kI...>) {
@@ -210,9 +207,9 @@ using Dimensions = std::make_index_sequence<kMostTreeDimensions>;
 
 }  // namespace
 
-void Tree::search(const IndexScope& scope, const IndexOutput& output, Interrupt& interrupt) const {
+void Tree::search(const IndexScope& scope, const IndexOutput& output) const {
   static constexpr auto kSearches = searches(Dimensions{});
-  kSearches.at(d - 1)(*this, scope, output, interrupt);
+  kSearches.at(d - 1)(*this, scope, output);
 }
 
 void tree_bounds(const Tree& tree, const IndexScope& scope, double* bounds) {

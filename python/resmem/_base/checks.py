@@ -31,11 +31,6 @@ def progress_function(progress: Any) -> None:
         raise TypeError(f"progress must be a function of a number of bytes, got {progress!r}")
 
 
-def thread_count(value: Any) -> int:
-    """Return the number of threads to use; 0, for None, lets the core decide."""
-    return 0 if value is None else count(value, "threads")
-
-
 def boolean(value: Any, name: str) -> bool:
     """Return the value as a bool; refuse all but True and False."""
     if not isinstance(value, (bool, np.bool_)):

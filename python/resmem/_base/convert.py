@@ -22,6 +22,7 @@ from resmem._base.arrays import (
     to_numpy,
 )
 from resmem._base.errors import warn
+from resmem._base.execution import DEFAULT, Execution
 
 _EXACT_INTEGERS = 2**53  # float64 holds every integer up to this one
 _LARGE_LOGIT = 64.0  # |logit| beyond which the row's largest one is subtracted before rounding
@@ -139,7 +140,7 @@ def float64(value: Any, name: str, shape: str, first_row: int = 0) -> F64:
 
 
 def vectors(
-    value: Any, name: str, d: int | None = None, threads: int = 0, first_row: int = 0
+    value: Any, name: str, d: int | None = None, execution: Execution = DEFAULT, first_row: int = 0
 ) -> tuple[F32, float]:
     """Return finite float32 embeddings (n, d) and their largest absolute value.
 
@@ -147,7 +148,7 @@ def vectors(
     """
     array = float32(value, name, "(n, d)")
     check_embedding_layout(array, name, d)
-    largest, bad_row = _core.inspect_rows(array, threads)
+    largest, bad_row = _core.inspect_rows(array, execution)
     if bad_row >= 0 and np.isfinite(to_numpy(value, name)[bad_row]).all():
         raise ValueError(
             f"{name}: row {first_row + bad_row} is beyond float32, which ends at 3.4e38; "
@@ -159,12 +160,12 @@ def vectors(
 
 
 def wide_vectors(
-    value: Any, name: str, d: int | None = None, threads: int = 0, first_row: int = 0
+    value: Any, name: str, d: int | None = None, execution: Execution = DEFAULT, first_row: int = 0
 ) -> tuple[F64, float]:
     """Return what ``vectors`` does, in float64."""
     array = wide(value, name, "(n, d)")
     check_embedding_layout(array, name, d)
-    largest, bad_row = _core.inspect_rows(array, threads)
+    largest, bad_row = _core.inspect_rows(array, execution)
     if bad_row >= 0:
         raise _not_finite(name, first_row + bad_row, as_dtype="float64")
     if largest > LARGEST_WIDE:

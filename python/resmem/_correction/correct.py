@@ -12,6 +12,7 @@ import resmem._core as _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Keys, float_state, read_block, release_pages, sliceable
 from resmem._base.blocks import blocks
+from resmem._base.execution import Execution, execution_of
 from resmem._correction.simplex import SimplexMap
 from resmem._rows import plausible
 from resmem._rows.ingest import warn_of_rounding
@@ -19,52 +20,56 @@ from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 
 
-def nearest_rows(
-    rows: Snapshot, queries: Keys, largest: float, k: int, excluded: I64 | None, threads: int,
-    prepare: bool = True,
-) -> tuple[F64, I64, I64]:  # fmt: skip
-    """Return Euclidean distances, ids and positions of the neighbours, (q, k) each.
+@dataclass(frozen=True)
+class NeighbourSearch:
+    """The search for the neighbours of some queries among the rows of a memory."""
 
-    ``prepare``: whether the search may build an index that makes later searches faster.
-    """
-    if prepare:
-        rows.plan(len(queries), k, threads)
-    distances, ids, positions, _ = _core.search(
-        queries, largest, rows.keys_for_core(len(queries)), k, "euclidean", excluded, threads,
-        version=rows.version,
-    )  # fmt: skip
-    return distances, ids, positions
+    rows: Snapshot
+    queries: Keys
+    largest: float  # no absolute value of the queries is larger
+    k: int
+    excluded: I64 | None
+    execution: Execution
+    prepare: bool = True  # whether an index may be built that makes later searches faster
 
+    def neighbours(self) -> tuple[F64, I64, I64]:
+        """Return Euclidean distances, ids and positions of the neighbours, (q, k) each."""
+        distances, ids, positions, _ = _core.search(
+            self.queries, self.largest, self._segments(), self.k, "euclidean", self.excluded,
+            self.rows.version, execution=self.execution,
+        )  # fmt: skip
+        return distances, ids, positions
 
-def nearest_corrections(
-    rows: Snapshot, queries: Keys, largest: float, k: int, excluded: I64 | None, threads: int,
-    prepare: bool, residuals: dict[str, Any],
-) -> F64:  # fmt: skip
-    """Return the corrections by the neighbours of queries, (q, C) or (q, t).
+    def corrections(self, residuals: dict[str, Any]) -> F64:
+        """Return the corrections by the neighbours, (q, C) or (q, t); these stay in the core.
 
-    The neighbours stay in the core. ``residuals`` is what ``Corrector.residuals`` returns.
-    """
-    if prepare:
-        rows.plan(len(queries), k, threads)
-    return _core.correct(
-        queries, largest, rows.keys_for_core(len(queries)), k, exclude=excluded,
-        version=rows.version, **residuals,
-    )  # fmt: skip
+        ``residuals`` is what ``Corrector.residuals`` returns.
+        """
+        return _core.correct(
+            self.queries, self.largest, self._segments(), self.k, exclude=self.excluded,
+            version=self.rows.version, execution=self.execution, **residuals,
+        )  # fmt: skip
+
+    def _segments(self) -> list[_core.Segment]:
+        if self.prepare:
+            self.rows.plan(len(self.queries), self.k, self.execution)
+        return self.rows.keys_for_core(len(self.queries))
 
 
 def kneighbors(
     rows: Snapshot, embeddings: Any, k: int, exclude_ids: Any, threads: int | None, prepare: bool
 ) -> tuple[F64, I64]:
     """Return distances and ids of the neighbours, (q, k) each; see ``Memory.kneighbors``."""
-    workers = checks.thread_count(threads)
+    execution = execution_of(threads)
     plausible.check_names(embeddings, "embeddings", rows.embedding_names)
     source = sliceable(embeddings, "embeddings")
     convert.check_embedding_layout(source, "embeddings", rows.d, "(q, d)")
     warn_of_rounding(source, rows)
     part = read_block(source, slice(0, source.shape[0]), "embeddings")
-    queries, largest = rows.keys(part, workers)
+    queries, largest = rows.keys(part, execution)
     excluded = convert.excluded_ids(exclude_ids, len(queries))
-    distances, ids, _ = nearest_rows(rows, queries, largest, k, excluded, workers, prepare)
+    search = NeighbourSearch(rows, queries, largest, k, excluded, execution, prepare)
+    distances, ids, _ = search.neighbours()
     return distances, ids
 
 
@@ -74,7 +79,7 @@ class SearchedQueries:
     name = "embeddings"
 
     def __init__(
-        self, rows: Snapshot, k: int, embeddings: Any, exclude_ids: Any, threads: int,
+        self, rows: Snapshot, k: int, embeddings: Any, exclude_ids: Any, execution: Execution,
         prepare: bool,
     ) -> None:  # fmt: skip
         plausible.check_names(embeddings, "embeddings", rows.embedding_names)
@@ -83,7 +88,7 @@ class SearchedQueries:
         self._source = sliceable(embeddings, "embeddings")
         convert.check_embedding_layout(self._source, "embeddings", rows.d, "(q, d)")
         warn_of_rounding(self._source, rows)
-        self._rows, self.k, self._threads, self._prepare = rows, k, threads, prepare
+        self._rows, self.k, self._execution, self._prepare = rows, k, execution, prepare
         self._excluded = convert.excluded_ids(exclude_ids, len(self))
 
     def __len__(self) -> int:
@@ -92,27 +97,26 @@ class SearchedQueries:
     def queries(self, block: slice) -> tuple[Keys, float]:
         """Return the keys to search for, and their largest absolute value."""
         part = read_block(self._source, block, "embeddings")
-        return self._rows.keys(part, self._threads, block.start)
+        return self._rows.keys(part, self._execution, block.start)
 
     def find(self, block: slice, queries: Keys | None, largest: float) -> tuple[F64, I64]:
         """Return distances and positions of the neighbours of a block of queries."""
-        arguments = self._search_arguments(block, queries, largest)
-        distances, _, positions = nearest_rows(self._rows, *arguments)
+        distances, _, positions = self._search(block, queries, largest).neighbours()
         return distances, positions
 
     def corrections(
-        self, block: slice, queries: Keys | None, largest: float, residuals: dict[str, Any]
-    ) -> F64:
-        """Return the corrections of a block of queries; see ``nearest_corrections``."""
-        arguments = self._search_arguments(block, queries, largest)
-        return nearest_corrections(self._rows, *arguments, residuals)
+        self, block: slice, queries: Keys | None, largest: float, residuals: dict[str, Any],
+        execution: Execution,
+    ) -> F64:  # fmt: skip
+        """Return the corrections of a block of queries."""
+        return self._search(block, queries, largest).corrections(residuals)
 
-    def _search_arguments(
-        self, block: slice, queries: Keys | None, largest: float
-    ) -> tuple[Keys, float, int, I64 | None, int, bool]:
+    def _search(self, block: slice, queries: Keys | None, largest: float) -> NeighbourSearch:
         assert queries is not None
         excluded = None if self._excluded is None else self._excluded[block]
-        return queries, largest, self.k, excluded, self._threads, self._prepare
+        return NeighbourSearch(
+            self._rows, queries, largest, self.k, excluded, self._execution, self._prepare
+        )
 
     def forget(self, block: slice) -> None:
         release_pages(self._source, block)
@@ -137,11 +141,14 @@ class KnownNeighbours:
         return self._distances[block], self._positions[block]
 
     def corrections(
-        self, block: slice, queries: Keys | None, largest: float, residuals: dict[str, Any]
-    ) -> F64:
+        self, block: slice, queries: Keys | None, largest: float, residuals: dict[str, Any],
+        execution: Execution,
+    ) -> F64:  # fmt: skip
         """Return the corrections of a block of queries by their known neighbours."""
         distances, positions = self.find(block, queries, largest)
-        return _core.aggregate(distances=distances, positions=positions, **residuals)
+        return _core.aggregate(
+            distances=distances, positions=positions, execution=execution, **residuals
+        )
 
     def forget(self, block: slice) -> None:
         pass
@@ -180,14 +187,14 @@ class Corrector:
         self, embeddings: Any, exclude_ids: Any, threads: int | None
     ) -> SearchedQueries:
         """Return queries that are searched for with the memory's ``k``."""
-        workers = checks.thread_count(threads)
-        return self.queries_at_k(self.k, embeddings, exclude_ids, workers)
+        execution = execution_of(threads)
+        return self.queries_at_k(self.k, embeddings, exclude_ids, execution)
 
     def queries_at_k(
-        self, k: int, embeddings: Any, exclude_ids: Any, threads: int
+        self, k: int, embeddings: Any, exclude_ids: Any, execution: Execution
     ) -> SearchedQueries:
         """Return queries that are searched for with this ``k``."""
-        return SearchedQueries(self.rows, k, embeddings, exclude_ids, threads, self.auto_prepare)
+        return SearchedQueries(self.rows, k, embeddings, exclude_ids, execution, self.auto_prepare)
 
     def correct(
         self,
@@ -225,7 +232,7 @@ class Corrector:
         simplex_map: SimplexMap | None = None,
     ) -> Iterator[F64]:
         """Yield what ``correct`` returns, block by block of queries, so that memory is bounded."""
-        workers = checks.thread_count(threads)
+        execution = execution_of(threads)
         given = self.query_outputs(outputs, len(queries), queries.name) if with_base else None
         # A query takes memory for the distance, id and position of each of its k neighbours, for
         # its sum and the check of its outputs, and for its key; a map also needs the base alone.
@@ -238,26 +245,31 @@ class Corrector:
                 select = None if columns is None else _columns_of(columns, block)
                 base = None
                 if with_base:
-                    base = self.base(keys, given, block, workers)
+                    base = self.base(keys, given, block, execution)
                     if select is not None:
                         base = np.take_along_axis(base, select, axis=1)
                 before = None if base is None or simplex_map is None else base.copy()
-                residuals = {**self.residuals(base, select), "threads": workers}
-                corrected = queries.corrections(block, keys, largest, residuals)
+                residuals = self.residuals(base, select)
+                corrected = queries.corrections(block, keys, largest, residuals, execution)
                 if simplex_map is not None:
-                    simplex_map.apply(corrected, before, self.strength, workers)
+                    simplex_map.apply(corrected, before, self.strength, execution)
             yield corrected
             del corrected
             queries.forget(block)
             release_pages(given, block)
 
     def aggregate(
-        self, distances: F64, positions: I64, base: F64 | None, select: I64 | None, threads: int
+        self,
+        distances: F64,
+        positions: I64,
+        base: F64 | None,
+        select: I64 | None,
+        execution: Execution,
     ) -> F64:
         """Return the correction by these neighbours, added to ``base`` in place if given."""
         residuals = self.residuals(base, select)
         return _core.aggregate(
-            distances=distances, positions=positions, threads=threads, **residuals
+            distances=distances, positions=positions, execution=execution, **residuals
         )
 
     def residuals(self, base: F64 | None, select: I64 | None) -> dict[str, Any]:
@@ -296,17 +308,17 @@ class Corrector:
             plausible.check_logits(self.spec, given, fitted=True)
         return given
 
-    def base(self, keys: Keys | None, given: Any, block: slice, threads: int) -> F64:
+    def base(self, keys: Keys | None, given: Any, block: slice, execution: Execution) -> F64:
         """Return the base outputs of a block of queries, as a new array."""
-        outputs = self.raw_outputs(keys, given, block, threads)
-        return self.spec.base(outputs, self.rows.temperature, threads)
+        outputs = self.raw_outputs(keys, given, block, execution)
+        return self.spec.base(outputs, self.rows.temperature, execution)
 
-    def raw_outputs(self, keys: Keys | None, given: Any, block: slice, threads: int) -> Any:
+    def raw_outputs(self, keys: Keys | None, given: Any, block: slice, execution: Execution) -> Any:
         """Return the base model's outputs of a block of queries, checked: (b, C)."""
         if given is not None:
             return self.spec.outputs(read_block(given, block, "outputs"), block.start)
         assert keys is not None
-        return self.spec.store.outputs_of(keys, threads)
+        return self.spec.store.outputs_of(keys, execution)
 
 
 def known_neighbours(rows: Snapshot, distances: Any, ids: Any, metric: str) -> KnownNeighbours:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import resmem._core as _core
 from resmem._base.arrays import F64
+from resmem._base.execution import DEFAULT, Execution
 
 _FLOORS = {"clip": 1e-6, "project": 1e-6, "keep": 0.1}  # defaults, as in CONTRACT.md
 
@@ -28,13 +29,15 @@ class SimplexMap:
         """Whether its floors are shares of the base model's probabilities."""
         return self.kind == "keep"
 
-    def apply(self, values: F64, base: F64 | None, strength: float, threads: int = 0) -> F64:
+    def apply(
+        self, values: F64, base: F64 | None, strength: float, execution: Execution = DEFAULT
+    ) -> F64:
         """Map rows (n, C) to probabilities in place, and return them.
 
         ``base`` (n, C) is what a correction, times ``strength``, was added to. It is None for
         predictions by neighbours alone, to which "keep" does not apply.
         """
-        _core.simplex(values, self.floor, threads, kind=self.kind, base=base, strength=strength)
+        _core.simplex(values, self.floor, self.kind, base, strength, execution)
         return values
 
 

@@ -16,6 +16,7 @@ from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, distinct, read_block, release_pages, sliceable
 from resmem._base.blocks import blocks
 from resmem._base.errors import warn
+from resmem._base.execution import Execution, execution_of
 from resmem._correction.correct import Corrector
 from resmem._correction.simplex import SimplexMap, map_named
 from resmem._evaluation.explain import aligned, targets_of
@@ -152,7 +153,7 @@ def evaluate(
 ) -> Evaluation:
     """See ``Memory.evaluate``."""
     buckets, bins = checks.count(buckets, "buckets"), checks.count(bins, "bins")
-    comparison = _MethodComparison(view, knn, checks.thread_count(threads))
+    comparison = _MethodComparison(view, knn, execution_of(threads))
     tallies, nearest, classes = comparison.run(embeddings, outputs, targets, exclude_ids)
     base, last = tallies["base"], list(tallies.values())[-1]
     _warn_of_impossible_classes(base)
@@ -312,9 +313,9 @@ class _Targets:
 class _MethodComparison:
     """The compared methods, with the settings and rows of a memory at one moment."""
 
-    def __init__(self, view: MemoryView, knn: Any, threads: int) -> None:
+    def __init__(self, view: MemoryView, knn: Any, execution: Execution) -> None:
         self.corrector: Corrector = view.corrector
-        self.threads, self._map = threads, view.map
+        self.execution, self._map = execution, view.map
         most_neighbours = max(1, len(self.corrector.rows))
         k, self._knn_sigma, self._knn_map = _knn_settings(knn, view, self.corrector.sigma)
         self._knn_k = min(k, most_neighbours)
@@ -342,7 +343,7 @@ class _MethodComparison:
     ) -> tuple[Tallies, F64, I64 | None]:
         """Return the tally of each method, distances to the nearest rows, and the rows' classes."""
         corrector, k = self.corrector, max(self.corrector.k, self._knn_k, self._published.k)
-        queries = corrector.queries_at_k(k, embeddings, exclude_ids, self.threads)
+        queries = corrector.queries_at_k(k, embeddings, exclude_ids, self.execution)
         q = len(queries)
         given, truth = corrector.query_outputs(outputs, q), _Targets(corrector, targets, q)
         if q == 0:
@@ -351,7 +352,7 @@ class _MethodComparison:
         nearest, seen = np.empty(q), plausible.OverlapCounter(corrector.spec, corrector.rows, q)
         for block in blocks(q, 24 * k + 64 * corrector.rows.columns):
             keys, largest = queries.queries(block)
-            raw = corrector.raw_outputs(keys, given, block, self.threads)
+            raw = corrector.raw_outputs(keys, given, block, self.execution)
             distances, positions = queries.find(block, keys, largest)
             nearest[block] = distances[:, 0]
             true = truth.read(block)
@@ -369,10 +370,10 @@ class _MethodComparison:
     def _predictions(self, raw: npt.NDArray[Any], distances: F64, positions: I64) -> dict[str, F64]:
         """Return the probabilities or values (b, C) of each method, by its name."""
         corrector, temperature = self.corrector, self.corrector.rows.temperature
-        base = own = corrector.spec.base(raw, 1.0, self.threads)
+        base = own = corrector.spec.base(raw, 1.0, self.execution)
         found = {"base": base.copy()}
         if temperature != 1:
-            own = corrector.spec.base(raw, temperature, self.threads)
+            own = corrector.spec.base(raw, temperature, self.execution)
             found[f"base, T={temperature:.4g}"] = own.copy()
         found["kNN alone"] = self._knn_predictions(distances, positions, base)
         published = self._correction(self._published, distances, positions)
@@ -396,7 +397,7 @@ class _MethodComparison:
     def _correction(self, corrector: Corrector, distances: F64, positions: I64) -> F64:
         """Return the correction by the first ``corrector.k`` of these neighbours."""
         near = _nearest(corrector.k, distances, positions)
-        return corrector.aggregate(*near, None, None, self.threads)
+        return corrector.aggregate(*near, None, None, self.execution)
 
     def _corrected(
         self, base: F64, correction: F64, strength: float, simplex_map: SimplexMap
@@ -404,7 +405,7 @@ class _MethodComparison:
         """Return corrected probabilities or values (b, C)."""
         values: F64 = base + strength * correction
         if self.corrector.spec.task == "classification":
-            simplex_map.apply(values, base, strength, self.threads)
+            simplex_map.apply(values, base, strength, self.execution)
         return values
 
     def _knn_predictions(self, distances: F64, positions: I64, base: F64) -> F64:
@@ -423,7 +424,7 @@ class _MethodComparison:
         # Dividing last, as a correction does, keeps the classes equal that have equal weights.
         values /= totals[:, None]
         if self.corrector.spec.task == "classification":
-            self._knn_map.apply(values, None, 1.0, self.threads)
+            self._knn_map.apply(values, None, 1.0, self.execution)
         without_neighbours = at[:, 0] < 0
         values[without_neighbours] = base[without_neighbours]
         return values

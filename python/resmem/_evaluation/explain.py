@@ -13,6 +13,7 @@ import resmem._core as _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64
 from resmem._base.blocks import blocks
+from resmem._base.execution import Execution, execution_of
 from resmem._correction.correct import Corrector, SearchedQueries
 from resmem._rows.segment import Segment, checked_stored
 from resmem._rows.snapshot import Snapshot
@@ -115,7 +116,7 @@ def explain(
         selected = np.broadcast_to(selected, (q, selected.shape[-1]))
         width = selected.shape[1]
     given = corrector.query_outputs(outputs, q) if _has_base(corrector, outputs) else None
-    explainer = _Explainer(corrector, queries, given, selected, width, checks.thread_count(threads))
+    explainer = _Explainer(corrector, queries, given, selected, width, execution_of(threads))
     target = rows.columns if corrector.spec.task == "regression" else 1
     row_bytes = 8 * queries.k * (2 * width + target + 8) + 32 * rows.columns
     return _concatenated([explainer.block(b) for b in [*blocks(q, row_bytes)] or [slice(0, 0)]])
@@ -128,7 +129,7 @@ class _Explainer:
     outputs: Any  # of the queries; None if the head computes them or none are given
     columns: I64 | None  # (q, t); None: those that are corrected most
     width: int  # t, the number of columns explained
-    threads: int
+    execution: Execution
 
     def block(self, block: slice) -> Explanation:
         """Return the explanation of a block of queries."""
@@ -138,7 +139,7 @@ class _Explainer:
         weights, totals = _core.weights(distances, positions, corrector.sigma)
         weights /= totals[:, None]
         columns = None if self.columns is None else np.ascontiguousarray(self.columns[block])
-        correction = corrector.aggregate(distances, positions, None, columns, self.threads)
+        correction = corrector.aggregate(distances, positions, None, columns, self.execution)
         if columns is None:
             order = np.argsort(-np.abs(correction), axis=1, kind="stable")
             columns = order[:, : self.width].copy()
@@ -147,7 +148,7 @@ class _Explainer:
         correction *= strength
         base = corrected = None
         if _has_base(corrector, self.outputs):
-            base = corrector.base(keys, self.outputs, block, self.threads)
+            base = corrector.base(keys, self.outputs, block, self.execution)
             base = np.take_along_axis(base, columns, axis=1)
             corrected = base + correction
         ids = np.full(positions.shape, -1)
@@ -176,7 +177,7 @@ class _Explainer:
         for segment, where, at in by_segment(rows, positions):
             picked = columns[np.nonzero(where)[0]]
             values[where], rest[where] = store.values(
-                segment, at, picked, rows.columns, rows.temperature, self.threads
+                segment, at, picked, rows.columns, rows.temperature, self.execution
             )
         return values, rest
 

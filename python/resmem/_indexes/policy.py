@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy.typing as npt
 
+import resmem._core as _core
+from resmem._base.execution import Execution
 from resmem._base.platform import after_fork_in_child
 from resmem._indexes.decision import Decision, Index
 from resmem._indexes.shape import CODED_ROWS_DIMENSIONS, LEAST_ROWS
-from resmem._indexes.trial import KeySegment, decide
+from resmem._indexes.trial import decide
 
 TRIAL_QUERIES = 6000  # queries after which a trial has paid: it takes as long as some 5,000 queries
 # Queries in one call for which building a cascade pays: with coded rows, which save most, and
@@ -77,11 +79,11 @@ class Planner:
 
     def note_queries(
         self,
-        segment: KeySegment,
+        segment: _core.Segment,
         keys: npt.NDArray[Any],
         queries: int,
         k: int,
-        threads: int,
+        execution: Execution,
         at_once: bool = False,
         metric: str = "euclidean",
     ) -> None:
@@ -90,7 +92,7 @@ class Planner:
         ``keys`` is the array whose first rows are the segment's. With ``at_once`` it
         decides now, whatever was counted, and waits for a thread that is building already.
         """
-        n = len(segment[0])
+        n = len(segment)
         if not self._worth_deciding(n, at_once):
             return
         self._queries += queries
@@ -104,7 +106,7 @@ class Planner:
         try:
             self._builder = threading.get_ident()
             if self._worth_deciding(n, at_once):  # another thread may have decided meanwhile
-                self._decision = decide(segment, keys, k, threads, self._most_trials, metric)
+                self._decision = decide(segment, keys, k, execution, self._most_trials, metric)
                 self._queries = 0
         finally:
             self._builder = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import resmem._core as _core
-from resmem._base.arrays import F32, F64, I64
+from resmem._base.arrays import F32, F64
+from resmem._base.execution import Execution
 from resmem._base.sample import sample
 from resmem._indexes.decision import LEAST_BATCH, Decision, Index, kind_of
 from resmem._indexes.shape import (
@@ -23,7 +24,6 @@ from resmem._indexes.shape import (
     squared_lengths,
 )
 
-KeySegment: TypeAlias = "tuple[npt.NDArray[Any], I64 | None, int, I64 | None, float]"
 _MOST_TREE_DIMENSIONS = 16  # beyond, a tree reads most of the rows
 _TREE_FIRST_DIMENSIONS = 6  # up to here a tree is faster than a cascade and is tried first
 _SLOW_TREE = 4.0  # a tree whose first queries take this many times the best is dropped untimed
@@ -46,7 +46,7 @@ class SearchParameters:
     """The parameters of the searches that are timed."""
 
     k: int
-    threads: int
+    execution: Execution
     metric: str
 
 
@@ -77,10 +77,10 @@ class IndexTrial:
 
 
 def decide(
-    segment: KeySegment,
+    segment: _core.Segment,
     keys: npt.NDArray[Any],
     k: int,
-    threads: int,
+    execution: Execution,
     most_trials: int = 4,
     metric: str = "euclidean",
 ) -> Decision:
@@ -88,10 +88,10 @@ def decide(
 
     No index is kept if none is clearly faster than the search without one.
     """
-    n, d = segment[0].shape
-    queries = _sampled_rows(segment[0], SAMPLE_QUERIES, 0)
-    search = SearchParameters(k, threads, metric)
-    none = IndexTrial(None, None, 0.0, *_measure(queries, (*segment, None), search))
+    n, d = segment.keys.shape
+    queries = _sampled_rows(segment.keys, SAMPLE_QUERIES, 0)
+    search = SearchParameters(k, execution, metric)
+    none = IndexTrial(None, None, 0.0, *_measure(queries, segment, search))
     trials: list[IndexTrial] = []
     reason = ""
     tree_possible = d <= _MOST_TREE_DIMENSIONS and "euclidean" in metric
@@ -121,17 +121,19 @@ def _batch(trial: IndexTrial) -> float:
 
 
 def _try_tree(
-    segment: KeySegment, queries: F32, best: IndexTrial, search: SearchParameters
+    segment: _core.Segment, queries: F32, best: IndexTrial, search: SearchParameters
 ) -> list[IndexTrial]:
     """Try a tree; give none if memory is short or a first few queries are far slower."""
-    rows, largest = segment[0], segment[4]
+    rows, largest = segment.keys, segment.largest
     start = time.perf_counter()
     try:
-        tree = _core.Tree((rows, None, 0, None, largest), rows.shape[1], search.threads)
+        tree = _core.Tree(
+            _core.Segment(rows, largest=largest), rows.shape[1], execution=search.execution
+        )
     except (ValueError, MemoryError):
         return []
     seconds = time.perf_counter() - start
-    with_tree = (*segment, tree)
+    with_tree = segment.with_index(tree)
     few = queries[:LEAST_BATCH]
     pilot = min(_time(few, with_tree, search)[0] for _ in range(2))
     if pilot * len(queries) > _SLOW_TREE * best.batch * len(few):
@@ -140,10 +142,14 @@ def _try_tree(
 
 
 def _try_cascades(
-    segment: KeySegment, queries: F32, none: IndexTrial, search: SearchParameters, most_trials: int
+    segment: _core.Segment,
+    queries: F32,
+    none: IndexTrial,
+    search: SearchParameters,
+    most_trials: int,
 ) -> tuple[list[IndexTrial], str]:
     """Try cascades of one shape after the other while that pays; say why if there is none."""
-    rows, largest = segment[0], segment[4]
+    rows, largest = segment.keys, segment.largest
     n, d = rows.shape
     budget = _BUILD_BUDGET * none.batch * 1000 / len(queries)
     survivors = _survivors(queries[:128], segment, search) if d > 64 else None
@@ -163,11 +169,11 @@ def _try_cascades(
     while shape is not None and len(trials) < most_trials:
         start = time.perf_counter()
         try:
-            cascade = _build((rows, None, 0, None, largest), shape, search)
+            cascade = _build(_core.Segment(rows, largest=largest), shape, search)
         except (ValueError, MemoryError) as error:
             return trials, str(error) or "no memory"
         seconds = time.perf_counter() - start
-        measured = _measure(queries, (*segment, cascade), search)
+        measured = _measure(queries, segment.with_index(cascade), search)
         trials.append(IndexTrial(shape, cascade, seconds, *measured))
         budget -= seconds
         shape = _next_shape(trials, n, d) if 1.4 * seconds < budget else None
@@ -192,11 +198,11 @@ def _next_shape(trials: list[IndexTrial], n: int, d: int) -> Shape | None:
     return next((s for s in shapes if s not in [trial.shape for trial in trials]), None)
 
 
-def _survivors(queries: F32, segment: KeySegment, search: SearchParameters) -> Survivors:
+def _survivors(queries: F32, segment: _core.Segment, search: SearchParameters) -> Survivors:
     """Return the queries, their reach (the distance of the k-th neighbour) and sampled rows."""
-    rows, others = segment[0], _sampled_rows(segment[0], SAMPLE_QUERIES, 1)
+    rows, others = segment.keys, _sampled_rows(segment.keys, SAMPLE_QUERIES, 1)
     found = _core.search(
-        queries, segment[4], [segment], search.k, search.metric, None, search.threads
+        queries, segment.largest, [segment], search.k, search.metric, execution=search.execution
     )
     farthest = found[2][np.arange(len(queries)), (found[2] >= 0).sum(axis=1) - 1]
     last = _widened(rows[farthest])
@@ -219,20 +225,20 @@ def _points(x: F32, metric: str, longest: float, as_queries: bool = False) -> F6
     return np.column_stack([points, lift])
 
 
-def _pilot_fails(queries: F32, segment: KeySegment, search: SearchParameters) -> bool:
+def _pilot_fails(queries: F32, segment: _core.Segment, search: SearchParameters) -> bool:
     """Tell whether a cascade of some of the rows is much slower than none.
 
     For inner products it is where the lengths of rows differ a lot.
     """
-    d = segment[0].shape[1]
-    rows = _sampled_rows(segment[0], max(1024, min(2 * LEAST_ROWS, _PILOT_NUMBERS // d)), 2)
-    some = rows, None, 0, None, segment[4]
+    d = segment.keys.shape[1]
+    rows = _sampled_rows(segment.keys, max(1024, min(2 * LEAST_ROWS, _PILOT_NUMBERS // d)), 2)
+    some = _core.Segment(rows, largest=segment.largest)
     try:
         cascade = _build(some, shape_for(*rows.shape), search)
     except (ValueError, MemoryError):
         return True
-    without = _time(queries[:64], (*some, None), search)[0]
-    return without < _PILOT_SPEED * _time(queries[:64], (*some, cascade), search)[0]
+    without = _time(queries[:64], some, search)[0]
+    return without < _PILOT_SPEED * _time(queries[:64], some.with_index(cascade), search)[0]
 
 
 def _sampled_rows(rows: npt.NDArray[Any], count: int, seed: int) -> F32:
@@ -244,10 +250,10 @@ def _widened(rows: npt.NDArray[Any]) -> F32:
     return wide
 
 
-def _build(rows: Any, shape: Shape, search: SearchParameters) -> _core.Cascade:
-    d = rows[0].shape[1]
+def _build(rows: _core.Segment, shape: Shape, search: SearchParameters) -> _core.Cascade:
+    d = rows.keys.shape[1]
     return _core.Cascade(
-        rows, d, shape.depth, shape.clusters, shape.coded_rows, search.threads, metric=search.metric
+        rows, d, shape.depth, shape.clusters, shape.coded_rows, search.metric, search.execution
     )
 
 
@@ -266,11 +272,12 @@ def _measure(queries: F32, segment: Any, search: SearchParameters) -> tuple[floa
         )
     if stats["given_up"] > len(queries) // 4:
         return batch, single, 1.0
-    return batch, single, stats["code_hits"] / (len(queries) * len(segment[0]))
+    return batch, single, stats["code_hits"] / (len(queries) * len(segment.keys))
 
 
 def _time(queries: F32, segment: Any, search: SearchParameters) -> tuple[float, _core.SearchStats]:
     start = time.perf_counter()
-    arguments = queries, segment[4], [segment], search.k, search.metric, None, search.threads
-    stats = _core.search(*arguments)[3]
+    stats = _core.search(
+        queries, segment.largest, [segment], search.k, search.metric, execution=search.execution
+    )[3]
     return time.perf_counter() - start, stats

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import resmem._core as _core
 from resmem._base import convert
 from resmem._base.arrays import F64, I64, LARGEST_WIDE, Keys, float_state
+from resmem._base.execution import DEFAULT, Execution
 from resmem._base.sample import sample
 from resmem._base.threads import interruptible
 
@@ -146,7 +147,7 @@ class FittedPreprocess:
         embeddings: F64 = keys.astype(np.float64) + self.arrays["offset"]
         return embeddings
 
-    def apply(self, embeddings: Keys, threads: int = 0) -> Keys:
+    def apply(self, embeddings: Keys, execution: Execution = DEFAULT) -> Keys:
         """Return the keys (n, m) of finite embeddings (n, d); those beyond float32 are infinite."""
         if self.plain:
             with np.errstate(over="ignore"):
@@ -158,13 +159,15 @@ class FittedPreprocess:
         with np.errstate(over="ignore"):
             for start in range(0, n, step):
                 some = slice(start, start + step)
-                keys[some] = self._applied(embeddings[some], threads)
+                keys[some] = self._applied(embeddings[some], execution)
         return keys
 
-    def _applied(self, embeddings: Keys, threads: int) -> Keys:
+    def _applied(self, embeddings: Keys, execution: Execution) -> Keys:
         arrays = self.arrays
         if self.method.linear:
-            keys = _core.head_logits(embeddings, arrays["weight"], arrays["bias"], threads)
+            keys = _core.head_logits(
+                embeddings, _core.LinearHead(arrays["weight"], arrays["bias"]), execution
+            )
             return np.where(np.abs(keys) < _LARGEST, keys, np.float32(np.inf))  # the core saturates
         rows = embeddings.astype(np.float64)
         if self.method.kind == "unit":
@@ -175,16 +178,18 @@ class FittedPreprocess:
             rows /= arrays["scale"]
         return rows
 
-    def keys(self, embeddings: Any, d: int, threads: int, first_row: int) -> tuple[Keys, float]:
+    def keys(
+        self, embeddings: Any, d: int, execution: Execution, first_row: int
+    ) -> tuple[Keys, float]:
         """Return keys of the caller's embeddings (n, d), checked, and the keys' largest |value|.
 
         ``first_row`` is the number of the first row, for messages.
         """
         if self.plain:
             checked = convert.wide_vectors if self.wide else convert.vectors
-            return checked(embeddings, "embeddings", d, threads, first_row)
-        keys = self.apply(exact(embeddings, d, threads, first_row), threads)
-        largest, bad_row = _core.inspect_rows(keys, threads)
+            return checked(embeddings, "embeddings", d, execution, first_row)
+        keys = self.apply(exact(embeddings, d, execution, first_row), execution)
+        largest, bad_row = _core.inspect_rows(keys, execution)
         if bad_row < 0 and not (self.wide and largest > LARGEST_WIDE):
             return keys, largest
         if bad_row < 0:
@@ -203,12 +208,12 @@ class FittedPreprocess:
         return 0 if self.plain else self.dtype.itemsize * self.method.width(d)
 
 
-def exact(embeddings: Any, d: int | None, threads: int, first_row: int) -> Keys:
+def exact(embeddings: Any, d: int | None, execution: Execution, first_row: int) -> Keys:
     """Return finite embeddings (n, d) as float32, or as float64 if float32 may not hold them."""
     given = convert.real(embeddings, "embeddings", "(n, d)")
     narrow = convert.fits_float32(given.dtype)
     checked = convert.vectors if narrow else convert.wide_vectors
-    return checked(given, "embeddings", d, threads, first_row)[0]
+    return checked(given, "embeddings", d, execution, first_row)[0]
 
 
 NO_PREPROCESS = Preprocess("none")

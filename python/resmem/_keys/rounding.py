@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 import resmem._core as _core
 from resmem._base.arrays import F64, I64, SMALLEST_WIDE
+from resmem._base.execution import DEFAULT, Execution
 from resmem._base.sample import sample
 
 ALLOWED_FRACTION = 0.1  # part of the spacing of neighbours that rounding may move a distance by
@@ -63,7 +64,9 @@ def rounding_errors(points: F64) -> F64:
 class Neighbourhood:
     """Sampled rows in float64, and how far apart the neighbours of some of them lie."""
 
-    def __init__(self, rows: F64, n: int, metric: Metric = "euclidean", threads: int = 0) -> None:
+    def __init__(
+        self, rows: F64, n: int, metric: Metric = "euclidean", execution: Execution = DEFAULT
+    ) -> None:
         """``rows`` (at least one, finite) are a sample of ``n`` rows. Equal rows count once."""
         share = min(1.0, len(rows) / max(n, 1))
         self._rows = np.unique(rows, axis=0)
@@ -72,9 +75,10 @@ class Neighbourhood:
         stored = np.ascontiguousarray(self._comparable(self._rows))
         k = max(1, min(_NEIGHBOURS, len(self._rows) - 1))
         largest = _largest(stored)
+        segment = _core.Segment(stored, largest=largest)
         values, near, _, _ = _core.search(
-            np.ascontiguousarray(stored[self._queries]), largest,
-            [(stored, None, 0, None, largest)], k, self._metric, self._queries[:, None], threads,
+            np.ascontiguousarray(stored[self._queries]), largest, [segment], k, self._metric,
+            self._queries[:, None], execution=execution,
         )  # fmt: skip
         others = near >= 0
         if self._metric != "inner_product":

@@ -25,6 +25,7 @@ from resmem._base.arrays import (
 )
 from resmem._base.blocks import blocks
 from resmem._base.errors import warn
+from resmem._base.execution import DEFAULT
 from resmem._base.sample import sample
 from resmem._keys.preprocess import IDENTITY, NO_PREPROCESS, FittedPreprocess, exact
 from resmem._keys.rounding import (
@@ -222,7 +223,7 @@ class Incoming:
 
     def _keys(self, block: slice, made_by: FittedPreprocess) -> tuple[Keys, float]:
         part = read_block(self.embeddings, block, "embeddings")
-        return made_by.keys(part, self.d, 0, block.start)
+        return made_by.keys(part, self.d, DEFAULT, block.start)
 
     def write(
         self, arrays: dict[str, Array], at: int, into: Snapshot, skip: frozenset[str]
@@ -283,7 +284,7 @@ def rows_at(source: Any, at: I64) -> Array:
 
 def exact_keys(embeddings: Array, made_by: FittedPreprocess) -> F64:
     """Return the keys of finite embeddings before they are rounded to float32."""
-    keys = replace(made_by, wide=True).apply(exact(embeddings, None, 0, 0))
+    keys = replace(made_by, wide=True).apply(exact(embeddings, None, DEFAULT, 0))
     return keys.astype(np.float64, copy=False)
 
 

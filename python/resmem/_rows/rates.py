@@ -52,10 +52,10 @@ def rates(d: int) -> Rates:
     rng, width = np.random.default_rng(0), min(d, _WIDEST)
     rows = rng.standard_normal((4096, width), dtype=np.float32)
     largest = float(np.abs(rows).max())
-    segment = [(rows, None, 0, None, largest)]
+    segment = [_core.Segment(rows, largest=largest)]
     queries = rows[:_ROWS].copy()
     search = _fastest(lambda: _core.search(queries, largest, segment, 1, "euclidean"))
-    few = [(rows[:512], None, 0, None, largest)]
+    few = [_core.Segment(rows[:512], largest=largest)]
     neighbour = _fastest(lambda: _core.search(queries, largest, few, _ROWS, "euclidean"))
 
     outputs = rng.standard_normal((_ROWS, 16384), dtype=np.float32)
@@ -65,14 +65,14 @@ def rates(d: int) -> Rates:
     at = rng.integers(0, _ROWS, (_QUERIES, _NEIGHBOURS))
     distances = np.sort(rng.random(at.shape), axis=1)
     gather = _fastest(
-        lambda: _core.aggregate([("dense", outputs)], distances, at, 1.0, outputs.shape[1])
+        lambda: _core.aggregate([_core.DenseRows(outputs)], distances, at, 1.0, outputs.shape[1])
     )
     weight = rng.standard_normal((_COLUMNS, width), dtype=np.float32)
-    layer = weight, np.zeros(_COLUMNS, np.float32), 1.0
+    layer = _core.LinearHead(weight, np.zeros(_COLUMNS, np.float32))
     classes = rng.integers(0, _COLUMNS, _ROWS)
     head = _fastest(
         lambda: _core.aggregate(
-            [("head", queries, classes)], distances, at, 1.0, _COLUMNS, head=layer
+            [_core.HeadRows(queries, classes)], distances, at, 1.0, _COLUMNS, head=layer
         )
     )
     return Rates(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,7 +14,6 @@ import resmem._core as _core
 from resmem._base.arrays import I64, Array
 from resmem._base.errors import FileFormatError
 from resmem._indexes.policy import Planner
-from resmem._indexes.trial import KeySegment
 
 # The dtype and the shape of one row, by the name of the array.
 Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]
@@ -147,11 +147,12 @@ class Segment:
             "arrays": {name: self[name] for name in self.arrays if name not in without},
         }
 
-    def keys_for_core(self) -> KeySegment:
-        """Return the arguments of the core's search that describe this segment."""
+    @cached_property
+    def for_core(self) -> _core.Segment:
+        """The rows as the core searches them, without an index."""
         died = None if self.died is None or self.dead == 0 else self.died[: self.n]
         ids = self["ids"] if self.has_ids else None
-        return (self["keys"], ids, self.first_id, died, self.keys_max)
+        return _core.Segment(self["keys"], ids, self.first_id, died, self.keys_max)
 
 
 def room(schema: Schema, rows: int) -> dict[str, Array]:

@@ -20,6 +20,7 @@ import numpy as np
 
 import resmem._core as _core
 from resmem._base.arrays import I64, Array, Keys
+from resmem._base.execution import DEFAULT, Execution
 from resmem._keys.preprocess import IDENTITY, FittedPreprocess
 from resmem._rows.growth import UNKNOWN, Basis
 from resmem._rows.ids import IDS_PER_STEP, NO_RUNS, distinct, in_runs, joined, repeated, runs
@@ -84,24 +85,26 @@ class Snapshot:
                 found = joined(found, runs(segment.ids_of(segment.dead_rows(self.version))))
         return found
 
-    def keys(self, embeddings: Any, threads: int = 0, first_row: int = 0) -> tuple[Keys, float]:
+    def keys(
+        self, embeddings: Any, execution: Execution = DEFAULT, first_row: int = 0
+    ) -> tuple[Keys, float]:
         """Return the keys of queries and their largest |value|; see ``FittedPreprocess.keys``."""
-        return self.preprocess.keys(embeddings, self.d, threads, first_row)
+        return self.preprocess.keys(embeddings, self.d, execution, first_row)
 
-    def keys_for_core(self, queries: int) -> list[Any]:
+    def keys_for_core(self, queries: int) -> list[_core.Segment]:
         """Return the core's description of segments, each with its index for this many queries."""
         return [
-            (*segment.keys_for_core(), segment.planner.index_of(segment.arrays["keys"], queries))
+            segment.for_core.with_index(segment.planner.index_of(segment.arrays["keys"], queries))
             for segment in self.segments
         ]
 
-    def plan(self, queries: int, k: int, threads: int, at_once: bool = False) -> None:
+    def plan(self, queries: int, k: int, execution: Execution, at_once: bool = False) -> None:
         """Count the queries of a search that is about to run, and build indexes where that pays."""
         if self.preprocess.wide:
             return  # float64 keys have no index
         for segment in self.segments:
-            keys = (segment.keys_for_core(), segment.arrays["keys"])
-            segment.planner.note_queries(*keys, queries, k, threads, at_once)
+            keys = (segment.for_core, segment.arrays["keys"])
+            segment.planner.note_queries(*keys, queries, k, execution, at_once)
 
     def sample(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
         """Yield segments and their rows at these ascending positions among the living rows."""

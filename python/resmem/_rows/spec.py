@@ -11,6 +11,7 @@ import numpy.typing as npt
 import resmem._core as _core
 from resmem._base import convert
 from resmem._base.arrays import F64, sliceable, to_numpy
+from resmem._base.execution import Execution
 from resmem._keys.preprocess import NO_PREPROCESS, Preprocess
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.segment import Schema
@@ -78,10 +79,10 @@ class Spec:
             return convert.probabilities(outputs, "outputs", first_row)
         return self.values(outputs, "outputs", first_row)
 
-    def base(self, outputs: npt.NDArray[Any], temperature: float, threads: int) -> F64:
+    def base(self, outputs: npt.NDArray[Any], temperature: float, execution: Execution) -> F64:
         """Return the base model's predictions from checked outputs (b, C), as a copy."""
         if self.output_kind == "logits":
-            return _core.softmax(np.ascontiguousarray(outputs), temperature, threads)
+            return _core.softmax(np.ascontiguousarray(outputs), temperature, execution)
         base: F64 = outputs.astype(np.float64)
         return base
 

@@ -13,6 +13,7 @@ from resmem._base import checks
 from resmem._base.arrays import F64, I64, Keys, float_state
 from resmem._base.blocks import blocks
 from resmem._base.errors import NotFittedError, warn
+from resmem._base.execution import DEFAULT
 from resmem._correction import length_scale
 from resmem._correction.correct import Corrector, kneighbors
 from resmem._correction.simplex import SimplexMap, map_named
@@ -315,7 +316,7 @@ def _rekeyed_segment(
         for block in blocks(segment.n, 8 * d):
             first = first_row + block.start
             embeddings = before.unshifted(segment["keys"][block])
-            keys, _ = after.keys(embeddings, d, 0, first)
+            keys, _ = after.keys(embeddings, d, DEFAULT, first)
             arrays["keys"][block] = stored = narrow_keys(keys, dtype, first)
             largest = max(largest, _core.inspect_rows(widen_keys(stored))[0])
     return Segment(

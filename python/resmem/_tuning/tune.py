@@ -15,6 +15,7 @@ import numpy as np
 from resmem._base import checks
 from resmem._base.arrays import F64, I64, Array
 from resmem._base.errors import warn
+from resmem._base.execution import Execution, execution_of
 from resmem._base.sample import sample
 from resmem._correction.correct import Corrector
 from resmem._correction.simplex import map_named
@@ -64,7 +65,7 @@ def tune(
     confidence = checked_confidence(confidence)
     if checks.count(seed, "seed", 0) >= 2**32:
         raise ValueError(f"seed must be below 2**32, got {seed}")
-    workers = checks.thread_count(threads)
+    execution = execution_of(threads)
     runs: list[ValidationRun] = []
     tried: set[tuple[str, str]] = set()
     for name in names_to_try(preprocess, present[0], "preprocess"):
@@ -86,15 +87,23 @@ def tune(
             some = _sample(corrector.rows, seed)
             source: CallersRows | MemoryRows
             if loo:
-                source = _memory_rows(corrector, some, grid.ks[-1], workers)
+                source = _memory_rows(corrector, some, grid.ks[-1], execution)
             else:
                 known = bool(runs)
-                source = CallersRows(corrector, *given, grid.ks[-1], workers, known)
+                source = CallersRows(corrector, *given, grid.ks[-1], execution, known)
             if not runs:
                 numbers = _folds(folds, seed, source.targets, 3 if rule == "one_se" else 2)
             runs.append(
                 ValidationRun(
-                    corrector.spec, corrector.rows, source, grid, numbers, some, name, most, workers
+                    corrector.spec,
+                    corrector.rows,
+                    source,
+                    grid,
+                    numbers,
+                    some,
+                    name,
+                    most,
+                    execution,
                 )
             )
     with _progress(progress, _Steps.of(runs, scored, loo)) as step:
@@ -126,13 +135,13 @@ def _sample(rows: Snapshot, seed: int) -> I64:
     return rows.numbered(sample(len(rows), _SAMPLE_ROWS, seed))
 
 
-def _memory_rows(corrector: Corrector, some: I64, k: int, threads: int) -> MemoryRows:
+def _memory_rows(corrector: Corrector, some: I64, k: int, execution: Execution) -> MemoryRows:
     if not corrector.spec.store.gives_outputs:
         raise ValueError(
             "loo=True needs the base model's outputs of the rows, which "
             f"store={corrector.spec.store.name!r} does not keep; tune on validation rows"
         )
-    return MemoryRows(corrector, some, k, threads)
+    return MemoryRows(corrector, some, k, execution)
 
 
 # ---------------------------------------------------------------------- honest residuals
@@ -154,7 +163,7 @@ def _note_of_small_residuals(run: ValidationRun, result: TuneResult, loo: bool) 
     if not run.spec.store.gives_outputs:
         return ()
     corrector = Corrector(run.spec, run.rows, 1, 1.0, 1.0, map_named("clip"))
-    own = replace(run, source=MemoryRows(corrector, run.sampled, 1, run.threads))
+    own = replace(run, source=MemoryRows(corrector, run.sampled, 1, run.execution))
     share = _clearly_smaller(own.base_error_sizes(), run.base_error_sizes(), _TRAINED_SHARE)
     return () if share is None else (
         f"the memory's residuals are {share:.0%} of the size of those on the validation rows: the "

@@ -27,7 +27,8 @@ from resmem._base.arrays import (
     sliceable,
 )
 from resmem._base.blocks import blocks
-from resmem._correction.correct import Corrector, nearest_rows
+from resmem._base.execution import Execution
+from resmem._correction.correct import Corrector, NeighbourSearch
 from resmem._correction.simplex import map_named
 from resmem._keys.stored import widen_keys
 from resmem._rows import plausible
@@ -64,11 +65,11 @@ class CallersRows:
 
     def __init__(
         self, corrector: Corrector, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any,
-        k: int, threads: int, known: bool,
+        k: int, execution: Execution, known: bool,
     ) -> None:  # fmt: skip
         """``known``: these outputs were checked before, with keys kept in another way."""
-        self._corrector, self._threads = corrector, threads
-        self._searched = corrector.queries_at_k(k, embeddings, exclude_ids, threads)
+        self._corrector, self._execution = corrector, execution
+        self._searched = corrector.queries_at_k(k, embeddings, exclude_ids, execution)
         self._given = corrector.query_outputs(outputs, len(self._searched), already_checked=known)
         self.targets: Array = checked_targets(corrector, targets, len(self._searched))
 
@@ -88,7 +89,7 @@ class CallersRows:
     def outputs(self, block: slice) -> Array:
         """Return the base model's outputs (b, C) of a block of rows, checked."""
         keys = self._searched.queries(block)[0] if self._given is None else None
-        outputs: Array = self._corrector.raw_outputs(keys, self._given, block, self._threads)
+        outputs: Array = self._corrector.raw_outputs(keys, self._given, block, self._execution)
         release_pages(self._given, block)
         return outputs
 
@@ -96,8 +97,8 @@ class CallersRows:
 class MemoryRows:
     """Rows of the memory that serve as validation rows; none is its own neighbour."""
 
-    def __init__(self, corrector: Corrector, positions: I64, k: int, threads: int) -> None:
-        self._corrector, self._k, self._threads = corrector, k, threads
+    def __init__(self, corrector: Corrector, positions: I64, k: int, execution: Execution) -> None:
+        self._corrector, self._k, self._execution = corrector, k, execution
         self._positions = positions  # numbered through all segments
         stored = self._of("targets", slice(0, len(positions)))
         self.targets: Array = checked_stored(stored, corrector.rows.columns)
@@ -112,14 +113,14 @@ class MemoryRows:
         own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
         largest = max(segment.keys_max for segment, _ in chosen)
         keys = self._keys(block)
-        arguments = (keys, largest, self._k, own, self._threads, prepare)
-        distances, _, positions = nearest_rows(rows, *arguments)
+        search = NeighbourSearch(rows, keys, largest, self._k, own, self._execution, prepare)
+        distances, _, positions = search.neighbours()
         return distances, positions
 
     def outputs(self, block: slice) -> Array:
         """Return the base model's outputs (b, C) of a block of rows, from the store."""
         store, chosen = self._corrector.spec.store, self._corrector.rows.at(self._positions[block])
-        return np.concatenate([store.outputs(s, at, self._threads) for s, at in chosen])
+        return np.concatenate([store.outputs(s, at, self._execution) for s, at in chosen])
 
     def _keys(self, block: slice) -> Keys:
         return widen_keys(self._of("keys", block))
@@ -170,7 +171,7 @@ class ValidationRun:
     sampled: I64  # positions of a sample of the memory's rows, which stands for all of them
     preprocess: str
     most_neighbours: int  # largest number of neighbours that a query can have
-    threads: int
+    execution: Execution
     # Called with the number of rows done; a row counts once for each setting or temperature.
     step: Step = lambda done: None
 
@@ -234,7 +235,7 @@ class ValidationRun:
         targets = self.source.targets[batch.rows]
         if self._without_base(predictor):
             near = (*near[:3], None)
-        scored = SWEEP_SCORES[score.name], BINS, self.threads
+        scored = SWEEP_SCORES[score.name], BINS, self.execution
         on = [x for x in grid.strengths if x != 0]
         swept = _core.sweep(*near, targets, bounds, grid.ks, grid.sigmas, on, maps, *scored)
         if 0 not in grid.strengths:
@@ -253,11 +254,11 @@ class ValidationRun:
         start, simplex_map = 0, map_named(settings.probability_map)
         for batch in self._batches(rows, predictor):
             if settings.strength == 0 and predictor != "targets":
-                corrected = self.spec.base(batch.outputs, settings.temperature, self.threads)
+                corrected = self.spec.base(batch.outputs, settings.temperature, self.execution)
             else:
                 corrected, base = self._corrected(batch, settings, predictor)
                 if self.spec.task == "classification":
-                    simplex_map.apply(corrected, base, settings.strength, self.threads)
+                    simplex_map.apply(corrected, base, settings.strength, self.execution)
             result[start : start + len(batch.rows)] = corrected
             start += len(batch.rows)
             self.step(len(batch.rows))
@@ -276,14 +277,14 @@ class ValidationRun:
         )
         before = None if self._without_base(predictor) else base.copy()
         corrected = _core.aggregate(
-            [("dense", residuals)],
+            [_core.DenseRows(residuals)],
             np.ascontiguousarray(distances[:, : settings.k]),
             np.ascontiguousarray(near[:, : settings.k]),
             settings.sigma,
             self.rows.columns,
             settings.strength,
             base,
-            self.threads,
+            execution=self.execution,
         )
         return corrected, before
 
@@ -293,7 +294,9 @@ class ValidationRun:
         """Return the error size of the base model as given on each row; see ``error_sizes``."""
         sizes = []
         for block in blocks(len(self.source), 16 * self.rows.columns):
-            base = self.spec.base(self.source.outputs(block), self.given_temperature, self.threads)
+            base = self.spec.base(
+                self.source.outputs(block), self.given_temperature, self.execution
+            )
             sizes.append(self.error_sizes(base, block))
             self._report_single(block)
         return np.concatenate(sizes)
@@ -302,7 +305,9 @@ class ValidationRun:
         """Count the rows whose class has probability 0 in the base model as given."""
         count = 0
         for block in blocks(len(self.source), 16 * self.rows.columns):
-            base = self.spec.base(self.source.outputs(block), self.given_temperature, self.threads)
+            base = self.spec.base(
+                self.source.outputs(block), self.given_temperature, self.execution
+            )
             labels = self.source.targets[block]
             count += int(np.count_nonzero(base[np.arange(len(labels)), labels] == 0))
         return count
@@ -351,7 +356,7 @@ class ValidationRun:
         if predictor == "targets":
             base = np.broadcast_to(self._target_means(), (b, columns)).copy()
             return self._neighbour_targets(batch.positions), batch.distances, batch.neighbours, base
-        base = self.spec.base(batch.outputs, temperature, self.threads)
+        base = self.spec.base(batch.outputs, temperature, self.execution)
         if predictor == "mean":
             only = np.zeros((b, 1), dtype=np.int64)
             return self._mean_residual(temperature), np.zeros((b, 1)), only, base

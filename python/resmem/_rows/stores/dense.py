@@ -10,6 +10,7 @@ import numpy as np
 
 import resmem._core as _core
 from resmem._base.arrays import F64, I64, Array, Keys
+from resmem._base.execution import Execution
 from resmem._keys.stored import widen_keys
 from resmem._rows.segment import Schema, Segment, checked_stored
 from resmem._rows.stores.store import VALUE_DTYPES, Store, StoredRows
@@ -53,8 +54,8 @@ class Dense(Store):
         rows, _ = self.rows(arrays["outputs"], targets, temperature)
         return {"residuals": rows["residuals"]}
 
-    def for_core(self, rows: Segment) -> tuple[Any, ...]:
-        return ("dense", rows["residuals"])
+    def for_core(self, rows: Segment) -> _core.DenseRows:
+        return _core.DenseRows(rows["residuals"])
 
     def residuals(
         self, segment: Segment, rows: I64, columns: int, temperature: float, kept: float
@@ -66,7 +67,7 @@ class Dense(Store):
 
     def values(
         self, segment: Segment, rows: I64, columns: I64, count: int, temperature: float,
-        threads: int,
+        execution: Execution,
     ) -> tuple[F64, F64]:  # fmt: skip
         return segment["residuals"][rows[:, None], columns].astype(np.float64), np.zeros(len(rows))
 

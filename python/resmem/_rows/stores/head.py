@@ -11,6 +11,7 @@ import resmem._core as _core
 from resmem._base import convert
 from resmem._base.arrays import F32, F64, I64, Array, Keys
 from resmem._base.blocks import blocks
+from resmem._base.execution import DEFAULT, Execution
 from resmem._keys.stored import widen_keys
 from resmem._rows.segment import Schema, Segment, checked_stored
 from resmem._rows.stores.store import Store, StoredRows
@@ -40,37 +41,37 @@ class Head(Store):
     ) -> StoredRows:
         return {}, 0.0
 
-    def for_core(self, rows: Segment) -> tuple[Any, ...]:
-        return ("head", rows["keys"], rows["targets"])
+    def for_core(self, rows: Segment) -> _core.HeadRows:
+        return _core.HeadRows(rows["keys"], rows["targets"])
 
-    def layer_for_core(self, temperature: float) -> tuple[Any, ...]:
-        return self.weight, self.bias, temperature
+    def layer_for_core(self, temperature: float) -> _core.LinearHead:
+        return _core.LinearHead(self.weight, self.bias, temperature)
 
     def residuals(
         self, segment: Segment, rows: I64, columns: int, temperature: float, kept: float
     ) -> F32:
-        logits = self.outputs(segment, rows, 0)
+        logits = self.outputs(segment, rows, DEFAULT)
         targets = checked_stored(segment["targets"][rows], columns)
         residuals: F32 = _core.class_residuals(logits, targets, temperature)
         return residuals
 
     def values(
         self, segment: Segment, rows: I64, columns: I64, count: int, temperature: float,
-        threads: int,
+        execution: Execution,
     ) -> tuple[F64, F64]:  # fmt: skip
         values = np.empty(columns.shape)
         for part in blocks(len(rows), 16 * count):
-            logits = self.outputs(segment, rows[part], threads)
+            logits = self.outputs(segment, rows[part], execution)
             labels = checked_stored(segment["targets"][rows[part]], count)
-            residuals = _core.class_residuals(logits, labels, temperature, threads)
+            residuals = _core.class_residuals(logits, labels, temperature, execution=execution)
             values[part] = np.take_along_axis(residuals, columns[part], axis=1)
         return values, np.zeros(len(rows))
 
-    def outputs(self, segment: Segment, rows: I64, threads: int) -> F32:
-        return self.outputs_of(widen_keys(segment["keys"][rows]), threads)
+    def outputs(self, segment: Segment, rows: I64, execution: Execution) -> F32:
+        return self.outputs_of(widen_keys(segment["keys"][rows]), execution)
 
-    def outputs_of(self, queries: Keys, threads: int) -> F32:
-        return _core.head_logits(queries, self.weight, self.bias, threads)
+    def outputs_of(self, queries: Keys, execution: Execution) -> F32:
+        return _core.head_logits(queries, _core.LinearHead(self.weight, self.bias), execution)
 
     def columns_without_outputs(self, d: int, outputs: Any) -> int:
         if outputs is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 import resmem._core as _core
 from resmem._base.arrays import F32, F64, I64, Array
+from resmem._base.execution import Execution
 from resmem._rows.segment import Schema, Segment, checked_stored
 from resmem._rows.stores.store import Store, StoredRows
 
@@ -39,8 +40,8 @@ class Sparse(Store):
         )
         return {"index": index, "value": value, "rest": rest}, error
 
-    def for_core(self, rows: Segment) -> tuple[Any, ...]:
-        return ("sparse", rows["index"], rows["value"], rows["rest"])
+    def for_core(self, rows: Segment) -> _core.SparseRows:
+        return _core.SparseRows(rows["index"], rows["value"], rows["rest"])
 
     def residuals(
         self, segment: Segment, rows: I64, columns: int, temperature: float, kept: float
@@ -54,7 +55,7 @@ class Sparse(Store):
 
     def values(
         self, segment: Segment, rows: I64, columns: I64, count: int, temperature: float,
-        threads: int,
+        execution: Execution,
     ) -> tuple[F64, F64]:  # fmt: skip
         values, kept = np.zeros(columns.shape), segment["value"][rows]
         index = checked_stored(segment["index"][rows], count, "index")

@@ -8,7 +8,9 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+import resmem._core as _core
 from resmem._base.arrays import F32, F64, I64, Array, Keys
+from resmem._base.execution import Execution
 from resmem._rows.segment import Schema, Segment
 
 StoredRows: TypeAlias = "tuple[dict[str, Array], float]"  # arrays by name, largest residual error
@@ -71,10 +73,10 @@ class Store(ABC):
         return {}
 
     @abstractmethod
-    def for_core(self, rows: Segment) -> tuple[Any, ...]:
+    def for_core(self, rows: Segment) -> _core.ResidualRows:
         """Return the core's description of a segment's residuals."""
 
-    def layer_for_core(self, temperature: float) -> tuple[Any, ...] | None:
+    def layer_for_core(self, temperature: float) -> _core.LinearHead | None:
         """Return the layer that the core computes residuals with; None if the store has none."""
         return None
 
@@ -87,18 +89,18 @@ class Store(ABC):
     @abstractmethod
     def values(
         self, segment: Segment, rows: I64, columns: I64, count: int, temperature: float,
-        threads: int,
+        execution: Execution,
     ) -> tuple[F64, F64]:  # fmt: skip
         """Return values (m, t) of m rows in the columns (m, t), and a number (m,) per row.
 
         The residuals are the values less the row's number. There are ``count`` columns in all.
         """
 
-    def outputs(self, segment: Segment, rows: I64, threads: int) -> Array:
+    def outputs(self, segment: Segment, rows: I64, execution: Execution) -> Array:
         """Return the base model's outputs (m, C) for m rows."""
         return np.asarray(segment["outputs"][rows])
 
-    def outputs_of(self, queries: Keys, threads: int) -> F32:
+    def outputs_of(self, queries: Keys, execution: Execution) -> F32:
         """Return the layer's outputs (q, C) for queries (q, d)."""
         raise NotImplementedError(f"store={self.name!r} has no layer")
 
