@@ -127,6 +127,24 @@ def as_stored(rows: F32, kind: str) -> tuple[npt.NDArray[Any], F32]:
     return narrow, _core.widen(narrow)
 
 
+# Single numbers of indexes, in the order in which older files hold them.
+INDEX_NUMBERS = {
+    "cascade": (
+        "n", "depth", "code_depth", "clusters", "metric", "d", "longest", "point_d", "axes",
+        "has_tail", "tail_centre", "departure", "offset_norm", "scale", "code_sum",
+        "largest_square",
+    ),
+    "tree": ("n", "d", "height"),
+}  # fmt: skip
+
+
+def with_unnamed_numbers(arrays: Any, kind: str) -> dict[str, Any]:
+    """Return the arrays of an index as older files hold them."""
+    names = INDEX_NUMBERS[kind]
+    kept = {name: array for name, array in arrays.items() if name not in names}
+    return {**kept, "numbers": np.concatenate([arrays[name] for name in names])}
+
+
 def core_search(
     queries: F32 | F64, rows: F32 | F64, k: int, metric: str = "euclidean", threads: int = 0,
     isa: str = "", **plan: Any,

@@ -25,6 +25,7 @@ from cases import (
     assert_same,
     make,
     max_abs,
+    with_unnamed_numbers,
 )
 from resmem import _core
 from resmem._indexes import decision as index_decision
@@ -921,19 +922,42 @@ def test_cascade_of_arrays_is_the_same_and_copies_no_codes():
     assert_same(found, oracle.search(queries, rows, 7))
 
 
+def test_cascade_of_unnamed_numbers_is_the_same():
+    _, rows = clustered(3000, 20, 40)
+    cascade = cascade_of(rows, None, 32, 9)
+    arrays = with_unnamed_numbers(cascade.arrays(), "cascade")
+    assert _core.Cascade.of(arrays).digest() == cascade.digest()
+    for wrong in (arrays["numbers"][:-1], np.append(arrays["numbers"], 0)):
+        with pytest.raises(ValueError, match="a cascade has 16 numbers"):
+            _core.Cascade.of({**arrays, "numbers": wrong})
+
+
+def test_file_with_unnamed_numbers_keeps_its_cascade(tmp_path, monkeypatch):
+    queries, rows = clustered(2 * N, 20, 24)
+    memory = memory_of(rows).prepare()
+    named = _core.Cascade.arrays
+    as_before = lambda cascade: with_unnamed_numbers(named(cascade), "cascade")  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(_core.Cascade, "arrays", as_before)
+        memory.save(tmp_path / "m")
+    loaded = resmem.Memory.load(tmp_path / "m")
+    assert loaded.plan_[0]["reason"] == "saved in the file"
+    assert engines(loaded) == ["cascade"]
+    assert_same(loaded.kneighbors(queries), memory.kneighbors(queries))
+
+
 @pytest.mark.parametrize("coded_rows", [True, False])
 def test_arrays_that_do_not_fit_together_are_refused(coded_rows):
     _, rows = clustered(700, 1, 40)
     arrays = cascade_of(rows, None, 16, 3, coded_rows=coded_rows).arrays()
-    numbers = arrays["numbers"]
     damaged = [{**arrays, name: array[:-1]} for name, array in arrays.items() if len(array)]
     damaged += [{**arrays, name: np.append(a, a[:1])} for name, a in arrays.items() if len(a)]
     damaged += [{k: v for k, v in arrays.items() if k != name} for name in arrays]
-    for at in (0, 1, 2, 3, 4, 5, 7, 8, 13):  # sizes, the metric and the scale
+    for name in ("n", "depth", "code_depth", "clusters", "metric", "d", "point_d", "axes", "scale"):
         for value in (0, 1, 7, 1e9, -1, np.nan, np.inf):
-            if value != numbers[at] and not (at in (2, 13) and value in (0, 1, 7, 1e9)):
-                changed = np.where(np.arange(len(numbers)) == at, value, numbers)
-                damaged.append({**arrays, "numbers": changed})
+            may_be_so = name in ("code_depth", "scale") and value in (0, 1, 7, 1e9)
+            if value != arrays[name][0] and not may_be_so:
+                damaged.append({**arrays, name: np.array([value], dtype=np.float64)})
     for name in ("weight", "offset", "bias", "origin", "centres"):
         array = arrays[name].copy()
         array[1] = np.nan
@@ -1031,8 +1055,6 @@ def test_sizes_of_a_cascade_whose_products_overflow_are_refused():
     padding[:, 0] = places + 128 * np.arange(len(padding))
     padding[:, 1] = np.minimum(128, 2**17 - padding[:, 0])
     padding[:, 2] = 3
-    numbers = arrays["numbers"].copy()
-    numbers[1] = 2.0**47
     whole = {
         **arrays,
         "chunks": np.concatenate([chunks, padding]).ravel(),
@@ -1042,16 +1064,17 @@ def test_sizes_of_a_cascade_whose_products_overflow_are_refused():
     }
     assert len(_core.Cascade.of(whole)) == 700
     with pytest.raises(ValueError, match="do not fit together"):
-        _core.Cascade.of({**whole, "numbers": numbers, "panels": np.zeros(0, np.uint8)})
+        _core.Cascade.of({**whole, "depth": np.array([2.0**47]), "panels": np.zeros(0, np.uint8)})
 
 
-@pytest.mark.parametrize(("at", "value"), [(0, 700.5), (1, 16.5), (4, 0.5), (9, 0.5)])
-def test_sizes_of_a_cascade_are_whole_numbers(at, value):
+@pytest.mark.parametrize(
+    ("name", "value"), [("n", 700.5), ("depth", 16.5), ("metric", 0.5), ("has_tail", 0.5)]
+)
+def test_sizes_of_a_cascade_are_whole_numbers(name, value):
     _, rows = clustered(700, 1, 40)
     arrays = cascade_of(rows, None, 16, 3).arrays()
-    numbers = np.where(np.arange(len(arrays["numbers"])) == at, value, arrays["numbers"])
-    with pytest.raises(ValueError, match="out of range"):
-        _core.Cascade.of({**arrays, "numbers": numbers})
+    with pytest.raises(ValueError, match=f"{name} of a cascade is out of range"):
+        _core.Cascade.of({**arrays, name: np.array([value])})
 
 
 def test_rows_whose_squares_leave_float32_are_not_coded():

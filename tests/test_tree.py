@@ -20,6 +20,7 @@ from cases import (
     assert_same,
     make,
     max_abs,
+    with_unnamed_numbers,
 )
 from resmem import _core
 from resmem._indexes import decision as index_decision
@@ -292,16 +293,24 @@ def test_tree_of_arrays_is_the_same_and_copies_no_rows():
     assert_same(searched(queries, rows, again, 7), oracle.search(queries, rows, 7))
 
 
+def test_tree_of_unnamed_numbers_is_the_same():
+    _, rows = make("gaussian", 2, 700, 1, 3)
+    tree = tree_of(rows)
+    arrays = with_unnamed_numbers(tree.arrays(), "tree")
+    assert _core.Tree.of(arrays).digest() == tree.digest()
+    with pytest.raises(ValueError, match="a tree has 3 numbers"):
+        _core.Tree.of({**arrays, "numbers": arrays["numbers"][:-1]})
+
+
 def test_arrays_that_do_not_fit_together_are_refused():
     _, rows = make("gaussian", 2, 700, 1, 3)
     arrays = tree_of(rows).arrays()
     damaged = [{**arrays, name: array[:-1]} for name, array in arrays.items()]
     damaged += [{**arrays, name: np.append(a, a[:1])} for name, a in arrays.items()]
     damaged += [{k: v for k, v in arrays.items() if k != name} for name in arrays]
-    for at, number in enumerate(arrays["numbers"]):
-        for value in {0, 1, 4, 6, 17, 62, 64, 2**33, 1e9, -1, np.nan, np.inf} - {number}:
-            numbers = np.where(np.arange(3) == at, value, arrays["numbers"])
-            damaged.append({**arrays, "numbers": numbers})
+    for name in ("n", "d", "height"):
+        for value in {0, 1, 4, 6, 17, 62, 64, 2**33, 1e9, -1, np.nan, np.inf} - {arrays[name][0]}:
+            damaged.append({**arrays, name: np.array([value], dtype=np.float64)})
     for value in (-1, 700, int(arrays["rows"][1])):
         damaged.append({**arrays, "rows": np.r_[np.int32(value), arrays["rows"][1:]]})
     for value in np.float32([np.nan, np.inf, -np.inf]):
@@ -356,11 +365,11 @@ def test_damaged_tree_is_refused_or_searched_within_arrays():
     assert accepted > 50
 
 
-@pytest.mark.parametrize("at", [0, 1, 2])
-def test_sizes_of_a_tree_are_whole_numbers(at):
+@pytest.mark.parametrize("name", ["n", "d", "height"])
+def test_sizes_of_a_tree_are_whole_numbers(name):
     _, rows = make("gaussian", 2, 700, 9, 3)
     arrays = tree_of(rows, None, 4).arrays()
-    arrays["numbers"] = arrays["numbers"] + 0.5 * (np.arange(3) == at)
+    arrays[name] = arrays[name] + 0.5
     with pytest.raises(ValueError, match="out of range"):
         _core.Tree.of(arrays)
 

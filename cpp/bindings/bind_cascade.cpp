@@ -35,22 +35,22 @@ struct IndexArrays<Cascade> {
 
   template <class Of, class Visit>
   static void for_each_number(Of& cascade, const Visit& visit) {
-    visit(cascade.n);
-    visit(cascade.depth);
-    visit(cascade.code_depth);
-    visit(cascade.clusters);
-    visit(cascade.points.metric);
-    visit(cascade.points.d);
-    visit(cascade.points.longest);
-    visit(cascade.projection.d);
-    visit(cascade.projection.axes);
-    visit(cascade.projection.has_tail);
-    visit(cascade.projection.tail_centre);
-    visit(cascade.projection.departure);
-    visit(cascade.projection.offset_norm);
-    visit(cascade.scale);
-    visit(cascade.code_sum);
-    visit(cascade.largest_square);
+    visit("n", cascade.n);
+    visit("depth", cascade.depth);
+    visit("code_depth", cascade.code_depth);
+    visit("clusters", cascade.clusters);
+    visit("metric", cascade.points.metric);
+    visit("d", cascade.points.d);
+    visit("longest", cascade.points.longest);
+    visit("point_d", cascade.projection.d);
+    visit("axes", cascade.projection.axes);
+    visit("has_tail", cascade.projection.has_tail);
+    visit("tail_centre", cascade.projection.tail_centre);
+    visit("departure", cascade.projection.departure);
+    visit("offset_norm", cascade.projection.offset_norm);
+    visit("scale", cascade.scale);
+    visit("code_sum", cascade.code_sum);
+    visit("largest_square", cascade.largest_square);
   }
 };
 

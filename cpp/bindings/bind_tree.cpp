@@ -22,9 +22,9 @@ struct IndexArrays<Tree> {
 
   template <class Of, class Visit>
   static void for_each_number(Of& tree, const Visit& visit) {
-    visit(tree.n);
-    visit(tree.d);
-    visit(tree.height);
+    visit("n", tree.n);
+    visit("d", tree.d);
+    visit("height", tree.height);
   }
 };
 

@@ -19,8 +19,9 @@ namespace resmem {
 // Of each kind of index:
 //   name:                           in messages, with its article
 //   for_each_array(index, visit):   visit("name", member) of each array, vector or Mappable
-//   for_each_number(index, visit):  visit(member) of all else: sizes, truth values, metrics and
-//                                   float64; each is below 2^53, so that float64 holds it
+//   for_each_number(index, visit):  visit("name", member) of all else: sizes, truth values, metrics
+//                                   and float64; each is below 2^53, so that float64 holds it. Old
+//                                   files rely on their order.
 template <class Kind>
 struct IndexArrays;
 
@@ -41,7 +42,8 @@ struct PythonElement<std::uint32_t> {
 template <class Member>
 using ElementOf = std::decay_t<decltype(std::declval<Member&>()[0])>;
 
-// Everything in an index, by name: read-only views, which keep the index, and its numbers.
+// Everything in an index, by name: read-only views, which keep the index, and numbers, float64
+// (1,).
 template <class Kind>
 py::dict arrays_of(const py::object& self) {
   const auto& index = self.cast<const Kind&>();
@@ -55,10 +57,10 @@ py::dict arrays_of(const py::object& self) {
     view.attr("flags").attr("writeable") = false;
     arrays[name] = view;
   });
-  std::vector<double> numbers;
-  IndexArrays<Kind>::for_each_number(
-      index, [&](auto value) { numbers.push_back(static_cast<double>(value)); });
-  arrays["numbers"] = py::array_t<double>(static_cast<py::ssize_t>(numbers.size()), numbers.data());
+  IndexArrays<Kind>::for_each_number(index, [&](const char* name, auto value) {
+    const double number = static_cast<double>(value);
+    arrays[name] = py::array_t<double>(1, &number);
+  });
   return arrays;
 }
 
@@ -81,26 +83,43 @@ T number_as(double number, const std::string& message) {
   return static_cast<T>(number);
 }
 
+// Files written before numbers had names hold them in one array, "numbers", in the order of
+// for_each_number().
+template <class Kind>
+py::dict with_named_numbers(const py::dict& arrays) {
+  if (!arrays.contains("numbers")) return arrays;
+  const auto numbers = exact_array<double>(arrays["numbers"], "contiguous float64 numbers");
+  py::dict named;
+  for (const auto& [name, array] : arrays) named[name] = array;
+  py::ssize_t at = 0;
+  const Kind order;
+  IndexArrays<Kind>::for_each_number(order, [&](const char* name, auto) {
+    if (at < numbers.size()) named[name] = py::array_t<double>(1, numbers.data() + at);
+    ++at;
+  });
+  require(
+      at == numbers.size(),
+      (std::string(IndexArrays<Kind>::name) + " has " + std::to_string(at) + " numbers").c_str());
+  return named;
+}
+
 // What arrays_of() gave, perhaps from a file. Vectors are copied; what is mappable stays where it
 // is, and the caller keeps it.
 template <class Kind>
-std::unique_ptr<Kind> index_from_arrays(const py::dict& arrays) {
+std::unique_ptr<Kind> index_from_arrays(const py::dict& given) {
   const std::string kind = IndexArrays<Kind>::name;
+  const py::dict arrays = with_named_numbers<Kind>(given);
   const auto array_named = [&](const char* name) -> py::object {
-    require(arrays.contains(name), ("an array of " + kind + " is missing").c_str());
+    require(arrays.contains(name), (std::string(name) + " of " + kind + " is missing").c_str());
     return arrays[name];
   };
   auto index = std::make_unique<Kind>();
-  const auto numbers = exact_array<double>(array_named("numbers"), "contiguous float64 numbers");
-  std::size_t next = 0;
-  IndexArrays<Kind>::for_each_number(*index, [&](auto& value) {
-    require(next < static_cast<std::size_t>(numbers.size()),
-            ("too few numbers of " + kind).c_str());
-    value = number_as<std::decay_t<decltype(value)>>(numbers.data()[next++],
-                                                     "a number of " + kind + " is out of range");
+  IndexArrays<Kind>::for_each_number(*index, [&](const char* name, auto& value) {
+    const auto number = exact_array<double>(array_named(name), "a contiguous float64 number");
+    require(number.size() == 1, (std::string(name) + " of " + kind + " is one number").c_str());
+    value = number_as<std::decay_t<decltype(value)>>(
+        *number.data(), std::string(name) + " of " + kind + " is out of range");
   });
-  require(next == static_cast<std::size_t>(numbers.size()),
-          ("too many numbers of " + kind).c_str());
   IndexArrays<Kind>::for_each_array(*index, [&](const char* name, auto& member) {
     using T = ElementOf<decltype(member)>;
     using In = typename PythonElement<T>::type;
