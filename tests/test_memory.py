@@ -608,7 +608,7 @@ def test_nbytes_and_repr_describe_the_memory(fitted):
     )
     mem.remove(range(20))
     assert "[100 rows," in repr(mem)
-    assert mem.nbytes == stored + 120 * 8  # the version of every row's removal
+    assert mem.nbytes == stored + (120 + 20) * 8  # a version of every row, a note of every removal
     assert mem.fit(*rows, ids=np.arange(120)).nbytes == stored + 120 * 8
     new = resmem.Memory(task="regression", sigma=2.5)
     assert (len(new), new.nbytes) == (0, 0)

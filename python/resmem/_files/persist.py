@@ -233,8 +233,7 @@ class _Sections:
             if segment.dead:
                 known = {} if self.after is None else self.after.removed
                 same = bool(stored) and known.get(number, 0) == segment.dead
-                dead = partial(segment.dead_rows, self.rows.version)
-                yield f"{number}/removed", None if same else dead
+                yield f"{number}/removed", None if same else segment.dead_rows
 
     def _index(
         self, decision: Decision | None, number: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,11 +15,13 @@ import resmem._core as _core
 from resmem._base.arrays import I64, Array
 from resmem._base.errors import FileFormatError
 from resmem._indexes.policy import Planner
+from resmem._rows.removals import Removals
 
 # The dtype and the shape of one row, by the name of the array.
 Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]
 
 LEAST_ROOM = 1 << 20  # bytes that a new segment, to which rows will be added, reserves at least
+_UIDS = count()
 _ROWS_PER_STEP = 1 << 18  # rows whose removals are read at a time, which bounds memory
 _COPY_BYTES = 8 << 20  # bytes that a merge copies at a time
 
@@ -41,12 +44,14 @@ class Segment:
     keys_max: float = 0.0  # no |value| of the keys is larger
     first_id: int = 0  # without an array "ids", ids are first_id, first_id + 1, ..
     error: float = 0.0  # no stored residual differs from the exact one by more
-    died: I64 | None = None  # (capacity,) version of each row's removal; 0 for living rows
-    dead: int = 0  # number of removed rows
+    removals: Removals | None = None  # None while no row was ever removed
+    dead: int = 0  # number of removed rows: the first entries of the journal of removals
     growing: bool = False  # rows may be added behind the last one
     borrowed: bool = False  # arrays are in a file or the caller's: they take no memory
     stored: Stored | None = None
     planner: Planner = field(default_factory=Planner, repr=False, compare=False)
+    # Tells these arrays from all others in the process, whatever rows are added or removed.
+    uid: int = field(default_factory=lambda: next(_UIDS))
     _table: _core.IdTable = field(default_factory=_core.IdTable, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -64,9 +69,14 @@ class Segment:
         return "ids" in self.arrays
 
     @property
+    def died(self) -> I64 | None:
+        """The version of each row's removal, (capacity,), 0 for living rows; None if all live."""
+        return None if self.removals is None else self.removals.stamps
+
+    @property
     def nbytes(self) -> int:
-        died = 0 if self.died is None else 8 * self.n
-        return died + sum(self[name].nbytes for name in self.arrays)
+        removals = 0 if self.removals is None else 8 * (self.n + self.dead)
+        return removals + sum(self[name].nbytes for name in self.arrays)
 
     @property
     def copied_bytes(self) -> int:
@@ -116,28 +126,24 @@ class Segment:
             before += len(rows)
         return np.concatenate(found)
 
-    def dead_rows(self, version: int) -> I64:
-        """Return the rows removed up to this version."""
-        found = [np.empty(0, dtype=np.int64)]
-        if self.died is None:
-            return found[0]
-        for start in range(0, self.n, _ROWS_PER_STEP):
-            died = self.died[start : min(self.n, start + _ROWS_PER_STEP)]
-            found.append(start + np.flatnonzero((died > 0) & (died <= version)))
-        return np.concatenate(found)
+    def dead_rows(self) -> I64:
+        """Return the removed rows, ascending."""
+        if self.removals is None:
+            return np.empty(0, dtype=np.int64)
+        return np.sort(self.removals.first(self.dead))
 
     def with_dead(self, rows: I64, version: int) -> Segment:
         """Return the segment with these living rows removed at ``version``."""
-        died = np.zeros(self.capacity, dtype=np.int64) if self.died is None else self.died
-        _core.mark_died(died, rows, version)
-        return replace(self, died=died, dead=self.dead + len(rows))
+        removals = Removals(self.capacity) if self.removals is None else self.removals
+        removals.add(rows, version, self.dead)
+        return replace(self, removals=removals, dead=self.dead + len(rows))
 
     def with_arrays(self, arrays: dict[str, Array], changed: frozenset[str]) -> Segment:
         """Return the segment with other arrays; a file no longer has the ``changed`` ones."""
         stored = self.stored
         if stored is not None:
             stored = replace(stored, names=stored.names - changed)
-        return replace(self, arrays=arrays, stored=stored)
+        return replace(self, arrays=arrays, stored=stored, uid=next(_UIDS))
 
     def portable(self, without: frozenset[str]) -> dict[str, Any]:
         """Return what a copy by value carries, except the arrays in ``without``."""

@@ -82,7 +82,7 @@ class Snapshot:
         found = self.retired
         for segment in self.segments:
             if segment.dead:
-                found = joined(found, runs(segment.ids_of(segment.dead_rows(self.version))))
+                found = joined(found, runs(segment.ids_of(segment.dead_rows())))
         return found
 
     def keys(
@@ -119,8 +119,8 @@ class Snapshot:
     def numbered(self, positions: I64) -> I64:
         """Return the positions among all rows of these ascending positions among living rows."""
         starts = np.cumsum([0, *(segment.n for segment in self.segments)])
-        at = {id(segment): start for segment, start in zip(self.segments, starts, strict=False)}
-        found = [at[id(segment)] + rows for segment, rows in self.sample(positions)]
+        at = {segment.uid: start for segment, start in zip(self.segments, starts, strict=False)}
+        found = [at[segment.uid] + rows for segment, rows in self.sample(positions)]
         return np.concatenate([positions[:0], *found])
 
     def at(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
@@ -257,7 +257,7 @@ class Snapshot:
             keys_max=max(tail.keys_max, keys_max),
             error=max(tail.error, error),
         )
-        same = bool(self.segments) and self.segments[-1].arrays is tail.arrays
+        same = bool(self.segments) and self.segments[-1].uid == tail.uid
         kept = self.segments[:-1] if same else self.segments
         if tail.has_ids:
             highest = int(tail.arrays["ids"][tail.n : grown.n].max(initial=-1))
@@ -288,12 +288,11 @@ class Snapshot:
         )
         return replace(self, segments=segments, version=self.version + 1)
 
-    def unmark_unpublished(self) -> None:
-        """Remove the marks of a removal that was interrupted before it was published."""
+    def undo_unpublished_removals(self) -> None:
+        """Bring back the rows of a removal that was interrupted before it was published."""
         for segment in self.segments:
-            if segment.died is not None:
-                late = np.flatnonzero(segment.died[: segment.n] > self.version)
-                _core.mark_died(segment.died, late, 0)
+            if segment.removals is not None:
+                segment.removals.undo(segment.dead)
 
     def sealed(self) -> Snapshot:
         """Return the same rows in segments that do not grow: later rows go to a new segment."""
@@ -310,12 +309,10 @@ class Snapshot:
 
     def stored_as(self, saved: Snapshot) -> Snapshot:
         """Return the snapshot with the places in a file that ``saved``, an earlier one, has."""
-        places = {id(s.arrays): s.stored for s in saved.segments}
+        places = {s.uid: s.stored for s in saved.segments}
         return replace(
             self,
-            segments=tuple(
-                replace(s, stored=places.get(id(s.arrays), s.stored)) for s in self.segments
-            ),
+            segments=tuple(replace(s, stored=places.get(s.uid, s.stored)) for s in self.segments),
         )
 
     # ------------------------------------------------------------------ copies by value
@@ -324,7 +321,7 @@ class Snapshot:
         """Return what a copy by value carries, except the arrays in ``without``."""
         parts = [s.portable(without) for s in self.segments]
         for part, segment in zip(parts, self.segments, strict=True):
-            part["dead"] = segment.dead_rows(self.version)
+            part["dead"] = segment.dead_rows()
         carried = (
             "d", "columns", "temperature", "flat", "auto_sigma", "sigma_basis", "next_id",
             "retired", "preprocess", "preprocess_basis", "allowed", "ids_checked",
@@ -377,7 +374,7 @@ class Snapshot:
         ``merged`` lacks.
         """
         before, now = source.segments[at], self.segments[at]
-        if [id(s.arrays) for s in before] != [id(s.arrays) for s in now] or any(
+        if [s.uid for s in before] != [s.uid for s in now] or any(
             a.n != b.n for a, b in zip(before, now, strict=True)
         ):
             return None

@@ -253,7 +253,7 @@ class State:
                 self.publish(rows=before.without(flat))
             except BaseException:
                 if self.view.rows is before:
-                    before.unmark_unpublished()
+                    before.undo_unpublished_removals()
                 raise
 
     # ---------------------------------------------------------------- copies and files
@@ -387,7 +387,8 @@ def _renew_locks() -> None:
     for state in _live_states:
         rows = state.view.rows
         if state._changing and rows is not None:
-            rows.unmark_unpublished()  # the removal in progress is never published in this process
+            # A removal in progress is never published in this process.
+            rows.undo_unpublished_removals()
         state._lock, state._save_lock = threading.RLock(), threading.RLock()
         state._view_lock = threading.RLock()
         state._changing, state._compactor = False, None
