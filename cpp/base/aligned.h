@@ -1,4 +1,5 @@
-// Large arrays that kernels read: on cache lines, and on large pages where they fill some.
+// Large arrays that kernels read. They begin at a cache line, and lie on large pages where they
+// fill some.
 #pragma once
 
 #include <cstddef>

@@ -8,11 +8,11 @@
 
 namespace resmem {
 
-// Compiled in and executable here, slowest first.
+// Returns the kernels that are compiled in and can run here, the slowest first.
 const std::vector<const KernelTable*>& available_kernels();
 
-// The named kernels; empty: RESMEM_ISA, else the fastest that is not emulated.
-// Throws std::invalid_argument naming what there is.
+// Returns the kernels of that name. An empty name stands for the environment's RESMEM_ISA, or else
+// for the fastest that are not emulated. Throws std::invalid_argument, which names those there are.
 const KernelTable& select_kernels(const std::string& name);
 
 }  // namespace resmem

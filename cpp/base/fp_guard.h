@@ -1,4 +1,5 @@
-// The arithmetic of CONTRACT.md whatever state the caller left the floating-point unit in.
+// Gives the core the arithmetic of CONTRACT.md, whatever state the caller left the floating-point
+// unit in.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,8 @@ inline constexpr std::uint64_t kContractState = 0;
 #error "resmem supports x86-64 and AArch64"
 #endif
 
-// Round to nearest, gradual underflow, no traps; the caller's state comes back on exit.
+// Sets rounding to nearest, gradual underflow and no traps while it lives, and then brings the
+// caller's state back.
 class FpGuard {
  public:
   FpGuard() : saved_(float_state()) { set_float_state(kContractState); }

@@ -1,4 +1,4 @@
-// Arrays that are kept beside rows: made here, or mapped from a file; and a hash of them.
+// Arrays that are kept beside rows, whether made here or mapped from a file, and a hash of them.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace resmem {
 
-// Numbers of its own, or of whoever keeps them as long as this lives (a mapped file).
+// Holds numbers of its own, or points to those of an owner that must outlive it (a mapped file).
 template <class T>
 class Mappable {
  public:
@@ -35,7 +35,7 @@ class Mappable {
   std::size_t size_ = 0;
 };
 
-// FNV-1a, of all that was taken so far.
+// Computes the FNV-1a hash of all bytes taken so far.
 class Digest {
  public:
   template <class Array>

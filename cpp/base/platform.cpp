@@ -38,7 +38,7 @@
 namespace resmem {
 
 #if defined(__APPLE__)
-// A whole number that the kernel knows under this name; 0 if it knows none.
+// Returns the whole number that the kernel knows under this name, or 0 if it knows none.
 static std::size_t kernel_number(const char* name) {
   std::int64_t number = 0;  // a kernel's number of 32 bits fills the lower half
   std::size_t bytes = sizeof number;
@@ -52,7 +52,7 @@ static std::size_t kernel_number(const char* name) {
 
 #if defined(__x86_64__)
 
-// Which registers the system saves, by the bits of XCR0.
+// Tells by the bits of XCR0 which registers the system saves.
 static std::uint32_t saved_registers() {
   std::uint32_t low = 0, high = 0;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
@@ -103,7 +103,7 @@ std::size_t level2_cache_bytes() {
 
 #elif defined(__linux__)
 
-// musl knows no caches, but the kernel does: "1024K".
+// musl knows no caches, but the kernel does, in the form "1024K".
 std::size_t level2_cache_bytes() {
   std::size_t number = 0;
   char unit = 0;
@@ -119,7 +119,7 @@ std::size_t level2_cache_bytes() { return kernel_number("hw.l2cachesize"); }
 
 std::size_t level2_cache_bytes() {
   DWORD bytes = 0;
-  GetLogicalProcessorInformation(nullptr, &bytes);  // fails, and tells how much there is to tell
+  GetLogicalProcessorInformation(nullptr, &bytes);  // it fails, but tells how many bytes it needs
   std::vector<SYSTEM_LOGICAL_PROCESSOR_INFORMATION> parts(bytes / sizeof parts[0]);
   if (parts.empty() || GetLogicalProcessorInformation(parts.data(), &bytes) == 0) return 0;
   for (const auto& part : parts)
@@ -169,7 +169,7 @@ static std::size_t affinity_count() { return 0; }
 #endif
 
 #if defined(__linux__)
-// The lesser of two limits, of which 0 is none.
+// Returns the lesser of two limits, of which 0 means no limit.
 static std::size_t stricter(std::size_t a, std::size_t b) {
   return a == 0 ? b : b == 0 ? a : std::min(a, b);
 }
@@ -179,15 +179,16 @@ static std::size_t whole_cpus(double quota, double period) {
   return static_cast<std::size_t>(std::clamp(quota / period + 0.5, 1.0, 1e6));
 }
 
-// Of one control group, v2.
+// Returns the CPUs that one control group of version 2 leaves, or 0 if it sets no limit: it says
+// "max" then, which reads as 0.
 static std::size_t unified_quota(const std::string& folder) {
   std::string quota;
   double period = 0;
   std::ifstream file(folder + "/cpu.max");
-  return file >> quota >> period ? whole_cpus(std::atof(quota.c_str()), period) : 0;  // or "max"
+  return file >> quota >> period ? whole_cpus(std::atof(quota.c_str()), period) : 0;
 }
 
-// Of one control group, v1.
+// The same of a control group of version 1.
 static std::size_t legacy_quota(const std::string& folder) {
   const auto number = [&](const char* name) {
     double value = 0;
@@ -201,7 +202,7 @@ std::size_t group_cpus(const std::string& root) {
   std::size_t least = 0;
   std::ifstream groups(root + "/proc/self/cgroup");
   std::string line;
-  while (std::getline(groups, line)) {  // number:controllers:group
+  while (std::getline(groups, line)) {  // a line is number:controllers:group
     const std::size_t first = line.find(':'), second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
     const std::string controllers = line.substr(first + 1, second - first - 1);
@@ -254,7 +255,8 @@ void* allocate_array(std::size_t bytes) {
   if (posix_memalign(&array, alignment, (bytes + alignment - 1) / alignment * alignment) != 0)
     return nullptr;
 #if defined(MADV_HUGEPAGE)
-  // Random rows then cost no walk through page tables; without large pages it is as ever.
+  // Large pages spare random rows a walk through page tables. If the system has none to give,
+  // nothing changes.
   if (large) madvise(array, bytes, MADV_HUGEPAGE);
 #endif
   return array;
@@ -277,7 +279,7 @@ unsigned fork_count() { return 0; }
 bool room_for_a_thread() {
   constexpr std::size_t kFirstSteps = std::size_t{2} << 20;
   std::size_t stack = 0;
-  pthread_attr_t usual;  // its stack is what a thread gets that asks for none in particular
+  pthread_attr_t usual;  // a thread that asks for no stack size gets this one's
   if (pthread_attr_init(&usual) != 0) return false;
   pthread_attr_getstacksize(&usual, &stack);
   pthread_attr_destroy(&usual);

@@ -1,4 +1,5 @@
-// What bounds are made of: the units of rounding, how much n roundings can do, outward rounding.
+// Bounds are made of these: the units of rounding, what n roundings can change, and outward
+// rounding.
 #pragma once
 
 #include <cmath>
@@ -9,11 +10,13 @@ namespace resmem {
 
 inline constexpr double kU = 0x1p-24, kV = 0x1p-53, kEta = 0x1p-149;
 
-// Relative change of a sum of terms by n roundings (Higham).
+// Returns how much n roundings can change a sum of terms, relative to the sum of their sizes
+// (Higham).
 inline double roundings(double n, double unit) { return n * unit / (1 - n * unit); }
 
-// Of a canonical squared distance: three on a squared difference, at most ceil(d/8) in its partial
-// sum, three in the tree (flat/bounds/filter_bounds.h, theta).
+// Returns the relative rounding of a canonical squared distance (theta in
+// flat/bounds/filter_bounds.h): there are three roundings of a squared difference, at most
+// ceil(d/8) in its partial sum, and three in the tree of partial sums.
 inline double canonical_rounding(std::size_t d) {
   return roundings(std::ceil(static_cast<double>(d) / 8) + 6, kV);
 }

@@ -16,7 +16,7 @@
 namespace resmem {
 namespace {
 
-// One parallel_for: helpers join while there are tasks and seats left.
+// A job is one parallel_for. Helpers join it while there are tasks and seats left.
 struct Job {
   std::size_t tasks = 0;
   const std::function<void(std::size_t, bool)>* body = nullptr;
@@ -38,7 +38,7 @@ struct Job {
       }
     } catch (...) {
       next = tasks;
-      // The others stop too; an Interrupted that follows from it is not the cause.
+      // The others stop too, and an Interrupted that this makes them throw is not reported.
       const std::lock_guard<std::mutex> lock(mutex);
       if (!error) error = std::current_exception();
       interrupt->stop();
@@ -63,7 +63,7 @@ class Pool {
         try {
           job.interrupt->poll(true);
         } catch (const Interrupted&) {
-          job.next = job.tasks;  // helpers see the stop themselves; wait for them
+          job.next = job.tasks;  // helpers see the stop themselves, and are waited for
           const std::lock_guard<std::mutex> again(job.mutex);
           if (!job.error) job.error = std::current_exception();
         }
@@ -84,8 +84,8 @@ class Pool {
     work_.notify_all();
   }
 
-  // Returns once it has what it needs; false if there is no thread or no memory for one: those
-  // there are, and the caller, do it all.
+  // Returns once the helper has what it needs, or false if there is no thread or no memory for one:
+  // then the caller and the helpers that there are do all the work.
   bool start_helper(std::unique_lock<std::mutex>& lock) {
     if (!room_for_a_thread()) return false;
     try {
@@ -98,7 +98,7 @@ class Pool {
     return true;
   }
 
-  // After this no helper joins; those inside are counted in job->working.
+  // After this no helper joins. Those that are inside are counted in job->working.
   void dismiss(Job* job) {
     const std::lock_guard<std::mutex> lock(mutex_);
     job->seats = 0;
@@ -135,8 +135,8 @@ class Pool {
   std::size_t workers_ = 0, begun_ = 0;  // helpers started, and those that have come to serve()
 };
 
-// Leaked on purpose: helpers may still be waiting when the process ends, and a forked child, which
-// starts a new pool, may find locks of its parent's held.
+// The pool is leaked on purpose: helpers may still be waiting when the process ends, and a forked
+// child, which starts a new pool, may find locks of its parent's held.
 std::atomic<Pool*> the_pool{nullptr};
 
 Pool& pool() {
@@ -149,7 +149,7 @@ Pool& pool() {
   return *current;
 }
 
-// A positive whole number, perhaps the first of a list as in "4,2"; 0 for anything else.
+// Reads a positive whole number, perhaps the first of a list as in "4,2". Anything else gives 0.
 std::size_t first_number(const char* name) {
   const char* text = std::getenv(name);
   if (text == nullptr) return 0;

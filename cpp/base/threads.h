@@ -1,4 +1,4 @@
-// Our own thread pool: no OpenMP, no BLAS, safe to fork around.
+// The core's own pool of threads. It needs no OpenMP and no BLAS, and processes may fork around it.
 #pragma once
 
 #include <atomic>
@@ -20,7 +20,7 @@ class Interrupt {
   using Ask = bool (*)();
   explicit Interrupt(Ask ask = nullptr) : ask_(ask) {}
 
-  // Called by every thread between pieces of work of at most a few milliseconds.
+  // Every thread calls this between pieces of work of at most a few milliseconds.
   void poll(bool calling_thread) {
     if (calling_thread && ask_ != nullptr) {
       const auto now = std::chrono::steady_clock::now();
@@ -41,12 +41,12 @@ class Interrupt {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-// Threads this process may use: RESMEM_NUM_THREADS, else the least of usable_cpus(),
-// OMP_NUM_THREADS and OMP_THREAD_LIMIT.
+// Returns how many threads this process may use: RESMEM_NUM_THREADS, or else the least of
+// usable_cpus(), OMP_NUM_THREADS and OMP_THREAD_LIMIT.
 std::size_t default_threads();
 
-// What a thread needs to throw and catch is made when it first does, and the C library ends the
-// process if there is no memory then. So it is made before any work takes memory.
+// Makes what the calling thread needs to throw and catch. Otherwise that is made when the thread
+// first throws, and the C library ends the process if no memory is left by then.
 void reserve_exceptions();
 
 // No call uses more threads than this, whatever it is asked for.

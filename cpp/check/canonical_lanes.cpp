@@ -13,8 +13,8 @@
 namespace resmem {
 namespace {
 
-// What the canonical headers ask of a lane type, in the plainest words: a device would use one
-// lane.
+// This lane type has just what the canonical headers ask of one, in plain C++. A device would use a
+// single lane.
 template <int kCount>
 struct Lanes {
   double v[kCount];
@@ -68,7 +68,8 @@ using Floats = std::vector<float>;
 
 constexpr std::size_t kLengths[] = {1, 2, 3, 7, 8, 9, 15, 16, 31, 64, 100, 1000};
 
-// Numbers of all exponents that T has, or of `exponents` about 1; finite, and zeros among them.
+// Makes finite numbers of all exponents that T has, or of `exponents` about 1, with zeros among
+// them.
 template <class T>
 std::vector<T> random_numbers(std::mt19937_64& random, std::size_t n, int exponents) {
   std::vector<T> numbers(n);

@@ -1,4 +1,4 @@
-// Canonical arithmetic over lanes of plain C++, against the kernels of a table.
+// Holds the kernels of a table against canonical arithmetic over lanes of plain C++.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ struct LaneResults {
   std::string first;  // names the first failure
 };
 
-// Compares bits, on random and special inputs.
+// Compares bits on random and special inputs.
 LaneResults check_canonical_lanes(const KernelTable& kernels);
 
 }  // namespace resmem

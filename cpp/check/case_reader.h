@@ -1,4 +1,4 @@
-// The file of cases, number by number, as tests/core_cases.py writes and documents it.
+// Reads the file of cases, number by number, as tests/core_cases.py writes and documents it.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +18,7 @@ using Doubles = std::vector<double>;
 using Integers = std::vector<std::int64_t>;
 using Halves = std::vector<std::uint16_t>;
 
-// Throws std::runtime_error unless the condition holds, as it does of every file that was written
+// Throws std::runtime_error unless the condition holds. It holds for every file that was written
 // whole.
 inline void require(bool condition, const char* message) {
   if (!condition) throw std::runtime_error(std::string("malformed file: ") + message);
@@ -84,7 +84,7 @@ class Reader {
   }
 
  private:
-  // Copied, so that the memory checkers see a read past the end.
+  // The numbers are copied, so that memory checkers see a read past the end.
   template <class T>
   std::vector<T> take(std::size_t count) {
     std::vector<T> result(count);

@@ -1,4 +1,4 @@
-// Weights of neighbours, and the weighted sums of their residuals.
+// Checks weights of neighbours, and the weighted sums of their residuals.
 #include <cstddef>
 #include <cstdint>
 #include <utility>
@@ -22,7 +22,7 @@ struct AggregateCase {
     require(kind <= 2, "unknown store");
     if (kind == 2) read_head(reader);
     const std::size_t segments = reader.size();
-    stored.reserve(segments);  // their arrays stay where they are
+    stored.reserve(segments);  // so that no array moves
     if (kind == 0)
       read_segments<DenseRows>(reader, segments);
     else if (kind == 1)

@@ -1,4 +1,4 @@
-// The elementary functions of the contract, and the softmax that is made of them.
+// Checks the elementary functions of the contract, and the softmax that is made of them.
 #include <cstddef>
 
 #include "../residuals/residual_store.h"

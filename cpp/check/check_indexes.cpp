@@ -1,4 +1,3 @@
-// Searches through indexes of every kind.
 #include "check_indexes.h"
 
 #include <memory>
@@ -11,7 +10,7 @@
 namespace resmem {
 namespace {
 
-// One way to index a segment of float32 rows for a request.
+// A way to index a segment of float32 rows for a request.
 struct IndexBuild {
   const char* kind;  // IndexKind::name
   const char* path;

@@ -1,4 +1,4 @@
-// float16 and bfloat16, widened and narrowed.
+// Checks float16 and bfloat16 numbers, widened and narrowed.
 #include <cstddef>
 #include <cstdint>
 

@@ -1,4 +1,4 @@
-// Residuals as they are stored, and logits.
+// Checks residuals as they are stored, and logits.
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -26,7 +26,7 @@ struct ClassCase {
   Integers labels;
 };
 
-// Room for numbers like those wanted, and whether they came.
+// Has room for numbers like those wanted, and tells whether they came.
 struct StoredOutput {
   explicit StoredOutput(const StoredVector& like)
       : wanted(like), floats(like.floats.size()), halves(like.halves.size()) {

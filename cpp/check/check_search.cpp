@@ -1,4 +1,4 @@
-// Searches of float32 and of float64 rows, on every path there is to each.
+// Checks searches of float32 and of float64 rows, on every path there is to each.
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
@@ -17,7 +17,7 @@ constexpr Blocks kSmallBlocks[] = {{1, 1, 4, 1}, {5, 12, 8, 9}, {17, 24, 16, 40}
 constexpr std::size_t kHeavyCase = 500000;  // multiplications above which fewer settings are tried
 constexpr std::size_t kCertifiedDepth = std::size_t{1} << 19;  // deeper, the exact path answers
 
-// What can be asked for, beside indexes; `name` is the strategy that then runs.
+// A request can ask for one of these paths. `name` is the strategy that then runs.
 struct Path {
   Strategy strategy;
   FilterKind filter;
@@ -36,7 +36,7 @@ constexpr Path kPaths[] = {
     {Strategy::stream, FilterKind::automatic, true, "stream"},
 };
 
-// Threads and blocks of each size all with all; of a heavy case a half, in turn.
+// Tries every number of threads with blocks of every size. A heavy case tries every other setting.
 void check_path(Context& context, const SearchCase& search_case, const Path& path, bool heavy) {
   SearchRequest request = search_case.request;
   request.forced = path.plan();

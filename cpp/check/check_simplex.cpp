@@ -1,4 +1,4 @@
-// Maps to the probability simplex.
+// Checks maps to the probability simplex.
 #include <cstddef>
 #include <cstdint>
 

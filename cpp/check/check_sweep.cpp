@@ -1,4 +1,4 @@
-// Scores of many settings from one search.
+// Checks scores of many settings from one search.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -82,8 +82,8 @@ std::vector<SweepScore> scores_of(const SweepRequest& request) {
 
 }  // namespace
 
-// The page leaves the order of these sums open, but not their bits: what the scalar table makes of
-// them on one thread is wanted of every other.
+// CONTRACT.md leaves the order of these sums open, so the cases do not hold them. All tables and
+// any number of threads must give the bits that the scalar table gives on one thread.
 void check_sweep(Context& context, Reader& reader) {
   const SweepCase given(reader);
   SweepRequest request = given.request;

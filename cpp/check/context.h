@@ -1,5 +1,5 @@
-// What every check shares: the kernels and the case that run now, how outputs are compared, and the
-// counts of checks.
+// Every check shares these: the kernels and the case that run now, how outputs are compared, and
+// the counts of checks.
 #pragma once
 
 #include <cstddef>
@@ -19,10 +19,10 @@ inline constexpr std::size_t kThreads[] = {1, 2, 7};
 // Outputs are filled with this first: it is neither padding nor a result of any case.
 inline constexpr std::int8_t kBlank = -77;
 
-// Each table of kernels has a context of its own.
+// Every table of kernels has a context of its own.
 struct Context {
   explicit Context(const KernelTable& table) : kernels(table) {}
-  // Whether `got` has the bits of `wanted`; both have the same size.
+  // Tells whether `got` has the bits of `wanted`, and prints where not. Both have the same size.
   template <class T>
   bool same(const std::vector<T>& got, const std::vector<T>& wanted, const char* what) {
     if (got.empty() || std::memcmp(got.data(), wanted.data(), got.size() * sizeof(T)) == 0)

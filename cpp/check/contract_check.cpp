@@ -1,4 +1,4 @@
-// The core against cases of the oracle, without Python:
+// Checks the core against cases of the oracle, without Python:
 //
 //   python tests/core_cases.py cases.bin && contract_check cases.bin
 //
@@ -26,7 +26,7 @@ namespace resmem {
 namespace {
 
 using Check = void (*)(Context&, Reader&);
-// By kind of record, from 1 on.
+// The kinds of records are numbered from 1 on, in this order.
 constexpr Check kChecks[] = {check_search,     check_exp,     check_softmax,   check_residuals,
                              check_simplex,    check_weights, check_aggregate, check_sparse,
                              check_logits,     check_numbers, check_log,       check_sweep,

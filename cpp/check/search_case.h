@@ -1,4 +1,4 @@
-// A search of the file: what is asked and what must be found.
+// A search of the file of cases: what is asked, and what must be found.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +23,7 @@ T max_abs(const std::vector<T>& values) {
   return largest;
 }
 
-// Stored numbers as float32.
+// Returns stored numbers as float32.
 Floats read(const StoredVector& stored);
 
 // Owns what a request points to.
@@ -35,7 +35,7 @@ struct SearchCase {
   explicit SearchCase(Reader& reader);
   SearchCase(const SearchCase&) = delete;
 
-  // The id of the row at a position, -1 for padding and -2 beyond all rows.
+  // Returns the id of the row at a position, -1 for padding and -2 beyond all rows.
   std::int64_t id_at(std::int64_t position) const;
 
   SearchRequest request;
@@ -49,8 +49,8 @@ struct SearchCase {
   void read_segment(Reader& reader);
 };
 
-// Runs a request made of the case's own, and returns whether it found what the case wants. Of a
-// strategy that is given (not null) it also wants that this one ran.
+// Runs a request made of the case's own, and returns whether it found what the case wants. If a
+// strategy is given (not null), that one must have run.
 bool search_once(Context& context, const SearchCase& search_case, const SearchRequest& request,
                  std::size_t threads, const char* strategy);
 

@@ -1,4 +1,4 @@
-// How the file says to which map to the simplex a case belongs.
+// Reads which map to the simplex a case asks for.
 #pragma once
 
 #include <cstdint>

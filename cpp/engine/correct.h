@@ -1,4 +1,4 @@
-// Correction in one call: the neighbours found never leave the core.
+// Corrects in one call, so that the neighbours found never leave the core.
 #pragma once
 
 #include "../residuals/aggregate.h"
@@ -7,8 +7,9 @@
 namespace resmem {
 
 // Searches for the neighbours of the queries and aggregates their residuals into `out`, (q, width),
-// as `aggregate` does. `residuals` says of what; its distances and positions are those found here,
-// its q and k those of the search, whose metric must be euclidean. Throws DamagedRows, Interrupted.
+// as `aggregate` does. `residuals` says whose residuals. Its distances and positions are replaced
+// by those found here, and its q and k by those of the search, whose metric must be euclidean.
+// Throws DamagedRows and Interrupted.
 SearchStats correct(const SearchRequest& search_request, AggregateRequest residuals,
                     const Execution& execution, double* out);
 

@@ -10,20 +10,21 @@ namespace {
 
 constexpr std::size_t kFoundBytes = std::size_t{16} << 20;
 
-// Queries whose neighbours may be held together, one more of each than it keeps in the end.
+// Returns how many queries may have their neighbours held together. Each holds one neighbour more
+// than it keeps in the end.
 std::size_t queries_held(const SearchRequest& request, std::size_t threads) {
   const std::size_t each = sizeof(Neighbour) * (request.k + 1) + sizeof(std::uint64_t);
   return std::clamp<std::size_t>(kFoundBytes / each, threads, 1 << 16);
 }
 
-// The first rows of a segment, which its index covers.
+// Returns how many rows at the beginning of a segment its index covers.
 std::size_t covered_rows(const Segment& segment) {
   return segment.index != nullptr ? segment.index->covers() : 0;
 }
 
-// Segments with indexes: the rows that these cover are searched through them and all others by the
-// flat search, and the nearest of both are kept. Queries that an index gave up are searched by the
-// flat search alone.
+// Searches segments with indexes. The rows that indexes cover are searched through them and all
+// others by the flat search, and the nearest of both are kept. Queries that an index gave up are
+// searched by the flat search alone.
 class IndexedSearch {
  public:
   IndexedSearch(const SearchRequest& request, const Execution& execution,
@@ -71,7 +72,8 @@ class IndexedSearch {
                       });
   }
 
-  // The rows behind those that indexes cover, numbered as in the whole.
+  // Searches the rows behind those that indexes cover. What is found gets the positions that it has
+  // among all rows.
   void search_uncovered(std::size_t first, std::size_t count,
                         std::vector<std::vector<Neighbour>>& found) {
     SearchRequest part = request_.part(first, count);

@@ -1,4 +1,4 @@
-// Exact k nearest neighbours, through the indexes of segments where these serve.
+// Finds the exact k nearest neighbours, through the indexes of segments where these serve.
 #pragma once
 
 #include "../flat/flat_search.h"

@@ -1,4 +1,4 @@
-// The order that decides: canonical keys, and the exact end of every search.
+// Canonical keys, whose order decides, and the exact end of every search.
 #pragma once
 
 #include <algorithm>
@@ -22,8 +22,8 @@ struct Neighbour {
   }
 };
 
-// ExactKernels::squared_distance for dimensions known to the compiler, and so few that the call
-// would cost more than the sum.
+// Does what ExactKernels::squared_distance does, for dimensions that the compiler knows and that
+// are so few that the call would cost more than the sum.
 template <std::size_t kD>
 inline double squared_distance(const float* q, const float* x) {
   double p[kPartials] = {};
@@ -34,7 +34,7 @@ inline double squared_distance(const float* q, const float* x) {
   return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]));
 }
 
-// Canonical order keys of one query (CONTRACT.md, "Distances and order").
+// Computes the canonical order keys of one query (CONTRACT.md, "Distances and order").
 class CanonicalKey {
  public:
   CanonicalKey(const SearchRequest& request, const KernelTable& kernels, std::size_t query)
@@ -47,11 +47,11 @@ class CanonicalKey {
     square_ = query64_ != nullptr ? dot(query64_, query64_) : dot(query_, query_);
   }
 
-  // The key of a row. It is +inf where a row is not finite, which only a damaged file can hold:
-  // such rows are no neighbours.
+  // Returns the key of a row. It is +inf where the row is not finite, which only a damaged file can
+  // hold. Such rows are no neighbours.
   double operator()(const float* row) const { return finite_or_infinite(of(query_, row)); }
   double operator()(const double* row) const { return finite_or_infinite(of(query64_, row)); }
-  // The key of a row that is given by its position, or by its number in a segment.
+  // Returns the key of a row that is given by its position, or by its number in a segment.
   double at(RowReader& reader, std::size_t position) const {
     return query64_ != nullptr ? (*this)(reader.wide_row(position)) : (*this)(reader.row(position));
   }
@@ -101,7 +101,7 @@ class CanonicalKey {
 };
 
 // keys[i] becomes the key of the float32 row rows[i] by of[i], for i < count <= 8. All keys are of
-// one metric; distances are computed together.
+// one metric. Squared distances are computed together.
 inline void canonical_keys(const CanonicalKey* const* of, const float* const* rows,
                            std::size_t count, double* keys) {
   const float* queries[8];
@@ -116,7 +116,7 @@ inline void canonical_keys(const CanonicalKey* const* of, const float* const* ro
     if (!std::isfinite(keys[i])) keys[i] = std::numeric_limits<double>::infinity();
 }
 
-// Keeps the k nearest, in any order.
+// Keeps the k nearest of what was found, in any order.
 inline void keep_nearest(std::vector<Neighbour>& found, std::size_t k) {
   if (found.size() <= k) return;
   const auto end = found.begin() + static_cast<std::ptrdiff_t>(k);
@@ -124,8 +124,8 @@ inline void keep_nearest(std::vector<Neighbour>& found, std::size_t k) {
   found.erase(end, found.end());
 }
 
-// Sorts the neighbours found, keeps the first k, pads, and turns keys into values.
-// Ids and positions may be left out (nullptr).
+// Sorts the neighbours found, keeps the first k, turns keys into values, and pads. Ids and
+// positions may be left out (nullptr).
 inline void write_neighbours(std::vector<Neighbour>& found, Metric metric, std::size_t k,
                              double* values, std::int64_t* ids, std::int64_t* positions) {
   std::size_t kept = std::min(k, found.size());

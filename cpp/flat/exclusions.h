@@ -1,4 +1,4 @@
-// The rows that a query must not see.
+// The ids of the rows that each query must not see.
 #pragma once
 
 #include <algorithm>

@@ -19,25 +19,27 @@
 namespace resmem {
 namespace {
 
-// Anonymous memory of all threads' scanners together; the results and the stored rows are
-// not counted. Half of the 64 MiB promised, as staging and rounding to panels come on top.
+// The memory that all threads' scanners together may hold. It is half of the 64 MiB promised, as
+// staging and rounding to panels come on top. Results and stored rows are not counted.
 constexpr std::size_t kScannerBytes = std::size_t{32} << 20;
 
-// Up to here one pass over the raw rows per query beats staging and packing them: a query of
-// a stream costs about 1 cycle for every 8 values of a row, a panel of 16 and its staging 16.
+// Up to this many queries, one pass over the raw rows per query beats staging and packing them: a
+// query of a stream costs about 1 cycle for every 8 values of a row, and a panel of 16 queries with
+// the staging costs 16.
 constexpr std::size_t kStreamQueries = 8;
 
-// Threads take queries of their own past all rows, or split the rows. Split rows are staged
-// once, not once per thread (as dear as 5 queries of a panel, and bound by memory). Split
-// queries find their thresholds once, not once per thread, and hold fewer panels: panels
-// should stay in the last cache that a thread can count on.
+// Threads take queries of their own past all rows, or split the rows. If the rows are split, they
+// are staged once and not once per thread; staging is as dear as 5 queries of a panel, and bound by
+// memory. If the queries are split, their thresholds are found once and not once per thread, and a
+// thread holds fewer panels, which should stay in the last cache that it can count on.
 bool worth_splitting_queries(const SearchRequest& request, std::size_t threads) {
   if (request.q < 128 * threads) return false;
   const std::size_t panel_bytes = sizeof(float) * request.q * request.d;
   return panel_bytes > (std::size_t{2} << 20) || request.q >= 2048 || threads > 8;
 }
 
-// Bytes that blocks are cut for: where the cache is not known, the least of any CPU's.
+// Returns the bytes of level-2 cache that blocks are cut for. Where the cache is not known, these
+// are the least that any CPU has.
 std::size_t level2_bytes() {
   static const std::size_t bytes =
       std::clamp(level2_cache_bytes(), std::size_t{256} << 10, std::size_t{2} << 20);
@@ -57,7 +59,7 @@ double largest_value(const SearchRequest& request) {
   return largest;
 }
 
-// Scratch squares stay normal float32 numbers without any scaling.
+// Tells whether squares of unscaled numbers stay normal float32 numbers.
 bool unscaled_squares_are_safe(const SearchRequest& request) {
   const double largest = largest_value(request);
   return largest >= 0x1p-40 && largest <= 0x1p40;
@@ -67,8 +69,8 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const Execution
   const KernelTable& kernels = execution.kernels;
   const Blocks& blocks = request.forced.blocks;
   Plan plan;
-  // Room above k: more makes thresholds stale, less makes thinning frequent (measured flat
-  // between k/2 and 2k at k = 50 .. 100).
+  // A buffer has room for more than k candidates. More room makes thresholds stale, less makes
+  // thinning frequent. From k/2 to 2k it made no difference at k = 50 to 100.
   const std::size_t room = std::max<std::size_t>(64, request.k);
   const std::size_t buffer =
       request.k + (blocks.buffer > request.k ? blocks.buffer - request.k : room);
@@ -101,7 +103,8 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const Execution
   if (plan.filter == FilterKind::difference && !is_euclidean(request.metric))
     throw std::invalid_argument("the difference filter serves the Euclidean metrics only");
 
-  // mc: half of the level-2 cache holds the staged rows, the rest streams panels.
+  // A block of mc rows fills half of the level-2 cache when staged, and panels stream through the
+  // rest.
   const std::size_t row_bytes = sizeof(float) * (request.d + 16);
   std::size_t mc = std::min<std::size_t>(level2_bytes() / 2 / row_bytes, 1024);
   if (plan.scan.stream) mc = std::max<std::size_t>(mc, 64);
@@ -111,8 +114,8 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const Execution
   const std::size_t kc = blocks.depth > 0 ? blocks.depth : 2048;
   plan.scan.depth_block = std::max(kDepthStep, kc / kDepthStep * kDepthStep);
 
-  // Queries a task holds: within the budget, at least a task per thread, and up to four when
-  // they stay long enough to amortise staging.
+  // The queries of a task stay within the budget. There is at least one task per thread, and up to
+  // four when each still has queries enough to be worth the staging.
   const std::size_t query_bytes =
       sizeof(float) * (request.d + 8) + sizeof(Candidate) * plan.scan.capacity;
   std::size_t most = std::max<std::size_t>(1, kScannerBytes / execution.threads / query_bytes);
@@ -125,7 +128,7 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const Execution
   return plan;
 }
 
-// As statistics and `filter=` name it.
+// Returns the name that statistics and the argument `filter` use.
 const char* filter_name(FilterKind filter) {
   return filter == FilterKind::dot ? "dot" : "difference";
 }
@@ -172,11 +175,11 @@ class Search {
       filter_by_rows(queries, *bounds);
   }
 
-  // Many queries: each task takes a block of them past all rows (5th loop).
+  // Serves many queries: each task takes a block of them past all rows (5th loop).
   void filter_by_queries(const std::vector<std::size_t>& queries, const FilterBounds& bounds) {
     const std::size_t per_task = plan_.queries_per_task;
     const std::size_t tasks = (queries.size() + per_task - 1) / per_task;
-    // Whole panels, evenly: a short last task would stage all rows for a few queries.
+    // Tasks share whole panels evenly, as a short last task would stage all rows for a few queries.
     const std::size_t panel = std::min<std::size_t>(kernels_.query_lanes, per_task);
     const std::size_t panels = (queries.size() + panel - 1) / panel;
     parallel_for(tasks, execution_.threads, execution_.interrupt,
@@ -194,8 +197,8 @@ class Search {
                  });
   }
 
-  // Few queries: the threads take turns at chunks of rows, each with thresholds of its own;
-  // what they kept is merged.
+  // Serves few queries: the threads take turns at chunks of rows, each with thresholds of its own,
+  // and what they kept is merged.
   void filter_by_rows(const std::vector<std::size_t>& queries, const FilterBounds& bounds) {
     const std::size_t block = plan_.scan.block_rows, total = rows_.size();
     const std::size_t blocks = (total + block - 1) / block;
@@ -224,7 +227,8 @@ class Search {
     for (const auto& scanner : scanners) add(scanner->stats());
   }
 
-  // Certify and rescore: the last threshold over all parts' candidates, then canonical keys.
+  // Certifies and rescores one query: finds the last threshold over all parts' candidates, and then
+  // the canonical keys of the candidates that reach it.
   void finish(std::size_t query, std::size_t local, const std::vector<const Selection*>& parts,
               const FilterBounds& bounds) {
     std::vector<float> lows;
@@ -260,7 +264,7 @@ class Search {
     output_.write(request_, query, found);
   }
 
-  // No filter: canonical keys of every row.
+  // Finds the canonical keys of every row, without a filter.
   void search_exactly(const std::vector<std::size_t>& queries) {
     parallel_for(
         queries.size(), execution_.threads, execution_.interrupt, [&](std::size_t i, bool calling) {

@@ -1,4 +1,4 @@
-// Exact k nearest neighbours among rows that have no index: filter, certify, rescore.
+// Finds the exact k nearest neighbours without an index: it filters, certifies and rescores.
 #pragma once
 
 #include <vector>
@@ -14,20 +14,21 @@ struct SearchOutput {
   double* values = nullptr;
   std::int64_t* ids = nullptr;
   std::int64_t* positions = nullptr;
-  // Instead of all these: what was found for each query, at most k, in any order.
+  // If this is set, it takes the place of all these and gets what was found for each query, at most
+  // k neighbours in any order.
   std::vector<std::vector<Neighbour>>* found = nullptr;
 
-  // The neighbours of one query, at most k of which are written, in canonical order.
+  // Writes the neighbours of one query, at most k of them, in canonical order.
   void write(const SearchRequest& request, std::size_t query,
              std::vector<Neighbour>& neighbours) const;
 };
 
-// Fills the output as CONTRACT.md says; indexes of segments are not asked. Throws Interrupted.
+// Fills the output as CONTRACT.md says, without asking the indexes of segments. Throws Interrupted.
 SearchStats flat_search(const SearchRequest& request, const Execution& execution,
                         const SearchOutput& output);
 
-// The brackets in which the filter believes each canonical key to lie, (q, n) each: what the
-// certificate promises, laid open for tests. One segment.
+// Finds the brackets, (q, n) each, in which the filter promises that each canonical key lies. Tests
+// compare them with the keys. The request has one segment.
 void filter_brackets(const SearchRequest& request, const KernelTable& kernels, double* low,
                      double* high);
 

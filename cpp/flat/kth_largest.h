@@ -1,4 +1,4 @@
-// The k-th largest of some floats.
+// Selects the k-th largest of some floats.
 #pragma once
 
 #include <algorithm>
@@ -6,13 +6,13 @@
 
 namespace resmem {
 
-// Quickselect with a branch-free partition: on random data a compare-and-branch partition
-// mispredicts every other element, which costs more than the rest of it. Reorders `values`.
-// Requires 1 <= k <= n and no NaN.
+// This is quickselect with a branch-free partition: on random data a compare-and-branch partition
+// mispredicts every other element, which costs more than the rest of it. It reorders `values`, and
+// requires 1 <= k <= n and no NaN.
 inline float kth_largest(float* values, std::size_t n, std::size_t k) {
   std::size_t rounds = 0;
   while (n > 16) {
-    if (++rounds > 64) {  // an adversarial order: fall back to a bounded selection
+    if (++rounds > 64) {  // the order is adversarial, so a bounded selection takes over
       std::nth_element(values, values + (k - 1), values + n,
                        [](float a, float b) { return a > b; });
       return values[k - 1];
@@ -34,7 +34,7 @@ inline float kth_largest(float* values, std::size_t n, std::size_t k) {
     n -= larger;
     k -= larger;
     if (larger > 0) continue;
-    std::size_t equal = 0;  // the pivot was the largest: set it and its equals apart
+    std::size_t equal = 0;  // the pivot was the largest, so it and its equals are set apart
     for (std::size_t i = 0; i < n; ++i) {
       const float value = values[i];
       values[i] = values[equal];
@@ -46,7 +46,7 @@ inline float kth_largest(float* values, std::size_t n, std::size_t k) {
     n -= equal;
     k -= equal;
   }
-  for (std::size_t i = 0; i < n; ++i) {  // few are left: count, free of branches
+  for (std::size_t i = 0; i < n; ++i) {  // few are left, and counting needs no branches
     std::size_t larger = 0, equal = 0;
     for (std::size_t j = 0; j < n; ++j) {
       larger += values[j] > values[i] ? 1 : 0;

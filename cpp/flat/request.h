@@ -10,7 +10,7 @@
 
 namespace resmem {
 
-// Block sizes; 0 lets the planner choose. Results never depend on them.
+// The sizes of blocks. A 0 lets the planner choose. Results never depend on them.
 struct Blocks {
   std::size_t queries = 0;  // queries a task holds (5th loop)
   std::size_t rows = 0;     // mc: staged rows (4th loop)
@@ -30,8 +30,8 @@ struct ForcedPlan {
 };
 
 struct SearchRequest {
-  // (q, d), row-major and finite. One of the two is set: float64 queries ask for float64 keys in
-  // every segment, float32 queries for keys that are no wider.
+  // Queries are (q, d), row-major and finite, and one of the two pointers is set. Float64 queries
+  // ask for float64 keys in every segment, float32 queries for keys that are no wider.
   const float* queries = nullptr;
   const double* queries64 = nullptr;
   std::size_t q = 0, d = 0, k = 0;
@@ -40,11 +40,11 @@ struct SearchRequest {
   Metric metric = Metric::euclidean;
   const std::int64_t* exclude = nullptr;  // (q, exclude_width), -1 for none
   std::size_t exclude_width = 0;
-  std::int64_t version = 0;  // rows that had died by then are not seen
+  std::int64_t version = 0;  // rows removed at this version or before are not seen
   ForcedPlan forced;
 
   bool wide() const { return queries64 != nullptr; }
-  // The same request of some queries that follow one another.
+  // Returns the same request for `count` queries from the `first` on.
   SearchRequest part(std::size_t first, std::size_t count) const {
     SearchRequest some = *this;
     if (queries != nullptr) some.queries += first * d;
@@ -55,7 +55,7 @@ struct SearchRequest {
   }
 };
 
-// What really ran: summed over threads, asserted by tests.
+// What really ran, summed over threads. Tests assert these numbers.
 struct SearchStats {
   std::string isa, strategy, filter;
   std::uint64_t pairs_filtered = 0;   // (row, query) pairs scored by a filter kernel
@@ -64,12 +64,12 @@ struct SearchStats {
   std::uint64_t exact_thinnings = 0;  // times bounds could not cut it and distances did
   std::uint64_t deferred = 0;         // queries handed from the dot to the difference filter
   std::uint64_t rescored = 0;         // canonical distances computed
-  // What cascades count (cpp/index/cascade):
+  // Cascades count these (cpp/index/cascade):
   std::uint64_t pairs_coded = 0;  // (row, query) pairs scored by their coded projections
   std::uint64_t code_hits = 0;    // pairs that reached their threshold there
   std::uint64_t rows_coded = 0;   // distances bounded by coded rows
   std::uint64_t given_up = 0;     // queries that an index left to the flat search
-  // What trees count (cpp/index/tree):
+  // Trees count these (cpp/index/tree):
   std::uint64_t boxes = 0;  // distances of boxes computed
 
   void add(const SearchStats& part) {

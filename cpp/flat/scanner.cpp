@@ -8,7 +8,7 @@ namespace {
 
 std::size_t round_to(std::size_t n, std::size_t step) { return (n + step - 1) / step * step; }
 
-// A leading dimension that is a whole number of cache lines, but not of pages, so that the
+// Returns a leading dimension that is a whole number of cache lines but not of pages, so that the
 // rows of a tile do not fall into the same cache sets.
 std::size_t leading_dimension(std::size_t depth) {
   const std::size_t ld = round_to(depth, 16);
@@ -130,16 +130,16 @@ void Scanner::scan_stream(std::size_t s, std::size_t first, std::size_t last, In
   }
 }
 
-// A stream reads float32 rows where they lie, others a few at a time: widened, they stay in the
-// level-1 cache.
+// A stream reads float32 rows where they lie. It reads others a few at a time, so that they stay in
+// the level-1 cache once they are widened.
 std::size_t Scanner::rows_at_once(const Segment& segment, std::size_t count) const {
   constexpr std::size_t kFloats = 4096, kRows = 8;
   if (segment.keys.type == NumberType::float32) return count;
   return std::max(kRows, kFloats / request_.d / kRows * kRows);
 }
 
-// Thresholds are as old as the block: while few rows have been seen they rise fast, so a
-// block is no larger than what was seen before it (and lets a buffer fill at first).
+// Thresholds are as old as the block. While few rows have been seen they rise fast, and so a block
+// has no more rows than were seen before it, or at first than fill a buffer.
 std::size_t Scanner::next_block(std::size_t left) {
   const std::size_t step = kernels_.row_step;
   const std::size_t seen = std::max(seen_rows_, plan_.capacity);
@@ -161,7 +161,7 @@ void Scanner::take_hits(std::size_t found, std::size_t first_query, std::size_t 
     if (segment.dead(row, request_.version)) continue;
     if (exclusions_.excludes(queries_[query], segment.id(row))) continue;
     const float low = FilterBounds::lower_end(score, spread_[in_block]);
-    if (std::isnan(low)) continue;  // only of a row that is not finite or beyond its max_abs
+    if (std::isnan(low)) continue;  // the row is not finite, or exceeds its segment's max_abs
     selection_.push(query, {score, low, rows_.start(s) + row});
   }
 }

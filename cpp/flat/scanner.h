@@ -1,4 +1,4 @@
-// One thread's filter pass: a block of queries against ranges of rows.
+// A scanner is one thread's filter pass: it takes a block of queries past ranges of rows.
 //
 // It owns the staged block of rows and the packed panels of queries, runs the 4th and 3rd loops
 // around the micro-tile, and hands the rows that reach their thresholds to a Selection.
@@ -19,7 +19,7 @@
 
 namespace resmem {
 
-// The tiles' block sizes and the room per query, decided by the planner.
+// The block sizes of tiles and the room per query, as the planner decides.
 struct ScanPlan {
   std::size_t block_rows = 0;   // mc
   std::size_t depth_block = 0;  // kc
@@ -34,12 +34,13 @@ class Scanner {
 
   // Takes up a block of queries, given by number.
   void begin(const std::size_t* queries, std::size_t count);
-  // Filters rows [first, last); positions must come in ascending order between begin()s.
+  // Filters rows [first, last). From one begin() to the next, positions must come in ascending
+  // order.
   void scan(std::size_t first, std::size_t last, Interrupt& interrupt, bool calling_thread);
 
-  // What the block's queries have found so far.
+  // Returns what the block's queries have found so far.
   const Selection& selection() const { return selection_; }
-  // Everything done since the scanner was made.
+  // Counts everything done since the scanner was made.
   SearchStats stats() const;
 
  private:
@@ -68,7 +69,7 @@ class Scanner {
   std::vector<float> panels_, staged_rows_, init_, spread_, partial_;
   std::vector<Hit> hits_;
   Selection selection_;
-  SearchStats scanned_;  // but for what the selection counts
+  SearchStats scanned_;  // without what the selection counts
 };
 
 }  // namespace resmem

@@ -39,7 +39,7 @@ void Selection::tighten() {
     if (count_[query] > request_.k) thin(query);
 }
 
-// Drops what cannot be among the k nearest. There are more than k candidates.
+// Drops what cannot be among the k nearest. There must be more than k candidates.
 void Selection::thin(std::size_t query) {
   Candidate* const begin = pool_.data() + query * capacity_;
   Candidate* const end = begin + count_[query];
@@ -55,7 +55,7 @@ void Selection::thin(std::size_t query) {
   }
   count_[query] = static_cast<std::size_t>(kept - begin);
   ++stats.thinnings;
-  // Half of the room above k must come free, or thinning would not be amortised.
+  // Half of the room above k must come free. If less did, the next thinning would come too soon.
   if (count_[query] <= (request_.k + capacity_) / 2) return;
   if (const KeyScores* scores = bounds_.key_scores())
     thin_exactly(query, *scores);
@@ -70,8 +70,8 @@ void Selection::defer(std::size_t query) {
   thresholds_[query] = kInfinity;
 }
 
-// Where bounds cannot separate the candidates (ties, duplicates, distances closer than the bounds),
-// canonical keys decide.
+// Lets canonical keys decide where bounds cannot separate the candidates: ties, duplicates, and
+// distances that differ by less than the bounds do.
 void Selection::thin_exactly(std::size_t query, const KeyScores& scores) {
   Candidate* const begin = pool_.data() + query * capacity_;
   const CanonicalKey key(request_, kernels_, queries_[query]);

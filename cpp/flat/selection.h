@@ -1,4 +1,5 @@
-// One thread's candidates: of each query of a block, the rows that may be among its k nearest.
+// A selection holds one thread's candidates: the rows that may be among the k nearest of each query
+// of a block.
 #pragma once
 
 #include <cstddef>
@@ -12,16 +13,18 @@
 
 namespace resmem {
 
-// A row that may be among the k nearest: its score bracket (slack left out) and position.
+// A row that may be among the k nearest, given by its score's bracket (slack left out) and
+// position.
 struct Candidate {
   float high, low;
   std::size_t position;
 };
 
 // A row that was pushed is dropped only if bounds, or canonical keys, prove that k other rows of
-// its query come before it. Thresholds only rise: a row whose score is below that of its query need
-// not be pushed. A query whose candidates neither can separate is deferred: it keeps none, its
-// threshold is infinite, and another filter has to search for it.
+// its query come before it. Thresholds only rise, and a row whose score is below the threshold of
+// its query need not be pushed. A query whose candidates can be separated neither by bounds nor by
+// keys is deferred: it keeps no candidates, its threshold is infinite, and another filter must
+// search for it.
 class Selection {
  public:
   // Holds up to `capacity` candidates of each query, which is more than k.
@@ -29,12 +32,12 @@ class Selection {
             const FilterBounds& bounds, std::size_t capacity);
 
   // Takes up a block of queries, given by number. Thresholds are kept for whole panels of `lanes`
-  // queries; those of no query are infinite, so that nothing reaches them.
+  // queries. Lanes without a query have an infinite one, which no score reaches.
   void begin(const std::size_t* queries, const std::vector<StagedQuery>& staged, std::size_t lanes);
 
-  // Below, queries count from the block's first. What a score must reach:
+  // From here on, queries count from the block's first. A score must reach its query's threshold.
   const float* thresholds() const { return thresholds_.data(); }
-  // Takes up a row with at least that score. Rows come in ascending positions.
+  // Takes up a row whose score reaches it. Rows come in ascending positions.
   void push(std::size_t query, const Candidate& candidate) {
     if (count_[query] == capacity_) {
       thin(query);
@@ -69,7 +72,7 @@ class Selection {
   std::vector<std::uint8_t> deferred_;
   std::vector<std::size_t> count_;
   std::vector<Candidate> pool_;  // (queries, capacity)
-  std::vector<float> lows_;      // of the candidates that are thinned
+  std::vector<float> lows_;      // scratch of thin()
 };
 
 }  // namespace resmem

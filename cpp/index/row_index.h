@@ -1,5 +1,5 @@
-// What every index of rows does for a search. The search knows no kind of index: whatever is built
-// beside the rows of a segment, it asks through this interface.
+// Every index of rows does this for a search. The search knows no kind of index, but asks whatever
+// is built beside the rows of a segment through this interface.
 #pragma once
 
 #include <cstddef>
@@ -12,10 +12,10 @@
 
 namespace resmem {
 
-// How a kind of index is told apart, in statistics and in messages.
+// A kind of index is told apart by these, in statistics and in messages.
 struct IndexKind {
   const char* name;    // SearchStats::strategy
-  const char* filter;  // SearchStats::filter: what rules rows out
+  const char* filter;  // SearchStats::filter, which names what rules rows out
   // One search may meet several kinds. Its statistics name the kind of the highest precedence, and
   // of several kinds with that precedence the one whose segment comes first.
   int precedence;
@@ -30,19 +30,20 @@ struct IndexScope {
   const Exclusions& exclusions;
   std::size_t first, count;  // queries
 
-  // Query i counts from the first; an index serves float32 queries only.
+  // Returns query i, counted from the first. An index serves float32 queries only.
   const float* query(std::size_t i) const { return request.queries + (first + i) * request.d; }
 };
 
-// Where an index leaves what it finds.
+// An index leaves here what it finds.
 struct IndexOutput {
-  // Of each query of the scope, at most k neighbours in any order. They are found elsewhere at
-  // first, and afterwards the nearest of those and of the rows that the index covers.
+  // Each query of the scope has at most k neighbours, in any order. At first they are those found
+  // elsewhere, and afterwards the nearest of those and of the rows that the index covers.
   std::vector<std::vector<Neighbour>>& found;
-  // Of each query of the request: set to 1 if the index gives it up. Such a query is searched
-  // again, by the flat search and among all rows, and what was found for it does not matter.
+  // Each query of the request has a flag, which is set to 1 if the index gives the query up. Such a
+  // query is searched again, by the flat search and among all rows, and what was found for it does
+  // not matter.
   std::vector<std::uint8_t>& deferred;
-  SearchStats& stats;  // adds what was done
+  SearchStats& stats;  // what was done is added to it
 };
 
 // An index covers the rows 0 to n - 1 of one segment and never changes. Many searches may use it at
@@ -58,10 +59,11 @@ class RowIndex {
   virtual std::size_t bytes() const = 0;       // of memory or of a mapped file
   virtual std::uint64_t digest() const = 0;    // of everything in it (FNV-1a)
 
-  // Whether its bounds hold for the request's metric and numbers. If not, the flat search answers.
+  // Tells whether its bounds hold for the request's metric and numbers. If not, the flat search
+  // answers.
   virtual bool serves(const SearchRequest& request) const = 0;
-  // How many queries, at least one, may be searched together so that what this index holds of each
-  // stays within the memory promised.
+  // Returns how many queries, at least one, may be searched together so that what this index holds
+  // of each stays within the memory promised.
   virtual std::size_t queries_together(const SearchRequest& request) const = 0;
   // Searches the scope, whose request it serves. Throws Interrupted.
   virtual void search(const IndexScope& scope, const IndexOutput& output) const = 0;

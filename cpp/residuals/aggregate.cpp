@@ -9,10 +9,10 @@
 namespace resmem {
 namespace {
 
-// Neighbours times columns between two polls: a few milliseconds.
+// The neighbours times columns that are summed between two polls, which takes a few milliseconds.
 constexpr std::size_t kPolledValues = std::size_t{1} << 22;
 
-// What a thread needs at hand to sum the residuals of queries, one after the other.
+// A thread sums the residuals of queries one after the other, and needs these.
 struct Worker {
   const AggregateRequest& request;
   const Execution& execution;
@@ -23,12 +23,12 @@ struct Worker {
 
 // ---- Dense ---------------------------------------------------------------------------------
 
-// For sums that are all different: none of them is the usual one (finish).
+// Classes whose sums are all different inherit this: none is the usual one (finish).
 struct AllSums {
   static constexpr double usual() { return std::numeric_limits<double>::quiet_NaN(); }
 };
 
-// Rows of float32 alone: summed where they lie.
+// Sums rows of float32 where they lie.
 class DenseSum : public AllSums {
  public:
   DenseSum(const Located<DenseRows>& rows, const Worker& worker)
@@ -41,7 +41,8 @@ class DenseSum : public AllSums {
   void operator()(std::size_t query, const double* weights, std::size_t count, double* sums) {
     const AggregateRequest& request = worker_.request;
     const std::size_t first = query * request.k, last = request.q * request.k;
-    for (std::size_t j = 0; j < row_.size(); ++j) {  // those of the next query to be fetched ahead
+    // The rows of the next query follow, so that they can be fetched ahead.
+    for (std::size_t j = 0; j < row_.size(); ++j) {
       const std::int64_t position = first + j < last ? request.positions[first + j] : -1;
       row_[j] = position < 0 ? nullptr : at(position);
     }
@@ -65,8 +66,8 @@ class DenseSum : public AllSums {
   std::vector<const float*> row_;
 };
 
-// Rows that must be widened, or of which a few columns are asked for: pieces of a few rows at a
-// time are brought into scratch.
+// Sums rows that must be widened, or of which a few columns are asked for. It brings pieces of a
+// few rows at a time into scratch.
 class PieceSum : public AllSums {
  public:
   PieceSum(const Located<DenseRows>& rows, const Worker& worker)
@@ -75,7 +76,7 @@ class PieceSum : public AllSums {
         columns_(std::min(worker.request.width(), kColumns)),
         piece_(kRows * columns_),
         halves_(columns_) {
-    for (std::size_t r = 0; r < kRows + kRowsAhead; ++r)  // nothing that could be fetched ahead
+    for (std::size_t r = 0; r < kRows + kRowsAhead; ++r)  // null: nothing can be fetched ahead
       row_[r] = r < kRows ? piece_.data() + r * columns_ : nullptr;
   }
 
@@ -101,15 +102,15 @@ class PieceSum : public AllSums {
   }
 
  private:
-  static constexpr std::size_t kRows = 4, kColumns = 1024;  // 16 KB: level-1 cache
+  static constexpr std::size_t kRows = 4, kColumns = 1024;  // 16 KB stay in the level-1 cache
 
-  // The columns asked for, from the first-th on, if not all are.
+  // Returns the columns asked for, from the first-th on, or null if all are.
   const std::int64_t* selected(std::size_t query, std::size_t first) const {
     const AggregateRequest& request = worker_.request;
     return request.select == nullptr ? nullptr : request.select + query * request.selected + first;
   }
 
-  // Asks for a piece before it is needed: neighbours lie at random places.
+  // Asks for a piece before it is needed, because neighbours lie at random places.
   void fetch(std::size_t query, std::int64_t position, std::size_t first, std::size_t n) const {
     constexpr std::size_t kStep = sizeof(float) * kLine;
     const auto [segment, row] = rows_[position];
@@ -155,7 +156,8 @@ class PieceSum : public AllSums {
   const float* row_[kRows + kRowsAhead];
 };
 
-// Rows of float64, which regression has, of few columns mostly.
+// Sums rows of float64. Only regression has them, and mostly with few columns, so no kernel serves
+// it.
 class WideSum : public AllSums {
  public:
   WideSum(const Located<DenseRows>& rows, const Worker& worker) : rows_(rows), worker_(worker) {}
@@ -222,7 +224,7 @@ class SparseSum {
     const std::int64_t* column = request.select + query * request.selected;
     for (std::size_t c = 0; c < request.selected; ++c) sums[c] = all[column[c]];
   }
-  // What columns have that no neighbour keeps a value of.
+  // Returns the sum of every column of which no neighbour keeps a value.
   double usual() const { return usual_; }
 
  private:
@@ -241,14 +243,15 @@ class SparseSum {
   const Located<SparseRows>& rows_;
   const Worker worker_;
   std::vector<float> scratch_;
-  std::vector<double> all_;  // every column, when some are asked for
+  std::vector<double> all_;  // the sums of all columns, when only some are asked for
   double usual_ = 0;
 };
 
 // ---- Queries -------------------------------------------------------------------------------
 
-// Divides the sums of a query. Most may be the `usual` one (NaN: there is none), which is divided
-// once: of tens of thousands of columns, all of these divisions would take longest.
+// Divides the sums of a query by the total weight. Many sums may equal the `usual` one (NaN: there
+// is none), which is divided only once: with tens of thousands of columns, divisions would take
+// longer than all else.
 void finish(const AggregateRequest& request, const double* sums, double usual, double total,
             double* to) {
   constexpr std::size_t kTogether = 8;

@@ -15,7 +15,7 @@
 
 namespace resmem {
 
-// The three ways in which the residuals of n rows may be at hand.
+// The residuals of n rows may be at hand in three ways.
 struct DenseRows {
   Numbers residuals;  // (n, columns); float64 in all segments or in none
   std::size_t n = 0;
@@ -26,7 +26,7 @@ struct SparseRows {
   const float* rest = nullptr;          // (n,)
   std::size_t n = 0, width = 0;
 };
-struct HeadRows {  // computed when asked for
+struct HeadRows {  // residuals are computed when they are asked for
   Numbers keys;    // (n, head.d)
   const std::int64_t* labels = nullptr;
   std::size_t n = 0;
@@ -34,7 +34,7 @@ struct HeadRows {  // computed when asked for
 using ResidualStore =
     std::variant<std::vector<DenseRows>, std::vector<SparseRows>, std::vector<HeadRows>>;
 
-// Stored rows that this library cannot have written.
+// Thrown for stored rows that this library cannot have written.
 struct DamagedRows : std::invalid_argument {
   DamagedRows(const char* what, std::int64_t got, std::size_t columns)
       : std::invalid_argument("the stored rows are damaged: " + std::string(what) + " " +
@@ -49,31 +49,31 @@ struct AggregateRequest {
   const double* distances = nullptr;        // (q, k) Euclidean, ascending
   const std::int64_t* positions = nullptr;  // (q, k) numbered through all segments, -1 padding
   std::size_t q = 0, k = 0;
-  const std::int64_t* select = nullptr;  // (q, selected) column numbers, or none: all of them
+  const std::int64_t* select = nullptr;  // (q, selected) column numbers, or null for all columns
   std::size_t selected = 0;
   double sigma = 1;
   double strength = 1;
   bool add_to_out = false;  // out holds the base outputs
 
   std::size_t width() const { return select == nullptr ? columns : selected; }
-  // What a column becomes that held `out`, given its correction.
+  // Returns what a column that held `out` becomes, given its correction.
   double finished(double out, double correction) const {
     return add_to_out ? out + strength * correction : correction;
   }
 };
 
-// out (q, width) += strength * correction, or = correction (strength unused).
-// Throws DamagedRows, Interrupted.
+// Adds strength * correction to out (q, width) if request.add_to_out, and otherwise sets it to the
+// correction, without the strength. Throws DamagedRows and Interrupted.
 void aggregate(const AggregateRequest& request, const Execution& execution, double* out);
 
-// How many neighbours a query has (no padding), and the sum of their weights; 1 if it has none, so
-// that a sum over nothing can be divided by it.
+// How many neighbours a query has, without padding, and the sum of their weights. The sum is 1 if
+// there are none, so that a sum over nothing can be divided by it.
 struct Weighed {
   std::size_t count = 0;
   double total = 1;
 };
 
-// The weights of one query's neighbours, in order, not divided by their sum.
+// Writes the weights of one query's neighbours, in order and not divided by their sum, to `out`.
 Weighed neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
                           double sigma, const KernelTable& kernels, double* out);
 

@@ -8,9 +8,9 @@
 namespace resmem {
 namespace {
 
-// Some queries at a time, and of those some neighbours: their logits, then their residuals in the
-// same place, then the sums. All threads share each of the three steps, so that one query is
-// split like many.
+// Takes some queries at a time, and of those some neighbours. It computes their logits, then their
+// residuals in the same place, and then the sums. All threads share each of the three steps, so
+// that one query is split like many.
 class HeadSum {
  public:
   HeadSum(const std::vector<HeadRows>& segments, const AggregateRequest& request,
@@ -39,10 +39,10 @@ class HeadSum {
   }
 
  private:
-  static constexpr std::size_t kHeld = std::size_t{2} << 20;  // residuals at a time: 8 MiB
-  static constexpr std::size_t kColumns = 8192;               // of a task that adds them
+  static constexpr std::size_t kHeld = std::size_t{2} << 20;  // residuals held at a time, 8 MiB
+  static constexpr std::size_t kColumns = 8192;               // columns that one task adds
 
-  // The neighbours of queries [first, last), those of the i-th from starts_[i] on.
+  // Gathers the neighbours of queries [first, last). Those of the i-th begin at starts_[i].
   void gather(std::size_t first, std::size_t last) {
     positions_.clear();
     weights_.clear();
@@ -109,8 +109,8 @@ class HeadSum {
                       });
   }
 
-  // The columns asked for, divided, and added to the base outputs if those are there. The sums may
-  // lie in `out` already.
+  // Divides the columns asked for, and adds them to the base outputs if those are there. The sums
+  // may already lie in `out`.
   void deliver(std::size_t first, std::size_t last, const double* sums, double* out) const {
     const std::size_t width = request_.width();
     for (std::size_t q = first; q < last; ++q, sums += request_.columns)
@@ -127,7 +127,7 @@ class HeadSum {
   const AggregateRequest& request_;
   const Execution& execution_;
   std::vector<std::int64_t> positions_;
-  std::vector<double> weights_, totals_;  // of every neighbour; their sum, of every query
+  std::vector<double> weights_, totals_;  // per neighbour; their sum, per query
   std::vector<std::size_t> starts_;
   std::vector<float> residuals_;
 };

@@ -1,4 +1,4 @@
-// Weighted sums of residuals that are computed when they are asked for.
+// Sums residuals that are computed when they are asked for.
 #pragma once
 
 #include <vector>
@@ -7,7 +7,7 @@
 
 namespace resmem {
 
-// aggregate() of head segments.
+// Does what aggregate() promises, for head segments.
 void aggregate_head(const std::vector<HeadRows>& segments, const AggregateRequest& request,
                     const Execution& execution, double* out);
 

@@ -8,19 +8,20 @@ namespace {
 
 std::size_t blocks_of(std::size_t n, std::size_t block) { return (n + block - 1) / block; }
 
-// Keys whose widened panel is held at once (every row of the layer is read once per panel).
+// The size of a panel of widened keys. Every row of the layer is read once per panel.
 constexpr std::size_t kPanelBytes = std::size_t{4} << 20;
-// Rows of the layer that a task takes past its keys: they stay in the level-2 cache.
+// The size of the rows of the layer that a task takes past its keys. They stay in the level-2
+// cache.
 constexpr std::size_t kLayerBytes = std::size_t{128} << 10;
-// Multiplications of a task: about a millisecond.
+// The multiplications of a task, which take about a millisecond.
 constexpr std::size_t kTaskProducts = std::size_t{1} << 22;
 
-// So that no vector of a panel lies on two cache lines.
+// Panels are made of whole cache lines, so that no vector lies on two of them.
 struct alignas(64) Line {
   double values[kPartials];
 };
 
-// Some keys at a time, widened once for all threads.
+// A panel holds some keys, widened once for all threads.
 class Panel {
  public:
   Panel(std::size_t d, std::size_t keys)
@@ -45,12 +46,14 @@ class Panel {
   std::vector<Line> data_;
 };
 
-// Three loops: panels of keys; tasks, a block of the layer times a block of the panel's keys; and
-// inside a task the kernel, for a few keys that stay in the level-1 cache.
+// There are three loops: over panels of keys; over tasks, each a block of the layer times a block
+// of the panel's keys; and inside a task over calls of the kernel, each for a few keys that stay in
+// the level-1 cache.
 template <class Key>
 void logits_of(const LinearHead& head, std::size_t n, const Key& key, const Execution& execution,
                float* out) {
-  const std::size_t d = head.d, step = execution.kernels.head_keys;  // keys of a kernel call
+  const std::size_t d = head.d,
+                    step = execution.kernels.head_keys;  // keys that one call of the kernel takes
   const std::size_t fit = std::max(step, kPanelBytes / (sizeof(double) * d) / step * step);
   const std::size_t held = std::min(fit, blocks_of(n, step) * step);
   const std::size_t rows =

@@ -1,4 +1,5 @@
-// The base model's last layer, a linear one: logits from keys (CONTRACT.md, "Head residuals").
+// The base model's last layer is a linear one, which makes logits of keys (CONTRACT.md, "Head
+// residuals").
 #pragma once
 
 #include <cstddef>
@@ -15,13 +16,13 @@ struct LinearHead {
   double temperature = 1;  // of the softmax over its logits
 };
 
-// Gives key number i, where it lies or read into `scratch` (d floats).
+// Returns key number i, where it lies or read into `scratch` (d floats).
 using KeySource = std::function<const float*(std::size_t i, float* scratch)>;
 
-// out (n, columns): the logits of n keys.
+// Writes the logits of n keys to out (n, columns).
 void head_logits(const LinearHead& head, std::size_t n, const KeySource& key,
                  const Execution& execution, float* out);
-// The same of float64 keys (n, d).
+// Does the same for float64 keys (n, d).
 void head_logits(const LinearHead& head, std::size_t n, const double* keys,
                  const Execution& execution, float* out);
 

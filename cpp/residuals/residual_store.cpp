@@ -39,28 +39,29 @@ void store(const StoredNumbers& out, std::size_t at, float* values, std::size_t 
   kernels.numbers.widen_float16(out.halves + at, values, n);
 }
 
-// The `count` largest values, ties by smaller index, in that order.
+// Finds the `count` largest values, the largest first. Of equal ones the smaller index comes first.
 class Largest {
  public:
   struct Item {
     double value;
     std::int32_t index;
-    bool operator<(const Item& other) const {  // comes before
+    bool operator<(const Item& other) const {  // whether this one comes first
       return value > other.value || (value == other.value && index < other.index);
     }
   };
 
   explicit Largest(std::size_t count) : count_(count) {}
 
-  // Looks at values[i] for every i but `skipped`; NaN is never taken.
+  // Looks at values[i] for every i but `skipped`. It never takes a NaN.
   const std::vector<Item>& find(const double* values, std::size_t n, std::size_t skipped) {
     items_.clear();
     if (count_ == 0) return items_;
-    // One pass against the last of those kept: indices ascend, so an equal value comes too late.
+    // One pass compares values with the last of those kept. Indices ascend, so an equal value comes
+    // too late.
     least_ = -std::numeric_limits<double>::infinity();
     std::size_t i = 0;
     for (; i + kBlock <= n; i += kBlock) {
-      bool any = false;  // seldom, after the first few
+      bool any = false;  // seldom true after the first few blocks
       for (std::size_t j = 0; j < kBlock; ++j) any |= values[i + j] > least_;
       for (std::size_t j = i; any && j < i + kBlock; ++j) look(values[j], j, skipped);
     }
@@ -71,7 +72,7 @@ class Largest {
   }
 
  private:
-  static constexpr std::size_t kRoom = 32;  // so that cuts are rare for small counts too
+  static constexpr std::size_t kRoom = 32;  // it makes cuts rare for small counts too
   static constexpr std::size_t kBlock = 8;
 
   void look(double value, std::size_t i, std::size_t skipped) {
@@ -82,7 +83,7 @@ class Largest {
     least_ = items_.back().value;
   }
 
-  // Keeps the first `count`, the last of them at the end.
+  // Keeps the `count` that come first, with the last of them at the end.
   void cut() {
     const auto last = items_.begin() + static_cast<std::ptrdiff_t>(count_ - 1);
     std::nth_element(items_.begin(), last, items_.end());
@@ -91,10 +92,11 @@ class Largest {
 
   std::size_t count_;
   std::vector<Item> items_;
-  double least_ = 0;  // what a value must exceed
+  double least_ = 0;  // a value must exceed it
 };
 
-// The largest |values[i] - u|; eight at a time, since a maximum waits for the one before it.
+// Returns the largest |values[i] - u|. Eight maxima run side by side, since each step of one waits
+// for the step before it.
 double largest_distance(const double* values, std::size_t n, double u) {
   constexpr std::size_t kChains = 8;
   double worst[kChains] = {};
@@ -108,7 +110,7 @@ double largest_distance(const double* values, std::size_t n, double u) {
   return *std::max_element(worst, worst + kChains);
 }
 
-// Rows of one task, one after the other.
+// Writes the rows of one task, one after the other.
 class SparseWriter {
  public:
   SparseWriter(const ClassRows& rows, std::size_t others, const KernelTable& kernels,
@@ -137,7 +139,7 @@ class SparseWriter {
       base = 0;
     }
     const double left = kernels_.exact.csum(base_.data(), columns);
-    // A NaN is never found, so that where too few are found what is left is NaN.
+    // A NaN is never among the largest. So if there are too few of these, `left` is NaN.
     if (!std::isfinite(std::accumulate(kept_.begin(), kept_.end(), left)))
       throw std::invalid_argument("outputs must be finite, row " + std::to_string(row) +
                                   " gives a base output that is not");
@@ -157,7 +159,7 @@ class SparseWriter {
     for (std::size_t j = 0; j <= others_; ++j) {
       const double residual = (j == 0 ? 1.0 : 0.0) - kept_[j];
       worst = std::max(worst, std::fabs((static_cast<double>(value_[j]) - u) - residual));
-      base_[static_cast<std::size_t>(index[j])] = u;  // only the others are left to be looked at
+      base_[static_cast<std::size_t>(index[j])] = u;  // so that only the others count below
     }
     return std::max(worst, largest_distance(base_.data(), rows_.columns, u));
   }
@@ -167,7 +169,7 @@ class SparseWriter {
   const KernelTable& kernels_;
   const SparseResiduals& out_;
   Largest largest_;
-  std::vector<double> base_;  // of the row; 0 where it is kept apart
+  std::vector<double> base_;  // of the row; 0 for classes in `index`
   std::vector<double> kept_;  // base outputs of the classes in `index`
   std::vector<float> value_;
 };

@@ -1,5 +1,5 @@
-// What a memory stores of the base model's outputs: residuals, whole or sparse (CONTRACT.md,
-// "Softmax, residuals"). aggregate.h sums them.
+// A memory stores residuals of the base model's outputs, whole or sparse (CONTRACT.md, "Softmax,
+// residuals"). aggregate.h sums them.
 #pragma once
 
 #include <cstddef>
@@ -9,11 +9,11 @@
 
 namespace resmem {
 
-// out (n, columns) float64 = softmax(logits / temperature), row by row.
+// Writes softmax(logits / temperature), row by row, to out (n, columns).
 void softmax_rows(const float* logits, std::size_t n, std::size_t columns, double temperature,
                   const Execution& execution, double* out);
 
-// Class indices and the base model's outputs of n rows.
+// The labels of n rows and the base model's outputs for them.
 struct ClassRows {
   const float* outputs = nullptr;  // (n, columns): logits, or probabilities if temperature is 0
   const std::int64_t* labels = nullptr;
@@ -21,16 +21,16 @@ struct ClassRows {
   double temperature = 0;
 };
 
-// Numbers to be stored as float32 or as float16: one of the two is set.
+// Where numbers are stored, as float32 or as float16. One of the two pointers is set.
 struct StoredNumbers {
   float* floats = nullptr;
   std::uint16_t* halves = nullptr;
 };
 
-// out (n, columns) = onehot(label) - base output.
+// Writes onehot(label) - base output to out (n, columns).
 void class_residuals(const ClassRows& rows, const Execution& execution, const StoredNumbers& out);
 
-// Classes kept per row: the row's own and `others` more.
+// A row keeps its own class and `others` more.
 struct SparseResiduals {
   std::int32_t* index = nullptr;  // (n, others + 1)
   StoredNumbers value;            // (n, others + 1)

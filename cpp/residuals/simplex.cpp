@@ -67,8 +67,9 @@ class RowMap {
   }
 
  private:
-  // Finds the floors, sets impossible classes to -inf, and returns how many have a floor. What the
-  // base model gives nothing is possible if neighbours have it and are added, not taken off.
+  // Finds the floors, sets impossible classes to -inf, and returns how many classes have a floor. A
+  // class to which the base model gives nothing is possible if neighbours have it and the strength
+  // adds them, rather than takes them off.
   std::size_t take(const double* base, double* row) {
     std::size_t floored = 0;
     for (std::size_t c = 0; c < rows_.columns; ++c) floored += base[c] > 0 ? 1 : 0;

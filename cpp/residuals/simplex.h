@@ -1,4 +1,4 @@
-// From corrected outputs to probabilities (CONTRACT.md, "Probabilities").
+// Makes probabilities of corrected outputs (CONTRACT.md, "Probabilities").
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace resmem {
 
-// p_c = max(v_c - shift, f_c), divided by its sum, over the classes that are possible.
+// The map is p_c = max(v_c - shift, f_c), divided by its sum, over the classes that are possible.
 struct SimplexMap {
   enum class Kind {
     clip,     // f_c = floor
@@ -17,21 +17,23 @@ struct SimplexMap {
   Kind kind = Kind::clip;
   double floor = 0;
 
-  // The floors of `clip` and `project` have a bound together.
+  // Returns the map with a floor that fits: all floors of `clip` or `project` together are bounded.
   SimplexMap fitted(std::size_t columns) const;
-  // f_c of n classes that the base model gives something; only `keep` looks at how much.
+  // Writes f_c of n classes to which the base model gives something. Only `keep` looks at how much.
   void floors(const double* base, std::size_t n, double* out) const;
 };
 
-// The shift of `map`, fitted, for values padded with -inf to n, a multiple of kPartials; -inf too
-// where a class is impossible, and more by the floor where it has none. `floored` classes have one.
+// Returns the shift of `map`, which must be fitted. The values are padded with -inf to n, a
+// multiple of kPartials. An impossible class has -inf too, and one without a floor has its value
+// plus the floor. `floored` classes have a floor.
 double simplex_shift(const SimplexMap& map, const double* padded, std::size_t n,
                      std::size_t floored, const KernelTable& kernels);
 
 struct SimplexRows {
-  double* values = nullptr;      // (n, columns), mapped in place
-  const double* base = nullptr;  // like it, what was corrected; if not known, `keep` cannot be
-  double strength = 1;           // by which it was corrected
+  double* values = nullptr;  // (n, columns), mapped in place
+  // (n, columns), before the correction. It may be null if it is not known, but not for `keep`.
+  const double* base = nullptr;
+  double strength = 1;  // of the correction
   std::size_t n = 0, columns = 0;
 };
 

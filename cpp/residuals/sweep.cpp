@@ -10,14 +10,15 @@ namespace resmem {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kSmallest = std::numeric_limits<double>::min();  // what a logarithm is taken of
+constexpr double kSmallest = std::numeric_limits<double>::min();  // no logarithm is taken below it
 constexpr std::size_t kPartBytes = std::size_t{32} << 20;         // sums of all parts
 constexpr std::size_t kMostParts = 16;                            // of a fold
 constexpr std::size_t kPolled = std::size_t{1} << 20;             // values between two polls
 
-using Row = AlignedVector<double>;  // of columns: vectors that cross lines take twice as long
+// Rows are aligned, as a vector across two cache lines takes twice as long.
+using Row = AlignedVector<double>;
 
-// Scores one sum after the other, in the order of the settings.
+// Scores the sums of a query one after the other, in the order of the settings.
 class ClassScores {
  public:
   ClassScores(const SweepRequest& request, const KernelTable& kernels)
@@ -39,8 +40,8 @@ class ClassScores {
       maps_.push_back({map.fitted(request.columns), 0, Row(ld_, 0.0)});
   }
 
-  // The label's output is kept apart from the others': its place, like what pads the row, is -inf
-  // with a floor of 0 and adds nothing.
+  // Takes up a query. The label's output is kept apart from the others'. Its place, like what pads
+  // the row, holds -inf with a floor of 0 and adds nothing.
   void begin(std::size_t query) {
     const std::size_t columns = request_.columns;
     label_ = static_cast<std::size_t>(request_.labels[query]);
@@ -65,11 +66,12 @@ class ClassScores {
     done_ = 0;
   }
 
-  // The sum, unnormalised, of one k and sigma, whose factor is 1 / W.
+  // Scores the unnormalised sum of one k and sigma. Its factor is 1 / W, W the sum of weights.
   void add(const double* sums, double factor, double* out) {
     const std::size_t strengths = factors_.size();
     const double label_sum = sums[label_];
-    bool still = false;  // the label, at some strength; seldom any other output then moves
+    // Whether the label's output stays at some strength. Any other output seldom moves then.
+    bool still = false;
     for (std::size_t t = 0; t < strengths; ++t) {
       factors_[t] = request_.strengths[t] * factor;
       unmoved_[t] = at_label_ + factors_[t] * label_sum == at_label_;
@@ -115,8 +117,8 @@ class ClassScores {
     Row floors;
   };
 
-  // max(base + factor * sums, floors) of the other classes, and the label's, which is not below its
-  // floor; to be divided by their total, unless they are probabilities as they are.
+  // Outputs are max(base + factor * sums, floors) for the other classes, and `label`, which is not
+  // below its floor. They are divided by their total, unless they are probabilities (`whole`).
   struct Outputs {
     const double *base, *sums, *floors;
     double factor, label;
@@ -125,15 +127,15 @@ class ClassScores {
 
   bool known() const { return request_.base != nullptr; }
 
-  // Whether the factor is too small to change any output but the label's.
+  // Tells whether the factor is too small to change any output but the label's.
   bool is_unmoved(const double* sums, double factor) const {
     for (std::size_t c = 0; c < request_.columns; ++c)
       if (base_[c] + factor * sums[c] != base_[c]) return false;
     return true;
   }
 
-  // The sums without what neighbours take from classes that the base model gives nothing: these
-  // have nothing to lose, and get nothing by a negative strength.
+  // Returns the sums without what neighbours take from classes to which the base model gives
+  // nothing. These have nothing to lose, and a negative strength gives them nothing.
   const double* gained(const double* sums) {
     if (ungiven_.empty()) return sums;
     std::copy_n(sums, request_.columns, gained_.begin());
@@ -141,15 +143,15 @@ class ClassScores {
     return gained_.data();
   }
 
-  // Of the label's output and the total of all others.
+  // Returns the probability of the label, given its output and the total of all others.
   static double chance(double label, double others) { return label / (others + label); }
 
   Outputs outputs(const Map& map, const double* sums, double factor) {
     double label = at_label_ + factor * sums[label_];
     if (!map.projects())
       return {base_.data(), sums, map.floors.data(), factor, std::max(label, map.at_label), false};
-    // The outputs themselves, less a shift.
-    if (known() && !(at_label_ > 0 || label > 0)) label = -kInfinity;  // impossible
+    // The outputs are written out here, and the shift takes the place of the factor.
+    if (known() && !(at_label_ > 0 || label > 0)) label = -kInfinity;  // the class is impossible
     const double shift = move(map.is, sums, factor, label);
     label = std::max(label - shift, map.at_label);
     return {moved_.data(), ones_.data(), map.floors.data(), -shift, label, false};
@@ -178,14 +180,15 @@ class ClassScores {
       confide(std::max(x.label, others.largest) / total, correct, out + at * request_.width());
   }
 
-  // Whether no class before the label's has its value, which is the largest.
+  // Tells whether no class before the label's has the label's value, which is the largest.
   bool first_of_equal(const Outputs& x) const {
     for (std::size_t c = 0; c < label_; ++c)
       if (std::max(x.base[c] + x.factor * x.sums[c], x.floors[c]) == x.label) return false;
     return true;
   }
 
-  // Writes the outputs but the label's, -inf where a class is impossible; returns their shift.
+  // Writes the outputs without the label's, -inf where a class is impossible, and returns their
+  // shift.
   double move(const SimplexMap& map, const double* sums, double factor, double label) {
     for (std::size_t c = 0; c < request_.columns; ++c) moved_[c] = base_[c] + factor * sums[c];
     moved_[label_] = label;
@@ -205,7 +208,7 @@ class ClassScores {
 
   void confide(double confidence, bool correct, double* stats) const {
     const auto most = static_cast<double>(request_.bins - 1);
-    const double scaled = confidence * static_cast<double>(request_.bins);  // perhaps NaN
+    const double scaled = confidence * static_cast<double>(request_.bins);  // it may be NaN
     double* bin = stats + 3 * static_cast<std::size_t>(std::min(std::max(0.0, scaled), most));
     bin[0] += 1;
     bin[1] += confidence;
@@ -218,8 +221,8 @@ class ClassScores {
   std::vector<Map> maps_;
   Row base_, moved_, shifted_, gained_, ones_, nothing_;
   std::vector<double> factors_, totals_;  // of every strength
-  std::vector<char> unmoved_;             // with every strength, no output
-  std::vector<std::size_t> ungiven_;      // classes that the base model gives nothing
+  std::vector<char> unmoved_;             // per strength: whether no output moves
+  std::vector<std::size_t> ungiven_;      // classes to which the base model gives nothing
   std::vector<double> chance_, loss_;     // the label's probability in every setting
   std::size_t label_ = 0, done_ = 0;
   double at_label_ = 0;
@@ -256,7 +259,7 @@ class ValueScores {
   std::size_t done_ = 0;
 };
 
-// The queries of a part, one after the other.
+// Scores the queries of a part, one after the other.
 template <class Scores>
 class PartSweep {
  public:
@@ -272,7 +275,8 @@ class PartSweep {
         sums_(ld_ * request.sigmas.size()),
         totals_(request.sigmas.size()) {}
 
-  // Polls between sums and scores: with many columns one query takes long.
+  // Adds the query's scores to `out`. It polls between sums and scores, as one query takes long
+  // where there are many columns.
   void query(std::size_t q, double* out) {
     const std::size_t scales = request_.sigmas.size(), count = gather(q);
     const std::size_t scored = request_.settings() / (request_.ks.size() * scales) * ld_;
@@ -296,7 +300,7 @@ class PartSweep {
   }
 
  private:
-  // The query's neighbours and their weights, (count, scales).
+  // Gathers the query's neighbours and their weights, (count, scales), and returns the count.
   std::size_t gather(std::size_t q) {
     const double* distances = request_.distances + q * request_.k;
     const std::int64_t* positions = request_.positions + q * request_.k;
@@ -335,7 +339,7 @@ class PartSweep {
       for (std::size_t s = 0; s < scales; ++s) totals_[s] += weights[j * scales + s];
   }
 
-  // The sums of float64 residuals, which regression has, of few columns mostly.
+  // Adds float64 residuals to the sums. Only regression has them, and mostly with few columns.
   void take_wide(std::size_t first, std::size_t rows) {
     const std::size_t scales = request_.sigmas.size();
     for (std::size_t j = first; j < first + rows; ++j)
@@ -349,7 +353,7 @@ class PartSweep {
   bool calling_thread_;
   Scores scores_;
   std::size_t ld_;
-  std::vector<const float*> rows_;  // of the query's neighbours: one of the two
+  std::vector<const float*> rows_;  // of the query's neighbours; one of the two is used
   std::vector<const double*> wide_rows_;
   std::vector<double> weights_;
   Row sums_;
@@ -357,8 +361,8 @@ class PartSweep {
   std::size_t work_ = 0;  // since the last poll
 };
 
-// Folds are cut into parts, so that threads share them; a part's sums are its own, and are added
-// in order: the threads change no bit.
+// Folds are cut into parts, so that threads share them. Each part has sums of its own, which are
+// added in order, so that the number of threads changes no bit.
 template <class Scores>
 void sweep_parts(const SweepRequest& request, const Execution& execution, double* out) {
   const std::size_t folds = request.folds(), size = request.settings() * request.width();

@@ -1,8 +1,8 @@
-// Scores of many settings from one search (CONTRACT.md, "Sweep"): every smaller k is a prefix of
-// the neighbours, sigma reweights them, the strength scales their sum.
+// Scores many settings from one search (CONTRACT.md, "Sweep"). Every smaller k takes a prefix of
+// the neighbours, sigma weighs them anew, and the strength scales their sum.
 //
-// Of a query, the sums of all sigmas grow together from one k to the next; a sum is scored at every
-// strength and under every map while it is in the level-1 cache, and forgotten.
+// The sums of a query for all sigmas grow together from one k to the next. Each sum is scored at
+// every strength and under every map while it is in the level-1 cache, and then forgotten.
 #pragma once
 
 #include <cstddef>
@@ -14,24 +14,25 @@
 
 namespace resmem {
 
-// What is summed over queries, one number per setting: of classes the log-loss, 1 where the label
-// is the first largest, the Brier score; of values the squared and the absolute errors of all
-// columns. Calibration: of every bin of the largest probability its queries, those, and the correct
-// ones.
+// A score is summed over queries. Most scores are one number per setting: for classes the log-loss,
+// the accuracy (1 where the label is the first of the largest) and the Brier score, for values the
+// squared or the absolute errors of all columns. Calibration has three numbers for each bin of the
+// largest probability: how many queries it has, the sum of their largest probabilities, and how
+// many of them are correct.
 enum class SweepScore { log_loss, accuracy, brier, calibration, squared_error, absolute_error };
 
 struct SweepRequest {
-  // (rows, columns), at one temperature: one of the two.
+  // (rows, columns), at one temperature. One of the two is set.
   const float* residuals = nullptr;
   const double* residuals64 = nullptr;
   std::size_t rows = 0, columns = 0;
   const double* distances = nullptr;        // (q, k) Euclidean, ascending
   const std::int64_t* positions = nullptr;  // (q, k) rows of residuals, -1 padding
   std::size_t q = 0, k = 0;
-  // (q, columns), at the same temperature; of classes it may not be known: the sums are all there
-  // is
+  // (q, columns), at the same temperature. For classes it may be null, and then the sums alone are
+  // the outputs.
   const double* base = nullptr;
-  const std::int64_t* labels = nullptr;  // (q,); if there are none: regression
+  const std::int64_t* labels = nullptr;  // (q,); null for regression
   const double* values = nullptr;        // (q, columns)
 
   std::vector<std::size_t> ks;  // ascending, at most k
@@ -45,11 +46,11 @@ struct SweepRequest {
   std::size_t settings() const {
     return ks.size() * sigmas.size() * strengths.size() * maps.size();
   }
-  // Numbers per setting.
+  // Returns how many numbers a setting has.
   std::size_t width() const { return score == SweepScore::calibration ? 3 * bins : 1; }
 };
 
-// out (folds, ks, sigmas, strengths, maps, width): sums over the queries of each fold.
+// Writes the sums over the queries of each fold to out (folds, ks, sigmas, strengths, maps, width).
 void sweep(const SweepRequest& request, const Execution& execution, double* out);
 
 }  // namespace resmem

@@ -1,4 +1,4 @@
-// From an id to its row, in one segment whose ids are not consecutive.
+// Finds the row of an id in one segment whose ids are not consecutive.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,8 @@
 
 namespace resmem {
 
-// Open addressing, probed in order; no id is ever taken out. Ids may be any numbers: of equal ones
-// the first is found.
+// A hash table with open addressing, probed in order, from which no id is ever taken out. Ids may
+// be any numbers. Of equal ones the first is found.
 //
 // Any number of threads may call everything here at once. The mutex is held for a step of a few
 // milliseconds at most, after which the table makes sense, and `poll` is called between two steps,
@@ -58,7 +58,7 @@ class IdTable {
   }
 
  private:
-  static constexpr std::size_t kStep = std::size_t{1} << 14;  // ids or slots
+  static constexpr std::size_t kStep = std::size_t{1} << 14;  // ids or slots that one step handles
   static constexpr std::size_t kAhead = 12;                   // ids whose slots are on their way
 
   struct Slot {
@@ -81,7 +81,8 @@ class IdTable {
     void operator()(Slot* slots) const { std::free(slots); }
   };
 
-  // A power of two of slots, or none. The system hands them out empty when they are first touched.
+  // The number of slots is a power of two, or 0. The system hands slots out empty when they are
+  // first touched.
   struct Slots {
     std::unique_ptr<Slot[], Free> data;
     std::size_t size = 0;
@@ -94,7 +95,8 @@ class IdTable {
     }
     bool holds(std::size_t rows) const { return rows <= size / 3 * 2; }
 
-    // Where an id is, or the empty slot that it belongs in: at most two thirds are taken.
+    // Returns the slot of an id, or the empty one that it belongs in. There is an empty one, as at
+    // most two thirds are taken.
     Slot& operator[](std::int64_t id) const {
       std::size_t at = mixed(id) & (size - 1);
       while (data[at].number != 0 && data[at].id != id) at = (at + 1) & (size - 1);
@@ -109,7 +111,7 @@ class IdTable {
     const unsigned forks;  // fork_count() of the process that this belongs to
     std::mutex mutex;      // guards all that follows
     Slots slots;
-    Slots old;  // while there are any, they move to `slots`, in which these are not all yet
+    Slots old;  // these are moving to `slots`, which lacks some of them until `old` is empty
     std::size_t moved = 0;
     std::size_t rows = 0;
 
@@ -161,8 +163,8 @@ class IdTable {
     }
   };
 
-  // The state of this process. What it had before a fork is leaked: another thread may be about
-  // to look at it.
+  // Returns the state of this process. The state from before a fork is leaked, as another thread
+  // may be about to look at it.
   State& here() {
     const unsigned forks = fork_count();
     State* current = state_.load();

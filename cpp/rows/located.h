@@ -1,4 +1,4 @@
-// Rows that lie in several segments, numbered through.
+// Rows that lie in several segments and are numbered through all of them.
 #pragma once
 
 #include <algorithm>

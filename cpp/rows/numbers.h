@@ -1,5 +1,5 @@
-// Numbers as they are stored: as float32; half as wide, and widened exactly where they are read; or
-// as float64, which is read as it is.
+// Numbers as they are stored. They are float32, or half as wide and widened exactly where they are
+// read, or float64 and read as they are.
 #pragma once
 
 #include <cstddef>
@@ -20,10 +20,10 @@ struct Numbers {
   }
   const void* at(std::size_t i) const { return static_cast<const char*>(data) + bytes(i); }
 
-  // The float64 numbers from the i-th on.
+  // Returns the float64 numbers from the i-th on.
   const double* wide(std::size_t i) const { return static_cast<const double*>(data) + i; }
-  // The n numbers from the i-th on, none wider than float32, as float32. They are read where they
-  // lie, or widened into `scratch`.
+  // Returns the n numbers from the i-th on as float32. None may be wider than that. They are read
+  // where they lie, or widened into `scratch`.
   const float* read(std::size_t i, std::size_t n, float* scratch,
                     const KernelTable& kernels) const {
     if (type == NumberType::float32) return static_cast<const float*>(data) + i;

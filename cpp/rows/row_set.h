@@ -1,5 +1,5 @@
-// The rows of all segments, numbered through: a position is a row's number in that order.
-// RowSet finds them, RowReader reads them.
+// The rows of all segments are numbered through, and a position is a row's number in that order.
+// RowSet finds rows by position, and RowReader reads them.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ class RowSet {
   const std::vector<Segment>& segments() const { return segments_; }
   std::size_t start(std::size_t segment) const { return starts_[segment]; }
   std::size_t d() const { return d_; }
-  // Whether ids are known to grow with position.
+  // Tells whether ids are known to grow with position.
   bool ascending() const { return ascending_; }
 
   std::size_t segment_of(std::size_t position) const {
@@ -56,12 +56,13 @@ class RowSet {
   prefetch_bytes(keys.at(row * d), keys.bytes(d));
 }
 
-// Reads rows as float32, or float64 ones as they are. A pointer holds until the next row is read.
+// Reads rows as float32, or float64 rows as they are. A pointer is valid until the next row is
+// read.
 class RowReader {
  public:
   RowReader(const RowSet& rows, const KernelTable& kernels) : rows_(rows), kernels_(kernels) {}
 
-  // `count` rows of a segment that follow one another.
+  // Reads `count` rows of a segment that follow one another.
   const float* rows(const Segment& segment, std::size_t first, std::size_t count) {
     const std::size_t d = rows_.d();
     if (segment.keys.type != NumberType::float32 && scratch_.size() < count * d)
@@ -72,7 +73,7 @@ class RowReader {
     const std::size_t s = rows_.segment_of(position);
     return rows(rows_.segments()[s], position - rows_.start(s), 1);
   }
-  // The same rows of float64 keys, which are read where they lie.
+  // Returns the same rows of float64 keys, which are read where they lie.
   const double* wide_rows(const Segment& segment, std::size_t first) const {
     return segment.keys.wide(first * rows_.d());
   }
@@ -80,7 +81,7 @@ class RowReader {
     const std::size_t s = rows_.segment_of(position);
     return wide_rows(rows_.segments()[s], position - rows_.start(s));
   }
-  // Asks for a row before it is needed: survivors lie at random places.
+  // Asks for a row before it is needed, because survivors lie at random places.
   void prefetch(std::size_t position) const {
     const std::size_t s = rows_.segment_of(position);
     prefetch_row(rows_.segments()[s].keys, position - rows_.start(s), rows_.d());

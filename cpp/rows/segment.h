@@ -1,4 +1,4 @@
-// Rows that lie together in memory, and what orders their distances.
+// Segments of rows, and the metrics that order them.
 #pragma once
 
 #include <cstddef>
@@ -16,17 +16,17 @@ inline bool is_euclidean(Metric metric) {
   return metric == Metric::euclidean || metric == Metric::sqeuclidean;
 }
 
-// Rows that lie together in memory; a memory is a list of these. Only `died` ever changes.
+// Rows that lie together in memory. A memory is a list of segments. Only `died` ever changes.
 struct Segment {
   Numbers keys;  // (n, d) row-major, finite
   std::size_t n = 0;
-  const std::int64_t* ids = nullptr;  // n of them, or none: first_id, first_id + 1, ..
+  const std::int64_t* ids = nullptr;  // n ids, or null: they are first_id, first_id + 1, ..
   std::int64_t first_id = 0;
-  // n versions at which the rows were removed (0: never), or none if every row lives. Another
-  // thread may mark rows with versions to come meanwhile.
+  // The versions at which the n rows were removed (0: never), or null if every row lives. Another
+  // thread may meanwhile mark rows with later versions.
   const std::int64_t* died = nullptr;
   double max_abs = 0;               // largest |value| of the keys
-  const RowIndex* index = nullptr;  // of the first rows (index/row_index.h), or none
+  const RowIndex* index = nullptr;  // covers the first rows (index/row_index.h), or null
 
   std::int64_t id(std::size_t row) const { return ids != nullptr ? ids[row] : id_after(row); }
   std::int64_t id_after(std::size_t row) const {  // unsigned, so that it wraps whatever a file says

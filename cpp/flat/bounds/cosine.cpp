@@ -1,4 +1,4 @@
-// The dot filter of cosine similarity.
+// This is the dot filter of cosine similarity.
 //
 // x^ = float(x / |x|): |error| <= w |x^_i| + eta, w = u + 2 theta (the float64 norm, its root,
 // quotient and product stay within theta each way). score = E_x + sum x^ q^, and t is the canonical

@@ -1,4 +1,4 @@
-// The difference filter of the Euclidean metrics.
+// This is the difference filter of the Euclidean metrics.
 //
 // score = -sum (x^ - q^)^2, t = -S~ with S~ the rounded S. Every term carries at most d + 3
 // roundings, all relative: |score| = S (1 +- g(d+3)) +- a; with the canonical rounding,
@@ -78,7 +78,7 @@ class DifferenceBounds final : public FilterBounds, public KeyScores {
   bool settled_by_zero() const override { return true; }
 
  private:
-  // No score is less whose staged distance is at most this.
+  // Returns a float that no score falls below whose staged distance is at most `root`.
   float below_root(double root) const {
     return round_down(-(root * root * (1 + rho_) + absolute_) * kGuard);
   }

@@ -1,4 +1,4 @@
-// What the filters that compute dot products have in common:
+// The filters that compute dot products have this bracket in common:
 //
 //     score - spread(x) - slack(q)  <=  t  <=  score + slack(q).
 #pragma once
@@ -24,7 +24,7 @@ class DotBounds : public FilterBounds {
   }
 
  private:
-  // The canonical key of an exact score t.
+  // Returns the canonical key of an exact score t.
   virtual double key_of(double t, const StagedQuery& query) const = 0;
 };
 

@@ -1,4 +1,4 @@
-// The dot filter of the Euclidean metrics.
+// This is the dot filter of the Euclidean metrics.
 //
 // score = init + sum x^ q^ with init = -X/2 + E_x, and t = (Q - S~)/2 with S~ the rounded S.
 //
@@ -8,17 +8,19 @@
 //     N (u N + 2 eta sqrt d) + (u N + 2 eta sqrt d)^2 / 2
 //       <= u(1+u) N^2 + eta d + (terms of eta X, eta Q below v X, v Q),
 //     N^2 <= 2 (X + Q).
-// Summation: at most d + 1 roundings: g(d+1) (|init| + sum |x^ q^|) <= g(d+1) (X + Q/2), because
-// 0 <= E_x <= X/2 makes |init| <= X/2, and 2|x^ q^| <= x^^2 + q^^2; d eta underflow.
+// Summation: there are at most d + 1 roundings, which change a score by at most
+//     g(d+1) (|init| + sum |x^ q^|) <= g(d+1) (X + Q/2),
+// because 0 <= E_x <= X/2 makes |init| <= X/2, and 2|x^ q^| <= x^^2 + q^^2; d eta underflow.
 // Canonical rounding: theta S/2 <= theta (1+u)^2 N^2/2 <= theta (1+4u) (X + Q).
-// X and Q are computed in float64: theta X/2 more.
+// X and Q are computed in float64, which adds theta X/2.
 //
-// Separated into a part of the row and a part of the query (this is why sum |x^ q^| was split so):
+// All this separates into a part of the row and a part of the query, for which sum |x^ q^| was
+// split:
 //     E_x = [g(d+1) + 2u(1+u) + theta (2+4u)] X + a,   slack(q) likewise with g(d+1)/2 and Q,
 //     a = 4 (d+1) eta.
-// g(d+1) <= 1/16 for d <= 2^19 keeps E_x below X/2. The spread is E_x twice, as init carries one.
+// g(d+1) <= 1/16 for d <= 2^19 keeps E_x below X/2. The spread is twice E_x, as init carries one.
 //
-// Float64 keys: u' in place of u in the staging.
+// Float64 keys: u' takes the place of u in the staging.
 #include "dot_bounds.h"
 #include "filters.h"
 #include "staging.h"

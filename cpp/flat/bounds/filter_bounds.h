@@ -1,4 +1,4 @@
-// What the float32 tiles compute, and how it brackets the canonical order.
+// Filters: what the float32 tiles compute, and how it brackets the canonical order.
 //
 // Every filter computes, for a row x and a query q, a float32 *score* that grows as x comes closer.
 // To each filter belongs an exact score t(x, q), an increasing function of the canonical order (of
@@ -35,7 +35,8 @@ namespace resmem {
 
 inline constexpr double kGuard = 1 + 16 * kV;
 
-// What a filter knows of a query. Only the filters named set and read a member.
+// The numbers that a filter needs of a query. Only the filters named beside a member set and read
+// it.
 struct StagedQuery {
   double slack = 0;      // dot filters: see above
   double key_scale = 1;  // all: t per unit of the canonical key
@@ -43,25 +44,27 @@ struct StagedQuery {
   double blur = 0;       // difference filter: of the root of a staged squared distance (float64)
 };
 
-// Where staged rows go: each is padded with zeros to ld floats.
+// The room for staged rows. Each row is padded with zeros to ld floats.
 struct StagedRows {
   float* rows;
   std::size_t ld;
-  float *init, *spread;  // of each row: where its score begins, see above
+  float *init, *spread;  // of each row: where its score begins, and its spread(x) above
 };
 
-// Canonical keys in place of computed scores, for filters whose scores tell how far a row is: a
-// buffer that bounds cannot thin is thinned by exact distances then.
+// Places canonical keys among the scores, for filters whose scores tell how far a row is. A buffer
+// that bounds cannot thin is then thinned by exact distances.
 class KeyScores {
  public:
   virtual ~KeyScores() = default;
-  // The exact score t of a canonical key. It is a multiple of the key for every metric but cosine.
+  // Returns the exact score t of a canonical key. It is a multiple of the key for every metric but
+  // cosine.
   virtual double exact_score(double key, const StagedQuery& query) const {
     return -key * query.key_scale;
   }
-  // What a score must reach when the k-th smallest key is `key`.
+  // Returns the score that a row must reach when the k-th smallest key is `key`.
   virtual float threshold_of_key(double key, const StagedQuery& query) const = 0;
-  // Whether a k-th key of 0 settles a query whose later rows have larger ids: no key is below 0.
+  // Tells whether a k-th key of 0 settles a query whose later rows have larger ids, because no key
+  // is below 0.
   virtual bool settled_by_zero() const { return false; }
 
   float lower_end(double key, const StagedQuery& query) const {
@@ -72,48 +75,49 @@ class KeyScores {
   }
 };
 
-// One filter of one request. It never changes once it is made, and any thread may use it. No
-// function is called for a single pair of row and query: per block of rows, per query, or when a
-// buffer is thinned.
+// One filter of one request. It never changes once it is made, and any thread may use it. Its
+// functions are called per block of rows, per query, or when a buffer is thinned, but never for a
+// single pair of row and query.
 class FilterBounds {
  public:
   using Kernel = std::size_t (*)(const ScanArgs&);
 
   virtual ~FilterBounds() = default;
 
-  // The kernel that computes the scores.
+  // Returns the kernel that computes the scores.
   virtual Kernel kernel(const KernelTable& kernels) const = 0;
   // Stages `count` rows of a segment that follow one another.
   virtual void stage_rows(RowReader& reader, const Segment& segment, std::size_t first,
                           std::size_t count, const StagedRows& out) const = 0;
-  // Stages a query of the request, d floats.
+  // Stages a query of the request into `staged` (d floats).
   virtual StagedQuery stage_query(const SearchRequest& request, std::size_t query,
                                   float* staged) const = 0;
-  // What a score must reach when the k-th largest lower end (slack left out) is `low`.
+  // Returns the score that a row must reach when the k-th largest lower end (slack left out) is
+  // `low`.
   virtual float threshold(float low, const StagedQuery& query) const = 0;
-  // The bracket of the canonical key itself that a score stands for (tests probe it).
+  // Finds the bracket of the canonical key that a score stands for. Only tests ask.
   virtual void key_bracket(float score, float spread, const StagedQuery& query, double* low,
                            double* high) const = 0;
-  // None if a canonical key cannot be placed among the scores closely enough.
+  // Returns null if a canonical key cannot be placed among the scores closely enough.
   virtual const KeyScores* key_scores() const { return nullptr; }
 
-  // The lower end of a score, slack left out; the same for every filter.
+  // Returns the lower end of a score, slack left out. It is the same for every filter.
   static float lower_end(float score, float spread) {
     const float end = score - spread;        // rounded: at most u|end| off, exact if subnormal
     return end - std::fabs(end) * 0x1p-22F;  // 4u|end| lower, less u|end| of its own rounding
   }
 };
 
-// The bounds of a filter for the request's metric. The difference filter serves the Euclidean
-// metrics only. `raw`: its kernel reads queries and rows as they are (stream_diff), so that scores
-// are not scaled. The request must outlive what is returned.
+// Makes the bounds of a filter for the request's metric. The difference filter serves the Euclidean
+// metrics only. `raw` says that its kernel reads queries and rows as they are (stream_diff), so
+// that scores are not scaled. The request must outlive what is returned.
 std::unique_ptr<const FilterBounds> make_filter_bounds(const SearchRequest& request,
                                                        FilterKind filter, bool raw,
                                                        const KernelTable& kernels);
 
-// Whether the bounds hold at this depth; if not, the exact path answers.
+// Tells whether the bounds hold at this depth. If not, the exact path answers.
 inline bool bounds_hold_at(std::size_t d) { return d <= (std::size_t{1} << 19); }
-// Whether they hold for float64 numbers of which this is the largest.
+// Tells whether they hold for float64 numbers of which this is the largest.
 inline bool bounds_hold_for_wide(double largest) {
   return largest >= 0x1p-400 && largest <= 0x1p480;
 }

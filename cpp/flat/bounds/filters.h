@@ -1,4 +1,4 @@
-// Every filter: one line each, made by its own file.
+// Every filter has its line here and is made by its own file.
 #pragma once
 
 #include <memory>

@@ -1,4 +1,4 @@
-// The dot filter of inner products.
+// This is the dot filter of inner products.
 //
 // Rows are scaled by one power of two to |x_i| <= 1, each query by its own to |q^| <= 1 (the order
 // of its rows does not change). score = E_x + sum x^ q^, and t is the scaled canonical dot.

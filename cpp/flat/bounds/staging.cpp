@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kMostFloatScale = 126, kMostDoubleScale = 480;
 
-// The power of two that brings `largest` into (1/2, 1], within 2^-most and 2^most.
+// Returns the power of two, within 2^-most and 2^most, that brings `largest` into (1/2, 1].
 double unit_scale(double largest, int most) {
   if (!(largest > 0)) return 1;
   int exponent = 0;

@@ -1,4 +1,4 @@
-// How rows and queries become the float32 vectors that the tiles read.
+// Staging makes rows and queries the float32 vectors that the tiles read.
 //
 // A staged vector is x * scale - offset, with `scale` a power of two, or a multiple of x. Of
 // float32 numbers that is one rounding, |error| <= u|x^|, and eta where the product underflows.
@@ -21,26 +21,27 @@ namespace resmem {
 inline constexpr double kStagedGuard = 1 + 0x1p-20;
 inline constexpr double kStagedWide = kU * kStagedGuard;  // u' above
 
-// What a row's score is made of: t of the row alone, before the product, and how far a score of it
-// can be off.
+// What a row's score is made of: the part of t that depends on the row alone (the score before any
+// product), and how far a score of the row can be off.
 struct RowScore {
   double base, error;
 };
 
 class Staging {
  public:
-  // With a scale of 1 and no offset.
+  // The scale is 1 at first, and there is no offset.
   Staging(const SearchRequest& request, const KernelTable& kernels);
 
-  // Brings numbers up to `largest` into [-1, 1].
+  // Chooses the scale that brings numbers up to `largest` into [-1, 1].
   void scale_by(double largest);
-  // Takes off the mean of some rows: any offset is valid, a central one makes staged rows short.
+  // Makes the mean of some rows the offset. Any offset is valid, but a central one makes staged
+  // rows short, and so their errors small.
   void centre(const SearchRequest& request);
 
   bool wide() const { return wide_; }
   double scale() const { return scale_; }
   const std::vector<double>& offset() const { return offset_; }
-  // The error of a staged coordinate, relative: u or u'.
+  // Returns the relative error of a staged coordinate, u or u'.
   double rounding() const { return wide_ ? kStagedWide : kU; }
 
   void place(const float* x, float* staged) const {
@@ -49,7 +50,7 @@ class Staging {
   void place(const double* x, float* staged) const {
     kernels_.filter.stage64(x, offset_.data(), scale_, staged, d_);
   }
-  // x times any factor.
+  // Places x times any factor.
   void place_multiple(const float* x, double factor, float* staged) const {
     kernels_.filter.stage_unit(x, factor, staged, d_);
   }
@@ -85,15 +86,15 @@ class Staging {
   const KernelTable& kernels_;
   std::size_t d_;
   bool wide_;                    // rows and queries are float64
-  double scale_ = 1;             // a power of two, of float32 keys a float32 one
+  double scale_ = 1;             // a power of two, and for float32 keys a float32 number
   std::vector<double> offset_;   // of scaled numbers
   std::vector<float> offset32_;  // the same for float32 keys
-  std::vector<double> zeros_;    // for float64 keys: no offset
+  std::vector<double> zeros_;    // the offset of place_multiple() for float64 keys
 };
 
-// The largest |value| of all rows.
+// Returns the largest |value| of all rows.
 double largest_of_rows(const SearchRequest& request);
-// What both filters of the Euclidean metrics scale by.
+// Returns what both filters of the Euclidean metrics scale by.
 inline double largest_of_all(const SearchRequest& request) {
   return std::max(largest_of_rows(request), request.queries_max_abs);
 }

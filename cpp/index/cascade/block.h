@@ -1,5 +1,5 @@
-// What the parts of a pass share: the queries that one thread takes past the clusters together, and
-// pairs of a query and a row.
+// The parts of a pass share these: the queries that one thread takes past the clusters together,
+// and pairs of a query and a row.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +10,10 @@
 
 namespace resmem {
 
-inline constexpr std::size_t kBlockQueries = 256;  // their codes, and a chunk's, stay in level 2
+// The codes of so many queries and those of a chunk stay together in the level-2 cache.
+inline constexpr std::size_t kBlockQueries = 256;
 
-// Within a block queries are numbered from 0 on. What chunks are compared with lies side by side.
+// A block numbers its queries from 0 on. What is compared with chunks lies side by side.
 class QueryBlock {
  public:
   void begin(const CodedQueries& coded, const std::uint32_t* numbers, std::size_t count) {
@@ -30,7 +31,7 @@ class QueryBlock {
   }
 
   std::size_t count() const { return count_; }
-  // The number of query i in the scope.
+  // Returns the number that query i has in the scope.
   std::uint32_t number(std::size_t i) const { return numbers_[i]; }
 
   std::vector<double> slack, error, square;  // CodedQuery's

@@ -8,7 +8,7 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr std::size_t kMostGoingOn = 4;  // queries of a block that never give up
 
-// A heap of the k smallest values, one more of which has come.
+// Takes one more value into a heap of the k smallest.
 void keep_smallest(std::vector<double>& heap, std::size_t k, double value) {
   if (heap.size() == k) {
     if (value >= heap.front()) return;
@@ -19,7 +19,7 @@ void keep_smallest(std::vector<double>& heap, std::size_t k, double value) {
   std::push_heap(heap.begin(), heap.end());
 }
 
-// Drops those from `first` on that lie beyond the reach.
+// Drops the candidates from `first` on that lie beyond the reach.
 void drop_far(std::vector<CascadeCandidate>& pool, std::vector<CascadeCandidate>::iterator first,
               double reach) {
   pool.erase(
@@ -56,8 +56,8 @@ void CascadeCandidates::begin(const QueryBlock& block,
   }
 }
 
-// A query that most rows pass is better off with the flat search, together with others. Alone it is
-// not, for that reads every row: a few of a block go on.
+// A query that many rows pass is better off with the flat search, together with others. Alone it is
+// not, since that search reads every row. So a few queries of a block go on.
 void CascadeCandidates::count_passed(std::size_t i, std::size_t rows) {
   OfQuery& query = queries_[i];
   query.passed += rows;
@@ -84,7 +84,7 @@ void CascadeCandidates::tighten(std::size_t i, double kth) {
   reach_[i] = std::min(reach_[i], keys_of(i).reach(kth));
 }
 
-// Drops what lies beyond the reach. Where bounds are too wide for that (ties, duplicates),
+// Drops what lies beyond the reach. Where bounds are too wide to drop enough (ties, duplicates),
 // canonical keys decide.
 void CascadeCandidates::thin(std::size_t i) {
   std::vector<CascadeCandidate>& pool = queries_[i].pool;
@@ -104,8 +104,8 @@ void CascadeCandidates::thin(std::size_t i) {
   rebuild_ends(i);
 }
 
-// Upper ends in the pool have changed. There are k of them at least, unless a row has been written
-// to or a file's bounds are wrong.
+// Finds the k smallest upper ends again, after those in the pool have changed. The pool has at
+// least k, unless a row has been written to or a file's bounds are wrong.
 void CascadeCandidates::rebuild_ends(std::size_t i) {
   std::vector<double>& ends = queries_[i].ends;
   ends.clear();
@@ -134,8 +134,8 @@ void CascadeCandidates::settle() {
     if (!queries_[i].gave_up && queries_[i].ends.size() == k_) rebuild_ends(i);
 }
 
-// What has a key already comes first, then the others from the least lower end on, until that lies
-// beyond the k-th key.
+// Adds what has a key already first, then the others from the least lower end on, until that end
+// lies beyond the reach of the k-th key.
 void CascadeCandidates::finish(std::size_t i, std::vector<Neighbour>& found) {
   std::vector<CascadeCandidate>& pool = queries_[i].pool;
   const auto unknown = std::partition(pool.begin(), pool.end(),

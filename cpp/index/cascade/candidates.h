@@ -1,4 +1,4 @@
-// What a block's queries have found so far, and how far their k nearest rows can be.
+// Keeps what a block's queries have found so far, and how far their k nearest rows can be.
 #pragma once
 
 #include <cstddef>
@@ -16,22 +16,25 @@ class CascadeCandidates {
   CascadeCandidates(const Cascade& cascade, const IndexScope& scope, const CodedQueries& coded,
                     KeyQueue& keys);
 
-  // `found` holds neighbours found elsewhere, of each query of the scope: they count towards the k.
+  // Takes up a block. `found` holds neighbours of each query of the scope that were found
+  // elsewhere. They count towards the k.
   void begin(const QueryBlock& block, const std::vector<std::vector<Neighbour>>& found);
 
-  // -infinity of a query that gave up, so that nothing is within its reach.
+  // The reach of a query that gave up is -infinity, so that nothing lies within it.
   double reach(std::size_t i) const { return reach_[i]; }
   bool gave_up(std::size_t i) const { return queries_[i].gave_up; }
 
-  // Rows of query i have passed the bounds of the projection. If these are too many, it gives up.
+  // Counts rows of query i that have passed the bounds of the projection. If these are too many,
+  // the query gives up.
   void count_passed(std::size_t i, std::size_t rows);
   // Takes up a row that the query may see.
   void keep(std::size_t i, const CascadeCandidate& candidate);
-  // Finds the keys of the k nearest so far: bounds by coded rows widen the reach, and before most
-  // rows are looked at it should be small. Queries of a block share many of these rows.
+  // Finds the keys of the k nearest so far. Bounds by coded rows make the reach larger than it need
+  // be, and it should be small before most rows are looked at. Queries of a block share many of
+  // these rows, so that doing it for all of them together saves reads.
   void settle();
-  // Adds what may be among the k nearest rows of query i, with canonical keys. The last call for
-  // the query.
+  // Adds to `found` what may be among the k nearest rows of query i, with canonical keys. This must
+  // be the last call for the query.
   void finish(std::size_t i, std::vector<Neighbour>& found);
 
   std::uint64_t thinnings = 0, exact_thinnings = 0;  // as in SearchStats
@@ -40,7 +43,7 @@ class CascadeCandidates {
   struct OfQuery {
     std::size_t passed;  // rows
     bool gave_up;
-    bool goes_on;  // however many rows pass
+    bool goes_on;  // it does not give up, however many rows pass
     std::vector<CascadeCandidate> pool;
     std::vector<double> ends;  // a heap of the k smallest upper ends
   };

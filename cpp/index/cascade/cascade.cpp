@@ -22,7 +22,7 @@ double Projection::map(const float* x, const float* layer, const KernelTable& ke
     phi[c] = static_cast<float>(y);
   }
   const auto m = static_cast<double>(axes);
-  // README.md, "What is computed is not what is meant".
+  // README.md derives this ("What is computed is not what is meant").
   const double sums = std::sqrt(m) * (1 + departure) * theta;
   const double off = departure * norm + 2 * kU * std::sqrt(layer_square) +
                      4 * sums * (norm + 2 * offset_norm) + m * kEta;
@@ -36,7 +36,8 @@ double Projection::map(const float* x, const float* layer, const KernelTable& ke
     phi[axes] = static_cast<float>(tail - tail_centre);
     along += tail * tail + tail_centre * tail_centre;
   }
-  // One rounding to float32 of every coordinate, and less of all that was done in float64.
+  // Every coordinate is rounded to float32 once, and all that was done in float64 adds less than
+  // that.
   return (off + tail_off + 2 * kU * std::sqrt(along)) * (1 + 16 * kV);
 }
 
@@ -56,8 +57,9 @@ void Cascade::find_starts() {
 }
 
 void Cascade::complete() {
-  // What a build can produce: it takes numbers from 2^-60 to 2^60 in fewer than 2^48 dimensions, so
-  // that no length reaches kFar, and no two projections in float32 are nearer than 2^-149.
+  // These are the limits of what a build can produce. It takes numbers from 2^-60 to 2^60 in fewer
+  // than 2^48 dimensions, so that no length reaches kFar, and no two projections in float32 are
+  // nearer than 2^-149.
   constexpr double kFar = 0x1p100, kFinest = 0x1p160;
   const auto require = [](bool holds) {
     if (!holds) throw std::invalid_argument("the parts of a cascade do not fit together");

@@ -1,5 +1,5 @@
-// What the cascade knows of some rows: a coded projection, clusters of it, coded rows.
-// README.md derives everything; the letters here are its letters.
+// A cascade keeps three things of some rows: a coded projection, clusters of the projections, and
+// coded rows. README.md derives everything, and the letters here are its letters.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 
 namespace resmem {
 
-// What to build.
+// The shape of a cascade that is to be built.
 struct CascadeShape {
   Metric metric = Metric::euclidean;
   std::size_t depth = 0;     // codes of a row's projection, a multiple of 4
@@ -37,7 +37,8 @@ struct Projection {
   double offset_norm = 0;
 
   std::size_t coordinates() const { return axes + (has_tail ? 1 : 0); }
-  // Phi of x from the layer's outputs, as float32; returns how far from the exact Phi it can be.
+  // Writes Phi of x, made of the layer's outputs, as float32. Returns how far from the exact Phi it
+  // can be.
   double map(const float* x, const float* layer, const KernelTable& kernels, float* phi) const;
 };
 
@@ -47,23 +48,24 @@ inline constexpr int kQueryOffset = 64;  // codes of queries are stored with thi
 // With more codes a score could leave 32 bits: a row's init is at least -16,192 a code
 // (127^2 / 2 + 64 * 127), its products 128 * 127 a code, and a threshold at most 2,048 a code.
 inline constexpr std::size_t kMostDepth = std::size_t{1} << 15;
-// Of places without a row: beyond every threshold, and modulo 2^16 beyond most.
+// The init of places without a row is beyond every threshold, and modulo 2^16 beyond most.
 inline constexpr std::int32_t kPaddingInit = -(1 << 30) - 24000;
 
-// The nearest whole number within limits. NaN gives `low`: it comes of numbers that another thread
-// has changed since they were checked, and no conversion to an integer is defined for it.
+// Returns the nearest whole number within limits. A NaN comes of numbers that another thread has
+// changed since they were checked. It gives `low`, as no conversion of NaN to an integer is
+// defined.
 inline double nearest_code(double value, double low, double high) {
   return std::min(std::max(low, std::nearbyint(value)), high);
 }
 
-// Rows of one cluster that lie together, a whole number of panels.
+// A chunk is rows of one cluster that lie together and fill whole panels.
 struct Chunk {
   std::uint32_t first, count, cluster;
-  float near, far;  // distances of Phi of its rows from the cluster's centre lie between
+  float near, far;  // Phi of its rows is at least and at most this far from the cluster's centre
   float error;      // no row's coded Phi is farther from the exact one
 };
 
-// Beside the codes of a row.
+// These are kept beside the codes of a row.
 struct CodedRow {
   float square;  // |steps * code|^2
   float error;   // the coded row is no farther from the row
@@ -76,8 +78,8 @@ struct Cascade final : RowIndex {
   double scale = 1;                 // codes per unit of length
   std::vector<float> centres;       // (clusters, coordinates)
   std::vector<Chunk> chunks;        // ascending by cluster
-  std::vector<std::size_t> starts;  // of every cluster's chunks, and the end
-  std::vector<Chunk> whole;         // of every cluster: near and far of its chunks
+  std::vector<std::size_t> starts;  // where every cluster's chunks start, and the end
+  std::vector<Chunk> whole;         // per cluster: the least near and the largest far of its chunks
   std::vector<float> steps;         // (dimensions,): a coded row is offset + steps * code; or empty
   double code_sum = 0;              // sum |code| of a row is at most this
   double largest_square = 0;
@@ -87,9 +89,10 @@ struct Cascade final : RowIndex {
   Mappable<std::int8_t> codes;   // (places, code_depth), or empty
   Mappable<CodedRow> coded;      // per place, or empty
 
-  void find_starts();  // and `whole`, from the chunks
-  // The same for who has all else from a file. Throws std::invalid_argument if a search could read
-  // beyond anything, overflow an integer or compare NaN.
+  // Sets `starts` and `whole` by the chunks.
+  void find_starts();
+  // Does the same once all else has been read from a file. Throws std::invalid_argument if a search
+  // could read beyond anything, overflow an integer or compare NaN.
   void complete();
 
   const IndexKind& kind() const override;
@@ -102,20 +105,22 @@ struct Cascade final : RowIndex {
   void search(const IndexScope& scope, const IndexOutput& output) const override;
 };
 
-// Where code p of a place lies in the panels (kernels/table.h, CodeScanArgs).
+// Returns where code p of a place lies in the panels (kernels/table.h, CodeScanArgs).
 inline std::size_t in_panels(std::size_t place, std::size_t p, std::size_t depth) {
   const std::size_t panel = place / kPanelRows * kPanelRows;
   return panel * depth + (p / 4 * kPanelRows + place - panel) * 4 + p % 4;
 }
 
-// Rows [0, segment.n) of a segment. Throws Interrupted.
+// Builds a cascade of rows [0, segment.n) of a segment, each of d numbers. Throws Interrupted, and
+// std::invalid_argument for rows that cannot be coded or that another thread has changed.
 Cascade build_cascade(const Segment& segment, std::size_t d, const CascadeShape& shape,
                       const Execution& execution);
 
 // No row that is coded and no query that is searched for has a larger |value|: the arithmetic of
 // the projection stays far from overflow.
 inline constexpr double kMostCoded = 0x1p60;
-// Whether rows of this largest |value| can be coded: it stays far from underflow too.
+// Tells whether rows of this largest |value| can be coded. The arithmetic must stay far from
+// underflow too.
 inline bool can_be_coded(double max_abs) {
   return max_abs >= 1 / kMostCoded && max_abs <= kMostCoded;
 }

@@ -7,7 +7,6 @@
 
 namespace resmem {
 
-// Every row by every stage.
 void cascade_bounds(const Cascade& cascade, const IndexScope& scope, const CascadeBounds& bounds) {
   const CodedQueries queries(cascade, scope);
   std::vector<float> scratch(scope.request.d);

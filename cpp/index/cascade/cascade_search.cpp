@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::size_t kQueryBytes = std::size_t{16} << 20;
 
-// Queries by their nearest cluster, so that those of a block have rows in common.
+// Orders queries by their nearest cluster, so that those of a block have rows in common.
 std::vector<std::uint32_t> by_nearest_cluster(const CodedQueries& queries, std::size_t count,
                                               std::size_t clusters) {
   std::vector<std::uint32_t> nearest(count), order(count);
@@ -25,7 +25,8 @@ std::vector<std::uint32_t> by_nearest_cluster(const CodedQueries& queries, std::
   return order;
 }
 
-// Threads hand their pass on from task to task: its buffers are warm.
+// Keeps passes between tasks. A thread takes one that is idle, whose buffers are already large
+// enough.
 class Passes {
  public:
   Passes(const Cascade& cascade, const IndexScope& scope, const CodedQueries& queries)
@@ -60,7 +61,8 @@ void Cascade::search(const IndexScope& scope, const IndexOutput& output) const {
   std::vector<std::vector<Neighbour>>& found = output.found;
   const CodedQueries queries(*this, scope);
   const auto order = by_nearest_cluster(queries, scope.count, clusters);
-  // Blocks of queries, and where those are too few for the threads, parts of the clusters.
+  // A task is a block of queries, and where there are too few blocks for the threads, one of
+  // several parts of the clusters as well.
   const std::size_t threads = scope.execution.threads;
   const std::size_t per_block =
       std::clamp<std::size_t>((scope.count + 2 * threads - 1) / (2 * threads), 1,

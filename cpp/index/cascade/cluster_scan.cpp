@@ -6,7 +6,7 @@
 namespace resmem {
 namespace {
 
-// Beyond this a score of 16 bits cannot hold what lies within the threshold.
+// A score of 16 bits holds whatever lies within a threshold of at most this (README.md, "Codes").
 constexpr double kLargestThreshold = 65532;
 
 }  // namespace
@@ -32,7 +32,8 @@ void ClusterScan::visit(const QueryBlock& block, std::uint32_t cluster,
   }
 }
 
-// The queries that the chunk may have rows for, and what the codes of these must reach.
+// Chooses the queries for which the chunk may have rows, and the thresholds that the codes of these
+// rows must reach.
 void ClusterScan::choose(const QueryBlock& block, const Chunk& chunk,
                          const std::vector<std::uint32_t>& queries, const double* away) {
   active_.clear();
@@ -79,7 +80,8 @@ void ClusterScan::scan(const Chunk& chunk) {
   rows_.take(pairs_);
 }
 
-// A row that several queries hit is then read from memory once, and rows in their order.
+// Orders the hits by row, so that a row that several queries hit is read from memory once, and rows
+// are read in their order.
 void ClusterScan::pair_by_row(const Chunk& chunk, std::size_t found) {
   std::array<std::uint32_t, kChunkRows + 1> next{};
   for (std::size_t h = 0; h < found; ++h) ++next[hits_[h].row + 1];

@@ -1,4 +1,4 @@
-// The rows of a cluster against some queries, by clusters' bounds and by coded projections.
+// Takes some queries past the rows of a cluster, by the bounds of chunks and by coded projections.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +14,8 @@ class ClusterScan {
   ClusterScan(const Cascade& cascade, const KernelTable& kernels, const CodedQueries& coded,
               const ThreadPoll& poll, CascadeCandidates& candidates, CodedRowFilter& rows);
 
-  // The rows that may be within reach of these queries go to the filter of coded rows, chunk by
-  // chunk. `away`: the distances of the block's queries from the cluster's centre, or none.
+  // Hands the rows that may be within reach of these queries to the filter of coded rows, chunk by
+  // chunk. `away` has the distances of the block's queries from the cluster's centre, or is null.
   void visit(const QueryBlock& block, std::uint32_t cluster,
              const std::vector<std::uint32_t>& queries, const double* away);
 
@@ -34,7 +34,7 @@ class ClusterScan {
   const ThreadPoll& poll_;
   CascadeCandidates& candidates_;
   CodedRowFilter& rows_;
-  // Of the queries that a chunk is scanned for:
+  // These belong to the queries for which a chunk is scanned.
   std::vector<std::uint32_t> active_;
   std::vector<const std::uint8_t*> codes_;
   std::vector<std::int32_t> thresholds_;

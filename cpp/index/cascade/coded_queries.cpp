@@ -64,7 +64,7 @@ void CodedQueries::code(std::size_t i, const float* point, const float* layer) {
   double* away = &away_[i * cascade_.clusters];
   const std::vector<const float*> same(cascade_.clusters, phi.data());
   kernels_.exact.squared_distances(same.data(), centres_.data(), cascade_.clusters, width, away);
-  // Clusters are sorted by it, and NaN has no place in an order.
+  // Clusters are sorted by this distance, and NaN has no place in an order.
   for (std::size_t c = 0; c < cascade_.clusters; ++c)
     away[c] = std::isfinite(away[c]) ? std::sqrt(away[c]) : std::numeric_limits<double>::infinity();
   if (cascade_.code_depth > 0) code_weights(i, point);
@@ -80,7 +80,8 @@ void CodedQueries::code_weights(std::size_t i, const float* point) {
            (static_cast<double>(point[p]) - static_cast<double>(map.offset[p]));
   };
   for (std::size_t p = 0; p < map.d; ++p) largest = std::max(largest, std::fabs(weight(p)));
-  // No sum of products of codes, of 8 bits whatever they are, leaves int32.
+  // Weights are so small that no sum of their products with 8-bit codes leaves int32, whatever the
+  // codes are.
   const double most =
       std::min(32767.0, std::floor(2147483647.0 / 128 / static_cast<double>(map.d)));
   coded.unit = largest > 0 ? largest / most : 1;

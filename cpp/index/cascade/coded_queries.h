@@ -1,4 +1,4 @@
-// Queries as a cascade sees them, and what every stage promises of their distances.
+// Queries as a cascade sees them, and the bounds of their distances that every stage promises.
 #pragma once
 
 #include <algorithm>
@@ -11,32 +11,33 @@
 
 namespace resmem {
 
-// What is known of a query before any row is looked at.
+// The numbers that are known of a query before any row is looked at. Distances and errors are upper
+// ends.
 struct CodedQuery {
   KeyDistance keys;
-  double point_off;      // of the computed point from the exact one
-  double slack;          // of the computed Phi from that of the exact point
+  double point_off;      // the distance of the computed point from the exact one
+  double slack;          // the distance of the computed Phi from that of the exact point
   double error;          // |coded Phi - Phi|
   std::int64_t square;   // |code|^2
-  double unit;           // of its weights: a product of codes stands for unit times as much
+  double unit;           // of its weights; a product of codes stands for so many times as much
   double offset_square;  // |q - o|^2
-  double off;            // of a squared distance by coded rows, beside their own error
+  double off;            // the error of a squared distance by coded rows, without that of the rows
 };
 
 class CodedQueries {
  public:
-  // Throws Interrupted.
+  // Codes the queries of the scope. Throws Interrupted.
   CodedQueries(const Cascade& cascade, const IndexScope& scope);
 
-  // Query i counts from the scope's first.
+  // Here and below, query i counts from the scope's first.
   const CodedQuery& operator[](std::size_t i) const { return coded_[i]; }
   const CanonicalKey& canonical(std::size_t i) const { return canonical_[i]; }
   const std::uint8_t* codes(std::size_t i) const { return &codes_[i * cascade_.depth]; }
   const double* away(std::size_t i) const { return &away_[i * cascade_.clusters]; }
 
-  // What each stage promises; README.md derives all three.
+  // Each stage promises a bound, and README.md derives all three.
   //
-  // No row of the chunk is nearer than this to a query that is `away` from its centre.
+  // No row of the chunk is nearer than this to a query that is `away` from its cluster's centre.
   double nearest_in_chunk(const Chunk& chunk, double away, double slack) const {
     const double outside = away * (1 - theta_) - static_cast<double>(chunk.far);
     const double inside = static_cast<double>(chunk.near) - away * (1 + theta_);
@@ -47,8 +48,8 @@ class CodedQueries {
     const double units = cascade_.scale * (reach + error + static_cast<double>(chunk.error));
     return units * units * (1 + 16 * kV);
   }
-  // The squared distances between a coded row and some queries. They are true to `off`, and their
-  // roots to coded_error() besides.
+  // Writes the squared distances between a coded row and some queries. Their error is at most
+  // `off`, and that of their roots at most coded_error() more.
   static constexpr std::size_t kMostSquares = 8;
   void coded_squares(std::size_t place, const std::size_t* queries, std::size_t count,
                      double* squares) const {
@@ -66,12 +67,12 @@ class CodedQueries {
   double coded_error(std::size_t i, std::size_t place) const {
     return static_cast<double>(cascade_.coded[place].error) + coded_[i].point_off;
   }
-  // Whether the row may lie within the reach; the factor covers the roundings of both sides.
+  // Tells whether the row may lie within the reach. The factor covers the roundings of both sides.
   bool may_reach(std::size_t i, double square, double error, double reach) const {
     return square - coded_[i].off <= (reach + error) * (reach + error) * (1 + 0x1p-40);
   }
-  // Both ends of the row's distance. They are ordered, so that NaN becomes the end that says
-  // nothing.
+  // Return both ends of the row's distance. Ends are ordered later, so that a NaN becomes the end
+  // that rules nothing out.
   double low(std::size_t i, double square, double error) const {
     const double end = std::sqrt(std::max(0.0, square - coded_[i].off)) * (1 - 8 * kV) - error;
     return std::isnan(end) ? 0 : end;
@@ -87,11 +88,11 @@ class CodedQueries {
 
   const Cascade& cascade_;
   const KernelTable& kernels_;
-  const double theta_;  // of a canonical squared distance between points, relative
+  const double theta_;  // the relative rounding of a canonical squared distance between points
   std::vector<CodedQuery> coded_;
   std::vector<CanonicalKey> canonical_;
   AlignedVector<std::uint8_t> codes_;    // (count, depth)
-  AlignedVector<std::int16_t> weights_;  // (count, code_depth): products of a row's codes
+  AlignedVector<std::int16_t> weights_;  // (count, code_depth), multiplied by a row's codes
   std::vector<double> away_;             // (count, clusters)
   std::vector<const float*> centres_;
 };

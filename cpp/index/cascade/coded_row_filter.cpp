@@ -6,7 +6,7 @@ namespace resmem {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr std::size_t kAhead = 4;  // rows on their way while one is looked at
+constexpr std::size_t kAhead = 4;  // rows that are fetched while one is looked at
 
 }  // namespace
 
@@ -45,7 +45,7 @@ void CodedRowFilter::take(std::vector<Pair>& pairs) {
     if (fresh_[h].low < kInfinity) candidates_.keep(pairs[h].query, fresh_[h]);
 }
 
-// Leaves the pairs within reach by the rows' own codes, and their squared distances.
+// Leaves the pairs that may be within reach by the rows' own codes, with their squared distances.
 void CodedRowFilter::bound_by_codes(std::vector<Pair>& pairs) {
   const std::size_t count = pairs.size();
   const auto fetch = [&](std::size_t h) {
@@ -54,7 +54,7 @@ void CodedRowFilter::bound_by_codes(std::vector<Pair>& pairs) {
   for (std::size_t h = 0; h < kAhead; ++h) fetch(h);
   rows_coded += count;
   squares_.resize(count);
-  for (std::size_t h = 0; h < count;) {  // a row and the queries that hit it
+  for (std::size_t h = 0; h < count;) {  // each round takes a row and queries that hit it
     std::size_t queries[CodedQueries::kMostSquares], some = 0;
     const std::uint32_t place = pairs[h].place;
     for (; h + some < count && some < CodedQueries::kMostSquares && pairs[h + some].place == place;
@@ -65,7 +65,7 @@ void CodedRowFilter::bound_by_codes(std::vector<Pair>& pairs) {
     coded_.coded_squares(place, queries, some, &squares_[h]);
     h += some;
   }
-  // Which of them stay is hard to predict: no branches.
+  // Which of them stay is hard to predict, so there are no branches.
   std::size_t stay = 0;
   for (std::size_t h = 0; h < count; ++h) {
     const Pair pair = pairs[h];
@@ -83,7 +83,7 @@ bool CodedRowFilter::visible(std::size_t i, std::uint32_t row, std::int64_t id) 
          !scope_.exclusions.excludes(scope_.first + block_->number(i), id);
 }
 
-// What bound_by_codes() reads of a row.
+// Asks for what bound_by_codes() reads of a row.
 void CodedRowFilter::prefetch(std::uint32_t place) const {
   prefetch_bytes(&cascade_.codes[place * cascade_.code_depth], cascade_.code_depth);
   prefetch_bytes(&cascade_.coded[place], sizeof(CodedRow));

@@ -1,4 +1,5 @@
-// Rows that passed the projection, one by one: their own codes bound their distances.
+// Looks at rows that passed the projection one by one, and bounds their distances by their own
+// codes.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +10,7 @@
 
 namespace resmem {
 
-// Without coded rows it finds the canonical keys of all rows at once.
+// A cascade without coded rows has no such codes. Then the filter finds the canonical keys at once.
 class CodedRowFilter {
  public:
   CodedRowFilter(const Cascade& cascade, const IndexScope& scope, const CodedQueries& coded,
@@ -18,9 +19,10 @@ class CodedRowFilter {
 
   void begin(const QueryBlock& block);
   // Hands the pairs that may be within reach to the candidates, unless the query must not see the
-  // row. The pairs are used up; those of one row that follow one another share its codes.
+  // row. The pairs are overwritten. Those of one row should follow one another, as they then share
+  // one read of its codes.
   void take(std::vector<Pair>& pairs);
-  // Tells that query i has been given these places, which ascend: take() leaves them out.
+  // Says that query i has been given these places, which ascend. take() then leaves them out.
   void mark_taken(std::size_t i, std::vector<std::uint32_t>&& places) {
     taken_[i] = std::move(places);
   }

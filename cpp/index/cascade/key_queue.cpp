@@ -4,7 +4,7 @@
 
 namespace resmem {
 
-// One pass distributes the candidates to stretches of rows.
+// One pass deals the candidates out to stretches of rows. Within a stretch they keep their order.
 void KeyQueue::sort_by_row(std::size_t n) {
   constexpr std::size_t kStretches = 4096;
   const auto stretch = [&](const Wanted& w) { return w.candidate->row * kStretches / n; };

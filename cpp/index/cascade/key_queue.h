@@ -1,4 +1,4 @@
-// Canonical keys that are wanted, found several at a time.
+// Finds the canonical keys that are wanted, several at a time.
 #pragma once
 
 #include <cmath>
@@ -13,12 +13,12 @@ namespace resmem {
 
 inline constexpr double kUnknownKey = std::numeric_limits<double>::quiet_NaN();
 
-// A row that may be among the k nearest of a query: its distance lies in [low, high].
+// A row that may be among the k nearest of a query. Its distance lies in [low, high].
 struct CascadeCandidate {
   double low, high;
   double key;  // canonical, or kUnknownKey
   std::int64_t id;
-  std::uint32_t row;  // kNoRow: it was found elsewhere
+  std::uint32_t row;  // kNoRow if it was found elsewhere
 
   bool has_key() const { return !std::isnan(key); }
 };
@@ -30,13 +30,14 @@ class KeyQueue {
   KeyQueue(const IndexScope& scope, const CodedQueries& coded, const ThreadPoll& poll)
       : scope_(scope), coded_(coded), poll_(poll), scratch_(kTogether * scope.request.d) {}
 
-  // The query counts from the scope's first. The candidate stays where it is until find().
+  // Asks for a key. The query counts from the scope's first. The candidate must stay where it is
+  // until find().
   void want(std::uint32_t query, CascadeCandidate& candidate) {
     wanted_.push_back({query, &candidate});
   }
-  // Orders what is wanted by row, of which there are n, as far as caches care.
+  // Orders what is wanted by row, of which there are n, but only as finely as caches notice.
   void sort_by_row(std::size_t n);
-  // Gives every candidate that is wanted its key, and both ends that follow from it.
+  // Gives every candidate whose key is wanted that key, and both ends that follow from it.
   void find();
 
   std::uint64_t found = 0;  // keys, so far

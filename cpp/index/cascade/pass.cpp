@@ -46,7 +46,7 @@ void CascadePass::visit(std::uint32_t cluster) {
   if (!visitors_.empty()) scan_.visit(block_, cluster, visitors_, schedule_.away(cluster));
 }
 
-// Whether the query's codes are cut off: rounding alone moves them less.
+// Tells whether the query's codes are cut off. Rounding alone would move them less.
 bool CascadePass::lies_far_out(std::size_t i) const {
   const double rounded = std::sqrt(static_cast<double>(cascade_.projection.coordinates())) / 2;
   return (block_.error[i] - block_.slack[i]) * cascade_.scale > rounded;
@@ -62,7 +62,7 @@ void CascadePass::visit_outliers(bool far_out) {
   visit(schedule_.outliers());
 }
 
-// Every query's own nearest clusters. Each is visited once, by all queries that have it among
+// Visits every query's own nearest clusters, each of them once, with all queries that have it among
 // theirs.
 void CascadePass::visit_near() {
   for (const std::uint32_t cluster : schedule_.near_clusters()) {
@@ -72,7 +72,7 @@ void CascadePass::visit_near() {
   }
 }
 
-// All clusters that are left, from near to far, by the queries that may have rows in them.
+// Visits all clusters that are left, from near to far, with the queries that may have rows in them.
 void CascadePass::visit_others() {
   for (const std::uint32_t cluster : schedule_.clusters()) {
     poll_();

@@ -1,4 +1,5 @@
-// One thread's pass: a block of queries against the clusters of a cascade, or a part of them.
+// A pass is the work of one thread: it takes a block of queries past the clusters of a cascade, or
+// past a part of them.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +16,8 @@ namespace resmem {
 // and the queue finds their keys.
 class CascadePass {
  public:
-  // Queries of a block, so that what is held of each stays within a few megabytes.
+  // Returns how many queries a block may have, so that what is held of them stays within a few
+  // megabytes.
   static std::size_t most_queries(std::size_t k) {
     constexpr std::size_t kBytes = std::size_t{8} << 20, kLeast = 8;
     return std::clamp(kBytes / (k * (2 * sizeof(CascadeCandidate) + sizeof(double))), kLeast,
@@ -26,7 +28,7 @@ class CascadePass {
   CascadePass& operator=(const CascadePass&) = delete;
 
   // Takes a block of queries, given by number, past one of so many parts of the clusters. `found`
-  // holds neighbours found elsewhere: they count towards the k.
+  // holds neighbours that were found elsewhere. They count towards the k.
   void run(const std::uint32_t* queries, std::size_t count, std::size_t part, std::size_t parts,
            const std::vector<std::vector<Neighbour>>& found, bool calling_thread);
 
@@ -35,7 +37,7 @@ class CascadePass {
   bool gave_up(std::size_t i) const { return candidates_.gave_up(i); }
   void finish(std::size_t i, std::vector<Neighbour>& found) { candidates_.finish(i, found); }
 
-  // Everything done since the pass was made.
+  // Counts everything done since the pass was made.
   SearchStats stats() const;
 
  private:

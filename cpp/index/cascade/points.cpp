@@ -5,9 +5,10 @@
 namespace resmem {
 namespace {
 
-// x / |x|, or 0. The norm, its root, the quotient and the product stay within 2 theta, float32 adds
-// u, and what underflows eta. Every similarity to a zero vector counts as 0: the exact points lie
-// sqrt(2) apart, the computed ones 1 or, if both are zero, 0. Half of sqrt(2) each covers that.
+// Writes x / |x|, or 0 for a zero vector, and returns its error. The norm, its root, the quotient
+// and the product stay within 2 theta, float32 adds u, and what underflows eta. Every similarity to
+// a zero vector counts as 0: the exact points lie sqrt(2) apart, the computed ones 1 or, if both
+// are zero, 0. Half of sqrt(2) each covers that.
 double unit(const float* x, std::size_t d, const KernelTable& kernels, float* out) {
   const double square = kernels.exact.dot(x, x, d);
   kernels.filter.stage_unit(x, square > 0 ? 1 / std::sqrt(square) : 0, out, d);
@@ -15,7 +16,8 @@ double unit(const float* x, std::size_t d, const KernelTable& kernels, float* ou
   return kU + 2 * canonical_rounding(d) + static_cast<double>(d) * kEta;
 }
 
-// Order does not depend on a query's length; the rows' length keeps points close together.
+// Returns the factor that gives a query the length of the longest row. The order of rows does not
+// depend on a query's length, and with this one their points lie close together.
 double query_scale(double norm, double longest) { return norm > 0 ? longest / norm : 1; }
 
 }  // namespace
@@ -28,8 +30,8 @@ const float* Points::row(const float* x, const KernelTable& kernels, float* out,
     *off = unit(x, d, kernels, out);
     return out;
   }
-  // Lifted to one length. Under the root, the row's square is off by theta times itself, the
-  // rest by a rounding each.
+  // The row is lifted to the length `longest`. Under the root, the row's square is off by theta
+  // times itself, and all else by a rounding each.
   const double square = kernels.exact.dot(x, x, d), all = longest * longest;
   const double lift = std::sqrt(std::max(0.0, all - square));
   const double under = 2 * canonical_rounding(d) * all;

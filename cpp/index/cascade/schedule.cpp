@@ -24,7 +24,7 @@ void Schedule::begin(const QueryBlock& block, std::size_t part, std::size_t part
   for (std::size_t i = 0; i < count_; ++i) find_near(i);
 }
 
-// Every so many clusters of the order from near to far, so that each part has near ones.
+// Orders the clusters from near to far and takes every `parts`-th, so that each part has near ones.
 void Schedule::find_clusters(const QueryBlock& block, std::size_t part, std::size_t parts) {
   std::vector<double> sum(cascade_.clusters);
   for (std::size_t i = 0; i < count_; ++i)

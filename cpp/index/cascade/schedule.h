@@ -1,4 +1,4 @@
-// Which clusters a block of queries visits, and in which order.
+// Decides which clusters a block of queries visits, and in which order.
 #pragma once
 
 #include <cstddef>
@@ -18,23 +18,23 @@ class Schedule {
   // Takes up a block, and one of so many parts of the clusters.
   void begin(const QueryBlock& block, std::size_t part, std::size_t parts);
 
-  // The part's clusters, from near to far as seen by the block.
+  // Returns the part's clusters, from near to far as the block sees them.
   const std::vector<std::uint32_t>& clusters() const { return clusters_; }
   bool has_outliers() const { return has_outliers_; }
   std::uint32_t outliers() const { return static_cast<std::uint32_t>(cascade_.clusters); }
 
-  // Each query's own nearest clusters of the part, in order.
+  // Every query has so many nearest clusters of the part, ranked from the nearest on.
   std::size_t near_count() const { return near_count_; }
   std::uint32_t near(std::size_t i, std::size_t rank) const {
     return near_[i * near_count_ + rank];
   }
-  // All of these once, early those that are among the first of many queries.
+  // Returns each of these once. Those that are among the first of many queries come early.
   std::vector<std::uint32_t> near_clusters() const;
-  // The queries that have the cluster among their nearest.
+  // Finds the queries that have the cluster among their nearest.
   void near_queries(std::uint32_t cluster, std::vector<std::uint32_t>& queries) const;
 
-  // Distances of the block's queries from the centre of a cluster, infinite once they have visited
-  // it. The outliers have no centre.
+  // Returns the distances of the block's queries from the centre of a cluster, infinite for those
+  // that have visited it. The outliers have no centre, and this gives null.
   const double* away(std::uint32_t cluster) const {
     return cluster < cascade_.clusters ? &away_[cluster * count_] : nullptr;
   }

@@ -36,8 +36,8 @@ void Seeds::find(const QueryBlock& block, const Schedule& schedule, std::uint32_
 
 void Seeds::score(const QueryBlock& block, std::size_t i, std::uint32_t cluster) {
   const std::uint8_t* codes = coded_.codes(block.number(i));
-  // The best score is the largest of 16 bits, halves rounded: codes up to 362 units apart keep
-  // their order.
+  // With this threshold the best score is the largest that 16 bits hold, but for the rounding of
+  // halves. So codes up to 362 units apart keep their order.
   const auto threshold = static_cast<std::int32_t>(block.square[i] / 2) - 32766;
   for (std::size_t c = cascade_.starts[cluster]; c < cascade_.starts[cluster + 1]; ++c) {
     const Chunk& chunk = cascade_.chunks[c];

@@ -1,4 +1,4 @@
-// A first reach of a query, from the rows of its nearest clusters.
+// Finds a first reach of a query among the rows of its nearest clusters.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +15,9 @@ class Seeds {
   Seeds(const Cascade& cascade, const IndexScope& scope, const CodedQueries& coded,
         const ThreadPoll& poll, CascadeCandidates& candidates, CodedRowFilter& rows);
 
-  // Of the rows of the query's nearest clusters, hands the k that look nearest by their codes to
-  // the filter of coded rows, again and again until the query has a reach.
+  // Takes the rows of some of the query's nearest clusters, and hands the k that look nearest by
+  // their codes to the filter of coded rows. It goes on to further clusters until the query has a
+  // reach.
   void find(const QueryBlock& block, const Schedule& schedule, std::uint32_t i);
 
   std::uint64_t pairs_coded = 0;  // as in SearchStats

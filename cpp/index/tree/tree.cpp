@@ -24,7 +24,8 @@ class Builder {
 
   Tree build() {
     for (std::size_t i = 0; i < tree_.n; ++i) rows_[i] = static_cast<std::uint32_t>(i);
-    // The first levels one after the other, then what is below each of their nodes on its own.
+    // The first levels are built one after the other, and then what lies below each of their nodes
+    // on its own.
     constexpr std::size_t kTogether = 6;
     const std::size_t top = std::min(kTogether, tree_.height);
     for (std::size_t level = 0; level < top; ++level)
@@ -38,7 +39,7 @@ class Builder {
   }
 
  private:
-  // What one thread works with.
+  // One thread works with one of these.
   class Part {
    public:
     explicit Part(Builder& whole)
@@ -51,7 +52,8 @@ class Builder {
       build(level + 1, 2 * j + 1, calling);
     }
 
-    // Orders a leaf; halves the rows of any other node along the widest side of their box.
+    // Orders the rows of a leaf, and halves those of any other node along the widest side of their
+    // box.
     void split(std::size_t level, std::size_t j, bool calling) {
       Tree& tree = whole_.tree_;
       const std::size_t first = tree.place(j, level), last = tree.place(j + 1, level), d = tree.d;
@@ -91,7 +93,7 @@ class Builder {
     struct Keyed {
       float value;
       std::uint32_t row;
-      bool operator<(const Keyed& other) const {  // no two are equal: the halves are what they are
+      bool operator<(const Keyed& other) const {  // no two are equal, so the halves are unique
         return value < other.value || (value == other.value && row < other.row);
       }
     };

@@ -1,4 +1,4 @@
-// A balanced k-d tree of some rows: cells cut in two again and again, and the rows of each
+// A balanced k-d tree of some rows: cells are cut in two again and again, and each holds its rows
 // (README.md).
 #pragma once
 
@@ -15,7 +15,7 @@ namespace resmem {
 
 inline constexpr std::size_t kMostTreeDimensions = 16;
 
-// Where a node's rows are cut in two.
+// A node's rows are cut in two here.
 struct Split {
   float below, above;  // along the side: the largest of the left rows, the least of the right ones
   std::uint32_t side;
@@ -30,11 +30,12 @@ struct Tree final : RowIndex {
   Mappable<std::uint32_t> rows;  // row of each place, ascending within a leaf
 
   std::size_t leaves() const { return std::size_t{1} << height; }
-  // Where the places of node j of a level begin; of j + 1, where they end.
+  // Returns where the places of node j of a level begin. Those of node j end where those of j + 1
+  // begin.
   std::size_t place(std::size_t j, std::size_t level) const { return j * n >> level; }
 
-  // For who has it from a file. Throws std::invalid_argument if a search could read beyond
-  // anything.
+  // Checks a tree that was read from a file. Throws std::invalid_argument if a search could read
+  // beyond anything.
   void complete() const;
 
   const IndexKind& kind() const override;
@@ -49,9 +50,9 @@ struct Tree final : RowIndex {
   void search(const IndexScope& scope, const IndexOutput& output) const override;
 };
 
-// Rows [0, segment.n) of a segment, at least `leaf` of them in a leaf (0: as measured best), if
-// there are so many. The same whatever the number of threads. Throws Interrupted, and
-// std::invalid_argument for rows that are not finite.
+// Builds a tree of rows [0, segment.n) of a segment, with at least `leaf` of them in a leaf if
+// there are so many (0 stands for the size that measured best). The tree does not depend on the
+// number of threads. Throws Interrupted, and std::invalid_argument for rows that are not finite.
 Tree build_tree(const Segment& segment, std::size_t d, std::size_t leaf,
                 const Execution& execution);
 

@@ -14,8 +14,8 @@ constexpr std::size_t kQueryBytes = std::size_t{16} << 20;
 constexpr std::size_t kBlockQueries = 64;   // of a task
 constexpr std::size_t kOrderQueries = 256;  // fewer are not worth sorting
 
-// A node and the point of its cell that is nearest to a query. Its key is a canonical one, and none
-// of the node's rows has a smaller one (README.md).
+// A cell is a node with the point in it that is nearest to a query. That point's key is a canonical
+// one, and none of the node's rows has a smaller one (README.md).
 template <std::size_t kD>
 struct Cell {
   double key;
@@ -40,7 +40,7 @@ struct Cell {
     other.nearest[split.side] = right ? split.below : split.above;
     other.key = squared_distance<kD>(query, other.nearest);
     node = 2 * node + (right ? 2 : 1);
-    if (right ? at < split.above : at > split.below) {  // it was between the halves
+    if (right ? at < split.above : at > split.below) {  // the point lay between the halves
       at = right ? split.above : split.below;
       key = squared_distance<kD>(query, nearest);
     }
@@ -48,14 +48,14 @@ struct Cell {
   }
 };
 
-// One thread's queries, one after the other.
+// Searches one thread's queries, one after the other.
 template <std::size_t kD>
 class Walk {
  public:
   Walk(const Tree& tree, const IndexScope& scope)
       : scope_(scope), tree_(tree), segment_(scope.segment) {}
 
-  // The leaf that a query comes to by always taking the nearer child.
+  // Returns the leaf that a query comes to by always taking the nearer child.
   std::size_t nearest_leaf(std::size_t i) const {
     const float* query = scope_.query(i);
     std::size_t node = 0;
@@ -101,7 +101,9 @@ class Walk {
     const std::size_t k = scope_.request.k, query_number = scope_.first + i;
     const std::size_t first = tree_.place(leaf, tree_.height);
     const std::size_t last = tree_.place(leaf + 1, tree_.height);
-    // Rows ascend, and ids with them: none of many duplicates comes before the k-th.
+    // Where the leaf's key is the k-th's, a row must have a smaller id to come before the k-th.
+    // Rows ascend within a leaf, and ids with them, so the first row tells. This spares many
+    // duplicates.
     if (key == worst_ && segment_.ids == nullptr && found.size() == k &&
         segment_.id(tree_.rows[first]) > found.front().id)
       return;
@@ -136,7 +138,7 @@ class Walk {
   std::size_t leaves_ = 0;
 };
 
-// Queries by the leaf they fall in: those of a task have boxes and rows in common.
+// Orders queries by the leaf they fall in, so that those of a task have boxes and rows in common.
 template <std::size_t kD>
 std::vector<std::uint64_t> by_leaf(const Tree& tree, const IndexScope& scope) {
   std::vector<std::uint64_t> order(scope.count);
@@ -192,7 +194,7 @@ void all_bounds(const Tree& tree, const IndexScope& scope, double* bounds) {
   }
 }
 
-// One function for every number of dimensions.
+// There is one function for every number of dimensions.
 using Search = void (*)(const Tree&, const IndexScope&, const IndexOutput&);
 using Bounds = void (*)(const Tree&, const IndexScope&, double*);
 template <std::size_t... kI>
@@ -217,7 +219,7 @@ void tree_bounds(const Tree& tree, const IndexScope& scope, double* bounds) {
   kBounds.at(tree.d - 1)(tree, scope, bounds);
 }
 
-// Of each query it holds nothing but its place in the order.
+// A search holds nothing of each query but its place in the order.
 std::size_t Tree::queries_together(const SearchRequest&) const {
   return kQueryBytes / sizeof(std::uint64_t);
 }
