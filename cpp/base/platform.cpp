@@ -188,7 +188,7 @@ static std::size_t unified_quota(const std::string& folder) {
   return file >> quota >> period ? whole_cpus(std::atof(quota.c_str()), period) : 0;
 }
 
-// The same of a control group of version 1.
+// Returns the same for a control group of version 1.
 static std::size_t legacy_quota(const std::string& folder) {
   const auto number = [&](const char* name) {
     double value = 0;

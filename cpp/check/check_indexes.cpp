@@ -10,7 +10,7 @@
 namespace resmem {
 namespace {
 
-// A way to index a segment of float32 rows for a request.
+// Each of these indexes a segment of float32 rows for a request in its own way.
 struct IndexBuild {
   const char* kind;  // IndexKind::name
   const char* path;

@@ -55,7 +55,7 @@ void check_path(Context& context, const SearchCase& search_case, const Path& pat
   }
 }
 
-// Owns what its request points to: float64 queries, and one segment of float64 rows.
+// Owns the float64 queries and the one segment of float64 rows that its request points to.
 struct WideSearchCase {
   explicit WideSearchCase(Reader& reader) {
     request.metric = static_cast<Metric>(reader.size());

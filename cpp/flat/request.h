@@ -10,7 +10,7 @@
 
 namespace resmem {
 
-// The sizes of blocks. A 0 lets the planner choose. Results never depend on them.
+// Blocks have these sizes. A 0 lets the planner choose. Results never depend on them.
 struct Blocks {
   std::size_t queries = 0;  // queries a task holds (5th loop)
   std::size_t rows = 0;     // mc: staged rows (4th loop)
@@ -55,7 +55,7 @@ struct SearchRequest {
   }
 };
 
-// What really ran, summed over threads. Tests assert these numbers.
+// These numbers say what really ran, summed over threads. Tests assert them.
 struct SearchStats {
   std::string isa, strategy, filter;
   std::uint64_t pairs_filtered = 0;   // (row, query) pairs scored by a filter kernel

@@ -19,7 +19,7 @@
 
 namespace resmem {
 
-// The block sizes of tiles and the room per query, as the planner decides.
+// The planner decides these: the block sizes of tiles, and the room per query.
 struct ScanPlan {
   std::size_t block_rows = 0;   // mc
   std::size_t depth_block = 0;  // kc

@@ -9,7 +9,7 @@
 namespace resmem {
 namespace {
 
-// The neighbours times columns that are summed between two polls, which takes a few milliseconds.
+// So many neighbours times columns are summed between two polls, which takes a few milliseconds.
 constexpr std::size_t kPolledValues = std::size_t{1} << 22;
 
 // A thread sums the residuals of queries one after the other, and needs these.

@@ -8,12 +8,12 @@ namespace {
 
 std::size_t blocks_of(std::size_t n, std::size_t block) { return (n + block - 1) / block; }
 
-// The size of a panel of widened keys. Every row of the layer is read once per panel.
+// A panel of widened keys has this size. Every row of the layer is read once per panel.
 constexpr std::size_t kPanelBytes = std::size_t{4} << 20;
-// The size of the rows of the layer that a task takes past its keys. They stay in the level-2
+// The rows of the layer that a task takes past its keys have this size, and so stay in the level-2
 // cache.
 constexpr std::size_t kLayerBytes = std::size_t{128} << 10;
-// The multiplications of a task, which take about a millisecond.
+// A task has so many multiplications, which take about a millisecond.
 constexpr std::size_t kTaskProducts = std::size_t{1} << 22;
 
 // Panels are made of whole cache lines, so that no vector lies on two of them.

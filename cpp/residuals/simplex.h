@@ -31,7 +31,8 @@ double simplex_shift(const SimplexMap& map, const double* padded, std::size_t n,
 
 struct SimplexRows {
   double* values = nullptr;  // (n, columns), mapped in place
-  // (n, columns), before the correction. It may be null if it is not known, but not for `keep`.
+  // The outputs before the correction, (n, columns), may be null if they are not known, but not for
+  // `keep`.
   const double* base = nullptr;
   double strength = 1;  // of the correction
   std::size_t n = 0, columns = 0;

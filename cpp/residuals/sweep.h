@@ -22,15 +22,15 @@ namespace resmem {
 enum class SweepScore { log_loss, accuracy, brier, calibration, squared_error, absolute_error };
 
 struct SweepRequest {
-  // (rows, columns), at one temperature. One of the two is set.
+  // Residuals are (rows, columns), at one temperature. One of the two pointers is set.
   const float* residuals = nullptr;
   const double* residuals64 = nullptr;
   std::size_t rows = 0, columns = 0;
   const double* distances = nullptr;        // (q, k) Euclidean, ascending
   const std::int64_t* positions = nullptr;  // (q, k) rows of residuals, -1 padding
   std::size_t q = 0, k = 0;
-  // (q, columns), at the same temperature. For classes it may be null, and then the sums alone are
-  // the outputs.
+  // Base outputs are (q, columns), at the same temperature. For classes they may be null, and then
+  // the sums alone are the outputs.
   const double* base = nullptr;
   const std::int64_t* labels = nullptr;  // (q,); null for regression
   const double* values = nullptr;        // (q, columns)

@@ -22,8 +22,8 @@ struct Segment {
   std::size_t n = 0;
   const std::int64_t* ids = nullptr;  // n ids, or null: they are first_id, first_id + 1, ..
   std::int64_t first_id = 0;
-  // The versions at which the n rows were removed (0: never), or null if every row lives. Another
-  // thread may meanwhile mark rows with later versions.
+  // These are the versions at which the n rows were removed (0: never), or null if every row lives.
+  // Another thread may meanwhile mark rows with later versions.
   const std::int64_t* died = nullptr;
   double max_abs = 0;               // largest |value| of the keys
   const RowIndex* index = nullptr;  // covers the first rows (index/row_index.h), or null

@@ -44,7 +44,7 @@ struct StagedQuery {
   double blur = 0;       // difference filter: of the root of a staged squared distance (float64)
 };
 
-// The room for staged rows. Each row is padded with zeros to ld floats.
+// Staged rows go here. Each is padded with zeros to ld floats.
 struct StagedRows {
   float* rows;
   std::size_t ld;
@@ -75,9 +75,9 @@ class KeyScores {
   }
 };
 
-// One filter of one request. It never changes once it is made, and any thread may use it. Its
-// functions are called per block of rows, per query, or when a buffer is thinned, but never for a
-// single pair of row and query.
+// This is one filter of one request. It never changes once it is made, and any thread may use it.
+// Its functions are called per block of rows, per query, or when a buffer is thinned, but never for
+// a single pair of row and query.
 class FilterBounds {
  public:
   using Kernel = std::size_t (*)(const ScanArgs&);
