@@ -16,7 +16,7 @@ CAPACITY = 40
 
 @given(data=st.data())
 def test_removals_and_undos_leave_what_was_published(data):
-    """Each step is published or undone, as an interrupted removal is; readers keep their entries."""
+    """Each step is published, or undone like an interrupted one; readers keep their entries."""
     removals, wanted, stamps = Removals(CAPACITY), [], np.zeros(CAPACITY, np.int64)
     seen = []
     for version in range(1, data.draw(st.integers(1, 12)) + 1):

@@ -44,7 +44,7 @@ struct DamagedRows : std::invalid_argument {
 
 struct AggregateRequest {
   ResidualStore store;
-  LinearHead head;  // of head segments
+  LinearHead head;  // of head rows
   std::size_t columns = 0;
   const double* distances = nullptr;        // (q, k) Euclidean, ascending
   const std::int64_t* positions = nullptr;  // (q, k) numbered through all segments, -1 padding

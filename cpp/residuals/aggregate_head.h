@@ -7,7 +7,7 @@
 
 namespace resmem {
 
-// Does what aggregate() promises, for head segments.
+// Does what aggregate() promises, for head rows.
 void aggregate_head(const std::vector<HeadRows>& segments, const AggregateRequest& request,
                     const Execution& execution, double* out);
 
