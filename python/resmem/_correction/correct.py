@@ -280,7 +280,7 @@ class Corrector:
         store = self.spec.store
         return {
             "residuals": [store.for_core(segment) for segment in self.rows.segments],
-            "head": store.layer_for_core(self.rows.temperature),
+            "head": None if store.layer is None else store.layer.for_core(self.rows.temperature),
             "sigma": self.sigma,
             "columns": self.rows.columns,
             "strength": self.strength,
@@ -296,7 +296,7 @@ class Corrector:
         ``owner`` names the array whose ``q`` rows they belong to. ``already_checked``: the same
         outputs were passed before, so that a warning about them would only be repeated.
         """
-        if outputs is None and self.spec.store.has_layer:
+        if outputs is None and self.spec.store.layer is not None:
             return None
         plausible.check_names(outputs, "outputs", self.rows.output_names)
         given = self.spec.sliceable_outputs(outputs)
@@ -318,7 +318,8 @@ class Corrector:
         if given is not None:
             return self.spec.outputs(read_block(given, block, "outputs"), block.start)
         assert keys is not None
-        return self.spec.store.outputs_of(keys, execution)
+        assert self.spec.store.layer is not None
+        return self.spec.store.layer.outputs(keys, execution)
 
 
 def known_neighbours(rows: Snapshot, distances: Any, ids: Any, metric: str) -> KnownNeighbours:

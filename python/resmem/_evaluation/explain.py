@@ -183,7 +183,7 @@ class _Explainer:
 
 
 def _has_base(corrector: Corrector, outputs: Any) -> bool:
-    return outputs is not None or corrector.spec.store.has_layer
+    return outputs is not None or corrector.spec.store.layer is not None
 
 
 def by_segment(rows: Snapshot, positions: I64) -> Iterator[SegmentRows]:

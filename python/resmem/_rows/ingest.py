@@ -68,8 +68,8 @@ class Incoming:
         self.n, self.d = self.embeddings.shape
         self.key_width = spec.preprocess.width(self.d)
         self.outputs: Any = None
-        if spec.store.has_layer:
-            self.columns = spec.store.columns_without_outputs(self.d, outputs)
+        if spec.store.layer is not None:
+            self.columns = spec.store.layer.columns(self.d, outputs)
         else:
             self.outputs = spec.sliceable_outputs(outputs)
             if spec.task == "classification":
@@ -146,7 +146,7 @@ class Incoming:
         if not all_finite(given):
             return KeyPrecision()  # ``write`` refuses the row that is not, and names it
         around = Neighbourhood(exact_keys(given, made_by), self.n)
-        layer = self.spec.store.has_layer
+        layer = self.spec.store.layer is not None
         precision = around.key_precision(may_shift=made_by.plain and not layer)
         plain_float32 = precision.dtype == "float32" and precision.offset is None
         if plain_float32 or (asked == "auto" and not layer):
@@ -186,7 +186,7 @@ class Incoming:
     def refuse_rounding(self, into: Snapshot) -> None:
         """Refuse rows that a snapshot's float32 keys could not tell from its own or one another."""
         made_by = into.preprocess
-        narrow = self.spec.store.has_layer or self.spec.key_dtype != "float32"
+        narrow = self.spec.store.layer is not None or self.spec.key_dtype != "float32"
         if narrow or made_by.method.linear or convert.fits_float32(self.embeddings.dtype):
             return
         given = rows_at(self.embeddings, sample_positions(self.n, self.d))

@@ -11,7 +11,7 @@ from typing import Any
 from resmem._base import checks
 from resmem._files import container, persist
 from resmem._rows.growth import Basis
-from resmem._rows.stores.head import Head
+from resmem._rows.stores.layer import Layer
 from resmem._state.settings import SETTINGS
 from resmem._state.state import State
 
@@ -37,7 +37,7 @@ def open_state(
     allowed = saved.settings.get("allowed")
     sigma_rows, preprocess_rows = map(saved.counted, ("sigma_rows", "preprocess_rows"))
     try:
-        state = State.from_arguments(**given, head=Head(**saved.head) if saved.head else None)
+        state = State.from_arguments(**given, head=Layer(**saved.head) if saved.head else None)
         auto = None if sigma is None else checks.positive(sigma, "sigma_")
         allowed = math.inf if allowed is None else checks.not_negative(allowed, "allowed")
     except (TypeError, ValueError) as error:

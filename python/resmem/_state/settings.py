@@ -99,13 +99,13 @@ def checked_keys(preprocess: Any, key_dtype: Any, store: Store) -> Preprocess:
         names = ", ".join(map(repr, ("auto", *KEY_DTYPES)))
         raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
     method = preprocess_named(preprocess)
-    if key_dtype == "float64" and (store.has_layer or method.linear):
-        what = f"store={store.name!r}" if store.has_layer else f"preprocess={preprocess!r}"
+    if key_dtype == "float64" and (store.layer or method.linear):
+        what = f"store={store.name!r}" if store.layer else f"preprocess={preprocess!r}"
         raise ValueError(
             f"key_dtype='float64' does not go with {what}, whose layer works on float32; "
             "use key_dtype='auto'"
         )
-    if store.has_layer and method != NO_PREPROCESS:
+    if store.layer and method != NO_PREPROCESS:
         raise ValueError(
             f"store={store.name!r} needs preprocess='none', as its layer reads the embeddings from "
             f"the keys, got {preprocess!r}"

@@ -234,7 +234,7 @@ class _Steps(NamedTuple):
             rows * len(runs),
             rows * sum(times(run.settings()) for run in runs),
             others,
-            proved if first.spec.store.has_layer or score.custom else 0,
+            proved if first.spec.store.layer or score.custom else 0,
         )
 
 

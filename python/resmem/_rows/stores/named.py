@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import numpy as np
-
 from resmem._rows.segment import Schema
 from resmem._rows.stores.dense import Dense
-from resmem._rows.stores.head import Head, head_arrays
+from resmem._rows.stores.head import Head
+from resmem._rows.stores.layer import Layer, checked_layer
 from resmem._rows.stores.sparse import Sparse
 from resmem._rows.stores.store import VALUE_DTYPES, Store
 
@@ -52,14 +51,14 @@ def store_named(name: str, task: str, output_kind: str, residual_dtype: str, hea
         raise ValueError(
             "residual_dtype must be 'float32' with store='head', which keeps no residuals"
         )
-    return Head(*head_arrays(head))
+    return Head(checked_layer(head))
 
 
 def shared_schema(name: Any, columns: int, d: int) -> Schema:
     """Return names, dtypes and shapes of the arrays that all rows of a store share."""
     if name != "head":
         return {}
-    return {"weight": (np.float32, (columns, d)), "bias": (np.float32, (columns,))}
+    return Layer.schema(columns, d)
 
 
 def unshared_schema(name: str, task: str, dtype: str, columns: int) -> Schema:

@@ -12,6 +12,7 @@ import resmem._core as _core
 from resmem._base.arrays import F32, F64, I64, Array, Keys
 from resmem._base.execution import Execution
 from resmem._rows.segment import Schema, Segment
+from resmem._rows.stores.layer import Layer
 
 StoredRows: TypeAlias = "tuple[dict[str, Array], float]"  # arrays by name, largest residual error
 
@@ -32,8 +33,8 @@ class Store(ABC):
     """Whether residuals stay at the temperature of ``fit``."""
     gives_outputs: ClassVar[bool] = True
     """Whether ``outputs`` can give the base model's outputs for the rows."""
-    has_layer: ClassVar[bool] = False
-    """Whether the base model's last layer gives outputs from keys.
+    layer: Layer | None = None
+    """The base model's last layer, if the store has one.
 
     Then keys must be unchanged float32 embeddings, callers give no outputs, and residuals are
     computed at each use.
@@ -76,10 +77,6 @@ class Store(ABC):
     def for_core(self, rows: Segment) -> _core.ResidualRows:
         """Return the core's description of a segment's residuals."""
 
-    def layer_for_core(self, temperature: float) -> _core.LinearHead | None:
-        """Return the layer that the core computes residuals with; None if the store has none."""
-        return None
-
     @abstractmethod
     def residuals(
         self, segment: Segment, rows: I64, columns: int, temperature: float, kept: float
@@ -99,11 +96,3 @@ class Store(ABC):
     def outputs(self, segment: Segment, rows: I64, execution: Execution) -> Array:
         """Return the base model's outputs (m, C) for m rows."""
         return np.asarray(segment["outputs"][rows])
-
-    def outputs_of(self, queries: Keys, execution: Execution) -> F32:
-        """Return the layer's outputs (q, C) for queries (q, d)."""
-        raise NotImplementedError(f"store={self.name!r} has no layer")
-
-    def columns_without_outputs(self, d: int, outputs: Any) -> int:
-        """Return how many outputs the layer has; refuse ``outputs`` and a ``d`` it cannot read."""
-        raise NotImplementedError(f"store={self.name!r} has no layer")
