@@ -13,6 +13,7 @@ import pytest
 import resmem
 import results
 from resmem import plot
+from resmem._report import plots
 
 matplotlib = pytest.importorskip("matplotlib")
 Figure = pytest.importorskip("matplotlib.figure").Figure
@@ -111,7 +112,7 @@ def test_gains_and_harms_by_distance_differ_in_shape_and_colour():
     for line, bucket in zip(points, evaluation.by_distance, strict=True):
         clear = (bucket["low"] > 0) - (bucket["high"] < 0)
         assert line.get_marker() == {1: "^", -1: "v", 0: "o"}[clear]
-        assert colour_of(line) == {1: plot.BLUE, -1: plot.ORANGE, 0: plot.GREY}[clear]
+        assert colour_of(line) == {1: plots.BLUE, -1: plots.ORANGE, 0: plots.GREY}[clear]
     assert [line for line in ax.lines if list(line.get_ydata()) == [0, 0]]
     assert ax.get_ylabel() == "gain in log-loss (nats)"
     assert "200 rows" in ax.get_xlabel()
@@ -173,7 +174,7 @@ def test_corrections_are_bars_with_the_harmed_ones_behind():
         for bar in ax.patches:
             towards = helps * bar.get_width() >= 0
             colour = matplotlib.colors.to_hex(bar.get_facecolor()).upper()
-            assert colour == (plot.BLUE if towards else plot.ORANGE)
+            assert colour == (plots.BLUE if towards else plots.ORANGE)
     assert any("points of probability" in text for text in texts(figure))
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from resmem import plot
-from resmem._report import figures
+from resmem._report import figures, plots
 from resmem._report.changes import Change, Classes, changes, class_name, is_classes
 from resmem._report.words import (
     calibration_verdict,
@@ -111,7 +110,7 @@ def settings_section(tuning: TuneResult) -> Html:
         _settings(settings),
         figures.figure(
             "tuning",
-            partial(plot.tuning_map, tuning),
+            partial(plots.tuning_map, tuning),
             f"Gain in {name} over the base by k and sigma, at the other settings of the best of "
             "the grid, which the ring marks. Blue is better, orange is worse.",
         ),
@@ -150,7 +149,7 @@ def where_section(evaluation: Evaluation, classes: Classes) -> Html:
     return section(
         "Where does it help, and where does it harm?",
         paragraph(_extremes(evaluation)),
-        figures.figure("distance", partial(plot.gain_by_distance, evaluation), says),
+        figures.figure("distance", partial(plots.gain_by_distance, evaluation), says),
         details(
             "The numbers by distance", _by_distance(evaluation), opened=not figures.available()
         ),
@@ -243,7 +242,7 @@ def calibration_section(evaluation: Evaluation) -> Html:
         paragraph(calibration_verdict(evaluation)),
         figures.figure(
             "reliability",
-            partial(plot.reliability, evaluation),
+            partial(plots.reliability, evaluation),
             "Accuracy by confidence for each method: on the dashed line a method is calibrated, "
             "below it it is too sure of itself. Bars count the rows.",
         ),
@@ -269,7 +268,7 @@ def examples_section(
     found = changes(explanation, evaluation, rows, classes, _EXAMPLES, _NEIGHBOURS)
     unit = "points of probability" if is_classes(explanation) else "units of the value"
     draw = partial(
-        plot.corrections,
+        plots.corrections,
         explanation,
         evaluation,
         rows,
