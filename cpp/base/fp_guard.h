@@ -14,6 +14,7 @@ namespace resmem {
 inline std::uint64_t float_state() { return _mm_getcsr(); }
 inline void set_float_state(std::uint64_t state) { _mm_setcsr(static_cast<unsigned int>(state)); }
 inline constexpr std::uint64_t kContractState = 0x1F80;
+inline constexpr std::uint64_t kFlushesToZero = 0x8040;  // also reads denormals as zero
 #elif defined(__aarch64__)
 inline std::uint64_t float_state() {
   std::uint64_t state = 0;
@@ -22,6 +23,7 @@ inline std::uint64_t float_state() {
 }
 inline void set_float_state(std::uint64_t state) { asm volatile("msr fpcr, %0" : : "r"(state)); }
 inline constexpr std::uint64_t kContractState = 0;
+inline constexpr std::uint64_t kFlushesToZero = std::uint64_t{1} << 24;
 #else
 #error "resmem supports x86-64 and AArch64"
 #endif

@@ -4,8 +4,19 @@
 
 #include <cstddef>
 #include <string>
+#if defined(__GLIBCXX__)
+#include <cxxabi.h>
+#endif
 
 namespace resmem {
+
+// What unwinds the stack of a thread that the C library ends by force. Where it does not do so,
+// this is a type that nobody throws.
+#if defined(__GLIBCXX__)
+using ForcedUnwind = abi::__forced_unwind;
+#else
+struct ForcedUnwind {};
+#endif
 
 // The instructions that this CPU executes and whose registers this system keeps for a thread that
 // it switches away from.

@@ -10,12 +10,7 @@ namespace {
 
 // Puts the calling thread into (or out of) flush-to-zero and denormals-are-zero.
 void set_flush_to_zero(bool on) {
-#if defined(__x86_64__)
-  constexpr std::uint64_t kFlush = 0x8040;
-#else
-  constexpr std::uint64_t kFlush = std::uint64_t{1} << 24;
-#endif
-  set_float_state(on ? float_state() | kFlush : float_state() & ~kFlush);
+  set_float_state(on ? float_state() | kFlushesToZero : float_state() & ~kFlushesToZero);
 }
 
 py::tuple brackets_python(const py::array& queries, double queries_max_abs,

@@ -1,8 +1,6 @@
 // How a call from Python is carried out, and the call itself, without the GIL.
 #pragma once
 
-#include <cxxabi.h>
-
 #include <algorithm>
 #include <chrono>
 #include <string>
@@ -53,7 +51,7 @@ class GilRelease {
   ~GilRelease() {
     try {
       PyEval_RestoreThread(state_);
-    } catch (const abi::__forced_unwind&) {
+    } catch (const ForcedUnwind&) {
       for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
     }
   }

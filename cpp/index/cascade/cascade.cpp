@@ -139,12 +139,16 @@ std::size_t Cascade::bytes() const {
 
 std::uint64_t Cascade::digest() const {
   Digest digest;
-  digest.take(std::vector<double>{static_cast<double>(points.metric), points.longest, scale,
-                                  projection.tail_centre, projection.departure, code_sum,
+  digest.take(std::vector<std::size_t>{n, depth, code_depth, clusters,
+                                       static_cast<std::size_t>(points.metric), points.d,
+                                       projection.d, projection.axes, projection.has_tail});
+  digest.take(std::vector<double>{points.longest, scale, projection.tail_centre,
+                                  projection.departure, projection.offset_norm, code_sum,
                                   largest_square});
   digest.take(projection.weight);
   digest.take(projection.offset);
   digest.take(projection.bias);
+  digest.take(projection.origin);
   digest.take(centres);
   digest.take(chunks);
   digest.take(rows);

@@ -170,6 +170,7 @@ const IndexKind& Tree::kind() const {
 
 std::uint64_t Tree::digest() const {
   Digest digest;
+  digest.take(std::vector<std::size_t>{n, d, height});
   digest.take(box);
   digest.take(splits);
   digest.take(rows);
