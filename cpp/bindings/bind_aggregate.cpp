@@ -6,7 +6,7 @@
 namespace resmem {
 namespace {
 
-// Every position must be that of a row.
+// Refuses a position that is beyond the rows.
 void check_positions(const AggregateRequest& request, std::size_t rows) {
   for (std::size_t i = 0; i < request.q * request.k; ++i)
     if (request.positions[i] >= static_cast<std::int64_t>(rows))

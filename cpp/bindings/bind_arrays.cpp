@@ -8,7 +8,7 @@
 namespace resmem {
 namespace {
 
-// (largest |value|, -1) or, if a row holds NaN or infinity, (nan, that first row).
+// Returns (largest |value|, -1), or (nan, row) for the first row that holds NaN or infinity.
 template <class T>
 py::tuple inspect_rows(const Array<T>& rows, const ExecutionChoice& choice) {
   require(rows.ndim() == 2, "rows must be (n, d)");
@@ -123,9 +123,9 @@ bool readable_bfloat16(const dlpack::Tensor& tensor) {
   return tensor.data != nullptr || std::find(shape, end, 0) != end;
 }
 
-// NumPy has no bfloat16, so numpy.from_dlpack cannot read such a tensor. None if the capsule
-// holds anything else than bfloat16 in CPU memory, was used before or makes no sense; it is then
-// left untouched.
+// Reads what numpy.from_dlpack cannot, as NumPy has no bfloat16. Returns None, and leaves the
+// capsule untouched, if it holds anything else than bfloat16 in CPU memory, was used before or
+// makes no sense.
 py::object bfloat16_from_dlpack(py::capsule capsule) {
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor") == 0) return py::none();  // or has no name
   auto* managed = capsule.get_pointer<dlpack::ManagedTensor>();

@@ -10,7 +10,7 @@ void register_indexes(py::module_& module) {
       .def_property_readonly("dimensions", &RowIndex::dimensions)
       .def_property_readonly("nbytes", &RowIndex::bytes)
       .def("digest", &RowIndex::digest, "A hash of everything in it.");
-  // Every kind of index, each in a file of its own.
+  // Each kind of index has a file of its own.
   register_cascade(module);
   register_tree(module);
 }

@@ -25,7 +25,7 @@ ClassRows class_rows(const Array<float>& outputs, const Array<std::int64_t>& lab
   return {outputs.data(), labels.data(), extent(outputs, 0), extent(outputs, 1), temperature};
 }
 
-// An array to be filled with float32 or float16.
+// Makes an array of float32 or float16, which is filled afterwards.
 struct StoredArray {
   StoredArray(bool half, const std::vector<std::size_t>& shape)
       : array(half ? float16() : py::dtype::of<float>(), shape) {

@@ -45,7 +45,7 @@ void check_targets(SweepRequest& request, const py::array& targets) {
   request.values = static_cast<const double*>(targets.data());
 }
 
-// Everything that is used as an index.
+// Checks every number by which arrays are indexed.
 void check_numbers(const SweepRequest& request) {
   require(!request.ks.empty() && !request.sigmas.empty() && !request.strengths.empty() &&
               !request.maps.empty() && request.columns > 0,

@@ -1,4 +1,4 @@
-// What the tests need to see from inside. Nothing in the package calls these.
+// Shows the tests what they need to see from inside. Nothing in the package calls these functions.
 #include "../engine/search.h"
 #include "../index/cascade/cascade_bounds.h"
 #include "../index/tree/tree_bounds.h"
@@ -28,7 +28,7 @@ py::tuple brackets_python(const py::array& queries, double queries_max_abs,
   return py::make_tuple(low, high);
 }
 
-// The index, of a known kind, of the request's only segment.
+// Returns the index of the request's only segment, which must be of this kind.
 template <class Kind>
 const Kind& only_index(const SearchRequest& request) {
   require(request.segments.size() == 1, "one segment");
@@ -87,7 +87,7 @@ Array<double> tree_bounds_python(const Array<float>& queries, const py::sequence
   return out;
 }
 
-// A copy of x after one of the table's functions that work in place.
+// Returns a copy of x, to which one of the table's functions was applied in place.
 Array<double> applied(const Array<double>& x, const ExecutionChoice& choice,
                       void (*ExactKernels::*function)(double*, std::size_t)) {
   require(x.ndim() == 1, "x must be one-dimensional");

@@ -1,4 +1,4 @@
-// Shared by the binding files: one file per subject, each with one register_ function.
+// What the binding files share. There is one file a subject, with one register_ function each.
 //
 // Every function converts and checks first, then releases the GIL; nothing below a released
 // GIL touches Python. Arrays arrive as the thin Python layer prepared them: a wrong dtype or
@@ -49,7 +49,7 @@ T choice(const std::string& name, std::initializer_list<std::pair<const char*, T
   throw py::value_error("expected one of " + known + ", got '" + name + "'");
 }
 
-// An array inside a tuple or list, which Python keeps alive: nothing is converted.
+// Returns the object as an array of T, without converting anything. The caller keeps it alive.
 template <class T>
 Array<T> exact_array(const py::handle& object, const char* expected) {
   if (!py::isinstance<Array<T>>(object))
@@ -74,7 +74,8 @@ inline bool is_float16(const py::handle& object) {
   return array.dtype().equal(float16()) && (array.flags() & py::array::c_style) != 0;
 }
 
-// A C-contiguous (n, columns) array of stored numbers; bfloat16 comes as its bits, uint16.
+// Reads a C-contiguous (n, columns) array of stored numbers. Numbers of bfloat16 come as their
+// bits, uint16.
 inline Numbers stored_numbers(const py::handle& object, const char* name, std::size_t columns,
                               bool may_be_wide = false) {
   Numbers numbers;

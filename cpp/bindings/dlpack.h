@@ -1,4 +1,4 @@
-// The part of the DLPack 0.x ABI that reading a CPU tensor takes (dmlc/dlpack, dlpack.h).
+// Declares the part of the DLPack 0.x ABI that reading a CPU tensor takes (dmlc/dlpack, dlpack.h).
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// How a call from Python is carried out, and the call itself, without the GIL.
+// Says how a call from Python is carried out, and carries it out without the GIL.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 
 namespace resmem {
 
-// What callers choose. Both defaults are looked up at each call: they may change in between.
+// What callers choose. Defaults are looked up at each call, as they may change in between.
 struct ExecutionChoice {
   std::size_t threads = 0;  // 0: as many as the process may use
   std::string isa;          // empty: the fastest kernels
@@ -31,10 +31,10 @@ struct ExecutionChoice {
   }
 };
 
-// The last argument of every function that computes.
+// This is the last argument of every function that computes.
 inline py::arg_v execution_argument() { return {"execution", ExecutionChoice(), "..."}; }
 
-// Runs Python's signal handlers; true if one of them raised.
+// Runs Python's signal handlers. Returns whether one of them raised.
 inline bool signal_raised() {
   const py::gil_scoped_acquire gil;
   return PyErr_CheckSignals() != 0;
@@ -78,7 +78,7 @@ auto without_gil(const Work& work) {
   }
 }
 
-// The same with an execution, for work that uses kernels and several threads.
+// Does the same with an execution, for work that uses kernels and several threads.
 template <class Work>
 auto without_gil(const ExecutionChoice& choice, const Work& work) {
   const KernelTable& kernels = choice.kernels();

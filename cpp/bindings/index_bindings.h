@@ -1,4 +1,4 @@
-// What the bindings of all kinds of indexes share: an index in and out of named arrays.
+// Turns an index of any kind into named arrays, and named arrays into an index.
 //
 // A kind tells in `IndexArrays<Kind>` what it consists of, and this file does the rest.
 #pragma once
@@ -16,8 +16,8 @@
 
 namespace resmem {
 
-// Of each kind of index:
-//   name:                           in messages, with its article
+// Each kind of index defines
+//   name:                           its name in messages, with an article
 //   for_each_array(index, visit):   visit("name", member) of each array, vector or Mappable
 //   for_each_number(index, visit):  visit("name", member) of all else: sizes, truth values, metrics
 //                                   and float64; each is below 2^53, so that float64 holds it. Old
@@ -25,7 +25,7 @@ namespace resmem {
 template <class Kind>
 struct IndexArrays;
 
-// The type that Python sees of an array's elements, of which one element holds a whole number.
+// The type of the elements that Python sees. One element of T takes a whole number of them.
 template <class T>
 struct PythonElement {
   using type = T;
@@ -42,8 +42,8 @@ struct PythonElement<std::uint32_t> {
 template <class Member>
 using ElementOf = std::decay_t<decltype(std::declval<Member&>()[0])>;
 
-// Everything in an index, by name: read-only views, which keep the index, and numbers, float64
-// (1,).
+// Returns everything in an index by name: arrays as read-only views, which keep the index alive,
+// and numbers as float64 (1,).
 template <class Kind>
 py::dict arrays_of(const py::object& self) {
   const auto& index = self.cast<const Kind&>();
@@ -73,7 +73,7 @@ void take_array(std::vector<T>& member, const T* data, std::size_t size) {
   member.assign(data, data + size);
 }
 
-// What is in a file may be any number: only those that T holds become one.
+// Returns the number as T, or refuses it: a file may hold any number.
 template <class T>
 T number_as(double number, const std::string& message) {
   if constexpr (!std::is_same_v<T, double>) {
@@ -103,8 +103,8 @@ py::dict with_named_numbers(const py::dict& arrays) {
   return named;
 }
 
-// What arrays_of() gave, perhaps from a file. Vectors are copied; what is mappable stays where it
-// is, and the caller keeps it.
+// Makes an index of what arrays_of() gave, perhaps from a file. Vectors are copied. What is
+// mappable stays where it is, and the caller keeps it alive.
 template <class Kind>
 std::unique_ptr<Kind> index_from_arrays(const py::dict& given) {
   const std::string kind = IndexArrays<Kind>::name;
@@ -134,7 +134,7 @@ std::unique_ptr<Kind> index_from_arrays(const py::dict& given) {
   return index;
 }
 
-// The class of a kind, with its arrays; what all kinds share comes with RowIndex.
+// Declares the class of a kind, with its arrays. What all kinds share comes with RowIndex.
 template <class Kind>
 py::class_<Kind, RowIndex> index_class(py::module_& module, const char* name, const char* doc) {
   using namespace py::literals;

@@ -1,4 +1,4 @@
-// An AggregateRequest from Python objects, kept alive by the caller's arguments.
+// Makes an AggregateRequest of Python objects, which the caller's arguments keep alive.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 
 namespace resmem {
 
-// Takes the rows of all segments, which must be of one store; returns how many there are.
+// Takes the rows of all segments, which must be of one store. Returns how many there are.
 template <class Bound>
 std::size_t take_rows(AggregateRequest& request, const py::sequence& residuals) {
   std::vector<decltype(Bound::rows)> taken;
@@ -49,7 +49,7 @@ inline std::size_t take_store(AggregateRequest& request, const py::sequence& res
   return take_rows<BoundHeadRows>(request, residuals);
 }
 
-// What is summed, of how many rows; not yet of which queries.
+// Says what is summed and of how many rows, but not yet for which queries.
 struct ResidualRequest {
   AggregateRequest request;
   std::size_t rows = 0;
@@ -71,7 +71,7 @@ struct ResidualRequest {
     request.selected = extent(*select, 1);
   }
 
-  // The array to fill: the base outputs, or a new one.
+  // Returns the array to fill, which is that of the base outputs if they are given.
   Array<double> out(std::optional<Array<double>>& base, std::size_t queries) {
     const std::vector<std::size_t> shape{queries, request.width()};
     request.add_to_out = base.has_value();
@@ -81,7 +81,7 @@ struct ResidualRequest {
     return std::move(*base);
   }
 
-  // Every column asked for must be there. Called without the GIL, as columns may be many.
+  // Refuses a column that is not there. This runs without the GIL, as columns may be many.
   void check_columns(std::size_t queries) const {
     for (std::size_t i = 0; request.select != nullptr && i < queries * request.selected; ++i)
       if (static_cast<std::uint64_t>(request.select[i]) >= request.columns)

@@ -1,4 +1,4 @@
-// The residuals of a segment's rows as Python hands them to the core, with the arrays they lie in.
+// Holds the residuals of a segment's rows as Python hands them to the core, with their arrays.
 #pragma once
 
 #include <string>
@@ -10,7 +10,7 @@
 
 namespace resmem {
 
-// What all stores share for Python.
+// The base class of the rows of every store.
 struct ResidualRows {
   std::vector<py::object> arrays;  // what the core's pointers point into
   std::size_t n = 0;
@@ -21,7 +21,7 @@ struct ResidualRows {
   ResidualRows& operator=(const ResidualRows&) = delete;
 };
 
-// A (n, columns) array's second extent.
+// Returns the number of columns of a matrix.
 inline std::size_t columns_of(const py::array& array, const char* name) {
   require(array.ndim() == 2, (std::string(name) + " must be a matrix").c_str());
   return extent(array, 1);

@@ -1,4 +1,4 @@
-// The rows of a segment as Python hands them to the core, with the objects that hold them.
+// Holds the rows of a segment as Python hands them to the core, with their arrays.
 #pragma once
 
 #include <string>
@@ -28,7 +28,7 @@ struct BoundSegment {
     take_index(row_index);
   }
 
-  // The same rows, searched through another index or none.
+  // Returns the same rows, to be searched through another index or none.
   BoundSegment with_index(const py::object& other) const {
     BoundSegment same = *this;
     same.take_index(other);

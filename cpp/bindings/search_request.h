@@ -1,4 +1,4 @@
-// A SearchRequest from Python objects, kept alive by the caller's arguments.
+// Makes a SearchRequest of Python objects, which the caller's arguments keep alive.
 #pragma once
 
 #include <optional>
@@ -23,7 +23,7 @@ inline FilterKind filter_named(const std::string& name) {
                                    {"difference", FilterKind::difference}});
 }
 
-// Queries are C-contiguous float32, or float64 for segments of float64 keys.
+// Queries must be C-contiguous float32, or float64 where the keys of all segments are.
 inline SearchRequest request_from(const py::array& queries, double queries_max_abs,
                                   const py::sequence& segments, std::size_t k,
                                   const std::string& metric) {
@@ -53,7 +53,7 @@ inline SearchRequest request_from(const py::array& queries, double queries_max_a
   return request;
 }
 
-// Ids (q, m) that queries must not see; -1 for none.
+// Takes the ids (q, m) of rows that queries must not see; -1 stands for none.
 inline void exclude_from(SearchRequest& request,
                          const std::optional<Array<std::int64_t>>& exclude) {
   if (!exclude) return;
