@@ -78,8 +78,6 @@ void register_cascade(py::module_& module) {
       .def_readonly("clusters", &Cascade::clusters)
       .def_property_readonly("coded_rows", [](const Cascade& c) { return c.code_depth > 0; })
       .def_readonly("scale", &Cascade::scale, "Codes per unit of length.")
-      .def_property_readonly("euclidean",
-                             [](const Cascade& c) { return c.points.serve(Metric::euclidean); })
       .def_property_readonly(
           "longest", [](const Cascade& c) { return c.points.longest; },
           "No row is longer (of inner products; else 0).")

@@ -46,7 +46,9 @@ inline std::size_t take_store(AggregateRequest& request, const py::sequence& res
     return take_dense_rows(request, residuals);
   if (py::isinstance<BoundSparseRows>(residuals[0]))
     return take_rows<BoundSparseRows>(request, residuals);
-  return take_rows<BoundHeadRows>(request, residuals);
+  if (py::isinstance<BoundHeadRows>(residuals[0]))
+    return take_rows<BoundHeadRows>(request, residuals);
+  throw std::logic_error("take_store does not know these residual rows");
 }
 
 // Says what is summed and of how many rows, but not yet for which queries.

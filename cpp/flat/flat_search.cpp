@@ -130,7 +130,14 @@ Plan make_plan(const SearchRequest& request, const RowSet& rows, const Execution
 
 // Returns the name that statistics and the argument `filter` use.
 const char* filter_name(FilterKind filter) {
-  return filter == FilterKind::dot ? "dot" : "difference";
+  switch (filter) {
+    case FilterKind::automatic:
+    case FilterKind::dot:
+      break;
+    case FilterKind::difference:
+      return "difference";
+  }
+  return "dot";
 }
 
 class Search {
@@ -349,9 +356,7 @@ SearchStats flat_search(const SearchRequest& request, const Execution& execution
 
 void filter_brackets(const SearchRequest& request, const KernelTable& kernels, double* low,
                      double* high) {
-  const FilterKind kind =
-      request.forced.filter == FilterKind::difference ? FilterKind::difference : FilterKind::dot;
-  const auto bounds = make_filter_bounds(request, kind, false, kernels);
+  const auto bounds = make_filter_bounds(request, request.forced.filter, false, kernels);
   const Segment& segment = request.segments.at(0);
   const std::size_t depth = (request.d + kDepthStep - 1) / kDepthStep * kDepthStep;
   const std::size_t padded = (segment.n + kernels.row_step) / kernels.row_step * kernels.row_step;

@@ -59,6 +59,8 @@ class RowIndex {
   virtual std::size_t bytes() const = 0;       // of memory or of a mapped file
   virtual std::uint64_t digest() const = 0;    // of everything in it (FNV-1a)
 
+  // Tells whether its bounds hold for this metric.
+  virtual bool serves_metric(Metric metric) const = 0;
   // Tells whether its bounds hold for the request's metric and numbers. If not, the flat search
   // answers.
   virtual bool serves(const SearchRequest& request) const = 0;

@@ -289,6 +289,30 @@ void sum_by_queries(const std::vector<Segment>& segments, const AggregateRequest
                     });
 }
 
+void aggregate_rows(const std::vector<DenseRows>& dense, const AggregateRequest& request,
+                    const Execution& execution, double* out) {
+  const auto all_of = [&](NumberType type) {
+    return std::all_of(dense.begin(), dense.end(),
+                       [=](const DenseRows& rows) { return rows.residuals.type == type; });
+  };
+  if (!dense.empty() && all_of(NumberType::float64))
+    sum_by_queries<WideSum>(dense, request, execution, out);
+  else if (request.select == nullptr && all_of(NumberType::float32))
+    sum_by_queries<DenseSum>(dense, request, execution, out);
+  else
+    sum_by_queries<PieceSum>(dense, request, execution, out);
+}
+
+void aggregate_rows(const std::vector<SparseRows>& sparse, const AggregateRequest& request,
+                    const Execution& execution, double* out) {
+  sum_by_queries<SparseSum>(sparse, request, execution, out);
+}
+
+void aggregate_rows(const std::vector<HeadRows>& head, const AggregateRequest& request,
+                    const Execution& execution, double* out) {
+  aggregate_head(head, request, execution, out);
+}
+
 }  // namespace
 
 Weighed neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
@@ -301,24 +325,8 @@ Weighed neighbour_weights(const double* distances, const std::int64_t* positions
 }
 
 void aggregate(const AggregateRequest& request, const Execution& execution, double* out) {
-  if (const auto* dense = std::get_if<std::vector<DenseRows>>(&request.store)) {
-    if (!dense->empty() && dense->front().residuals.type == NumberType::float64) {
-      sum_by_queries<WideSum>(*dense, request, execution, out);
-      return;
-    }
-    const bool in_place = request.select == nullptr &&
-                          std::all_of(dense->begin(), dense->end(), [](const DenseRows& s) {
-                            return s.residuals.type == NumberType::float32;
-                          });
-    if (in_place)
-      sum_by_queries<DenseSum>(*dense, request, execution, out);
-    else
-      sum_by_queries<PieceSum>(*dense, request, execution, out);
-  } else if (const auto* sparse = std::get_if<std::vector<SparseRows>>(&request.store)) {
-    sum_by_queries<SparseSum>(*sparse, request, execution, out);
-  } else {
-    aggregate_head(std::get<std::vector<HeadRows>>(request.store), request, execution, out);
-  }
+  std::visit([&](const auto& rows) { aggregate_rows(rows, request, execution, out); },
+             request.store);
 }
 
 }  // namespace resmem

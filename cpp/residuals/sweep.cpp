@@ -166,18 +166,24 @@ class ClassScores {
       return;
     }
     const ClippedSums others = kernels_.sums.clipped_sums(x.base, x.sums, x.floors, x.factor, ld_);
-    const double total = x.whole ? 1 : others.total + x.label;
-    if (request_.score == SweepScore::brier) {
-      const double wrong = 1 - x.label / total;
-      out[at] += others.squares / (total * total) + wrong * wrong;
-      return;
-    }
+    const double total = x.whole ? 1 : others.total + x.label, wrong = 1 - x.label / total;
     const bool correct =
         x.label > others.largest || (x.label == others.largest && first_of_equal(x));
-    if (request_.score == SweepScore::accuracy)
-      out[at] += correct ? 1 : 0;
-    else
-      confide(std::max(x.label, others.largest) / total, correct, out + at * request_.width());
+    switch (request_.score) {
+      case SweepScore::brier:
+        out[at] += others.squares / (total * total) + wrong * wrong;
+        break;
+      case SweepScore::accuracy:
+        out[at] += correct ? 1 : 0;
+        break;
+      case SweepScore::calibration:
+        confide(std::max(x.label, others.largest) / total, correct, out + at * request_.width());
+        break;
+      case SweepScore::log_loss:
+      case SweepScore::squared_error:
+      case SweepScore::absolute_error:
+        break;  // scored above, and by ValueScores
+    }
   }
 
   // Tells whether no class before the label's has the label's value, which is the largest.

@@ -4,10 +4,10 @@
 
 namespace resmem {
 
-std::unique_ptr<const FilterBounds> make_filter_bounds(const SearchRequest& request,
-                                                       FilterKind filter, bool raw,
-                                                       const KernelTable& kernels) {
-  if (filter == FilterKind::difference) return difference_bounds(request, kernels, raw);
+namespace {
+
+std::unique_ptr<const FilterBounds> dot_bounds(const SearchRequest& request,
+                                               const KernelTable& kernels) {
   switch (request.metric) {
     case Metric::cosine:
       return cosine_bounds(request, kernels);
@@ -18,6 +18,21 @@ std::unique_ptr<const FilterBounds> make_filter_bounds(const SearchRequest& requ
       break;
   }
   return euclidean_dot_bounds(request, kernels);
+}
+
+}  // namespace
+
+std::unique_ptr<const FilterBounds> make_filter_bounds(const SearchRequest& request,
+                                                       FilterKind filter, bool raw,
+                                                       const KernelTable& kernels) {
+  switch (filter) {
+    case FilterKind::difference:
+      return difference_bounds(request, kernels, raw);
+    case FilterKind::automatic:
+    case FilterKind::dot:
+      break;
+  }
+  return dot_bounds(request, kernels);
 }
 
 }  // namespace resmem

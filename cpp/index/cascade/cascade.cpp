@@ -127,8 +127,10 @@ const IndexKind& Cascade::kind() const {
   return kKind;
 }
 
+bool Cascade::serves_metric(Metric metric) const { return points.serve(metric); }
+
 bool Cascade::serves(const SearchRequest& request) const {
-  return points.serve(request.metric) && request.queries_max_abs <= kMostCoded;
+  return serves_metric(request.metric) && request.queries_max_abs <= kMostCoded;
 }
 
 std::size_t Cascade::bytes() const {

@@ -100,6 +100,7 @@ struct Cascade final : RowIndex {
   std::size_t dimensions() const override { return points.d; }
   std::size_t bytes() const override;
   std::uint64_t digest() const override;
+  bool serves_metric(Metric metric) const override;
   bool serves(const SearchRequest& request) const override;
   std::size_t queries_together(const SearchRequest& request) const override;
   void search(const IndexScope& scope, const IndexOutput& output) const override;

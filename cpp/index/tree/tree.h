@@ -45,7 +45,8 @@ struct Tree final : RowIndex {
     return 4 * (rows.size() + box.size()) + sizeof(Split) * splits.size();
   }
   std::uint64_t digest() const override;
-  bool serves(const SearchRequest& request) const override { return is_euclidean(request.metric); }
+  bool serves_metric(Metric metric) const override { return is_euclidean(metric); }
+  bool serves(const SearchRequest& request) const override { return serves_metric(request.metric); }
   std::size_t queries_together(const SearchRequest& request) const override;
   void search(const IndexScope& scope, const IndexOutput& output) const override;
 };

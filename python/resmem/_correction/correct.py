@@ -20,7 +20,7 @@ from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 
 
-@dataclass(frozen=True)
+@dataclass
 class NeighbourSearch:
     """The search for the neighbours of some queries among the rows of a memory."""
 

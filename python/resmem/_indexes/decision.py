@@ -13,6 +13,7 @@ import resmem._core as _core
 Index: TypeAlias = "_core.Cascade | _core.Tree"
 
 
+# By the name of the kind, as shown and as used in files.
 KINDS: dict[str, type[_core.Cascade] | type[_core.Tree]] = {
     "cascade": _core.Cascade,
     "tree": _core.Tree,
@@ -20,11 +21,6 @@ KINDS: dict[str, type[_core.Cascade] | type[_core.Tree]] = {
 
 
 LEAST_BATCH = 16  # queries; fewer are bound by memory bandwidth and measured one at a time
-
-
-def kind_of(index: Index) -> str:
-    """Return the name of the kind of index, as shown and as used in files."""
-    return next(name for name, kind in KINDS.items() if isinstance(index, kind))
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Decision:
 
     def described(self) -> dict[str, Any]:
         """Return what ``Memory.info`` shows of it."""
-        kind = "float32" if self.index is None else kind_of(self.index)
+        kind = "float32" if self.index is None else self.index.kind
         return {
             "rows": self.rows,
             "search": kind if self.batches else "float32",
@@ -62,7 +58,7 @@ class Decision:
             return {}
         serves = np.array([self.batches, self.singles], dtype=np.uint8)
         arrays = {**self.index.arrays(), "serves": serves}
-        return {f"{kind_of(self.index)}/{name}": array for name, array in arrays.items()}
+        return {f"{self.index.kind}/{name}": array for name, array in arrays.items()}
 
 
 def decision_from_file(
@@ -76,7 +72,7 @@ def decision_from_file(
         return None
     if len(index) > len(keys) or index.dimensions != keys.shape[1]:
         return None
-    if isinstance(index, _core.Cascade) and not index.euclidean:  # searches of a memory all are
+    if not index.serves_metric("euclidean"):  # by which a memory searches
         return None
     reason = "saved in the file"
     return Decision(len(index), keys, index, (), batches, singles, reason, stored)

@@ -14,7 +14,7 @@ import resmem._core as _core
 from resmem._base.arrays import F32, F64
 from resmem._base.execution import Execution
 from resmem._base.sample import sample
-from resmem._indexes.decision import LEAST_BATCH, Decision, Index, kind_of
+from resmem._indexes.decision import LEAST_BATCH, Decision, Index
 from resmem._indexes.shape import (
     LEAST_ROWS,
     Shape,
@@ -66,7 +66,7 @@ class IndexTrial:
         assert self.index is not None
         shape = {} if self.shape is None else asdict(self.shape)
         return {
-            "search": kind_of(self.index),
+            "search": self.index.kind,
             **shape,
             "bytes": self.index.nbytes,
             "build_seconds": self.seconds,

@@ -93,10 +93,12 @@ class Snapshot:
 
     def keys_for_core(self, queries: int) -> list[_core.Segment]:
         """Return the core's description of segments, each with its index for this many queries."""
-        return [
-            segment.for_core.with_index(segment.planner.index_of(segment.arrays["keys"], queries))
-            for segment in self.segments
-        ]
+        described = []
+        for segment in self.segments:
+            index = segment.planner.index_of(segment.arrays["keys"], queries)
+            rows = segment.for_core
+            described.append(rows if index is None else rows.with_index(index))
+        return described
 
     def plan(self, queries: int, k: int, execution: Execution, at_once: bool = False) -> None:
         """Count the queries of a search that is about to run, and build indexes where that pays."""
