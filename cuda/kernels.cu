@@ -1,0 +1,4 @@
+// All kernels, as nvcc compiles them.
+#include "codes.cuh"
+#include "launch.h"
+#include "ptx.h"

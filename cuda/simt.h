@@ -1,0 +1,119 @@
+// What a kernel uses of the machine, under names that hold in two worlds: nvcc compiles them to a
+// device's own, and any other compiler to emulation/, where every thread is a fiber and the rules
+// of the execution model are checked. A kernel has one-dimensional blocks of a multiple of 32
+// threads in a grid of one or two dimensions, and dynamic shared memory only; all lanes of a warp
+// take part in each of its exchanges.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__CUDACC__)
+
+#include <cuda_runtime.h>
+
+#define RESMEM_KERNEL __global__
+// At most so many threads are in a block, and so many blocks are on a multiprocessor at once.
+#define RESMEM_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
+#define RESMEM_DEVICE __device__ __forceinline__
+#define RESMEM_HOST_DEVICE __host__ __device__ __forceinline__
+
+namespace resmem {
+namespace simt {
+
+inline constexpr unsigned kWarp = 32;
+inline constexpr unsigned kAllLanes = 0xFFFFFFFF;
+using Stream = cudaStream_t;
+
+RESMEM_DEVICE unsigned thread() { return threadIdx.x; }
+RESMEM_DEVICE unsigned threads() { return blockDim.x; }
+RESMEM_DEVICE unsigned lane() { return threadIdx.x % kWarp; }
+RESMEM_DEVICE unsigned block_x() { return blockIdx.x; }
+RESMEM_DEVICE unsigned block_y() { return blockIdx.y; }
+RESMEM_DEVICE unsigned blocks_x() { return gridDim.x; }
+
+template <class T>
+RESMEM_DEVICE T* shared_memory() {
+  extern __shared__ __align__(128) unsigned char resmem_shared[];
+  return reinterpret_cast<T*>(resmem_shared);
+}
+
+RESMEM_DEVICE void sync_block() { __syncthreads(); }
+RESMEM_DEVICE bool sync_block_any(bool said) { return __syncthreads_or(said) != 0; }
+RESMEM_DEVICE void sync_warp() { __syncwarp(); }
+RESMEM_DEVICE std::uint32_t vote(bool said) { return __ballot_sync(kAllLanes, said); }
+template <class T>
+RESMEM_DEVICE T shuffle(T value, unsigned from) {
+  return __shfl_sync(kAllLanes, value, static_cast<int>(from));
+}
+template <class T>
+RESMEM_DEVICE T shuffle_xor(T value, unsigned mask) {
+  return __shfl_xor_sync(kAllLanes, value, static_cast<int>(mask));
+}
+RESMEM_DEVICE std::uint32_t atomic_add(std::uint32_t* to, std::uint32_t value) {
+  return atomicAdd(to, value);
+}
+
+}  // namespace simt
+}  // namespace resmem
+
+#else
+
+#include "emulation/block.h"
+
+#define RESMEM_KERNEL
+#define RESMEM_BOUNDS(threads, blocks)
+#define RESMEM_DEVICE inline
+#define RESMEM_HOST_DEVICE inline
+
+namespace resmem {
+namespace simt {
+
+inline constexpr unsigned kWarp = emulation::kWarp;
+
+inline unsigned thread() { return emulation::Block::current().thread(); }
+inline unsigned threads() { return emulation::Block::current().threads(); }
+inline unsigned lane() { return emulation::Block::current().lane(); }
+inline unsigned block_x() { return emulation::Block::current().index().x; }
+inline unsigned block_y() { return emulation::Block::current().index().y; }
+inline unsigned blocks_x() { return emulation::Block::current().grid().x; }
+
+template <class T>
+T* shared_memory() {
+  return static_cast<T*>(emulation::Block::current().shared());
+}
+
+// The compiler gives the line of the call, by which two places of a kernel are told apart.
+inline void sync_block(int line = __builtin_LINE()) {
+  emulation::Block::current().sync(false, {"sync_block", line});
+}
+inline bool sync_block_any(bool said, int line = __builtin_LINE()) {
+  return emulation::Block::current().sync(said, {"sync_block_any", line});
+}
+inline void sync_warp(int line = __builtin_LINE()) {
+  emulation::Block::current().sync_warp({"sync_warp", line});
+}
+inline std::uint32_t vote(bool said, int line = __builtin_LINE()) {
+  const bool* all = emulation::Block::current().exchange(said, {"vote", line});
+  std::uint32_t votes = 0;
+  for (unsigned i = 0; i < kWarp; ++i) votes |= static_cast<std::uint32_t>(all[i]) << i;
+  return votes;
+}
+template <class T>
+T shuffle(T value, unsigned from, int line = __builtin_LINE()) {
+  return emulation::Block::current().exchange(value, {"shuffle", line})[from % kWarp];
+}
+template <class T>
+T shuffle_xor(T value, unsigned mask, int line = __builtin_LINE()) {
+  return emulation::Block::current().exchange(value, {"shuffle_xor", line})[lane() ^ mask];
+}
+inline std::uint32_t atomic_add(std::uint32_t* to, std::uint32_t value) {
+  return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
+}
+
+}  // namespace simt
+}  // namespace resmem
+
+#endif

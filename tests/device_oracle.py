@@ -1,0 +1,119 @@
+"""What the device computes of rows and queries, step by step as cuda/README.md defines it.
+
+It imports nothing from the extension. Sums run in the order of a warp: 32 lanes, each of which adds
+its coordinates of the blocks in turn, and then a tree over the lanes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+BLOCK, LANES, LARGEST_CODE = 64, 32, 127
+UNIT = 2.0**-53
+
+
+def depth_of(d: int) -> int:
+    return -(-d // BLOCK) * BLOCK
+
+
+def turned(i: int) -> bool:
+    """Tell whether dimension i changes its sign: the last bit of splitmix64."""
+    every = 2**64 - 1
+    mixed = (i + 0x9E3779B97F4A7C15) & every
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & every
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & every
+    return bool((mixed ^ (mixed >> 31)) & 1)
+
+
+def signs(d: int) -> F64:
+    return np.array([-1.0 if turned(i) else 1.0 for i in range(d)])
+
+
+def rotated(vectors: F32, offset: F32) -> F64:
+    """Return y (n, depth): differences with turned signs, rotated by blocks of 64."""
+    n, d = vectors.shape
+    y = np.zeros((n, depth_of(d)))
+    y[:, :d] = (vectors.astype(np.float64) - offset.astype(np.float64)) * signs(d)
+    y = y.reshape(n, -1, BLOCK)
+    for bit in (32, 16, 8, 4, 2, 1):
+        low = (np.arange(BLOCK) & bit) == 0
+        first, second = y[..., low], y[..., ~low]
+        y = np.empty_like(y)
+        y[..., low], y[..., ~low] = first + second, first - second
+    return np.asarray(y * 0.125).reshape(n, -1)
+
+
+def rotated_exactly(vector: F32, offset: F32) -> list[Fraction]:
+    """Return y of one vector without any rounding."""
+    d = len(vector)
+    y = [Fraction(float(x)) - Fraction(float(o)) for x, o in zip(vector, offset, strict=True)]
+    y = [-v if turned(i) else v for i, v in enumerate(y)] + [Fraction(0)] * (depth_of(d) - d)
+    for bit in (32, 16, 8, 4, 2, 1):
+        y = [y[i ^ bit] - y[i] if i & bit else y[i] + y[i ^ bit] for i in range(len(y))]
+    return [v / 8 for v in y]
+
+
+def lane_sum(terms: F64) -> float:
+    """Return the sum of terms (depth,) in the order of a warp."""
+    lanes = np.zeros(LANES)
+    for start in range(0, len(terms), LANES):
+        lanes = lanes + terms[start : start + LANES]
+    for bit in (16, 8, 4, 2, 1):
+        lanes = lanes + lanes[np.arange(LANES) ^ bit]
+    return float(lanes[0])
+
+
+def exponent_for(largest: float) -> int:
+    """Return the largest exponent with ``largest * 2**exponent <= 127``; 0 for 0."""
+    if largest == 0:
+        return 0
+    mantissa, binade = math.frexp(largest)  # 0.5 <= mantissa < 1
+    return (7 if mantissa <= LARGEST_CODE / 128 else 6) - binade
+
+
+def error_from(off_square: float, square: float, depth: int) -> np.float32:
+    """Return the upper end of the error that is stored, rounded up to float32."""
+    error = (math.sqrt(off_square) + 8 * UNIT * math.sqrt(square)) * (1 + (depth + 16.0) * UNIT)
+    rounded = np.float32(error)
+    return rounded if float(rounded) >= error else np.nextafter(rounded, np.float32(np.inf))
+
+
+@dataclass(frozen=True)
+class Coded:
+    codes: npt.NDArray[np.int8]  # (depth,)
+    square: int
+    error: np.float32
+    exponent: int
+
+
+def code(vector: F32, offset: F32) -> Coded:
+    """Return the codes of one vector, with the exponent that has the smaller error."""
+    y = rotated(vector[None], offset)[0]
+    exponent = exponent_for(float(np.abs(y).max(initial=0.0)))
+    tried = []
+    for each in (exponent, exponent + 1):
+        scaled = np.clip(np.ldexp(y, each), -LARGEST_CODE, LARGEST_CODE)
+        codes = np.rint(scaled)  # halves to even
+        off = np.ldexp(codes, -each) - y
+        tried.append((lane_sum(off * off), each, codes))
+    off_square, exponent, codes = tried[1] if tried[1][0] < tried[0][0] else tried[0]
+    return Coded(
+        codes.astype(np.int8), int((codes * codes).sum()),
+        error_from(off_square, lane_sum(y * y), len(y)), exponent,
+    )  # fmt: skip
+
+
+def exact_error_square(coded: Any, vector: F32, offset: F32) -> Fraction:
+    """Return ``|code / 2**exponent - y|**2`` without any rounding."""
+    unit = Fraction(2) ** -int(coded.exponent)
+    exact = rotated_exactly(vector, offset)
+    return sum(((int(c) * unit - y) ** 2 for c, y in zip(coded.codes, exact, strict=True)),
+               start=Fraction(0))  # fmt: skip
