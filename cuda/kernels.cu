@@ -1,4 +1,6 @@
 // All kernels, as nvcc compiles them.
 #include "codes.cuh"
+#include "filter.cuh"
 #include "launch.h"
+#include "rescore.cuh"
 #include "ptx.h"

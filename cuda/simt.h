@@ -18,6 +18,7 @@
 // At most so many threads are in a block, and so many blocks are on a multiprocessor at once.
 #define RESMEM_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define RESMEM_DEVICE __device__ __forceinline__
+#define RESMEM_UNROLL _Pragma("unroll")  // before a loop whose arrays must be registers
 #define RESMEM_HOST_DEVICE __host__ __device__ __forceinline__
 
 namespace resmem {
@@ -66,6 +67,7 @@ RESMEM_DEVICE std::uint32_t atomic_add(std::uint32_t* to, std::uint32_t value) {
 #define RESMEM_KERNEL
 #define RESMEM_BOUNDS(threads, blocks)
 #define RESMEM_DEVICE inline
+#define RESMEM_UNROLL
 #define RESMEM_HOST_DEVICE inline
 
 namespace resmem {

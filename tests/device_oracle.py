@@ -117,3 +117,66 @@ def exact_error_square(coded: Any, vector: F32, offset: F32) -> Fraction:
     exact = rotated_exactly(vector, offset)
     return sum(((int(c) * unit - y) ** 2 for c, y in zip(coded.codes, exact, strict=True)),
                start=Fraction(0))  # fmt: skip
+
+
+# ---- The filter ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Coded128:
+    """Rows or queries of one exponent a tile of 128."""
+
+    codes: npt.NDArray[np.int8]  # (n, depth)
+    exponents: npt.NDArray[np.int32]  # one a tile
+    errors: F32  # (n,)
+
+    @property
+    def squares(self) -> npt.NDArray[np.int32]:
+        wide = self.codes.astype(np.int64)
+        return np.asarray((wide * wide).sum(axis=1), dtype=np.int32)
+
+    def tile_error(self, tile: int) -> float:
+        return float(self.errors[tile * TILE : (tile + 1) * TILE].max())
+
+
+TILE = 128
+
+
+def fits_integers(a: int, b: int, depth: int) -> bool:
+    shift = b - a - 1
+    return LARGEST_CODE**2 * depth * (2**shift if shift > 0 else 1) < 2**30
+
+
+def least_score(
+    square: int, error: float, reach: float, a: int, b: int, tile_error: float
+) -> float:
+    """Return the lower end of the scores of rows within reach, rounded as the device rounds it."""
+    radius = (reach + error + tile_error) * (1 + 4 * UNIT)
+    own = square * 2.0 ** (a - b)
+    within = radius * radius * 2.0 ** (a + b)
+    return 0.5 * (own - within) - 8 * UNIT * (own + within)
+
+
+def filter_hits(queries: Coded128, rows: Coded128, reach: F64) -> list[set[int]]:
+    """Return the rows that the filter lets through for each query, by definition."""
+    products = queries.codes.astype(np.int64) @ rows.codes.astype(np.int64).T
+    depth, hits = rows.codes.shape[1], [set[int]() for _ in reach]
+    for tile, a in enumerate(map(int, rows.exponents)):
+        here = slice(tile * TILE, (tile + 1) * TILE)
+        squares = rows.squares[here].astype(np.int64)
+        for i, mine in enumerate(hits):
+            b = int(queries.exponents[i // TILE])
+            least = least_score(
+                int(queries.squares[i]), float(queries.errors[i]), float(reach[i]), a, b,
+                rows.tile_error(tile),
+            )  # fmt: skip
+            dots, shift = products[i, here], b - a - 1
+            if not fits_integers(a, b, depth):
+                scores = dots - squares * (2.0**shift * (1 - 2.0**-50)) + 1
+            elif least > -(2.0**31):
+                least = math.floor(least)
+                scores = dots - (squares << shift if shift >= 0 else squares >> min(-shift, 62))
+            else:  # everything passes
+                scores, least = dots * 0.0, 0.0
+            mine.update((here.start + np.flatnonzero(scores >= least)).tolist())
+    return hits

@@ -2,9 +2,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "../codes.cuh"
+#include "../filter.cuh"
+#include "../rescore.cuh"
 #include "../launch.h"
 
 namespace resmem {
@@ -46,6 +49,78 @@ py::tuple code_vectors_python(const Array<float>& vectors, const Array<float>& o
   return py::make_tuple(codes, squares, errors, exponents, rows);
 }
 
+// Rows or queries, coded and in tiles, as Python hands them over: codes (n, depth), squares and
+// errors (n,), exponents and errors of tiles.
+struct Coded {
+  Coded(const Array<std::int8_t>& bytes, const Array<std::int32_t>& squares,
+        const Array<std::int32_t>& exponents, const Array<float>& errors)
+      : codes(bytes), n(static_cast<unsigned>(codes.shape(0))) {
+    const std::size_t count = (n + device::kTile - 1) / device::kTile;
+    require(codes.ndim() == 2 && squares.size() == codes.shape(0) &&
+                exponents.size() == static_cast<py::ssize_t>(count) &&
+                errors.size() == codes.shape(0),
+            "codes must be (n, depth), squares and errors (n,), exponents one a tile");
+    facts.resize(n);
+    tiles.resize(count);
+    for (unsigned i = 0; i < n; ++i) {
+      device::TileFacts& tile = tiles[i / device::kTile];
+      tile.exponent = exponents.data()[i / device::kTile];
+      tile.error =
+          i % device::kTile == 0 ? errors.data()[i] : std::max(tile.error, errors.data()[i]);
+      facts[i] = {squares.data()[i], errors.data()[i], tile.exponent, i};
+    }
+  }
+  Array<std::int8_t> codes;
+  unsigned n;
+  std::vector<device::CodeFacts> facts;
+  std::vector<device::TileFacts> tiles;
+};
+
+// Returns the counts of hits (q,) and the hits that were kept (q, capacity).
+py::tuple filter_python(const Coded& queries, const Coded& rows, const Array<double>& reach,
+                        unsigned capacity, std::uint64_t seed) {
+  require(queries.codes.shape(1) == rows.codes.shape(1) && reach.size() == queries.codes.shape(0),
+          "queries and rows must have one depth, and each query a reach");
+  std::vector<device::QueryFacts> facts;
+  for (unsigned i = 0; i < queries.n; ++i)
+    facts.push_back({queries.facts[i].square, queries.facts[i].error, reach.data()[i]});
+  const std::vector<std::size_t> shape{queries.n, capacity};
+  Array<std::uint32_t> counts(queries.n), hits(shape);
+  std::fill_n(counts.mutable_data(), queries.n, 0U);
+  std::fill_n(hits.mutable_data(), shape[0] * shape[1], ~0U);
+  simt::emulation_seed() = seed;
+  simt::launch(
+      &device::filter_tiles,
+      {static_cast<unsigned>(queries.tiles.size()), static_cast<unsigned>(rows.tiles.size())},
+      device::kFilterThreads, device::kFilterShared,
+      device::FilterArgs{queries.codes.data(), facts.data(), queries.tiles.data(), queries.n,
+                         rows.codes.data(), rows.facts.data(), rows.tiles.data(), rows.n,
+                         static_cast<unsigned>(rows.codes.shape(1)), capacity,
+                         counts.mutable_data(), hits.mutable_data()});
+  return py::make_tuple(counts, hits);
+}
+
+// Returns the keys (q, capacity) of hits (q, capacity), of which counts (q,) are there.
+Array<double> rescore_python(const Array<float>& queries, const Array<float>& rows, int kind,
+                             const Array<std::uint32_t>& counts, const Array<std::uint32_t>& hits,
+                             std::uint64_t seed) {
+  require(queries.ndim() == 2 && rows.ndim() == 2 && queries.shape(1) == rows.shape(1) &&
+              hits.ndim() == 2 && hits.shape(0) == queries.shape(0) &&
+              counts.size() == queries.shape(0) && kind >= 0 && kind <= 2,
+          "queries must be (q, d), rows (n, d), counts (q,) and hits (q, capacity)");
+  const auto q = static_cast<unsigned>(queries.shape(0));
+  const std::vector<std::size_t> shape{q, static_cast<std::size_t>(hits.shape(1))};
+  Array<double> keys(shape);
+  std::fill_n(keys.mutable_data(), shape[0] * shape[1], -1.0);
+  simt::emulation_seed() = seed;
+  simt::launch(
+      &device::rescore_hits, {q, 1}, device::kRescoreThreads, 0,
+      device::RescoreArgs{queries.data(), rows.data(), static_cast<unsigned>(queries.shape(1)),
+                          static_cast<device::KeyKind>(kind), counts.data(), hits.data(),
+                          static_cast<unsigned>(shape[1]), keys.mutable_data()});
+  return keys;
+}
+
 }  // namespace
 }  // namespace resmem
 
@@ -55,4 +130,16 @@ PYBIND11_MODULE(_cuda_emulated, module) {
   module.def("code_vectors", &resmem::code_vectors_python, pybind11::arg("vectors").noconvert(),
              pybind11::arg("offset").noconvert(), "block_threads"_a = 128, "seed"_a = 1,
              "Codes (n, depth), and squares, errors, exponents and rows (n,).");
+  pybind11::class_<resmem::Coded>(module, "Coded", "Rows or queries, coded and in tiles of 128.")
+      .def(pybind11::init<const resmem::Array<std::int8_t>&, const resmem::Array<std::int32_t>&,
+                          const resmem::Array<std::int32_t>&, const resmem::Array<float>&>(),
+           pybind11::arg("codes").noconvert(), pybind11::arg("squares").noconvert(),
+           pybind11::arg("exponents").noconvert(), pybind11::arg("errors").noconvert());
+  module.def("filter", &resmem::filter_python, "queries"_a, "rows"_a,
+             pybind11::arg("reach").noconvert(), "capacity"_a, "seed"_a = 1,
+             "Counts of hits (q,), and hits (q, capacity), as they came.");
+  module.def("rescore", &resmem::rescore_python, pybind11::arg("queries").noconvert(),
+             pybind11::arg("rows").noconvert(), "kind"_a, pybind11::arg("counts").noconvert(),
+             pybind11::arg("hits").noconvert(), "seed"_a = 1,
+             "Canonical keys (q, capacity) of hits: squared distance, cosine or inner product.");
 }
