@@ -37,10 +37,11 @@ def run(emulated, queries, rows, reach, capacity, seed):
     """Return the hits of each query as a set, and their counts."""
     given = (emulated.Coded(c.codes, c.squares, c.exponents, c.errors) for c in (queries, rows))
     counts, hits = emulated.filter(*given, reach, capacity, seed)
-    kept = [
-        set(row[: min(count, capacity)].tolist()) for row, count in zip(hits, counts, strict=True)
-    ]
-    assert all(len(h) == min(c, capacity) for h, c in zip(kept, counts, strict=True))
+    most = np.minimum(counts, capacity).tolist()
+    kept = [set(mine[:count].tolist()) for mine, count in zip(hits, most, strict=True)]
+    assert [len(mine) for mine in kept] == most
+    rest = [mine[count:] for mine, count in zip(hits, most, strict=True)]
+    assert (np.concatenate(rest) == 2**32 - 1).all()  # nobody wrote there
     return kept, counts
 
 
@@ -103,11 +104,11 @@ def oracle_distances(queries, rows):
 
 def test_hits_beyond_the_capacity_are_counted(emulated):
     rng = np.random.default_rng(0)
-    queries, rows = random_codes(rng, 3, 64, [0]), random_codes(rng, 200, 64, [0])
-    reach = np.full(3, np.inf)
+    queries, rows = random_codes(rng, 4, 64, [0]), random_codes(rng, 200, 64, [0])
+    reach = np.array([np.inf, 0, np.inf, 0])  # all rows and none in turn
     hits, counts = run(emulated, queries, rows, reach, 7, 1)
-    assert counts.tolist() == [200] * 3
-    assert all(len(mine) == 7 for mine in hits)
+    assert counts.tolist() == [200, 0, 200, 0]
+    assert [len(mine) for mine in hits] == [7, 0, 7, 0]
 
 
 def test_few_rows_beyond_reach_pass(emulated):
