@@ -36,7 +36,7 @@ struct FilterArgs {
   unsigned depth;
   unsigned capacity;      // hits that are kept of a query
   std::uint32_t* counts;  // (queries,) hits that were found, kept or not
-  std::uint32_t* hits;    // (queries, capacity) places of rows
+  Hit* hits;              // (queries, capacity)
 };
 
 RESMEM_DEVICE unsigned swizzled(unsigned vector, unsigned sixteen) {
@@ -133,10 +133,11 @@ RESMEM_DEVICE unsigned row_of(unsigned j, unsigned e) {
   return 8 * j + 2 * (simt::lane() % 4) + e % 2;
 }
 
-RESMEM_DEVICE void note_hit(const FilterArgs& args, unsigned query, unsigned row) {
+RESMEM_DEVICE void note_hit(const FilterArgs& args, unsigned query, unsigned row,
+                            std::int32_t score) {
   if (query >= args.query_count || row >= args.row_count) return;
   const std::uint32_t at = simt::atomic_add(args.counts + query, 1);
-  if (at < args.capacity) args.hits[std::size_t{query} * args.capacity + at] = row;
+  if (at < args.capacity) args.hits[std::size_t{query} * args.capacity + at] = {row, score};
 }
 
 // Scores that are integers. Most warps have no hit: the signs of all differences are looked at
@@ -158,7 +159,7 @@ RESMEM_DEVICE void note_integer_hits(const FilterArgs& args, Products& products,
   for (unsigned j = 0; j < 4; ++j) RESMEM_UNROLL
   for (unsigned e = 0; e < 4; ++e)
     if (products.sum[i][j][e] >= least[query_of(i, e)])
-      note_hit(args, first_query + query_of(i, e), first_row + row_of(j, e));
+      note_hit(args, first_query + query_of(i, e), first_row + row_of(j, e), products.sum[i][j][e]);
 }
 
 // Scores of a row and a query whose exponents are far apart, in double precision. The row's term is
@@ -176,7 +177,7 @@ RESMEM_DEVICE void note_wide_hits(const FilterArgs& args, const Products& produc
     if (query >= args.query_count || row >= args.row_count) continue;
     const double score = products.sum[i][j][e] - args.rows[row].square * unit;
     if (score + 1 >= least_score(args.queries[query], query_exponent, row_tile))
-      note_hit(args, query, row);
+      note_hit(args, query, row, products.sum[i][j][e]);
   }
 }
 

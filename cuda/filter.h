@@ -38,6 +38,20 @@ RESMEM_HOST_DEVICE std::int32_t row_term(std::int32_t square, int row_exponent,
   return shift > -31 ? square >> -shift : 0;
 }
 
+// A row that the filter let through. Its score is the product of its codes and the query's, less
+// the row's term where scores are integers.
+struct Hit {
+  std::uint32_t row;  // its place
+  std::int32_t score;
+};
+
+// Returns the product that a score was made of.
+RESMEM_HOST_DEVICE std::int32_t product_of(std::int32_t score, const CodeFacts& row,
+                                           int query_exponent, unsigned depth) {
+  if (!fits_integers(row.exponent, query_exponent, depth)) return score;
+  return score + row_term(row.square, row.exponent, query_exponent);
+}
+
 // Returns a lower end of the score that rows within reach have, as equation (4) says.
 RESMEM_HOST_DEVICE double least_score(const QueryFacts& query, int query_exponent,
                                       const TileFacts& rows) {

@@ -3,4 +3,5 @@
 #include "filter.cuh"
 #include "launch.h"
 #include "rescore.cuh"
+#include "select.cuh"
 #include "ptx.h"

@@ -2,7 +2,7 @@
 // lanes a pair, one for each of the contract's partial sums.
 #pragma once
 
-#include "simt.h"
+#include "filter.h"
 
 namespace resmem {
 namespace device {
@@ -18,7 +18,7 @@ struct RescoreArgs {
   unsigned d;
   KeyKind kind;
   const std::uint32_t* counts;  // (queries,) hits, perhaps more than are kept
-  const std::uint32_t* hits;    // (queries, capacity)
+  const Hit* hits;              // (queries, capacity)
   unsigned capacity;
   double* keys;  // (queries, capacity); +inf for rows that are not finite
 };
@@ -63,13 +63,13 @@ RESMEM_DEVICE double pair_key(KeyKind kind, const float* query, const float* row
 RESMEM_KERNEL void RESMEM_BOUNDS(kRescoreThreads, 8) rescore_hits(const RescoreArgs args) {
   const unsigned query = simt::block_x();
   const unsigned kept = args.counts[query] < args.capacity ? args.counts[query] : args.capacity;
-  const std::uint32_t* hits = args.hits + std::size_t{query} * args.capacity;
+  const Hit* hits = args.hits + std::size_t{query} * args.capacity;
   double* keys = args.keys + std::size_t{query} * args.capacity;
   const float* own = args.queries + std::size_t{query} * args.d;
   const unsigned groups = simt::threads() / kPairLanes;
   for (unsigned first = 0; first < kept; first += groups) {
     const unsigned mine = first + simt::thread() / kPairLanes;
-    const float* row = args.rows + std::size_t{hits[mine < kept ? mine : 0]} * args.d;
+    const float* row = args.rows + std::size_t{hits[mine < kept ? mine : 0].row} * args.d;
     const double key = pair_key(args.kind, own, row, args.d);
     const bool finite = key - key == 0;
     if (mine < kept && simt::lane() % kPairLanes == 0) keys[mine] = finite ? key : __builtin_inf();

@@ -53,6 +53,9 @@ template <class T>
 RESMEM_DEVICE T shuffle_xor(T value, unsigned mask) {
   return __shfl_xor_sync(kAllLanes, value, static_cast<int>(mask));
 }
+RESMEM_DEVICE unsigned bit_count(std::uint32_t bits) {
+  return static_cast<unsigned>(__popc(static_cast<int>(bits)));
+}
 RESMEM_DEVICE std::uint32_t atomic_add(std::uint32_t* to, std::uint32_t value) {
   return atomicAdd(to, value);
 }
@@ -110,6 +113,9 @@ T shuffle(T value, unsigned from, int line = __builtin_LINE()) {
 template <class T>
 T shuffle_xor(T value, unsigned mask, int line = __builtin_LINE()) {
   return emulation::Block::current().exchange(value, {"shuffle_xor", line})[lane() ^ mask];
+}
+inline unsigned bit_count(std::uint32_t bits) {
+  return static_cast<unsigned>(__builtin_popcount(bits));
 }
 inline std::uint32_t atomic_add(std::uint32_t* to, std::uint32_t value) {
   return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);

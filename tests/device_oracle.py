@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ class Coded128:
     exponents: npt.NDArray[np.int32]  # one a tile
     errors: F32  # (n,)
 
-    @property
+    @cached_property
     def squares(self) -> npt.NDArray[np.int32]:
         wide = self.codes.astype(np.int64)
         return np.asarray((wide * wide).sum(axis=1), dtype=np.int32)
@@ -157,6 +158,14 @@ def least_score(
     return 0.5 * (own - within) - 8 * UNIT * (own + within)
 
 
+def score_of(product: int, square: int, a: int, b: int, depth: int) -> int:
+    """Return the score that a hit carries, for a row's and a query's exponent."""
+    if not fits_integers(a, b, depth):
+        return product
+    shift = b - a - 1
+    return product - (square << shift if shift >= 0 else square >> -shift)
+
+
 def filter_hits(queries: Coded128, rows: Coded128, reach: F64) -> list[set[int]]:
     """Return the rows that the filter lets through for each query, by definition."""
     products = queries.codes.astype(np.int64) @ rows.codes.astype(np.int64).T
@@ -180,3 +189,25 @@ def filter_hits(queries: Coded128, rows: Coded128, reach: F64) -> list[set[int]]
                 scores, least = dots * 0.0, 0.0
             mine.update((here.start + np.flatnonzero(scores >= least)).tolist())
     return hits
+
+
+# ---- Select --------------------------------------------------------------------------------------
+
+
+def distance_ends(
+    query_square: int, query_error: float, b: int, row_square: int, row_error: float, a: int,
+    product: int,
+) -> tuple[float, float]:  # fmt: skip
+    """Return both ends of a distance, rounded as the device rounds them."""
+    own, theirs = query_square * 2.0 ** (a - b), row_square * 2.0 ** (b - a)
+    gap, off = (own + theirs) - 2.0 * product, 4 * UNIT * (own + theirs)
+    unit, errors = 2.0 ** (-a - b), query_error + row_error
+    low = math.sqrt(max(gap - off, 0.0) * unit) * (1 - 4 * UNIT) - errors * (1 + 4 * UNIT)
+    high = math.sqrt((gap + off if gap > 0 else off) * unit)
+    return (low * (1 - 4 * UNIT) if low > 0 else 0.0), (high + errors) * (1 + 8 * UNIT)
+
+
+def rounded_up(x: float) -> float:
+    """Return the least float32 that is no smaller."""
+    rounded = np.float32(x)
+    return float(rounded if float(rounded) >= x else np.nextafter(rounded, np.float32(np.inf)))

@@ -38,11 +38,17 @@ def run(emulated, queries, rows, reach, capacity, seed):
     given = (emulated.Coded(c.codes, c.squares, c.exponents, c.errors) for c in (queries, rows))
     counts, hits = emulated.filter(*given, reach, capacity, seed)
     most = np.minimum(counts, capacity).tolist()
-    kept = [set(mine[:count].tolist()) for mine, count in zip(hits, most, strict=True)]
-    assert [len(mine) for mine in kept] == most
+    kept = [dict(mine[:count].tolist()) for mine, count in zip(hits, most, strict=True)]
+    products = queries.codes.astype(np.int64) @ rows.codes.astype(np.int64).T
+    for i, mine in enumerate(kept):
+        b = int(queries.exponents[i // TILE])
+        for row, score in mine.items():
+            a, square = int(rows.exponents[row // TILE]), int(rows.squares[row])
+            wanted = oracle.score_of(int(products[i, row]), square, a, b, rows.codes.shape[1])
+            assert score == wanted
     rest = [mine[count:] for mine, count in zip(hits, most, strict=True)]
-    assert (np.concatenate(rest) == 2**32 - 1).all()  # nobody wrote there
-    return kept, counts
+    assert (np.concatenate(rest) == -1).all()  # nobody wrote there
+    return [set(mine) for mine in kept], counts
 
 
 def random_codes(rng, n, depth, exponents):

@@ -19,6 +19,11 @@ def emulated():
     return pytest.importorskip("resmem._cuda_emulated", reason="built without the emulation")
 
 
+def pairs(rows):
+    """Return hits of these rows (q, capacity), with scores that do not count."""
+    return np.stack([rows.astype(np.int32), np.full(rows.shape, 7, np.int32)], axis=2)
+
+
 @settings(max_examples=60)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
@@ -34,7 +39,7 @@ def test_keys_have_the_bits_of_the_oracle(emulated, family, seed, q, n, d, metri
     capacity = int(rng.integers(1, n + 1))
     counts = rng.integers(0, n + 1, q).astype(np.uint32)  # perhaps more than are kept
     hits = np.array([rng.permutation(n)[:capacity] for _ in range(q)], dtype=np.uint32)
-    got = emulated.rescore(queries, rows, KINDS.index(metric), counts, hits, seed)
+    got = emulated.rescore(queries, rows, KINDS.index(metric), counts, pairs(hits), seed)
     wanted = np.take_along_axis(oracle.order_key(queries, rows, metric), hits.astype(int), axis=1)
     there = np.arange(capacity) < np.minimum(counts, capacity)[:, None]
     assert (got[~there] == -1).all()
@@ -46,6 +51,8 @@ def test_rows_that_are_not_finite_get_the_last_key(emulated, metric):
     queries, rows = make("gaussian", 1, 20, 3, 40)
     rows[[4, 9], [0, 39]] = np.nan, np.inf
     hits = np.tile(np.arange(20, dtype=np.uint32), (3, 1))
-    got = emulated.rescore(queries, rows, KINDS.index(metric), np.full(3, 20, np.uint32), hits)
+    got = emulated.rescore(
+        queries, rows, KINDS.index(metric), np.full(3, 20, np.uint32), pairs(hits)
+    )
     assert np.isinf(got[:, [4, 9]]).all()
     assert np.isfinite(np.delete(got, [4, 9], axis=1)).all()

@@ -8,6 +8,7 @@
 #include "../codes.cuh"
 #include "../filter.cuh"
 #include "../rescore.cuh"
+#include "../select.cuh"
 #include "../launch.h"
 
 namespace resmem {
@@ -70,24 +71,36 @@ struct Coded {
       facts[i] = {squares.data()[i], errors.data()[i], tile.exponent, i};
     }
   }
+  std::vector<device::QueryFacts> with(const Array<double>& reach) const {
+    std::vector<device::QueryFacts> queries;
+    for (unsigned i = 0; i < n; ++i)
+      queries.push_back({facts[i].square, facts[i].error, reach.data()[i]});
+    return queries;
+  }
+
   Array<std::int8_t> codes;
   unsigned n;
   std::vector<device::CodeFacts> facts;
   std::vector<device::TileFacts> tiles;
 };
 
-// Returns the counts of hits (q,) and the hits that were kept (q, capacity).
+// A hit is a row and a score for Python.
+device::Hit* hits_in(Array<std::int32_t>& pairs) {
+  static_assert(sizeof(device::Hit) == 2 * sizeof(std::int32_t));
+  return reinterpret_cast<device::Hit*>(pairs.mutable_data());
+}
+
+// Returns the counts of hits (q,), and the row and the score of those that were kept, (q,
+// capacity, 2).
 py::tuple filter_python(const Coded& queries, const Coded& rows, const Array<double>& reach,
                         unsigned capacity, std::uint64_t seed) {
   require(queries.codes.shape(1) == rows.codes.shape(1) && reach.size() == queries.codes.shape(0),
           "queries and rows must have one depth, and each query a reach");
-  std::vector<device::QueryFacts> facts;
-  for (unsigned i = 0; i < queries.n; ++i)
-    facts.push_back({queries.facts[i].square, queries.facts[i].error, reach.data()[i]});
-  const std::vector<std::size_t> shape{queries.n, capacity};
-  Array<std::uint32_t> counts(queries.n), hits(shape);
+  const std::vector<device::QueryFacts> facts = queries.with(reach);
+  Array<std::uint32_t> counts(queries.n);
+  Array<std::int32_t> hits(std::vector<std::size_t>{queries.n, capacity, 2});
   std::fill_n(counts.mutable_data(), queries.n, 0U);
-  std::fill_n(hits.mutable_data(), shape[0] * shape[1], ~0U);
+  std::fill_n(hits.mutable_data(), hits.size(), -1);
   simt::emulation_seed() = seed;
   simt::launch(
       &device::filter_tiles,
@@ -96,18 +109,18 @@ py::tuple filter_python(const Coded& queries, const Coded& rows, const Array<dou
       device::FilterArgs{queries.codes.data(), facts.data(), queries.tiles.data(), queries.n,
                          rows.codes.data(), rows.facts.data(), rows.tiles.data(), rows.n,
                          static_cast<unsigned>(rows.codes.shape(1)), capacity,
-                         counts.mutable_data(), hits.mutable_data()});
+                         counts.mutable_data(), hits_in(hits)});
   return py::make_tuple(counts, hits);
 }
 
-// Returns the keys (q, capacity) of hits (q, capacity), of which counts (q,) are there.
+// Returns the keys (q, capacity) of hits (q, capacity, 2), of which counts (q,) are there.
 Array<double> rescore_python(const Array<float>& queries, const Array<float>& rows, int kind,
-                             const Array<std::uint32_t>& counts, const Array<std::uint32_t>& hits,
+                             const Array<std::uint32_t>& counts, Array<std::int32_t> hits,
                              std::uint64_t seed) {
   require(queries.ndim() == 2 && rows.ndim() == 2 && queries.shape(1) == rows.shape(1) &&
-              hits.ndim() == 2 && hits.shape(0) == queries.shape(0) &&
+              hits.ndim() == 3 && hits.shape(2) == 2 && hits.shape(0) == queries.shape(0) &&
               counts.size() == queries.shape(0) && kind >= 0 && kind <= 2,
-          "queries must be (q, d), rows (n, d), counts (q,) and hits (q, capacity)");
+          "queries must be (q, d), rows (n, d), counts (q,) and hits (q, capacity, 2)");
   const auto q = static_cast<unsigned>(queries.shape(0));
   const std::vector<std::size_t> shape{q, static_cast<std::size_t>(hits.shape(1))};
   Array<double> keys(shape);
@@ -116,9 +129,32 @@ Array<double> rescore_python(const Array<float>& queries, const Array<float>& ro
   simt::launch(
       &device::rescore_hits, {q, 1}, device::kRescoreThreads, 0,
       device::RescoreArgs{queries.data(), rows.data(), static_cast<unsigned>(queries.shape(1)),
-                          static_cast<device::KeyKind>(kind), counts.data(), hits.data(),
+                          static_cast<device::KeyKind>(kind), counts.data(), hits_in(hits),
                           static_cast<unsigned>(shape[1]), keys.mutable_data()});
   return keys;
+}
+
+// Returns the reach (q,), the counts (q,) and the hits (q, capacity, 2) after a selection.
+py::tuple select_python(const Coded& queries, const Coded& rows, Array<double> reach, unsigned k,
+                        const Array<std::uint32_t>& counts, const Array<std::int32_t>& hits,
+                        std::uint64_t seed) {
+  require(hits.ndim() == 3 && hits.shape(0) == queries.codes.shape(0) && hits.shape(2) == 2 &&
+              counts.size() == queries.codes.shape(0) && reach.size() == counts.size() && k > 0,
+          "hits must be (q, capacity, 2), counts and reach (q,), and k at least 1");
+  Array<std::uint32_t> kept(counts.size());
+  Array<std::int32_t> left(std::vector<py::ssize_t>{hits.shape(0), hits.shape(1), 2});
+  std::copy_n(counts.data(), counts.size(), kept.mutable_data());
+  std::copy_n(hits.data(), hits.size(), left.mutable_data());
+  std::vector<device::QueryFacts> facts = queries.with(reach);
+  simt::emulation_seed() = seed;
+  simt::launch(
+      &device::tighten_reach, {queries.n, 1}, device::kSelectThreads, device::kSelectShared,
+      device::SelectArgs{facts.data(), queries.tiles.data(), rows.facts.data(),
+                         static_cast<unsigned>(rows.codes.shape(1)), k,
+                         static_cast<unsigned>(hits.shape(1)), kept.mutable_data(), hits_in(left)});
+  Array<double> found(reach.size());
+  for (unsigned i = 0; i < queries.n; ++i) found.mutable_data()[i] = facts[i].reach;
+  return py::make_tuple(found, kept, left);
 }
 
 }  // namespace
@@ -137,7 +173,11 @@ PYBIND11_MODULE(_cuda_emulated, module) {
            pybind11::arg("exponents").noconvert(), pybind11::arg("errors").noconvert());
   module.def("filter", &resmem::filter_python, "queries"_a, "rows"_a,
              pybind11::arg("reach").noconvert(), "capacity"_a, "seed"_a = 1,
-             "Counts of hits (q,), and hits (q, capacity), as they came.");
+             "Counts of hits (q,), and rows and scores (q, capacity, 2), as they came.");
+  module.def("select", &resmem::select_python, "queries"_a, "rows"_a,
+             pybind11::arg("reach").noconvert(), "k"_a, pybind11::arg("counts").noconvert(),
+             pybind11::arg("hits").noconvert(), "seed"_a = 1,
+             "Reach, counts and hits that are left, once the k-th nearest hit bounds the reach.");
   module.def("rescore", &resmem::rescore_python, pybind11::arg("queries").noconvert(),
              pybind11::arg("rows").noconvert(), "kind"_a, pybind11::arg("counts").noconvert(),
              pybind11::arg("hits").noconvert(), "seed"_a = 1,

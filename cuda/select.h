@@ -1,0 +1,45 @@
+// Both ends of the distance of a hit, as the host and the device compute them (README.md,
+// "Select").
+#pragma once
+
+#include "filter.h"
+
+namespace resmem {
+namespace device {
+
+struct Ends {
+  double low, high;
+};
+
+// Returns what the distance of a row and a query cannot be below and above, from their codes, which
+// have the squares, exponents and errors of their facts.
+RESMEM_HOST_DEVICE Ends distance_ends(const QueryFacts& query, int query_exponent,
+                                      const CodeFacts& row, std::int32_t product) {
+  constexpr double kUnit = 0x1p-53;
+  const double own = query.square * power_of_two(row.exponent - query_exponent);
+  const double theirs = row.square * power_of_two(query_exponent - row.exponent);
+  const double gap = (own + theirs) - 2.0 * product, off = 4 * kUnit * (own + theirs);
+  const double unit = power_of_two(-row.exponent - query_exponent);
+  const double errors = static_cast<double>(query.error) + static_cast<double>(row.error);
+  const double low = sqrt((gap > off ? gap - off : 0) * unit) * (1 - 4 * kUnit);
+  const double high = sqrt((gap > 0 ? gap + off : off) * unit);
+  const double least = low - errors * (1 + 4 * kUnit);
+  return {least > 0 ? least * (1 - 4 * kUnit) : 0, (high + errors) * (1 + 8 * kUnit)};
+}
+
+// Positive float32 numbers are in the order of their bits.
+RESMEM_HOST_DEVICE std::uint32_t bits_rounded_up(double x) {
+  const float rounded = static_cast<float>(x);
+  std::uint32_t bits;
+  memcpy(&bits, &rounded, sizeof bits);
+  return static_cast<double>(rounded) < x ? bits + 1 : bits;
+}
+
+RESMEM_HOST_DEVICE double number_of(std::uint32_t bits) {
+  float number;
+  memcpy(&number, &bits, sizeof number);
+  return static_cast<double>(number);
+}
+
+}  // namespace device
+}  // namespace resmem

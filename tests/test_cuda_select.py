@@ -1,0 +1,96 @@
+"""The reach becomes the k-th least high end, and hits beyond it go; no neighbour does."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import device_oracle as oracle
+from cases import FAMILIES, make
+from test_cuda_filter import coded_at, emulated, oracle_distances, random_codes, run  # noqa: F401
+
+
+def all_hits(queries, rows, rng):
+    """Return every row as a hit of every query, each in an order of its own."""
+    products = queries.codes.astype(np.int64) @ rows.codes.astype(np.int64).T
+    depth = rows.codes.shape[1]
+    hits = np.empty((*products.shape, 2), np.int32)
+    for i, mine in enumerate(hits):
+        b = int(queries.exponents[i // 128])
+        mine[:, 0] = rng.permutation(len(rows.codes))
+        for hit in mine:
+            a, square = int(rows.exponents[hit[0] // 128]), int(rows.squares[hit[0]])
+            hit[1] = oracle.score_of(int(products[i, hit[0]]), square, a, b, depth)
+    return hits
+
+
+def ends_of(queries, rows, i, hit):
+    """Return the ends of the distance of query i and the row of a hit."""
+    j = int(hit[0])
+    b, a = int(queries.exponents[i // 128]), int(rows.exponents[j // 128])
+    product = int(queries.codes[i].astype(np.int64) @ rows.codes[j].astype(np.int64))
+    return oracle.distance_ends(
+        int(queries.squares[i]), float(queries.errors[i]), b,
+        int(rows.squares[j]), float(rows.errors[j]), a, product,
+    )  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.sampled_from([1, 2, 31, 33, 255, 256, 257, 600]),
+    k=st.sampled_from([1, 2, 30, 300]),
+    spread=st.sampled_from([0, 2, 9]),
+    equal=st.booleans(),
+)
+def test_selection_is_that_of_the_definition(emulated, seed, n, k, spread, equal):  # noqa: F811
+    rng = np.random.default_rng(seed)
+    exponents = range(-spread, spread + 1)
+    queries, rows = random_codes(rng, 3, 64, exponents), random_codes(rng, n, 64, exponents)
+    if equal:
+        rows.codes[:], rows.errors[:] = rows.codes[0], rows.errors[0]
+    hits = all_hits(queries, rows, rng)
+    counts = np.array([n, max(1, n // 2), n + 1], dtype=np.uint32)  # the last list overflowed
+    reach = np.array([np.inf, 1e3, np.inf])
+    given_ = (emulated.Coded(c.codes, c.squares, c.exponents, c.errors) for c in (queries, rows))
+    found, kept, left = emulated.select(*given_, reach, k, counts, hits, seed)
+    for i, count in enumerate(map(int, counts)):
+        ends = [ends_of(queries, rows, i, hit) for hit in hits[i, : min(count, n)]]
+        if count < k or count > n:
+            assert (found[i], kept[i]) == (reach[i], count)
+            continue
+        wanted = min(reach[i], sorted(oracle.rounded_up(high) for _, high in ends)[k - 1])
+        assert found[i] == wanted
+        here = [hit for hit, (low, _) in zip(hits[i].tolist(), ends, strict=False) if low <= wanted]
+        assert left[i, : kept[i]].tolist() == here
+
+
+@settings(max_examples=30)
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    seed=st.integers(0, 2**31),
+    d=st.sampled_from([1, 3, 16, 64, 65, 130]),
+    k=st.sampled_from([1, 5, 40]),
+)
+def test_selection_keeps_the_k_nearest(emulated, family, seed, d, k):  # noqa: F811
+    queries, rows = make(family, seed, 150, 4, d)
+    offset = rows[:32].mean(axis=0, dtype=np.float64).astype(np.float32)
+    largest = [np.abs(oracle.rotated(x, offset)).max() for x in (queries, rows)]
+    b, a = (oracle.exponent_for(float(x)) for x in largest)
+    coded = coded_at(queries, offset, b), coded_at(rows, offset, a)
+    distances = oracle_distances(queries, rows)
+    hits = all_hits(*coded, np.random.default_rng(seed))
+    for i in range(4):
+        for hit in hits[i]:
+            low, high = ends_of(*coded, i, hit)
+            assert low <= distances[i, hit[0]] * (1 + 2**-50)
+            assert distances[i, hit[0]] <= high * (1 + 2**-50)
+    given_ = (emulated.Coded(c.codes, c.squares, c.exponents, c.errors) for c in coded)
+    counts, reach = np.full(4, 150, np.uint32), np.full(4, np.inf)
+    found, kept, left = emulated.select(*given_, reach, k, counts, hits, seed)
+    for i in range(4):
+        kth = np.sort(distances[i])[k - 1]
+        assert found[i] >= kth * (1 - 2**-50)
+        nearest = np.flatnonzero(distances[i] <= kth)
+        assert set(nearest.tolist()) <= set(left[i, : kept[i], 0].tolist())
