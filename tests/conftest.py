@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import hypothesis
 import pytest
@@ -14,6 +15,12 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 ALL_ISAS = ("scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod")
+
+
+@pytest.fixture(scope="session")
+def emulated() -> Any:
+    """The kernels of the device in their emulation, where that was built."""
+    return pytest.importorskip("resmem._cuda_emulated", reason="built without the emulation")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

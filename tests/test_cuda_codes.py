@@ -16,12 +16,6 @@ from cases import FAMILIES, make
 DIMENSIONS = [1, 2, 3, 7, 8, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200]
 
 
-@pytest.fixture(scope="module")
-def emulated():
-    """The kernels in the emulation, where they were built."""
-    return pytest.importorskip("resmem._cuda_emulated", reason="built without the emulation")
-
-
 # ---- the oracle itself ---------------------------------------------------------------------------
 
 

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import device_oracle as oracle
 from cases import FAMILIES, make
 from device_oracle import TILE, Coded128
-
-
-@pytest.fixture(scope="module")
-def emulated():
-    """The kernels in the emulation, where they were built."""
-    return pytest.importorskip("resmem._cuda_emulated", reason="built without the emulation")
 
 
 def coded_at(vectors, offset, exponent):

@@ -13,12 +13,6 @@ from cases import FAMILIES, make
 KINDS = ("sqeuclidean", "cosine", "inner_product")
 
 
-@pytest.fixture(scope="module")
-def emulated():
-    """The kernels in the emulation, where they were built."""
-    return pytest.importorskip("resmem._cuda_emulated", reason="built without the emulation")
-
-
 def pairs(rows):
     """Return hits of these rows (q, capacity), with scores that do not count."""
     return np.stack([rows.astype(np.int32), np.full(rows.shape, 7, np.int32)], axis=2)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import device_oracle as oracle
 from cases import FAMILIES, make
-from test_cuda_filter import coded_at, emulated, oracle_distances, random_codes, run  # noqa: F401
+from test_cuda_filter import coded_at, oracle_distances, random_codes
 
 
 def all_hits(queries, rows, rng):
@@ -44,7 +44,7 @@ def ends_of(queries, rows, i, hit):
     spread=st.sampled_from([0, 2, 9]),
     equal=st.booleans(),
 )
-def test_selection_is_that_of_the_definition(emulated, seed, n, k, spread, equal):  # noqa: F811
+def test_selection_is_that_of_the_definition(emulated, seed, n, k, spread, equal):
     rng = np.random.default_rng(seed)
     exponents = range(-spread, spread + 1)
     queries, rows = random_codes(rng, 3, 64, exponents), random_codes(rng, n, 64, exponents)
@@ -73,7 +73,7 @@ def test_selection_is_that_of_the_definition(emulated, seed, n, k, spread, equal
     d=st.sampled_from([1, 3, 16, 64, 65, 130]),
     k=st.sampled_from([1, 5, 40]),
 )
-def test_selection_keeps_the_k_nearest(emulated, family, seed, d, k):  # noqa: F811
+def test_selection_keeps_the_k_nearest(emulated, family, seed, d, k):
     queries, rows = make(family, seed, 150, 4, d)
     offset = rows[:32].mean(axis=0, dtype=np.float64).astype(np.float32)
     largest = [np.abs(oracle.rotated(x, offset)).max() for x in (queries, rows)]

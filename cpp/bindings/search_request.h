@@ -42,8 +42,9 @@ inline SearchRequest request_from(const py::array& queries, double queries_max_a
   request.k = k;
   request.metric = metric_named(metric);
   for (const py::handle& segment : segments) {
-    request.segments.push_back(bound_segment(segment).segment);
-    require(bound_segment(segment).d == request.d, "segments must be as wide as the queries");
+    const BoundSegment& bound = bound_segment(segment);
+    require(bound.d == request.d, "segments must be as wide as the queries");
+    request.segments.push_back(bound.segment);
   }
   for (const Segment& segment : request.segments) {
     require((segment.keys.type == NumberType::float64) == wide,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-import resmem._core as _core
+from resmem._base.execution import DEFAULT
 from resmem._base.sample import sample
+from resmem._correction.correct import NeighbourSearch
 from resmem._keys.stored import widen_keys
 from resmem._rows.snapshot import Snapshot
 
@@ -22,15 +23,8 @@ def measure(rows: Snapshot, k: int) -> float:
     queries = np.concatenate([widen_keys(segment["keys"][at]) for segment, at in chosen])
     own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
     largest = max(segment.keys_max for segment, _ in chosen)
-    distances, _, _, _ = _core.search(
-        queries,
-        largest,
-        rows.keys_for_core(len(queries)),
-        k,
-        "euclidean",
-        own,
-        version=rows.version,
-    )
+    search = NeighbourSearch(rows, queries, largest, k, own, DEFAULT, prepare=False)
+    distances, _, _ = search.neighbours()
     gaps = np.add.accumulate(distances - distances[:, :1], axis=1)[:, -1] / k
     ordered = np.sort(gaps)
     half = len(ordered) // 2
