@@ -1,4 +1,4 @@
-// The kernel that makes codes of rows or queries: one warp a vector.
+// This kernel makes codes of rows or queries. A warp works on one vector.
 #pragma once
 
 #include "codes.h"
@@ -11,7 +11,8 @@ struct Pair {
   double low, high;
 };
 
-// The coordinates of a block as they come: signs turned, zeros behind dimension d.
+// Returns the coordinates of a block before the rotation, with signs turned and zeros behind
+// dimension d.
 RESMEM_DEVICE Pair offset_pair(const float* x, const float* offset, unsigned d, unsigned block) {
   const unsigned i = block * kBlockDimensions + simt::lane(), j = i + simt::kWarp;
   const double low = i < d ? static_cast<double>(x[i]) - static_cast<double>(offset[i]) : 0.0;
@@ -19,9 +20,9 @@ RESMEM_DEVICE Pair offset_pair(const float* x, const float* offset, unsigned d, 
   return {turned(i) ? -low : low, turned(j) ? -high : high};
 }
 
-// The Hadamard rotation of a block. A level replaces each pair of coordinates whose numbers differ
-// in one bit, from the highest bit to the lowest, by their sum and their difference; the division
-// by 8 at the end is exact.
+// Returns a block after its Hadamard rotation. A level replaces each pair of coordinates whose
+// numbers differ in one bit, from the highest bit to the lowest, by their sum and their difference;
+// the division by 8 at the end is exact.
 RESMEM_DEVICE Pair rotated(Pair y) {
   y = {y.low + y.high, y.low - y.high};
   for (unsigned bit = simt::kWarp / 2; bit > 0; bit /= 2) {
@@ -48,7 +49,7 @@ RESMEM_DEVICE double largest_over_lanes(double value) {
 
 RESMEM_DEVICE double magnitude(double y) { return y < 0 ? -y : y; }
 
-// Codes of one exponent, and how far off they are.
+// What is known of codes with one exponent: their squares, and how far off they are.
 struct Coded {
   std::int32_t square;
   double off_square;
@@ -73,8 +74,8 @@ RESMEM_DEVICE Coded code_vector(const float* x, const float* offset, unsigned d,
   return {sum_over_lanes(coded.square), sum_over_lanes(coded.off_square)};
 }
 
-// Of n vectors (n, d): codes (n, depth_of(d)) and facts (n,). The exponent is the largest that cuts
-// nothing off, or the next one, whichever has the smaller error.
+// Makes codes (n, depth_of(d)) and facts (n,) of n vectors (n, d). The exponent is the largest that
+// cuts nothing off, or the next one, whichever has the smaller error.
 RESMEM_KERNEL void code_vectors(const float* vectors, std::size_t n, unsigned d,
                                 const float* offset, std::int8_t* codes, CodeFacts* facts) {
   const std::size_t row =
@@ -91,10 +92,10 @@ RESMEM_KERNEL void code_vectors(const float* vectors, std::size_t n, unsigned d,
   }
   square = sum_over_lanes(square);
   int exponent = exponent_for(largest_over_lanes(largest));
-  const Coded whole = code_vector(x, offset, d, exponent, nullptr);
-  const Coded finer = code_vector(x, offset, d, exponent + 1, nullptr);
-  if (finer.off_square < whole.off_square) ++exponent;
-  const Coded kept = code_vector(x, offset, d, exponent, codes + row * depth_of(d));
+  std::int8_t* mine = codes + row * depth_of(d);
+  Coded kept = code_vector(x, offset, d, exponent, mine);
+  if (code_vector(x, offset, d, exponent + 1, nullptr).off_square < kept.off_square)
+    kept = code_vector(x, offset, d, ++exponent, mine);
   if (simt::lane() == 0)
     facts[row] = {kept.square, error_from(kept.off_square, square, depth_of(d)), exponent,
                   static_cast<std::uint32_t>(row)};

@@ -20,7 +20,7 @@ inline constexpr int kLargestCode = 127;
 // Products of codes are added in 32 bits: 127^2 * 2^16 < 2^30.
 inline constexpr std::size_t kMostDimensions = std::size_t{1} << 16;
 
-// Beside the `depth` codes of a row or query.
+// What is kept of a row or a query beside its `depth` codes.
 struct CodeFacts {
   std::int32_t square;    // sum of the squares of the codes
   float error;            // |code / 2^exponent - y| is at most this, with y exact
@@ -70,21 +70,28 @@ RESMEM_HOST_DEVICE int code_of(double y, double scale) {
   return static_cast<int>((scaled + kShift) - kShift);
 }
 
+// Returns the bits of the least float32 that is no smaller than x, which is not negative. Such bits
+// are in the order of the numbers.
+RESMEM_HOST_DEVICE std::uint32_t bits_rounded_up(double x) {
+  const float rounded = static_cast<float>(x);
+  std::uint32_t bits;
+  memcpy(&bits, &rounded, sizeof bits);
+  return static_cast<double>(rounded) < x ? bits + 1 : bits;
+}
+
+RESMEM_HOST_DEVICE double number_of(std::uint32_t bits) {
+  float number;
+  memcpy(&number, &bits, sizeof number);
+  return static_cast<double>(number);
+}
+
 // Returns an upper end of the error, from the computed square of |code / scale - y| and the
 // computed square of |y| (README.md, equation 2).
 RESMEM_HOST_DEVICE float error_from(double off_square, double square, unsigned depth) {
   constexpr double kUnit = 0x1p-53;
   const double widened = 1 + (depth + 16.0) * kUnit;
   const double error = (sqrt(off_square) + 8 * kUnit * sqrt(square)) * widened;
-  const float rounded = static_cast<float>(error);
-  // The next float32 up, unless this one is large enough.
-  if (static_cast<double>(rounded) >= error) return rounded;
-  std::uint32_t bits;
-  memcpy(&bits, &rounded, sizeof bits);
-  ++bits;
-  float up;
-  memcpy(&up, &bits, sizeof up);
-  return up;
+  return static_cast<float>(number_of(bits_rounded_up(error)));
 }
 
 }  // namespace device

@@ -4,11 +4,12 @@
 // A block has 8 warps; each multiplies 64 queries by 32 rows. Codes come through shared memory in
 // steps of 64 dimensions, three steps deep: while one is multiplied, two are on their way.
 //
-//             rows                     shared memory, a step of one operand: 128 vectors of 64
-//             bytes
-//           32 32 32 32                vector v lies at 64 v, and its 16 bytes number c at
-//   64   | w0 w2 w4 w6                 16 (c xor v / 2 % 4), so that the 8 vectors of a tile that
-//   64   | w1 w3 w5 w7                 load_tiles() reads lie in different banks
+//             rows                  shared memory of a step of one operand:
+//           32 32 32 32             128 vectors of 64 bytes, vector v at 64 v,
+//   64   | w0 w2 w4 w6              its 16 bytes number c at 16 (c xor v / 2 % 4)
+//   64   | w1 w3 w5 w7
+//
+// With these places the 8 vectors of a tile that load_tiles() reads lie in different banks.
 #pragma once
 
 #include "filter.h"
@@ -21,7 +22,7 @@ inline constexpr unsigned kFilterThreads = 256;
 inline constexpr unsigned kStep = 64;  // dimensions, and bytes
 inline constexpr unsigned kStages = 3;
 inline constexpr unsigned kStageBytes = 2 * kTile * kStep;
-// Beside the stages: the least score of each query and the term of each row.
+// Beside the stages lie the least score of each query and the term of each row.
 inline constexpr std::size_t kFilterShared = kStages * kStageBytes + 2 * kTile * 4;
 
 struct FilterArgs {
@@ -92,7 +93,7 @@ class CodeStream {
   const Vectors queries_, rows_;
 };
 
-// The products of 64 queries and 32 rows, 16 queries and 8 rows at a time.
+// Holds the products of 64 queries and 32 rows, 16 queries and 8 rows at a time.
 struct Products {
   std::int32_t sum[4][4][4];
 };
@@ -124,8 +125,8 @@ RESMEM_DEVICE void multiply_step(const unsigned char* stage, unsigned first_quer
   }
 }
 
-// Where product e of queries i and rows j of a lane belongs, within the warp's 64 queries and 32
-// rows (multiply_bytes()).
+// Return where product e of queries i and rows j of a lane belongs, within the 64 queries and 32
+// rows of its warp (multiply_bytes()).
 RESMEM_DEVICE unsigned query_of(unsigned i, unsigned e) {
   return 16 * i + simt::lane() / 4 + 8 * (e / 2);
 }
@@ -140,8 +141,8 @@ RESMEM_DEVICE void note_hit(const FilterArgs& args, unsigned query, unsigned row
   if (at < args.capacity) args.hits[std::size_t{query} * args.capacity + at] = {row, score};
 }
 
-// Scores that are integers. Most warps have no hit: the signs of all differences are looked at
-// together.
+// Notes the hits where scores are integers. Most warps have none, so all pairs are looked at
+// together first.
 RESMEM_DEVICE void note_integer_hits(const FilterArgs& args, Products& products,
                                      const std::int32_t* least, const std::int32_t* terms,
                                      unsigned first_query, unsigned first_row) {
@@ -162,9 +163,9 @@ RESMEM_DEVICE void note_integer_hits(const FilterArgs& args, Products& products,
       note_hit(args, first_query + query_of(i, e), first_row + row_of(j, e), products.sum[i][j][e]);
 }
 
-// Scores of a row and a query whose exponents are far apart, in double precision. The row's term is
-// exact, the difference is rounded by at most 2^-53 of both: the one is taken smaller by more than
-// that, and a unit covers the other, as products stay below 2^30.
+// Notes the hits of rows and queries whose exponents are far apart, in double precision. The row's
+// term is exact, and the difference is rounded by at most 2^-53 of both: the term is taken smaller
+// by more than that, and a unit covers the product, which stays below 2^30.
 RESMEM_DEVICE void note_wide_hits(const FilterArgs& args, const Products& products,
                                   unsigned first_query, unsigned first_row,
                                   const TileFacts& row_tile, int query_exponent) {
@@ -181,8 +182,8 @@ RESMEM_DEVICE void note_wide_hits(const FilterArgs& args, const Products& produc
   }
 }
 
-// Grid: tiles of queries, tiles of rows. Rows of a tile that are none are told by row_count alone,
-// so only the last tile may have some.
+// The grid is tiles of queries by tiles of rows. Only the last tile of either may be filled in
+// part, as nothing but the counts tells which vectors are there.
 RESMEM_KERNEL void RESMEM_BOUNDS(kFilterThreads, 2) filter_tiles(const FilterArgs args) {
   auto* stages = simt::shared_memory<unsigned char>();
   auto* least = reinterpret_cast<std::int32_t*>(stages + kStages * kStageBytes);

@@ -64,7 +64,7 @@ RESMEM_HOST_DEVICE double least_score(const QueryFacts& query, int query_exponen
   return 0.5 * (own - within) - 8 * kUnit * (own + within);
 }
 
-// The same for scores that are integers: rounded down, and cut to what 32 bits hold.
+// Returns the same for scores that are integers, rounded down and cut to what 32 bits hold.
 RESMEM_HOST_DEVICE std::int32_t least_integer_score(double least) {
   if (!(least > -0x1p31)) return INT32_MIN;  // also for NaN, of an infinite reach
   return least < 0x1p31 - 1 ? static_cast<std::int32_t>(floor(least)) : INT32_MAX;

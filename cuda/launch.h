@@ -35,7 +35,7 @@ cudaError_t launch(void (*kernel)(Parameters...), Grid grid, unsigned block_thre
 
 #else
 
-// The order of blocks, and of threads where they may run in any order.
+// Chooses the order of blocks, and of threads where they may run in any order.
 inline std::uint64_t& emulation_seed() {
   static std::uint64_t seed = 1;
   return seed;

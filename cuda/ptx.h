@@ -1,5 +1,5 @@
-// One function for each instruction that CUDA C++ has no name for, with its contract, and its twin
-// for the emulation. Integers have one answer, so that a twin gives the device's bits.
+// Each instruction that CUDA C++ has no name for is one function here, with its contract and its
+// twin for the emulation. Integers have one answer, so that a twin gives the device's bits.
 #pragma once
 
 #include "simt.h"
@@ -73,8 +73,8 @@ inline void load_tiles(std::uint32_t (&word)[4], const void* row, int line = __b
 
 // ---- Products of matrices of signed bytes (mma.sync m16n8k32) -----------------------------------
 
-// sum (16, 8) += a (16, 32) times b (32, 8), in 32-bit integers that wrap. With g = lane / 4 and
-// t = lane % 4, a lane holds
+// Adds a (16, 32) times b (32, 8) to sum (16, 8), in 32-bit integers that wrap. With g = lane / 4
+// and t = lane % 4, a lane holds
 //
 //   a[i]    row g + 8 (i % 2), columns 4 t + 16 (i / 2) .. + 3     four bytes, the lowest first
 //   b[i]    column g, rows 4 t + 16 i .. + 3                       four bytes, the lowest first

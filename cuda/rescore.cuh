@@ -1,5 +1,5 @@
-// The kernel that gives hits their canonical keys (cpp/CONTRACT.md, "Distances and order"): eight
-// lanes a pair, one for each of the contract's partial sums.
+// This kernel gives hits their canonical keys (cpp/CONTRACT.md, "Distances and order"). Eight lanes
+// work on a pair, one for each of the contract's partial sums.
 #pragma once
 
 #include "filter.h"
@@ -58,8 +58,8 @@ RESMEM_DEVICE double pair_key(KeyKind kind, const float* query, const float* row
   return c < 0 ? 0 : c;  // NaN must stay NaN
 }
 
-// One block a query; its groups of eight lanes take the query's hits in turn. A group without a hit
-// works on the first one, so that all lanes of its warp are there.
+// A block works on one query, and its groups of eight lanes take the hits in turn. A group without
+// a hit works on the first one, so that all lanes of its warp are there.
 RESMEM_KERNEL void RESMEM_BOUNDS(kRescoreThreads, 8) rescore_hits(const RescoreArgs args) {
   const unsigned query = simt::block_x();
   const unsigned kept = args.counts[query] < args.capacity ? args.counts[query] : args.capacity;

@@ -1,5 +1,5 @@
-// The kernel that finds how far the k-th nearest row of each query can be, and drops the hits that
-// are farther: one block a query.
+// This kernel finds how far the k-th nearest row of each query can be, and drops the hits that are
+// farther. A block works on one query.
 #pragma once
 
 #include "select.h"

@@ -1,4 +1,4 @@
-// Both ends of the distance of a hit, as the host and the device compute them (README.md,
+// Computes both ends of the distance of a hit, on the host and the device alike (README.md,
 // "Select").
 #pragma once
 
@@ -25,20 +25,6 @@ RESMEM_HOST_DEVICE Ends distance_ends(const QueryFacts& query, int query_exponen
   const double high = sqrt((gap > 0 ? gap + off : off) * unit);
   const double least = low - errors * (1 + 4 * kUnit);
   return {least > 0 ? least * (1 - 4 * kUnit) : 0, (high + errors) * (1 + 8 * kUnit)};
-}
-
-// Positive float32 numbers are in the order of their bits.
-RESMEM_HOST_DEVICE std::uint32_t bits_rounded_up(double x) {
-  const float rounded = static_cast<float>(x);
-  std::uint32_t bits;
-  memcpy(&bits, &rounded, sizeof bits);
-  return static_cast<double>(rounded) < x ? bits + 1 : bits;
-}
-
-RESMEM_HOST_DEVICE double number_of(std::uint32_t bits) {
-  float number;
-  memcpy(&number, &bits, sizeof number);
-  return static_cast<double>(number);
 }
 
 }  // namespace device

@@ -1,4 +1,4 @@
-// Python's way to the kernels in the emulation, for tests.
+// Lets tests in Python run the kernels in the emulation.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -50,8 +50,8 @@ py::tuple code_vectors_python(const Array<float>& vectors, const Array<float>& o
   return py::make_tuple(codes, squares, errors, exponents, rows);
 }
 
-// Rows or queries, coded and in tiles, as Python hands them over: codes (n, depth), squares and
-// errors (n,), exponents and errors of tiles.
+// Holds rows or queries, coded and in tiles, as Python hands them over: codes (n, depth), squares
+// and errors (n,), exponents and errors of tiles.
 struct Coded {
   Coded(const Array<std::int8_t>& bytes, const Array<std::int32_t>& squares,
         const Array<std::int32_t>& exponents, const Array<float>& errors)

@@ -1,4 +1,4 @@
-// One block of threads, each of which is a fiber, under the rules of CUDA's execution model.
+// Runs a block of threads, each of which is a fiber, under the rules of CUDA's execution model.
 //
 // A kernel that keeps the rules does the same here as on a device. One that breaks them is told so:
 //
@@ -35,7 +35,7 @@ struct RuleBroken : std::logic_error {
   using std::logic_error::logic_error;
 };
 
-// Where a kernel is, for messages.
+// Tells messages where a kernel is.
 struct Place {
   const char* what = "";
   int line = 0;
@@ -50,8 +50,8 @@ struct Index {
 
 class Block {
  public:
-  // A block of `threads`, a multiple of 32, with dynamic shared memory. `seed` chooses the order in
-  // which threads run.
+  // Makes a block of `threads`, a multiple of 32, with dynamic shared memory. `seed` chooses the
+  // order in which threads run.
   Block(unsigned threads, std::size_t shared_bytes, std::uint64_t seed);
   ~Block();
 
@@ -59,7 +59,7 @@ class Block {
   // the kernel throws.
   void run(Index grid, Index index, const std::function<void()>& kernel);
 
-  // The block whose thread is running; what follows is of that thread.
+  // Returns the block whose thread is running. What follows is about that thread.
   static Block& current();
 
   unsigned thread() const { return running_; }
@@ -81,7 +81,7 @@ class Block {
     return static_cast<const T*>(exchange_bytes(&mine, sizeof(T), place));
   }
 
-  // A copy of up to 16 bytes whose first `filled` come from `from`, and zeros after them.
+  // Begins a copy of 16 bytes, of which the first `filled` come from `from` and the rest are 0.
   void copy_later(void* to, const void* from, std::size_t filled, Place place);
   void commit_copies();
   void wait_for_copies(std::size_t most_pending);

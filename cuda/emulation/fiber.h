@@ -1,4 +1,5 @@
-// A stack of its own on which a function runs, until it suspends itself and is resumed later.
+// A fiber is a stack of its own on which a function runs until it suspends itself, to be resumed
+// later.
 #pragma once
 
 #include <cstddef>
@@ -44,7 +45,7 @@ class Fiber {
 #else
   ucontext_t own_, resumer_;
 #endif
-  // What the sanitizers know the two stacks by.
+  // The sanitizers know the two stacks by these.
   [[maybe_unused]] void* own_shadow_ = nullptr;
   [[maybe_unused]] void* resumer_shadow_ = nullptr;
   [[maybe_unused]] const void* resumer_stack_ = nullptr;

@@ -1,4 +1,4 @@
-// What the emulation tells the sanitizers; nothing, where the build has none.
+// Tells the sanitizers what the emulation does, where the build has any.
 #pragma once
 
 #include <cstddef>
