@@ -2,49 +2,65 @@
 #pragma once
 
 #include "codes.h"
+#include "numbers.cuh"
+#include "points.h"
 
 namespace resmem {
 namespace device {
+
+inline constexpr unsigned kCodeThreads = 128;
+
+template <class T>
+struct CodeArgs {
+  const T* vectors;  // (n, d)
+  std::size_t n;
+  unsigned d;
+  KeyKind kind;
+  bool queries;                         // whether they are queries, and not rows
+  const std::uint64_t* largest_square;  // bits of the largest square of a row, for inner products
+  const double* offset;                 // (point_dimensions(),)
+  const std::uint32_t* order;           // (n,) vector of each place, or null: it is the place
+  std::int8_t* codes;                   // (n, depth) by place, or null: facts are wanted alone
+  CodeFacts* facts;                     // (n,) by place
+  double* squares;                      // (n,) by place, of vectors; null where nobody asks
+};
+
+// A vector that is to be coded, and its point.
+template <class T>
+struct Source {
+  const T* x;
+  const double* offset;
+  unsigned d, dimensions;
+  Point point;
+};
 
 // A lane holds coordinates `lane` and `lane + 32` of each block of 64.
 struct Pair {
   double low, high;
 };
 
-// Returns the coordinates of a block before the rotation, with signs turned and zeros behind
-// dimension d.
-RESMEM_DEVICE Pair offset_pair(const float* x, const float* offset, unsigned d, unsigned block) {
-  const unsigned i = block * kBlockDimensions + simt::lane(), j = i + simt::kWarp;
-  const double low = i < d ? static_cast<double>(x[i]) - static_cast<double>(offset[i]) : 0.0;
-  const double high = j < d ? static_cast<double>(x[j]) - static_cast<double>(offset[j]) : 0.0;
-  return {turned(i) ? -low : low, turned(j) ? -high : high};
+// Returns coordinate i of the point less the offset, its sign turned or not; 0 behind the last.
+template <class T>
+RESMEM_DEVICE double coordinate(const Source<T>& from, unsigned i) {
+  if (i >= from.dimensions) return 0;
+  const double at = i < from.d ? wide(from.x[i]) * from.point.scale : from.point.lift;
+  return turned(i) ? from.offset[i] - at : at - from.offset[i];
 }
 
 // Returns a block after its Hadamard rotation. A level replaces each pair of coordinates whose
 // numbers differ in one bit, from the highest bit to the lowest, by their sum and their difference;
 // the division by 8 at the end is exact.
-RESMEM_DEVICE Pair rotated(Pair y) {
-  y = {y.low + y.high, y.low - y.high};
+template <class T>
+RESMEM_DEVICE Pair rotated_block(const Source<T>& from, unsigned block) {
+  const unsigned i = block * kBlockDimensions + simt::lane();
+  const double first = coordinate(from, i), second = coordinate(from, i + simt::kWarp);
+  Pair y = {first + second, first - second};
   for (unsigned bit = simt::kWarp / 2; bit > 0; bit /= 2) {
     const double low = simt::shuffle_xor(y.low, bit), high = simt::shuffle_xor(y.high, bit);
     const bool upper = (simt::lane() & bit) != 0;
     y = {upper ? low - y.low : y.low + low, upper ? high - y.high : y.high + high};
   }
   return {y.low * 0.125, y.high * 0.125};
-}
-
-template <class T>
-RESMEM_DEVICE T sum_over_lanes(T value) {
-  for (unsigned bit = simt::kWarp / 2; bit > 0; bit /= 2) value += simt::shuffle_xor(value, bit);
-  return value;
-}
-
-RESMEM_DEVICE double largest_over_lanes(double value) {
-  for (unsigned bit = simt::kWarp / 2; bit > 0; bit /= 2) {
-    const double other = simt::shuffle_xor(value, bit);
-    value = other > value ? other : value;
-  }
-  return value;
 }
 
 RESMEM_DEVICE double magnitude(double y) { return y < 0 ? -y : y; }
@@ -56,12 +72,12 @@ struct Coded {
 };
 
 // Writes the codes to `codes`, unless it is null.
-RESMEM_DEVICE Coded code_vector(const float* x, const float* offset, unsigned d, int exponent,
-                                std::int8_t* codes) {
+template <class T>
+RESMEM_DEVICE Coded code_vector(const Source<T>& from, int exponent, std::int8_t* codes) {
   const double scale = power_of_two(exponent), unit = power_of_two(-exponent);
   Coded coded{0, 0};
-  for (unsigned block = 0; block * kBlockDimensions < d; ++block) {
-    const Pair y = rotated(offset_pair(x, offset, d, block));
+  for (unsigned block = 0; block * kBlockDimensions < from.dimensions; ++block) {
+    const Pair y = rotated_block(from, block);
     const int low = code_of(y.low, scale), high = code_of(y.high, scale);
     const double off_low = low * unit - y.low, off_high = high * unit - y.high;
     coded.square += low * low + high * high;
@@ -71,34 +87,115 @@ RESMEM_DEVICE Coded code_vector(const float* x, const float* offset, unsigned d,
     codes[block * kBlockDimensions + simt::lane()] = static_cast<std::int8_t>(low);
     codes[block * kBlockDimensions + simt::lane() + simt::kWarp] = static_cast<std::int8_t>(high);
   }
-  return {sum_over_lanes(coded.square), sum_over_lanes(coded.off_square)};
+  return {simt::sum_over_lanes(coded.square), simt::sum_over_lanes(coded.off_square)};
 }
 
-// Makes codes (n, depth_of(d)) and facts (n,) of n vectors (n, d). The exponent is the largest that
-// cuts nothing off, or the next one, whichever has the smaller error.
-RESMEM_KERNEL void code_vectors(const float* vectors, std::size_t n, unsigned d,
-                                const float* offset, std::int8_t* codes, CodeFacts* facts) {
-  const std::size_t row =
-      (std::size_t{simt::block_x()} * simt::threads() + simt::thread()) / simt::kWarp;
-  if (row >= n) return;  // with all lanes of the warp
-  const float* x = vectors + row * d;
+// Returns the square of a vector's length, off by no more than a canonical sum of its terms.
+template <class T>
+RESMEM_DEVICE double square_of(const T* x, unsigned d) {
+  double square = 0;
+  for (unsigned i = simt::lane(); i < d; i += simt::kWarp) square += wide(x[i]) * wide(x[i]);
+  return simt::sum_over_lanes(square);
+}
+
+// Returns the facts of a vector that is not finite: it is within reach of everything, and its
+// canonical key decides.
+RESMEM_DEVICE CodeFacts facts_of_damaged(std::uint32_t vector) {
+  return {0, static_cast<float>(__builtin_inf()), 0, vector};
+}
+
+// Makes the codes and facts of one vector. The exponent is the largest that cuts nothing off, or
+// the next one, whichever has the smaller error.
+template <class T>
+RESMEM_DEVICE CodeFacts coded(const Source<T>& from, std::uint32_t vector, std::int8_t* codes) {
   double largest = 0, square = 0;
-  for (unsigned block = 0; block * kBlockDimensions < d; ++block) {
-    const Pair y = rotated(offset_pair(x, offset, d, block));
+  for (unsigned block = 0; block * kBlockDimensions < from.dimensions; ++block) {
+    const Pair y = rotated_block(from, block);
     largest = magnitude(y.low) > largest ? magnitude(y.low) : largest;
     largest = magnitude(y.high) > largest ? magnitude(y.high) : largest;
     square += y.low * y.low;
     square += y.high * y.high;
   }
-  square = sum_over_lanes(square);
-  int exponent = exponent_for(largest_over_lanes(largest));
-  std::int8_t* mine = codes + row * depth_of(d);
-  Coded kept = code_vector(x, offset, d, exponent, mine);
-  if (code_vector(x, offset, d, exponent + 1, nullptr).off_square < kept.off_square)
-    kept = code_vector(x, offset, d, ++exponent, mine);
-  if (simt::lane() == 0)
-    facts[row] = {kept.square, error_from(kept.off_square, square, depth_of(d)), exponent,
-                  static_cast<std::uint32_t>(row)};
+  square = simt::sum_over_lanes(square);
+  const unsigned depth = depth_of(from.dimensions);
+  if (!(square - square == 0)) {
+    for (unsigned i = simt::lane(); codes != nullptr && i < depth; i += simt::kWarp) codes[i] = 0;
+    return facts_of_damaged(vector);
+  }
+  int exponent = exponent_for(simt::largest_over_lanes(largest));
+  Coded kept = code_vector(from, exponent, codes);
+  if (code_vector(from, exponent + 1, nullptr).off_square < kept.off_square)
+    kept = code_vector(from, ++exponent, codes);
+  return {kept.square, error_from(kept.off_square, square, from.point.off, depth), exponent,
+          vector};
+}
+
+template <class T>
+RESMEM_KERNEL void RESMEM_BOUNDS(kCodeThreads, 4) code_vectors(const CodeArgs<T> args) {
+  const std::size_t place =
+      (std::size_t{simt::block_x()} * simt::threads() + simt::thread()) / simt::kWarp;
+  if (place >= args.n) return;  // with all lanes of the warp
+  const auto vector = args.order != nullptr ? args.order[place] : static_cast<std::uint32_t>(place);
+  const T* x = args.vectors + std::size_t{vector} * args.d;
+  const double square = args.kind == KeyKind::squared_distance ? 0 : square_of(x, args.d);
+  const double longest = args.kind == KeyKind::inner_product
+                             ? longest_from(number_of_bits(*args.largest_square), args.d)
+                             : 0;
+  const Point point = args.queries ? query_point(args.kind, square, longest, args.d)
+                                   : row_point(args.kind, square, longest, args.d);
+  const unsigned dimensions = point_dimensions(args.kind, args.d);
+  std::int8_t* codes = args.codes != nullptr ? args.codes + place * depth_of(dimensions) : nullptr;
+  const CodeFacts facts =
+      coded(Source<T>{x, args.offset, args.d, dimensions, point}, vector, codes);
+  if (simt::lane() != 0) return;
+  args.facts[place] = facts;
+  if (args.squares != nullptr) args.squares[place] = square;
+}
+
+inline constexpr unsigned kOffsetRows = 1024;  // rows at most whose mean is the offset
+
+// Returns the row that is number i of `count` with equal steps between them.
+RESMEM_HOST_DEVICE std::size_t sampled_row(std::size_t i, std::size_t count, std::size_t n) {
+  return i * n / count;
+}
+
+// Squares the lengths of `count` of n rows. They go to `squares` (count,), unless it is null, and
+// `largest`, unless it is null, becomes at least the bits of the largest. Damaged rows do not
+// count.
+template <class T>
+RESMEM_KERNEL void RESMEM_BOUNDS(kCodeThreads, 8)
+    square_rows(const T* rows, std::size_t n, std::size_t count, unsigned d, double* squares,
+                std::uint64_t* largest) {
+  const std::size_t i =
+      (std::size_t{simt::block_x()} * simt::threads() + simt::thread()) / simt::kWarp;
+  if (i >= count) return;  // with all lanes of the warp
+  const double square = square_of(rows + sampled_row(i, count, n) * d, d);
+  if (simt::lane() != 0) return;
+  if (squares != nullptr) squares[i] = square;
+  std::uint64_t bits;
+  memcpy(&bits, &square, sizeof bits);
+  if (largest != nullptr && square - square == 0) simt::atomic_max(largest, bits);
+}
+
+// offset[i] becomes the mean of coordinate i over the points of `count` rows, whose squares are
+// known but for squared distances. Any number would do; one amid the points makes codes fine. A
+// thread works on one coordinate.
+template <class T>
+RESMEM_KERNEL void RESMEM_BOUNDS(kCodeThreads, 8)
+    mean_point(const T* rows, std::size_t n, std::size_t count, unsigned d, KeyKind kind,
+               const double* squares, const std::uint64_t* largest, double* offset) {
+  const unsigned i = simt::block_x() * simt::threads() + simt::thread();
+  if (i >= point_dimensions(kind, d)) return;
+  const double longest =
+      kind == KeyKind::inner_product ? longest_from(number_of_bits(*largest), d) : 0;
+  double sum = 0;
+  for (std::size_t r = 0; r < count; ++r) {
+    const double square = squares != nullptr ? squares[r] : 0;
+    const Point point = row_point(kind, square, longest, d);
+    sum += i < d ? wide(rows[sampled_row(r, count, n) * d + i]) * point.scale : point.lift;
+  }
+  const double mean = sum / static_cast<double>(count);
+  offset[i] = mean - mean == 0 ? mean : 0;
 }
 
 }  // namespace device

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../cpp/base/rounding.h"
 #include "simt.h"
 
 namespace resmem {
@@ -14,18 +15,20 @@ namespace device {
 
 // Dimensions are rotated in blocks of so many; the last block is filled with zeros.
 inline constexpr unsigned kBlockDimensions = 64;
-inline constexpr unsigned kLevels = 6;  // of the butterfly: 2^6 = 64
 inline constexpr int kLargestCode = 127;
 
 // Products of codes are added in 32 bits: 127^2 * 2^16 < 2^30.
 inline constexpr std::size_t kMostDimensions = std::size_t{1} << 16;
 
+// Exponents lie within this, so that powers of two of sums and of differences of some are normal.
+inline constexpr int kLargestExponent = 400;
+
 // What is kept of a row or a query beside its `depth` codes.
 struct CodeFacts {
   std::int32_t square;    // sum of the squares of the codes
-  float error;            // |code / 2^exponent - y| is at most this, with y exact
+  float error;            // |code / 2^exponent - y| is at most this, with y exact; may be infinite
   std::int32_t exponent;  // codes are about 2^exponent times y
-  std::uint32_t row;      // number in the segment, or of the query
+  std::uint32_t vector;   // number of the row or the query
 };
 
 RESMEM_HOST_DEVICE unsigned depth_of(unsigned d) {
@@ -49,15 +52,20 @@ RESMEM_HOST_DEVICE double power_of_two(int exponent) {
   return power;
 }
 
-// Returns the largest exponent with largest * 2^exponent <= 127, and 0 for largest = 0. `largest`
-// is not negative, and normal or 0.
+// Returns the largest exponent with largest * 2^exponent <= 127 that leaves room for a larger one,
+// and 0 for largest = 0. `largest` is not negative.
 RESMEM_HOST_DEVICE int exponent_for(double largest) {
   if (largest == 0) return 0;
+  if (largest < power_of_two(-kLargestExponent)) return kLargestExponent - 1;
   std::uint64_t bits;
   memcpy(&bits, &largest, sizeof bits);
   const int binade = static_cast<int>(bits >> 52) - 1023;  // 2^binade <= largest < 2^(binade + 1)
   constexpr double kLargestMantissa = kLargestCode / 64.0;
-  return largest * power_of_two(-binade) <= kLargestMantissa ? 6 - binade : 5 - binade;
+  const int exponent =
+      largest * power_of_two(-binade) <= kLargestMantissa ? 6 - binade : 5 - binade;
+  return exponent < -kLargestExponent   ? -kLargestExponent
+         : exponent >= kLargestExponent ? kLargestExponent - 1
+                                        : exponent;
 }
 
 // Returns the code of a coordinate: the nearest integer, halves to even, within -127 to 127.
@@ -70,28 +78,31 @@ RESMEM_HOST_DEVICE int code_of(double y, double scale) {
   return static_cast<int>((scaled + kShift) - kShift);
 }
 
-// Returns the bits of the least float32 that is no smaller than x, which is not negative. Such bits
-// are in the order of the numbers.
-RESMEM_HOST_DEVICE std::uint32_t bits_rounded_up(double x) {
-  const float rounded = static_cast<float>(x);
+// Returns the bits of a float32 that is not negative. Such bits are in the order of the numbers.
+RESMEM_HOST_DEVICE std::uint32_t bits_of(float x) {
   std::uint32_t bits;
-  memcpy(&bits, &rounded, sizeof bits);
-  return static_cast<double>(rounded) < x ? bits + 1 : bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
 }
 
-RESMEM_HOST_DEVICE double number_of(std::uint32_t bits) {
+RESMEM_HOST_DEVICE float number_of(std::uint32_t bits) {
   float number;
   memcpy(&number, &bits, sizeof number);
-  return static_cast<double>(number);
+  return number;
 }
 
-// Returns an upper end of the error, from the computed square of |code / scale - y| and the
-// computed square of |y| (README.md, equation 2).
-RESMEM_HOST_DEVICE float error_from(double off_square, double square, unsigned depth) {
-  constexpr double kUnit = 0x1p-53;
-  const double widened = 1 + (depth + 16.0) * kUnit;
-  const double error = (sqrt(off_square) + 8 * kUnit * sqrt(square)) * widened;
-  return static_cast<float>(number_of(bits_rounded_up(error)));
+// Returns the float64 of these bits.
+RESMEM_HOST_DEVICE double number_of_bits(std::uint64_t bits) {
+  double number;
+  memcpy(&number, &bits, sizeof number);
+  return number;
+}
+
+// Returns an upper end of the error, from the computed square of |code / scale - y|, the computed
+// square of |y| and how far the point itself may be off (README.md, equation 2).
+RESMEM_HOST_DEVICE float error_from(double off_square, double square, double off, unsigned depth) {
+  const double widened = 1 + (depth + 16.0) * kV;
+  return round_up((sqrt(off_square) + 8 * kV * sqrt(square) + off) * widened);
 }
 
 }  // namespace device

@@ -12,7 +12,7 @@
 // With these places the 8 vectors of a tile that load_tiles() reads lie in different banks.
 #pragma once
 
-#include "filter.h"
+#include "hits.cuh"
 #include "ptx.h"
 
 namespace resmem {
@@ -27,17 +27,16 @@ inline constexpr std::size_t kFilterShared = kStages * kStageBytes + 2 * kTile *
 
 struct FilterArgs {
   const std::int8_t* query_codes;  // (queries, depth), by place
-  const QueryFacts* queries;
-  const TileFacts* query_tiles;  // only their exponents count
+  const QueryState* queries;
   unsigned query_count;
   const std::int8_t* row_codes;  // (rows, depth), by place
   const CodeFacts* rows;
   const TileFacts* row_tiles;
   unsigned row_count;
+  unsigned first_tile;  // of the rows
   unsigned depth;
-  unsigned capacity;      // hits that are kept of a query
-  std::uint32_t* counts;  // (queries,) hits that were found, kept or not
-  Hit* hits;              // (queries, capacity)
+  Hidden hidden;
+  HitLists hits;
 };
 
 RESMEM_DEVICE unsigned swizzled(unsigned vector, unsigned sixteen) {
@@ -135,14 +134,17 @@ RESMEM_DEVICE unsigned row_of(unsigned j, unsigned e) {
 }
 
 RESMEM_DEVICE void note_hit(const FilterArgs& args, unsigned query, unsigned row,
-                            std::int32_t score) {
+                            std::int32_t product) {
   if (query >= args.query_count || row >= args.row_count) return;
-  const std::uint32_t at = simt::atomic_add(args.counts + query, 1);
-  if (at < args.capacity) args.hits[std::size_t{query} * args.capacity + at] = {row, score};
+  if (args.hidden.from(args.queries[query].query, args.rows[row].vector)) return;
+  const std::uint32_t at = simt::atomic_add(args.hits.counts + query, 1);
+  if (at >= args.hits.capacity) return;
+  args.hits.of(query)[at] = {row, product};
+  args.hits.keys_of(query)[at] = unknown_key();
 }
 
-// Notes the hits where scores are integers. Most warps have none, so all pairs are looked at
-// together first.
+// Notes the hits of tiles whose rows have one exponent, and whose queries have one, close enough
+// for 32 bits. Most warps have none, so all pairs are looked at together first.
 RESMEM_DEVICE void note_integer_hits(const FilterArgs& args, Products& products,
                                      const std::int32_t* least, const std::int32_t* terms,
                                      unsigned first_query, unsigned first_row) {
@@ -160,51 +162,73 @@ RESMEM_DEVICE void note_integer_hits(const FilterArgs& args, Products& products,
   for (unsigned j = 0; j < 4; ++j) RESMEM_UNROLL
   for (unsigned e = 0; e < 4; ++e)
     if (products.sum[i][j][e] >= least[query_of(i, e)])
-      note_hit(args, first_query + query_of(i, e), first_row + row_of(j, e), products.sum[i][j][e]);
+      note_hit(args, first_query + query_of(i, e), first_row + row_of(j, e),
+               products.sum[i][j][e] + terms[row_of(j, e)]);
 }
 
-// Notes the hits of rows and queries whose exponents are far apart, in double precision. The row's
-// term is exact, and the difference is rounded by at most 2^-53 of both: the term is taken smaller
-// by more than that, and a unit covers the product, which stays below 2^30.
+// What equation (5) asks of the tiles' queries and rows.
+struct WideTerms {
+  double query_side[kTile], query_unit[kTile], row_side[kTile], row_unit[kTile];
+};
+
+RESMEM_DEVICE void describe_wide(const FilterArgs& args, unsigned first_query, unsigned first_row,
+                                 float error, WideTerms& terms) {
+  const unsigned i = simt::thread(), query = first_query + i, row = first_row + i;
+  if (i >= kTile) return;
+  const bool asked = query < args.query_count && args.queries[query].kept <= args.hits.capacity;
+  terms.query_side[i] = asked ? query_side(args.queries[query], error) : __builtin_inf();
+  terms.query_unit[i] = asked ? power_of_two(1 - args.queries[query].exponent) : 0;
+  terms.row_side[i] = row < args.row_count ? row_side(args.rows[row]) : 0;
+  terms.row_unit[i] = row < args.row_count ? power_of_two(-args.rows[row].exponent) : 0;
+}
+
+// Notes the hits of all other tiles, in double precision.
 RESMEM_DEVICE void note_wide_hits(const FilterArgs& args, const Products& products,
-                                  unsigned first_query, unsigned first_row,
-                                  const TileFacts& row_tile, int query_exponent) {
-  const double unit = power_of_two(query_exponent - row_tile.exponent - 1) * (1 - 0x1p-50);
+                                  const WideTerms& terms, unsigned warp_query, unsigned warp_row,
+                                  unsigned first_query, unsigned first_row) {
   RESMEM_UNROLL
   for (unsigned i = 0; i < 4; ++i) RESMEM_UNROLL
   for (unsigned j = 0; j < 4; ++j) RESMEM_UNROLL
   for (unsigned e = 0; e < 4; ++e) {
-    const unsigned query = first_query + query_of(i, e), row = first_row + row_of(j, e);
-    if (query >= args.query_count || row >= args.row_count) continue;
-    const double score = products.sum[i][j][e] - args.rows[row].square * unit;
-    if (score + 1 >= least_score(args.queries[query], query_exponent, row_tile))
-      note_hit(args, query, row, products.sum[i][j][e]);
+    const unsigned query = warp_query + query_of(i, e), row = warp_row + row_of(j, e);
+    const double unit = terms.query_unit[query] * terms.row_unit[row];
+    if (products.sum[i][j][e] * unit >= terms.query_side[query] + terms.row_side[row])
+      note_hit(args, first_query + query, first_row + row, products.sum[i][j][e]);
   }
 }
 
-// The grid is tiles of queries by tiles of rows. Only the last tile of either may be filled in
-// part, as nothing but the counts tells which vectors are there.
+// Makes the least score of each query and the term of each row. A query whose list has overflowed
+// is looked for elsewhere.
+RESMEM_DEVICE void describe_integers(const FilterArgs& args, unsigned first_query,
+                                     unsigned first_row, const TileFacts& rows, int query_exponent,
+                                     std::int32_t* least, std::int32_t* terms) {
+  const unsigned i = simt::thread(), query = first_query + i, row = first_row + i;
+  if (i >= kTile) return;
+  const bool asked = query < args.query_count && args.queries[query].kept <= args.hits.capacity;
+  least[i] = asked ? least_integer_score(least_score(args.queries[query], rows)) : INT32_MAX;
+  terms[i] =
+      row < args.row_count ? row_term(args.rows[row].square, rows.exponent, query_exponent) : 0;
+}
+
+// Blocks are pairs of tiles: those of all queries with one tile of rows, then with the next one,
+// so that rows are read from memory once. Only the last tile of either may be filled in part, as
+// nothing but the counts tells which vectors are there.
 RESMEM_KERNEL void RESMEM_BOUNDS(kFilterThreads, 2) filter_tiles(const FilterArgs args) {
   auto* stages = simt::shared_memory<unsigned char>();
   auto* least = reinterpret_cast<std::int32_t*>(stages + kStages * kStageBytes);
   std::int32_t* terms = least + kTile;
-  const unsigned first_query = simt::block_x() * kTile, first_row = simt::block_y() * kTile;
+  const unsigned query_tiles = (args.query_count + kTile - 1) / kTile;
+  const unsigned row_tile = args.first_tile + simt::block_x() / query_tiles;
+  const unsigned first_query = simt::block_x() % query_tiles * kTile, first_row = row_tile * kTile;
   const CodeStream codes(args, first_query, first_row, stages);
   for (unsigned step = 0; step < kStages - 1; ++step) codes.begin(step);
 
-  const TileFacts row_tile = args.row_tiles[simt::block_y()];
-  const int query_exponent = args.query_tiles[simt::block_x()].exponent;
-  const bool integers = fits_integers(row_tile.exponent, query_exponent, args.depth);
-  if (simt::thread() < kTile) {
-    const unsigned query = first_query + simt::thread(), row = first_row + simt::thread();
-    least[simt::thread()] =
-        query < args.query_count
-            ? least_integer_score(least_score(args.queries[query], query_exponent, row_tile))
-            : INT32_MAX;
-    terms[simt::thread()] = row < args.row_count && integers
-                                ? row_term(args.rows[row].square, row_tile.exponent, query_exponent)
-                                : 0;
-  }
+  const TileFacts rows = args.row_tiles[row_tile];
+  const int query_exponent = args.queries[first_query].exponent;
+  const unsigned mine = smaller(first_query + simt::thread() % kTile, args.query_count - 1);
+  const bool integers = !simt::sync_block_any(args.queries[mine].exponent != query_exponent) &&
+                        rows.uniform && fits_integers(rows.exponent, query_exponent, args.depth);
+  if (integers) describe_integers(args, first_query, first_row, rows, query_exponent, least, terms);
 
   const unsigned warp = simt::thread() / simt::kWarp;
   const unsigned warp_query = warp % 2 * 64, warp_row = warp / 2 * 32;
@@ -216,13 +240,16 @@ RESMEM_KERNEL void RESMEM_BOUNDS(kFilterThreads, 2) filter_tiles(const FilterArg
     multiply_step(codes.stage(step), warp_query, warp_row, products);
   }
   simt::wait_for_copies<0>();
-  simt::sync_block();  // least and terms have come for all, whatever the depth
-  if (integers)
+  simt::sync_block();  // all are done with the stages, and least and terms have come
+  if (integers) {
     note_integer_hits(args, products, least + warp_query, terms + warp_row,
                       first_query + warp_query, first_row + warp_row);
-  else
-    note_wide_hits(args, products, first_query + warp_query, first_row + warp_row, row_tile,
-                   query_exponent);
+    return;
+  }
+  auto& wide_terms = *reinterpret_cast<WideTerms*>(stages);
+  describe_wide(args, first_query, first_row, rows.error, wide_terms);
+  simt::sync_block();
+  note_wide_hits(args, products, wide_terms, warp_query, warp_row, first_query, first_row);
 }
 
 }  // namespace device

@@ -2,22 +2,29 @@
 #pragma once
 
 #include "codes.h"
+#include "points.h"
 
 namespace resmem {
 namespace device {
 
 inline constexpr unsigned kTile = 128;  // rows, and queries, that a block compares
 
-// Rows or queries that a tile holds have one exponent.
 struct TileFacts {
-  std::int32_t exponent;
-  float error;  // no row of the tile has a larger one
+  std::int32_t exponent;  // the smallest of the tile's rows
+  std::int32_t uniform;   // whether all of them have it
+  float error;            // no row of the tile has a larger one
 };
 
-struct QueryFacts {
+// What is known of a query while its neighbours are looked for among rows that were coded together.
+struct QueryState {
   std::int32_t square;  // sum of the squares of the codes
   float error;          // of the codes
-  double reach;         // no row farther than this is looked for; may be infinite
+  std::int32_t exponent;
+  std::uint32_t query;   // its number
+  double reach;          // no row farther than this is looked for; may be infinite
+  float near;            // at least k rows are known to be no farther than this; may be infinite
+  std::uint32_t kept;    // hits that were there after the last selection
+  KeyDistance distance;  // what its canonical keys mean
 };
 
 // Tells whether scores fit 32 bits for a row's and a query's exponent: whether no row's term below
@@ -38,36 +45,41 @@ RESMEM_HOST_DEVICE std::int32_t row_term(std::int32_t square, int row_exponent,
   return shift > -31 ? square >> -shift : 0;
 }
 
-// A row that the filter let through. Its score is the product of its codes and the query's, less
-// the row's term where scores are integers.
+// A row that the filter let through.
 struct Hit {
-  std::uint32_t row;  // its place
-  std::int32_t score;
+  std::uint32_t place;
+  std::int32_t product;  // of its codes and the query's
 };
 
-// Returns the product that a score was made of.
-RESMEM_HOST_DEVICE std::int32_t product_of(std::int32_t score, const CodeFacts& row,
-                                           int query_exponent, unsigned depth) {
-  if (!fits_integers(row.exponent, query_exponent, depth)) return score;
-  return score + row_term(row.square, row.exponent, query_exponent);
+// Returns how far the codes of a row within reach may be from a query's, rounded up.
+RESMEM_HOST_DEVICE double radius_of(const QueryState& query, float row_error) {
+  return (query.reach + static_cast<double>(query.error) + static_cast<double>(row_error)) *
+         (1 + 4 * kV);
 }
 
 // Returns a lower end of the score that rows within reach have, as equation (4) says.
-RESMEM_HOST_DEVICE double least_score(const QueryFacts& query, int query_exponent,
-                                      const TileFacts& rows) {
-  constexpr double kUnit = 0x1p-53;
-  const double radius =
-      (query.reach + static_cast<double>(query.error) + static_cast<double>(rows.error)) *
-      (1 + 4 * kUnit);
-  const double own = query.square * power_of_two(rows.exponent - query_exponent);
-  const double within = radius * radius * power_of_two(rows.exponent + query_exponent);
-  return 0.5 * (own - within) - 8 * kUnit * (own + within);
+RESMEM_HOST_DEVICE double least_score(const QueryState& query, const TileFacts& rows) {
+  const double radius = radius_of(query, rows.error);
+  const double own = query.square * power_of_two(rows.exponent - query.exponent);
+  const double within = radius * radius * power_of_two(rows.exponent + query.exponent);
+  return 0.5 * (own - within) - 8 * kV * (own + within);
 }
 
 // Returns the same for scores that are integers, rounded down and cut to what 32 bits hold.
 RESMEM_HOST_DEVICE std::int32_t least_integer_score(double least) {
   if (!(least > -0x1p31)) return INT32_MIN;  // also for NaN, of an infinite reach
   return least < 0x1p31 - 1 ? static_cast<std::int32_t>(floor(least)) : INT32_MAX;
+}
+
+// Return the two sides of equation (5) but for the product: what a query and what a row bring
+// along.
+RESMEM_HOST_DEVICE double query_side(const QueryState& query, float row_error) {
+  const double radius = radius_of(query, row_error), within = radius * radius;
+  const double own = query.square * power_of_two(-2 * query.exponent);
+  return (own - within) - 8 * kV * (own + within);
+}
+RESMEM_HOST_DEVICE double row_side(const CodeFacts& row) {
+  return row.square * power_of_two(-2 * row.exponent) * (1 - 8 * kV);
 }
 
 }  // namespace device

@@ -1,7 +1,4 @@
 // All kernels, as nvcc compiles them.
-#include "codes.cuh"
-#include "filter.cuh"
-#include "launch.h"
-#include "rescore.cuh"
-#include "select.cuh"
-#include "ptx.h"
+#include "arrange.cu"
+#include "rows.cu"
+#include "search.cu"

@@ -1,11 +1,17 @@
-// Starts a kernel on a device's stream, or in the emulation, where it has ended on return.
+// Starts a kernel on a stream of the current device, or in the emulation, where it has ended on
+// return.
 #pragma once
 
+#include <string>
+
+#include "driver.h"
 #include "simt.h"
 
 #if !defined(__CUDACC__)
 #include <algorithm>
 #include <numeric>
+
+#include "emulation/faults.h"
 #endif
 
 namespace resmem {
@@ -15,22 +21,33 @@ struct Grid {
   unsigned x = 1, y = 1;
 };
 
+struct Launch {
+  const char* name;  // of the kernel, for messages
+  Grid grid;
+  unsigned threads;  // of a block
+  std::size_t shared_bytes = 0;
+};
+
 #if defined(__CUDACC__)
 
-// Returns what the runtime says of the launch itself; a kernel that fails is told of later.
+// Throws DeviceError for what the runtime says of the launch itself. A kernel that fails is told of
+// later, by wait().
 template <class... Parameters, class... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), Grid grid, unsigned block_threads,
-                   std::size_t shared_bytes, Stream stream, Arguments... arguments) {
+void launch(const Launch& how, device::StreamHandle stream, void (*kernel)(Parameters...),
+            Arguments... arguments) {
   constexpr std::size_t kAlwaysThere = std::size_t{48} << 10;
-  if (shared_bytes > kAlwaysThere) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) return error;
+  cudaError_t error = cudaSuccess;
+  if (how.shared_bytes > kAlwaysThere)
+    error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(how.shared_bytes));
+  if (error == cudaSuccess) {
+    kernel<<<dim3(how.grid.x, how.grid.y), how.threads, how.shared_bytes,
+             reinterpret_cast<cudaStream_t>(stream.address)>>>(
+        static_cast<Parameters>(arguments)...);
+    error = cudaGetLastError();
   }
-  kernel<<<dim3(grid.x, grid.y), block_threads, shared_bytes, stream>>>(
-      static_cast<Parameters>(arguments)...);
-  return cudaGetLastError();
+  if (error != cudaSuccess) device::throw_failed_launch(how.name, cudaGetErrorString(error));
 }
 
 #else
@@ -42,8 +59,8 @@ inline std::uint64_t& emulation_seed() {
 }
 
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), Grid grid, unsigned block_threads,
-            std::size_t shared_bytes, Arguments... arguments) {
+void run_grid(void (*kernel)(Parameters...), Grid grid, unsigned block_threads,
+              std::size_t shared_bytes, Arguments... arguments) {
   emulation::Block block(block_threads, shared_bytes, emulation_seed());
   std::vector<unsigned> order(std::size_t{grid.x} * grid.y);
   std::iota(order.begin(), order.end(), 0U);
@@ -51,6 +68,13 @@ void launch(void (*kernel)(Parameters...), Grid grid, unsigned block_threads,
   for (const unsigned at : order)
     block.run({grid.x, grid.y}, {at % grid.x, at / grid.x},
               [&] { kernel(static_cast<Parameters>(arguments)...); });
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const Launch& how, device::StreamHandle, void (*kernel)(Parameters...),
+            Arguments... arguments) {
+  if (emulation::faults().fails(how.name)) device::throw_failed_launch(how.name, "a planted fault");
+  run_grid(kernel, how.grid, how.threads, how.shared_bytes, arguments...);
 }
 
 #endif

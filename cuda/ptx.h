@@ -2,6 +2,8 @@
 // twin for the emulation. Integers have one answer, so that a twin gives the device's bits.
 #pragma once
 
+#include <cmath>
+
 #include "simt.h"
 
 namespace resmem {
@@ -114,20 +116,25 @@ inline void multiply_bytes(std::int32_t (&sum)[4], const std::uint32_t (&a)[4],
 }
 #endif
 
-// ---- Products of four signed bytes (dp4a) -------------------------------------------------------
+// ---- float16 (cvt) ------------------------------------------------------------------------------
 
-// Returns sum + a_0 b_0 + .. + a_3 b_3 in 32-bit integers that wrap.
-RESMEM_DEVICE std::int32_t multiply_four_bytes(std::uint32_t a, std::uint32_t b, std::int32_t sum) {
+// Returns the float32 of the bits of a float16: 1 sign, 5 exponent (bias 15) and 10 fraction bits.
 #if defined(__CUDACC__)
-  return __dp4a(static_cast<std::int32_t>(a), static_cast<std::int32_t>(b), sum);
-#else
-  auto total = static_cast<std::uint32_t>(sum);
-  for (unsigned shift = 0; shift < 32; shift += 8)
-    total += static_cast<std::uint32_t>(static_cast<std::int8_t>(a >> shift) *
-                                        static_cast<std::int8_t>(b >> shift));
-  return static_cast<std::int32_t>(total);
-#endif
+RESMEM_DEVICE float widened_half(std::uint16_t half) {
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(half));
+  return wide;
 }
+#else
+inline float widened_half(std::uint16_t half) {
+  const int exponent = half >> 10 & 31, fraction = half & 0x3FF;
+  const float size = exponent == 31 ? (fraction == 0 ? HUGE_VALF : NAN)
+                     : exponent == 0
+                         ? std::ldexp(static_cast<float>(fraction), -24)
+                         : std::ldexp(static_cast<float>(fraction + 1024), exponent - 25);
+  return (half & 0x8000) != 0 ? -size : size;
+}
+#endif
 
 }  // namespace simt
 }  // namespace resmem

@@ -10,6 +10,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "../cpp/base/host_device.h"
+
 #if defined(__CUDACC__)
 
 #include <cuda_runtime.h>
@@ -19,14 +21,12 @@
 #define RESMEM_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define RESMEM_DEVICE __device__ __forceinline__
 #define RESMEM_UNROLL _Pragma("unroll")  // before a loop whose arrays must be registers
-#define RESMEM_HOST_DEVICE __host__ __device__ __forceinline__
 
 namespace resmem {
 namespace simt {
 
 inline constexpr unsigned kWarp = 32;
 inline constexpr unsigned kAllLanes = 0xFFFFFFFF;
-using Stream = cudaStream_t;
 
 RESMEM_DEVICE unsigned thread() { return threadIdx.x; }
 RESMEM_DEVICE unsigned threads() { return blockDim.x; }
@@ -59,6 +59,12 @@ RESMEM_DEVICE unsigned bit_count(std::uint32_t bits) {
 RESMEM_DEVICE std::uint32_t atomic_add(std::uint32_t* to, std::uint32_t value) {
   return atomicAdd(to, value);
 }
+RESMEM_DEVICE void atomic_add(std::uint64_t* to, std::uint64_t value) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
+}
+RESMEM_DEVICE void atomic_max(std::uint64_t* to, std::uint64_t value) {
+  atomicMax(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
+}
 
 }  // namespace simt
 }  // namespace resmem
@@ -67,11 +73,10 @@ RESMEM_DEVICE std::uint32_t atomic_add(std::uint32_t* to, std::uint32_t value) {
 
 #include "emulation/block.h"
 
-#define RESMEM_KERNEL
+#define RESMEM_KERNEL inline
 #define RESMEM_BOUNDS(threads, blocks)
 #define RESMEM_DEVICE inline
 #define RESMEM_UNROLL
-#define RESMEM_HOST_DEVICE inline
 
 namespace resmem {
 namespace simt {
@@ -120,8 +125,41 @@ inline unsigned bit_count(std::uint32_t bits) {
 inline std::uint32_t atomic_add(std::uint32_t* to, std::uint32_t value) {
   return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
 }
+inline void atomic_add(std::uint64_t* to, std::uint64_t value) {
+  __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
+}
+inline void atomic_max(std::uint64_t* to, std::uint64_t value) {
+  std::uint64_t before = __atomic_load_n(to, __ATOMIC_RELAXED);
+  while (before < value && !__atomic_compare_exchange_n(to, &before, value, false, __ATOMIC_RELAXED,
+                                                        __ATOMIC_RELAXED)) {
+  }
+}
 
 }  // namespace simt
 }  // namespace resmem
 
 #endif
+
+namespace resmem {
+namespace simt {
+
+// Return sums and maxima over the 32 lanes, in the order of a tree: every lane gets the same.
+template <class T>
+RESMEM_DEVICE T sum_over_lanes(T value) {
+  for (unsigned bit = kWarp / 2; bit > 0; bit /= 2) value += shuffle_xor(value, bit);
+  return value;
+}
+template <class T>
+RESMEM_DEVICE T largest_over_lanes(T value) {
+  for (unsigned bit = kWarp / 2; bit > 0; bit /= 2) {
+    const T other = shuffle_xor(value, bit);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+// Returns the lanes before this one, as bits.
+RESMEM_DEVICE std::uint32_t lanes_before() { return (1U << lane()) - 1; }
+
+}  // namespace simt
+}  // namespace resmem

@@ -38,11 +38,11 @@ def signs(d: int) -> F64:
     return np.array([-1.0 if turned(i) else 1.0 for i in range(d)])
 
 
-def rotated(vectors: F32, offset: F32) -> F64:
+def rotated(points: npt.NDArray[Any], offset: npt.NDArray[Any]) -> F64:
     """Return y (n, depth): differences with turned signs, rotated by blocks of 64."""
-    n, d = vectors.shape
+    n, d = points.shape
     y = np.zeros((n, depth_of(d)))
-    y[:, :d] = (vectors.astype(np.float64) - offset.astype(np.float64)) * signs(d)
+    y[:, :d] = (points.astype(np.float64) - offset.astype(np.float64)) * signs(d)
     y = y.reshape(n, -1, BLOCK)
     for bit in (32, 16, 8, 4, 2, 1):
         low = (np.arange(BLOCK) & bit) == 0
@@ -80,9 +80,10 @@ def exponent_for(largest: float) -> int:
     return (7 if mantissa <= LARGEST_CODE / 128 else 6) - binade
 
 
-def error_from(off_square: float, square: float, depth: int) -> np.float32:
+def error_from(off_square: float, square: float, depth: int, off: float = 0.0) -> np.float32:
     """Return the upper end of the error that is stored, rounded up to float32."""
-    error = (math.sqrt(off_square) + 8 * UNIT * math.sqrt(square)) * (1 + (depth + 16.0) * UNIT)
+    slack = 8 * UNIT * math.sqrt(square)
+    error = (math.sqrt(off_square) + slack + off) * (1 + (depth + 16.0) * UNIT)
     rounded = np.float32(error)
     return rounded if float(rounded) >= error else np.nextafter(rounded, np.float32(np.inf))
 
@@ -95,20 +96,23 @@ class Coded:
     exponent: int
 
 
-def code(vector: F32, offset: F32) -> Coded:
-    """Return the codes of one vector, with the exponent that has the smaller error."""
-    y = rotated(vector[None], offset)[0]
+def code(point: npt.NDArray[Any], offset: npt.NDArray[Any], off: float = 0.0) -> Coded:
+    """Return the codes of one point, with the exponent that has the smaller error.
+
+    The exact point is at most ``off`` away from it.
+    """
+    y = rotated(point[None], offset)[0]
     exponent = exponent_for(float(np.abs(y).max(initial=0.0)))
     tried = []
     for each in (exponent, exponent + 1):
         scaled = np.clip(np.ldexp(y, each), -LARGEST_CODE, LARGEST_CODE)
         codes = np.rint(scaled)  # halves to even
-        off = np.ldexp(codes, -each) - y
-        tried.append((lane_sum(off * off), each, codes))
+        rest = np.ldexp(codes, -each) - y
+        tried.append((lane_sum(rest * rest), each, codes))
     off_square, exponent, codes = tried[1] if tried[1][0] < tried[0][0] else tried[0]
     return Coded(
         codes.astype(np.int8), int((codes * codes).sum()),
-        error_from(off_square, lane_sum(y * y), len(y)), exponent,
+        error_from(off_square, lane_sum(y * y), len(y), off), exponent,
     )  # fmt: skip
 
 
@@ -120,15 +124,62 @@ def exact_error_square(coded: Any, vector: F32, offset: F32) -> Fraction:
                start=Fraction(0))  # fmt: skip
 
 
+# ---- Points --------------------------------------------------------------------------------------
+
+
+def theta(d: int) -> float:
+    """Return the relative rounding of canonical sums."""
+    n = math.ceil(d / 8) + 6
+    return n * UNIT / (1 - n * UNIT)
+
+
+def square_of(vector: npt.NDArray[Any]) -> float:
+    """Return the square of a length, summed in the order of a warp."""
+    wide = vector.astype(np.float64)
+    terms = np.zeros(-(-len(wide) // LANES) * LANES)
+    terms[: len(wide)] = wide * wide
+    return lane_sum(terms)
+
+
+def longest_from(largest_square: float, d: int) -> float:
+    return math.sqrt(largest_square * (1 + 2 * theta(d))) * (1 + 4 * UNIT)
+
+
+def point_of(
+    vector: npt.NDArray[Any], metric: str, is_query: bool, longest: float
+) -> tuple[F64, float]:
+    """Return the point of a row or a query, and how far off it may be."""
+    wide, d = vector.astype(np.float64), len(vector)
+    square = square_of(vector)
+    if metric == "cosine":
+        if not square > 0:
+            return wide * 0.0, 0.7072
+        return wide * (1 / math.sqrt(square)), 2 * theta(d)
+    if metric != "inner_product":
+        return wide, 0.0
+    if is_query:
+        scale = longest / math.sqrt(square) if math.sqrt(square) > 0 else 1.0
+        return np.append(wide * scale, 0.0), 2 * UNIT * longest
+    left = longest * longest - square
+    lift = math.sqrt(left) if left > 0 else 0.0
+    under = 2 * theta(d) * longest * longest
+    near = math.sqrt(under)
+    off = min(near, under / lift) if lift > 0 else near
+    return np.append(wide, lift), off * (1 + 4 * UNIT) + 2 * UNIT * lift
+
+
 # ---- The filter ----------------------------------------------------------------------------------
+
+
+TILE = 128
 
 
 @dataclass(frozen=True)
 class Coded128:
-    """Rows or queries of one exponent a tile of 128."""
+    """Rows or queries in tiles of 128."""
 
     codes: npt.NDArray[np.int8]  # (n, depth)
-    exponents: npt.NDArray[np.int32]  # one a tile
+    exponents: npt.NDArray[np.int32]  # (n,)
     errors: F32  # (n,)
 
     @cached_property
@@ -136,11 +187,10 @@ class Coded128:
         wide = self.codes.astype(np.int64)
         return np.asarray((wide * wide).sum(axis=1), dtype=np.int32)
 
-    def tile_error(self, tile: int) -> float:
-        return float(self.errors[tile * TILE : (tile + 1) * TILE].max())
-
-
-TILE = 128
+    def tile(self, number: int) -> tuple[set[int], float]:
+        """Return the exponents of a tile, and its largest error."""
+        here = slice(number * TILE, (number + 1) * TILE)
+        return set(map(int, self.exponents[here])), float(self.errors[here].max())
 
 
 def fits_integers(a: int, b: int, depth: int) -> bool:
@@ -148,46 +198,62 @@ def fits_integers(a: int, b: int, depth: int) -> bool:
     return LARGEST_CODE**2 * depth * (2**shift if shift > 0 else 1) < 2**30
 
 
-def least_score(
-    square: int, error: float, reach: float, a: int, b: int, tile_error: float
-) -> float:
+def radius_of(reach: float, error: float, tile_error: float) -> float:
+    return (reach + error + tile_error) * (1 + 4 * UNIT)
+
+
+def least_score(square: int, radius: float, a: int, b: int) -> float:
     """Return the lower end of the scores of rows within reach, rounded as the device rounds it."""
-    radius = (reach + error + tile_error) * (1 + 4 * UNIT)
     own = square * 2.0 ** (a - b)
     within = radius * radius * 2.0 ** (a + b)
     return 0.5 * (own - within) - 8 * UNIT * (own + within)
 
 
-def score_of(product: int, square: int, a: int, b: int, depth: int) -> int:
-    """Return the score that a hit carries, for a row's and a query's exponent."""
-    if not fits_integers(a, b, depth):
-        return product
+def integer_hits(
+    products: npt.NDArray[np.int64], squares: npt.NDArray[np.int64], least: float, a: int, b: int
+) -> npt.NDArray[np.bool_]:
+    """Return which rows of a tile pass, where scores are integers."""
     shift = b - a - 1
-    return product - (square << shift if shift >= 0 else square >> -shift)
+    if not least > -(2.0**31):
+        return np.ones(len(products), dtype=np.bool_)
+    terms = squares << shift if shift >= 0 else squares >> min(-shift, 62)
+    return np.asarray(products - terms >= math.floor(least))
+
+
+def wide_hits(
+    products: npt.NDArray[np.int64], rows: Coded128, here: slice, square: int, b: int,
+    radius: float,
+) -> npt.NDArray[np.bool_]:  # fmt: skip
+    """Return which rows of a tile pass, where they are compared in double precision."""
+    own, within = square * 2.0 ** (-2 * b), radius * radius
+    query_side = (own - within) - 8 * UNIT * (own + within)
+    exponents = rows.exponents[here].astype(np.int64)
+    row_side = rows.squares[here] * 2.0 ** (-2 * exponents) * (1 - 8 * UNIT)
+    units = 2.0 ** (1 - b) * 2.0**-exponents
+    return np.asarray(products * units >= query_side + row_side)
 
 
 def filter_hits(queries: Coded128, rows: Coded128, reach: F64) -> list[set[int]]:
     """Return the rows that the filter lets through for each query, by definition."""
     products = queries.codes.astype(np.int64) @ rows.codes.astype(np.int64).T
     depth, hits = rows.codes.shape[1], [set[int]() for _ in reach]
-    for tile, a in enumerate(map(int, rows.exponents)):
+    for tile in range(-(-len(rows.codes) // TILE)):
         here = slice(tile * TILE, (tile + 1) * TILE)
-        squares = rows.squares[here].astype(np.int64)
+        row_exponents, tile_error = rows.tile(tile)
         for i, mine in enumerate(hits):
-            b = int(queries.exponents[i // TILE])
-            least = least_score(
-                int(queries.squares[i]), float(queries.errors[i]), float(reach[i]), a, b,
-                rows.tile_error(tile),
-            )  # fmt: skip
-            dots, shift = products[i, here], b - a - 1
-            if not fits_integers(a, b, depth):
-                scores = dots - squares * (2.0**shift * (1 - 2.0**-50)) + 1
-            elif least > -(2.0**31):
-                least = math.floor(least)
-                scores = dots - (squares << shift if shift >= 0 else squares >> min(-shift, 62))
-            else:  # everything passes
-                scores, least = dots * 0.0, 0.0
-            mine.update((here.start + np.flatnonzero(scores >= least)).tolist())
+            query_exponents, _ = queries.tile(i // TILE)
+            a, b = min(row_exponents), int(queries.exponents[i])
+            square = int(queries.squares[i])
+            radius = radius_of(float(reach[i]), float(queries.errors[i]), tile_error)
+            uniform = len(row_exponents) == len(query_exponents) == 1
+            if uniform and fits_integers(a, b, depth):
+                least = least_score(square, radius, a, b)
+                passed = integer_hits(
+                    products[i, here], rows.squares[here].astype(np.int64), least, a, b
+                )
+            else:
+                passed = wide_hits(products[i, here], rows, here, square, b, radius)
+            mine.update((here.start + np.flatnonzero(passed)).tolist())
     return hits
 
 

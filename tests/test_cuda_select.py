@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,26 +16,23 @@ from test_cuda_filter import coded_at, oracle_distances, random_codes
 def all_hits(queries, rows, rng):
     """Return every row as a hit of every query, each in an order of its own."""
     products = queries.codes.astype(np.int64) @ rows.codes.astype(np.int64).T
-    depth = rows.codes.shape[1]
-    hits = np.empty((*products.shape, 2), np.int32)
-    for i, mine in enumerate(hits):
-        b = int(queries.exponents[i // 128])
-        mine[:, 0] = rng.permutation(len(rows.codes))
-        for hit in mine:
-            a, square = int(rows.exponents[hit[0] // 128]), int(rows.squares[hit[0]])
-            hit[1] = oracle.score_of(int(products[i, hit[0]]), square, a, b, depth)
-    return hits
+    order = np.array([rng.permutation(len(rows.codes)) for _ in products])
+    return np.stack([order, np.take_along_axis(products, order, axis=1)], axis=2).astype(np.int32)
 
 
 def ends_of(queries, rows, i, hit):
     """Return the ends of the distance of query i and the row of a hit."""
-    j = int(hit[0])
-    b, a = int(queries.exponents[i // 128]), int(rows.exponents[j // 128])
-    product = int(queries.codes[i].astype(np.int64) @ rows.codes[j].astype(np.int64))
+    j, product = map(int, hit)
     return oracle.distance_ends(
-        int(queries.squares[i]), float(queries.errors[i]), b,
-        int(rows.squares[j]), float(rows.errors[j]), a, product,
+        int(queries.squares[i]), float(queries.errors[i]), int(queries.exponents[i]),
+        int(rows.squares[j]), float(rows.errors[j]), int(rows.exponents[j]), product,
     )  # fmt: skip
+
+
+def reach_of(kth):
+    """Return how far rows may be whose canonical keys, of one dimension, are the k-th or less."""
+    relative = 2 * oracle.theta(1)
+    return math.sqrt(kth * kth * (1 + 2 * relative))
 
 
 @settings(max_examples=40)
@@ -60,7 +59,8 @@ def test_selection_is_that_of_the_definition(emulated, seed, n, k, spread, equal
         if count < k or count > n:
             assert (found[i], kept[i]) == (reach[i], count)
             continue
-        wanted = min(reach[i], sorted(oracle.rounded_up(high) for _, high in ends)[k - 1])
+        kth = sorted(oracle.rounded_up(high) for _, high in ends)[k - 1]
+        wanted = min(reach[i], reach_of(kth))
         assert found[i] == wanted
         here = [hit for hit, (low, _) in zip(hits[i].tolist(), ends, strict=False) if low <= wanted]
         assert left[i, : kept[i]].tolist() == here

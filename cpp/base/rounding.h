@@ -4,7 +4,8 @@
 
 #include <cmath>
 #include <cstddef>
-#include <limits>
+
+#include "host_device.h"
 
 namespace resmem {
 
@@ -12,22 +13,20 @@ inline constexpr double kU = 0x1p-24, kV = 0x1p-53, kEta = 0x1p-149;
 
 // Returns how much n roundings can change a sum of terms, relative to the sum of their sizes
 // (Higham).
-inline double roundings(double n, double unit) { return n * unit / (1 - n * unit); }
+RESMEM_HOST_DEVICE double roundings(double n, double unit) { return n * unit / (1 - n * unit); }
 
 // Returns the relative rounding of a canonical squared distance (theta in
 // flat/bounds/filter_bounds.h): there are three roundings of a squared difference, at most
 // ceil(d/8) in its partial sum, and three in the tree of partial sums.
-inline double canonical_rounding(std::size_t d) {
+RESMEM_HOST_DEVICE double canonical_rounding(std::size_t d) {
   return roundings(std::ceil(static_cast<double>(d) / 8) + 6, kV);
 }
 
-inline float round_down(double value) {
+RESMEM_HOST_DEVICE float round_down(double value) {
   const auto near = static_cast<float>(value);
-  return static_cast<double>(near) > value
-             ? std::nextafter(near, -std::numeric_limits<float>::infinity())
-             : near;
+  return static_cast<double>(near) > value ? std::nextafter(near, -HUGE_VALF) : near;
 }
 
-inline float round_up(double value) { return -round_down(-value); }
+RESMEM_HOST_DEVICE float round_up(double value) { return -round_down(-value); }
 
 }  // namespace resmem

@@ -1,6 +1,7 @@
 #include "points.h"
 
-#include "../../base/rounding.h"
+#include <algorithm>
+#include <cmath>
 
 namespace resmem {
 namespace {
@@ -15,10 +16,6 @@ double unit(const float* x, std::size_t d, const KernelTable& kernels, float* ou
   if (!(square > 0)) return 0.7072;
   return kU + 2 * canonical_rounding(d) + static_cast<double>(d) * kEta;
 }
-
-// Returns the factor that gives a query the length of the longest row. The order of rows does not
-// depend on a query's length, and with this one their points lie close together.
-double query_scale(double norm, double longest) { return norm > 0 ? longest / norm : 1; }
 
 }  // namespace
 
@@ -45,7 +42,7 @@ const float* Points::row(const float* x, const KernelTable& kernels, float* out,
 const float* Points::query(const float* x, const KernelTable& kernels, float* out,
                            double* off) const {
   if (metric != Metric::inner_product) return row(x, kernels, out, off);
-  const double scale = query_scale(std::sqrt(kernels.exact.dot(x, x, d)), longest);
+  const double scale = product_scale(std::sqrt(kernels.exact.dot(x, x, d)), longest);
   kernels.filter.stage_unit(x, scale, out, d);
   out[d] = 0;
   *off = kU * longest * (1 + 0x1p-20) + static_cast<double>(d) * kEta;
@@ -53,14 +50,9 @@ const float* Points::query(const float* x, const KernelTable& kernels, float* ou
 }
 
 KeyDistance Points::distance_of_keys(const float* x, const KernelTable& kernels) const {
-  const double theta = canonical_rounding(d);
-  if (metric == Metric::euclidean) return {0, 1, 2 * theta, 0};
-  // |q - x|^2 = 2 (1 - similarity), which is within 4 theta (flat/bounds/cosine.cpp).
-  if (metric == Metric::cosine) return {0, 2, 16 * kV, 8 * theta};
-  // |t q - x|^2 = t^2 |q|^2 + longest^2 - 2 t q.x: products are off by theta times the lengths.
-  const double square = kernels.exact.dot(x, x, d), norm = std::sqrt(square);
-  const double t = query_scale(norm, longest), lengths = t * norm + longest;
-  return {t * t * square + longest * longest, 2 * t, 16 * kV, 4 * theta * lengths * lengths};
+  if (metric == Metric::euclidean) return distance_of_squares(d);
+  if (metric == Metric::cosine) return distance_of_cosines(d);
+  return distance_of_products(kernels.exact.dot(x, x, d), longest, d);
 }
 
 }  // namespace resmem

@@ -2,34 +2,11 @@
 // cascade serves every metric (README.md, "Other metrics").
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-
+#include "../../base/key_distance.h"
 #include "../../kernels/table.h"
 #include "../../rows/segment.h"
 
 namespace resmem {
-
-// Turns canonical keys of one query into distances D between exact points, by the bound
-// |D^2 - (at_zero + per_key * key)| <= relative * (at_zero + per_key * key) + absolute. A row that
-// is longer than all of the cascade's has no point for inner products. For it the sum in brackets
-// may be negative, which means nearer than any point.
-struct KeyDistance {
-  double at_zero = 0, per_key = 1, relative = 0, absolute = 0;
-
-  double low(double key) const { return std::sqrt(std::max(0.0, square(key, -1))); }
-  double high(double key) const { return std::sqrt(std::max(0.0, square(key, 1))); }
-  // No row whose key is at most the k-th is farther than this, if k rows are no farther than `kth`.
-  // Their keys may be off in one direction, and that row's in the other.
-  double reach(double kth) const {
-    return std::sqrt(kth * kth * (1 + 2 * relative) + 2 * absolute);
-  }
-
- private:
-  double square(double key, double sign) const {
-    return (at_zero + per_key * key) * (1 + sign * relative) + sign * absolute;
-  }
-};
 
 struct Points {
   Metric metric = Metric::euclidean;  // stands for sqeuclidean too

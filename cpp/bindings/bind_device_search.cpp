@@ -1,0 +1,228 @@
+#include <optional>
+
+#include "../../cuda/device.h"
+#include "bind_device.h"
+#include "search_request.h"
+
+namespace resmem {
+namespace {
+
+// An array as Python hands it over: one of NumPy, or an object that says where on a device it lies
+// (`address`, `shape`, `dtype`). The caller keeps it alive.
+struct View {
+  void* address = nullptr;
+  std::vector<std::size_t> shape;
+  std::string dtype;
+  bool on_device = false;
+
+  template <class T>
+  T* of() const {
+    return static_cast<T*>(address);
+  }
+  std::size_t extent(std::size_t axis) const { return axis < shape.size() ? shape[axis] : 0; }
+};
+
+View view_of(const py::handle& object, const char* name) {
+  View view;
+  if (py::isinstance<py::array>(object)) {
+    const auto array = py::reinterpret_borrow<py::array>(object);
+    require((array.flags() & py::array::c_style) != 0,
+            (std::string(name) + " must be C-contiguous").c_str());
+    view.address = const_cast<void*>(array.data());
+    for (int axis = 0; axis < array.ndim(); ++axis) view.shape.push_back(extent(array, axis));
+    view.dtype = py::cast<std::string>(py::str(array.dtype()));
+    return view;
+  }
+  view.address = reinterpret_cast<void*>(object.attr("address").cast<std::uintptr_t>());
+  view.shape = object.attr("shape").cast<std::vector<std::size_t>>();
+  view.dtype = object.attr("dtype").cast<std::string>();
+  view.on_device = true;
+  return view;
+}
+
+View checked(const py::handle& object, const char* name, const std::string& dtype,
+             const std::vector<std::size_t>& shape) {
+  View view = view_of(object, name);
+  std::string wanted;
+  for (const std::size_t extent : shape) wanted += std::to_string(extent) + ", ";
+  require(view.dtype == dtype && view.shape == shape,
+          (std::string(name) + " must be " + dtype + " (" + wanted + ")").c_str());
+  return view;
+}
+
+// Numbers of bfloat16 may come as their bits, as NumPy lacks them.
+NumberType number_type(const std::string& dtype) {
+  return choice<NumberType>(dtype, {{"float32", NumberType::float32},
+                                    {"float16", NumberType::float16},
+                                    {"bfloat16", NumberType::bfloat16},
+                                    {"uint16", NumberType::bfloat16},
+                                    {"float64", NumberType::float64}});
+}
+
+std::optional<device::StreamHandle> stream_of(const std::optional<std::uintptr_t>& address) {
+  if (!address) return std::nullopt;
+  return device::StreamHandle{*address};
+}
+
+std::unique_ptr<device::DeviceRows> rows_from(int device, const std::string& dtype, std::size_t d,
+                                              const std::string& metric,
+                                              const std::optional<std::uintptr_t>& stream,
+                                              std::size_t least_coded) {
+  require(d > 0, "rows must have d >= 1");
+  return std::make_unique<device::DeviceRows>(device::MemorySource{device, stream_of(stream)},
+                                              number_type(dtype), d, metric_named(metric),
+                                              least_coded);
+}
+
+void extend_python(device::DeviceRows& rows, const py::object& keys,
+                   const std::optional<Array<std::int64_t>>& ids, std::int64_t first_id) {
+  const View view = view_of(keys, "keys");
+  require(view.shape.size() == 2 && view.extent(1) == rows.dimensions() &&
+              number_type(view.dtype) == rows.type(),
+          "keys must be (n, d), of the dtype of the rows");
+  device::GivenRows given;
+  given.keys = view.address;
+  given.n = view.extent(0);
+  given.on_device = view.on_device;
+  given.first_id = first_id;
+  if (ids) {
+    require(ids->ndim() == 1 && extent(*ids, 0) == given.n, "ids must be (n,)");
+    given.ids = ids->data();
+  }
+  const py::gil_scoped_release released;
+  rows.extend(given);
+}
+
+void remove_python(device::DeviceRows& rows, const Array<std::int64_t>& numbers,
+                   const Array<std::int64_t>& stamps) {
+  require(numbers.ndim() == 1 && stamps.ndim() == 1 && numbers.size() == stamps.size(),
+          "rows and stamps must be (m,)");
+  const auto n = static_cast<std::int64_t>(rows.n());
+  for (py::ssize_t i = 0; i < numbers.size(); ++i)
+    require(numbers.data()[i] >= 0 && numbers.data()[i] < n, "rows must be those of the segment");
+  const std::size_t count = extent(numbers, 0);
+  const py::gil_scoped_release released;
+  rows.remove(numbers.data(), stamps.data(), count);
+}
+
+py::dict as_dict(const device::DeviceStats& stats) {
+  py::dict result;
+  result["pairs_filtered"] = stats.pairs_filtered;
+  result["hits"] = stats.hits;
+  result["rescored"] = stats.rescored;
+  result["compared"] = stats.compared;
+  result["given_up"] = stats.given_up;
+  result["query_blocks"] = stats.query_blocks;
+  return result;
+}
+
+void take_queries(device::DeviceSearch& request, const View& queries) {
+  require(queries.shape.size() == 2 && queries.extent(1) > 0, "queries must be (q, d), d >= 1");
+  request.queries = queries.address;
+  request.queries_on_device = queries.on_device;
+  request.q = queries.extent(0);
+  request.d = queries.extent(1);
+}
+
+void take_segments(device::DeviceSearch& request, const py::sequence& segments,
+                   const std::string& dtype) {
+  require(dtype == "float32" || dtype == "float64", "queries must be float32 or float64");
+  for (const py::handle& each : segments) {
+    const auto pair = each.cast<std::pair<const device::DeviceRows*, std::size_t>>();
+    const device::DeviceRows& rows = *pair.first;
+    require(rows.dimensions() == request.d && rows.metric() == request.metric,
+            "segments must have the queries' dimensions and the search's metric");
+    require((rows.type() == NumberType::float64) == (dtype == "float64"),
+            "queries must be float64 for float64 keys, and for no other");
+    require(rows.device() == request.device && pair.second <= rows.n(),
+            "segments must be on the search's device, with as many rows");
+    request.segments.push_back({&rows, pair.second});
+  }
+}
+
+void take_outputs(device::DeviceSearch& request, const py::object& values, const py::object& ids,
+                  const py::object& positions) {
+  const std::vector<std::size_t> shape{request.q, request.k};
+  const View value = checked(values, "values", "float64", shape);
+  const View id = checked(ids, "ids", "int64", shape);
+  request.values = value.of<double>();
+  request.ids = id.of<std::int64_t>();
+  request.output_on_device = value.on_device;
+  bool together = value.on_device == id.on_device;
+  if (!positions.is_none()) {
+    const View position = checked(positions, "positions", "int64", shape);
+    request.positions = position.of<std::int64_t>();
+    together = together && value.on_device == position.on_device;
+  }
+  require(together, "outputs must be on one side, the host's or the device's");
+}
+
+py::object search_python(const py::object& queries, const py::sequence& segments, std::size_t k,
+                         const std::string& metric, const py::object& excluded,
+                         std::int64_t version, const py::object& values, const py::object& ids,
+                         const py::object& positions, int device, std::uintptr_t stream,
+                         std::size_t workspace_bytes, const device::ForcedSearch& forced,
+                         bool counted) {
+  device::DeviceSearch request;
+  const View query_view = view_of(queries, "queries");
+  request.device = device;
+  request.metric = metric_named(metric);
+  request.k = k;
+  request.version = version;
+  request.stream.address = stream;
+  request.workspace_bytes = workspace_bytes;
+  request.forced = forced;
+  take_queries(request, query_view);
+  take_segments(request, segments, query_view.dtype);
+  take_outputs(request, values, ids, positions);
+  if (!excluded.is_none()) {
+    const View view = view_of(excluded, "excluded");
+    require(view.shape.size() == 2 && view.extent(0) == request.q && view.dtype == "int64",
+            "excluded must be int64 (q, m)");
+    request.excluded = view.of<std::int64_t>();
+    request.excluded_width = view.extent(1);
+    request.excluded_on_device = view.on_device;
+  }
+  device::DeviceStats stats;
+  {
+    const py::gil_scoped_release released;
+    device::search(
+        request,
+        [] {
+          const py::gil_scoped_acquire gil;
+          if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        },
+        counted ? &stats : nullptr);
+  }
+  return counted ? py::object(as_dict(stats)) : py::none();
+}
+
+}  // namespace
+
+void register_device_search(py::module_& module) {
+  using namespace py::literals;
+  py::class_<device::ForcedSearch>(module, "ForcedSearch", "What tests force of a search.")
+      .def(py::init([](std::size_t first_phase, std::size_t capacity, std::size_t queries) {
+             return device::ForcedSearch{first_phase, capacity, queries};
+           }),
+           "first_phase"_a = 0, "capacity"_a = 0, "queries"_a = 0,
+           "Rows, hits and queries; 0 leaves a number to the search.");
+  py::class_<device::DeviceRows>(module, "Rows", "The rows of a segment on a device.")
+      .def(py::init(&rows_from), "device"_a, "dtype"_a, "d"_a, "metric"_a, "stream"_a = py::none(),
+           "least_coded"_a = 1024)
+      .def("extend", &extend_python, "keys"_a, py::arg("ids").noconvert() = py::none(),
+           "first_id"_a = 0, "Brings those of the rows (n, d) that are not there yet.")
+      .def("remove", &remove_python, py::arg("rows").noconvert(), py::arg("stamps").noconvert(),
+           "Marks rows as removed at versions.")
+      .def("__len__", &device::DeviceRows::n)
+      .def_property_readonly("nbytes", &device::DeviceRows::bytes)
+      .def_property_readonly("device", &device::DeviceRows::device);
+  module.def("search", &search_python, "queries"_a, "segments"_a, "k"_a, "metric"_a,
+             "excluded"_a = py::none(), "version"_a = 0, py::kw_only(), "values"_a, "ids"_a,
+             "positions"_a = py::none(), "device"_a = 0, "stream"_a = 0, "workspace_bytes"_a = 0,
+             py::arg_v("forced", device::ForcedSearch(), "..."), "counted"_a = false,
+             "Fills values, ids and positions, (q, k) each; segments are pairs of rows and their\n"
+             "number. What really ran, if that is to be counted, which waits for the device.");
+}
+
+}  // namespace resmem

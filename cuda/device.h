@@ -1,0 +1,108 @@
+// Exact search on a device: rows that live there, and the search for the nearest of them. No type
+// of CUDA leaves this header.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "../cpp/rows/segment.h"
+#include "memory.h"
+
+namespace resmem {
+namespace device {
+
+// Rows of one segment as the caller has them, on the host or on the device.
+struct GivenRows {
+  const void* keys = nullptr;  // (n, d)
+  std::size_t n = 0;
+  bool on_device = false;             // whether the keys are
+  const std::int64_t* ids = nullptr;  // (n,) on the host, or null
+  std::int64_t first_id = 0;
+};
+
+struct Part;
+struct ResidentRows;
+
+// The rows of a segment on a device, with their codes. Rows are added behind those that are there,
+// and removals are noted; searches that run meanwhile see what was there when they began. Any
+// number of threads may call everything here.
+class DeviceRows {
+ public:
+  // Rows are kept until this goes, or, with a stream, for the work of that stream alone: such rows
+  // are given once, and keys that are on the device are read where they lie. Parts of fewer rows
+  // than `least_coded` have no codes.
+  DeviceRows(const MemorySource& source, NumberType type, std::size_t d, Metric metric,
+             std::size_t least_coded);
+  ~DeviceRows();
+
+  // Brings the rows that are not there yet. Throws DeviceError, and then nothing has changed.
+  void extend(const GivenRows& rows);
+  // Marks rows, (count,), as removed at the versions `stamps`.
+  void remove(const std::int64_t* rows, const std::int64_t* stamps, std::size_t count);
+
+  int device() const { return source_.device; }
+  NumberType type() const { return type_; }
+  std::size_t dimensions() const { return d_; }
+  Metric metric() const { return metric_; }
+  std::size_t n() const;
+  std::size_t bytes() const;
+  std::shared_ptr<const ResidentRows> resident() const;
+
+ private:
+  const MemorySource source_;
+  const NumberType type_;
+  const std::size_t d_;
+  const Metric metric_;
+  const std::size_t least_coded_;
+  mutable std::mutex mutex_;  // guards what follows
+  std::shared_ptr<const ResidentRows> resident_;
+};
+
+// What tests force of a search; results never depend on it. 0 leaves a number to the search.
+struct ForcedSearch {
+  std::size_t first_phase = 0;  // rows, a multiple of 128
+  std::size_t capacity = 0;     // hits of a query that are kept
+  std::size_t queries = 0;      // that are searched together
+};
+
+struct DeviceSearch {
+  struct Searched {
+    const DeviceRows* rows;
+    std::size_t n;  // rows that count: what was added later is not seen
+  };
+  std::vector<Searched> segments;
+  const void* queries = nullptr;  // (q, d) float32, or float64 where the rows are
+  bool queries_on_device = false;
+  std::size_t q = 0, d = 0, k = 0;
+  Metric metric = Metric::euclidean;
+  const std::int64_t* excluded = nullptr;  // (q, width) ids, -1 for none; or null
+  std::size_t excluded_width = 0;
+  bool excluded_on_device = false;
+  std::int64_t version = 0;
+  // (q, k) each; positions may be null.
+  double* values = nullptr;
+  std::int64_t *ids = nullptr, *positions = nullptr;
+  bool output_on_device = false;
+  int device = 0;
+  StreamHandle stream;
+  std::size_t workspace_bytes = 0;  // 0: an eighth of the free memory, at most 1 GiB
+  ForcedSearch forced;
+};
+
+// What really ran. `pairs_filtered` is known at once; the rest only once the stream is done.
+struct DeviceStats {
+  std::uint64_t pairs_filtered = 0, hits = 0, rescored = 0, compared = 0, given_up = 0;
+  std::uint64_t query_blocks = 0;
+};
+
+// Finds the exact nearest rows, as CONTRACT.md says. Where inputs and outputs are on the device, it
+// only asks the stream for it, and does not wait unless `stats` are wanted. `poll` is called
+// between blocks of queries that the host waited for; what it throws comes out. Throws DeviceError.
+void search(const DeviceSearch& request, const std::function<void()>& poll, DeviceStats* stats);
+
+}  // namespace device
+}  // namespace resmem

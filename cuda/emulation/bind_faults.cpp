@@ -1,0 +1,81 @@
+#include "bind_faults.h"
+
+#include "../driver.h"
+#include "faults.h"
+
+namespace resmem {
+namespace {
+
+namespace py = pybind11;
+using emulation::Faults;
+
+constexpr device::StreamHandle kLegacy{};
+
+void* pointer(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+std::uintptr_t allocate_python(std::size_t bytes, int device, bool on_stream) {
+  const device::OnDevice on(device);
+  void* address = on_stream ? device::allocate_on(kLegacy, bytes) : device::allocate(bytes);
+  return reinterpret_cast<std::uintptr_t>(address);
+}
+
+void copy_in_python(std::uintptr_t to, const py::bytes& bytes, int device) {
+  const device::OnDevice on(device);
+  const auto view = static_cast<std::string>(bytes);
+  device::copy_in(kLegacy, pointer(to), view.data(), view.size());
+}
+
+py::bytes copy_out_python(std::uintptr_t from, std::size_t bytes, int device) {
+  const device::OnDevice on(device);
+  std::string host(bytes, '\0');
+  device::copy_out(kLegacy, host.data(), pointer(from), bytes);
+  device::wait(kLegacy);
+  return host;
+}
+
+void wait_python(int device) {
+  const device::OnDevice on(device);
+  device::wait(kLegacy);
+}
+
+void fail_launch_python(const char* kernel, const char* reason, int device) {
+  const device::OnDevice on(device);
+  device::throw_failed_launch(kernel, reason);
+}
+
+}  // namespace
+
+void register_faults(py::module_& module) {
+  using namespace py::literals;
+  py::class_<Faults>(module, "Faults", "What the devices are like, and what goes wrong with them.")
+      .def_readwrite("driver", &Faults::driver)
+      .def_readwrite("runtime", &Faults::runtime)
+      .def_readwrite("devices", &Faults::devices)
+      .def_readwrite("name", &Faults::name)
+      .def_readwrite("major", &Faults::major)
+      .def_readwrite("minor", &Faults::minor)
+      .def_readwrite("memory", &Faults::memory)
+      .def_readwrite("multiprocessors", &Faults::multiprocessors)
+      .def_readwrite("memory_pools", &Faults::memory_pools)
+      .def_readwrite("succeeding_allocations", &Faults::succeeding_allocations)
+      .def_readwrite("failing_allocations", &Faults::failing_allocations)
+      .def_readwrite("failing_kernel", &Faults::failing_kernel)
+      .def_readwrite("failing_wait", &Faults::failing_wait);
+  module.def("faults", &emulation::faults, py::return_value_policy::reference,
+             "The faults of all devices, to be changed.");
+  module.def("reset_devices", &emulation::reset_devices,
+             "Makes the devices those of a new process without faults.");
+  module.def("bytes_in_use", &emulation::bytes_in_use,
+             "Bytes that were allocated on all devices and not released.");
+  module.def("allocate", &allocate_python, "bytes"_a, "device"_a = 0, "on_stream"_a = false,
+             "The address of new memory.");
+  module.def(
+      "release", [](std::uintptr_t address) { device::release(pointer(address)); }, "address"_a);
+  module.def("copy_in", &copy_in_python, "to"_a, "bytes"_a, "device"_a = 0);
+  module.def("copy_out", &copy_out_python, "from_address"_a, "bytes"_a, "device"_a = 0);
+  module.def("wait", &wait_python, "device"_a = 0);
+  module.def("fail_launch", &fail_launch_python, "kernel"_a, "reason"_a, "device"_a = 0,
+             "Does what a launch does that fails.");
+}
+
+}  // namespace resmem

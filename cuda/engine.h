@@ -1,0 +1,97 @@
+// What the two halves of device.h share: rows that are resident, and how kernels are started.
+#pragma once
+
+#include <stdexcept>
+
+#include "codes.cuh"
+#include "device.h"
+#include "filter.h"
+#include "launch.h"
+
+namespace resmem {
+namespace device {
+
+// Rows that were coded together. All arrays are by place; without codes, places are row numbers.
+struct Part {
+  std::size_t first = 0, n = 0;  // rows of the segment
+  Memory codes, facts, tiles, offset;
+  Memory largest_square;  // bits of one float64, for inner products
+  bool coded = false;
+
+  std::size_t bytes() const {
+    return codes.bytes() + facts.bytes() + tiles.bytes() + offset.bytes() + largest_square.bytes();
+  }
+};
+
+// The rows of a segment at one moment. What was allocated lives as long as somebody looks at it.
+struct ResidentRows {
+  const void* keys = nullptr;  // (n, d)
+  std::size_t n = 0, capacity = 0;
+  std::shared_ptr<const Memory> kept_keys, ids, died;  // null: borrowed, consecutive, all live
+  std::int64_t first_id = 0;
+  std::vector<std::shared_ptr<const Part>> parts;
+};
+
+inline KeyKind kind_of(Metric metric) {
+  switch (metric) {
+    case Metric::euclidean:
+    case Metric::sqeuclidean:
+      break;
+    case Metric::cosine:
+      return KeyKind::cosine;
+    case Metric::inner_product:
+      return KeyKind::inner_product;
+  }
+  return KeyKind::squared_distance;
+}
+
+// Calls work(x), with x a null pointer to the type that numbers have on a device.
+template <class Work>
+auto with_type(NumberType type, const Work& work) {
+  switch (type) {
+    case NumberType::float32:
+      break;
+    case NumberType::float16:
+      return work(static_cast<const Float16*>(nullptr));
+    case NumberType::bfloat16:
+      return work(static_cast<const Bfloat16*>(nullptr));
+    case NumberType::float64:
+      return work(static_cast<const double*>(nullptr));
+  }
+  return work(static_cast<const float*>(nullptr));
+}
+
+inline std::size_t bytes_of(NumberType type) { return Numbers{nullptr, type}.bytes(1); }
+
+// Returns how many blocks of so many threads there are for `count` threads.
+inline unsigned blocks_for(std::size_t count, unsigned threads) {
+  return static_cast<unsigned>((count + threads - 1) / threads);
+}
+inline simt::Launch threads_for(const char* name, std::size_t count, unsigned threads) {
+  return {name, {blocks_for(count, threads)}, threads};
+}
+
+// Codes vectors; a warp works on one.
+template <class T>
+void code(StreamHandle stream, const CodeArgs<T>& args) {
+  simt::launch(threads_for("code_vectors", args.n * simt::kWarp, kCodeThreads), stream,
+               &code_vectors<T>, args);
+}
+
+// Numbers that are sorted by their lowest bytes, and their values. Sorting needs twice their
+// memory.
+struct Sorting {
+  std::uint32_t *keys, *values, *other_keys, *other_values, *counts;
+
+  static Sorting in(Arrays& arrays, std::size_t n);
+};
+
+// Sorts n numbers by their lowest `bits`, a multiple of 8. Keys and values are then those returned.
+Sorting sorted_by(StreamHandle stream, Sorting sorting, std::size_t n, unsigned bits);
+
+// Returns the order in which vectors with these facts are coded: the number of each place, (n,).
+const std::uint32_t* arranged(StreamHandle stream, const CodeFacts* facts, std::size_t n,
+                              unsigned depth, bool queries, Sorting sorting);
+
+}  // namespace device
+}  // namespace resmem
