@@ -9,13 +9,13 @@ namespace device {
 
 inline constexpr unsigned kArrangeThreads = 256;
 
-// Rows are searched in phases: a seeded sample of this size first, then phases of eight times the
+// Rows are searched in phases: a seeded sample of this size first, then phases of four times the
 // rows of the one before.
-inline constexpr std::size_t kFirstPhase = 1024;
-inline constexpr unsigned kPhaseGrowth = 8;
+inline constexpr std::size_t kFirstPhase = 512;
+inline constexpr unsigned kPhaseGrowth = 4;
 static_assert(kFirstPhase % kTile == 0, "a tile lies in one phase");
 
-// Returns where a phase ends: 1024 (1 + 8 + .. + 8^phase).
+// Returns where a phase ends: 512 (1 + 4 + .. + 4^phase).
 RESMEM_HOST_DEVICE std::size_t phase_end(unsigned phase) {
   std::size_t end = 0, rows = kFirstPhase;
   for (unsigned i = 0; i <= phase; ++i, rows *= kPhaseGrowth) end += rows;
@@ -54,12 +54,12 @@ RESMEM_HOST_DEVICE std::uint32_t exponent_key(int exponent) {
 }
 
 // Returns by what rows are ordered within a phase: the exponent, and the error in units of the
-// codes. The 3 bits above are those of the phase.
+// codes. The 4 bits above are those of the phase.
 RESMEM_HOST_DEVICE std::uint32_t row_key(const CodeFacts& row, unsigned depth) {
-  constexpr double kErrorLevels = 2047;
+  constexpr double kErrorLevels = 1023;
   const double units = static_cast<double>(row.error) * power_of_two(row.exponent);
   const double level = units * kErrorLevels / sqrt(static_cast<double>(depth));
-  return exponent_key(row.exponent) << 11 |
+  return exponent_key(row.exponent) << 10 |
          static_cast<std::uint32_t>(level < kErrorLevels ? level : kErrorLevels);
 }
 
@@ -73,7 +73,7 @@ RESMEM_KERNEL void order_keys(const CodeFacts* facts, std::uint32_t n, unsigned 
     const std::uint32_t place = permuted(static_cast<std::uint32_t>(i), n);
     std::uint32_t phase = 0;
     while (phase_end(phase) <= place) ++phase;
-    key = phase << 21 | row_key(facts[i], depth);
+    key = phase << 20 | row_key(facts[i], depth);
   }
   keys[i] = key;
   numbers[i] = static_cast<std::uint32_t>(i);

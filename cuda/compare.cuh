@@ -38,8 +38,8 @@ RESMEM_DEVICE void compare_chunk(const CompareArgs<T, Q>& args, std::uint32_t nu
     if (mine >= last || simt::lane() % kPairLanes != 0) continue;
     if (!(key <= kth) || rank.rows.hidden.from(number, row)) continue;
     const std::uint32_t at = simt::atomic_add(&noted, 1);
-    rank.hits.of(list)[at] = {place, 0};
-    rank.hits.keys_of(list)[at] = key;
+    rank.hits.places_of(list)[at] = place | kHasKey;
+    rank.hits.known_of(list)[at] = Known::key(key);
   }
 }
 
@@ -59,7 +59,7 @@ RESMEM_KERNEL void RESMEM_BOUNDS(kCompareThreads, 4) compare_rows(const CompareA
     simt::sync_block();
     compare_chunk(args, number, place, first, last, noted);
     simt::sync_block();
-    const Ranked list = {rank.rows, rank.hits.of(place), rank.hits.keys_of(place), noted};
+    const Ranked list = {rank.rows, rank.hits.places_of(place), rank.hits.known_of(place), noted};
     sort_hits(list);
     merge_hits(rank, list, number);
   }

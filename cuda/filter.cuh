@@ -139,8 +139,8 @@ RESMEM_DEVICE void note_hit(const FilterArgs& args, unsigned query, unsigned row
   if (args.hidden.from(args.queries[query].query, args.rows[row].vector)) return;
   const std::uint32_t at = simt::atomic_add(args.hits.counts + query, 1);
   if (at >= args.hits.capacity) return;
-  args.hits.of(query)[at] = {row, product};
-  args.hits.keys_of(query)[at] = unknown_key();
+  args.hits.places_of(query)[at] = row;
+  args.hits.known_of(query)[at] = Known::product(product);
 }
 
 // Notes the hits of tiles whose rows have one exponent, and whose queries have one, close enough

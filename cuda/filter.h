@@ -45,12 +45,6 @@ RESMEM_HOST_DEVICE std::int32_t row_term(std::int32_t square, int row_exponent,
   return shift > -31 ? square >> -shift : 0;
 }
 
-// A row that the filter let through.
-struct Hit {
-  std::uint32_t place;
-  std::int32_t product;  // of its codes and the query's
-};
-
 // Returns how far the codes of a row within reach may be from a query's, rounded up.
 RESMEM_HOST_DEVICE double radius_of(const QueryState& query, float row_error) {
   return (query.reach + static_cast<double>(query.error) + static_cast<double>(row_error)) *

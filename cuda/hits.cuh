@@ -6,21 +6,51 @@
 namespace resmem {
 namespace device {
 
-// Lists of hits, one a query. Those that overflow go on counting.
-struct HitLists {
-  std::uint32_t* counts;  // (queries,) hits that were found, kept or not
-  Hit* hits;              // (queries, capacity)
-  double* keys;           // (queries, capacity) canonical keys, NaN where not known yet
-  unsigned capacity;
+// What is known of a hit: at first the product of its codes and the query's, then both ends of its
+// distance, and at last perhaps its canonical key.
+struct Known {
+  std::uint64_t bits;
 
-  RESMEM_DEVICE Hit* of(unsigned query) const { return hits + std::size_t{query} * capacity; }
-  RESMEM_DEVICE double* keys_of(unsigned query) const {
-    return keys + std::size_t{query} * capacity;
+  RESMEM_HOST_DEVICE static Known product(std::int32_t product) {
+    return {static_cast<std::uint32_t>(product)};
   }
+  RESMEM_HOST_DEVICE static Known ends(float low, float high) {
+    return {std::uint64_t{bits_of(high)} << 32 | bits_of(low)};
+  }
+  RESMEM_HOST_DEVICE static Known key(double key) {
+    Known known;
+    memcpy(&known.bits, &key, sizeof key);
+    return known;
+  }
+  RESMEM_HOST_DEVICE std::int32_t product() const {
+    return static_cast<std::int32_t>(static_cast<std::uint32_t>(bits));
+  }
+  RESMEM_HOST_DEVICE float low() const { return number_of(static_cast<std::uint32_t>(bits)); }
+  RESMEM_HOST_DEVICE float high() const {
+    return number_of(static_cast<std::uint32_t>(bits >> 32));
+  }
+  RESMEM_HOST_DEVICE double key() const { return number_of_bits(bits); }
 };
 
-RESMEM_HOST_DEVICE double unknown_key() { return __builtin_nan(""); }
-RESMEM_HOST_DEVICE bool is_known(double key) { return key == key; }
+// The place of a row, and whether its canonical key is known.
+inline constexpr std::uint32_t kHasKey = 1U << 31;
+inline constexpr std::size_t kMostPartRows = std::size_t{1} << 30;  // so that places leave that bit
+
+// Lists of hits, one a query: first those that the last selection kept, whose ends or keys are
+// known, then new ones with their products. Lists that overflow go on counting.
+struct HitLists {
+  std::uint32_t* counts;  // (queries,) hits that were found, kept or not
+  std::uint32_t* places;  // (queries, capacity), kHasKey set where the key is known
+  Known* known;           // (queries, capacity)
+  unsigned capacity;
+
+  RESMEM_DEVICE std::uint32_t* places_of(unsigned query) const {
+    return places + std::size_t{query} * capacity;
+  }
+  RESMEM_DEVICE Known* known_of(unsigned query) const {
+    return known + std::size_t{query} * capacity;
+  }
+};
 
 // Says which rows are not there for a search, and which ids not for a query.
 struct Hidden {

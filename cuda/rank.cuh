@@ -25,25 +25,28 @@ struct Rows {
   std::int64_t first_position;  // of row 0
 
   RESMEM_DEVICE std::uint32_t number(std::uint32_t place) const {
+    place &= ~kHasKey;
     return facts != nullptr ? facts[place].vector : place;
   }
-  RESMEM_DEVICE std::int64_t id(const Hit& hit) const { return hidden.id(number(hit.place)); }
+  RESMEM_DEVICE std::int64_t id(std::uint32_t place) const { return hidden.id(number(place)); }
 };
 
-// The hits of a query, in their order once they are sorted.
+// The hits of a query, whose keys are known, in their order once they are sorted.
 struct Ranked {
   Rows rows;
-  Hit* hits;
-  double* keys;
+  std::uint32_t* places;
+  Known* known;
   std::uint32_t count;
 
+  RESMEM_DEVICE double key(std::uint32_t i) const { return known[i].key(); }
+  RESMEM_DEVICE std::int64_t id(std::uint32_t i) const { return rows.id(places[i]); }
   // Tells whether hit i comes before hit j.
   RESMEM_DEVICE bool before(std::uint32_t i, std::uint32_t j) const {
-    return keys[i] < keys[j] || (keys[i] == keys[j] && rows.id(hits[i]) < rows.id(hits[j]));
+    return key(i) < key(j) || (key(i) == key(j) && id(i) < id(j));
   }
   // Tells whether hit i comes before a row with this key and id.
-  RESMEM_DEVICE bool before(std::uint32_t i, double key, std::int64_t id) const {
-    return keys[i] < key || (keys[i] == key && rows.id(hits[i]) < id);
+  RESMEM_DEVICE bool before(std::uint32_t i, double its_key, std::int64_t its_id) const {
+    return key(i) < its_key || (key(i) == its_key && id(i) < its_id);
   }
 };
 
@@ -53,12 +56,12 @@ struct Ranked {
 RESMEM_DEVICE void sort_hits(const Ranked& list) {
   const auto exchange = [&list](std::uint32_t i, std::uint32_t j) {
     if (j <= i || j >= list.count || !list.before(j, i)) return;
-    const Hit hit = list.hits[i];
-    const double key = list.keys[i];
-    list.hits[i] = list.hits[j];
-    list.keys[i] = list.keys[j];
-    list.hits[j] = hit;
-    list.keys[j] = key;
+    const std::uint32_t place = list.places[i];
+    const Known known = list.known[i];
+    list.places[i] = list.places[j];
+    list.known[i] = list.known[j];
+    list.places[j] = place;
+    list.known[j] = known;
   };
   for (std::uint32_t run = 2; run / 2 < list.count; run *= 2) {
     for (std::uint32_t i = simt::thread(); i < list.count; i += simt::threads())
@@ -121,10 +124,10 @@ RESMEM_DEVICE void merge_hits(const RankArgs& args, const Ranked& list, std::siz
     put(to, first + j, __builtin_inf(), -1, -1);
   simt::sync_block();
   for (std::uint32_t i = simt::thread(); i < list.count && i < args.k; i += simt::threads()) {
-    const double key = list.keys[i];
-    const std::int64_t id = list.rows.id(list.hits[i]);
+    const double key = list.key(i);
+    const std::int64_t id = list.id(i);
     const std::size_t at = i + rank_among_nearest(from, first, args.k, key, id);
-    const std::int64_t number = list.rows.number(list.hits[i].place);
+    const std::int64_t number = list.rows.number(list.places[i]);
     if (at < args.k && key < __builtin_inf())
       put(to, first + at, key, id, list.rows.first_position + number);
   }
@@ -145,11 +148,11 @@ RESMEM_DEVICE void merge_hits(const RankArgs& args, const Ranked& list, std::siz
 
 // Lists that overflowed stay as they are.
 RESMEM_KERNEL void RESMEM_BOUNDS(kRankThreads, 8) rank_hits(const RankArgs args) {
-  const unsigned place = simt::block_x(), count = args.hits.counts[place];
+  const unsigned at = simt::block_x(), count = args.hits.counts[at];
   if (count > args.hits.capacity) return;
-  const Ranked list = {args.rows, args.hits.of(place), args.hits.keys_of(place), count};
+  const Ranked list = {args.rows, args.hits.places_of(at), args.hits.known_of(at), count};
   sort_hits(list);
-  merge_hits(args, list, args.states[place].query);
+  merge_hits(args, list, args.states[at].query);
 }
 
 // Makes lists of nearest rows empty, and turns the keys of full ones into what is returned.

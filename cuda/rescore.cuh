@@ -31,29 +31,28 @@ RESMEM_KERNEL void RESMEM_BOUNDS(kRescoreThreads, 8) rescore_hits(const RescoreA
   auto& done = *simt::shared_memory<std::uint32_t>();
   if (simt::thread() == 0) done = 0;
   simt::sync_block();
-  const unsigned place = simt::block_x(), count = args.hits.counts[place];
+  const unsigned at = simt::block_x(), count = args.hits.counts[at];
   if (count > args.hits.capacity) return;
-  const QueryState state = args.states[place];
-  const Hit* hits = args.hits.of(place);
-  double* keys = args.hits.keys_of(place);
+  const QueryState state = args.states[at];
+  std::uint32_t* places = args.hits.places_of(at);
+  Known* known = args.hits.known_of(at);
   const Q* query = args.queries + std::size_t{state.query} * args.d;
   const unsigned groups = simt::threads() / kPairLanes;
   for (unsigned first = 0; first < count; first += groups) {
     const unsigned mine = first + simt::thread() / kPairLanes;
-    const Hit hit = hits[mine < count ? mine : 0];
-    const CodeFacts facts = args.facts[hit.place];
-    bool asked = mine < count && !is_known(keys[mine]);
-    if (args.near_alone && asked)
-      asked = round_up(distance_ends(state, facts, hit.product).high) <= state.near;
+    const std::uint32_t place = places[mine < count ? mine : 0];
+    bool asked = mine < count && (place & kHasKey) == 0;
+    if (asked && args.near_alone) asked = known[mine].high() <= state.near;
     if (simt::vote(asked) == 0) continue;  // with all lanes of the warp
-    const T* row = args.rows + std::size_t{facts.vector} * args.d;
-    const double key = pair_key(args.kind, query, row, args.d);
+    const std::uint32_t row = args.facts[place & ~kHasKey].vector;
+    const double key = pair_key(args.kind, query, args.rows + std::size_t{row} * args.d, args.d);
     if (!asked || simt::lane() % kPairLanes != 0) continue;
-    keys[mine] = key;
+    known[mine] = Known::key(key);
+    places[mine] = place | kHasKey;
     simt::atomic_add(&done, 1);
   }
   simt::sync_block();
-  if (simt::thread() == 0) simt::atomic_add(&args.counters->rescored, done);
+  if (simt::thread() == 0) simt::atomic_add(&args.counters->rescored, std::uint64_t{done});
 }
 
 }  // namespace device

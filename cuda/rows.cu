@@ -90,8 +90,6 @@ class Coding {
   const unsigned depth_;
 };
 
-constexpr std::size_t kMostPartRows = std::size_t{1} << 30;  // places have 32 bits
-
 }  // namespace
 
 DeviceRows::DeviceRows(const MemorySource& source, NumberType type, std::size_t d, Metric metric,

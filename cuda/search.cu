@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::size_t kLeastCapacity = 4096;  // hits, where nothing is filtered
 constexpr std::size_t kDefaultWorkspace = std::size_t{1} << 30;
-constexpr unsigned kSettledPhase = 2;  // the phase after which the nearest hits get their keys
+constexpr unsigned kSettledPhase = 3;  // the phase after which the nearest hits get their keys
 
 // A part of a segment, as a search sees it.
 struct SearchedPart {
@@ -27,7 +27,7 @@ struct SearchedPart {
 // Where the phases of a search end, in rows. There is one alone where filtering cannot pay: all of
 // the first one's rows get through.
 std::vector<std::size_t> phase_ends(const SearchedPart& part, const DeviceSearch& request) {
-  const std::size_t n = part.part->n, least = std::max(kFirstPhase, 8 * request.k);
+  const std::size_t n = part.part->n, least = std::max(kFirstPhase, 2 * request.k);
   std::vector<std::size_t> ends;
   if (request.forced.first_phase > 0) {
     std::size_t rows = request.forced.first_phase;
@@ -44,17 +44,18 @@ bool is_filtered(const SearchedPart& part, const DeviceSearch& request) {
   return part.part->coded && request.k <= part.part->n && phase_ends(part, request).size() > 1;
 }
 
-// Returns how many hits of a query are kept. Of a phase's rows about 8 k are nearer than the k-th
-// before it; there is room for the first phase, all of which hits, and for four times as many.
+// Returns how many hits of a query are kept. All of the first phase are hit. Of a later one, about
+// kPhaseGrowth * k are nearer than the k-th before it, and codes may let through a few times that.
 std::size_t capacity_for(const std::vector<SearchedPart>& parts, const DeviceSearch& request) {
   if (request.forced.capacity > 0) return request.forced.capacity;
-  std::size_t capacity = 1, most = 1;
+  std::size_t capacity = kLeastCapacity, most = 1;
   for (const SearchedPart& part : parts) {
     most = std::max(most, part.part->n);
     if (is_filtered(part, request))
-      capacity = std::max(capacity, 4 * phase_ends(part, request).front());
+      capacity =
+          std::max({capacity, 2 * phase_ends(part, request).front(), 4 * kPhaseGrowth * request.k});
   }
-  return std::min(most, std::max(capacity, kLeastCapacity));
+  return std::min(most, capacity);
 }
 
 // The arrays of a block of queries.
@@ -158,8 +159,8 @@ class BlockSearch {
     work_.squares = arrays.next<double>(count_);
     work_.states = arrays.next<QueryState>(count_);
     work_.hits.counts = arrays.next<std::uint32_t>(count_);
-    work_.hits.hits = arrays.next<Hit>(count_ * capacity_);
-    work_.hits.keys = arrays.next<double>(count_ * capacity_);
+    work_.hits.places = arrays.next<std::uint32_t>(count_ * capacity_);
+    work_.hits.known = arrays.next<Known>(count_ * capacity_);
     work_.hits.capacity = static_cast<unsigned>(capacity_);
     work_.sorting = Sorting::in(arrays, count_);
     work_.nearest = lay_out_nearest(arrays);

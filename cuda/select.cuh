@@ -30,11 +30,29 @@ struct Selection {
 };
 inline constexpr std::size_t kSelectShared = sizeof(Selection);
 
-// Returns both ends of the distance of a hit: from its canonical key where that is known.
-RESMEM_DEVICE Ends ends_of(const QueryState& query, const CodeFacts* rows, const Hit& hit,
-                           double key) {
-  if (is_known(key)) return {query.distance.low(key), query.distance.high(key)};
-  return distance_ends(query, rows[hit.place], hit.product);
+// The hits of one query.
+struct HitList {
+  std::uint32_t* places;
+  Known* known;
+  std::uint32_t count;
+};
+
+// Replaces the products of new hits by both ends of their distances.
+RESMEM_DEVICE void find_ends(const SelectArgs& args, const QueryState& query, const HitList& list) {
+  for (unsigned i = query.kept + simt::thread(); i < list.count; i += simt::threads()) {
+    const Ends ends = distance_ends(query, args.rows[list.places[i]], list.known[i].product());
+    list.known[i] = Known::ends(round_down(ends.low), round_up(ends.high));
+  }
+}
+
+// Return the ends of the distance of a hit, of which the key or both ends are known.
+RESMEM_DEVICE float low_end(const QueryState& query, std::uint32_t place, Known known) {
+  if ((place & kHasKey) == 0) return known.low();
+  return round_down(query.distance.low(known.key()));
+}
+RESMEM_DEVICE float high_end(const QueryState& query, std::uint32_t place, Known known) {
+  if ((place & kHasKey) == 0) return known.high();
+  return round_up(query.distance.high(known.key()));
 }
 
 // Finds the digit of the k-th least number, with the digits above it known.
@@ -48,54 +66,46 @@ RESMEM_DEVICE void choose_digit(Selection& shared, unsigned shift) {
   simt::sync_block();
 }
 
-// Returns the k-th least high end of the hits, rounded up to float32, as bits. There are at least
-// k.
-RESMEM_DEVICE std::uint32_t kth_high_end(const SelectArgs& args, unsigned place, unsigned count,
-                                         Selection& shared) {
+// Returns the k-th least high end of the hits. There are at least k.
+RESMEM_DEVICE float kth_high_end(const SelectArgs& args, const QueryState& query,
+                                 const HitList& list, Selection& shared) {
   if (simt::thread() == 0) {
     shared.prefix = 0;
     shared.wanted = static_cast<std::uint32_t>(args.k);
   }
-  const QueryState query = args.queries[place];
-  const Hit* hits = args.hits.of(place);
-  const double* keys = args.hits.keys_of(place);
   for (unsigned shift = 24;; shift -= 8) {
     for (unsigned i = simt::thread(); i < kDigits; i += simt::threads()) shared.counts[i] = 0;
     simt::sync_block();
-    const std::uint32_t prefix = shared.prefix, known = shift == 24 ? 0 : ~0U << (shift + 8);
-    for (unsigned i = simt::thread(); i < count; i += simt::threads()) {
-      const Ends ends = ends_of(query, args.rows, hits[i], keys[i]);
-      const std::uint32_t bits = bits_of(round_up(ends.high));
-      if ((bits & known) == prefix) simt::atomic_add(&shared.counts[bits >> shift & 255], 1);
+    const std::uint32_t prefix = shared.prefix, found = shift == 24 ? 0 : ~0U << (shift + 8);
+    for (unsigned i = simt::thread(); i < list.count; i += simt::threads()) {
+      const std::uint32_t bits = bits_of(high_end(query, list.places[i], list.known[i]));
+      if ((bits & found) == prefix) simt::atomic_add(&shared.counts[bits >> shift & 255], 1);
     }
     simt::sync_block();
     choose_digit(shared, shift);
-    if (shift == 0) return shared.prefix;
+    if (shift == 0) return number_of(shared.prefix);
   }
 }
 
 // Keeps the hits whose low end is within reach, in their order.
-RESMEM_DEVICE void keep_within(const SelectArgs& args, unsigned place, unsigned count, double reach,
+RESMEM_DEVICE void keep_within(const QueryState& query, const HitList& list, double reach,
                                Selection& shared) {
   if (simt::thread() == 0) shared.kept = 0;
   simt::sync_block();
-  const QueryState query = args.queries[place];
-  Hit* hits = args.hits.of(place);
-  double* keys = args.hits.keys_of(place);
   const unsigned warp = simt::thread() / simt::kWarp;
-  for (unsigned first = 0; first < count; first += simt::threads()) {
+  for (unsigned first = 0; first < list.count; first += simt::threads()) {
     const unsigned i = first + simt::thread();
-    const Hit hit = i < count ? hits[i] : Hit{0, 0};
-    const double key = i < count ? keys[i] : 0;
-    const bool keep = i < count && ends_of(query, args.rows, hit, key).low <= reach;
+    const std::uint32_t place = i < list.count ? list.places[i] : 0;
+    const Known known = i < list.count ? list.known[i] : Known{0};
+    const bool keep = i < list.count && static_cast<double>(low_end(query, place, known)) <= reach;
     const std::uint32_t votes = simt::vote(keep);
     if (simt::lane() == 0) shared.warp_kept[warp] = simt::bit_count(votes);
     simt::sync_block();  // all hits of this turn are read, and every warp has counted
     std::uint32_t to = shared.kept + simt::bit_count(votes & simt::lanes_before());
     for (unsigned w = 0; w < warp; ++w) to += shared.warp_kept[w];
     if (keep) {
-      hits[to] = hit;
-      keys[to] = key;
+      list.places[to] = place;
+      list.known[to] = known;
     }
     simt::sync_block();
     if (simt::thread() == simt::threads() - 1) shared.kept = to + (keep ? 1 : 0);
@@ -103,32 +113,31 @@ RESMEM_DEVICE void keep_within(const SelectArgs& args, unsigned place, unsigned 
   }
 }
 
-// Adds the hits that came since the last selection to the counters.
-RESMEM_DEVICE void count_new_hits(const SelectArgs& args, unsigned place, unsigned count) {
-  if (simt::thread() != 0) return;
-  QueryState& query = args.queries[place];
-  simt::atomic_add(&args.counters->hits, count - query.kept);
-  query.kept = count;
-}
-
-// Lists that overflowed, and queries with fewer than k hits, stay as they are.
+// Lists that overflowed stay as they are. Those of queries with fewer than k hits are kept whole.
 RESMEM_KERNEL void RESMEM_BOUNDS(kSelectThreads, 4) tighten_reach(const SelectArgs args) {
   auto& shared = *simt::shared_memory<Selection>();
-  const unsigned place = simt::block_x(), count = args.hits.counts[place];
-  count_new_hits(args, place, count);
-  if (count < args.k || count > args.hits.capacity) return;
-  const float near = number_of(kth_high_end(args, place, count, shared));
-  const double before = args.queries[place].reach;
-  const double found = args.queries[place].distance.reach(static_cast<double>(near));
-  const double reach = found < before ? found : before;
-  keep_within(args, place, count, reach, shared);
+  const unsigned at = simt::block_x(), count = args.hits.counts[at];
+  const QueryState query = args.queries[at];
+  const bool whole = count<args.k, overflowed = count> args.hits.capacity;
+  const HitList list = {args.hits.places_of(at), args.hits.known_of(at), count};
+  if (!overflowed) find_ends(args, query, list);
+  simt::sync_block();
+  double reach = query.reach;
+  float near = query.near;
+  if (!overflowed && !whole) {
+    near = kth_high_end(args, query, list, shared);
+    const double found = query.distance.reach(static_cast<double>(near));
+    reach = found < reach ? found : reach;
+    keep_within(query, list, reach, shared);
+  }
   simt::sync_block();
   if (simt::thread() != 0) return;
-  QueryState& query = args.queries[place];
-  query.reach = reach;
-  query.near = near;
-  query.kept = shared.kept;
-  args.hits.counts[place] = shared.kept;
+  const std::uint32_t kept = overflowed || whole ? count : shared.kept;
+  simt::atomic_add(&args.counters->hits, count - query.kept);
+  args.queries[at].reach = reach;
+  args.queries[at].near = near;
+  args.queries[at].kept = kept;
+  args.hits.counts[at] = kept;
 }
 
 }  // namespace device

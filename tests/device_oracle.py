@@ -277,3 +277,9 @@ def rounded_up(x: float) -> float:
     """Return the least float32 that is no smaller."""
     rounded = np.float32(x)
     return float(rounded if float(rounded) >= x else np.nextafter(rounded, np.float32(np.inf)))
+
+
+def rounded_down(x: float) -> float:
+    """Return the largest float32 that is no larger."""
+    rounded = np.float32(x)
+    return float(rounded if float(rounded) <= x else np.nextafter(rounded, np.float32(-np.inf)))

@@ -16,7 +16,6 @@ namespace resmem {
 namespace {
 
 namespace py = pybind11;
-using device::unknown_key;
 
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
@@ -91,19 +90,29 @@ struct Coded {
   std::vector<device::TileFacts> tiles;
 };
 
-// Hits as Python has them: rows and products (q, capacity, 2), counts (q,). Their keys are not
-// known.
-struct Lists {
-  Lists(Array<std::uint32_t>& hit_counts, Array<std::int32_t>& pairs)
-      : keys(static_cast<std::size_t>(pairs.shape(0) * pairs.shape(1)), unknown_key()) {
-    static_assert(sizeof(device::Hit) == 2 * sizeof(std::int32_t));
-    lists.counts = hit_counts.mutable_data();
-    lists.hits = reinterpret_cast<device::Hit*>(pairs.mutable_data());
-    lists.keys = keys.data();
-    lists.capacity = static_cast<unsigned>(pairs.shape(1));
+// Hits as Python has them: rows and products (q, capacity, 2), counts (q,).
+class Lists {
+ public:
+  Lists(Array<std::uint32_t>& hit_counts, const Array<std::int32_t>& pairs)
+      : places_(static_cast<std::size_t>(pairs.size() / 2)), known_(places_.size()) {
+    for (std::size_t i = 0; i < places_.size(); ++i) {
+      places_[i] = static_cast<std::uint32_t>(pairs.data()[2 * i]);
+      known_[i] = device::Known::product(pairs.data()[2 * i + 1]);
+    }
+    lists = {hit_counts.mutable_data(), places_.data(), known_.data(),
+             static_cast<unsigned>(pairs.shape(1))};
   }
-  std::vector<double> keys;
+  void put_into(Array<std::int32_t>& pairs) const {
+    for (std::size_t i = 0; i < places_.size(); ++i) {
+      pairs.mutable_data()[2 * i] = static_cast<std::int32_t>(places_[i]);
+      pairs.mutable_data()[2 * i + 1] = known_[i].product();
+    }
+  }
   device::HitLists lists;
+
+ private:
+  std::vector<std::uint32_t> places_;
+  std::vector<device::Known> known_;
 };
 
 // Returns the counts of hits (q,), and the row and the product of those that were kept, (q,
@@ -133,10 +142,11 @@ py::tuple filter_python(const Coded& queries, const Coded& rows, const Array<dou
   simt::run_grid(&device::filter_tiles,
                  {static_cast<unsigned>(queries.tiles.size() * rows.tiles.size()), 1},
                  device::kFilterThreads, device::kFilterShared, args);
+  lists.put_into(hits);
   return py::make_tuple(counts, hits);
 }
 
-// Returns the reach (q,), the counts (q,) and the hits (q, capacity, 2) after a selection.
+// Returns the reach (q,), the counts (q,) and the rows of the hits that are left (q, capacity).
 py::tuple select_python(const Coded& queries, const Coded& rows, const Array<double>& reach,
                         std::size_t k, const Array<std::uint32_t>& counts,
                         const Array<std::int32_t>& hits, std::uint64_t seed) {
@@ -144,10 +154,9 @@ py::tuple select_python(const Coded& queries, const Coded& rows, const Array<dou
               counts.size() == queries.codes.shape(0) && reach.size() == counts.size() && k > 0,
           "hits must be (q, capacity, 2), counts and reach (q,), and k at least 1");
   Array<std::uint32_t> kept(counts.size());
-  Array<std::int32_t> left(std::vector<py::ssize_t>{hits.shape(0), hits.shape(1), 2});
+  Array<std::int32_t> left(std::vector<py::ssize_t>{hits.shape(0), hits.shape(1)});
   std::copy_n(counts.data(), counts.size(), kept.mutable_data());
-  std::copy_n(hits.data(), hits.size(), left.mutable_data());
-  Lists lists(kept, left);
+  const Lists lists(kept, hits);
   std::vector<device::QueryState> states = queries.with(reach);
   device::Counters counters = {};
   simt::emulation_seed() = seed;
@@ -156,6 +165,7 @@ py::tuple select_python(const Coded& queries, const Coded& rows, const Array<dou
                  device::SelectArgs{states.data(), rows.facts.data(), k, lists.lists, &counters});
   Array<double> found(reach.size());
   for (unsigned i = 0; i < queries.n; ++i) found.mutable_data()[i] = states[i].reach;
+  std::copy_n(lists.lists.places, left.size(), left.mutable_data());
   return py::make_tuple(found, kept, left);
 }
 
