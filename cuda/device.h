@@ -93,9 +93,12 @@ struct DeviceSearch {
   ForcedSearch forced;
 };
 
-// What really ran. `pairs_filtered` is known at once; the rest only once the stream is done.
+// What really ran. The pairs of queries and rows that filters saw are known at once, the rest only
+// once the stream is done.
 struct DeviceStats {
-  std::uint64_t pairs_filtered = 0, hits = 0, rescored = 0, compared = 0, given_up = 0;
+  std::uint64_t pairs_filtered = 0;  // by tiles of 128 queries
+  std::uint64_t pairs_streamed = 0;  // by few queries
+  std::uint64_t hits = 0, rescored = 0, compared = 0, given_up = 0;
   std::uint64_t query_blocks = 0;
 };
 

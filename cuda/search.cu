@@ -6,6 +6,7 @@
 #include "filter.cuh"
 #include "rescore.cuh"
 #include "states.cuh"
+#include "stream.cuh"
 
 namespace resmem {
 namespace device {
@@ -285,7 +286,8 @@ class BlockSearch {
       }
       begin = ends[phase];
     }
-    stats.pairs_filtered += std::uint64_t{count_} * part.part->n;
+    (count_ <= kStreamQueries ? stats.pairs_streamed : stats.pairs_filtered) +=
+        std::uint64_t{count_} * part.part->n;
   }
 
   void filter(const SearchedPart& part, std::size_t begin, std::size_t end) {
@@ -301,9 +303,13 @@ class BlockSearch {
     args.depth = depth_;
     args.hidden = hidden_in(part);
     args.hits = work_.hits;
-    const unsigned tiles = blocks_for(end - begin, kTile) * blocks_for(count_, kTile);
-    simt::launch({"filter_tiles", {tiles}, kFilterThreads, kFilterShared}, stream(), &filter_tiles,
-                 args);
+    const unsigned tiles = blocks_for(end - begin, kTile);
+    if (count_ <= kStreamQueries)
+      simt::launch({"stream_rows", {tiles}, kStreamThreads}, stream(), &stream_rows, args);
+    else
+      simt::launch(
+          {"filter_tiles", {tiles * blocks_for(count_, kTile)}, kFilterThreads, kFilterShared},
+          stream(), &filter_tiles, args);
   }
 
   void tighten(const SearchedPart& part) {

@@ -158,6 +158,19 @@ RESMEM_DEVICE T largest_over_lanes(T value) {
   return value;
 }
 
+// Loads 16 bytes that lie at a multiple of 16.
+RESMEM_DEVICE void load_words(std::uint32_t (&words)[4], const void* from) {
+#if defined(__CUDACC__)
+  const uint4 loaded = *static_cast<const uint4*>(from);
+  words[0] = loaded.x;
+  words[1] = loaded.y;
+  words[2] = loaded.z;
+  words[3] = loaded.w;
+#else
+  std::memcpy(words, __builtin_assume_aligned(from, 16), sizeof words);
+#endif
+}
+
 // Returns the lanes before this one, as bits.
 RESMEM_DEVICE std::uint32_t lanes_before() { return (1U << lane()) - 1; }
 

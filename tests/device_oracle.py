@@ -233,8 +233,13 @@ def wide_hits(
     return np.asarray(products * units >= query_side + row_side)
 
 
-def filter_hits(queries: Coded128, rows: Coded128, reach: F64) -> list[set[int]]:
-    """Return the rows that the filter lets through for each query, by definition."""
+def filter_hits(
+    queries: Coded128, rows: Coded128, reach: F64, wide: bool = False
+) -> list[set[int]]:
+    """Return the rows that the filter lets through for each query, by definition.
+
+    ``wide``: all tiles are compared in double precision.
+    """
     products = queries.codes.astype(np.int64) @ rows.codes.astype(np.int64).T
     depth, hits = rows.codes.shape[1], [set[int]() for _ in reach]
     for tile in range(-(-len(rows.codes) // TILE)):
@@ -246,7 +251,7 @@ def filter_hits(queries: Coded128, rows: Coded128, reach: F64) -> list[set[int]]
             square = int(queries.squares[i])
             radius = radius_of(float(reach[i]), float(queries.errors[i]), tile_error)
             uniform = len(row_exponents) == len(query_exponents) == 1
-            if uniform and fits_integers(a, b, depth):
+            if not wide and uniform and fits_integers(a, b, depth):
                 least = least_score(square, radius, a, b)
                 passed = integer_hits(
                     products[i, here], rows.squares[here].astype(np.int64), least, a, b

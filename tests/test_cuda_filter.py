@@ -24,10 +24,10 @@ def coded_at(vectors, offset, exponent):
     return Coded128(codes.astype(np.int8), exponents, np.array(errors, np.float32))
 
 
-def run(emulated, queries, rows, reach, capacity, seed):
+def run(emulated, queries, rows, reach, capacity, seed, streamed=False):
     """Return the hits of each query as a set, and their counts."""
     given = (emulated.Coded(c.codes, c.squares, c.exponents, c.errors) for c in (queries, rows))
-    counts, hits = emulated.filter(*given, reach, capacity, seed)
+    counts, hits = emulated.filter(*given, reach, capacity, seed, streamed)
     most = np.minimum(counts, capacity).tolist()
     kept = [dict(mine[:count].tolist()) for mine, count in zip(hits, most, strict=True)]
     products = queries.codes.astype(np.int64) @ rows.codes.astype(np.int64).T
@@ -68,6 +68,25 @@ def test_hits_are_those_of_the_definition(emulated, seed, q, n, depth, spread):
     wanted = oracle.filter_hits(queries, rows, reach)
     assert hits == wanted
     assert counts.tolist() == [len(w) for w in wanted]
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 2**31),
+    q=st.sampled_from([1, 2, 7, 8, 9, 15, 16]),
+    n=st.sampled_from([1, 8, 31, 33, 127, 128, 129, 300]),
+    depth=st.sampled_from([64, 128, 320]),
+    spread=st.sampled_from([0, 3, 40]),
+)
+def test_streamed_hits_are_those_of_wide_tiles(emulated, seed, q, n, depth, spread):
+    rng = np.random.default_rng(seed)
+    exponents = range(-spread, spread + 1)
+    queries, rows = random_codes(rng, q, depth, exponents), random_codes(rng, n, depth, exponents)
+    reach = rng.random(q) * 150 * np.sqrt(depth) * 2.0**spread * rng.choice([0, 0.5, 1], q)
+    reach[rng.random(q) < 0.05] = np.inf
+    hits, counts = run(emulated, queries, rows, reach, n, seed, streamed=True)
+    assert hits == oracle.filter_hits(queries, rows, reach, wide=True)
+    assert counts.tolist() == [len(mine) for mine in hits]
 
 
 @settings(max_examples=30)

@@ -108,6 +108,7 @@ void remove_python(device::DeviceRows& rows, const Array<std::int64_t>& numbers,
 py::dict as_dict(const device::DeviceStats& stats) {
   py::dict result;
   result["pairs_filtered"] = stats.pairs_filtered;
+  result["pairs_streamed"] = stats.pairs_streamed;
   result["hits"] = stats.hits;
   result["rescored"] = stats.rescored;
   result["compared"] = stats.compared;

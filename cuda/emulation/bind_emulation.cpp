@@ -10,6 +10,7 @@
 #include "../engine.h"
 #include "../filter.cuh"
 #include "../rescore.cuh"
+#include "../stream.cuh"
 #include "bind_faults.h"
 
 namespace resmem {
@@ -118,7 +119,8 @@ class Lists {
 // Returns the counts of hits (q,), and the row and the product of those that were kept, (q,
 // capacity, 2).
 py::tuple filter_python(const Coded& queries, const Coded& rows, const Array<double>& reach,
-                        unsigned capacity, std::uint64_t seed) {
+                        unsigned capacity, std::uint64_t seed, bool streamed) {
+  require(!streamed || queries.n <= device::kStreamQueries, "at most 16 queries are streamed");
   require(queries.codes.shape(1) == rows.codes.shape(1) && reach.size() == queries.codes.shape(0),
           "queries and rows must have one depth, and each query a reach");
   const std::vector<device::QueryState> states = queries.with(reach);
@@ -139,9 +141,13 @@ py::tuple filter_python(const Coded& queries, const Coded& rows, const Array<dou
   args.hidden.rows = rows.n;
   args.hits = lists.lists;
   simt::emulation_seed() = seed;
-  simt::run_grid(&device::filter_tiles,
-                 {static_cast<unsigned>(queries.tiles.size() * rows.tiles.size()), 1},
-                 device::kFilterThreads, device::kFilterShared, args);
+  const auto row_tiles = static_cast<unsigned>(rows.tiles.size());
+  if (streamed)
+    simt::run_grid(&device::stream_rows, {row_tiles, 1}, device::kStreamThreads, 0, args);
+  else
+    simt::run_grid(&device::filter_tiles,
+                   {static_cast<unsigned>(queries.tiles.size()) * row_tiles, 1},
+                   device::kFilterThreads, device::kFilterShared, args);
   lists.put_into(hits);
   return py::make_tuple(counts, hits);
 }
@@ -212,7 +218,7 @@ PYBIND11_MODULE(_cuda_emulated, module) {
            pybind11::arg("codes").noconvert(), pybind11::arg("squares").noconvert(),
            pybind11::arg("exponents").noconvert(), pybind11::arg("errors").noconvert());
   module.def("filter", &resmem::filter_python, "queries"_a, "rows"_a,
-             pybind11::arg("reach").noconvert(), "capacity"_a, "seed"_a = 1,
+             pybind11::arg("reach").noconvert(), "capacity"_a, "seed"_a = 1, "streamed"_a = false,
              "Counts of hits (q,), and rows and products (q, capacity, 2), as they came.");
   module.def("select", &resmem::select_python, "queries"_a, "rows"_a,
              pybind11::arg("reach").noconvert(), "k"_a, pybind11::arg("counts").noconvert(),
