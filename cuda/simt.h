@@ -20,7 +20,8 @@
 // At most so many threads are in a block, and so many blocks are on a multiprocessor at once.
 #define RESMEM_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define RESMEM_DEVICE __device__ __forceinline__
-#define RESMEM_UNROLL _Pragma("unroll")  // before a loop whose arrays must be registers
+#define RESMEM_UNROLL _Pragma("unroll")    // before a loop whose arrays must be registers
+#define RESMEM_ROLLED _Pragma("unroll 1")  // before a loop whose copies would take registers
 
 namespace resmem {
 namespace simt {
@@ -77,6 +78,7 @@ RESMEM_DEVICE void atomic_max(std::uint64_t* to, std::uint64_t value) {
 #define RESMEM_BOUNDS(threads, blocks)
 #define RESMEM_DEVICE inline
 #define RESMEM_UNROLL
+#define RESMEM_ROLLED
 
 namespace resmem {
 namespace simt {

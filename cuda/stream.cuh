@@ -35,6 +35,7 @@ RESMEM_DEVICE void multiply_stream(const FilterArgs& args, unsigned first_row,
   const std::int8_t* rows[4];
   RESMEM_UNROLL
   for (unsigned j = 0; j < 4; ++j) rows[j] = at(args.row_codes, first_row + 8 * j + g, last_row);
+  RESMEM_ROLLED
   for (unsigned step = 0; step < args.depth; step += kStep) {
     std::uint32_t a[4], b[4], row[4][4];
     RESMEM_UNROLL
@@ -75,7 +76,7 @@ RESMEM_DEVICE Side stream_row(const FilterArgs& args, unsigned row) {
 
 // A lane holds the products of queries g and g + 8 with rows 8 j + 2 t and 8 j + 2 t + 1 of its
 // warp, with g = lane / 4 and t = lane % 4 (multiply_bytes()).
-RESMEM_KERNEL void RESMEM_BOUNDS(kStreamThreads, 4) stream_rows(const FilterArgs args) {
+RESMEM_KERNEL void RESMEM_BOUNDS(kStreamThreads, 6) stream_rows(const FilterArgs args) {
   const unsigned tile = args.first_tile + simt::block_x();
   const unsigned first_row = tile * kTile + simt::thread() / simt::kWarp * kWarpRows;
   StreamProducts products = {};
