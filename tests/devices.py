@@ -1,0 +1,223 @@
+"""A device that exists only in its answers, and libraries with arrays on it.
+
+Memory is NumPy's; `Extension` says which device it lies on. A `Fake` is an array of a library, with
+DLPack, the CUDA array interface or both. Libraries are put into `sys.modules` by `libraries`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from resmem import _core
+from resmem._devices.device import Device
+
+CUDA, PINNED, MANAGED = 2, 3, 13  # DLPack's numbers
+DTYPES = {"bfloat16": np.dtype(np.uint16)}  # where NumPy has no such numbers, their bits
+
+
+@dataclass
+class Extension:
+    """A stand-in for resmem._cuda."""
+
+    driver: int = 13000
+    runtime: int = 13000
+    capabilities: tuple = ((9, 0), (8, 0))  # of each device
+    memory: dict = field(default_factory=dict)  # address -> device
+
+    def versions(self):
+        return self.driver, self.runtime
+
+    def device_count(self):
+        return len(self.capabilities)
+
+    def properties(self, ordinal):
+        major, minor = self.capabilities[ordinal]
+        return {"name": "Toaster", "major": major, "minor": minor}
+
+    def device_of(self, address):
+        return self.memory.get(address, -1)
+
+
+def address_of(array):
+    return array.__array_interface__["data"][0]
+
+
+def device(ordinal=0, *arrays):
+    """Return a device on which these NumPy arrays lie."""
+    return Device("cuda", ordinal, Extension(memory={address_of(a): ordinal for a in arrays}))
+
+
+class Interface:
+    """An array of an unknown library with ``__cuda_array_interface__`` alone."""
+
+    def __init__(self, array, **changed):
+        self.array = array
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (address_of(array) if array.size else 0, False),
+            "strides": None if array.flags.c_contiguous else array.strides,
+            "version": 3,
+            **changed,
+        }
+
+
+class Exporter:
+    """An array of an unknown library with DLPack alone, which notes the streams it is asked for."""
+
+    def __init__(self, array, place=(CUDA, 0), dtype=None, read_only=False):
+        self.array, self.place, self.read_only = array, place, read_only
+        self.dtype, self.asked = dtype or array.dtype.name, []
+
+    @property
+    def shape(self):
+        return self.array.shape
+
+    def __dlpack_device__(self):
+        return self.place
+
+    def __dlpack__(self, *, stream=None, max_version=None):
+        self.asked.append((stream, max_version))
+        steps = [step // self.array.itemsize for step in self.array.strides]
+        versioned = max_version is not None
+        return _core.make_dlpack(
+            address_of(self.array), self.array.shape, self.dtype, self.place, self.array,
+            versioned, steps, self.read_only,
+        )  # fmt: skip
+
+
+class OldExporter(Exporter):
+    """The same of a library of DLPack 0.x."""
+
+    def __dlpack__(self, *, stream=None):
+        return Exporter.__dlpack__(self, stream=stream)
+
+
+def of_module(module, parent=Exporter):
+    """Return a class of arrays as this module would have it."""
+    return type("Fake", (parent,), {"__module__": module})
+
+
+class Stream:
+    """A stream with the attribute that one library gives it."""
+
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+
+class Handle:
+    """A pointer of ctypes, whose null pointer has the value None."""
+
+    def __init__(self, value):
+        self.value = value or None
+
+
+class Block:
+    """A block that notes when it is entered."""
+
+    def __init__(self, log, what):
+        self.log, self.what = log, what
+
+    def __enter__(self):
+        self.log.append(self.what)
+
+    def __exit__(self, *error):
+        pass
+
+
+class FakeLibraries:
+    """PyTorch, CuPy and Numba, as much of them as resmem asks for; notes what was asked."""
+
+    def __init__(self):
+        self.log, self.current = [], {"torch": 64, "cupy": 128, "numba": 0}
+        self.arrays = {name: of_module(name) for name in (*self.current, "jaxlib._jax")}
+        self.modules = {
+            "torch": self._module(
+                float64="float64",
+                int64="int64",
+                empty=self._torch_empty,
+                cuda=self._module(
+                    device=lambda ordinal: self._within("torch", ordinal),
+                    stream=lambda stream: self._within("torch stream", stream.cuda_stream),
+                    current_stream=lambda ordinal: Stream(cuda_stream=self._now("torch", ordinal)),
+                    default_stream=lambda ordinal: Stream(cuda_stream=0),
+                    ExternalStream=lambda address, device: Stream(cuda_stream=address),
+                ),
+            ),
+            "cupy": self._module(
+                ascontiguousarray=self._contiguous,
+                empty=lambda shape, dtype: self._new("cupy", shape, dtype),
+                cuda=self._module(
+                    Device=lambda ordinal: self._within("cupy", ordinal),
+                    ExternalStream=lambda address: self._within("cupy stream", address),
+                    get_current_stream=lambda: Stream(ptr=self.current["cupy"]),
+                ),
+            ),
+            "numba": self._module(
+                cuda=self._module(
+                    gpus=[self._within("numba", 0), self._within("numba", 1)],
+                    default_stream=lambda: Stream(handle=Handle(self.current["numba"])),
+                    device_array=lambda shape, dtype: self._new("numba", shape, dtype.name),
+                ),
+            ),
+        }
+
+    def array(self, library, array, ordinal=0):
+        return self.arrays[library](array, (CUDA, ordinal))
+
+    @staticmethod
+    def _module(**names):
+        return types.SimpleNamespace(**names)
+
+    def _now(self, library, ordinal):
+        self.log.append((library, ordinal))
+        return self.current[library]
+
+    def _within(self, *what):
+        return Block(self.log, what)
+
+    @staticmethod
+    def _contiguous(fake):
+        return type(fake)(np.ascontiguousarray(fake.array), fake.place)
+
+    def _new(self, library, shape, dtype, ordinal=0):
+        return self.array(library, np.empty(shape, dtype=dtype), ordinal)
+
+    def _torch_empty(self, shape, dtype, device):
+        return self._new("torch", shape, dtype, int(device.removeprefix("cuda:")))
+
+
+@contextlib.contextmanager
+def libraries():
+    """Put the libraries into `sys.modules` within the block."""
+    fakes = FakeLibraries()
+    before = {name: sys.modules.get(name) for name in fakes.modules}
+    sys.modules.update(fakes.modules)
+    try:
+        yield fakes
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+@contextlib.contextmanager
+def extension(made, name="resmem._cuda"):
+    """Put a stand-in for the extension into `sys.modules`; None: there is no extension."""
+    missing = object()
+    before = sys.modules.get(name, missing)
+    sys.modules[name] = made
+    try:
+        yield made
+    finally:
+        if before is missing:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
