@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from resmem import _core
+from resmem._devices.buffer import DeviceBuffer
 from resmem._devices.device import Device
 
+ONE = np.ones((1, 1), dtype=np.float32)
 CUDA, PINNED, MANAGED = 2, 3, 13  # DLPack's numbers
 DTYPES = {"bfloat16": np.dtype(np.uint16)}  # where NumPy has no such numbers, their bits
 
@@ -98,9 +100,61 @@ class OldExporter(Exporter):
         return Exporter.__dlpack__(self, stream=stream)
 
 
-def of_module(module, parent=Exporter):
+class Attached(Exporter):
+    """A tensor on a device that records operations."""
+
+    requires_grad = True
+
+    def __init__(self, array=ONE):
+        super().__init__(array)
+
+    def detach(self):
+        return Exporter(self.array)
+
+
+class Complete(Exporter):
+    """An array with what messages tell callers of PyTorch, CuPy and Numba to call."""
+
+    def contiguous(self):
+        return type(self)(np.ascontiguousarray(self.array), self.place)
+
+    def to(self, target):
+        if target.startswith("cuda:"):
+            return type(self)(self.array, (CUDA, int(target.removeprefix("cuda:"))))
+        return self.astype(target)
+
+    def astype(self, dtype):
+        return type(self)(self.array.astype(dtype), self.place)
+
+    def cpu(self):
+        return self.array
+
+    get = copy_to_host = cpu
+
+
+def of_module(module, parent=Complete):
     """Return a class of arrays as this module would have it."""
     return type("Fake", (parent,), {"__module__": module})
+
+
+class Named:
+    """A device as another library has it, with a name that resmem knows."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __str__(self):
+        return self.name
+
+    def __repr__(self):
+        return f"Named({self.name})"
+
+
+def buffer(array, wait_for=lambda stream, other: None, stream=0):
+    """Return results of our own at the place of this array."""
+    return DeviceBuffer(
+        address_of(array), array.shape, array.dtype.name, 0, stream, wait_for, array
+    )
 
 
 class Stream:
@@ -138,6 +192,7 @@ class FakeLibraries:
         self.arrays = {name: of_module(name) for name in (*self.current, "jaxlib._jax")}
         self.modules = {
             "torch": self._module(
+                float32="float32",
                 float64="float64",
                 int64="int64",
                 empty=self._torch_empty,
@@ -150,7 +205,7 @@ class FakeLibraries:
                 ),
             ),
             "cupy": self._module(
-                ascontiguousarray=self._contiguous,
+                ascontiguousarray=Complete.contiguous,
                 empty=lambda shape, dtype: self._new("cupy", shape, dtype),
                 cuda=self._module(
                     Device=lambda ordinal: self._within("cupy", ordinal),
@@ -162,7 +217,8 @@ class FakeLibraries:
                 cuda=self._module(
                     gpus=[self._within("numba", 0), self._within("numba", 1)],
                     default_stream=lambda: Stream(handle=Handle(self.current["numba"])),
-                    device_array=lambda shape, dtype: self._new("numba", shape, dtype.name),
+                    to_device=lambda array: self.array("numba", array),
+                    device_array=lambda shape, dtype: self._new("numba", shape, dtype),
                 ),
             ),
         }
@@ -181,21 +237,17 @@ class FakeLibraries:
     def _within(self, *what):
         return Block(self.log, what)
 
-    @staticmethod
-    def _contiguous(fake):
-        return type(fake)(np.ascontiguousarray(fake.array), fake.place)
-
     def _new(self, library, shape, dtype, ordinal=0):
-        return self.array(library, np.empty(shape, dtype=dtype), ordinal)
+        return self.array(library, np.zeros(shape, dtype=dtype), ordinal)
 
     def _torch_empty(self, shape, dtype, device):
         return self._new("torch", shape, dtype, int(device.removeprefix("cuda:")))
 
 
 @contextlib.contextmanager
-def libraries():
+def libraries(fakes=None):
     """Put the libraries into `sys.modules` within the block."""
-    fakes = FakeLibraries()
+    fakes = fakes or FakeLibraries()
     before = {name: sys.modules.get(name) for name in fakes.modules}
     sys.modules.update(fakes.modules)
     try:
@@ -206,6 +258,26 @@ def libraries():
                 del sys.modules[name]
             else:
                 sys.modules[name] = module
+
+
+@contextlib.contextmanager
+def unloadable(name, said):
+    """Let the import of the extension fail within the block, though it is there."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(found, path=None, target=None):
+            if found == name:
+                raise ImportError(said)
+
+    before = sys.modules.pop(name, None)
+    sys.meta_path.insert(0, Finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(Finder)
+        if before is not None:
+            sys.modules[name] = before
 
 
 @contextlib.contextmanager

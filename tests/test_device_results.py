@@ -32,7 +32,7 @@ def results(queries, out=None, where=None, shape=SHAPE, stream=0, memory=None):
 
 
 def pair(kind=lambda array: array, shape=SHAPE):
-    return kind(np.empty(shape)), kind(np.empty(shape, dtype=np.int64))
+    return kind(np.zeros(shape)), kind(np.zeros(shape, dtype=np.int64))
 
 
 # ---- new arrays ----------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ WRONG = [
     ((DISTANCES, IDS.astype(np.int32)), r"out\[1\] must have dtype int64, got int32; pass "),
     ((DISTANCES[:1], IDS), r"out\[0\] must have shape \(2, 3\), got \(1, 3\); pass "),
     ((DISTANCES, IDS.ravel()), r"out\[1\] must have shape \(2, 3\), got \(6,\); pass "),
-    ((np.empty((3, 2)).T, IDS), r"out\[0\] must be C-contiguous, got other strides; pass "),
+    ((np.zeros((3, 2)).T, IDS), r"out\[0\] must be C-contiguous, got other strides; pass "),
     ((DISTANCES, DISTANCES.view(np.int64)), r"out\[1\] must share no memory with out\[0\], got "),
 ]
 

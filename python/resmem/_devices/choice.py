@@ -123,14 +123,10 @@ def _check_driver(extension: Any, asked: str) -> None:
     if driver == 0:
         raise DeviceError(f"{needs}, got none; install {release} of NVIDIA's driver")
     raise DeviceError(
-        f"{needs}, got one for CUDA {_version_text(driver)}; install {release} of it, or, with "
-        f"nvcc of CUDA {_version_text(driver)} or earlier on PATH, run RESMEM_CUDA=on pip install "
-        "--force-reinstall . in a clone of resmem"
+        f"{needs}, got one for CUDA {driver // 1000}.{driver % 1000 // 10}; install {release} of "
+        f"it, or, with nvcc of CUDA {driver // 1000} on PATH, run RESMEM_CUDA=on pip install . in "
+        "a clone of resmem"
     )
-
-
-def _version_text(version: int) -> str:
-    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def _check_capability(device: Device, count: int) -> None:

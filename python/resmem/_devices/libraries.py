@@ -10,8 +10,6 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
-
 
 class Library:
     """A library of arrays; this one stands for all that are not known.
@@ -99,7 +97,7 @@ class _Numba(Library):
 
     def empty(self, shape: tuple[int, ...], dtype: str, ordinal: int, stream: int) -> Any:
         with self.on(ordinal):
-            return sys.modules["numba"].cuda.device_array(shape, dtype=np.dtype(dtype))
+            return sys.modules["numba"].cuda.device_array(shape, dtype=dtype)
 
 
 class _Jax(Library):

@@ -38,7 +38,7 @@ def check_places(arrays: Mapping[str, Any], device: Device, in_memory: bool = Fa
         if ordinal != device.ordinal:
             moved = library_of(lying[name]).moved.format(name=name, place=device)
             works, instead = _words(device, place, in_memory)
-            raise ValueError(f"{name} lies on {place}, but {works}; {instead}, or pass {moved}")
+            raise ValueError(f"{name} lies on {place}, but {works}; {instead} {moved}")
 
 
 def _refuse_on_host(name: str, value: Any, in_memory: bool) -> None:
@@ -47,11 +47,11 @@ def _refuse_on_host(name: str, value: Any, in_memory: bool) -> None:
     ordinal = f":{value.__dlpack_device__()[1]}" if known else ""
     works, instead = _words("cpu", f"cuda{ordinal}", in_memory)
     on_host = library_of(value).on_host.format(name=name)
-    raise ValueError(f"{name} lies on cuda{ordinal}, but {works}; {instead}, or pass {on_host}")
+    raise ValueError(f"{name} lies on cuda{ordinal}, but {works}; {instead} {on_host}")
 
 
 def _words(device: Device | str, place: Device | str, in_memory: bool) -> tuple[str, str]:
-    """Return where the work is done, and how to have it done at another place."""
+    """Return where the work is done, and how to do it elsewhere, or else pass something else."""
     if in_memory:
-        return f"the memory on {device}", f"move it with memory.to('{place}')"
-    return f"device is '{device}'", f"pass device='{place}'"
+        return f"the memory on {device}", f"move it with memory.to('{place}') or pass"
+    return f"device is '{device}'", f"pass device='{place}' or"
