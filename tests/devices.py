@@ -19,7 +19,6 @@ from resmem._devices.device import Device
 
 ONE = np.ones((1, 1), dtype=np.float32)
 CUDA, PINNED, MANAGED = 2, 3, 13  # DLPack's numbers
-DTYPES = {"bfloat16": np.dtype(np.uint16)}  # where NumPy has no such numbers, their bits
 
 
 @dataclass
@@ -67,6 +66,19 @@ class Interface:
             "version": 3,
             **changed,
         }
+
+
+class Emulated(Interface):
+    """A copy of an array in the memory of an emulated device."""
+
+    def __init__(self, extension, array, ordinal=0):
+        self.extension, self.ordinal = extension, ordinal
+        self.address = extension.allocate(max(1, array.nbytes), ordinal)
+        extension.copy_in(self.address, array.tobytes(), ordinal)
+        super().__init__(array, data=(self.address if array.size else 0, False))
+
+    def __del__(self):
+        self.extension.release(self.address)
 
 
 class Exporter:

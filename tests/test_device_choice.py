@@ -9,6 +9,7 @@ from devices import (
     CUDA,
     MANAGED,
     PINNED,
+    Emulated,
     Exporter,
     Extension,
     Interface,
@@ -152,6 +153,28 @@ def test_an_extension_that_cannot_be_loaded_says_why():
         with pytest.raises(DeviceError, match=r"cannot be loaded \(libdl\.so\.9: wrong\)"):
             choose("cuda", {})
         assert choose("auto", {}) == CPU
+
+
+def test_the_emulated_extension_answers_like_the_stand_in(emulated):
+    emulated.reset_devices()
+    faults = emulated.faults()
+    try:
+        faults.devices = 2
+        assert choose("cuda:emulated:1", {}) == Device("emulated", 1, emulated)
+        rows = Emulated(emulated, ROWS, 1)
+        assert choose("cuda:emulated", {"rows": rows}) == Device("emulated", 1, emulated)
+        with pytest.raises(
+            ValueError, match=r"^rows lies on cuda:emulated:1, but device is 'cuda:em"
+        ):
+            choose("cuda:emulated:0", {"rows": rows})
+        faults.major = 7
+        with pytest.raises(DeviceError, match=r"got 'cuda:emulated' with 7\.0 \(emulated device\)"):
+            choose("cuda:emulated:0", {})
+        faults.driver = 0
+        with pytest.raises(DeviceError, match=r"got none; install release 580"):
+            choose("cuda:emulated", {})
+    finally:
+        emulated.reset_devices()
 
 
 # ---- arrays on other devices ---------------------------------------------------------------------

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 
-from devices import CUDA, Exporter, Interface, address_of, device, libraries
+import resmem
+from devices import CUDA, Emulated, Exporter, Interface, address_of, device, libraries
 from resmem._devices.arrays import read
 from resmem._devices.buffer import DeviceBuffer
+from resmem._devices.choice import choose
 from resmem._devices.device import CPU
 from resmem._devices.results import Maker, results_for
+from resmem._devices.streams import stream_of
 
 QUERIES = np.ones((2, 4), dtype=np.float32)
 SHAPE = (2, 3)
@@ -241,3 +246,65 @@ def test_messages_make_an_array_of_the_callers_library(library, new):
     with libraries() as fakes, pytest.raises(ValueError) as caught:  # noqa: PT011 - compared
         results(fakes.array(library, QUERIES), (DISTANCES, IDS))
     assert str(caught.value).endswith(f"; pass {new}")
+
+
+# ---- the whole way, in the emulation -------------------------------------------------------------
+
+
+def searched(emulated, queries, rows, k, out):
+    """Search as a call does, with arrays on any side; return what the caller gets."""
+    where = choose("cuda:emulated", {"queries": queries, "rows": rows})
+    stream = stream_of(None, (queries, rows), where)
+
+    def allocate(size):
+        owner = Emulated(emulated, np.zeros(size, np.uint8))
+        return owner.address, owner
+
+    numbers, keys = (
+        array if isinstance(array, np.ndarray) else read(array, "array", where, stream, ["float32"])
+        for array in (queries, rows)
+    )
+    maker = Maker(allocate, lambda stream, other: None)
+    found = results_for(queries, (numbers.shape[0], k), out, where, stream, maker)
+    kept = emulated.Rows(where.ordinal, "float32", keys.shape[1], "euclidean", stream)
+    kept.extend(keys)
+    values, ids = (result.target for result in found)
+    emulated.search(
+        numbers, [(kept, len(kept))], k, "euclidean", values=values, ids=ids, stream=stream
+    )
+    emulated.wait()
+    return [result.given for result in found]
+
+
+RNG = np.random.default_rng(5)
+SEVEN, NINETY = (RNG.standard_normal((n, 8), dtype=np.float32) for n in (7, 90))
+
+
+def expected(k):
+    return resmem.search(SEVEN, NINETY, k)
+
+
+@pytest.mark.parametrize("written_to", [False, True])
+@pytest.mark.parametrize("rows_there", [False, True])
+@pytest.mark.parametrize("queries_there", [False, True])
+def test_a_search_on_the_device_reads_and_writes_all_sides(
+    emulated, queries_there, rows_there, written_to
+):
+    gc.collect()
+    used, right = emulated.bytes_in_use(), expected(4)
+
+    def place(array, there):
+        return Emulated(emulated, array) if there else array.copy()
+
+    out = [place(np.zeros_like(part), queries_there) for part in right] if written_to else None
+    queries, rows = place(SEVEN, queries_there), place(NINETY, rows_there)
+    found = searched(emulated, queries, rows, 4, out)
+    assert out is None or [*map(id, found)] == [*map(id, out)]
+    for given, part in zip(found, right, strict=True):
+        if queries_there:
+            data = emulated.copy_out(given.address, part.nbytes)
+            given = np.frombuffer(data, part.dtype).reshape(part.shape)
+        np.testing.assert_array_equal(given, part)
+    del queries, rows, out, found, given
+    gc.collect()
+    assert emulated.bytes_in_use() == used
