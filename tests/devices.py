@@ -221,7 +221,10 @@ class FakeLibraries:
                 empty=lambda shape, dtype: self._new("cupy", shape, dtype),
                 cuda=self._module(
                     Device=lambda ordinal: self._within("cupy", ordinal),
-                    ExternalStream=lambda address: self._within("cupy stream", address),
+                    Stream=self._module(
+                        from_external=lambda s: self._within("cupy stream", *s.__cuda_stream__())
+                    ),
+                    ExternalStream=lambda address: self._within("old cupy stream", address),
                     get_current_stream=lambda: Stream(ptr=self.current["cupy"]),
                 ),
             ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -61,6 +62,16 @@ class _Torch(Library):
             return torch.empty(shape, dtype=getattr(torch, dtype), device=f"cuda:{ordinal}")
 
 
+@dataclass(frozen=True)
+class _Foreign:
+    """A stream of another library in the protocol by which libraries exchange them."""
+
+    address: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address  # 0 is the version of the protocol.
+
+
 class _Cupy(Library):
     contiguous = "cupy.ascontiguousarray({name})"
     converted = "{name}.astype('{dtype}')"
@@ -77,7 +88,10 @@ class _Cupy(Library):
 
     def empty(self, shape: tuple[int, ...], dtype: str, ordinal: int, stream: int) -> Any:
         cupy = sys.modules["cupy"]
-        with self.on(ordinal), cupy.cuda.ExternalStream(stream):  # its allocator is like PyTorch's
+        # CuPy 14 warns of its ExternalStream, and earlier ones have nothing else.
+        foreign = getattr(cupy.cuda.Stream, "from_external", None)
+        made = foreign(_Foreign(stream)) if foreign else cupy.cuda.ExternalStream(stream)
+        with self.on(ordinal), made:  # Its allocator is like PyTorch's.
             return cupy.empty(shape, dtype=dtype)
 
 
