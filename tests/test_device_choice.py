@@ -104,6 +104,11 @@ def test_another_type_is_refused(value):
         choose(value, {})
 
 
+def test_numbers_end_with_the_last_device():
+    with extension(Extension()), pytest.raises(ValueError, match=r"'cuda:1', got 'cuda:2'$"):
+        choose("cuda:2", {})
+
+
 # ---- what is missing -----------------------------------------------------------------------------
 
 
