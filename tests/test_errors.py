@@ -14,8 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import devices
 import resmem
 from resmem import _core
+from resmem._base.errors import DeviceError
+from resmem._devices import arrays, choice, places, results, streams
+from resmem._devices.device import CPU
 
 RNG = np.random.default_rng(3)
 N, D, C = 6, 3, 2
@@ -386,6 +390,83 @@ VALUES = [
 ]  # fmt: skip
 
 
+ON_0, ON_1 = (devices.Exporter(Z, (devices.CUDA, ordinal)) for ordinal in (0, 1))
+OUT = np.empty((N, 2)), np.empty((N, 2), dtype=np.int64)
+
+
+def chosen(device, made=None, **given):
+    """Choose a device where the extension is this one; None: there is none."""
+    with devices.extension(made), devices.extension(made, "resmem._cuda_emulated"):
+        return choice.choose(device, given)
+
+
+def unloadable():
+    """Choose a device whose extension lacks a library."""
+    with devices.unloadable("resmem._cuda", "libdl.so.9 is missing"):
+        choice.choose("cuda", {})
+
+
+def seen_on(ordinal, value, dtypes=("float32", "float64")):
+    return arrays.read(value, "queries", devices.device(ordinal, Z), 0, dtypes)
+
+
+def written(queries, *out):
+    return results.results_for(queries, (N, 2), out, devices.device(), 0, None)
+
+
+def unaligned():
+    data = np.zeros(100, dtype=np.uint8)
+    return np.ndarray((2, 3), np.float32, data.data, offset=1 + (-devices.address_of(data)) % 4)
+
+
+def buffer():
+    return devices.buffer(np.zeros((2, 3)))
+
+
+GIVEN = devices.Extension
+DEVICES = [
+    (lambda: chosen("gpu"), ValueError, r"device must be 'cpu', 'cuda', 'auto' or, with a number, such as 'cuda:0', got 'gpu'"),
+    (lambda: chosen(0), TypeError, r"device must be a string, 'cpu', 'cuda', 'auto' or, with a number, such as 'cuda:0', got 0"),
+    (lambda: chosen(devices.Named("cuda:0")), TypeError, r"device must be a string, .*, got Named\(cuda:0\); pass str\(device\)"),
+    (lambda: chosen("cuda:0"), DeviceError, r"device='cuda:0' needs resmem\._cuda, which this build of resmem does not have; in a clone of resmem, run RESMEM_CUDA=wheels pip install \."),
+    (lambda: chosen("cuda:emulated"), DeviceError, r"device='cuda:emulated' needs resmem\._cuda_emulated, which this build of resmem does not have; in a clone of resmem, run pip install \. -C cmake\.define\.RESMEM_CUDA_EMULATION=ON"),
+    (unloadable, DeviceError, r"device='cuda' needs resmem\._cuda, which cannot be loaded \(libdl\.so\.9 is missing\); in a clone of resmem, run RESMEM_CUDA=wheels pip install \."),
+    (lambda: chosen("cuda", GIVEN(0)), DeviceError, r"device='cuda' needs an NVIDIA driver for CUDA 13\.0 or later, got none; install release 580 or later of NVIDIA's driver"),
+    (lambda: chosen("cuda", GIVEN(12040)), DeviceError, r"device='cuda' needs an NVIDIA driver for CUDA 13\.0 or later, got one for CUDA 12\.4; install release 580 or later of it, or, with nvcc of CUDA 12 on PATH, run RESMEM_CUDA=on pip install \. in a clone of resmem"),
+    (lambda: chosen("cuda", GIVEN(capabilities=())), DeviceError, r"device='cuda' needs a CUDA device, and the driver finds none; nvidia-smi lists those of the machine, of which CUDA_VISIBLE_DEVICES may hide some"),
+    (lambda: chosen("cuda:2", GIVEN()), ValueError, r"device must be one of 'cuda:0', 'cuda:1', got 'cuda:2'"),
+    (lambda: chosen("cuda", GIVEN(capabilities=((7, 5), (9, 0)))), DeviceError, r"device must have compute capability 8\.0 or later, got 'cuda:0' with 7\.5 \(Toaster\); use device='cuda:1'"),
+    (lambda: chosen("cuda", GIVEN(capabilities=((7, 5),))), DeviceError, r"device must have compute capability 8\.0 or later, got 'cuda:0' with 7\.5 \(Toaster\); use device='cpu'"),
+    (lambda: chosen("cuda", GIVEN(), queries=ON_1, rows=ON_0), ValueError, r"rows lies on cuda:0, but queries on cuda:1; pass a copy of rows in host memory"),
+    (lambda: chosen("cuda:0", GIVEN(), queries=Z, rows=ON_1), ValueError, r"rows lies on cuda:1, but device is 'cuda:0'; pass device='cuda:1' or a copy of rows in host memory"),
+    (lambda: chosen("cpu", queries=ON_1), ValueError, r"queries lies on cuda:1, but device is 'cpu'; pass device='cuda:1' or a copy of queries in host memory"),
+    (lambda: places.check_places({"embeddings": ON_1}, devices.device(), in_memory=True), ValueError, r"embeddings lies on cuda:1, but the memory on cuda:0; move it with memory\.to\('cuda:1'\) or pass a copy of embeddings in host memory"),
+    (lambda: places.check_places({"embeddings": ON_1}, CPU, in_memory=True), ValueError, r"embeddings lies on cuda:1, but the memory on cpu; move it with memory\.to\('cuda:1'\) or pass a copy of embeddings in host memory"),
+    (lambda: seen_on(0, devices.Exporter(Z.astype(int))), TypeError, r"queries must have dtype float32 or float64, got int64; pass a copy of queries of dtype float32"),
+    (lambda: seen_on(0, devices.Exporter(Z * 1j)), TypeError, r"queries must have dtype float32 or float64, got complex64"),
+    (lambda: seen_on(0, devices.Exporter(Z.T)), ValueError, r"queries must be C-contiguous, got other strides; pass a C-contiguous copy of queries"),
+    (lambda: seen_on(0, devices.Exporter(unaligned())), ValueError, r"queries must begin at a multiple of 4 bytes, got address \d+; copy it to new memory"),
+    (lambda: seen_on(0, devices.Attached()), TypeError, r"queries is a tensor that requires grad; pass queries\.detach\(\)"),
+    (lambda: seen_on(0, devices.Interface(Z, version=1)), TypeError, r"queries cannot be read as an array: Interface \(version 1 of its interface is not 2 or 3\); pass a copy of queries in host memory"),
+    (lambda: seen_on(0, devices.Interface(Z, shape=(-1, 3))), TypeError, r"queries cannot be read as an array: Interface \(its shape is \(-1, 3\)\); .*"),
+    (lambda: seen_on(0, devices.Interface(Z, data=(8, False))), TypeError, r"queries cannot be read as an array: Interface \(its address is one of host memory\); .*"),
+    (lambda: seen_on(0, devices.Interface(Z, mask=3)), TypeError, r"queries is a masked array; fill it or drop its masked rows"),
+    (lambda: streams.address_of("0"), TypeError, r"stream must be a stream of CUDA or its address, got str"),
+    (lambda: streams.address_of(-1), ValueError, r"stream must be an address, got -1"),
+    (lambda: streams.stream_of(0, [Z], CPU), ValueError, r"stream must be None where device is 'cpu', got 0; pass device='cuda' or leave stream out"),
+    (lambda: written(Z, OUT[0]), TypeError, r"out must be a pair of arrays \(distances, ids\), got tuple"),
+    (lambda: written(Z, ON_0, ON_0), ValueError, r"out\[0\] must be a NumPy array, as queries are in host memory, got Exporter; pass numpy\.empty\(\(6, 2\), dtype='float64'\)"),
+    (lambda: written(ON_0, *OUT), ValueError, r"out\[0\] must lie on cuda:0, as queries do, got ndarray; pass out=None"),
+    (lambda: written(ON_0, ON_1, ON_1), ValueError, r"out\[0\] must lie on cuda:0, as queries do, got one on cuda:1; pass out=None"),
+    (lambda: written(Z, *OUT[::-1]), ValueError, r"out\[0\] must have dtype float64, got int64; pass numpy\.empty\(\(6, 2\), dtype='float64'\)"),
+    (lambda: written(Z, OUT[0], OUT[1][:1]), ValueError, r"out\[1\] must have shape \(6, 2\), got \(1, 2\); pass numpy\.empty\(\(6, 2\), dtype='int64'\)"),
+    (lambda: written(Z, np.empty((2, 6)).T, OUT[1]), ValueError, r"out\[0\] must be C-contiguous, got other strides; pass .*"),
+    (lambda: written(Z, np.frombuffer(bytes(96)).reshape(6, 2), OUT[1]), ValueError, r"out\[0\] must be writeable, got a read-only array; pass .*"),
+    (lambda: written(Z, OUT[0], OUT[0].view(np.int64)), ValueError, r"out\[1\] must share no memory with out\[0\], got some of its memory; pass numpy\.empty\(\(6, 2\), dtype='int64'\)"),
+    (lambda: buffer().__dlpack__(copy=True), BufferError, r"the array lies on cuda:0, and is not copied; take it without copy and dl_device"),
+]  # fmt: skip
+
+
 def caught(call, *arguments):
     try:
         call(*arguments)
@@ -406,7 +487,7 @@ def state(mem, outputs):
     return flat, repr(mem), mem.nbytes, mem.sigma_, mem._state.view.rows.next_id
 
 
-@pytest.mark.parametrize(("call", "kind", "pattern"), SEARCHES + PARAMETERS)
+@pytest.mark.parametrize(("call", "kind", "pattern"), SEARCHES + PARAMETERS + DEVICES)
 def test_search_and_parameter_errors_have_their_message(call, kind, pattern):
     check(caught(call), kind, pattern)
 
@@ -485,7 +566,7 @@ def test_numbers_beyond_64_bits_are_refused_by_name(value):
 
 # ---- Nothing is left out ---------------------------------------------------------------------
 
-EXCEPTIONS = {"ValueError", "TypeError", "NotFittedError"}
+EXCEPTIONS = {"BufferError", "DeviceError", "ValueError", "TypeError", "NotFittedError"}
 TESTED_APART = {
     "__main__.py", "plot.py", "_cli", "_evaluation", "_report", "_scores", "_tuning", "demo",
     "atomic.py", "container", "formats.py", "persist.py", "plausible.py",
@@ -515,7 +596,8 @@ def messages():
 def test_every_message_of_the_package_is_tested():
     mem = {make: make() for make in (memory, chances, values)}
     mem[memory].remove([3])
-    seen = [str(caught(call)) for call, *_ in SEARCHES + PARAMETERS]
+    errors = [caught(call) for call, *_ in SEARCHES + PARAMETERS + DEVICES]
+    seen = [str(error) for outer in errors for error in (outer, outer.__cause__)]
     seen += [str(caught(call, resmem.Memory())) for call, *_ in UNFIT]
     seen += [str(caught(call, mem[make])) for make, _, call, *_ in FITTED]
     seen.append(str(caught(lambda: resmem.search(Z, Z, TOO_MANY))))

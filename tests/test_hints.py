@@ -17,10 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import devices
 import resmem
 from resmem.__main__ import main
+from resmem._devices.device import CPU
+from resmem._devices.places import check_places
+from resmem._devices.streams import stream_of
 from resmem._files.container import layout
-from test_errors import Sparse, Tensor
+from test_errors import GIVEN, ON_1, OUT, Sparse, Tensor, chosen, seen_on, written
 
 RNG = np.random.default_rng(11)
 N, D, C = 60, 3, 2
@@ -159,6 +163,48 @@ def named(pandas, order="abc"):
     return pandas.DataFrame(Z, columns=list("abc"))[list(order)]
 
 
+FAKES = devices.FakeLibraries()
+TWO_DEVICES, OLD_AND_NEW = GIVEN(), GIVEN(capabilities=((7, 5), (9, 0)))
+
+
+def device_cases(library):
+    """Return cases of messages about this library's arrays on a device."""
+
+    def array(rows=Z, ordinal=0):
+        return FAKES.array(library, rows, ordinal)
+
+    def case(call, name, pattern, **given):
+        """Return a case of a call where the message has code for the argument of this name."""
+
+        def run(**changed):
+            with devices.libraries(FAKES):
+                return call(**{**given, **changed})
+
+        return run, Follow(pattern, lambda v: run(**{name: v}), **FAKES.modules, **given)
+
+    def search(device="cuda", **given):
+        return chosen(device, TWO_DEVICES, **given)
+
+    def read(queries):
+        return seen_on(0, queries)
+
+    def memorised(embeddings):
+        return check_places({"embeddings": embeddings}, devices.device(), in_memory=True)
+
+    def into(out):
+        return written(array(), out, array(OUT[1]))
+
+    return {
+        "order": case(read, "queries", r"pass (.*)", queries=array(np.asfortranarray(Z))),
+        "dtype": case(read, "queries", r"pass (.*)", queries=array(Z.astype(int))),
+        "apart": case(search, "rows", r"pass (.*)", queries=array(), rows=array(ordinal=1)),
+        "device": case(search, "device", r"pass device=(.*) or", device="cuda:0", rows=array(Z, 1)),
+        "host": case(search, "rows", r"' or (.*)", device="cpu", rows=array()),
+        "memory": case(memorised, "embeddings", r"or pass (.*)", embeddings=array(ordinal=1)),
+        "out": case(into, "out", r"pass (.*)", out=OUT[0]),
+    }
+
+
 # By name: a call that causes a message, and a function that does what the message says.
 CASES = {
     # arguments by other names
@@ -261,6 +307,14 @@ CASES = {
     "another file": (lambda: resmem.Memory.load("z.npy"), lambda m: resmem.Memory.load(saved())),
     "damaged file": (lambda: resmem.Memory.load(damaged()), lambda m: resmem.Memory.load(memory().save("damaged.resmem") and "damaged.resmem")),
     "plain arrays": (lambda: resmem.Memory.load("arrays.npz"), lambda m: resmem.Memory().fit(**np.load("arrays.npz"))),
+    # devices
+    **{f"{name} of {library}": case for library in ("torch", "cupy", "numba") for name, case in device_cases(library).items()},
+    "device of another library": (lambda: chosen(devices.Named("cuda:1")), Follow(r"pass (str\(device\))", lambda name: chosen(name, TWO_DEVICES), device=devices.Named("cuda:1"))),
+    "old device": (lambda: chosen("cuda", OLD_AND_NEW), Follow(r"use device=('.*')", lambda name: chosen(name, OLD_AND_NEW))),
+    "only old devices": (lambda: chosen("cuda", GIVEN(capabilities=((7, 5),))), Follow(r"use device=('.*')", lambda name: chosen(name, GIVEN(capabilities=((7, 5),))))),
+    "stream of the CPU": (lambda: stream_of(5, [Z], CPU), lambda m: (stream_of(None, [Z], CPU), stream_of(5, [Z], devices.device()))),
+    "out on the host": (lambda: written(Z, OUT[0].T, OUT[1]), Follow(r"pass (.*)", lambda out: written(Z, out, OUT[1]))),
+    "memory on another device": (lambda: check_places({"embeddings": ON_1}, CPU, in_memory=True), Follow(r"memory\.to\(('.*')\)", lambda name: check_places({"embeddings": ON_1}, chosen(name, TWO_DEVICES), in_memory=True))),
     # estimates
     "no store fits": (lambda: resmem.Memory.estimate(10**6, 64, 9, budget=10**8), suggested_store_fits),
 }  # fmt: skip
@@ -294,6 +348,8 @@ LEFT_OUT = {
     "got columns that do not, ": "the same",
     "of outputs in their order": "the same",
     "lies on a GPU": "of CuPy, which needs one",
+    "RESMEM_CUDA": "an extension is not built by tests",
+    " of NVIDIA's driver": "drivers are not installed by tests",
     "with numpy.savez": "of an archive larger than memory; test_cli.py follows it",
     "is the id of a row": "no hint",
     "; use -1 where no id is excluded": "no hint, but what is expected",

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = (
     {"_base"},
-    {"_indexes", "_keys", "_scores"},
+    {"_devices", "_indexes", "_keys", "_scores"},
     {"_rows"},
     {"_correction", "_files"},
     {"_state"},

@@ -1,8 +1,6 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
-#include "dlpack.h"
 #include "execution.h"
 
 namespace resmem {
@@ -91,58 +89,6 @@ Array<float> widen_python(const py::array& rows, const ExecutionChoice& executio
   return out;
 }
 
-float widen_bfloat16(std::uint16_t half) {
-  const std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// Copies an n-dimensional strided bfloat16 tensor out in row-major order.
-void copy_bfloat16(const dlpack::Tensor& tensor, int axis, const std::uint16_t* from, float*& to) {
-  if (axis == tensor.ndim) {
-    *to++ = widen_bfloat16(*from);
-    return;
-  }
-  std::int64_t stride = 1;
-  if (tensor.strides != nullptr)
-    stride = tensor.strides[axis];
-  else
-    for (int i = axis + 1; i < tensor.ndim; ++i) stride *= tensor.shape[i];
-  for (std::int64_t i = 0; i < tensor.shape[axis]; ++i)
-    copy_bfloat16(tensor, axis + 1, from + i * stride, to);
-}
-
-bool readable_bfloat16(const dlpack::Tensor& tensor) {
-  if (tensor.dtype.code != dlpack::kBfloat || tensor.dtype.bits != 16 || tensor.dtype.lanes != 1 ||
-      tensor.device.type != dlpack::kCpu || tensor.ndim < 0 ||
-      (tensor.ndim > 0 && tensor.shape == nullptr))
-    return false;
-  const std::int64_t *shape = tensor.shape, *end = shape + tensor.ndim;
-  if (std::any_of(shape, end, [](std::int64_t size) { return size < 0; })) return false;
-  return tensor.data != nullptr || std::find(shape, end, 0) != end;
-}
-
-// Reads what numpy.from_dlpack cannot, as NumPy has no bfloat16. Returns None, and leaves the
-// capsule untouched, if it holds anything else than bfloat16 in CPU memory, was used before or
-// makes no sense.
-py::object bfloat16_from_dlpack(py::capsule capsule) {
-  if (PyCapsule_IsValid(capsule.ptr(), "dltensor") == 0) return py::none();  // or has no name
-  auto* managed = capsule.get_pointer<dlpack::ManagedTensor>();
-  const dlpack::Tensor& tensor = managed->tensor;
-  if (!readable_bfloat16(tensor)) return py::none();
-  Array<float> out(std::vector<py::ssize_t>(tensor.shape, tensor.shape + tensor.ndim));
-  float* to = out.mutable_data();
-  if (out.size() > 0) {
-    const auto* bytes = static_cast<const std::uint8_t*>(tensor.data) + tensor.byte_offset;
-    copy_bfloat16(tensor, 0, static_cast<const std::uint16_t*>(static_cast<const void*>(bytes)),
-                  to);
-  }
-  capsule.set_name("used_dltensor");
-  if (managed->deleter != nullptr) managed->deleter(managed);
-  return std::move(out);
-}
-
 }  // namespace
 
 void register_arrays(py::module_& module) {
@@ -153,8 +99,6 @@ void register_arrays(py::module_& module) {
              "Rounded to float16, or to bfloat16 (as uint16).");
   module.def("widen", &widen_python, py::arg("rows").noconvert(), execution_argument(),
              "float32 from float16 or bfloat16 (uint16), exactly.");
-  module.def("bfloat16_from_dlpack", &bfloat16_from_dlpack, "capsule"_a,
-             "A float32 copy of a CPU bfloat16 tensor, or None.");
 }
 
 }  // namespace resmem

@@ -31,6 +31,7 @@ void register_aggregate(py::module_& module);
 void register_correct(py::module_& module);
 void register_sweep(py::module_& module);
 void register_arrays(py::module_& module);
+void register_dlpack(py::module_& module);
 void register_execution(py::module_& module);
 void register_system(py::module_& module);
 void register_testing(py::module_& module);

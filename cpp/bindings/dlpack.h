@@ -1,4 +1,4 @@
-// Declares the part of the DLPack 0.x ABI that reading a CPU tensor takes (dmlc/dlpack, dlpack.h).
+// Declares the ABI of DLPack (dmlc/dlpack, dlpack.h): tensors as they are described in capsules.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,14 @@
 namespace resmem::dlpack {
 
 enum DeviceType : std::int32_t { kCpu = 1 };
-enum DataTypeCode : std::uint8_t { kBfloat = 4 };
+enum DataTypeCode : std::uint8_t {
+  kInt = 0,
+  kUInt = 1,
+  kFloat = 2,
+  kBfloat = 4,
+  kComplex = 5,
+  kBool = 6
+};
 
 struct Device {
   std::int32_t type;
@@ -28,10 +35,27 @@ struct Tensor {
   std::uint64_t byte_offset;
 };
 
+// Lies in a capsule called "dltensor", which whoever takes the tensor calls "used_dltensor".
 struct ManagedTensor {
   Tensor tensor;
   void* manager_context;
   void (*deleter)(ManagedTensor* self);
+};
+
+struct Version {
+  std::uint32_t major, minor;
+};
+
+constexpr std::uint64_t kReadOnly = 1;  // a flag
+
+// The same since version 1.0, in a capsule called "dltensor_versioned". Where the major version is
+// another one, only the version and the deleter are known to be where they are here.
+struct VersionedTensor {
+  Version version;
+  void* manager_context;
+  void (*deleter)(VersionedTensor* self);
+  std::uint64_t flags;
+  Tensor tensor;
 };
 
 }  // namespace resmem::dlpack

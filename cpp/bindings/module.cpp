@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core, module) {
   resmem::register_execution(module);  // other functions' defaults are of its type
   resmem::register_system(module);
   resmem::register_arrays(module);
+  resmem::register_dlpack(module);
   resmem::register_indexes(module);
   resmem::register_search(module);
   resmem::register_rows(module);

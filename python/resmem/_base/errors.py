@@ -24,6 +24,10 @@ class FileFormatError(ValueError):
     """A file is not one of resmem, is damaged, or needs a later version."""
 
 
+class DeviceError(RuntimeError):
+    """A CUDA device, its driver or its extension is missing, or fails at what it is asked."""
+
+
 class ResmemWarning(UserWarning):
     """The data seem to mean something else, or lose precision; the message names the fix."""
 

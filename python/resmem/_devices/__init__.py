@@ -1,0 +1,1 @@
+"""CUDA devices as callers see them: which one, their arrays on it, their streams, the results."""

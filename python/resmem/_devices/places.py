@@ -1,0 +1,57 @@
+"""Whether arrays lie where a call, or a memory, can read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from resmem._devices.arrays import is_on_device, ordinal_of
+from resmem._devices.device import Device
+from resmem._devices.libraries import library_of
+
+
+def check_places(arrays: Mapping[str, Any], device: Device, in_memory: bool = False) -> None:
+    """Refuse arrays on other devices than the one that works; arrays in host memory may be passed.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        A call's arguments by name, of any kind.
+    device : Device
+        The device of the call, or of the memory if ``in_memory``.
+    in_memory : bool
+        Whether the messages are about a memory's device, which ``Memory.to`` changes.
+    """
+    lying = {name: value for name, value in arrays.items() if is_on_device(value)}
+    if device.kind == "cpu":
+        for name, value in lying.items():
+            _refuse_on_host(name, value, in_memory)
+        return
+    ordinals = {name: ordinal_of(value, device) for name, value in lying.items()}
+    first = next(iter(ordinals), "")
+    for name, ordinal in ordinals.items():
+        place = device.sibling(ordinal)
+        if ordinal != ordinals[first]:
+            other = device.sibling(ordinals[first])
+            moved = library_of(lying[name]).moved.format(name=name, place=other)
+            raise ValueError(f"{name} lies on {place}, but {first} on {other}; pass {moved}")
+        if ordinal != device.ordinal:
+            moved = library_of(lying[name]).moved.format(name=name, place=device)
+            works, instead = _words(device, place, in_memory)
+            raise ValueError(f"{name} lies on {place}, but {works}; {instead} {moved}")
+
+
+def _refuse_on_host(name: str, value: Any, in_memory: bool) -> None:
+    """Refuse an array on a device where the CPU works."""
+    known = hasattr(value, "__dlpack_device__")  # The other interface does not name the device.
+    ordinal = f":{value.__dlpack_device__()[1]}" if known else ""
+    works, instead = _words("cpu", f"cuda{ordinal}", in_memory)
+    on_host = library_of(value).on_host.format(name=name)
+    raise ValueError(f"{name} lies on cuda{ordinal}, but {works}; {instead} {on_host}")
+
+
+def _words(device: Device | str, place: Device | str, in_memory: bool) -> tuple[str, str]:
+    """Return where the work is done, and how to do it elsewhere, or else pass something else."""
+    if in_memory:
+        return f"the memory on {device}", f"move it with memory.to('{place}') or pass"
+    return f"device is '{device}'", f"pass device='{place}' or"
