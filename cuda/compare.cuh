@@ -1,6 +1,6 @@
-// This kernel compares queries with every row by canonical keys, where no filter can: queries whose
-// lists overflowed, rows that are few or were not coded, and many neighbours. A block works on one
-// query.
+// These kernels compare queries with every row by canonical keys, where no filter can: queries
+// whose lists overflowed, rows that are few or were not coded, and many neighbours. A block works
+// on one query and a share of the rows; the nearest of all shares are merged afterwards.
 #pragma once
 
 #include "rank.cuh"
@@ -17,18 +17,33 @@ struct CompareArgs {
   std::uint32_t row_count;
   unsigned d;
   KeyKind kind;
-  bool all;  // whether all queries are compared, and not only those whose lists overflowed
-  RankArgs rank;
+  bool all;         // whether all queries are compared, and not only those whose lists overflowed
+  unsigned shares;  // of the rows, and lists, that each query has; 1 unless all are compared
+  RankArgs rank;    // its lists have room for more hits than k, or than rows there are
+  std::uint32_t* compared;  // (queries * shares,) hits that are left in each list
   Counters* counters;
 };
 
-// Notes the rows of a chunk, given by places, that come no later than the k-th so far.
+// The work of a block.
+struct Share {
+  unsigned list;
+  std::uint32_t query;        // its number
+  std::uint32_t first, last;  // places of the rows
+};
+
+// Tells whether the lists of this place are to be filled, or were.
 template <class T, class Q>
-RESMEM_DEVICE void compare_chunk(const CompareArgs<T, Q>& args, std::uint32_t number, unsigned list,
-                                 std::uint32_t first, std::uint32_t last, std::uint32_t& noted) {
+RESMEM_DEVICE bool is_compared(const CompareArgs<T, Q>& args, unsigned place) {
+  return args.all || args.rank.hits.counts[place] > args.rank.hits.capacity;
+}
+
+// Notes rows that come no later than a k-th so far.
+template <class T, class Q>
+RESMEM_DEVICE void compare_chunk(const CompareArgs<T, Q>& args, const Share& share,
+                                 std::uint32_t first, std::uint32_t last, double kth,
+                                 std::uint32_t& noted) {
   const RankArgs& rank = args.rank;
-  const Q* query = args.queries + std::size_t{number} * args.d;
-  const double kth = rank.nearest.keys[(std::size_t{number} + 1) * rank.k - 1];
+  const Q* query = args.queries + std::size_t{share.query} * args.d;
   const unsigned groups = simt::threads() / kPairLanes;
   for (std::uint32_t start = first; start < last; start += groups) {
     const std::uint32_t mine = start + simt::thread() / kPairLanes;
@@ -36,36 +51,75 @@ RESMEM_DEVICE void compare_chunk(const CompareArgs<T, Q>& args, std::uint32_t nu
     const std::uint32_t row = rank.rows.number(place);
     const double key = pair_key(args.kind, query, args.rows + std::size_t{row} * args.d, args.d);
     if (mine >= last || simt::lane() % kPairLanes != 0) continue;
-    if (!(key <= kth) || rank.rows.hidden.from(number, row)) continue;
+    if (!(key <= kth) || rank.rows.hidden.from(share.query, row)) continue;
     const std::uint32_t at = simt::atomic_add(&noted, 1);
-    rank.hits.places_of(list)[at] = place | kHasKey;
-    rank.hits.known_of(list)[at] = Known::key(key);
+    rank.hits.places_of(share.list)[at] = place | kHasKey;
+    rank.hits.known_of(share.list)[at] = Known::key(key);
   }
 }
 
-// A chunk has as many rows as a list holds, so that none overflows here.
+// Leaves the nearest rows of a share in its list, in order, and returns how many there are. A chunk
+// has as many rows as the list has room for behind those.
+template <class T, class Q>
+RESMEM_DEVICE std::uint32_t compare_share(const CompareArgs<T, Q>& args, const Share& share,
+                                          std::uint32_t& noted) {
+  const RankArgs& rank = args.rank;
+  const auto k =
+      static_cast<std::uint32_t>(rank.k < rank.hits.capacity ? rank.k : rank.hits.capacity - 1);
+  double kth = rank.nearest.keys[(std::size_t{share.query} + 1) * rank.k - 1];
+  Ranked list = {rank.rows, rank.hits.places_of(share.list), rank.hits.known_of(share.list), 0};
+  for (std::uint32_t first = share.first; first < share.last;) {
+    const std::uint32_t room = rank.hits.capacity - list.count, left = share.last - first;
+    const std::uint32_t last = first + (left < room ? left : room);
+    if (simt::thread() == 0) noted = list.count;
+    simt::sync_block();
+    compare_chunk(args, share, first, last, kth, noted);
+    simt::sync_block();
+    list.count = noted;
+    sort_hits(list);
+    if (list.count >= k) {
+      list.count = k;
+      kth = list.key(k - 1) < kth ? list.key(k - 1) : kth;
+    }
+    first = last;
+    simt::sync_block();  // all have read how many were noted, and the k-th
+  }
+  return list.count;
+}
+
 template <class T, class Q>
 RESMEM_KERNEL void RESMEM_BOUNDS(kCompareThreads, 4) compare_rows(const CompareArgs<T, Q> args) {
   auto& noted = *simt::shared_memory<std::uint32_t>();
-  const unsigned place = simt::block_x();
-  const RankArgs& rank = args.rank;
-  const unsigned capacity = rank.hits.capacity;
-  if (!args.all && rank.hits.counts[place] <= capacity) return;
-  const std::uint32_t number = rank.states != nullptr ? rank.states[place].query : place;
-  for (std::uint32_t first = 0; first < args.row_count; first += capacity) {
-    const std::uint32_t left = args.row_count - first;
-    const std::uint32_t last = first + (left < capacity ? left : capacity);
-    if (simt::thread() == 0) noted = 0;
-    simt::sync_block();
-    compare_chunk(args, number, place, first, last, noted);
-    simt::sync_block();
-    const Ranked list = {rank.rows, rank.hits.places_of(place), rank.hits.known_of(place), noted};
-    sort_hits(list);
-    merge_hits(rank, list, number);
-  }
+  const unsigned list = simt::block_x(), place = list / args.shares;
+  if (!is_compared(args, place)) return;
+  const std::uint64_t number = list % args.shares;
+  const auto end = [&](std::uint64_t share) {
+    return static_cast<std::uint32_t>(share * args.row_count / args.shares);
+  };
+  const QueryState* states = args.rank.states;
+  const Share share = {list, states != nullptr ? states[place].query : place, end(number),
+                       end(number + 1)};
+  const std::uint32_t left = compare_share(args, share, noted);
   if (simt::thread() != 0) return;
-  simt::atomic_add(&args.counters->compared, std::uint64_t{args.row_count});
+  args.compared[list] = left;
+  simt::atomic_add(&args.counters->compared, std::uint64_t{share.last - share.first});
   if (!args.all) simt::atomic_add(&args.counters->given_up, std::uint64_t{1});
+}
+
+// Merges what compare_rows() left of each share into the nearest rows. A block works on one query.
+template <class T, class Q>
+RESMEM_KERNEL void RESMEM_BOUNDS(kRankThreads, 8) merge_shares(const CompareArgs<T, Q> args) {
+  const unsigned place = simt::block_x();
+  if (!is_compared(args, place)) return;
+  const RankArgs& rank = args.rank;
+  const std::uint32_t query = rank.states != nullptr ? rank.states[place].query : place;
+  for (unsigned share = 0; share < args.shares; ++share) {
+    const unsigned list = place * args.shares + share;
+    merge_hits(
+        rank,
+        Ranked{rank.rows, rank.hits.places_of(list), rank.hits.known_of(list), args.compared[list]},
+        query);
+  }
 }
 
 }  // namespace device

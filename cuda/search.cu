@@ -12,7 +12,9 @@ namespace resmem {
 namespace device {
 namespace {
 
-constexpr std::size_t kLeastCapacity = 4096;  // hits, where nothing is filtered
+constexpr std::size_t kLeastCapacity = 4096;  // hits
+constexpr std::size_t kLeastShare = 4096;     // rows that a block compares, where queries are few
+constexpr std::size_t kMostShares = 512;      // blocks that compare, where queries are few
 constexpr std::size_t kDefaultWorkspace = std::size_t{1} << 30;
 constexpr unsigned kSettledPhase = 3;  // the phase after which the nearest hits get their keys
 
@@ -48,15 +50,23 @@ bool is_filtered(const SearchedPart& part, const DeviceSearch& request) {
 // Returns how many hits of a query are kept. All of the first phase are hit. Of a later one, about
 // kPhaseGrowth * k are nearer than the k-th before it, and codes may let through a few times that.
 std::size_t capacity_for(const std::vector<SearchedPart>& parts, const DeviceSearch& request) {
-  if (request.forced.capacity > 0) return request.forced.capacity;
-  std::size_t capacity = kLeastCapacity, most = 1;
+  if (request.forced.capacity > 0) return std::max(request.forced.capacity, request.k + 1);
+  std::size_t capacity = request.k + kLeastCapacity, most = 1;
   for (const SearchedPart& part : parts) {
     most = std::max(most, part.part->n);
     if (is_filtered(part, request))
       capacity =
           std::max({capacity, 2 * phase_ends(part, request).front(), 4 * kPhaseGrowth * request.k});
   }
-  return std::min(most, capacity);
+  return std::min(most + 1, capacity);
+}
+
+// Returns into how many shares the rows are divided that a query is compared with.
+std::size_t shares_for(const std::vector<SearchedPart>& parts, std::size_t queries) {
+  std::size_t most = 1;
+  for (const SearchedPart& part : parts) most = std::max(most, part.part->n);
+  const std::size_t wanted = (most + kLeastShare - 1) / kLeastShare;
+  return std::max<std::size_t>(1, std::min(wanted, kMostShares / queries));
 }
 
 // The arrays of a block of queries.
@@ -69,6 +79,7 @@ struct Workspace {
   QueryState* states;
   HitLists hits;
   Nearest nearest, spare;
+  std::uint32_t* compared;
   Sorting sorting;
   Counters* counters;
 };
@@ -83,6 +94,7 @@ class BlockSearch {
         capacity_(capacity),
         first_(first),
         count_(count),
+        shares_(shares_for(parts, count)),
         d_(static_cast<unsigned>(request.d)),
         kind_(kind_of(request.metric)),
         depth_(depth_of(point_dimensions(kind_, d_))) {
@@ -160,8 +172,9 @@ class BlockSearch {
     work_.squares = arrays.next<double>(count_);
     work_.states = arrays.next<QueryState>(count_);
     work_.hits.counts = arrays.next<std::uint32_t>(count_);
-    work_.hits.places = arrays.next<std::uint32_t>(count_ * capacity_);
-    work_.hits.known = arrays.next<Known>(count_ * capacity_);
+    work_.hits.places = arrays.next<std::uint32_t>(count_ * shares_ * capacity_);
+    work_.hits.known = arrays.next<Known>(count_ * shares_ * capacity_);
+    work_.compared = arrays.next<std::uint32_t>(count_ * shares_);
     work_.hits.capacity = static_cast<unsigned>(capacity_);
     work_.sorting = Sorting::in(arrays, count_);
     work_.nearest = lay_out_nearest(arrays);
@@ -229,11 +242,21 @@ class BlockSearch {
       rescore<T, Q>(part, rows, own, false);
       simt::launch({"rank_hits", {blocks()}, kRankThreads}, stream(), &rank_hits, rank);
     }
-    const CompareArgs<T, Q> compare = {
-        own,  rows,          static_cast<std::uint32_t>(part.part->n), d_, kind_, !filtered,
-        rank, work_.counters};
-    simt::launch({"compare_rows", {blocks()}, kCompareThreads, sizeof(std::uint32_t)}, stream(),
-                 &compare_rows<T, Q>, compare);
+    const auto shares = static_cast<unsigned>(filtered ? 1 : shares_);
+    const CompareArgs<T, Q> compare = {own,
+                                       rows,
+                                       static_cast<std::uint32_t>(part.part->n),
+                                       d_,
+                                       kind_,
+                                       !filtered,
+                                       shares,
+                                       rank,
+                                       work_.compared,
+                                       work_.counters};
+    simt::launch({"compare_rows", {blocks() * shares}, kCompareThreads, sizeof(std::uint32_t)},
+                 stream(), &compare_rows<T, Q>, compare);
+    simt::launch({"merge_shares", {blocks()}, kRankThreads}, stream(), &merge_shares<T, Q>,
+                 compare);
   }
 
   unsigned blocks() const { return static_cast<unsigned>(count_); }
@@ -336,7 +359,7 @@ class BlockSearch {
 
   const DeviceSearch& request_;
   const std::vector<SearchedPart>& parts_;
-  const std::size_t capacity_, first_, count_;
+  const std::size_t capacity_, first_, count_, shares_;
   const unsigned d_;
   const KeyKind kind_;
   const unsigned depth_;

@@ -232,6 +232,17 @@ def test_more_than_4096_neighbours_are_selected(device):
     assert found[3]["given_up"] == 0
 
 
+def test_few_queries_are_compared_by_several_blocks(device):
+    """Each takes a share of the rows; the nearest of all shares are those of all rows."""
+    queries, rows = make("duplicates", 14, 13000, 3, 5)
+    rows[::7] += np.float32(0.5)
+    held = device.rows(rows, least_coded=10**6)
+    for k in (3, 4090, 13000):
+        found = device.search(queries, [held], k)
+        assert_same(found[:2], oracle.search(queries, rows, k), k)
+        assert found[3]["compared"] == 3 * 13000
+
+
 def test_rows_of_more_dimensions_than_codes_hold(device):
     queries, rows = make("gaussian", 9, 130, 1, 2**16 + 1)
     found = device.search(queries, [device.rows(rows)], 3, first_phase=128)
