@@ -117,6 +117,16 @@ py::dict as_dict(const device::DeviceStats& stats) {
   return result;
 }
 
+class Results {
+ public:
+  Results(std::size_t bytes, int device, std::uintptr_t stream)
+      : memory_({device, device::StreamHandle{stream}}, bytes) {}
+  std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(memory_.of<void>()); }
+
+ private:
+  device::Memory memory_;
+};
+
 void take_queries(device::DeviceSearch& request, const View& queries) {
   require(queries.shape.size() == 2 && queries.extent(1) > 0, "queries must be (q, d), d >= 1");
   request.queries = queries.address;
@@ -218,6 +228,17 @@ void register_device_search(py::module_& module) {
       .def("__len__", &device::DeviceRows::n)
       .def_property_readonly("nbytes", &device::DeviceRows::bytes)
       .def_property_readonly("device", &device::DeviceRows::device);
+  py::class_<Results>(module, "Memory", "Memory of a device for results, given back on its stream.")
+      .def(py::init<std::size_t, int, std::uintptr_t>(), "bytes"_a, "device"_a, "stream"_a)
+      .def_property_readonly("address", &Results::address);
+  module.def(
+      "wait_for",
+      [](std::uintptr_t stream, std::uintptr_t other, int device) {
+        const device::OnDevice here(device);
+        device::wait_for({stream}, {other});
+      },
+      "stream"_a, "other"_a, "device"_a, py::call_guard<py::gil_scoped_release>(),
+      "Makes what a stream does from here on wait for what another has been asked up to now.");
   module.def("search", &search_python, "queries"_a, "segments"_a, "k"_a, "metric"_a,
              "excluded"_a = py::none(), "version"_a = 0, py::kw_only(), "values"_a, "ids"_a,
              "positions"_a = py::none(), "device"_a = 0, "stream"_a = 0, "workspace_bytes"_a = 0,

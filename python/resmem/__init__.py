@@ -9,7 +9,7 @@ residuals and corrects its predictions with those of the nearest training exampl
 
 from resmem import plot
 from resmem._aggregate import aggregate
-from resmem._base.errors import FileFormatError, NotFittedError, ResmemWarning
+from resmem._base.errors import DeviceError, FileFormatError, NotFittedError, ResmemWarning
 from resmem._base.versions import show_versions
 from resmem._core import __version__
 from resmem._evaluation.evaluate import Evaluation
@@ -22,6 +22,7 @@ from resmem._state.settings import Settings
 from resmem._tuning.result import TuneResult
 
 __all__ = [
+    "DeviceError",
     "Evaluation",
     "Explanation",
     "FileFormatError",

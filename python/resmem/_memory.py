@@ -404,15 +404,43 @@ class Memory:
         k: int | None = None,
         exclude_ids: Any = None,
         threads: int | None = None,
-    ) -> tuple[F64, I64]:
+        stream: Any = None,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
         """Return the exact Euclidean neighbours of queries (q, d): distances and ids, (q, k) each.
 
         Distances are those between the keys that ``preprocess`` makes. Neighbours are ordered by
         distance, and by id where distances are equal; padding is distance inf and id -1. ``k``
         defaults to the memory's. Rows of a query's ``exclude_ids``, (q,) or (q, m), are not
         returned; -1 excludes none.
+
+        A memory on a device (``to``) also takes embeddings that lie there, with keys that need no
+        preprocessing, and then returns arrays there; ``stream`` and ``out`` are as for
+        ``resmem.search``.
         """
-        return self._state.view.kneighbors(embeddings, k, exclude_ids, threads)
+        return self._state.view.kneighbors(embeddings, k, exclude_ids, threads, stream, out)
+
+    def to(self, device: str) -> Memory:
+        """Search on this device from now on, and return self: "cpu", "cuda" or "cuda:0".
+
+        The keys, and codes of one byte for each of their numbers, are brought there at once, and
+        what ``add`` and ``remove`` change with the next search; they also stay in host memory.
+        Results have the bits of the CPU. ``correct`` and its like find their neighbours there, and
+        sum residuals on the CPU. Files and copies do not record the device.
+
+        Raises
+        ------
+        DeviceError
+            The device, its driver or the extension is missing, or it has too little memory.
+        """
+        self._state.move(device)
+        return self
+
+    @property
+    def device(self) -> str:
+        """Where neighbours are searched: "cpu", or a device such as "cuda:0"."""
+        resident = self._state.view.resident
+        return "cpu" if resident is None else str(resident.device)
 
     @float_state()
     def prepare(self, threads: int | None = None) -> Memory:

@@ -13,6 +13,19 @@ from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Keys, all_finite, float_state
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution, execution_of
+from resmem._devices import engine
+from resmem._devices.arrays import is_on_device, read
+from resmem._devices.choice import choose
+from resmem._devices.engine import (
+    ON_CPU,
+    Call,
+    Placed,
+    checked_workspace,
+    excluded_ids_there,
+    rows_for,
+)
+from resmem._devices.results import results_for, written_to
+from resmem._devices.streams import stream_of
 from resmem._indexes.policy import Planner, worth_at_once
 from resmem._keys.rounding import (
     KeyPrecision,
@@ -24,6 +37,7 @@ from resmem._keys.rounding import (
 )
 from resmem._rows import plausible
 
+_HALF = ("float16", "bfloat16")  # types of rows that are narrower than their queries
 CompareAs: TypeAlias = Literal["auto", "float32", "float64"]
 
 
@@ -36,7 +50,11 @@ def search(
     exclude_ids: Any = None,
     threads: int | None = None,
     key_dtype: CompareAs = "auto",
-) -> tuple[F64, I64]:
+    device: str = "auto",
+    stream: Any = None,
+    out: Any = None,
+    workspace_bytes: int | None = None,
+) -> tuple[Any, Any]:
     """Return the exact ``k`` nearest rows of every query.
 
     Neighbours are those that float64 arithmetic gives, ordered by distance (for the Euclidean
@@ -69,16 +87,41 @@ def search(
         only); else float64. A query that float32 would move too far is compared in float64,
         whatever the other queries are. "float32" and "float64" check nothing: "float32" rounds all
         numbers without a warning.
+    device : {"auto", "cpu", "cuda", "cuda:0", ..}
+        What searches: the CPU, or a CUDA device, with the same bits. "auto", the default: the
+        device that the arrays lie on, so the CPU for arrays in host memory. "cuda": that device, or
+        else the first one.
+    stream : int or object, optional
+        The stream of CUDA in whose order a device works: its address, or a stream of PyTorch, CuPy
+        or Numba. Default: the current stream of the library of the first array on the device, or
+        else the legacy default stream.
+    out : (array, array), optional
+        Where distances and ids are written: C-contiguous, (q, k), of float64 and int64, NumPy
+        arrays or, as the queries, on the device.
+    workspace_bytes : int, optional
+        About how much memory of the device a search may take for a while. Default: an eighth of
+        what is free, at most 1 GiB.
 
     Returns
     -------
     distances : float64 array (q, k)
     ids : int64 array (q, k)
+        NumPy arrays, or ``out``. Where the queries lie on a device, arrays of their library there.
+
+    Notes
+    -----
+    Arrays on a device are read where they lie: through DLPack or ``__cuda_array_interface__``,
+    C-contiguous, float32 or float64 and, the rows, float16 or bfloat16. They are compared as they
+    are, so float64 arrays in float64 ("cosine": float32 alone), and their values are not checked:
+    rows and queries with NaN or infinity have no neighbours. If queries, rows and results lie on
+    the device, the call returns before its stream gets there.
 
     Raises
     ------
     ValueError, TypeError
         Wrong shapes or dtypes; NaN or infinity, naming the first such row.
+    DeviceError
+        The device, its driver or the extension is missing, or fails.
 
     Warns
     -----
@@ -89,13 +132,30 @@ def search(
     _one_of(key_dtype, "key_dtype", get_args(CompareAs))
     plausible.check_names(queries, "queries", plausible.column_names(rows), "rows", "rows.columns")
     k = checks.count(k, "k")
-    execution = execution_of(threads)
+    arrays = {"queries": queries, "rows": rows, "exclude_ids": exclude_ids}
+    chosen = choose(device, arrays)
+    call = Call(
+        chosen, stream_of(stream, arrays.values(), chosen), checked_workspace(workspace_bytes)
+    )
+    if any(is_on_device(array) for array in arrays.values()):
+        return _DeviceArrays(call, k, metric, key_dtype).search(queries, rows, exclude_ids, out)
+    found = _search_host(
+        queries, rows, k, metric, exclude_ids, key_dtype, execution_of(threads), call
+    )
+    return found if out is None else written_to(out, *found)
+
+
+def _search_host(
+    queries: Any, rows: Any, k: int, metric: Metric, exclude_ids: Any, key_dtype: CompareAs,
+    execution: Execution, call: Call,
+) -> tuple[F64, I64]:  # fmt: skip
+    """Search arrays in host memory; see ``search``."""
     given_rows = convert.real(rows, "rows", "(n, d)")
     given_queries = convert.real(queries, "queries", "(n, d)")
     convert.check_embedding_layout(given_rows, "rows")
     convert.check_embedding_layout(given_queries, "queries", given_rows.shape[1])
     excluded = convert.excluded_ids(exclude_ids, len(given_queries))
-    search = _TypedSearch(given_rows, k, metric, execution, key_dtype)
+    search = _TypedSearch(given_rows, k, metric, execution, key_dtype, call)
     far = search.needs_float64(given_queries)
     if not far.any():
         return search.in_float32(given_queries, excluded)
@@ -110,6 +170,65 @@ def search(
     return distances, ids
 
 
+class _DeviceArrays:
+    """Searches arrays of which some lie on a device, with those in host memory brought there."""
+
+    def __init__(self, call: Call, k: int, metric: Metric, key_dtype: CompareAs) -> None:
+        self._call, self._k, self._metric, self._key_dtype = call, k, metric, key_dtype
+
+    def search(self, queries: Any, rows: Any, exclude_ids: Any, out: Any) -> tuple[Any, Any]:
+        """Return distances and ids; see ``search``."""
+        dtypes = self._dtypes(queries, rows)
+        there = (
+            self._placed(rows, "rows", (*dtypes, *_HALF)),
+            self._placed(queries, "queries", dtypes),
+        )
+        for array, name in zip(there, ("rows", "queries"), strict=True):
+            convert.check_dimensions(array.shape, name, "(n, d)")
+            convert.check_columns(array.shape, name, there[0].shape[1])
+        q = there[1].shape[0]
+        excluded = excluded_ids_there(exclude_ids, q, self._call)
+        results = results_for(
+            queries, (q, self._k), out, self._call.device, self._call.stream, self._call.maker()
+        )
+        held = rows_for(self._call, there[0], self._metric, q)
+        engine.search(
+            self._call, there[1], [(held, there[0].shape[0])], self._k, self._metric, excluded,
+            results[0].target, results[1].target,
+        )  # fmt: skip
+        return results[0].given, results[1].given
+
+    def _dtypes(self, queries: Any, rows: Any) -> tuple[str, ...]:
+        """Return the type in which arrays are compared: that of an array on the device."""
+        first = next(
+            array for array in (queries, rows, None) if array is None or is_on_device(array)
+        )
+        wide = first is not None and "float64" in str(getattr(first, "dtype", ""))
+        wide = wide or (first is None and self._key_dtype == "float64")
+        dtype = "float64" if wide else "float32"
+        if self._key_dtype not in ("auto", dtype):
+            raise ValueError(
+                f"key_dtype must be 'auto' or {dtype!r}, the type of arrays on the device, "
+                f"got {self._key_dtype!r}"
+            )
+        if wide and self._metric == "cosine":
+            raise TypeError(
+                "metric 'cosine' takes float32 arrays on a device, got float64; "
+                "use device='cpu' with arrays in host memory"
+            )
+        return (dtype,)
+
+    def _placed(self, value: Any, name: str, dtypes: tuple[str, ...]) -> Placed:
+        """Return an array where it lies, checked and of one of these types."""
+        if is_on_device(value):
+            array = read(value, name, self._call.device, self._call.stream, dtypes)
+            self._call.wait_for(array)
+            return array
+        if dtypes[0] == "float64":
+            return convert.wide_vectors(value, name)[0]
+        return convert.vectors(value, name)[0]
+
+
 class _TypedSearch:
     """Compares rows with queries, each query in the type that it needs, whatever the others are."""
 
@@ -120,8 +239,10 @@ class _TypedSearch:
         metric: Metric,
         execution: Execution,
         key_dtype: CompareAs = "auto",
+        call: Call = ON_CPU,
     ) -> None:
         self._rows, self._k, self._metric, self._execution = rows, k, metric, execution
+        self._call = call
         self._kept = None if key_dtype == "auto" else KeyPrecision(key_dtype)
 
     @property
@@ -162,6 +283,8 @@ class _TypedSearch:
             rows, queries = rows - offset, queries - offset
         stored, rows_max = convert.vectors(rows, "rows", execution=self._execution)
         checked, queries_max = convert.vectors(queries, "queries", execution=self._execution)
+        if self._call.device.kind != "cpu":
+            return self._found_there(checked, stored, excluded)
         segment = _core.Segment(stored, largest=rows_max)
         if worth_at_once(len(checked), stored.shape[1], self._metric):
             planner, plan = Planner(most_trials=1), (len(checked), self._k, self._execution)
@@ -178,8 +301,21 @@ class _TypedSearch:
             queries_max, rows_max = 1.0, 1.0
         else:
             convert.refuse_tiny(rows_max, "rows")
+        if self._call.device.kind != "cpu":
+            return self._found_there(checked, rows, excluded)
         segment = _core.Segment(rows, largest=rows_max)
         return self._found(checked, queries_max, segment, excluded)
+
+    def _found_there(self, queries: Keys, rows: Keys, excluded: I64 | None) -> tuple[F64, I64]:
+        """Search on the device; the arrays are in host memory."""
+        shape = (len(queries), self._k)
+        distances, ids = np.empty(shape), np.empty(shape, dtype=np.int64)
+        held = rows_for(self._call, rows, self._metric, len(queries))
+        engine.search(
+            self._call, queries, [(held, len(rows))], self._k, self._metric, excluded, distances,
+            ids,
+        )  # fmt: skip
+        return distances, ids
 
     def _found(
         self, queries: Keys, largest: float, segment: _core.Segment, excluded: I64 | None

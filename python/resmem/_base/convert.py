@@ -6,6 +6,7 @@ array during a call: `arrays.py` says what must hold then.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,12 @@ def check_layout(rows: Any, name: str, shape: str) -> None:
         raise TypeError(
             f"{name} must hold real numbers, got dtype {rows.dtype}{_to_numbers(rows.dtype, name)}"
         )
-    dimensions, got = shape.count(",") + (0 if shape.endswith(",)") else 1), tuple(rows.shape)
+    check_dimensions(rows.shape, name, shape)
+
+
+def check_dimensions(given: Sequence[int], name: str, shape: str) -> None:
+    """Refuse an array of other dimensions than ``shape`` lists."""
+    dimensions, got = shape.count(",") + (0 if shape.endswith(",)") else 1), tuple(given)
     if len(got) != dimensions:
         hint = ""
         if dimensions == 2 and got == (0,):
@@ -75,10 +81,15 @@ def check_embedding_layout(
 ) -> None:
     """Refuse rows that cannot be embeddings, or have not ``d`` columns where it is given."""
     check_layout(rows, name, shape)
-    if rows.shape[1] == 0:
-        raise ValueError(f"{name} must have at least one column, got shape {tuple(rows.shape)}")
-    if d is not None and rows.shape[1] != d:
-        raise ValueError(f"{name} must have {d} columns like the stored rows, got {rows.shape[1]}")
+    check_columns(rows.shape, name, d)
+
+
+def check_columns(shape: Sequence[int], name: str, d: int | None = None) -> None:
+    """Refuse embeddings (n, columns) without a column, or without ``d`` where it is given."""
+    if shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column, got shape {tuple(shape)}")
+    if d is not None and shape[1] != d:
+        raise ValueError(f"{name} must have {d} columns like the stored rows, got {shape[1]}")
 
 
 def float32(value: Any, name: str, shape: str) -> F32:

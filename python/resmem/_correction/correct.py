@@ -16,6 +16,7 @@ from resmem._base.execution import Execution, execution_of
 from resmem._correction.simplex import SimplexMap
 from resmem._rows import plausible
 from resmem._rows.ingest import warn_of_rounding
+from resmem._rows.resident import Residency
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 
@@ -31,9 +32,12 @@ class NeighbourSearch:
     excluded: I64 | None
     execution: Execution
     prepare: bool = True  # whether an index may be built that makes later searches faster
+    resident: Residency | None = None  # where the rows are searched; None: on the CPU
 
     def neighbours(self) -> tuple[F64, I64, I64]:
         """Return Euclidean distances, ids and positions of the neighbours, (q, k) each."""
+        if self.resident is not None:
+            return self.resident.neighbours(self.rows, self.queries, self.k, self.excluded)
         distances, ids, positions, _ = _core.search(
             self.queries, self.largest, self._segments(), self.k, "euclidean", self.excluded,
             self.rows.version, execution=self.execution,
@@ -45,6 +49,11 @@ class NeighbourSearch:
 
         ``residuals`` is what ``Corrector.residuals`` returns.
         """
+        if self.resident is not None:
+            distances, _, positions = self.neighbours()
+            return _core.aggregate(
+                distances=distances, positions=positions, execution=self.execution, **residuals
+            )
         return _core.correct(
             self.queries, self.largest, self._segments(), self.k, exclude=self.excluded,
             version=self.rows.version, execution=self.execution, **residuals,
@@ -57,8 +66,9 @@ class NeighbourSearch:
 
 
 def kneighbors(
-    rows: Snapshot, embeddings: Any, k: int, exclude_ids: Any, threads: int | None, prepare: bool
-) -> tuple[F64, I64]:
+    rows: Snapshot, embeddings: Any, k: int, exclude_ids: Any, threads: int | None, prepare: bool,
+    resident: Residency | None = None,
+) -> tuple[F64, I64]:  # fmt: skip
     """Return distances and ids of the neighbours, (q, k) each; see ``Memory.kneighbors``."""
     execution = execution_of(threads)
     plausible.check_names(embeddings, "embeddings", rows.embedding_names)
@@ -68,7 +78,7 @@ def kneighbors(
     part = read_block(source, slice(0, source.shape[0]), "embeddings")
     queries, largest = rows.keys(part, execution)
     excluded = convert.excluded_ids(exclude_ids, len(queries))
-    search = NeighbourSearch(rows, queries, largest, k, excluded, execution, prepare)
+    search = NeighbourSearch(rows, queries, largest, k, excluded, execution, prepare, resident)
     distances, ids, _ = search.neighbours()
     return distances, ids
 
@@ -80,7 +90,7 @@ class SearchedQueries:
 
     def __init__(
         self, rows: Snapshot, k: int, embeddings: Any, exclude_ids: Any, execution: Execution,
-        prepare: bool,
+        prepare: bool, resident: Residency | None = None,
     ) -> None:  # fmt: skip
         plausible.check_names(embeddings, "embeddings", rows.embedding_names)
         # Shapes and dtypes are checked here, even if there are no rows; values are checked when
@@ -89,6 +99,7 @@ class SearchedQueries:
         convert.check_embedding_layout(self._source, "embeddings", rows.d, "(q, d)")
         warn_of_rounding(self._source, rows)
         self._rows, self.k, self._execution, self._prepare = rows, k, execution, prepare
+        self._resident = resident
         self._excluded = convert.excluded_ids(exclude_ids, len(self))
 
     def __len__(self) -> int:
@@ -115,8 +126,9 @@ class SearchedQueries:
         assert queries is not None
         excluded = None if self._excluded is None else self._excluded[block]
         return NeighbourSearch(
-            self._rows, queries, largest, self.k, excluded, self._execution, self._prepare
-        )
+            self._rows, queries, largest, self.k, excluded, self._execution, self._prepare,
+            self._resident,
+        )  # fmt: skip
 
     def forget(self, block: slice) -> None:
         release_pages(self._source, block)
@@ -168,6 +180,7 @@ class Corrector:
     strength: float
     map: SimplexMap
     auto_prepare: bool = True  # whether searches may build indexes that make them faster
+    resident: Residency | None = None  # where the rows are searched; None: on the CPU
 
     def predict(
         self, embeddings: Any, outputs: Any, exclude_ids: Any, threads: int | None
@@ -194,7 +207,9 @@ class Corrector:
         self, k: int, embeddings: Any, exclude_ids: Any, execution: Execution
     ) -> SearchedQueries:
         """Return queries that are searched for with this ``k``."""
-        return SearchedQueries(self.rows, k, embeddings, exclude_ids, execution, self.auto_prepare)
+        return SearchedQueries(
+            self.rows, k, embeddings, exclude_ids, execution, self.auto_prepare, self.resident
+        )
 
     def correct(
         self,

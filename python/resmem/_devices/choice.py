@@ -33,7 +33,7 @@ def choose(device: Any, arrays: Mapping[str, Any]) -> Device:
     ----------
     device : {"cpu", "cuda", "cuda:0", ..., "auto", "cuda:emulated"}
         "cuda" is the device that arrays lie on, or else the first one. "auto" is the same, or the
-        CPU if no array lies on a device and none can work. "cuda:emulated" is for tests.
+        CPU if no array lies on a device. "cuda:emulated" is for tests.
     arrays : mapping of str to array
         The arguments of the call by name, of any kind.
 
@@ -47,7 +47,7 @@ def choose(device: Any, arrays: Mapping[str, Any]) -> Device:
     kind, ordinal = _parsed(device)
     lying = [value for value in arrays.values() if is_on_device(value)]
     if kind == "auto":
-        chosen = _usable("cuda", ordinal, lying, device) if lying else _first_usable()
+        chosen = _usable("cuda", ordinal, lying, device) if lying else CPU
     else:
         chosen = CPU if kind == "cpu" else _usable(kind, ordinal, lying, device)
     check_places(arrays, chosen)
@@ -64,13 +64,6 @@ def _parsed(device: Any) -> tuple[Any, int | None]:
         raise ValueError(f"device must be {_NAMES}, got {device!r}")
     kind = found[1] or {"cuda": "cuda", "cuda:emulated": "emulated"}[found[2]]
     return kind, None if found[3] is None else int(found[3])
-
-
-def _first_usable() -> Device:
-    try:
-        return _usable("cuda", None, [], "auto")
-    except DeviceError:
-        return CPU
 
 
 def _usable(kind: Kind, ordinal: int | None, lying: list[Any], asked: str) -> Device:

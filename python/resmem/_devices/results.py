@@ -10,9 +10,10 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from resmem._base.arrays import F64, I64
 from resmem._devices.arrays import DeviceArray, is_on_device, view
 from resmem._devices.buffer import DeviceBuffer
-from resmem._devices.device import Device
+from resmem._devices.device import CPU, Device
 from resmem._devices.libraries import Library, library_of
 
 _DTYPES = ("float64", "int64")  # of distances and ids
@@ -67,6 +68,15 @@ def results_for(
         return Result(new[0], new[0]), Result(new[1], new[1])
     made = [_made(library_of(queries), shape, dtype, device, stream, maker) for dtype in _DTYPES]
     return made[0], made[1]
+
+
+def written_to(out: Any, distances: F64, ids: I64) -> tuple[Any, Any]:
+    """Copy results in host memory to the arrays of ``out``, which are checked and returned."""
+    results = _given(out, (len(ids), ids.shape[1]), CPU, 0, None)
+    for result, found in zip(results, (distances, ids), strict=True):
+        assert isinstance(result.target, np.ndarray)
+        result.target[...] = found
+    return results[0].given, results[1].given
 
 
 def _made(

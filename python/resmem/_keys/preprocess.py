@@ -140,6 +140,13 @@ class FittedPreprocess:
         """Whether keys are the embeddings, apart from rounding."""
         return self.method.kind == "none" and "offset" not in self.arrays
 
+    @property
+    def described(self) -> str:
+        """What is done to embeddings, in words for messages."""
+        if self.method.kind == "none" and not self.plain:
+            return "an offset is subtracted"
+        return f"preprocess={self.method.name!r}"
+
     def unshifted(self, keys: Keys) -> Keys:
         """Return the embeddings of keys that differ from them by an offset at most."""
         if "offset" not in self.arrays:

@@ -23,9 +23,11 @@ from resmem._base.errors import warn
 from resmem._base.platform import after_fork_in_child, room_for
 from resmem._correction.correct import Corrector
 from resmem._correction.simplex import map_named
+from resmem._devices.choice import choose
 from resmem._files import persist
 from resmem._files.atomic import sole_writer
 from resmem._rows.ingest import Incoming
+from resmem._rows.resident import Residency
 from resmem._rows.segment import merge
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
@@ -166,7 +168,16 @@ class State:
         checked_settings(settings)
         with self._change():
             made = vars(self.view.with_settings(settings))
-            self.publish(**{name: made[name] for name in made if name != "auto_prepare"})
+            kept = ("auto_prepare", "resident")
+            self.publish(**{name: made[name] for name in made if name not in kept})
+
+    def move(self, device: Any) -> None:
+        """See ``Memory.to``."""
+        chosen = choose(device, {})
+        resident = None if chosen.kind == "cpu" else Residency(chosen)
+        if resident is not None and self.view.rows is not None:
+            resident.bring(self.view.rows)  # so that a lack of memory is told here
+        self.publish(resident=resident)
 
     @float_state()
     def set_sigma(self, value: Any) -> None:

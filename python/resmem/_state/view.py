@@ -10,19 +10,25 @@ import numpy as np
 
 import resmem._core as _core
 from resmem._base import checks
-from resmem._base.arrays import F64, I64, Keys, float_state
+from resmem._base.arrays import I64, Keys, float_state
 from resmem._base.blocks import blocks
 from resmem._base.errors import NotFittedError, warn
 from resmem._base.execution import DEFAULT
 from resmem._correction import length_scale
 from resmem._correction.correct import Corrector, kneighbors
 from resmem._correction.simplex import SimplexMap, map_named
+from resmem._devices.arrays import is_on_device
+from resmem._devices.device import CPU
+from resmem._devices.places import check_places
+from resmem._devices.results import written_to
+from resmem._devices.streams import stream_of
 from resmem._files import persist
 from resmem._keys.preprocess import NO_PREPROCESS, FittedPreprocess
 from resmem._keys.rounding import ALLOWED_FRACTION, Neighbourhood, sample_positions
 from resmem._keys.stored import KEY_DTYPES, KeyDtype, narrow_keys, widen_keys
 from resmem._rows.growth import UNKNOWN, Basis
 from resmem._rows.ingest import exact_keys
+from resmem._rows.resident import Residency
 from resmem._rows.segment import Segment, merge
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
@@ -49,6 +55,7 @@ class MemoryView:
     auto_prepare: bool = True
     rows: Snapshot | None = None
     file: persist.FileState | None = None  # where the rows were last saved to or loaded from
+    resident: Residency | None = None  # on which device the rows are searched; None: on the CPU
 
     @property
     def fitted_rows(self) -> Snapshot:
@@ -82,6 +89,7 @@ class MemoryView:
             self.strength,
             self.map,
             self.auto_prepare,
+            self.resident,
         )
 
     def with_measured_sigma(self) -> MemoryView:
@@ -229,12 +237,21 @@ class MemoryView:
 
     @float_state()
     def kneighbors(
-        self, embeddings: Any, k: int | None, exclude_ids: Any, threads: int | None
-    ) -> tuple[F64, I64]:
+        self, embeddings: Any, k: int | None, exclude_ids: Any, threads: int | None, stream: Any,
+        out: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
         """See ``Memory.kneighbors``."""
         k = self.k if k is None else checks.count(k, "k")
-        prepare = self.auto_prepare
-        return kneighbors(self.fitted_rows, embeddings, k, exclude_ids, threads, prepare)
+        rows, device = self.fitted_rows, CPU if self.resident is None else self.resident.device
+        arrays = {"embeddings": embeddings, "exclude_ids": exclude_ids}
+        check_places(arrays, device, in_memory=True)
+        address = stream_of(stream, arrays.values(), device)
+        if self.resident is not None and any(is_on_device(array) for array in arrays.values()):
+            return self.resident.kneighbors(rows, embeddings, k, exclude_ids, address, out)
+        found = kneighbors(
+            rows, embeddings, k, exclude_ids, threads, self.auto_prepare, self.resident
+        )
+        return found if out is None else written_to(out, *found)
 
     def settings(self) -> dict[str, Any]:
         """Return what files and ``Memory.info`` record of this view, by name."""

@@ -113,7 +113,9 @@ class MemoryRows:
         own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
         largest = max(segment.keys_max for segment, _ in chosen)
         keys = self._keys(block)
-        search = NeighbourSearch(rows, keys, largest, self._k, own, self._execution, prepare)
+        search = NeighbourSearch(
+            rows, keys, largest, self._k, own, self._execution, prepare, self._corrector.resident
+        )
         distances, _, positions = search.neighbours()
         return distances, positions
 

@@ -1,0 +1,140 @@
+"""The search on a device: who calls the extension, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+
+from resmem._base.arrays import I64, Keys
+from resmem._base.checks import count, same_length
+from resmem._base.convert import excluded_ids
+from resmem._base.errors import DeviceError
+from resmem._base.platform import after_fork_in_child
+from resmem._devices.arrays import DeviceArray, is_on_device, read
+from resmem._devices.device import CPU, Device
+from resmem._devices.results import Maker
+
+Placed: TypeAlias = "DeviceArray | npt.NDArray[Any]"
+
+_FEW_QUERIES = 16  # for fewer, coding the rows would take longer than comparing them
+_ALWAYS_CODED, _NEVER_CODED = 1024, 2**62  # least rows that are coded
+
+
+@dataclass(frozen=True)
+class Call:
+    """A device, and how one search on it is carried out."""
+
+    device: Device
+    stream: int = 0  # the address of CUDA's stream; 0: the legacy default stream
+    workspace_bytes: int = 0  # 0: an eighth of the free memory, at most 1 GiB
+
+    def maker(self) -> Maker:
+        """Return what makes results on the device."""
+        device, stream = self.device, self.stream
+
+        def allocate(size: int) -> tuple[int, Any]:
+            memory = device.extension.Memory(size, device.ordinal, stream)
+            return memory.address, memory
+
+        def wait_for(taker: int, other: int) -> None:
+            device.extension.wait_for(taker, other, device.ordinal)
+
+        return Maker(allocate, wait_for)
+
+    def wait_for(self, array: Placed) -> None:
+        """Let the call's stream wait until an array is complete."""
+        other = array.stream if isinstance(array, DeviceArray) else None
+        if other is not None and other != self.stream:
+            self.device.extension.wait_for(self.stream, other, self.device.ordinal)
+
+
+ON_CPU = Call(CPU)
+
+
+def checked_workspace(value: Any) -> int:
+    """Return ``workspace_bytes`` of a public call; 0 for None."""
+    return 0 if value is None else count(value, "workspace_bytes")
+
+
+def excluded_ids_there(value: Any, q: int, call: Call) -> I64 | DeviceArray | None:
+    """Return ids (q, m) that queries must not find, where they lie."""
+    if value is None or not is_on_device(value):
+        return excluded_ids(value, q)
+    array = read(value, "exclude_ids", call.device, call.stream, ("int64",))
+    call.wait_for(array)
+    if len(array.shape) not in (1, 2):
+        raise ValueError(f"exclude_ids must have shape (q,) or (q, m), got {array.shape}")
+    same_length("exclude_ids", array.shape[0], "queries", q)
+    return replace(array, shape=(q, 1)) if len(array.shape) == 1 else array
+
+
+def rows_for(call: Call, keys: Placed, metric: str, queries: int) -> Any:
+    """Return rows (n, d), of float32, float16, bfloat16 or float64, for searches of one stream.
+
+    Where there are at least so many ``queries`` that this pays, the rows are coded.
+    """
+    _refuse_child()
+    least = _NEVER_CODED if queries <= _FEW_QUERIES else _ALWAYS_CODED
+    device = call.device
+    dtype = str(keys.dtype)
+    rows = device.extension.Rows(
+        device.ordinal, dtype, keys.shape[1], metric, call.stream, least_coded=least
+    )
+    rows.extend(keys)
+    return rows
+
+
+def kept_rows(device: Device, dtype: str, d: int, metric: str) -> Any:
+    """Return rows that stay on a device, of which there are none yet."""
+    _refuse_child()
+    return device.extension.Rows(device.ordinal, dtype, d, metric, None, least_coded=_ALWAYS_CODED)
+
+
+def search(
+    call: Call,
+    queries: Keys | DeviceArray,
+    segments: Sequence[tuple[Any, int]],
+    k: int,
+    metric: str,
+    excluded: I64 | DeviceArray | None,
+    values: Placed,
+    ids: Placed,
+    positions: I64 | None = None,
+    version: int = 0,
+) -> None:
+    """Fill values and ids, and positions if given, (q, k) each, of the nearest rows.
+
+    ``segments`` are pairs of rows on the device and how many of them count. If all arrays lie on
+    the device, the stream is only asked for it.
+    """
+    _refuse_child()
+    call.device.extension.search(
+        queries, segments, k, metric, excluded, version, values=values, ids=ids,
+        positions=positions, device=call.device.ordinal, stream=call.stream,
+        workspace_bytes=call.workspace_bytes,
+    )  # fmt: skip
+    _Process.used = True
+
+
+class _Process:
+    """Whether this process, or one that it was forked from, has used a device."""
+
+    used, parent_used = False, False
+
+
+def _after_fork() -> None:
+    _Process.parent_used = _Process.parent_used or _Process.used
+
+
+after_fork_in_child(_after_fork)
+
+
+def _refuse_child() -> None:
+    if _Process.parent_used:
+        raise DeviceError(
+            "a process that was forked after its parent had used a CUDA device cannot use one; "
+            "start processes with multiprocessing.get_context('spawn')"
+        )
