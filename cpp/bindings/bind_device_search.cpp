@@ -212,13 +212,16 @@ py::object search_python(const py::object& queries, const py::sequence& segments
 
 void register_device_search(py::module_& module) {
   using namespace py::literals;
-  py::class_<device::ForcedSearch>(module, "ForcedSearch", "What tests force of a search.")
+  // Two modules may have these classes in one process.
+  py::class_<device::ForcedSearch>(module, "ForcedSearch", py::module_local(),
+                                   "What tests force of a search.")
       .def(py::init([](std::size_t first_phase, std::size_t capacity, std::size_t queries) {
              return device::ForcedSearch{first_phase, capacity, queries};
            }),
            "first_phase"_a = 0, "capacity"_a = 0, "queries"_a = 0,
            "Rows, hits and queries; 0 leaves a number to the search.");
-  py::class_<device::DeviceRows>(module, "Rows", "The rows of a segment on a device.")
+  py::class_<device::DeviceRows>(module, "Rows", py::module_local(),
+                                 "The rows of a segment on a device.")
       .def(py::init(&rows_from), "device"_a, "dtype"_a, "d"_a, "metric"_a, "stream"_a = py::none(),
            "least_coded"_a = 1024)
       .def("extend", &extend_python, "keys"_a, py::arg("ids").noconvert() = py::none(),

@@ -69,12 +69,14 @@ class Memory {
     return left;
   }
   static bool fails_now() {
-    if (faults().failing_allocations == 0) return false;
-    unsigned& counted = faults().succeeding_allocations > 0 ? faults().succeeding_allocations
-                                                            : faults().failing_allocations;
-    const bool fails = &counted == &faults().failing_allocations;
-    --counted;
-    return fails;
+    Faults& now = faults();
+    if (now.failing_allocations == 0) return false;
+    if (now.succeeding_allocations > 0) {
+      --now.succeeding_allocations;
+      return false;
+    }
+    --now.failing_allocations;
+    return true;
   }
 
   mutable std::mutex mutex_;
