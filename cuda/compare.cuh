@@ -88,7 +88,7 @@ RESMEM_DEVICE std::uint32_t compare_share(const CompareArgs<T, Q>& args, const S
 }
 
 template <class T, class Q>
-RESMEM_KERNEL void RESMEM_BOUNDS(kCompareThreads, 4) compare_rows(const CompareArgs<T, Q> args) {
+RESMEM_KERNEL void RESMEM_BOUNDS(kCompareThreads, 3) compare_rows(const CompareArgs<T, Q> args) {
   auto& noted = *simt::shared_memory<std::uint32_t>();
   const unsigned list = simt::block_x(), place = list / args.shares;
   if (!is_compared(args, place)) return;

@@ -36,9 +36,10 @@ if(NOT CMAKE_CUDA_COMPILER OR CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.0)
   set(cuda off)
 endif()
 
-# Code for an architecture runs on the later ones of its major number, and PTX on all later ones.
+# Code for an architecture runs on the later ones of its major number. PTX, of 8.0, is compiled by the
+# driver for all others.
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
-  set(architectures 80-real 90)
+  set(architectures 80 90-real)
 else()
-  set(architectures 80-real 90-real 100-real 120)
+  set(architectures 80 90-real 100-real 120-real)
 endif()

@@ -1,4 +1,4 @@
-"""``search`` and ``Memory`` on the emulated device: the bits of the CPU, and words for what fails."""
+"""`search` and `Memory` on the emulated device: the bits of the CPU, and words for failures."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_excluded_ids_may_lie_on_the_device(emulated, searches):
         wanted = resmem.search(queries, rows, 3, exclude_ids=excluded)
         (held,) = there(emulated, excluded)
         assert_same(resmem.search(queries, rows, 3, exclude_ids=held, device=DEVICE), wanted)
-    with pytest.raises(ValueError, match="exclude_ids has 4 rows, but queries has 5"):
+    with pytest.raises(ValueError, match=r"one row per row of queries \(5\), got 4"):
         resmem.search(queries, rows, 3, exclude_ids=there(emulated, np.arange(4))[0], device=DEVICE)
 
 

@@ -73,11 +73,12 @@ void translate(std::exception_ptr thrown) {
 
 void register_device(py::module_& module) {
   using namespace py::literals;
-  const auto of_python = [](PyObject* type) { return py::reinterpret_borrow<py::object>(type); };
-  const py::object failed = exception_class(module, "DeviceError", of_python(PyExc_RuntimeError),
-                                            "A device did not do what it was asked.");
+  const py::object base = py::module_::import("resmem._base.errors").attr("DeviceError");
+  const py::object failed =
+      exception_class(module, "DeviceError", base, "A device did not do what it was asked.");
   const py::object out_of_memory = exception_class(
-      module, "OutOfDeviceMemory", py::make_tuple(failed, of_python(PyExc_MemoryError)),
+      module, "OutOfDeviceMemory",
+      py::make_tuple(failed, py::reinterpret_borrow<py::object>(PyExc_MemoryError)),
       "A device has too little free memory: `asked`, `free` and `total` are in bytes.");
   exceptions = {failed.inc_ref(), out_of_memory.inc_ref()};
   py::register_local_exception_translator(&translate);

@@ -231,7 +231,8 @@ void register_device_search(py::module_& module) {
       .def("__len__", &device::DeviceRows::n)
       .def_property_readonly("nbytes", &device::DeviceRows::bytes)
       .def_property_readonly("device", &device::DeviceRows::device);
-  py::class_<Results>(module, "Memory", "Memory of a device for results, given back on its stream.")
+  py::class_<Results>(module, "Memory", py::module_local(),
+                      "Memory of a device for results, given back on its stream.")
       .def(py::init<std::size_t, int, std::uintptr_t>(), "bytes"_a, "device"_a, "stream"_a)
       .def_property_readonly("address", &Results::address);
   module.def(

@@ -14,7 +14,7 @@ from resmem._base.arrays import F64, I64, Keys, all_finite, float_state
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution, execution_of
 from resmem._devices import engine
-from resmem._devices.arrays import is_on_device, read
+from resmem._devices.arrays import is_on_device, read, view
 from resmem._devices.choice import choose
 from resmem._devices.engine import (
     ON_CPU,
@@ -199,12 +199,12 @@ class _DeviceArrays:
         return results[0].given, results[1].given
 
     def _dtypes(self, queries: Any, rows: Any) -> tuple[str, ...]:
-        """Return the type in which arrays are compared: that of an array on the device."""
-        first = next(
-            array for array in (queries, rows, None) if array is None or is_on_device(array)
-        )
-        wide = first is not None and "float64" in str(getattr(first, "dtype", ""))
-        wide = wide or (first is None and self._key_dtype == "float64")
+        """Return the type in which arrays are compared: that of one on the device, if one is."""
+        wide = self._key_dtype == "float64"
+        for array, name in ((queries, "queries"), (rows, "rows")):
+            if is_on_device(array):
+                wide = view(array, name, self._call.device, self._call.stream).dtype == "float64"
+                break
         dtype = "float64" if wide else "float32"
         if self._key_dtype not in ("auto", dtype):
             raise ValueError(
