@@ -50,7 +50,6 @@ def test_the_cpu_needs_no_extension():
         ("cuda:01", {}, 1),
         ("cuda:1", {"queries": on(1), "rows": on(1, MANAGED)}, 1),
         ("cuda:0", {"queries": on(1, PINNED)}, 0),
-        ("auto", {}, 0),
         ("auto", {"rows": on(1)}, 1),
     ],
 )
@@ -75,11 +74,13 @@ def test_the_emulated_device_has_an_extension_of_its_own():
     [None, Extension(driver=0), Extension(driver=12080), Extension(capabilities=()), OLD],
     ids=["no extension", "no driver", "old driver", "no device", "old device"],
 )
-def test_auto_without_a_device_that_can_work_is_the_cpu(made):
+def test_auto_is_the_cpu_but_for_arrays_on_a_device(made):
     with extension(made):
         assert choose("auto", {"rows": ROWS}) == CPU
         with pytest.raises(DeviceError):
             choose("auto", {"rows": on(0)})
+    with extension(Extension()):
+        assert choose("auto", {"rows": ROWS}) == CPU
 
 
 def test_the_address_tells_the_device_of_the_older_interface():

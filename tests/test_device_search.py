@@ -90,10 +90,11 @@ def test_excluded_ids_may_lie_on_the_device(emulated, searches):
     queries, rows = make("gaussian", 4, 90, 5, 8)
     for excluded in (np.arange(5), np.arange(10).reshape(5, 2)):
         wanted = resmem.search(queries, rows, 3, exclude_ids=excluded)
-        (held,) = there(emulated, excluded)
-        assert_same(resmem.search(queries, rows, 3, exclude_ids=held, device=DEVICE), wanted)
+        held, placed = there(emulated, excluded, rows)
+        assert_same(resmem.search(queries, placed, 3, exclude_ids=held, device=DEVICE), wanted)
+    (short,) = there(emulated, np.arange(4))
     with pytest.raises(ValueError, match=r"one row per row of queries \(5\), got 4"):
-        resmem.search(queries, rows, 3, exclude_ids=there(emulated, np.arange(4))[0], device=DEVICE)
+        resmem.search(queries, placed, 3, exclude_ids=short, device=DEVICE)
 
 
 def test_results_are_written_where_out_says(emulated, searches):
@@ -144,6 +145,8 @@ def test_types_that_a_device_does_not_compare_are_refused(emulated, searches):
         resmem.search(narrow, rows, 2, device=DEVICE, key_dtype="float64")
     with pytest.raises(TypeError, match="metric 'cosine' takes float32 arrays on a device"):
         resmem.search(queries, wide, 2, "cosine", device=DEVICE)
+    with pytest.raises(TypeError, match="rows must have dtype float64, got float32"):
+        resmem.search(wide, narrow, 2, device=DEVICE)
     with pytest.raises(ValueError, match="queries must have 8 columns"):
         resmem.search(there(emulated, queries[:, :7])[0], rows, 2, device=DEVICE)
     with pytest.raises(ValueError, match="workspace_bytes must be"):

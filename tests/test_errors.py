@@ -18,8 +18,10 @@ import devices
 import resmem
 from resmem import _core
 from resmem._base.errors import DeviceError
-from resmem._devices import arrays, choice, places, results, streams
+from resmem._devices import arrays, choice, engine, places, results, streams
+from resmem._devices.array_search import ArraySearch
 from resmem._devices.device import CPU
+from resmem._rows.resident import Residency
 
 RNG = np.random.default_rng(3)
 N, D, C = 6, 3, 2
@@ -423,6 +425,40 @@ def buffer():
     return devices.buffer(np.zeros((2, 3)))
 
 
+def placed(*rows):
+    """Return arrays on a device, and what calls it."""
+    made = [devices.Exporter(row) for row in rows]
+    return engine.Call(devices.device(0, *rows)), *made
+
+
+def typed(queries, rows, metric="euclidean", key_dtype="auto"):
+    """Prepare a search of rows that lie on a device."""
+    call, there = placed(rows)
+    search = ArraySearch(call, 1, metric, key_dtype)
+    return search._placed(queries, "queries", (search._dtype(queries, there),))
+
+
+def excluding(ids):
+    call, there = placed(ids)
+    return engine.excluded_ids_there(there, N, call)
+
+
+def keys_there(embeddings, **settings):
+    """Make keys of embeddings for a memory with these settings that is on a device."""
+    rows = resmem.Memory(**settings).fit(Z, L, Y)._state.view.rows
+    call = engine.Call(devices.device(0, Z))
+    return Residency(call.device)._keys_there(rows, embeddings, call)
+
+
+def forked():
+    """Search in a process whose parent has used a device."""
+    engine._Process.parent_used = True
+    try:
+        engine.kept_rows(devices.device(), "float32", 3, "euclidean")
+    finally:
+        engine._Process.parent_used = False
+
+
 GIVEN = devices.Extension
 DEVICES = [
     (lambda: chosen("gpu"), ValueError, r"device must be 'cpu', 'cuda', 'auto' or, with a number, such as 'cuda:0', got 'gpu'"),
@@ -463,6 +499,12 @@ DEVICES = [
     (lambda: written(Z, np.empty((2, 6)).T, OUT[1]), ValueError, r"out\[0\] must be C-contiguous, got other strides; pass .*"),
     (lambda: written(Z, np.frombuffer(bytes(96)).reshape(6, 2), OUT[1]), ValueError, r"out\[0\] must be writeable, got a read-only array; pass .*"),
     (lambda: written(Z, OUT[0], OUT[0].view(np.int64)), ValueError, r"out\[1\] must share no memory with out\[0\], got some of its memory; pass numpy\.empty\(\(6, 2\), dtype='int64'\)"),
+    (lambda: typed(Z, Z, key_dtype="float64"), ValueError, r"key_dtype must be 'auto' or 'float32', the type of arrays on the device, got 'float64'"),
+    (lambda: typed(Z, Z.astype(float), "cosine"), TypeError, r"metric 'cosine' takes float32 arrays on a device, got float64; use device='cpu' with arrays in host memory"),
+    (lambda: typed(Z.astype(float), Z), TypeError, r"queries must have dtype float32, like the arrays on the device, got float64; pass numpy\.asarray\(queries, dtype='float32'\)"),
+    (lambda: excluding(np.zeros((N, 1, 1), np.int64)), ValueError, r"exclude_ids must have shape \(q,\) or \(q, m\), got \(\d+, 1, 1\)"),
+    (lambda: keys_there(devices.Exporter(Z), preprocess="unit"), TypeError, r"embeddings on a device are compared as they are, but this memory's keys are made of them on the CPU \(preprocess='unit'\); pass a copy of embeddings in host memory"),
+    (forked, DeviceError, r"a process that was forked after its parent had used a CUDA device cannot use one; start processes with multiprocessing\.get_context\('spawn'\)"),
     (lambda: buffer().__dlpack__(copy=True), BufferError, r"the array lies on cuda:0, and is not copied; take it without copy and dl_device"),
 ]  # fmt: skip
 

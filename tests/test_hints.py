@@ -24,7 +24,18 @@ from resmem._devices.device import CPU
 from resmem._devices.places import check_places
 from resmem._devices.streams import stream_of
 from resmem._files.container import layout
-from test_errors import GIVEN, ON_1, OUT, Sparse, Tensor, chosen, seen_on, written
+from test_errors import (
+    GIVEN,
+    ON_1,
+    OUT,
+    Sparse,
+    Tensor,
+    chosen,
+    keys_there,
+    seen_on,
+    typed,
+    written,
+)
 
 RNG = np.random.default_rng(11)
 N, D, C = 60, 3, 2
@@ -194,6 +205,9 @@ def device_cases(library):
     def into(out):
         return written(array(), out, array(OUT[1]))
 
+    def keys(embeddings):
+        return keys_there(embeddings, preprocess="center")
+
     return {
         "order": case(read, "queries", r"pass (.*)", queries=array(np.asfortranarray(Z))),
         "dtype": case(read, "queries", r"pass (.*)", queries=array(Z.astype(int))),
@@ -202,6 +216,7 @@ def device_cases(library):
         "host": case(search, "rows", r"' or (.*)", device="cpu", rows=array()),
         "memory": case(memorised, "embeddings", r"or pass (.*)", embeddings=array(ordinal=1)),
         "out": case(into, "out", r"pass (.*)", out=OUT[0]),
+        "keys": case(keys, "embeddings", r"pass (.*)", embeddings=array()),
     }
 
 
@@ -315,6 +330,8 @@ CASES = {
     "stream of the CPU": (lambda: stream_of(5, [Z], CPU), lambda m: (stream_of(None, [Z], CPU), stream_of(5, [Z], devices.device()))),
     "out on the host": (lambda: written(Z, OUT[0].T, OUT[1]), Follow(r"pass (.*)", lambda out: written(Z, out, OUT[1]))),
     "memory on another device": (lambda: check_places({"embeddings": ON_1}, CPU, in_memory=True), Follow(r"memory\.to\(('.*')\)", lambda name: check_places({"embeddings": ON_1}, chosen(name, TWO_DEVICES), in_memory=True))),
+    "float64 beside float32": (lambda: typed(Z.astype(float), Z), Follow(r"pass (.*)", lambda queries: typed(queries, Z), queries=Z.astype(float))),
+    "float64 cosine": (lambda: typed(Z, Z.astype(float), "cosine"), Follow(r"use device=('cpu')", lambda device: resmem.search(Z, Z.astype(float), 1, "cosine", device=device))),
     # estimates
     "no store fits": (lambda: resmem.Memory.estimate(10**6, 64, 9, budget=10**8), suggested_store_fits),
 }  # fmt: skip

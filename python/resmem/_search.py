@@ -14,17 +14,11 @@ from resmem._base.arrays import F64, I64, Keys, all_finite, float_state
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution, execution_of
 from resmem._devices import engine
-from resmem._devices.arrays import is_on_device, read, view
+from resmem._devices.array_search import ArraySearch
+from resmem._devices.arrays import is_on_device
 from resmem._devices.choice import choose
-from resmem._devices.engine import (
-    ON_CPU,
-    Call,
-    Placed,
-    checked_workspace,
-    excluded_ids_there,
-    rows_for,
-)
-from resmem._devices.results import results_for, written_to
+from resmem._devices.engine import ON_CPU, Call, checked_workspace, rows_for
+from resmem._devices.results import written_to
 from resmem._devices.streams import stream_of
 from resmem._indexes.policy import Planner, worth_at_once
 from resmem._keys.rounding import (
@@ -37,7 +31,6 @@ from resmem._keys.rounding import (
 )
 from resmem._rows import plausible
 
-_HALF = ("float16", "bfloat16")  # types of rows that are narrower than their queries
 CompareAs: TypeAlias = Literal["auto", "float32", "float64"]
 
 
@@ -137,8 +130,8 @@ def search(
     call = Call(
         chosen, stream_of(stream, arrays.values(), chosen), checked_workspace(workspace_bytes)
     )
-    if any(is_on_device(array) for array in arrays.values()):
-        return _DeviceArrays(call, k, metric, key_dtype).search(queries, rows, exclude_ids, out)
+    if is_on_device(queries) or is_on_device(rows):
+        return ArraySearch(call, k, metric, key_dtype).search(queries, rows, exclude_ids, out)
     found = _search_host(
         queries, rows, k, metric, exclude_ids, key_dtype, execution_of(threads), call
     )
@@ -168,65 +161,6 @@ def _search_host(
         part = find(given_queries[some], None if excluded is None else excluded[some])
         distances[some], ids[some] = part
     return distances, ids
-
-
-class _DeviceArrays:
-    """Searches arrays of which some lie on a device, with those in host memory brought there."""
-
-    def __init__(self, call: Call, k: int, metric: Metric, key_dtype: CompareAs) -> None:
-        self._call, self._k, self._metric, self._key_dtype = call, k, metric, key_dtype
-
-    def search(self, queries: Any, rows: Any, exclude_ids: Any, out: Any) -> tuple[Any, Any]:
-        """Return distances and ids; see ``search``."""
-        dtypes = self._dtypes(queries, rows)
-        there = (
-            self._placed(rows, "rows", (*dtypes, *_HALF)),
-            self._placed(queries, "queries", dtypes),
-        )
-        for array, name in zip(there, ("rows", "queries"), strict=True):
-            convert.check_dimensions(array.shape, name, "(n, d)")
-            convert.check_columns(array.shape, name, there[0].shape[1])
-        q = there[1].shape[0]
-        excluded = excluded_ids_there(exclude_ids, q, self._call)
-        results = results_for(
-            queries, (q, self._k), out, self._call.device, self._call.stream, self._call.maker()
-        )
-        held = rows_for(self._call, there[0], self._metric, q)
-        engine.search(
-            self._call, there[1], [(held, there[0].shape[0])], self._k, self._metric, excluded,
-            results[0].target, results[1].target,
-        )  # fmt: skip
-        return results[0].given, results[1].given
-
-    def _dtypes(self, queries: Any, rows: Any) -> tuple[str, ...]:
-        """Return the type in which arrays are compared: that of one on the device, if one is."""
-        wide = self._key_dtype == "float64"
-        for array, name in ((queries, "queries"), (rows, "rows")):
-            if is_on_device(array):
-                wide = view(array, name, self._call.device, self._call.stream).dtype == "float64"
-                break
-        dtype = "float64" if wide else "float32"
-        if self._key_dtype not in ("auto", dtype):
-            raise ValueError(
-                f"key_dtype must be 'auto' or {dtype!r}, the type of arrays on the device, "
-                f"got {self._key_dtype!r}"
-            )
-        if wide and self._metric == "cosine":
-            raise TypeError(
-                "metric 'cosine' takes float32 arrays on a device, got float64; "
-                "use device='cpu' with arrays in host memory"
-            )
-        return (dtype,)
-
-    def _placed(self, value: Any, name: str, dtypes: tuple[str, ...]) -> Placed:
-        """Return an array where it lies, checked and of one of these types."""
-        if is_on_device(value):
-            array = read(value, name, self._call.device, self._call.stream, dtypes)
-            self._call.wait_for(array)
-            return array
-        if dtypes[0] == "float64":
-            return convert.wide_vectors(value, name)[0]
-        return convert.vectors(value, name)[0]
 
 
 class _TypedSearch:
