@@ -217,6 +217,14 @@ void wait(StreamHandle stream) {
   check(cudaStreamSynchronize(of(stream)), "cudaStreamSynchronize");
 }
 
+bool is_done(StreamHandle stream) {
+  refuse_if_failed();
+  const cudaError_t state = cudaStreamQuery(of(stream));
+  if (state == cudaErrorNotReady) return false;
+  check(state, "cudaStreamQuery");
+  return true;
+}
+
 void wait_for(StreamHandle stream, StreamHandle other) {
   refuse_if_failed();
   if (stream.address == other.address) return;

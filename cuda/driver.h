@@ -77,6 +77,8 @@ void copy_within(StreamHandle stream, void* to, const void* from, std::size_t by
 void fill_zeros(StreamHandle stream, void* to, std::size_t bytes);
 // Waits until the stream is done, and throws what any of its kernels failed with.
 void wait(StreamHandle stream);
+// Tells whether the stream is done, and throws the same.
+bool is_done(StreamHandle stream);
 // Makes what `stream` does from here on wait for what `other` has been asked up to now.
 void wait_for(StreamHandle stream, StreamHandle other);
 

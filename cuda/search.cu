@@ -1,5 +1,7 @@
 // The search: blocks of queries, and for each the parts of all segments in turn.
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "compare.cuh"
 #include "engine.h"
@@ -396,6 +398,22 @@ std::size_t queries_together(const DeviceSearch& request, const std::vector<Sear
   return std::min(request.q, tiles * kTile);
 }
 
+// Waits until the stream is done. Nothing of the caller's is written before, so that `poll` may
+// throw meanwhile: what the device still uses goes back to its stream.
+void wait_polling(StreamHandle stream, const std::function<void()>& poll) {
+  using Clock = std::chrono::steady_clock;
+  constexpr auto kBetweenPolls = std::chrono::milliseconds(20);
+  auto next = Clock::now();
+  while (!is_done(stream)) {
+    if (Clock::now() >= next) {
+      poll();
+      next = Clock::now() + kBetweenPolls;
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+  poll();
+}
+
 }  // namespace
 
 void search(const DeviceSearch& request, const std::function<void()>& poll, DeviceStats* stats) {
@@ -415,11 +433,9 @@ void search(const DeviceSearch& request, const std::function<void()>& poll, Devi
       continue;
     }
     block.run(done);
+    if (!request.output_on_device) wait_polling(request.stream, poll);
     block.finish(stats != nullptr ? &done : nullptr);
-    if (!request.output_on_device) {
-      wait(request.stream);
-      poll();
-    }
+    if (!request.output_on_device) wait(request.stream);
     first += std::min(together, request.q - first);
   }
   if (stats != nullptr) *stats = done;

@@ -6,6 +6,9 @@ import copy
 import gc
 import multiprocessing
 import os
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -172,6 +175,19 @@ def test_a_device_that_failed_is_refused_from_then_on(emulated, searches):
     emulated.faults().failing_kernel = ""
     with pytest.raises(resmem.DeviceError, match="kernel compare_rows failed"):
         resmem.search(queries, rows, 2, device=DEVICE)
+
+
+def test_a_waiting_search_answers_an_interrupt(emulated, searches):
+    queries, rows = make("gaussian", 15, 90, 5, 8)
+    before = emulated.bytes_in_use()
+    emulated.faults().busy_polls = 10**6  # for many seconds
+    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        resmem.search(queries, rows, 2, device=DEVICE)
+    assert time.monotonic() - started < 5
+    assert emulated.bytes_in_use() == before
 
 
 # ---- Memory --------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ void register_faults(py::module_& module) {
       .def_readwrite("succeeding_allocations", &Faults::succeeding_allocations)
       .def_readwrite("failing_allocations", &Faults::failing_allocations)
       .def_readwrite("failing_kernel", &Faults::failing_kernel)
+      .def_readwrite("busy_polls", &Faults::busy_polls)
       .def_readwrite("failing_wait", &Faults::failing_wait);
   module.def("faults", &emulation::faults, py::return_value_policy::reference,
              "The faults of all devices, to be changed.");
