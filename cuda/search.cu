@@ -14,9 +14,9 @@ namespace resmem {
 namespace device {
 namespace {
 
-constexpr std::size_t kLeastCapacity = 4096;  // hits
-constexpr std::size_t kLeastShare = 4096;     // rows that a block compares, where queries are few
-constexpr std::size_t kMostShares = 512;      // blocks that compare, where queries are few
+constexpr std::size_t kLeastCapacity = 16384;  // hits
+constexpr std::size_t kLeastShare = 4096;      // rows that a block compares, where queries are few
+constexpr std::size_t kMostShares = 512;       // blocks that compare, where queries are few
 constexpr std::size_t kDefaultWorkspace = std::size_t{1} << 30;
 constexpr unsigned kSettledPhase = 3;  // the phase after which the nearest hits get their keys
 
@@ -245,16 +245,20 @@ class BlockSearch {
       simt::launch({"rank_hits", {blocks()}, kRankThreads}, stream(), &rank_hits, rank);
     }
     const auto shares = static_cast<unsigned>(filtered ? 1 : shares_);
-    const CompareArgs<T, Q> compare = {own,
-                                       rows,
-                                       static_cast<std::uint32_t>(part.part->n),
-                                       d_,
-                                       kind_,
-                                       !filtered,
-                                       shares,
-                                       rank,
-                                       work_.compared,
-                                       work_.counters};
+    CompareArgs<T, Q> compare = {};
+    compare.queries = own;
+    compare.rows = rows;
+    compare.row_count = static_cast<std::uint32_t>(part.part->n);
+    compare.d = d_;
+    compare.kind = kind_;
+    compare.all = !filtered;
+    compare.shares = shares;
+    compare.query_codes = filtered ? work_.codes : nullptr;
+    compare.row_codes = filtered ? part.part->codes.template of<std::int8_t>() : nullptr;
+    compare.depth = depth_;
+    compare.rank = rank;
+    compare.compared = work_.compared;
+    compare.counters = work_.counters;
     simt::launch({"compare_rows", {blocks() * shares}, kCompareThreads, sizeof(std::uint32_t)},
                  stream(), &compare_rows<T, Q>, compare);
     simt::launch({"merge_shares", {blocks()}, kRankThreads}, stream(), &merge_shares<T, Q>,

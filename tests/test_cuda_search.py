@@ -79,8 +79,10 @@ def test_device_gives_the_bits_of_the_oracle(device, family, seed, n, d, q, k, m
     filtered = (first_phase or 512) < n and k <= n
     paths = stats["pairs_filtered"], stats["pairs_streamed"]
     assert paths == (n * q * (filtered and q > 16), n * q * (filtered and q <= 16))
-    given_up = n * stats["given_up"]
-    assert stats["compared"] == (given_up if filtered else n * q)
+    if filtered:
+        assert stats["compared"] <= n * stats["given_up"]
+    else:
+        assert (stats["compared"], stats["given_up"]) == (n * q, 0)
 
 
 @settings(max_examples=60)
@@ -179,7 +181,7 @@ def test_lists_that_overflow_are_searched_canonically(device, metric):
         found = device.search(queries, [held], 60, metric, first_phase=128, capacity=capacity)
         assert_same(found[:2], wanted, capacity)
         counts.append(found[3]["given_up"])
-        assert found[3]["compared"] == 900 * counts[-1]
+        assert 60 * counts[-1] <= found[3]["compared"] <= 900 * counts[-1]
     assert counts[0] > 0
     assert sorted(counts, reverse=True) == counts
     assert counts[-1] == 0
