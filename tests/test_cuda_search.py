@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import oracle
 from cases import FAMILIES, METRICS, WIDE_FAMILIES, as_stored, assert_same, make, make_wide
 
-DIMENSIONS = [1, 2, 3, 7, 8, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200]
+DIMENSIONS = [1, 2, 3, 7, 8, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200, 784]
 ROWS = [0, 1, 2, 127, 128, 129, 255, 256, 257, 400, 700]
 QUERIES = [0, 1, 2, 15, 16, 17, 127, 128, 129, 140]
 PHASES = [0, 128, 256]

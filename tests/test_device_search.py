@@ -309,6 +309,14 @@ def test_memory_of_the_device_goes_with_the_memory(emulated, searches):
     assert held >= before + 600 * 20 * 4
     memory.kneighbors(embeddings)
     assert emulated.bytes_in_use() == held
+    info = memory.info()
+    assert (info["device"], info["search"], info["device_nbytes"]) == (
+        DEVICE,
+        DEVICE,
+        held - before,
+    )
+    assert [plan["search"] for plan in memory.plan_] == [DEVICE]
+    assert repr(memory).endswith(f"on {DEVICE}]")
     memory.to("cpu")
     gc.collect()
     assert emulated.bytes_in_use() == before
