@@ -56,7 +56,7 @@ def device(emulated):
     return Emulated(emulated)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -85,7 +85,7 @@ def test_device_gives_the_bits_of_the_oracle(device, family, seed, n, d, q, k, m
         assert (stats["compared"], stats["given_up"]) == (n * q, 0)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -101,7 +101,7 @@ def test_device_reads_half_keys_as_they_are(device, family, seed, kind, d, metri
     assert found[3]["pairs_streamed"] == 1500
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     family=st.sampled_from(sorted(WIDE_FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -116,7 +116,7 @@ def test_device_compares_float64_keys_in_float64(device, family, seed, d, metric
     assert_same(found[:2], oracle.search(queries, rows, 7, metric, wide=True), family)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -146,7 +146,7 @@ def test_device_hides_removed_and_excluded_rows(device, family, seed, k, metric,
     assert (stats["pairs_streamed"] > 0) == coded
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
