@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,12 @@ ROWS = [0, 1, 2, 127, 128, 129, 255, 256, 257, 400, 700]
 QUERIES = [0, 1, 2, 15, 16, 17, 127, 128, 129, 140]
 PHASES = [0, 128, 256]
 DTYPES = {"float32": "float32", "float16": "float16", "uint16": "bfloat16", "float64": "float64"}
+
+
+def examples(count):
+    """Try so many examples: few, as the emulation is slow, but many more in a thorough run."""
+    thorough = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+    return settings(max_examples=count * (20 if thorough else 1))
 
 
 @dataclass
@@ -56,7 +63,7 @@ def device(emulated):
     return Emulated(emulated)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -85,7 +92,7 @@ def test_device_gives_the_bits_of_the_oracle(device, family, seed, n, d, q, k, m
         assert (stats["compared"], stats["given_up"]) == (n * q, 0)
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -101,7 +108,7 @@ def test_device_reads_half_keys_as_they_are(device, family, seed, kind, d, metri
     assert found[3]["pairs_streamed"] == 1500
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     family=st.sampled_from(sorted(WIDE_FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -116,7 +123,7 @@ def test_device_compares_float64_keys_in_float64(device, family, seed, d, metric
     assert_same(found[:2], oracle.search(queries, rows, 7, metric, wide=True), family)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -146,7 +153,7 @@ def test_device_hides_removed_and_excluded_rows(device, family, seed, k, metric,
     assert (stats["pairs_streamed"] > 0) == coded
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -173,7 +180,7 @@ def test_device_rows_grow_and_lie_in_several_segments(device, family, seed, metr
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_lists_that_overflow_are_searched_canonically(device, metric):
-    queries, rows = make("gaussian", 4, 900, 130, 40)
+    queries, rows = make("gaussian", 4, 900, 40, 40)
     wanted = oracle.search(queries, rows, 60, metric)
     held = device.rows(rows, metric)
     counts = []
@@ -315,7 +322,7 @@ def test_failed_extension_leaves_the_rows_as_they_were(device):
 # ---- sorting and arrangement ---------------------------------------------------------------------
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(
     seed=st.integers(0, 2**31),
     n=st.sampled_from([1, 31, 33, 255, 256, 257, 2048, 2049, 5000]),
