@@ -46,6 +46,7 @@ RESMEM_KERNEL void RESMEM_BOUNDS(kRescoreThreads, 8) rescore_hits(const RescoreA
     if (simt::vote(asked) == 0) continue;  // with all lanes of the warp
     const std::uint32_t row = args.facts[place & ~kHasKey].vector;
     const double key = pair_key(args.kind, query, args.rows + std::size_t{row} * args.d, args.d);
+    simt::sync_warp();  // all lanes of a pair have read its place
     if (!asked || simt::lane() % kPairLanes != 0) continue;
     known[mine] = Known::key(key);
     places[mine] = place | kHasKey;
