@@ -233,6 +233,29 @@ def test_rows_that_are_not_finite_are_no_neighbours(device):
         assert_same((values[:, :297], ids[:, :297]), wanted, least)
 
 
+def test_lengths_whose_quotient_has_no_square_keep_their_order(device):
+    """The longest row is 1e154 times as long as a query: the square of that is no float64."""
+    rng = np.random.default_rng(19)
+    rows, queries = rng.standard_normal((900, 5)) * 1e35, rng.standard_normal((40, 5)) * 1e-119
+    found = device.search(
+        queries, [device.rows(rows, "inner_product")], 7, "inner_product", first_phase=128
+    )
+    assert_same(found[:2], oracle.search(queries, rows, 7, "inner_product", wide=True), "lengths")
+
+
+def test_few_lists_are_made_where_all_rows_are_filtered(device):
+    """Shares of the rows, each with a list, are for queries that are compared with all of them."""
+    queries, rows = make("gaussian", 20, 13000, 1, 3)
+    held, faults = device.rows(rows), device.module.faults()
+    wanted = oracle.search(queries, rows, 1500)
+    try:
+        faults.memory = device.module.bytes_in_use() + 400_000  # a list has 156 kB
+        found = device.search(queries, [held], 1500)
+    finally:
+        device.module.reset_devices()
+    assert_same(found[:2], wanted, "one list")
+
+
 def test_more_than_4096_neighbours_are_selected(device):
     queries, rows = make("gaussian", 8, 11500, 2, 3)
     found = device.search(queries, [device.rows(rows)], 4100)
@@ -295,6 +318,23 @@ def test_memory_of_rows_and_searches_is_given_back(device):
     assert device.module.bytes_in_use() - before == there
     del held
     assert device.module.bytes_in_use() == before
+
+
+@pytest.mark.parametrize("stream", [None, 0])
+def test_memory_is_given_back_to_the_device_it_came_from(device, stream):
+    """Another device may be the current one when rows go: the emulation ends the process."""
+    before = device.module.bytes_in_use()
+    queries, rows = make("gaussian", 15, 300, 5, 20)
+    device.module.faults().devices = 2
+    try:
+        held = device.module.Rows(1, "float32", 20, "euclidean", stream, 1)
+        held.extend(rows)
+        found = device.search(queries, [held], 5, first_phase=128, device=1)
+        assert_same(found[:2], oracle.search(queries, rows, 5), "the second device")
+        del held
+        assert device.module.bytes_in_use() == before
+    finally:
+        device.module.reset_devices()
 
 
 def test_failed_extension_leaves_the_rows_as_they_were(device):
