@@ -1,4 +1,4 @@
-# Finds the compiler that `cuda` asks for, and what it can compile for: `architectures`. Where there
+# Finds the compiler that `cuda` asks for, and what it shall compile for: `architectures`. Where there
 # is none, `cuda` becomes off, or the build ends if it was asked for.
 
 # The folder of a build outlives its compiler where pip brings another one for each build.
@@ -42,4 +42,12 @@ if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
   set(architectures 80 90-real)
 else()
   set(architectures 80 90-real 100-real 120-real)
+endif()
+
+# RESMEM_CUDA_ARCHITECTURES, of CMake or of the environment, names others: 90-real builds only for
+# devices of 9.0, in a part of the time.
+if(RESMEM_CUDA_ARCHITECTURES)
+  set(architectures ${RESMEM_CUDA_ARCHITECTURES})
+elseif(DEFINED ENV{RESMEM_CUDA_ARCHITECTURES})
+  set(architectures $ENV{RESMEM_CUDA_ARCHITECTURES})
 endif()

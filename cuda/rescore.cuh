@@ -24,8 +24,8 @@ struct RescoreArgs {
 };
 
 // A block works on one query, and its groups of eight lanes take the hits in turn. A group without
-// a hit works on the row of place 0, so that all lanes of its warp are there. Lists that overflowed stay
-// as they are.
+// a hit works on the row of place 0, so that all lanes of its warp are there. Lists that overflowed
+// stay as they are.
 template <class T, class Q>
 RESMEM_KERNEL void RESMEM_BOUNDS(kRescoreThreads, 8) rescore_hits(const RescoreArgs<T, Q> args) {
   auto& done = *simt::shared_memory<std::uint32_t>();

@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 from resmem import _core
+from tested_device import DEVICE, EMULATED, TestedDevice
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=400)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=5000)
@@ -18,8 +19,16 @@ ALL_ISAS = ("scalar", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod")
 
 
 @pytest.fixture(scope="session")
+def tested() -> TestedDevice:
+    """The device that is searched."""
+    return TestedDevice()
+
+
+@pytest.fixture(scope="session")
 def emulated() -> Any:
-    """The kernels of the device in their emulation, where that was built."""
+    """What the emulation alone has: single kernels, faults, a count of memory."""
+    if DEVICE != EMULATED:
+        pytest.skip(f"needs the emulation, and RESMEM_TEST_DEVICE is {DEVICE}")
     return pytest.importorskip("resmem._cuda_emulated", reason="built without the emulation")
 
 

@@ -28,14 +28,15 @@ def examples(count):
 
 
 @dataclass
-class Emulated:
-    """The played device, as tests search it."""
+class Searched:
+    """The device, as tests search it."""
 
     module: Any
+    ordinal: int
 
     def rows(self, keys, metric="euclidean", ids=None, first_id=0, least_coded=1, dtype=None):
         made = self.module.Rows(
-            0, dtype or DTYPES[str(keys.dtype)], keys.shape[1], metric, None, least_coded
+            self.ordinal, dtype or DTYPES[str(keys.dtype)], keys.shape[1], metric, None, least_coded
         )
         made.extend(keys, ids, first_id)
         return made
@@ -52,15 +53,15 @@ class Emulated:
         values = np.empty(shape)
         stats = self.module.search(
             queries, pairs, k, metric, options.pop("excluded", None), options.pop("version", 0),
-            values=values, **out, forced=self.module.ForcedSearch(**forced), counted=True,
-            **options,
+            values=values, **out, device=options.pop("device", self.ordinal),
+            forced=self.module.ForcedSearch(**forced), counted=True, **options,
         )  # fmt: skip
         return values, out["ids"], out["positions"], stats
 
 
 @pytest.fixture(scope="session")
-def device(emulated):
-    return Emulated(emulated)
+def device(tested):
+    return Searched(tested.extension, tested.ordinal)
 
 
 @examples(60)
@@ -74,9 +75,11 @@ def device(emulated):
     metric=st.sampled_from(METRICS),
     first_phase=st.sampled_from(PHASES),
 )
-def test_device_gives_the_bits_of_the_oracle(device, family, seed, n, d, q, k, metric, first_phase):
+def test_device_gives_the_bits_of_the_oracle(
+    device, tested, family, seed, n, d, q, k, metric, first_phase
+):
     queries, rows = make(family, seed, n, q, d)
-    device.module.set_seed(seed)
+    tested.shuffle(seed)
     wanted = oracle.search(queries, rows, k, metric)
     values, ids, positions, stats = device.search(
         queries, [device.rows(rows, metric)], k, metric, first_phase=first_phase
@@ -194,13 +197,13 @@ def test_lists_that_overflow_are_searched_canonically(device, metric):
     assert counts[-1] == 0
 
 
-def test_results_and_counters_do_not_depend_on_orders(device):
+def test_results_and_counters_do_not_depend_on_orders(device, tested):
     """Blocks and threads run in other orders, and hits lie otherwise in their lists."""
     queries, rows = make("duplicates", 5, 700, 140, 24)
     rows[::2] += np.float32(0.25)
     runs = []
     for seed in (1, 2, 3):
-        device.module.set_seed(seed)
+        tested.shuffle(seed)
         held = device.rows(rows)
         runs.append(device.search(queries, [held], 20, first_phase=128, capacity=300))
     for values, ids, _, stats in runs[1:]:
@@ -290,10 +293,10 @@ def test_a_small_workspace_makes_blocks_of_queries(device):
     assert_same(found[:2], oracle.search(queries, rows, 5), "blocks")
 
 
-def test_blocks_of_queries_are_halved_where_memory_lacks(device):
+def test_blocks_of_queries_are_halved_where_memory_lacks(device, emulated):
     queries, rows = make("gaussian", 11, 300, 600, 20)
     held, wanted = device.rows(rows), oracle.search(queries, rows, 5)
-    faults = device.module.faults()
+    faults = emulated.faults()
     try:
         faults.failing_allocations = 2
         found = device.search(queries, [held], 5, first_phase=128)
@@ -303,57 +306,57 @@ def test_blocks_of_queries_are_halved_where_memory_lacks(device):
         with pytest.raises(device.module.OutOfDeviceMemory, match="workspace_bytes="):
             device.search(queries, [held], 5, first_phase=128)
     finally:
-        device.module.reset_devices()
+        emulated.reset_devices()
     assert_same(device.search(queries, [held], 5, first_phase=128)[:2], wanted, "afterwards")
 
 
-def test_memory_of_rows_and_searches_is_given_back(device):
-    before = device.module.bytes_in_use()
+def test_memory_of_rows_and_searches_is_given_back(device, emulated):
+    before = emulated.bytes_in_use()
     queries, rows = make("gaussian", 12, 500, 10, 20)
     held = device.rows(rows, ids=np.arange(500))
     held.remove(np.array([3]), np.array([1]))
-    there = device.module.bytes_in_use() - before
+    there = emulated.bytes_in_use() - before
     assert there == held.nbytes > rows.nbytes
     device.search(queries, [held], 5, first_phase=128)
-    assert device.module.bytes_in_use() - before == there
+    assert emulated.bytes_in_use() - before == there
     del held
-    assert device.module.bytes_in_use() == before
+    assert emulated.bytes_in_use() == before
 
 
 @pytest.mark.parametrize("stream", [None, 0])
-def test_memory_is_given_back_to_the_device_it_came_from(device, stream):
+def test_memory_is_given_back_to_the_device_it_came_from(device, emulated, stream):
     """Another device may be the current one when rows go: the emulation ends the process."""
-    before = device.module.bytes_in_use()
+    before = emulated.bytes_in_use()
     queries, rows = make("gaussian", 15, 300, 5, 20)
-    device.module.faults().devices = 2
+    emulated.faults().devices = 2
     try:
-        held = device.module.Rows(1, "float32", 20, "euclidean", stream, 1)
+        held = emulated.Rows(1, "float32", 20, "euclidean", stream, 1)
         held.extend(rows)
         found = device.search(queries, [held], 5, first_phase=128, device=1)
         assert_same(found[:2], oracle.search(queries, rows, 5), "the second device")
         del held
-        assert device.module.bytes_in_use() == before
+        assert emulated.bytes_in_use() == before
     finally:
-        device.module.reset_devices()
+        emulated.reset_devices()
 
 
-def test_failed_extension_leaves_the_rows_as_they_were(device):
+def test_failed_extension_leaves_the_rows_as_they_were(device, emulated):
     queries, rows = make("gaussian", 13, 600, 5, 20)
     held = device.rows(rows[:300])
     wanted = oracle.search(queries, rows[:300], 5)
-    faults = device.module.faults()
+    faults = emulated.faults()
     for allowed in range(12):
         faults.succeeding_allocations, faults.failing_allocations = allowed, 1
         try:
             held.extend(rows, None, 0)
         except device.module.OutOfDeviceMemory:
             assert len(held) == 300
-            device.module.reset_devices()
+            emulated.reset_devices()
             assert_same(device.search(queries, [held], 5, first_phase=128)[:2], wanted, allowed)
         else:
             break
         finally:
-            device.module.reset_devices()
+            emulated.reset_devices()
     assert len(held) == 600
     found = device.search(queries, [held], 5, first_phase=128)
     assert_same(found[:2], oracle.search(queries, rows, 5), "all")

@@ -1,4 +1,4 @@
-"""`search` and `Memory` on the emulated device: the bits of the CPU, and words for failures."""
+"""`search` and `Memory` on a device: the bits of the CPU, and words for failures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ import pytest
 
 import resmem
 from cases import METRICS, assert_same, make
-from devices import Emulated
 from resmem._devices import engine
-
-DEVICE = "cuda:emulated"
+from tested_device import DEVICE
 
 
 @pytest.fixture
-def searches(emulated, monkeypatch):
+def searches(tested, monkeypatch):
     """Count the searches that really ran on the device."""
     counted, real = [], engine.search
 
@@ -32,18 +30,7 @@ def searches(emulated, monkeypatch):
 
     monkeypatch.setattr(engine, "search", search)
     yield counted
-    emulated.reset_devices()
-
-
-def there(emulated, *arrays):
-    return [Emulated(emulated, np.ascontiguousarray(array)) for array in arrays]
-
-
-def on_host(emulated, buffer):
-    """Return what a result on the device holds."""
-    size = int(np.prod(buffer.shape)) * 8
-    raw = emulated.copy_out(buffer.address, size, buffer.ordinal)
-    return np.frombuffer(raw, buffer.dtype).reshape(buffer.shape)
+    tested.forget_failures()
 
 
 # ---- search --------------------------------------------------------------------------------------
@@ -75,32 +62,32 @@ def test_float64_host_arrays_are_compared_as_on_the_cpu(searches, spread):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 @pytest.mark.parametrize("queries_there", [False, True])
 @pytest.mark.parametrize("metric", ["euclidean", "inner_product"])
-def test_arrays_on_the_device_are_searched_there(emulated, searches, dtype, queries_there, metric):
+def test_arrays_on_the_device_are_searched_there(tested, searches, dtype, queries_there, metric):
     queries, rows = make("gaussian", 3, 700, 40, 30)
     rows = rows.astype(dtype)
     queries = queries.astype("float64" if dtype == "float64" else "float32")
     wanted = resmem.search(queries, rows, 6, metric, key_dtype=str(queries.dtype))
-    (rows_there,) = there(emulated, rows)
-    given = there(emulated, queries)[0] if queries_there else queries
+    rows_there = tested.place(rows)
+    given = tested.place(queries) if queries_there else queries
     values, ids = resmem.search(given, rows_there, 6, metric, device=DEVICE)
     if queries_there:
-        values, ids = on_host(emulated, values), on_host(emulated, ids)
+        values, ids = tested.fetch(values), tested.fetch(ids)
     assert_same((values, ids), wanted, dtype)
     assert searches == [6]
 
 
-def test_excluded_ids_may_lie_on_the_device(emulated, searches):
+def test_excluded_ids_may_lie_on_the_device(tested, searches):
     queries, rows = make("gaussian", 4, 90, 5, 8)
     for excluded in (np.arange(5), np.arange(10).reshape(5, 2)):
         wanted = resmem.search(queries, rows, 3, exclude_ids=excluded)
-        held, placed = there(emulated, excluded, rows)
+        held, placed = tested.place(excluded), tested.place(rows)
         assert_same(resmem.search(queries, placed, 3, exclude_ids=held, device=DEVICE), wanted)
-    (short,) = there(emulated, np.arange(4))
+    short = tested.place(np.arange(4))
     with pytest.raises(ValueError, match=r"one row per row of queries \(5\), got 4"):
         resmem.search(queries, placed, 3, exclude_ids=short, device=DEVICE)
 
 
-def test_results_are_written_where_out_says(emulated, searches):
+def test_results_are_written_where_out_says(tested, searches):
     queries, rows = make("gaussian", 5, 90, 5, 8)
     wanted = resmem.search(queries, rows, 3)
     for device in ("cpu", DEVICE):
@@ -109,39 +96,37 @@ def test_results_are_written_where_out_says(emulated, searches):
         assert got[0] is out[0]
         assert got[1] is out[1]
         assert_same(out, wanted, device)
-    out = there(emulated, np.empty((5, 3)), np.empty((5, 3), np.int64))
-    resmem.search(there(emulated, queries)[0], rows, 3, device=DEVICE, out=out)
-    values = np.frombuffer(emulated.copy_out(out[0].address, 120), np.float64).reshape(5, 3)
-    assert values.tobytes() == wanted[0].tobytes()
+    out = tested.place(np.empty((5, 3))), tested.place(np.empty((5, 3), np.int64))
+    resmem.search(tested.place(queries), rows, 3, device=DEVICE, out=out)
+    assert_same(tuple(map(tested.fetch, out)), wanted)
 
 
-def test_a_search_leaves_no_memory_on_the_device(emulated, searches):
+def test_a_search_leaves_no_memory_on_the_device(emulated, tested, searches):
     gc.collect()
     before = emulated.bytes_in_use()
     queries, rows = make("gaussian", 6, 1500, 20, 8)
     resmem.search(queries, rows, 3, device=DEVICE, workspace_bytes=1)
-    found = resmem.search(there(emulated, queries)[0], rows, 3, device=DEVICE)
+    found = resmem.search(tested.place(queries), rows, 3, device=DEVICE)
     assert emulated.bytes_in_use() == before + 20 * 3 * 16
     del found
     gc.collect()
     assert emulated.bytes_in_use() == before
 
 
-def test_queries_that_are_not_finite_find_nothing_there(emulated, searches):
+def test_queries_that_are_not_finite_find_nothing_there(tested, searches):
     queries, rows = make("gaussian", 7, 1200, 20, 8)
     queries[[1, 18], [0, 7]] = np.nan, np.inf
-    values, ids = resmem.search(there(emulated, queries)[0], rows, 3, device=DEVICE)
-    values, ids = on_host(emulated, values), on_host(emulated, ids)
+    values, ids = resmem.search(tested.place(queries), rows, 3, device=DEVICE)
+    values, ids = tested.fetch(values), tested.fetch(ids)
     assert (ids[[1, 18]] == -1).all()
     assert np.isinf(values[[1, 18]]).all()
     rest = np.delete(np.arange(20), [1, 18])
     assert_same((values[rest], ids[rest]), resmem.search(queries[rest], rows, 3))
 
 
-def test_types_that_a_device_does_not_compare_are_refused(emulated, searches):
+def test_types_that_a_device_does_not_compare_are_refused(tested, searches):
     queries, rows = make("gaussian", 8, 20, 3, 8)
-    (wide,) = there(emulated, rows.astype(np.float64))
-    (narrow,) = there(emulated, queries)
+    wide, narrow = tested.place(rows.astype(np.float64)), tested.place(queries)
     with pytest.raises(TypeError, match="rows must have dtype float32 or float16 or bfloat16"):
         resmem.search(narrow, wide, 2, device=DEVICE)
     with pytest.raises(ValueError, match="key_dtype must be 'auto' or 'float32'"):
@@ -151,7 +136,7 @@ def test_types_that_a_device_does_not_compare_are_refused(emulated, searches):
     with pytest.raises(TypeError, match="rows must have dtype float64, got float32"):
         resmem.search(wide, narrow, 2, device=DEVICE)
     with pytest.raises(ValueError, match="queries must have 8 columns"):
-        resmem.search(there(emulated, queries[:, :7])[0], rows, 2, device=DEVICE)
+        resmem.search(tested.place(queries[:, :7]), rows, 2, device=DEVICE)
     with pytest.raises(ValueError, match="workspace_bytes must be"):
         resmem.search(queries, rows, 2, device=DEVICE, workspace_bytes=0)
 
@@ -237,9 +222,9 @@ def same_results(memory, other, queries):
     ],
     ids=str,
 )
-def test_a_memory_on_a_device_has_the_bits_of_the_cpu(searches, settings):
+def test_a_memory_on_a_device_has_the_bits_of_the_cpu(tested, searches, settings):
     memory, other, queries = twins(**settings)
-    assert (memory.device, other.device) == (DEVICE, "cpu")
+    assert (memory.device, other.device) == (tested.name, "cpu")
     same_results(memory, other, queries)
     assert len(searches) > 4
 
@@ -272,12 +257,12 @@ def test_given_ids_and_removed_rows_are_known_there(searches):
     assert searches == [5, 5]
 
 
-def test_embeddings_on_the_device_stay_there(emulated, searches):
+def test_embeddings_on_the_device_stay_there(tested, searches):
     memory, other, (embeddings, _, _) = twins()
     wanted = other.kneighbors(embeddings, 4)
-    (placed,) = there(emulated, embeddings)
+    placed = tested.place(embeddings)
     values, ids = memory.kneighbors(placed, 4)
-    assert_same((on_host(emulated, values), on_host(emulated, ids)), wanted)
+    assert_same((tested.fetch(values), tested.fetch(ids)), wanted)
     out = np.empty((30, 4)), np.empty((30, 4), np.int64)
     memory.kneighbors(embeddings, 4, out=out)
     assert_same(out, wanted)
@@ -285,19 +270,22 @@ def test_embeddings_on_the_device_stay_there(emulated, searches):
         other.kneighbors(placed, 4)
 
 
-def test_keys_that_are_made_on_the_cpu_take_host_arrays(emulated, searches):
+def test_keys_that_are_made_on_the_cpu_take_host_arrays(tested, searches):
     memory, _, (embeddings, _, _) = twins(preprocess="unit")
     with pytest.raises(TypeError, match=r"on the CPU \(preprocess='unit'\)"):
-        memory.kneighbors(there(emulated, embeddings)[0])
+        memory.kneighbors(tested.place(embeddings))
 
 
-def test_files_and_copies_forget_the_device(searches, tmp_path):
+def test_files_and_copies_forget_the_device(tested, searches, tmp_path):
     memory, _, (embeddings, _, _) = twins(n=100)
     memory.save(tmp_path / "m.resmem")
     assert resmem.Memory.load(tmp_path / "m.resmem").device == "cpu"
     assert copy.deepcopy(memory).device == "cpu"
-    assert memory.device == DEVICE
-    assert memory.fit(embeddings, np.zeros((30, 4), np.float32), np.zeros(30, int)).device == DEVICE
+    assert memory.device == tested.name
+    assert (
+        memory.fit(embeddings, np.zeros((30, 4), np.float32), np.zeros(30, int)).device
+        == tested.name
+    )
     assert memory.kneighbors(embeddings[:2], 1)[1].ravel().tolist() == [0, 1]
 
 
