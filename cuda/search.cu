@@ -18,6 +18,8 @@ constexpr std::size_t kLeastCapacity = 16384;  // hits
 constexpr std::size_t kLeastShare = 4096;      // rows that a block compares, where queries are few
 constexpr std::size_t kMostShares = 512;       // blocks that compare, where queries are few
 constexpr std::size_t kDefaultWorkspace = std::size_t{1} << 30;
+// Up to so many bytes nobody asks what is free, which takes longer than a search of few queries.
+constexpr std::size_t kSmallWorkspace = std::size_t{64} << 20;
 constexpr std::size_t kMostBlocks = INT32_MAX;  // of a kernel
 constexpr unsigned kSettledPhase = 3;  // the phase after which the nearest hits get their keys
 
@@ -401,6 +403,9 @@ std::size_t workspace_bytes(const DeviceSearch& request) {
 std::size_t queries_together(const DeviceSearch& request, const std::vector<SearchedPart>& parts,
                              std::size_t capacity) {
   if (request.forced.queries > 0) return std::min(request.q, request.forced.queries);
+  if (request.workspace_bytes == 0 &&
+      BlockSearch(request, parts, capacity, 0, request.q).bytes() <= kSmallWorkspace)
+    return request.q;
   const std::size_t tile = BlockSearch(request, parts, capacity, 0, kTile).bytes();
   const std::size_t tiles = std::max<std::size_t>(1, workspace_bytes(request) / tile);
   std::size_t most_rows = 1;
