@@ -113,6 +113,25 @@ def test_a_search_leaves_no_memory_on_the_device(emulated, tested, searches):
     assert emulated.bytes_in_use() == before
 
 
+def test_a_search_of_arrays_there_waits_for_nothing(tested, emulated, searches):
+    """Any wait would fail here, as that for results in host memory does."""
+    queries, rows = make("gaussian", 16, 1300, 20, 8)
+    excluded = np.arange(20)
+    placed = [tested.place(array) for array in (queries, rows, excluded)]
+    memory, _, _ = twins(n=1200)
+    emulated.faults().failing_wait = True
+    given = {"exclude_ids": placed[2], "device": DEVICE}
+    values, ids = resmem.search(placed[0], placed[1], 3, **given)
+    near, _ = memory.kneighbors(tested.place(np.zeros((3, 20), np.float32)))
+    emulated.faults().failing_wait = False
+    wanted = resmem.search(queries, rows, 3, exclude_ids=excluded)
+    assert_same((tested.fetch(values), tested.fetch(ids)), wanted)
+    assert np.isfinite(tested.fetch(near)).all()
+    emulated.faults().failing_wait = True
+    with pytest.raises(resmem.DeviceError):
+        resmem.search(queries, placed[1], 3, device=DEVICE)
+
+
 def test_queries_that_are_not_finite_find_nothing_there(tested, searches):
     queries, rows = make("gaussian", 7, 1200, 20, 8)
     queries[[1, 18], [0, 7]] = np.nan, np.inf
