@@ -59,7 +59,7 @@ RESMEM_DEVICE double pair_key(KeyKind kind, const A* query, const B* row, unsign
 struct Counters {
   std::uint64_t hits;      // pairs that the filter let through
   std::uint64_t rescored;  // canonical keys of those
-  std::uint64_t compared;  // canonical keys of pairs that no filter has seen
+  std::uint64_t compared;  // canonical keys of queries that were compared with rows one by one
   std::uint64_t given_up;  // queries whose lists overflowed
 };
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "rank.cuh"
+#include "select.h"
 
 namespace resmem {
 namespace device {
@@ -19,7 +20,9 @@ struct CompareArgs {
   KeyKind kind;
   bool all;         // whether all queries are compared, and not only those whose lists overflowed
   unsigned shares;  // of the rows, and lists, that each query has; 1 unless all are compared
-  RankArgs rank;    // its lists have room for more hits than k, or than rows there are
+  const std::int8_t *query_codes, *row_codes;  // by place, of `depth`; null if all are compared
+  unsigned depth;
+  RankArgs rank;            // its lists have room for more hits than k, or than rows there are
   std::uint32_t* compared;  // (queries * shares,) hits that are left in each list
   Counters* counters;
 };
@@ -37,20 +40,55 @@ RESMEM_DEVICE bool is_compared(const CompareArgs<T, Q>& args, unsigned place) {
   return args.all || args.rank.hits.counts[place] > args.rank.hits.capacity;
 }
 
+// Returns the product of the codes of a query and a row, which eight lanes find together.
+RESMEM_DEVICE std::int32_t code_product(const std::int8_t* query, const std::int8_t* row,
+                                        unsigned depth) {
+  constexpr unsigned kBytes = 16;
+  std::int32_t sum = 0;
+  for (unsigned i = simt::lane() % kPairLanes * kBytes; i < depth; i += kPairLanes * kBytes) {
+    std::uint32_t a[4], b[4];
+    simt::load_words(a, query + i);
+    simt::load_words(b, row + i);
+    RESMEM_UNROLL
+    for (unsigned word = 0; word < 4; ++word)
+      sum = simt::multiply_four_bytes(a[word], b[word], sum);
+  }
+  for (unsigned bit = kPairLanes / 2; bit > 0; bit /= 2) sum += simt::shuffle_xor(sum, bit);
+  return sum;
+}
+
+// Tells whether a row may come no later than a k-th so far, which its codes rule out or not. All
+// lanes of a warp call it.
+template <class T, class Q>
+RESMEM_DEVICE bool may_be_near(const CompareArgs<T, Q>& args, unsigned list, std::uint32_t place,
+                               double kth) {
+  if (args.row_codes == nullptr) return true;
+  const QueryState& state = args.rank.states[list];
+  const std::size_t depth = args.depth;
+  const std::int32_t product =
+      code_product(args.query_codes + list * depth, args.row_codes + place * depth, args.depth);
+  const double found = kth < __builtin_inf() ? state.distance.high(kth) : kth;
+  const double reach = found < state.reach ? found : state.reach;
+  return distance_ends(state, args.rank.rows.facts[place], product).low <= reach;
+}
+
 // Notes rows that come no later than a k-th so far.
 template <class T, class Q>
 RESMEM_DEVICE void compare_chunk(const CompareArgs<T, Q>& args, const Share& share,
                                  std::uint32_t first, std::uint32_t last, double kth,
-                                 std::uint32_t& noted) {
+                                 std::uint32_t& noted, std::uint64_t& compared) {
   const RankArgs& rank = args.rank;
   const Q* query = args.queries + std::size_t{share.query} * args.d;
   const unsigned groups = simt::threads() / kPairLanes;
   for (std::uint32_t start = first; start < last; start += groups) {
     const std::uint32_t mine = start + simt::thread() / kPairLanes;
     const std::uint32_t place = mine < last ? mine : first;
+    const bool near = may_be_near(args, share.list, place, kth), asked = near && mine < last;
+    if (simt::vote(asked) == 0) continue;  // with all lanes of the warp
     const std::uint32_t row = rank.rows.number(place);
     const double key = pair_key(args.kind, query, args.rows + std::size_t{row} * args.d, args.d);
-    if (mine >= last || simt::lane() % kPairLanes != 0) continue;
+    if (!asked || simt::lane() % kPairLanes != 0) continue;
+    ++compared;
     if (!(key <= kth) || rank.rows.hidden.from(share.query, row)) continue;
     const std::uint32_t at = simt::atomic_add(&noted, 1);
     rank.hits.places_of(share.list)[at] = place | kHasKey;
@@ -62,7 +100,7 @@ RESMEM_DEVICE void compare_chunk(const CompareArgs<T, Q>& args, const Share& sha
 // has as many rows as the list has room for behind those.
 template <class T, class Q>
 RESMEM_DEVICE std::uint32_t compare_share(const CompareArgs<T, Q>& args, const Share& share,
-                                          std::uint32_t& noted) {
+                                          std::uint32_t& noted, std::uint64_t& compared) {
   const RankArgs& rank = args.rank;
   const auto k =
       static_cast<std::uint32_t>(rank.k < rank.hits.capacity ? rank.k : rank.hits.capacity - 1);
@@ -73,7 +111,7 @@ RESMEM_DEVICE std::uint32_t compare_share(const CompareArgs<T, Q>& args, const S
     const std::uint32_t last = first + (left < room ? left : room);
     if (simt::thread() == 0) noted = list.count;
     simt::sync_block();
-    compare_chunk(args, share, first, last, kth, noted);
+    compare_chunk(args, share, first, last, kth, noted, compared);
     simt::sync_block();
     list.count = noted;
     sort_hits(list);
@@ -88,7 +126,7 @@ RESMEM_DEVICE std::uint32_t compare_share(const CompareArgs<T, Q>& args, const S
 }
 
 template <class T, class Q>
-RESMEM_KERNEL void RESMEM_BOUNDS(kCompareThreads, 3) compare_rows(const CompareArgs<T, Q> args) {
+RESMEM_KERNEL void RESMEM_BOUNDS(kCompareThreads, 2) compare_rows(const CompareArgs<T, Q> args) {
   auto& noted = *simt::shared_memory<std::uint32_t>();
   const unsigned list = simt::block_x(), place = list / args.shares;
   if (!is_compared(args, place)) return;
@@ -99,10 +137,11 @@ RESMEM_KERNEL void RESMEM_BOUNDS(kCompareThreads, 3) compare_rows(const CompareA
   const QueryState* states = args.rank.states;
   const Share share = {list, states != nullptr ? states[place].query : place, end(number),
                        end(number + 1)};
-  const std::uint32_t left = compare_share(args, share, noted);
+  std::uint64_t compared = 0;  // keys that this thread's lanes have found
+  const std::uint32_t left = compare_share(args, share, noted, compared);
+  simt::atomic_add(&args.counters->compared, compared);
   if (simt::thread() != 0) return;
   args.compared[list] = left;
-  simt::atomic_add(&args.counters->compared, std::uint64_t{share.last - share.first});
   if (!args.all) simt::atomic_add(&args.counters->given_up, std::uint64_t{1});
 }
 

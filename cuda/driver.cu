@@ -89,6 +89,25 @@ int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
+// Makes a device the current one for what must not throw, whatever has failed.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(int device) : before_(device), device_(device) {
+    if (cudaGetDevice(&before_) != cudaSuccess) cudaGetLastError();
+    change(device_);
+  }
+  ~CurrentDevice() { change(before_); }
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
+
+ private:
+  void change(int to) const {
+    if (before_ != device_ && cudaSetDevice(to) != cudaSuccess) cudaGetLastError();
+  }
+  int before_;
+  const int device_;
+};
+
 // Tells whether CUDA has copied host memory elsewhere when a copy to a device returns. It need not
 // do so where the device can read that memory itself.
 bool is_staged(const void* host) {
@@ -170,7 +189,8 @@ void* allocate(std::size_t bytes) {
 }
 
 // An error that shows here is an earlier one of the device, of which whoever waits is told.
-void release(void* address) noexcept {
+void release(int device, void* address) noexcept {
+  const CurrentDevice here(device);
   if (cudaFree(address) != cudaSuccess) cudaGetLastError();
 }
 
@@ -184,7 +204,9 @@ void* allocate_on(StreamHandle stream, std::size_t bytes) {
   return address;
 }
 
-void release_on(StreamHandle stream, void* address) noexcept {
+// The default streams of two devices have one handle.
+void release_on(int device, StreamHandle stream, void* address) noexcept {
+  const CurrentDevice here(device);
   if (address != nullptr && cudaFreeAsync(address, of(stream)) != cudaSuccess) cudaGetLastError();
 }
 
@@ -215,6 +237,14 @@ void fill_zeros(StreamHandle stream, void* to, std::size_t bytes) {
 void wait(StreamHandle stream) {
   refuse_if_failed();
   check(cudaStreamSynchronize(of(stream)), "cudaStreamSynchronize");
+}
+
+bool is_done(StreamHandle stream) {
+  refuse_if_failed();
+  const cudaError_t state = cudaStreamQuery(of(stream));
+  if (state == cudaErrorNotReady) return false;
+  check(state, "cudaStreamQuery");
+  return true;
 }
 
 void wait_for(StreamHandle stream, StreamHandle other) {

@@ -57,17 +57,18 @@ class OnDevice {
 // Throws a DeviceError that names the kernel. The current device is refused from then on.
 [[noreturn]] void throw_failed_launch(const char* kernel, const char* reason);
 
-// What follows is about the current device. It throws DeviceError, OutOfDeviceMemory included.
+// What follows is about the current device, but that memory is given back to its own: whoever does
+// so may have any current device. It throws DeviceError, OutOfDeviceMemory included.
 std::size_t free_memory();
 // Return the number of the device whose memory this is, or -1 for memory of the host.
 int device_of(const void* address);
 
 // Memory that is kept. To give it back waits for all work of the device.
 void* allocate(std::size_t bytes);
-void release(void* address) noexcept;
+void release(int device, void* address) noexcept;
 // Memory for what a stream does from here on, until it gets there when it is given back.
 void* allocate_on(StreamHandle stream, std::size_t bytes);
-void release_on(StreamHandle stream, void* address) noexcept;
+void release_on(int device, StreamHandle stream, void* address) noexcept;
 
 // Host memory may be changed or freed on return, but what copy_out() writes there comes only with
 // wait().
@@ -77,6 +78,8 @@ void copy_within(StreamHandle stream, void* to, const void* from, std::size_t by
 void fill_zeros(StreamHandle stream, void* to, std::size_t bytes);
 // Waits until the stream is done, and throws what any of its kernels failed with.
 void wait(StreamHandle stream);
+// Tells whether the stream is done, and throws the same.
+bool is_done(StreamHandle stream);
 // Makes what `stream` does from here on wait for what `other` has been asked up to now.
 void wait_for(StreamHandle stream, StreamHandle other);
 

@@ -41,12 +41,12 @@ void launch(const Launch& how, device::StreamHandle stream, void (*kernel)(Param
     error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(how.shared_bytes));
-  if (error == cudaSuccess) {
+  if (error == cudaSuccess)
     kernel<<<dim3(how.grid.x, how.grid.y), how.threads, how.shared_bytes,
              reinterpret_cast<cudaStream_t>(stream.address)>>>(
         static_cast<Parameters>(arguments)...);
-    error = cudaGetLastError();
-  }
+  const cudaError_t last = cudaGetLastError();  // takes it out of the runtime, whoever failed
+  if (error == cudaSuccess) error = last;
   if (error != cudaSuccess) device::throw_failed_launch(how.name, cudaGetErrorString(error));
 }
 

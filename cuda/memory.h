@@ -34,9 +34,9 @@ class Memory {
   ~Memory() {
     if (address_ == nullptr) return;
     if (source_.stream)
-      release_on(*source_.stream, address_);
+      release_on(source_.device, *source_.stream, address_);
     else
-      release(address_);
+      release(source_.device, address_);
   }
 
   template <class T>

@@ -116,6 +116,21 @@ inline void multiply_bytes(std::int32_t (&sum)[4], const std::uint32_t (&a)[4],
 }
 #endif
 
+// ---- Products of four signed bytes (dp4a) -------------------------------------------------------
+
+// Returns sum + a_0 b_0 + .. + a_3 b_3 in 32-bit integers that wrap.
+RESMEM_DEVICE std::int32_t multiply_four_bytes(std::uint32_t a, std::uint32_t b, std::int32_t sum) {
+#if defined(__CUDACC__)
+  return __dp4a(static_cast<std::int32_t>(a), static_cast<std::int32_t>(b), sum);
+#else
+  auto total = static_cast<std::uint32_t>(sum);
+  for (unsigned shift = 0; shift < 32; shift += 8)
+    total += static_cast<std::uint32_t>(static_cast<std::int8_t>(a >> shift) *
+                                        static_cast<std::int8_t>(b >> shift));
+  return static_cast<std::int32_t>(total);
+#endif
+}
+
 // ---- float16 (cvt) ------------------------------------------------------------------------------
 
 // Returns the float32 of the bits of a float16: 1 sign, 5 exponent (bias 15) and 10 fraction bits.

@@ -24,8 +24,8 @@ struct RescoreArgs {
 };
 
 // A block works on one query, and its groups of eight lanes take the hits in turn. A group without
-// a hit works on the first one, so that all lanes of its warp are there. Lists that overflowed stay
-// as they are.
+// a hit works on the row of place 0, so that all lanes of its warp are there. Lists that overflowed
+// stay as they are.
 template <class T, class Q>
 RESMEM_KERNEL void RESMEM_BOUNDS(kRescoreThreads, 8) rescore_hits(const RescoreArgs<T, Q> args) {
   auto& done = *simt::shared_memory<std::uint32_t>();
@@ -40,12 +40,13 @@ RESMEM_KERNEL void RESMEM_BOUNDS(kRescoreThreads, 8) rescore_hits(const RescoreA
   const unsigned groups = simt::threads() / kPairLanes;
   for (unsigned first = 0; first < count; first += groups) {
     const unsigned mine = first + simt::thread() / kPairLanes;
-    const std::uint32_t place = places[mine < count ? mine : 0];
+    const std::uint32_t place = mine < count ? places[mine] : 0;
     bool asked = mine < count && (place & kHasKey) == 0;
     if (asked && args.near_alone) asked = known[mine].high() <= state.near;
     if (simt::vote(asked) == 0) continue;  // with all lanes of the warp
     const std::uint32_t row = args.facts[place & ~kHasKey].vector;
     const double key = pair_key(args.kind, query, args.rows + std::size_t{row} * args.d, args.d);
+    simt::sync_warp();  // all lanes of a pair have read its place
     if (!asked || simt::lane() % kPairLanes != 0) continue;
     known[mine] = Known::key(key);
     places[mine] = place | kHasKey;

@@ -1,5 +1,7 @@
 // The search: blocks of queries, and for each the parts of all segments in turn.
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "compare.cuh"
 #include "engine.h"
@@ -12,10 +14,11 @@ namespace resmem {
 namespace device {
 namespace {
 
-constexpr std::size_t kLeastCapacity = 4096;  // hits
-constexpr std::size_t kLeastShare = 4096;     // rows that a block compares, where queries are few
-constexpr std::size_t kMostShares = 512;      // blocks that compare, where queries are few
+constexpr std::size_t kLeastCapacity = 16384;  // hits
+constexpr std::size_t kLeastShare = 4096;      // rows that a block compares, where queries are few
+constexpr std::size_t kMostShares = 512;       // blocks that compare, where queries are few
 constexpr std::size_t kDefaultWorkspace = std::size_t{1} << 30;
+constexpr std::size_t kMostBlocks = INT32_MAX;  // of a kernel
 constexpr unsigned kSettledPhase = 3;  // the phase after which the nearest hits get their keys
 
 // A part of a segment, as a search sees it.
@@ -61,12 +64,15 @@ std::size_t capacity_for(const std::vector<SearchedPart>& parts, const DeviceSea
   return std::min(most + 1, capacity);
 }
 
-// Returns into how many shares the rows are divided that a query is compared with.
-std::size_t shares_for(const std::vector<SearchedPart>& parts, std::size_t queries) {
+// Returns into how many shares the rows are divided that a query is compared with where no filter
+// is. Each share has a list of at least k rows, so it has no fewer rows than that.
+std::size_t shares_for(const std::vector<SearchedPart>& parts, const DeviceSearch& request,
+                       std::size_t queries) {
   std::size_t most = 1;
-  for (const SearchedPart& part : parts) most = std::max(most, part.part->n);
-  const std::size_t wanted = (most + kLeastShare - 1) / kLeastShare;
-  return std::max<std::size_t>(1, std::min(wanted, kMostShares / queries));
+  for (const SearchedPart& part : parts)
+    if (!is_filtered(part, request)) most = std::max(most, part.part->n);
+  const std::size_t share = std::max(kLeastShare, request.k);
+  return std::max<std::size_t>(1, std::min((most + share - 1) / share, kMostShares / queries));
 }
 
 // The arrays of a block of queries.
@@ -94,7 +100,7 @@ class BlockSearch {
         capacity_(capacity),
         first_(first),
         count_(count),
-        shares_(shares_for(parts, count)),
+        shares_(shares_for(parts, request, count)),
         d_(static_cast<unsigned>(request.d)),
         kind_(kind_of(request.metric)),
         depth_(depth_of(point_dimensions(kind_, d_))) {
@@ -243,16 +249,20 @@ class BlockSearch {
       simt::launch({"rank_hits", {blocks()}, kRankThreads}, stream(), &rank_hits, rank);
     }
     const auto shares = static_cast<unsigned>(filtered ? 1 : shares_);
-    const CompareArgs<T, Q> compare = {own,
-                                       rows,
-                                       static_cast<std::uint32_t>(part.part->n),
-                                       d_,
-                                       kind_,
-                                       !filtered,
-                                       shares,
-                                       rank,
-                                       work_.compared,
-                                       work_.counters};
+    CompareArgs<T, Q> compare = {};
+    compare.queries = own;
+    compare.rows = rows;
+    compare.row_count = static_cast<std::uint32_t>(part.part->n);
+    compare.d = d_;
+    compare.kind = kind_;
+    compare.all = !filtered;
+    compare.shares = shares;
+    compare.query_codes = filtered ? work_.codes : nullptr;
+    compare.row_codes = filtered ? part.part->codes.template of<std::int8_t>() : nullptr;
+    compare.depth = depth_;
+    compare.rank = rank;
+    compare.compared = work_.compared;
+    compare.counters = work_.counters;
     simt::launch({"compare_rows", {blocks() * shares}, kCompareThreads, sizeof(std::uint32_t)},
                  stream(), &compare_rows<T, Q>, compare);
     simt::launch({"merge_shares", {blocks()}, kRankThreads}, stream(), &merge_shares<T, Q>,
@@ -393,7 +403,26 @@ std::size_t queries_together(const DeviceSearch& request, const std::vector<Sear
   if (request.forced.queries > 0) return std::min(request.q, request.forced.queries);
   const std::size_t tile = BlockSearch(request, parts, capacity, 0, kTile).bytes();
   const std::size_t tiles = std::max<std::size_t>(1, workspace_bytes(request) / tile);
-  return std::min(request.q, tiles * kTile);
+  std::size_t most_rows = 1;
+  for (const SearchedPart& part : parts) most_rows = std::max(most_rows, part.part->n);
+  const std::size_t most = kMostBlocks / blocks_for(most_rows, kTile);  // filter_tiles()
+  return std::min(request.q, std::min(tiles, most) * kTile);
+}
+
+// Waits until the stream is done. Nothing of the caller's is written before, so that `poll` may
+// throw meanwhile: what the device still uses goes back to its stream.
+void wait_polling(StreamHandle stream, const std::function<void()>& poll) {
+  using Clock = std::chrono::steady_clock;
+  constexpr auto kBetweenPolls = std::chrono::milliseconds(20);
+  auto next = Clock::now();
+  while (!is_done(stream)) {
+    if (Clock::now() >= next) {
+      poll();
+      next = Clock::now() + kBetweenPolls;
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+  poll();
 }
 
 }  // namespace
@@ -415,11 +444,9 @@ void search(const DeviceSearch& request, const std::function<void()>& poll, Devi
       continue;
     }
     block.run(done);
+    if (!request.output_on_device) wait_polling(request.stream, poll);
     block.finish(stats != nullptr ? &done : nullptr);
-    if (!request.output_on_device) {
-      wait(request.stream);
-      poll();
-    }
+    if (!request.output_on_device) wait(request.stream);
     first += std::min(together, request.q - first);
   }
   if (stats != nullptr) *stats = done;

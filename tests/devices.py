@@ -78,7 +78,7 @@ class Emulated(Interface):
         super().__init__(array, data=(self.address if array.size else 0, False))
 
     def __del__(self):
-        self.extension.release(self.address)
+        self.extension.release(self.address, self.ordinal)
 
 
 class Exporter:

@@ -78,8 +78,8 @@ def test_memory_belongs_to_the_device_that_was_current(played):
     assert [played.device_of(first), played.device_of(second + 19)] == [0, 1]
     assert [played.free_memory(0), played.free_memory(1)] == [90, 80]
     assert played.device_of(id(first)) == -1
-    for address in (first, second):
-        played.release(address)
+    played.release(first)
+    played.release(second, device=1)
     assert played.device_of(first) == -1
     assert played.free_memory(0) == 100
 
@@ -155,7 +155,7 @@ def test_releasing_what_is_not_allocated_ends_the_process(emulated):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode < 0
-    assert "released what is no memory of a device, or was released before" in done.stderr
+    assert "released what is no memory of device 0, or was released before" in done.stderr
 
 
 # ---- failures --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,17 @@ from hypothesis import strategies as st
 import oracle
 from cases import FAMILIES, METRICS, WIDE_FAMILIES, as_stored, assert_same, make, make_wide
 
-DIMENSIONS = [1, 2, 3, 7, 8, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200]
+DIMENSIONS = [1, 2, 3, 7, 8, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200, 784]
 ROWS = [0, 1, 2, 127, 128, 129, 255, 256, 257, 400, 700]
 QUERIES = [0, 1, 2, 15, 16, 17, 127, 128, 129, 140]
 PHASES = [0, 128, 256]
 DTYPES = {"float32": "float32", "float16": "float16", "uint16": "bfloat16", "float64": "float64"}
+
+
+def examples(count):
+    """Try so many examples: few, as the emulation is slow, but many more in a thorough run."""
+    thorough = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+    return settings(max_examples=count * (20 if thorough else 1))
 
 
 @dataclass
@@ -46,7 +53,7 @@ class Searched:
         values = np.empty(shape)
         stats = self.module.search(
             queries, pairs, k, metric, options.pop("excluded", None), options.pop("version", 0),
-            values=values, **out, device=self.ordinal,
+            values=values, **out, device=options.pop("device", self.ordinal),
             forced=self.module.ForcedSearch(**forced), counted=True, **options,
         )  # fmt: skip
         return values, out["ids"], out["positions"], stats
@@ -57,7 +64,7 @@ def device(tested):
     return Searched(tested.extension, tested.ordinal)
 
 
-@settings(max_examples=100)
+@examples(60)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -82,11 +89,13 @@ def test_device_gives_the_bits_of_the_oracle(
     filtered = (first_phase or 512) < n and k <= n
     paths = stats["pairs_filtered"], stats["pairs_streamed"]
     assert paths == (n * q * (filtered and q > 16), n * q * (filtered and q <= 16))
-    given_up = n * stats["given_up"]
-    assert stats["compared"] == (given_up if filtered else n * q)
+    if filtered:
+        assert stats["compared"] <= n * stats["given_up"]
+    else:
+        assert (stats["compared"], stats["given_up"]) == (n * q, 0)
 
 
-@settings(max_examples=60)
+@examples(25)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -102,7 +111,7 @@ def test_device_reads_half_keys_as_they_are(device, family, seed, kind, d, metri
     assert found[3]["pairs_streamed"] == 1500
 
 
-@settings(max_examples=60)
+@examples(25)
 @given(
     family=st.sampled_from(sorted(WIDE_FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -117,7 +126,7 @@ def test_device_compares_float64_keys_in_float64(device, family, seed, d, metric
     assert_same(found[:2], oracle.search(queries, rows, 7, metric, wide=True), family)
 
 
-@settings(max_examples=60)
+@examples(30)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -147,7 +156,7 @@ def test_device_hides_removed_and_excluded_rows(device, family, seed, k, metric,
     assert (stats["pairs_streamed"] > 0) == coded
 
 
-@settings(max_examples=20)
+@examples(12)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -174,7 +183,7 @@ def test_device_rows_grow_and_lie_in_several_segments(device, family, seed, metr
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_lists_that_overflow_are_searched_canonically(device, metric):
-    queries, rows = make("gaussian", 4, 900, 130, 40)
+    queries, rows = make("gaussian", 4, 900, 40, 40)
     wanted = oracle.search(queries, rows, 60, metric)
     held = device.rows(rows, metric)
     counts = []
@@ -182,7 +191,7 @@ def test_lists_that_overflow_are_searched_canonically(device, metric):
         found = device.search(queries, [held], 60, metric, first_phase=128, capacity=capacity)
         assert_same(found[:2], wanted, capacity)
         counts.append(found[3]["given_up"])
-        assert found[3]["compared"] == 900 * counts[-1]
+        assert 60 * counts[-1] <= found[3]["compared"] <= 900 * counts[-1]
     assert counts[0] > 0
     assert sorted(counts, reverse=True) == counts
     assert counts[-1] == 0
@@ -225,6 +234,29 @@ def test_rows_that_are_not_finite_are_no_neighbours(device):
         kept = np.delete(np.arange(300), [4, 9, 280])
         wanted = oracle.search(queries, rows[kept], 297, ids=kept)
         assert_same((values[:, :297], ids[:, :297]), wanted, least)
+
+
+def test_lengths_whose_quotient_has_no_square_keep_their_order(device):
+    """The longest row is 1e154 times as long as a query: the square of that is no float64."""
+    rng = np.random.default_rng(19)
+    rows, queries = rng.standard_normal((900, 5)) * 1e35, rng.standard_normal((40, 5)) * 1e-119
+    found = device.search(
+        queries, [device.rows(rows, "inner_product")], 7, "inner_product", first_phase=128
+    )
+    assert_same(found[:2], oracle.search(queries, rows, 7, "inner_product", wide=True), "lengths")
+
+
+def test_few_lists_are_made_where_all_rows_are_filtered(device):
+    """Shares of the rows, each with a list, are for queries that are compared with all of them."""
+    queries, rows = make("gaussian", 20, 13000, 1, 3)
+    held, faults = device.rows(rows), device.module.faults()
+    wanted = oracle.search(queries, rows, 1500)
+    try:
+        faults.memory = device.module.bytes_in_use() + 400_000  # a list has 156 kB
+        found = device.search(queries, [held], 1500)
+    finally:
+        device.module.reset_devices()
+    assert_same(found[:2], wanted, "one list")
 
 
 def test_more_than_4096_neighbours_are_selected(device):
@@ -291,6 +323,23 @@ def test_memory_of_rows_and_searches_is_given_back(device, emulated):
     assert emulated.bytes_in_use() == before
 
 
+@pytest.mark.parametrize("stream", [None, 0])
+def test_memory_is_given_back_to_the_device_it_came_from(device, emulated, stream):
+    """Another device may be the current one when rows go: the emulation ends the process."""
+    before = emulated.bytes_in_use()
+    queries, rows = make("gaussian", 15, 300, 5, 20)
+    emulated.faults().devices = 2
+    try:
+        held = emulated.Rows(1, "float32", 20, "euclidean", stream, 1)
+        held.extend(rows)
+        found = device.search(queries, [held], 5, first_phase=128, device=1)
+        assert_same(found[:2], oracle.search(queries, rows, 5), "the second device")
+        del held
+        assert emulated.bytes_in_use() == before
+    finally:
+        emulated.reset_devices()
+
+
 def test_failed_extension_leaves_the_rows_as_they_were(device, emulated):
     queries, rows = make("gaussian", 13, 600, 5, 20)
     held = device.rows(rows[:300])
@@ -316,7 +365,7 @@ def test_failed_extension_leaves_the_rows_as_they_were(device, emulated):
 # ---- sorting and arrangement ---------------------------------------------------------------------
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(
     seed=st.integers(0, 2**31),
     n=st.sampled_from([1, 31, 33, 255, 256, 257, 2048, 2049, 5000]),

@@ -6,6 +6,9 @@ import copy
 import gc
 import multiprocessing
 import os
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -159,6 +162,19 @@ def test_a_device_that_failed_is_refused_from_then_on(emulated, searches):
         resmem.search(queries, rows, 2, device=DEVICE)
 
 
+def test_a_waiting_search_answers_an_interrupt(emulated, searches):
+    queries, rows = make("gaussian", 15, 90, 5, 8)
+    before = emulated.bytes_in_use()
+    emulated.faults().busy_polls = 10**6  # for many seconds
+    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        resmem.search(queries, rows, 2, device=DEVICE)
+    assert time.monotonic() - started < 5
+    assert emulated.bytes_in_use() == before
+
+
 # ---- Memory --------------------------------------------------------------------------------------
 
 
@@ -281,6 +297,14 @@ def test_memory_of_the_device_goes_with_the_memory(emulated, searches):
     assert held >= before + 600 * 20 * 4
     memory.kneighbors(embeddings)
     assert emulated.bytes_in_use() == held
+    info = memory.info()
+    assert (info["device"], info["search"], info["device_nbytes"]) == (
+        DEVICE,
+        DEVICE,
+        held - before,
+    )
+    assert [plan["search"] for plan in memory.plan_] == [DEVICE]
+    assert repr(memory).endswith(f"on {DEVICE}]")
     memory.to("cpu")
     gc.collect()
     assert emulated.bytes_in_use() == before

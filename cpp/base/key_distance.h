@@ -49,8 +49,8 @@ RESMEM_HOST_DEVICE double product_scale(double norm, double longest) {
 // query's `square` is |q|^2, and no row is longer than `longest`.
 RESMEM_HOST_DEVICE KeyDistance distance_of_products(double square, double longest, std::size_t d) {
   const double norm = std::sqrt(square), t = product_scale(norm, longest);
-  const double lengths = t * norm + longest;
-  return {t * t * square + longest * longest, 2 * t, 16 * kV,
+  const double length = t * norm, lengths = length + longest;  // t * t may overflow
+  return {length * length + longest * longest, 2 * t, 16 * kV,
           4 * canonical_rounding(d) * lengths * lengths};
 }
 

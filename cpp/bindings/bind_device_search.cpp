@@ -1,7 +1,9 @@
 #include <optional>
 
 #include "../../cuda/device.h"
+#include "../base/fp_guard.h"
 #include "bind_device.h"
+#include "gil.h"
 #include "search_request.h"
 
 namespace resmem {
@@ -89,7 +91,8 @@ void extend_python(device::DeviceRows& rows, const py::object& keys,
     require(ids->ndim() == 1 && extent(*ids, 0) == given.n, "ids must be (n,)");
     given.ids = ids->data();
   }
-  const py::gil_scoped_release released;
+  const GilRelease released;
+  const FpGuard guard;
   rows.extend(given);
 }
 
@@ -101,7 +104,8 @@ void remove_python(device::DeviceRows& rows, const Array<std::int64_t>& numbers,
   for (py::ssize_t i = 0; i < numbers.size(); ++i)
     require(numbers.data()[i] >= 0 && numbers.data()[i] < n, "rows must be those of the segment");
   const std::size_t count = extent(numbers, 0);
-  const py::gil_scoped_release released;
+  const GilRelease released;
+  const FpGuard guard;
   rows.remove(numbers.data(), stamps.data(), count);
 }
 
@@ -168,6 +172,9 @@ void take_outputs(device::DeviceSearch& request, const py::object& values, const
   require(together, "outputs must be on one side, the host's or the device's");
 }
 
+// Comes out of a search where a signal handler has raised an exception of Python.
+struct Stopped {};
+
 py::object search_python(const py::object& queries, const py::sequence& segments, std::size_t k,
                          const std::string& metric, const py::object& excluded,
                          std::int64_t version, const py::object& values, const py::object& ids,
@@ -195,15 +202,19 @@ py::object search_python(const py::object& queries, const py::sequence& segments
     request.excluded_on_device = view.on_device;
   }
   device::DeviceStats stats;
-  {
-    const py::gil_scoped_release released;
+  try {
+    // Python runs signal handlers on the main thread alone: others need not take the GIL to ask.
+    const bool may_ask = on_main_thread();
+    const GilRelease released;
+    const FpGuard guard;  // for the emulation, whose kernels compute here
     device::search(
         request,
-        [] {
-          const py::gil_scoped_acquire gil;
-          if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        [may_ask] {
+          if (may_ask && signal_raised()) throw Stopped();
         },
         counted ? &stats : nullptr);
+  } catch (const Stopped&) {
+    throw py::error_already_set();
   }
   return counted ? py::object(as_dict(stats)) : py::none();
 }

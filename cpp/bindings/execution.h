@@ -2,16 +2,14 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "../base/cpu.h"
 #include "../base/execution.h"
 #include "../base/fp_guard.h"
-#include "../base/platform.h"
 #include "bindings.h"
+#include "gil.h"
 
 namespace resmem {
 
@@ -33,34 +31,6 @@ struct ExecutionChoice {
 
 // This is the last argument of every function that computes.
 inline py::arg_v execution_argument() { return {"execution", ExecutionChoice(), "..."}; }
-
-// Runs Python's signal handlers. Returns whether one of them raised.
-inline bool signal_raised() {
-  const py::gil_scoped_acquire gil;
-  return PyErr_CheckSignals() != 0;
-}
-
-// Lets the GIL go for as long as it lives.
-//
-// Up to Python 3.13 the interpreter ends a daemon thread that asks for the GIL when the program is
-// at its end. The thread's stack is then unwound by force, through frames that no exception may
-// leave, and the program would abort. Such a thread waits here instead, until the process is gone.
-class GilRelease {
- public:
-  GilRelease() : state_(PyEval_SaveThread()) {}
-  ~GilRelease() {
-    try {
-      PyEval_RestoreThread(state_);
-    } catch (const ForcedUnwind&) {
-      for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
-    }
-  }
-  GilRelease(const GilRelease&) = delete;
-  GilRelease& operator=(const GilRelease&) = delete;
-
- private:
-  PyThreadState* state_;
-};
 
 // Runs work(interrupt) without the GIL and in the contract's floating-point state; a signal
 // handler's exception comes out as itself.

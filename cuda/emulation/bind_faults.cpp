@@ -60,6 +60,7 @@ void register_faults(py::module_& module) {
       .def_readwrite("succeeding_allocations", &Faults::succeeding_allocations)
       .def_readwrite("failing_allocations", &Faults::failing_allocations)
       .def_readwrite("failing_kernel", &Faults::failing_kernel)
+      .def_readwrite("busy_polls", &Faults::busy_polls)
       .def_readwrite("failing_wait", &Faults::failing_wait);
   module.def("faults", &emulation::faults, py::return_value_policy::reference,
              "The faults of all devices, to be changed.");
@@ -70,7 +71,9 @@ void register_faults(py::module_& module) {
   module.def("allocate", &allocate_python, "bytes"_a, "device"_a = 0, "on_stream"_a = false,
              "The address of new memory.");
   module.def(
-      "release", [](std::uintptr_t address) { device::release(pointer(address)); }, "address"_a);
+      "release",
+      [](std::uintptr_t address, int device) { device::release(device, pointer(address)); },
+      "address"_a, "device"_a = 0);
   module.def("copy_in", &copy_in_python, "to"_a, "bytes"_a, "device"_a = 0);
   module.def("copy_out", &copy_out_python, "from_address"_a, "bytes"_a, "device"_a = 0);
   module.def("wait", &wait_python, "device"_a = 0);

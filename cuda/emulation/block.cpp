@@ -17,6 +17,17 @@ constexpr std::size_t kSharedAlignment = 128;
 
 thread_local Block* current_block = nullptr;
 
+// Fibers that no block of this thread of the system has now. To make them takes longer than most
+// kernels, under ThreadSanitizer above all.
+thread_local std::vector<std::unique_ptr<Fiber>> spare_fibers;
+
+std::unique_ptr<Fiber> some_fiber() {
+  if (spare_fibers.empty()) return std::make_unique<Fiber>(kStackBytes);
+  std::unique_ptr<Fiber> fiber = std::move(spare_fibers.back());
+  spare_fibers.pop_back();
+  return fiber;
+}
+
 // Ends a thread of a block in which a rule was broken, so that its stack is left in order.
 struct Cancelled {};
 
@@ -43,10 +54,15 @@ Block::Block(unsigned threads, std::size_t shared_bytes, std::uint64_t seed)
       warps_(threads / kWarp) {
   if (threads == 0 || threads % kWarp != 0)
     throw RuleBroken("a block has a multiple of 32 threads, not " + std::to_string(threads));
-  for (Thread& each : all_) each.fiber = std::make_unique<Fiber>(kStackBytes);
+  const Unwatched unwatched;
+  for (Thread& each : all_) each.fiber = some_fiber();
 }
 
-Block::~Block() { std::free(shared_); }
+Block::~Block() {
+  const Unwatched unwatched;
+  for (Thread& each : all_) spare_fibers.push_back(std::move(each.fiber));
+  std::free(shared_);
+}
 
 Block& Block::current() { return *current_block; }
 

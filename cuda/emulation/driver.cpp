@@ -43,12 +43,15 @@ class Memory {
     allocations_[address] = {bytes, device};
     return address;
   }
-  void release(void* address) {
+  void release(int device, void* address) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (allocations_.erase(static_cast<unsigned char*>(address)) == 0) {
-      std::fprintf(stderr, "released what is no memory of a device, or was released before\n");
+    const auto found = allocations_.find(static_cast<unsigned char*>(address));
+    if (found == allocations_.end() || found->second.device != device) {
+      std::fprintf(stderr, "released what is no memory of device %d, or was released before\n",
+                   device);
       std::abort();
     }
+    allocations_.erase(found);
     std::free(address);
   }
   // Returns the device on which all these bytes belong to one allocation, or -1.
@@ -158,8 +161,8 @@ void* allocate(std::size_t bytes) {
   return address;
 }
 
-void release(void* address) noexcept {
-  if (address != nullptr) emulation::memory().release(address);
+void release(int device, void* address) noexcept {
+  if (address != nullptr) emulation::memory().release(device, address);
 }
 
 void* allocate_on(StreamHandle, std::size_t bytes) {
@@ -167,7 +170,7 @@ void* allocate_on(StreamHandle, std::size_t bytes) {
   return allocate(bytes);
 }
 
-void release_on(StreamHandle, void* address) noexcept { release(address); }
+void release_on(int device, StreamHandle, void* address) noexcept { release(device, address); }
 
 void copy_in(StreamHandle, void* to, const void* host, std::size_t bytes) {
   require_memory(to, bytes, "copy_in");
@@ -193,6 +196,12 @@ void fill_zeros(StreamHandle, void* to, std::size_t bytes) {
 void wait(StreamHandle) {
   refuse_failed(current_device);
   if (emulation::faults().failing_wait) fail(current_device, "work of the device failed");
+}
+
+bool is_done(StreamHandle stream) {
+  wait(stream);
+  unsigned& left = emulation::faults().busy_polls;
+  return left == 0 || --left == 0;
 }
 
 void wait_for(StreamHandle, StreamHandle) { refuse_failed(current_device); }

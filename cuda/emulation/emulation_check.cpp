@@ -122,14 +122,22 @@ void check_matrix_products() {
   for (std::int8_t& each : b) each = static_cast<std::int8_t>(random());
   std::vector<std::int32_t> product(16 * 8);
   run_grid(&multiply_once, Grid{}, 32, sizeof a + sizeof b, a, b, product.data());
-  bool right = true;
+  bool right = true, four_at_a_time = true;
   for (unsigned row = 0; row < 16; ++row)
     for (unsigned column = 0; column < 8; ++column) {
-      std::int32_t wanted = 1;
+      std::int32_t wanted = 1, by_fours = 1;
       for (unsigned i = 0; i < 32; ++i) wanted += a[row * 32 + i] * b[column * 32 + i];
+      for (unsigned i = 0; i < 32; i += 4) {
+        std::uint32_t x, y;
+        std::memcpy(&x, a + row * 32 + i, 4);
+        std::memcpy(&y, b + column * 32 + i, 4);
+        by_fours = multiply_four_bytes(x, y, by_fours);
+      }
+      four_at_a_time = four_at_a_time && by_fours == wanted;
       right = right && product[row * 8 + column] == wanted;
     }
   expect(right, "a matrix product of bytes, loaded by tiles");
+  expect(four_at_a_time, "products of four bytes");
 }
 
 void copy_some(const std::uint32_t* from, std::uint32_t* out) {

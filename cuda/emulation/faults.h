@@ -18,6 +18,7 @@ struct Faults {
   // So many allocations succeed, if there is memory, before so many fail.
   unsigned succeeding_allocations = 0, failing_allocations = 0;
   std::string failing_kernel;  // its launches fail
+  unsigned busy_polls = 0;     // how often a stream is asked before it is done
   bool failing_wait = false;   // the next wait finds that something has failed
 
   bool fails(const char* kernel) const { return failing_kernel == kernel; }

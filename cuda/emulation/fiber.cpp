@@ -81,14 +81,20 @@ void Fiber::run() {
 void Fiber::begin(Body body, void* argument) {
   body_ = body;
   argument_ = argument;
+#if defined(RESMEM_THREAD_SANITIZER)
+  // A body never returns to what called it, so that calls pile up in the sanitizer's record.
+  constexpr unsigned kMostBodies = 256;
+  if (own_shadow_ == nullptr || !ended_ || ++bodies_ == kMostBodies) {
+    if (own_shadow_ != nullptr) __tsan_destroy_fiber(own_shadow_);
+    own_shadow_ = __tsan_create_fiber(0);
+    bodies_ = 0;
+  }
+#endif
   ended_ = false;
 #if defined(RESMEM_ADDRESS_SANITIZER)
   __asan_unpoison_memory_region(stack_, stack_bytes_);  // of what was dropped on it
 #endif
-#if defined(RESMEM_THREAD_SANITIZER)
-  if (own_shadow_ != nullptr) __tsan_destroy_fiber(own_shadow_);
-  own_shadow_ = __tsan_create_fiber(0);
-#else
+#if !defined(RESMEM_THREAD_SANITIZER)
   own_shadow_ = nullptr;
 #endif
 #if defined(__x86_64__)

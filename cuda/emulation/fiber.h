@@ -48,6 +48,7 @@ class Fiber {
   // The sanitizers know the two stacks by these.
   [[maybe_unused]] void* own_shadow_ = nullptr;
   [[maybe_unused]] void* resumer_shadow_ = nullptr;
+  [[maybe_unused]] unsigned bodies_ = 0;  // that the first of them was for
   [[maybe_unused]] const void* resumer_stack_ = nullptr;
   [[maybe_unused]] std::size_t resumer_stack_bytes_ = 0;
 };

@@ -468,9 +468,9 @@ class Memory:
         ``search`` is "cascade", "tree" or "float32", for 16 queries and more, and ``search_few``
         for fewer. ``tried`` lists the indexes that were measured: the share of all rows that
         ``passed`` the projection of a cascade, and the speed relative to float32. The dict is empty
-        for a segment for which nothing has been decided yet.
+        for a segment for which nothing has been decided yet. On a device ``search`` names it.
         """
-        return describe_plans(self._state.view.fitted_rows)
+        return describe_plans(self._state.view)
 
     def correction(
         self,

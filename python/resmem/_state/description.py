@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from resmem._rows.snapshot import Snapshot
 from resmem._rows.stores.named import residual_dtype_for
 from resmem._state.state import State
+from resmem._state.view import MemoryView
 
 
 def describe(state: State) -> dict[str, Any]:
@@ -24,8 +24,10 @@ def describe(state: State) -> dict[str, Any]:
         "nbytes": rows.nbytes,
         "segments": len(rows.segments),
         "removed": sum(s.dead for s in rows.segments),
-        "search": _describe_search(rows),
+        "search": _describe_search(now),
     }
+    if now.resident is not None:
+        about["device"], about["device_nbytes"] = str(now.resident.device), now.resident.nbytes
     if file is not None:
         about["file"] = file.path
         about["file_bytes"] = os.path.getsize(file.path) if os.path.exists(file.path) else None
@@ -60,17 +62,25 @@ def in_one_line(state: State) -> str:
     if rows is None:
         return text + " [not fitted]"
     size = rows.nbytes / (1 << 20)
-    return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB]"
+    place = "" if now.resident is None else f", on {now.resident.device}"
+    return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB{place}]"
 
 
-def describe_plans(rows: Snapshot) -> list[dict[str, Any]]:
+def describe_plans(now: MemoryView) -> list[dict[str, Any]]:
     """See ``Memory.plan_``."""
+    rows = now.fitted_rows
+    if now.resident is not None:
+        place = str(now.resident.device)
+        plan = {"search": place, "search_few": place, "reason": "memory.to was called"}
+        return [{**plan, "rows": segment.n} for segment in rows.segments]
     decisions = (segment.planner.decision for segment in rows.segments)
     return [{} if each is None else each.described() for each in decisions]
 
 
-def _describe_search(rows: Snapshot) -> str:
-    built = [plan for plan in describe_plans(rows) if plan.get("bytes")]
+def _describe_search(now: MemoryView) -> str:
+    if now.resident is not None:
+        return str(now.resident.device)
+    built = [plan for plan in describe_plans(now) if plan.get("bytes")]
     if not built:
         return "float32"
     count, size = (sum(plan[each] for plan in built) for each in ("rows", "bytes"))

@@ -1,0 +1,335 @@
+// Searches in the emulation as Python does, and compares what is found with a plain loop over all
+// rows. Shapes, numbers and orders are random, and chosen by a seed; what a search forces is too,
+// so that all paths are taken.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../device.h"
+#include "../launch.h"
+
+namespace resmem {
+namespace {
+
+using Random = std::mt19937_64;
+
+template <class T>
+T one_of(Random& random, std::initializer_list<T> choices) {
+  return choices.begin()[random() % choices.size()];
+}
+
+// ---- Numbers ------------------------------------------------------------------------------------
+
+enum class Family { gaussian, integers, duplicates, mixed_norms, zeros };
+
+std::vector<double> numbers(Random& random, Family family, std::size_t n, std::size_t d) {
+  std::normal_distribution<double> normal;
+  std::vector<double> made(n * d), three(3 * d);
+  for (double& each : three) each = normal(random);
+  for (std::size_t i = 0; i < n; ++i) {
+    const double size = std::ldexp(1.0, static_cast<int>(random() % 25) - 12);
+    const std::size_t copied = random() % 3;
+    for (std::size_t j = 0; j < d; ++j) {
+      double& each = made[i * d + j];
+      each = normal(random);
+      if (family == Family::integers) each = static_cast<double>(random() % 5) - 2;
+      if (family == Family::duplicates) each = three[copied * d + j];
+      if (family == Family::mixed_norms) each *= size;
+      if (family == Family::zeros) each = 0;
+    }
+  }
+  return made;
+}
+
+// Keys as they are stored, and the numbers that these stand for.
+struct Keys {
+  NumberType type;
+  std::vector<unsigned char> stored;
+  std::vector<double> read;
+};
+
+template <class T>
+void store(Keys& keys, std::size_t i, T number) {
+  std::memcpy(keys.stored.data() + i * sizeof number, &number, sizeof number);
+}
+
+// Stores numbers, cut off to fewer bits where the type has fewer.
+Keys keys_of(NumberType type, const std::vector<double>& numbers) {
+  Keys keys{type, std::vector<unsigned char>(Numbers{nullptr, type}.bytes(numbers.size())),
+            numbers};
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    double& read = keys.read[i];
+    if (type == NumberType::float64) {
+      store(keys, i, read);
+      continue;
+    }
+    const auto narrow = static_cast<float>(read);
+    read = static_cast<double>(narrow);
+    if (type == NumberType::float32) {
+      store(keys, i, narrow);
+    } else if (type == NumberType::bfloat16) {
+      std::uint32_t bits;
+      std::memcpy(&bits, &narrow, sizeof bits);
+      store(keys, i, static_cast<std::uint16_t>(bits >> 16));
+      bits &= 0xFFFF0000;
+      float cut;
+      std::memcpy(&cut, &bits, sizeof cut);
+      read = static_cast<double>(cut);
+    } else {
+      // A float16 is a multiple of 2^-24, and of its own last bit.
+      const double size = std::min(std::fabs(read), 65504.0);
+      int exponent = 0;
+      std::frexp(size, &exponent);
+      const int last = std::max(exponent - 11, -24);
+      const auto units = static_cast<unsigned>(std::ldexp(size, -last));
+      const unsigned sign = read < 0 ? 0x8000 : 0;
+      const unsigned field = units < 1024 ? 0U : static_cast<unsigned>(last + 25);
+      store(keys, i, static_cast<std::uint16_t>(sign | field << 10 | (units & 1023)));
+      read = std::copysign(std::ldexp(units, last), read);
+    }
+  }
+  return keys;
+}
+
+// ---- The plain loop
+// ------------------------------------------------------------------------------
+
+// Sums terms as cpp/CONTRACT.md says.
+template <class Term>
+double canonical_sum(std::size_t d, const Term& term) {
+  double p[8] = {};
+  for (std::size_t i = 0; i < d; ++i) p[i % 8] += term(i);
+  return ((p[0] + p[4]) + (p[2] + p[6])) + ((p[1] + p[5]) + (p[3] + p[7]));
+}
+
+double plain_dot(const double* a, const double* b, std::size_t d) {
+  return canonical_sum(d, [&](std::size_t i) { return a[i] * b[i]; });
+}
+
+double plain_key(Metric metric, const double* q, const double* x, std::size_t d) {
+  if (is_euclidean(metric))
+    return canonical_sum(d, [&](std::size_t i) { return (q[i] - x[i]) * (q[i] - x[i]); });
+  if (metric == Metric::inner_product) return -plain_dot(q, x, d);
+  const double product = plain_dot(q, q, d) * plain_dot(x, x, d);
+  if (product == 0) return 1;
+  const double c = 1 - plain_dot(q, x, d) / std::sqrt(product);
+  return c < 0 ? 0 : c;
+}
+
+double value_of(Metric metric, double key) {
+  return metric == Metric::euclidean       ? std::sqrt(key)
+         : metric == Metric::inner_product ? 0 - key
+                                           : key;
+}
+
+// ---- Cases
+// ---------------------------------------------------------------------------------------
+
+struct PlainSegment {
+  Keys keys;
+  std::size_t n, counted;  // rows, and those that count
+  std::vector<std::int64_t> ids, died;
+  bool has_ids;
+  std::size_t least_coded;
+};
+
+struct Case {
+  Metric metric;
+  std::size_t d, q, k, width;
+  Keys queries;
+  std::vector<PlainSegment> segments;
+  std::vector<std::int64_t> excluded;
+  device::ForcedSearch forced;
+};
+
+constexpr std::int64_t kVersion = 5;
+
+struct Found {
+  std::vector<double> values;
+  std::vector<std::int64_t> ids, positions;
+};
+
+PlainSegment segment_of(Random& random, Family family, NumberType type, std::size_t d,
+                        std::int64_t first_id) {
+  PlainSegment made;
+  made.n = one_of<std::size_t>(random, {0, 1, 129, 260, 300, 300});
+  made.counted = made.n - (random() % 3 == 0 ? std::min<std::size_t>(made.n, random() % 9) : 0);
+  std::vector<double> rows = numbers(random, family, made.n, d);
+  if (made.n > 0 && random() % 4 == 0)
+    rows[random() % rows.size()] = random() % 2 == 0 ? HUGE_VAL : std::nan("");
+  made.keys = keys_of(type, rows);
+  if (type == NumberType::float16 && made.n > 0)  // float16 has no place for what is not finite
+    made.keys = keys_of(type, numbers(random, family, made.n, d));
+  made.has_ids = random() % 2 == 0;
+  for (std::size_t i = 0; i < made.n; ++i) {
+    made.ids.push_back(first_id + static_cast<std::int64_t>(i));
+    made.died.push_back(random() % 3 == 0 ? one_of<std::int64_t>(random, {0, 3, 5, 6}) : 0);
+  }
+  if (made.has_ids) std::shuffle(made.ids.begin(), made.ids.end(), random);
+  made.least_coded = random() % 6 == 0 ? 1000 : 1;
+  return made;
+}
+
+Case case_of(Random& random) {
+  Case made;
+  made.metric = one_of(
+      random, {Metric::euclidean, Metric::sqeuclidean, Metric::cosine, Metric::inner_product});
+  made.d = one_of<std::size_t>(random, {1, 3, 8, 33, 64, 65, 130});
+  made.q = random() % 16 == 0 ? 130 : one_of<std::size_t>(random, {1, 2, 5, 16, 17, 19});
+  made.k = made.q > 20 ? 9 : one_of<std::size_t>(random, {1, 2, 9, 40, 150, 400});
+  const Family family = one_of(random, {Family::gaussian, Family::integers, Family::duplicates,
+                                        Family::mixed_norms, Family::zeros, Family::gaussian});
+  const NumberType type = one_of(random, {NumberType::float32, NumberType::float16,
+                                          NumberType::bfloat16, NumberType::float64});
+  const std::size_t segments = 1 + random() % 2;
+  for (std::size_t s = 0; s < segments; ++s)
+    made.segments.push_back(
+        segment_of(random, family, type, made.d, 1000 * static_cast<std::int64_t>(s)));
+  made.queries = keys_of(type == NumberType::float64 ? type : NumberType::float32,
+                         numbers(random, family, made.q, made.d));
+  made.width = random() % 3;
+  for (std::size_t i = 0; i < made.q * made.width; ++i)
+    made.excluded.push_back(static_cast<std::int64_t>(random() % 600) - 1);
+  made.forced = {one_of<std::size_t>(random, {0, 128, 128, 128, 256}),
+                 made.k + (made.q < 3 ? 1 : one_of<std::size_t>(random, {30, 60, 400})),
+                 one_of<std::size_t>(random, {0, 0, 7})};
+  return made;
+}
+
+Found plainly_found(const Case& of) {
+  Found found;
+  for (std::size_t i = 0; i < of.q; ++i) {
+    struct Row {
+      double key;
+      std::int64_t id, position;
+    };
+    std::vector<Row> rows;
+    std::int64_t position = 0;
+    const auto* excluded = of.excluded.data() + i * of.width;
+    for (const PlainSegment& segment : of.segments)
+      for (std::size_t r = 0; r < segment.counted; ++r, ++position) {
+        const double key = plain_key(of.metric, of.queries.read.data() + i * of.d,
+                                     segment.keys.read.data() + r * of.d, of.d);
+        const bool removed = segment.died[r] > 0 && segment.died[r] <= kVersion;
+        const bool hidden =
+            std::find(excluded, excluded + of.width, segment.ids[r]) != excluded + of.width;
+        if (std::isfinite(key) && !removed && !hidden)
+          rows.push_back({key, segment.ids[r], position});
+      }
+    std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) {
+      return a.key < b.key || (a.key == b.key && a.id < b.id);
+    });
+    rows.resize(of.k, {HUGE_VAL, -1, -1});
+    for (const Row& row : rows) {
+      found.values.push_back(value_of(of.metric, row.key));
+      found.ids.push_back(row.id);
+      found.positions.push_back(row.position);
+    }
+  }
+  return found;
+}
+
+// Brings rows in one to three steps, and removes some before the last.
+std::unique_ptr<device::DeviceRows> brought(Random& random, const Case& of,
+                                            const PlainSegment& segment) {
+  auto rows = std::make_unique<device::DeviceRows>(device::MemorySource{}, segment.keys.type, of.d,
+                                                   of.metric, segment.least_coded);
+  device::GivenRows given;
+  given.keys = segment.keys.stored.data();
+  given.ids = segment.has_ids ? segment.ids.data() : nullptr;
+  given.first_id = segment.n > 0 && !segment.has_ids ? segment.ids[0] : 0;
+  std::vector<std::size_t> ends = {segment.n};
+  while (ends.size() < 3 && random() % 2 == 0) ends.push_back(random() % (segment.n + 1));
+  std::sort(ends.begin(), ends.end());
+  std::size_t begin = 0;
+  for (const std::size_t end : ends) {
+    given.n = end;
+    rows->extend(given);
+    std::vector<std::int64_t> gone, stamps;
+    for (std::size_t r = begin; r < end; ++r)
+      if (segment.died[r] > 0) {
+        gone.push_back(static_cast<std::int64_t>(r));
+        stamps.push_back(segment.died[r]);
+      }
+    rows->remove(gone.data(), stamps.data(), gone.size());
+    begin = end;
+  }
+  return rows;
+}
+
+Found found_on_device(Random& random, const Case& of, device::DeviceStats& stats) {
+  std::vector<std::unique_ptr<device::DeviceRows>> held;
+  device::DeviceSearch request;
+  for (const PlainSegment& segment : of.segments) {
+    held.push_back(brought(random, of, segment));
+    request.segments.push_back({held.back().get(), segment.counted});
+  }
+  const std::size_t size = of.q * of.k;
+  Found found{std::vector<double>(size), std::vector<std::int64_t>(size),
+              std::vector<std::int64_t>(size)};
+  request.queries = of.queries.stored.data();
+  request.q = of.q;
+  request.d = of.d;
+  request.k = of.k;
+  request.metric = of.metric;
+  request.excluded = of.width > 0 ? of.excluded.data() : nullptr;
+  request.excluded_width = of.width;
+  request.version = kVersion;
+  request.values = found.values.data();
+  request.ids = found.ids.data();
+  request.positions = found.positions.data();
+  request.forced = of.forced;
+  device::search(
+      request, [] {}, &stats);
+  return found;
+}
+
+void add(device::DeviceStats& sums, const device::DeviceStats& stats) {
+  sums.pairs_filtered += stats.pairs_filtered;
+  sums.pairs_streamed += stats.pairs_streamed;
+  sums.rescored += stats.rescored;
+  sums.compared += stats.compared;
+  sums.given_up += stats.given_up;
+}
+
+bool is_found(std::uint64_t seed, device::DeviceStats& sums) {
+  Random random(seed);
+  const Case made = case_of(random);
+  simt::emulation_seed() = seed;
+  device::DeviceStats stats;
+  const Found wanted = plainly_found(made), found = found_on_device(random, made, stats);
+  add(sums, stats);
+  const bool same = std::memcmp(wanted.values.data(), found.values.data(),
+                                wanted.values.size() * sizeof(double)) == 0 &&
+                    wanted.ids == found.ids && wanted.positions == found.positions;
+  if (!same)
+    std::printf("FAILED  the search of seed %llu\n", static_cast<unsigned long long>(seed));
+  return same;
+}
+
+}  // namespace
+}  // namespace resmem
+
+// search_check FIRST COUNT: searches with that many seeds from the first one on.
+int main(int count, char** arguments) {
+  const std::uint64_t first = count > 1 ? std::strtoull(arguments[1], nullptr, 10) : 1;
+  const std::uint64_t cases = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 100;
+  resmem::device::DeviceStats sums;
+  std::uint64_t failed = 0;
+  for (std::uint64_t seed = first; seed < first + cases; ++seed)
+    failed += resmem::is_found(seed, sums) ? 0 : 1;
+  const std::uint64_t paths[] = {sums.pairs_filtered, sums.pairs_streamed, sums.rescored,
+                                 sums.compared, sums.given_up};
+  const bool all_paths = std::count(std::begin(paths), std::end(paths), 0U) == 0;
+  if (!all_paths) std::printf("FAILED  to take all paths\n");
+  if (failed > 0 || !all_paths) return 1;
+  std::printf("passed  %llu searches, by all paths\n", static_cast<unsigned long long>(cases));
+  return 0;
+}
