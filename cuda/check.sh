@@ -115,7 +115,7 @@ export python device PATH PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}" PYT
 
 # ---- what is run ----------------------------------------------------------------------------------
 
-if step build 240 bash -c 'build "$@"' build "${options[@]}"; then
+if step build 330 bash -c 'build "$@"' build "${options[@]}"; then
   step self_test 90 "$python" tests/device_check.py --device "$device" "${self_test[@]}"
   step tests "$tests" bash -c contract
   seconds=$(($(left) - kept_back))
