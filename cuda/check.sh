@@ -15,7 +15,7 @@ fi
 mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
 cd "$(dirname "$0")/.."
 
-allowed=480 # seconds for everything
+allowed=470 # seconds for everything, as what is stopped may take some more to end
 kept_back=60 # of them, for what comes after the timings
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -115,7 +115,7 @@ export python device PATH PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}" PYT
 
 # ---- what is run ----------------------------------------------------------------------------------
 
-if step build 240 bash -c 'build "$@"' build "${options[@]}"; then
+if step build 330 bash -c 'build "$@"' build "${options[@]}"; then
   step self_test 90 "$python" tests/device_check.py --device "$device" "${self_test[@]}"
   step tests "$tests" bash -c contract
   seconds=$(($(left) - kept_back))
