@@ -242,7 +242,10 @@ void wait(StreamHandle stream) {
 bool is_done(StreamHandle stream) {
   refuse_if_failed();
   const cudaError_t state = cudaStreamQuery(of(stream));
-  if (state == cudaErrorNotReady) return false;
+  if (state == cudaErrorNotReady) {
+    cudaGetLastError();  // else the next launch would seem to have failed
+    return false;
+  }
   check(state, "cudaStreamQuery");
   return true;
 }

@@ -246,16 +246,15 @@ def test_lengths_whose_quotient_has_no_square_keep_their_order(device):
     assert_same(found[:2], oracle.search(queries, rows, 7, "inner_product", wide=True), "lengths")
 
 
-def test_few_lists_are_made_where_all_rows_are_filtered(device):
+def test_few_lists_are_made_where_all_rows_are_filtered(device, emulated):
     """Shares of the rows, each with a list, are for queries that are compared with all of them."""
     queries, rows = make("gaussian", 20, 13000, 1, 3)
-    held, faults = device.rows(rows), device.module.faults()
-    wanted = oracle.search(queries, rows, 1500)
+    held, wanted = device.rows(rows), oracle.search(queries, rows, 1500)
     try:
-        faults.memory = device.module.bytes_in_use() + 400_000  # a list has 156 kB
+        emulated.faults().memory = emulated.bytes_in_use() + 400_000  # a list has 156 kB
         found = device.search(queries, [held], 1500)
     finally:
-        device.module.reset_devices()
+        emulated.reset_devices()
     assert_same(found[:2], wanted, "one list")
 
 
