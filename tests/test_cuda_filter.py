@@ -70,6 +70,21 @@ def test_hits_are_those_of_the_definition(emulated, seed, q, n, depth, spread):
     assert counts.tolist() == [len(w) for w in wanted]
 
 
+def test_score_at_the_threshold_passes(emulated):
+    """The threshold of query i is the score of row i, whose square is odd and halved downwards."""
+    rng = np.random.default_rng(3)
+    queries, rows = random_codes(rng, 64, 64, [0]), random_codes(rng, 64, 64, [0])
+    queries.errors[:], rows.errors[:] = 0, 0
+    rows.codes[rows.squares % 2 == 0, 0] ^= 1
+    rows = Coded128(rows.codes, rows.exponents, rows.errors)  # with the new squares
+    products = (queries.codes.astype(np.int64) @ rows.codes.astype(np.int64).T).diagonal()
+    scores = products - rows.squares // 2
+    reach = np.sqrt(queries.squares - 2 * (scores + 0.5))
+    hits, _ = run(emulated, queries, rows, reach, 64, 1)
+    assert all(i in mine for i, mine in enumerate(hits))
+    assert hits == oracle.filter_hits(queries, rows, reach)
+
+
 @settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**31),
