@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resmem._base.arrays import quantiles
 from resmem._scores.metrics import (
     Interval,
     error_of,
@@ -292,3 +293,15 @@ def test_worst_gains_are_those_of_the_worst_class(name):
         ]
     )
     np.testing.assert_allclose(score.worst(one, other), gains.min(axis=0), rtol=1e-12, atol=1e-15)
+
+
+@given(
+    values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30),
+    at=st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), min_size=1, max_size=4),
+)
+def test_quantiles_are_those_of_numpy(values, at):
+    given_values = np.array(values)
+    found = quantiles(given_values, at)
+    np.testing.assert_allclose(found, np.quantile(given_values, at), rtol=1e-12, atol=1e-9)
+    assert (found >= given_values.min()).all()
+    assert (found <= given_values.max()).all()

@@ -177,6 +177,19 @@ def distinct(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.unique(values, return_index=True)[0]
 
 
+def quantiles(values: F64, at: npt.ArrayLike) -> F64:
+    """Return what ``numpy.quantile`` does, for values (n,), n >= 1, none of which is NaN.
+
+    NumPy's own finds distinct values, as ``distinct`` tells.
+    """
+    ordered, places = np.sort(values), np.asarray(at, dtype=np.float64) * (len(values) - 1)
+    low = np.floor(places).astype(np.int64)
+    first, second = ordered[low], ordered[np.minimum(low + 1, len(values) - 1)]
+    part, step = places - low, second - first
+    found: F64 = np.where(part < 0.5, first + step * part, second - step * (1 - part))
+    return found
+
+
 def all_finite(*parts: npt.NDArray[Any]) -> bool:
     """Tell whether the arrays hold neither NaN nor infinity, without naming rows that do."""
     return all(bool(np.isfinite(part).all()) for part in parts)

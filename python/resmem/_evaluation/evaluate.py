@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 import resmem._core as _core
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, distinct, read_block, release_pages, sliceable
+from resmem._base.arrays import (
+    F64,
+    I64,
+    distinct,
+    quantiles,
+    read_block,
+    release_pages,
+    sliceable,
+)
 from resmem._base.blocks import blocks
 from resmem._base.errors import warn
 from resmem._base.execution import Execution, execution_of
@@ -519,7 +527,7 @@ def _distance_buckets(nearest: F64, buckets: int) -> list[I64]:
     known = np.isfinite(nearest)
     number = np.full(len(nearest), buckets)
     if known.any():
-        inner = distinct(np.quantile(nearest[known], np.arange(1, buckets) / buckets))
+        inner = distinct(quantiles(nearest[known], np.arange(1, buckets) / buckets))
         number[known] = np.searchsorted(inner, nearest[known], side="right")
     return [np.flatnonzero(number == n) for n in distinct(number)]
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import resmem._core as _core
-from resmem._base.arrays import F64, I64, SMALLEST_WIDE
+from resmem._base.arrays import F64, I64, SMALLEST_WIDE, quantiles
 from resmem._base.execution import DEFAULT, Execution
 from resmem._base.sample import sample
 
@@ -142,13 +142,13 @@ class Neighbourhood:
         spacing = self.steps[known]
         if self._metric == "inner_product":
             spacing = spacing / (lengths[self._queries][known] * lengths.max())
-        least = ALLOWED_FRACTION * float(np.quantile(spacing, _LOW_QUANTILE)) / 2
+        least = ALLOWED_FRACTION * float(quantiles(spacing, _LOW_QUANTILE)) / 2
         if error_ratio == 0:
             return least
         moved = rounding_errors(self._rows if offset is None else self._rows - offset)
         if self._metric != "euclidean":
             moved = moved / lengths
-        most = float(np.quantile(moved, 1 - _LOW_QUANTILE))
+        most = float(quantiles(moved, 1 - _LOW_QUANTILE))
         return max(least, float(moved.max()), most / error_ratio)
 
     def _lengths(self) -> F64:

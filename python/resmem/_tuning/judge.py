@@ -225,7 +225,7 @@ class HeldOutComparison:
         predicted = np.empty((len(rows), tuner.runs[0].rows.columns))
         for each in dict.fromkeys(picks):
             settings, run, predictor = each
-            mine = np.isin(folds, [f for f, pick in enumerate(picks) if pick == each])
+            mine = np.array([pick == each for pick in picks], dtype=np.bool_)[folds]
             if mine.any():
                 predicted[mine] = tuner.runs[run].predictions(settings, rows[mine], predictor)
         return predicted
