@@ -138,9 +138,7 @@ RESMEM_KERNEL void RESMEM_BOUNDS(kCodeThreads, 4) code_vectors(const CodeArgs<T>
   const auto vector = args.order != nullptr ? args.order[place] : static_cast<std::uint32_t>(place);
   const T* x = args.vectors + std::size_t{vector} * args.d;
   const double square = args.kind == KeyKind::squared_distance ? 0 : square_of(x, args.d);
-  const double longest = args.kind == KeyKind::inner_product
-                             ? longest_from(number_of_bits(*args.largest_square), args.d)
-                             : 0;
+  const double longest = longest_of(args.kind, args.largest_square, args.d);
   const Point point = args.queries ? query_point(args.kind, square, longest, args.d)
                                    : row_point(args.kind, square, longest, args.d);
   const unsigned dimensions = point_dimensions(args.kind, args.d);
@@ -186,8 +184,7 @@ RESMEM_KERNEL void RESMEM_BOUNDS(kCodeThreads, 8)
                const double* squares, const std::uint64_t* largest, double* offset) {
   const unsigned i = simt::block_x() * simt::threads() + simt::thread();
   if (i >= point_dimensions(kind, d)) return;
-  const double longest =
-      kind == KeyKind::inner_product ? longest_from(number_of_bits(*largest), d) : 0;
+  const double longest = longest_of(kind, largest, d);
   double sum = 0;
   for (std::size_t r = 0; r < count; ++r) {
     const double square = squares != nullptr ? squares[r] : 0;

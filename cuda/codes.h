@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "../cpp/base/rounding.h"
+#include "points.h"
 #include "simt.h"
 
 namespace resmem {
@@ -96,6 +97,14 @@ RESMEM_HOST_DEVICE double number_of_bits(std::uint64_t bits) {
   double number;
   memcpy(&number, &bits, sizeof number);
   return number;
+}
+
+// Returns a length that no row exceeds, for inner products; `largest_square` holds the bits of the
+// largest square of a row.
+RESMEM_HOST_DEVICE double longest_of(KeyKind kind, const std::uint64_t* largest_square,
+                                     unsigned d) {
+  if (kind != KeyKind::inner_product) return 0;
+  return longest_from(number_of_bits(*largest_square), d);
 }
 
 // Returns an upper end of the error, from the computed square of |code / scale - y|, the computed

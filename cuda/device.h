@@ -103,8 +103,8 @@ struct DeviceStats {
 };
 
 // Finds the exact nearest rows, as CONTRACT.md says. Where inputs and outputs are on the device, it
-// only asks the stream for it, and does not wait unless `stats` are wanted. `poll` is called
-// between blocks of queries that the host waited for; what it throws comes out. Throws DeviceError.
+// only asks the stream for it, and does not wait unless `stats` are wanted. `poll` is called while
+// the host waits for results; what it throws comes out. Throws DeviceError.
 void search(const DeviceSearch& request, const std::function<void()>& poll, DeviceStats* stats);
 
 }  // namespace device

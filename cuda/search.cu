@@ -185,12 +185,14 @@ class BlockSearch {
     work_.compared = arrays.next<std::uint32_t>(count_ * shares_);
     work_.hits.capacity = static_cast<unsigned>(capacity_);
     work_.sorting = Sorting::in(arrays, count_);
-    work_.nearest = lay_out_nearest(arrays);
     work_.spare = lay_out_nearest(arrays);
-    if (!request_.output_on_device) return;
+    work_.nearest = request_.output_on_device ? given_nearest() : lay_out_nearest(arrays);
+  }
+  // Returns the caller's arrays, which lie on the device.
+  Nearest given_nearest() const {
     const std::size_t at = first_ * request_.k;
-    work_.nearest = {request_.values + at, request_.ids + at,
-                     request_.positions == nullptr ? nullptr : request_.positions + at};
+    return {request_.values + at, request_.ids + at,
+            request_.positions == nullptr ? nullptr : request_.positions + at};
   }
   Nearest lay_out_nearest(Arrays& arrays) const {
     const std::size_t count = count_ * request_.k;

@@ -26,9 +26,7 @@ RESMEM_KERNEL void begin_queries(const StateArgs args) {
   const std::size_t place = std::size_t{simt::block_x()} * simt::threads() + simt::thread();
   if (place >= args.count) return;
   const CodeFacts facts = args.facts[place];
-  const double longest = args.kind == KeyKind::inner_product
-                             ? longest_from(number_of_bits(*args.largest_square), args.d)
-                             : 0;
+  const double longest = longest_of(args.kind, args.largest_square, args.d);
   const KeyDistance distance = key_distance(args.kind, args.squares[place], longest, args.d);
   const double kth = args.nearest.keys[(std::size_t{facts.vector} + 1) * args.k - 1];
   args.states[place] = {facts.square,

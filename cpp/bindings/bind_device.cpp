@@ -1,17 +1,17 @@
 #include "bind_device.h"
 
 #include "../../cuda/driver.h"
+#include "gil.h"
 
 namespace resmem {
 namespace {
 
-namespace py = pybind11;
-using ReleasedGil = py::call_guard<py::gil_scoped_release>;
+using ReleasedGil = py::call_guard<GilRelease>;
 
 py::dict properties_python(int device) {
   device::Properties found;
   {
-    const py::gil_scoped_release released;
+    const GilRelease released;
     found = device::properties(device);
   }
   py::dict properties;

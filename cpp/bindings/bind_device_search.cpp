@@ -121,6 +121,7 @@ py::dict as_dict(const device::DeviceStats& stats) {
   return result;
 }
 
+// Memory for results, which goes back to its stream with the last array that uses it.
 class Results {
  public:
   Results(std::size_t bytes, int device, std::uintptr_t stream)
@@ -252,7 +253,7 @@ void register_device_search(py::module_& module) {
         const device::OnDevice here(device);
         device::wait_for({stream}, {other});
       },
-      "stream"_a, "other"_a, "device"_a, py::call_guard<py::gil_scoped_release>(),
+      "stream"_a, "other"_a, "device"_a, py::call_guard<GilRelease>(),
       "Makes what a stream does from here on wait for what another has been asked up to now.");
   module.def("search", &search_python, "queries"_a, "segments"_a, "k"_a, "metric"_a,
              "excluded"_a = py::none(), "version"_a = 0, py::kw_only(), "values"_a, "ids"_a,
