@@ -295,6 +295,14 @@ def test_keys_that_are_made_on_the_cpu_take_host_arrays(tested, searches):
         memory.kneighbors(tested.place(embeddings))
 
 
+def test_rows_brought_to_a_device_are_a_use_of_it(searches, monkeypatch):
+    """A child that is forked afterwards is told so, though nothing was searched yet."""
+    monkeypatch.setattr(engine._Process, "used", False)
+    twins(n=100)
+    assert engine._Process.used
+    assert not searches
+
+
 def test_files_and_copies_forget_the_device(tested, searches, tmp_path):
     memory, _, (embeddings, _, _) = twins(n=100)
     memory.save(tmp_path / "m.resmem")

@@ -6,7 +6,7 @@ from typing import Any
 
 from resmem._base import convert
 from resmem._devices import engine
-from resmem._devices.arrays import is_on_device, read, view
+from resmem._devices.arrays import is_on_device, view
 from resmem._devices.engine import Call, Placed, excluded_ids_there, rows_for
 from resmem._devices.results import results_for
 
@@ -61,9 +61,7 @@ class ArraySearch:
     def _placed(self, value: Any, name: str, dtypes: tuple[str, ...]) -> Placed:
         """Return an array where it lies, checked and of one of these types."""
         if is_on_device(value):
-            array = read(value, name, self._call.device, self._call.stream, dtypes)
-            self._call.wait_for(array)
-            return array
+            return self._call.read(value, name, dtypes)
         if dtypes[0] == "float64":
             return convert.wide_vectors(value, name)[0]
         given = convert.real(value, name, "(n, d)").dtype

@@ -44,11 +44,12 @@ class Call:
 
         return Maker(allocate, wait_for)
 
-    def wait_for(self, array: Placed) -> None:
-        """Let the call's stream wait until an array is complete."""
-        other = array.stream if isinstance(array, DeviceArray) else None
-        if other is not None and other != self.stream:
-            self.device.extension.wait_for(self.stream, other, self.device.ordinal)
+    def read(self, value: Any, name: str, dtypes: Sequence[str]) -> DeviceArray:
+        """Return what ``arrays.read`` does; the call's stream waits until the array is complete."""
+        array = read(value, name, self.device, self.stream, dtypes)
+        if array.stream is not None and array.stream != self.stream:
+            self.device.extension.wait_for(self.stream, array.stream, self.device.ordinal)
+        return array
 
 
 ON_CPU = Call(CPU)
@@ -63,8 +64,7 @@ def excluded_ids_there(value: Any, q: int, call: Call) -> I64 | DeviceArray | No
     """Return ids (q, m) that queries must not find, where they lie."""
     if value is None or not is_on_device(value):
         return excluded_ids(value, q)
-    array = read(value, "exclude_ids", call.device, call.stream, ("int64",))
-    call.wait_for(array)
+    array = call.read(value, "exclude_ids", ("int64",))
     if len(array.shape) not in (1, 2):
         raise ValueError(f"exclude_ids must have shape (q,) or (q, m), got {array.shape}")
     same_length("exclude_ids", array.shape[0], "queries", q)
@@ -76,12 +76,9 @@ def rows_for(call: Call, keys: Placed, metric: str, queries: int) -> Any:
 
     Where there are at least so many ``queries`` that this pays, the rows are coded.
     """
-    _refuse_child()
     least = _NEVER_CODED if queries <= _FEW_QUERIES else _ALWAYS_CODED
-    device = call.device
-    dtype = str(keys.dtype)
-    rows = device.extension.Rows(
-        device.ordinal, dtype, keys.shape[1], metric, call.stream, least_coded=least
+    rows = _extension(call.device).Rows(
+        call.device.ordinal, str(keys.dtype), keys.shape[1], metric, call.stream, least_coded=least
     )
     rows.extend(keys)
     return rows
@@ -89,8 +86,9 @@ def rows_for(call: Call, keys: Placed, metric: str, queries: int) -> Any:
 
 def kept_rows(device: Device, dtype: str, d: int, metric: str) -> Any:
     """Return rows that stay on a device, of which there are none yet."""
-    _refuse_child()
-    return device.extension.Rows(device.ordinal, dtype, d, metric, None, least_coded=_ALWAYS_CODED)
+    return _extension(device).Rows(
+        device.ordinal, dtype, d, metric, None, least_coded=_ALWAYS_CODED
+    )
 
 
 def search(
@@ -110,13 +108,11 @@ def search(
     ``segments`` are pairs of rows on the device and how many of them count. If all arrays lie on
     the device, the stream is only asked for it.
     """
-    _refuse_child()
-    call.device.extension.search(
+    _extension(call.device).search(
         queries, segments, k, metric, excluded, version, values=values, ids=ids,
         positions=positions, device=call.device.ordinal, stream=call.stream,
         workspace_bytes=call.workspace_bytes,
     )  # fmt: skip
-    _Process.used = True
 
 
 class _Process:
@@ -132,9 +128,12 @@ def _after_fork() -> None:
 after_fork_in_child(_after_fork)
 
 
-def _refuse_child() -> None:
+def _extension(device: Device) -> Any:
+    """Return what drives a device, which this process uses from now on."""
     if _Process.parent_used:
         raise DeviceError(
             "a process that was forked after its parent had used a CUDA device cannot use one; "
             "start processes with multiprocessing.get_context('spawn')"
         )
+    _Process.used = True
+    return device.extension

@@ -11,7 +11,7 @@ import numpy as np
 from resmem._base import convert
 from resmem._base.arrays import F64, I64, Keys
 from resmem._devices import engine
-from resmem._devices.arrays import DeviceArray, is_on_device, read
+from resmem._devices.arrays import DeviceArray, is_on_device
 from resmem._devices.device import Device
 from resmem._devices.libraries import library_of
 from resmem._devices.results import results_for
@@ -111,8 +111,7 @@ class Residency:
                 f"of them on the CPU ({snapshot.preprocess.described}); pass {on_host}"
             )
         dtype = "float64" if snapshot.preprocess.wide else "float32"
-        array = read(embeddings, "embeddings", self.device, call.stream, (dtype,))
+        array = call.read(embeddings, "embeddings", (dtype,))
         convert.check_dimensions(array.shape, "embeddings", "(q, d)")
         convert.check_columns(array.shape, "embeddings", snapshot.d)
-        call.wait_for(array)
         return array
