@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 ROWS = ("embeddings", "outputs", "targets")
 TUNED_SETTINGS = (
-    "k", "sigma", "temperature", "strength", "probability_map", "preprocess", "key_dtype",
+    "k", "sigma", "temperature", "strength", "probability_map", "methods", "preprocess",
+    "key_dtype",
 )  # fmt: skip
 _EXPLAINED = 4  # most corrected examples, and most harmed ones, that are explained
 _TOP = 5  # columns explained in regression

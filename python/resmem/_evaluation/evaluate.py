@@ -26,6 +26,7 @@ from resmem._base.blocks import blocks
 from resmem._base.errors import warn
 from resmem._base.execution import Execution, execution_of
 from resmem._correction.correct import Corrector
+from resmem._correction.gate import OPEN
 from resmem._correction.simplex import SimplexMap, map_named
 from resmem._evaluation.explain import aligned, targets_of
 from resmem._rows import plausible
@@ -333,6 +334,8 @@ class _MethodComparison:
             k=min(published_k, most_neighbours),
             sigma=published_sigma,
             strength=1.0,
+            method="residual",
+            gate=OPEN,
         )
         self.settings = {
             "k": view.k,
@@ -390,17 +393,26 @@ class _MethodComparison:
         if corrector.strength != 1 or not plain or self._differs_from_published:
             name = f"ResMem, strength {corrector.strength:.4g}"
             name += "" if plain else f", {self._map.name}"
-            tuned = published
-            if self._differs_from_published:
-                tuned = self._correction(corrector, distances, positions)
-            found[name] = self._corrected(own, tuned, corrector.strength, self._map)
+            found[name] = self._tuned(own, distances, positions)
         return found
+
+    def _tuned(self, base: F64, distances: F64, positions: I64) -> F64:
+        """Return the probabilities or values (b, C) of the memory's own settings."""
+        corrector, simplex_map = self.corrector, self.corrector.probability_map
+        near = _nearest(corrector.k, distances, positions)
+        strengths = corrector.strengths(*near, base, self.execution)
+        values = corrector.aggregate(*near, base.copy(), None, self.execution, strengths)
+        if simplex_map is not None and corrector.spec.task == "classification":
+            simplex_map.apply(values, base, corrector.strength, self.execution)
+        return values
 
     @property
     def _differs_from_published(self) -> bool:
-        """Whether the memory's own k and sigma are not those of the method as published."""
+        """Whether the memory's k, sigma, method or gate are not those of the method as
+        published."""
         one, other = self.corrector, self._published
-        return (one.k, one.sigma) != (other.k, other.sigma)
+        names = ("k", "sigma", "method", "gate")
+        return any(getattr(one, name) != getattr(other, name) for name in names)
 
     def _correction(self, corrector: Corrector, distances: F64, positions: I64) -> F64:
         """Return the correction by the first ``corrector.k`` of these neighbours."""
