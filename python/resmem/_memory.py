@@ -611,8 +611,11 @@ class Memory:
         score: str | Callable[[Any, Any], float] | None = None,
         greater_is_better: bool | None = None,
         folds: Any = 5,
+        groups: Any = None,
+        times: Any = None,
         rule: Literal["best", "one_se"] = "best",
         confidence: float = 0.95,
+        risk: float | None = None,
         seed: int = 0,
         exclude_ids: Any = None,
         loo: bool = False,
@@ -693,8 +696,9 @@ class Memory:
             self._state.view, embeddings, outputs, targets, k=k, sigma=sigma,
             temperature=temperature, strength=strength, probability_map=probability_map,
             preprocess=preprocess, key_dtype=key_dtype, score=score,
-            greater_is_better=greater_is_better, folds=folds, rule=rule, confidence=confidence,
-            seed=seed, exclude_ids=exclude_ids, loo=loo, threads=threads, progress=progress,
+            greater_is_better=greater_is_better, folds=folds, groups=groups, times=times, rule=rule,
+            confidence=confidence, risk=risk, seed=seed, exclude_ids=exclude_ids, loo=loo,
+            threads=threads, progress=progress,
         )  # fmt: skip
         if apply:
             self.use(result.best)
