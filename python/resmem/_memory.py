@@ -610,7 +610,7 @@ class Memory:
         key_dtype: Any = None,
         score: str | Callable[[Any, Any], float] | None = None,
         greater_is_better: bool | None = None,
-        folds: Any = 5,
+        folds: Any = 10,
         groups: Any = None,
         times: Any = None,
         rule: Literal["best", "one_se"] = "best",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from resmem._base import checks
-from resmem._base.arrays import F64, I64
+from resmem._base.arrays import F64
 
 # Where no loss of a kind is among the rows, up to -log(0.025) = 3.69 of them may be expected, at a
 # risk of 2.5 %. The interval allows for these if so many are added to the sum of squares:
@@ -72,14 +72,15 @@ def paired_interval(
     interval.
 
     Rows are taken as independent draws: ``mean +- t * s / sqrt(n)``, with the sample's standard
-    deviation ``s`` and Student's quantile ``t`` of n - 1 degrees of freedom. The other arguments
-    widen it.
+    deviation ``s`` and Student's quantile ``t``. Where few rows make up most of the spread, ``s``
+    itself is uncertain, and the degrees of freedom of ``t`` say how much (Satterthwaite, 1946):
+    with ``d = gain - mean`` they are ``2 / (sum d^4 / (sum d^2)^2 - 1 / n) - 1``, at most n - 1,
+    which normal gains have, and at least 1.
 
     ``groups`` (n,): the number of each row's group. Groups are independent, the rows of one need
-    not be. The squared error is then the sum of the squares of the groups' sums of
-    ``gain - mean``, over n^2, times m / (m - 1) for m groups. The degrees of freedom are one less
-    than the number of groups of equal size that would be as good, n^2 over the sum of squared
-    sizes.
+    not be. In the place of each ``d`` stands the sum of a group's, in the place of n, but for the
+    mean, the number of groups. At most, there are as many degrees of freedom as groups of equal
+    size that would be as good, n^2 over the sum of squared sizes, less one.
 
     ``expected``: near a ceiling, the losses that count are rare, and a sample may hold none of
     them. So ``s^2`` becomes at least the variance that the base model expects (see ``Expected``),
@@ -102,27 +103,37 @@ def estimate_of(gains: Any, groups: Any = None, expected: Expected | None = None
         mean = float(array.mean()) if n else math.nan
     if n < 2 or not math.isfinite(mean):
         return Estimate(mean, math.inf, 1.0)
-    variance, freedom = float(array.var(ddof=1)), n - 1.0
-    if expected is not None:
-        unseen = _UNSEEN_LOSSES * expected.square / n
-        variance = max(variance, min(expected.variance, variance + unseen))
-    squared = variance / n
+    off = array - mean
+    estimate = _of_sums(mean, off, n, float(n))
     if groups is not None:
-        between, freedom = _between_groups(array - mean, np.asarray(groups))
-        squared = max(squared, between)
-    return Estimate(mean, math.sqrt(squared), freedom)
+        numbers = np.unique(groups, return_inverse=True)[1].reshape(-1)
+        as_good = n * n / float(np.square(np.bincount(numbers)).sum())
+        grouped = _of_sums(mean, np.bincount(numbers, off), n, as_good)
+        estimate = max(estimate, grouped, key=lambda each: each.error)
+    if expected is not None:
+        squared = estimate.error**2
+        unseen = squared + _UNSEEN_LOSSES * expected.square / n**2
+        squared = max(squared, min(expected.variance / n, unseen))
+        estimate = replace(estimate, error=math.sqrt(squared))
+    return estimate
 
 
-def _between_groups(off: F64, groups: I64) -> tuple[float, float]:
-    """Return the squared error of a mean from its groups, and its degrees of freedom."""
-    numbers = np.unique(groups, return_inverse=True)[1].reshape(-1)
-    sizes, n = np.bincount(numbers), len(off)
-    as_good = n * n / float(np.square(sizes).sum())
+def _of_sums(mean: float, sums: F64, n: int, as_good: float) -> Estimate:
+    """Return the estimate of a mean of ``n`` rows from independent sums of ``gain - mean``.
+
+    ``as_good``: how many sums of equally many rows would be as good.
+    """
     if as_good < 2:
-        return math.inf, 1.0
-    sums = np.bincount(numbers, off)
-    factor = len(sizes) / (len(sizes) - 1)
-    return factor * float(np.square(sums).sum()) / (n * n), as_good - 1
+        return Estimate(mean, math.inf, 1.0)
+    m, squares = len(sums), np.square(sums)
+    total = float(squares.sum())
+    error = math.sqrt(total * m / (m - 1)) / n
+    if total == 0:
+        return Estimate(mean, error, as_good - 1)
+    shares = squares / total
+    uncertain = float(np.square(shares).sum()) - 1 / m
+    freedom = min(2 / uncertain - 1, as_good - 1) if uncertain > 0 else as_good - 1
+    return Estimate(mean, error, max(freedom, 1.0))
 
 
 def expected_of(gains: F64, chances: F64) -> tuple[F64, F64]:

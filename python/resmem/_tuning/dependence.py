@@ -25,7 +25,7 @@ from resmem._tuning.validation import CallersRows, ValidationRun
 # Rows in a sequence are taken as independent in this many batches. Student's quantile of 15 degrees
 # of freedom is 9 % above the normal one; rows may depend on each other over a good part of a batch.
 _BATCHES = 16
-_CLEAR = 2.58  # normal quantile of a risk of 0.5 %, for what rows show by themselves
+_CLEAR = 3.09  # normal quantile of a risk of 0.1 %, for what rows show by themselves
 # A validation row belongs to a group if another one is so near that, of unrelated rows, only one in
 # twenty would have one so near.
 _NEAR_BY_CHANCE = 0.05

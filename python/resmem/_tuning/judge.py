@@ -422,14 +422,14 @@ class Judge:
         off = "The memory is switched off:"
         if base_is_best:
             return f"{off} no setting of it is better than the base."
-        few = self._too_few(gain, local)
-        if few is not None:
-            return f"{off} {few} Its gain {name} is {self._text(gain)}."
         if gain.low(tuner.risk) > 0 and local.low(tuner.risk) <= 0:
             return (
                 f"{off} its gain {name}, {self._text(gain)}, is not due to its neighbours. Over "
                 f"{STAND_INS[stand_in]} it is {self._text(local)}, not clear of 0{at}."
             )
+        few = self._too_few(gain, local)
+        if few is not None:
+            return f"{off} {few} Its gain {name} is {self._text(gain)}."
         return f"{off} its gain {name}, {self._text(gain)}, is not clear of 0{at}."
 
     def _too_few(self, gain: Estimate, local: Estimate) -> str | None:
