@@ -48,7 +48,7 @@ class Estimate:
 
     def low(self, risk: float) -> float:
         """Return the lower end that exceeds the true mean with this probability."""
-        return self.mean - self.margin(risk)
+        return self._end(-self.margin(risk))
 
     def margin(self, risk: float) -> float:
         """Return the distance of the mean from the lower end, and from the upper one."""
@@ -59,7 +59,11 @@ class Estimate:
     def interval(self, confidence: float) -> Interval:
         """Return the interval of the mean."""
         half = self.margin((1 - confidence) / 2)
-        return Interval(self.mean, self.mean - half, self.mean + half, confidence)
+        return Interval(self.mean, self._end(-half), self._end(half), confidence)
+
+    def _end(self, off: float) -> float:
+        """Return the mean and ``off``; where this is infinite, so is the end, whatever the mean."""
+        return off if math.isinf(off) else self.mean + off
 
 
 def paired_interval(
