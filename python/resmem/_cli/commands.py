@@ -137,15 +137,17 @@ def tune(options: Namespace) -> Outcome:
     """Call Memory.tune, and with --apply append the chosen settings to the file."""
     if options.apply and _is_export(options.memory):
         raise ValueError(f"{options.memory!r} is an export; only .resmem files can be applied to")
-    given = [name for name in (*ROWS, "exclude_ids") if getattr(options, name) is not None]
+    told = ("groups", "times")
+    given = [name for name in (*ROWS, "exclude_ids", *told) if getattr(options, name) is not None]
     if options.loo and given:
         left_out = given[0].replace("_", "-")
         raise ValueError(f"--loo tries the rows of the memory itself: leave out --{left_out}")
     memory = _load(options)
     kept = memory.preprocess, memory.key_dtype
     rows = None if options.loo else LabelledRows(options)
-    names = (*TUNED_SETTINGS, "score", "folds", "rule", "confidence", "seed")
+    names = (*TUNED_SETTINGS, "score", "folds", "rule", "confidence", "risk", "seed")
     values = {name: getattr(options, name) for name in names}
+    values |= {name: inputs.optional(getattr(options, name), name) for name in told}
     settings = {name: value for name, value in values.items() if value is not None}
     with _bar(options, "tune", None, "rows") as step:
         result = tuned(memory, rows, options, step, apply=options.apply, **settings)

@@ -30,12 +30,11 @@ from resmem._correction.gate import OPEN
 from resmem._correction.simplex import SimplexMap, map_named
 from resmem._evaluation.explain import aligned, targets_of
 from resmem._rows import plausible
+from resmem._scores.intervals import Interval, paired_interval
 from resmem._scores.metrics import (
-    Interval,
     error_of,
     gains_of,
     losses_of,
-    paired_interval,
     r2_from_sums,
     reliability,
 )
