@@ -56,6 +56,7 @@ def tuning(useful=True, scores=None, ks=KS, sigmas=SIGMAS, greater_is_better=Fal
         gain=interval(0.042 if useful else 0.002),
         local_gain=interval(0.03 if useful else 0.001),
         temperature_gain=interval(0.02),
+        gate_gain=interval(0.001),
         useful=useful,
         reason="The gain is clear of 0." if useful else "The gain is not clear of 0.",
         notes=("sigma lies at the edge of its grid",),

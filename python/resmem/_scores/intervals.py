@@ -112,7 +112,8 @@ def estimate_of(gains: Any, groups: Any = None, expected: Expected | None = None
     if groups is not None:
         numbers = np.unique(groups, return_inverse=True)[1].reshape(-1)
         as_good = n * n / float(np.square(np.bincount(numbers)).sum())
-        grouped = _of_sums(mean, np.bincount(numbers, off), n, as_good)
+        sums = np.bincount(numbers, off).astype(np.float64)
+        grouped = _of_sums(mean, sums, n, as_good)
         estimate = max(estimate, grouped, key=lambda each: each.error)
     if expected is not None:
         squared = estimate.error**2

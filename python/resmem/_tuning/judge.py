@@ -24,6 +24,7 @@ from resmem._scores.metrics import Score, gains_of
 from resmem._state.settings import Settings
 from resmem._tuning.dependence import Dependence, Mask, numbered
 from resmem._tuning.extension import MOST_EXTENSIONS, edges, extended
+from resmem._tuning.gates import FittedGate, fitted_gate
 from resmem._tuning.grid import Grid
 from resmem._tuning.result import TABLE, TuneResult
 from resmem._tuning.validation import Predictor, ValidationRun, scores_of
@@ -378,6 +379,9 @@ class Judge:
                 probability_map=kept.probability_map, preprocess=first.preprocess,
                 key_dtype=first.spec.key_dtype,
             )  # fmt: skip
+        gate = self._gate(candidate) if useful else None
+        if gate is not None:
+            best = replace(best, gate=gate.gate.name)
         return TuneResult(
             task=first.spec.task,
             score=tuner.score.name,
@@ -407,6 +411,7 @@ class Judge:
             gain=gain.interval(tuner.confidence),
             local_gain=local.interval(tuner.confidence),
             temperature_gain=warmer.interval(tuner.confidence),
+            gate_gain=None if gate is None else gate.gain,
             useful=useful,
             reason=self._reason(useful, gain, local, stand_in, bool(off[candidate])),
             notes=(
@@ -419,6 +424,25 @@ class Judge:
             seconds={},
             risk=tuner.risk,
         )
+
+    def _gate(self, candidate: int) -> FittedGate | None:
+        """Return the gate of the candidate; None where rows have no scores of their own."""
+        tuner, run = self._tuner, self._tuner.runs[self._run_of[candidate]]
+        score = tuner.score
+        if not score.by_row:
+            return None
+
+        def row_costs(predicted: F64) -> F64:
+            return tuner.cost_sign * score.numbers(tuner.shaped(predicted), tuner.targets)
+
+        def interval(gains: F64, tried: int) -> Interval:
+            """Share the risk among the gates tried (Bonferroni)."""
+            classes = tuner.targets if run.spec.task == "classification" else None
+            clusters, _ = tuner.dependence.clusters(gains[tuner.dependence.judged], classes)
+            estimate = estimate_of(gains[tuner.dependence.judged], clusters)
+            return estimate.interval(1 - (1 - tuner.confidence) / tried)
+
+        return fitted_gate(run, self._memory.settings[candidate], row_costs, interval)
 
     def _as_published(self) -> Mask:
         """Return which settings are the published method: residuals, strength 1 and, if tried,

@@ -59,6 +59,11 @@ class TuneResult:
         residual of all rows, and the neighbours of other validation rows.
     temperature_gain : Interval
         Gain of the base with its own temperature and probability map over the base as given.
+    gate_gain : Interval or None
+        Gain of the best gate over one strength for all queries, on rows that did not fit it, at a
+        confidence that allows for the choice among several. ``best`` has that gate if the gain is
+        clear of 0. None where none was tried: the memory is switched off, the rows are too few, or
+        the score is not made of single rows.
     useful : bool
         Whether ``gain`` and ``local_gain`` are clear of 0, and the candidate's mean gain over the
         base as given is positive.
@@ -93,6 +98,7 @@ class TuneResult:
     gain: Interval
     local_gain: Interval
     temperature_gain: Interval
+    gate_gain: Interval | None
     useful: bool
     reason: str
     notes: tuple[str, ...]
@@ -130,6 +136,7 @@ class TuneResult:
         whole["gain"] = self.gain._asdict()
         whole["local_gain"] = self.local_gain._asdict()
         whole["temperature_gain"] = self.temperature_gain._asdict()
+        whole["gate_gain"] = None if self.gate_gain is None else self.gate_gain._asdict()
         names = self.table.dtype.names or ()
         whole["table"] = {name: self.table[name].tolist() for name in names}
         plain: dict[str, Any] = _plain(whole)

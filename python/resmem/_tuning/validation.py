@@ -30,6 +30,7 @@ from resmem._base.arrays import (
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution
 from resmem._correction.correct import Corrector, Method, NeighbourSearch
+from resmem._correction.gate import Feature
 from resmem._correction.simplex import map_named
 from resmem._keys.stored import widen_keys
 from resmem._rows import plausible
@@ -340,6 +341,20 @@ class ValidationRun:
             execution=self.execution,
         )
         return corrected, before
+
+    def features(self, settings: Settings) -> dict[Feature, F64]:
+        """Return what gates look at, (q,) each; see CONTRACT.md, "Gates"."""
+        nearest = self.distances[:, 0]
+        if self.spec.task != "classification":
+            return {"distance": nearest}
+        confidence, agreement = np.empty((2, len(nearest)))
+        voted = replace(settings, strength=1.0, method="targets")
+        for batch in self._batches(np.arange(len(nearest))):
+            base = self.spec.base(batch.outputs, settings.temperature, self.execution)
+            confidence[batch.rows] = base.max(axis=1)
+            shares, _ = self._corrected(batch, voted, "targets")
+            agreement[batch.rows] = shares.max(axis=1)
+        return {"distance": nearest, "confidence": confidence, "agreement": agreement}
 
     # ------------------------------------------------------------------ errors
 
