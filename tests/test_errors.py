@@ -222,7 +222,7 @@ PARAMETERS = [
     (lambda: resmem.Memory(store="head", head=(HEAD[0], np.ones(3))), ValueError, r"head bias must have one value per row of weight \(2\), got 3"),
     (lambda: resmem.Memory(store="head", head=(HEAD[0] * np.inf, None)), ValueError, r"head weight must be finite \(as float32\)"),
     (lambda: resmem.Memory(store="head", head=(HEAD[0], [0, np.nan])), ValueError, r"head bias must be finite \(as float32\)"),
-    (lambda: resmem.Memory(preprocess="pca"), ValueError, r"preprocess must be 'none', 'center', 'standardize', 'unit', 'pca:m' or 'whiten:m' \(such as 'pca:64'\), got 'pca'"),
+    (lambda: resmem.Memory(preprocess="pca"), ValueError, r"preprocess must be 'none', 'center', 'standardize', 'unit', 'pca:m', 'whiten:m' or 'nca:m' \(such as 'pca:64'\), got 'pca'"),
     (lambda: resmem.Memory(preprocess="pca:0"), ValueError, r"preprocess must be .*, got 'pca:0'"),
     (lambda: resmem.Memory(preprocess="unit:3"), ValueError, r"preprocess must be .*, got 'unit:3'"),
     (lambda: resmem.Memory(preprocess="pca:3\n"), ValueError, r"preprocess must be .*, got 'pca:3\\n'"),

@@ -354,6 +354,7 @@ LEFT_OUT = {
     "to_pandas needs pandas": "packages are not installed by tests (test_evaluate.py has the text)",
     "pip install 'residual-memory[cli]'": "packages are not installed by tests; test_pages.py looks for the extras",
     "pip install 'residual-memory[plot]'": "packages are not installed by tests",
+    "pip install 'residual-memory[nca]'": "packages are not installed by tests; test_preprocess.py has the text",
     "install a later version of resmem": "there is none yet",
     "use a later version of resmem": "there is none yet; restoring a copy is tested with a damaged file",
     "cannot be appended to any more": "after 2^63 appends; test_container.py has the text",
