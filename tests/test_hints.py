@@ -354,6 +354,8 @@ LEFT_OUT = {
     "to_pandas needs pandas": "packages are not installed by tests (test_evaluate.py has the text)",
     "pip install 'residual-memory[cli]'": "packages are not installed by tests; test_pages.py looks for the extras",
     "pip install 'residual-memory[plot]'": "packages are not installed by tests",
+    "give the last step of a pipeline": "needs scikit-learn; test_leaf_keys.py follows it",
+    "give an int array (n, trees)": "test_leaf_keys.py gives such arrays",
     "pip install 'residual-memory[nca]'": "packages are not installed by tests; test_preprocess.py has the text",
     "install a later version of resmem": "there is none yet",
     "use a later version of resmem": "there is none yet; restoring a copy is tested with a damaged file",
