@@ -59,6 +59,7 @@ def learned_directions(rows: F64, classes: I64, m: int) -> F64:
     """
     if len(rows) < _FEWEST or (classes == classes[0]).all():
         return _principal(rows)[:m]
+    classes = np.unique(classes, return_inverse=True)[1].reshape(-1)  # of many, few may occur
     order = np.random.RandomState(0).permutation(len(rows))
     held, taught = np.split(order, [len(rows) // _HELD_OUT])
     judge = _Judge(rows, classes, held, taught)
