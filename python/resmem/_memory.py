@@ -119,7 +119,7 @@ class Memory:
         8 d^2 bytes and d^3 steps; "whiten:m" also scales them to variance 1 (to 0 where it is no
         more than 2^-40 of the largest). "nca:m" learns from the targets of 2,500 rows which ``m``
         combinations of columns tell them apart (neighbourhood components analysis, which needs
-        scikit-learn, ``pip install 'residual-memory[nca]'``, and some seconds). "unit" divides
+        scikit-learn, ``pip install 'residual-memory[nca]'``, and 5 to 20 s). "unit" divides
         each embedding by its length. ``add`` leaves all this as fitted, but for a memory that had
         no rows. store="head" needs "none".
     base : str or dict, optional
