@@ -214,7 +214,7 @@ def preprocess(
     given, found = np.asarray(embeddings), dict(fitted or {})
     e = given if given.dtype == np.float64 else widen(given)
     kind, _, m = name.partition(":")
-    if kind in ("pca", "whiten"):
+    if kind in ("pca", "whiten", "nca"):
         keys = head_logits(embeddings, found["weight"], found["bias"])
         if keys.shape[1] != int(m):
             raise ValueError(f"a weight of {m} rows expected for {name}, got {keys.shape[1]}")

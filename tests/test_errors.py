@@ -56,6 +56,19 @@ class Short:
         return Z[:1]
 
 
+class Tree:
+    """A model that tells no leaves."""
+
+    def predict(self, X):
+        return X
+
+
+class Steps(Tree):
+    """A pipeline, whose last step alone tells leaves."""
+
+    steps = (("model", Tree()),)
+
+
 class Attached:
     """A tensor that records operations."""
 
@@ -228,7 +241,7 @@ PARAMETERS = [
     (lambda: resmem.Memory(store="head", head=(HEAD[0], np.ones(3))), ValueError, r"head bias must have one value per row of weight \(2\), got 3"),
     (lambda: resmem.Memory(store="head", head=(HEAD[0] * np.inf, None)), ValueError, r"head weight must be finite \(as float32\)"),
     (lambda: resmem.Memory(store="head", head=(HEAD[0], [0, np.nan])), ValueError, r"head bias must be finite \(as float32\)"),
-    (lambda: resmem.Memory(preprocess="pca"), ValueError, r"preprocess must be 'none', 'center', 'standardize', 'unit', 'pca:m' or 'whiten:m' \(such as 'pca:64'\), got 'pca'"),
+    (lambda: resmem.Memory(preprocess="pca"), ValueError, r"preprocess must be 'none', 'center', 'standardize', 'unit', 'pca:m', 'whiten:m' or 'nca:m' \(such as 'pca:64'\), got 'pca'"),
     (lambda: resmem.Memory(preprocess="pca:0"), ValueError, r"preprocess must be .*, got 'pca:0'"),
     (lambda: resmem.Memory(preprocess="unit:3"), ValueError, r"preprocess must be .*, got 'unit:3'"),
     (lambda: resmem.Memory(preprocess="pca:3\n"), ValueError, r"preprocess must be .*, got 'pca:3\\n'"),
@@ -272,6 +285,15 @@ PARAMETERS = [
 PARAMETERS += [
     (lambda: resmem.Memory(n_neighbors=5), TypeError, r"Memory has no parameter 'n_neighbors'; use k"),
     (lambda: resmem.Memory(temprature=2), TypeError, r"Memory has no parameter 'temprature'; use temperature"),
+    (lambda: resmem.leaf_keys(Tree(), Z), TypeError, r"model must be a fitted tree ensemble with 'apply', 'calc_leaf_indexes' or predict\(X, pred_leaf=True\), got Tree; give an int array \(n, trees\) of leaf numbers instead of model and X"),
+    (lambda: resmem.leaf_keys(Steps(), Z), TypeError, r"model must be .*, got Steps; give the last step of a pipeline, and X as the steps before it transform it"),
+    (lambda: resmem.leaf_keys(Tree()), TypeError, r"X must be the rows that Tree reads, got None"),
+    (lambda: resmem.leaf_keys(Z), TypeError, r"leaf numbers must be whole, got float32; without X, give an int array \(n, trees\) as the model"),
+    (lambda: resmem.leaf_keys(NAN), TypeError, r"leaf numbers must be whole, got float32; .*"),
+    (lambda: resmem.leaf_keys(np.empty((5, 0), int)), ValueError, r"leaf numbers must have shape \(n, trees\) with at least one tree, got \(5, 0\)"),
+    (lambda: resmem.leaf_keys(np.int64(3)), ValueError, r"leaf numbers must have shape \(n, trees\) with at least one tree, got \(\)"),
+    (lambda: resmem.leaf_keys(Y, m=0), ValueError, r"m must be at least 1, got 0"),
+    (lambda: resmem.leaf_keys(Y, seed=-1), ValueError, r"seed must be at least 0, got -1"),
     (lambda: resmem.Memory(metric="cosine"), TypeError, r"Memory has no parameter 'metric': distances are Euclidean; with preprocess='unit' they order keys as cosine does"),
     (lambda: resmem.Memory(n_jobs=2), TypeError, r"Memory has no parameter 'n_jobs': give threads to the methods, such as predict"),
     (lambda: resmem.Memory(weights="uniform"), TypeError, r"Memory has no parameter 'weights': neighbours are weighted by exp\(-D / sigma\); sigma=float\('inf'\) weights all alike"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import pickle
@@ -28,6 +29,7 @@ from faults import rows as some_rows
 from resmem._files import atomic, container
 
 D, C = 4, 3
+LEARNED = ["nca:2"] if importlib.util.find_spec("sklearn") else []
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = [
@@ -96,7 +98,7 @@ def _one_column(monkeypatch):
     key_dtype=st.sampled_from(["float32", "float16", "bfloat16"]),
     half=st.booleans(),
     sigma=st.sampled_from(["auto", 0.5, float("inf")]),
-    preprocess=st.sampled_from(["none", "unit", "standardize", "pca:2", "whiten:4"]),
+    preprocess=st.sampled_from(["none", "unit", "standardize", "pca:2", "whiten:4", *LEARNED]),
     n=st.sampled_from([0, 1, 40]),
     history=st.lists(st.sampled_from(["add", "given ids", "remove"]), max_size=3),
     form=st.sampled_from([".resmem", ".npz", ".safetensors", "append"]),

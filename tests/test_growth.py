@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import pickle
 import threading
 import warnings
@@ -15,7 +16,8 @@ import oracle
 import resmem
 
 D, C = 4, 3
-FITTED = ["center", "standardize", "pca:2", "whiten:3"]
+LEARNED = ["nca:2"] if importlib.util.find_spec("sklearn") else []
+FITTED = ["center", "standardize", "pca:2", "whiten:3", *LEARNED]
 ALL = ["none", "unit", *FITTED]
 FORMS = ["m.resmem", "m.npz", "m.safetensors", "append", "pickle"]
 

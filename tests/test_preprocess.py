@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import pickle
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -17,11 +19,14 @@ import resmem
 from resmem import _core
 from resmem._base.execution import DEFAULT, Execution
 from resmem._base.sample import sample
+from resmem._keys import nca
 from resmem._keys import preprocess as _preprocess
 
 D, C = 5, 3
-FITTED = ["center", "standardize", "pca:1", "pca:3", "pca:5", "whiten:2", "whiten:5"]
+LEARNED = ["nca:1", "nca:3", "nca:5"] if importlib.util.find_spec("sklearn") else []
+FITTED = ["center", "standardize", "pca:1", "pca:3", "pca:5", "whiten:2", "whiten:5", *LEARNED]
 ALL = ["none", "unit", *FITTED]
+needs_sklearn = pytest.mark.skipif(not LEARNED, reason="scikit-learn is not installed")
 HALF_ULP = 2.0**-24  # relative, in float32
 F64_ROOM = 2.0**-50  # some roundings of float64, relative
 LARGEST = float(np.finfo(np.float32).max)
@@ -133,12 +138,12 @@ NUMBERS = st.one_of(st.integers(-2, 2).map(float), st.floats(-4, 4, width=32), F
 
 
 @settings(max_examples=settings().max_examples // 2)
-@given(st.sampled_from(["center", "standardize", "unit", "pca", "whiten"]), st.data())
+@given(st.sampled_from(["center", "standardize", "unit", "pca", "whiten", "nca"]), st.data())
 def test_any_fitted_numbers_give_the_oracles_bits_or_an_error(kind, data):
     d = data.draw(st.integers(1, 19))
     m = data.draw(st.integers(1, d))
     e = data.draw(arrays(np.float32, (3, d), elements=NUMBERS))
-    name = f"{kind}:{m}" if kind in ("pca", "whiten") else kind
+    name = f"{kind}:{m}" if kind in ("pca", "whiten", "nca") else kind
     method = _preprocess.preprocess_named(name)
     numbers = {
         each: data.draw(arrays(np.float32, shape, elements=NUMBERS)).astype(dtype)
@@ -193,7 +198,7 @@ def test_no_queries_give_no_rows(preprocess):
 def test_a_caller_that_flushes_to_zero_gets_the_same_bits(preprocess):
     rng = np.random.default_rng(3)
     rows = rng.integers(-9, 10, (30, D)) * 1e-39, *examples(rng, 30)[1:]
-    if preprocess.startswith("whiten"):
+    if preprocess.startswith(("whiten", "nca")):
         rows = rows[0] * 1e10, *rows[1:]
     wanted = resmem.Memory(k=3, preprocess=preprocess).fit(*rows)
     try:
@@ -346,8 +351,8 @@ def test_equal_embeddings_have_distance_0():
         assert (mem.kneighbors(rows[0])[0] == 0).all()
         assert mem.sigma_ == 1
         away = mem.kneighbors(rows[0][:1] + 1, k=1)[0][0, 0]
-        whitened = preprocess.startswith("whiten")
-        assert away == 0 if whitened else away == pytest.approx(1, abs=1.3)
+        no_direction = preprocess.startswith(("whiten", "nca"))
+        assert away == 0 if no_direction else away == pytest.approx(1, abs=1.3)
 
 
 @pytest.mark.parametrize("preprocess", ["pca:29", "whiten:29"])
@@ -379,6 +384,124 @@ def test_first_of_equal_pca_components_is_positive():
     rows = [[-1, 1], [1, -1]], np.zeros((2, C)), [0, 0]
     weight = fitted_arrays(resmem.Memory(preprocess="pca:1").fit(*rows))["weight"]
     assert weight[0, 0] > 0 > weight[0, 1]
+
+
+# ---- What is learned of targets ----------------------------------------------------------------
+
+
+def hidden_classes(rng, n):
+    """Return embeddings of which the two columns that tell the class vary least."""
+    keys = rng.standard_normal((n, 8)) * [5, 5, 5, 5, 5, 5, 0.4, 0.4]
+    classes = (keys[:, 6] > 0).astype(int) + (np.abs(keys[:, 7]) > 0.3)
+    return keys.astype(np.float32), np.zeros((n, C), np.float32), classes
+
+
+def share_of_right_neighbours(mem, rows, targets):
+    found = mem.kneighbors(rows[0], k=5)[1]
+    return (targets[found] == rows[2][:, None]).mean()
+
+
+@needs_sklearn
+def test_learned_keys_find_neighbours_of_the_same_class():
+    rng = np.random.default_rng(40)
+    rows, fresh = hidden_classes(rng, 600), hidden_classes(rng, 300)
+    by = {
+        name: share_of_right_neighbours(resmem.Memory(preprocess=name).fit(*rows), fresh, rows[2])
+        for name in ("none", "standardize", "nca:2")
+    }
+    assert by["nca:2"] > 0.8
+    assert max(by["none"], by["standardize"]) < 0.7
+
+
+@needs_sklearn
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1), (-1, 2)])
+def test_learned_keys_find_neighbours_of_close_values(shape):
+    rng = np.random.default_rng(41)
+    keys = rng.standard_normal((1200, 8)) * [5, 5, 5, 5, 5, 5, 1, 1]
+    values = np.sin(2 * keys[:, 6])
+    targets = np.stack([values, 100 * values + 7], axis=1) if shape == (-1, 2) else values
+    targets = targets.reshape(shape)
+    errors = []
+    for name in ("standardize", "nca:3"):
+        mem = resmem.Memory("regression", preprocess=name)
+        mem.fit(keys[:900], 0 * targets[:900], targets[:900])
+        found = mem.kneighbors(keys[900:], k=1)[1][:, 0]
+        errors.append(np.abs(values[found] - values[900:]).mean())
+    assert errors[1] < 0.3 * errors[0]
+
+
+def test_values_are_cut_into_ten_classes_of_equal_size():
+    values = np.random.default_rng(42).permutation(200).astype(float)
+    classes = nca.classes_of(values[:, None])
+    assert np.bincount(classes).tolist() == [20] * 10
+    order = np.argsort(values)
+    assert (np.abs(np.diff(classes[order])) <= 1).all()
+    # The second column says nothing, and a third one the opposite of the first.
+    more = nca.classes_of(np.stack([values, np.full(200, 3.0), -5 * values], axis=1))
+    assert np.array_equal(more, classes) or np.array_equal(more, 9 - classes)
+    assert len(set(nca.classes_of(np.zeros((30, 2))).tolist())) == 1
+
+
+@needs_sklearn
+@pytest.mark.parametrize("n", [3, 19, 60])
+def test_nothing_to_learn_leaves_principal_directions(n):
+    """Fewer than 20 rows, or 60 of one class."""
+    rows = examples(np.random.default_rng(43), n)
+    targets = np.ones(n, np.int64) if n == 60 else rows[2]
+    learned, wanted = (
+        fitted_arrays(resmem.Memory(preprocess=name).fit(*rows[:2], targets))["weight"]
+        for name in ("nca:2", "pca:2")
+    )
+    np.testing.assert_allclose(learned, wanted, atol=1e-5)
+
+
+@needs_sklearn
+def test_learned_map_ignores_constant_columns_and_copies():
+    rng = np.random.default_rng(44)
+    keys, outputs, classes = hidden_classes(rng, 200)
+    keys[:, 3] = 1e6
+    rows = np.concatenate([keys] * 3), np.concatenate([outputs] * 3), np.tile(classes, 3)
+    mem = resmem.Memory(preprocess="nca:4").fit(*rows)
+    assert (fitted_arrays(mem)["weight"][:, 3] == 0).all()
+    assert np.abs(fitted_arrays(mem)["weight"]).max() < 1e3
+    assert share_of_right_neighbours(mem, rows, rows[2]) > 0.8
+
+
+@needs_sklearn
+@pytest.mark.filterwarnings("ignore:tune:UserWarning")
+def test_tune_chooses_learned_keys_where_they_gain():
+    rng = np.random.default_rng(45)
+    mem = resmem.Memory().fit(*hidden_classes(rng, 600))
+    fresh = hidden_classes(rng, 400)
+    mem.tune(*fresh, preprocess=["standardize", "nca:2"])
+    assert mem.preprocess == "nca:2"
+    direct = resmem.Memory(preprocess="nca:2").fit(*hidden_classes(np.random.default_rng(45), 600))
+    for name, array in fitted_arrays(direct).items():
+        same_bits(fitted_arrays(mem)[name], array)
+
+
+@needs_sklearn
+def test_rows_of_learned_keys_need_their_targets():
+    rows = examples(np.random.default_rng(46), 50)
+    targets = rows[2].copy()
+    targets[17] = C
+    with pytest.raises(ValueError, match="targets: row 17"):
+        resmem.Memory(preprocess="nca:2").fit(*rows[:2], targets)
+
+
+def test_learning_alone_needs_scikit_learn(tmp_path, monkeypatch):
+    rows = examples(np.random.default_rng(47), 50)
+    if LEARNED:
+        made = resmem.Memory(preprocess="nca:2").fit(*rows).save(tmp_path / "m")
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.neighbors", None)
+    with pytest.raises(
+        ImportError, match="'nca:2' is learned with scikit-learn: pip install"
+    ) as no:
+        resmem.Memory(preprocess="nca:2").fit(*rows)
+    assert str(no.value).endswith("'residual-memory[nca]'")
+    if LEARNED:
+        same_answers(resmem.Memory.load(tmp_path / "m").add(*rows), made.add(*rows))
 
 
 # ---- The sample that is fitted ---------------------------------------------------------------
@@ -468,7 +591,7 @@ def test_a_fit_is_the_same_every_time():
 # ---- Limits ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preprocess", FITTED[:-2])
+@pytest.mark.parametrize("preprocess", [p for p in FITTED if p[:3] not in ("whi", "nca")])
 def test_largest_embeddings_are_preprocessed_or_refused_by_row(preprocess):
     rng = np.random.default_rng(19)
     largest = rng.choice([-LARGEST, LARGEST], (40, D)).astype(np.float32)

@@ -14,6 +14,7 @@ from resmem._base.versions import show_versions
 from resmem._core import __version__
 from resmem._evaluation.evaluate import Evaluation
 from resmem._evaluation.explain import Explanation
+from resmem._keys.leaves import leaf_keys
 from resmem._memory import Memory, verify_file
 from resmem._report.report import report
 from resmem._scores.out_of_fold import out_of_fold
@@ -33,6 +34,7 @@ __all__ = [
     "TuneResult",
     "__version__",
     "aggregate",
+    "leaf_keys",
     "out_of_fold",
     "plot",
     "report",

@@ -111,14 +111,17 @@ class Memory:
         ``Memory.estimate`` tells what each would take.
     head : (weight, bias) or a linear layer, for store="head"
         Weight (C, d) and bias (C,) or None; the embeddings are what this layer reads.
-    preprocess : {"none", "center", "standardize", "unit", "pca:m", "whiten:m"}
+    preprocess : {"none", "center", "standardize", "unit", "pca:m", "whiten:m", "nca:m"}
         What is done to embeddings, the queries' too, before they are compared. Fitted by ``fit``
         to its rows, or to 65,536 of them drawn with a fixed seed: "center" takes the mean off;
         "standardize" also divides by the standard deviation of each column (by 1 where that is
         0); "pca:m", such as "pca:64", keeps the ``m`` directions of largest variance, which takes
         8 d^2 bytes and d^3 steps; "whiten:m" also scales them to variance 1 (to 0 where it is no
-        more than 2^-40 of the largest). "unit" divides each embedding by its length. ``add``
-        leaves all this as fitted, but for a memory that had no rows. store="head" needs "none".
+        more than 2^-40 of the largest). "nca:m" learns from the targets of 2,500 rows which ``m``
+        combinations of columns tell them apart (neighbourhood components analysis, which needs
+        scikit-learn, ``pip install 'residual-memory[nca]'``, and 5 to 20 s). "unit" divides
+        each embedding by its length. ``add`` leaves all this as fitted, but for a memory that had
+        no rows. store="head" needs "none".
     base : str or dict, optional
         What made the outputs and embeddings, such as a model's name, layer and fingerprint.
         Kept with the memory; ``correct`` and its like check it when asked to.

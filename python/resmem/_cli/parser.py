@@ -63,7 +63,7 @@ def _fit(commands: _Commands) -> None:
     more.add_argument(
         "--preprocess",
         metavar="NAME",
-        help="what is done to embeddings: none, center, standardize, unit, pca:M or whiten:M",
+        help="how keys are made: none, center, standardize, unit, pca:M, whiten:M or nca:M",
     )
     more.add_argument(
         "--key-dtype", metavar="DTYPE", help="auto, float32, float64, float16 or bfloat16"

@@ -22,6 +22,7 @@ from resmem._base.arrays import F64, I64, LARGEST_WIDE, Keys, float_state
 from resmem._base.execution import DEFAULT, Execution
 from resmem._base.sample import sample
 from resmem._base.threads import interruptible
+from resmem._keys import nca
 
 _R = TypeVar("_R")
 
@@ -44,7 +45,7 @@ class Preprocess:
     """A preprocess that has not been fitted to rows yet."""
 
     kind: str  # the name without its number of dimensions
-    m: int = 0  # dimensions that "pca" and "whiten" keep
+    m: int = 0  # dimensions that "pca", "whiten" and "nca" keep
 
     @property
     def name(self) -> str:
@@ -73,15 +74,27 @@ class Preprocess:
         names = {"center": ("mean",), "standardize": ("mean", "scale")}.get(self.kind, ())
         return {name: (np.float64, (d,)) for name in names}
 
-    def fit(self, n: int, d: int, rows_at: Callable[[I64], Keys]) -> FittedPreprocess:
+    def fit(
+        self,
+        n: int,
+        d: int,
+        rows_at: Callable[[I64], Keys],
+        targets_at: Callable[[I64], npt.NDArray[Any]],
+    ) -> FittedPreprocess:
         """Fit to ``n`` embeddings, of which ``rows_at`` gives those at ascending positions.
 
+        ``targets_at`` gives their targets: classes (s,) as int64, or values (s, C) as float64.
         Without rows to fit to the result is ``IDENTITY``: there are no keys to compare yet either.
         """
         if not self.schema(d):
             return FittedPreprocess(self)
         if n == 0:
             return IDENTITY
+        if self.kind == "nca":
+            nca.import_library(self.name)
+            some = sample(n, nca.SAMPLE)
+            learn = partial(self._learned_map, rows_at(some), targets_at(some))
+            return FittedPreprocess(self, _run(learn, long=True))
         moments, positions = _Moments(d, cross_products=self.linear), sample(n, _SAMPLE)
         step = max(1, _BLOCK_BYTES // (8 * d))
         long = self.linear and d >= _SLOW_COLUMNS
@@ -104,9 +117,25 @@ class Preprocess:
         if self.kind == "whiten":
             there = variances > _ROUNDINGS * max(variances[0, 0], 0.0)
             rows = np.where(there, rows / np.sqrt(np.where(there, variances, 1.0)), 0.0)
+        return self._rounded(rows, moments.mean)
+
+    def _learned_map(self, rows: Keys, targets: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """Return bias and weight as NCA learns them from rows (s, d) and their targets."""
+        origin = rows[0].astype(np.float64)
+        centred = rows.astype(np.float64) - origin  # so that a constant column becomes exactly 0
+        mean = centred.mean(axis=0)
+        centred -= mean
+        classes = nca.classes_of(targets) if targets.ndim == 2 else targets
+        varies = centred.any(axis=0)
+        # A constant column must have weight 0, however large the constant is.
+        directions = np.where(varies, nca.learned_directions(centred, classes, self.m), 0.0)
+        return self._rounded(directions, origin + mean)
+
+    def _rounded(self, rows: F64, mean: F64) -> dict[str, npt.NDArray[Any]]:
+        """Return the weight, which has these rows (m, d), and the bias that moves the mean to 0."""
         with np.errstate(over="ignore", invalid="ignore"):
             weight = np.ascontiguousarray(rows, dtype=np.float32)
-            bias = (-(weight.astype(np.float64) @ moments.mean)).astype(np.float32)
+            bias = (-(weight.astype(np.float64) @ mean)).astype(np.float32)
         heights = np.abs(rows).max(axis=1)
         if ((heights > 0) & (heights < _LEAST_WEIGHT)).any() or not (
             np.isfinite(weight).all() and np.isfinite(bias).all()
@@ -229,12 +258,12 @@ IDENTITY = FittedPreprocess(NO_PREPROCESS)
 
 def preprocess_named(name: Any) -> Preprocess:
     """Return the preprocess of a name such as "pca:64"; ValueError if there is none."""
-    known = "none|center|standardize|unit|(pca|whiten):([1-9][0-9]{0,8})"
+    known = "none|center|standardize|unit|(pca|whiten|nca):([1-9][0-9]{0,8})"
     match = re.fullmatch(known, name) if isinstance(name, str) else None
     if match is None:
         raise ValueError(
-            "preprocess must be 'none', 'center', 'standardize', 'unit', 'pca:m' or 'whiten:m' "
-            f"(such as 'pca:64'), got {name!r}"
+            "preprocess must be 'none', 'center', 'standardize', 'unit', 'pca:m', 'whiten:m' or "
+            f"'nca:m' (such as 'pca:64'), got {name!r}"
         )
     return Preprocess(match[1], int(match[2])) if match[1] else Preprocess(match[0])
 

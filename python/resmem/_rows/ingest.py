@@ -6,6 +6,7 @@ Blocks bound the memory that this takes, so that mapped files may be larger than
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -127,7 +128,7 @@ class Incoming:
 
         This also replaces the key dtype "auto" in ``spec``.
         """
-        made_by = self.spec.preprocess.fit(self.n, self.d, self._rows_at)
+        made_by = self.spec.preprocess.fit(self.n, self.d, self._rows_at, self._targets_at)
         precision = self._precision(made_by)
         if self.spec.key_dtype == "auto":
             self.spec = replace(self.spec, key_dtype=precision.dtype)
@@ -164,24 +165,36 @@ class Incoming:
         return KeyPrecision()
 
     def _rows_at(self, positions: I64) -> Keys:
-        """Return embeddings at ascending positions, read in slices, as data sets may have no more.
+        """Return embeddings at ascending positions.
 
         ValueError if one of them is not finite; it names the first of all rows that is not.
         """
-        parts: list[Any] = []
-        first, end = int(positions[0]), int(positions[-1]) + 1
-        for block in blocks(end - first, 8 * self.d):
-            span = slice(first + block.start, first + block.stop)
-            here = positions[slice(*np.searchsorted(positions, (span.start, span.stop)))]
-            if len(here):
-                part = read_block(self.embeddings, span, "embeddings")
-                parts.append(_floats(part[here - span.start]))
-                release_pages(self.embeddings, span)
+        parts: list[Any] = [
+            _floats(part[at])
+            for part, at, _ in _parts_at(self.embeddings, "embeddings", positions, 8 * self.d)
+        ]
         rows: Keys = np.concatenate(parts)
         if _core.inspect_rows(rows)[1] >= 0:
             for block in blocks(self.n, 8 * self.d):
                 self._keys(block, IDENTITY)
         return rows
+
+    def _targets_at(self, positions: I64) -> Array:
+        """Return checked targets at ascending positions: classes (s,), or values (s, C)."""
+        parts = []
+        for part, at, first in _parts_at(self.targets, "targets", positions, self._row_bytes):
+            parts.append(self._checked_targets(part, first)[at])
+        return np.concatenate(parts)
+
+    @property
+    def _row_bytes(self) -> int:
+        """Bytes of a row while it is checked and written."""
+        return int(8 * self.d + 16 * self.columns)
+
+    def _checked_targets(self, part: Array, first: int) -> Array:
+        if self.spec.task == "classification":
+            return convert.labels(part, self.columns, first)
+        return self.spec.values(part, "targets", first)
 
     def refuse_rounding(self, into: Snapshot) -> None:
         """Refuse rows that a snapshot's float32 keys could not tell from its own or one another."""
@@ -234,7 +247,7 @@ class Incoming:
         and the largest error of a residual.
         """
         keys_max, error = 0.0, 0.0
-        for block in blocks(self.n, 8 * self.d + 16 * self.columns):
+        for block in blocks(self.n, self._row_bytes):
             parts, largest, block_error = self._block(block, into)
             keys_max, error = max(keys_max, largest), max(error, block_error)
             for name, part in parts.items():
@@ -256,15 +269,25 @@ class Incoming:
         outputs = np.empty((0, self.columns), dtype=np.float32)
         if self.outputs is not None:
             outputs = spec.outputs(read_block(self.outputs, block, "outputs"), first)
-        targets: Array = read_block(self.targets, block, "targets")
-        if spec.task == "classification":
-            targets = convert.labels(targets, self.columns, first)
-        else:
-            targets = spec.values(targets, "targets", first)
+        targets = self._checked_targets(read_block(self.targets, block, "targets"), first)
         softmax_at = spec.softmax_at(into.temperature)
         parts, error = spec.store.rows(outputs, targets, softmax_at, first)
         parts = {**parts, "keys": narrow_keys(keys, spec.key_dtype, first), "targets": targets}
         return parts, largest, error
+
+
+def _parts_at(
+    source: Any, name: str, positions: I64, row_bytes: int
+) -> Iterator[tuple[Array, I64, int]]:
+    """Yield the slices of a source that hold rows at ascending positions, as data sets may have no
+    more than slices; with each, where the rows lie in it, and where it begins."""
+    first, end = int(positions[0]), int(positions[-1]) + 1
+    for block in blocks(end - first, row_bytes):
+        span = slice(first + block.start, first + block.stop)
+        here = positions[slice(*np.searchsorted(positions, (span.start, span.stop)))]
+        if len(here):
+            yield read_block(source, span, name), here - span.start, span.start
+            release_pages(source, span)
 
 
 def _floats(part: Array) -> Keys:

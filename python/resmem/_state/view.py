@@ -10,7 +10,7 @@ import numpy as np
 
 import resmem._core as _core
 from resmem._base import checks
-from resmem._base.arrays import I64, Keys, float_state
+from resmem._base.arrays import I64, Array, Keys, float_state
 from resmem._base.blocks import blocks
 from resmem._base.errors import NotFittedError, warn
 from resmem._base.execution import DEFAULT
@@ -176,9 +176,12 @@ class MemoryView:
             parts = [empty, *(s["keys"][at] for s, at in rows.sample(chosen))]
             return rows.preprocess.unshifted(np.concatenate(parts))
 
-        fitted = (
-            rows.preprocess if method == NO_PREPROCESS else method.fit(len(rows), rows.d, rows_at)
-        )
+        def targets_at(chosen: I64) -> Array:
+            return np.concatenate([s["targets"][at] for s, at in rows.sample(chosen)])
+
+        fitted = rows.preprocess
+        if method != NO_PREPROCESS:
+            fitted = method.fit(len(rows), rows.d, rows_at, targets_at)
         fitted = replace(fitted, wide=key_dtype == "float64")
         segments: list[Segment] = []
         for segment in rows.segments:
