@@ -57,7 +57,10 @@ def extended(run: ValidationRun, best: Settings) -> ValidationRun | None:
     the rows and, unless it needs more of them, the neighbours.
     """
     for edge in edges(run.reach, best, run.most_neighbours):
-        if edge.axis not in run.reach.open or not edge.beyond:
+        # A temperature belongs to the base. At extreme ones, corrected outputs may score a little
+        # better, but rows that nothing corrects lose far more.
+        of_base = edge.axis == "temperatures"
+        if edge.axis not in run.reach.open or not edge.beyond or of_base != (best.strength == 0):
             continue
         more = copy.copy(run)
         part = run.reach.with_axis(edge.axis, edge.beyond)

@@ -525,13 +525,14 @@ class Judge:
         return _gain_text(gain.interval(self._tuner.confidence))
 
     def _edge_notes(self, setting: int) -> tuple[str, ...]:
-        """Return a note for each value of the setting that is the least or largest tried,
-        if values beyond it may be better."""
+        """Return a note for each value of the setting that is the least or largest that the caller
+        has named, if values beyond it may be better."""
         best, run = self._memory.settings[setting], self._tuner.runs[self._run_of[setting]]
         reach = self._tuner.reach_of(run)
         return tuple(
             f"{edge.name}={edge.value:.4g} is the {edge.word} that was tried: try more"
             for edge in edges(reach, best, run.most_neighbours)
+            if edge.axis not in reach.open
         )
 
     def _table(self) -> npt.NDArray[Any]:
