@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from resmem._report import findings
 from resmem._report.changes import Change, changes, is_classes
-from resmem._report.words import clean, gain_unit, score_name
+from resmem._report.words import clean, gain_unit, rival_name, score_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-    from resmem._evaluation.evaluate import Evaluation
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.result import Evaluation
     from resmem._tuning.result import TuneResult
 
 __all__ = ["corrections", "gain_by_distance", "reliability", "tuning_map"]
@@ -110,6 +110,8 @@ def _name_cells(axis: Any, names: Sequence[str], most: int) -> None:
 def gain_by_distance(evaluation: Evaluation, ax: Axes | None = None) -> Figure:
     """Draw the gain of the memory over the base model by distance to the nearest stored row.
 
+    The base model is taken at its own temperature.
+
     Each bucket of the evaluation is one point with its interval; upwards is better. Buckets whose
     interval does not contain 0 are triangles: up for a gain, down for a harm.
 
@@ -140,7 +142,8 @@ def gain_by_distance(evaluation: Evaluation, ax: Axes | None = None) -> Figure:
     ax.set_xlabel(f"distance to the nearest row ({each} rows a bucket)", fontsize=_TEXT)
     ax.set_ylabel(f"gain in {gain_unit(evaluation.task)}", fontsize=_TEXT)
     _tidy(ax)
-    _title(ax, f"{evaluation.methods[-1].name} over the base\nup is better; bars: 95% intervals")
+    over = f"{evaluation.methods[-1].name}\nover {rival_name(evaluation)}"
+    _title(ax, f"{over}; up is better; bars: 95% intervals")
     return ax.figure.figure
 
 

@@ -117,15 +117,19 @@ def _check_order(score: ScoreFunction, name: str) -> None:
         )
 
 
-def paired_interval(gains: Any, confidence: float = 0.95, worst: float | None = None) -> Interval:
+def paired_interval(
+    gains: Any, confidence: float = 0.95, worst: float | None = None, groups: I64 | None = None
+) -> Interval:
     """Return the mean of gains (n,) and its interval by normal theory.
 
     The gains, such as differences of losses of the same rows, are taken as independent draws:
     mean +- z * s / sqrt(n), with the sample's standard deviation ``s``. Rows that are alike or
     come in groups make the interval too narrow, and so do losses too rare to be among them: with
-    ``worst``, the interval counts one more row that gained ``worst``. With fewer than two gains, or
-    infinite ones, the spread is unknown and the interval is infinite. Without gains the mean is
-    NaN.
+    ``worst``, the interval counts one more row that gained ``worst``. With ``groups`` (n,), whole
+    numbers, the groups are the independent draws: the squared standard error is
+    G / (G - 1) * sum_g (sum over the rows of g of (gain - mean))^2 / n^2 for G groups. With fewer
+    than two gains or groups, or infinite gains, the spread is unknown and the interval is
+    infinite. Without gains the mean is NaN.
     """
     confidence = checked_confidence(confidence)
     array = np.asarray(gains, dtype=np.float64)
@@ -136,9 +140,16 @@ def paired_interval(gains: Any, confidence: float = 0.95, worst: float | None = 
         mean = float(array.mean()) if n else math.nan
     if n < 2 or not math.isfinite(mean):
         return Interval(mean, -math.inf, math.inf, confidence)
+    z = normal_quantile(confidence)
+    if groups is not None:
+        rows = np.bincount(groups)
+        sums = np.bincount(groups, array - mean)[rows > 0]
+        if len(sums) < 2:
+            return Interval(mean, -math.inf, math.inf, confidence)
+        half = z * math.sqrt(len(sums) / (len(sums) - 1) * float(np.square(sums).sum())) / n
+        return Interval(mean, mean - half, mean + half, confidence)
     if worst is not None:
         array, n = np.append(array, min(worst, mean)), n + 1
-    z = normal_quantile(confidence)
     middle, half = float(array.mean()), z * float(array.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, middle - half, middle + half, confidence)
 
