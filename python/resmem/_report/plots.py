@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ __all__ = ["corrections", "gain_by_distance", "reliability", "tuning_map"]
 BLUE, ORANGE, GREY, DARK = "#0072B2", "#D55E00", "#767676", "#333333"
 _WIDTH = 3.6  # inches; at this width a phone shows 8 points as 11 pixels
 _TEXT, _SMALL = 8, 7  # font sizes in points
+_PANEL_LETTERS = 24  # in a line above one of two panels side by side
 
 
 # ---- Tuning ----------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ def reliability(evaluation: Evaluation, figure: Figure | SubFigure | None = None
         top, bottom = panels[2 * (i // 2), i % 2], panels[2 * (i // 2) + 1, i % 2]
         _diagram(top, bottom, [bin for bin in bins if bin["rows"]])
         error = methods[name].scores["calibration_error"]
-        _title(top, f"{name}\nerror {error:.3f}")
+        _title(top, f"{textwrap.fill(name, _PANEL_LETTERS)}\nerror {error:.3f}")
         top.set_ylabel("accuracy" if i % 2 == 0 else "", fontsize=_TEXT)
         bottom.set_ylabel("rows" if i % 2 == 0 else "", fontsize=_TEXT)
         bottom.set_xlabel("confidence", fontsize=_TEXT)
