@@ -19,7 +19,7 @@ from resmem._evaluation.methods import Comparison
 from resmem._evaluation.result import Evaluation, MethodResult
 from resmem._evaluation.rows import EvaluatedRows, GivenRows, OwnRows
 from resmem._evaluation.tallies import ClassTally, Mask, Tally, ValueTally
-from resmem._scores.groups import group_numbers
+from resmem._scores.groups import labelled_groups
 from resmem._scores.metrics import Interval, gains_of, paired_interval, reliability
 from resmem._scores.trained import note_of_trained_rows
 from resmem._state.view import MemoryView
@@ -72,7 +72,7 @@ class _Grouping(NamedTuple):
 
     @staticmethod
     def of(groups: Any, owner: str, n: int) -> _Grouping:
-        return _Grouping(*group_numbers(groups, owner, n))
+        return _Grouping(*labelled_groups(groups, owner, n))
 
 
 def _own_rows(

@@ -11,7 +11,7 @@ from resmem._base import checks
 from resmem._base.arrays import I64, to_numpy
 
 
-def group_numbers(groups: Any, owner: str, n: int) -> tuple[I64, list[Hashable]]:
+def labelled_groups(groups: Any, owner: str, n: int) -> tuple[I64, list[Hashable]]:
     """Return the group of each row (n,), numbered as they first occur, and the groups' labels.
 
     ``groups`` holds a label for each row: an array (n,), or a list of anything that can be a key
