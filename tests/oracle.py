@@ -466,6 +466,39 @@ def correct(base: npt.ArrayLike, correction: npt.ArrayLike, strength: float = 1.
     return corrected
 
 
+def targets(task: Task, targets: npt.ArrayLike, C: int) -> Float64:
+    """What the method "targets" sums in the place of residuals, (n, C). Contract: "Targets"."""
+    return _onehot(targets, C) if task == "classification" else _columns(targets)
+
+
+def interpolate(
+    base: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    strength: float | Float64,
+    positions: npt.ArrayLike,
+) -> Float64:
+    """The base outputs moved towards the targets' mean, (q, C). Contract: "Targets".
+
+    ``strength`` is one number or (q,) of them; ``positions`` (q, k) tell who has neighbours.
+    """
+    b, share = np.asarray(base, np.float64), np.asarray(strength, np.float64)[..., None]
+    mixed = (np.float64(1) - share) * b + share * np.asarray(mean, np.float64)
+    return np.where((np.asarray(positions) >= 0).any(axis=1)[:, None], mixed, b)
+
+
+GateStep = tuple[str, Sequence[float], Sequence[float]]  # feature, edges, factors
+
+
+def gate(steps: Sequence[GateStep], features: Mapping[str, Float64], strength: float) -> Float64:
+    """The strength of every query, (q,), from the features' values (q,). Contract: "Gates"."""
+    (q,) = {len(values) for values in features.values()}
+    factor = np.ones(q)
+    for feature, edges, factors in steps:
+        below = [int(np.count_nonzero(np.asarray(edges) < value)) for value in features[feature]]
+        factor = factor * np.asarray(factors, np.float64)[below]
+    return np.float64(strength) * factor
+
+
 # ---- Probabilities ------------------------------------------------------------------------
 
 
@@ -526,8 +559,11 @@ def sweep(
     strengths: Sequence[float],
     maps: Sequence[tuple[MapKind, float]] = (("clip", 1e-6),),
     bins: int = 0,
+    of_targets: bool = False,
 ) -> Float64:
     """Scores of every query, (q, ks, sigmas, strengths, maps, width), from the definitions.
+
+    ``of_targets``: what stands for residuals are targets, towards which the base is moved.
 
     Classes (q,) are scored under ``maps``, (kind, floor) each, by ``class_scores``; values
     (q, C), which no map changes, by ``value_scores``. A base that is not known is 0. Contract:
@@ -540,9 +576,13 @@ def sweep(
             moved_by = correction(distance[:, :k], position[:, :k], residuals, sigma)
             for strength in strengths:
                 corrected = correct(0.0 if base is None else base, moved_by, strength)
+                if of_targets and base is not None:
+                    corrected = interpolate(base, moved_by, strength, position[:, :k])
                 for kind, floor in maps:
                     if target.dtype.kind == "f":
                         scores.append(value_scores(corrected, target))
+                    elif of_targets:
+                        scores.append(class_scores(corrected, target, bins))
                     else:
                         p = simplex(corrected, floor, kind, base, strength)
                         scores.append(class_scores(p, target, bins))
@@ -640,6 +680,8 @@ class OracleMemory:
         head: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
         preprocess: str = "none",
         fitted: Mapping[str, npt.ArrayLike] | None = None,
+        method: Literal["residual", "targets"] = "residual",
+        gate: Sequence[GateStep] = (),
     ) -> None:
         if store != "dense" and task != "classification":
             raise ValueError(f'store="dense" expected for {task}, got {store!r}')
@@ -662,6 +704,7 @@ class OracleMemory:
         self.head = head
         self.preprocess = preprocess
         self.fitted = fitted
+        self.method, self.gate = method, gate
 
     def fit(
         self,
@@ -673,6 +716,7 @@ class OracleMemory:
         keys = self._keys(embeddings)
         stored, _ = self._residuals(keys, outputs, targets)
         self.keys_: Float32 = keys[:0]
+        self.targets_ = np.asarray(targets)[:0]
         self.stored_: tuple[Array, ...] = tuple(part[:0] for part in stored)
         self.residual_error_ = 0.0
         self.ids_: Int64 = np.empty(0, dtype=np.int64)
@@ -693,6 +737,7 @@ class OracleMemory:
         first = int(self.ids_.max(initial=-1)) + 1
         new = np.arange(first, first + len(keys)) if ids is None else np.asarray(ids)
         self.keys_ = np.concatenate([self.keys_, keys])
+        self.targets_ = np.concatenate([self.targets_, np.asarray(targets)])
         pairs = zip(self.stored_, stored, strict=True)
         self.stored_ = tuple(np.concatenate(pair) for pair in pairs)
         self.residual_error_ = max(self.residual_error_, error)  # of every row ever held
@@ -730,10 +775,9 @@ class OracleMemory:
         exclude_ids: npt.ArrayLike | None = None,
         columns: npt.ArrayLike | None = None,
     ) -> Float64:
-        distances, found = self.kneighbors(embeddings, exclude_ids=exclude_ids)
-        position_of = {int(row_id): position for position, row_id in enumerate(self.ids_)}
-        positions = [[position_of.get(int(row_id), -1) for row_id in row] for row in found]
-        where = np.array(positions, dtype=np.int64).reshape(found.shape)
+        distances, where = self._neighbours(embeddings, exclude_ids)
+        if self.method == "targets":
+            return _chosen(self._targets_mean(distances, where), columns)
         if self.m is None:
             (whole,) = self.stored_
             return _chosen(correction(distances, where, whole, self.sigma_), columns)
@@ -749,8 +793,33 @@ class OracleMemory:
         columns: npt.ArrayLike | None = None,
     ) -> Float64:
         b = base(self.output_kind, self._outputs(embeddings, outputs), self.temperature)
-        corrected = correct(b, self.correction(embeddings, exclude_ids), self.strength)
+        moved_by = self.correction(embeddings, exclude_ids)
+        distances, where = self._neighbours(embeddings, exclude_ids)
+        strengths = self._strengths(b, distances, where)
+        corrected = correct(b, moved_by * strengths[:, None])
+        if self.method == "targets":
+            corrected = interpolate(b, moved_by, strengths, where)
         return _chosen(corrected, columns)
+
+    def _neighbours(
+        self, embeddings: npt.ArrayLike, exclude_ids: npt.ArrayLike | None
+    ) -> tuple[Float64, Int64]:
+        """Distances and positions in ``keys_`` of the neighbours, (q, k) each."""
+        distances, found = self.kneighbors(embeddings, exclude_ids=exclude_ids)
+        position_of = {int(row_id): position for position, row_id in enumerate(self.ids_)}
+        positions = [[position_of.get(int(row_id), -1) for row_id in row] for row in found]
+        return distances, np.array(positions, dtype=np.int64).reshape(found.shape)
+
+    def _targets_mean(self, distances: Float64, where: Int64) -> Float64:
+        summed = targets(self.task, self.targets_, self.C_)
+        return correction(distances, where, summed, self.sigma_)
+
+    def _strengths(self, b: Float64, distances: Float64, where: Int64) -> Float64:
+        """The strength (q,) of every query."""
+        features = {"distance": distances[:, 0], "confidence": b.max(axis=1)}
+        if self.task == "classification":
+            features["agreement"] = self._targets_mean(distances, where).max(axis=1)
+        return gate(self.gate, features, self.strength)
 
     def predict(
         self,
@@ -774,6 +843,8 @@ class OracleMemory:
             raise ValueError("predict_proba is for classification")
         b = base(self.output_kind, self._outputs(embeddings, outputs), self.temperature)
         corrected = self.correct(embeddings, outputs, exclude_ids)
+        if self.method == "targets":
+            return corrected
         return simplex(corrected, base=b, strength=self.strength)
 
     def _keys(self, embeddings: npt.ArrayLike) -> Float32 | Float64:
@@ -797,6 +868,7 @@ class OracleMemory:
         if self.head is not None and outputs is not None:
             raise ValueError('no outputs expected for rows: store="head" makes them')
         outputs = self._outputs(keys, outputs)
+        self.C_ = base(self.output_kind, outputs, self.temperature).shape[1]
         if self.m is None:
             kind = self.output_kind
             made = residuals(
@@ -804,7 +876,6 @@ class OracleMemory:
             )
             return (made,), 0.0
         b = base(self.output_kind, outputs, self.temperature)
-        self.C_ = b.shape[1]
         index, value, rest, error = sparse_residuals(b, targets, self.m, self.half)
         return (index, value, rest), error
 

@@ -35,7 +35,7 @@ import resmem
 from resmem.__main__ import main
 from resmem._base.platform import memory_available
 from resmem._base.units import bytes_text
-from resmem._cli import inputs, labelled, progress, queries
+from resmem._cli import inputs, progress, queries
 from resmem._cli.files import Changed, Source, Target
 from resmem._cli.parser import parser
 from resmem._files import formats
@@ -903,7 +903,7 @@ def test_report_judges_by_groups_and_the_rows_of_the_memory(judged):
 
 def settings_of(path="m.resmem"):
     saved = resmem.Memory.load(path)
-    return {name: getattr(saved, name) for name in labelled.TUNED_SETTINGS}
+    return {name: getattr(saved, name) for name in resmem.Settings.__dataclass_fields__}
 
 
 def test_tune_changes_nothing_unless_asked_to(judged):
@@ -954,7 +954,13 @@ def test_tune_saves_what_was_chosen_when_asked_to(cli, keys):
         ("--sigma 0.5,inf", "sigma", {0.5, "inf"}),
         ("--temperature 0.5,3", "temperature", {0.5, 3}),
         ("--strength 0.25", "strength", {0, 0.25, 1}),
-        ("--probability-map project,clip:0.01", "probability_map", {"project", "clip:0.01"}),
+        (
+            "--probability-map project,clip:0.01 --methods residual",
+            "probability_map",
+            {"project", "clip:0.01"},
+        ),
+        ("--methods targets", "method", {"residual", "targets"}),
+        ("--methods residual", "method", {"residual"}),
         ("--preprocess unit,pca:2", "preprocess", {"none", "unit", "pca:2"}),
         ("--key-dtype float16", "key_dtype", {"float32", "float16"}),
     ],
@@ -1265,7 +1271,7 @@ TARGETS = {
 }  # fmt: skip
 TEXTS = {  # options whose text is no path
     "fit": {"task", "output_kind", "preprocess", "key_dtype", "residual_dtype", "store", "base",
-            "probability_map"},
+            "probability_map", "method", "gate", "residuals"},
     "predict": {"what", "base"},
     "tune": {"score", "rule"},
     "report": {"title", "date"},

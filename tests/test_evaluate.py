@@ -28,7 +28,11 @@ CASES = {
     "probabilities": {"output_kind": "probabilities", "key_dtype": "float16"},
     "values": {"task": "regression", "strength": 0.5},
     "flat": {"task": "regression"},
+    "targets": {"method": "targets", "strength": 0.4, "temperature": 2.0},
+    "targets of values": {"task": "regression", "method": "targets", "strength": 0.7},
+    "gated": {"gate": "distance: 1.0 to 0.6, 0.25 beyond", "probability_map": "keep:0.4"},
 }
+VALUES = ("values", "flat", "targets of values")
 # Marks tests that evaluate a memory on its own rows, which causes a warning.
 evaluates_own_rows = pytest.mark.filterwarnings("ignore:evaluate")
 SCORES = {
@@ -42,7 +46,7 @@ def examples(rng, case, n):
     z = rng.standard_normal((n, D), dtype=np.float32)
     logits = oracle.head_logits(z, HEAD[0], HEAD[1][:, 0])
     truth = logits + 2 * np.sin(3 * z[:, [0, 1, 2, 0]]) + rng.gumbel(size=(n, C))
-    if case in ("values", "flat"):
+    if case in VALUES:
         return (z, logits[:, 0], truth[:, 0]) if case == "flat" else (z, logits, truth)
     if case == "probabilities":
         logits = oracle.softmax(logits)
@@ -93,6 +97,8 @@ def expected(case, mem, rows, k, sigma):
         twin.strength = strength
         return twin.correct(z, outputs, excluded)
 
+    twin.method, twin.gate = "residual", "none"
+
     base = outputs.astype(np.float64)
     if mem.output_kind == "logits":
         base = oracle.softmax(outputs)
@@ -107,9 +113,12 @@ def expected(case, mem, rows, k, sigma):
     mixed = (1 - share) * own(0).reshape(len(z), -1) + share * targets
     found[f"interpolation, lambda {share:g}"] = mixed
     found["ResMem as published"] = own(1)
-    name, plain = f"ResMem, strength {mem.strength:g}", mem.probability_map == "clip"
+    plain, targets = mem.probability_map == "clip", mem.method == "targets"
+    name = f"ResMem{' by targets' if targets else ''}, strength {mem.strength:g}"
+    name += "" if plain else f", {mem.probability_map}"
+    name += "" if mem.gate == "none" else ", gated"
     if mem.strength != 1 or not plain:
-        found[name + ("" if plain else f", {mem.probability_map}")] = own(mem.strength)
+        found[name] = mem.correct(z, outputs, excluded)
     if mem.task == "regression":
         return {name: values.reshape(len(z), -1) for name, values in found.items()}, {}
     own_base = own(0)
@@ -125,7 +134,7 @@ def expected(case, mem, rows, k, sigma):
             found[name][nobody] = base[nobody]
         elif name == "ResMem as published":
             found[name] = oracle.simplex(values, base=own_base)
-        elif name.startswith("ResMem"):
+        elif name.startswith("ResMem, "):
             mem._state.view.map.apply(values, own_base, mem.strength)
     return found, {name: values.argmax(axis=1) for name, values in found.items()}
 
@@ -163,6 +172,8 @@ def test_every_method_has_the_scores_of_its_predictions(case, knn):
             assert method.gain == pytest.approx(paired_interval(gains), rel=1e-9)
     last = loss(list(predictions.values())[-1], targets, tops)
     rivals = [name for name in predictions if name.startswith(("base, T", "kNN", "interp"))]
+    if mem.method == "targets":
+        rivals.pop()  # the memory is that interpolation
     assert list(got.over) == (rivals if mem.temperature != 1 else ["base", *rivals])
     for name, gain in got.over.items():
         gains = gains_of(last, loss(predictions[name], targets, tops))
@@ -178,7 +189,7 @@ def loss(values, targets, tops):
 
 
 @pytest.mark.parametrize(
-    "case", ["weak", "off", "projected", "kept", "sparse", "head", "probabilities"]
+    "case", ["weak", "off", "projected", "kept", "sparse", "head", "probabilities", "targets"]
 )
 def test_classes_confidence_and_examples_add_up(case):
     mem, rows, got = judged(case, bins=7)
@@ -213,10 +224,10 @@ def test_classes_confidence_and_examples_add_up(case):
     assert case == "off" or (got.examples["corrected"] and got.examples["harmed"])
 
 
-@pytest.mark.parametrize("case", ["weak", "values", "flat"])
+@pytest.mark.parametrize("case", ["weak", "values", "flat", "targets", "gated"])
 def test_buckets_of_distance_hold_each_row_once(case):
     mem, rows, got = judged(case, buckets=4)
-    targets = rows[2] if case == "weak" else rows[2].reshape(60, -1)
+    targets = rows[2].reshape(60, -1) if case in VALUES else rows[2]
     predictions, tops = expected(case, mem, rows, mem.k, mem.sigma_)
     losses = {name: loss(values, targets, tops) for name, values in predictions.items()}
     last = list(predictions)[-1]
@@ -229,7 +240,7 @@ def test_buckets_of_distance_hold_each_row_once(case):
         inside = (bucket["from"] <= nearest) & (nearest <= bucket["to"])
         for name in predictions:
             main = losses[name][inside].mean()
-            if case != "weak":
+            if case in VALUES:
                 main = math.sqrt(main / targets.shape[1])
             assert bucket[name] == pytest.approx(main)
         wanted = paired_interval((losses[next(iter(got.over))] - losses[last])[inside])
@@ -326,6 +337,8 @@ def test_evaluation_settings_are_those_of_the_memory():
         "temperature": 2.0,
         "strength": 0.5,
         "probability_map": "clip",
+        "method": "residual",
+        "gate": "none",
         "knn_k": 1000,
         "knn_sigma": math.inf,
         "published_k": 5,
@@ -516,7 +529,7 @@ def test_intervals_of_copied_rows_need_their_groups():
     assert (widths(mistaken) < widths(alone) / 2).all()
 
 
-@pytest.mark.parametrize("case", ["weak", "head", "flat", "kept", "values"])
+@pytest.mark.parametrize("case", ["weak", "head", "flat", "kept", "values", "targets", "gated"])
 def test_loo_judges_each_row_of_the_memory_without_itself(case):
     rng, given = np.random.default_rng(3), case != "head"
     z, outputs, targets = examples(rng, case, 90)
@@ -572,6 +585,17 @@ def test_published_sum_of_another_memory_stands_beside():
     assert got.methods[-2].kind == "published elsewhere"
 
 
+def test_published_sums_are_named_by_their_residuals():
+    z, outputs, targets = examples(np.random.default_rng(3), "weak", 90)
+    honest = resmem.Memory(k=5, residuals="out-of-fold").fit(z, outputs, targets)
+    known = resmem.Memory(k=5, residuals="in-sample").fit(z, 2 * outputs, targets)
+    got = honest.evaluate(z + 1, outputs, targets, published=known)
+    names = {method.kind: method.name for method in got.methods}
+    assert names["published"] == "published sum, out-of-fold residuals"
+    assert names["published elsewhere"] == "ResMem as published"
+    assert got.memory["residuals"] == "out-of-fold"
+
+
 def test_base_is_compared_at_the_temperature_tuning_found_for_it():
     tuned = SimpleNamespace(k=3, sigma=1.0, base=SimpleNamespace(temperature=3.0))
     mem, (_, outputs, targets, _), got = judged("weak", knn=tuned)
@@ -585,7 +609,7 @@ def test_base_is_compared_at_the_temperature_tuning_found_for_it():
 
 
 def test_interpolation_has_the_settings_that_tuning_found_for_it():
-    mixed = resmem.Settings(9, 0.7, 1.5, 0.3, key_dtype="float32")
+    mixed = resmem.Settings(9, 0.7, 1.5, 0.3, key_dtype="float32", method="targets")
     tuned = SimpleNamespace(k=3, sigma=1.0, interpolation=mixed)
     mem, (z, outputs, targets, excluded), got = judged("weak", knn=tuned)
     mean = alone(mem, z, memories_targets("weak"), excluded, 9, 0.7)
@@ -597,7 +621,7 @@ def test_interpolation_has_the_settings_that_tuning_found_for_it():
     assert got.settings["interpolation_temperature"] == 1.5
 
 
-@pytest.mark.parametrize("case", ["weak", "flat", "head"])
+@pytest.mark.parametrize("case", ["weak", "flat", "head", "targets", "gated"])
 def test_the_most_changed_examples_are_explained(case):
     mem, (z, outputs, _, excluded), got = judged(case)
     shown = got.examples["corrected"][:4] + got.examples["harmed"][:4]

@@ -17,6 +17,7 @@ import results
 from resmem import plot
 
 EMPTY = {"meta"}
+GATE = "distance: 1.0 to 0.8, 0.0 beyond"
 NASTY = ['shirt & "co"', "<script>alert(1)</script>", "a'b", "\x00\ud800 <b>"]
 
 
@@ -263,8 +264,8 @@ def test_report_without_a_changed_example_says_so(write):
 def test_a_tuning_that_switched_off_says_why(write):
     page = write(tuning=results.tuning(useful=False))
     assert "The gain is not clear of 0." in page.text
-    assert "chosen 20 1 1.25 0 clip" in page.text
-    assert "best of the grid 20 1 1.25 0.75 clip" in page.text
+    assert "chosen 20 1 1.25 0 residual clip" in page.text
+    assert "best of the grid 20 1 1.25 0.75 residual clip" in page.text
     assert "without fold 5 5 1 1.25 0.75" in page.text
 
 
@@ -296,15 +297,16 @@ def test_words_of_the_tables_are_explained_once(write):
         "kNN alone No model: the nearest stored rows vote",
         "interpolation, lambda A mix (kNN-LM)",
         "published As in the paper on ResMem",
-        "strength The factor of the correction",
+        "strength How much of what the neighbours say is used",
         "keep:0.3 Every class keeps at least 0.3 times the probability that the model gives it.",
+        "targets Neighbours give their own answers, mixed with the model's",
         "k How many of the nearest stored rows count.",
         "sigma How fast a row counts less with its distance",
     ):
         assert page.text.count(words) == 1, words
-    assert page.text.index("strength The factor") < page.text.index("What was chosen?")
+    assert page.text.index("strength How much") < page.text.index("What was chosen?")
     alone = write(results.tuning())
-    assert "strength The factor of the correction" in alone.text
+    assert "strength How much of what the neighbours say" in alone.text
     assert "keep:0.3" not in alone.text
 
 
@@ -328,8 +330,20 @@ def test_report_says_which_residuals_the_memory_holds(write, residuals, words):
 def test_settings_that_a_method_has_not_are_left_out(write):
     page = write(tuning=results.tuning())
     none = "–"  # noqa: RUF001
-    assert f"base {none} {none} 1.25 {none} {none} {none} {none}" in page.text
-    assert f"kNN alone 50 1 {none} {none} clip none float32" in page.text
+    assert f"base {none} {none} 1.25 {none} {none} {none} {none} {none}" in page.text
+    assert f"kNN alone 50 1 {none} {none} {none} clip none float32" in page.text
+    assert f"interpolation 20 1 1.25 0.4 targets {none} none float32" in page.text
+    assert "gate" not in page.text
+
+
+def test_report_of_a_gated_memory_of_targets_says_so(write):
+    gated = replace(results.tuning(), best=replace(results.settings(), gate=GATE))
+    evaluation = results.evaluation()
+    evaluation.settings.update(method="targets", gate=GATE)
+    page = write(gated, evaluation)
+    assert f"gated The strength depends on the query: {GATE}." in page.text
+    assert page.text.index("targets Neighbours give") < page.text.index("What was chosen?")
+    assert f"residual clip none float32 {GATE} best of the grid" in page.text
 
 
 def test_perplexity_is_shown_where_classes_are_many(write):

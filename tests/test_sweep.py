@@ -283,6 +283,64 @@ def test_neighbours_alone_are_scored_without_a_base(C):
     assert np.isfinite(got).all()
 
 
+@pytest.mark.parametrize("C", [1, 2, 9, 120])
+def test_mixtures_with_targets_are_near_the_definitions(C):
+    """Both sides round e_j, W and the sums alike. The rest is 1 - strength, a product and an
+    addition on both, with a division and a product, or 1 / W and two products: less than 12
+    roundings of numbers that are at most 1 in all."""
+    case = classes(C, 37)
+    labels = np.random.default_rng(C).integers(0, C, 60)
+    where = case.distances, case.positions
+    shares = (0.0, 0.3, 1.0)
+    scores = ("log_loss", "accuracy", "brier", "calibration")
+    found = []
+    for isa in ISAS:
+        for threads in (1, 3):
+            execution = _core.Execution(threads, isa)
+            parts = [
+                _core.sweep(
+                    labels, *where, case.base, case.targets, case.bounds, KS, SIGMAS, shares,
+                    MAPS[:1], score, BINS, True, C, execution,
+                )
+                for score in scores
+            ]  # fmt: skip
+            found.append(np.concatenate(parts, axis=-1))
+    assert all(part.tobytes() == found[0].tobytes() for part in found)
+    votes = np.eye(C)[labels]
+    wanted = oracle.sweep(
+        *where, votes, case.base, case.targets, KS, SIGMAS, shares, MAPS[:1], BINS, True
+    )
+    wanted, dense = case.of_folds(wanted), np.isfinite(case.of_folds(wanted))
+    assert np.array_equal(np.isinf(found[0]), ~dense)
+    # The smallest probability above 0 is a share of the base's, or of one neighbour of 17.
+    least = min(0.3 * case.base.min(), 0.3 / 17 * 1e-3)
+    bound = 37 * (gamma(12) / least + gamma(100) * 50)
+    assert np.abs(found[0][dense] - wanted[dense]).max() <= bound
+
+
+@pytest.mark.parametrize("C", [1, 9])
+def test_mixtures_with_values_are_near_the_definitions(C):
+    case = values(C, 37)
+    rows = np.random.default_rng(C).standard_normal((60, C))
+    where, shares = (case.distances, case.positions), (0.0, 0.3, 1.0)
+    got = np.concatenate(
+        [
+            _core.sweep(
+                rows, *where, case.base, case.targets, case.bounds, KS, SIGMAS, shares, MAPS[:1],
+                score, BINS, True, C,
+            )
+            for score in ("squared_error", "absolute_error")
+        ],
+        axis=-1,
+    )  # fmt: skip
+    wanted = case.of_folds(
+        oracle.sweep(*where, rows, case.base, case.targets, KS, SIGMAS, shares, of_targets=True)
+    )
+    most = max(np.abs(part).max() for part in (rows, case.base, case.targets))
+    # An error is at most 2 most, its square 4 most^2, and there are 37 C of them.
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=37 * C * 8 * most**2 * gamma(40))
+
+
 @pytest.mark.parametrize("q", BOUNDS)
 @pytest.mark.parametrize("C", [1, 3, 8, 17])
 def test_scores_of_values_are_near_the_definitions(C, q):
@@ -460,8 +518,9 @@ for C in (1, 3, 8, 21):
     for isa in _core.available_isas():
         execution = _core.Execution(2, isa)
         for score in ("log_loss", "accuracy", "brier", "calibration"):
-            wanted = _core.sweep(*arrays, *settings, score, 5, execution)
-            assert _core.sweep(*held, *settings, score, 5, execution).tobytes() == wanted.tobytes()
+            wanted = _core.sweep(*arrays, *settings, score, 5, execution=execution)
+            same = _core.sweep(*held, *settings, score, 5, execution=execution)
+            assert same.tobytes() == wanted.tobytes()
         _core.simplex(at_the_end(arrays[3]), 1e-6, "project", execution=execution)
 print("done")
 """
@@ -515,7 +574,7 @@ arguments = (
     rng.standard_normal((n, columns), dtype=np.float32), np.sort(rng.random((q, k)), axis=1),
     rng.integers(0, n, (q, k)), np.full((q, columns), 1 / columns), rng.integers(0, columns, q),
     [0, q], range(1, k + 1), np.geomspace(0.1, 10, 20), np.linspace(0, 1, 20),
-    [("clip", 1e-6), ("project", 1e-6)], "log_loss", 15, _core.Execution(threads),
+    [("clip", 1e-6), ("project", 1e-6)], "log_loss", 15, False, 0, _core.Execution(threads),
 )
 print("ready", flush=True)
 try:

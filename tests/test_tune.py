@@ -60,8 +60,13 @@ def averages(distances, ids, values, k, sigma):
     return np.einsum("qk,qkc->qc", w, values[ids[:, :k]])
 
 
+def logarithms(p):
+    with np.errstate(divide="ignore"):  # targets alone may give a class nothing
+        return np.log(p)
+
+
 SCORES = {
-    "log_loss": lambda p, y: -np.log(p[np.arange(len(y)), y]).mean(),
+    "log_loss": lambda p, y: -logarithms(p[np.arange(len(y)), y]).mean(),
     "accuracy": lambda p, y: (p.argmax(axis=1) == y).mean(),
     "brier": lambda p, y: np.square(p - np.eye(p.shape[1])[y]).sum(axis=1).mean(),
     "rmse": lambda p, y: math.sqrt(np.square(p - y).mean()),
@@ -128,6 +133,9 @@ class World:
             moved = averages(distances, ids, target, settings["k"], settings["sigma"])
             return moved if self.kind == "values" else mapped(moved, settings["probability_map"])
         base, of_rows = (self.base(o, settings["temperature"]) for o in (fresh, outputs))
+        if settings["method"] == "targets":
+            found = averages(distances, ids, target, settings["k"], settings["sigma"])
+            return (1 - settings["strength"]) * base + settings["strength"] * found
         moved = averages(distances, ids, target - of_rows, settings["k"], settings["sigma"])
         corrected = base + settings["strength"] * moved
         if self.kind == "values":
@@ -136,7 +144,8 @@ class World:
 
 
 def row_of(settings):
-    return {name: getattr(settings, name) for name in Settings.__dataclass_fields__}
+    names = set(Settings.__dataclass_fields__) - {"gate"}  # gates are found after the table
+    return {name: getattr(settings, name) for name in names}
 
 
 # ---- The sweep ------------------------------------------------------------------------------
@@ -166,7 +175,9 @@ def test_every_score_of_the_table_is_that_of_plain_numpy(kind, score):
     mem = world.memory()
     result = mem.tune(*world.fresh, score=score, apply=False, **options)
     temperatures, maps = (3 if kind == "logits" else 1), (1 if kind == "values" else 4)
-    assert len(result.table) == 27 * temperatures * maps
+    residual = result.table["method"] == "residual"
+    assert residual.sum() == 27 * temperatures * maps
+    assert (~residual).sum() == 9 * temperatures * 2  # of the strengths above 0
     y = world.fresh[2]
     for row in result.table:
         wanted = SCORES[score](world.predictions(row), y)
@@ -180,7 +191,8 @@ def test_every_score_of_the_table_is_that_of_plain_numpy(kind, score):
     alone = row_of(result.knn)
     wanted = SCORES[score](world.predictions(alone, alone=True), y)
     assert result.scores["kNN alone"] == pytest.approx(wanted, rel=1e-6)
-    plain = (result.table["strength"] == 1) & (result.table["probability_map"] == "clip")
+    plain = residual & (result.table["strength"] == 1) & (result.table["probability_map"] == "clip")
+    assert result.scores["interpolation"] == better(result.table["score"][~residual])
     assert result.scores["published"] == better(result.table["score"][plain])
     off = result.table["score"][result.table["strength"] == 0]
     assert result.scores["base, own temperature"] == better(off)
@@ -255,6 +267,7 @@ def test_gain_is_measured_on_rows_that_did_not_choose(given_folds):
     mem = world.memory()
     folds = np.arange(120) // 7 % 4 * 10 + 5  # any numbers may name folds
     options = dict(GRID, k=[2, 8], temperature=[0.7, 1.0], probability_map="clip")
+    options |= {"methods": "residual"}
     result = mem.tune(*world.fresh, folds=folds if given_folds else 4, apply=False, **options)
     if not given_folds:
         folds = resmem._scores.folds.fold_numbers(4, 0, world.fresh[2])
@@ -605,9 +618,44 @@ def test_temperature_at_an_edge_is_warned_of_when_switched_off():
     rng = np.random.default_rng(6)
     z, logits, y = calibrated(rng, 1500, useful=False)
     mem = resmem.Memory().fit(z[:800], 10 * logits[:800], y[:800])
-    said = notes_of(lambda: mem.tune(z[800:], 10 * logits[800:], y[800:]))
+    said = notes_of(lambda: mem.tune(z[800:], 10 * logits[800:], y[800:], temperature=[1, 2, 4]))
     assert mem.strength == 0
     assert said.startswith("temperature=4 is the largest that was tried: try more")
+
+
+@QUIET
+def test_default_grids_grow_beyond_an_edge():
+    """What is tried then has the scores that it has if it is named."""
+    rng = np.random.default_rng(6)
+    z, logits, y = calibrated(rng, 1500, useful=False)
+    fresh = z[800:], 10 * logits[800:], y[800:]
+    mem = resmem.Memory().fit(z[:800], 10 * logits[:800], y[:800])
+    result = mem.tune(*fresh, apply=False)
+    assert 8 <= result.base.temperature <= 12
+    assert "temperature" not in "".join(result.notes)
+    named = mem.tune(*fresh, temperature=[1.0, result.base.temperature], apply=False)
+    assert named.scores["base, own temperature"] == result.scores["base, own temperature"]
+    axes = [set(result.table[name]) for name in ("k", "sigma", "temperature", "strength")]
+    residual = result.table["method"] == "residual"
+    strengths = set(result.table["strength"][residual])
+    assert residual.sum() == math.prod(map(len, (*axes[:3], strengths))) * 5  # five maps
+
+
+@QUIET
+def test_more_neighbours_than_the_default_are_tried_if_they_help():
+    """Labels that are mostly noise need many neighbours; a small memory has no more of them."""
+    rng = np.random.default_rng(3)
+    z = rng.uniform(-1, 1, (4000, 1)).astype(np.float32)
+    logits = np.zeros((4000, 2), np.float32)
+    y = (rng.random(4000) < 0.5 + 0.2 * np.sign(z[:, 0])).astype(int)
+    mem = resmem.Memory().fit(z[:2500], logits[:2500], y[:2500])
+    result = mem.tune(z[2500:], logits[2500:], y[2500:])
+    assert result.useful
+    assert mem.k == result.best.k > 128
+    named = mem.tune(z[2500:], logits[2500:], y[2500:], k=[mem.k], sigma=[mem.sigma], apply=False)
+    assert named.scores["candidate"] <= result.scores["candidate"]
+    small = resmem.Memory().fit(z[:150], logits[:150], y[:150])
+    assert max(small.tune(z[2500:], logits[2500:], y[2500:]).table["k"]) <= 150
 
 
 def test_best_values_at_an_edge_are_warned_of():
@@ -678,7 +726,8 @@ def test_result_prints_converts_and_gives_a_surface():
     mem = world.memory()
     result = mem.tune(*world.fresh, apply=False)
     text = repr(result)
-    for part in ("log_loss", "400 rows, 5 folds", "20,160 settings", result.reason, "kNN alone",
+    assert f"{len(result.table):,} settings" in text
+    for part in ("log_loss", "400 rows, 5 folds", result.reason, "kNN alone",
                  "base, own temperature", "published", "candidate", str(result.best)):  # fmt: skip
         assert part in text
     assert max(map(len, text.splitlines())) < 160
@@ -687,7 +736,8 @@ def test_result_prints_converts_and_gives_a_surface():
     assert len(plain["table"]["score"]) == len(result.table)
     assert plain["gain"] == {**result.gain._asdict()}
     ks, sigmas, scores = result.surface()
-    assert scores.shape == (8, 12)
+    assert scores.shape == (len(set(result.table["k"])), len(set(result.table["sigma"])))
+    assert np.isfinite(scores).all()
     assert sigmas[-1] == math.inf
     assert np.nanmin(scores) == result.scores["candidate"]
     at = np.unravel_index(np.argmin(scores), scores.shape)
@@ -716,7 +766,7 @@ def test_progress_adds_up_and_may_stop_the_tuning(score):
         options |= {"score": log_loss, "greater_is_better": False}
     done = []
     mem.tune(*world.fresh, progress=done.append, apply=False, **options)
-    total = 50 * ((1 + 2) + 2 + 1) if score == "log_loss" else 50 * ((1 + 8) + 4 + 2)
+    total = 50 * ((1 + 2) + 2 + 1) if score == "log_loss" else 50 * ((1 + 12) + 4 + 2)
     # The proof counts five times; mean residuals at two temperatures and two checks of rows follow,
     # with a step for two rows of the memory or of these.
     total += 5 * 50 + 3 * len(mem) // 2 + 25

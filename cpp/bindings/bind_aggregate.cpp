@@ -18,19 +18,23 @@ Array<double> aggregate_python(const py::sequence& rows, const Array<double>& di
                                const Array<std::int64_t>& positions, double sigma,
                                std::size_t columns, double strength,
                                std::optional<Array<double>> base, const BoundLinearHead* head,
-                               const std::optional<Array<std::int64_t>>& select,
+                               const std::optional<Array<std::int64_t>>& select, bool interpolate,
+                               const std::optional<Array<double>>& strengths,
                                const ExecutionChoice& choice) {
   require(distances.ndim() == 2 && positions.ndim() == 2 &&
               extent(positions, 0) == extent(distances, 0) &&
               extent(positions, 1) == extent(distances, 1),
           "distances and positions must be (q, k)");
   const std::size_t q = extent(distances, 0);
-  ResidualRequest residuals(rows, sigma, columns, strength, head, select, q);
+  ResidualRequest residuals(rows, sigma, columns, strength, interpolate, head, select, q);
   AggregateRequest& request = residuals.request;
   request.distances = distances.data();
   request.positions = positions.data();
   request.q = q;
   request.k = extent(distances, 1);
+  require(!strengths || (strengths->ndim() == 1 && extent(*strengths, 0) == q),
+          "strengths must be (q,)");
+  request.strengths = strengths ? strengths->data() : nullptr;
   Array<double> out = residuals.out(base, q);
   double* target = out.mutable_data();
   without_gil(choice, [&](const Execution& execution) {
@@ -67,9 +71,11 @@ void register_aggregate(py::module_& module) {
   module.def("aggregate", &aggregate_python, "residuals"_a, py::arg("distances").noconvert(),
              py::arg("positions").noconvert(), "sigma"_a, "columns"_a, "strength"_a = 1.0,
              py::arg("base").noconvert() = py::none(), "head"_a = py::none(),
-             py::arg("select").noconvert() = py::none(), execution_argument(),
-             "Weighted residual sums (q, C), or of the columns select (q, t) alone; added, times "
-             "strength, into `base` if given.");
+             py::arg("select").noconvert() = py::none(), "interpolate"_a = false,
+             py::arg("strengths").noconvert() = py::none(), execution_argument(),
+             "Weighted means of the rows (q, C), or of the columns select (q, t) alone; added, "
+             "times strength, into `base` if given, or base moved to them by that share of the way "
+             "with interpolate; strengths (q,) take the place of strength.");
   module.def("weights", &weights_python, py::arg("distances").noconvert(),
              py::arg("positions").noconvert(), "sigma"_a, execution_argument(),
              "The neighbours' weights (q, k), 0 for padding, not divided by their sums (q,), which "

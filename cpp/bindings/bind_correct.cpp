@@ -15,11 +15,12 @@ Array<double> correct_python(const py::array& queries, double queries_max_abs,
                              const std::optional<Array<std::int64_t>>& exclude,
                              const BoundLinearHead* head,
                              const std::optional<Array<std::int64_t>>& select, std::int64_t version,
-                             const ExecutionChoice& choice) {
+                             bool interpolate, const ExecutionChoice& choice) {
   SearchRequest request = request_from(queries, queries_max_abs, segments, k, "euclidean");
   exclude_from(request, exclude);
   request.version = version;
-  ResidualRequest residuals(residual_rows, sigma, columns, strength, head, select, request.q);
+  ResidualRequest residuals(residual_rows, sigma, columns, strength, interpolate, head, select,
+                            request.q);
   std::size_t rows = 0;
   for (const Segment& segment : request.segments) rows += segment.n;
   require(residuals.rows == rows, "segments must have as many rows as their residuals");
@@ -40,7 +41,7 @@ void register_correct(py::module_& module) {
              "segments"_a, "k"_a, "residuals"_a, "sigma"_a, "columns"_a, "strength"_a = 1.0,
              py::arg("base").noconvert() = py::none(), py::arg("exclude").noconvert() = py::none(),
              "head"_a = py::none(), py::arg("select").noconvert() = py::none(), "version"_a = 0,
-             execution_argument(),
+             "interpolate"_a = false, execution_argument(),
              "What `aggregate` gives of the neighbours that `search` finds, which stay inside.");
 }
 

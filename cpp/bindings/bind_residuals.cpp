@@ -108,6 +108,8 @@ void register_residuals(py::module_& module) {
   py::class_<BoundHeadRows, ResidualRows>(module, "HeadRows", "Keys and labels, for a LinearHead.")
       .def(py::init<const py::array&, const Array<std::int64_t>&>(), "keys"_a,
            py::arg("labels").noconvert());
+  py::class_<BoundLabelRows, ResidualRows>(module, "LabelRows", "Classes, as one-hot rows.")
+      .def(py::init<const Array<std::int64_t>&>(), py::arg("labels").noconvert());
   py::class_<BoundLinearHead>(module, "LinearHead", "A base model's last layer.")
       .def(py::init<const Array<float>&, const Array<float>&, double>(),
            py::arg("weight").noconvert(), py::arg("bias").noconvert(), "temperature"_a = 1.0);

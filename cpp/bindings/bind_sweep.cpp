@@ -39,6 +39,7 @@ void check_targets(SweepRequest& request, const py::array& targets) {
           "values are scored by squared_error or absolute_error");
   require(request.maps.size() == 1, "values have no map to choose");
   require(request.base != nullptr, "values need a base");
+  require(request.row_labels == nullptr, "values need rows of values");
   require(py::isinstance<Array<double>>(targets) && targets.ndim() == 2 &&
               extent(targets, 0) == request.q && extent(targets, 1) == request.columns,
           "targets must be int64 (q,) or float64 (q, C)");
@@ -62,6 +63,29 @@ void check_numbers(const SweepRequest& request) {
   for (std::size_t i = 0; request.labels != nullptr && i < request.q; ++i)
     require(static_cast<std::uint64_t>(request.labels[i]) < request.columns,
             "labels must be classes");
+  for (std::size_t i = 0; request.row_labels != nullptr && i < request.rows; ++i)
+    require(static_cast<std::uint64_t>(request.row_labels[i]) < request.columns,
+            "the rows' labels must be classes");
+}
+
+// Takes what is summed of the rows: a matrix, or classes of as many kinds as targets have columns.
+void take_summed(SweepRequest& request, const py::array& summed, std::size_t columns) {
+  request.rows = extent(summed, 0);
+  if (summed.ndim() == 1) {
+    require(py::isinstance<Array<std::int64_t>>(summed), "the rows' labels must be int64");
+    request.row_labels = static_cast<const std::int64_t*>(summed.data());
+    request.columns = columns;
+    return;
+  }
+  require(summed.ndim() == 2, "residuals must be (n, C)");
+  request.columns = extent(summed, 1);
+  const Numbers numbers = stored_numbers(summed, "residuals", request.columns, true);
+  require(numbers.type == NumberType::float32 || numbers.type == NumberType::float64,
+          "residuals must be float32 or float64");
+  if (numbers.type == NumberType::float64)
+    request.residuals64 = numbers.wide(0);
+  else
+    request.residuals = static_cast<const float*>(numbers.data);
 }
 
 Array<double> sweep_python(const py::array& residuals, const Array<double>& distances,
@@ -70,22 +94,13 @@ Array<double> sweep_python(const py::array& residuals, const Array<double>& dist
                            std::vector<std::size_t> bounds, std::vector<std::size_t> ks,
                            std::vector<double> sigmas, std::vector<double> strengths,
                            const std::vector<std::pair<std::string, double>>& maps,
-                           const std::string& score, std::size_t bins,
-                           const ExecutionChoice& choice) {
-  require(residuals.ndim() == 2, "residuals must be (n, C)");
+                           const std::string& score, std::size_t bins, bool interpolate,
+                           std::size_t columns, const ExecutionChoice& choice) {
   require(
       distances.ndim() == 2 && positions.ndim() == 2 && shape_of(distances) == shape_of(positions),
       "distances and positions must be (q, k)");
   SweepRequest request;
-  const Numbers numbers = stored_numbers(residuals, "residuals", extent(residuals, 1), true);
-  if (numbers.type == NumberType::float64)
-    request.residuals64 = numbers.wide(0);
-  else
-    request.residuals = static_cast<const float*>(numbers.data);
-  require(numbers.type == NumberType::float32 || numbers.type == NumberType::float64,
-          "residuals must be float32 or float64");
-  request.rows = extent(residuals, 0);
-  request.columns = extent(residuals, 1);
+  take_summed(request, residuals, columns);
   request.distances = distances.data();
   request.positions = positions.data();
   request.q = extent(distances, 0);
@@ -102,6 +117,9 @@ Array<double> sweep_python(const py::array& residuals, const Array<double>& dist
                                          {"squared_error", SweepScore::squared_error},
                                          {"absolute_error", SweepScore::absolute_error}});
   request.bins = bins;
+  request.interpolate = interpolate;
+  require(!interpolate || (base.has_value() && maps.size() == 1),
+          "interpolate needs a base and one map, which it does not use");
   for (const auto& [kind, floor] : maps) {
     request.maps.push_back(map_from(kind, floor));
     require(base.has_value() || request.maps.back().kind != SimplexMap::Kind::keep,
@@ -133,8 +151,11 @@ void register_sweep(py::module_& module) {
   module.def("sweep", &sweep_python, py::arg("residuals").noconvert(),
              py::arg("distances").noconvert(), py::arg("positions").noconvert(),
              py::arg("base").noconvert(), py::arg("targets").noconvert(), "bounds"_a, "ks"_a,
-             "sigmas"_a, "strengths"_a, "maps"_a, "score"_a, "bins"_a = 15, execution_argument(),
-             "Sums of scores (folds, ks, sigmas, strengths, maps, width) over the queries.");
+             "sigmas"_a, "strengths"_a, "maps"_a, "score"_a, "bins"_a = 15, "interpolate"_a = false,
+             "columns"_a = 0, execution_argument(),
+             "Sums of scores (folds, ks, sigmas, strengths, maps, width) over the queries. "
+             "Residuals (n, C) may be the targets of rows, or their classes (n,) of `columns` "
+             "ones.");
 }
 
 }  // namespace resmem

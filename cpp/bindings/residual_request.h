@@ -48,6 +48,8 @@ inline std::size_t take_store(AggregateRequest& request, const py::sequence& res
     return take_rows<BoundSparseRows>(request, residuals);
   if (py::isinstance<BoundHeadRows>(residuals[0]))
     return take_rows<BoundHeadRows>(request, residuals);
+  if (py::isinstance<BoundLabelRows>(residuals[0]))
+    return take_rows<BoundLabelRows>(request, residuals);
   throw std::logic_error("take_store does not know these residual rows");
 }
 
@@ -58,12 +60,13 @@ struct ResidualRequest {
   std::optional<Array<std::int64_t>> select;
 
   ResidualRequest(const py::sequence& residuals, double sigma, std::size_t columns, double strength,
-                  const BoundLinearHead* head, const std::optional<Array<std::int64_t>>& selected,
-                  std::size_t queries) {
+                  bool interpolate, const BoundLinearHead* head,
+                  const std::optional<Array<std::int64_t>>& selected, std::size_t queries) {
     require(columns > 0, "columns must be 1 or more");
     request.columns = columns;
     request.sigma = sigma;
     request.strength = strength;
+    request.interpolate = interpolate;
     if (head != nullptr) request.head = head->head;
     rows = take_store(request, residuals);
     if (!selected) return;

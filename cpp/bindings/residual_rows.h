@@ -83,6 +83,19 @@ struct BoundHeadRows : ResidualRows {
   }
 };
 
+struct BoundLabelRows : ResidualRows {
+  LabelRows rows;
+
+  explicit BoundLabelRows(const Array<std::int64_t>& labels) : ResidualRows({labels}) {
+    require(labels.ndim() == 1, "labels must be (n,)");
+    rows.labels = labels.data();
+    rows.n = n = extent(labels, 0);
+  }
+
+  // The labels may be any numbers: they are checked where they are read.
+  void check(const AggregateRequest&) const {}
+};
+
 // The base model's last layer, by which head rows give residuals.
 struct BoundLinearHead {
   Array<float> weight, bias;

@@ -247,13 +247,47 @@ class SparseSum {
   double usual_ = 0;
 };
 
+// ---- Labels --------------------------------------------------------------------------------
+
+// Sums one-hot rows, of which all but one value add nothing.
+class LabelSum : public AllSums {
+ public:
+  LabelSum(const Located<LabelRows>& rows, const Worker& worker) : rows_(rows), worker_(worker) {
+    if (worker.request.select != nullptr) all_.resize(worker.request.columns);
+  }
+
+  static std::size_t cost(const AggregateRequest& request) { return request.columns + request.k; }
+
+  void operator()(std::size_t query, const double* weights, std::size_t count, double* sums) {
+    const AggregateRequest& request = worker_.request;
+    const std::int64_t* positions = request.positions + query * request.k;
+    double* all = request.select == nullptr ? sums : all_.data();
+    std::fill_n(all, request.columns, 0.0);
+    for (std::size_t j = 0; j < count; ++j) {
+      const auto [segment, row] = rows_[positions[j]];
+      const std::int64_t label = segment.labels[row];
+      if (static_cast<std::uint64_t>(label) >= request.columns)
+        throw DamagedRows("label", label, request.columns);
+      all[label] += weights[j];
+    }
+    if (request.select == nullptr) return;
+    const std::int64_t* column = request.select + query * request.selected;
+    for (std::size_t c = 0; c < request.selected; ++c) sums[c] = all[column[c]];
+  }
+
+ private:
+  const Located<LabelRows>& rows_;
+  const Worker worker_;
+  std::vector<double> all_;  // the sums of all columns, when only some are asked for
+};
+
 // ---- Queries -------------------------------------------------------------------------------
 
 // Divides the sums of a query by the total weight. Many sums may equal the `usual` one (NaN: there
 // is none), which is divided only once: with tens of thousands of columns, divisions would take
 // longer than all else.
 void finish(const AggregateRequest& request, const double* sums, double usual, double total,
-            double* to) {
+            double strength, double* to) {
   constexpr std::size_t kTogether = 8;
   const std::size_t width = request.width();
   const double quotient = usual / total;
@@ -262,12 +296,13 @@ void finish(const AggregateRequest& request, const double* sums, double usual, d
     bool all_usual = true;
     for (std::size_t j = c; j < c + kTogether; ++j) all_usual &= sums[j] == usual;
     for (std::size_t j = c; j < c + kTogether; ++j)
-      to[j] = request.finished(to[j], all_usual ? quotient : sums[j] / total);
+      to[j] = request.finished(to[j], all_usual ? quotient : sums[j] / total, strength);
   }
-  for (; c < width; ++c) to[c] = request.finished(to[c], sums[c] / total);
+  for (; c < width; ++c) to[c] = request.finished(to[c], sums[c] / total, strength);
 }
 
-// Weighs the neighbours of every query, lets Sum sum their residuals, and puts the sums in place.
+// Weighs the neighbours of every query, lets Sum sum what their rows hold, and puts the sums in
+// place.
 template <class Sum, class Segment>
 void sum_by_queries(const std::vector<Segment>& segments, const AggregateRequest& request,
                     const Execution& execution, double* out) {
@@ -284,7 +319,8 @@ void sum_by_queries(const std::vector<Segment>& segments, const AggregateRequest
                         double* to = out + q * width;
                         double* sums = request.add_to_out ? apart.data() : to;
                         sum(q, weights.data(), near.count, sums);
-                        finish(request, sums, sum.usual(), near.total, to);
+                        finish(request, sums, sum.usual(), near.total,
+                               request.strength_for(q, near.count), to);
                       }
                     });
 }
@@ -311,6 +347,11 @@ void aggregate_rows(const std::vector<SparseRows>& sparse, const AggregateReques
 void aggregate_rows(const std::vector<HeadRows>& head, const AggregateRequest& request,
                     const Execution& execution, double* out) {
   aggregate_head(head, request, execution, out);
+}
+
+void aggregate_rows(const std::vector<LabelRows>& labels, const AggregateRequest& request,
+                    const Execution& execution, double* out) {
+  sum_by_queries<LabelSum>(labels, request, execution, out);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Weights of neighbours and the weighted sums of their residuals (CONTRACT.md, "Weights,
-// correction, prediction").
+// Weights of neighbours and the weighted sums of their residuals or targets (CONTRACT.md, "Weights,
+// correction, prediction" and "Targets").
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@
 
 namespace resmem {
 
-// The residuals of n rows may be at hand in three ways.
+// What is summed of n rows may be at hand in four ways.
 struct DenseRows {
   Numbers residuals;  // (n, columns); float64 in all segments or in none
   std::size_t n = 0;
@@ -31,8 +31,12 @@ struct HeadRows {  // residuals are computed when they are asked for
   const std::int64_t* labels = nullptr;
   std::size_t n = 0;
 };
-using ResidualStore =
-    std::variant<std::vector<DenseRows>, std::vector<SparseRows>, std::vector<HeadRows>>;
+struct LabelRows {  // classes, each of which stands for its one-hot row
+  const std::int64_t* labels = nullptr;
+  std::size_t n = 0;
+};
+using ResidualStore = std::variant<std::vector<DenseRows>, std::vector<SparseRows>,
+                                   std::vector<HeadRows>, std::vector<LabelRows>>;
 
 // Thrown for stored rows that this library cannot have written.
 struct DamagedRows : std::invalid_argument {
@@ -53,17 +57,26 @@ struct AggregateRequest {
   std::size_t selected = 0;
   double sigma = 1;
   double strength = 1;
-  bool add_to_out = false;  // out holds the base outputs
+  const double* strengths = nullptr;  // (q,) in the place of `strength`, or null
+  bool add_to_out = false;            // out holds the base outputs
+  bool interpolate = false;           // between the base outputs and what is summed
 
   std::size_t width() const { return select == nullptr ? columns : selected; }
-  // Returns what a column that held `out` becomes, given its correction.
-  double finished(double out, double correction) const {
-    return add_to_out ? out + strength * correction : correction;
+  // Returns the strength for a query that has so many neighbours.
+  double strength_for(std::size_t query, std::size_t neighbours) const {
+    if (neighbours == 0) return 0;  // nothing may change the base outputs
+    return strengths == nullptr ? strength : strengths[query];
+  }
+  // Returns what a column that held `out` becomes, given the mean of what is summed.
+  double finished(double out, double mean, double by) const {
+    if (!add_to_out) return mean;
+    return interpolate ? (1 - by) * out + by * mean : out + by * mean;
   }
 };
 
-// Adds strength * correction to out (q, width) if request.add_to_out, and otherwise sets it to the
-// correction, without the strength. Throws DamagedRows and Interrupted.
+// Sets out (q, width) to the weighted means of what is summed. If request.add_to_out, it holds the
+// base outputs and gets strength * mean added, or is moved to the mean by that share of the way if
+// request.interpolate. Throws DamagedRows and Interrupted.
 void aggregate(const AggregateRequest& request, const Execution& execution, double* out);
 
 // How many neighbours a query has, without padding, and the sum of their weights. The sum is 1 if

@@ -113,14 +113,17 @@ class HeadSum {
   // may already lie in `out`.
   void deliver(std::size_t first, std::size_t last, const double* sums, double* out) const {
     const std::size_t width = request_.width();
-    for (std::size_t q = first; q < last; ++q, sums += request_.columns)
+    for (std::size_t q = first; q < last; ++q, sums += request_.columns) {
+      const std::size_t neighbours = starts_[q - first + 1] - starts_[q - first];
+      const double strength = request_.strength_for(q, neighbours);
       for (std::size_t c = 0; c < width; ++c) {
         const std::int64_t* column = request_.select;
         const double sum =
             sums[column == nullptr ? c : static_cast<std::size_t>(column[q * width + c])];
         double& to = out[q * width + c];
-        to = request_.finished(to, sum / totals_[q - first]);
+        to = request_.finished(to, sum / totals_[q - first], strength);
       }
+    }
   }
 
   const Located<HeadRows> rows_;

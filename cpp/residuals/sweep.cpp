@@ -34,6 +34,7 @@ class ClassScores {
         factors_(request.strengths.size()),
         totals_(request.strengths.size()),
         unmoved_(request.strengths.size()),
+        shares_(request.interpolate ? request.strengths.size() : 0, Row(ld_, -kInfinity)),
         chance_(request.settings()),
         loss_(request.settings()) {
     for (const SimplexMap& map : request.maps)
@@ -64,10 +65,16 @@ class ClassScores {
     at_label_ = base_[label_];
     base_[label_] = -kInfinity;
     done_ = 0;
+    // The log-loss of a mixture needs the label's output alone.
+    if (request_.interpolate && request_.score != SweepScore::log_loss) share_base();
   }
 
   // Scores the unnormalised sum of one k and sigma. Its factor is 1 / W, W the sum of weights.
   void add(const double* sums, double factor, double* out) {
+    if (request_.interpolate) {
+      add_mixtures(sums, factor, out);
+      return;
+    }
     const std::size_t strengths = factors_.size();
     const double label_sum = sums[label_];
     // Whether the label's output stays at some strength. Any other output seldom moves then.
@@ -126,6 +133,31 @@ class ClassScores {
   };
 
   bool known() const { return request_.base != nullptr; }
+
+  // Writes what every strength leaves of the base outputs but the label's.
+  void share_base() {
+    for (std::size_t t = 0; t < shares_.size(); ++t) {
+      for (std::size_t c = 0; c < request_.columns; ++c)
+        shares_[t][c] = (1 - request_.strengths[t]) * base_[c];
+      shares_[t][label_] = -kInfinity;
+    }
+  }
+
+  // Scores (1 - strength) * base + strength * sums / W, which is a point of the simplex already.
+  void add_mixtures(const double* sums, double factor, double* out) {
+    for (std::size_t t = 0; t < request_.strengths.size(); ++t, ++done_) {
+      const double part = request_.strengths[t] * factor;
+      if (factor == 0) {  // no neighbours: the base outputs stay
+        score({base_.data(), nothing_.data(), nothing_.data(), 0, at_label_, true}, done_, out);
+        continue;
+      }
+      const double label = (1 - request_.strengths[t]) * at_label_ + part * sums[label_];
+      if (request_.score == SweepScore::log_loss)
+        chance_[done_] = label;
+      else
+        score({shares_[t].data(), sums, nothing_.data(), part, label, true}, done_, out);
+    }
+  }
 
   // Tells whether the factor is too small to change any output but the label's.
   bool is_unmoved(const double* sums, double factor) const {
@@ -228,6 +260,7 @@ class ClassScores {
   Row base_, moved_, shifted_, gained_, ones_, nothing_;
   std::vector<double> factors_, totals_;  // of every strength
   std::vector<char> unmoved_;             // per strength: whether no output moves
+  std::vector<Row> shares_;               // per strength: what a mixture has of the base outputs
   std::vector<std::size_t> ungiven_;      // classes to which the base model gives nothing
   std::vector<double> chance_, loss_;     // the label's probability in every setting
   std::size_t label_ = 0, done_ = 0;
@@ -247,9 +280,11 @@ class ValueScores {
 
   void add(const double* sums, double factor, double* out) {
     for (const double strength : request_.strengths) {
+      // Without neighbours the factor is 0, and the base outputs stay.
+      const double share = request_.interpolate && factor != 0 ? 1 - strength : 1;
       double sum = 0;
       for (std::size_t c = 0; c < request_.columns; ++c) {
-        const double error = (base_[c] + (strength * factor) * sums[c]) - value_[c];
+        const double error = (share * base_[c] + (strength * factor) * sums[c]) - value_[c];
         sum += squared_ ? error * error : std::fabs(error);
       }
       out[done_++] += sum;
@@ -277,6 +312,7 @@ class PartSweep {
         ld_(padded_to_partials(request.columns)),
         rows_(request.k),
         wide_rows_(request.k),
+        labels_(request.k),
         weights_(request.k * request.sigmas.size()),
         sums_(ld_ * request.sigmas.size()),
         totals_(request.sigmas.size()) {}
@@ -313,11 +349,13 @@ class PartSweep {
     const std::size_t scales = request_.sigmas.size();
     std::size_t count = 0;
     for (; count < request_.ks.back() && positions[count] >= 0; ++count) {
-      const std::size_t row = static_cast<std::size_t>(positions[count]) * request_.columns;
-      if (request_.residuals64 != nullptr)
-        wide_rows_[count] = request_.residuals64 + row;
+      const auto row = static_cast<std::size_t>(positions[count]);
+      if (request_.row_labels != nullptr)
+        labels_[count] = static_cast<std::size_t>(request_.row_labels[row]);
+      else if (request_.residuals64 != nullptr)
+        wide_rows_[count] = request_.residuals64 + row * request_.columns;
       else
-        rows_[count] = request_.residuals + row;
+        rows_[count] = request_.residuals + row * request_.columns;
       for (std::size_t s = 0; s < scales; ++s)
         weights_[count * scales + s] = (distances[0] - distances[count]) / request_.sigmas[s];
     }
@@ -336,7 +374,9 @@ class PartSweep {
   void take(std::size_t first, std::size_t rows) {
     const std::size_t scales = request_.sigmas.size();
     const double* weights = weights_.data() + first * scales;
-    if (request_.residuals64 != nullptr)
+    if (request_.row_labels != nullptr)
+      take_labels(first, rows);
+    else if (request_.residuals64 != nullptr)
       take_wide(first, rows);
     else
       execution_.kernels.sums.weighted_sums(
@@ -354,13 +394,22 @@ class PartSweep {
           sums_[s * ld_ + c] += weights_[j * scales + s] * wide_rows_[j][c];
   }
 
+  // Adds one-hot rows to the sums.
+  void take_labels(std::size_t first, std::size_t rows) {
+    const std::size_t scales = request_.sigmas.size();
+    for (std::size_t j = first; j < first + rows; ++j)
+      for (std::size_t s = 0; s < scales; ++s)
+        sums_[s * ld_ + labels_[j]] += weights_[j * scales + s];
+  }
+
   const SweepRequest& request_;
   const Execution& execution_;
   bool calling_thread_;
   Scores scores_;
   std::size_t ld_;
-  std::vector<const float*> rows_;  // of the query's neighbours; one of the two is used
+  std::vector<const float*> rows_;  // of the query's neighbours; one of the three is used
   std::vector<const double*> wide_rows_;
+  std::vector<std::size_t> labels_;
   std::vector<double> weights_;
   Row sums_;
   std::vector<double> totals_;

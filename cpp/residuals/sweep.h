@@ -22,9 +22,12 @@ namespace resmem {
 enum class SweepScore { log_loss, accuracy, brier, calibration, squared_error, absolute_error };
 
 struct SweepRequest {
-  // Residuals are (rows, columns), at one temperature. One of the two pointers is set.
+  // What is summed of the rows: residuals (rows, columns) at one temperature, targets of that
+  // shape, or classes (rows,), each of which stands for its one-hot row. One of the pointers is
+  // set.
   const float* residuals = nullptr;
   const double* residuals64 = nullptr;
+  const std::int64_t* row_labels = nullptr;
   std::size_t rows = 0, columns = 0;
   const double* distances = nullptr;        // (q, k) Euclidean, ascending
   const std::int64_t* positions = nullptr;  // (q, k) rows of residuals, -1 padding
@@ -37,7 +40,8 @@ struct SweepRequest {
 
   std::vector<std::size_t> ks;  // ascending, at most k
   std::vector<double> sigmas, strengths;
-  std::vector<SimplexMap> maps;     // one, unused, for regression
+  bool interpolate = false;         // between the base outputs and the targets that are summed
+  std::vector<SimplexMap> maps;     // one, unused, for regression and if `interpolate`
   std::vector<std::size_t> bounds;  // queries bounds[f] .. bounds[f + 1] are fold f
   SweepScore score = SweepScore::log_loss;
   std::size_t bins = 15;  // of the calibration

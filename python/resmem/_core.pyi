@@ -126,6 +126,9 @@ class SparseRows(ResidualRows):
 class HeadRows(ResidualRows):
     def __init__(self, keys: _Stored, labels: _I64) -> None: ...
 
+class LabelRows(ResidualRows):
+    def __init__(self, labels: _I64) -> None: ...
+
 class LinearHead:
     def __init__(self, weight: _F32, bias: _F32, temperature: float = 1.0) -> None: ...
 
@@ -166,7 +169,7 @@ def simplex(
     execution: Execution = ...,
 ) -> None: ...
 def sweep(
-    residuals: _F32 | _F64,
+    residuals: _F32 | _F64 | _I64,
     distances: _F64,
     positions: _I64,
     base: _F64 | None,
@@ -178,6 +181,8 @@ def sweep(
     maps: Sequence[tuple[str, float]],
     score: str,
     bins: int = 15,
+    interpolate: bool = False,
+    columns: int = 0,
     execution: Execution = ...,
 ) -> _F64: ...
 def aggregate(
@@ -190,6 +195,8 @@ def aggregate(
     base: _F64 | None = None,
     head: LinearHead | None = None,
     select: _I64 | None = None,
+    interpolate: bool = False,
+    strengths: _F64 | None = None,
     execution: Execution = ...,
 ) -> _F64: ...
 def correct(
@@ -206,6 +213,7 @@ def correct(
     head: LinearHead | None = None,
     select: _I64 | None = None,
     version: int = 0,
+    interpolate: bool = False,
     execution: Execution = ...,
 ) -> _F64: ...
 def weights(

@@ -15,6 +15,7 @@ from resmem._correction.correct import known_neighbours
 from resmem._correction.simplex import map_named
 from resmem._evaluation import evaluate, explain
 from resmem._evaluation.explain import Explanation
+from resmem._evaluation.methods import Judged
 from resmem._evaluation.result import Evaluation
 from resmem._keys.stored import KeyDtype
 from resmem._rows.estimate import Estimate, estimate
@@ -134,6 +135,22 @@ class Memory:
         of "keep" take a tenth and 1e-9 a class at most. A query that nothing corrects, and every
         query at strength 0, has the base model's own probabilities; a class that the base model
         gives exactly 0, such as one whose logit is -inf, stays at 0 unless neighbours have it.
+    method : {"residual", "targets"}
+        What is done with the neighbours. "residual": their residuals are added, as published.
+        "targets": the result is ``(1 - strength) * base + strength * sum_j w_j y_j``, with one-hot
+        targets in classification (kNN-LM, Khandelwal et al., ICLR 2020). It is a probability
+        vector without any map; the strength lies between 0 and 1.
+    gate : str
+        How the strength depends on the query. "none": not at all. "distance: 1.0 to 0.8, 0.5 to
+        1.2, 0.0 beyond": queries whose nearest row is at most 0.8 away have the whole strength,
+        those up to 1.2 half of it, and others the base model's output. "confidence" looks at the
+        base model's largest probability, "agreement" at the largest share of the neighbours'
+        weight that one class has. The factors of several steps, joined by "; ", are multiplied.
+        ``tune`` finds gates.
+    residuals : {"in-sample", "out-of-fold"}, optional
+        Whether the base model whose outputs ``fit`` gets was trained on these very rows, as in the
+        published method, or not (see ``resmem.out_of_fold``). None: not known. It is recorded, and
+        results name it.
     auto_prepare : bool
         Whether searches build, once they are many, what makes them faster; see ``prepare``. That
         takes one of them longer, by seconds to minutes of many rows. False: ``prepare`` alone
@@ -156,13 +173,16 @@ class Memory:
         base: str | dict[str, Any] | None = None,
         preprocess: str = "none",
         probability_map: str = "clip",
+        method: Literal["residual", "targets"] = "residual",
+        gate: str = "none",
+        residuals: Literal["in-sample", "out-of-fold"] | None = None,
         auto_prepare: bool = True,
     ) -> None:
         self._state = State.from_arguments(
             task=task, output_kind=output_kind, k=k, sigma=sigma, temperature=temperature,
             strength=strength, key_dtype=key_dtype, residual_dtype=residual_dtype, store=store,
             head=head, base=base, preprocess=preprocess, probability_map=probability_map,
-            auto_prepare=auto_prepare,
+            method=method, gate=gate, residuals=residuals, auto_prepare=auto_prepare,
         )  # fmt: skip
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -210,6 +230,11 @@ class Memory:
     def base(self) -> str | dict[str, Any] | None:
         """What made the outputs and embeddings, as given to ``Memory``."""
         return self._state.base
+
+    @property
+    def residuals(self) -> str | None:
+        """Whether the residuals are "in-sample" or "out-of-fold", as given to ``Memory``."""
+        return self._state.residuals
 
     @property
     def residual_error_(self) -> float:
@@ -274,7 +299,25 @@ class Memory:
 
     @strength.setter
     def strength(self, value: float) -> None:
-        self._state.publish(strength=checks.finite(value, "strength"))
+        self._state.set_strength(self.method, value)
+
+    @property
+    def method(self) -> str:
+        """What is done with the neighbours, "residual" or "targets"; may be set at any time."""
+        return self._state.view.method
+
+    @method.setter
+    def method(self, value: Literal["residual", "targets"]) -> None:
+        self._state.set_strength(value, self.strength)
+
+    @property
+    def gate(self) -> str:
+        """How the strength depends on the query, or "none"; may be set at any time."""
+        return self._state.view.gate.name
+
+    @gate.setter
+    def gate(self, value: str) -> None:
+        self._state.set_gate(value)
 
     @property
     def probability_map(self) -> str:
@@ -482,7 +525,8 @@ class Memory:
     ) -> F64:
         """Return the memory's term ``sum_j w_j r_j`` alone, float64 (q, C).
 
-        Arguments are as for ``correct``.
+        With method="targets" it is ``sum_j w_j y_j``. The strength has no part in it. Arguments are
+        as for ``correct``.
         """
         corrector = self._state.corrector()
         queries = corrector.queries_for(embeddings, exclude_ids, threads)
@@ -500,7 +544,8 @@ class Memory:
         """Return the paper's sum ``base + strength * correction``, float64 (q, C).
 
         For classification the base is a probability vector, but the sum may leave [0, 1];
-        ``predict_proba`` maps it back.
+        ``predict_proba`` maps it back. With method="targets" it is
+        ``(1 - strength) * base + strength * correction``. A gate lowers the strength by query.
 
         Parameters
         ----------
@@ -591,7 +636,8 @@ class Memory:
             raise ValueError("predict_proba needs task='classification'; use predict")
         corrector = self._state.corrector(base)
         queries = corrector.queries_for(embeddings, exclude_ids, threads)
-        return corrector.correct(queries, outputs, threads, simplex_map=corrector.map)
+        simplex_map = corrector.probability_map
+        return corrector.correct(queries, outputs, threads, simplex_map=simplex_map)
 
     # ---------------------------------------------------------------- tuning and proof
 
@@ -607,6 +653,7 @@ class Memory:
         temperature: Any = None,
         strength: Any = None,
         probability_map: Any = None,
+        methods: Any = None,
         preprocess: Any = None,
         key_dtype: Any = None,
         score: str | Callable[[Any, Any], float] | None = None,
@@ -643,7 +690,11 @@ class Memory:
             distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 4 and the present
             one; ``strength`` 0 to 1, of which 0 (the base model) and 1 (as published) are always
             tried; ``probability_map`` "clip", "clip" and "project" with floors that sum to 0.1
-            over all classes, and "keep" with 0.1 and 0.3.
+            over all classes, and "keep" with 0.1 and 0.3. With method="targets" the strengths are
+            0.05 and 0.1 to 0.9, or those given between 0 and 1.
+        methods : {"residual", "targets"} or list, optional
+            What to try doing with the neighbours; default: both. The method as published is scored
+            in any case, but only a method that is named may be chosen.
         preprocess, key_dtype : str or list, optional
             Other ways of keeping keys to try besides the present one; each takes a search. They
             need a memory with preprocess="none" and key_dtype="float32" or "float64".
@@ -693,7 +744,7 @@ class Memory:
         result = tune(
             self._state.view, embeddings, outputs, targets, k=k, sigma=sigma,
             temperature=temperature, strength=strength, probability_map=probability_map,
-            preprocess=preprocess, key_dtype=key_dtype, score=score,
+            methods=methods, preprocess=preprocess, key_dtype=key_dtype, score=score,
             greater_is_better=greater_is_better, folds=folds, rule=rule, confidence=confidence,
             seed=seed, exclude_ids=exclude_ids, loo=loo, threads=threads, progress=progress,
         )  # fmt: skip
@@ -795,10 +846,13 @@ class Memory:
                 f"published must be another Memory or None, got {type(published).__name__}"
             )
         return evaluate.evaluate(
-            self._state.view, embeddings, outputs, targets, exclude_ids=exclude_ids, knn=knn,
+            self._judged(), embeddings, outputs, targets, exclude_ids=exclude_ids, knn=knn,
             buckets=buckets, bins=bins, groups=groups, loo=loo, seed=seed, threads=threads,
-            published=None if published is None else published._state.view,
+            published=None if published is None else published._judged(),
         )  # fmt: skip
+
+    def _judged(self) -> Judged:
+        return Judged(self._state.view, self._state.residuals)
 
     @float_state()
     def explain(

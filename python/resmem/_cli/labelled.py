@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 ROWS = ("embeddings", "outputs", "targets")
 TUNED_SETTINGS = (
-    "k", "sigma", "temperature", "strength", "probability_map", "preprocess", "key_dtype",
+    "k", "sigma", "temperature", "strength", "probability_map", "methods", "preprocess",
+    "key_dtype",
 )  # fmt: skip
 
 

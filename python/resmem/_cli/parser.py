@@ -76,6 +76,11 @@ def _fit(commands: _Commands) -> None:
     more.add_argument("--head-bias", type=Source, metavar=_ARRAY, help="(C,), by default 0")
     more.add_argument("--base", metavar="TEXT", help="which base model the outputs are of")
     more.add_argument("--probability-map", metavar="MAP", help="clip, project, keep, or clip:FLOOR")
+    more.add_argument("--method", metavar="NAME", help="what neighbours give: residual or targets")
+    more.add_argument("--gate", metavar="STEPS", help="how the strength depends on the query")
+    more.add_argument(
+        "--residuals", metavar="KIND", help="in-sample or out-of-fold, to be recorded"
+    )
 
 
 def _add(commands: _Commands) -> None:
@@ -178,6 +183,9 @@ def _tune(commands: _Commands) -> None:
         type=_list_of(str),
         metavar="MAP,..",
         help="clip, project, keep, clip:FLOOR",
+    )
+    tried.add_argument(
+        "--methods", type=_list_of(str), metavar="NAME,..", help="residual, targets; default: both"
     )
     tried.add_argument(
         "--preprocess", type=_list_of(str), metavar="NAME,..", help="ways to make keys"

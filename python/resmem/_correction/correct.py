@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -13,12 +13,18 @@ from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Keys, float_state, read_block, release_pages, sliceable
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution, execution_of
+from resmem._correction.gate import OPEN, Feature, Gate
 from resmem._correction.simplex import SimplexMap
 from resmem._rows import plausible
 from resmem._rows.ingest import warn_of_rounding
 from resmem._rows.resident import Residency
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
+
+# What is done with the neighbours: their residuals are added to the base outputs, or the base
+# outputs are moved towards their targets.
+Method: TypeAlias = Literal["residual", "targets"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass
@@ -44,19 +50,19 @@ class NeighbourSearch:
         )  # fmt: skip
         return distances, ids, positions
 
-    def corrections(self, residuals: dict[str, Any]) -> F64:
+    def corrections(self, summed: dict[str, Any]) -> F64:
         """Return the corrections by the neighbours, (q, C) or (q, t); these stay in the core.
 
-        ``residuals`` is what ``Corrector.residuals`` returns.
+        ``summed`` is what ``Corrector.summed`` returns.
         """
         if self.resident is not None:
             distances, _, positions = self.neighbours()
             return _core.aggregate(
-                distances=distances, positions=positions, execution=self.execution, **residuals
+                distances=distances, positions=positions, execution=self.execution, **summed
             )
         return _core.correct(
             self.queries, self.largest, self._segments(), self.k, exclude=self.excluded,
-            version=self.rows.version, execution=self.execution, **residuals,
+            version=self.rows.version, execution=self.execution, **summed,
         )  # fmt: skip
 
     def _segments(self) -> list[_core.Segment]:
@@ -116,11 +122,11 @@ class SearchedQueries:
         return distances, positions
 
     def corrections(
-        self, block: slice, queries: Keys | None, largest: float, residuals: dict[str, Any],
+        self, block: slice, queries: Keys | None, largest: float, summed: dict[str, Any],
         execution: Execution,
     ) -> F64:  # fmt: skip
         """Return the corrections of a block of queries."""
-        return self._search(block, queries, largest).corrections(residuals)
+        return self._search(block, queries, largest).corrections(summed)
 
     def _search(self, block: slice, queries: Keys | None, largest: float) -> NeighbourSearch:
         assert queries is not None
@@ -153,13 +159,13 @@ class KnownNeighbours:
         return self._distances[block], self._positions[block]
 
     def corrections(
-        self, block: slice, queries: Keys | None, largest: float, residuals: dict[str, Any],
+        self, block: slice, queries: Keys | None, largest: float, summed: dict[str, Any],
         execution: Execution,
     ) -> F64:  # fmt: skip
         """Return the corrections of a block of queries by their known neighbours."""
         distances, positions = self.find(block, queries, largest)
         return _core.aggregate(
-            distances=distances, positions=positions, execution=execution, **residuals
+            distances=distances, positions=positions, execution=execution, **summed
         )
 
     def forget(self, block: slice) -> None:
@@ -181,6 +187,13 @@ class Corrector:
     map: SimplexMap
     auto_prepare: bool = True  # whether searches may build indexes that make them faster
     resident: Residency | None = None  # where the rows are searched; None: on the CPU
+    method: Method = "residual"
+    gate: Gate = OPEN
+
+    @property
+    def probability_map(self) -> SimplexMap | None:
+        """The map to the simplex; None if the corrected outputs lie there already."""
+        return None if self.method == "targets" else self.map
 
     def predict(
         self, embeddings: Any, outputs: Any, exclude_ids: Any, threads: int | None
@@ -191,7 +204,9 @@ class Corrector:
             return self.correct(queries, outputs, threads)
         # The other maps do not change which class is first, unless a negative strength puts a
         # class first to which the base model gives exactly 0; so they need not be applied.
-        simplex_map = self.map if self.map.keeps_base or self.strength < 0 else None
+        simplex_map = self.probability_map
+        if not (self.map.keeps_base or self.strength < 0):
+            simplex_map = None
         blocks = self.correct_blocks(queries, outputs, threads, simplex_map=simplex_map)
         parts = [np.argmax(part, axis=1) for part in blocks]
         return np.concatenate([np.empty(0, dtype=np.int64), *parts])
@@ -258,14 +273,19 @@ class Corrector:
             with float_state():
                 keys, largest = queries.queries(block)
                 select = None if columns is None else _columns_of(columns, block)
-                base = None
+                base = whole = None
                 if with_base:
-                    base = self.base(keys, given, block, execution)
+                    base = whole = self.base(keys, given, block, execution)
                     if select is not None:
                         base = np.take_along_axis(base, select, axis=1)
                 before = None if base is None or simplex_map is None else base.copy()
-                residuals = self.residuals(base, select)
-                corrected = queries.corrections(block, keys, largest, residuals, execution)
+                if whole is None or self.gate == OPEN:
+                    summed = self.summed(base, select)
+                    corrected = queries.corrections(block, keys, largest, summed, execution)
+                else:
+                    near = queries.find(block, keys, largest)
+                    strengths = self.strengths(*near, whole, execution)
+                    corrected = self.aggregate(*near, base, select, execution, strengths)
                 if simplex_map is not None:
                     simplex_map.apply(corrected, before, self.strength, execution)
             yield corrected
@@ -280,28 +300,58 @@ class Corrector:
         base: F64 | None,
         select: I64 | None,
         execution: Execution,
+        strengths: F64 | None = None,
     ) -> F64:
-        """Return the correction by these neighbours, added to ``base`` in place if given."""
-        residuals = self.residuals(base, select)
-        return _core.aggregate(
-            distances=distances, positions=positions, execution=execution, **residuals
-        )
+        """Return the correction by these neighbours, or what it makes of ``base``, in place.
 
-    def residuals(self, base: F64 | None, select: I64 | None) -> dict[str, Any]:
+        ``strengths`` (q,) take the place of the strength.
+        """
+        return _core.aggregate(
+            distances=distances, positions=positions, execution=execution, strengths=strengths,
+            **self.summed(base, select),
+        )  # fmt: skip
+
+    def summed(self, base: F64 | None, select: I64 | None) -> dict[str, Any]:
         """Return what the core sums for queries, whoever finds their neighbours.
 
-        ``base`` (q, C) is added to in place if given; ``select`` (q, t) are the columns wanted.
+        ``base`` (q, C) is corrected in place if given; ``select`` (q, t) are the columns wanted.
         """
-        store = self.spec.store
+        store, segments = self.spec.store, self.rows.segments
+        of_targets = self.method == "targets"
+        for_core = self.spec.targets_for_core if of_targets else store.for_core
+        head = None if of_targets else store.layer
         return {
-            "residuals": [store.for_core(segment) for segment in self.rows.segments],
-            "head": None if store.layer is None else store.layer.for_core(self.rows.temperature),
+            "residuals": [for_core(segment) for segment in segments],
+            "head": None if head is None else head.for_core(self.rows.temperature),
             "sigma": self.sigma,
             "columns": self.rows.columns,
             "strength": self.strength,
             "base": base,
             "select": select,
+            "interpolate": of_targets,
         }
+
+    def strengths(self, distances: F64, positions: I64, base: F64, execution: Execution) -> F64:
+        """Return the strength (q,) that the gate leaves each query.
+
+        ``base`` (q, C) holds all columns of the base outputs.
+        """
+        nearest = distances[:, 0] if distances.shape[1] else np.full(len(distances), np.inf)
+        values: dict[Feature, F64] = {"distance": nearest}
+        if "confidence" in self.gate.features:
+            values["confidence"] = base.max(axis=1)
+        if "agreement" in self.gate.features:
+            values["agreement"] = self.agreement(distances, positions, execution)
+        return self.strength * self.gate.factors(values)
+
+    def agreement(self, distances: F64, positions: I64, execution: Execution) -> F64:
+        """Return the largest share (q,) of the neighbours' weight that one class has."""
+        shares = _core.aggregate(
+            [self.spec.targets_for_core(segment) for segment in self.rows.segments],
+            distances, positions, self.sigma, self.rows.columns, execution=execution,
+        )  # fmt: skip
+        largest: F64 = shares.max(axis=1)
+        return largest
 
     def query_outputs(
         self, outputs: Any, q: int, owner: str = "embeddings", already_checked: bool = False

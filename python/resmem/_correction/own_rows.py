@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from resmem._base.arrays import F64, I64, Array, Keys
@@ -41,6 +43,12 @@ class MemoryRows:
         )
         distances, _, positions = search.neighbours()
         return distances, positions
+
+    def at_k(self, k: int) -> MemoryRows:
+        """Return the same rows, of which each has this many neighbours."""
+        other = copy.copy(self)
+        other.k = k
+        return other
 
     def queries(self, block: slice) -> tuple[Keys, float]:
         """Return the keys of a block of rows, and a bound of their absolute values."""

@@ -15,14 +15,13 @@ from resmem._base.errors import warn
 from resmem._base.execution import Execution, execution_of
 from resmem._base.sample import sample
 from resmem._evaluation.explain import Explanation
-from resmem._evaluation.methods import Comparison
+from resmem._evaluation.methods import Comparison, Judged
 from resmem._evaluation.result import Evaluation, MethodResult
 from resmem._evaluation.rows import EvaluatedRows, GivenRows, OwnRows
 from resmem._evaluation.tallies import ClassTally, Mask, Tally, ValueTally
 from resmem._scores.groups import labelled_groups
 from resmem._scores.metrics import Interval, gains_of, paired_interval, reliability
 from resmem._scores.trained import note_of_trained_rows
-from resmem._state.view import MemoryView
 
 _MOST_EXAMPLES = 50  # rows listed as corrected, and as harmed
 _MOST_EXPLAINED = 4  # of each, those that are explained
@@ -34,8 +33,8 @@ Tallies: TypeAlias = "dict[str, Tally]"
 
 
 def evaluate(
-    view: MemoryView, embeddings: Any, outputs: Any, targets: Any, *, exclude_ids: Any, knn: Any,
-    buckets: int, bins: int, groups: Any, loo: bool, published: MemoryView | None, seed: int,
+    judged: Judged, embeddings: Any, outputs: Any, targets: Any, *, exclude_ids: Any, knn: Any,
+    buckets: int, bins: int, groups: Any, loo: bool, published: Judged | None, seed: int,
     threads: int | None,
 ) -> Evaluation:  # fmt: skip
     """See ``Memory.evaluate``."""
@@ -51,7 +50,7 @@ def evaluate(
             "evaluate needs rows to predict: give embeddings, outputs and targets, or loo=True to "
             "evaluate the memory's own rows"
         )
-    comparison = Comparison(view, knn, published, execution)
+    comparison = Comparison(judged, knn, published, execution)
     rows: EvaluatedRows
     if loo:
         rows, grouping = _own_rows(comparison, groups, seed, execution)
@@ -179,7 +178,7 @@ class _Summary:
             examples={kind: self._rows.numbers(rows) for kind, rows in examples.items()},
             explained=self._rows.numbers(explained),
             explanation=self._explanation(explained),
-            memory=_memory_facts(comparison.view),
+            memory=_memory_facts(comparison.judged),
             groups=None if self._grouping is None else len(self._grouping.labels),
         )
 
@@ -277,9 +276,9 @@ class _Summary:
         return self._rows.explain(rows, columns, _COLUMNS_EXPLAINED)
 
 
-def _memory_facts(view: MemoryView) -> dict[str, Any]:
+def _memory_facts(judged: Judged) -> dict[str, Any]:
     """Return what a memory holds, and in which form."""
-    rows, spec = view.fitted_rows, view.spec
+    rows, spec = judged.view.fitted_rows, judged.view.spec
     return {
         "rows": len(rows),
         "dimensions": rows.d,
@@ -289,7 +288,7 @@ def _memory_facts(view: MemoryView) -> dict[str, Any]:
         "store": spec.store.name,
         "preprocess": spec.preprocess.name,
         "key_dtype": spec.key_dtype,
-        "residuals": getattr(view, "residuals", None),
+        "residuals": judged.residuals,
     }
 
 

@@ -30,11 +30,13 @@ Queries: TypeAlias = "SearchedQueries | MemoryRows"
 class Explanation:
     """The neighbours of q queries, and what each adds to t columns of their corrections.
 
-    All parts are given as they are applied, times the memory's ``strength``. ``base`` plus
-    ``correction`` is ``corrected``, to the bit. The 2k parts ``spread[i]`` and
-    ``contributions[i, :, c]`` add up to ``correction[i, c]`` but for rounding: float64 sums of the
-    two sides, each in any order, differ by at most ``(4k + 8) * 2**-53`` times the sum of the
-    parts' sizes. (A correction is divided by the sum of the weights once, at the end.)
+    All parts are given as they are applied, times the memory's ``strength`` and what its ``gate``
+    leaves of that. ``base`` plus ``correction`` is ``corrected``, to the bit (with
+    method="targets", where ``correction`` is their difference, but for two roundings). The 2k parts
+    ``spread[i]`` and ``contributions[i, :, c]`` add up to ``correction[i, c]`` but for rounding:
+    float64 sums of the two sides, each in any order, differ by at most ``(4k + 8) * 2**-53`` times
+    the sum of the parts' sizes. (A correction is divided by the sum of the weights once, at the
+    end.)
 
     Indexing by a number gives the explanation of one query, which prints as a table; indexing by a
     slice gives that of several.
@@ -53,12 +55,14 @@ class Explanation:
         The output columns (classes) explained.
     contributions : float64 (q, k, t)
         Strength times weight times residual. With store="sparse:m", the stored value takes the
-        place of the residual; it is 0 for columns that are not stored.
+        place of the residual; it is 0 for columns that are not stored. With method="targets" it is
+        the target less the base output, or the target if no outputs are given.
     spread : float64 (q, k)
         What each neighbour adds to all columns alike, times the strength; 0 except with
         store="sparse:m".
     correction : float64 (q, t)
-        Strength times ``Memory.correction``, whether outputs are given or not.
+        Strength times ``Memory.correction``, whether outputs are given or not; with
+        method="targets" and outputs, what was added to these.
     base, corrected : float64 (q, t) or None
         ``Memory.correct`` at strength 0 and at the memory's strength; None without outputs.
     """
@@ -157,36 +161,75 @@ class _Explainer:
         distances, positions = self.queries.find(block, keys, largest)
         weights, totals = _core.weights(distances, positions, corrector.sigma)
         weights /= totals[:, None]
+        base = corrected = None
+        strengths = np.full(len(distances), corrector.strength)
+        if _has_base(corrector, self.outputs):
+            base = corrector.base(keys, self.outputs, block, self.execution)
+            strengths = corrector.strengths(distances, positions, base, self.execution)
         columns = None if self.columns is None else np.ascontiguousarray(self.columns[block])
         correction = corrector.aggregate(distances, positions, None, columns, self.execution)
+        if base is not None and columns is not None:
+            base = np.take_along_axis(base, columns, axis=1)
+        correction *= strengths[:, None]
+        of_targets = corrector.method == "targets"
+        if base is not None:
+            corrected = base + correction
+            if of_targets:
+                corrected = self._interpolated(distances, positions, base, columns, strengths)
+                correction = corrected - base
         if columns is None:
             order = np.argsort(-np.abs(correction), axis=1, kind="stable")
             columns = order[:, : self.width].copy()
             correction = np.take_along_axis(correction, columns, axis=1)
-        strength = corrector.strength
-        correction *= strength
-        base = corrected = None
-        if _has_base(corrector, self.outputs):
-            base = corrector.base(keys, self.outputs, block, self.execution)
-            base = np.take_along_axis(base, columns, axis=1)
-            corrected = base + correction
+            if base is not None and corrected is not None:
+                base, corrected = (
+                    np.take_along_axis(part, columns, axis=1) for part in (base, corrected)
+                )
         ids = np.full(positions.shape, -1)
         for segment, where, at in by_segment(rows, positions):
             ids[where] = segment.ids_of(at)
-        values, rest = self._stored_residuals(positions, columns)
         targets = targets_of(corrector, positions)
+        if of_targets:
+            values, rest = self._distances_to_targets(targets, columns, base)
+        else:
+            values, rest = self._stored_residuals(positions, columns)
         return Explanation(
             ids,
             distances,
             weights,
             targets[:, :, 0] if rows.flat else targets,
             columns,
-            strength * (weights[:, :, None] * values) + 0.0,  # adding 0 turns -0 into 0
-            strength * (weights * -rest) + 0.0,
+            strengths[:, None, None] * (weights[:, :, None] * values) + 0.0,  # no -0
+            strengths[:, None] * (weights * -rest) + 0.0,
             correction,
             base,
             corrected,
         )
+
+    def _interpolated(
+        self, distances: F64, positions: I64, base: F64, columns: I64 | None, strengths: F64
+    ) -> F64:
+        """Return the base outputs moved towards the neighbours' targets, by strengths (b,)."""
+        moved = base.copy()
+        return self.corrector.aggregate(
+            distances, positions, moved, columns, self.execution, strengths
+        )
+
+    def _distances_to_targets(
+        self, targets: npt.NDArray[Any], columns: I64, base: F64 | None
+    ) -> tuple[F64, F64]:
+        """Return the neighbours' targets in the columns, less the base outputs if these are given:
+        (b, k, t), with the rests (b, k), which are 0; padding is 0."""
+        if targets.ndim == 2:
+            values = (targets[:, :, None] == columns[:, None, :]).astype(np.float64)
+            there = targets >= 0
+        else:
+            values = np.take_along_axis(targets, columns[:, None, :], axis=2)
+            there = ~np.isnan(targets).any(axis=2)
+        if base is not None:
+            values = values - base[:, None, :]
+        values[~there] = 0.0
+        return values, np.zeros(there.shape)
 
     def _stored_residuals(self, positions: I64, columns: I64) -> tuple[F64, F64]:
         """Return what is stored of the neighbours' residuals: values (b, k, t), and rests (b, k)

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import resmem._core as _core
 from resmem._base import checks
 from resmem._base.arrays import F64, I64
 from resmem._base.execution import Execution
 from resmem._correction.correct import Corrector
+from resmem._correction.correct import Method as SumOf
+from resmem._correction.gate import OPEN
 from resmem._correction.simplex import SimplexMap, map_named
-from resmem._evaluation.explain import targets_of
 from resmem._evaluation.rows import Block, GivenRows
 from resmem._state.view import MemoryView
 
@@ -29,6 +29,13 @@ class Method(NamedTuple):
     kind: str  # as in MethodResult
     name: str
     predict: Callable[[BlockPredictions], F64]  # probabilities or values (b, C), a new array
+
+
+class Judged(NamedTuple):
+    """A memory at one moment, and which residuals it holds, as ``Memory.residuals``."""
+
+    view: MemoryView
+    residuals: str | None
 
 
 class Weighting(NamedTuple):
@@ -62,39 +69,20 @@ class BlockPredictions:
 
         return self._once("base", temperature, computed)
 
-    def correction(self, weighting: Weighting) -> F64:
-        """Return the weighted mean of the neighbours' residuals; not to be changed."""
+    def mean(self, method: SumOf, weighting: Weighting) -> F64:
+        """Return the weighted mean of the neighbours' residuals or targets; not to be changed."""
 
         def computed() -> F64:
-            own = replace(self.corrector, k=weighting.k, sigma=weighting.sigma, strength=1.0)
+            own = replace(
+                self.corrector, k=weighting.k, sigma=weighting.sigma, method=method, gate=OPEN
+            )
             return own.aggregate(*self._nearest(weighting.k), None, None, self.execution)
 
-        return self._once("correction", weighting, computed)
-
-    def targets(self, weighting: Weighting) -> F64:
-        """Return the weighted mean of the neighbours' targets; not to be changed."""
-
-        def computed() -> F64:
-            distances, positions = self._nearest(weighting.k)
-            weights, totals = _core.weights(distances, positions, weighting.sigma)
-            values = np.zeros((len(distances), self.corrector.rows.columns))
-            for j in range(weighting.k):
-                there = np.flatnonzero(positions[:, j] >= 0)
-                weight = weights[there, j]
-                targets = targets_of(self.corrector, positions[there, j])
-                if targets.ndim == 1:
-                    values[there, targets] += weight
-                else:
-                    values[there] += weight[:, None] * targets
-            # Dividing last, as a correction does, keeps the classes equal that have equal weights.
-            values /= totals[:, None]
-            return values
-
-        return self._once("targets", weighting, computed)
+        return self._once(method, weighting, computed)
 
     def neighbours_alone(self, weighting: Weighting, simplex_map: SimplexMap) -> F64:
         """Return the mean of the neighbours' targets; rows without neighbours have the base."""
-        values = self.targets(weighting).copy()
+        values = self.mean("targets", weighting).copy()
         if self.corrector.spec.task == "classification":
             simplex_map.apply(values, None, 1.0, self.execution)
         values[self._lonely] = self.base(1.0)[self._lonely]
@@ -103,29 +91,34 @@ class BlockPredictions:
     def interpolation(self, weighting: Weighting, mixture: Mixture) -> F64:
         """Return the base and the neighbours' targets in this mixture."""
         base, share = self.base(mixture.temperature), mixture.share
-        values: F64 = (1 - share) * base + share * self.targets(weighting)
+        values: F64 = (1 - share) * base + share * self.mean("targets", weighting)
         values[self._lonely] = base[self._lonely]
         return values
 
-    def corrected(
-        self, weighting: Weighting, temperature: float, strength: float, simplex_map: SimplexMap
-    ) -> F64:
-        """Return the base plus a multiple of the correction, as probabilities or values."""
-        correction = self.correction(weighting)
-        return self._sum(correction, temperature, strength, simplex_map)
+    def published(self, weighting: Weighting) -> F64:
+        """Return the base plus the whole mean residual, as probabilities or values."""
+        mean = self.mean("residual", weighting)
+        return self._published(mean, self.corrector.rows.temperature)
 
-    def corrected_by(self, other: OtherMemory) -> F64:
-        """Return the sum as published, with the residuals of another memory."""
-        correction = other.correction(self.block, self.execution)
-        return self._sum(correction, other.temperature, 1.0, _PUBLISHED_MAP)
+    def published_by(self, other: OtherMemory) -> F64:
+        """Return the same sum with the residuals of another memory."""
+        return self._published(other.mean(self.block, self.execution), other.temperature)
 
-    def _sum(
-        self, correction: F64, temperature: float, strength: float, simplex_map: SimplexMap
-    ) -> F64:
+    def corrected(self) -> F64:
+        """Return what the memory makes of the base with its own settings."""
+        corrector, simplex_map = self.corrector, self.corrector.probability_map
+        base, near = self.base(corrector.rows.temperature), self._nearest(corrector.k)
+        strengths = corrector.strengths(*near, base, self.execution)
+        values = corrector.aggregate(*near, base.copy(), None, self.execution, strengths)
+        if simplex_map is not None and corrector.spec.task == "classification":
+            simplex_map.apply(values, base, corrector.strength, self.execution)
+        return values
+
+    def _published(self, mean: F64, temperature: float) -> F64:
         base = self.base(temperature)
-        values: F64 = base + strength * correction
+        values: F64 = base + mean
         if self.corrector.spec.task == "classification":
-            simplex_map.apply(values, base, strength, self.execution)
+            _PUBLISHED_MAP.apply(values, base, 1.0, self.execution)
         return values
 
     @property
@@ -146,7 +139,8 @@ class BlockPredictions:
 class OtherMemory:
     """Another memory, whose residuals are summed as published too."""
 
-    def __init__(self, other: MemoryView, like: Corrector, weighting: Weighting) -> None:
+    def __init__(self, judged: Judged, like: Corrector, weighting: Weighting) -> None:
+        other = judged.view
         mine, its = ((c.spec.task, c.rows.columns) for c in (like, other.corrector))
         if mine != its:
             raise ValueError(
@@ -155,15 +149,18 @@ class OtherMemory:
             )
         if not other.spec.store.fixed_temperature:
             other = other.at_temperature(like.rows.temperature)
-        self.temperature, self.name = other.corrector.rows.temperature, published_name(other)
+        self.temperature = other.corrector.rows.temperature
+        self.name = published_name(judged.residuals)
         k = min(weighting.k, max(1, len(other.corrector.rows)))
-        self._corrector = replace(other.corrector, k=k, sigma=weighting.sigma, strength=1.0)
+        self._corrector = replace(
+            other.corrector, k=k, sigma=weighting.sigma, method="residual", gate=OPEN
+        )
 
     def search(self, rows: GivenRows) -> None:
-        """Say which rows will be predicted; ``correction`` finds their neighbours."""
+        """Say which rows will be predicted; ``mean`` finds their neighbours."""
         self._queries = rows.queries_of(self._corrector)
 
-    def correction(self, block: slice, execution: Execution) -> F64:
+    def mean(self, block: slice, execution: Execution) -> F64:
         """Return the weighted mean of the neighbours' residuals for a block of these rows."""
         found = self._queries.find(block, *self._queries.queries(block))
         return self._corrector.aggregate(*found, None, None, execution)
@@ -173,10 +170,11 @@ class Comparison:
     """The compared methods, with the settings and rows of a memory at one moment."""
 
     def __init__(
-        self, view: MemoryView, knn: Any, published: MemoryView | None, execution: Execution
+        self, judged: Judged, knn: Any, published: Judged | None, execution: Execution
     ) -> None:
+        view = judged.view
         self.corrector: Corrector = view.corrector
-        self.view, self._execution = view, execution
+        self.judged, self._execution = judged, execution
         sigma, self.temperature = self.corrector.sigma, self.corrector.rows.temperature
         neighbours, self._knn_map = _knn_settings(knn, view, sigma)
         summed = _published_settings(knn, view, sigma)
@@ -195,6 +193,8 @@ class Comparison:
             "temperature": self.temperature,
             "strength": self.corrector.strength,
             "probability_map": view.map.name,
+            "method": view.method,
+            "gate": view.gate.name,
             **{f"knn_{name}": value for name, value in neighbours._asdict().items()},
             **{f"published_{name}": value for name, value in summed._asdict().items()},
             **{f"interpolation_{name}": value for name, value in mixed._asdict().items()},
@@ -212,7 +212,9 @@ class Comparison:
     @property
     def is_interpolation(self) -> bool:
         """Whether the memory's own method is the interpolation that it is compared with."""
-        return False
+        own, mixture = self.corrector, Mixture(self.temperature, self.corrector.strength)
+        same = (self._own, mixture) == (self._mixed, self._mixture)
+        return same and own.method == "targets" and own.gate == OPEN
 
     def block(self, block: slice, rows: Block) -> BlockPredictions:
         """Return what the methods predict from."""
@@ -223,7 +225,7 @@ class Comparison:
 
     def _rivals(self) -> Iterator[Method]:
         """Yield the methods that the memory should beat."""
-        best, own, mixture = self._best_base, self.temperature, self._mixture
+        best, mixture = self._best_base, self._mixture
         yield Method("base", "base", lambda block: block.base(1.0).copy())
         if best != 1:
             yield Method(
@@ -239,33 +241,29 @@ class Comparison:
             f"interpolation, lambda {mixture.share:.4g}",
             lambda block: block.interpolation(self._mixed, mixture),
         )
-        name = published_name(self.view)
-        yield Method(
-            "published",
-            name,
-            lambda block: block.corrected(self._published, own, 1.0, _PUBLISHED_MAP),
-        )
+        name = published_name(self.judged.residuals)
+        yield Method("published", name, lambda block: block.published(self._published))
         if (other := self.other) is not None:
             again = other.name if other.name != name else f"{name}, other memory"
-            yield Method("published elsewhere", again, lambda block: block.corrected_by(other))
+            yield Method("published elsewhere", again, lambda block: block.published_by(other))
 
     def _memory(self) -> Iterator[Method]:
         """Yield the memory with its own settings, unless it is the published sum."""
-        own, strength, simplex_map = self.temperature, self.corrector.strength, self.view.map
-        plain = simplex_map == _PUBLISHED_MAP or self.corrector.spec.task == "regression"
-        if strength == 1 and plain and self._own == self._published and self.other is None:
+        own = self.corrector
+        plain = own.map == _PUBLISHED_MAP or own.spec.task == "regression"
+        as_published = plain and (own.strength, own.method, own.gate) == (1.0, "residual", OPEN)
+        if as_published and self._own == self._published and self.other is None:
             return
-        name = f"ResMem, strength {strength:.4g}" + ("" if plain else f", {simplex_map.name}")
-        yield Method(
-            "memory",
-            name,
-            lambda block: block.corrected(self._own, own, strength, simplex_map),
-        )
+        of_targets = own.method == "targets"
+        name = f"ResMem{' by targets' if of_targets else ''}, strength {own.strength:.4g}"
+        name += "" if plain or of_targets else f", {own.map.name}"
+        name += "" if own.gate == OPEN else ", gated"
+        yield Method("memory", name, BlockPredictions.corrected)
 
 
-def published_name(view: MemoryView) -> str:
+def published_name(residuals: str | None) -> str:
     """Return the name of the published sum, which is of in-sample residuals."""
-    if getattr(view, "residuals", None) == "out-of-fold":
+    if residuals == "out-of-fold":
         return "published sum, out-of-fold residuals"
     return "ResMem as published"
 

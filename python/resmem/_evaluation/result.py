@@ -67,10 +67,10 @@ class Evaluation:
         published" ("published sum, out-of-fold residuals" if the memory's residuals are those):
         strength 1, with the ``k`` and ``sigma`` that tuning found for it if ``knn`` is its result,
         else with the memory's; a second such row has the residuals of the memory ``published``.
-        Last, "ResMem, strength ..": the memory's own settings, if they differ from those. The map
-        "clip" makes probabilities of a published sum, and the map of ``knn`` those of the
-        neighbours alone; base and interpolation need none. Rows without neighbours have the
-        base's outputs.
+        Last, "ResMem, strength .." (with method="targets" "ResMem by targets, strength ..", with a
+        gate ".., gated"): the memory's own settings, if they differ from those. The map "clip"
+        makes probabilities of a published sum, and the map of ``knn`` those of the neighbours
+        alone; base and interpolation need none. Rows without neighbours have the base's outputs.
     over : dict of Interval
         By how much the last method's loss is below that of each method that it should beat, by
         their names: the base at its own temperature, the neighbours alone, and the interpolation

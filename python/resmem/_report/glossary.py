@@ -37,7 +37,11 @@ _METHODS = {
 }
 _STRENGTH = (
     "strength",
-    "The factor of the correction: 0 leaves the model as it is, 1 adds all of it.",
+    "How much of what the neighbours say is used: 0 leaves the model as it is, 1 uses all of it.",
+)
+_TARGETS = (
+    "targets",
+    "Neighbours give their own answers, mixed with the model's: the strength is their share.",
 )
 _RESIDUALS: dict[str | None, tuple[str, str]] = {
     "in-sample": (
@@ -54,12 +58,18 @@ _RESIDUALS: dict[str | None, tuple[str, str]] = {
 def method_terms(evaluation: Evaluation) -> Terms:
     """Return the words in the table of methods."""
     found = [_METHODS[method.kind] for method in evaluation.methods]
+    settings = evaluation.settings
     if evaluation.methods[-1].kind == "memory":
-        found += [_STRENGTH, *_map_terms([evaluation.settings["probability_map"]])]
+        of_targets, gate = settings["method"] == "targets", settings["gate"]
+        found.append(_STRENGTH)
+        found += [_TARGETS] if of_targets else _map_terms([settings["probability_map"]])
+        if gate != "none":
+            found.append(("gated", f"The strength depends on the query: {gate}."))
     if residuals := _RESIDUALS.get(evaluation.memory.get("residuals")):
         found.append(residuals)
     if evaluation.task == "regression":
-        return [(word, says) for word, says in found if word not in ("clip", "project", "keep")]
+        maps = {word for word, _ in _map_terms([settings["probability_map"]])}
+        return [(word, says) for word, says in found if word not in maps]
     return found
 
 
@@ -76,10 +86,12 @@ def setting_terms(settings: Iterable[Settings]) -> Terms:
         ("temperature", "What the model's outputs are divided by before they are probabilities."),
         _STRENGTH,
     ]
+    if any(s.method == "targets" for s in chosen):
+        found.append(_TARGETS)
     finite = [s.sigma for s in chosen if s.sigma == "auto" or math.isfinite(s.sigma)]
     if not finite:
         found[1] = ("sigma inf", "All k rows weigh the same, however far they are.")
-    return found + _map_terms(s.probability_map for s in chosen)
+    return found + _map_terms(s.probability_map for s in chosen if s.method == "residual")
 
 
 def _map_terms(names: Iterable[str]) -> Terms:

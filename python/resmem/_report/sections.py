@@ -134,6 +134,8 @@ def settings_section(tuning: TuneResult, evaluation: Evaluation | None) -> Html:
         "as published": tuning.published,
         "kNN alone": tuning.knn,
     }
+    if tuning.interpolation is not None:
+        settings["interpolation"] = tuning.interpolation
     held_out = ", ".join(f"{key} {number(value)}" for key, value in tuning.held_out.items())
     return section(
         "What was chosen?",
@@ -166,7 +168,7 @@ def settings_section(tuning: TuneResult, evaluation: Evaluation | None) -> Html:
     )
 
 
-# The settings that matter to a method; to others all do.
+# The settings that matter to these; to others all do, but for the map where targets need none.
 _OWN_SETTINGS = {
     "base": ("temperature",),
     "kNN alone": ("k", "sigma", "probability_map", "preprocess", "key_dtype"),
@@ -174,19 +176,32 @@ _OWN_SETTINGS = {
 
 
 def _settings(rows: dict[str, Settings]) -> Html:
-    names = ["k", "sigma", "temperature", "strength", "probability_map", "preprocess", "key_dtype"]
+    names = [
+        "k", "sigma", "temperature", "strength", "method", "probability_map", "preprocess",
+        "key_dtype",
+    ]  # fmt: skip
+    if any(settings.gate != "none" for settings in rows.values()):
+        names.append("gate")
     head = ["settings", *(name.replace("_", " ") for name in names)]
     lines = [
         (
             key,
             *(
-                number(getattr(s, name) if name in _OWN_SETTINGS.get(key, names) else None)
+                number(getattr(s, name) if name in _own_settings(key, s, names) else None)
                 for name in names
             ),
         )
         for key, s in rows.items()
     ]
     return table(head, lines, 0)
+
+
+def _own_settings(key: str, settings: Settings, names: Sequence[str]) -> Sequence[str]:
+    """Return the names of the settings that matter to a method."""
+    if key in _OWN_SETTINGS:
+        return _OWN_SETTINGS[key]
+    of_targets = settings.method == "targets"
+    return [name for name in names if not (of_targets and name == "probability_map")]
 
 
 # ---- Where does it help, where does it harm? -------------------------------------------------

@@ -14,7 +14,7 @@ from resmem._base.arrays import F64, sliceable, to_numpy
 from resmem._base.execution import Execution
 from resmem._keys.preprocess import NO_PREPROCESS, Preprocess
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
-from resmem._rows.segment import Schema
+from resmem._rows.segment import Schema, Segment
 from resmem._rows.stores.store import Store
 
 
@@ -39,6 +39,13 @@ class Spec:
         width = self.preprocess.width(d)
         of_rows = key_and_target_schema(self.task, self.key_dtype, width, columns)
         return {**of_rows, **self.store.schema(columns)}
+
+    def targets_for_core(self, rows: Segment) -> _core.ResidualRows:
+        """Return the core's description of a segment's targets, to be summed like residuals."""
+        targets = rows["targets"]
+        return (
+            _core.LabelRows(targets) if self.task == "classification" else _core.DenseRows(targets)
+        )
 
     def softmax_at(self, temperature: float) -> float:
         """Return the temperature as the core takes it: 0 if outputs are no logits."""

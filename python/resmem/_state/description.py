@@ -55,6 +55,9 @@ def in_one_line(state: State) -> str:
         ),
         ("store", now.spec.store.name, "dense"),
         ("probability_map", now.map.name, "clip"),
+        ("method", now.method, "residual"),
+        ("gate", now.gate.name, "none"),
+        ("residuals", state.residuals, None),
     ):
         if value != usual:
             text += f", {name}={value!r}"

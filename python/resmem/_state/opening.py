@@ -29,8 +29,9 @@ def open_state(
     else:
         saved = persist.load(path, verify, progress)
     given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
-    # Files written before there were several maps hold no name of one.
-    given["probability_map"] = saved.settings.get("probability_map", "clip")
+    # Files written before there was a choice hold no name of what was used then.
+    for name, then in {"probability_map": "clip", "method": "residual", "gate": "none"}.items():
+        given[name] = saved.settings.get(name, then)
     if given["sigma"] == "inf":
         given["sigma"] = math.inf
     flat, sigma = saved.settings.get("flat"), saved.settings.get("sigma_")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from resmem._base import checks
+from resmem._correction.correct import METHODS, Method
+from resmem._correction.gate import Gate, gate_named
 from resmem._keys.preprocess import NO_PREPROCESS, Preprocess, preprocess_named
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.spec import Spec
@@ -30,6 +32,8 @@ class Settings:
     probability_map, preprocess, key_dtype : str
         As in ``Memory``; ``key_dtype`` is the one in which the keys are stored, or "auto", which
         leaves the keys that there are as they are.
+    method, gate : str
+        As in ``Memory``.
     """
 
     k: int
@@ -39,14 +43,24 @@ class Settings:
     probability_map: str = "clip"
     preprocess: str = "none"
     key_dtype: KeyDtype = "auto"
+    method: Method = "residual"
+    gate: str = "none"
 
     def __str__(self) -> str:
         sigma = self.sigma if self.sigma == "auto" else f"{self.sigma:.4g}"
         text = f"k={self.k}, sigma={sigma}, strength={self.strength:g}"
-        defaults = {"temperature": (1.0,), "probability_map": ("clip",), "preprocess": ("none",)}
-        for name, omitted in {**defaults, "key_dtype": ("auto", "float32")}.items():
+        omitted: dict[str, tuple[Any, ...]] = {
+            "temperature": (1.0,),
+            # Targets need no map.
+            "probability_map": ("clip", self.probability_map if self.method == "targets" else ""),
+            "preprocess": ("none",),
+            "key_dtype": ("auto", "float32"),
+            "method": ("residual",),
+            "gate": ("none",),
+        }
+        for name, usual in omitted.items():
             value = getattr(self, name)
-            if value not in omitted:
+            if value not in usual:
                 text += f", {name}={value:g}" if name == "temperature" else f", {name}={value}"
         return text
 
@@ -65,7 +79,7 @@ def checked_settings(settings: Any) -> None:
 
 
 # Attributes of ``Memory`` that can be set after ``fit``.
-CHANGEABLE = ("k", "sigma", "temperature", "strength", "probability_map")
+CHANGEABLE = ("k", "sigma", "temperature", "strength", "probability_map", "method", "gate")
 
 
 _OUTPUT_KINDS = {"classification": ("logits", "probabilities"), "regression": ("values",)}
@@ -75,8 +89,11 @@ _OUTPUT_KINDS = {"classification": ("logits", "probabilities"), "regression": ("
 SETTINGS = (
     "task", "output_kind", "k", "sigma", "temperature", "strength",
     "preprocess", "key_dtype", "residual_dtype", "store", "base",
-    "probability_map",
+    "probability_map", "method", "gate", "residuals",
 )  # fmt: skip
+
+# What is known of the rows' residuals: whether the base model had been trained on the rows.
+RESIDUALS = ("in-sample", "out-of-fold")
 
 
 def described_base(base: Any) -> Any:
@@ -119,6 +136,37 @@ def checked_sigma(value: Any) -> float | Literal["auto"]:
     if value != "auto":
         raise ValueError(f"sigma must be a positive number or 'auto', got {value!r}")
     return "auto"
+
+
+def checked_method(method: Any, strength: Any) -> tuple[Method, float]:
+    """Return method and strength, checked; ValueError if they do not go with each other."""
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"method must be 'residual' or 'targets', got {method!r}")
+    checked = checks.finite(strength, "strength")
+    if method == "targets" and not 0 <= checked <= 1:
+        raise ValueError(
+            "strength must lie between 0 and 1 with method='targets', which mixes it into the "
+            f"base's outputs, got {strength!r}"
+        )
+    return METHODS[METHODS.index(method)], checked
+
+
+def checked_gate(gate: Any, spec: Spec) -> Gate:
+    """Return the gate with this name; ValueError if the memory lacks what it looks at."""
+    made = gate_named(gate)
+    if spec.task != "classification" and (unknown := made.features - {"distance"}):
+        raise ValueError(
+            f"gate must look at the distance alone in {spec.task}, got a step of {min(unknown)!r}"
+        )
+    return made
+
+
+def checked_residuals(residuals: Any) -> str | None:
+    if residuals is not None and residuals not in RESIDUALS:
+        raise ValueError(
+            f"residuals must be 'in-sample', 'out-of-fold' or None (unknown), got {residuals!r}"
+        )
+    return None if residuals is None else str(residuals)
 
 
 def checked_temperature(value: Any, spec: Spec) -> float:

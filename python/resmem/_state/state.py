@@ -34,8 +34,11 @@ from resmem._rows.spec import Spec
 from resmem._rows.stores.named import residual_dtype_for, store_named
 from resmem._state.settings import (
     SETTINGS,
+    checked_gate,
     checked_keys,
     checked_kind,
+    checked_method,
+    checked_residuals,
     checked_settings,
     checked_sigma,
     checked_temperature,
@@ -54,35 +57,40 @@ class State:
     """
 
     def __init__(
-        self, view: MemoryView, residual_dtype: str, base: str | dict[str, Any] | None
-    ) -> None:
+        self, view: MemoryView, residual_dtype: str, base: str | dict[str, Any] | None,
+        residuals: str | None,
+    ) -> None:  # fmt: skip
         self.view, self.residual_dtype, self.base = view, residual_dtype, base
+        self.residuals = residuals  # "in-sample", "out-of-fold", or None if that is not known
         self._make_locks()
 
     @staticmethod
     def from_arguments(
         *, task: Any, output_kind: Any, k: Any, sigma: Any, temperature: Any, strength: Any,
         key_dtype: Any, residual_dtype: Any, store: Any, head: Any, base: Any, preprocess: Any,
-        probability_map: Any, auto_prepare: Any = True,
+        probability_map: Any, method: Any, gate: Any, residuals: Any, auto_prepare: Any = True,
     ) -> State:  # fmt: skip
         """Return a state without rows; the arguments are those of ``Memory``, and are checked."""
         kind = checked_kind(task, output_kind)
         value_dtype = residual_dtype_for(task, residual_dtype)
         residual_store = store_named(store, task, kind, value_dtype, head)
-        method = checked_keys(preprocess, key_dtype, residual_store)
-        spec = Spec(task, kind, key_dtype, residual_store, method)
+        keys = checked_keys(preprocess, key_dtype, residual_store)
+        spec = Spec(task, kind, key_dtype, residual_store, keys)
         base_model = described_base(base)
+        what, share = checked_method(method, strength)
         view = MemoryView(
             spec,
             key_dtype,
             checks.count(k, "k"),
             checked_sigma(sigma),
             checked_temperature(temperature, spec),
-            checks.finite(strength, "strength"),
+            share,
             map_named(probability_map),
             checks.boolean(auto_prepare, "auto_prepare"),
+            method=what,
+            gate=checked_gate(gate, spec),
         )
-        return State(view, value_dtype, base_model)
+        return State(view, value_dtype, base_model, checked_residuals(residuals))
 
     def _make_locks(self) -> None:
         """Make the locks and the thread's place, which copies and files do not carry."""
@@ -189,6 +197,15 @@ class State:
         with self._change():
             view = replace(self.view, sigma=sigma).without_measured_sigma().with_measured_sigma()
             self.publish(sigma=sigma, rows=view.rows)
+
+    def set_strength(self, method: Any, strength: Any) -> None:
+        """See ``Memory.strength`` and ``Memory.method``, which must go with each other."""
+        what, share = checked_method(method, strength)
+        self.publish(method=what, strength=share)
+
+    def set_gate(self, value: Any) -> None:
+        """See ``Memory.gate``."""
+        self.publish(gate=checked_gate(value, self.view.spec))
 
     def set_temperature(self, value: Any) -> None:
         """See ``Memory.temperature``."""
@@ -314,7 +331,12 @@ class State:
 
     def settings(self, view: MemoryView) -> dict[str, Any]:
         """Return the settings that files record, by name."""
-        recorded = {**view.settings(), "residual_dtype": self.residual_dtype, "base": self.base}
+        recorded = {
+            **view.settings(),
+            "residual_dtype": self.residual_dtype,
+            "base": self.base,
+            "residuals": self.residuals,
+        }
         return {**{name: recorded[name] for name in SETTINGS}, **recorded}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -354,6 +376,8 @@ _COPIED_FIELDS = (
     "strength",
     "map",
     "auto_prepare",
+    "method",
+    "gate",
 )
 
 

@@ -15,7 +15,8 @@ from resmem._base.blocks import blocks
 from resmem._base.errors import NotFittedError, warn
 from resmem._base.execution import DEFAULT
 from resmem._correction import length_scale
-from resmem._correction.correct import Corrector, kneighbors
+from resmem._correction.correct import Corrector, Method, kneighbors
+from resmem._correction.gate import OPEN, Gate
 from resmem._correction.simplex import SimplexMap, map_named
 from resmem._devices.arrays import is_on_device
 from resmem._devices.device import CPU
@@ -33,7 +34,14 @@ from resmem._rows.segment import Segment, merge
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 from resmem._rows.stores.store import Store
-from resmem._state.settings import Settings, checked_keys, checked_sigma, checked_temperature
+from resmem._state.settings import (
+    Settings,
+    checked_gate,
+    checked_keys,
+    checked_method,
+    checked_sigma,
+    checked_temperature,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +64,8 @@ class MemoryView:
     rows: Snapshot | None = None
     file: persist.FileState | None = None  # where the rows were last saved to or loaded from
     resident: Residency | None = None  # on which device the rows are searched; None: on the CPU
+    method: Method = "residual"
+    gate: Gate = OPEN
 
     @property
     def fitted_rows(self) -> Snapshot:
@@ -90,6 +100,8 @@ class MemoryView:
             self.map,
             self.auto_prepare,
             self.resident,
+            self.method,
+            self.gate,
         )
 
     def with_measured_sigma(self) -> MemoryView:
@@ -209,9 +221,10 @@ class MemoryView:
     def with_settings(self, settings: Any) -> MemoryView:
         """Apply these ``Settings``; raise if one of them is wrong."""
         k, sigma = checks.count(settings.k, "k"), checked_sigma(settings.sigma)
-        strength, simplex_map = (
-            checks.finite(settings.strength, "strength"),
+        method, strength = checked_method(settings.method, settings.strength)
+        simplex_map, gate = (
             map_named(settings.probability_map),
+            checked_gate(settings.gate, self.spec),
         )
         temperature = checked_temperature(settings.temperature, self.spec)
         now = self.with_keys(settings.preprocess, settings.key_dtype)
@@ -219,7 +232,7 @@ class MemoryView:
         if sigma == "auto" and (self.sigma, self.k) != (sigma, k):
             now = now.without_measured_sigma()
         return replace(
-            now, k=k, sigma=sigma, strength=strength, map=simplex_map
+            now, k=k, sigma=sigma, strength=strength, map=simplex_map, method=method, gate=gate
         ).with_measured_sigma()
 
     @property
@@ -233,6 +246,8 @@ class MemoryView:
             self.map.name,
             self.spec.preprocess.name,
             self.spec.key_dtype,
+            self.method,
+            self.gate.name,
         )
 
     @float_state()
@@ -271,6 +286,8 @@ class MemoryView:
             "key_dtype": self.spec.key_dtype,
             "store": self.spec.store.name,
             "probability_map": self.map.name,
+            "method": self.method,
+            "gate": self.gate.name,
             "flat": rows.flat,
             "embedding_names": rows.embedding_names,
             "output_names": rows.output_names,

@@ -12,21 +12,27 @@ import numpy as np
 
 from resmem._base import checks
 from resmem._base.arrays import F64
+from resmem._correction.correct import METHODS, Method
 from resmem._correction.simplex import SimplexMap, map_named
 from resmem._keys.stored import KeyDtype
 from resmem._rows.spec import Spec
-from resmem._state.settings import Settings
+from resmem._state.settings import Settings, checked_method
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
 # In units of the median distance of the farthest neighbour.
 SIGMAS = (*np.geomspace(0.01, 2, 11).tolist(), math.inf)
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
+# Of the neighbours' targets, which cost little to try.
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The values that are tried of each setting; all combinations of them are tried."""
+    """The values that are tried of each setting; all combinations of them are tried.
+
+    Of the method "targets" these are ks, sigmas, temperatures and shares.
+    """
 
     ks: tuple[int, ...]
     sigmas: tuple[float, ...]
@@ -34,6 +40,10 @@ class Grid:
     temperatures: tuple[float, ...]
     strengths: tuple[float, ...]
     maps: tuple[SimplexMap, ...]
+    shares: tuple[float, ...] = ()  # strengths of the method "targets"; none: it is not tried
+    methods: tuple[Method, ...] = METHODS  # those that may be chosen
+    # The axes, by their names here, of which the caller has given no values.
+    open: frozenset[str] = frozenset()
 
     def scaled(self, distances: F64) -> Grid:
         """Return the grid with absolute sigmas, given the neighbours' distances (q, k)."""
@@ -44,20 +54,26 @@ class Grid:
         unit = float(np.median(last)) if len(last) else 1.0
         return replace(self, sigmas=tuple(unit * s for s in self.sigmas), relative=False)
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(temperatures, ks, sigmas, strengths, maps)."""
-        return tuple(map(len, self._axes()))
+    def with_axis(self, name: str, values: tuple[Any, ...]) -> Grid:
+        """Return the grid with these values of an axis, by its name here."""
+        change: Any = {name: values}
+        return replace(self, **change)
 
     def settings(self, preprocess: str, key_dtype: KeyDtype) -> list[Settings]:
-        """Return all combinations, in C order of ``shape``."""
-        return [
+        """Return all combinations: of residuals, in C order of (temperatures, ks, sigmas,
+        strengths, maps), and then of targets, in C order of (temperatures, ks, sigmas, shares)."""
+        common = self.temperatures, self.ks, self.sigmas
+        found = [
             Settings(k, sigma, temperature, strength, simplex_map.name, preprocess, key_dtype)
-            for temperature, k, sigma, strength, simplex_map in product(*self._axes())
+            for temperature, k, sigma, strength, simplex_map in product(
+                *common, self.strengths, self.maps
+            )
         ]
-
-    def _axes(self) -> tuple[tuple[Any, ...], ...]:
-        return self.temperatures, self.ks, self.sigmas, self.strengths, self.maps
+        of_targets = [
+            Settings(k, sigma, temperature, share, "clip", preprocess, key_dtype, method="targets")
+            for temperature, k, sigma, share in product(*common, self.shares)
+        ]
+        return found + of_targets
 
 
 def grid_of(
@@ -70,22 +86,51 @@ def grid_of(
     temperature: Any,
     strength: Any,
     probability_map: Any,
+    methods: Any,
 ) -> Grid:
     """Return the grid of the values given, checked; None stands for the defaults of a setting.
+
+    The base (strength 0) and the published method (strength 1) are part of every grid.
 
     ``rows``: the largest number of neighbours that a query can have.
     """
     ks = sorted({min(checks.count(v, "k"), rows) for v in _listed(KS if k is None else k, "k")})
     sigmas = sorted({checks.positive(v, "sigma", infinite=True) for v in _listed(sigma, "sigma")})
     strengths = {checks.finite(v, "strength") for v in _listed(strength, "strength")}
+    tried = methods_to_try(methods)
+    shares = {s for s in strengths if 0 < s <= 1} if strength is not None else set(SHARES)
+    if strength is None and "residual" in tried:
+        strengths = set(STRENGTHS)
     return Grid(
         tuple(ks),
         tuple(sigmas) if sigma is not None else SIGMAS,
         sigma is None,
         _temperatures(spec, temperature, temperature_now),
-        tuple(sorted(strengths | ({0.0, 1.0} if strength is not None else set(STRENGTHS)))),
+        tuple(sorted(strengths | {0.0, 1.0})),
         _maps(spec, columns, probability_map),
+        tuple(sorted(shares)) if "targets" in tried else (),
+        tried,
+        _open_axes(spec, tried, k=k, sigma=sigma, temperature=temperature, strength=strength),
     )
+
+
+def _open_axes(spec: Spec, methods: tuple[Method, ...], **given: Any) -> frozenset[str]:
+    axes = {name for name in ("k", "sigma", "temperature", "strength") if given[name] is None}
+    found = {f"{name}s" for name in axes}
+    if "strength" in axes:
+        found |= {"shares"}
+    if "residual" not in methods:
+        found -= {"strengths"}
+    if spec.output_kind != "logits" or spec.store.fixed_temperature:
+        found -= {"temperatures"}
+    return frozenset(found)
+
+
+def methods_to_try(values: Any) -> tuple[Method, ...]:
+    """Return the methods given, checked; None stands for all of them."""
+    if values is None:
+        return METHODS
+    return tuple(dict.fromkeys(checked_method(v, 0.0)[0] for v in _listed(values, "methods")))
 
 
 def _temperatures(spec: Spec, values: Any, now: float) -> tuple[float, ...]:

@@ -21,6 +21,8 @@ from resmem._base.arrays import F64, I64, Array
 from resmem._base.blocks import blocks
 from resmem._scores.metrics import Interval, Score, gains_of, normal_quantile, paired_interval
 from resmem._state.settings import Settings
+from resmem._tuning.extension import MOST_EXTENSIONS, edges, extended
+from resmem._tuning.grid import Grid
 from resmem._tuning.result import TABLE, TuneResult
 from resmem._tuning.validation import Predictor, ValidationRun, scores_of
 
@@ -62,7 +64,10 @@ class Tuner:
         for run in self.runs:
             run.find_neighbours()
         times.append(time.perf_counter())
-        costs = Costs.joined([self._costs(run) for run in self.runs])
+        parts = [self._costs(run) for run in self.runs]
+        if not self.score.custom:  # each setting of a caller's function takes long
+            self._extend(parts)
+        costs = Costs.joined(parts)
         mean, alone = (self._costs(self.runs[0], predictor) for predictor in ("mean", "targets"))
         times.append(time.perf_counter())
         result = Judge(self, costs, mean, alone).result()
@@ -71,6 +76,31 @@ class Tuner:
             zip(("search", "sweep", "proof"), np.diff(times).tolist(), strict=True)
         )
         return result
+
+    def _extend(self, parts: list[Costs]) -> None:
+        """Try values beyond the edges at which the best setting or the best base lies."""
+        for _ in range(MOST_EXTENSIONS):
+            settings = [s for run in self.runs for s in run.settings()]
+            number = np.repeat(np.arange(len(parts)), [len(part.every) for part in parts])
+            ranked = RankedSettings(settings, Costs.joined(parts), one_se=False)
+            for where in (None, ranked.strength == 0):
+                best = ranked.best(where)
+                run = self._widest(self.runs[number[best]])
+                if (more := extended(run, settings[best])) is not None:
+                    parts.append(self._costs(more))
+                    more.step = run.step
+                    self.runs.append(more)
+                    break
+            else:
+                return
+
+    def _widest(self, run: ValidationRun) -> ValidationRun:
+        """Return the last run, whose reach is the widest, that keeps keys in the same way."""
+        return [each for each in self.runs if each.keys_name == run.keys_name][-1]
+
+    def reach_of(self, run: ValidationRun) -> Grid:
+        """Return all values that were tried with keys kept in the way of this run."""
+        return self._widest(run).reach
 
     @property
     def folds(self) -> I64:
@@ -259,8 +289,13 @@ class Judge:
         self._memory = RankedSettings(settings, costs, one_se)
         self._mean = RankedSettings(first.settings("mean"), mean, one_se)
         self._alone = RankedSettings(first.settings("targets"), alone, one_se)
-        sizes = [math.prod(t.grid.shape) for t in tuner.runs]
+        sizes = [len(t.settings()) for t in tuner.runs]
         self._run_of = np.repeat(np.arange(len(sizes)), sizes)
+        present = [run.keys_name == first.keys_name for run in tuner.runs]
+        self._present: Mask = np.repeat(present, sizes)
+        self._of_targets: Mask = np.array([s.method == "targets" for s in settings])
+        named = [s.method in first.grid.methods or s.strength == 0 for s in settings]
+        self._named: Mask = np.array(named)
 
     def result(self) -> TuneResult:
         """Return the result of tuning, but for its times."""
@@ -268,10 +303,12 @@ class Judge:
         where = self._eligible()
         off, candidate, chosen = (
             memory.strength == 0,
-            memory.best(where),
-            memory.best_per_fold(where),
+            memory.best(where & self._named),
+            memory.best_per_fold(where & self._named),
         )
         base, published = memory.best(where & off), memory.best(where & self._as_published())
+        mixed = where & self._of_targets
+        interpolation = memory.best(mixed) if mixed.any() else None
         knn, mean = self._alone.best(), self._mean.best()
         given = replace(
             memory.settings[base], temperature=first.given_temperature, probability_map="clip"
@@ -294,7 +331,7 @@ class Judge:
         if not useful:
             kept = memory.settings[base] if warmer.low > 0 else given
             # Switched off, the memory gets the k and sigma of the published method for its keys.
-            plain = memory.settings[memory.best((self._run_of == 0) & self._as_published())]
+            plain = memory.settings[memory.best(self._present & self._as_published())]
             best = replace(
                 plain, strength=0.0, temperature=kept.temperature,
                 probability_map=kept.probability_map, preprocess=first.preprocess,
@@ -311,12 +348,18 @@ class Judge:
             base=memory.settings[base],
             published=memory.settings[published],
             knn=self._alone.settings[knn],
+            interpolation=None if interpolation is None else memory.settings[interpolation],
             scores={
                 "base": compared.score("given"),
                 "base, own temperature": self._score_of(memory, base),
                 "mean residual": self._score_of(self._mean, mean),
                 "kNN alone": self._score_of(self._alone, knn),
                 "published": self._score_of(memory, published),
+                **(
+                    {}
+                    if interpolation is None
+                    else {"interpolation": self._score_of(memory, interpolation)}
+                ),
                 "candidate": self._score_of(memory, candidate),
             },
             held_out={name: compared.score(name) for name in ("base", "candidate")},
@@ -332,8 +375,9 @@ class Judge:
         )
 
     def _as_published(self) -> Mask:
-        """Return which settings are the published method: strength 1 and, if tried, "clip"."""
-        full: Mask = self._memory.strength == 1
+        """Return which settings are the published method: residuals, strength 1 and, if tried,
+        "clip"."""
+        full: Mask = (self._memory.strength == 1) & ~self._of_targets
         plain: Mask = np.array([s.probability_map == "clip" for s in self._memory.settings])
         return full & plain if (full & plain).any() else full
 
@@ -341,7 +385,7 @@ class Judge:
         """Return which settings may be chosen: those with the present keys, or all of them if other
         keys clearly gain over the present ones."""
         every = np.ones(len(self._run_of), dtype=np.bool_)
-        present = self._run_of == 0
+        present = self._present
         if present.all():
             return every
         picks = {
@@ -389,18 +433,11 @@ class Judge:
         """Return a note for each value of the setting that is the least or largest tried,
         if values beyond it may be better."""
         best, run = self._memory.settings[setting], self._tuner.runs[self._run_of[setting]]
-        grid, on, notes = run.grid, best.strength != 0, []
-        for name, axis, smaller, larger in (
-            ("k", grid.ks, False, on and best.k < run.most_neighbours),
-            ("sigma", grid.sigmas, on, on and math.isfinite(best.sigma)),
-            ("temperature", grid.temperatures, True, True),
-            ("strength", grid.strengths, best.strength < 0, on),
-        ):
-            value = getattr(best, name)
-            for edge, beyond, word in ((min, smaller, "smallest"), (max, larger, "largest")):
-                if len(axis) > 1 and beyond and value == edge(axis):
-                    notes.append(f"{name}={value:.4g} is the {word} that was tried: try more")
-        return tuple(notes)
+        reach = self._tuner.reach_of(run)
+        return tuple(
+            f"{edge.name}={edge.value:.4g} is the {edge.word} that was tried: try more"
+            for edge in edges(reach, best, run.most_neighbours)
+        )
 
     def _table(self) -> npt.NDArray[Any]:
         settings = self._memory.settings

@@ -15,7 +15,8 @@ from resmem._state.settings import Settings
 
 TABLE = np.dtype(
     [("k", np.int64), ("sigma", np.float64), ("temperature", np.float64), ("strength", np.float64),
-     ("probability_map", "U48"), ("preprocess", "U48"), ("key_dtype", "U8"), ("score", np.float64)]
+     ("probability_map", "U48"), ("preprocess", "U48"), ("key_dtype", "U8"), ("method", "U8"),
+     ("score", np.float64)]
 )  # fmt: skip
 
 
@@ -43,9 +44,11 @@ class TuneResult:
         The best at strength 0, the best at strength 1 with the map "clip" (if tried), and the best
         for the neighbours' targets alone (where only ``k``, ``sigma`` and ``probability_map``
         matter).
+    interpolation : Settings or None
+        The best with method="targets" (kNN-LM); None if that was not tried.
     scores : dict
         Score over all rows of "base" (as given), "base, own temperature", "mean residual",
-        "kNN alone", "published" and "candidate".
+        "kNN alone", "published", "interpolation" and "candidate".
     held_out : dict
         Score over all rows of "base" (own temperature) and "candidate", each row predicted with
         the settings chosen without its fold.
@@ -81,6 +84,7 @@ class TuneResult:
     base: Settings
     published: Settings
     knn: Settings
+    interpolation: Settings | None
     scores: dict[str, float]
     held_out: dict[str, float]
     gain: Interval
@@ -142,8 +146,11 @@ class TuneResult:
             ("mean residual", None),
             ("kNN alone", self.knn),
             ("published", self.published),
+            ("interpolation", self.interpolation),
             ("candidate", self.candidate),
         ):
+            if name not in self.scores:
+                continue
             text = str(settings)
             if settings is None:
                 text = "as given" if name == "base" else "of all rows, instead of the neighbours'"

@@ -45,9 +45,10 @@ _LONG = 10.0  # seconds left that are worth a warning
 
 def tune(
     view: MemoryView, embeddings: Any, outputs: Any, targets: Any, *, k: Any, sigma: Any,
-    temperature: Any, strength: Any, probability_map: Any, preprocess: Any, key_dtype: Any,
-    score: Any, greater_is_better: bool | None, folds: Any, rule: Literal["best", "one_se"],
-    confidence: float, seed: int, exclude_ids: Any, loo: bool, threads: int | None, progress: Any,
+    temperature: Any, strength: Any, probability_map: Any, methods: Any, preprocess: Any,
+    key_dtype: Any, score: Any, greater_is_better: bool | None, folds: Any,
+    rule: Literal["best", "one_se"], confidence: float, seed: int, exclude_ids: Any, loo: bool,
+    threads: int | None, progress: Any,
 ) -> TuneResult:  # fmt: skip
     """See ``Memory.tune``."""
     if rule not in ("best", "one_se"):
@@ -86,7 +87,7 @@ def tune(
                 raise ValueError(f"tune needs a memory with {needed}, this one has {most + loo}")
             grid = grid_of(
                 corrector.spec, most, corrector.rows.columns, corrector.rows.temperature, k, sigma,
-                temperature, strength, probability_map,
+                temperature, strength, probability_map, methods,
             )  # fmt: skip
             some = _sample(corrector.rows, seed)
             source: CallersRows | MemoryRows

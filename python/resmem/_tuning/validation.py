@@ -7,6 +7,7 @@ The search finds the neighbours at the largest ``k``; a smaller ``k`` uses the f
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from resmem._base.arrays import (
 )
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution
-from resmem._correction.correct import Corrector
+from resmem._correction.correct import Corrector, Method
 from resmem._correction.own_rows import MemoryRows
 from resmem._correction.simplex import map_named
 from resmem._rows import plausible
@@ -82,6 +83,13 @@ class CallersRows:
         self._searched.forget(block)
         return found
 
+    def at_k(self, k: int) -> CallersRows:
+        """Return the same rows, of which each has this many neighbours."""
+        other = copy.copy(self)
+        other._searched = copy.copy(self._searched)
+        other._searched.k = k
+        return other
+
     def keys(self, block: slice) -> Keys:
         """Return the keys that a block of rows is searched with."""
         return self._searched.queries(block)[0]
@@ -123,6 +131,15 @@ class Batch(NamedTuple):
     outputs: Array  # (b, C)
 
 
+class NeighbourRows(NamedTuple):
+    """What is summed of the neighbours of some validation rows, and what it is added to."""
+
+    rows: Array  # residuals or values (m, C), or classes (m,)
+    distances: F64  # (b, k)
+    neighbours: I64  # (b, k) indices into `rows`; -1 is padding
+    base: F64 | None  # (b, C); None: predictions are made of the neighbours alone
+
+
 @dataclass
 class ValidationRun:
     """Validation rows, their neighbours in one memory, and the predictions made from them."""
@@ -144,6 +161,11 @@ class ValidationRun:
         """The temperature of the base model as given: 1, or that of ``fit`` if it is fixed."""
         return self.rows.temperature if self.spec.store.fixed_temperature else 1.0
 
+    @property
+    def keys_name(self) -> tuple[str, str]:
+        """How keys are kept: the preprocess and the dtype."""
+        return self.preprocess, self.spec.key_dtype
+
     def settings(self, predictor: Predictor = "memory") -> list[Settings]:
         """Return the settings that are swept, in the order of the sums."""
         return self._grid(predictor).settings(self.preprocess, self.spec.key_dtype)
@@ -153,20 +175,20 @@ class ValidationRun:
             # Without a base, "keep" has nothing to keep.
             maps = tuple(m for m in self.grid.maps if not m.keeps_base)
             maps = maps or (map_named("clip"),)
-            return replace(self.grid, temperatures=(1.0,), strengths=(1.0,), maps=maps)
+            return replace(self.grid, temperatures=(1.0,), strengths=(1.0,), maps=maps, shares=())
         if predictor == "mean":
-            return replace(self.grid, ks=(1,), sigmas=(math.inf,))
+            return replace(self.grid, ks=(1,), sigmas=(math.inf,), shares=())
         return self.grid
 
     def find_neighbours(self) -> None:
-        """Find the neighbours of all validation rows; called once."""
+        """Find the neighbours of all validation rows; called before all else."""
         q, k = len(self.source), self.grid.ks[-1]
         self.distances = np.empty((q, k))
         self.positions = np.empty((q, k), dtype=np.int64)
         for block in blocks(q, 24 * k):
             self.distances[block], self.positions[block] = self.source.find(block)
             self.step(block.stop - block.start)
-        self.grid = self.grid.scaled(self.distances)
+        self.grid = self.reach = self.grid.scaled(self.distances)  # `reach`: what others tried too
         self.means: dict[float, Keys] = {}  # mean residuals (1, C) by temperature
         order = np.random.RandomState(0).permutation(q)
         # The rows whose neighbours the rows get if the predictor is "shuffled".
@@ -178,37 +200,58 @@ class ValidationRun:
     def sweep(self, score: Score, predictor: Predictor = "memory") -> F64:
         """Return the sums (folds, settings, width) over each fold that ``score`` is made of."""
         total: Any = 0
+        grid = self._grid(predictor)
         for batch in self._batches():
-            swept = []
-            for temperature in self._grid(predictor).temperatures:
-                swept.append(self._swept(batch, temperature, score, predictor))
+            residual, of_targets = [], []
+            for temperature in grid.temperatures:
+                if grid.strengths:
+                    residual.append(self._swept(batch, temperature, score, predictor))
+                if grid.shares:
+                    of_targets.append(self._swept_shares(batch, temperature, score, grid.shares))
                 self.step(len(batch.rows))
-            total = total + np.stack(swept, axis=1)
-        sums: F64 = total.reshape(len(total), -1, total.shape[-1])
+            parts = [np.stack(part, axis=1) for part in (residual, of_targets) if part]
+            total = total + np.concatenate(
+                [part.reshape(len(part), -1, part.shape[-1]) for part in parts], axis=1
+            )
+        sums: F64 = total
         return sums
 
     def _swept(self, batch: Batch, temperature: float, score: Score, predictor: Predictor) -> F64:
         """Sweep at one temperature: sums (folds, ks, sigmas, strengths, maps, width)."""
         grid = self._grid(predictor)
-        near: tuple[Keys, F64, I64, F64 | None] = self._neighbour_residuals(
-            batch, temperature, predictor
-        )
-        maps = [(m.kind, m.floor) for m in grid.maps]
-        count = int(self.folds.max()) + 1
-        bounds = np.searchsorted(self.folds[batch.rows], np.arange(count + 1)).tolist()
-        targets = self.source.targets[batch.rows]
-        if self._without_base(predictor):
-            near = (*near[:3], None)
-        scored = SWEEP_SCORES[score.name], BINS, self.execution
-        on = [x for x in grid.strengths if x != 0]
-        swept = _core.sweep(*near, targets, bounds, grid.ks, grid.sigmas, on, maps, *scored)
+        if predictor == "targets" and not self._without_base(predictor):
+            return self._swept_shares(batch, temperature, score, grid.strengths)
+        near = self._neighbour_rows(batch, temperature, predictor)
+        on = tuple(x for x in grid.strengths if x != 0)
+        swept = self._core_sweep(batch, near, score, replace(grid, strengths=on))
         if 0 not in grid.strengths:
             return swept
-        off = _core.sweep(*near, targets, bounds, (1,), (1.0,), (0.0,), maps, *scored)
+        base_alone = replace(grid, ks=(1,), sigmas=(1.0,), strengths=(0.0,))
+        off = self._core_sweep(batch, near, score, base_alone)
         # At strength 0 the sums are the same for all k and sigma.
         off = np.broadcast_to(off, (*swept.shape[:3], 1, *swept.shape[4:]))
         at = grid.strengths.index(0)
         return np.concatenate([swept[:, :, :, :at], off, swept[:, :, :, at:]], axis=3)
+
+    def _swept_shares(
+        self, batch: Batch, temperature: float, score: Score, shares: tuple[float, ...]
+    ) -> F64:
+        """Sweep mixtures of base and targets: sums (folds, ks, sigmas, shares, 1, width)."""
+        near = self._neighbour_rows(batch, temperature, "memory", "targets")
+        grid = replace(self.grid, strengths=shares, maps=self.grid.maps[:1])
+        return self._core_sweep(batch, near, score, grid, interpolate=True)
+
+    def _core_sweep(
+        self, batch: Batch, near: NeighbourRows, score: Score, grid: Grid, interpolate: bool = False
+    ) -> F64:
+        count = int(self.folds.max()) + 1
+        bounds = np.searchsorted(self.folds[batch.rows], np.arange(count + 1)).tolist()
+        targets = self.source.targets[batch.rows]
+        maps = [(m.kind, m.floor) for m in grid.maps]
+        return _core.sweep(
+            *near, targets, bounds, grid.ks, grid.sigmas, grid.strengths, maps,
+            SWEEP_SCORES[score.name], BINS, interpolate, self.rows.columns, self.execution,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ one setting
 
@@ -221,7 +264,8 @@ class ValidationRun:
                 corrected = self.spec.base(batch.outputs, settings.temperature, self.execution)
             else:
                 corrected, base = self._corrected(batch, settings, predictor)
-                if self.spec.task == "classification":
+                mixed = settings.method == "targets" and predictor != "targets"
+                if self.spec.task == "classification" and not mixed:
                     simplex_map.apply(corrected, base, settings.strength, self.execution)
             result[start : start + len(batch.rows)] = corrected
             start += len(batch.rows)
@@ -236,18 +280,19 @@ class ValidationRun:
         self, batch: Batch, settings: Settings, predictor: Predictor
     ) -> tuple[F64, F64 | None]:
         """Return corrected outputs, and the base outputs, None if there are none."""
-        residuals, distances, near, base = self._neighbour_residuals(
-            batch, settings.temperature, predictor
+        rows, distances, near, base = self._neighbour_rows(
+            batch, settings.temperature, predictor, settings.method
         )
-        before = None if self._without_base(predictor) else base.copy()
+        before = None if base is None else base.copy()
         corrected = _core.aggregate(
-            [_core.DenseRows(residuals)],
+            [_core.LabelRows(rows) if rows.ndim == 1 else _core.DenseRows(rows)],
             np.ascontiguousarray(distances[:, : settings.k]),
             np.ascontiguousarray(near[:, : settings.k]),
             settings.sigma,
             self.rows.columns,
             settings.strength,
             base,
+            interpolate=predictor == "targets" or settings.method == "targets",
             execution=self.execution,
         )
         return corrected, before
@@ -312,24 +357,21 @@ class ValidationRun:
         outputs = self.source.outputs(slice(first, last))[rows - first]
         return Batch(rows, self.distances[near_to], near, there, outputs)
 
-    def _neighbour_residuals(
-        self, batch: Batch, temperature: float, predictor: Predictor
-    ) -> tuple[Keys, F64, I64, F64]:
-        """Return residuals (m, C), distances (b, k), indices of residuals (b, k), base (b, C)."""
-        b, columns = len(batch.rows), self.rows.columns
-        if predictor == "targets":
-            base = np.broadcast_to(self._target_means(), (b, columns)).copy()
-            return self._neighbour_targets(batch.positions), batch.distances, batch.neighbours, base
-        base = self.spec.base(batch.outputs, temperature, self.execution)
+    def _neighbour_rows(
+        self, batch: Batch, temperature: float, predictor: Predictor, method: Method = "residual"
+    ) -> NeighbourRows:
+        """Return what is summed of the neighbours of a batch."""
+        base = None
+        if not self._without_base(predictor):
+            base = self.spec.base(batch.outputs, temperature, self.execution)
         if predictor == "mean":
-            only = np.zeros((b, 1), dtype=np.int64)
-            return self._mean_residual(temperature), np.zeros((b, 1)), only, base
-        return (
-            self._residuals(batch.positions, temperature),
-            batch.distances,
-            batch.neighbours,
-            base,
-        )
+            only = np.zeros((len(batch.rows), 1), dtype=np.int64)
+            return NeighbourRows(self._mean_residual(temperature), np.zeros(only.shape), only, base)
+        if predictor == "targets" or method == "targets":
+            rows: Array = self._neighbour_targets(batch.positions)
+        else:
+            rows = self._residuals(batch.positions, temperature)
+        return NeighbourRows(rows, batch.distances, batch.neighbours, base)
 
     def _report_single(self, block: slice) -> None:
         """Report rows that are read without neighbours: as many as there are k count as one."""
@@ -360,34 +402,16 @@ class ValidationRun:
         self.means[temperature] = mean
         return mean
 
-    def _neighbour_targets(self, there: I64) -> Keys:
-        """Return the targets of rows of the memory, in the place of their residuals.
-
-        Classes are one-hot. The mean of the validation targets is subtracted from values, so that
-        rounding them to float32 loses little.
-        """
+    def _neighbour_targets(self, there: I64) -> Array:
+        """Return the targets of rows of the memory: classes (m,) or values (m, C)."""
         columns = self.rows.columns
-        found = self._stored_targets(there)
-        if self.spec.task == "classification":
-            onehot = np.zeros((len(there), columns), dtype=np.float32)
-            onehot[np.arange(len(there)), np.concatenate(found or [there])] = 1
-            return onehot
-        values = np.concatenate(found) if found else np.empty((0, columns))
-        about: Keys = (values - self._target_means()).astype(self.spec.store.value_dtype)
-        return about
-
-    def _stored_targets(self, there: I64) -> list[Array]:
-        """Return the targets of rows of the memory, segment by segment."""
-        columns = self.rows.columns
-        return [
+        empty = (
+            np.empty(0, np.int64) if self.spec.task == "classification" else np.empty((0, columns))
+        )
+        found = [
             checked_stored(segment["targets"][at], columns) for segment, at in self.rows.at(there)
         ]
-
-    def _target_means(self) -> F64:
-        if self.spec.task == "classification":
-            return np.zeros(self.rows.columns)
-        means: F64 = self.source.targets.mean(axis=0)
-        return means
+        return np.concatenate([empty, *found])
 
 
 def _indexed(found: I64, total: int) -> tuple[I64, I64]:

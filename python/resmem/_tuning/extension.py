@@ -1,0 +1,84 @@
+"""Grids that grow: values beyond the edge at which the best setting lies are tried too."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from resmem._state.settings import Settings
+from resmem._tuning.grid import Grid
+from resmem._tuning.validation import ValidationRun
+
+MOST_EXTENSIONS = 4  # each tries two or three values more of one setting
+
+
+class Edge(NamedTuple):
+    """An end of the values tried of one setting, where the best setting lies."""
+
+    axis: str  # the field of ``Grid``
+    name: str  # the setting
+    word: str  # "smallest" or "largest"
+    value: float
+    beyond: tuple[Any, ...]  # the values to try next
+
+
+def edges(grid: Grid, best: Settings, most_neighbours: int) -> list[Edge]:
+    """Return the ends of the grid at which a setting lies, if values beyond may be better."""
+    on, of_targets = best.strength != 0, best.method == "targets"
+    more_k = tuple(sorted({min(best.k * step, most_neighbours) for step in (2, 4)}))
+    strengths = "shares" if of_targets else "strengths"
+    odds = best.strength / (1 - best.strength) if of_targets and best.strength < 1 else 0.0
+    candidates = (
+        ("ks", "k", False, on and best.k < most_neighbours, (), more_k),
+        ("sigmas", "sigma", on, on and math.isfinite(best.sigma),
+         _times(best.sigma, 1 / 8, 1 / 4, 1 / 2), _times(best.sigma, 2, 4, 8)),
+        ("temperatures", "temperature", True, True, _times(best.temperature, 1 / 2, 1 / 1.4),
+         _times(best.temperature, 1.4, 2)),
+        (strengths, "strength", of_targets or best.strength < 0, on and best.strength > 0,
+         _shares(odds, 1 / 4, 1 / 2), _shares(odds, 2, 4) if of_targets else (1.25, 1.5, 2.0)),
+    )  # fmt: skip
+    found = []
+    for axis, name, smaller, larger, below, above in candidates:
+        tried, value = getattr(grid, axis), getattr(best, name)
+        for end, wanted, word, beyond in (
+            (min, smaller, "smallest", below), (max, larger, "largest", above),
+        ):  # fmt: skip
+            if len(tried) > 1 and wanted and value == end(tried):
+                found.append(Edge(axis, name, word, value, beyond))
+    return found
+
+
+def extended(run: ValidationRun, best: Settings) -> ValidationRun | None:
+    """Return a run that tries values beyond an edge at which the best setting lies.
+
+    None if it lies at none, or only at those of values that the caller has given. The run shares
+    the rows and, unless it needs more of them, the neighbours.
+    """
+    for edge in edges(run.reach, best, run.most_neighbours):
+        if edge.axis not in run.reach.open or not edge.beyond:
+            continue
+        more = copy.copy(run)
+        part = run.reach.with_axis(edge.axis, edge.beyond)
+        if edge.axis == "shares":
+            part = replace(part, strengths=())
+        elif edge.axis == "strengths":
+            part = replace(part, shares=())
+        tried = tuple(sorted({*getattr(run.reach, edge.axis), *edge.beyond}))
+        more.grid, more.step = part, lambda done: None
+        if edge.axis == "ks":
+            more.source = run.source.at_k(part.ks[-1])
+            more.find_neighbours()
+        more.reach = run.reach.with_axis(edge.axis, tried)
+        return more
+    return None
+
+
+def _times(value: float, *factors: float) -> tuple[float, ...]:
+    return tuple(value * factor for factor in factors)
+
+
+def _shares(odds: float, *factors: float) -> tuple[float, ...]:
+    """Return the shares whose odds are these multiples."""
+    return tuple(odds * factor / (1 + odds * factor) for factor in factors)
