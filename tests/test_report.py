@@ -182,6 +182,19 @@ def test_gain_of_the_temperature_alone_is_called_so(write):
         assert "The memory helps" not in page.text
 
 
+def test_methods_that_beat_the_memory_are_named_at_the_top(write):
+    evaluation = results.evaluation()
+    words = "Better than the memory is "
+    assert words not in write(evaluation=evaluation).text
+    evaluation.over["kNN alone"] = results.interval(-0.03)
+    said = f"{words}kNN alone, by 0.03 nats (+0.02 to +0.04)."
+    assert said in write(evaluation=evaluation).text
+    evaluation.settings["strength"] = 0
+    assert said in write(evaluation=evaluation).text
+    harmful = results.evaluation(gain=-0.08)
+    assert f"{words}base" not in write(evaluation=harmful).text
+
+
 def test_a_memory_that_is_switched_off_is_called_so(write):
     evaluation = results.evaluation(gain=0.0)
     evaluation.settings["strength"] = 0

@@ -164,8 +164,10 @@ class Evaluation:
 
         def differs(name: str) -> bool:
             method, _, setting = name.partition("_")
-            others = ("knn", "published", "interpolation")
-            return method not in others or self.settings[name] != own[setting]
+            if method in ("knn", "published", "interpolation"):
+                return bool(self.settings[name] != own[setting])
+            usual = {"method": "residual", "gate": "none"}
+            return bool(self.settings[name] != usual.get(name))
 
         return ", ".join(
             f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"

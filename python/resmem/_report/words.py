@@ -85,6 +85,7 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
         return "", [
             "The memory is switched off: its strength is 0.",
             *chosen,
+            *_on_better_methods(evaluation),
             *_on_temperature(evaluation),
         ]
     first, last = evaluation.methods[0], evaluation.methods[-1]
@@ -109,6 +110,7 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
         f"{opening}: on {evaluation.rows:,} rows {compared}.",
         f"{last.corrected:,} predictions were {won} and {last.harmed:,} {lost}: "
         f"{score_name(known)} {before} before, {after} after.",
+        *_on_better_methods(evaluation),
         *_on_temperature(evaluation),
     ]
 
@@ -131,6 +133,17 @@ def _tuned(tuning: TuneResult) -> str:
         "neighbours, in their place "
         f"({tuning.local_gain.low:+.3g} to {tuning.local_gain.high:+.3g})."
     )
+
+
+def _on_better_methods(evaluation: Evaluation) -> list[str]:
+    """Return a sentence on each method, other than a base, that clearly beats the memory."""
+    unit = " nats" if evaluation.task == "classification" else ""
+    return [
+        f"Better than the memory is {name}, by {-gain.mean:.3g}{unit} "
+        f"({-gain.high:+.3g} to {-gain.low:+.3g})."
+        for name, gain in evaluation.over.items()
+        if name != rival_name(evaluation) and sign(gain.low, gain.high) == "harm"
+    ]
 
 
 def _on_temperature(evaluation: Evaluation) -> list[str]:
