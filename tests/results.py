@@ -8,7 +8,7 @@ import numpy as np
 
 from resmem import Evaluation, Explanation, Settings, TuneResult
 from resmem._evaluation.result import MethodResult
-from resmem._scores.metrics import Interval
+from resmem._scores.intervals import Interval
 from resmem._tuning.result import TABLE
 
 KS, SIGMAS = (1, 5, 20, 50), (0.25, 0.5, 1.0, 2.0, math.inf)

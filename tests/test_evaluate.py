@@ -13,7 +13,8 @@ import pytest
 
 import oracle
 import resmem
-from resmem._scores.metrics import gains_of, paired_interval, reliability, score_named
+from resmem._scores.intervals import paired_interval
+from resmem._scores.metrics import gains_of, reliability, score_named
 
 D, C = 3, 4
 HEAD = tuple(np.random.default_rng(0).standard_normal((C, w), dtype=np.float32) for w in (D, 1))

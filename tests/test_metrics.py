@@ -10,15 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resmem._base.arrays import quantiles
-from resmem._scores.metrics import (
-    Interval,
-    error_of,
-    gains_of,
-    normal_quantile,
-    paired_interval,
-    reliability,
-    score_named,
-)
+from resmem._scores.intervals import estimate_of, expected_of, paired_interval
+from resmem._scores.metrics import error_of, gains_of, reliability, score_named
 
 NAMES = {
     "classification": ["log_loss", "accuracy", "brier", "calibration_error"],
@@ -150,29 +143,6 @@ def test_reliability_bins_include_their_lower_edge():
     assert error_of(rows, means, accuracy) == pytest.approx((3 * (0.58 - 1 / 3) + 0.25) / 6)
 
 
-def test_paired_interval_is_the_normal_interval_of_a_mean():
-    interval = paired_interval([1.0, 2.0, 3.0, 6.0])
-    half = 1.959963984540054 * math.sqrt(14 / 3) / 2
-    assert interval == pytest.approx((3.0, 3 - half, 3 + half, 0.95))
-    assert paired_interval(np.array([2.0, 2.0])) == Interval(2.0, 2.0, 2.0, 0.95)
-    narrow = paired_interval([1.0, 2.0, 3.0, 6.0], confidence=0.5)
-    assert interval.low < narrow.low < narrow.mean < narrow.high < interval.high
-
-
-def test_interval_of_few_or_infinite_gains_is_infinite():
-    assert math.isnan(paired_interval([]).mean)
-    assert paired_interval([])[1:] == (-math.inf, math.inf, 0.95)
-    assert paired_interval([3.0]) == Interval(3.0, -math.inf, math.inf, 0.95)
-    assert paired_interval([3.0, math.inf]) == Interval(math.inf, -math.inf, math.inf, 0.95)
-    assert math.isnan(paired_interval([-math.inf, math.inf]).mean)
-
-
-def test_interval_covers_the_mean_as_often_as_stated():
-    rng = np.random.default_rng(4)
-    intervals = [paired_interval(rng.exponential(size=200), 0.9) for _ in range(1000)]
-    assert 0.87 < np.mean([i.low <= 1 <= i.high for i in intervals]) < 0.93
-
-
 def test_function_as_score_is_called():
     def worst(predictions, targets):
         return np.abs(predictions - targets).max()
@@ -239,49 +209,11 @@ def test_predictions_of_values_are_checked(name):
         score.whole(np.empty(0), np.empty(0))
 
 
-@pytest.mark.parametrize("confidence", [0, 1, 95, math.nan])
-def test_confidence_outside_0_and_1_is_refused(confidence):
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        paired_interval([1.0, 2.0], confidence)
-
-
-@pytest.mark.parametrize("confidence", [1 - 1e-16, 1 - 2**-53, np.float64(1 - 2**-52)])
-def test_a_confidence_next_to_1_has_an_interval(confidence):
-    """The tail beyond 1 - 2^-53 is 2^-54, whose quantile is -8.2924 (by mpmath)."""
-    _, low, high, kept = paired_interval([1.0, 2.0, 4.0], confidence)
-    z = 8.29236107581 if confidence == 1 - 2**-53 else 8.20953615160
-    half = z * np.std([1.0, 2.0, 4.0], ddof=1) / math.sqrt(3)
-    np.testing.assert_allclose([low, high], [7 / 3 - half, 7 / 3 + half], rtol=1e-10)
-    assert kept == confidence
-
-
-@pytest.mark.parametrize("confidence", [5e-324, 1e-300, 2**-60, 1e-12])
-def test_a_confidence_next_to_0_has_an_interval(confidence):
-    mean, low, high, _ = paired_interval([1.0, 2.0, 4.0], confidence)
-    assert 0 <= high - mean < 1e-11
-    assert math.copysign(1, normal_quantile(confidence)) == 1
-    np.testing.assert_allclose(mean - low, high - mean, atol=1e-15)
-
-
-def test_gains_of_two_dimensions_are_refused():
-    with pytest.raises(ValueError, match=r"shape \(n,\)"):
-        paired_interval(np.ones((2, 2)))
-
-
-# ---- losses too rare to be among the rows ------------------------------------------------------
-
-
-def test_a_worst_gain_counts_as_one_more_row():
-    gains = np.linspace(-0.1, 0.3, 20)
-    plain, careful = paired_interval(gains), paired_interval(gains, worst=-4.0)
-    wanted = paired_interval(np.append(gains, -4.0))
-    assert careful == (plain.mean, wanted.low, wanted.high, 0.95)
-    assert careful.low < 0 < plain.low
-    assert paired_interval(gains, worst=9.0).high <= plain.high  # better than the mean is no worst
+# ---- scores taken apart into rows --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["log_loss", "brier", "accuracy"])
-def test_worst_gains_are_those_of_the_worst_class(name):
+def test_gains_by_class_are_those_that_each_class_gives(name):
     rng = np.random.default_rng(3)
     one, other = rng.dirichlet(np.ones(4), (2, 30))
     score = score_named(name, "classification")
@@ -290,9 +222,38 @@ def test_worst_gains_are_those_of_the_worst_class(name):
         [
             sign * (score.rows(other, np.full(30, c)) - score.rows(one, np.full(30, c)))
             for c in range(4)
-        ]
+        ],
+        axis=1,
     )
-    np.testing.assert_allclose(score.worst(one, other), gains.min(axis=0), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(score.by_class(one, other), gains, rtol=1e-12, atol=1e-15)
+    second, fourth = expected_of(gains, other)
+    drawn = gains[0, rng.choice(4, 200_000, p=other[0])]
+    off = drawn - drawn.mean()
+    assert second[0] == pytest.approx(np.square(off).mean(), rel=0.03)
+    assert fourth[0] == pytest.approx((off**4).mean(), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["rmse", "r2"])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_parts_of_smooth_scores_have_their_mean_and_error(name, columns):
+    """The delta method's error is that of a jackknife over all rows, but for terms of 1 / n."""
+    rng = np.random.default_rng(8)
+    score, n = score_named(name, "regression"), 400
+    wanted = rng.standard_normal((n, columns)) * [3, 1, 2][:columns]
+    given_values = wanted + rng.standard_normal((n, columns))
+    values = score.values(score.numbers(given_values, wanted), wanted)
+    assert values.mean() == pytest.approx(score.whole(given_values, wanted), rel=1e-12)
+    every = np.arange(n)
+    without = np.array([score.whole(given_values[every != i], wanted[every != i]) for i in every])
+    jackknife = math.sqrt(np.square(without - without.mean()).sum() * (n - 1) / n)
+    assert estimate_of(values).error == pytest.approx(jackknife, rel=0.02)
+
+
+def test_parts_of_perfect_and_constant_values_are_finite():
+    same = np.full(5, 2.0)
+    for name, best in (("rmse", 0.0), ("r2", 1.0)):
+        score = score_named(name, "regression")
+        assert score.values(score.numbers(same, same), same).tolist() == [best] * 5
 
 
 @given(

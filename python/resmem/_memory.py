@@ -658,9 +658,12 @@ class Memory:
         key_dtype: Any = None,
         score: str | Callable[[Any, Any], float] | None = None,
         greater_is_better: bool | None = None,
-        folds: Any = 5,
+        folds: Any = 10,
+        groups: Any = None,
+        times: Any = None,
         rule: Literal["best", "one_se"] = "best",
         confidence: float = 0.95,
+        risk: float | None = None,
         seed: int = 0,
         exclude_ids: Any = None,
         loo: bool = False,
@@ -674,7 +677,13 @@ class Memory:
         the others choose settings, and its own rows compare these with the base model, whose
         temperature the others chose as well. If the interval of this gain is not clear of 0, or if
         stand-ins for the neighbours gain as much (the mean residual of all rows, the neighbours of
-        other validation rows), ``strength`` becomes 0 and the result says so.
+        other validation rows), ``strength`` becomes 0 and the result says so. The temperature is
+        changed without the memory only if that gain is clear of 0, too.
+
+        Validation rows are taken as independent, unless ``groups`` or ``times`` tell more, or the
+        rows show it; a note says so then. Rows with the same embedding, which the memory lacks, and
+        rows much nearer to each other than to the memory, are judged as groups. If gains of rows
+        that follow each other are alike, 16 batches of consecutive rows are.
 
         Time grows with rows x settings x columns: with tens of thousands of columns, try few
         values on few rows.
@@ -705,13 +714,24 @@ class Memory:
         greater_is_better : bool, optional
             Whether a greater score is better; needed if ``score`` is a function.
         folds : int or int array (q,)
-            The number of folds, default 5; or the fold of each row, so that rows that belong
-            together stay together.
+            The number of folds, default 10; or the fold of each row. An array cuts the rows and
+            says nothing else: rows of a fold count as independent unless ``groups`` are given.
+        groups : int array (q,), optional
+            The group of each row, such as its patient, user or document. A group lies in one fold,
+            and the intervals take groups as independent, not rows.
+        times : array (q,) of numbers or datetime64, optional
+            The time of each row; not with ``groups``. Folds are consecutive, settings for one are
+            chosen by those before it, the first only chooses, and the intervals take 16 batches of
+            consecutive rows as independent.
         rule : {"best", "one_se"}
             "one_se": the simplest setting (least strength first) that is not worse than the best
             by more than a standard error of their difference over folds. Default "best".
         confidence : float
             Confidence level of the intervals, default 0.95.
+        risk : float, optional
+            The probability of keeping a useless memory that you accept, above 0 and at most 0.5: a
+            gain is clear of 0 if the lower end of its interval at this one-sided risk is positive.
+            More is bolder. Default (1 - confidence) / 2, so 0.025.
         seed : int
             Seed of the random folds and samples, default 0.
         exclude_ids : int array (q,) or (q, m), optional
@@ -734,7 +754,8 @@ class Memory:
         Warns
         -----
         UserWarning
-            A note of the result: a chosen value is at the edge of the values that were tried.
+            A note of the result: a chosen value is at the edge of the values that were tried, or
+            validation rows depend on each other.
         ResmemWarning
             Other notes of the result: the memory's residuals are smaller than those of fresh rows;
             validation rows are rows of the memory; the base model gives probability 0 to classes
@@ -745,8 +766,9 @@ class Memory:
             self._state.view, embeddings, outputs, targets, k=k, sigma=sigma,
             temperature=temperature, strength=strength, probability_map=probability_map,
             methods=methods, preprocess=preprocess, key_dtype=key_dtype, score=score,
-            greater_is_better=greater_is_better, folds=folds, rule=rule, confidence=confidence,
-            seed=seed, exclude_ids=exclude_ids, loo=loo, threads=threads, progress=progress,
+            greater_is_better=greater_is_better, folds=folds, groups=groups, times=times, rule=rule,
+            confidence=confidence, risk=risk, seed=seed, exclude_ids=exclude_ids, loo=loo,
+            threads=threads, progress=progress,
         )  # fmt: skip
         if apply:
             self.use(result.best)

@@ -137,13 +137,15 @@ def tune(options: Namespace) -> Outcome:
     """Call Memory.tune, and with --apply append the chosen settings to the file."""
     if options.apply and _is_export(options.memory):
         raise ValueError(f"{options.memory!r} is an export; only .resmem files can be applied to")
+    told = ("groups", "times")
     if options.loo:
-        refuse_rows(options)
+        refuse_rows(options, *told)
     memory = _load(options)
     kept = memory.preprocess, memory.key_dtype
     rows = None if options.loo else LabelledRows(options)
-    names = (*TUNED_SETTINGS, "score", "folds", "rule", "confidence", "seed")
+    names = (*TUNED_SETTINGS, "score", "folds", "rule", "confidence", "risk", "seed")
     values = {name: getattr(options, name) for name in names}
+    values |= {name: inputs.optional(getattr(options, name), name) for name in told}
     settings = {name: value for name, value in values.items() if value is not None}
     with _bar(options, "tune", None, "rows") as step:
         result = tuned(memory, rows, options, step, apply=options.apply, **settings)

@@ -56,10 +56,10 @@ def evaluated(
     return memory.evaluate(**given, knn=knn, published=published, threads=options.threads)
 
 
-def refuse_rows(options: Namespace) -> None:
-    """Raise ValueError if --loo is given together with rows."""
-    given = [name for name in (*ROWS, "exclude_ids") if getattr(options, name) is not None]
-    if given:
+def refuse_rows(options: Namespace, *more: str) -> None:
+    """Raise ValueError if --loo is given together with rows, or with these options of theirs."""
+    named = (*ROWS, "exclude_ids", *more)
+    if given := [name for name in named if getattr(options, name) is not None]:
         left_out = given[0].replace("_", "-")
         raise ValueError(f"--loo tries the rows of the memory itself: leave out --{left_out}")
 

@@ -197,10 +197,19 @@ def _tune(commands: _Commands) -> None:
     how.add_argument("--score", metavar="NAME", help="such as log_loss, accuracy, rmse")
     how.add_argument("--folds", type=int, metavar="N", help="number of folds of validation rows")
     how.add_argument(
+        "--groups", type=Source, metavar=_ARRAY, help="the group of each row, which stays whole"
+    )
+    how.add_argument(
+        "--times", type=Source, metavar=_ARRAY, help="the time of each row: the past chooses"
+    )
+    how.add_argument(
         "--rule", metavar="RULE", help="best, or one_se: the simplest within one standard error"
     )
     how.add_argument(
         "--confidence", type=float, metavar="P", help="confidence level of the gain's interval"
+    )
+    how.add_argument(
+        "--risk", type=float, metavar="P", help="accepted probability of keeping a useless memory"
     )
     how.add_argument("--seed", type=int, metavar="N", help="seed of the folds")
 

@@ -20,7 +20,8 @@ from resmem._evaluation.result import Evaluation, MethodResult
 from resmem._evaluation.rows import EvaluatedRows, GivenRows, OwnRows
 from resmem._evaluation.tallies import ClassTally, Mask, Tally, ValueTally
 from resmem._scores.groups import labelled_groups
-from resmem._scores.metrics import Interval, gains_of, paired_interval, reliability
+from resmem._scores.intervals import Interval, paired_interval
+from resmem._scores.metrics import gains_of, reliability
 from resmem._scores.trained import note_of_trained_rows
 
 _MOST_EXAMPLES = 50  # rows listed as corrected, and as harmed

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from resmem._evaluation.explain import Explanation, aligned
-from resmem._scores.metrics import Interval
+from resmem._scores.intervals import Interval
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from resmem._report.words import (
     sign,
     verdict,
 )
-from resmem._scores.metrics import Interval
+from resmem._scores.intervals import Interval
 
 from .page import Html, Part, definitions, details, element, joined, paragraph, section, table
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem._base import checks, convert
-from resmem._base.arrays import I64
+from resmem._base.arrays import I64, to_numpy
 
 
 def fold_numbers(folds: Any, seed: int, targets: npt.NDArray[Any]) -> I64:
@@ -26,12 +26,80 @@ def fold_numbers(folds: Any, seed: int, targets: npt.NDArray[Any]) -> I64:
         if (given == given[0]).all():
             raise ValueError(f"folds must have at least two numbers, got {given[0]} alone")
         return given
-    count = checks.count(folds, "folds", least=2)
-    if count > n:
-        raise ValueError(f"folds must be at most the number of rows ({n}), got {count}")
+    count = _count(folds, n)
     order = np.random.RandomState(checks.count(seed, "seed", least=0)).permutation(n)
     if targets.ndim == 1 and targets.dtype.kind in "iu":
         order = order[np.argsort(targets[order], kind="stable")]
     numbers = np.empty(n, dtype=np.int64)
     numbers[order] = np.arange(n) % count
     return numbers
+
+
+def group_folds(folds: Any, seed: int, targets: npt.NDArray[Any], groups: I64) -> I64:
+    """Return the fold of each row, (n,), such that each of the groups (n,) lies in one fold.
+
+    ``folds`` gives these numbers, as for ``fold_numbers``, or how many there are, at most as many
+    as groups. Then groups are dealt out by size, those of one size by the class of their first row.
+    """
+    n = len(targets)
+    if not isinstance(folds, (int, np.integer)):
+        return fold_numbers(folds, seed, targets)
+    _, first, number = np.unique(groups, return_index=True, return_inverse=True)
+    sizes = np.bincount(number.reshape(-1))
+    count = min(_count(folds, n), len(sizes))
+    order = np.random.RandomState(checks.count(seed, "seed", least=0)).permutation(len(sizes))
+    classes = np.zeros(len(sizes), dtype=np.int64)
+    if targets.ndim == 1 and targets.dtype.kind in "iu":
+        classes = targets[first].astype(np.int64)
+    order = order[np.lexsort((classes[order], -sizes[order]))]
+    of_group = np.empty(len(sizes), dtype=np.int64)
+    of_group[order] = np.arange(len(sizes)) % count
+    return of_group[number.reshape(-1)]
+
+
+def group_numbers(groups: Any, n: int) -> I64:
+    """Return the checked numbers (n,) of the rows' groups."""
+    given = convert.integers(groups, "groups", "(n,)")
+    checks.same_length("groups", len(given), "targets", n)
+    if n and (given == given[0]).all():
+        raise ValueError(f"groups must have at least two numbers, got {given[0]} alone")
+    return given
+
+
+def time_folds(folds: Any, ranks: I64) -> I64:
+    """Return the fold of each row, (n,): consecutive in time, and equal for equal ``ranks``."""
+    if not isinstance(folds, (int, np.integer)):
+        raise ValueError(
+            "folds must be a number where times are given, which cut the rows themselves; "
+            f"got an array of {len(folds)}"
+        )
+    n = len(ranks)
+    found: I64 = ranks * _count(folds, n) // max(n, 1)
+    if n and (found == found[0]).all():
+        raise ValueError("times must differ between folds, got one time for nearly all rows")
+    return found
+
+
+def time_ranks(times: Any, n: int) -> I64:
+    """Return, for each row, how many rows have an earlier time, (n,)."""
+    given = to_numpy(times, "times")
+    if given.ndim != 1:
+        raise ValueError(f"times must have shape (n,), got {given.shape}")
+    if given.dtype.kind not in "iufM":
+        raise TypeError(
+            f"times must hold numbers or datetime64, got dtype {given.dtype}; convert them with "
+            "numpy.asarray(times, dtype='datetime64[us]')"
+        )
+    checks.same_length("times", len(given), "targets", n)
+    unknown = np.isnat(given) if given.dtype.kind == "M" else np.isnan(given)
+    if unknown.any():
+        raise ValueError(f"times: row {int(np.argmax(unknown))} has no time (NaN or NaT)")
+    return np.searchsorted(np.sort(given), given).astype(np.int64)
+
+
+def _count(folds: Any, n: int) -> int:
+    """Return the checked number of folds of ``n`` rows."""
+    count = checks.count(folds, "folds", least=2)
+    if count > n:
+        raise ValueError(f"folds must be at most the number of rows ({n}), got {count}")
+    return count

@@ -1,4 +1,4 @@
-"""Scores of predictions, over all rows and row by row, and confidence intervals of means."""
+"""Scores of predictions, over all rows and row by row."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -46,18 +45,29 @@ class Score:
     whole: ScoreFunction  # the score from (predictions, targets)
     rows: RowFunction | None = None  # (n,) values whose mean is the score; None if it is no mean
     custom: bool = False  # whether the function is the caller's
-    # From (predictions, others), (n, C) each: the least gain (n,) of the predictions over the
-    # others that any class would give; None where no bound is known.
-    worst: RowFunction | None = None
+    # From (predictions, others), (n, C) each: the gains (n, C) of the predictions over the others
+    # that each class would give; None where rows have no class, or the score is no mean.
+    by_class: RowFunction | None = None
+    # Of a score that is a smooth function of means over rows: what (n,) it needs of each row, and
+    # the values (n,), made of these and the targets, whose mean is the score and whose spread over
+    # rows is that of the score (to first order, by the delta method).
+    parts: RowFunction | None = None
+    linear: RowFunction | None = None
 
+    @property
+    def by_row(self) -> bool:
+        """Whether the score is made of numbers of single rows."""
+        return self.rows is not None or self.parts is not None
 
-class Interval(NamedTuple):
-    """A mean, and an interval that covers the true mean with this confidence."""
+    def numbers(self, predictions: Any, targets: Any) -> F64:
+        """Return the number of each row of which ``values`` makes the score."""
+        found = self.rows or self.parts
+        assert found is not None
+        return found(predictions, targets)
 
-    mean: float
-    low: float
-    high: float
-    confidence: float
+    def values(self, numbers: F64, targets: Any) -> F64:
+        """Return values (n,) with the mean and the spread of the score from the rows' numbers."""
+        return numbers if self.linear is None else self.linear(numbers, targets)
 
 
 def score_named(
@@ -117,60 +127,6 @@ def _check_order(score: ScoreFunction, name: str) -> None:
         )
 
 
-def paired_interval(
-    gains: Any, confidence: float = 0.95, worst: float | None = None, groups: I64 | None = None
-) -> Interval:
-    """Return the mean of gains (n,) and its interval by normal theory.
-
-    The gains, such as differences of losses of the same rows, are taken as independent draws:
-    mean +- z * s / sqrt(n), with the sample's standard deviation ``s``. Rows that are alike or
-    come in groups make the interval too narrow, and so do losses too rare to be among them: with
-    ``worst``, the interval counts one more row that gained ``worst``. With ``groups`` (n,), whole
-    numbers, the groups are the independent draws: the squared standard error is
-    G / (G - 1) * sum_g (sum over the rows of g of (gain - mean))^2 / n^2 for G groups. With fewer
-    than two gains or groups, or infinite gains, the spread is unknown and the interval is
-    infinite. Without gains the mean is NaN.
-    """
-    confidence = checked_confidence(confidence)
-    array = np.asarray(gains, dtype=np.float64)
-    if array.ndim != 1:
-        raise ValueError(f"gains must have shape (n,), got {array.shape}")
-    n = len(array)
-    with np.errstate(invalid="ignore"):
-        mean = float(array.mean()) if n else math.nan
-    if n < 2 or not math.isfinite(mean):
-        return Interval(mean, -math.inf, math.inf, confidence)
-    z = normal_quantile(confidence)
-    if groups is not None:
-        rows = np.bincount(groups)
-        sums = np.bincount(groups, array - mean)[rows > 0]
-        if len(sums) < 2:
-            return Interval(mean, -math.inf, math.inf, confidence)
-        half = z * math.sqrt(len(sums) / (len(sums) - 1) * float(np.square(sums).sum())) / n
-        return Interval(mean, mean - half, mean + half, confidence)
-    if worst is not None:
-        array, n = np.append(array, min(worst, mean)), n + 1
-    middle, half = float(array.mean()), z * float(array.std(ddof=1)) / math.sqrt(n)
-    return Interval(mean, middle - half, middle + half, confidence)
-
-
-def checked_confidence(confidence: Any) -> float:
-    """Return the confidence as a float; refuse all but numbers between 0 and 1."""
-    checked = checks.number(confidence, "confidence")
-    if not 0 < checked < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence!r}")
-    return checked
-
-
-def normal_quantile(confidence: float) -> float:
-    """Return the ``z`` for which a standard normal draw lies in [-z, z] with this probability.
-
-    It is computed from the lower tail: 1 - confidence is exact near 1, where 0.5 + confidence / 2
-    would be rounded to 1 and have no quantile.
-    """
-    return 0.0 - NormalDist().inv_cdf((1 - confidence) / 2)
-
-
 # -------------------------------------------------------------------- classification
 
 
@@ -221,24 +177,26 @@ def gains_of(losses: F64, others: F64) -> F64:
     return gains
 
 
-def worst_log_loss(predictions: F64, others: F64) -> F64:
-    """Return each row's least ``log p - log p'`` of any class, with p at least 2**-1022."""
-    ratios = np.maximum(predictions, _SMALLEST) / np.maximum(others, _SMALLEST)
-    least: F64 = np.log(ratios.min(axis=1))
-    return least
+def log_loss_by_class(predictions: F64, others: F64) -> F64:
+    """Return the gain in log-loss that each class would give, with chances of at least 2**-1022."""
+    one, other = (np.log(np.maximum(chances, _SMALLEST)) for chances in (predictions, others))
+    gains: F64 = one - other
+    return gains
 
 
-def worst_hit(predictions: F64, others: F64) -> F64:
-    """Return -1.0 where the predicted classes differ, as the other may be correct; else 0.0."""
-    least: F64 = np.where(predictions.argmax(axis=1) != others.argmax(axis=1), -1.0, 0.0)
-    return least
+def hit_by_class(predictions: F64, others: F64) -> F64:
+    """Return the gain in accuracy that each class would give."""
+    classes = np.arange(predictions.shape[1])
+    one, other = (each.argmax(axis=1)[:, None] == classes for each in (predictions, others))
+    gains: F64 = one.astype(np.float64) - other
+    return gains
 
 
-def worst_brier(predictions: F64, others: F64) -> F64:
-    """Return each row's least gain in Brier score that any class would give."""
+def brier_by_class(predictions: F64, others: F64) -> F64:
+    """Return the gain in Brier score that each class would give."""
     squares = np.square(others).sum(axis=1) - np.square(predictions).sum(axis=1)
-    least: F64 = squares + 2 * (predictions - others).min(axis=1)
-    return least
+    gains: F64 = squares[:, None] + 2 * (predictions - others)
+    return gains
 
 
 def calibration_error(predictions: Any, targets: Any) -> float:
@@ -276,6 +234,18 @@ def rmse(predictions: Any, targets: Any) -> float:
     return math.sqrt(float(np.square(_errors(predictions, targets)).mean()))
 
 
+def squared_errors(predictions: Any, targets: Any) -> F64:
+    """Return each row's mean of squared errors over its columns."""
+    errors: F64 = np.square(_errors(predictions, targets)).mean(axis=1)
+    return errors
+
+
+def linear_rmse(squares: F64, targets: Any) -> F64:
+    """Return values (n,) whose mean is the root of the mean of ``squares`` (n,)."""
+    root = math.sqrt(float(squares.mean()))
+    return squares if root == 0 else root + (squares - root * root) / (2 * root)
+
+
 def absolute_errors(predictions: Any, targets: Any) -> F64:
     """Return each row's mean of |error| over its columns."""
     errors: F64 = np.abs(_errors(predictions, targets)).mean(axis=1)
@@ -293,6 +263,18 @@ def r2(predictions: Any, targets: Any) -> float:
     wanted = wanted - wanted[0]  # a constant column is exactly 0
     total = float(np.square(wanted - wanted.mean(axis=0)).sum())
     return r2_from_sums(float(np.square(errors).sum()), total)
+
+
+def linear_r2(squares: F64, targets: Any) -> F64:
+    """Return values (n,) whose mean is the score ``r2``, from each row's mean squared error."""
+    wanted = _values(targets, "targets")
+    spread = np.square(wanted - wanted.mean(axis=0)).mean(axis=1)
+    total = float(spread.mean())
+    score = r2_from_sums(float(squares.mean()), total)
+    if total == 0:
+        return np.full(len(squares), score)
+    values: F64 = score + ((1 - score) * spread - squares) / total
+    return values
 
 
 def r2_from_sums(residual: float, total: float) -> float:
@@ -373,14 +355,24 @@ def _checked(function: ScoreFunction, name: str) -> ScoreFunction:
 
 _SCORES = (
     Score(
-        "log_loss", "classification", False, _mean_of(log_losses), log_losses, worst=worst_log_loss
+        "log_loss",
+        "classification",
+        False,
+        _mean_of(log_losses),
+        log_losses,
+        by_class=log_loss_by_class,
     ),
-    Score("accuracy", "classification", True, _mean_of(hits), hits, worst=worst_hit),
+    Score("accuracy", "classification", True, _mean_of(hits), hits, by_class=hit_by_class),
     Score(
-        "brier", "classification", False, _mean_of(brier_scores), brier_scores, worst=worst_brier
+        "brier",
+        "classification",
+        False,
+        _mean_of(brier_scores),
+        brier_scores,
+        by_class=brier_by_class,
     ),
     Score("calibration_error", "classification", False, calibration_error),
-    Score("rmse", "regression", False, rmse),
+    Score("rmse", "regression", False, rmse, parts=squared_errors, linear=linear_rmse),
     Score("mae", "regression", False, _mean_of(absolute_errors), absolute_errors),
-    Score("r2", "regression", True, r2),
+    Score("r2", "regression", True, r2, parts=squared_errors, linear=linear_r2),
 )

@@ -19,18 +19,28 @@ import numpy.typing as npt
 
 from resmem._base.arrays import F64, I64, Array
 from resmem._base.blocks import blocks
-from resmem._scores.metrics import Interval, Score, gains_of, normal_quantile, paired_interval
+from resmem._scores.intervals import Estimate, Expected, Interval, estimate_of, expected_of
+from resmem._scores.metrics import Score, gains_of
 from resmem._state.settings import Settings
+from resmem._tuning.dependence import Dependence, Mask, numbered
 from resmem._tuning.extension import MOST_EXTENSIONS, edges, extended
 from resmem._tuning.grid import Grid
 from resmem._tuning.result import TABLE, TuneResult
 from resmem._tuning.validation import Predictor, ValidationRun, scores_of
 
 _JACKKNIFE_GROUPS = 50  # groups of rows
+_MOST_TIMES = 100.0  # as many rows as there are; more that would be needed are not told of
+_ORDER_NOTE = (
+    "gains of rows that follow each other are alike, so the intervals take batches of them as "
+    "independent, not rows; times= tells their order in time, groups= which belong together; if "
+    "their order has no meaning, shuffle them"
+)
+STAND_INS = {
+    "mean": "the mean residual of all rows",
+    "shuffled": "the neighbours of other rows",
+}
 PROOF_PREDICTIONS = 5  # predictions of each row that the proof compares
 KEYS_PREDICTIONS = 2  # predictions of each row that compare ways to keep keys
-
-Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Costs:
 
     every: F64  # (settings,) over all rows
     own: F64  # (folds, settings) over the rows of a fold; no folds unless the rule is "one_se"
-    rest: F64  # (folds, settings) over the rows of all other folds
+    rest: F64  # (folds, settings) over the rows of the folds that choose for a fold
 
     @staticmethod
     def joined(parts: Sequence[Costs]) -> Costs:
@@ -48,7 +58,7 @@ class Costs:
         return Costs(*(np.concatenate(column, axis=-1) for column in columns))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tuner:
     """Chooses among the settings of one or several runs, which differ in how keys are kept."""
 
@@ -56,13 +66,19 @@ class Tuner:
     score: Score
     rule: str
     confidence: float
+    risk: float  # the accepted probability of keeping a useless memory
     seed: int
+    # What the caller says of the rows, and from the search on also what their keys show.
+    dependence: Dependence
 
     def run(self) -> TuneResult:
         """Search, sweep, choose and prove."""
         times = [time.perf_counter()]
         for run in self.runs:
             run.find_neighbours()
+        self.dependence = self.dependence.detected(self.runs[0], self.seed)
+        for run in self.runs:
+            run.folds = self.folds
         times.append(time.perf_counter())
         parts = [self._costs(run) for run in self.runs]
         if not self.score.custom:  # each setting of a caller's function takes long
@@ -105,7 +121,7 @@ class Tuner:
     @property
     def folds(self) -> I64:
         """The fold (q,) of each row."""
-        return self.runs[0].folds
+        return self.dependence.folds
 
     @property
     def cost_sign(self) -> float:
@@ -132,13 +148,14 @@ class Tuner:
         return Costs.joined(found)
 
     def _over_folds(self, cost: Callable[[Mask], F64]) -> Costs:
-        """Return the costs over all rows, each fold, and all others.
+        """Return the costs over all rows, each fold, and the folds that choose for it.
 
         ``cost`` returns the costs over the rows of the folds that its mask selects.
         """
         count = int(self.folds.max()) + 1
         one = np.eye(count, dtype=np.bool_)
-        every, rest = cost(np.ones(count, dtype=np.bool_)), np.stack([cost(mask) for mask in ~one])
+        choosing = [self.dependence.choosing(fold) for fold in range(count)]
+        every, rest = cost(np.ones(count, dtype=np.bool_)), np.stack([cost(m) for m in choosing])
         own = [cost(mask) for mask in one] if self.rule == "one_se" else []
         return Costs(every, np.stack(own) if own else np.empty((0, len(every))), rest)
 
@@ -200,54 +217,71 @@ Pick: TypeAlias = tuple[Settings, int, Predictor]
 class HeldOutComparison:
     """Compares methods, each by the predictions that its pick for a fold makes of the fold's rows.
 
-    If the score is a mean over rows, only a few numbers of each row are kept.
+    If the score is made of numbers of single rows, only these are kept.
     """
 
     def __init__(self, tuner: Tuner, picks: dict[str, list[Pick]]) -> None:
         self._tuner, self._picks = tuner, picks
-        self._worst: dict[tuple[str, str], float] = {}
-        q, columns = len(tuner.folds), tuner.runs[0].rows.columns
-        self._by_row = tuner.score.rows is not None
-        self._costs = {name: np.empty(q) for name in picks}
+        self._rows = tuner.dependence.judged
+        self.in_order = False  # whether gains of rows near each other in their order were alike
+        # For each pair of methods, sums over rows of the second and the fourth moment of the gain
+        # that the base expects.
+        self._expected: dict[tuple[str, str], F64] = {}
+        n, columns = len(self._rows), tuner.runs[0].rows.columns
         self._whole: dict[str, Array] = {}
-        if not self._by_row:
-            every = np.arange(q)
-            self._whole = {name: tuner.shaped(self._predicted(name, every)) for name in picks}
+        if not tuner.score.by_row:
+            self._whole = {name: tuner.shaped(self._predicted(name, self._rows)) for name in picks}
             return
-        for block in blocks(q, 8 * columns * (len(picks) + 1)):
-            self._compare(np.arange(block.start, block.stop))
+        numbers = {name: np.empty(n) for name in picks}
+        for block in blocks(n, 8 * columns * (len(picks) + 1)):
+            self._compare(block, numbers)
+        self._values = {
+            name: tuner.cost_sign * tuner.score.values(each, self._targets)
+            for name, each in numbers.items()
+        }
 
-    def gain(self, name: str, other: str) -> Interval:
+    @property
+    def _targets(self) -> Array:
+        return self._tuner.targets[self._rows]
+
+    def gain(self, name: str, other: str) -> Estimate:
         """Return the gain of method ``name`` over method ``other``."""
         tuner = self._tuner
-        if not self._by_row:
+        if not tuner.score.by_row:
             return self._jackknife(self._whole[name], self._whole[other])
-        worst = None
-        if tuner.score.worst is not None:
-            worst = self._worst[name, other] / len(tuner.folds)
-        gains = gains_of(self._costs[name], self._costs[other])
-        return paired_interval(gains, tuner.confidence, worst)
+        gains = gains_of(self._values[name], self._values[other])
+        classes = self._targets if tuner.runs[0].spec.task == "classification" else None
+        clusters, shown = tuner.dependence.clusters(gains, classes)
+        self.in_order |= shown
+        expected = None
+        if tuner.score.by_class is not None:
+            second, fourth = self._expected[name, other]
+            expected = Expected(second / len(gains), fourth / second if second > 0 else 0.0)
+        return estimate_of(gains, clusters, expected)
 
     def score(self, name: str) -> float:
-        """Return the score of a method over all rows."""
-        if self._by_row:
-            return float(self._tuner.cost_sign * self._costs[name].mean())
-        return self._tuner.score.whole(self._whole[name], self._tuner.targets)
+        """Return the score of a method over the judged rows."""
+        if self._tuner.score.by_row:
+            return float(self._tuner.cost_sign * self._values[name].mean())
+        return self._tuner.score.whole(self._whole[name], self._targets)
 
-    def _compare(self, rows: I64) -> None:
-        """Compute the costs of some rows, and add up the worst gains that these rows allow."""
-        tuner, score = self._tuner, self._tuner.score
+    def _compare(self, block: slice, numbers: dict[str, F64]) -> None:
+        """Compute the numbers of some rows, and add up what the base expects of their gains."""
+        tuner, score, rows = self._tuner, self._tuner.score, self._rows[block]
         predicted = {name: tuner.shaped(self._predicted(name, rows)) for name in self._picks}
-        assert score.rows is not None
         for name, values in predicted.items():
-            self._costs[name][rows] = tuner.cost_sign * score.rows(values, tuner.targets[rows])
-        if score.worst is None:
+            numbers[name][block] = score.numbers(values, tuner.targets[rows])
+        if score.by_class is None:
             return
         for name, values in predicted.items():
             for other, others in predicted.items():
-                if name != other:
-                    worst = float(score.worst(values, others).sum())
-                    self._worst[name, other] = self._worst.get((name, other), 0.0) + worst
+                if name == other:
+                    continue
+                # What is beaten is taken as right; stand-ins for neighbours are not.
+                truth = predicted["base"] if other in STAND_INS else others
+                moments = expected_of(score.by_class(values, others), truth)
+                sums = np.array([each.sum() for each in moments])
+                self._expected[name, other] = self._expected.get((name, other), 0.0) + sums
 
     def _predicted(self, name: str, rows: I64) -> Array:
         tuner, picks = self._tuner, self._picks[name]
@@ -260,13 +294,17 @@ class HeldOutComparison:
                 predicted[mine] = tuner.runs[run].predictions(settings, rows[mine], predictor)
         return predicted
 
-    def _jackknife(self, first: Array, second: Array) -> Interval:
-        """Return the gain in a score that is not a mean over rows, with a jackknife's interval.
+    def _jackknife(self, first: Array, second: Array) -> Estimate:
+        """Return the gain in a score that is not made of single rows, with a jackknife's error.
 
-        The score is computed again without each of 50 random groups of rows.
+        The score is computed again without each of at most 50 groups: of random rows, or of rows
+        that belong together. Student's quantile for so few groups allows for heavy tails.
         """
-        tuner, targets = self._tuner, self._tuner.targets
-        groups = np.random.RandomState(tuner.seed).permutation(len(first)) % _JACKKNIFE_GROUPS
+        tuner, targets = self._tuner, self._targets
+        clusters = tuner.dependence.known_clusters()
+        rows = np.arange(len(first)) if clusters is None else clusters
+        shuffled = np.random.RandomState(tuner.seed).permutation(int(rows.max()) + 1)
+        groups = numbered(shuffled[rows] % _JACKKNIFE_GROUPS)
 
         def gain(rows: Any) -> float:
             one, other = (tuner.score.whole(p[rows], targets[rows]) for p in (first, second))
@@ -274,9 +312,11 @@ class HeldOutComparison:
 
         count = int(groups.max()) + 1
         mean, without = gain(slice(None)), np.array([gain(groups != g) for g in range(count)])
-        variance = np.square(without - without.mean()).sum() * (count - 1) / count
-        half = normal_quantile(tuner.confidence) * math.sqrt(variance)
-        return Interval(mean, mean - half, mean + half, tuner.confidence)
+        with np.errstate(invalid="ignore"):
+            variance = float(np.square(without - without.mean()).sum()) * (count - 1) / count
+        if not math.isfinite(variance):
+            return Estimate(mean, math.inf, 1.0)
+        return Estimate(mean, math.sqrt(variance), count - 1.0)
 
 
 class Judge:
@@ -323,13 +363,14 @@ class Judge:
         }
         compared = HeldOutComparison(tuner, picks)
         gain, warmer = compared.gain("candidate", "base"), compared.gain("base", "given")
-        local, stand_in = min(
-            (compared.gain("candidate", name), name) for name in ("mean", "shuffled")
-        )
-        useful = min(gain.low, local.low) > 0 and compared.gain("candidate", "given").mean > 0
+        over = {name: compared.gain("candidate", name) for name in STAND_INS}
+        stand_in = min(over, key=lambda name: over[name].mean)
+        local, over_given = over[stand_in], compared.gain("candidate", "given").mean
+        clear = min(gain.low(tuner.risk), local.low(tuner.risk)) > 0
+        useful = clear and over_given > 0
         best = memory.settings[candidate]
         if not useful:
-            kept = memory.settings[base] if warmer.low > 0 else given
+            kept = memory.settings[base] if warmer.low(tuner.risk) > 0 else given
             # Switched off, the memory gets the k and sigma of the published method for its keys.
             plain = memory.settings[memory.best(self._present & self._as_published())]
             best = replace(
@@ -363,15 +404,20 @@ class Judge:
                 "candidate": self._score_of(memory, candidate),
             },
             held_out={name: compared.score(name) for name in ("base", "candidate")},
-            gain=gain,
-            local_gain=local,
-            temperature_gain=warmer,
+            gain=gain.interval(tuner.confidence),
+            local_gain=local.interval(tuner.confidence),
+            temperature_gain=warmer.interval(tuner.confidence),
             useful=useful,
             reason=self._reason(useful, gain, local, stand_in, bool(off[candidate])),
-            notes=self._edge_notes(candidate if useful else base),
+            notes=(
+                *tuner.dependence.notes,
+                *((_ORDER_NOTE,) if compared.in_order else ()),
+                *self._edge_notes(candidate if useful else base),
+            ),
             table=self._table(),
             per_fold=tuple(memory.settings[i] for i in chosen),
             seconds={},
+            risk=tuner.risk,
         )
 
     def _as_published(self) -> Mask:
@@ -393,7 +439,7 @@ class Judge:
             for name, where in (("every", every), ("present", present))
         }
         gain = HeldOutComparison(self._tuner, picks).gain("every", "present")
-        return every if gain.low > 0 else present
+        return every if gain.low(self._tuner.risk) > 0 else present
 
     def _picks(
         self, choices: RankedSettings, chosen: list[int], predictor: Predictor = "memory"
@@ -410,24 +456,49 @@ class Judge:
         return float(self._tuner.cost_sign * choices.costs.every[setting])
 
     def _reason(
-        self, useful: bool, gain: Interval, local: Interval, stand_in: str, base_is_best: bool
+        self, useful: bool, gain: Estimate, local: Estimate, stand_in: str, base_is_best: bool
     ) -> str:
-        name = f"in {self._tuner.score.name} on rows that did not choose"
+        tuner = self._tuner
+        name = f"in {tuner.score.name} on rows that did not choose"
+        at = "" if tuner.risk == (1 - tuner.confidence) / 2 else f" at a risk of {tuner.risk:g}"
         if useful:
-            return f"The memory helps: its gain {name}, {_gain_text(gain)}, is clear of 0."
+            return f"The memory helps: its gain {name}, {self._text(gain)}, is clear of 0{at}."
         off = "The memory is switched off:"
         if base_is_best:
             return f"{off} no setting of it is better than the base."
-        if gain.low > 0 and local.low <= 0:
-            other = {
-                "mean": "the mean residual of all rows",
-                "shuffled": "the neighbours of other rows",
-            }[stand_in]
+        if gain.low(tuner.risk) > 0 and local.low(tuner.risk) <= 0:
             return (
-                f"{off} its gain {name}, {_gain_text(gain)}, is not due to its neighbours. Over "
-                f"{other} it is {_gain_text(local)}, not clear of 0."
+                f"{off} its gain {name}, {self._text(gain)}, is not due to its neighbours. Over "
+                f"{STAND_INS[stand_in]} it is {self._text(local)}, not clear of 0{at}."
             )
-        return f"{off} its gain {name}, {_gain_text(gain)}, is not clear of 0."
+        few = self._too_few(gain, local)
+        if few is not None:
+            return f"{off} {few} Its gain {name} is {self._text(gain)}."
+        return f"{off} its gain {name}, {self._text(gain)}, is not clear of 0{at}."
+
+    def _too_few(self, gain: Estimate, local: Estimate) -> str | None:
+        """Return that there are too few rows, if more of them would make these gains clear of 0.
+
+        A standard error falls with the root of the number of rows, so ``(margin / mean)^2`` times
+        as many rows have a margin as large as the mean. More than 100 times as many are not worth
+        telling of.
+        """
+        rows, risk = len(self._tuner.dependence.judged), self._tuner.risk
+        unclear = [each for each in (gain, local) if each.low(risk) <= 0]
+        if not unclear or min(each.mean for each in unclear) <= 0:
+            return None
+        worst = max(unclear, key=lambda each: each.margin(risk) / each.mean)
+        times = (worst.margin(risk) / worst.mean) ** 2
+        if not times <= _MOST_TIMES:
+            return None
+        needed = float(f"{rows * times:.1e}")
+        return (
+            f"{rows:,} rows are too few to tell (a gain of {worst.mean:.2g} would need about "
+            f"{needed:,.0f})."
+        )
+
+    def _text(self, gain: Estimate) -> str:
+        return _gain_text(gain.interval(self._tuner.confidence))
 
     def _edge_notes(self, setting: int) -> tuple[str, ...]:
         """Return a note for each value of the setting that is the least or largest tried,

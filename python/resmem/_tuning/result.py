@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem._base.arrays import F64, I64, distinct
-from resmem._scores.metrics import Interval
+from resmem._scores.intervals import Interval
 from resmem._state.settings import Settings
 
 TABLE = np.dtype(
@@ -72,6 +72,9 @@ class TuneResult:
         The candidates chosen without each fold.
     seconds : dict
         Seconds that "search", "sweep" and "proof" took.
+    risk : float
+        The accepted probability of keeping a useless memory: gains are clear of 0 if the lower end
+        of their interval at this one-sided risk is positive.
     """
 
     task: str
@@ -96,6 +99,7 @@ class TuneResult:
     table: npt.NDArray[Any]
     per_fold: tuple[Settings, ...]
     seconds: dict[str, float]
+    risk: float = 0.025
 
     def with_notes(self, notes: tuple[str, ...]) -> TuneResult:
         """Return the same result with these notes."""

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from resmem._base import checks
-from resmem._base.arrays import I64, Array
+from resmem._base.arrays import I64
 from resmem._base.errors import warn
 from resmem._base.execution import Execution, execution_of
 from resmem._base.sample import sample
@@ -23,8 +23,8 @@ from resmem._correction.simplex import map_named
 from resmem._keys.preprocess import preprocess_named
 from resmem._rows.plausible import OverlapCounter
 from resmem._rows.snapshot import Snapshot
-from resmem._scores.folds import fold_numbers
-from resmem._scores.metrics import Score, checked_confidence, score_named
+from resmem._scores.intervals import checked_confidence, checked_risk
+from resmem._scores.metrics import Score, score_named
 from resmem._scores.trained import (
     CURE,
     TRAINED_SHARE,
@@ -33,6 +33,7 @@ from resmem._scores.trained import (
 )
 from resmem._state.settings import Settings
 from resmem._state.view import MemoryView
+from resmem._tuning.dependence import Dependence
 from resmem._tuning.grid import grid_of, names_to_try
 from resmem._tuning.judge import KEYS_PREDICTIONS, PROOF_PREDICTIONS, Tuner
 from resmem._tuning.result import TuneResult
@@ -46,9 +47,9 @@ _LONG = 10.0  # seconds left that are worth a warning
 def tune(
     view: MemoryView, embeddings: Any, outputs: Any, targets: Any, *, k: Any, sigma: Any,
     temperature: Any, strength: Any, probability_map: Any, methods: Any, preprocess: Any,
-    key_dtype: Any, score: Any, greater_is_better: bool | None, folds: Any,
-    rule: Literal["best", "one_se"], confidence: float, seed: int, exclude_ids: Any, loo: bool,
-    threads: int | None, progress: Any,
+    key_dtype: Any, score: Any, greater_is_better: bool | None, folds: Any, groups: Any, times: Any,
+    rule: Literal["best", "one_se"], confidence: float, risk: float | None, seed: int,
+    exclude_ids: Any, loo: bool, threads: int | None, progress: Any,
 ) -> TuneResult:  # fmt: skip
     """See ``Memory.tune``."""
     if rule not in ("best", "one_se"):
@@ -57,10 +58,15 @@ def tune(
     default = "log_loss" if task == "classification" else "rmse"
     scored = score_named(default if score is None else score, task, greater_is_better)
     given = (embeddings, outputs, targets, exclude_ids)
-    if loo and any(part is not None for part in given):
+    if loo and any(part is not None for part in (*given, groups, times)):
         raise ValueError(
-            "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets and "
-            "exclude_ids"
+            "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets, "
+            "exclude_ids, groups and times"
+        )
+    if rule == "one_se" and times is not None:
+        raise ValueError(
+            "rule='one_se' compares all folds, and times leave the later ones out: give "
+            "rule='best', or leave times out"
         )
     if not loo and embeddings is None:
         raise TypeError(
@@ -68,6 +74,7 @@ def tune(
             "on the memory's own rows"
         )
     confidence = checked_confidence(confidence)
+    risk = checked_risk(risk, confidence)
     if checks.count(seed, "seed", 0) >= 2**32:
         raise ValueError(f"seed must be below 2**32, got {seed}")
     execution = execution_of(threads)
@@ -97,24 +104,26 @@ def tune(
                 known = bool(runs)
                 source = CallersRows(corrector, *given, grid.ks[-1], execution, known)
             if not runs:
-                numbers = _folds(folds, seed, source.targets, 3 if rule == "one_se" else 2)
+                dependence = Dependence.declared(folds, seed, source.targets, groups, times)
+                _check_folds(dependence, rule)
             runs.append(
                 ValidationRun(
                     corrector.spec,
                     corrector.rows,
                     source,
                     grid,
-                    numbers,
+                    dependence.folds,
                     some,
                     name,
                     most,
                     execution,
                 )
             )
-    with _progress(progress, _Steps.of(runs, scored, loo)) as step:
+    steps = _Steps.of(runs, scored, loo, len(dependence.judged))
+    with _progress(progress, steps) as step:
         for run in runs:
             run.step = step
-        result = Tuner(runs, scored, rule, confidence, seed).run()
+        result = Tuner(runs, scored, rule, confidence, risk, seed, dependence).run()
         notes = (
             *_note_of_small_residuals(runs[0], result, loo),
             *_note_of_known_rows(runs[0]),
@@ -127,12 +136,10 @@ def tune(
     return result.with_notes((*result.notes, *notes))
 
 
-def _folds(folds: Any, seed: int, targets: Array, least: int) -> I64:
-    """Return the fold of each row, numbered from 0 without gaps."""
-    numbers = np.unique(fold_numbers(folds, seed, targets), return_inverse=True)[1].reshape(-1)
-    if numbers.max() + 1 < least:
-        raise ValueError(f"rule='one_se' needs at least {least} folds, got {numbers.max() + 1}")
-    return np.asarray(numbers, dtype=np.int64)
+def _check_folds(dependence: Dependence, rule: str) -> None:
+    count = int(dependence.folds.max()) + 1
+    if rule == "one_se" and count < 3:
+        raise ValueError(f"rule='one_se' needs at least 3 folds, got {count}")
 
 
 def _sample(rows: Snapshot, seed: int) -> I64:
@@ -208,13 +215,13 @@ class _Steps(NamedTuple):
     as_slow: int  # those of ``others`` that take as long as a swept one
 
     @staticmethod
-    def of(runs: list[ValidationRun], score: Score, loo: bool) -> _Steps:
+    def of(runs: list[ValidationRun], score: Score, loo: bool, judged: int) -> _Steps:
         first, rows = runs[0], len(runs[0].source)
 
         def times(settings: list[Settings]) -> int:
             return len(settings) if score.custom else len({s.temperature for s in settings})
 
-        proved = rows * (PROOF_PREDICTIONS + (KEYS_PREDICTIONS if len(runs) > 1 else 0))
+        proved = judged * (PROOF_PREDICTIONS + (KEYS_PREDICTIONS if len(runs) > 1 else 0))
         others = proved + rows * (times(first.settings("mean")) + times(first.settings("targets")))
         # The mean residual is computed for each temperature.
         others += first.single_steps(len(first.sampled)) * len(first.grid.temperatures)

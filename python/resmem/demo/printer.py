@@ -18,7 +18,7 @@ import resmem
 from resmem._base.platform import usable_cpus
 
 if TYPE_CHECKING:
-    from resmem._scores.metrics import Interval
+    from resmem._scores.intervals import Interval
 
     from .data import Split
     from .results import Result, TunedModel
