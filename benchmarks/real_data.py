@@ -140,11 +140,12 @@ class Trial:
             self.memory.use(settings).evaluate(*given, knn=self.tuned)
             for settings in (self.tuned.base, self.tuned.published, self.tuned.best)
         )
-        by_name = {method.name: method for method in published.methods}
-        yield "base", by_name["base"]
+        by_kind = {method.kind: method for method in published.methods}
+        yield "base", by_kind["base"]
         if self.tuned.task == "classification":
             yield f"base, T={self.tuned.base.temperature:g}", tempered.methods[-1]  # strength 0
-        yield "kNN alone", by_name["kNN alone"]
+        yield "kNN alone", by_kind["neighbours"]
+        yield "interpolation", by_kind["interpolation"]
         yield "ResMem as published", published.methods[-1]
         yield "ResMem tuned", best.methods[-1]
 

@@ -7,12 +7,19 @@ import math
 import numpy as np
 
 from resmem import Evaluation, Explanation, Settings, TuneResult
-from resmem._evaluation.evaluate import MethodResult
+from resmem._evaluation.result import MethodResult
 from resmem._scores.intervals import Interval
 from resmem._tuning.result import TABLE
 
 KS, SIGMAS = (1, 5, 20, 50), (0.25, 0.5, 1.0, 2.0, math.inf)
-METHODS = ("base", "base, T=1.25", "kNN alone", "ResMem as published", "ResMem, strength 0.75")
+METHODS = {
+    "base": "base",
+    "base, T=1.25": "own temperature",
+    "kNN alone": "neighbours",
+    "interpolation, lambda 0.3": "interpolation",
+    "ResMem as published": "published",
+    "ResMem, strength 0.75": "memory",
+}
 EXPLAINED = [3, 5, 7]  # rows of the evaluation
 
 
@@ -68,22 +75,24 @@ def tuning(useful=True, scores=None, ks=KS, sigmas=SIGMAS, greater_is_better=Fal
 
 def method(name, i, gain, task):
     scores = {"accuracy": 0.8 + 0.01 * i, "log_loss": 0.5 - 0.02 * i, "brier": 0.3,
-              "calibration_error": 0.06 - 0.01 * i}  # fmt: skip
+              "calibration_error": 0.07 - 0.01 * i, "perplexity": 1.6}  # fmt: skip
     if task == "regression":
         scores = {"rmse": 2.5 - 0.1 * i, "mae": 1.5, "r2": 0.5}
-    return MethodResult(name, scores, corrected=20 * i, harmed=8 * i, gain=gain)
+    return MethodResult(name, METHODS[name], scores, corrected=20 * i, harmed=8 * i, gain=gain)
 
 
-def evaluation(gain=0.08, task="classification", classes=4, buckets=10):
+def evaluation(
+    gain=0.08, task="classification", classes=4, buckets=10, groups=None, explained=False
+):
     """Return an evaluation of 2,000 rows, whose gain falls with the distance."""
-    gains = [None, *(interval(gain * share) for share in (0.25, -1.0, 0.75, 1.0))]
+    gains = [None, *(interval(gain * share) for share in (0.25, -1.0, 0.5, 0.75, 1.0))]
     named = enumerate(zip(METHODS, gains, strict=True))
     methods = tuple(method(name, i, gain, task) for i, (name, gain) in named)
     is_classes = task == "classification"
     main = "log_loss" if is_classes else "rmse"
     by_distance = [
         {"from": 0.3 * i, "to": 0.3 * i + 0.3, "rows": 200,
-         **{m.name: m.scores[main] for m in methods},
+         **{m.name: m.scores[main] for m in methods}, "corrected": 8, "harmed": 3,
          "gain": gain - 0.02 * i, "low": gain - 0.02 * i - 0.03, "high": gain - 0.02 * i + 0.03}
         for i in range(buckets)
     ]  # fmt: skip
@@ -96,13 +105,38 @@ def evaluation(gain=0.08, task="classification", classes=4, buckets=10):
         task=task,
         rows=2000,
         settings={"k": 20, "sigma_": 1.0, "temperature": 1.25, "strength": 0.75,
-                  "probability_map": "clip", "knn_k": 20, "knn_sigma": 1.0},
+                  "probability_map": "clip", "method": "residual", "gate": "none", "knn_k": 20,
+                  "knn_sigma": 1.0},
         methods=methods,
+        over={m.name: interval(0.75 * gain, 0.02) for m in methods[1:4]},
         by_class=by_class if is_classes else None,
+        by_output=None if is_classes else by_output(methods),
+        by_group=None if groups is None else by_group(methods, groups, main),
         by_distance=by_distance,
         reliability={m.name: bins(i) for i, m in enumerate(methods)} if is_classes else None,
         examples={"corrected": [7, 3, 11], "harmed": [5]},
+        explained=EXPLAINED,
+        explanation=explanation(task) if explained else None,
+        memory={"rows": 12_345, "dimensions": 64, "outputs": classes, "output_kind": "logits",
+                "bytes": 5 << 20, "store": "dense", "preprocess": "none", "key_dtype": "float32",
+                "residuals": None},
+        groups=groups,
     )  # fmt: skip
+
+
+def by_output(methods):
+    return [{"output": name, **{m.name: {"rmse": 1.0 + i, "mae": 0.5, "r2": 0.25}
+             for m in methods}} for i, name in enumerate(("height", 1))]  # fmt: skip
+
+
+def by_group(methods, groups, main):
+    """Return groups whose scores and gains fall."""
+    return [
+        {"group": f"g{i}", "rows": 10 + i, **{m.name: m.scores[main] - i / 100 for m in methods},
+         "corrected": 3, "harmed": 1, "gain": 0.1 - 0.03 * i, "low": 0.05 - 0.03 * i,
+         "high": 0.15 - 0.03 * i}
+        for i in range(groups)
+    ]  # fmt: skip
 
 
 def bins(i, count=15):

@@ -876,6 +876,31 @@ def test_evaluate_leaves_rows_out(judged):
     assert json.loads(got)["evaluation"] == wanted.to_dict()
 
 
+def test_evaluate_passes_its_judging_options_on(judged):
+    np.save("groups.npy", np.arange(Q) % 5)
+    other = memory()
+    other.k = 2
+    other.save("o.resmem")
+    wanted = memory().evaluate(*rows_of(), groups=np.arange(Q) % 5, published=other)
+    done = judged(f"{EVALUATE} --groups groups.npy --published o.resmem --json")
+    assert json.loads(done.out)["evaluation"] == wanted.to_dict()
+    wanted = memory().evaluate(loo=True, seed=3, groups=np.arange(N) % 4)
+    np.save("groups.npy", np.arange(N) % 4)
+    line = "evaluate m.resmem --loo --seed 3 --groups groups.npy"
+    assert json.loads(judged(f"{line} --json").out)["evaluation"] == wanted.to_dict()
+    assert f"{wanted}\n" == judged(line).out
+
+
+def test_report_judges_by_groups_and_the_rows_of_the_memory(judged):
+    np.save("groups.npy", np.arange(N) % 4)
+    line = "report m.resmem --loo --groups groups.npy -o r.html --quiet"
+    assert judged(line) == (0, "", "")
+    page = Path("r.html").read_text()
+    assert "By group" in page
+    assert f"on {N} rows" in page
+    assert "Who corrected what?" in page
+
+
 def settings_of(path="m.resmem"):
     saved = resmem.Memory.load(path)
     return {name: getattr(saved, name) for name in resmem.Settings.__dataclass_fields__}
@@ -1069,6 +1094,11 @@ def test_bfloat16_rows_are_reported(judged):
         (EVALUATE + " --targets train.npz", "targets must have one row per row of embeddings"),
         (EVALUATE.replace("--outputs judged.npz", ""), "outputs"),
         (TUNE.replace("--targets judged.npz", ""), "--targets is missing"),
+        (EVALUATE.replace("--targets judged.npz", ""), "--targets is missing"),
+        (EVALUATE + " --loo", "--loo tries the rows of the memory itself: leave out --embeddings"),
+        (EVALUATE + " --groups train.npz:targets", "groups must have one row per row of embedd"),
+        (EVALUATE + " --published gone.resmem", "gone.resmem"),
+        (REPORT.replace("--embeddings judged.npz", ""), "--embeddings is missing"),
         (TUNE.replace("--embeddings judged.npz", ""), "--embeddings is missing"),
         (TUNE + " --loo", "--loo tries the rows of the memory itself: leave out --embeddings"),
         ("tune m.resmem --loo --exclude-ids judged.npz", "leave out --exclude-ids"),

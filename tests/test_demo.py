@@ -81,7 +81,7 @@ def test_quick_run_reports_every_method(tmp_path: Path) -> None:
     for model in ("mlp", "conv"):
         methods = [method for owner, method in table if owner == model]
         assert methods[0] == "base"
-        assert {"kNN alone", "ResMem as published"} <= set(methods)
+        assert {"kNN alone", "interpolation", "ResMem as published"} <= set(methods)
         assert methods[-1] in ("ResMem, tuned", "ResMem, switched off")
         base = table[model, "base"]
         assert base[0] > 0.7

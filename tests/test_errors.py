@@ -352,6 +352,7 @@ CLASSES = [
     (lambda m: m.add(Z, L, Y, ids=[20, 21, 22, 23, 24, 5]), ValueError, r"ids must never have been used before in this memory, got 5"),
     (lambda m: m.add(Z[:1], L[:1], Y[:1], ids=[3]), ValueError, r"ids must never have been used before in this memory, got 3"),
     (lambda m: m.add(Z[:2], L[:2], Y[:2], ids=[7, 7]), ValueError, r"ids must be unique, got 7 more than once"),
+    (lambda m: m.evaluate(Z, L, Y, published=3), TypeError, r"published must be another Memory or None, got int"),
     (lambda m: m.remove([0, 9]), ValueError, r"ids to remove must be in the memory, 9 is not"),
     (lambda m: m.remove(3), ValueError, r"ids to remove must be in the memory, 3 is not"),
     (lambda m: m.remove([-1]), ValueError, r"ids to remove must be in the memory, -1 is not"),

@@ -14,7 +14,7 @@ import pytest
 import oracle
 import resmem
 from resmem._scores.intervals import paired_interval
-from resmem._scores.metrics import reliability, score_named
+from resmem._scores.metrics import gains_of, reliability, score_named
 
 D, C = 3, 4
 HEAD = tuple(np.random.default_rng(0).standard_normal((C, w), dtype=np.float32) for w in (D, 1))
@@ -29,11 +29,15 @@ CASES = {
     "probabilities": {"output_kind": "probabilities", "key_dtype": "float16"},
     "values": {"task": "regression", "strength": 0.5},
     "flat": {"task": "regression"},
+    "targets": {"method": "targets", "strength": 0.4, "temperature": 2.0},
+    "targets of values": {"task": "regression", "method": "targets", "strength": 0.7},
+    "gated": {"gate": "distance: 1.0 to 0.6, 0.25 beyond", "probability_map": "keep:0.4"},
 }
+VALUES = ("values", "flat", "targets of values")
 # Marks tests that evaluate a memory on its own rows, which causes a warning.
 evaluates_own_rows = pytest.mark.filterwarnings("ignore:evaluate")
 SCORES = {
-    "classification": ["accuracy", "log_loss", "brier", "calibration_error"],
+    "classification": ["accuracy", "log_loss", "brier", "calibration_error", "perplexity"],
     "regression": ["rmse", "mae", "r2"],
 }
 
@@ -43,7 +47,7 @@ def examples(rng, case, n):
     z = rng.standard_normal((n, D), dtype=np.float32)
     logits = oracle.head_logits(z, HEAD[0], HEAD[1][:, 0])
     truth = logits + 2 * np.sin(3 * z[:, [0, 1, 2, 0]]) + rng.gumbel(size=(n, C))
-    if case in ("values", "flat"):
+    if case in VALUES:
         return (z, logits[:, 0], truth[:, 0]) if case == "flat" else (z, logits, truth)
     if case == "probabilities":
         logits = oracle.softmax(logits)
@@ -94,6 +98,8 @@ def expected(case, mem, rows, k, sigma):
         twin.strength = strength
         return twin.correct(z, outputs, excluded)
 
+    twin.method, twin.gate = "residual", "none"
+
     base = outputs.astype(np.float64)
     if mem.output_kind == "logits":
         base = oracle.softmax(outputs)
@@ -101,10 +107,19 @@ def expected(case, mem, rows, k, sigma):
     if mem.temperature != 1:
         found[f"base, T={mem.temperature:g}"] = own(0)
     found["kNN alone"] = alone(mem, z, memories_targets(case), excluded, k, sigma)
+    share, targets = (
+        mem.strength if 0 < mem.strength < 1 else 0.25,
+        alone(mem, z, memories_targets(case), excluded, mem.k, mem.sigma_),
+    )
+    mixed = (1 - share) * own(0).reshape(len(z), -1) + share * targets
+    found[f"interpolation, lambda {share:g}"] = mixed
     found["ResMem as published"] = own(1)
-    name, plain = f"ResMem, strength {mem.strength:g}", mem.probability_map == "clip"
+    plain, targets = mem.probability_map == "clip", mem.method == "targets"
+    name = f"ResMem{' by targets' if targets else ''}, strength {mem.strength:g}"
+    name += "" if plain else f", {mem.probability_map}"
+    name += "" if mem.gate == "none" else ", gated"
     if mem.strength != 1 or not plain:
-        found[name + ("" if plain else f", {mem.probability_map}")] = own(mem.strength)
+        found[name] = mem.correct(z, outputs, excluded)
     if mem.task == "regression":
         return {name: values.reshape(len(z), -1) for name, values in found.items()}, {}
     own_base = own(0)
@@ -120,7 +135,7 @@ def expected(case, mem, rows, k, sigma):
             found[name][nobody] = base[nobody]
         elif name == "ResMem as published":
             found[name] = oracle.simplex(values, base=own_base)
-        elif name.startswith("ResMem"):
+        elif name.startswith("ResMem, "):
             mem._state.view.map.apply(values, own_base, mem.strength)
     return found, {name: values.argmax(axis=1) for name, values in found.items()}
 
@@ -138,6 +153,9 @@ def test_every_method_has_the_scores_of_its_predictions(case, knn):
         values = predictions[method.name]
         assert list(method.scores) == SCORES[mem.task]
         for name, score in method.scores.items():
+            if name == "perplexity":
+                assert score == math.exp(method.scores["log_loss"])
+                continue
             whole = score_named(name, mem.task).whole(values, targets)
             assert score == pytest.approx(whole, rel=1e-12, abs=1e-12), (method.name, name)
         losses = loss(values, targets, tops)
@@ -151,19 +169,28 @@ def test_every_method_has_the_scores_of_its_predictions(case, knn):
         if method.name == "base":
             assert method.gain is None
         else:
-            gains = loss(predictions["base"], targets, tops) - losses
+            gains = gains_of(losses, loss(predictions["base"], targets, tops))
             assert method.gain == pytest.approx(paired_interval(gains), rel=1e-9)
+    last = loss(list(predictions.values())[-1], targets, tops)
+    rivals = [name for name in predictions if name.startswith(("base, T", "kNN", "interp"))]
+    if mem.method == "targets":
+        rivals.pop()  # the memory is that interpolation
+    assert list(got.over) == (rivals if mem.temperature != 1 else ["base", *rivals])
+    for name, gain in got.over.items():
+        gains = gains_of(last, loss(predictions[name], targets, tops))
+        assert gain == pytest.approx(paired_interval(gains), rel=1e-9)
     assert {n: m.corrected for n, m in zip(predictions, got.methods, strict=True)}["base"] == 0
 
 
 def loss(values, targets, tops):
     if tops:
-        return -np.log(values[np.arange(len(values)), targets])
+        with np.errstate(divide="ignore"):
+            return -np.log(values[np.arange(len(values)), targets])
     return np.square(values - targets).sum(axis=1)
 
 
 @pytest.mark.parametrize(
-    "case", ["weak", "off", "projected", "kept", "sparse", "head", "probabilities"]
+    "case", ["weak", "off", "projected", "kept", "sparse", "head", "probabilities", "targets"]
 )
 def test_classes_confidence_and_examples_add_up(case):
     mem, rows, got = judged(case, bins=7)
@@ -198,10 +225,10 @@ def test_classes_confidence_and_examples_add_up(case):
     assert case == "off" or (got.examples["corrected"] and got.examples["harmed"])
 
 
-@pytest.mark.parametrize("case", ["weak", "values", "flat"])
+@pytest.mark.parametrize("case", ["weak", "values", "flat", "targets", "gated"])
 def test_buckets_of_distance_hold_each_row_once(case):
     mem, rows, got = judged(case, buckets=4)
-    targets = rows[2] if case == "weak" else rows[2].reshape(60, -1)
+    targets = rows[2].reshape(60, -1) if case in VALUES else rows[2]
     predictions, tops = expected(case, mem, rows, mem.k, mem.sigma_)
     losses = {name: loss(values, targets, tops) for name, values in predictions.items()}
     last = list(predictions)[-1]
@@ -214,10 +241,10 @@ def test_buckets_of_distance_hold_each_row_once(case):
         inside = (bucket["from"] <= nearest) & (nearest <= bucket["to"])
         for name in predictions:
             main = losses[name][inside].mean()
-            if case != "weak":
+            if case in VALUES:
                 main = math.sqrt(main / targets.shape[1])
             assert bucket[name] == pytest.approx(main)
-        wanted = paired_interval((losses["base"] - losses[last])[inside])
+        wanted = paired_interval((losses[next(iter(got.over))] - losses[last])[inside])
         assert (bucket["gain"], bucket["low"], bucket["high"]) == pytest.approx(wanted[:3])
 
 
@@ -311,10 +338,16 @@ def test_evaluation_settings_are_those_of_the_memory():
         "temperature": 2.0,
         "strength": 0.5,
         "probability_map": "clip",
+        "method": "residual",
+        "gate": "none",
         "knn_k": 1000,
         "knn_sigma": math.inf,
         "published_k": 5,
         "published_sigma": mem.sigma_,
+        "interpolation_k": 5,
+        "interpolation_sigma": mem.sigma_,
+        "interpolation_temperature": 2.0,
+        "interpolation_lambda": 0.5,
     }
 
 
@@ -326,7 +359,7 @@ def test_results_can_be_written_as_json(case):
     assert loaded["methods"][0]["gain"] is None
     assert loaded["methods"][1]["gain"]["confidence"] == 0.95
     assert loaded["by_distance"][0]["high"] == "inf"  # the bucket has one row
-    assert list(loaded) == list(vars(got))
+    assert list(loaded) == [name for name in vars(got) if name != "explanation"]
     if got.reliability is not None:
         empty = [b for bins in loaded["reliability"].values() for b in bins if not b["rows"]]
         assert empty
@@ -339,14 +372,21 @@ def test_the_methods_print_as_a_table():
     assert lines[0].startswith("Evaluation of 60 rows (k=5, sigma_=0.")
     names = ["method", *SCORES["classification"], "corrected", "harmed"]
     assert " ".join(lines[1].split()) == " ".join([*names, "gain in log_loss (95 %)"])
-    assert [line.split("  ")[0] for line in lines[2:]] == [m.name for m in got.methods]
+    rows, below = lines[2 : 2 + len(got.methods)], lines[2 + len(got.methods) :]
+    assert [line.split("  ")[0] for line in rows] == [m.name for m in got.methods]
     last = got.methods[-1]
-    assert f"  {last.harmed}  " in lines[-1]
-    assert lines[-1].endswith(
-        f"{last.gain.mean:+.4g} [{last.gain.low:+.4g}, {last.gain.high:+.4g}]"
-    )
+    assert f"  {last.harmed}  " in rows[-1]
+    assert rows[-1].endswith(printed(last.gain))
+    assert below[0] == "gain of ResMem, strength 0.5"
+    for line, (name, gain) in zip(below[1:], got.over.items(), strict=True):
+        assert line.startswith(f"  over {name} ")
+        assert line.endswith(printed(gain))
     assert lines[2].split()[-2:] == ["0", "0"]
     assert "squared error" in repr(judged("flat")[2])
+
+
+def printed(gain):
+    return f"{gain.mean:+.4g} [{gain.low:+.4g}, {gain.high:+.4g}]"
 
 
 def test_to_pandas_gives_a_row_per_method():
@@ -358,7 +398,7 @@ def test_to_pandas_gives_a_row_per_method():
     changed = ["corrected", "harmed", "gain", "gain_low", "gain_high"]
     assert list(frame.columns) == SCORES["classification"] + changed
     assert frame.loc["kNN alone", "harmed"] == got.methods[2].harmed
-    assert frame["gain"].isna().tolist() == [True, False, False, False, False]
+    assert frame["gain"].isna().tolist() == [True] + 5 * [False]
 
 
 def test_to_pandas_without_pandas_says_how_to_install_it(monkeypatch):
@@ -415,3 +455,230 @@ def test_evaluate_of_wrong_input_is_refused(case, arguments, error, message):
 def test_evaluate_of_an_unfitted_memory_is_refused():
     with pytest.raises(resmem.NotFittedError):
         resmem.Memory().evaluate(np.eye(2), np.eye(2), [0, 1])
+
+
+# ---- Outputs, groups, own rows, other residuals ----------------------------------------------
+
+
+def test_by_output_scores_each_column_alone():
+    mem, rows, got = judged("values")
+    predictions, _ = expected("values", mem, rows, mem.k, mem.sigma_)
+    assert [part["output"] for part in got.by_output] == [0, 1, 2, 3]
+    for column, part in enumerate(got.by_output):
+        for name, values in predictions.items():
+            for score in SCORES["regression"]:
+                wanted = score_named(score, "regression").whole(
+                    values[:, column], rows[2][:, column]
+                )
+                assert part[name][score] == pytest.approx(wanted, rel=1e-9)
+    assert judged("flat")[2].by_output is judged("dense")[2].by_output is None
+
+
+def test_by_output_has_the_names_of_the_outputs():
+    pandas = pytest.importorskip("pandas")
+    z, outputs, targets = examples(np.random.default_rng(0), "values", 50)
+    table = pandas.DataFrame(outputs, columns=list("abcd"))
+    mem = resmem.Memory("regression", k=3).fit(z, table, targets)
+    got = mem.evaluate(z + 1, table, targets)
+    assert [part["output"] for part in got.by_output] == list("abcd")
+
+
+LABELS = {
+    "numbers": lambda g: g + 7,
+    "words": lambda g: [f"g{x}" for x in g],
+    "tuples": lambda g: [(int(x), "b") for x in g],
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("case", ["weak", "values"])
+def test_groups_are_scored_worst_first(case, labels):
+    numbers = np.random.default_rng(4).integers(0, 7, 60)
+    named = LABELS[labels](numbers)
+    mem, rows, got = judged(case, groups=named)
+    predictions, tops = expected(case, mem, rows, mem.k, mem.sigma_)
+    losses = {name: loss(values, rows[2], tops) for name, values in predictions.items()}
+    last, columns = list(predictions)[-1], 1 if tops else 4
+    means = [losses[last][numbers == g].mean() for g in range(7)]
+    order = np.argsort(-np.array(means))
+    assert got.groups == 7
+    assert [part["group"] for part in got.by_group] == list(LABELS[labels](order))
+    for part, g in zip(got.by_group, order, strict=True):
+        inside = numbers == g
+        assert part["rows"] == inside.sum()
+        for name, its in losses.items():
+            mean = its[inside].mean() / columns
+            assert part[name] == pytest.approx(mean if tops else math.sqrt(mean))
+        gain = paired_interval((losses[next(iter(got.over))] - losses[last])[inside])
+        assert (part["gain"], part["low"], part["high"]) == pytest.approx(gain[:3])
+    worst = got.by_group[0]
+    assert f"worst group: {worst['group']!r}, {worst['rows']} rows" in repr(got)
+    assert "intervals are clustered by 7 groups" in repr(got)
+
+
+def test_intervals_of_copied_rows_need_their_groups():
+    mem, (z, outputs, targets, excluded), alone = judged("weak")
+    copied = [np.repeat(part, 9, axis=0) for part in (z, outputs, targets, excluded)]
+    groups = np.repeat(np.arange(60), 9)
+    mistaken, told = mem.evaluate(*copied), mem.evaluate(*copied, groups=groups)
+
+    def widths(evaluation):
+        gains = [evaluation.methods[-1].gain, *evaluation.over.values()]
+        return np.array([gain.high - gain.low for gain in gains])
+
+    np.testing.assert_allclose(widths(told), widths(alone), rtol=0.02)
+    assert (widths(mistaken) < widths(alone) / 2).all()
+
+
+@pytest.mark.parametrize("case", ["weak", "head", "flat", "kept", "values", "targets", "gated"])
+def test_loo_judges_each_row_of_the_memory_without_itself(case):
+    rng, given = np.random.default_rng(3), case != "head"
+    z, outputs, targets = examples(rng, case, 90)
+    mem = resmem.Memory(**{"k": 5, **CASES[case]}).fit(z, outputs if given else None, targets)
+    mem.remove(np.arange(0, 90, 11))
+    kept = np.setdiff1d(np.arange(90), np.arange(0, 90, 11))
+    groups = kept % 5
+    got = mem.evaluate(loo=True, groups=groups).to_dict()
+    rows = [part[kept] for part in (z, outputs, targets)]
+    rows[1] = rows[1] if given else None
+    wanted = mem.evaluate(*rows, exclude_ids=kept, groups=groups).to_dict()
+    for kind, numbers in wanted["examples"].items():
+        assert got["examples"][kind] == kept[numbers].tolist()
+    assert got["explained"] == kept[wanted["explained"]].tolist()
+    for part in ("methods", "by_class", "by_group", "by_distance", "over", "rows"):
+        assert got[part] == wanted[part]
+
+
+def test_loo_takes_a_seeded_sample_of_many_rows(monkeypatch):
+    monkeypatch.setattr("resmem._evaluation.evaluate._MOST_OWN_ROWS", 30)
+    z, outputs, targets = examples(np.random.default_rng(3), "weak", 90)
+    mem = resmem.Memory(k=5).fit(z, outputs, targets)
+    first, again, other = (mem.evaluate(loo=True, seed=seed) for seed in (0, 0, 1))
+    assert first.rows == 30
+    assert first.to_dict() == again.to_dict()
+    assert first.methods[0].scores != other.methods[0].scores
+    assert mem.evaluate(loo=True, groups=range(90)).groups == 30
+
+
+def test_loo_warns_of_a_base_that_knows_the_rows():
+    rng = np.random.default_rng(3)
+    z, targets = rng.normal(size=(200, 3)), rng.integers(0, 3, 200)
+    known = resmem.Memory(k=5).fit(z, 9 * np.eye(3)[targets], targets)
+    with pytest.warns(resmem.ResmemWarning, match=r"^evaluate: the base model errs 0% as much"):
+        known.evaluate(loo=True)
+
+
+def test_published_sum_of_another_memory_stands_beside():
+    mem, (z, outputs, targets, excluded), plain = judged("weak")
+    rng = np.random.default_rng(8)
+    rows = examples(rng, "weak", 150)
+    other = resmem.Memory(k=50, sigma=9.0, strength=0.1, preprocess="unit").fit(*rows)
+    got = mem.evaluate(z, outputs, targets, excluded, published=other)
+    names = [method.name for method in got.methods]
+    assert names[-3:-1] == ["ResMem as published", "ResMem as published, other memory"]
+    assert got.methods[-3] == plain.methods[-2]
+    assert got.methods[-1] == plain.methods[-1]
+    same = copy.deepcopy(other)
+    same.k, same.sigma, same.temperature, same.strength = mem.k, mem.sigma_, mem.temperature, 1
+    chances = same.predict_proba(z, outputs, excluded)
+    wanted = score_named("log_loss", "classification").whole(chances, targets)
+    assert got.methods[-2].scores["log_loss"] == pytest.approx(wanted, rel=1e-12)
+    assert got.methods[-2].kind == "published elsewhere"
+
+
+def test_published_sums_are_named_by_their_residuals():
+    z, outputs, targets = examples(np.random.default_rng(3), "weak", 90)
+    honest = resmem.Memory(k=5, residuals="out-of-fold").fit(z, outputs, targets)
+    known = resmem.Memory(k=5, residuals="in-sample").fit(z, 2 * outputs, targets)
+    got = honest.evaluate(z + 1, outputs, targets, published=known)
+    names = {method.kind: method.name for method in got.methods}
+    assert names["published"] == "published sum, out-of-fold residuals"
+    assert names["published elsewhere"] == "ResMem as published"
+    assert got.memory["residuals"] == "out-of-fold"
+
+
+def test_base_is_compared_at_the_temperature_tuning_found_for_it():
+    tuned = SimpleNamespace(k=3, sigma=1.0, base=SimpleNamespace(temperature=3.0))
+    mem, (_, outputs, targets, _), got = judged("weak", knn=tuned)
+    own = score_named("log_loss", "classification").whole(oracle.softmax(outputs / 3), targets)
+    assert got.methods[1].name == "base, T=3" == next(iter(got.over))
+    assert got.methods[1].scores["log_loss"] == pytest.approx(own, rel=1e-6)
+    assert mem.temperature == 2
+    assert got.over["base, T=3"].mean == pytest.approx(
+        got.methods[1].scores["log_loss"] - got.methods[-1].scores["log_loss"]
+    )
+
+
+def test_interpolation_has_the_settings_that_tuning_found_for_it():
+    mixed = resmem.Settings(9, 0.7, 1.5, 0.3, key_dtype="float32", method="targets")
+    tuned = SimpleNamespace(k=3, sigma=1.0, interpolation=mixed)
+    mem, (z, outputs, targets, excluded), got = judged("weak", knn=tuned)
+    mean = alone(mem, z, memories_targets("weak"), excluded, 9, 0.7)
+    chances = 0.7 * oracle.softmax(outputs / np.float32(1.5)) + 0.3 * mean
+    (found,) = (m for m in got.methods if m.kind == "interpolation")
+    wanted = score_named("log_loss", "classification").whole(chances, targets)
+    assert found.name == "interpolation, lambda 0.3"
+    assert found.scores["log_loss"] == pytest.approx(wanted, rel=1e-6)
+    assert got.settings["interpolation_temperature"] == 1.5
+
+
+@pytest.mark.parametrize("case", ["weak", "flat", "head", "targets", "gated"])
+def test_the_most_changed_examples_are_explained(case):
+    mem, (z, outputs, _, excluded), got = judged(case)
+    shown = got.examples["corrected"][:4] + got.examples["harmed"][:4]
+    assert got.explained == sorted(shown)
+    assert len(shown) == 8
+    given, columns = None if case == "head" else outputs[got.explained], None
+    if case != "flat":
+        last = mem.predict(z, None if case == "head" else outputs, excluded)
+        columns = np.stack([outputs.argmax(axis=1), last], axis=1)[got.explained]
+    wanted = mem.explain(z[got.explained], given, excluded[got.explained], columns=columns)
+    for name, array in vars(wanted).items():
+        np.testing.assert_array_equal(getattr(got.explanation, name), array)
+
+
+def test_evaluation_says_what_the_memory_holds():
+    mem, _, got = judged("sparse")
+    assert got.memory == {
+        "rows": len(mem),
+        "dimensions": D,
+        "outputs": C,
+        "output_kind": "logits",
+        "bytes": mem.nbytes,
+        "store": "sparse:1",
+        "preprocess": "none",
+        "key_dtype": "float32",
+        "residuals": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("case", "arguments", "error", "message"),
+    [
+        ("dense", {"groups": np.zeros((60, 2))}, ValueError, r"groups must have shape \(n,\), got"),
+        ("dense", {"groups": [1, 2]}, ValueError, r"groups must have one row per row of embedd"),
+        ("dense", {"groups": [[1]] * 60}, ValueError, r"got \[1\] in row 0"),
+        ("dense", {"groups": np.full(60, np.nan)}, ValueError, "got nan in row 0"),
+        ("dense", {"loo": True}, ValueError, "leave out embeddings, outputs, targets, exclude_ids"),
+        ("dense", {"published": 5}, TypeError, "published must be another Memory or None, got int"),
+        ("flat", {"published": "weak"}, ValueError, "memory for regression with 1 output columns"),
+    ],
+)
+def test_evaluate_refuses_what_does_not_go_together(case, arguments, error, message):
+    mem, (z, outputs, targets, _), _ = judged(case)
+    if arguments.get("published") == "weak":
+        arguments = {"published": judged("weak")[0]}
+    with pytest.raises(error, match=message):
+        mem.evaluate(z, outputs, targets, **arguments)
+
+
+def test_evaluate_without_rows_says_what_to_give():
+    with pytest.raises(TypeError, match=r"^evaluate needs rows to predict: .* or loo=True"):
+        judged("dense")[0].evaluate()
+    with pytest.raises(ValueError, match="which store='sparse:1' does not keep; evaluate other"):
+        judged("sparse")[0].evaluate(loo=True)
+    lonely = resmem.Memory(k=1).fit([[0.0]], [[0.0, 1.0]], [0])
+    with pytest.raises(ValueError, match="a memory with two rows for loo=True, this one has 1"):
+        lonely.evaluate(loo=True)
+    with pytest.raises(ValueError, match=r"seed must be below 2\*\*32, got 4294967296"):
+        judged("dense")[0].evaluate(loo=True, seed=2**32)

@@ -142,7 +142,9 @@ def test_reliability_has_a_diagram_and_counts_of_every_method():
         filled = [bin for bin in bins if bin["rows"]]
         wanted = [[bin["confidence"], bin["accuracy"]] for bin in filled]
         assert np.allclose(ax.collections[0].get_offsets(), wanted)
-        assert ax.get_title("left").startswith(f"{name}\nerror 0.0")
+        lines = ax.get_title("left").splitlines()
+        assert " ".join(lines).startswith(f"{name} error 0.0")
+        assert max(map(len, lines)) <= 24
     counts = [ax for ax in shown if ax.patches]
     heights = [bar.get_height() for bar in counts[0].patches]
     assert heights == [bin["rows"] for bin in evaluation.reliability["base"] if bin["rows"]]

@@ -17,6 +17,7 @@ import results
 from resmem import plot
 
 EMPTY = {"meta"}
+GATE = "distance: 1.0 to 0.8, 0.0 beyond"
 NASTY = ['shirt & "co"', "<script>alert(1)</script>", "a'b", "\x00\ud800 <b>"]
 
 
@@ -112,18 +113,21 @@ def everything(**changed):
 def test_report_answers_its_questions_in_order(write):
     page = write(**everything())
     order = [
-        "Does the memory help? The memory helps: on 2,000 rows its log-loss is 0.08 nats better "
-        "than the base model's (95% interval of the gain +0.07 to +0.09).",
-        "80 predictions were corrected and 32 harmed: accuracy 80.00% before, 84.00% after.",
+        "Does the memory help? The memory helps: on 2,000 rows its log-loss is 0.06 nats better "
+        "than the base model's at its own temperature (95% interval of the gain +0.04 to +0.08).",
+        "100 predictions were corrected and 40 harmed: accuracy 80.00% before, 85.00% after.",
         "The temperature alone, without any neighbour, is 0.02 nats better (95% interval of the "
         "gain +0.01 to +0.03).",
         "What was chosen? The gain is clear of 0. By log-loss (smaller is better) on 2,000",
         "sigma lies at the edge of its grid",
         "Where does it help, and where does it harm? Of 10 groups of rows by distance to the "
         "nearest stored row, 3 clearly gain, 4 clearly lose, and 3 are not clear either way.",
-        "Is it calibrated? The memory's calibration error is 0.02, the base model's 0.06: it is "
-        "better calibrated.",
+        "Is it calibrated? The memory's calibration error is 0.02, the base model's at its own "
+        "temperature 0.06: it is better calibrated.",
         "Who corrected what?",
+        "What does the memory hold? 12,345 rows, each an embedding of 64 dimensions and 4 outputs: "
+        "5.0 MiB in all. All of a row's residuals and outputs are kept (store dense); embeddings "
+        "as float32. Nobody has said whether its residuals are honest (out-of-fold).",
         "How was this made?",
     ]
     places = [page.text.index(words) for words in order]
@@ -135,8 +139,8 @@ def test_report_answers_its_questions_in_order(write):
 def test_a_harm_is_said_as_plainly_as_a_gain(write):
     page = write(evaluation=results.evaluation(gain=-0.08))
     assert (
-        "The memory harms: on 2,000 rows its log-loss is 0.08 nats worse than the base model's "
-        "(95% interval of the gain -0.09 to -0.07)."
+        "The memory harms: on 2,000 rows its log-loss is 0.06 nats worse than the base model's "
+        "at its own temperature (95% interval of the gain -0.08 to -0.04)."
     ) in page.text
     assert {"class": "harm"} in page.all("span")
 
@@ -168,12 +172,27 @@ def test_infinite_log_losses_are_not_compared(write):
 
 
 def test_gain_of_the_temperature_alone_is_called_so(write):
+    for added, words in (
+        (0.01, "The memory's temperature helps, whether its neighbours do is not clear: on 2,000"),
+        (-0.1, "The memory's temperature helps, its neighbours harm: on 2,000 rows"),
+    ):
+        over = {"base, T=1.25": results.interval(added, 0.02)}
+        page = write(evaluation=replace(results.evaluation(), over=over))
+        assert words in page.text
+        assert "The memory helps" not in page.text
+
+
+def test_methods_that_beat_the_memory_are_named_at_the_top(write):
     evaluation = results.evaluation()
-    base, tempered, *others = evaluation.methods
-    tempered = replace(tempered, gain=results.interval(0.09))
-    page = write(evaluation=replace(evaluation, methods=(base, tempered, *others)))
-    assert "The memory's temperature helps, its neighbours do not: on 2,000 rows" in page.text
-    assert "The memory helps" not in page.text
+    words = "Better than the memory is "
+    assert words not in write(evaluation=evaluation).text
+    evaluation.over["kNN alone"] = results.interval(-0.03)
+    said = f"{words}kNN alone, by 0.03 nats (+0.02 to +0.04)."
+    assert said in write(evaluation=evaluation).text
+    evaluation.settings["strength"] = 0
+    assert said in write(evaluation=evaluation).text
+    harmful = results.evaluation(gain=-0.08)
+    assert f"{words}base" not in write(evaluation=harmful).text
 
 
 def test_a_memory_that_is_switched_off_is_called_so(write):
@@ -197,9 +216,11 @@ def test_evaluation_outweighs_the_tuning_in_a_report(write):
 def test_every_method_has_its_scores_and_its_harms(write):
     page = write(evaluation=results.evaluation())
     for line in (
-        "base 80.00% 0.5 – – – 0.3 0.06",  # noqa: RUF001
-        "kNN alone 82.00% 0.46 40 16 -0.08 (-0.09 to -0.07) 0.3 0.04",
-        "ResMem, strength 0.75 84.00% 0.42 80 32 +0.08 (+0.07 to +0.09) 0.3 0.02",
+        "method gain accuracy log-loss corrected harmed Brier score calibration error base",
+        "base – 80.00% 0.5 – – 0.3 0.07",  # noqa: RUF001
+        "kNN alone -0.08 -0.09 to -0.07 82.00% 0.46 40 16 0.3 0.05",
+        "ResMem, strength 0.75 +0.08 +0.07 to +0.09 85.00% 0.4 100 40 0.3 0.02",
+        "gain of ResMem, strength 0.75 over gain base, T=1.25 +0.06 +0.04 to +0.08 kNN alone",
     ):
         assert line in page.text
 
@@ -225,10 +246,8 @@ def test_report_of_a_regression_has_its_own_words(write):
         explanation=results.explanation("regression"),
         rows=results.EXPLAINED,
     )
-    assert "The memory harms: on 2,000 rows its squared error per row is 0.1 worse" in page.text
-    assert (
-        "80 predictions were improved and 32 made worse: RMSE 2.5 before, 2.1 after." in page.text
-    )
+    assert "The memory harms: on 2,000 rows its squared error per row is 0.075 worse" in page.text
+    assert "100 predictions were improved and 40 made worse: RMSE 2.5 before, 2 after." in page.text
     assert "RMSE" in page.text
     assert "calibrated" not in page.text
     assert "0.6 → 0.4" in page.text
@@ -258,14 +277,14 @@ def test_report_without_a_changed_example_says_so(write):
 def test_a_tuning_that_switched_off_says_why(write):
     page = write(tuning=results.tuning(useful=False))
     assert "The gain is not clear of 0." in page.text
-    assert "chosen 20 1 1.25 0 clip" in page.text
-    assert "best of the grid 20 1 1.25 0.75 clip" in page.text
+    assert "chosen 20 1 1.25 0 residual clip" in page.text
+    assert "best of the grid 20 1 1.25 0.75 residual clip" in page.text
     assert "without fold 5 5 1 1.25 0.75" in page.text
 
 
 def test_each_part_alone_is_a_report(write):
     assert len(write(results.tuning()).all("h2")) == 3
-    assert len(write(evaluation=results.evaluation()).all("h2")) == 4
+    assert len(write(evaluation=results.evaluation()).all("h2")) == 5
     assert len(write(explanation=results.explanation()).all("h2")) == 2
     with pytest.raises(ValueError, match=r"^nothing to report: give tuning, evalu"):
         write()
@@ -279,7 +298,102 @@ def test_numbers_that_are_not_finite_are_printed(write):
         method.scores["log_loss"] = math.inf
     page = write(evaluation=evaluation)
     assert "80.00% inf" in page.text
-    assert "(-inf to +inf)" in page.text
+    assert "-inf to +inf" in page.text
+
+
+def test_words_of_the_tables_are_explained_once(write):
+    evaluation = results.evaluation()
+    evaluation.settings["probability_map"] = "keep:0.3"
+    page = write(results.tuning(), evaluation)
+    for words in (
+        "base, T The model alone, its outputs divided by the temperature T",
+        "kNN alone No model: the nearest stored rows vote",
+        "interpolation, lambda A mix (kNN-LM)",
+        "published As in the paper on ResMem",
+        "strength How much of what the neighbours say is used",
+        "keep:0.3 Every class keeps at least 0.3 times the probability that the model gives it.",
+        "targets Neighbours give their own answers, mixed with the model's",
+        "k How many of the nearest stored rows count.",
+        "sigma How fast a row counts less with its distance",
+    ):
+        assert page.text.count(words) == 1, words
+    assert page.text.index("strength How much") < page.text.index("What was chosen?")
+    alone = write(results.tuning())
+    assert "strength How much of what the neighbours say" in alone.text
+    assert "keep:0.3" not in alone.text
+
+
+@pytest.mark.parametrize(
+    ("residuals", "words"),
+    [
+        ("in-sample", "Its residuals are in-sample: of rows that the model was trained on."),
+        ("out-of-fold", "Its residuals are out-of-fold: of models that did not see the row."),
+    ],
+)
+def test_report_says_which_residuals_the_memory_holds(write, residuals, words):
+    evaluation = results.evaluation()
+    evaluation.memory.update(residuals=residuals, store="sparse:8", preprocess="pca:16")
+    page = write(evaluation=evaluation)
+    assert words in page.text
+    assert f"{residuals} residuals" in page.text
+    assert "The 8 largest of a row's residuals are kept (store sparse:8)" in page.text
+    assert "embeddings as float32 after pca:16." in page.text
+
+
+def test_settings_that_a_method_has_not_are_left_out(write):
+    page = write(tuning=results.tuning())
+    none = "–"  # noqa: RUF001
+    assert f"base {none} {none} 1.25 {none} {none} {none} {none} {none}" in page.text
+    assert f"kNN alone 50 1 {none} {none} {none} clip none float32" in page.text
+    assert f"interpolation 20 1 1.25 0.4 targets {none} none float32" in page.text
+    assert "gate" not in page.text
+
+
+def test_report_of_a_gated_memory_of_targets_says_so(write):
+    gated = replace(results.tuning(), best=replace(results.settings(), gate=GATE))
+    evaluation = results.evaluation()
+    evaluation.settings.update(method="targets", gate=GATE)
+    page = write(gated, evaluation)
+    assert f"gated The strength depends on the query: {GATE}." in page.text
+    assert page.text.index("targets Neighbours give") < page.text.index("What was chosen?")
+    assert f"residual clip none float32 {GATE} best of the grid" in page.text
+
+
+def test_perplexity_is_shown_where_classes_are_many(write):
+    many = results.evaluation(classes=200)
+    assert "log-loss perplexity corrected" in write(evaluation=many).text
+    assert "perplexity" not in write(evaluation=results.evaluation()).text
+    many.memory["output_kind"] = "probabilities"
+    assert "perplexity" not in write(evaluation=many).text
+
+
+def test_worst_groups_come_first_in_a_report(write):
+    page = write(evaluation=results.evaluation(groups=12))
+    assert "The 10 worst of 12. The group that the memory predicts worst comes first." in page.text
+    assert "g0 +0.1 +0.05 to +0.15 0.48 0.4 10 3 1 g1 +0.07" in page.text
+    assert "g10" not in page.text
+    assert "with its 95% interval, by 12 groups" in page.text
+    assert "By group" not in write(evaluation=results.evaluation()).text
+
+
+def test_outputs_are_ordered_by_the_fall_of_their_errors(write):
+    evaluation = results.evaluation(task="regression")
+    evaluation.by_output[1]["ResMem, strength 0.75"]["rmse"] = 0.5
+    page = write(evaluation=evaluation)
+    assert "By output From the output whose error fell most." in page.text
+    assert "R², memory 1 2 0.5 0.25 0.25 height 1 1 0.25 0.25" in page.text
+
+
+def test_examples_are_explained_without_being_asked_for(write):
+    page = write(evaluation=results.evaluation(explained=True))
+    assert "Who corrected what?" in page.text
+    assert "Row 7, corrected:" in page.text
+    other = write(
+        evaluation=results.evaluation(explained=True),
+        explanation=results.explanation(k=9),
+        rows=results.EXPLAINED,
+    )
+    assert "4 more" in other.text
 
 
 # ---- How it is made --------------------------------------------------------------------------
@@ -327,7 +441,7 @@ def test_images_are_part_of_the_file(draw):
 
 def test_wide_tables_scroll_by_themselves(write):
     page = write(**everything())
-    around = [a for a in page.all("div") if a["class"] == "wide" and a["tabindex"] == "0"]
+    around = [a for a in page.all("div") if a.get("class") == "wide" and a["tabindex"] == "0"]
     assert len(page.all("table")) == len(around) > 10
 
 
@@ -382,7 +496,7 @@ def test_without_matplotlib_there_are_open_tables_and_a_hint(write):
     assert not page.all("figure")
     assert "Figures need matplotlib: pip install 'residual-memory[plot]'." in page.text
     assert len([a for a in page.all("details") if "open" in a]) == 3
-    assert "0.6 to 0.9 200 +0.04 (+0.01 to +0.07)" in page.text
+    assert "0.6 to 0.9 +0.04 +0.01 to +0.07 200" in page.text
     assert len(page.all("table")) >= 10
 
 

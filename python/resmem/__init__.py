@@ -12,8 +12,8 @@ from resmem._aggregate import aggregate
 from resmem._base.errors import DeviceError, FileFormatError, NotFittedError, ResmemWarning
 from resmem._base.versions import show_versions
 from resmem._core import __version__
-from resmem._evaluation.evaluate import Evaluation
 from resmem._evaluation.explain import Explanation
+from resmem._evaluation.result import Evaluation
 from resmem._keys.leaves import leaf_keys
 from resmem._memory import Memory, verify_file
 from resmem._report.report import report

@@ -14,8 +14,9 @@ from resmem._base.execution import execution_of
 from resmem._correction.correct import known_neighbours
 from resmem._correction.simplex import map_named
 from resmem._evaluation import evaluate, explain
-from resmem._evaluation.evaluate import Evaluation
 from resmem._evaluation.explain import Explanation
+from resmem._evaluation.methods import Judged
+from resmem._evaluation.result import Evaluation
 from resmem._keys.stored import KeyDtype
 from resmem._rows.estimate import Estimate, estimate
 from resmem._state.description import describe, describe_plans, in_one_line
@@ -52,11 +53,12 @@ class Memory:
     array([2, 9, 3, 6, 6])
     >>> evaluation = memory.evaluate(z_test, logits_test, test.labels)
     >>> for method in evaluation.methods:
-    ...     print(f"{method.name:20} {method.scores['accuracy']:.1%}")
-    base                 80.6%
-    base, T=2.8          80.6%
-    kNN alone            81.3%
-    ResMem as published  83.7%
+    ...     print(f"{method.name:26} {method.scores['accuracy']:.1%}")
+    base                       80.6%
+    base, T=2.8                80.6%
+    kNN alone                  81.3%
+    interpolation, lambda 0.25 81.7%
+    ResMem as published        83.7%
 
     ``print(evaluation)`` shows all scores, and ``memory.tune`` chooses the settings on validation
     images and switches the memory off where it does not help.
@@ -794,21 +796,26 @@ class Memory:
     @float_state()
     def evaluate(
         self,
-        embeddings: Any,
-        outputs: Any,
-        targets: Any,
+        embeddings: Any = None,
+        outputs: Any = None,
+        targets: Any = None,
         exclude_ids: Any = None,
         knn: Any = None,
         buckets: int = 10,
         bins: int = 15,
         threads: int | None = None,
+        *,
+        groups: Any = None,
+        loo: bool = False,
+        published: Memory | None = None,
+        seed: int = 0,
     ) -> Evaluation:
         """Score the memory on rows whose targets are known, next to the methods it should beat.
 
-        The base model as it is, the neighbours' targets alone, and the memory are scored on the
-        same rows. These should not be rows that the memory was tuned on, nor rows of the memory
-        unless ``exclude_ids`` names them; a ``ResmemWarning`` tells of such rows. Printed, the
-        result is a table.
+        The base model as it is, the neighbours' targets alone and mixed with the base, the sum as
+        published, and the memory are scored on the same rows. These should not be rows that the
+        memory was tuned on, nor rows of the memory unless ``exclude_ids`` names them; a
+        ``ResmemWarning`` tells of such rows. Printed, the result is a table.
 
         Parameters
         ----------
@@ -818,28 +825,59 @@ class Memory:
         exclude_ids : int array (q,) or (q, m), optional
             As for ``correct``.
         knn : TuneResult or Settings, optional
-            Gives ``k`` and ``sigma`` of the neighbours alone, and, if it is a TuneResult, those of
-            the method as published. Default: the memory's.
+            Gives ``k`` and ``sigma`` of the neighbours alone, and, if it is a TuneResult, the
+            settings of the method as published, of the interpolation, and the base's own
+            temperature. Default: the memory's.
         buckets : int
             Number of buckets of distance to the nearest row, for ``by_distance``; default 10.
         bins : int
             Number of bins of confidence, for the calibration error and ``reliability``; default 15.
         threads : int, optional
             Default: as for ``resmem.search``.
+        groups : array (q,) of labels, optional
+            The group of each row, such as a patient, a document or a day, as numbers or anything
+            that can be a key of a dict; with ``loo``, that of each row of the memory. Gives scores
+            for each group, and intervals that take the groups, and not their rows, as independent.
+        loo : bool
+            Evaluate the memory's own rows (at most 10,000, drawn by ``seed``), each without itself.
+            Leave out ``embeddings``, ``outputs``, ``targets`` and ``exclude_ids``. The residuals
+            must be honest (see ``resmem.out_of_fold``). Default False.
+        published : Memory, optional
+            Another memory, such as one of the residuals of the rows that the base model was trained
+            on: the sum as published of its residuals is one more method. It is searched with the
+            same embeddings and ``exclude_ids``.
+        seed : int
+            Of the sample with ``loo``; default 0.
 
         Returns
         -------
         Evaluation
             Computed block by block of queries, so that memory holds only some numbers a row.
 
+        Raises
+        ------
+        ValueError
+            Among others: ``loo`` with a store that keeps no outputs (sparse).
+
         Warns
         -----
         ResmemWarning
             The base model gives exactly 0 to the class of some rows: its log-loss is infinite.
+            With ``loo``: the base model errs far less on the memory's rows than their neighbours
+            do, as if it had been trained on them.
         """
+        if published is not None and not isinstance(published, Memory):
+            raise TypeError(
+                f"published must be another Memory or None, got {type(published).__name__}"
+            )
         return evaluate.evaluate(
-            self._state.view, embeddings, outputs, targets, exclude_ids, knn, buckets, bins, threads
-        )
+            self._judged(), embeddings, outputs, targets, exclude_ids=exclude_ids, knn=knn,
+            buckets=buckets, bins=bins, groups=groups, loo=loo, seed=seed, threads=threads,
+            published=None if published is None else published._judged(),
+        )  # fmt: skip
+
+    def _judged(self) -> Judged:
+        return Judged(self._state.view, self._state.residuals)
 
     @float_state()
     def explain(

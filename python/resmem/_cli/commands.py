@@ -25,7 +25,7 @@ from resmem._state.settings import SETTINGS
 
 from . import inputs, outputs
 from .files import refuse_overwriting
-from .labelled import ROWS, TUNED_SETTINGS, LabelledRows, tuned
+from .labelled import ROWS, TUNED_SETTINGS, LabelledRows, evaluated, refuse_rows, tuned
 from .printing import Outcome, in_options, print_outcome, say, table, warnings_printed
 from .progress import Step, bar
 from .queries import Queries
@@ -128,7 +128,7 @@ def predict(options: Namespace) -> Outcome:
 def evaluate(options: Namespace) -> Outcome:
     """Call Memory.evaluate."""
     memory = _load(options)
-    evaluation = LabelledRows(options).evaluate(memory)
+    evaluation = evaluated(memory, options, _other(options))
     facts = {"file": options.memory, "evaluation": evaluation.to_dict()}
     return Outcome(facts, str(evaluation))
 
@@ -138,10 +138,8 @@ def tune(options: Namespace) -> Outcome:
     if options.apply and _is_export(options.memory):
         raise ValueError(f"{options.memory!r} is an export; only .resmem files can be applied to")
     told = ("groups", "times")
-    given = [name for name in (*ROWS, "exclude_ids", *told) if getattr(options, name) is not None]
-    if options.loo and given:
-        left_out = given[0].replace("_", "-")
-        raise ValueError(f"--loo tries the rows of the memory itself: leave out --{left_out}")
+    if options.loo:
+        refuse_rows(options, *told)
     memory = _load(options)
     kept = memory.preprocess, memory.key_dtype
     rows = None if options.loo else LabelledRows(options)
@@ -162,7 +160,7 @@ def tune(options: Namespace) -> Outcome:
 
 
 def report(options: Namespace) -> Outcome:
-    """Call Memory.tune, evaluate and explain, and resmem.report with their results."""
+    """Call Memory.tune and evaluate, and resmem.report with their results."""
     if not options.output.lower().endswith((".html", ".htm")):
         raise ValueError(f"the report must be a .html file, got {options.output!r}")
     _check_target(options.output)
@@ -170,20 +168,18 @@ def report(options: Namespace) -> Outcome:
     classes = None
     if options.class_names is not None:
         classes = inputs.lines(options.class_names, "class_names", memory.info()["columns"])
-    labelled, tuning = LabelledRows(options), None
+    tuning = None
     if any(getattr(options, f"tune_{name}") is not None for name in ROWS):
         validation = LabelledRows(options, "tune_")
         with _bar(options, "tune", None, "rows") as step:
             tuning = tuned(memory, validation, options, step)
-    evaluation = labelled.evaluate(memory, knn=tuning)
-    rows, explanation = labelled.explain(memory, evaluation)
+    evaluation = evaluated(memory, options, _other(options), tuning)
     title = options.title
     if title is None:
         title = f"Residual memory {os.path.basename(options.memory)}"
     resmem.report(
-        options.output, tuning, evaluation, explanation,
-        rows=rows, classes=classes, title=title, date=options.date,
-    )  # fmt: skip
+        options.output, tuning, evaluation, classes=classes, title=title, date=options.date
+    )
     facts: dict[str, Any] = {"file": options.output, "bytes": os.path.getsize(options.output)}
     facts["evaluation"] = evaluation.to_dict()
     facts["tuning"] = None if tuning is None else tuning.to_dict()
@@ -294,11 +290,18 @@ def _parameters(options: Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _load(options: Namespace) -> resmem.Memory:
+def _load(options: Namespace, path: str | None = None) -> resmem.Memory:
+    """Return the memory in a file, by default the one that the command is about."""
+    path = options.memory if path is None else path
     checked = not options.no_verify
-    length = _bytes_to_verify(options.memory) if checked else None
+    length = _bytes_to_verify(path) if checked else None
     with _bar(options, "load", length, wanted=checked) as step:
-        return resmem.Memory.load(options.memory, verify=checked, progress=step)
+        return resmem.Memory.load(path, verify=checked, progress=step)
+
+
+def _other(options: Namespace) -> resmem.Memory | None:
+    """Return the memory whose residuals are summed as published too, if one is given."""
+    return None if options.published is None else _load(options, options.published)
 
 
 def _bytes_to_verify(path: str) -> int:

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import warnings
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
-
-from resmem._evaluation.explain import explain
 
 from . import inputs
 from .progress import Step, ignore_steps
 
 if TYPE_CHECKING:
-    from resmem._evaluation.evaluate import Evaluation
-    from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.result import Evaluation
     from resmem._memory import Memory
     from resmem._tuning.result import TuneResult
 
@@ -27,8 +19,6 @@ TUNED_SETTINGS = (
     "k", "sigma", "temperature", "strength", "probability_map", "methods", "preprocess",
     "key_dtype",
 )  # fmt: skip
-_EXPLAINED = 4  # most corrected examples, and most harmed ones, that are explained
-_TOP = 5  # columns explained in regression
 
 
 class LabelledRows:
@@ -48,34 +38,30 @@ class LabelledRows:
             self.excluded = inputs.optional(options.exclude_ids, "exclude_ids")
         self.threads = options.threads
 
-    def evaluate(self, memory: Memory, knn: TuneResult | None = None) -> Evaluation:
-        """Call Memory.evaluate on these rows."""
-        return memory.evaluate(
-            self.embeddings, self.outputs, self.targets, self.excluded, knn, threads=self.threads
-        )
 
-    def explain(
-        self, memory: Memory, evaluation: Evaluation
-    ) -> tuple[list[int], Explanation | None]:
-        """Return the rows that the memory changed most, and the explanation of them.
+def evaluated(
+    memory: Memory, options: Namespace, published: Memory | None, knn: TuneResult | None = None
+) -> Evaluation:
+    """Call Memory.evaluate on the rows that options name, or on those of the memory itself."""
+    given: dict[str, Any] = {"loo": True}
+    if options.loo:
+        refuse_rows(options)
+    else:
+        rows = LabelledRows(options)
+        given = {name: getattr(rows, name) for name in ROWS} | {"exclude_ids": rows.excluded}
+    if options.groups is not None:
+        given["groups"] = inputs.array(options.groups, "groups")
+    if options.seed is not None:
+        given["seed"] = options.seed
+    return memory.evaluate(**given, knn=knn, published=published, threads=options.threads)
 
-        For classes, the columns explained are the class of the base model and that of the memory.
-        """
-        examples = (evaluation.examples[kind][:_EXPLAINED] for kind in ("corrected", "harmed"))
-        rows = [int(row) for kind in examples for row in kind]
-        if not rows:
-            return rows, None
-        queries: dict[str, Any] = {
-            "embeddings": _picked(self.embeddings, rows),
-            "outputs": _picked(self.outputs, rows),
-            "exclude_ids": _picked(self.excluded, rows),
-            "threads": self.threads,
-        }
-        corrector, columns = memory._state.view.corrector, None
-        if memory.task == "classification":
-            both = (replace(corrector, strength=0.0), corrector)
-            columns = np.stack([each.predict(**queries) for each in both], axis=1)
-        return rows, explain(corrector, **queries, columns=columns, top=_TOP)
+
+def refuse_rows(options: Namespace, *more: str) -> None:
+    """Raise ValueError if --loo is given together with rows, or with these options of theirs."""
+    named = (*ROWS, "exclude_ids", *more)
+    if given := [name for name in named if getattr(options, name) is not None]:
+        left_out = given[0].replace("_", "-")
+        raise ValueError(f"--loo tries the rows of the memory itself: leave out --{left_out}")
 
 
 def tuned(
@@ -98,11 +84,3 @@ def tuned(
         return memory.tune(
             **given, **settings, apply=apply, threads=options.threads, progress=progress
         )
-
-
-def _picked(array: Any, rows: Sequence[int]) -> npt.NDArray[Any] | None:
-    """Return some rows of an array that supports slices only."""
-    if array is None:
-        return None
-    picked: npt.NDArray[Any] = np.concatenate([np.asarray(array[i : i + 1]) for i in rows])
-    return picked

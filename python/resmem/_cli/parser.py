@@ -141,8 +141,11 @@ def _evaluate(commands: _Commands) -> None:
         commands, "evaluate", "score base model, neighbours alone and memory on other rows", _ARRAYS
     )
     _add_memory(evaluate)
-    _add_labelled_rows(evaluate, "rows that neither fitted nor tuned the memory")
+    _add_labelled_rows(
+        evaluate, "rows that neither fitted nor tuned the memory; none with --loo", required=False
+    )
     _add_query_options(evaluate)
+    _add_judging(evaluate)
 
 
 def _tune(commands: _Commands) -> None:
@@ -222,8 +225,13 @@ def _report(commands: _Commands) -> None:
     report.add_argument(
         "-o", "--output", required=True, type=Target, metavar="OUT.html", help="the file to write"
     )
-    _add_labelled_rows(report, "rows to evaluate on, which neither fitted nor tuned the memory")
+    _add_labelled_rows(
+        report,
+        "rows to evaluate on, which neither fitted nor tuned the memory; none with --loo",
+        required=False,
+    )
     _add_query_options(report)
+    _add_judging(report)
     tuned = report.add_argument_group("validation rows", "rows to choose settings on first")
     tuned.add_argument("--tune-embeddings", type=Source, metavar=_ARRAY, help="keys (n, d)")
     tuned.add_argument(
@@ -346,6 +354,30 @@ def _add_query_options(command: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="default: RESMEM_NUM_THREADS, else all CPUs that this process may use",
+    )
+
+
+def _add_judging(command: argparse.ArgumentParser) -> None:
+    """Add the options of Memory.evaluate that say which rows are judged, and against what."""
+    how = command.add_argument_group("how it is judged")
+    how.add_argument(
+        "--groups",
+        type=Source,
+        metavar=_ARRAY,
+        help="group (q,) of each row, such as a patient or a day: scores by group, and intervals "
+        "for which groups, not rows, are independent",
+    )
+    how.add_argument(
+        "--loo",
+        action="store_true",
+        help="judge at most 10,000 rows of the memory itself, each without itself",
+    )
+    how.add_argument("--seed", type=int, metavar="N", help="seed of the sample with --loo")
+    how.add_argument(
+        "--published",
+        type=Source,
+        metavar="M2.resmem",
+        help="another memory, whose residuals are summed as published too",
     )
 
 

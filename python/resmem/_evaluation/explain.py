@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from resmem._base.arrays import F64, I64
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution, execution_of
 from resmem._correction.correct import Corrector, SearchedQueries
+from resmem._correction.own_rows import MemoryRows
 from resmem._rows.segment import Segment, checked_stored
 from resmem._rows.snapshot import Snapshot
 
@@ -22,6 +23,7 @@ _NEIGHBOURS_SHOWN = 10  # lines for neighbours in a printed table
 
 # A segment, the mask of the positions that lie in it, and the rows of the segment they stand for.
 SegmentRows = tuple[Segment, npt.NDArray[np.bool_], I64]
+Queries: TypeAlias = "SearchedQueries | MemoryRows"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +117,29 @@ def explain(
     selected = convert.column_numbers(columns, q, rows.columns)
     if selected is not None and rows.flat:
         raise ValueError("columns needs outputs of several columns, this memory has (n,)")
-    width = min(checks.count(top, "top"), rows.columns)
+    top = checks.count(top, "top")
+    given = corrector.query_outputs(outputs, q) if _has_base(corrector, outputs) else None
+    return explain_rows(corrector, queries, given, selected, top, execution_of(threads))
+
+
+def explain_rows(
+    corrector: Corrector,
+    queries: Queries,
+    given: Any,
+    selected: I64 | None,
+    top: int,
+    execution: Execution,
+) -> Explanation:
+    """Return the explanation of queries with checked outputs ``given``, if there are any.
+
+    ``selected`` (t,) or (q, t) are the columns; None stands for the ``top`` most corrected ones.
+    """
+    q, rows = len(queries), corrector.rows
+    width = min(top, rows.columns)
     if selected is not None:
         selected = np.broadcast_to(selected, (q, selected.shape[-1]))
         width = selected.shape[1]
-    given = corrector.query_outputs(outputs, q) if _has_base(corrector, outputs) else None
-    explainer = _Explainer(corrector, queries, given, selected, width, execution_of(threads))
+    explainer = _Explainer(corrector, queries, given, selected, width, execution)
     target = rows.columns if corrector.spec.task == "regression" else 1
     row_bytes = 8 * queries.k * (2 * width + target + 8) + 32 * rows.columns
     return _concatenated([explainer.block(b) for b in [*blocks(q, row_bytes)] or [slice(0, 0)]])
@@ -129,7 +148,7 @@ def explain(
 @dataclass(frozen=True)
 class _Explainer:
     corrector: Corrector
-    queries: SearchedQueries
+    queries: Queries
     outputs: Any  # of the queries; None if the head computes them or none are given
     columns: I64 | None  # (q, t); None: those that are corrected most
     width: int  # t, the number of columns explained

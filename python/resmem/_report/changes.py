@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from resmem._evaluation.evaluate import Evaluation
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.result import Evaluation
 
 Classes = Sequence[Any] | None  # names of the classes, by index
 KINDS = ("corrected", "harmed")

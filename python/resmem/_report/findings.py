@@ -10,8 +10,8 @@ def check_types(required: bool = False, **given: Any) -> None:
 
     ``required``: None is refused too.
     """
-    from resmem._evaluation.evaluate import Evaluation
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.result import Evaluation
     from resmem._tuning.result import TuneResult
 
     kinds = {"tuning": TuneResult, "evaluation": Evaluation, "explanation": Explanation}

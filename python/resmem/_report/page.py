@@ -55,6 +55,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Part]], marked: int = -1)
     return element("div", whole, class_="wide", tabindex="0", role="region", aria_label=head[0])
 
 
+def definitions(terms: Iterable[tuple[str, str]]) -> Html:
+    """Return words, each with the sentence that says what it means."""
+    pairs = (element("div", element("dt", word), element("dd", says)) for word, says in terms)
+    return element("dl", *pairs)
+
+
 def details(summary: str, *parts: Part, opened: bool = False) -> Html:
     """Return parts that are folded away under a summary until the reader opens them."""
     more = {"open": ""} if opened else {}
@@ -118,6 +124,12 @@ thead th { color: var(--quiet); font-weight: 500; vertical-align: bottom; white-
 th:first-child { text-align: left; font-weight: 500 }
 tbody th { white-space: normal; min-width: 5.5rem }
 .marked th, .marked td { font-weight: 700 }
+.range { display: block; font-weight: 400 }
+dl { margin: 0.8rem 0; max-width: 40rem; color: var(--quiet); font-size: 0.8125rem }
+dl div { margin: 0.2rem 0 }
+dt { display: inline; font-weight: 600; color: var(--ink) }
+dt::after { content: ": " }
+dd { display: inline; margin: 0; overflow-wrap: anywhere }
 figure { margin: 0.8rem 0; max-width: 30rem }
 figure svg { display: block; width: 100%; height: auto; background: #ffffff; border-radius: 6px }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,14 @@ import numpy.typing as npt
 
 from resmem._report import findings
 from resmem._report.changes import Change, changes, is_classes
-from resmem._report.words import clean, gain_unit, score_name
+from resmem._report.words import clean, gain_unit, rival_name, score_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-    from resmem._evaluation.evaluate import Evaluation
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.result import Evaluation
     from resmem._tuning.result import TuneResult
 
 __all__ = ["corrections", "gain_by_distance", "reliability", "tuning_map"]
@@ -25,6 +26,7 @@ __all__ = ["corrections", "gain_by_distance", "reliability", "tuning_map"]
 BLUE, ORANGE, GREY, DARK = "#0072B2", "#D55E00", "#767676", "#333333"
 _WIDTH = 3.6  # inches; at this width a phone shows 8 points as 11 pixels
 _TEXT, _SMALL = 8, 7  # font sizes in points
+_PANEL_LETTERS = 24  # in a line above one of two panels side by side
 
 
 # ---- Tuning ----------------------------------------------------------------------------------
@@ -110,6 +112,8 @@ def _name_cells(axis: Any, names: Sequence[str], most: int) -> None:
 def gain_by_distance(evaluation: Evaluation, ax: Axes | None = None) -> Figure:
     """Draw the gain of the memory over the base model by distance to the nearest stored row.
 
+    The base model is taken at its own temperature.
+
     Each bucket of the evaluation is one point with its interval; upwards is better. Buckets whose
     interval does not contain 0 are triangles: up for a gain, down for a harm.
 
@@ -140,7 +144,8 @@ def gain_by_distance(evaluation: Evaluation, ax: Axes | None = None) -> Figure:
     ax.set_xlabel(f"distance to the nearest row ({each} rows a bucket)", fontsize=_TEXT)
     ax.set_ylabel(f"gain in {gain_unit(evaluation.task)}", fontsize=_TEXT)
     _tidy(ax)
-    _title(ax, f"{evaluation.methods[-1].name} over the base\nup is better; bars: 95% intervals")
+    over = f"{evaluation.methods[-1].name}\nover {rival_name(evaluation)}"
+    _title(ax, f"{over}; up is better; bars: 95% intervals")
     return ax.figure.figure
 
 
@@ -171,7 +176,7 @@ def reliability(evaluation: Evaluation, figure: Figure | SubFigure | None = None
         top, bottom = panels[2 * (i // 2), i % 2], panels[2 * (i // 2) + 1, i % 2]
         _diagram(top, bottom, [bin for bin in bins if bin["rows"]])
         error = methods[name].scores["calibration_error"]
-        _title(top, f"{name}\nerror {error:.3f}")
+        _title(top, f"{textwrap.fill(name, _PANEL_LETTERS)}\nerror {error:.3f}")
         top.set_ylabel("accuracy" if i % 2 == 0 else "", fontsize=_TEXT)
         bottom.set_ylabel("rows" if i % 2 == 0 else "", fontsize=_TEXT)
         bottom.set_xlabel("confidence", fontsize=_TEXT)

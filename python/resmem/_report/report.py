@@ -16,8 +16,8 @@ from resmem._core import __version__
 from resmem._files.atomic import replacing
 
 if TYPE_CHECKING:
-    from resmem._evaluation.evaluate import Evaluation
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.result import Evaluation
     from resmem._tuning.result import TuneResult
 
 
@@ -37,7 +37,8 @@ def report(
     """Write what tuning, evaluation and explanation found to one HTML file.
 
     It answers in this order: does the memory help, what was chosen, where it helps and where
-    it harms, is it calibrated, and which neighbours changed which predictions. The file loads
+    it harms, is it calibrated, which neighbours changed which predictions, and what the memory
+    holds. The file loads
     nothing from anywhere, reads well on a phone, and is written whole or not at all. The same
     results give the same bytes with the same version of matplotlib, which draws the figures (with
     its default settings); without matplotlib there are only tables.
@@ -50,8 +51,9 @@ def report(
     evaluation : Evaluation, optional
         The result of ``Memory.evaluate``, on rows that neither fitted nor tuned the memory.
     explanation : Explanation, optional
-        The result of ``Memory.explain``. With an evaluation, the report shows the examples that
-        the evaluation lists as corrected and harmed; without one, the first examples.
+        The result of ``Memory.explain``; by default the explanation of the examples that the
+        evaluation changed most. With an evaluation, the report shows the examples that the
+        evaluation lists as corrected and harmed; without one, the first examples.
     rows, classes, images, row_images
         As for ``resmem.plot.corrections``; ``classes`` names the classes in the whole report.
     title : str
@@ -76,15 +78,19 @@ def report(
     if tuning is not None or evaluation is not None:
         parts.append(sections.verdict_section(tuning, evaluation))
     if tuning is not None:
-        parts.append(sections.settings_section(tuning))
+        parts.append(sections.settings_section(tuning, evaluation))
     if evaluation is not None:
         if evaluation.settings["strength"] != 0:
             parts.append(sections.where_section(evaluation, classes))
         if evaluation.reliability is not None:
             parts.append(sections.calibration_section(evaluation))
+    if explanation is None and evaluation is not None and evaluation.explanation is not None:
+        explanation, rows = evaluation.explanation, evaluation.explained
     if explanation is not None:
         pictures = {"images": images, "row_images": row_images}
         parts.append(sections.examples_section(explanation, evaluation, rows, classes, pictures))
+    if evaluation is not None:
+        parts.append(sections.memory_section(evaluation))
     parts.append(sections.origin_section(__version__, tuning, evaluation, date))
     whole = page(title, *parts).encode("utf-8")
     with replacing(path) as raw:

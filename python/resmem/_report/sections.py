@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from resmem._base.units import bytes_text
 from resmem._report import figures, plots
 from resmem._report.changes import Change, Classes, changes, class_name, is_classes
+from resmem._report.glossary import memory_sentences, method_terms, setting_terms
 from resmem._report.words import (
     calibration_verdict,
     gain_unit,
     interval,
     number,
+    rival_name,
     score_name,
     sign,
     verdict,
 )
+from resmem._scores.intervals import Interval
 
-from .page import Html, Part, details, element, joined, paragraph, section, table
+from .page import Html, Part, definitions, details, element, joined, paragraph, section, table
 
 if TYPE_CHECKING:
-    from resmem._evaluation.evaluate import Evaluation
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.result import Evaluation
     from resmem._state.settings import Settings
     from resmem._tuning.result import TuneResult
 
 _CLASSES_SHOWN = 30  # most classes in a table: those that changed most
+_GROUPS_SHOWN, _OUTPUTS_SHOWN = 10, 30
+_MANY_CLASSES = 100  # classes from which the perplexity is shown, as for tokens
 _EXAMPLES, _NEIGHBOURS = 4, 5  # most examples of each kind, and neighbours of an example
 
 
@@ -44,18 +51,25 @@ def verdict_section(tuning: TuneResult | None, evaluation: Evaluation | None) ->
 
 
 def _methods(evaluation: Evaluation) -> Html:
-    main, more = _split(list(evaluation.methods[0].scores))
-    gain = f"gain in {gain_unit(evaluation.task)}, 95% interval"
-    head = ["method", *map(score_name, main), "corrected", "harmed", gain, *map(score_name, more)]
+    """Return the table of methods, in which a phone shows the gain and the best-known scores."""
+    scores = list(evaluation.methods[0].scores)
+    main, more = scores[:2], scores[2:]
+    if "perplexity" in more:
+        more.remove("perplexity")
+        if _is_language(evaluation):
+            main.append("perplexity")
+    head = [
+        "method", "gain", *map(score_name, main), "corrected", "harmed", *map(score_name, more)
+    ]  # fmt: skip
     rows = [
         (
             method.name,
+            _gain(method.gain),
             *(number(method.scores[name], name) for name in main),
             *(
                 number(count if method.gain else None)
                 for count in (method.corrected, method.harmed)
             ),
-            _gain(method.gain),
             *(number(method.scores[name], name) for name in more),
         )
         for method in evaluation.methods
@@ -65,28 +79,52 @@ def _methods(evaluation: Evaluation) -> Html:
         if evaluation.task == "classification"
         else "Corrected: the method's error is smaller than the base model's; harmed: larger."
     )
-    note = f"{what} Gains are means over rows, against the base as given; positive is better."
-    return joined([table(head, rows, len(rows) - 1), paragraph(note, "quiet")])
+    clustered = "" if evaluation.groups is None else f", by {evaluation.groups:,} groups"
+    note = (
+        f"Gain: by how much {gain_unit(evaluation.task)} is below that of the base as given, as a "
+        f"mean over rows with its 95% interval{clustered}; positive is better. {what}"
+    )
+    added = [(name, _gain(gain)) for name, gain in evaluation.over.items()]
+    return joined(
+        [
+            table(head, rows, len(rows) - 1),
+            paragraph(note, "quiet"),
+            table([f"gain of {evaluation.methods[-1].name} over", "gain"], added),
+            definitions(method_terms(evaluation)),
+        ]
+    )
 
 
-def _split(scores: list[str]) -> tuple[list[str], list[str]]:
-    """Return the scores that fit on a phone without scrolling, and the others."""
-    return scores[:2], scores[2:]
+def _is_language(evaluation: Evaluation) -> bool:
+    """Whether the classes are so many that the perplexity is the usual score, as for words."""
+    memory = evaluation.memory
+    return bool(memory["output_kind"] == "logits" and memory["outputs"] >= _MANY_CLASSES)
 
 
 def _gain(gain: Any) -> Part:
-    return number(None) if gain is None else _signed(interval(gain), gain.low, gain.high)
+    """Return a gain above its interval, so that the column is narrow."""
+    if gain is None:
+        return number(None)
+    return _signed(f"{gain.mean:+.3g}", gain.low, gain.high, f"{gain.low:+.3g} to {gain.high:+.3g}")
 
 
-def _signed(text: str, low: float, high: float) -> Html:
-    return element("span", text, class_=sign(low, high) or "plain")
+def _signed(text: str, low: float, high: float, below: str = "") -> Html:
+    """Return a number coloured by what its interval proves, with another text below it."""
+    parts: list[Part] = [text]
+    if below:
+        parts += [" ", element("span", below, class_="range")]
+    return element("span", *parts, class_=sign(low, high) or "plain")
 
 
 # ---- What was chosen? ------------------------------------------------------------------------
 
 
-def settings_section(tuning: TuneResult) -> Html:
-    """Return the section with the settings, how sure the choice is, and the map of gains."""
+def settings_section(tuning: TuneResult, evaluation: Evaluation | None) -> Html:
+    """Return the section with the settings, how sure the choice is, and the map of gains.
+
+    The words that the table of the evaluation's methods explains are not explained again.
+    """
+    known = [] if evaluation is None else method_terms(evaluation)
     name = score_name(tuning.score)
     better = "greater is better" if tuning.greater_is_better else "smaller is better"
     settings = {
@@ -96,6 +134,8 @@ def settings_section(tuning: TuneResult) -> Html:
         "as published": tuning.published,
         "kNN alone": tuning.knn,
     }
+    if tuning.interpolation is not None:
+        settings["interpolation"] = tuning.interpolation
     held_out = ", ".join(f"{key} {number(value)}" for key, value in tuning.held_out.items())
     return section(
         "What was chosen?",
@@ -108,6 +148,7 @@ def settings_section(tuning: TuneResult) -> Html:
         ),
         element("ul", *(element("li", note) for note in tuning.notes)) if tuning.notes else "",
         _settings(settings),
+        definitions(term for term in setting_terms(settings.values()) if term not in known),
         figures.figure(
             "tuning",
             partial(plots.tuning_map, tuning),
@@ -127,12 +168,40 @@ def settings_section(tuning: TuneResult) -> Html:
     )
 
 
+# The settings that matter to these; to others all do, but for the map where targets need none.
+_OWN_SETTINGS = {
+    "base": ("temperature",),
+    "kNN alone": ("k", "sigma", "probability_map", "preprocess", "key_dtype"),
+}
+
+
 def _settings(rows: dict[str, Settings]) -> Html:
-    names = ["k", "sigma", "temperature", "strength", "probability_map", "preprocess", "key_dtype"]
+    names = [
+        "k", "sigma", "temperature", "strength", "method", "probability_map", "preprocess",
+        "key_dtype",
+    ]  # fmt: skip
+    if any(settings.gate != "none" for settings in rows.values()):
+        names.append("gate")
     head = ["settings", *(name.replace("_", " ") for name in names)]
-    return table(
-        head, [(key, *(number(getattr(s, n)) for n in names)) for key, s in rows.items()], 0
-    )
+    lines = [
+        (
+            key,
+            *(
+                number(getattr(s, name) if name in _own_settings(key, s, names) else None)
+                for name in names
+            ),
+        )
+        for key, s in rows.items()
+    ]
+    return table(head, lines, 0)
+
+
+def _own_settings(key: str, settings: Settings, names: Sequence[str]) -> Sequence[str]:
+    """Return the names of the settings that matter to a method."""
+    if key in _OWN_SETTINGS:
+        return _OWN_SETTINGS[key]
+    of_targets = settings.method == "targets"
+    return [name for name in names if not (of_targets and name == "probability_map")]
 
 
 # ---- Where does it help, where does it harm? -------------------------------------------------
@@ -142,10 +211,16 @@ def where_section(evaluation: Evaluation, classes: Classes) -> Html:
     """Return the section with gains and harms by distance and by class."""
     last, unit = evaluation.methods[-1].name, gain_unit(evaluation.task)
     says = (
-        f"Gain of {last} over the base, in {unit}, by distance to the nearest row of the memory, "
-        "with 95% intervals. Above the line the memory helps, below it harms."
+        f"Gain of {last} over {rival_name(evaluation)}, in {unit}, by distance to the nearest row "
+        "of the memory, with 95% intervals. Above the line the memory helps, below it harms."
     )
-    by_class = () if evaluation.by_class is None else _by_class(evaluation, classes)
+    parts: list[Html] = []
+    if evaluation.by_class is not None:
+        parts += _by_class(evaluation, classes)
+    if evaluation.by_output is not None:
+        parts += _by_output(evaluation, evaluation.by_output)
+    if evaluation.by_group is not None:
+        parts += _by_group(evaluation, evaluation.by_group)
     return section(
         "Where does it help, and where does it harm?",
         paragraph(_extremes(evaluation)),
@@ -153,7 +228,7 @@ def where_section(evaluation: Evaluation, classes: Classes) -> Html:
         details(
             "The numbers by distance", _by_distance(evaluation), opened=not figures.available()
         ),
-        *by_class,
+        *parts,
     )
 
 
@@ -170,16 +245,12 @@ def _extremes(evaluation: Evaluation) -> str:
 def _by_distance(evaluation: Evaluation) -> Html:
     names = [method.name for method in evaluation.methods]
     score = "log-loss" if evaluation.task == "classification" else "RMSE"
-    head = ["distance", "rows", "gain, 95% interval", *(f"{score}, {name}" for name in names)]
+    head = ["distance", "gain", "rows", *(f"{score}, {name}" for name in names)]
     rows = [
         (
             f"{bucket['from']:.3g} to {bucket['to']:.3g}",
+            _part_gain(bucket),
             number(bucket["rows"]),
-            _signed(
-                f"{bucket['gain']:+.3g} ({bucket['low']:+.3g} to {bucket['high']:+.3g})",
-                bucket["low"],
-                bucket["high"],
-            ),
             *(number(bucket[name]) for name in names),
         )
         for bucket in evaluation.by_distance
@@ -187,9 +258,67 @@ def _by_distance(evaluation: Evaluation) -> Html:
     return table(head, rows)
 
 
+def _part_gain(part: dict[str, Any]) -> Part:
+    """Return the gain of a bucket or a group."""
+    return _gain(Interval(part["gain"], part["low"], part["high"], math.nan))
+
+
+def _base_note(evaluation: Evaluation) -> str:
+    """Return a sentence on the base of a table, if it is not the base as given."""
+    name = rival_name(evaluation)
+    return "" if name == "base" else f" The base is that at its own temperature ({name})."
+
+
+def _by_group(evaluation: Evaluation, groups: list[dict[str, Any]]) -> Iterator[Html]:
+    first, last = rival_name(evaluation), evaluation.methods[-1].name
+    score = "log-loss" if evaluation.task == "classification" else "RMSE"
+    head = ["group", "gain", f"{score}, base", f"{score}, memory", "rows", "corrected", "harmed"]
+    rows = [
+        (
+            str(group["group"]),
+            _part_gain(group),
+            *(number(group[name]) for name in (first, last)),
+            *(number(group[name]) for name in ("rows", "corrected", "harmed")),
+        )
+        for group in groups[:_GROUPS_SHOWN]
+    ]
+    yield element("h3", "By group")
+    shown = (
+        ""
+        if len(rows) == evaluation.groups
+        else f"The {len(rows)} worst of {evaluation.groups:,}. "
+    )
+    said = f"{shown}The group that the memory predicts worst comes first."
+    yield paragraph(said + _base_note(evaluation), "quiet")
+    yield table(head, rows)
+
+
+def _by_output(evaluation: Evaluation, outputs: list[dict[str, Any]]) -> Iterator[Html]:
+    first, last = rival_name(evaluation), evaluation.methods[-1].name
+
+    def ratio(output: dict[str, Any]) -> float:
+        before, after = (float(output[name]["rmse"]) for name in (first, last))
+        return after / before if before else math.inf if after else 1.0
+
+    head = ["output", "RMSE, base", "RMSE, memory", "R², base", "R², memory"]
+    rows = [
+        (
+            str(output["output"]),
+            *(number(output[name][score]) for score in ("rmse", "r2") for name in (first, last)),
+        )
+        for output in sorted(outputs, key=ratio)[:_OUTPUTS_SHOWN]
+    ]
+    shown = "" if len(rows) == len(outputs) else f"The first {len(rows)} of {len(outputs):,}, "
+    yield element("h3", "By output")
+    yield paragraph(
+        f"{shown}{'from' if shown else 'From'} the output whose error fell most.", "quiet"
+    )
+    yield table(head, rows)
+
+
 def _by_class(evaluation: Evaluation, classes: Classes) -> Iterator[Html]:
     groups = evaluation.by_class or []
-    first, last = evaluation.methods[0].name, evaluation.methods[-1].name
+    first, last = rival_name(evaluation), evaluation.methods[-1].name
     order = sorted(groups, key=lambda g: (-abs(g["corrected"] - g["harmed"]), g["class"]))
     shown = sorted(order[:_CLASSES_SHOWN], key=lambda g: (g["harmed"] - g["corrected"], g["class"]))
     head = [
@@ -211,7 +340,8 @@ def _by_class(evaluation: Evaluation, classes: Classes) -> Iterator[Html]:
         for group in shown
     ]
     yield element("h3", "By class")
-    yield paragraph("From the class that won most to the one that lost most.", "quiet")
+    said = "From the class that won most to the one that lost most."
+    yield paragraph(said + _base_note(evaluation), "quiet")
     yield table(head, rows)
     if len(groups) > len(shown):
         yield paragraph(
@@ -225,7 +355,7 @@ def _by_class(evaluation: Evaluation, classes: Classes) -> Iterator[Html]:
 def calibration_section(evaluation: Evaluation) -> Html:
     """Return the section on how sure the methods are, and how often they are right."""
     bins = evaluation.reliability or {}
-    names = evaluation.methods[0].name, evaluation.methods[-1].name
+    names = rival_name(evaluation), evaluation.methods[-1].name
     rows = [
         (
             f"{pair[0]['low']:.2f} to {pair[0]['high']:.2f}",
@@ -321,6 +451,19 @@ def _example(change: Change, classes: bool) -> Html:
     title = element("span", change.words, class_=kind)
     head = ["neighbour, id", "target", "distance", "weight", "push"]
     return joined([element("h3", f"Row {change.row}, ", title), table(head, rows)])
+
+
+# ---- What does the memory hold? --------------------------------------------------------------
+
+
+def memory_section(evaluation: Evaluation) -> Html:
+    """Return the section on the size of the memory and the form in which it is stored."""
+    memory = evaluation.memory
+    size = (
+        f"{memory['rows']:,} rows, each an embedding of {memory['dimensions']:,} dimensions and "
+        f"{memory['outputs']:,} outputs: {bytes_text(memory['bytes'])} in all."
+    )
+    return section("What does the memory hold?", *map(paragraph, (size, *memory_sentences(memory))))
 
 
 # ---- How was this made? ----------------------------------------------------------------------

@@ -7,12 +7,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resmem._evaluation.evaluate import Evaluation
+    from resmem._evaluation.result import Evaluation
     from resmem._tuning.result import TuneResult
 
 _SCORES = {
     "log_loss": "log-loss",
     "brier": "Brier score",
+    "perplexity": "perplexity",
     "calibration_error": "calibration error",
     "rmse": "RMSE",
     "mae": "MAE",
@@ -68,6 +69,10 @@ _OPENINGS = {
     "harm": "The memory harms",
     "": "Whether the memory helps is not clear",
 }
+_TEMPERATURE_OPENINGS = {
+    "harm": "The memory's temperature helps, its neighbours harm",
+    "": "The memory's temperature helps, whether its neighbours do is not clear",
+}
 
 
 def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[str, list[str]]:
@@ -80,23 +85,24 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
         return "", [
             "The memory is switched off: its strength is 0.",
             *chosen,
+            *_on_better_methods(evaluation),
             *_on_temperature(evaluation),
         ]
     first, last = evaluation.methods[0], evaluation.methods[-1]
-    assert last.gain is not None
-    is_classes, answer = evaluation.task == "classification", sign(last.gain.low, last.gain.high)
+    rival, gain = next(iter(evaluation.over.items()))
+    is_classes, answer = evaluation.task == "classification", sign(gain.low, gain.high)
     opening = _OPENINGS[answer]
-    if answer == "gain" and any(
-        gain.mean >= last.gain.mean for gain in _temperature_gains(evaluation)
+    if answer != "gain" and any(
+        sign(alone.low, alone.high) == "gain" for alone in _temperature_gains(evaluation)
     ):
-        answer, opening = "", "The memory's temperature helps, its neighbours do not"
+        opening = _TEMPERATURE_OPENINGS[answer]
     score = "log-loss" if is_classes else "squared error per row"
     won, lost = ("corrected", "harmed") if is_classes else ("improved", "made worse")
     compared = (
-        f"its {score} is {_change(last.gain, evaluation.task)} than the base model's "
-        f"({_interval_text(last.gain)})"
+        f"its {score} is {_change(gain, evaluation.task)} than {_whose(rival)} "
+        f"({_interval_text(gain)})"
     )
-    if not math.isfinite(last.gain.mean):
+    if not math.isfinite(gain.mean):
         compared = "both give probability 0 to the class of some, and their log-losses are infinite"
     known = next(iter(last.scores))  # the first score is the best-known one
     before, after = (number(method.scores[known], known) for method in (first, last))
@@ -104,8 +110,18 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
         f"{opening}: on {evaluation.rows:,} rows {compared}.",
         f"{last.corrected:,} predictions were {won} and {last.harmed:,} {lost}: "
         f"{score_name(known)} {before} before, {after} after.",
+        *_on_better_methods(evaluation),
         *_on_temperature(evaluation),
     ]
+
+
+def rival_name(evaluation: Evaluation) -> str:
+    """Return the name of the base that the memory has to beat: at its own temperature."""
+    return next(iter(evaluation.over))
+
+
+def _whose(rival: str) -> str:
+    return "the base model's" + ("" if rival == "base" else " at its own temperature")
 
 
 def _tuned(tuning: TuneResult) -> str:
@@ -119,6 +135,17 @@ def _tuned(tuning: TuneResult) -> str:
     )
 
 
+def _on_better_methods(evaluation: Evaluation) -> list[str]:
+    """Return a sentence on each method, other than a base, that clearly beats the memory."""
+    unit = " nats" if evaluation.task == "classification" else ""
+    return [
+        f"Better than the memory is {name}, by {-gain.mean:.3g}{unit} "
+        f"({-gain.high:+.3g} to {-gain.low:+.3g})."
+        for name, gain in evaluation.over.items()
+        if name != rival_name(evaluation) and sign(gain.low, gain.high) == "harm"
+    ]
+
+
 def _on_temperature(evaluation: Evaluation) -> list[str]:
     """Return a sentence on the gain of the temperature alone, if it is not 1."""
     return [
@@ -129,7 +156,7 @@ def _on_temperature(evaluation: Evaluation) -> list[str]:
 
 
 def _temperature_gains(evaluation: Evaluation) -> list[Any]:
-    return [method.gain for method in evaluation.methods if method.name.startswith("base, T=")]
+    return [method.gain for method in evaluation.methods if method.kind == "own temperature"]
 
 
 def _change(gain: Any, task: str = "") -> str:
@@ -143,11 +170,12 @@ def _interval_text(gain: Any) -> str:
 
 def calibration_verdict(evaluation: Evaluation) -> str:
     """Return sentences that compare base and memory by their calibration error."""
-    ends = evaluation.methods[0], evaluation.methods[-1]
-    first, last = (method.scores["calibration_error"] for method in ends)
+    rival = rival_name(evaluation)
+    errors = {method.name: method.scores["calibration_error"] for method in evaluation.methods}
+    first, last = errors[rival], errors[evaluation.methods[-1].name]
     change = "better" if last < first else "worse" if last > first else "as well"
     return (
-        f"The memory's calibration error is {last:.3g}, the base model's {first:.3g}: it is "
+        f"The memory's calibration error is {last:.3g}, {_whose(rival)} {first:.3g}: it is "
         f"{change} calibrated. That is how far, on average, a method's confidence is from how "
         "often it is right; 0 is perfect."
     )

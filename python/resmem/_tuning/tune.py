@@ -13,29 +13,33 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from resmem._base import checks
-from resmem._base.arrays import F64, I64
+from resmem._base.arrays import I64
 from resmem._base.errors import warn
 from resmem._base.execution import Execution, execution_of
 from resmem._base.sample import sample
 from resmem._correction.correct import Corrector
+from resmem._correction.own_rows import MemoryRows
 from resmem._correction.simplex import map_named
 from resmem._keys.preprocess import preprocess_named
 from resmem._rows.plausible import OverlapCounter
 from resmem._rows.snapshot import Snapshot
 from resmem._scores.intervals import checked_confidence, checked_risk
 from resmem._scores.metrics import Score, score_named
+from resmem._scores.trained import (
+    CURE,
+    TRAINED_SHARE,
+    clearly_smaller,
+    note_of_trained_rows,
+)
 from resmem._state.settings import Settings
 from resmem._state.view import MemoryView
 from resmem._tuning.dependence import Dependence
 from resmem._tuning.grid import grid_of, names_to_try
 from resmem._tuning.judge import KEYS_PREDICTIONS, PROOF_PREDICTIONS, Tuner
 from resmem._tuning.result import TuneResult
-from resmem._tuning.validation import CallersRows, MemoryRows, ValidationRun
+from resmem._tuning.validation import CallersRows, ValidationRun
 
 _SAMPLE_ROWS = 10_000  # most rows of the memory that are used
-# A base model was probably trained on the memory's rows if its errors there are less than this
-# share of its errors on validation rows, or of the errors of the neighbours' targets alone.
-_TRAINED_SHARE, _TRAINED_SHARE_OF_KNN = 0.8, 0.5
 _FORECAST_AFTER = 1.0  # seconds after which the time left is estimated
 _LONG = 10.0  # seconds left that are worth a warning
 
@@ -158,24 +162,18 @@ def _memory_rows(corrector: Corrector, some: I64, k: int, execution: Execution) 
 def _note_of_small_residuals(run: ValidationRun, result: TuneResult, loo: bool) -> tuple[str, ...]:
     """Return a note if the memory's residuals are smaller than those of rows that the base model
     has not seen: then it was trained on the memory's rows, and residuals teach little."""
-    cure = "fit with outputs from models that did not see the rows (resmem.out_of_fold)"
     if loo:
         alone = run.predictions(result.knn, np.arange(len(run.source)), "targets")
-        share = _clearly_smaller(
-            run.base_error_sizes(), run.error_sizes(alone), _TRAINED_SHARE_OF_KNN
-        )
-        return () if share is None else (
-            f"the base model errs {share:.0%} as much on the memory's rows as their neighbours do: "
-            f"if it was trained on them, their residuals are too small for new rows; {cure}",
-        )  # fmt: skip
+        note = note_of_trained_rows(run.base_error_sizes(), run.error_sizes(alone))
+        return () if note is None else (note,)
     if not run.spec.store.gives_outputs:
         return ()
     corrector = Corrector(run.spec, run.rows, 1, 1.0, 1.0, map_named("clip"))
     own = replace(run, source=MemoryRows(corrector, run.sampled, 1, run.execution))
-    share = _clearly_smaller(own.base_error_sizes(), run.base_error_sizes(), _TRAINED_SHARE)
+    share = clearly_smaller(own.base_error_sizes(), run.base_error_sizes(), TRAINED_SHARE)
     return () if share is None else (
         f"the memory's residuals are {share:.0%} of the size of those on the validation rows: the "
-        f"base model was probably trained on the memory's rows; {cure}",
+        f"base model was probably trained on the memory's rows; {CURE}",
     )  # fmt: skip
 
 
@@ -202,13 +200,6 @@ def _note_of_impossible_classes(run: ValidationRun, result: TuneResult) -> tuple
         "these rows do not have that class; choose by another score, such as score='brier', or "
         "leave these rows out",
     )
-
-
-def _clearly_smaller(sizes: F64, others: F64, factor: float) -> float | None:
-    """Return the ratio of the means if it is below ``factor`` by two standard errors, else None."""
-    error = math.sqrt(sizes.var() / len(sizes) + factor**2 * others.var() / len(others))
-    clear = sizes.mean() + 2 * error < factor * others.mean()
-    return float(sizes.mean() / others.mean()) if clear else None
 
 
 # ---------------------------------------------------------------------- progress

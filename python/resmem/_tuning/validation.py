@@ -29,10 +29,10 @@ from resmem._base.arrays import (
 )
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution
-from resmem._correction.correct import Corrector, Method, NeighbourSearch
+from resmem._correction.correct import Corrector, Method
 from resmem._correction.gate import Feature
+from resmem._correction.own_rows import MemoryRows
 from resmem._correction.simplex import map_named
-from resmem._keys.stored import widen_keys
 from resmem._rows import plausible
 from resmem._rows.segment import checked_stored
 from resmem._rows.snapshot import Snapshot
@@ -101,50 +101,6 @@ class CallersRows:
         outputs: Array = self._corrector.raw_outputs(keys, self._given, block, self._execution)
         release_pages(self._given, block)
         return outputs
-
-
-class MemoryRows:
-    """Rows of the memory that serve as validation rows; none is its own neighbour."""
-
-    def __init__(self, corrector: Corrector, positions: I64, k: int, execution: Execution) -> None:
-        self._corrector, self._k, self._execution = corrector, k, execution
-        self._positions = positions  # numbered through all segments
-        stored = self._of("targets", slice(0, len(positions)))
-        self.targets: Array = checked_stored(stored, corrector.rows.columns)
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def find(self, block: slice) -> tuple[F64, I64]:
-        """Return distances and positions of the neighbours of a block of rows."""
-        rows, prepare = self._corrector.rows, self._corrector.auto_prepare
-        chosen = list(rows.at(self._positions[block]))
-        own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
-        largest = max(segment.keys_max for segment, _ in chosen)
-        keys = self._keys(block)
-        search = NeighbourSearch(
-            rows, keys, largest, self._k, own, self._execution, prepare, self._corrector.resident
-        )
-        distances, _, positions = search.neighbours()
-        return distances, positions
-
-    def at_k(self, k: int) -> MemoryRows:
-        """Return the same rows, of which each has this many neighbours."""
-        other = copy.copy(self)
-        other._k = k
-        return other
-
-    def outputs(self, block: slice) -> Array:
-        """Return the base model's outputs (b, C) of a block of rows, from the store."""
-        store, chosen = self._corrector.spec.store, self._corrector.rows.at(self._positions[block])
-        return np.concatenate([store.outputs(s, at, self._execution) for s, at in chosen])
-
-    def _keys(self, block: slice) -> Keys:
-        return widen_keys(self._of("keys", block))
-
-    def _of(self, name: str, block: slice) -> Array:
-        chosen = self._corrector.rows.at(self._positions[block])
-        return np.concatenate([segment[name][at] for segment, at in chosen])
 
 
 def checked_targets(corrector: Corrector, targets: Any, q: int) -> Array:

@@ -51,12 +51,13 @@ def run_test(tuned_model: TunedModel, test: Split, printer: Printer) -> Result:
             memory.use(settings).evaluate(*outputs, test.labels, knn=tuned)
             for settings in (tuned.base, tuned.published, tuned.best)
         )
-    given = {method.name: method for method in published.methods}
+    given = {method.kind: method for method in published.methods}
     chosen = "ResMem, tuned" if tuned.best.strength else "ResMem, switched off"
     methods = {
         "base": given["base"],
         f"base, T={tuned.base.temperature:g}": tempered.methods[-1],  # strength 0
-        "kNN alone": given["kNN alone"],
+        "kNN alone": given["neighbours"],
+        "interpolation": given["interpolation"],
         "ResMem as published": published.methods[-1],
         chosen: best.methods[-1],
     }

@@ -124,6 +124,7 @@ class Printer:
                 )
         print(
             "  corrected: the base model wrong and the method right; harmed: the reverse.\n"
+            "  Interpolation: the base model and a share of kNN alone (kNN-LM).\n"
             "  As published: strength 1, k, sigma and temperature tuned; the sum can leave [0, 1]\n"
             "  and is clipped. Tuned: the strength and the map to probabilities as well.\n"
             "  Gain over the base model in log-loss, per image, with 95 % confidence:"

@@ -10,7 +10,7 @@ import resmem
 from .base import Base, Outputs
 
 if TYPE_CHECKING:
-    from resmem._evaluation.evaluate import MethodResult
+    from resmem._evaluation.result import MethodResult
 
 
 @dataclass(frozen=True)

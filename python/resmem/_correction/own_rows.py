@@ -1,0 +1,68 @@
+"""Rows of a memory that stand in for queries whose targets are known."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from resmem._base.arrays import F64, I64, Array, Keys
+from resmem._base.execution import Execution
+from resmem._correction.correct import Corrector, NeighbourSearch
+from resmem._keys.stored import widen_keys
+from resmem._rows.segment import Segment, checked_stored
+
+
+class MemoryRows:
+    """Rows of the memory that serve as queries; none is its own neighbour."""
+
+    def __init__(self, corrector: Corrector, positions: I64, k: int, execution: Execution) -> None:
+        self._corrector, self.k, self._execution = corrector, k, execution
+        self._positions = positions  # numbered through all segments
+        stored = self._of("targets", slice(0, len(positions)))
+        self.targets: Array = checked_stored(stored, corrector.rows.columns)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def ids(self, block: slice) -> I64:
+        """Return the ids of a block of rows."""
+        return np.concatenate([segment.ids_of(at) for segment, at in self._chosen(block)])
+
+    def find(self, block: slice, keys: Keys | None = None, largest: float = 0.0) -> tuple[F64, I64]:
+        """Return distances and positions of the neighbours of a block of rows.
+
+        ``keys`` and ``largest`` are what ``queries`` returns, if it was asked already.
+        """
+        rows, prepare = self._corrector.rows, self._corrector.auto_prepare
+        own = self.ids(block)[:, None]
+        if keys is None:
+            keys, largest = self.queries(block)
+        search = NeighbourSearch(
+            rows, keys, largest, self.k, own, self._execution, prepare, self._corrector.resident
+        )
+        distances, _, positions = search.neighbours()
+        return distances, positions
+
+    def at_k(self, k: int) -> MemoryRows:
+        """Return the same rows, of which each has this many neighbours."""
+        other = copy.copy(self)
+        other.k = k
+        return other
+
+    def queries(self, block: slice) -> tuple[Keys, float]:
+        """Return the keys of a block of rows, and a bound of their absolute values."""
+        largest = max(segment.keys_max for segment, _ in self._chosen(block))
+        return widen_keys(self._of("keys", block)), largest
+
+    def outputs(self, block: slice) -> Array:
+        """Return the base model's outputs (b, C) of a block of rows, from the store."""
+        store = self._corrector.spec.store
+        chosen = self._chosen(block)
+        return np.concatenate([store.outputs(s, at, self._execution) for s, at in chosen])
+
+    def _chosen(self, block: slice) -> list[tuple[Segment, I64]]:
+        return list(self._corrector.rows.at(self._positions[block]))
+
+    def _of(self, name: str, block: slice) -> Array:
+        return np.concatenate([segment[name][at] for segment, at in self._chosen(block)])
