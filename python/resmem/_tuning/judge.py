@@ -37,6 +37,15 @@ STAND_INS = {
     "mean": "the mean residual of all rows",
     "shuffled": "the neighbours of other rows",
 }
+# The pairs of methods whose gain has an interval.
+_PAIRS = (
+    ("candidate", "base"),
+    ("chosen", "base"),
+    ("candidate", "mean"),
+    ("candidate", "shuffled"),
+    ("base", "given"),
+    ("every", "present"),
+)
 PROOF_PREDICTIONS = 6  # predictions of each row that the proof compares
 KEYS_PREDICTIONS = 2  # predictions of each row that compare ways to keep keys
 
@@ -194,9 +203,9 @@ class HeldOutComparison:
         self._tuner, self._picks = tuner, picks
         self._judged = tuner.dependence.judged
         self.in_order = False  # whether gains of rows near each other in their order were alike
-        # For each pair of methods, sums over rows of the second and the fourth moment of the gain
-        # that the base expects.
-        self._expected: dict[tuple[str, str], F64] = {}
+        # For each pair of methods and each base that may be right, sums over rows of the second and
+        # the fourth moment of the gain that this base expects.
+        self._expected: dict[tuple[str, str], dict[str, F64]] = {}
         n, columns = len(tuner.folds), tuner.runs[0].rows.columns
         self._whole: dict[str, Array] = {}
         self._numbers: dict[str, F64] = {}
@@ -222,11 +231,12 @@ class HeldOutComparison:
         classes = targets if tuner.runs[0].spec.task == "classification" else None
         clusters, shown = tuner.dependence.clusters(gains, classes)
         self.in_order |= shown
-        expected = None
-        if tuner.score.by_class is not None:
-            second, fourth = self._expected[name, other]
-            expected = Expected(second / len(gains), fourth / second if second > 0 else 0.0)
-        return estimate_of(gains, clusters, expected)
+        expected = [
+            Expected(second / len(gains), fourth / second)
+            for second, fourth in self._expected.get((name, other), {}).values()
+            if second > 0
+        ]
+        return estimate_of(gains, clusters, max(expected, default=None))
 
     def score(self, name: str) -> float:
         """Return the score of a method over the judged rows."""
@@ -251,15 +261,17 @@ class HeldOutComparison:
         if score.by_class is None:
             return
         judged = tuner.dependence.is_judged[rows]
-        for name, values in predicted.items():
-            for other, others in predicted.items():
-                if name == other:
-                    continue
-                # What is beaten is taken as right; stand-ins for neighbours are not.
-                truth = predicted["base"] if other in STAND_INS else others
-                moments = expected_of(score.by_class(values, others), truth)
-                sums = np.array([each[judged].sum() for each in moments])
-                self._expected[name, other] = self._expected.get((name, other), 0.0) + sums
+        for name, other in _PAIRS:
+            if name not in predicted or other not in predicted:
+                continue
+            gains = score.by_class(predicted[name], predicted[other])
+            sums = self._expected.setdefault((name, other), {})
+            # The base is right at its own temperature, or as it was given: rows that lack rare
+            # losses make a temperature, too, seem better than it is.
+            for right in [r for r in ("base", "given") if r in predicted] or [other]:
+                moments = expected_of(gains, predicted[right])
+                found = np.array([each[judged].sum() for each in moments])
+                sums[right] = sums.get(right, 0.0) + found
 
     def _predicted(self, name: str, rows: I64) -> Array:
         tuner, picks = self._tuner, self._picks[name]
