@@ -33,6 +33,7 @@ _CLEAR = 3.09  # normal quantile of a risk of 0.1 %, for groups that keys show
 # A validation row belongs to a group if another one is so near that, of unrelated rows, only one in
 # twenty would have one so near.
 _NEAR_BY_CHANCE = 0.05
+_TOLD = 0.95  # groups per row below which it is told that there are groups
 _LINKS = 8  # nearest validation rows to which a row is compared
 _TESTED = 500  # rows that tell whether there are groups
 _KEY_BYTES = 64 << 20  # largest keys of validation rows that are compared with each other
@@ -81,7 +82,8 @@ class Dependence:
             "each other or lie nearer to each other than to the memory; groups= says which rows "
             "belong together"
         )
-        return Dependence(numbered(folds), groups, notes=(note,))
+        notes = (note,) if count < _TOLD * rows else ()
+        return Dependence(numbered(folds), groups, notes=notes)
 
     @property
     def is_judged(self) -> Mask:
