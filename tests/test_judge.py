@@ -93,6 +93,29 @@ def test_unrelated_rows_are_not_grouped(d, q):
     assert not any("judged as" in note for note in result.notes)
 
 
+def test_copies_of_one_row_prove_nothing():
+    rng = np.random.default_rng(12)
+    rows, fresh = parts(calibrated(rng, 400, useful=True), 370, 30)
+    one = tuple(np.repeat(part[:1], 30, axis=0) for part in fresh)
+    result = tuned(rows, one)[1]
+    assert not result.useful
+    assert result.gain.low in (-np.inf, 0)
+    assert "are judged as 1 groups" in result.notes[0]
+
+
+def test_groups_may_have_any_numbers():
+    rng = np.random.default_rng(13)
+    rows, fresh = parts(calibrated(rng, 400, useful=True), 370, 30)
+    groups = np.arange(30) // 3
+    for score in ("log_loss", "calibration_error"):
+        small, large = (
+            tuned(rows, fresh, groups=g, score=score, k=4, sigma=1.0)[1].gain
+            for g in (groups, 2**62 - groups * 2**40)
+        )
+        assert np.isfinite(small).all()
+        assert small.low == pytest.approx(large.low, abs=0.1)
+
+
 def test_keys_that_the_memory_has_too_are_not_copies():
     """A key of few values says nothing of which rows belong together."""
     rng = np.random.default_rng(3)

@@ -60,7 +60,7 @@ class Dependence:
             ranks = time_ranks(times, len(targets))
             return Dependence(numbered(time_folds(folds, ranks)), ranks=ranks)
         if groups is not None:
-            numbers = group_numbers(groups, len(targets))
+            numbers = numbered(group_numbers(groups, len(targets)))
             return Dependence(numbered(group_folds(folds, seed, targets, numbers)), numbers)
         counted = isinstance(folds, (int, np.integer))
         return Dependence(numbered(fold_numbers(folds, seed, targets)), may_detect=counted)
@@ -76,7 +76,9 @@ class Dependence:
         if groups is None:
             return self
         count, rows = int(groups.max()) + 1, len(groups)
-        folds = group_folds(int(self.folds.max()) + 1, seed, run.source.targets, groups)
+        folds = self.folds
+        if count > 2:  # else some fold would choose by no rows
+            folds = group_folds(int(folds.max()) + 1, seed, run.source.targets, groups)
         note = (
             f"the {rows} validation rows are judged as {count} groups, since many are copies of "
             "each other or lie nearer to each other than to the memory; groups= says which rows "
@@ -126,9 +128,9 @@ class Dependence:
         return self.clusters(np.empty(0), None)[0]
 
 
-def numbered(folds: I64) -> I64:
-    """Return the folds numbered from 0 without gaps."""
-    return np.asarray(np.unique(folds, return_inverse=True)[1].reshape(-1), dtype=np.int64)
+def numbered(numbers: I64) -> I64:
+    """Return the numbers of folds or groups counted from 0 without gaps."""
+    return np.asarray(np.unique(numbers, return_inverse=True)[1].reshape(-1), dtype=np.int64)
 
 
 def _batches(places: I64) -> I64:

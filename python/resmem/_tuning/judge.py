@@ -268,7 +268,7 @@ class HeldOutComparison:
             sums = self._expected.setdefault((name, other), {})
             # The base is right at its own temperature, or as it was given: rows that lack rare
             # losses make a temperature, too, seem better than it is.
-            for right in [r for r in ("base", "given") if r in predicted] or [other]:
+            for right in ("base", "given") if "base" in predicted else (other,):
                 moments = expected_of(gains, predicted[right])
                 found = np.array([each[judged].sum() for each in moments])
                 sums[right] = sums.get(right, 0.0) + found
