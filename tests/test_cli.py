@@ -910,7 +910,7 @@ def test_tune_changes_nothing_unless_asked_to(judged):
     before = Path("m.resmem").read_bytes()
     done = judged(TUNE)
     assert (done.status, done.err) == (0, "")
-    assert done.out.startswith("Tuned by log_loss (smaller is better) on 23 rows, 5 folds")
+    assert done.out.startswith("Tuned by log_loss (smaller is better) on 23 rows, 10 folds")
     assert done.out.endswith("nothing is changed without --apply\n")
     facts = json.loads(judged(f"{TUNE} --json").out)
     assert not facts["applied"]
@@ -981,6 +981,23 @@ def test_tune_passes_its_score_and_fold_options_on(judged):
         ).to_dict()  # fmt: skip
     del facts["seconds"], wanted["seconds"]
     assert facts == wanted
+
+
+@pytest.mark.parametrize("name", ["groups", "times"])
+def test_tune_passes_groups_times_and_risk_on(judged, name):
+    given = np.arange(Q) // 3
+    np.save(f"{name}.npy", given)
+    facts = json.loads(judged(f"{TUNE} --{name} {name}.npy --risk 0.2 --json").out)["tuning"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = (
+            memory()
+            .tune(*rows_of(), k=[2, 5], sigma=[0.5, np.inf], risk=0.2, apply=False, **{name: given})
+            .to_dict()
+        )
+    del facts["seconds"], wanted["seconds"]
+    assert facts == wanted
+    assert facts["risk"] == 0.2
 
 
 def test_tune_loo_uses_the_rows_of_the_memory(judged):
@@ -1102,6 +1119,7 @@ def test_bfloat16_rows_are_reported(judged):
         (TUNE.replace("--embeddings judged.npz", ""), "--embeddings is missing"),
         (TUNE + " --loo", "--loo tries the rows of the memory itself: leave out --embeddings"),
         ("tune m.resmem --loo --exclude-ids judged.npz", "leave out --exclude-ids"),
+        ("tune m.resmem --loo --groups judged.npz:targets", "leave out --groups"),
         (TUNE + " --k 0", "k must be at least 1, got 0"),
         (TUNE + " --score f1", "score must be one of"),
         (TUNE + " --folds 1", "folds"),

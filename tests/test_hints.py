@@ -46,6 +46,7 @@ P = np.exp(L) / np.exp(L).sum(axis=1, keepdims=True)
 V = RNG.standard_normal(N)
 FRESH = Z + np.float32(0.1)
 HEAD = RNG.standard_normal((C, D)), np.zeros(C)
+DAYS = [f"2024-{1 + i // 28:02}-{1 + i % 28:02}" for i in range(N)]
 QUICK = {"k": [1, 2], "sigma": 1.0, "strength": 1, "temperature": 1.0, "apply": False}
 CHANCES = {"output_kind": "probabilities"}
 
@@ -252,6 +253,9 @@ CASES = {
     "one-hot": (lambda: resmem.Memory().fit(Z, L, np.eye(C)[Y]), Follow(r"class, pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=np.eye(C)[Y])),
     "one-hot, evaluated": (lambda: memory().evaluate(FRESH, L, np.eye(C)[Y]), Follow(r"class, pass (.*)", lambda y: memory().evaluate(FRESH, L, y), targets=np.eye(C)[Y])),
     "one-hot, tuned": (lambda: memory().tune(FRESH, L, np.eye(C)[Y]), Follow(r"class, pass (.*)", lambda y: memory().tune(FRESH, L, y, **QUICK), targets=np.eye(C)[Y])),
+    "times as text": (lambda: memory().tune(FRESH, L, Y, times=DAYS), Follow(r"convert them with (.*)", lambda t: memory().tune(FRESH, L, Y, times=t, **QUICK), times=DAYS)),
+    "groups and times": (lambda: memory().tune(FRESH, L, Y, groups=np.arange(N), times=np.arange(N)), lambda m: [memory().tune(FRESH, L, Y, **{name: np.arange(N)}, **QUICK) for name in re.findall("groups|times", m)[:2]]),
+    "one_se in time": (lambda: memory().tune(FRESH, L, Y, times=np.arange(N), rule="one_se"), Follow(r"give rule=('best')", lambda rule: memory().tune(FRESH, L, Y, times=np.arange(N), rule=rule, **QUICK))),
     "float classes": (lambda: resmem.Memory().fit(Z, L, (Y * 1.0).tolist()), Follow(r"convert it with (.*), or,", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y * 1.0).tolist())),
     "named classes": (lambda: resmem.Memory().fit(Z, L, NAMES), Follow(r"columns of outputs, (.*), where", lambda y: np.testing.assert_array_equal(y, Y), targets=NAMES, classes=np.array(["cat", "dog"]))),
     "named classes of some rows": (lambda: memory().add(Z[1:2], L[1:2], NAMES[DOG]), Follow(r"columns of outputs, (.*), where", lambda y: np.testing.assert_array_equal(y, [1]), targets=NAMES[DOG], classes=np.array(["cat", "dog"]))),

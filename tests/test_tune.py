@@ -11,6 +11,7 @@ import pytest
 
 import resmem
 import resmem._rows.ingest
+from resmem._scores.intervals import Expected, paired_interval
 from resmem._state.settings import Settings
 from resmem._tuning import validation
 
@@ -274,20 +275,23 @@ def test_gain_is_measured_on_rows_that_did_not_choose(given_folds):
     y, table = world.fresh[2], result.table
     predicted = np.stack([world.predictions(row) for row in table])
     losses = -np.log(predicted[:, np.arange(120), y])
-    gains, worst, chosen = np.empty(120), np.empty(120), []
+    gains, moments, chosen = np.empty(120), np.empty((2, 120)), []
     for number in np.unique(folds):
         mine = folds == number
         others = losses[:, ~mine].mean(axis=1)
         first = int(np.argmin(others))
         second = int(np.argmin(np.where(table["strength"] == 0, others, np.inf)))
         gains[mine] = losses[second, mine] - losses[first, mine]
-        worst[mine] = np.log(predicted[first, mine] / predicted[second, mine]).min(axis=1)
+        each = np.log(predicted[first, mine] / predicted[second, mine])
+        chances = predicted[second, mine]
+        off = each - (chances * each).sum(axis=1, keepdims=True)
+        moments[:, mine] = [(chances * off**power).sum(axis=1) for power in (2, 4)]
         chosen.append(first)
     assert result.gain.mean == pytest.approx(gains.mean(), rel=1e-4)
-    gains = np.append(gains, worst.mean())  # a row that would be the worst of its kind
-    half = 1.959964 * gains.std(ddof=1) / math.sqrt(121)
-    assert result.gain.low == pytest.approx(gains.mean() - half, rel=1e-3)
-    assert result.gain.high == pytest.approx(gains.mean() + half, rel=1e-3)
+    variance, square = moments[0].mean(), moments[1].sum() / moments[0].sum()
+    wanted = paired_interval(gains, expected=Expected(variance, square))
+    assert result.gain.low == pytest.approx(wanted.low, rel=1e-3, abs=1e-5)
+    assert result.gain.high == pytest.approx(wanted.high, rel=1e-3)
     for fold, settings in zip(chosen, result.per_fold, strict=True):
         if settings.strength:
             assert {n: table[n][fold] for n in table.dtype.names if n != "score"} == row_of(
@@ -727,7 +731,7 @@ def test_result_prints_converts_and_gives_a_surface():
     result = mem.tune(*world.fresh, apply=False)
     text = repr(result)
     assert f"{len(result.table):,} settings" in text
-    for part in ("log_loss", "400 rows, 5 folds", result.reason, "kNN alone",
+    for part in ("log_loss", "400 rows, 10 folds", result.reason, "kNN alone",
                  "base, own temperature", "published", "candidate", str(result.best)):  # fmt: skip
         assert part in text
     assert max(map(len, text.splitlines())) < 160
@@ -767,9 +771,9 @@ def test_progress_adds_up_and_may_stop_the_tuning(score):
     done = []
     mem.tune(*world.fresh, progress=done.append, apply=False, **options)
     total = 50 * ((1 + 2) + 2 + 1) if score == "log_loss" else 50 * ((1 + 12) + 4 + 2)
-    # The proof counts five times; mean residuals at two temperatures and two checks of rows follow,
+    # The proof counts six times; mean residuals at two temperatures and two checks of rows follow,
     # with a step for two rows of the memory or of these.
-    total += 5 * 50 + 3 * len(mem) // 2 + 25
+    total += 6 * 50 + 3 * len(mem) // 2 + 25
     assert sum(done) == total
     before = repr(mem)
 
@@ -895,7 +899,7 @@ def test_tune_of_wrong_rows_is_refused():
         ((z, outputs, y + 3), "but outputs have 3 columns"),
         ((z[:, :1], outputs, y), "embeddings must have 2 columns"),
         ((z, outputs[:4], y), r"outputs must have one row per row of embeddings \(20\), got 4"),
-        ((z[:0], outputs[:0], y[:0]), r"folds must be at most the number of rows \(0\), got 5"),
+        ((z[:0], outputs[:0], y[:0]), r"folds must be at most the number of rows \(0\), got 10"),
     ):
         with pytest.raises(ValueError, match=message):
             mem.tune(*given)

@@ -56,6 +56,10 @@ class Estimate:
             return 0.0
         return math.inf if math.isinf(self.error) else self.error * student(risk, self.freedom)
 
+    def at_least(self, other: Estimate) -> Estimate:
+        """Return this mean with the larger of both errors."""
+        return replace(max(self, other, key=lambda each: each.error), mean=self.mean)
+
     def interval(self, confidence: float) -> Interval:
         """Return the interval of the mean."""
         half = self.margin((1 - confidence) / 2)
@@ -112,9 +116,9 @@ def estimate_of(gains: Any, groups: Any = None, expected: Expected | None = None
     if groups is not None:
         numbers = np.unique(groups, return_inverse=True)[1].reshape(-1)
         as_good = n * n / float(np.square(np.bincount(numbers)).sum())
-        sums = np.bincount(numbers, off).astype(np.float64)
+        sums: F64 = np.bincount(numbers, off).astype(np.float64)
         grouped = _of_sums(mean, sums, n, as_good)
-        estimate = max(estimate, grouped, key=lambda each: each.error)
+        estimate = estimate.at_least(grouped)
     if expected is not None:
         squared = estimate.error**2
         unseen = squared + _UNSEEN_LOSSES * expected.square / n**2

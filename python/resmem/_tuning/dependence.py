@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import resmem._core as _core
-from resmem._base.arrays import F64, I64, Array, Keys
+from resmem._base.arrays import F64, I64, Array, Keys, distinct
 from resmem._base.blocks import blocks
 from resmem._base.sample import sample
 from resmem._scores.folds import fold_numbers, group_folds, group_numbers, time_folds, time_ranks
@@ -25,10 +25,15 @@ from resmem._tuning.validation import CallersRows, ValidationRun
 # Rows in a sequence are taken as independent in this many batches. Student's quantile of 15 degrees
 # of freedom is 9 % above the normal one; rows may depend on each other over a good part of a batch.
 _BATCHES = 16
-_CLEAR = 3.09  # normal quantile of a risk of 0.1 %, for what rows show by themselves
+# How much larger the variance of a mean must seem for rows to be taken as a sequence. If their
+# order means nothing, it is like a chi-square of 16 degrees of freedom over 16, of which one in a
+# thousand exceeds this.
+_INFLATED = 2.45
+_CLEAR = 3.09  # normal quantile of a risk of 0.1 %, for groups that keys show
 # A validation row belongs to a group if another one is so near that, of unrelated rows, only one in
 # twenty would have one so near.
 _NEAR_BY_CHANCE = 0.05
+_TOLD = 0.95  # groups per row below which it is told that there are groups
 _LINKS = 8  # nearest validation rows to which a row is compared
 _TESTED = 500  # rows that tell whether there are groups
 _KEY_BYTES = 64 << 20  # largest keys of validation rows that are compared with each other
@@ -55,7 +60,7 @@ class Dependence:
             ranks = time_ranks(times, len(targets))
             return Dependence(numbered(time_folds(folds, ranks)), ranks=ranks)
         if groups is not None:
-            numbers = group_numbers(groups, len(targets))
+            numbers = numbered(group_numbers(groups, len(targets)))
             return Dependence(numbered(group_folds(folds, seed, targets, numbers)), numbers)
         counted = isinstance(folds, (int, np.integer))
         return Dependence(numbered(fold_numbers(folds, seed, targets)), may_detect=counted)
@@ -71,18 +76,26 @@ class Dependence:
         if groups is None:
             return self
         count, rows = int(groups.max()) + 1, len(groups)
-        folds = group_folds(int(self.folds.max()) + 1, seed, run.source.targets, groups)
+        folds = self.folds
+        if count > 2:  # else some fold would choose by no rows
+            folds = group_folds(int(folds.max()) + 1, seed, run.source.targets, groups)
         note = (
             f"the {rows} validation rows are judged as {count} groups, since many are copies of "
             "each other or lie nearer to each other than to the memory; groups= says which rows "
             "belong together"
         )
-        return Dependence(numbered(folds), groups, notes=(note,))
+        notes = (note,) if count < _TOLD * rows else ()
+        return Dependence(numbered(folds), groups, notes=notes)
+
+    @property
+    def is_judged(self) -> Mask:
+        """Whether each row is judged: all are, or with times those after the first fold."""
+        return (self.folds > 0) | (self.ranks is None)
 
     @property
     def judged(self) -> I64:
-        """The rows that are judged: all, or with times those after the first fold."""
-        return np.flatnonzero((self.folds > 0) | (self.ranks is None))
+        """The rows that are judged."""
+        return np.flatnonzero(self.is_judged)
 
     def choosing(self, fold: int) -> Mask:
         """Return which folds choose settings for a fold.
@@ -115,9 +128,9 @@ class Dependence:
         return self.clusters(np.empty(0), None)[0]
 
 
-def numbered(folds: I64) -> I64:
-    """Return the folds numbered from 0 without gaps."""
-    return np.asarray(np.unique(folds, return_inverse=True)[1].reshape(-1), dtype=np.int64)
+def numbered(numbers: I64) -> I64:
+    """Return the numbers of folds or groups counted from 0 without gaps."""
+    return np.asarray(np.unique(numbers, return_inverse=True)[1].reshape(-1), dtype=np.int64)
 
 
 def _batches(places: I64) -> I64:
@@ -134,8 +147,9 @@ def _without_class_means(gains: F64, labels: I64) -> F64:
 def follows_order(gains: F64) -> bool:
     """Return whether the gains (n,) of rows near each other in their order are alike.
 
-    The autocorrelations up to half a batch are added. If the order means nothing, each has mean
-    -1 / n and a variance of at most 1 / n, whatever the distribution of the gains.
+    Autocorrelations up to half a batch, added twice to 1, are the factor by which the variance of
+    the mean exceeds that of independent rows. If the order means nothing, each has mean -1 / n and
+    a variance of nearly 1 / n, whatever the distribution of the gains.
     """
     n = len(gains)
     lags = n // (2 * _BATCHES)
@@ -147,7 +161,7 @@ def follows_order(gains: F64) -> bool:
     ends = np.minimum(np.arange(n) + 1 + lags, n)
     together = float((off * (sums[ends] - sums[1:])).sum()) / total
     pairs = n * lags - lags * (lags + 1) / 2
-    return together + pairs / (n * (n - 1)) > _CLEAR * math.sqrt(pairs) / n
+    return 1 + 2 * (together + pairs / (n * (n - 1))) > _INFLATED
 
 
 # ---------------------------------------------------------------------- groups that keys show
@@ -187,13 +201,12 @@ def _near(run: ValidationRun, keys: Keys, nearest: F64) -> list[I64]:
     if share is None:
         return []
     some = sample(q, _TESTED)
-    found = _links(run, keys, some, nearest * share)
-    near = len(np.flatnonzero(np.bincount(found[:, 0], minlength=q)))
+    near = len(distinct(_links(run, keys, some, nearest * share, copies=False)[:, 0]))
     # Two rows that are each other's nearest count twice.
     spread = math.sqrt(2 * len(some) * _NEAR_BY_CHANCE * (1 - _NEAR_BY_CHANCE))
     if near <= len(some) * _NEAR_BY_CHANCE + _CLEAR * spread:
         return []
-    links = found if len(some) == q else _links(run, keys, np.arange(q), nearest * share)
+    links = _links(run, keys, np.arange(q), nearest * share)
     # If most rows hang together, they lie close rather than in groups.
     return [] if np.bincount(_components(links, q)).max() > q // 2 else [links]
 
@@ -217,7 +230,7 @@ def _near_share(run: ValidationRun, q: int, columns: int) -> float | None:
     return float(min(ratio ** (1 / dimension), 1.0))
 
 
-def _links(run: ValidationRun, keys: Keys, some: I64, within: F64) -> I64:
+def _links(run: ValidationRun, keys: Keys, some: I64, within: F64, copies: bool = True) -> I64:
     """Return the pairs (m, 2) of a row of ``some`` and another one within its distance."""
     largest = float(np.abs(keys).max(initial=0.0))
     segment = _core.Segment(keys, largest=largest)
@@ -225,7 +238,8 @@ def _links(run: ValidationRun, keys: Keys, some: I64, within: F64) -> I64:
         keys[some], largest, [segment], _LINKS, "euclidean", some[:, None],
         execution=run.execution,
     )  # fmt: skip
-    at, column = np.nonzero((near >= 0) & (distances < within[some, None]))
+    close = (near >= 0) & (distances < within[some, None]) & (copies | (distances > 0))
+    at, column = np.nonzero(close)
     return np.stack([some[at], near[at, column]], axis=1)
 
 

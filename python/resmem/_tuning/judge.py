@@ -40,7 +40,16 @@ STAND_INS = {
     "mean": "the mean residual of all rows",
     "shuffled": "the neighbours of other rows",
 }
-PROOF_PREDICTIONS = 5  # predictions of each row that the proof compares
+# The pairs of methods whose gain has an interval.
+_PAIRS = (
+    ("candidate", "base"),
+    ("chosen", "base"),
+    ("candidate", "mean"),
+    ("candidate", "shuffled"),
+    ("base", "given"),
+    ("every", "present"),
+)
+PROOF_PREDICTIONS = 6  # predictions of each row that the proof compares
 KEYS_PREDICTIONS = 2  # predictions of each row that compare ways to keep keys
 
 
@@ -223,66 +232,77 @@ class HeldOutComparison:
 
     def __init__(self, tuner: Tuner, picks: dict[str, list[Pick]]) -> None:
         self._tuner, self._picks = tuner, picks
-        self._rows = tuner.dependence.judged
+        self._judged = tuner.dependence.judged
         self.in_order = False  # whether gains of rows near each other in their order were alike
-        # For each pair of methods, sums over rows of the second and the fourth moment of the gain
-        # that the base expects.
-        self._expected: dict[tuple[str, str], F64] = {}
-        n, columns = len(self._rows), tuner.runs[0].rows.columns
+        # For each pair of methods and each base that may be right, sums over rows of the second and
+        # the fourth moment of the gain that this base expects.
+        self._expected: dict[tuple[str, str], dict[str, F64]] = {}
+        n, columns = len(tuner.folds), tuner.runs[0].rows.columns
         self._whole: dict[str, Array] = {}
+        self._numbers: dict[str, F64] = {}
         if not tuner.score.by_row:
-            self._whole = {name: tuner.shaped(self._predicted(name, self._rows)) for name in picks}
+            every = np.arange(n)
+            self._whole = {name: tuner.shaped(self._predicted(name, every)) for name in picks}
             return
-        numbers = {name: np.empty(n) for name in picks}
+        self._numbers = {name: np.empty(n) for name in picks}
         for block in blocks(n, 8 * columns * (len(picks) + 1)):
-            self._compare(block, numbers)
-        self._values = {
-            name: tuner.cost_sign * tuner.score.values(each, self._targets)
-            for name, each in numbers.items()
-        }
-
-    @property
-    def _targets(self) -> Array:
-        return self._tuner.targets[self._rows]
+            self._compare(np.arange(block.start, block.stop))
 
     def gain(self, name: str, other: str) -> Estimate:
         """Return the gain of method ``name`` over method ``other``."""
         tuner = self._tuner
         if not tuner.score.by_row:
-            return self._jackknife(self._whole[name], self._whole[other])
-        gains = gains_of(self._values[name], self._values[other])
-        classes = self._targets if tuner.runs[0].spec.task == "classification" else None
+            return self._jackknife(name, other)
+        targets = tuner.targets[self._judged]
+        one, two = (
+            tuner.cost_sign * tuner.score.values(self._numbers[each][self._judged], targets)
+            for each in (name, other)
+        )
+        gains = gains_of(one, two)
+        classes = targets if tuner.runs[0].spec.task == "classification" else None
         clusters, shown = tuner.dependence.clusters(gains, classes)
         self.in_order |= shown
-        expected = None
-        if tuner.score.by_class is not None:
-            second, fourth = self._expected[name, other]
-            expected = Expected(second / len(gains), fourth / second if second > 0 else 0.0)
-        return estimate_of(gains, clusters, expected)
+        expected = [
+            Expected(second / len(gains), fourth / second)
+            for second, fourth in self._expected.get((name, other), {}).values()
+            if second > 0
+        ]
+        return estimate_of(gains, clusters, max(expected, default=None))
 
     def score(self, name: str) -> float:
         """Return the score of a method over the judged rows."""
-        if self._tuner.score.by_row:
-            return float(self._tuner.cost_sign * self._values[name].mean())
-        return self._tuner.score.whole(self._whole[name], self._targets)
+        return self._score(name, self._judged)
 
-    def _compare(self, block: slice, numbers: dict[str, F64]) -> None:
+    def score_of_all(self, name: str) -> float:
+        """Return the score of a method over all rows."""
+        return self._score(name, np.arange(len(self._tuner.folds)))
+
+    def _score(self, name: str, rows: I64) -> float:
+        targets, score = self._tuner.targets[rows], self._tuner.score
+        if score.by_row:
+            return float(score.values(self._numbers[name][rows], targets).mean())
+        return score.whole(self._whole[name][rows], targets)
+
+    def _compare(self, rows: I64) -> None:
         """Compute the numbers of some rows, and add up what the base expects of their gains."""
-        tuner, score, rows = self._tuner, self._tuner.score, self._rows[block]
+        tuner, score = self._tuner, self._tuner.score
         predicted = {name: tuner.shaped(self._predicted(name, rows)) for name in self._picks}
         for name, values in predicted.items():
-            numbers[name][block] = score.numbers(values, tuner.targets[rows])
+            self._numbers[name][rows] = score.numbers(values, tuner.targets[rows])
         if score.by_class is None:
             return
-        for name, values in predicted.items():
-            for other, others in predicted.items():
-                if name == other:
-                    continue
-                # What is beaten is taken as right; stand-ins for neighbours are not.
-                truth = predicted["base"] if other in STAND_INS else others
-                moments = expected_of(score.by_class(values, others), truth)
-                sums = np.array([each.sum() for each in moments])
-                self._expected[name, other] = self._expected.get((name, other), 0.0) + sums
+        judged = tuner.dependence.is_judged[rows]
+        for name, other in _PAIRS:
+            if name not in predicted or other not in predicted:
+                continue
+            gains = score.by_class(predicted[name], predicted[other])
+            sums = self._expected.setdefault((name, other), {})
+            # The base is right at its own temperature, or as it was given: rows that lack rare
+            # losses make a temperature, too, seem better than it is.
+            for right in ("base", "given") if "base" in predicted else (other,):
+                moments = expected_of(gains, predicted[right])
+                found = np.array([each[judged].sum() for each in moments])
+                sums[right] = sums.get(right, 0.0) + found
 
     def _predicted(self, name: str, rows: I64) -> Array:
         tuner, picks = self._tuner, self._picks[name]
@@ -295,13 +315,14 @@ class HeldOutComparison:
                 predicted[mine] = tuner.runs[run].predictions(settings, rows[mine], predictor)
         return predicted
 
-    def _jackknife(self, first: Array, second: Array) -> Estimate:
+    def _jackknife(self, name: str, other: str) -> Estimate:
         """Return the gain in a score that is not made of single rows, with a jackknife's error.
 
         The score is computed again without each of at most 50 groups: of random rows, or of rows
         that belong together. Student's quantile for so few groups allows for heavy tails.
         """
-        tuner, targets = self._tuner, self._targets
+        tuner, targets = self._tuner, self._tuner.targets[self._judged]
+        first, second = (self._whole[each][self._judged] for each in (name, other))
         clusters = tuner.dependence.known_clusters()
         rows = np.arange(len(first)) if clusters is None else clusters
         shuffled = np.random.RandomState(tuner.seed).permutation(int(rows.max()) + 1)
@@ -355,21 +376,25 @@ class Judge:
             memory.settings[base], temperature=first.given_temperature, probability_map="clip"
         )
         against = self._picks(memory, memory.best_per_fold(where & off))
+        best = memory.settings[candidate]
         picks: dict[str, list[Pick]] = {
             "candidate": self._picks(memory, chosen),
+            "chosen": [(best, int(self._run_of[candidate]), "memory")] * len(chosen),
             "base": against,
             "given": [(given, 0, "memory")] * len(chosen),
             "mean": self._picks(self._mean, self._mean.best_per_fold(), "mean"),
             "shuffled": self._picks(memory, chosen, "shuffled"),
         }
         compared = HeldOutComparison(tuner, picks)
-        gain, warmer = compared.gain("candidate", "base"), compared.gain("base", "given")
+        # The picks of the folds tell what the candidate gains. If they differ from it, its gain may
+        # have a larger spread than theirs.
+        gain = compared.gain("candidate", "base").at_least(compared.gain("chosen", "base"))
+        warmer = compared.gain("base", "given")
         over = {name: compared.gain("candidate", name) for name in STAND_INS}
         stand_in = min(over, key=lambda name: over[name].mean)
         local, over_given = over[stand_in], compared.gain("candidate", "given").mean
         clear = min(gain.low(tuner.risk), local.low(tuner.risk)) > 0
         useful = clear and over_given > 0
-        best = memory.settings[candidate]
         if not useful:
             kept = memory.settings[base] if warmer.low(tuner.risk) > 0 else given
             # Switched off, the memory gets the k and sigma of the published method for its keys.
@@ -395,7 +420,7 @@ class Judge:
             knn=self._alone.settings[knn],
             interpolation=None if interpolation is None else memory.settings[interpolation],
             scores={
-                "base": compared.score("given"),
+                "base": compared.score_of_all("given"),
                 "base, own temperature": self._score_of(memory, base),
                 "mean residual": self._score_of(self._mean, mean),
                 "kNN alone": self._score_of(self._alone, knn),

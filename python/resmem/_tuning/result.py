@@ -50,10 +50,11 @@ class TuneResult:
         Score over all rows of "base" (as given), "base, own temperature", "mean residual",
         "kNN alone", "published", "interpolation" and "candidate".
     held_out : dict
-        Score over all rows of "base" (own temperature) and "candidate", each row predicted with
-        the settings chosen without its fold.
+        Score over all rows (in time, those after the first fold) of "base" (own temperature) and
+        "candidate", each row predicted with the settings chosen without its fold.
     gain : Interval
-        Gain of the candidate over the base at its own temperature.
+        Gain of the candidate over the base at its own temperature (``resmem._scores.intervals``
+        has the arithmetic).
     local_gain : Interval
         Gain of the candidate over the better of two stand-ins for the neighbours: the mean
         residual of all rows, and the neighbours of other validation rows.
@@ -70,7 +71,8 @@ class TuneResult:
     reason : str
         Why the memory was kept or switched off.
     notes : tuple of str
-        Other facts to know, such as a best value at the edge of its grid.
+        Other facts to know, such as a best value at the edge of its grid, or validation rows that
+        depend on each other.
     table : structured array
         One row per setting: the fields of ``Settings``, and "score" over all rows.
     per_fold : tuple of Settings

@@ -119,8 +119,7 @@ def tune(
                     execution,
                 )
             )
-    steps = _Steps.of(runs, scored, loo, len(dependence.judged))
-    with _progress(progress, steps) as step:
+    with _progress(progress, _Steps.of(runs, scored, loo)) as step:
         for run in runs:
             run.step = step
         result = Tuner(runs, scored, rule, confidence, risk, seed, dependence).run()
@@ -215,13 +214,13 @@ class _Steps(NamedTuple):
     as_slow: int  # those of ``others`` that take as long as a swept one
 
     @staticmethod
-    def of(runs: list[ValidationRun], score: Score, loo: bool, judged: int) -> _Steps:
+    def of(runs: list[ValidationRun], score: Score, loo: bool) -> _Steps:
         first, rows = runs[0], len(runs[0].source)
 
         def times(settings: list[Settings]) -> int:
             return len(settings) if score.custom else len({s.temperature for s in settings})
 
-        proved = judged * (PROOF_PREDICTIONS + (KEYS_PREDICTIONS if len(runs) > 1 else 0))
+        proved = rows * (PROOF_PREDICTIONS + (KEYS_PREDICTIONS if len(runs) > 1 else 0))
         others = proved + rows * (times(first.settings("mean")) + times(first.settings("targets")))
         # The mean residual is computed for each temperature.
         others += first.single_steps(len(first.sampled)) * len(first.grid.temperatures)
