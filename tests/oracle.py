@@ -622,25 +622,16 @@ def value_scores(corrected: Float64, values: Array) -> Float64:
 # ---- sigma="auto" -------------------------------------------------------------------------
 
 
-def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: bool = False) -> float:
-    """The scale found at ``fit``. Contract: 'sigma="auto"'. A single row gives 1.0."""
-    rows = np.asarray(keys)
-    n = rows.shape[0]
-    row_ids = np.arange(n) if ids is None else np.asarray(ids)
-    sample = np.arange(n)
-    if n > 256:
-        first = [j * n // 256 for j in range(257)]
-        sample = np.array(first[:-1]) + np.random.RandomState(0).randint(0, np.diff(first))
-    neighbours = min(k, n - 1)
-    if neighbours == 0:
-        return 1.0  # no neighbour, hence no positive m_i
-    own = row_ids[sample]
-    D, _ = search(rows[sample], rows, neighbours, ids=row_ids, exclude_ids=own, wide=wide)
+def sampled(n: int, most: int) -> Int64:
+    """Positions of at most ``most`` of ``n`` rows. Contract: "Preprocessing", ``b_j + r_j``."""
+    if n <= most:
+        return np.arange(n)
+    first = [j * n // most for j in range(most + 1)]
+    return np.array(first[:-1]) + np.random.RandomState(0).randint(0, np.diff(first))
 
-    total = np.zeros(sample.size)
-    for j in range(neighbours):  # neighbour order
-        total = total + (D[:, j] - D[:, 0])
-    m = total / neighbours
+
+def typical(m: Float64) -> float:
+    """The median of ``m``, or the mean of its positive values, or 1. Contract: 'sigma="auto"'."""
     ascending = np.sort(m)
     low, high = ascending[(m.size - 1) // 2], ascending[m.size // 2]
     median = float(low) if m.size % 2 else float((low + high) / 2.0)
@@ -651,6 +642,33 @@ def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: boo
     for term in positive:  # sample order
         running = running + term
     return running / len(positive) if positive else 1.0
+
+
+def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: bool = False) -> float:
+    """The scale found at ``fit``. Contract: 'sigma="auto"'. A single row gives 1.0."""
+    rows = np.asarray(keys)
+    n = rows.shape[0]
+    row_ids = np.arange(n) if ids is None else np.asarray(ids)
+    sample = sampled(n, 256)
+    neighbours = min(k, n - 1)
+    if neighbours == 0:
+        return 1.0  # no neighbour, hence no positive m_i
+    own = row_ids[sample]
+    D, _ = search(rows[sample], rows, neighbours, ids=row_ids, exclude_ids=own, wide=wide)
+
+    total = np.zeros(sample.size)
+    for j in range(neighbours):  # neighbour order
+        total = total + (D[:, j] - D[:, 0])
+    return typical(total / neighbours)
+
+
+# ---- Novelty -------------------------------------------------------------
+
+
+def novelty(nearest: npt.ArrayLike, own: npt.ArrayLike) -> Float64:
+    """Of distances (q,), by those of sampled rows (m,). Contract: "Novelty"."""
+    D, D_i = np.asarray(nearest, dtype=np.float64), np.asarray(own, dtype=np.float64)
+    return np.array([(1 + np.count_nonzero(D_i >= one)) / (1 + D_i.size) for one in D])
 
 
 # ---- The whole memory ---------------------------------------------------------------------

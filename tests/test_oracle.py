@@ -1248,6 +1248,15 @@ def test_auto_sigma_is_measured_on_its_sample(n: int, k: int) -> None:
     assert oracle.auto_sigma(keys, ids, k) == expected
 
 
+# ---- Novelty -------------------------------------------------------------
+
+
+def test_novelty_counts_distances_from_the_querys_on() -> None:
+    expected = [1.0, 4 / 5, 4 / 5, 2 / 5, 1 / 5, 1 / 5]
+    asked = [0.0, 0.5, 1.0, 1.5, 2.5, math.inf]
+    assert oracle.novelty(asked, [1.0, 0.0, 2.0, 1.0]).tolist() == expected
+
+
 # ---- Preprocessing ------------------------------------------------------------------------
 
 

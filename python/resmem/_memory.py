@@ -13,7 +13,7 @@ from resmem._base.arrays import F64, I64, float_state
 from resmem._base.execution import execution_of
 from resmem._correction.correct import known_neighbours
 from resmem._correction.simplex import map_named
-from resmem._evaluation import evaluate, explain
+from resmem._evaluation import evaluate, explain, novelty
 from resmem._evaluation.evaluate import Evaluation
 from resmem._evaluation.explain import Explanation
 from resmem._keys.stored import KeyDtype
@@ -872,6 +872,36 @@ class Memory:
         """
         corrector = self._state.corrector()
         return explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)
+
+    # ---------------------------------------------------------------- how sure
+
+    @float_state()
+    def novelty(self, embeddings: Any, exclude_ids: Any = None, threads: int | None = None) -> F64:
+        """Return how usual queries (q, d) are among the memory's rows: small is novel.
+
+        It is the share of rows that lie at least as far from their nearest other row as the query
+        from its nearest row, over up to 1,024 rows drawn with a fixed seed, the query counted as
+        one of them. Queries drawn like the rows have values spread evenly over (0, 1]: one in a
+        hundred has 0.01 or less. Only the distance of keys counts, neither outputs nor targets.
+        The rows are measured at the first call after they changed. Where rows have copies in the
+        memory, a query that has none is novel.
+
+        Parameters
+        ----------
+        embeddings, exclude_ids, threads
+            As for ``correct``. A query with no row that may be its neighbour is farther than any.
+
+        Returns
+        -------
+        float64 array (q,)
+            Between 1/1025 (with fewer than 1,024 rows, 1/(n + 1)) and 1.
+
+        Raises
+        ------
+        ValueError
+            The memory has fewer than two rows.
+        """
+        return novelty.novelty(self._state.corrector(), embeddings, exclude_ids, threads)
 
     # ---------------------------------------------------------------- files
 
