@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -662,7 +663,38 @@ def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: boo
     return typical(total / neighbours)
 
 
-# ---- Novelty -------------------------------------------------------------
+# ---- Intervals, sets, novelty -------------------------------------------------------------
+
+
+def spread(
+    distances: npt.ArrayLike,
+    positions: npt.ArrayLike,
+    residuals: npt.ArrayLike,
+    applied: npt.ArrayLike,
+    sigma: float,
+) -> Float64:
+    """``u``, (q, C), of corrections ``applied`` (q, C); NaN where there are no neighbours.
+
+    ``positions`` (q, k) are rows of ``residuals`` (n, C), -1 for padding.
+    Contract: "Intervals and sets".
+    """
+    position, kept = np.asarray(positions, dtype=np.int64), np.asarray(residuals)
+    r = kept if kept.dtype == np.float64 else widen(kept)
+    a = np.asarray(applied, dtype=np.float64)
+    e, W = weights(np.where(position >= 0, distances, np.inf), sigma)
+    total = np.zeros_like(a)
+    for j in range(position.shape[1]):  # neighbour order
+        at = position[:, j] >= 0  # padding is left out
+        total[at] = total[at] + e[at, j, None] * np.abs(r[position[at, j]] - a[at])
+    nobody = np.all(position < 0, axis=1, keepdims=True)
+    return np.where(nobody, np.nan, total / W[:, None])
+
+
+def limit(scores: npt.ArrayLike, coverage: str) -> Float64:
+    """``l``, (C,), of scores (n, C) at a coverage in decimals. Contract: "Intervals and sets"."""
+    s = np.asarray(scores, dtype=np.float64)
+    rank = math.ceil((len(s) + 1) * Fraction(coverage))
+    return np.sort(s, axis=0)[rank - 1] if rank <= len(s) else np.full(s.shape[1], np.inf)
 
 
 def novelty(nearest: npt.ArrayLike, own: npt.ArrayLike) -> Float64:

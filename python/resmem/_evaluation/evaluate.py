@@ -277,7 +277,7 @@ Tally: TypeAlias = "_ClassTally | _ValueTally"
 Tallies: TypeAlias = "dict[str, Tally]"
 
 
-class _Targets:
+class Targets:
     """The targets of q rows, checked and read block by block."""
 
     def __init__(self, corrector: Corrector, targets: Any, q: int) -> None:
@@ -355,7 +355,7 @@ class _MethodComparison:
         corrector, k = self.corrector, max(self.corrector.k, self._knn_k, self._published.k)
         queries = corrector.queries_at_k(k, embeddings, exclude_ids, self.execution)
         q = len(queries)
-        given, truth = corrector.query_outputs(outputs, q), _Targets(corrector, targets, q)
+        given, truth = corrector.query_outputs(outputs, q), Targets(corrector, targets, q)
         if q == 0:
             raise ValueError("embeddings must have at least one row to evaluate, got none")
         tallies: Tallies = {}
