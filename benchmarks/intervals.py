@@ -19,8 +19,10 @@ calibrate.
 Sets are made for the packaged images of clothes: the base model is a linear discriminant of their
 pixels, the memory holds the training images with outputs of models that did not see them, its
 settings are fixed, and the validation and test images are split 200 times into 2,000 for
-calibration and 4,000 to test. APS (Romano et al. 2020) adds classes in falling order of
-probability, with a random share of the last one.
+calibration and 4,000 to test. ``Memory.predict_set`` scores a class by the probability of those
+before it; beside it stand sets by the probability of the class alone (LAC, Sadinle et al. 2019, the
+most probable class always among them), and by those before it and a random share of its own (APS,
+Romano et al. 2020).
 
 Seeds are those of the splits, 0 to 199; those of the choice for crepes begin at 9000.
 """
@@ -227,26 +229,24 @@ def pixels_of(part: str) -> tuple[Array, Array]:
     return images.images.reshape(len(images), -1), images.labels
 
 
-def lac(own: Array, true: Array, asked: Array, coverage: float) -> Array:
-    """Return what ``predict_set`` does, from probabilities that are computed once."""
-    sets: Array = 1 - asked <= limit(1 - own[np.arange(len(own)), true], coverage)
-    sets[np.arange(len(asked)), asked.argmax(axis=1)] = True
-    return sets
+def class_scores(p: Array, kind: str, seed: int) -> Array:
+    """Return the score of each class (q, C): classes up to a limit are in the set."""
+    if kind == "LAC":
+        scores = 1 - p
+        scores[np.arange(len(p)), p.argmax(axis=1)] = 0
+        return scores
+    order = np.argsort(-p, axis=1, kind="stable")
+    ranked = np.take_along_axis(p, order, axis=1)
+    share = np.random.default_rng(seed).random((len(p), 1)) if kind == "APS" else 0
+    before = np.cumsum(ranked, axis=1) - ranked
+    scores = np.empty_like(p)
+    np.put_along_axis(scores, order, before + share * ranked, axis=1)
+    return scores
 
 
-def aps(own: Array, true: Array, asked: Array, coverage: float, seed: int) -> Array:
-    """Return sets (q, C) by APS; the share of the last class is random."""
-    rng = np.random.default_rng(seed)
-
-    def scores(p: Array) -> Array:
-        order = np.argsort(-p, axis=1, kind="stable")
-        ranked = np.take_along_axis(p, order, axis=1)
-        above = np.cumsum(ranked, axis=1) - rng.random((len(p), 1)) * ranked
-        back: Array = np.empty_like(p)
-        np.put_along_axis(back, order, above, axis=1)
-        return back
-
-    chosen: Array = scores(asked) <= limit(scores(own)[np.arange(len(own)), true], coverage)
+def sets_of(scores: Array, labels: Array, own: Array, asked: Array, coverage: float) -> Array:
+    """Return sets (q, C) of the rows ``asked``, from the limit on the rows ``own``."""
+    chosen: Array = scores[asked] <= limit(scores[own, labels[own]], coverage)
     return chosen
 
 
@@ -264,16 +264,13 @@ def compare_sets(splits: int) -> Tables:
     hard = -p.max(axis=1)
     for seed in range(splits):
         own, asked = split_of_clothes(len(p), seed)
-        true = given.labels[own]
-        for coverage in COVERAGES:
-            sets = {
-                "base model": lac(base[own], true, base[asked], coverage),
-                "resmem": lac(p[own], true, p[asked], coverage),
-                "APS of resmem": aps(p[own], true, p[asked], coverage, seed),
-            }
-            for method, chosen in sets.items():
-                row = measured_set(chosen, given.labels[asked], hard[asked])
-                found[method, coverage].append(row)
+        scores = {"resmem, switched off": class_scores(base, "before", seed)}
+        for name, kind in (("resmem", "before"), ("LAC", "LAC"), ("APS", "APS")):
+            scores[name] = class_scores(p, kind, seed)
+        for coverage, method in product(COVERAGES, scores):
+            sets = sets_of(scores[method], given.labels, own, asked, coverage)
+            row = measured_set(sets, given.labels[asked], hard[asked])
+            found[method, coverage].append(row)
     return found
 
 
@@ -283,12 +280,12 @@ def split_of_clothes(n: int, seed: int) -> tuple[Array, Array]:
 
 
 def check_sets(given: Clothes, p: Array) -> None:
-    """Check on one split that ``lac`` gives the sets of the memory itself."""
+    """Check on one split that ``sets_of`` gives the sets of the memory itself."""
     own, asked = split_of_clothes(len(p), 0)
     memory = given.memory
     calibration = memory.calibrate(given.pixels[own], given.logits[own], given.labels[own])
     sets = memory.predict_set(given.pixels[asked], given.logits[asked], calibration, 0.9)
-    if not np.array_equal(sets, lac(p[own], given.labels[own], p[asked], 0.9)):
+    if (sets != sets_of(class_scores(p, "before", 0), given.labels, own, asked, 0.9)).any():
         raise AssertionError("the sets of the benchmark are not those of predict_set")
 
 

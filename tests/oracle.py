@@ -690,6 +690,18 @@ def spread(
     return np.where(nobody, np.nan, total / W[:, None])
 
 
+def mass_above(probabilities: npt.ArrayLike) -> Float64:
+    """``m``, (q, C). Contract: "Intervals and sets"."""
+    p = np.asarray(probabilities, dtype=np.float64)
+    m = np.zeros_like(p)
+    for i, row in enumerate(p):
+        running = 0.0
+        for c in sorted(range(row.size), key=lambda c: (-row[c], c)):
+            m[i, c] = running
+            running = running + row[c]
+    return m
+
+
 def limit(scores: npt.ArrayLike, coverage: str) -> Float64:
     """``l``, (C,), of scores (n, C) at a coverage in decimals. Contract: "Intervals and sets"."""
     s = np.asarray(scores, dtype=np.float64)

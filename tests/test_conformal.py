@@ -112,12 +112,11 @@ def test_sets_have_the_oracles_bits(case):
     mem = classifier(case)
     (z, outputs, targets), (asked, their_outputs, _) = classes(2, 60, case), classes(3, 90, case)
     calibration = mem.calibrate(z, outputs, targets)
-    scores = 1 - mem.predict_proba(z, outputs)[np.arange(60), targets]
+    scores = oracle.mass_above(mem.predict_proba(z, outputs))[np.arange(60), targets]
     np.testing.assert_array_equal(calibration.scores[:, 0], np.sort(scores))
     got = mem.predict_set(asked, their_outputs, calibration, 0.6)
-    probabilities = mem.predict_proba(asked, their_outputs)
-    expected = 1 - probabilities <= oracle.limit(scores[:, None], "0.6")
-    expected[np.arange(90), probabilities.argmax(axis=1)] = True
+    above = oracle.mass_above(mem.predict_proba(asked, their_outputs))
+    expected = above <= oracle.limit(scores[:, None], "0.6")
     np.testing.assert_array_equal(got, expected)
     assert got.dtype == np.bool_
     np.testing.assert_array_equal(got[np.arange(90), mem.predict(asked, their_outputs)], True)
@@ -160,14 +159,24 @@ def test_intervals_are_wide_where_the_noise_is():
     assert np.mean((high - low)[loud]) > 2.5 * np.mean((high - low)[quiet])
 
 
-def test_sets_hold_one_class_where_the_limit_is_below_all():
-    """A model that is surer of what it calls right than any class of the queries."""
-    mem = classifier(strength=0.0)
+def test_sets_hold_the_most_probable_class_at_least():
+    """On calibration rows that are all right the limit is 0."""
+    mem = classifier()
     z, outputs, _ = classes(2, 50)
-    calibration = mem.calibrate(z, 50 * outputs, mem.predict(z, 50 * outputs))
-    asked = mem.predict_set(z, outputs / 50, calibration, 0.5)
-    np.testing.assert_array_equal(asked.sum(axis=1), 1)
-    np.testing.assert_array_equal(asked.argmax(axis=1), mem.predict(z, outputs / 50))
+    calibration = mem.calibrate(z, outputs, mem.predict(z, outputs))
+    asked, their_outputs, _ = classes(3, 50)
+    sets = mem.predict_set(asked, their_outputs, calibration, 0.9)
+    np.testing.assert_array_equal(sets.sum(axis=1), 1)
+    np.testing.assert_array_equal(sets.argmax(axis=1), mem.predict(asked, their_outputs))
+
+
+def test_sets_are_larger_where_the_model_is_less_sure():
+    mem = classifier()
+    calibration = mem.calibrate(*classes(2, 300))
+    z, outputs, _ = classes(3, 300)
+    sizes = mem.predict_set(z, outputs, calibration, 0.8).sum(axis=1)
+    order = np.argsort(mem.predict_proba(z, outputs).max(axis=1))
+    assert sizes[order[:100]].mean() > sizes[order[-100:]].mean() + 0.5
 
 
 @pytest.mark.parametrize(("n", "coverage", "rank"), [(9, 0.7, 7), (99, 0.55, 55), (19, 0.95, 19)])

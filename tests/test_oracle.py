@@ -1268,6 +1268,15 @@ def test_spread_is_the_contract_step_by_step(k: int, sigma: float, seed: int) ->
     assert np.isnan(nobody).all()
 
 
+def test_mass_above_sums_what_is_more_probable() -> None:
+    p = [[0.25, 0.5, 0.25, 0.0], [0.0, 0.0, 1.0, 0.0]]
+    expected = [[0.5, 0.0, 0.75, 1.0], [1.0, 1.0, 0.0, 1.0]]
+    assert oracle.mass_above(p).tolist() == expected
+    ranked = [0.4, 0.3, 0.2, 0.1]
+    running = [0.0, 0.4, add(0.4, 0.3), add(add(0.4, 0.3), 0.2)]
+    assert oracle.mass_above([ranked[::-1]])[0].tolist() == running[::-1]
+
+
 def test_limit_is_the_score_of_its_rank_or_infinite() -> None:
     scores = [[3.0, 0.5], [1.0, 0.5], [2.0, 0.25]]
     for coverage, rank in (("0.25", 1), ("0.26", 2), ("0.5", 2), ("0.75", 3)):

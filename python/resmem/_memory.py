@@ -973,10 +973,10 @@ class Memory:
     ) -> npt.NDArray[np.bool_]:
         """Return sets of classes that hold the true class of this share of queries.
 
-        A set holds the classes whose ``predict_proba`` is not below a limit, and always the most
-        probable class. Of all sets with this coverage these are the smallest in the mean if the
-        probabilities are right; among hard queries, such as those of one class, the share may be
-        smaller. It is larger than asked for if the most probable class alone is right more often.
+        A set holds the first classes in falling order of ``predict_proba``, up to the one at which
+        the classes before it have more probability than a limit; so it never is empty. The share is
+        that of all queries; among those of one kind, such as one class, it may be smaller. It is
+        larger than asked for if the most probable class alone is right more often.
 
         Parameters
         ----------

@@ -50,7 +50,8 @@ class Calibration:
         Number of outputs or classes.
     scores : float64 (n, C) or (n, 1)
         Ascending in each column. Regression: of each output, ``|y - prediction|`` in units of
-        the local spread plus ``spread``; classification: 1 less the probability of the true class.
+        the local spread plus ``spread``; classification: the probability of all classes that are
+        more probable than the true one.
     spread : float64 (C,), or None for classification
         The typical local spread of each output, in units of the targets.
     """
@@ -134,7 +135,7 @@ def calibrate(
         true = truth.read(part.block)
         seen.count(part.block, part.keys, part.positions[:, 0], true)
         if spread is None:
-            scores[part.block, 0] = 1 - part.values[np.arange(len(true)), true]
+            scores[part.block, 0] = _mass_above(part.values)[np.arange(len(true)), true]
         else:
             scores[part.block] = np.abs(true - part.values) / predictions.widths(part, spread)
     if note := seen.warning("calibration"):
@@ -200,9 +201,23 @@ def predict_set(
     predictions = _Predictions(view.corrector, embeddings, outputs, exclude_ids, threads)
     result = np.empty((len(predictions.queries), view.fitted_rows.columns), dtype=np.bool_)
     for part in predictions:
-        result[part.block] = 1 - part.values <= limit
-        result[part.block][np.arange(len(part.values)), part.values.argmax(axis=1)] = True
+        result[part.block] = _mass_above(part.values) <= limit
     return result
+
+
+def _mass_above(probabilities: F64) -> F64:
+    """Return the sum of the probabilities of the classes before each one, (b, C).
+
+    Classes are in falling order of probability, equal ones by number. This is 0 for the first, so
+    that no set is empty; and a set holds more classes where the model is less sure.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    ranked = np.take_along_axis(probabilities, order, axis=1)
+    before = np.zeros_like(ranked)
+    np.add.accumulate(ranked[:, :-1], axis=1, out=before[:, 1:])
+    sums = np.empty_like(before)
+    np.put_along_axis(sums, order, before, axis=1)
+    return sums
 
 
 def _limits(view: MemoryView, calibration: Any, coverage: float, otherwise: str) -> F64:
@@ -277,7 +292,7 @@ class _Predictions:
         corrector, queries = self.corrector, self.queries
         columns, k = corrector.rows.columns, queries.k
         residuals = k * columns if corrector.spec.task == "regression" else 0
-        for block in blocks(len(queries), 24 * k + 16 * residuals + 64 * columns):
+        for block in blocks(len(queries), 24 * k + 16 * residuals + 96 * columns):
             keys, largest = queries.queries(block)
             base = corrector.base(keys, self._outputs, block, self.execution)
             distances, positions = queries.find(block, keys, largest)
