@@ -339,13 +339,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--only", choices=[*ROWS, "clothes"], action="append")
+    parser.add_argument("--base", choices=BASES, action="append")
     arguments = parser.parse_args()
     chosen = arguments.only or [*ROWS, "clothes"]
     warnings.simplefilter("ignore")  # of tune, whose choices are not the subject
     print(f"resmem {resmem.__version__}, crepes {crepes.__version__}, NumPy {np.__version__}")
     close = True
     with threadpool_limits(1):
-        for name, base in product([name for name in ROWS if name in chosen], BASES):
+        rows, bases = (name for name in ROWS if name in chosen), arguments.base or list(BASES)
+        for name, base in product(rows, bases):
             found = compare_intervals(name, base, arguments.splits)
             close &= print_intervals(name, base, *found)
             sys.stdout.flush()
