@@ -21,6 +21,8 @@ VALUES = {
     "off": {"strength": 0.0, "sigma": 0.3},
     "few": {"k": 90},
     "wide": {"key_dtype": "float64", "strength": -1.5},
+    "targets": {"method": "targets", "strength": 0.7},
+    "gated": {"gate": "distance: 1.0 to 0.4, 0.5 to 0.6, 0.0 beyond"},
 }
 CLASSES = {
     "dense": {},
@@ -28,6 +30,7 @@ CLASSES = {
     "sparse": {"store": "sparse:1", "temperature": 0.5},
     "head": {"store": "head", "head": HEAD},
     "probabilities": {"output_kind": "probabilities", "strength": 0.5},
+    "targets": {"method": "targets", "strength": 0.7},
 }
 
 

@@ -165,7 +165,7 @@ def _typical_spread(predictions: _Predictions) -> F64 | None:
         return np.ones(columns)
     own = searched_own_rows(corrector.rows, k, _SAMPLE_ROWS, execution)
     base = np.concatenate([segment["outputs"][at] for segment, at in own.rows])
-    values = corrector.aggregate(own.distances, own.positions, base.copy(), None, execution)
+    values = corrector.corrected(base, own.distances, own.positions, execution)
     spreads = spread_of_residuals(corrector, own.distances, own.positions, values - base)
     return np.array([typical(spreads[:, c]) for c in range(columns)])
 
@@ -296,9 +296,7 @@ class _Predictions:
             keys, largest = queries.queries(block)
             base = corrector.base(keys, self._outputs, block, self.execution)
             distances, positions = queries.find(block, keys, largest)
-            values = corrector.aggregate(distances, positions, base.copy(), None, self.execution)
-            if corrector.spec.task == "classification":
-                corrector.map.apply(values, base, corrector.strength, self.execution)
+            values = corrector.corrected(base, distances, positions, self.execution)
             yield _Part(block, keys, distances, positions, base, values)
             queries.forget(block)
             release_pages(self._outputs, block)

@@ -397,13 +397,8 @@ class _MethodComparison:
 
     def _tuned(self, base: F64, distances: F64, positions: I64) -> F64:
         """Return the probabilities or values (b, C) of the memory's own settings."""
-        corrector, simplex_map = self.corrector, self.corrector.probability_map
-        near = _nearest(corrector.k, distances, positions)
-        strengths = corrector.strengths(*near, base, self.execution)
-        values = corrector.aggregate(*near, base.copy(), None, self.execution, strengths)
-        if simplex_map is not None and corrector.spec.task == "classification":
-            simplex_map.apply(values, base, corrector.strength, self.execution)
-        return values
+        near = _nearest(self.corrector.k, distances, positions)
+        return self.corrector.corrected(base, *near, self.execution)
 
     @property
     def _differs_from_published(self) -> bool:
