@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -622,25 +623,16 @@ def value_scores(corrected: Float64, values: Array) -> Float64:
 # ---- sigma="auto" -------------------------------------------------------------------------
 
 
-def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: bool = False) -> float:
-    """The scale found at ``fit``. Contract: 'sigma="auto"'. A single row gives 1.0."""
-    rows = np.asarray(keys)
-    n = rows.shape[0]
-    row_ids = np.arange(n) if ids is None else np.asarray(ids)
-    sample = np.arange(n)
-    if n > 256:
-        first = [j * n // 256 for j in range(257)]
-        sample = np.array(first[:-1]) + np.random.RandomState(0).randint(0, np.diff(first))
-    neighbours = min(k, n - 1)
-    if neighbours == 0:
-        return 1.0  # no neighbour, hence no positive m_i
-    own = row_ids[sample]
-    D, _ = search(rows[sample], rows, neighbours, ids=row_ids, exclude_ids=own, wide=wide)
+def sampled(n: int, most: int) -> Int64:
+    """Positions of at most ``most`` of ``n`` rows. Contract: "Preprocessing", ``b_j + r_j``."""
+    if n <= most:
+        return np.arange(n)
+    first = [j * n // most for j in range(most + 1)]
+    return np.array(first[:-1]) + np.random.RandomState(0).randint(0, np.diff(first))
 
-    total = np.zeros(sample.size)
-    for j in range(neighbours):  # neighbour order
-        total = total + (D[:, j] - D[:, 0])
-    m = total / neighbours
+
+def typical(m: Float64) -> float:
+    """The median of ``m``, or the mean of its positive values, or 1. Contract: 'sigma="auto"'."""
     ascending = np.sort(m)
     low, high = ascending[(m.size - 1) // 2], ascending[m.size // 2]
     median = float(low) if m.size % 2 else float((low + high) / 2.0)
@@ -651,6 +643,76 @@ def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: boo
     for term in positive:  # sample order
         running = running + term
     return running / len(positive) if positive else 1.0
+
+
+def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: bool = False) -> float:
+    """The scale found at ``fit``. Contract: 'sigma="auto"'. A single row gives 1.0."""
+    rows = np.asarray(keys)
+    n = rows.shape[0]
+    row_ids = np.arange(n) if ids is None else np.asarray(ids)
+    sample = sampled(n, 256)
+    neighbours = min(k, n - 1)
+    if neighbours == 0:
+        return 1.0  # no neighbour, hence no positive m_i
+    own = row_ids[sample]
+    D, _ = search(rows[sample], rows, neighbours, ids=row_ids, exclude_ids=own, wide=wide)
+
+    total = np.zeros(sample.size)
+    for j in range(neighbours):  # neighbour order
+        total = total + (D[:, j] - D[:, 0])
+    return typical(total / neighbours)
+
+
+# ---- Intervals, sets, novelty -------------------------------------------------------------
+
+
+def spread(
+    distances: npt.ArrayLike,
+    positions: npt.ArrayLike,
+    residuals: npt.ArrayLike,
+    applied: npt.ArrayLike,
+    sigma: float,
+) -> Float64:
+    """``u``, (q, C), of corrections ``applied`` (q, C); NaN where there are no neighbours.
+
+    ``positions`` (q, k) are rows of ``residuals`` (n, C), -1 for padding.
+    Contract: "Intervals and sets".
+    """
+    position, kept = np.asarray(positions, dtype=np.int64), np.asarray(residuals)
+    r = kept if kept.dtype == np.float64 else widen(kept)
+    a = np.asarray(applied, dtype=np.float64)
+    e, W = weights(np.where(position >= 0, distances, np.inf), sigma)
+    total = np.zeros_like(a)
+    for j in range(position.shape[1]):  # neighbour order
+        at = position[:, j] >= 0  # padding is left out
+        total[at] = total[at] + e[at, j, None] * np.abs(r[position[at, j]] - a[at])
+    nobody = np.all(position < 0, axis=1, keepdims=True)
+    return np.where(nobody, np.nan, total / W[:, None])
+
+
+def mass_above(probabilities: npt.ArrayLike) -> Float64:
+    """``m``, (q, C). Contract: "Intervals and sets"."""
+    p = np.asarray(probabilities, dtype=np.float64)
+    m = np.zeros_like(p)
+    for i, row in enumerate(p):
+        running = 0.0
+        for c in sorted(range(row.size), key=lambda c: (-row[c], c)):
+            m[i, c] = running
+            running = running + row[c]
+    return m
+
+
+def limit(scores: npt.ArrayLike, coverage: str) -> Float64:
+    """``l``, (C,), of scores (n, C) at a coverage in decimals. Contract: "Intervals and sets"."""
+    s = np.asarray(scores, dtype=np.float64)
+    rank = math.ceil((len(s) + 1) * Fraction(coverage))
+    return np.sort(s, axis=0)[rank - 1] if rank <= len(s) else np.full(s.shape[1], np.inf)
+
+
+def novelty(nearest: npt.ArrayLike, own: npt.ArrayLike) -> Float64:
+    """Of distances (q,), by those of sampled rows (m,). Contract: "Novelty"."""
+    D, D_i = np.asarray(nearest, dtype=np.float64), np.asarray(own, dtype=np.float64)
+    return np.array([(1 + np.count_nonzero(D_i >= one)) / (1 + D_i.size) for one in D])
 
 
 # ---- The whole memory ---------------------------------------------------------------------

@@ -321,6 +321,13 @@ CASES = {
     # an infinite loss
     "evaluated without these rows": (lambda: memory().evaluate(FRESH, impossible(), Y), lambda m: quietly(lambda: memory().evaluate(FRESH[2:], impossible()[2:], Y[2:]))),
     "tuned by another score": (lambda: memory().tune(FRESH, impossible(), Y, **QUICK), Follow(r"such as score=('\w+')", lambda v: quietly(lambda: memory().tune(FRESH, impossible(), Y, score=v, **QUICK)))),
+    # intervals and sets
+    "interval of classes": (lambda: memory().predict_interval(FRESH, L, None), lambda m: getattr(memory(), after_use(m))(FRESH, L, calibrated(memory())[1])),
+    "set of values": (lambda: values().predict_set(FRESH, V, None), lambda m: getattr(values(), after_use(m))(FRESH, V, calibrated(values())[1])),
+    "interval of no calibration": (lambda: values().predict_interval(FRESH, V, 0.9), lambda m: values().predict_interval(FRESH, V, calibrated(values())[1])),
+    "calibration of other settings": (lambda: values(strength=0.5).predict_interval(FRESH, V, calibrated(values())[1]), lambda m: values(strength=0.5).predict_interval(FRESH, V, calibrated(values(strength=0.5))[1])),
+    "calibration of fewer rows": (lambda: with_more(*calibrated(memory())), lambda m: quietly(lambda: with_more(memory()))),
+    "too few to calibrate on": (lambda: memory().predict_set(FRESH, L, calibrated(memory(), 8)[1]), lambda m: quietly(lambda: memory().predict_set(FRESH, L, calibrated(memory(), int(re.search(r"at least (\d+)", m)[1]))[1]))),
     # files
     "export by save": (lambda: memory().save("m.npz"), lambda m: memory().export("m.npz")),
     "append to nothing": (lambda: memory().save("m.resmem", append=True), lambda m: memory().save("m.resmem")),
@@ -390,6 +397,21 @@ LEFT_OUT = {
 def after_use(message):
     """Return the name that a message says to use."""
     return re.search(r"; use (\w+)$", message)[1]
+
+
+def calibrated(mem, n=N):
+    """Return the memory and its calibration on n rows."""
+    return mem, mem.calibrate(
+        FRESH[:n],
+        (V if mem.task == "regression" else L)[:n],
+        (V[::-1] if mem.task == "regression" else Y)[:n],
+    )
+
+
+def with_more(mem, calibration=None):
+    """Return sets of a memory that has more rows than at its calibration, or is calibrated now."""
+    mem.add(Z, L, Y)
+    return mem.predict_set(FRESH, L, calibration or calibrated(mem)[1])
 
 
 def changed_elsewhere():

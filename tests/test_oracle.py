@@ -1248,6 +1248,50 @@ def test_auto_sigma_is_measured_on_its_sample(n: int, k: int) -> None:
     assert oracle.auto_sigma(keys, ids, k) == expected
 
 
+# ---- Intervals, sets, novelty -------------------------------------------------------------
+
+
+@few
+@given(st.integers(1, 6), st.sampled_from([0.7, math.inf]), st.integers(0, 2**32 - 1))
+def test_spread_is_the_contract_step_by_step(k: int, sigma: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    D, r = np.sort(rng.exponential(size=k)), rng.standard_normal((9, 2))
+    at, a = rng.permutation(9)[:k], rng.standard_normal(2)
+    e = [float(oracle.cexp(div(sub(D[0], x), sigma) if math.isfinite(sigma) else 0.0)) for x in D]
+    expected = []
+    for c in range(2):
+        terms = [mul(w, abs(sub(r[row, c], a[c]))) for w, row in zip(e, at, strict=True)]
+        expected.append(div(exact_running_sum(terms), exact_running_sum(e)))
+    padded = np.append(D, np.inf)[None], np.append(at, -1)[None]
+    assert oracle.spread(*padded, r, a[None], sigma)[0].tolist() == expected
+    nobody = oracle.spread([[np.inf]], [[-1]], r, a[None], sigma)
+    assert np.isnan(nobody).all()
+
+
+def test_mass_above_sums_what_is_more_probable() -> None:
+    p = [[0.25, 0.5, 0.25, 0.0], [0.0, 0.0, 1.0, 0.0]]
+    expected = [[0.5, 0.0, 0.75, 1.0], [1.0, 1.0, 0.0, 1.0]]
+    assert oracle.mass_above(p).tolist() == expected
+    ranked = [0.4, 0.3, 0.2, 0.1]
+    running = [0.0, 0.4, add(0.4, 0.3), add(add(0.4, 0.3), 0.2)]
+    assert oracle.mass_above([ranked[::-1]])[0].tolist() == running[::-1]
+
+
+def test_limit_is_the_score_of_its_rank_or_infinite() -> None:
+    scores = [[3.0, 0.5], [1.0, 0.5], [2.0, 0.25]]
+    for coverage, rank in (("0.25", 1), ("0.26", 2), ("0.5", 2), ("0.75", 3)):
+        expected = [sorted(column)[rank - 1] for column in zip(*scores, strict=True)]
+        assert oracle.limit(scores, coverage).tolist() == expected
+    assert oracle.limit(scores, "0.76").tolist() == [math.inf, math.inf]
+    assert oracle.limit(np.arange(9.0)[:, None], "0.7").tolist() == [6.0]  # 0.7 * 10 in float64
+
+
+def test_novelty_counts_distances_from_the_querys_on() -> None:
+    expected = [1.0, 4 / 5, 4 / 5, 2 / 5, 1 / 5, 1 / 5]
+    asked = [0.0, 0.5, 1.0, 1.5, 2.5, math.inf]
+    assert oracle.novelty(asked, [1.0, 0.0, 2.0, 1.0]).tolist() == expected
+
+
 # ---- Preprocessing ------------------------------------------------------------------------
 
 

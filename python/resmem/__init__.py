@@ -12,6 +12,7 @@ from resmem._aggregate import aggregate
 from resmem._base.errors import DeviceError, FileFormatError, NotFittedError, ResmemWarning
 from resmem._base.versions import show_versions
 from resmem._core import __version__
+from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.result import Evaluation
 from resmem._keys.leaves import leaf_keys
@@ -23,6 +24,7 @@ from resmem._state.settings import Settings
 from resmem._tuning.result import TuneResult
 
 __all__ = [
+    "Calibration",
     "DeviceError",
     "Evaluation",
     "Explanation",

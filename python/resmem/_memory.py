@@ -7,13 +7,17 @@ import os
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from resmem._base import checks
 from resmem._base.arguments import suggestion, with_argument_hints
 from resmem._base.arrays import F64, I64, float_state
 from resmem._base.execution import execution_of
 from resmem._correction.correct import known_neighbours
 from resmem._correction.simplex import map_named
-from resmem._evaluation import evaluate, explain
+from resmem._evaluation import conformal, evaluate, explain, novelty
+from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.methods import Judged
 from resmem._evaluation.result import Evaluation
@@ -910,6 +914,154 @@ class Memory:
         """
         corrector = self._state.corrector()
         return explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)
+
+    # ---------------------------------------------------------------- how sure
+
+    @float_state()
+    def calibrate(
+        self,
+        embeddings: Any,
+        outputs: Any,
+        targets: Any,
+        exclude_ids: Any = None,
+        threads: int | None = None,
+    ) -> Calibration:
+        """Measure on calibration rows how far predictions are off, for intervals and sets.
+
+        The coverage of ``predict_interval`` and ``predict_set`` is sure, in the mean over
+        calibration rows and queries, if both are drawn alike and independently and nothing was made
+        from the calibration rows: they must be neither rows that the base model was trained on,
+        nor rows of the memory, nor rows that ``tune`` chose settings on. Otherwise the model fits
+        them better than fresh ones, and intervals are too narrow.
+
+        Parameters
+        ----------
+        embeddings : array (n, d)
+        outputs : array (n, C), for regression also (n,); None with store="head"
+        targets : int array (n,) of classes; for regression array (n,) or (n, C)
+        exclude_ids, threads
+            As for ``correct``.
+
+        Returns
+        -------
+        Calibration
+            For the memory's present settings and rows. It can be pickled, or written as JSON
+            (``to_dict``).
+
+        Warns
+        -----
+        ResmemWarning
+            Calibration rows lie on rows of the memory with the same target.
+        """
+        view = self._state.view
+        return conformal.calibrate(view, embeddings, outputs, targets, exclude_ids, threads)
+
+    @float_state()
+    def predict_interval(
+        self,
+        embeddings: Any,
+        outputs: Any,
+        calibration: Calibration,
+        coverage: float = 0.9,
+        exclude_ids: Any = None,
+        threads: int | None = None,
+    ) -> tuple[F64, F64]:
+        """Return the ends of intervals that hold the true value of this share of queries.
+
+        An interval lies around the corrected value. Its width is proportional to the weighted mean
+        of ``|r - a|`` over the neighbours' residuals ``r``, where ``a`` is the correction of the
+        query, plus the typical such mean: it is wide where neighbours disagree. The share is
+        that of all queries; among those of one kind, such as the hardest, it may be smaller. With
+        several outputs, each has intervals of its own, and holds its value in this share of
+        queries: fewer queries have all values within.
+
+        Parameters
+        ----------
+        embeddings, outputs, exclude_ids, threads
+            As for ``correct``.
+        calibration : Calibration
+            Of ``calibrate``, with this memory's present settings.
+        coverage : float
+            Between 0 and 1, default 0.9.
+
+        Returns
+        -------
+        low, high : float64 arrays (q,) or (q, C)
+            Infinite if there are too few calibration rows: a coverage of 0.9 needs 9 rows, 0.99
+            needs 99.
+
+        Warns
+        -----
+        ResmemWarning
+            There are too few calibration rows, or the memory's rows have changed since.
+        """
+        return conformal.predict_interval(
+            self._state.view, embeddings, outputs, calibration, coverage, exclude_ids, threads
+        )
+
+    @float_state()
+    def predict_set(
+        self,
+        embeddings: Any,
+        outputs: Any,
+        calibration: Calibration,
+        coverage: float = 0.9,
+        exclude_ids: Any = None,
+        threads: int | None = None,
+    ) -> npt.NDArray[np.bool_]:
+        """Return sets of classes that hold the true class of this share of queries.
+
+        A set holds the first classes in falling order of ``predict_proba``, up to the one at which
+        the classes before it have more probability than a limit; so it never is empty. The share is
+        that of all queries; among those of one kind, such as one class, it may be smaller. It is
+        larger than asked for if the most probable class alone is right more often.
+
+        Parameters
+        ----------
+        embeddings, outputs, calibration, coverage, exclude_ids, threads
+            As for ``predict_interval``.
+
+        Returns
+        -------
+        bool array (q, C)
+            True for the classes in the set; all, if there are too few calibration rows.
+
+        Warns
+        -----
+        ResmemWarning
+            As for ``predict_interval``.
+        """
+        return conformal.predict_set(
+            self._state.view, embeddings, outputs, calibration, coverage, exclude_ids, threads
+        )
+
+    @float_state()
+    def novelty(self, embeddings: Any, exclude_ids: Any = None, threads: int | None = None) -> F64:
+        """Return how usual queries (q, d) are among the memory's rows: small is novel.
+
+        It is the share of rows that lie at least as far from their nearest other row as the query
+        from its nearest row, over up to 1,024 rows drawn with a fixed seed, the query counted as
+        one of them. Queries drawn like the rows have values spread evenly over (0, 1]: one in a
+        hundred has 0.01 or less. Only the distance of keys counts, neither outputs nor targets.
+        The rows are measured at the first call after they changed. Where rows have copies in the
+        memory, a query that has none is novel.
+
+        Parameters
+        ----------
+        embeddings, exclude_ids, threads
+            As for ``correct``. A query with no row that may be its neighbour is farther than any.
+
+        Returns
+        -------
+        float64 array (q,)
+            Between 1/1025 (with fewer than 1,024 rows, 1/(n + 1)) and 1.
+
+        Raises
+        ------
+        ValueError
+            The memory has fewer than two rows.
+        """
+        return novelty.novelty(self._state.corrector(), embeddings, exclude_ids, threads)
 
     # ---------------------------------------------------------------- files
 

@@ -311,6 +311,14 @@ class Corrector:
             **self.summed(base, select),
         )  # fmt: skip
 
+    def corrected(self, base: F64, distances: F64, positions: I64, execution: Execution) -> F64:
+        """Return what these neighbours make of ``base`` (q, C): values or probabilities."""
+        strengths = self.strengths(distances, positions, base, execution)
+        values = self.aggregate(distances, positions, base.copy(), None, execution, strengths)
+        if self.probability_map is not None and self.spec.task == "classification":
+            self.probability_map.apply(values, base, self.strength, execution)
+        return values
+
     def summed(self, base: F64 | None, select: I64 | None) -> dict[str, Any]:
         """Return what the core sums for queries, whoever finds their neighbours.
 

@@ -106,13 +106,8 @@ class BlockPredictions:
 
     def corrected(self) -> F64:
         """Return what the memory makes of the base with its own settings."""
-        corrector, simplex_map = self.corrector, self.corrector.probability_map
-        base, near = self.base(corrector.rows.temperature), self._nearest(corrector.k)
-        strengths = corrector.strengths(*near, base, self.execution)
-        values = corrector.aggregate(*near, base.copy(), None, self.execution, strengths)
-        if simplex_map is not None and corrector.spec.task == "classification":
-            simplex_map.apply(values, base, corrector.strength, self.execution)
-        return values
+        base = self.base(self.corrector.rows.temperature)
+        return self.corrector.corrected(base, *self._nearest(self.corrector.k), self.execution)
 
     def _published(self, mean: F64, temperature: float) -> F64:
         base = self.base(temperature)

@@ -37,7 +37,7 @@ class GivenRows:
         self._queries = corrector.queries_at_k(k, embeddings, exclude_ids, execution)
         q = len(self)
         self._outputs = corrector.query_outputs(outputs, q)
-        self._targets = _GivenTargets(corrector, targets, q)
+        self._targets = GivenTargets(corrector, targets, q)
         self._seen = plausible.OverlapCounter(corrector.spec, corrector.rows, q)
         self._given = embeddings, exclude_ids
 
@@ -148,7 +148,7 @@ class OwnRows:
 EvaluatedRows: TypeAlias = "GivenRows | OwnRows"
 
 
-class _GivenTargets:
+class GivenTargets:
     """The targets of q rows, checked and read block by block."""
 
     def __init__(self, corrector: Corrector, targets: Any, q: int) -> None:

@@ -52,6 +52,8 @@ class Snapshot:
     ids_checked: bool = True  # False for given ids of a file that was loaded without verification
     embedding_names: tuple[str, ...] | None = None  # columns of the DataFrames given to fit
     output_names: tuple[str, ...] | None = None
+    # What was measured of these rows, by name. A snapshot that is made of this one starts anew.
+    measured: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return sum(s.n - s.dead for s in self.segments)

@@ -1,0 +1,338 @@
+"""Prediction intervals and sets that hold the truth as often as they say: split-conformal.
+
+A prediction gets a *score*, larger the worse it fits the truth. Of n calibration rows and one more
+that is drawn like them, each is as likely as any other to have the r-th smallest score. So a new
+row scores at most the r-th smallest of n scores with probability r / (n + 1) at least, whatever
+model and memory do, if neither was made from these rows (Vovk et al. 2005; Lei et al. 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import resmem._core as _core
+from resmem._base import checks
+from resmem._base.arrays import F64, I64, Keys, release_pages
+from resmem._base.blocks import blocks
+from resmem._base.errors import warn
+from resmem._base.execution import execution_of
+from resmem._correction.correct import Corrector, SearchedQueries
+from resmem._correction.sampled_rows import searched_own_rows, typical
+from resmem._evaluation.explain import by_segment
+from resmem._evaluation.result import json_ready
+from resmem._evaluation.rows import GivenTargets
+from resmem._rows import plausible
+from resmem._rows.segment import Segment
+from resmem._rows.snapshot import Snapshot
+from resmem._state.settings import Settings
+from resmem._state.view import MemoryView
+
+_SAMPLE_ROWS = 256  # most rows of the memory whose spread is measured
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration:
+    """How far a memory's predictions were off on calibration rows; what ``calibrate`` returns.
+
+    Attributes
+    ----------
+    settings : Settings
+        Those of the memory; its predictions get intervals and sets only at these.
+    memory_rows, next_id : int
+        The number of rows in the memory, and the next id that it would have given.
+    columns : int
+        Number of outputs or classes.
+    scores : float64 (n, C) or (n, 1)
+        Ascending in each column. Regression: of each output, ``|y - prediction|`` in units of
+        the local spread plus ``spread``; classification: the probability of all classes that are
+        more probable than the true one.
+    spread : float64 (C,), or None for classification
+        The typical local spread of each output, in units of the targets.
+    """
+
+    settings: Settings
+    memory_rows: int
+    next_id: int
+    columns: int
+    scores: F64
+    spread: F64 | None = None
+
+    @property
+    def task(self) -> str:
+        """ "classification" or "regression"."""
+        return "classification" if self.spread is None else "regression"
+
+    def __len__(self) -> int:
+        """Return the number of calibration rows."""
+        return len(self.scores)
+
+    def limits(self, coverage: float) -> F64:
+        """Return the score (C,) or (1,) that the truth exceeds with probability ``1 - coverage``.
+
+        It is the ``ceil((n + 1) * coverage)``-th smallest, infinite if there are only n.
+        """
+        # As a decimal fraction, so that 0.7 of 10 is 7 and not a little more.
+        rank = math.ceil((len(self) + 1) * Fraction(str(_checked_coverage(coverage))))
+        if rank > len(self):
+            return np.full(self.scores.shape[1], np.inf)
+        found: F64 = self.scores[rank - 1]
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it; ``from_dict`` takes it back."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {
+            name: part.tolist() for name, part in parts.items() if isinstance(part, np.ndarray)
+        }
+        return dict(json_ready({**parts, **arrays}))
+
+    @classmethod
+    def from_dict(cls, parts: Mapping[str, Any]) -> Calibration:
+        """Return the calibration of which ``to_dict`` gave these parts."""
+        settings = {name: _number(part) for name, part in parts["settings"].items()}
+        spread = parts["spread"]
+        return cls(
+            Settings(**settings),
+            parts["memory_rows"],
+            parts["next_id"],
+            parts["columns"],
+            np.array(parts["scores"], dtype=np.float64),
+            None if spread is None else np.array(spread, dtype=np.float64),
+        )
+
+    def __repr__(self) -> str:
+        return f"Calibration on {len(self)} rows ({self.task}; {self.settings})"
+
+
+def _number(part: Any) -> Any:
+    """Return a setting that JSON holds as text as the number that it is."""
+    return float(part) if part in ("inf", "-inf") else part
+
+
+# ---------------------------------------------------------------------- calibration
+
+
+def calibrate(
+    view: MemoryView, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any,
+    threads: int | None,
+) -> Calibration:  # fmt: skip
+    """See ``Memory.calibrate``."""
+    predictions = _Predictions(view.corrector, embeddings, outputs, exclude_ids, threads)
+    corrector, q = predictions.corrector, len(predictions.queries)
+    truth = GivenTargets(corrector, targets, q)
+    if q == 0:
+        raise ValueError("embeddings must have at least one row to calibrate on, got none")
+    spread = _typical_spread(predictions)
+    scores = np.empty((q, 1 if spread is None else corrector.rows.columns))
+    seen = plausible.OverlapCounter(corrector.spec, corrector.rows, q)
+    for part in predictions:
+        true = truth.read(part.block)
+        seen.count(part.block, part.keys, part.positions[:, 0], true)
+        if spread is None:
+            scores[part.block, 0] = _mass_above(part.values)[np.arange(len(true)), true]
+        else:
+            scores[part.block] = np.abs(true - part.values) / predictions.widths(part, spread)
+    if note := seen.warning("calibration"):
+        warn(f"calibrate: {note}")
+    rows = corrector.rows
+    return Calibration(
+        _settings(view), len(rows), rows.next_id, rows.columns, np.sort(scores, axis=0), spread
+    )
+
+
+def _settings(view: MemoryView) -> Settings:
+    """Return the settings in use; of ``sigma="auto"`` what was measured."""
+    return replace(view.as_settings, sigma=view.sigma_in_use)
+
+
+def _typical_spread(predictions: _Predictions) -> F64 | None:
+    """Return the typical spread (C,) around sampled rows of the memory; None for classification.
+
+    It comes from the memory's rows alone, so that calibration rows and later ones are scored alike.
+    """
+    corrector, execution = predictions.corrector, predictions.execution
+    if corrector.spec.task == "classification":
+        return None
+    columns = corrector.rows.columns
+    k = min(corrector.k, len(corrector.rows) - 1)
+    if k < 1:
+        return np.ones(columns)
+    own = searched_own_rows(corrector.rows, k, _SAMPLE_ROWS, execution)
+    base = np.concatenate([segment["outputs"][at] for segment, at in own.rows])
+    values = corrector.corrected(base, own.distances, own.positions, execution)
+    spreads = spread_of_residuals(corrector, own.distances, own.positions, values - base)
+    return np.array([typical(spreads[:, c]) for c in range(columns)])
+
+
+# ---------------------------------------------------------------------- intervals and sets
+
+
+def predict_interval(
+    view: MemoryView, embeddings: Any, outputs: Any, calibration: Any, coverage: float,
+    exclude_ids: Any, threads: int | None,
+) -> tuple[F64, F64]:  # fmt: skip
+    """See ``Memory.predict_interval``."""
+    if view.spec.task != "regression":
+        raise ValueError("predict_interval needs task='regression'; use predict_set")
+    limits = _limits(view, calibration, coverage, "intervals are infinite")
+    predictions = _Predictions(view.corrector, embeddings, outputs, exclude_ids, threads)
+    flat, shape = view.fitted_rows.flat, (len(predictions.queries), len(limits))
+    low, high = np.empty(shape), np.empty(shape)
+    for part in predictions:
+        half = limits * predictions.widths(part, calibration.spread)
+        low[part.block], high[part.block] = part.values - half, part.values + half
+    return (low[:, 0], high[:, 0]) if flat else (low, high)
+
+
+def predict_set(
+    view: MemoryView, embeddings: Any, outputs: Any, calibration: Any, coverage: float,
+    exclude_ids: Any, threads: int | None,
+) -> npt.NDArray[np.bool_]:  # fmt: skip
+    """See ``Memory.predict_set``."""
+    if view.spec.task != "classification":
+        raise ValueError("predict_set needs task='classification'; use predict_interval")
+    limit = _limits(view, calibration, coverage, "sets hold every class")[0]
+    predictions = _Predictions(view.corrector, embeddings, outputs, exclude_ids, threads)
+    result = np.empty((len(predictions.queries), view.fitted_rows.columns), dtype=np.bool_)
+    for part in predictions:
+        result[part.block] = _mass_above(part.values) <= limit
+    return result
+
+
+def _mass_above(probabilities: F64) -> F64:
+    """Return the sum of the probabilities of the classes before each one, (b, C).
+
+    Classes are in falling order of probability, equal ones by number. This is 0 for the first, so
+    that no set is empty; and a set holds more classes where the model is less sure.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    ranked = np.take_along_axis(probabilities, order, axis=1)
+    before = np.zeros_like(ranked)
+    np.add.accumulate(ranked[:, :-1], axis=1, out=before[:, 1:])
+    sums = np.empty_like(before)
+    np.put_along_axis(sums, order, before, axis=1)
+    return sums
+
+
+def _limits(view: MemoryView, calibration: Any, coverage: float, otherwise: str) -> F64:
+    """Return ``calibration.limits`` once it is known to be of this memory.
+
+    ``otherwise`` says what happens if there are too few rows for this coverage.
+    """
+    if not isinstance(calibration, Calibration):
+        raise TypeError(
+            f"calibration must be a resmem.Calibration, got {type(calibration).__name__}; call "
+            "memory.calibrate"
+        )
+    rows, settings = view.fitted_rows, _settings(view)
+    of_memory = {"task": view.spec.task, "columns": rows.columns, **vars(settings)}
+    of_calibration = {"task": calibration.task, "columns": calibration.columns}
+    of_calibration |= vars(calibration.settings)
+    for name, value in of_memory.items():
+        if of_calibration[name] != value:
+            raise ValueError(
+                f"calibration must be made with this memory's {name}, {value!r}, got "
+                f"{of_calibration[name]!r}; call memory.calibrate again"
+            )
+    if (calibration.memory_rows, calibration.next_id) != (len(rows), rows.next_id):
+        warn(
+            f"the memory has changed since the calibration, from {calibration.memory_rows} rows "
+            f"to {len(rows)}: the coverage is no longer sure; call memory.calibrate again"
+        )
+    limits = calibration.limits(coverage)
+    if np.isinf(limits).any():
+        needed = math.ceil(1 / (1 - Fraction(str(float(coverage))))) - 1
+        warn(
+            f"a coverage of {coverage} needs at least {needed} calibration rows, got "
+            f"{len(calibration)}: {otherwise}; give memory.calibrate more rows"
+        )
+    return limits
+
+
+def _checked_coverage(coverage: Any) -> float:
+    checked = checks.number(coverage, "coverage")
+    if not 0 < checked < 1:
+        raise ValueError(f"coverage must lie between 0 and 1, got {coverage!r}")
+    return checked
+
+
+# ---------------------------------------------------------------------- predictions
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The predictions for one block of b queries."""
+
+    block: slice
+    keys: Keys
+    distances: F64  # (b, k)
+    positions: I64  # (b, k)
+    base: F64  # (b, C)
+    values: F64  # corrected values or probabilities (b, C)
+
+
+class _Predictions:
+    """What a memory predicts for queries, block by block, with the neighbours it is due to."""
+
+    def __init__(
+        self, corrector: Corrector, embeddings: Any, outputs: Any, exclude_ids: Any,
+        threads: int | None,
+    ) -> None:  # fmt: skip
+        self.corrector, self.execution = corrector, execution_of(threads)
+        self.queries: SearchedQueries = corrector.queries_for(embeddings, exclude_ids, threads)
+        self._outputs = corrector.query_outputs(outputs, len(self.queries))
+
+    def __iter__(self) -> Iterator[_Part]:
+        corrector, queries = self.corrector, self.queries
+        columns, k = corrector.rows.columns, queries.k
+        residuals = k * columns if corrector.spec.task == "regression" else 0
+        for block in blocks(len(queries), 24 * k + 16 * residuals + 96 * columns):
+            keys, largest = queries.queries(block)
+            base = corrector.base(keys, self._outputs, block, self.execution)
+            distances, positions = queries.find(block, keys, largest)
+            values = corrector.corrected(base, distances, positions, self.execution)
+            yield _Part(block, keys, distances, positions, base, values)
+            queries.forget(block)
+            release_pages(self._outputs, block)
+
+    def widths(self, part: _Part, typical_spread: F64) -> F64:
+        """Return the unit of each score, (b, C): the local spread plus the typical one.
+
+        A query without neighbours has the typical spread.
+        """
+        applied = part.values - part.base
+        spreads = spread_of_residuals(self.corrector, part.distances, part.positions, applied)
+        spreads[part.positions[:, 0] < 0] = typical_spread
+        return spreads + typical_spread
+
+
+def spread_of_residuals(corrector: Corrector, distances: F64, positions: I64, applied: F64) -> F64:
+    """Return how far neighbours' residuals lie from the corrections applied, weighted: (b, C).
+
+    A neighbour's residual less the correction that the query gets is the error which that
+    correction would leave there. ``applied`` (b, C) are strength times correction; the spread of
+    queries without neighbours is 0.
+    """
+    weights, totals = _core.weights(distances, positions, corrector.sigma)
+    residuals = _residuals_at(corrector.rows, positions)
+    sums = np.zeros_like(applied)
+    for j in range(positions.shape[1]):  # in neighbour order
+        sums += weights[:, j, None] * np.abs(residuals[:, j] - applied)
+    sums /= totals[:, None]
+    return sums
+
+
+def _residuals_at(rows: Snapshot, positions: I64) -> F64:
+    """Return the residuals of a regression at positions (b, k), widened: (b, k, C)."""
+    found = np.zeros((*positions.shape, rows.columns))
+    segment: Segment
+    for segment, where, at in by_segment(rows, positions):
+        found[where] = segment["residuals"][at]
+    return found
