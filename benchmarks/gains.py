@@ -40,7 +40,7 @@ from real_data import (
     fashion_mnist,
     outputs,
 )
-from resmem._scores.metrics import paired_interval
+from resmem._scores.intervals import paired_interval
 
 Array = npt.NDArray[Any]
 

@@ -36,7 +36,7 @@ def test_the_cheapest_falling_factors_are_found(costs):
 
 @settings(max_examples=settings().max_examples // 4)
 @given(seed=st.integers(0, 2**31), feature=st.sampled_from(["distance", "confidence", "agreement"]))
-def test_fitted_steps_are_monotone_and_no_worse_than_one_strength(seed, feature):
+def test_fitted_steps_are_monotone_and_cost_no_more(seed, feature):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2 * _BIN_ROWS, 400))
     values = rng.integers(0, 6, n) / 6 if seed % 2 else rng.random(n)
@@ -62,7 +62,7 @@ def half_known(seed, n=2600):
 
 
 @QUIET
-def test_a_gate_that_clearly_gains_is_kept_and_gains_on_test_rows():
+def test_a_gate_that_clearly_gains_is_kept_and_gains():
     kept, better = 0, 0
     for seed in range(5):
         z, logits, y = half_known(seed, 5600)
