@@ -925,3 +925,40 @@ def test_tune_of_wrong_rows_is_refused():
         ValueError, match=r"temperature is fixed at fit for store='sparse:1' \(1\), got 2"
     ):
         sparse.tune(*FRESH, temperature=[1, 2])
+
+
+# ---- How long it may take ---------------------------------------------------------------------
+
+
+@QUIET
+@pytest.mark.parametrize("loo", [False, True])
+def test_a_budget_takes_some_of_the_rows_and_says_so(loo):
+    world = World(q=3000, n=3000)
+    mem = world.memory(residuals="out-of-fold")
+    given = () if loo else world.fresh
+    options = {"loo": loo, "apply": False, "budget": 0.02}
+    part = mem.tune(*given, **options)
+    assert 256 <= part.rows < 3000
+    assert any(f"{part.rows:,} of 3,000 rows were used" in note for note in part.notes)
+    whole = mem.tune(*given, **options | {"budget": 1000.0})
+    assert whole.rows == 3000
+    assert whole.gain == mem.tune(*given, **options | {"budget": None}).gain
+
+
+@QUIET
+def test_a_budget_keeps_what_belongs_to_each_row():
+    """The rows that are used have their own folds, groups and excluded ids."""
+    world = World(q=2000)
+    queries, outputs, y = world.fresh
+    own = np.arange(2000) % 600
+    mem = world.memory()
+    groups = np.arange(2000) // 4
+    result = mem.tune(queries, outputs, y, exclude_ids=own, groups=groups, budget=1e-9, apply=False)
+    assert result.rows == 256
+    some = np.sort(np.random.RandomState(0).permutation(2000)[:256])
+    named = mem.tune(
+        queries[some], outputs[some], y[some], exclude_ids=own[some], groups=groups[some],
+        apply=False,
+    )  # fmt: skip
+    assert named.table.tobytes() == result.table.tobytes()
+    assert named.gain == result.gain

@@ -674,6 +674,7 @@ class Memory:
         seed: int = 0,
         exclude_ids: Any = None,
         loo: bool = False,
+        budget: float | None = None,
         apply: bool = True,
         threads: int | None = None,
         progress: bool | Callable[[int], None] | None = None,
@@ -746,6 +747,9 @@ class Memory:
         loo : bool
             Tune on (at most 10,000 of) the memory's own rows, each without itself. A base model
             that was trained on them has residuals too small to learn from: a warning says so.
+        budget : float, optional
+            Seconds that tuning may take, roughly. Where all rows would take longer, which a pilot
+            on 256 of them tells, a random part of them is used, and a note says how many.
         apply : bool
             Use ``TuneResult.best`` from now on, the default; False only returns the result.
         threads : int, optional
@@ -775,7 +779,7 @@ class Memory:
             methods=methods, preprocess=preprocess, key_dtype=key_dtype, score=score,
             greater_is_better=greater_is_better, folds=folds, groups=groups, times=times, rule=rule,
             confidence=confidence, risk=risk, seed=seed, exclude_ids=exclude_ids, loo=loo,
-            threads=threads, progress=progress,
+            budget=budget, threads=threads, progress=progress,
         )  # fmt: skip
         if apply:
             self.use(result.best)

@@ -121,6 +121,15 @@ def sliceable(value: Any, name: str) -> Any:
     return value
 
 
+def picked_rows(value: Any, at: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
+    """Return some rows of an array, by their numbers; of a lazy one only these are read."""
+    rows, numbers = sliceable(value, name), np.asarray(at, dtype=np.int64)
+    if isinstance(rows, np.ndarray):
+        return rows[numbers]
+    parts = [read_block(rows, slice(row, row + 1), name) for row in numbers.tolist()]
+    return np.concatenate(parts)
+
+
 def read_block(rows: Any, block: slice, name: str) -> npt.NDArray[Any]:
     """Return these rows of what ``sliceable`` gave; ValueError if some of them do not come."""
     part = to_numpy(rows[block], name)

@@ -143,7 +143,7 @@ def tune(options: Namespace) -> Outcome:
     memory = _load(options)
     kept = memory.preprocess, memory.key_dtype
     rows = None if options.loo else LabelledRows(options)
-    names = (*TUNED_SETTINGS, "score", "folds", "rule", "confidence", "risk", "seed")
+    names = (*TUNED_SETTINGS, "score", "folds", "rule", "confidence", "risk", "seed", "budget")
     values = {name: getattr(options, name) for name in names}
     values |= {name: inputs.optional(getattr(options, name), name) for name in told}
     settings = {name: value for name, value in values.items() if value is not None}

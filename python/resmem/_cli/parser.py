@@ -212,6 +212,9 @@ def _tune(commands: _Commands) -> None:
         "--risk", type=float, metavar="P", help="accepted probability of keeping a useless memory"
     )
     how.add_argument("--seed", type=int, metavar="N", help="seed of the folds")
+    how.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="how long it may take, roughly"
+    )
 
 
 def _report(commands: _Commands) -> None:

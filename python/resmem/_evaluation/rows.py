@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, read_block, release_pages, sliceable
+from resmem._base.arrays import F64, I64, picked_rows, read_block, release_pages, sliceable
 from resmem._base.execution import Execution
 from resmem._correction.correct import Corrector, SearchedQueries
 from resmem._correction.own_rows import MemoryRows
@@ -74,13 +74,13 @@ class GivenRows:
     def explain(self, rows: list[int], columns: I64 | None, top: int) -> Explanation:
         """Return the explanation of some rows, ascending; see ``explain_rows``."""
         embeddings, excluded = (
-            None if given is None else _picked(sliceable(given, "embeddings"), rows)
+            None if given is None else picked_rows(given, rows, "embeddings")
             for given in self._given
         )
         queries = self._corrector.queries_at_k(
             self._corrector.k, embeddings, excluded, self._execution
         )
-        outputs = None if self._outputs is None else _picked(self._outputs, rows)
+        outputs = None if self._outputs is None else picked_rows(self._outputs, rows, "outputs")
         return explain_rows(self._corrector, queries, outputs, columns, top, self._execution)
 
     def tally(self) -> Tally:
@@ -187,9 +187,3 @@ class GivenTargets:
         values = self._spec.values(part, "targets", block.start)
         self._deviations.add(values)
         return values
-
-
-def _picked(rows: Any, at: list[int]) -> npt.NDArray[Any]:
-    """Return some rows of an array that supports slices only."""
-    parts = [read_block(rows, slice(row, row + 1), "rows") for row in at]
-    return np.concatenate(parts)

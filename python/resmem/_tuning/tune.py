@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
 from resmem._base import checks
-from resmem._base.arrays import I64
+from resmem._base.arrays import I64, picked_rows
 from resmem._base.errors import warn
 from resmem._base.execution import Execution, execution_of
 from resmem._base.sample import sample
@@ -40,6 +40,7 @@ from resmem._tuning.result import TuneResult
 from resmem._tuning.validation import CallersRows, ValidationRun
 
 _SAMPLE_ROWS = 10_000  # most rows of the memory that are used
+_PILOT_ROWS = 256  # rows that tell how long a row takes
 _FORECAST_AFTER = 1.0  # seconds after which the time left is estimated
 _LONG = 10.0  # seconds left that are worth a warning
 
@@ -49,12 +50,12 @@ def tune(
     temperature: Any, strength: Any, probability_map: Any, methods: Any, preprocess: Any,
     key_dtype: Any, score: Any, greater_is_better: bool | None, folds: Any, groups: Any, times: Any,
     rule: Literal["best", "one_se"], confidence: float, risk: float | None, seed: int,
-    exclude_ids: Any, loo: bool, threads: int | None, progress: Any,
+    exclude_ids: Any, loo: bool, budget: float | None, threads: int | None, progress: Any,
 ) -> TuneResult:  # fmt: skip
     """See ``Memory.tune``."""
     if rule not in ("best", "one_se"):
         raise ValueError(f"rule must be 'best' or 'one_se', got {rule!r}")
-    task, present = view.spec.task, (view.spec.preprocess.name, view.spec.key_dtype)
+    task = view.spec.task
     default = "log_loss" if task == "classification" else "rmse"
     scored = score_named(default if score is None else score, task, greater_is_better)
     given = (embeddings, outputs, targets, exclude_ids)
@@ -78,52 +79,37 @@ def tune(
     if checks.count(seed, "seed", 0) >= 2**32:
         raise ValueError(f"seed must be below 2**32, got {seed}")
     execution = execution_of(threads)
-    runs: list[ValidationRun] = []
-    tried: set[tuple[str, str]] = set()
-    for name in names_to_try(preprocess, present[0], "preprocess"):
-        for dtype in names_to_try(key_dtype, present[1], "key_dtype"):
-            if dtype == "float64" and preprocess_named(name).linear:
-                dtype = "float32"  # a linear layer gives float32 keys
-            if (name, dtype) in tried:
-                continue
-            tried.add((name, dtype))
-            corrector = (view if (name, dtype) == present else view.rekeyed(name, dtype)).corrector
-            most = len(corrector.rows) - loo
-            if most < 1:
-                needed = "two rows for loo=True" if loo else "rows"
-                raise ValueError(f"tune needs a memory with {needed}, this one has {most + loo}")
-            grid = grid_of(
-                corrector.spec, most, corrector.rows.columns, corrector.rows.temperature, k, sigma,
-                temperature, strength, probability_map, methods,
-            )  # fmt: skip
-            some = _sample(corrector.rows, seed)
-            source: CallersRows | MemoryRows
-            if loo:
-                source = _memory_rows(corrector, some, grid.ks[-1], execution)
-            else:
-                known = bool(runs)
-                source = CallersRows(corrector, *given, grid.ks[-1], execution, known)
-            if not runs:
-                dependence = Dependence.declared(folds, seed, source.targets, groups, times)
-                _check_folds(dependence, rule)
-            runs.append(
-                ValidationRun(
-                    corrector.spec,
-                    corrector.rows,
-                    source,
-                    grid,
-                    dependence.folds,
-                    some,
-                    name,
-                    most,
-                    execution,
-                )
-            )
+    tried = _correctors(view, preprocess, key_dtype)
+    values = (k, sigma, temperature, strength, probability_map, methods)
+    whole = _Rows(*given, folds, groups, times)
+
+    def judged_by(rows: I64 | None) -> Tuner:
+        """Return what tunes on these of the validation rows; None: on all of them."""
+        some = whole if rows is None or loo else whole.picked(rows)
+        runs = _runs(tried, values, some, rows if loo else None, seed, loo, execution)
+        dependence = Dependence.declared(
+            some.folds, seed, runs[0].source.targets, some.groups, some.times
+        )
+        _check_folds(dependence, rule)
+        for run in runs:
+            run.folds = dependence.folds
+        return Tuner(runs, scored, rule, confidence, risk, seed, dependence)
+
+    note_of_budget: tuple[str, ...] = ()
+    tuner = judged_by(None)
+    if budget is not None:
+        count = len(tuner.runs[0].source)
+        rows = _rows_within(checks.positive(budget, "budget"), count, seed, judged_by)
+        if rows is not None:
+            tuner = judged_by(rows)
+            note_of_budget = (f"budget={budget:g} s: {len(rows):,} of {count:,} rows were used",)
+    runs = tuner.runs
     with _progress(progress, _Steps.of(runs, scored, loo)) as step:
         for run in runs:
             run.step = step
-        result = Tuner(runs, scored, rule, confidence, risk, seed, dependence).run()
+        result = tuner.run()
         notes = (
+            *note_of_budget,
             *_note_of_small_residuals(runs[0], result, loo),
             *_note_of_known_rows(runs[0]),
             *_note_of_impossible_classes(runs[0], result),
@@ -133,6 +119,97 @@ def tune(
     for note in notes:
         warn(f"tune: {note}")
     return result.with_notes((*result.notes, *notes))
+
+
+class _Rows(NamedTuple):
+    """Validation rows, in the forms that the caller gives."""
+
+    embeddings: Any
+    outputs: Any
+    targets: Any
+    exclude_ids: Any
+    folds: Any
+    groups: Any
+    times: Any
+
+    def picked(self, rows: I64) -> _Rows:
+        """Return some of the rows, by their numbers in ascending order."""
+        return _Rows(*(
+            part if part is None or np.ndim(part) == 0 else picked_rows(part, rows, name)
+            for name, part in zip(self._fields, self, strict=True)
+        ))  # fmt: skip
+
+
+# The preprocess, and the memory whose keys it made.
+_Tried: TypeAlias = "list[tuple[str, Corrector]]"
+
+
+def _correctors(view: MemoryView, preprocess: Any, key_dtype: Any) -> _Tried:
+    """Return the memory with its keys kept in every way to try; the first is the present one."""
+    present = view.spec.preprocess.name, view.spec.key_dtype
+    tried: dict[tuple[str, str], Corrector] = {}
+    for name in names_to_try(preprocess, present[0], "preprocess"):
+        for dtype in names_to_try(key_dtype, present[1], "key_dtype"):
+            if dtype == "float64" and preprocess_named(name).linear:
+                dtype = "float32"  # a linear layer gives float32 keys
+            if (name, dtype) in tried:
+                continue
+            kept = view if (name, dtype) == present else view.rekeyed(name, dtype)
+            tried[name, dtype] = kept.corrector
+    return [(name, corrector) for (name, _), corrector in tried.items()]
+
+
+def _runs(
+    tried: _Tried, values: tuple[Any, ...], rows: _Rows, own: I64 | None, seed: int, loo: bool,
+    execution: Execution,
+) -> list[ValidationRun]:  # fmt: skip
+    """Return a run for each way of keeping keys.
+
+    ``own``: which of the sampled rows of the memory are tuned on with ``loo``; None: all of them.
+    """
+    runs: list[ValidationRun] = []
+    for name, corrector in tried:
+        most = len(corrector.rows) - loo
+        if most < 1:
+            needed = "two rows for loo=True" if loo else "rows"
+            raise ValueError(f"tune needs a memory with {needed}, this one has {most + loo}")
+        columns, temperature = corrector.rows.columns, corrector.rows.temperature
+        grid = grid_of(corrector.spec, most, columns, temperature, *values)
+        some = _sample(corrector.rows, seed)
+        source: CallersRows | MemoryRows
+        if loo:
+            chosen = some if own is None else some[own]
+            source = _memory_rows(corrector, chosen, grid.ks[-1], execution)
+        else:
+            known = bool(runs)
+            source = CallersRows(corrector, *rows[:4], grid.ks[-1], execution, known)
+        folds = np.zeros(len(source), dtype=np.int64)  # until they are known
+        runs.append(
+            ValidationRun(
+                corrector.spec, corrector.rows, source, grid, folds, some, name, most, execution
+            )
+        )
+    return runs
+
+
+def _rows_within(
+    budget: float, count: int, seed: int, judged_by: Callable[[I64], Tuner]
+) -> I64 | None:
+    """Return the numbers of as many rows as can be tuned on in ``budget`` seconds; None: all.
+
+    A pilot on a few rows tells how long a row takes. Rows are drawn at random, and no fewer than
+    those of the pilot.
+    """
+    if count <= _PILOT_ROWS:
+        return None
+    order = np.random.RandomState(seed).permutation(count)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it finds is found again, on more rows
+        judged_by(np.sort(order[:_PILOT_ROWS])).run()
+    taken = time.perf_counter() - start
+    affordable = int((budget - taken) / taken * _PILOT_ROWS)
+    return None if affordable >= count else np.sort(order[: max(affordable, _PILOT_ROWS)])
 
 
 def _check_folds(dependence: Dependence, rule: str) -> None:
