@@ -651,7 +651,7 @@ def test_more_neighbours_than_the_default_are_tried_if_they_help():
     rng = np.random.default_rng(3)
     z = rng.uniform(-1, 1, (4000, 1)).astype(np.float32)
     logits = np.zeros((4000, 2), np.float32)
-    y = (rng.random(4000) < 0.5 + 0.2 * np.sign(z[:, 0])).astype(int)
+    y = (rng.random(4000) < 0.5 + 0.12 * np.sign(z[:, 0])).astype(int)
     mem = resmem.Memory().fit(z[:2500], logits[:2500], y[:2500])
     result = mem.tune(z[2500:], logits[2500:], y[2500:])
     assert result.useful

@@ -12,6 +12,7 @@ from resmem._tuning.grid import Grid
 from resmem._tuning.validation import ValidationRun
 
 MOST_EXTENSIONS = 4  # each tries two or three values more of one setting
+WORTH_HAVING = 0.02  # share of the gain that values beyond the edge must add
 
 
 class Edge(NamedTuple):
@@ -50,8 +51,8 @@ def edges(grid: Grid, best: Settings, most_neighbours: int) -> list[Edge]:
     return found
 
 
-def extended(run: ValidationRun, best: Settings) -> ValidationRun | None:
-    """Return a run that tries values beyond an edge at which the best setting lies.
+def extended(run: ValidationRun, best: Settings) -> tuple[str, ValidationRun] | None:
+    """Return an axis at whose edge the best setting lies, and a run that tries values beyond it.
 
     None if it lies at none, or only at those of values that the caller has given. The run shares
     the rows and, unless it needs more of them, the neighbours.
@@ -60,7 +61,8 @@ def extended(run: ValidationRun, best: Settings) -> ValidationRun | None:
         # A temperature belongs to the base. At extreme ones, corrected outputs may score a little
         # better, but rows that nothing corrects lose far more.
         of_base = edge.axis == "temperatures"
-        if edge.axis not in run.reach.open or not edge.beyond or of_base != (best.strength == 0):
+        grows = edge.axis in run.reach.open - run.reach.exhausted and bool(edge.beyond)
+        if not grows or of_base != (best.strength == 0):
             continue
         more = copy.copy(run)
         part = run.reach.with_axis(edge.axis, edge.beyond)
@@ -74,7 +76,7 @@ def extended(run: ValidationRun, best: Settings) -> ValidationRun | None:
             more.source = run.source.at_k(part.ks[-1])
             more.find_neighbours()
         more.reach = run.reach.with_axis(edge.axis, tried)
-        return more
+        return edge.axis, more
     return None
 
 

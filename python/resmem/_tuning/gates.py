@@ -3,7 +3,8 @@
 A gate has one step function of one feature: the factor of the strength falls with the distance of
 the nearest row or with the base's confidence, or rises with the agreement of the neighbours. It is
 kept only if, on rows that took no part in fitting it, it clearly gains over one strength for all.
-Beyond the farthest validation row nothing is known of the memory, and the base's output stays.
+Beyond the farthest validation row nothing is known of the memory, and the base's output stays; if
+the memory helps the farthest rows, it is trusted twice as far.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from resmem._tuning.validation import ValidationRun
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the strength, in every bin of a feature
 _MOST_BINS = 5
 _BIN_ROWS = 40  # least rows of a bin
+_FAR_ROWS = 20  # of the farthest rows, or 1 % of all, that tell whether the memory helps far off
 _FALLING: tuple[Feature, ...] = ("distance", "confidence")  # trust falls as these grow
 
 Costs = F64  # (factors, rows)
@@ -47,14 +49,13 @@ def fitted_gate(
     ``row_costs`` returns the costs (q,) of predictions of all rows; ``interval`` the interval of
     the mean of gains (q,), at a confidence that allows for the choice of the best of so many.
     """
-    reach = run.distances[:, 0]
-    reach = reach[np.isfinite(reach)]
-    if not len(reach):
+    nearest = run.distances[:, 0]
+    if not np.isfinite(nearest).any():
         return FittedGate(Gate(), None, False)
-    limit = Step("distance", (float(reach.max()),), (1.0, 0.0))
-    if len(run.source) < 2 * _BIN_ROWS:
-        return FittedGate(Gate((limit,)), None, False)
     costs = _costs(run, settings, row_costs)
+    limit = Step("distance", (_reach(nearest, costs),), (1.0, 0.0))
+    if len(nearest) < 2 * _BIN_ROWS:
+        return FittedGate(Gate((limit,)), None, False)
     found = {}
     for feature, values in run.features(settings).items():
         gains = costs[-1] - _held_out(feature, values, costs, run.folds)
@@ -69,6 +70,14 @@ def fitted_gate(
     if step.edges[-1] < limit.edges[0]:
         step = replace(step, edges=(*step.edges, *limit.edges), factors=(*step.factors, 0.0))
     return FittedGate(Gate((step,)), gain, True)
+
+
+def _reach(nearest: F64, costs: Costs) -> float:
+    """Return the distance up to which the memory is trusted, from each row's nearest one."""
+    order = np.argsort(np.where(np.isfinite(nearest), nearest, -1.0), kind="stable")
+    farthest = order[-max(_FAR_ROWS, len(order) // 100) :]
+    helps = costs[-1][farthest].sum() < costs[0][farthest].sum()
+    return float(nearest[order[-1]]) * (2 if helps else 1)
 
 
 def fit_step(feature: Feature, values: F64, costs: Costs) -> Step:

@@ -44,6 +44,7 @@ class Grid:
     methods: tuple[Method, ...] = METHODS  # those that may be chosen
     # The axes, by their names here, of which the caller has given no values.
     open: frozenset[str] = frozenset()
+    exhausted: frozenset[str] = frozenset()  # of these, those of which more values add little
 
     def scaled(self, distances: F64) -> Grid:
         """Return the grid with absolute sigmas, given the neighbours' distances (q, k)."""

@@ -23,7 +23,7 @@ from resmem._scores.intervals import Estimate, Expected, Interval, estimate_of, 
 from resmem._scores.metrics import Score, gains_of
 from resmem._state.settings import Settings
 from resmem._tuning.dependence import Dependence, Mask, numbered
-from resmem._tuning.extension import MOST_EXTENSIONS, edges, extended
+from resmem._tuning.extension import MOST_EXTENSIONS, WORTH_HAVING, edges, extended
 from resmem._tuning.gates import FittedGate, fitted_gate
 from resmem._tuning.grid import Grid
 from resmem._tuning.result import TABLE, TuneResult
@@ -108,17 +108,26 @@ class Tuner:
         for _ in range(MOST_EXTENSIONS):
             settings = [s for run in self.runs for s in run.settings()]
             number = np.repeat(np.arange(len(parts)), [len(part.every) for part in parts])
-            ranked = RankedSettings(settings, Costs.joined(parts), one_se=False)
-            for where in (None, ranked.strength == 0):
+            costs = Costs.joined(parts)
+            ranked = RankedSettings(settings, costs, one_se=False)
+            off = ranked.strength == 0
+            for where in (None, off):
                 best = ranked.best(where)
                 run = self._widest(self.runs[number[best]])
-                if (more := extended(run, settings[best])) is not None:
-                    parts.append(self._costs(more))
-                    more.step = run.step
-                    self.runs.append(more)
+                if (found := extended(run, settings[best])) is not None:
                     break
             else:
                 return
+            axis, more = found
+            tried = self._costs(more)
+            before, base = costs.every[best], costs.every[ranked.best(off)]
+            # More neighbours, or a greater strength, must add to the gain what is worth having.
+            if where is None and before - tried.every.min() < WORTH_HAVING * (base - before):
+                run.reach = replace(run.reach, exhausted=run.reach.exhausted | {axis})
+                continue
+            parts.append(tried)
+            more.step = run.step
+            self.runs.append(more)
 
     def _widest(self, run: ValidationRun) -> ValidationRun:
         """Return the last run, whose reach is the widest, that keeps keys in the same way."""
