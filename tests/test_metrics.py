@@ -249,6 +249,19 @@ def test_parts_of_smooth_scores_have_their_mean_and_error(name, columns):
     assert estimate_of(values).error == pytest.approx(jackknife, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["rmse", "r2"])
+def test_scaled_differences_of_squares_are_the_gain(name):
+    rng = np.random.default_rng(9)
+    wanted = rng.normal([3, 0], 1, (50, 2))
+    one, other = (wanted + size * rng.standard_normal((50, 2)) for size in (0.5, 1.5))
+    score = score_named(name, "regression")
+    numbers, others = (score.numbers(each, wanted) for each in (one, other))
+    gain = score.whole(one, wanted) - score.whole(other, wanted)
+    sign = 1 if score.greater_is_better else -1
+    scaled = (others - numbers).mean() / score.scale(numbers, others, wanted)
+    assert scaled == pytest.approx(sign * gain, rel=1e-12)
+
+
 def test_parts_of_perfect_and_constant_values_are_finite():
     same = np.full(5, 2.0)
     for name, best in (("rmse", 0.0), ("r2", 1.0)):

@@ -53,6 +53,9 @@ class Score:
     # rows is that of the score (to first order, by the delta method).
     parts: RowFunction | None = None
     linear: RowFunction | None = None
+    # From (numbers, others, targets): what the mean of ``others - numbers`` is divided by to give
+    # the gain, exactly.
+    scale: Callable[[F64, F64, Any], float] | None = None
 
     @property
     def by_row(self) -> bool:
@@ -246,6 +249,11 @@ def linear_rmse(squares: F64, targets: Any) -> F64:
     return squares if root == 0 else root + (squares - root * root) / (2 * root)
 
 
+def scale_of_rmse(squares: F64, others: F64, _: Any) -> float:
+    """Return the sum of both roots, by which a difference of mean squares is one of roots."""
+    return math.sqrt(float(squares.mean())) + math.sqrt(float(others.mean()))
+
+
 def absolute_errors(predictions: Any, targets: Any) -> F64:
     """Return each row's mean of |error| over its columns."""
     errors: F64 = np.abs(_errors(predictions, targets)).mean(axis=1)
@@ -275,6 +283,12 @@ def linear_r2(squares: F64, targets: Any) -> F64:
         return np.full(len(squares), score)
     values: F64 = score + ((1 - score) * spread - squares) / total
     return values
+
+
+def scale_of_r2(_: F64, __: F64, targets: Any) -> float:
+    """Return the mean square of the targets about their means."""
+    wanted = _values(targets, "targets")
+    return float(np.square(wanted - wanted.mean(axis=0)).mean())
 
 
 def r2_from_sums(residual: float, total: float) -> float:
@@ -372,7 +386,15 @@ _SCORES = (
         by_class=brier_by_class,
     ),
     Score("calibration_error", "classification", False, calibration_error),
-    Score("rmse", "regression", False, rmse, parts=squared_errors, linear=linear_rmse),
+    Score(
+        "rmse",
+        "regression",
+        False,
+        rmse,
+        parts=squared_errors,
+        linear=linear_rmse,
+        scale=scale_of_rmse,
+    ),
     Score("mae", "regression", False, _mean_of(absolute_errors), absolute_errors),
-    Score("r2", "regression", True, r2, parts=squared_errors, linear=linear_r2),
+    Score("r2", "regression", True, r2, parts=squared_errors, linear=linear_r2, scale=scale_of_r2),
 )

@@ -262,12 +262,12 @@ class HeldOutComparison:
         tuner = self._tuner
         if not tuner.score.by_row:
             return self._jackknife(name, other)
-        targets = tuner.targets[self._judged]
-        one, two = (
-            tuner.cost_sign * tuner.score.values(self._numbers[each][self._judged], targets)
-            for each in (name, other)
+        score, targets = tuner.score, tuner.targets[self._judged]
+        numbers, others = (self._numbers[each][self._judged] for each in (name, other))
+        gains = gains_of(
+            tuner.cost_sign * score.values(numbers, targets),
+            tuner.cost_sign * score.values(others, targets),
         )
-        gains = gains_of(one, two)
         classes = targets if tuner.runs[0].spec.task == "classification" else None
         clusters, shown = tuner.dependence.clusters(gains, classes)
         self.in_order |= shown
@@ -276,7 +276,14 @@ class HeldOutComparison:
             for second, fourth in self._expected.get((name, other), {}).values()
             if second > 0
         ]
-        return estimate_of(gains, clusters, max(expected, default=None))
+        estimate = estimate_of(gains, clusters, max(expected, default=None))
+        scale = score.scale(numbers, others, targets) if score.scale is not None else 0.0
+        if scale > 0:
+            # The delta method knows that the scale is estimated, too, but where tails are heavy,
+            # rows that are in both may hide from it what single differences show.
+            plain = estimate_of((others - numbers) / scale, clusters)
+            estimate = estimate.at_least(plain)
+        return estimate
 
     def score(self, name: str) -> float:
         """Return the score of a method over the judged rows."""
