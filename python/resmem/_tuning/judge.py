@@ -372,6 +372,7 @@ class Judge:
         present = [run.keys_name == first.keys_name for run in tuner.runs]
         self._present: Mask = np.repeat(present, sizes)
         self._of_targets: Mask = np.array([s.method == "targets" for s in settings])
+        self._temperature = np.array([s.temperature for s in settings])
         named = [s.method in first.grid.methods or s.strength == 0 for s in settings]
         self._named: Mask = np.array(named)
 
@@ -379,19 +380,21 @@ class Judge:
         """Return the result of tuning, but for its times."""
         tuner, memory, first = self._tuner, self._memory, self._tuner.runs[0]
         where = self._eligible()
-        off, candidate, chosen = (
-            memory.strength == 0,
-            memory.best(where & self._named),
-            memory.best_per_fold(where & self._named),
-        )
-        base, published = memory.best(where & off), memory.best(where & self._as_published())
+        off, named = memory.strength == 0, where & self._named
+        base, bases = memory.best(where & off), memory.best_per_fold(where & off)
+        candidate = memory.best(named & self._as_warm_as(base))
+        chosen = [
+            memory.best(named & self._as_warm_as(other), without=fold)
+            for fold, other in enumerate(bases)
+        ]
+        published = memory.best(where & self._as_published())
         mixed = where & self._of_targets
         interpolation = memory.best(mixed) if mixed.any() else None
         knn, mean = self._alone.best(), self._mean.best()
         given = replace(
             memory.settings[base], temperature=first.given_temperature, probability_map="clip"
         )
-        against = self._picks(memory, memory.best_per_fold(where & off))
+        against = self._picks(memory, bases)
         best = memory.settings[candidate]
         picks: dict[str, list[Pick]] = {
             "candidate": self._picks(memory, chosen),
@@ -465,6 +468,16 @@ class Judge:
             seconds={},
             risk=tuner.risk,
         )
+
+    def _as_warm_as(self, base: int) -> Mask:
+        """Return which settings have a temperature of at least that of a base.
+
+        A base that is more certain than it should be may score a little better under a memory that
+        corrects most of its errors. But rows that the memory does not correct lose far more, and
+        few rows hold few of them.
+        """
+        warm: Mask = self._temperature >= self._temperature[base]
+        return warm
 
     def _gate(self, candidate: int) -> FittedGate | None:
         """Return the gate of the candidate; None where rows have no scores of their own."""
