@@ -16,6 +16,7 @@ import resmem
 from cases import ISAS, same_bits
 from resmem import _core
 from resmem._correction.gate import FEATURES, OPEN, Gate, Step, gate_named
+from resmem._files import container
 
 C, D = 5, 3
 STORES = ["dense", "sparse:2", "head", "values"]
@@ -179,6 +180,28 @@ def test_method_gate_and_residuals_survive_files_and_copies(tmp_path):
     assert mem.info()["method"] == "targets"
     assert "method='targets'" in repr(mem)
     assert resmem.Memory().use(mem.settings).gate == gate
+
+
+def sections_of(path):
+    return set(container.load(path, verify=True).arrays)
+
+
+def test_files_say_what_older_readers_would_leave_out(tmp_path):
+    """Required sections that they do not know make them refuse the file; plain files have none."""
+    rng = np.random.default_rng(7)
+    keys, logits, labels = examples(rng, 20)
+    path = str(tmp_path / "m.resmem")
+    mem = resmem.Memory(strength=0.5).fit(keys, logits, labels).save(path)
+    assert not any(name.startswith("needs/") for name in sections_of(path))
+    mem.method, mem.gate = "targets", "distance: 1.0 to 2.0, 0.0 beyond"
+    mem.save(path, append=True)
+    assert {"needs/targets", "needs/gate"} <= sections_of(path)
+    assert {"needs/targets", "needs/gate"} <= set(container.load(path, verify=True).required)
+    again = resmem.Memory.load(path)
+    again.method = "residual"
+    again.save(path, append=True)
+    assert "needs/targets" not in sections_of(path)
+    assert resmem.Memory.load(path).gate == mem.gate
 
 
 def test_settings_of_methods_that_make_no_sense_change_nothing():

@@ -33,6 +33,10 @@ Progress: TypeAlias = "Callable[[int], None] | None"
 
 EXPORTS = (".npz", ".safetensors")  # suffixes of the files that ``export.py`` reads and writes
 
+# What earlier versions do not know, and would leave out: a file that has it says so in a section
+# that every reader must know, so that these refuse the file.
+_NEEDED = {"targets": ("method", "residual"), "gate": ("gate", "none")}
+
 _LAST_ID = 2**63 - 1
 _MOST_NUMBERS = 2**48  # segments that a file may ever have held
 _CHECKED_ROWS = 1 << 16  # rows that are checked at a time
@@ -79,7 +83,8 @@ def save(
 ) -> SaveResult:
     """Write the living rows of a memory; with ``after``, append what is not in that file yet."""
     name = os.path.abspath(os.fspath(path))
-    work = _Sections(rows, head, after)
+    needed = [n for n, (name, usual) in _NEEDED.items() if settings.get(name, usual) != usual]
+    work = _Sections(rows, head, after, needed)
     if after is None:
         version = container.save(name, work.meta(settings), work.sections(), progress)
     else:
@@ -132,8 +137,10 @@ def _mapped(
 class _Sections:
     """The sections of a snapshot: those that ``after`` has already and those that it lacks."""
 
-    def __init__(self, rows: Snapshot, head: Mapping[str, Array], after: FileState | None) -> None:
-        self.rows, self.head, self.after = rows, head, after
+    def __init__(
+        self, rows: Snapshot, head: Mapping[str, Array], after: FileState | None, needed: list[str]
+    ) -> None:
+        self.rows, self.head, self.after, self.needed = rows, head, after, needed
         self.retired = rows.all_retired() if after is None else rows.retired
         self.numbers = 0 if after is None else after.numbers
         self.number: list[int] = []
@@ -210,6 +217,8 @@ class _Sections:
 
     def _all(self) -> Iterator[tuple[str, Callable[[], Array | Pieces] | None]]:
         """Yield the name of each section and what makes its array, None if the file has it."""
+        for name in self.needed:
+            yield f"needs/{name}", partial(np.ones, 1, np.uint8)
         for name, array in self.head.items():
             yield f"head/{name}", partial(np.asarray, array) if self.after is None else None
         made_by = self.rows.preprocess
@@ -358,6 +367,9 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Load
     settings = reader.field(loaded.meta, "memory")
     if not isinstance(settings, dict):
         raise reader.bad("memory is not a table of settings")
+    for each in _NEEDED:
+        if reader.size(f"needs/{each}"):
+            reader.array(f"needs/{each}", np.uint8, (1,))
     head = {}
     d, columns = reader.integer(reader.meta, "d"), reader.integer(reader.meta, "columns")
     for part, (dtype, shape) in shared_schema(settings.get("store"), columns, d).items():
