@@ -33,20 +33,23 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
                      store 1 (sparse): u64 width, i32[n*width] index, num[n*width] value,
                          f32[n] rest
                      store 2 (head): num[n*d] keys, i64[n] labels
+                     store 3 (labels): i64[n] labels
                  f64[q*k] distances, i64[q*k] positions
                  u64 selected, i64[q*selected] select (0: every column; width is columns)
-                 f64[q*width or 0] base outputs to add to, f64[q*width] wanted
+                 f64[q*width or 0] base outputs to correct, f64[q or 0] strengths of the queries,
+                 u64 interpolate (0 or 1), f64[q*width] wanted
     8 sparse     u64 n, columns, others, f64 temperature, f32[n*columns] outputs, i64[n] labels,
                  i32[n*(others+1)] index, num[n*(others+1)] value, f32[n] rest, f64 error wanted
     9 logits     u64 n, columns, d, num[n*d] keys, f32[columns*d] weight, f32[columns] bias,
                  f32[n*columns] wanted
     10 numbers   u64 type, u16[n] halves, f32[n] widened, f32[m] x, u16[m] narrowed
     11 log       f64[n] x, f64[n] wanted
-    12 sweep     u64 q, k, n, columns, f32[n*columns] residuals, f64[q*k] distances,
-                 i64[q*k] positions, f64[q*columns] base (for classes also f64[0]: not known),
+    12 sweep     u64 q, k, n, columns, f32[n*columns or 0] residuals, i64[n or 0] labels of rows,
+                 f64[q*k] distances, i64[q*k] positions, f64[q*columns] base (for classes also
+                 f64[0]: not known),
                  i64[q] labels and f64[0], or i64[0] and f64[q*columns] values,
                  i64[] ks, f64[] sigmas, f64[] strengths, i64[maps] kind, f64[maps] floor,
-                 i64[] bounds, u64 bins: the scalar kernels' result is wanted
+                 i64[] bounds, u64 bins, interpolate (0 or 1): the scalar kernels' result is wanted
     13 wide      u64 metric, u64 q, d, k, f64[q*d] queries, u64 n, f64[n*d] rows of one segment,
        search    f64[q*k] values, i64[q*k] ids wanted
 """
@@ -387,20 +390,31 @@ def add_sweep(out: Writer, rng: np.random.Generator, q: int, columns: int, scale
     maps = np.array([0, 1, 1, 0, 2]), np.array([1e-6, 1e-6, 0.0, 0.02, 0.1])
     settings = [np.array([1, 2, 9]), sigmas, np.array([1.0, -2.0, 0.0, 50.0])]
     bounds, nothing = np.array([0, 0, q // 3, q]), np.zeros(0)
-    given = [residuals, distances, positions, base]
+    where, no_labels = [distances, positions], np.zeros(0, np.int64)
+    given = [residuals, no_labels, *where, base]
     what = f"q={q} columns={columns} scales={scales}"
     labels, values = rng.integers(0, columns, q), rng.standard_normal((q, columns))
     out.add(
         12, f"sweep of classes, {what}", q, k, n, columns, *given, labels, nothing,
-        *settings, *maps, bounds, 7,
+        *settings, *maps, bounds, 7, 0,
     )  # fmt: skip
     out.add(
-        12, f"sweep of neighbours alone, {what}", q, k, n, columns, *given[:3], nothing, labels,
-        nothing, *settings, maps[0][:4], maps[1][:4], bounds, 7,
+        12, f"sweep of neighbours alone, {what}", q, k, n, columns, *given[:4], nothing, labels,
+        nothing, *settings, maps[0][:4], maps[1][:4], bounds, 7, 0,
+    )  # fmt: skip
+    shares, of_rows = np.array([0.0, 0.3, 1.0]), rng.integers(0, columns, n)
+    no_residuals = np.zeros(0, np.float32)
+    out.add(
+        12, f"sweep of mixtures, {what}", q, k, n, columns, no_residuals, of_rows, *where, base,
+        labels, nothing, *settings[:2], shares, maps[0][:1], maps[1][:1], bounds, 7, 1,
     )  # fmt: skip
     out.add(
         12, f"sweep of values, {what}", q, k, n, columns, *given, nothing, values,
-        *settings, maps[0][:1], maps[1][:1], bounds, 0,
+        *settings, maps[0][:1], maps[1][:1], bounds, 0, 0,
+    )  # fmt: skip
+    out.add(
+        12, f"sweep of mixtures with values, {what}", q, k, n, columns, *given, nothing, values,
+        *settings[:2], shares, maps[0][:1], maps[1][:1], bounds, 0, 1,
     )  # fmt: skip
 
 
@@ -447,6 +461,14 @@ def head_store(rng: np.random.Generator, n: int, columns: int, kind: str, where:
     return f"head {kind}", [2, d, temperature, weight, bias], fields, wanted
 
 
+def label_store(rng: np.random.Generator, n: int, columns: int, kind: str, where: Any) -> Store:
+    labels = rng.integers(0, columns, n)
+    distances, positions, sigma = where
+    summed = oracle.targets("classification", labels, columns)
+    wanted = oracle.correction(distances, positions, summed, sigma)
+    return "labels", [3], lambda rows: [labels[rows]], wanted
+
+
 def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns: int) -> None:
     n = 60
     distances = np.sort(rng.random((q, k)), axis=1) * 10.0 ** rng.integers(-5, 6, (q, 1))
@@ -458,7 +480,7 @@ def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns
     layouts = ([n], [7, 0, n - 7], [1] * n)
     makers: list[tuple[Callable[..., Store], object]] = [
         (dense_store, False), (dense_store, True), (sparse_store, False), (sparse_store, True),
-        *((head_store, kind) for kind in TYPES),
+        *((head_store, kind) for kind in TYPES), (label_store, ""),
     ]  # fmt: skip
     for number, sigma in enumerate((0.1, 3.0, np.inf, 1e-300)):
         what = f"q={q} k={k} columns={columns} sigma={sigma}"
@@ -472,12 +494,20 @@ def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns
             )
             selected = (0, 3)[(number + turn) % 2]
             select = rng.integers(0, columns, (q, selected))
-            base, strength = np.zeros(0), 1.0
+            base, strength, strengths = np.zeros(0), 1.0, np.zeros(0)
+            interpolate = maker is label_store
             if selected:
                 wanted = np.take_along_axis(wanted, select, axis=1)
             if (number + k) % 2:
                 base, strength = rng.random(wanted.shape), 0.7
-                wanted = oracle.correct(base, wanted, strength)
+                applied = np.full(q, strength)
+                if turn % 2:
+                    applied = strengths = rng.random(q)
+                wanted = (
+                    oracle.interpolate(base, wanted, applied, positions)
+                    if interpolate
+                    else oracle.correct(base, wanted * applied[:, None])
+                )
             sizes = layouts[(number + k + columns) % 3]
             ends = np.cumsum(sizes)
             segments = [
@@ -487,7 +517,7 @@ def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns
             out.add(
                 7, f"aggregate {name}, {what}, {len(sizes)} segments, {selected} selected",
                 q, k, columns, float(sigma), strength, front, len(sizes), segments,
-                distances, positions, selected, select, base, wanted,
+                distances, positions, selected, select, base, strengths, int(interpolate), wanted,
             )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ struct AggregateCase {
     request.sigma = reader.value<double>();
     request.strength = reader.value<double>();
     const std::size_t kind = reader.size();
-    require(kind <= 2, "unknown store");
+    require(kind <= 3, "unknown store");
     if (kind == 2) read_head(reader);
     const std::size_t segments = reader.size();
     stored.reserve(segments);  // so that no array moves
@@ -27,8 +27,10 @@ struct AggregateCase {
       read_segments<DenseRows>(reader, segments);
     else if (kind == 1)
       read_segments<SparseRows>(reader, segments);
-    else
+    else if (kind == 2)
       read_segments<HeadRows>(reader, segments);
+    else
+      read_segments<LabelRows>(reader, segments);
     distances = reader.array<double>(times(request.q, request.k));
     positions = reader.array<std::int64_t>(distances.size());
     for (const std::int64_t position : positions)
@@ -37,6 +39,10 @@ struct AggregateCase {
     select = reader.array<std::int64_t>(times(request.q, request.selected));
     if (request.selected > 0) request.select = select.data();
     base = reader.array<double>();
+    strengths = reader.array<double>();
+    require(strengths.empty() || strengths.size() == request.q, "the strengths have another shape");
+    if (!strengths.empty()) request.strengths = strengths.data();
+    request.interpolate = reader.size() != 0;
     wanted = reader.array<double>(times(request.q, request.width()));
     require(base.empty() || base.size() == wanted.size(), "the base outputs have another shape");
     request.distances = distances.data();
@@ -91,12 +97,17 @@ struct AggregateCase {
     segment.labels = data.labels.data();
   }
 
+  void read_segment(Reader& reader, LabelRows& segment, Stored& data) const {
+    data.labels = reader.array<std::int64_t>(segment.n);
+    segment.labels = data.labels.data();
+  }
+
   AggregateRequest request;
   std::vector<Stored> stored;
   std::size_t total = 0;
   Floats weight, bias;
   Integers positions, select;
-  Doubles distances, base, wanted;
+  Doubles distances, base, strengths, wanted;
 };
 
 }  // namespace

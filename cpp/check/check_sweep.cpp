@@ -19,13 +19,17 @@ struct SweepCase {
     request.k = reader.size();
     request.rows = reader.size();
     request.columns = reader.size();
-    residuals = reader.array<float>(times(request.rows, request.columns));
+    residuals = reader.array<float>();
+    row_labels = reader.array<std::int64_t>();
     distances = reader.array<double>(times(request.q, request.k));
     positions = reader.array<std::int64_t>(distances.size());
     base = reader.array<double>();  // empty: not known
     labels = reader.array<std::int64_t>();
     values = reader.array<double>();
-    request.residuals = residuals.data();
+    if (row_labels.empty())
+      request.residuals = residuals.data();
+    else
+      request.row_labels = row_labels.data();
     request.distances = distances.data();
     request.positions = positions.data();
     request.base = base.empty() ? nullptr : base.data();
@@ -49,6 +53,7 @@ struct SweepCase {
     for (const std::int64_t bound : reader.array<std::int64_t>())
       request.bounds.push_back(static_cast<std::size_t>(bound));
     request.bins = reader.size();
+    request.interpolate = reader.size() != 0;
   }
   void check_indices() const {
     const auto ascend = [](const std::vector<std::size_t>& numbers, std::size_t last) {
@@ -60,8 +65,12 @@ struct SweepCase {
     require(request.columns > 0 && !request.maps.empty(), "there is no column or map");
     for (const std::int64_t position : positions)
       require(position < static_cast<std::int64_t>(request.rows), "a position is beyond the rows");
-    for (const std::int64_t label : labels)
-      require(static_cast<std::uint64_t>(label) < request.columns, "a label is no class");
+    require(row_labels.empty() ? residuals.size() == times(request.rows, request.columns)
+                               : row_labels.size() == request.rows,
+            "the rows have another shape");
+    for (const Integers& some : {labels, row_labels})
+      for (const std::int64_t label : some)
+        require(static_cast<std::uint64_t>(label) < request.columns, "a label is no class");
     const std::size_t outputs = times(request.q, request.columns);
     require(base.empty() || base.size() == outputs, "the base outputs have another shape");
     require(labels.empty() ? values.size() == outputs && values.size() == base.size()
@@ -72,7 +81,7 @@ struct SweepCase {
   SweepRequest request;
   Floats residuals;
   Doubles distances, base, values;
-  Integers positions, labels;
+  Integers positions, labels, row_labels;
 };
 
 std::vector<SweepScore> scores_of(const SweepRequest& request) {
