@@ -133,8 +133,10 @@ class Tuner:
                 return
             axis, more = found
             tried = self._costs(more)
-            before, gain = costs.every[best], costs.every[base] - costs.every[best]
-            if before - tried.every.min() < WORTH_HAVING * gain:
+            before, least = costs.every[best], float(np.nanmin(tried.every))
+            with np.errstate(invalid="ignore"):  # the log-loss of a base may be infinite
+                worth = before - least >= WORTH_HAVING * (costs.every[base] - before)
+            if not worth:
                 run.reach = replace(run.reach, exhausted=run.reach.exhausted | {axis})
                 continue
             parts.append(tried)
@@ -527,7 +529,7 @@ class Judge:
         def interval(costs: F64, others: F64, tried: int) -> Interval:
             """Share the risk among the gates tried (Bonferroni)."""
             at = dependence.judged
-            gains = others[at] - costs[at]
+            gains = gains_of(costs[at], others[at])
             if score.scale is not None:
                 gains = gains / score.scale(costs[at], others[at], targets[at])
             classes = targets[at] if run.spec.task == "classification" else None
