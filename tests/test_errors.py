@@ -417,6 +417,7 @@ VALUES = [
     (lambda m: m.predict(Z, with_value(V, 0, np.nan, float)), ValueError, r"outputs: row 0 holds NaN or infinity \(as float64\)"),
     (lambda m: m.correction(Z, columns=[0]), ValueError, r"columns needs outputs of several columns, this memory has \(n,\)"),
     (lambda m: m.predict_proba(Z, V), ValueError, r"predict_proba needs task='classification'; use predict"),
+    (lambda m: m.tune(loo=True, preprocess="nca:2"), ValueError, r"loo=True judges rows whose targets preprocess='nca:2' learns from: give embeddings, outputs and targets of other rows"),
     (lambda m: setattr(m, "temperature", 3), ValueError, r"temperature must be 1 for values, got 3: only logits have one"),
 ]  # fmt: skip
 

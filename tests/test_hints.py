@@ -303,7 +303,7 @@ CASES = {
     # data that seem to be something else
     "probabilities": (lambda: resmem.Memory().fit(Z, P, Y), Follow(r"output_kind=('probabilities')$", lambda v: quietly(lambda: resmem.Memory(output_kind=v).fit(Z, P, Y)))),
     "percent as logits": (lambda: resmem.Memory().fit(Z, 100 * P, Y), Follow(r"output_kind=('probabilities') and divide", lambda v: quietly(lambda: resmem.Memory(output_kind=v).fit(Z, 100 * P / 100, Y)))),
-    "own rows": (lambda: memory().evaluate(Z, L, Y), lambda m: quietly(lambda: (memory().evaluate(Z, L, Y, exclude_ids=np.arange(N)), memory().evaluate(FRESH, L, Y)))),
+    "own rows": (lambda: memory().evaluate(Z, L, Y), Follow(r", or (evaluate\(.*\))", evaluate=lambda **given: quietly(lambda: (memory().evaluate(**given), memory().evaluate(Z, L, Y, exclude_ids=np.arange(N)), memory().evaluate(FRESH, L, Y))))),
     "own rows, tuned": (lambda: memory().tune(Z, L, Y, k=[1, 60], sigma=[1e-9, np.inf], strength=1, temperature=[0.1, 1.0, 9], apply=False), lambda m: memory().tune(loo=True, **QUICK)),
     "squared distances": (lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1]), Follow(r"pass metric=(.*)", lambda v: quietly(lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1], metric=v)))),
     # numbers that float32 does not hold
@@ -370,6 +370,7 @@ LEFT_OUT = {
     "pip install 'residual-memory[plot]'": "packages are not installed by tests",
     "give the last step of a pipeline": "needs scikit-learn; test_leaf_keys.py follows it",
     "give an int array (n, trees)": "test_leaf_keys.py gives such arrays",
+    "of other rows": "needs scikit-learn; test_preprocess.py tunes learned keys on other rows",
     "pip install 'residual-memory[nca]'": "packages are not installed by tests; test_preprocess.py has the text",
     "install a later version of resmem": "there is none yet",
     "use a later version of resmem": "there is none yet; restoring a copy is tested with a damaged file",

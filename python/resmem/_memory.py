@@ -747,6 +747,7 @@ class Memory:
         loo : bool
             Tune on (at most 10,000 of) the memory's own rows, each without itself. A base model
             that was trained on them has residuals too small to learn from: a warning says so.
+            "nca:m" learns from the targets of these rows, and is refused.
         budget : float, optional
             Seconds that tuning may take, roughly. Where all rows would take longer, which a pilot
             on 256 of them tells, a random part of them is used, and a note says how many.
@@ -835,7 +836,7 @@ class Memory:
         knn : TuneResult or Settings, optional
             Gives ``k`` and ``sigma`` of the neighbours alone, and, if it is a TuneResult, the
             settings of the method as published, of the interpolation, and the base's own
-            temperature. Default: the memory's.
+            temperature. Default: the memory's, as where keys were kept in another way.
         buckets : int
             Number of buckets of distance to the nearest row, for ``by_distance``; default 10.
         bins : int
@@ -844,12 +845,13 @@ class Memory:
             Default: as for ``resmem.search``.
         groups : array (q,) of labels, optional
             The group of each row, such as a patient, a document or a day, as numbers or anything
-            that can be a key of a dict; with ``loo``, that of each row of the memory. Gives scores
-            for each group, and intervals that take the groups, and not their rows, as independent.
+            that can be a key of a dict. Gives scores for each group, and intervals that take the
+            groups, and not their rows, as independent.
         loo : bool
             Evaluate the memory's own rows (at most 10,000, drawn by ``seed``), each without itself.
-            Leave out ``embeddings``, ``outputs``, ``targets`` and ``exclude_ids``. The residuals
-            must be honest (see ``resmem.out_of_fold``). Default False.
+            Leave out ``embeddings``, ``outputs``, ``targets``, ``exclude_ids``, ``published`` and
+            ``groups``: rows of a row's own group would be among its neighbours. The residuals must
+            be honest (see ``resmem.out_of_fold``). Default False.
         published : Memory, optional
             Another memory, such as one of the residuals of the rows that the base model was trained
             on: the sum as published of its residuals is one more method. It is searched with the
@@ -865,14 +867,15 @@ class Memory:
         Raises
         ------
         ValueError
-            Among others: ``loo`` with a store that keeps no outputs (sparse).
+            Among others: ``loo`` with a store that keeps no outputs (sparse), or with "nca:m",
+            which learns from the targets of these rows.
 
         Warns
         -----
         ResmemWarning
             The base model gives exactly 0 to the class of some rows: its log-loss is infinite.
             With ``loo``: the base model errs far less on the memory's rows than their neighbours
-            do, as if it had been trained on them.
+            do, as if it had been trained on them. With ``groups``: there is only one.
         """
         if published is not None and not isinstance(published, Memory):
             raise TypeError(

@@ -368,7 +368,7 @@ def _add_judging(command: argparse.ArgumentParser) -> None:
         type=Source,
         metavar=_ARRAY,
         help="group (q,) of each row, such as a patient or a day: scores by group, and intervals "
-        "for which groups, not rows, are independent",
+        "for which groups, not rows, are independent; not with --loo",
     )
     how.add_argument(
         "--loo",

@@ -18,7 +18,7 @@ from resmem._base.errors import warn
 from resmem._base.execution import Execution, execution_of
 from resmem._base.sample import sample
 from resmem._correction.correct import Corrector
-from resmem._correction.own_rows import MemoryRows
+from resmem._correction.own_rows import MemoryRows, refuse_known_targets
 from resmem._correction.simplex import map_named
 from resmem._keys.preprocess import preprocess_named
 from resmem._rows.plausible import OverlapCounter
@@ -64,6 +64,9 @@ def tune(
             "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets, "
             "exclude_ids, groups and times"
         )
+    if loo:
+        for name in names_to_try(preprocess, view.spec.preprocess.name, "preprocess"):
+            refuse_known_targets(preprocess_named(name))
     if rule == "one_se" and times is not None:
         raise ValueError(
             "rule='one_se' compares all folds, and times leave the later ones out: give "
@@ -261,7 +264,7 @@ def _note_of_known_rows(run: ValidationRun) -> tuple[str, ...]:
     seen = OverlapCounter(run.spec, run.rows, len(source))
     for row in seen.blocks():
         seen.count(row, source.keys(row), run.positions[row, 0], source.targets[row])
-    note = seen.warning("validation")
+    note = seen.warning("validation", "tune(loo=True)")
     return () if note is None else (note,)
 
 
