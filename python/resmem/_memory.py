@@ -905,7 +905,8 @@ class Memory:
         Parameters
         ----------
         embeddings, outputs, exclude_ids, threads
-            As for ``correct``. Without outputs the corrections alone are explained.
+            As for ``correct``. Without outputs the corrections alone are explained; a gate that
+            looks at the base model's confidence needs them.
         columns : int array (t,) or (q, t), optional
             Output columns to explain, the same for all queries or some for each. Default: for each
             query, the ``top`` columns with the largest absolute ``correction``, largest first,
