@@ -896,6 +896,18 @@ def test_report_judges_by_groups(judged):
     assert "By group" in Path("r.html").read_text()
 
 
+def test_report_tunes_by_groups(judged):
+    np.save("groups.npy", np.arange(N) // 3)
+    done = judged(f"{REPORT}{ALSO_TUNE} --tune-groups groups.npy --json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mem = resmem.Memory.load("m.resmem")
+        train = [TRAIN[name] for name in ("embeddings", "outputs", "targets")]
+        wanted = mem.tune(*train, groups=np.arange(N) // 3, apply=False).to_dict()
+    got = json.loads(done.out)["tuning"]
+    assert (got["gain"], got["folds"]) == (wanted["gain"], wanted["folds"])
+
+
 def test_report_judges_the_rows_of_the_memory(judged):
     assert judged("report m.resmem --loo -o r.html --quiet") == (0, "", "")
     page = Path("r.html").read_text()

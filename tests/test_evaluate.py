@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import math
 import sys
@@ -488,6 +489,8 @@ LABELS = {
     "numbers": lambda g: g + 7,
     "words": lambda g: [f"g{x}" for x in g],
     "tuples": lambda g: [(int(x), "b") for x in g],
+    "numbers of NumPy": lambda g: list(g.astype(np.int32)),
+    "days": lambda g: [datetime.date(2024, 1, 1) + datetime.timedelta(int(x)) for x in g],
 }
 
 
@@ -515,6 +518,23 @@ def test_groups_are_scored_worst_first(case, labels):
     worst = got.by_group[0]
     assert f"worst group: {worst['group']!r}, {worst['rows']} rows" in repr(got)
     assert "intervals are clustered by 7 groups" in repr(got)
+
+
+@pytest.mark.parametrize("unit", ["D", "s", "ns"])
+def test_groups_by_date_keep_their_dates(unit):
+    days = np.datetime64("2024-03-01").astype(f"M8[{unit}]") + (np.arange(60) % 4).astype(
+        "m8[D]"
+    ).astype(f"m8[{unit}]")
+    groups = {str(part["group"]) for part in judged("weak", groups=days)[2].to_dict()["by_group"]}
+    assert groups == {f"2024-03-0{day}" + " 00:00:00" * (unit != "D") for day in range(1, 5)}
+
+
+def test_groups_of_numpy_are_plain_in_a_dict():
+    for groups in (np.arange(60) % 3, [np.int16(i % 3) for i in range(60)]):
+        got = judged("weak", groups=groups)[2].to_dict()["by_group"]
+        assert {type(part["group"]) for part in got} == {int}
+    pairs = judged("weak", groups=[("a", np.int16(i % 3)) for i in range(60)])[2].to_dict()
+    assert sorted(part["group"] for part in pairs["by_group"]) == [["a", 0], ["a", 1], ["a", 2]]
 
 
 def test_intervals_of_copied_rows_need_their_groups():
@@ -667,6 +687,9 @@ def test_evaluation_says_what_the_memory_holds():
         ("dense", {"groups": [1, 2]}, ValueError, r"groups must have one row per row of embedd"),
         ("dense", {"groups": [[1]] * 60}, ValueError, r"got \[1\] in row 0"),
         ("dense", {"groups": np.full(60, np.nan)}, ValueError, "got nan in row 0"),
+        ("dense", {"groups": [([1],)] * 60}, ValueError, r"got \(\[1\],\) in row 0"),
+        ("dense", {"groups": [None] * 60}, ValueError, "got None in row 0"),
+        ("dense", {"groups": np.full(60, "NaT", "M8[ns]")}, ValueError, "NaT.* in row 0"),
         ("dense", {"loo": True}, ValueError, "leave out embeddings, outputs, targets, exclude_ids"),
         ("dense", {"published": 5}, TypeError, "published must be another Memory or None, got int"),
         ("flat", {"published": "weak"}, ValueError, "memory for regression with 1 output columns"),

@@ -724,9 +724,10 @@ class Memory:
         folds : int or int array (q,)
             The number of folds, default 10; or the fold of each row. An array cuts the rows and
             says nothing else: rows of a fold count as independent unless ``groups`` are given.
-        groups : int array (q,), optional
-            The group of each row, such as its patient, user or document. A group lies in one fold,
-            and the intervals take groups as independent, not rows.
+        groups : array (q,) of labels, optional
+            The group of each row, such as its patient, user or document, as numbers or anything
+            that can be a key of a dict. A group lies in one fold, and the intervals take groups as
+            independent, not rows.
         times : array (q,) of numbers or datetime64, optional
             The time of each row; not with ``groups``. Folds are consecutive, settings for one are
             chosen by those before it, the first only chooses, and the intervals take 16 batches of

@@ -241,6 +241,12 @@ def _report(commands: _Commands) -> None:
         "--tune-outputs", type=Source, metavar=_ARRAY, help="the base model's outputs (n, C)"
     )
     tuned.add_argument("--tune-targets", type=Source, metavar=_ARRAY, help="classes or values")
+    tuned.add_argument(
+        "--tune-groups",
+        type=Source,
+        metavar=_ARRAY,
+        help="the group of each row, which stays whole",
+    )
     words = report.add_argument_group("words")
     words.add_argument("--title", metavar="TEXT", help="by default the name of the memory")
     words.add_argument("--date", metavar="TEXT", help="date to print; by default none")

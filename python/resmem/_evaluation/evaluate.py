@@ -75,7 +75,8 @@ class _Grouping(NamedTuple):
 
     @staticmethod
     def of(groups: Any, n: int) -> _Grouping:
-        found = _Grouping(*labelled_groups(groups, "embeddings", n))
+        found = _Grouping(*labelled_groups(groups))
+        checks.same_length("groups", len(found.numbers), "embeddings", n)
         if len(found.labels) == 1:
             warn(
                 f"evaluate: all rows are of one group, {found.labels[0]!r}, so that intervals are "

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import numpy as np
+
 from resmem._evaluation.explain import Explanation, aligned
 from resmem._scores.intervals import Interval
 
@@ -223,6 +225,8 @@ def json_ready(value: Any) -> Any:
         return json_ready(value._asdict())
     if isinstance(value, (list, tuple)):
         return [json_ready(part) for part in value]
+    if isinstance(value, np.generic):
+        return json_ready(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value if value is None or isinstance(value, (str, int, float)) else str(value)

@@ -23,6 +23,7 @@ from resmem._correction.simplex import map_named
 from resmem._keys.preprocess import preprocess_named
 from resmem._rows.plausible import OverlapCounter
 from resmem._rows.snapshot import Snapshot
+from resmem._scores.groups import numbered_groups
 from resmem._scores.intervals import checked_confidence, checked_risk
 from resmem._scores.metrics import Score, score_named
 from resmem._scores.trained import (
@@ -84,7 +85,8 @@ def tune(
     execution = execution_of(threads)
     tried = _correctors(view, preprocess, key_dtype)
     values = (k, sigma, temperature, strength, probability_map, methods)
-    whole = _Rows(*given, folds, groups, times)
+    numbers = None if groups is None else numbered_groups(groups)
+    whole = _Rows(*given, folds, numbers, times)
 
     def judged_by(rows: I64 | None) -> Tuner:
         """Return what tunes on these of the validation rows; None: on all of them."""
