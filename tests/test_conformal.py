@@ -245,6 +245,21 @@ def test_residuals_that_are_all_0_do_not_divide_by_0():
     assert np.isfinite(calibration.scores).all()
 
 
+@pytest.mark.parametrize(
+    ("parts", "error", "message"),
+    [
+        ({}, ValueError, "parts must be those that .* gives, 'settings' is missing"),
+        ({"settings": {}}, ValueError, "those that .*, 'memory_rows' is missing"),
+        ({"settings": {"k": 1}, "spread": None, "scores": [[1.0]], "columns": 1, "next_id": 2,
+          "memory_rows": 2}, ValueError, "settings as those that .*, 'sigma' is missing"),
+        ([1], TypeError, "parts must be those that Calibration.to_dict gives, got list"),
+    ],
+)  # fmt: skip
+def test_calibration_from_other_parts_is_refused(parts, error, message):
+    with pytest.raises(error, match=message):
+        resmem.Calibration.from_dict(parts)
+
+
 def test_calibration_survives_json_and_pickle():
     for mem, rows in (
         (regression(sigma=np.inf)[0], numbers(2, 30)),

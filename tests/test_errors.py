@@ -290,6 +290,8 @@ PARAMETERS += [
     (lambda: resmem.leaf_keys(Tree()), TypeError, r"X must be the rows that Tree reads, got None"),
     (lambda: resmem.leaf_keys(Z), TypeError, r"leaf numbers must be whole, got float32; without X, give an int array \(n, trees\) as the model"),
     (lambda: resmem.leaf_keys(NAN), TypeError, r"leaf numbers must be whole, got float32; .*"),
+    (lambda: resmem.leaf_keys([[np.inf], [1.0]]), TypeError, r"leaf numbers must be whole, got float64; .*"),
+    (lambda: resmem.leaf_keys([[2.0**63]]), TypeError, r"leaf numbers must be whole, got float64; .*"),
     (lambda: resmem.leaf_keys(np.empty((5, 0), int)), ValueError, r"leaf numbers must have shape \(n, trees\) with at least one tree, got \(5, 0\)"),
     (lambda: resmem.leaf_keys(np.int64(3)), ValueError, r"leaf numbers must have shape \(n, trees\) with at least one tree, got \(\)"),
     (lambda: resmem.leaf_keys(Y, m=0), ValueError, r"m must be at least 1, got 0"),

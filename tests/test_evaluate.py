@@ -703,6 +703,14 @@ def test_evaluate_refuses_what_does_not_go_together(case, arguments, error, mess
         mem.evaluate(z, outputs, targets, **arguments)
 
 
+def test_another_memory_of_other_embeddings_is_called_so():
+    mem, (z, outputs, targets, _), _ = judged("dense")
+    other = resmem.Memory(k=2).fit(z[:, :2], outputs, targets)
+    said = "published must be a memory of embeddings with 3 columns like this one, got one with 2"
+    with pytest.raises(ValueError, match=said):
+        mem.evaluate(z, outputs, targets, published=other)
+
+
 def test_loo_refuses_groups_which_lie_among_their_own_neighbours():
     with pytest.raises(ValueError, match=r"leave out .*, groups \(among a row's neighbours are"):
         judged("dense")[0].evaluate(loo=True, groups=np.arange(100) % 5)

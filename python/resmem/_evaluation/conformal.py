@@ -97,6 +97,8 @@ class Calibration:
     @classmethod
     def from_dict(cls, parts: Mapping[str, Any]) -> Calibration:
         """Return the calibration of which ``to_dict`` gave these parts."""
+        _check_parts(parts, cls, "those")
+        _check_parts(parts["settings"], Settings, "settings as those")
         settings = {name: _number(part) for name, part in parts["settings"].items()}
         spread = parts["spread"]
         return cls(
@@ -110,6 +112,19 @@ class Calibration:
 
     def __repr__(self) -> str:
         return f"Calibration on {len(self)} rows ({self.task}; {self.settings})"
+
+
+def _check_parts(parts: Any, of: type[Any], what: str) -> None:
+    """Raise unless ``parts`` is a dict with the name of every field of a dataclass."""
+    if not isinstance(parts, Mapping):
+        raise TypeError(
+            f"parts must be {what} that Calibration.to_dict gives, got {type(parts).__name__}"
+        )
+    for field in fields(of):
+        if field.name not in parts:
+            raise ValueError(
+                f"parts must be {what} that Calibration.to_dict gives, {field.name!r} is missing"
+            )
 
 
 def _number(part: Any) -> Any:

@@ -142,6 +142,11 @@ class OtherMemory:
                 f"published must be a memory for {mine[0]} with {mine[1]} output columns like this "
                 f"one, got {its[0]} with {its[1]}"
             )
+        if other.corrector.rows.d != like.rows.d:
+            raise ValueError(
+                f"published must be a memory of embeddings with {like.rows.d} columns like this "
+                f"one, got one with {other.corrector.rows.d}"
+            )
         if not other.spec.store.fixed_temperature:
             other = other.at_temperature(like.rows.temperature)
         self.temperature = other.corrector.rows.temperature
