@@ -213,8 +213,8 @@ class Memory:
 
     @property
     def preprocess(self) -> str:
-        """What makes keys of embeddings: "none", "center", "standardize", "unit", "pca:m" or
-        "whiten:m"."""
+        """What makes keys of embeddings: "none", "center", "standardize", "unit", "pca:m",
+        "whiten:m" or "nca:m"."""
         return self._state.view.spec.preprocess.name
 
     @property
