@@ -123,3 +123,47 @@ def test_scores_that_are_not_of_rows_have_no_gate():
         result = mem.tune(z[1000:], logits[1000:], y[1000:], score="calibration_error")
     assert result.gate_gain is None
     assert mem.gate == "none"
+
+
+@QUIET
+@pytest.mark.parametrize("score", ["rmse", "r2", "mae"])
+def test_gates_of_every_score_of_values_have_one_sense(score):
+    """Squared errors are costs whether or not a greater score is better."""
+    rng = np.random.default_rng(3)
+    z = rng.uniform(-1, 1, (2600, 2)).astype(np.float32)
+    y = 10 * np.where(z[:, 0] < 0, np.sign(np.sin(20 * z[:, 1])), 0) + rng.standard_normal(2600)
+    base = np.zeros(2600)
+    mem = resmem.Memory("regression", k=4).fit(z[:1000], base[:1000], y[:1000])
+    result = mem.tune(z[1000:1800], base[1000:1800], y[1000:1800], score=score)
+    assert result.useful
+    factors = gate_named(mem.gate).steps[0].factors
+    assert list(factors) == sorted(factors, reverse=True)
+    assert factors[0] == 1.0
+    gated = np.square(mem.predict(z[1800:], base[1800:]) - y[1800:]).mean()
+    assert gated < 0.6 * np.square(y[1800:]).mean()
+    # The gain is in the units of the score: it cannot exceed the base's error.
+    assert abs(result.gate_gain.mean) < 7
+
+
+@QUIET
+def test_gates_in_time_are_fitted_on_the_past():
+    z, logits, y = half_known(4)
+    mem = resmem.Memory().fit(z[:1000], logits[:1000], y[:1000])
+    fresh, late = (z[1000:], logits[1000:]), np.arange(1600) >= 1280  # the last fold of five
+    options = {"times": np.arange(1600), "folds": 5, "apply": False}
+    seen = []
+
+    def spy(feature, values, costs):
+        seen.append(len(values))
+        return fit_step(feature, values, costs)
+
+    gates = resmem._tuning.gates
+    gates.fit_step = spy
+    try:
+        result = mem.tune(*fresh, y[1000:], **options)
+    finally:
+        gates.fit_step = fit_step
+    assert result.useful
+    per_fold = sorted(set(seen))
+    assert per_fold == [320, 640, 960, 1280] or per_fold == [320, 640, 960, 1280, 1600]
+    assert late.sum() == 320

@@ -140,7 +140,9 @@ def test_interval_by_groups_covers_and_that_by_rows_does_not():
 def test_groups_never_make_an_interval_narrower():
     gains = np.tile([-1.0, 1.0], 50)
     groups = np.arange(100) // 2  # the sum of each is 0
-    assert paired_interval(gains, groups=groups) == paired_interval(gains)
+    grouped, plain = paired_interval(gains, groups=groups), paired_interval(gains)
+    assert grouped.low < plain.low < plain.high < grouped.high  # by Student's quantile alone
+    assert grouped.low == pytest.approx(plain.low, rel=0.02)
 
 
 def test_a_group_of_nearly_all_rows_leaves_the_spread_unknown():
@@ -179,3 +181,27 @@ def test_interval_allows_for_losses_of_one_in_a_hundred(n):
 
     assert below(draw, 0.0, expected=Expected(second, fourth / second)) < 0.04
     assert n == 1000 or below(draw, 0.0) > 0.04
+
+
+def test_groups_have_no_more_freedom_than_they_are():
+    """The error of rows may be larger by chance; the freedom is that of three groups even so."""
+    groups = np.repeat(np.arange(3), 40)
+    gains = np.tile([1.0, -1.0], 60) + 1e-3 * groups
+    estimate = estimate_of(gains, groups)
+    assert estimate.freedom <= 2
+    assert estimate.error >= estimate_of(gains).error
+
+
+@pytest.mark.parametrize(
+    ("risk", "freedom", "wanted"),
+    [
+        (0.0083, 1, 38.34),
+        (0.005, 1, 63.66),
+        (0.0005, 2, 31.60),
+        (0.025, 3, 3.182),
+        (0.1, 1.5, 2.196),
+    ],
+)
+def test_student_quantiles_of_few_degrees_of_freedom(risk, freedom, wanted):
+    """Values of scipy.stats.t.isf, within what the function says."""
+    assert student(risk, freedom) == pytest.approx(wanted, rel=0.04 if freedom == 1.5 else 0.03)

@@ -313,3 +313,21 @@ def test_wrong_words_about_rows_are_refused(options, kind, message):
     with pytest.raises(kind, match=message):
         mem.tune(*SMALL[1], **options)
     assert repr(mem) == before
+
+
+def test_folds_that_cut_a_group_are_refused():
+    rng = np.random.default_rng(8)
+    rows, fresh = parts(calibrated(rng, 500, useful=True), 300, 200)
+    with pytest.raises(
+        ValueError, match=r"folds must keep each of the groups together, got group 0 "
+    ):
+        tuned(rows, fresh, folds=np.arange(200) % 5, groups=np.arange(200) // 4)
+
+
+def test_one_judged_row_tells_of_no_spread():
+    rng = np.random.default_rng(9)
+    rows, fresh = parts(calibrated(rng, 500, useful=True), 300, 200)
+    times = np.r_[np.zeros(199), 1]
+    _, result = tuned(rows, fresh, times=times, score="calibration_error", k=4, sigma=1.0)
+    assert result.gain.low == -np.inf
+    assert not result.useful

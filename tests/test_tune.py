@@ -963,3 +963,54 @@ def test_a_budget_keeps_what_belongs_to_each_row():
     )  # fmt: skip
     assert named.table.tobytes() == result.table.tobytes()
     assert named.gain == result.gain
+
+
+# ---- Grids that grow --------------------------------------------------------------------------
+
+
+@QUIET
+@pytest.mark.parametrize("factor", [30, 300])
+def test_the_bases_temperature_grows_as_far_as_it_must(factor):
+    """It is found before the memory's settings, so that no memory gains by calming its base."""
+    rng = np.random.default_rng(6)
+    z, logits, y = calibrated(rng, 2000, useful=False)
+    z = rng.standard_normal(z.shape).astype(np.float32)
+    mem = resmem.Memory().fit(z[:1000], factor * logits[:1000], y[:1000])
+    result = mem.tune(z[1000:], factor * logits[1000:], y[1000:], methods="residual")
+    assert 0.7 * factor <= result.base.temperature <= 1.5 * factor
+    assert not result.useful
+
+
+@QUIET
+def test_only_methods_that_are_named_make_grids_grow():
+    world = World()
+    result = world.memory().tune(*world.fresh, methods="targets", apply=False)
+    table = result.table
+    assert set(table["strength"][table["method"] == "residual"]) == {0.0, 1.0}
+    assert result.candidate.method == "targets"
+
+
+@QUIET
+def test_strengths_grow_once():
+    world = World()
+    result = world.memory().tune(*world.fresh, methods="residual", apply=False)
+    names = [name for name in result.table.dtype.names if name != "score"]
+    settings = [tuple(row[name] for name in names) for row in result.table]
+    assert len(set(settings)) == len(settings)
+
+
+def test_targets_without_a_strength_to_try_are_refused():
+    world = World(q=60)
+    for strength in (1.5, 0):
+        with pytest.raises(ValueError, match="strength must have a value above 0 and at most 1"):
+            world.memory().tune(*world.fresh, methods="targets", strength=strength)
+
+
+@QUIET
+def test_a_budget_may_be_too_small_for_folds_and_groups():
+    world = World(q=700)
+    mem = world.memory()
+    options = {"budget": 1e-9, "apply": False}
+    assert mem.tune(*world.fresh, folds=300, **options).rows == 300
+    groups = np.r_[np.zeros(20), np.arange(1, 681)].astype(int)
+    assert mem.tune(*world.fresh, groups=groups, **options).rows == 256

@@ -681,7 +681,8 @@ class Memory:
     ) -> TuneResult:
         """Choose settings on validation rows, and switch the memory off where it does not help.
 
-        One search at the largest ``k`` serves all settings. Rows are cut into folds. For each fold,
+        One search at the largest ``k`` serves all settings; where the best value lies at the end
+        of a default grid, values beyond it are tried. Rows are cut into folds. For each fold,
         the others choose settings, and its own rows compare these with the base model, whose
         temperature the others chose as well. If the interval of this gain is not clear of 0, or if
         stand-ins for the neighbours gain as much (the mean residual of all rows, the neighbours of

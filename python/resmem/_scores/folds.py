@@ -43,7 +43,9 @@ def group_folds(folds: Any, seed: int, targets: npt.NDArray[Any], groups: I64) -
     """
     n = len(targets)
     if not isinstance(folds, (int, np.integer)):
-        return fold_numbers(folds, seed, targets)
+        given = fold_numbers(folds, seed, targets)
+        _refuse_cut_groups(given, groups)
+        return given
     _, first, number = np.unique(groups, return_index=True, return_inverse=True)
     sizes = np.bincount(number.reshape(-1))
     count = min(_count(folds, n), len(sizes))
@@ -55,6 +57,19 @@ def group_folds(folds: Any, seed: int, targets: npt.NDArray[Any], groups: I64) -
     of_group = np.empty(len(sizes), dtype=np.int64)
     of_group[order] = np.arange(len(sizes)) % count
     return of_group[number.reshape(-1)]
+
+
+def _refuse_cut_groups(folds: I64, groups: I64) -> None:
+    """Refuse folds (n,) that part the rows of one of the groups (n,)."""
+    order = np.lexsort((folds, groups))
+    same = groups[order][1:] == groups[order][:-1]
+    cut = np.flatnonzero(same & (folds[order][1:] != folds[order][:-1]))
+    if len(cut):
+        one, other = order[cut[0]], order[cut[0] + 1]
+        raise ValueError(
+            f"folds must keep each of the groups together, got group {groups[one]} in folds "
+            f"{folds[one]} and {folds[other]}; give the number of folds, or leave groups out"
+        )
 
 
 def group_numbers(groups: Any, n: int) -> I64:

@@ -57,8 +57,8 @@ class Estimate:
         return math.inf if math.isinf(self.error) else self.error * student(risk, self.freedom)
 
     def at_least(self, other: Estimate) -> Estimate:
-        """Return this mean with the larger of both errors."""
-        return replace(max(self, other, key=lambda each: each.error), mean=self.mean)
+        """Return this mean with the larger of both errors and the fewer degrees of freedom."""
+        return Estimate(self.mean, max(self.error, other.error), min(self.freedom, other.freedom))
 
     def interval(self, confidence: float) -> Interval:
         """Return the interval of the mean."""
@@ -184,9 +184,31 @@ def normal(risk: float) -> float:
 def student(risk: float, freedom: float) -> float:
     """Return the number that a draw from Student's t exceeds with this probability.
 
-    It is Fisher's expansion in the inverse of the degrees of freedom (Abramowitz and Stegun,
-    26.7.5), within 1 % at a risk of 2.5 % and two degrees of freedom, 0.05 % from four.
+    From 4 degrees of freedom on it is Fisher's expansion in their inverse (Abramowitz and Stegun,
+    26.7.5). There are closed forms at 1, 2 and 4 of them; between these the logarithm is
+    interpolated in the inverse. For risks from 0.0005 on the error is below 4 % between 1 and 2
+    degrees of freedom, below 3 % up to 4, and below 1.4 % from there.
     """
+    if freedom >= 4 or risk > 0.49:  # next to 0.5, the closed forms lose their digits
+        return _expanded(risk, freedom)
+    ends = (1, 2) if freedom < 2 else (2, 4)
+    first, last = (math.log(_closed(risk, end)) for end in ends)
+    share = (1 / freedom - 1 / ends[1]) / (1 / ends[0] - 1 / ends[1])
+    return math.exp(last + share * (first - last))
+
+
+def _closed(risk: float, freedom: int) -> float:
+    """Return Student's quantile at 1, 2 or 4 degrees of freedom."""
+    if freedom == 1:
+        return 1 / math.tan(math.pi * risk)
+    product = 4 * risk * (1 - risk)
+    if freedom == 2:
+        return (1 - 2 * risk) * math.sqrt(2 / product)
+    third = math.cos(math.acos(math.sqrt(product)) / 3) / math.sqrt(product)
+    return 2 * math.sqrt(third - 1)
+
+
+def _expanded(risk: float, freedom: float) -> float:
     z = normal(risk)
     x = z * z
     terms = (

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from resmem._base.arrays import F64
 from resmem._state.settings import Settings
 from resmem._tuning.grid import Grid
 from resmem._tuning.validation import ValidationRun
 
+_MOST_TEMPERATURES = 40  # times two: from 4 up to 10^12
 MOST_EXTENSIONS = 4  # each tries two or three values more of one setting
 WORTH_HAVING = 0.02  # share of the gain that values beyond the edge must add
 
@@ -47,7 +50,8 @@ def edges(grid: Grid, best: Settings, most_neighbours: int) -> list[Edge]:
             (min, smaller, "smallest", below), (max, larger, "largest", above),
         ):  # fmt: skip
             if len(tried) > 1 and wanted and value == end(tried):
-                found.append(Edge(axis, name, word, value, beyond))
+                fresh = tuple(v for v in beyond if v not in tried)
+                found.append(Edge(axis, name, word, value, fresh))
     return found
 
 
@@ -58,11 +62,7 @@ def extended(run: ValidationRun, best: Settings) -> tuple[str, ValidationRun] | 
     the rows and, unless it needs more of them, the neighbours.
     """
     for edge in edges(run.reach, best, run.most_neighbours):
-        # A temperature belongs to the base. At extreme ones, corrected outputs may score a little
-        # better, but rows that nothing corrects lose far more.
-        of_base = edge.axis == "temperatures"
-        grows = edge.axis in run.reach.open - run.reach.exhausted and bool(edge.beyond)
-        if not grows or of_base != (best.strength == 0):
+        if edge.axis not in growing(run.reach) or not edge.beyond:
             continue
         more = copy.copy(run)
         part = run.reach.with_axis(edge.axis, edge.beyond)
@@ -78,6 +78,59 @@ def extended(run: ValidationRun, best: Settings) -> tuple[str, ValidationRun] | 
         more.reach = run.reach.with_axis(edge.axis, tried)
         return edge.axis, more
     return None
+
+
+def growing(reach: Grid) -> frozenset[str]:
+    """Return the axes on which values beyond those tried may be worth having.
+
+    A temperature belongs to the base (``warmer_and_colder``): at extreme ones, corrected outputs
+    may score a little better, but rows that nothing corrects lose far more.
+    """
+    return reach.open - reach.exhausted - {"temperatures"}
+
+
+def base_alone(run: ValidationRun, temperatures: tuple[float, ...]) -> ValidationRun:
+    """Return a run that scores the base at these temperatures."""
+    alone = copy.copy(run)
+    alone.step = lambda done: None
+    alone.grid = replace(
+        run.grid, temperatures=temperatures, ks=run.grid.ks[:1], sigmas=run.grid.sigmas[:1],
+        strengths=(0.0,), maps=run.grid.maps[:1], shares=(),
+    )  # fmt: skip
+    return alone
+
+
+def warmer_and_colder(
+    grid: Grid, costs: Callable[[tuple[float, ...]], F64]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return temperatures beyond those of a grid: all that were tried, and those near the best.
+
+    ``costs`` returns the base's cost at each of some temperatures. While the best of them lies at
+    an end, the next two beyond it are tried. None are returned if it lies inside the grid.
+    """
+    tried = dict(zip(grid.temperatures, costs(grid.temperatures), strict=True))
+    for _ in range(_MOST_TEMPERATURES):
+        best = min(tried, key=lambda each: (tried[each], abs(math.log(each))))
+        factors = (1.4, 2) if best == max(tried) else (1 / 2, 1 / 1.4)
+        if best not in (min(tried), max(tried)) or len(tried) == 1:
+            break
+        more = _times(best, *factors)
+        tried.update(zip(more, costs(more), strict=True))
+    beyond = tuple(sorted(set(tried) - set(grid.temperatures)))
+    return beyond, tuple(each for each in beyond if best / 2 <= each <= 2 * best)
+
+
+def with_temperatures(
+    run: ValidationRun, tried: tuple[float, ...], near: tuple[float, ...]
+) -> ValidationRun:
+    """Return a run of all settings at the temperatures ``near``; ``tried`` were tried of the
+    base."""
+    more = copy.copy(run)
+    more.step = lambda done: None
+    more.grid = run.grid.with_axis("temperatures", near)
+    every = tuple(sorted({*run.reach.temperatures, *tried}))
+    more.reach = run.reach.with_axis("temperatures", every)
+    return more
 
 
 def _times(value: float, *factors: float) -> tuple[float, ...]:

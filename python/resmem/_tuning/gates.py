@@ -18,6 +18,7 @@ from resmem._base.arrays import F64, I64, distinct, quantiles
 from resmem._correction.gate import Feature, Gate, Step
 from resmem._scores.intervals import Interval
 from resmem._state.settings import Settings
+from resmem._tuning.dependence import Mask
 from resmem._tuning.validation import ValidationRun
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the strength, in every bin of a feature
@@ -30,6 +31,18 @@ Costs = F64  # (factors, rows)
 
 
 @dataclass(frozen=True)
+class Judging:
+    """How predictions of the validation rows are compared."""
+
+    row_costs: Callable[[F64], F64]  # the costs (q,) of predictions of all rows
+    # The interval of the mean gain of costs (q,) over others (q,), at a confidence that allows for
+    # the choice of the best of so many.
+    interval: Callable[[F64, F64, int], Interval]
+    choosing: Callable[[int], Mask]  # which folds fit the steps that a fold judges
+    judged: I64  # the rows that are judged
+
+
+@dataclass(frozen=True)
 class FittedGate:
     """A gate, and by how much its step gains over one strength for all queries."""
 
@@ -38,33 +51,25 @@ class FittedGate:
     kept: bool  # whether the gate has that step
 
 
-def fitted_gate(
-    run: ValidationRun,
-    settings: Settings,
-    row_costs: Callable[[F64], F64],
-    interval: Callable[[F64, int], Interval],
-) -> FittedGate:
-    """Return the gate for these settings.
-
-    ``row_costs`` returns the costs (q,) of predictions of all rows; ``interval`` the interval of
-    the mean of gains (q,), at a confidence that allows for the choice of the best of so many.
-    """
+def fitted_gate(run: ValidationRun, settings: Settings, judging: Judging) -> FittedGate:
+    """Return the gate for these settings."""
     nearest = run.distances[:, 0]
     if not np.isfinite(nearest).any():
         return FittedGate(Gate(), None, False)
-    costs = _costs(run, settings, row_costs)
+    costs = _costs(run, settings, judging)
     limit = Step("distance", (_reach(nearest, costs),), (1.0, 0.0))
     if len(nearest) < 2 * _BIN_ROWS:
         return FittedGate(Gate((limit,)), None, False)
-    found = {}
-    for feature, values in run.features(settings).items():
-        gains = costs[-1] - _held_out(feature, values, costs, run.folds)
-        found[feature] = gains, values
-    best = max(found, key=lambda feature: float(found[feature][0].mean()))
-    gain = interval(found[best][0], len(found))
+    features = run.features(settings)
+    gated = {
+        feature: _held_out(feature, values, costs, run.folds, judging)
+        for feature, values in features.items()
+    }
+    best = min(gated, key=lambda feature: float(gated[feature][judging.judged].mean()))
+    gain = judging.interval(gated[best], costs[-1], len(gated))
     if not gain.low > 0:
         return FittedGate(Gate((limit,)), gain, False)
-    step = fit_step(best, found[best][1], costs)
+    step = fit_step(best, features[best], costs)
     if best != "distance":
         return FittedGate(Gate((limit, step)), gain, True)
     if step.edges[-1] < limit.edges[0]:
@@ -125,22 +130,22 @@ def _falling_factors(totals: Costs) -> I64:
     return chosen
 
 
-def _held_out(feature: Feature, values: F64, costs: Costs, folds: I64) -> F64:
-    """Return each row's cost under the step that the rows of other folds fit."""
+def _held_out(feature: Feature, values: F64, costs: Costs, folds: I64, judging: Judging) -> F64:
+    """Return each row's cost under the step that the rows of the choosing folds fit."""
     found = np.empty(len(values))
     for fold in range(int(folds.max()) + 1):
-        mine = folds == fold
-        step = fit_step(feature, values[~mine], costs[:, ~mine])
+        mine, fits = folds == fold, judging.choosing(fold)[folds]
+        step = fit_step(feature, values[fits], costs[:, fits])
         at = np.searchsorted(FACTORS, step.of(values[mine]))
         found[mine] = costs[at, np.flatnonzero(mine)]
     return found
 
 
-def _costs(run: ValidationRun, settings: Settings, row_costs: Callable[[F64], F64]) -> Costs:
+def _costs(run: ValidationRun, settings: Settings, judging: Judging) -> Costs:
     """Return the costs of each row at every factor of the strength."""
     rows = np.arange(len(run.source))
     parts = []
     for factor in FACTORS:
         tried = replace(settings, strength=settings.strength * factor)
-        parts.append(row_costs(run.predictions(tried, rows)))
+        parts.append(judging.row_costs(run.predictions(tried, rows)))
     return np.stack(parts)

@@ -102,6 +102,11 @@ def grid_of(
     shares = {s for s in strengths if 0 < s <= 1} if strength is not None else set(SHARES)
     if strength is None and "residual" in tried:
         strengths = set(STRENGTHS)
+    if tried == ("targets",) and not shares:
+        raise ValueError(
+            "strength must have a value above 0 and at most 1 for methods='targets', which mixes "
+            f"it into the base's outputs, got {sorted(strengths)}"
+        )
     return Grid(
         tuple(ks),
         tuple(sigmas) if sigma is not None else SIGMAS,

@@ -19,12 +19,22 @@ import numpy.typing as npt
 
 from resmem._base.arrays import F64, I64, Array
 from resmem._base.blocks import blocks
+from resmem._correction.own_rows import MemoryRows
 from resmem._scores.intervals import Estimate, Expected, Interval, estimate_of, expected_of
 from resmem._scores.metrics import Score, gains_of
 from resmem._state.settings import Settings
 from resmem._tuning.dependence import Dependence, Mask, numbered
-from resmem._tuning.extension import MOST_EXTENSIONS, WORTH_HAVING, edges, extended
-from resmem._tuning.gates import FittedGate, fitted_gate
+from resmem._tuning.extension import (
+    MOST_EXTENSIONS,
+    WORTH_HAVING,
+    base_alone,
+    edges,
+    extended,
+    growing,
+    warmer_and_colder,
+    with_temperatures,
+)
+from resmem._tuning.gates import FittedGate, Judging, fitted_gate
 from resmem._tuning.grid import Grid
 from resmem._tuning.result import TABLE, TuneResult
 from resmem._tuning.validation import Predictor, ValidationRun, scores_of
@@ -35,6 +45,11 @@ _ORDER_NOTE = (
     "gains of rows that follow each other are alike, so the intervals take batches of them as "
     "independent, not rows; times= tells their order in time, groups= which belong together; if "
     "their order has no meaning, shuffle them"
+)
+_ORDER_NOTE_OF_MEMORY = (
+    "gains of the memory's rows that follow each other are alike, so the intervals take batches of "
+    "them as independent, not rows; on other rows, groups= or times= can tell tune which of them "
+    "belong together"
 )
 STAND_INS = {
     "mean": "the mean residual of all rows",
@@ -104,28 +119,43 @@ class Tuner:
         return result
 
     def _extend(self, parts: list[Costs]) -> None:
-        """Try values beyond the edges at which the best setting or the best base lies."""
+        """Try values beyond the edges at which the best base and the best setting lie."""
+        self._extend_temperatures(parts)
         for _ in range(MOST_EXTENSIONS):
             settings = [s for run in self.runs for s in run.settings()]
             number = np.repeat(np.arange(len(parts)), [len(part.every) for part in parts])
             costs = Costs.joined(parts)
             ranked = RankedSettings(settings, costs, one_se=False)
-            off = ranked.strength == 0
-            for where in (None, off):
-                best = ranked.best(where)
-                run = self._widest(self.runs[number[best]])
-                if (found := extended(run, settings[best])) is not None:
-                    break
-            else:
+            base = ranked.best(ranked.strength == 0)
+            best = ranked.best(ranked.choosable(self.runs[0].grid.methods, base))
+            run = self._widest(self.runs[number[best]])
+            if (found := extended(run, settings[best])) is None:
                 return
             axis, more = found
             tried = self._costs(more)
-            before, base = costs.every[best], costs.every[ranked.best(off)]
-            # More neighbours, or a greater strength, must add to the gain what is worth having.
-            if where is None and before - tried.every.min() < WORTH_HAVING * (base - before):
+            before, gain = costs.every[best], costs.every[base] - costs.every[best]
+            if before - tried.every.min() < WORTH_HAVING * gain:
                 run.reach = replace(run.reach, exhausted=run.reach.exhausted | {axis})
                 continue
             parts.append(tried)
+            more.step = run.step
+            self.runs.append(more)
+
+    def _extend_temperatures(self, parts: list[Costs]) -> None:
+        """Try temperatures beyond the grid if the base's best one lies at its end."""
+        first = self.runs[0]
+        if "temperatures" not in first.reach.open:
+            return
+
+        def costs(temperatures: tuple[float, ...]) -> F64:
+            return self._costs(base_alone(first, temperatures)).every
+
+        tried, near = warmer_and_colder(first.grid, costs)
+        if not tried:
+            return
+        for run in list(self.runs):
+            more = with_temperatures(run, tried, near)
+            parts.append(self._costs(more))
             more.step = run.step
             self.runs.append(more)
 
@@ -204,6 +234,7 @@ class RankedSettings:
     def __init__(self, settings: list[Settings], costs: Costs, one_se: bool) -> None:
         self.settings, self.costs, self._one_se = settings, costs, one_se
         self.strength = np.array([s.strength for s in settings])
+        self.temperatures = np.array([s.temperature for s in settings])
         self._ranks = simplicity_ranks(settings)
 
     def best(self, where: Mask | None = None, without: int | None = None) -> int:
@@ -223,6 +254,17 @@ class RankedSettings:
             spread = worse.std(axis=0, ddof=1) / math.sqrt(len(own))
         near = some[worse.mean(axis=0) <= spread]
         return int(near[np.argmin(self._ranks[near])]) if len(near) else best
+
+    def choosable(self, methods: Sequence[str], base: int) -> Mask:
+        """Return which settings may be chosen: those of the methods named, as warm as a base.
+
+        A base that is more certain than it should be may score a little better under a memory that
+        corrects most of its errors. But rows that the memory does not correct lose far more, and
+        few rows hold few of them.
+        """
+        named = np.array([s.method in methods or s.strength == 0 for s in self.settings])
+        warm: Mask = named & (self.temperatures >= self.temperatures[base])
+        return warm
 
     def best_per_fold(self, where: Mask | None = None) -> list[int]:
         """Return the settings chosen without each fold."""
@@ -349,6 +391,8 @@ class HeldOutComparison:
             return tuner.cost_sign * (other - one)
 
         count = int(groups.max()) + 1
+        if count < 2:  # a single row, or rows of a single group, tell of no spread
+            return Estimate(gain(slice(None)), math.inf, 1.0)
         mean, without = gain(slice(None)), np.array([gain(groups != g) for g in range(count)])
         with np.errstate(invalid="ignore"):
             variance = float(np.square(without - without.mean()).sum()) * (count - 1) / count
@@ -372,19 +416,16 @@ class Judge:
         present = [run.keys_name == first.keys_name for run in tuner.runs]
         self._present: Mask = np.repeat(present, sizes)
         self._of_targets: Mask = np.array([s.method == "targets" for s in settings])
-        self._temperature = np.array([s.temperature for s in settings])
-        named = [s.method in first.grid.methods or s.strength == 0 for s in settings]
-        self._named: Mask = np.array(named)
 
     def result(self) -> TuneResult:
         """Return the result of tuning, but for its times."""
         tuner, memory, first = self._tuner, self._memory, self._tuner.runs[0]
         where = self._eligible()
-        off, named = memory.strength == 0, where & self._named
+        off, methods = memory.strength == 0, first.grid.methods
         base, bases = memory.best(where & off), memory.best_per_fold(where & off)
-        candidate = memory.best(named & self._as_warm_as(base))
+        candidate = memory.best(where & memory.choosable(methods, base))
         chosen = [
-            memory.best(named & self._as_warm_as(other), without=fold)
+            memory.best(where & memory.choosable(methods, other), without=fold)
             for fold, other in enumerate(bases)
         ]
         published = memory.best(where & self._as_published())
@@ -460,7 +501,7 @@ class Judge:
             reason=self._reason(useful, gain, local, stand_in, bool(off[candidate])),
             notes=(
                 *tuner.dependence.notes,
-                *((_ORDER_NOTE,) if compared.in_order else ()),
+                *((self._order_note,) if compared.in_order else ()),
                 *self._edge_notes(candidate if useful else base),
             ),
             table=self._table(),
@@ -469,16 +510,6 @@ class Judge:
             risk=tuner.risk,
         )
 
-    def _as_warm_as(self, base: int) -> Mask:
-        """Return which settings have a temperature of at least that of a base.
-
-        A base that is more certain than it should be may score a little better under a memory that
-        corrects most of its errors. But rows that the memory does not correct lose far more, and
-        few rows hold few of them.
-        """
-        warm: Mask = self._temperature >= self._temperature[base]
-        return warm
-
     def _gate(self, candidate: int) -> FittedGate | None:
         """Return the gate of the candidate; None where rows have no scores of their own."""
         tuner, run = self._tuner, self._tuner.runs[self._run_of[candidate]]
@@ -486,17 +517,25 @@ class Judge:
         if not score.by_row:
             return None
 
+        # The numbers of rows that a score is made of, squared errors, are costs whatever the score.
+        sign = tuner.cost_sign if score.parts is None else 1.0
+        dependence, targets = tuner.dependence, tuner.targets
+
         def row_costs(predicted: F64) -> F64:
-            return tuner.cost_sign * score.numbers(tuner.shaped(predicted), tuner.targets)
+            return sign * score.numbers(tuner.shaped(predicted), targets)
 
-        def interval(gains: F64, tried: int) -> Interval:
+        def interval(costs: F64, others: F64, tried: int) -> Interval:
             """Share the risk among the gates tried (Bonferroni)."""
-            classes = tuner.targets if run.spec.task == "classification" else None
-            clusters, _ = tuner.dependence.clusters(gains[tuner.dependence.judged], classes)
-            estimate = estimate_of(gains[tuner.dependence.judged], clusters)
-            return estimate.interval(1 - (1 - tuner.confidence) / tried)
+            at = dependence.judged
+            gains = others[at] - costs[at]
+            if score.scale is not None:
+                gains = gains / score.scale(costs[at], others[at], targets[at])
+            classes = targets[at] if run.spec.task == "classification" else None
+            clusters, _ = dependence.clusters(gains, classes)
+            return estimate_of(gains, clusters).interval(1 - 2 * tuner.risk / tried)
 
-        return fitted_gate(run, self._memory.settings[candidate], row_costs, interval)
+        judging = Judging(row_costs, interval, dependence.choosing, dependence.judged)
+        return fitted_gate(run, self._memory.settings[candidate], judging)
 
     def _as_published(self) -> Mask:
         """Return which settings are the published method: residuals, strength 1 and, if tried,
@@ -512,8 +551,10 @@ class Judge:
         present = self._present
         if present.all():
             return every
+        methods = self._tuner.runs[0].grid.methods
+        named = self._memory.choosable(methods, int(np.argmin(self._memory.temperatures)))
         picks = {
-            name: self._picks(self._memory, self._memory.best_per_fold(where))
+            name: self._picks(self._memory, self._memory.best_per_fold(where & named))
             for name, where in (("every", every), ("present", present))
         }
         gain = HeldOutComparison(self._tuner, picks).gain("every", "present")
@@ -578,6 +619,11 @@ class Judge:
     def _text(self, gain: Estimate) -> str:
         return _gain_text(gain.interval(self._tuner.confidence))
 
+    @property
+    def _order_note(self) -> str:
+        own = isinstance(self._tuner.runs[0].source, MemoryRows)
+        return _ORDER_NOTE_OF_MEMORY if own else _ORDER_NOTE
+
     def _edge_notes(self, setting: int) -> tuple[str, ...]:
         """Return a note for each value of the setting that is the least or largest that the caller
         has named, if values beyond it may be better."""
@@ -586,7 +632,7 @@ class Judge:
         return tuple(
             f"{edge.name}={edge.value:.4g} is the {edge.word} that was tried: try more"
             for edge in edges(reach, best, run.most_neighbours)
-            if edge.axis not in reach.open
+            if edge.axis not in reach.open or (edge.axis in growing(reach) and edge.beyond)
         )
 
     def _table(self) -> npt.NDArray[Any]:

@@ -74,7 +74,7 @@ class TuneResult:
         Other facts to know, such as a best value at the edge of its grid, or validation rows that
         depend on each other.
     table : structured array
-        One row per setting: the fields of ``Settings``, and "score" over all rows.
+        One row per setting: the fields of ``Settings`` but ``gate``, and "score" over all rows.
     per_fold : tuple of Settings
         The candidates chosen without each fold.
     seconds : dict

@@ -41,7 +41,7 @@ from resmem._tuning.result import TuneResult
 from resmem._tuning.validation import CallersRows, ValidationRun
 
 _SAMPLE_ROWS = 10_000  # most rows of the memory that are used
-_PILOT_ROWS = 256  # rows that tell how long a row takes
+_PILOT_ROWS, _PILOT_FOLDS = 256, 10  # rows that tell how long a row takes
 _FORECAST_AFTER = 1.0  # seconds after which the time left is estimated
 _LONG = 10.0  # seconds left that are worth a warning
 
@@ -88,9 +88,14 @@ def tune(
     numbers = None if groups is None else numbered_groups(groups)
     whole = _Rows(*given, folds, numbers, times)
 
-    def judged_by(rows: I64 | None) -> Tuner:
-        """Return what tunes on these of the validation rows; None: on all of them."""
+    def judged_by(rows: I64 | None, pilot: bool = False) -> Tuner:
+        """Return what tunes on these of the validation rows; None: on all of them.
+
+        A pilot does not look at what belongs together, of which it may have too little.
+        """
         some = whole if rows is None or loo else whole.picked(rows)
+        if pilot:
+            some = some._replace(folds=_PILOT_FOLDS, groups=None, times=None)
         runs = _runs(tried, values, some, rows if loo else None, seed, loo, execution)
         dependence = Dependence.declared(
             some.folds, seed, runs[0].source.targets, some.groups, some.times
@@ -104,7 +109,8 @@ def tune(
     tuner = judged_by(None)
     if budget is not None:
         count = len(tuner.runs[0].source)
-        rows = _rows_within(checks.positive(budget, "budget"), count, seed, judged_by)
+        least = max(_PILOT_ROWS, int(folds) if np.ndim(folds) == 0 else 0)
+        rows = _rows_within(checks.positive(budget, "budget"), count, least, seed, judged_by)
         if rows is not None:
             tuner = judged_by(rows)
             note_of_budget = (f"budget={budget:g} s: {len(rows):,} of {count:,} rows were used",)
@@ -198,23 +204,23 @@ def _runs(
 
 
 def _rows_within(
-    budget: float, count: int, seed: int, judged_by: Callable[[I64], Tuner]
+    budget: float, count: int, least: int, seed: int, judged_by: Callable[[I64, bool], Tuner]
 ) -> I64 | None:
     """Return the numbers of as many rows as can be tuned on in ``budget`` seconds; None: all.
 
     A pilot on a few rows tells how long a row takes. Rows are drawn at random, and no fewer than
-    those of the pilot.
+    ``least``, which is at least as many as those of the pilot.
     """
-    if count <= _PILOT_ROWS:
+    if count <= least:
         return None
     order = np.random.RandomState(seed).permutation(count)
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it finds is found again, on more rows
-        judged_by(np.sort(order[:_PILOT_ROWS])).run()
+        judged_by(np.sort(order[:_PILOT_ROWS]), True).run()
     taken = time.perf_counter() - start
     affordable = int((budget - taken) / taken * _PILOT_ROWS)
-    return None if affordable >= count else np.sort(order[: max(affordable, _PILOT_ROWS)])
+    return None if affordable >= count else np.sort(order[: max(affordable, least)])
 
 
 def _check_folds(dependence: Dependence, rule: str) -> None:

@@ -224,13 +224,16 @@ class ValidationRun:
             return self._swept_shares(batch, temperature, score, grid.strengths)
         near = self._neighbour_rows(batch, temperature, predictor)
         on = tuple(x for x in grid.strengths if x != 0)
-        swept = self._core_sweep(batch, near, score, replace(grid, strengths=on))
-        if 0 not in grid.strengths:
+        swept = self._core_sweep(batch, near, score, replace(grid, strengths=on)) if on else None
+        if swept is not None and 0 not in grid.strengths:
             return swept
         base_alone = replace(grid, ks=(1,), sigmas=(1.0,), strengths=(0.0,))
         off = self._core_sweep(batch, near, score, base_alone)
         # At strength 0 the sums are the same for all k and sigma.
-        off = np.broadcast_to(off, (*swept.shape[:3], 1, *swept.shape[4:]))
+        shape = len(off), len(grid.ks), len(grid.sigmas), 1, *off.shape[4:]
+        off = np.broadcast_to(off, shape)
+        if swept is None:
+            return off
         at = grid.strengths.index(0)
         return np.concatenate([swept[:, :, :, :at], off, swept[:, :, :, at:]], axis=3)
 
