@@ -255,7 +255,7 @@ CASES = {
     "one-hot, tuned": (lambda: memory().tune(FRESH, L, np.eye(C)[Y]), Follow(r"class, pass (.*)", lambda y: memory().tune(FRESH, L, y, **QUICK), targets=np.eye(C)[Y])),
     "times as text": (lambda: memory().tune(FRESH, L, Y, times=DAYS), Follow(r"convert them with (.*)", lambda t: memory().tune(FRESH, L, Y, times=t, **QUICK), times=DAYS)),
     "groups and times": (lambda: memory().tune(FRESH, L, Y, groups=np.arange(N), times=np.arange(N)), lambda m: [memory().tune(FRESH, L, Y, **{name: np.arange(N)}, **QUICK) for name in re.findall("groups|times", m)[:2]]),
-    "folds that cut groups": (lambda: memory().tune(FRESH, L, Y, groups=np.arange(N) // 2, folds=np.arange(N) % 2), lambda m: [memory().tune(FRESH, L, Y, **given, **QUICK) for given in ({"groups": np.arange(N) // 2, "folds": 2}, {"folds": np.arange(N) % 2})]),
+    "folds that cut groups": (lambda: memory().tune(FRESH, L, Y, groups=np.arange(N) // 2, folds=np.arange(N) % 2), lambda m: [memory().tune(FRESH, L, Y, **given, **QUICK, methods="residual") for given in ({"groups": np.arange(N) // 2, "folds": 2}, {"folds": np.arange(N) % 2})]),
     "one_se in time": (lambda: memory().tune(FRESH, L, Y, times=np.arange(N), rule="one_se"), Follow(r"give rule=('best')", lambda rule: memory().tune(FRESH, L, Y, times=np.arange(N), rule=rule, **QUICK))),
     "float classes": (lambda: resmem.Memory().fit(Z, L, (Y * 1.0).tolist()), Follow(r"convert it with (.*), or,", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y * 1.0).tolist())),
     "named classes": (lambda: resmem.Memory().fit(Z, L, NAMES), Follow(r"columns of outputs, (.*), where", lambda y: np.testing.assert_array_equal(y, Y), targets=NAMES, classes=np.array(["cat", "dog"]))),
