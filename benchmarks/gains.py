@@ -151,7 +151,7 @@ def run(
     score = {m.name: m for m in beside.methods}["kNN alone"].scores
     losses["kNN alone"] = np.array([score["rmse"] ** 2 if regression else score["log_loss"]])
     helps = paired_interval(losses["base, own temperature"] - losses["sum or interpolation"])
-    harm = paired_interval(losses["base"] - losses["tuned"])
+    gained = paired_interval(losses["base"] - losses["tuned"])
     root = np.sqrt if regression else np.asarray
     return {
         "data": name, "base": base, "seed": seed, "validation": len(held[1]), "test": len(y),
@@ -161,7 +161,8 @@ def run(
             for each, (m, s) in settings.items()
         },
         "kept": bool(tuned.best.strength), "best": str(tuned.best), "reason": tuned.reason,
-        "helps": [helps.mean, helps.low, helps.high], "gain": [harm.mean, harm.low, harm.high],
+        "helps": [helps.mean, helps.low, helps.high],
+        "gain": [gained.mean, gained.low, gained.high],
         "tune_seconds": sum(tuned.seconds.values()), "seconds": time.perf_counter() - start,
     }  # fmt: skip
 

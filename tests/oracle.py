@@ -690,6 +690,17 @@ def spread(
     return np.where(nobody, np.nan, total / W[:, None])
 
 
+def typical_error(residuals: npt.ArrayLike, applied: npt.ArrayLike) -> Float64:
+    """``t``, (C,), of sampled rows' residuals and corrections (m, C).
+
+    Contract: "Intervals and sets".
+    """
+    kept = np.asarray(residuals)
+    r = kept if kept.dtype == np.float64 else widen(kept)
+    errors = np.abs(r - np.asarray(applied, dtype=np.float64))
+    return np.array([typical(column) for column in errors.T])
+
+
 def mass_above(probabilities: npt.ArrayLike) -> Float64:
     """``m``, (q, C). Contract: "Intervals and sets"."""
     p = np.asarray(probabilities, dtype=np.float64)

@@ -108,7 +108,7 @@ def evaluation(
                   "probability_map": "clip", "method": "residual", "gate": "none", "knn_k": 20,
                   "knn_sigma": 1.0},
         methods=methods,
-        over={m.name: interval(0.75 * gain, 0.02) for m in methods[1:4]},
+        over={methods[i].name: interval(0.75 * gain, 0.02) for i in (1, 0, 2, 3)},
         by_class=by_class if is_classes else None,
         by_output=None if is_classes else by_output(methods),
         by_group=None if groups is None else by_group(methods, groups, main),

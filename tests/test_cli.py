@@ -884,19 +884,33 @@ def test_evaluate_passes_its_judging_options_on(judged):
     wanted = memory().evaluate(*rows_of(), groups=np.arange(Q) % 5, published=other)
     done = judged(f"{EVALUATE} --groups groups.npy --published o.resmem --json")
     assert json.loads(done.out)["evaluation"] == wanted.to_dict()
-    wanted = memory().evaluate(loo=True, seed=3, groups=np.arange(N) % 4)
-    np.save("groups.npy", np.arange(N) % 4)
-    line = "evaluate m.resmem --loo --seed 3 --groups groups.npy"
+    wanted = memory().evaluate(loo=True, seed=3)
+    line = "evaluate m.resmem --loo --seed 3"
     assert json.loads(judged(f"{line} --json").out)["evaluation"] == wanted.to_dict()
     assert f"{wanted}\n" == judged(line).out
 
 
-def test_report_judges_by_groups_and_the_rows_of_the_memory(judged):
-    np.save("groups.npy", np.arange(N) % 4)
-    line = "report m.resmem --loo --groups groups.npy -o r.html --quiet"
-    assert judged(line) == (0, "", "")
+def test_report_judges_by_groups(judged):
+    np.save("groups.npy", np.arange(Q) % 4)
+    assert judged(f"{REPORT} --groups groups.npy --quiet") == (0, "", "")
+    assert "By group" in Path("r.html").read_text()
+
+
+def test_report_tunes_by_groups(judged):
+    np.save("groups.npy", np.arange(N) // 3)
+    done = judged(f"{REPORT}{ALSO_TUNE} --tune-groups groups.npy --json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mem = resmem.Memory.load("m.resmem")
+        train = [TRAIN[name] for name in ("embeddings", "outputs", "targets")]
+        wanted = mem.tune(*train, groups=np.arange(N) // 3, apply=False).to_dict()
+    got = json.loads(done.out)["tuning"]
+    assert (got["gain"], got["folds"]) == (wanted["gain"], wanted["folds"])
+
+
+def test_report_judges_the_rows_of_the_memory(judged):
+    assert judged("report m.resmem --loo -o r.html --quiet") == (0, "", "")
     page = Path("r.html").read_text()
-    assert "By group" in page
     assert f"on {N} rows" in page
     assert "Who corrected what?" in page
 
@@ -1112,6 +1126,9 @@ def test_bfloat16_rows_are_reported(judged):
         (EVALUATE.replace("--outputs judged.npz", ""), "outputs"),
         (TUNE.replace("--targets judged.npz", ""), "--targets is missing"),
         (EVALUATE.replace("--targets judged.npz", ""), "--targets is missing"),
+        ("evaluate m.resmem", "--embeddings is missing: the rows have embeddings and targets; "),
+        ("evaluate m.resmem --loo --published m.resmem", "memory itself: leave out --published"),
+        ("report m.resmem -o r.html --loo --groups judged.npz:targets", "leave out --groups"),
         (EVALUATE + " --loo", "--loo tries the rows of the memory itself: leave out --embeddings"),
         (EVALUATE + " --groups train.npz:targets", "groups must have one row per row of embedd"),
         (EVALUATE + " --published gone.resmem", "gone.resmem"),

@@ -67,22 +67,19 @@ def classifier(case="dense", **options):
 
 
 def units(mem, rows, z, outputs, excluded):
-    """Return the oracle's typical spread and units of the scores of queries."""
+    """Return the oracle's typical error and units of the scores of queries."""
     stored, targets = (part.reshape(len(part), -1) for part in rows[1:])
     residuals = oracle.residuals("regression", "values", stored, targets, wide=True)
     residuals = residuals.astype(mem.residual_dtype)
     lives = np.setdiff1d(np.arange(len(rows[0])), np.arange(0, len(rows[0]), 7))
 
-    def spreads(z, outputs, excluded):
-        distances, ids = mem.kneighbors(z, exclude_ids=excluded)  # an id is a row's number here
-        values = mem.correct(z, outputs, excluded)
-        applied = (values - outputs).reshape(len(z), -1)
-        return oracle.spread(distances, ids, residuals, applied, mem.sigma_)
+    def applied(z, outputs, excluded):
+        return (mem.correct(z, outputs, excluded) - outputs).reshape(len(z), -1)
 
     own = lives[oracle.sampled(len(lives), 256)]
-    around = spreads(rows[0][own], rows[1][own], own)
-    typical = np.array([oracle.typical(column) for column in around.T])
-    local = spreads(z, outputs, excluded)
+    typical = oracle.typical_error(residuals[own], applied(rows[0][own], rows[1][own], own))
+    distances, ids = mem.kneighbors(z, exclude_ids=excluded)  # an id is a row's number here
+    local = oracle.spread(distances, ids, residuals, applied(z, outputs, excluded), mem.sigma_)
     return typical, np.where(np.isnan(local), typical, local) + typical
 
 
@@ -162,6 +159,17 @@ def test_intervals_are_wide_where_the_noise_is():
     assert np.mean((high - low)[loud]) > 2.5 * np.mean((high - low)[quiet])
 
 
+@pytest.mark.parametrize("lone", [{"k": 1}, {"sigma": 1e-3}, {"sigma": 1e-2}])
+def test_one_neighbour_of_all_weight_has_no_wide_intervals(lone):
+    mem, _ = regression(**lone)
+    z, outputs, targets = numbers(6, 2000)
+    (own, asked), errors = np.split(np.arange(2000), 2), np.abs(targets - mem.correct(z, outputs))
+    calibration = mem.calibrate(z[own], outputs[own], targets[own])
+    low, high = mem.predict_interval(z[asked], outputs[asked], calibration, 0.9)
+    plain = 2 * np.sort(errors[own])[int(np.ceil(1001 * 0.9)) - 1]
+    assert (high - low).mean() < 1.05 * plain
+
+
 def test_sets_hold_the_most_probable_class_at_least():
     """On calibration rows that are all right the limit is 0."""
     mem = classifier()
@@ -235,6 +243,21 @@ def test_residuals_that_are_all_0_do_not_divide_by_0():
     calibration = mem.calibrate(*numbers(2, 40))
     np.testing.assert_array_equal(calibration.spread, [1.0])
     assert np.isfinite(calibration.scores).all()
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "message"),
+    [
+        ({}, ValueError, "parts must be those that .* gives, 'settings' is missing"),
+        ({"settings": {}}, ValueError, "those that .*, 'memory_rows' is missing"),
+        ({"settings": {"k": 1}, "spread": None, "scores": [[1.0]], "columns": 1, "next_id": 2,
+          "memory_rows": 2}, ValueError, "settings as those that .*, 'sigma' is missing"),
+        ([1], TypeError, "parts must be those that Calibration.to_dict gives, got list"),
+    ],
+)  # fmt: skip
+def test_calibration_from_other_parts_is_refused(parts, error, message):
+    with pytest.raises(error, match=message):
+        resmem.Calibration.from_dict(parts)
 
 
 def test_calibration_survives_json_and_pickle():

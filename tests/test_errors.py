@@ -290,6 +290,8 @@ PARAMETERS += [
     (lambda: resmem.leaf_keys(Tree()), TypeError, r"X must be the rows that Tree reads, got None"),
     (lambda: resmem.leaf_keys(Z), TypeError, r"leaf numbers must be whole, got float32; without X, give an int array \(n, trees\) as the model"),
     (lambda: resmem.leaf_keys(NAN), TypeError, r"leaf numbers must be whole, got float32; .*"),
+    (lambda: resmem.leaf_keys([[np.inf], [1.0]]), TypeError, r"leaf numbers must be whole, got float64; .*"),
+    (lambda: resmem.leaf_keys([[2.0**63]]), TypeError, r"leaf numbers must be whole, got float64; .*"),
     (lambda: resmem.leaf_keys(np.empty((5, 0), int)), ValueError, r"leaf numbers must have shape \(n, trees\) with at least one tree, got \(5, 0\)"),
     (lambda: resmem.leaf_keys(np.int64(3)), ValueError, r"leaf numbers must have shape \(n, trees\) with at least one tree, got \(\)"),
     (lambda: resmem.leaf_keys(Y, m=0), ValueError, r"m must be at least 1, got 0"),
@@ -417,6 +419,7 @@ VALUES = [
     (lambda m: m.predict(Z, with_value(V, 0, np.nan, float)), ValueError, r"outputs: row 0 holds NaN or infinity \(as float64\)"),
     (lambda m: m.correction(Z, columns=[0]), ValueError, r"columns needs outputs of several columns, this memory has \(n,\)"),
     (lambda m: m.predict_proba(Z, V), ValueError, r"predict_proba needs task='classification'; use predict"),
+    (lambda m: m.tune(loo=True, preprocess="nca:2"), ValueError, r"loo=True judges rows whose targets preprocess='nca:2' learns from: give embeddings, outputs and targets of other rows"),
     (lambda m: setattr(m, "temperature", 3), ValueError, r"temperature must be 1 for values, got 3: only logits have one"),
 ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import math
 import sys
@@ -172,10 +173,11 @@ def test_every_method_has_the_scores_of_its_predictions(case, knn):
             gains = gains_of(losses, loss(predictions["base"], targets, tops))
             assert method.gain == pytest.approx(paired_interval(gains), rel=1e-9)
     last = loss(list(predictions.values())[-1], targets, tops)
-    rivals = [name for name in predictions if name.startswith(("base, T", "kNN", "interp"))]
+    rivals = [name for name in predictions if name.startswith(("base", "kNN", "interp"))]
+    rivals[:-2] = reversed(rivals[:-2])  # the base at its own temperature comes first
     if mem.method == "targets":
         rivals.pop()  # the memory is that interpolation
-    assert list(got.over) == (rivals if mem.temperature != 1 else ["base", *rivals])
+    assert list(got.over) == rivals
     for name, gain in got.over.items():
         gains = gains_of(last, loss(predictions[name], targets, tops))
         assert gain == pytest.approx(paired_interval(gains), rel=1e-9)
@@ -487,6 +489,8 @@ LABELS = {
     "numbers": lambda g: g + 7,
     "words": lambda g: [f"g{x}" for x in g],
     "tuples": lambda g: [(int(x), "b") for x in g],
+    "numbers of NumPy": lambda g: list(g.astype(np.int32)),
+    "days": lambda g: [datetime.date(2024, 1, 1) + datetime.timedelta(int(x)) for x in g],
 }
 
 
@@ -516,6 +520,23 @@ def test_groups_are_scored_worst_first(case, labels):
     assert "intervals are clustered by 7 groups" in repr(got)
 
 
+@pytest.mark.parametrize("unit", ["D", "s", "ns"])
+def test_groups_by_date_keep_their_dates(unit):
+    days = np.datetime64("2024-03-01").astype(f"M8[{unit}]") + (np.arange(60) % 4).astype(
+        "m8[D]"
+    ).astype(f"m8[{unit}]")
+    groups = {str(part["group"]) for part in judged("weak", groups=days)[2].to_dict()["by_group"]}
+    assert groups == {f"2024-03-0{day}" + " 00:00:00" * (unit != "D") for day in range(1, 5)}
+
+
+def test_groups_of_numpy_are_plain_in_a_dict():
+    for groups in (np.arange(60) % 3, [np.int16(i % 3) for i in range(60)]):
+        got = judged("weak", groups=groups)[2].to_dict()["by_group"]
+        assert {type(part["group"]) for part in got} == {int}
+    pairs = judged("weak", groups=[("a", np.int16(i % 3)) for i in range(60)])[2].to_dict()
+    assert sorted(part["group"] for part in pairs["by_group"]) == [["a", 0], ["a", 1], ["a", 2]]
+
+
 def test_intervals_of_copied_rows_need_their_groups():
     mem, (z, outputs, targets, excluded), alone = judged("weak")
     copied = [np.repeat(part, 9, axis=0) for part in (z, outputs, targets, excluded)]
@@ -537,15 +558,14 @@ def test_loo_judges_each_row_of_the_memory_without_itself(case):
     mem = resmem.Memory(**{"k": 5, **CASES[case]}).fit(z, outputs if given else None, targets)
     mem.remove(np.arange(0, 90, 11))
     kept = np.setdiff1d(np.arange(90), np.arange(0, 90, 11))
-    groups = kept % 5
-    got = mem.evaluate(loo=True, groups=groups).to_dict()
+    got = mem.evaluate(loo=True).to_dict()
     rows = [part[kept] for part in (z, outputs, targets)]
     rows[1] = rows[1] if given else None
-    wanted = mem.evaluate(*rows, exclude_ids=kept, groups=groups).to_dict()
+    wanted = mem.evaluate(*rows, exclude_ids=kept).to_dict()
     for kind, numbers in wanted["examples"].items():
         assert got["examples"][kind] == kept[numbers].tolist()
     assert got["explained"] == kept[wanted["explained"]].tolist()
-    for part in ("methods", "by_class", "by_group", "by_distance", "over", "rows"):
+    for part in ("methods", "by_class", "by_distance", "over", "rows"):
         assert got[part] == wanted[part]
 
 
@@ -557,7 +577,6 @@ def test_loo_takes_a_seeded_sample_of_many_rows(monkeypatch):
     assert first.rows == 30
     assert first.to_dict() == again.to_dict()
     assert first.methods[0].scores != other.methods[0].scores
-    assert mem.evaluate(loo=True, groups=range(90)).groups == 30
 
 
 def test_loo_warns_of_a_base_that_knows_the_rows():
@@ -607,6 +626,15 @@ def test_base_is_compared_at_the_temperature_tuning_found_for_it():
     assert got.over["base, T=3"].mean == pytest.approx(
         got.methods[1].scores["log_loss"] - got.methods[-1].scores["log_loss"]
     )
+
+
+@pytest.mark.parametrize("keys", [{"preprocess": "center"}, {"key_dtype": "float16"}])
+def test_settings_tuned_for_other_keys_are_not_used(keys):
+    other = resmem.Settings(3, 9.0, 1.0, 0.5, **{"key_dtype": "float32", **keys})
+    tuned = SimpleNamespace(knn=other, published=other, interpolation=other)
+    mem, _, got = judged("weak", knn=tuned)
+    for name in ("knn", "published", "interpolation"):
+        assert (got.settings[f"{name}_k"], got.settings[f"{name}_sigma"]) == (mem.k, mem.sigma_)
 
 
 def test_interpolation_has_the_settings_that_tuning_found_for_it():
@@ -659,6 +687,9 @@ def test_evaluation_says_what_the_memory_holds():
         ("dense", {"groups": [1, 2]}, ValueError, r"groups must have one row per row of embedd"),
         ("dense", {"groups": [[1]] * 60}, ValueError, r"got \[1\] in row 0"),
         ("dense", {"groups": np.full(60, np.nan)}, ValueError, "got nan in row 0"),
+        ("dense", {"groups": [([1],)] * 60}, ValueError, r"got \(\[1\],\) in row 0"),
+        ("dense", {"groups": [None] * 60}, ValueError, "got None in row 0"),
+        ("dense", {"groups": np.full(60, "NaT", "M8[ns]")}, ValueError, "NaT.* in row 0"),
         ("dense", {"loo": True}, ValueError, "leave out embeddings, outputs, targets, exclude_ids"),
         ("dense", {"published": 5}, TypeError, "published must be another Memory or None, got int"),
         ("flat", {"published": "weak"}, ValueError, "memory for regression with 1 output columns"),
@@ -670,6 +701,48 @@ def test_evaluate_refuses_what_does_not_go_together(case, arguments, error, mess
         arguments = {"published": judged("weak")[0]}
     with pytest.raises(error, match=message):
         mem.evaluate(z, outputs, targets, **arguments)
+
+
+def test_another_memory_of_other_embeddings_is_called_so():
+    mem, (z, outputs, targets, _), _ = judged("dense")
+    other = resmem.Memory(k=2).fit(z[:, :2], outputs, targets)
+    said = "published must be a memory of embeddings with 3 columns like this one, got one with 2"
+    with pytest.raises(ValueError, match=said):
+        mem.evaluate(z, outputs, targets, published=other)
+
+
+def test_loo_refuses_groups_which_lie_among_their_own_neighbours():
+    with pytest.raises(ValueError, match=r"leave out .*, groups \(among a row's neighbours are"):
+        judged("dense")[0].evaluate(loo=True, groups=np.arange(100) % 5)
+
+
+def test_the_least_gain_is_found_among_all_groups(monkeypatch):
+    monkeypatch.setattr("resmem._evaluation.evaluate._MOST_GROUPS", 1)
+    groups = np.arange(60) % 6
+    few = judged("weak", groups=groups)[2]
+    monkeypatch.setattr("resmem._evaluation.evaluate._MOST_GROUPS", 6)
+    every = judged("weak", groups=groups)[2]
+    assert few.by_group[0]["group"] != few.least_gain["group"]
+    assert few.least_gain == min(every.by_group, key=lambda group: group["gain"])
+    assert f"least gain: group {few.least_gain['group']}" in repr(few)
+
+
+def test_a_memory_that_rules_classes_out_is_told_how_to_avoid_it():
+    rng = np.random.default_rng(5)
+    z, logits, y = rng.normal(size=(60, 2)), rng.normal(size=(60, 3)), rng.integers(0, 3, 60)
+    mem = resmem.Memory(k=1, method="targets").fit(z[:30], logits[:30], y[:30])
+    ruled_out = int((mem.predict_proba(z[30:], logits[30:])[np.arange(30), y[30:]] == 0).sum())
+    cure = rf"exactly 0 to the class of {ruled_out} of 30 rows, .*; a strength below 1 leaves"
+    with pytest.warns(resmem.ResmemWarning, match=cure):
+        mem.evaluate(z[30:], logits[30:], y[30:])
+    mem.strength = 0.9
+    assert math.isfinite(mem.evaluate(z[30:], logits[30:], y[30:]).methods[-1].scores["log_loss"])
+
+
+def test_a_single_group_is_warned_of():
+    with pytest.warns(resmem.ResmemWarning, match=r"all rows are of one group, 'a', so that inter"):
+        got = judged("dense", groups=["a"] * 60)[2]
+    assert math.isinf(got.over["kNN alone"].high)
 
 
 def test_evaluate_without_rows_says_what_to_give():

@@ -212,6 +212,31 @@ def test_outputs_may_be_left_out():
     same_bits(got.corrected, head.correct(queries, columns=got.columns))
 
 
+@pytest.mark.parametrize("step", ["distance: 1.0 to 1.5, 0.5", "agreement: 0.2 to 0.5, 1.0"])
+@pytest.mark.parametrize("method", ["residual", "targets"])
+def test_gates_apply_where_outputs_are_left_out(step, method):
+    mem, _, _ = remembered(np.random.default_rng(1), "dense", k=6, method=method, strength=0.8)
+    queries = examples(np.random.default_rng(2), 20)[0]
+    columns = np.arange(C)
+    plain = mem.explain(queries, columns=columns).correction
+    mem.gate = f"{step} beyond"
+    gated = mem.explain(queries, columns=columns).correction
+    found = np.abs(gated).max(axis=1) / np.abs(plain).max(axis=1)
+    low, high = (0.5, 1.0) if "distance" in step else (0.2, 1.0)
+    factors = np.where(found > (low + high) / 2, high, low)
+    assert len(set(factors)) == 2
+    np.testing.assert_allclose(gated, factors[:, None] * plain, rtol=1e-12)
+
+
+def test_gate_by_confidence_needs_outputs_to_explain():
+    mem, _, _ = remembered(np.random.default_rng(1), "dense", k=6)
+    mem.gate = "confidence: 1.0 to 0.5, 0.2 beyond"
+    queries, outputs, _ = examples(np.random.default_rng(2), 5)
+    with pytest.raises(ValueError, match="outputs must be given where the gate looks at the base"):
+        mem.explain(queries)
+    assert len(mem.explain(queries, outputs)) == 5
+
+
 def test_item_of_an_explanation_is_one_query():
     rng = np.random.default_rng(11)
     mem, _, _ = remembered(rng, "sparse:1", k=3)

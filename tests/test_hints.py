@@ -255,6 +255,7 @@ CASES = {
     "one-hot, tuned": (lambda: memory().tune(FRESH, L, np.eye(C)[Y]), Follow(r"class, pass (.*)", lambda y: memory().tune(FRESH, L, y, **QUICK), targets=np.eye(C)[Y])),
     "times as text": (lambda: memory().tune(FRESH, L, Y, times=DAYS), Follow(r"convert them with (.*)", lambda t: memory().tune(FRESH, L, Y, times=t, **QUICK), times=DAYS)),
     "groups and times": (lambda: memory().tune(FRESH, L, Y, groups=np.arange(N), times=np.arange(N)), lambda m: [memory().tune(FRESH, L, Y, **{name: np.arange(N)}, **QUICK) for name in re.findall("groups|times", m)[:2]]),
+    "folds that cut groups": (lambda: memory().tune(FRESH, L, Y, groups=np.arange(N) // 2, folds=np.arange(N) % 2), lambda m: [memory().tune(FRESH, L, Y, **given, **QUICK, methods="residual") for given in ({"groups": np.arange(N) // 2, "folds": 2}, {"folds": np.arange(N) % 2})]),
     "one_se in time": (lambda: memory().tune(FRESH, L, Y, times=np.arange(N), rule="one_se"), Follow(r"give rule=('best')", lambda rule: memory().tune(FRESH, L, Y, times=np.arange(N), rule=rule, **QUICK))),
     "float classes": (lambda: resmem.Memory().fit(Z, L, (Y * 1.0).tolist()), Follow(r"convert it with (.*), or,", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y * 1.0).tolist())),
     "named classes": (lambda: resmem.Memory().fit(Z, L, NAMES), Follow(r"columns of outputs, (.*), where", lambda y: np.testing.assert_array_equal(y, Y), targets=NAMES, classes=np.array(["cat", "dog"]))),
@@ -303,7 +304,7 @@ CASES = {
     # data that seem to be something else
     "probabilities": (lambda: resmem.Memory().fit(Z, P, Y), Follow(r"output_kind=('probabilities')$", lambda v: quietly(lambda: resmem.Memory(output_kind=v).fit(Z, P, Y)))),
     "percent as logits": (lambda: resmem.Memory().fit(Z, 100 * P, Y), Follow(r"output_kind=('probabilities') and divide", lambda v: quietly(lambda: resmem.Memory(output_kind=v).fit(Z, 100 * P / 100, Y)))),
-    "own rows": (lambda: memory().evaluate(Z, L, Y), lambda m: quietly(lambda: (memory().evaluate(Z, L, Y, exclude_ids=np.arange(N)), memory().evaluate(FRESH, L, Y)))),
+    "own rows": (lambda: memory().evaluate(Z, L, Y), Follow(r", or (evaluate\(.*\))", evaluate=lambda **given: quietly(lambda: (memory().evaluate(**given), memory().evaluate(Z, L, Y, exclude_ids=np.arange(N)), memory().evaluate(FRESH, L, Y))))),
     "own rows, tuned": (lambda: memory().tune(Z, L, Y, k=[1, 60], sigma=[1e-9, np.inf], strength=1, temperature=[0.1, 1.0, 9], apply=False), lambda m: memory().tune(loo=True, **QUICK)),
     "squared distances": (lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1]), Follow(r"pass metric=(.*)", lambda v: quietly(lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1], metric=v)))),
     # numbers that float32 does not hold
@@ -370,6 +371,7 @@ LEFT_OUT = {
     "pip install 'residual-memory[plot]'": "packages are not installed by tests",
     "give the last step of a pipeline": "needs scikit-learn; test_leaf_keys.py follows it",
     "give an int array (n, trees)": "test_leaf_keys.py gives such arrays",
+    "of other rows": "needs scikit-learn; test_preprocess.py tunes learned keys on other rows",
     "pip install 'residual-memory[nca]'": "packages are not installed by tests; test_preprocess.py has the text",
     "install a later version of resmem": "there is none yet",
     "use a later version of resmem": "there is none yet; restoring a copy is tested with a damaged file",

@@ -264,6 +264,20 @@ def test_switched_off_memories_apply_no_harmful_temperature():
     assert changed <= 1
 
 
+def test_groups_may_have_labels_of_any_kind():
+    rng = np.random.default_rng(0)
+    rows = parts(calibrated(rng, 60, useful=False), 40, 20)
+    mem = resmem.Memory().fit(*rows[0])
+    few = {"k": 2, "sigma": 1.0, "strength": 1.0, "temperature": 1.0, "apply": False}
+    results = [
+        mem.tune(*rows[1], groups=groups, **few).to_dict()
+        for groups in (np.arange(20) // 4, [f"g{i // 4}" for i in range(20)])
+    ]
+    for result in results:
+        del result["seconds"]
+    assert results[0] == results[1]
+
+
 # ---- What is refused ---------------------------------------------------------------------------
 
 RNG = np.random.default_rng(0)
@@ -275,7 +289,11 @@ SMALL = parts(calibrated(RNG, 60, useful=False), 40, 20)
     [
         ({"groups": [0] * 20}, ValueError, r"groups must have at least two numbers, got 0 alone"),
         ({"groups": [0, 1]}, ValueError, r"groups must have one row per row of targets \(20\)"),
-        ({"groups": np.arange(20.0)}, TypeError, r"groups must hold integers, got dtype float64"),
+        (
+            {"groups": [np.nan] * 20},
+            ValueError,
+            r"groups must be labels such as .*, got nan in row 0",
+        ),
         ({"times": np.zeros(20)}, ValueError, r"times must differ between folds, got one time"),
         ({"times": [1, 2]}, ValueError, r"times must have one row per row of targets \(20\)"),
         ({"times": np.zeros((20, 1))}, ValueError, r"times must have shape \(n,\), got \(20, 1\)"),

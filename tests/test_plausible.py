@@ -419,7 +419,7 @@ def test_the_command_line_warns_in_one_line(more, tmp_path, monkeypatch, capsys)
     assert first == line + LOGARITHMS
     assert second.startswith("resmem: warning: evaluate: 100% of the evaluated rows lie on rows")
     assert "name them with --exclude-ids" in second
-    assert "or resmem tune --loo" in second
+    assert second.endswith("or resmem evaluate --loo")
 
 
 # ---- Calls that take long ------------------------------------------------------------------------

@@ -456,6 +456,20 @@ def test_nothing_to_learn_leaves_principal_directions(n):
 
 
 @needs_sklearn
+def test_keys_learned_from_targets_are_not_judged_on_these_rows():
+    rows = hidden_classes(np.random.default_rng(46), 60)
+    learned, plain = (resmem.Memory(preprocess=name).fit(*rows) for name in ("nca:2", "none"))
+    refused = "judges rows whose targets preprocess='nca:2' learns from: give embeddings, outputs"
+    for judge in (
+        lambda: learned.evaluate(loo=True),
+        lambda: learned.tune(loo=True),
+        lambda: plain.tune(loo=True, preprocess=["center", "nca:2"]),
+    ):
+        with pytest.raises(ValueError, match=refused):
+            judge()
+
+
+@needs_sklearn
 def test_learned_map_ignores_constant_columns_and_copies():
     rng = np.random.default_rng(44)
     keys, outputs, classes = hidden_classes(rng, 200)

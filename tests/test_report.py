@@ -171,6 +171,27 @@ def test_infinite_log_losses_are_not_compared(write):
     ) in page.text
 
 
+def test_helping_means_a_gain_over_both_bases(write):
+    clear, unclear, loss = (results.interval(mean, 0.02) for mean in (0.1, 0.01, -0.1))
+    for over, words in (
+        ((clear, clear), "The memory helps: on 2,000 rows its log-loss is 0.1 nats better than"),
+        ((clear, unclear), "Whether the memory helps is not clear: on 2,000 rows its log-loss is"),
+        ((clear, loss), "The memory harms: on 2,000 rows its log-loss is 0.1 nats worse than the "
+         "base model's (95%"),
+    ):  # fmt: skip
+        named = dict(zip(("base, T=1.25", "base"), over, strict=True))
+        assert words in write(evaluation=replace(results.evaluation(), over=named)).text
+
+
+def test_an_infinite_log_loss_does_not_help(write):
+    evaluation = results.evaluation()
+    evaluation.methods[-1].scores["log_loss"] = math.inf
+    assert (
+        "Whether the memory helps is not clear: on 2,000 rows it gives probability 0 to the class "
+        "of some, and its log-loss is infinite."
+    ) in write(evaluation=evaluation).text
+
+
 def test_gain_of_the_temperature_alone_is_called_so(write):
     for added, words in (
         (0.01, "The memory's temperature helps, whether its neighbours do is not clear: on 2,000"),
@@ -220,7 +241,7 @@ def test_every_method_has_its_scores_and_its_harms(write):
         "base – 80.00% 0.5 – – 0.3 0.07",  # noqa: RUF001
         "kNN alone -0.08 -0.09 to -0.07 82.00% 0.46 40 16 0.3 0.05",
         "ResMem, strength 0.75 +0.08 +0.07 to +0.09 85.00% 0.4 100 40 0.3 0.02",
-        "gain of ResMem, strength 0.75 over gain base, T=1.25 +0.06 +0.04 to +0.08 kNN alone",
+        "gain of ResMem, strength 0.75 over gain base, T=1.25 +0.06 +0.04 to +0.08 base +0.06",
     ):
         assert line in page.text
 

@@ -213,8 +213,8 @@ class Memory:
 
     @property
     def preprocess(self) -> str:
-        """What makes keys of embeddings: "none", "center", "standardize", "unit", "pca:m" or
-        "whiten:m"."""
+        """What makes keys of embeddings: "none", "center", "standardize", "unit", "pca:m",
+        "whiten:m" or "nca:m"."""
         return self._state.view.spec.preprocess.name
 
     @property
@@ -725,9 +725,10 @@ class Memory:
         folds : int or int array (q,)
             The number of folds, default 10; or the fold of each row. An array cuts the rows and
             says nothing else: rows of a fold count as independent unless ``groups`` are given.
-        groups : int array (q,), optional
-            The group of each row, such as its patient, user or document. A group lies in one fold,
-            and the intervals take groups as independent, not rows.
+        groups : array (q,) of labels, optional
+            The group of each row, such as its patient, user or document, as numbers or anything
+            that can be a key of a dict. A group lies in one fold, and the intervals take groups as
+            independent, not rows.
         times : array (q,) of numbers or datetime64, optional
             The time of each row; not with ``groups``. Folds are consecutive, settings for one are
             chosen by those before it, the first only chooses, and the intervals take 16 batches of
@@ -748,6 +749,7 @@ class Memory:
         loo : bool
             Tune on (at most 10,000 of) the memory's own rows, each without itself. A base model
             that was trained on them has residuals too small to learn from: a warning says so.
+            "nca:m" learns from the targets of these rows, and is refused.
         budget : float, optional
             Seconds that tuning may take, roughly. Where all rows would take longer, which a pilot
             on 256 of them tells, a random part of them is used, and a note says how many.
@@ -836,7 +838,7 @@ class Memory:
         knn : TuneResult or Settings, optional
             Gives ``k`` and ``sigma`` of the neighbours alone, and, if it is a TuneResult, the
             settings of the method as published, of the interpolation, and the base's own
-            temperature. Default: the memory's.
+            temperature. Default: the memory's, as where keys were kept in another way.
         buckets : int
             Number of buckets of distance to the nearest row, for ``by_distance``; default 10.
         bins : int
@@ -845,12 +847,13 @@ class Memory:
             Default: as for ``resmem.search``.
         groups : array (q,) of labels, optional
             The group of each row, such as a patient, a document or a day, as numbers or anything
-            that can be a key of a dict; with ``loo``, that of each row of the memory. Gives scores
-            for each group, and intervals that take the groups, and not their rows, as independent.
+            that can be a key of a dict. Gives scores for each group, and intervals that take the
+            groups, and not their rows, as independent.
         loo : bool
             Evaluate the memory's own rows (at most 10,000, drawn by ``seed``), each without itself.
-            Leave out ``embeddings``, ``outputs``, ``targets`` and ``exclude_ids``. The residuals
-            must be honest (see ``resmem.out_of_fold``). Default False.
+            Leave out ``embeddings``, ``outputs``, ``targets``, ``exclude_ids``, ``published`` and
+            ``groups``: rows of a row's own group would be among its neighbours. The residuals must
+            be honest (see ``resmem.out_of_fold``). Default False.
         published : Memory, optional
             Another memory, such as one of the residuals of the rows that the base model was trained
             on: the sum as published of its residuals is one more method. It is searched with the
@@ -866,14 +869,15 @@ class Memory:
         Raises
         ------
         ValueError
-            Among others: ``loo`` with a store that keeps no outputs (sparse).
+            Among others: ``loo`` with a store that keeps no outputs (sparse), or with "nca:m",
+            which learns from the targets of these rows.
 
         Warns
         -----
         ResmemWarning
             The base model gives exactly 0 to the class of some rows: its log-loss is infinite.
             With ``loo``: the base model errs far less on the memory's rows than their neighbours
-            do, as if it had been trained on them.
+            do, as if it had been trained on them. With ``groups``: there is only one.
         """
         if published is not None and not isinstance(published, Memory):
             raise TypeError(
@@ -903,7 +907,8 @@ class Memory:
         Parameters
         ----------
         embeddings, outputs, exclude_ids, threads
-            As for ``correct``. Without outputs the corrections alone are explained.
+            As for ``correct``. Without outputs the corrections alone are explained; a gate that
+            looks at the base model's confidence needs them.
         columns : int array (t,) or (q, t), optional
             Output columns to explain, the same for all queries or some for each. Default: for each
             query, the ``top`` columns with the largest absolute ``correction``, largest first,

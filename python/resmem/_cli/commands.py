@@ -169,10 +169,11 @@ def report(options: Namespace) -> Outcome:
     if options.class_names is not None:
         classes = inputs.lines(options.class_names, "class_names", memory.info()["columns"])
     tuning = None
-    if any(getattr(options, f"tune_{name}") is not None for name in ROWS):
+    if any(getattr(options, f"tune_{name}") is not None for name in (*ROWS, "groups")):
         validation = LabelledRows(options, "tune_")
+        groups = inputs.optional(options.tune_groups, "groups")
         with _bar(options, "tune", None, "rows") as step:
-            tuning = tuned(memory, validation, options, step)
+            tuning = tuned(memory, validation, options, step, groups=groups)
     evaluation = evaluated(memory, options, _other(options), tuning)
     title = options.title
     if title is None:

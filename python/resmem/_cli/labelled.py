@@ -31,7 +31,10 @@ class LabelledRows:
         for name in ("embeddings", "targets"):
             if getattr(options, prefix + name) is None:
                 dashed = f"--{prefix}{name}".replace("_", "-")
-                raise ValueError(f"{dashed} is missing: the rows have embeddings and targets")
+                instead = "" if prefix else "; --loo judges the rows of the memory itself instead"
+                raise ValueError(
+                    f"{dashed} is missing: the rows have embeddings and targets{instead}"
+                )
         self.embeddings, self.outputs, self.targets = (given(name) for name in ROWS)
         self.excluded = None
         if not prefix:
@@ -45,7 +48,7 @@ def evaluated(
     """Call Memory.evaluate on the rows that options name, or on those of the memory itself."""
     given: dict[str, Any] = {"loo": True}
     if options.loo:
-        refuse_rows(options)
+        refuse_rows(options, "groups", "published")
     else:
         rows = LabelledRows(options)
         given = {name: getattr(rows, name) for name in ROWS} | {"exclude_ids": rows.excluded}

@@ -241,6 +241,12 @@ def _report(commands: _Commands) -> None:
         "--tune-outputs", type=Source, metavar=_ARRAY, help="the base model's outputs (n, C)"
     )
     tuned.add_argument("--tune-targets", type=Source, metavar=_ARRAY, help="classes or values")
+    tuned.add_argument(
+        "--tune-groups",
+        type=Source,
+        metavar=_ARRAY,
+        help="the group of each row, which stays whole",
+    )
     words = report.add_argument_group("words")
     words.add_argument("--title", metavar="TEXT", help="by default the name of the memory")
     words.add_argument("--date", metavar="TEXT", help="date to print; by default none")
@@ -368,7 +374,7 @@ def _add_judging(command: argparse.ArgumentParser) -> None:
         type=Source,
         metavar=_ARRAY,
         help="group (q,) of each row, such as a patient or a day: scores by group, and intervals "
-        "for which groups, not rows, are independent",
+        "for which groups, not rows, are independent; not with --loo",
     )
     how.add_argument(
         "--loo",

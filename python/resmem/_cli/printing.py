@@ -47,7 +47,8 @@ def in_options(text: str) -> str:
         return f"--{name.replace('_', '-')} {value}"
 
     text = re.sub(rf"\b({'|'.join(SETTINGS)})='([\w:]+)'", option, text)
-    text = text.replace("tune(loo=True)", "resmem tune --loo").replace("loo=True", "--loo")
+    text = re.sub(r"(tune|evaluate)\(loo=True\)", r"resmem \1 --loo", text)
+    text = text.replace("loo=True", "--loo")
     text = text.replace("progress=True shows", "a terminal (with tqdm) shows")
     return re.sub(r"\bexclude_ids\b", "--exclude-ids", text)
 

@@ -339,14 +339,16 @@ class Corrector:
             "interpolate": of_targets,
         }
 
-    def strengths(self, distances: F64, positions: I64, base: F64, execution: Execution) -> F64:
+    def strengths(
+        self, distances: F64, positions: I64, base: F64 | None, execution: Execution
+    ) -> F64:
         """Return the strength (q,) that the gate leaves each query.
 
-        ``base`` (q, C) holds all columns of the base outputs.
+        ``base`` (q, C) holds all columns of the base outputs, which a gate by confidence needs.
         """
         nearest = distances[:, 0] if distances.shape[1] else np.full(len(distances), np.inf)
         values: dict[Feature, F64] = {"distance": nearest}
-        if "confidence" in self.gate.features:
+        if base is not None and "confidence" in self.gate.features:
             values["confidence"] = base.max(axis=1)
         if "agreement" in self.gate.features:
             values["agreement"] = self.agreement(distances, positions, execution)

@@ -9,8 +9,18 @@ import numpy as np
 from resmem._base.arrays import F64, I64, Array, Keys
 from resmem._base.execution import Execution
 from resmem._correction.correct import Corrector, NeighbourSearch
+from resmem._keys.preprocess import Preprocess
 from resmem._keys.stored import widen_keys
 from resmem._rows.segment import Segment, checked_stored
+
+
+def refuse_known_targets(preprocess: Preprocess) -> None:
+    """Raise ValueError if a preprocess has seen the targets of the rows that are to be judged."""
+    if preprocess.learns_targets:
+        raise ValueError(
+            f"loo=True judges rows whose targets preprocess={preprocess.name!r} learns from: give "
+            "embeddings, outputs and targets of other rows"
+        )
 
 
 class MemoryRows:

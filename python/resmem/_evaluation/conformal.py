@@ -34,7 +34,7 @@ from resmem._rows.snapshot import Snapshot
 from resmem._state.settings import Settings
 from resmem._state.view import MemoryView
 
-_SAMPLE_ROWS = 256  # most rows of the memory whose spread is measured
+_SAMPLE_ROWS = 256  # most rows of the memory whose errors are measured
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,7 +54,8 @@ class Calibration:
         the local spread plus ``spread``; classification: the probability of all classes that are
         more probable than the true one.
     spread : float64 (C,), or None for classification
-        The typical local spread of each output, in units of the targets.
+        The typical error of the memory's own rows, each corrected without itself, in units of the
+        targets.
     """
 
     settings: Settings
@@ -96,6 +97,8 @@ class Calibration:
     @classmethod
     def from_dict(cls, parts: Mapping[str, Any]) -> Calibration:
         """Return the calibration of which ``to_dict`` gave these parts."""
+        _check_parts(parts, cls, "those")
+        _check_parts(parts["settings"], Settings, "settings as those")
         settings = {name: _number(part) for name, part in parts["settings"].items()}
         spread = parts["spread"]
         return cls(
@@ -109,6 +112,19 @@ class Calibration:
 
     def __repr__(self) -> str:
         return f"Calibration on {len(self)} rows ({self.task}; {self.settings})"
+
+
+def _check_parts(parts: Any, of: type[Any], what: str) -> None:
+    """Raise unless ``parts`` is a dict with the name of every field of a dataclass."""
+    if not isinstance(parts, Mapping):
+        raise TypeError(
+            f"parts must be {what} that Calibration.to_dict gives, got {type(parts).__name__}"
+        )
+    for field in fields(of):
+        if field.name not in parts:
+            raise ValueError(
+                f"parts must be {what} that Calibration.to_dict gives, {field.name!r} is missing"
+            )
 
 
 def _number(part: Any) -> Any:
@@ -129,7 +145,7 @@ def calibrate(
     truth = GivenTargets(corrector, targets, q)
     if q == 0:
         raise ValueError("embeddings must have at least one row to calibrate on, got none")
-    spread = _typical_spread(predictions)
+    spread = _typical_error(predictions)
     scores = np.empty((q, 1 if spread is None else corrector.rows.columns))
     seen = plausible.OverlapCounter(corrector.spec, corrector.rows, q)
     for part in predictions:
@@ -152,10 +168,12 @@ def _settings(view: MemoryView) -> Settings:
     return replace(view.as_settings, sigma=view.sigma_in_use)
 
 
-def _typical_spread(predictions: _Predictions) -> F64 | None:
-    """Return the typical spread (C,) around sampled rows of the memory; None for classification.
+def _typical_error(predictions: _Predictions) -> F64 | None:
+    """Return the typical error (C,) of sampled rows of the memory, each corrected without itself.
 
     It comes from the memory's rows alone, so that calibration rows and later ones are scored alike.
+    Unlike the spread of neighbours, it is no rounding error where one of them has all the weight.
+    None for classification.
     """
     corrector, execution = predictions.corrector, predictions.execution
     if corrector.spec.task == "classification":
@@ -167,8 +185,9 @@ def _typical_spread(predictions: _Predictions) -> F64 | None:
     own = searched_own_rows(corrector.rows, k, _SAMPLE_ROWS, execution)
     base = np.concatenate([segment["outputs"][at] for segment, at in own.rows])
     values = corrector.corrected(base, own.distances, own.positions, execution)
-    spreads = spread_of_residuals(corrector, own.distances, own.positions, values - base)
-    return np.array([typical(spreads[:, c]) for c in range(columns)])
+    residuals = np.concatenate([segment["residuals"][at] for segment, at in own.rows])
+    errors = np.abs(residuals.astype(np.float64) - (values - base))
+    return np.array([typical(errors[:, c]) for c in range(columns)])
 
 
 # ---------------------------------------------------------------------- intervals and sets
@@ -302,15 +321,15 @@ class _Predictions:
             queries.forget(block)
             release_pages(self._outputs, block)
 
-    def widths(self, part: _Part, typical_spread: F64) -> F64:
-        """Return the unit of each score, (b, C): the local spread plus the typical one.
+    def widths(self, part: _Part, typical_error: F64) -> F64:
+        """Return the unit of each score, (b, C): the local spread plus the typical error.
 
-        A query without neighbours has the typical spread.
+        A query without neighbours has the typical error twice.
         """
         applied = part.values - part.base
         spreads = spread_of_residuals(self.corrector, part.distances, part.positions, applied)
-        spreads[part.positions[:, 0] < 0] = typical_spread
-        return spreads + typical_spread
+        spreads[part.positions[:, 0] < 0] = typical_error
+        return spreads + typical_error
 
 
 def spread_of_residuals(corrector: Corrector, distances: F64, positions: I64, applied: F64) -> F64:

@@ -14,6 +14,8 @@ from resmem._base.blocks import blocks
 from resmem._base.errors import warn
 from resmem._base.execution import Execution, execution_of
 from resmem._base.sample import sample
+from resmem._correction.correct import Corrector
+from resmem._correction.own_rows import refuse_known_targets
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.methods import Comparison, Judged
 from resmem._evaluation.result import Evaluation, MethodResult
@@ -41,10 +43,10 @@ def evaluate(
     """See ``Memory.evaluate``."""
     buckets, bins = checks.count(buckets, "buckets"), checks.count(bins, "bins")
     given, execution = (embeddings, outputs, targets, exclude_ids), execution_of(threads)
-    if loo and (published is not None or any(part is not None for part in given)):
+    if loo and any(part is not None for part in (*given, groups, published)):
         raise ValueError(
             "loo=True evaluates the memory's own rows: leave out embeddings, outputs, targets, "
-            "exclude_ids and published"
+            "exclude_ids, groups (among a row's neighbours are rows of its group) and published"
         )
     if not loo and (embeddings is None or targets is None):
         raise TypeError(
@@ -53,14 +55,15 @@ def evaluate(
         )
     comparison = Comparison(judged, knn, published, execution)
     rows: EvaluatedRows
+    grouping = None
     if loo:
-        rows, grouping = _own_rows(comparison, groups, seed, execution)
+        rows = _own_rows(comparison, seed, execution)
     else:
         k = comparison.most_neighbours
         rows = GivenRows(comparison.corrector, k, *given, execution)
-        grouping = None if groups is None else _Grouping.of(groups, "embeddings", len(rows))
+        grouping = None if groups is None else _Grouping.of(groups, len(rows))
     tallies, nearest = _tallied(comparison, rows)
-    _warn(tallies, rows, loo)
+    _warn(tallies, rows, comparison.corrector, loo)
     return _Summary(comparison, rows, tallies, nearest, grouping).evaluation(buckets, bins)
 
 
@@ -71,14 +74,19 @@ class _Grouping(NamedTuple):
     labels: list[Hashable]
 
     @staticmethod
-    def of(groups: Any, owner: str, n: int) -> _Grouping:
-        return _Grouping(*labelled_groups(groups, owner, n))
+    def of(groups: Any, n: int) -> _Grouping:
+        found = _Grouping(*labelled_groups(groups))
+        checks.same_length("groups", len(found.numbers), "embeddings", n)
+        if len(found.labels) == 1:
+            warn(
+                f"evaluate: all rows are of one group, {found.labels[0]!r}, so that intervals are "
+                "infinite; groups must be at least two"
+            )
+        return found
 
 
-def _own_rows(
-    comparison: Comparison, groups: Any, seed: int, execution: Execution
-) -> tuple[OwnRows, _Grouping | None]:
-    """Return rows of the memory, and their groups if there are any."""
+def _own_rows(comparison: Comparison, seed: int, execution: Execution) -> OwnRows:
+    """Return rows of the memory, each to be judged without itself."""
     corrector = comparison.corrector
     n, store = len(corrector.rows), corrector.spec.store
     if n < 2:
@@ -88,15 +96,12 @@ def _own_rows(
             "loo=True needs the base model's outputs of the rows, which "
             f"store={store.name!r} does not keep; evaluate other rows"
         )
+    refuse_known_targets(corrector.spec.preprocess)
     if checks.count(seed, "seed", 0) >= 2**32:
         raise ValueError(f"seed must be below 2**32, got {seed}")
     some = sample(n, _MOST_OWN_ROWS, seed)
-    grouping = None
-    if groups is not None:
-        every = _Grouping.of(groups, "the memory", n)
-        grouping = _Grouping.of([every.labels[g] for g in every.numbers[some]], "rows", len(some))
     k = comparison.most_neighbours
-    return OwnRows(corrector, k, corrector.rows.numbered(some), execution), grouping
+    return OwnRows(corrector, k, corrector.rows.numbered(some), execution)
 
 
 def _tallied(comparison: Comparison, rows: EvaluatedRows) -> tuple[Tallies, F64]:
@@ -118,7 +123,7 @@ def _tallied(comparison: Comparison, rows: EvaluatedRows) -> tuple[Tallies, F64]
     return tallies, nearest
 
 
-def _warn(tallies: Tallies, rows: EvaluatedRows, loo: bool) -> None:
+def _warn(tallies: Tallies, rows: EvaluatedRows, corrector: Corrector, loo: bool) -> None:
     """Warn of rows that prove little: known ones, and impossible ones."""
     base = tallies["base"]
     if note := rows.note():
@@ -131,6 +136,25 @@ def _warn(tallies: Tallies, rows: EvaluatedRows, loo: bool) -> None:
             f"{len(base.true)} rows, the first of them row {impossible[0]}, so its log-loss is "
             "infinite; compare by accuracy or Brier score, or leave these rows out"
         )
+    if note := _note_of_ruled_out_classes(tallies, corrector):
+        warn(f"evaluate: {note}")
+
+
+def _note_of_ruled_out_classes(tallies: Tallies, corrector: Corrector) -> str | None:
+    """Return a note if the last method alone gives 0 to the class of some rows."""
+    base, last = tallies["base"], list(tallies.values())[-1]
+    if not (isinstance(base, ClassTally) and isinstance(last, ClassTally)):
+        return None
+    ruled_out = int(((last.true == 0) & (base.true > 0)).sum())
+    if ruled_out == 0:
+        return None
+    cure = "compare by accuracy or Brier score"
+    if corrector.method == "targets" and corrector.strength == 1:
+        cure = "a strength below 1 leaves every class a share of the base's probability"
+    return (
+        f"the memory gives exactly 0 to the class of {ruled_out} of {len(last.true)} rows, to "
+        f"which the base does not, so its log-loss is infinite; {cure}"
+    )
 
 
 # -------------------------------------------------------------------- summaries
@@ -147,7 +171,9 @@ class _Summary:
         self._nearest, self._grouping = nearest, grouping
         self._base, self._last = tallies["base"], list(tallies.values())[-1]
         names = {method.kind: method.name for method in comparison.methods}
-        self._rivals = [names.get("own temperature", "base"), names["neighbours"]]
+        # The first is what gains by group and by distance are measured over.
+        own_temperature = [names["own temperature"]] if "own temperature" in names else []
+        self._rivals = [*own_temperature, "base", names["neighbours"]]
         if not comparison.is_interpolation:
             self._rivals.append(names["interpolation"])
         changes = self._last.changes_from(self._base)
@@ -181,6 +207,7 @@ class _Summary:
             explanation=self._explanation(explained),
             memory=_memory_facts(comparison.judged),
             groups=None if self._grouping is None else len(self._grouping.labels),
+            least_gain=None if self._grouping is None else self._least_gain(*self._grouping),
         )
 
     def _result(self, kind: str, name: str, bins: int) -> MethodResult:
@@ -237,6 +264,14 @@ class _Summary:
         members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(counts)[:-1])
         worst = np.argsort(-means, kind="stable")[:_MOST_GROUPS]
         return [{"group": labels[g], **self._part(members[g], clustered=False)} for g in worst]
+
+    def _least_gain(self, numbers: I64, labels: list[Hashable]) -> dict[str, Any]:
+        """Return the scores of the group, of all, whose mean gain is least."""
+        gains = gains_of(self._last.loss, self._tallies[self._rivals[0]].loss)
+        means = np.bincount(numbers, gains) / np.bincount(numbers)
+        least = int(np.argmin(np.where(np.isnan(means), np.inf, means)))
+        members = np.flatnonzero(numbers == least)
+        return {"group": labels[least], **self._part(members, clustered=False)}
 
     def _bucket(self, at: I64) -> dict[str, Any]:
         """Return the scores of the rows ``at`` of one bucket of distances."""

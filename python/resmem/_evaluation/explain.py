@@ -61,8 +61,8 @@ class Explanation:
         What each neighbour adds to all columns alike, times the strength; 0 except with
         store="sparse:m".
     correction : float64 (q, t)
-        Strength times ``Memory.correction``, whether outputs are given or not; with
-        method="targets" and outputs, what was added to these.
+        ``Memory.correction`` times the strength that the gate leaves the query, whether outputs are
+        given or not; with method="targets" and outputs, what was added to these.
     base, corrected : float64 (q, t) or None
         ``Memory.correct`` at strength 0 and at the memory's strength; None without outputs.
     """
@@ -118,7 +118,12 @@ def explain(
     if selected is not None and rows.flat:
         raise ValueError("columns needs outputs of several columns, this memory has (n,)")
     top = checks.count(top, "top")
-    given = corrector.query_outputs(outputs, q) if _has_base(corrector, outputs) else None
+    has_base = _has_base(corrector, outputs)
+    if not has_base and "confidence" in corrector.gate.features:
+        raise ValueError(
+            "outputs must be given where the gate looks at the base model's confidence, got None"
+        )
+    given = corrector.query_outputs(outputs, q) if has_base else None
     return explain_rows(corrector, queries, given, selected, top, execution_of(threads))
 
 
@@ -162,10 +167,9 @@ class _Explainer:
         weights, totals = _core.weights(distances, positions, corrector.sigma)
         weights /= totals[:, None]
         base = corrected = None
-        strengths = np.full(len(distances), corrector.strength)
         if _has_base(corrector, self.outputs):
             base = corrector.base(keys, self.outputs, block, self.execution)
-            strengths = corrector.strengths(distances, positions, base, self.execution)
+        strengths = corrector.strengths(distances, positions, base, self.execution)
         columns = None if self.columns is None else np.ascontiguousarray(self.columns[block])
         correction = corrector.aggregate(distances, positions, None, columns, self.execution)
         if base is not None and columns is not None:

@@ -142,6 +142,11 @@ class OtherMemory:
                 f"published must be a memory for {mine[0]} with {mine[1]} output columns like this "
                 f"one, got {its[0]} with {its[1]}"
             )
+        if other.corrector.rows.d != like.rows.d:
+            raise ValueError(
+                f"published must be a memory of embeddings with {like.rows.d} columns like this "
+                f"one, got one with {other.corrector.rows.d}"
+            )
         if not other.spec.store.fixed_temperature:
             other = other.at_temperature(like.rows.temperature)
         self.temperature = other.corrector.rows.temperature
@@ -269,7 +274,8 @@ def published_name(residuals: str | None) -> str:
 def _knn_settings(knn: Any, view: MemoryView, sigma: float) -> tuple[Weighting, SimplexMap]:
     """Return the weighting and the map for the neighbours alone, from what was given for ``knn``.
 
-    The neighbours alone have no base, so that "clip" takes the place of "keep".
+    They are the memory's own if what was given keeps keys in another way. The neighbours alone have
+    no base, so that "clip" takes the place of "keep".
     """
     k, simplex_map = view.k, view.map
     if knn is not None:
@@ -279,9 +285,11 @@ def _knn_settings(knn: Any, view: MemoryView, sigma: float) -> tuple[Weighting, 
                 "knn must be a TuneResult, Settings (with k and sigma) or None, "
                 f"got {type(knn).__name__}"
             )
-        k = checks.count(settings.k, "k of knn")
-        sigma = checks.positive(settings.sigma, "sigma of knn", infinite=True)
-        simplex_map = map_named(getattr(settings, "probability_map", simplex_map.name))
+        of_knn = checks.count(settings.k, "k of knn")
+        width = checks.positive(settings.sigma, "sigma of knn", infinite=True)
+        named = map_named(getattr(settings, "probability_map", simplex_map.name))
+        if _has_keys_of(settings, view):
+            k, sigma, simplex_map = of_knn, width, named
     return Weighting(k, sigma), map_named("clip") if simplex_map.keeps_base else simplex_map
 
 
@@ -308,8 +316,14 @@ def _tuned(method: str, knn: Any, view: MemoryView) -> Any:
     """Return the settings that tuning found for a method; None if it found none, or if it kept
     keys in another way than the memory does."""
     tuned = getattr(knn, method, None)
-    keys = view.spec.preprocess.name, view.spec.key_dtype
-    return tuned if tuned and (tuned.preprocess, tuned.key_dtype) == keys else None
+    return tuned if tuned and _has_keys_of(tuned, view) else None
+
+
+def _has_keys_of(settings: Any, view: MemoryView) -> bool:
+    """Return whether settings keep keys as the memory does; those that do not say so do."""
+    preprocess, key_dtype = view.spec.preprocess.name, view.spec.key_dtype
+    kept = getattr(settings, "preprocess", preprocess), getattr(settings, "key_dtype", key_dtype)
+    return kept == (preprocess, key_dtype)
 
 
 def _base_temperature(knn: Any, temperature: float) -> float:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import numpy as np
+
 from resmem._evaluation.explain import Explanation, aligned
 from resmem._scores.intervals import Interval
 
@@ -65,16 +67,18 @@ class Evaluation:
         (kNN-LM), with the settings that tuning found for it, else the memory's, with the strength
         as lambda (0.25, as in the paper, unless the strength lies between 0 and 1). "ResMem as
         published" ("published sum, out-of-fold residuals" if the memory's residuals are those):
-        strength 1, with the ``k`` and ``sigma`` that tuning found for it if ``knn`` is its result,
-        else with the memory's; a second such row has the residuals of the memory ``published``.
+        strength 1 over the base at the memory's temperature, with the ``k`` and ``sigma`` that
+        tuning found for it if ``knn`` is its result, else with the memory's; a second such row has
+        the residuals of the memory ``published``.
         Last, "ResMem, strength .." (with method="targets" "ResMem by targets, strength ..", with a
         gate ".., gated"): the memory's own settings, if they differ from those. The map "clip"
         makes probabilities of a published sum, and the map of ``knn`` those of the neighbours
         alone; base and interpolation need none. Rows without neighbours have the base's outputs.
     over : dict of Interval
         By how much the last method's loss is below that of each method that it should beat, by
-        their names: the base at its own temperature, the neighbours alone, and the interpolation
-        (unless the memory is that one). Of these, the first is what the neighbours add.
+        their names: the base at its own temperature, the base as given if that is another one, the
+        neighbours alone, and the interpolation (unless the memory is that one). Of these, the first
+        is what the neighbours add. Published sums are not among them.
     by_class : list of dict, or None
         For each class that occurs: "class", "rows", a dict {"accuracy", "log_loss"} under the name
         of each method, and how many rows the last method "corrected" and "harmed".
@@ -108,6 +112,8 @@ class Evaluation:
         "store", "preprocess", "key_dtype", "residuals".
     groups : int or None
         The number of groups, by which the intervals of all gains are then clustered.
+    least_gain : dict or None
+        Of all groups the one whose mean gain is least, as in ``by_group``.
     """
 
     task: str
@@ -125,6 +131,7 @@ class Evaluation:
     explanation: Explanation | None
     memory: dict[str, Any]
     groups: int | None = None
+    least_gain: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the explanation as JSON can hold it: NaN is None, infinities are "inf"
@@ -179,14 +186,14 @@ class Evaluation:
         """Return lines on the group that is predicted worst, and the one that gains least."""
         if not self.by_group:
             return []
-        worst, least = self.by_group[0], min(self.by_group, key=lambda group: group["gain"])
+        worst, least = self.by_group[0], self.least_gain
         score, last, rival = self._score_of_parts, self.methods[-1].name, next(iter(self.over))
         lines = [
             f"intervals are clustered by {self.groups} groups",
             f"worst group: {worst['group']!r}, {worst['rows']} rows, {score} {worst[last]:.4g}, "
             f"{rival} {worst[rival]:.4g}, gain {_gain_text(worst)}",
         ]
-        if least is not worst:
+        if least is not None and least["group"] != worst["group"]:
             lines.append(
                 f"least gain: group {least['group']!r}, {least['rows']} rows, {_gain_text(least)}"
             )
@@ -218,6 +225,8 @@ def json_ready(value: Any) -> Any:
         return json_ready(value._asdict())
     if isinstance(value, (list, tuple)):
         return [json_ready(part) for part in value]
+    if isinstance(value, np.generic):
+        return json_ready(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value if value is None or isinstance(value, (str, int, float)) else str(value)

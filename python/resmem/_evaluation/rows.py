@@ -60,7 +60,7 @@ class GivenRows:
 
     def note(self) -> str | None:
         """Return a warning, if many of the rows are rows of the memory."""
-        return self._seen.warning("evaluated")
+        return self._seen.warning("evaluated", "evaluate(loo=True)")
 
     def numbers(self, rows: list[int]) -> list[int]:
         """Return what a caller knows these rows by: their numbers."""

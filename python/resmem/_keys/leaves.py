@@ -134,7 +134,10 @@ def _checked(leaves: Any) -> I64:
             f"leaf numbers must have shape (n, trees) with at least one tree, got {array.shape}"
         )
     array = array.reshape(len(array), math.prod(array.shape[1:]))
-    if array.dtype.kind not in "iuf" or (array != np.floor(array)).any():
+    whole = array.dtype.kind in "iu" or (
+        array.dtype.kind == "f" and bool(((array == np.floor(array)) & (abs(array) < 2**63)).all())
+    )
+    if not whole:
         raise TypeError(
             f"leaf numbers must be whole, got {array.dtype}; without X, give an int array "
             "(n, trees) as the model"

@@ -57,6 +57,11 @@ class Preprocess:
         """Whether keys are a linear map of the embeddings."""
         return self.m > 0
 
+    @property
+    def learns_targets(self) -> bool:
+        """Whether a fit looks at the targets, so that keys tell something of those of its rows."""
+        return self.kind == "nca"
+
     def width(self, d: int) -> int:
         """Return how many columns the keys of embeddings with ``d`` columns have."""
         if self.m > d:
@@ -90,7 +95,7 @@ class Preprocess:
             return FittedPreprocess(self)
         if n == 0:
             return IDENTITY
-        if self.kind == "nca":
+        if self.learns_targets:
             nca.import_library(self.name)
             some = sample(n, nca.SAMPLE)
             learn = partial(self._learned_map, rows_at(some), targets_at(some))

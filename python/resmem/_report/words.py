@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resmem._evaluation.result import Evaluation
+    from resmem._evaluation.result import Evaluation, MethodResult
     from resmem._tuning.result import TuneResult
 
 _SCORES = {
@@ -89,11 +89,14 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
             *_on_temperature(evaluation),
         ]
     first, last = evaluation.methods[0], evaluation.methods[-1]
-    rival, gain = next(iter(evaluation.over.items()))
-    is_classes, answer = evaluation.task == "classification", sign(gain.low, gain.high)
+    rival, gain, answer = _answer(evaluation)
+    is_classes = evaluation.task == "classification"
     opening = _OPENINGS[answer]
-    if answer != "gain" and any(
-        sign(alone.low, alone.high) == "gain" for alone in _temperature_gains(evaluation)
+    if (
+        rival == rival_name(evaluation)
+        and answer != "gain"
+        and not _is_infinite(last)
+        and any(sign(alone.low, alone.high) == "gain" for alone in _temperature_gains(evaluation))
     ):
         opening = _TEMPERATURE_OPENINGS[answer]
     score = "log-loss" if is_classes else "squared error per row"
@@ -104,6 +107,8 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
     )
     if not math.isfinite(gain.mean):
         compared = "both give probability 0 to the class of some, and their log-losses are infinite"
+    elif _is_infinite(last):
+        compared = "it gives probability 0 to the class of some, and its log-loss is infinite"
     known = next(iter(last.scores))  # the first score is the best-known one
     before, after = (number(method.scores[known], known) for method in (first, last))
     return answer, [
@@ -113,6 +118,27 @@ def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[s
         *_on_better_methods(evaluation),
         *_on_temperature(evaluation),
     ]
+
+
+def _answer(evaluation: Evaluation) -> tuple[str, Any, str]:
+    """Return the base that decides whether the memory helps, the gain over it, and the answer.
+
+    The memory helps if it clearly gains over the base both at its own temperature and as given, and
+    harms if it clearly loses against one of them.
+    """
+    own = rival_name(evaluation)
+    signs = {
+        name: sign(*evaluation.over[name][1:3]) for name in (own, "base") if name in evaluation.over
+    }
+    answer = next((each for each in ("harm", "") if each in signs.values()), "gain")
+    rival = next(name for name, each in signs.items() if each == answer)
+    if answer == "gain" and _is_infinite(evaluation.methods[-1]):
+        answer = ""
+    return rival, evaluation.over[rival], answer
+
+
+def _is_infinite(method: MethodResult) -> bool:
+    return math.isinf(method.scores.get("log_loss", 0.0))
 
 
 def rival_name(evaluation: Evaluation) -> str:
@@ -142,7 +168,7 @@ def _on_better_methods(evaluation: Evaluation) -> list[str]:
         f"Better than the memory is {name}, by {-gain.mean:.3g}{unit} "
         f"({-gain.high:+.3g} to {-gain.low:+.3g})."
         for name, gain in evaluation.over.items()
-        if name != rival_name(evaluation) and sign(gain.low, gain.high) == "harm"
+        if name not in (rival_name(evaluation), "base") and sign(gain.low, gain.high) == "harm"
     ]
 
 

@@ -131,16 +131,19 @@ class OverlapCounter:
             return keys
         return _core.narrow(np.ascontiguousarray(keys, dtype=np.float32), dtype)
 
-    def warning(self, rows: str) -> str | None:
-        """Return a warning about the rows, called ``rows``; None if few are in the memory."""
+    def warning(self, rows: str, own: str = "") -> str | None:
+        """Return a warning about the rows, called ``rows``; None if few are in the memory.
+
+        ``own`` is the call, if there is one, that is made for the memory's own rows.
+        """
         share = self._overlaps / max(1, len(self._sampled))
         if self._overlaps < 2 or share <= _MOST_OVERLAP:
             return None
+        use = "use rows that are not in the memory" + (own and f", or {own}")
         return (
             f"{share:.0%} of the {rows} rows lie on rows of the memory with the same target: if "
             "they are the same examples, and not others that happen to be equal, they prove "
-            "nothing; name them with exclude_ids, use rows that are not in the memory, or "
-            "tune(loo=True)"
+            f"nothing; name them with exclude_ids, {use}"
         )
 
 

@@ -18,11 +18,12 @@ from resmem._base.errors import warn
 from resmem._base.execution import Execution, execution_of
 from resmem._base.sample import sample
 from resmem._correction.correct import Corrector
-from resmem._correction.own_rows import MemoryRows
+from resmem._correction.own_rows import MemoryRows, refuse_known_targets
 from resmem._correction.simplex import map_named
 from resmem._keys.preprocess import preprocess_named
 from resmem._rows.plausible import OverlapCounter
 from resmem._rows.snapshot import Snapshot
+from resmem._scores.groups import numbered_groups
 from resmem._scores.intervals import checked_confidence, checked_risk
 from resmem._scores.metrics import Score, score_named
 from resmem._scores.trained import (
@@ -64,6 +65,9 @@ def tune(
             "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets, "
             "exclude_ids, groups and times"
         )
+    if loo:
+        for name in names_to_try(preprocess, view.spec.preprocess.name, "preprocess"):
+            refuse_known_targets(preprocess_named(name))
     if rule == "one_se" and times is not None:
         raise ValueError(
             "rule='one_se' compares all folds, and times leave the later ones out: give "
@@ -81,7 +85,8 @@ def tune(
     execution = execution_of(threads)
     tried = _correctors(view, preprocess, key_dtype)
     values = (k, sigma, temperature, strength, probability_map, methods)
-    whole = _Rows(*given, folds, groups, times)
+    numbers = None if groups is None else numbered_groups(groups)
+    whole = _Rows(*given, folds, numbers, times)
 
     def judged_by(rows: I64 | None, pilot: bool = False) -> Tuner:
         """Return what tunes on these of the validation rows; None: on all of them.
@@ -267,7 +272,7 @@ def _note_of_known_rows(run: ValidationRun) -> tuple[str, ...]:
     seen = OverlapCounter(run.spec, run.rows, len(source))
     for row in seen.blocks():
         seen.count(row, source.keys(row), run.positions[row, 0], source.targets[row])
-    note = seen.warning("validation")
+    note = seen.warning("validation", "tune(loo=True)")
     return () if note is None else (note,)
 
 
