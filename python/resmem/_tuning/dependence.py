@@ -117,6 +117,8 @@ class Dependence:
             return self.groups[self.judged], False
         if self.ranks is not None:
             return _batches(np.argsort(np.argsort(self.ranks[self.judged], kind="stable"))), False
+        if not np.isfinite(gains).all():
+            return None, False  # their interval is infinite anyway
         if follows_order(gains if labels is None else _without_class_means(gains, labels)):
             return _batches(np.arange(len(gains))), True
         return None, False
