@@ -640,10 +640,6 @@ def test_default_grids_grow_beyond_an_edge():
     assert "temperature" not in "".join(result.notes)
     named = mem.tune(*fresh, temperature=[1.0, result.base.temperature], apply=False)
     assert named.scores["base, own temperature"] == result.scores["base, own temperature"]
-    axes = [set(result.table[name]) for name in ("k", "sigma", "temperature", "strength")]
-    residual = result.table["method"] == "residual"
-    strengths = set(result.table["strength"][residual])
-    assert residual.sum() == math.prod(map(len, (*axes[:3], strengths))) * 5  # five maps
 
 
 @QUIET
@@ -934,15 +930,15 @@ def test_tune_of_wrong_rows_is_refused():
 @QUIET
 @pytest.mark.parametrize("loo", [False, True])
 def test_a_budget_takes_some_of_the_rows_and_says_so(loo):
-    world = World(q=3000, n=3000)
+    world = World(q=800, n=800)
     mem = world.memory(residuals="out-of-fold")
     given = () if loo else world.fresh
     options = {"loo": loo, "apply": False, "budget": 0.02}
     part = mem.tune(*given, **options)
-    assert 256 <= part.rows < 3000
-    assert any(f"{part.rows:,} of 3,000 rows were used" in note for note in part.notes)
+    assert 256 <= part.rows < 800
+    assert any(f"{part.rows:,} of 800 rows were used" in note for note in part.notes)
     whole = mem.tune(*given, **options | {"budget": 1000.0})
-    assert whole.rows == 3000
+    assert whole.rows == 800
     assert whole.gain == mem.tune(*given, **options | {"budget": None}).gain
 
 

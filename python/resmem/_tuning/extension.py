@@ -65,7 +65,9 @@ def extended(run: ValidationRun, best: Settings) -> tuple[str, ValidationRun] | 
         if edge.axis not in growing(run.reach) or not edge.beyond:
             continue
         more = copy.copy(run)
-        part = run.reach.with_axis(edge.axis, edge.beyond)
+        # The temperature is settled; trying all of them would take as long as all else together.
+        part = run.reach.with_axis("temperatures", (best.temperature,))
+        part = part.with_axis(edge.axis, edge.beyond)
         if edge.axis == "shares":
             part = replace(part, strengths=())
         elif edge.axis == "strengths":
