@@ -980,8 +980,9 @@ class Memory:
 
         An interval lies around the corrected value. Its width is proportional to the weighted mean
         of ``|r - a|`` over the neighbours' residuals ``r``, where ``a`` is the correction of the
-        query, plus the typical such mean: it is wide where neighbours disagree. The share is
-        that of all queries; among those of one kind, such as the hardest, it may be smaller. With
+        query, plus the typical error of the memory's own rows, each corrected without itself: it is
+        wide where neighbours disagree. The share is that of all queries; among those of one kind,
+        such as the hardest, it may be smaller. With
         several outputs, each has intervals of its own, and holds its value in this share of
         queries: fewer queries have all values within.
 

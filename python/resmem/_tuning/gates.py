@@ -48,18 +48,17 @@ class FittedGate:
 
     gate: Gate
     gain: Interval | None  # of the best feature's step on rows that did not fit it; None: no step
-    kept: bool  # whether the gate has that step
 
 
 def fitted_gate(run: ValidationRun, settings: Settings, judging: Judging) -> FittedGate:
     """Return the gate for these settings."""
     nearest = run.distances[:, 0]
     if not np.isfinite(nearest).any():
-        return FittedGate(Gate(), None, False)
+        return FittedGate(Gate(), None)
     costs = _costs(run, settings, judging)
     limit = Step("distance", (_reach(nearest, costs),), (1.0, 0.0))
     if len(nearest) < 2 * _BIN_ROWS:
-        return FittedGate(Gate((limit,)), None, False)
+        return FittedGate(Gate((limit,)), None)
     features = run.features(settings)
     gated = {
         feature: _held_out(feature, values, costs, run.folds, judging)
@@ -68,13 +67,13 @@ def fitted_gate(run: ValidationRun, settings: Settings, judging: Judging) -> Fit
     best = min(gated, key=lambda feature: float(gated[feature][judging.judged].mean()))
     gain = judging.interval(gated[best], costs[-1], len(gated))
     if not gain.low > 0:
-        return FittedGate(Gate((limit,)), gain, False)
+        return FittedGate(Gate((limit,)), gain)
     step = fit_step(best, features[best], costs)
     if best != "distance":
-        return FittedGate(Gate((limit, step)), gain, True)
+        return FittedGate(Gate((limit, step)), gain)
     if step.edges[-1] < limit.edges[0]:
         step = replace(step, edges=(*step.edges, *limit.edges), factors=(*step.factors, 0.0))
-    return FittedGate(Gate((step,)), gain, True)
+    return FittedGate(Gate((step,)), gain)
 
 
 def _reach(nearest: F64, costs: Costs) -> float:
