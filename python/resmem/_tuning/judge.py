@@ -122,8 +122,7 @@ class Tuner:
         """Try values beyond the edges at which the best base and the best setting lie."""
         self._extend_temperatures(parts)
         for _ in range(MOST_EXTENSIONS):
-            settings = [s for run in self.runs for s in run.settings()]
-            number = np.repeat(np.arange(len(parts)), [len(part.every) for part in parts])
+            settings, number = self.settings_of_runs()
             costs = Costs.joined(parts)
             ranked = RankedSettings(settings, costs, one_se=False)
             base = ranked.best(ranked.strength == 0)
@@ -160,6 +159,12 @@ class Tuner:
             parts.append(self._costs(more))
             more.step = run.step
             self.runs.append(more)
+
+    def settings_of_runs(self) -> tuple[list[Settings], I64]:
+        """Return the settings of all runs, one run after the other, and the run of each."""
+        of_each = [run.settings() for run in self.runs]
+        numbers = np.repeat(np.arange(len(of_each)), [len(settings) for settings in of_each])
+        return [s for settings in of_each for s in settings], numbers
 
     def _widest(self, run: ValidationRun) -> ValidationRun:
         """Return the last run, whose reach is the widest, that keeps keys in the same way."""
@@ -409,14 +414,12 @@ class Judge:
     def __init__(self, tuner: Tuner, costs: Costs, mean: Costs, alone: Costs) -> None:
         self._tuner, first = tuner, tuner.runs[0]
         one_se = tuner.rule == "one_se"
-        settings = [s for run in tuner.runs for s in run.settings()]
+        settings, self._run_of = tuner.settings_of_runs()
         self._memory = RankedSettings(settings, costs, one_se)
         self._mean = RankedSettings(first.settings("mean"), mean, one_se)
         self._alone = RankedSettings(first.settings("targets"), alone, one_se)
-        sizes = [len(t.settings()) for t in tuner.runs]
-        self._run_of = np.repeat(np.arange(len(sizes)), sizes)
         present = [run.keys_name == first.keys_name for run in tuner.runs]
-        self._present: Mask = np.repeat(present, sizes)
+        self._present: Mask = np.array(present)[self._run_of]
         self._of_targets: Mask = np.array([s.method == "targets" for s in settings])
 
     def result(self) -> TuneResult:
