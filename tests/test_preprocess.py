@@ -478,7 +478,7 @@ def test_learned_map_ignores_constant_columns_and_copies():
     mem = resmem.Memory(preprocess="nca:4").fit(*rows)
     assert (fitted_arrays(mem)["weight"][:, 3] == 0).all()
     assert np.abs(fitted_arrays(mem)["weight"]).max() < 1e3
-    assert share_of_right_neighbours(mem, rows, rows[2]) > 0.8
+    assert share_of_right_neighbours(mem, rows, rows[2]) > 0.85
 
 
 @needs_sklearn

@@ -56,7 +56,12 @@ def learned_directions(rows: F64, classes: I64, m: int) -> F64:
     """Return a map (m, d) for centred rows (n, d) of classes (n,), as float64.
 
     Of rows that are too few to choose by, or all of one class, it is the principal directions.
+    Copies of a row within its class count once: a row that chooses must not find itself among those
+    that teach.
     """
+    labelled = np.column_stack([rows, classes])
+    first_of_each = np.sort(np.unique(labelled, axis=0, return_index=True)[1])
+    rows, classes = rows[first_of_each], classes[first_of_each]
     if len(rows) < _FEWEST or (classes == classes[0]).all():
         return _principal(rows)[:m]
     classes = np.unique(classes, return_inverse=True)[1].reshape(-1)  # of many, few may occur
