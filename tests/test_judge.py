@@ -264,6 +264,23 @@ def test_switched_off_memories_apply_no_harmful_temperature():
     assert changed <= 1
 
 
+def test_log_loss_does_not_choose_to_rule_classes_out():
+    rng = np.random.default_rng(61)
+    keys = rng.standard_normal((900, 2)).astype(np.float32)
+    # The neighbours know what the base model has wrong, so ruling its class out costs nothing here.
+    wrong = np.tile(np.array([2.0, 0.0], np.float32), (900, 1))
+    targets = np.ones(900, dtype=int)
+    rows, fresh = parts((keys, wrong, targets), 500, 400)
+    options = {"methods": "residual"}
+    result = tuned(rows, fresh, **options)[1]
+    least = result.table[np.argmin(result.table["score"])]
+    assert least["probability_map"] == "clip"
+    assert result.candidate.probability_map != "clip"
+    assert tuned(rows, fresh, score="brier", **options)[1].candidate.probability_map == "clip"
+    named = tuned(rows, fresh, probability_map="clip", **options)[1]
+    assert named.candidate.probability_map == "clip"
+
+
 def test_groups_may_have_labels_of_any_kind():
     rng = np.random.default_rng(0)
     rows = parts(calibrated(rng, 60, useful=False), 40, 20)

@@ -708,7 +708,8 @@ class Memory:
             distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 4 and the present
             one; ``strength`` 0 to 1, of which 0 (the base model) and 1 (as published) are always
             tried; ``probability_map`` "clip", "clip" and "project" with floors that sum to 0.1
-            over all classes, and "keep" with 0.1 and 0.3. With method="targets" the strengths are
+            over all classes, and "keep" with 0.1 and 0.3. By log-loss "clip" is not chosen where
+            other maps are tried (``TUNING.md``). With method="targets" the strengths are
             0.05 and 0.1 to 0.9, or those given between 0 and 1.
         methods : {"residual", "targets"} or list, optional
             What to try doing with the neighbours; default: both. The method as published is scored

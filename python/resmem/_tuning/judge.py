@@ -124,7 +124,7 @@ class Tuner:
         for _ in range(MOST_EXTENSIONS):
             settings, number = self.settings_of_runs()
             costs = Costs.joined(parts)
-            ranked = RankedSettings(settings, costs, one_se=False)
+            ranked = RankedSettings(settings, costs, self.score)
             base = ranked.best(ranked.strength == 0)
             best = ranked.best(ranked.choosable(self.runs[0].grid.methods, base))
             run = self._widest(self.runs[number[best]])
@@ -238,8 +238,11 @@ class Tuner:
 class RankedSettings:
     """Settings with their costs, from which the best is chosen."""
 
-    def __init__(self, settings: list[Settings], costs: Costs, one_se: bool) -> None:
+    def __init__(
+        self, settings: list[Settings], costs: Costs, score: Score, one_se: bool = False
+    ) -> None:
         self.settings, self.costs, self._one_se = settings, costs, one_se
+        self.bounded = bounded(settings, score)
         self.strength = np.array([s.strength for s in settings])
         self.temperatures = np.array([s.temperature for s in settings])
         self._ranks = simplicity_ranks(settings)
@@ -267,10 +270,10 @@ class RankedSettings:
 
         A base that is more certain than it should be may score a little better under a memory that
         corrects most of its errors. But rows that the memory does not correct lose far more, and
-        few rows hold few of them.
+        few rows hold few of them. Of ``bounded`` settings the same is true.
         """
         named = np.array([s.method in methods or s.strength == 0 for s in self.settings])
-        warm: Mask = named & (self.temperatures >= self.temperatures[base])
+        warm: Mask = named & self.bounded & (self.temperatures >= self.temperatures[base])
         return warm
 
     def best_per_fold(self, where: Mask | None = None) -> list[int]:
@@ -415,9 +418,9 @@ class Judge:
         self._tuner, first = tuner, tuner.runs[0]
         one_se = tuner.rule == "one_se"
         settings, self._run_of = tuner.settings_of_runs()
-        self._memory = RankedSettings(settings, costs, one_se)
-        self._mean = RankedSettings(first.settings("mean"), mean, one_se)
-        self._alone = RankedSettings(first.settings("targets"), alone, one_se)
+        self._memory = RankedSettings(settings, costs, tuner.score, one_se)
+        self._mean = RankedSettings(first.settings("mean"), mean, tuner.score, one_se)
+        self._alone = RankedSettings(first.settings("targets"), alone, tuner.score, one_se)
         present = [run.keys_name == first.keys_name for run in tuner.runs]
         self._present: Mask = np.array(present)[self._run_of]
         self._of_targets: Mask = np.array([s.method == "targets" for s in settings])
@@ -436,7 +439,7 @@ class Judge:
         published = memory.best(where & self._as_published())
         mixed = where & self._of_targets
         interpolation = memory.best(mixed) if mixed.any() else None
-        knn, mean = self._alone.best(), self._mean.best()
+        knn, mean = self._alone.best(), self._mean.best(self._mean.bounded)
         given = replace(
             memory.settings[base], temperature=first.given_temperature, probability_map="clip"
         )
@@ -447,7 +450,7 @@ class Judge:
             "chosen": [(best, int(self._run_of[candidate]), "memory")] * len(chosen),
             "base": against,
             "given": [(given, 0, "memory")] * len(chosen),
-            "mean": self._picks(self._mean, self._mean.best_per_fold(), "mean"),
+            "mean": self._picks(self._mean, self._mean.best_per_fold(self._mean.bounded), "mean"),
             "shuffled": self._picks(memory, chosen, "shuffled"),
         }
         compared = HeldOutComparison(tuner, picks)
@@ -652,6 +655,21 @@ class Judge:
 
 def _gain_text(gain: Interval) -> str:
     return f"{gain.mean:+.3g} [{gain.low:+.3g}, {gain.high:+.3g}]"
+
+
+def bounded(settings: Sequence[Settings], score: Score) -> Mask:
+    """Return which settings limit what a single row can lose; all of them if none does.
+
+    Residuals may rule a class out. "clip" alone leaves it 1e-6, so that a row of it costs a
+    log-loss of 14, and few rows hold few such rows.
+    """
+    harmless: Mask = np.array(
+        [s.probability_map != "clip" or s.method == "targets" or s.strength == 0 for s in settings]
+    )
+    corrects = np.array([s.strength != 0 for s in settings])
+    if score.name == "log_loss" and (harmless & corrects).any():
+        return harmless
+    return np.ones(len(settings), dtype=np.bool_)
 
 
 def simplicity_ranks(settings: Sequence[Settings]) -> I64:
