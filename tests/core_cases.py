@@ -24,8 +24,9 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
     5 simplex    u64 n, columns, kind (0 clip, 1 project, 2 keep), f64 floor, strength,
                  f64[n*columns] values, f64[n*columns or 0] base (0: not known),
                  f64[n*columns] wanted
-    6 weights    u64 q, k, f64 sigma, f64[q*k] distances, i64[q*k] positions, f64[q*k] wanted,
-                 f64[q] their sums
+    6 weights    u64 q, k, f64 sigma, f64[q*k] distances, i64[q*k] positions, own weights,
+                 f64[q*k] wanted, f64[q] their sums
+                 own weights: u64 segments (0: each row weighs 1), each: u64 n, f64[n or 0]
     7 aggregate  u64 q, k, columns, f64 sigma, strength, u64 store
                  store 2: u64 d, f64 temperature, f32[columns*d] weight, f32[columns] bias
                  u64 segments, each: u64 n,
@@ -37,7 +38,7 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
                  f64[q*k] distances, i64[q*k] positions
                  u64 selected, i64[q*selected] select (0: every column; width is columns)
                  f64[q*width or 0] base outputs to correct, f64[q or 0] strengths of the queries,
-                 u64 interpolate (0 or 1), f64[q*width] wanted
+                 u64 interpolate (0 or 1), own weights, f64[q*width] wanted
     8 sparse     u64 n, columns, others, f64 temperature, f32[n*columns] outputs, i64[n] labels,
                  i32[n*(others+1)] index, num[n*(others+1)] value, f32[n] rest, f64 error wanted
     9 logits     u64 n, columns, d, num[n*d] keys, f32[columns*d] weight, f32[columns] bias,
@@ -45,7 +46,7 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
     10 numbers   u64 type, u16[n] halves, f32[n] widened, f32[m] x, u16[m] narrowed
     11 log       f64[n] x, f64[n] wanted
     12 sweep     u64 q, k, n, columns, f32[n*columns or 0] residuals, i64[n or 0] labels of rows,
-                 f64[q*k] distances, i64[q*k] positions, f64[q*columns] base (for classes also
+                 f64[n or 0] weights of rows, f64[q*k] distances, i64[q*k] positions, f64[q*columns] base (for classes also
                  f64[0]: not known),
                  i64[q] labels and f64[0], or i64[0] and f64[q*columns] values,
                  i64[] ks, f64[] sigmas, f64[] strengths, i64[maps] kind, f64[maps] floor,
@@ -391,7 +392,8 @@ def add_sweep(out: Writer, rng: np.random.Generator, q: int, columns: int, scale
     settings = [np.array([1, 2, 9]), sigmas, np.array([1.0, -2.0, 0.0, 50.0])]
     bounds, nothing = np.array([0, 0, q // 3, q]), np.zeros(0)
     where, no_labels = [distances, positions], np.zeros(0, np.int64)
-    given = [residuals, no_labels, *where, base]
+    row_weights = rng.random(n) if q % 2 else np.zeros(0)
+    given = [residuals, no_labels, row_weights, *where, base]
     what = f"q={q} columns={columns} scales={scales}"
     labels, values = rng.integers(0, columns, q), rng.standard_normal((q, columns))
     out.add(
@@ -399,14 +401,14 @@ def add_sweep(out: Writer, rng: np.random.Generator, q: int, columns: int, scale
         *settings, *maps, bounds, 7, 0,
     )  # fmt: skip
     out.add(
-        12, f"sweep of neighbours alone, {what}", q, k, n, columns, *given[:4], nothing, labels,
+        12, f"sweep of neighbours alone, {what}", q, k, n, columns, *given[:5], nothing, labels,
         nothing, *settings, maps[0][:4], maps[1][:4], bounds, 7, 0,
     )  # fmt: skip
     shares, of_rows = np.array([0.0, 0.3, 1.0]), rng.integers(0, columns, n)
     no_residuals = np.zeros(0, np.float32)
     out.add(
-        12, f"sweep of mixtures, {what}", q, k, n, columns, no_residuals, of_rows, *where, base,
-        labels, nothing, *settings[:2], shares, maps[0][:1], maps[1][:1], bounds, 7, 1,
+        12, f"sweep of mixtures, {what}", q, k, n, columns, no_residuals, of_rows, row_weights,
+        *where, base,        labels, nothing, *settings[:2], shares, maps[0][:1], maps[1][:1], bounds, 7, 1,
     )  # fmt: skip
     out.add(
         12, f"sweep of values, {what}", q, k, n, columns, *given, nothing, values,
@@ -427,8 +429,7 @@ def dense_store(rng: np.random.Generator, n: int, columns: int, half: bool, wher
     residuals[:5] *= np.float32(1e-30)
     if half:
         residuals = residuals.astype(np.float16)
-    distances, positions, sigma = where
-    wanted = oracle.correction(distances, positions, residuals, sigma)
+    wanted = oracle.correction(*where[:2], residuals, *where[2:])
     return f"{residuals.dtype}", [0], lambda rows: numbers_of(residuals[rows]), wanted
 
 
@@ -436,8 +437,7 @@ def sparse_store(rng: np.random.Generator, n: int, columns: int, half: bool, whe
     base = oracle.softmax(rng.standard_normal((n, columns)))
     labels = rng.integers(0, columns, n)
     index, value, rest, _ = oracle.sparse_residuals(base, labels, 5, half)
-    distances, positions, sigma = where
-    wanted = oracle.sparse_correction(distances, positions, index, value, rest, columns, sigma)
+    wanted = oracle.sparse_correction(*where[:2], index, value, rest, columns, *where[2:])
 
     def fields(rows: slice) -> list[object]:
         return [index.shape[1], index[rows], numbers_of(value[rows]), rest[rows]]
@@ -452,8 +452,7 @@ def head_store(rng: np.random.Generator, n: int, columns: int, kind: str, where:
     bias = rng.standard_normal(columns).astype(np.float32)
     logits = oracle.head_logits(stored(keys, kind)[1], weight, bias)
     residuals = oracle.residuals("classification", "logits", logits, labels, temperature)
-    distances, positions, sigma = where
-    wanted = oracle.correction(distances, positions, residuals, sigma)
+    wanted = oracle.correction(*where[:2], residuals, *where[2:])
 
     def fields(rows: slice) -> list[object]:
         return [stored(keys[rows], kind)[0], labels[rows]]
@@ -463,10 +462,17 @@ def head_store(rng: np.random.Generator, n: int, columns: int, kind: str, where:
 
 def label_store(rng: np.random.Generator, n: int, columns: int, kind: str, where: Any) -> Store:
     labels = rng.integers(0, columns, n)
-    distances, positions, sigma = where
     summed = oracle.targets("classification", labels, columns)
-    wanted = oracle.correction(distances, positions, summed, sigma)
+    wanted = oracle.correction(*where[:2], summed, *where[2:])
     return "labels", [3], lambda rows: [labels[rows]], wanted
+
+
+def own_weights(weights: Array | None, sizes: list[int]) -> list[object]:
+    """Return the fields of rows' own weights; segments in which all are 1 leave them out."""
+    if weights is None:
+        return [0]
+    parts = np.split(weights, np.cumsum(sizes)[:-1])
+    return [len(sizes), *([len(w), w if (w != 1).any() else w[:0]] for w in parts)]
 
 
 def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns: int) -> None:
@@ -478,19 +484,28 @@ def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns
         distances[2, k // 2 :], positions[2, k // 2 :] = np.inf, -1  # padding
         distances[3], positions[3] = np.inf, -1
     layouts = ([n], [7, 0, n - 7], [1] * n)
+    row_weights = np.where(rng.random(n) < 0.5, rng.random(n), 10.0 ** rng.integers(-100, 101, n))
+    row_weights[:7] = 1.0
     makers: list[tuple[Callable[..., Store], object]] = [
         (dense_store, False), (dense_store, True), (sparse_store, False), (sparse_store, True),
         *((head_store, kind) for kind in TYPES), (label_store, ""),
     ]  # fmt: skip
     for number, sigma in enumerate((0.1, 3.0, np.inf, 1e-300)):
         what = f"q={q} k={k} columns={columns} sigma={sigma}"
-        weights, sums = oracle.weights(distances, sigma)
-        out.add(6, f"weights, {what}", q, k, float(sigma), distances, positions, weights, sums)
+        for own in (None, row_weights):
+            weights, sums = oracle.weights(
+                distances, sigma, None if own is None else np.append(own, 1.0)[positions]
+            )
+            out.add(
+                6, f"weights, {what}", q, k, float(sigma), distances, positions,
+                own_weights(own, [n]), weights, sums,
+            )  # fmt: skip
         for turn, (maker, kind) in enumerate(makers):
             if turn and (number + turn + k) % 4:
                 continue  # every kind with every shape, but not with every sigma
+            own = row_weights if (number + 2 * turn + k) % 3 == 0 else None
             name, front, fields, wanted = maker(
-                rng, n, columns, kind, (distances, positions, sigma)
+                rng, n, columns, kind, (distances, positions, sigma, own)
             )
             selected = (0, 3)[(number + turn) % 2]
             select = rng.integers(0, columns, (q, selected))
@@ -517,7 +532,8 @@ def add_aggregate(out: Writer, rng: np.random.Generator, q: int, k: int, columns
             out.add(
                 7, f"aggregate {name}, {what}, {len(sizes)} segments, {selected} selected",
                 q, k, columns, float(sigma), strength, front, len(sizes), segments,
-                distances, positions, selected, select, base, strengths, int(interpolate), wanted,
+                distances, positions, selected, select, base, strengths, int(interpolate),
+                own_weights(own, sizes), wanted,
             )  # fmt: skip
 
 

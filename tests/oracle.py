@@ -172,11 +172,13 @@ def search(
     exclude_ids: npt.ArrayLike | None = None,
     alive: npt.ArrayLike | None = None,
     wide: bool = False,
+    seen: npt.ArrayLike | None = None,
 ) -> tuple[Float64, Int64]:
     """The ``k`` smallest rows by (order key, id): values and ids, (q, k) each.
 
     ``ids`` are the positions if not given; ``exclude_ids`` is (q,) or (q, m), -1 for none;
-    ``alive`` (n,) is False for removed rows; ``wide`` as for ``order_key``.
+    ``alive`` (n,) is False for removed rows; ``wide`` as for ``order_key``; ``seen`` (q, n) tells
+    which other rows a query may see, as ``visible`` does.
     Contract: "Distances and order", last paragraph.
     """
     keys = order_key(queries, rows, metric, wide)
@@ -191,12 +193,40 @@ def search(
     values = np.full((n_queries, k), -np.inf if metric == "inner_product" else np.inf)
     found = np.full((n_queries, k), -1, dtype=np.int64)
     for i in range(n_queries):
-        candidates = np.flatnonzero(live & ~np.isin(row_ids, excluded[i][excluded[i] >= 0]))
+        here = live & ~np.isin(row_ids, excluded[i][excluded[i] >= 0])
+        candidates = np.flatnonzero(here if seen is None else here & np.asarray(seen)[i])
         order = np.lexsort((row_ids[candidates], keys[i, candidates]))  # last key is primary
         best = candidates[order[:k]]
         values[i, : best.size] = _key_to_value(keys[i, best], metric)
         found[i, : best.size] = row_ids[best]
     return values, found
+
+
+def visible(
+    n_queries: int,
+    n: int,
+    *,
+    groups: npt.ArrayLike | None = None,
+    exclude_groups: npt.ArrayLike | None = None,
+    times: npt.ArrayLike | None = None,
+    before: npt.ArrayLike | None = None,
+    among: npt.ArrayLike | None = None,
+) -> Bool:
+    """Which rows (n,) each query may see, (q, n). Contract: "Whom a query may ask".
+
+    ``groups`` and ``times`` (n,) are the rows'; ``exclude_groups`` is (q, m) and ``before`` (q,);
+    ``among`` holds positions of rows.
+    """
+    seen = np.ones((n_queries, n), dtype=np.bool_)
+    if exclude_groups is not None:
+        group = np.asarray(groups)
+        for i, listed in enumerate(np.asarray(exclude_groups)):
+            seen[i] &= ~((group >= 0) & np.isin(group, listed))
+    if before is not None:
+        seen &= np.asarray(times)[None] < np.asarray(before)[:, None]
+    if among is not None:
+        seen &= np.isin(np.arange(n), np.asarray(among, dtype=np.int64))[None]
+    return seen
 
 
 # ---- Preprocessing ------------------------------------------------------------------------
@@ -398,33 +428,51 @@ def head_logits(keys: npt.ArrayLike, weight: npt.ArrayLike, bias: npt.ArrayLike)
 # ---- Weights, correction, prediction ------------------------------------------------------
 
 
-def weights(distances: npt.ArrayLike, sigma: float) -> tuple[Float64, Float64]:
+def weights(
+    distances: npt.ArrayLike, sigma: float, own: npt.ArrayLike | None = None
+) -> tuple[Float64, Float64]:
     """``e`` over the last axis, and its sum ``W``. Contract: "Weights".
 
-    Padding (+inf, last) weighs 0; where there is nothing else, ``W`` is 1.
+    Padding (+inf, last) weighs 0; where there is nothing else, ``W`` is 1. ``own`` holds the
+    neighbours' own weights ``v``, in the shape of the distances; None: 1.
     """
     distance = np.asarray(distances, dtype=np.float64)
     there = np.isfinite(distance)
     D = np.where(there, distance, 0.0)
     with np.errstate(over="ignore"):  # a tiny sigma may give -inf, and cexp(-inf) = 0
         e = np.where(there, cexp((D[..., :1] - D) / np.float64(sigma)), 0.0)
+    if own is not None:
+        e = np.where(there, np.asarray(own, dtype=np.float64) * e, 0.0)
     W = np.zeros(e.shape[:-1])
     for j in range(e.shape[-1]):  # neighbour order; 0 + e_1 = e_1, and padding adds +0.0
         W = W + e[..., j]
     return e, np.where(W == 0.0, 1.0, W)  # m = 0: a sum over nothing can be divided by it
 
 
+def _own_weights(row_weights: npt.ArrayLike | None, position: Int64) -> Float64 | None:
+    """The weights (q, k) of neighbours, of rows' own (n,)."""
+    if row_weights is None:
+        return None
+    return np.append(np.asarray(row_weights, dtype=np.float64), 1.0)[position]  # -1: padding
+
+
 def correction(
-    distances: npt.ArrayLike, positions: npt.ArrayLike, residuals: npt.ArrayLike, sigma: float
+    distances: npt.ArrayLike,
+    positions: npt.ArrayLike,
+    residuals: npt.ArrayLike,
+    sigma: float,
+    row_weights: npt.ArrayLike | None = None,
 ) -> Float64:
     """Weighted sum of residuals, (q, C). Contract: "Weights, correction", ``correction_c``.
 
-    ``positions`` (q, k) are rows of ``residuals`` (n, C), -1 for padding.
+    ``positions`` (q, k) are rows of ``residuals`` (n, C), -1 for padding; ``row_weights`` (n,) are
+    the rows' own weights, None for 1.
     """
     position, kept = np.asarray(positions, dtype=np.int64), np.asarray(residuals)
     r = kept if kept.dtype == np.float64 else widen(kept)
     there = position >= 0
-    e, W = weights(np.where(there, distances, np.inf), sigma)
+    own = _own_weights(row_weights, position)
+    e, W = weights(np.where(there, distances, np.inf), sigma, own)
     return _weighted_sum(e, position, r) / W[:, None]
 
 
@@ -445,11 +493,13 @@ def sparse_correction(
     rest: Array,
     C: int,
     sigma: float,
+    row_weights: npt.ArrayLike | None = None,
 ) -> Float64:
     """``correction`` of sparse residuals, (q, C). Contract: "Weights, correction", ``U``."""
     position, v = np.asarray(positions, dtype=np.int64), widen(value)
     there = position >= 0
-    e, W = weights(np.where(there, distances, np.inf), sigma)
+    own = _own_weights(row_weights, position)
+    e, W = weights(np.where(there, distances, np.inf), sigma, own)
     total = np.repeat(_weighted_sum(e, position, -widen(rest)[:, None]), C, axis=1)  # U
     for j in range(position.shape[1]):  # neighbour order
         at = np.flatnonzero(there[:, j])
@@ -561,6 +611,7 @@ def sweep(
     maps: Sequence[tuple[MapKind, float]] = (("clip", 1e-6),),
     bins: int = 0,
     of_targets: bool = False,
+    row_weights: npt.ArrayLike | None = None,
 ) -> Float64:
     """Scores of every query, (q, ks, sigmas, strengths, maps, width), from the definitions.
 
@@ -574,7 +625,9 @@ def sweep(
     scores = []
     for k in ks:
         for sigma in sigmas:
-            moved_by = correction(distance[:, :k], position[:, :k], residuals, sigma)
+            moved_by = correction(
+                distance[:, :k], position[:, :k], residuals, sigma, row_weights
+            )
             for strength in strengths:
                 corrected = correct(0.0 if base is None else base, moved_by, strength)
                 if of_targets and base is not None:

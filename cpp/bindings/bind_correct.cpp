@@ -12,15 +12,15 @@ Array<double> correct_python(const py::array& queries, double queries_max_abs,
                              const py::sequence& segments, std::size_t k,
                              const py::sequence& residual_rows, double sigma, std::size_t columns,
                              double strength, std::optional<Array<double>> base,
-                             const std::optional<Array<std::int64_t>>& exclude,
-                             const BoundLinearHead* head,
+                             const OptionalIntegers& exclude, const BoundLinearHead* head,
                              const std::optional<Array<std::int64_t>>& select, std::int64_t version,
-                             bool interpolate, const ExecutionChoice& choice) {
+                             bool interpolate, const OptionalIntegers& exclude_groups,
+                             const OptionalIntegers& before, const OptionalIntegers& among,
+                             const py::object& row_weights, const ExecutionChoice& choice) {
   SearchRequest request = request_from(queries, queries_max_abs, segments, k, "euclidean");
-  exclude_from(request, exclude);
-  request.version = version;
+  VisibleRows{version, exclude, exclude_groups, before, among}.apply_to(request);
   ResidualRequest residuals(residual_rows, sigma, columns, strength, interpolate, head, select,
-                            request.q);
+                            row_weights, request.q);
   std::size_t rows = 0;
   for (const Segment& segment : request.segments) rows += segment.n;
   require(residuals.rows == rows, "segments must have as many rows as their residuals");
@@ -41,7 +41,9 @@ void register_correct(py::module_& module) {
              "segments"_a, "k"_a, "residuals"_a, "sigma"_a, "columns"_a, "strength"_a = 1.0,
              py::arg("base").noconvert() = py::none(), py::arg("exclude").noconvert() = py::none(),
              "head"_a = py::none(), py::arg("select").noconvert() = py::none(), "version"_a = 0,
-             "interpolate"_a = false, execution_argument(),
+             "interpolate"_a = false, py::arg("exclude_groups").noconvert() = py::none(),
+             py::arg("before").noconvert() = py::none(), py::arg("among").noconvert() = py::none(),
+             "row_weights"_a = py::none(), execution_argument(),
              "What `aggregate` gives of the neighbours that `search` finds, which stay inside.");
 }
 

@@ -42,9 +42,10 @@ void register_rows(py::module_& module) {
              "version"_a, "Stamps rows with the version at which they were removed.");
   py::class_<BoundSegment>(module, "Segment", "Rows that lie together, as searches take them.")
       .def(py::init<const py::array&, const py::object&, std::int64_t, const py::object&, double,
-                    const py::object&>(),
+                    const py::object&, const py::object&, const py::object&>(),
            "keys"_a, "ids"_a = py::none(), "first_id"_a = 0, "died"_a = py::none(),
-           "largest"_a = 0.0, "index"_a = py::none())
+           "largest"_a = 0.0, "index"_a = py::none(), "times"_a = py::none(),
+           "groups"_a = py::none())
       .def("with_index", &BoundSegment::with_index, "index"_a,
            "The same rows, searched through another index or none.")
       .def("__len__", [](const BoundSegment& rows) { return rows.segment.n; })

@@ -18,6 +18,7 @@ py::dict as_dict(const SearchStats& stats) {
   result["exact_thinnings"] = stats.exact_thinnings;
   result["deferred"] = stats.deferred;
   result["rescored"] = stats.rescored;
+  result["rows_gathered"] = stats.rows_gathered;
   result["pairs_coded"] = stats.pairs_coded;
   result["code_hits"] = stats.code_hits;
   result["rows_coded"] = stats.rows_coded;
@@ -28,11 +29,12 @@ py::dict as_dict(const SearchStats& stats) {
 
 py::tuple search_python(const py::array& queries, double queries_max_abs,
                         const py::sequence& segments, std::size_t k, const std::string& metric,
-                        const std::optional<Array<std::int64_t>>& exclude, std::int64_t version,
-                        const ForcedPlan& forced, const ExecutionChoice& choice) {
+                        const OptionalIntegers& exclude, std::int64_t version,
+                        const ForcedPlan& forced, const OptionalIntegers& exclude_groups,
+                        const OptionalIntegers& before, const OptionalIntegers& among,
+                        const ExecutionChoice& choice) {
   SearchRequest request = request_from(queries, queries_max_abs, segments, k, metric);
-  exclude_from(request, exclude);
-  request.version = version;
+  VisibleRows{version, exclude, exclude_groups, before, among}.apply_to(request);
   request.forced = forced;
 
   const std::vector<std::size_t> shape{request.q, k};
@@ -65,8 +67,10 @@ void register_search(py::module_& module) {
            "Two names, and sizes of blocks; 0 leaves a size to the search.");
   module.def("search", &search_python, py::arg("queries").noconvert(), "queries_max_abs"_a,
              "segments"_a, "k"_a, "metric"_a, py::arg("exclude").noconvert() = py::none(),
-             "version"_a = 0, py::arg_v("forced", ForcedPlan(), "..."), execution_argument(),
-             "Values, ids and positions, (q, k) each, and what really ran.");
+             "version"_a = 0, py::arg_v("forced", ForcedPlan(), "..."),
+             py::arg("exclude_groups").noconvert() = py::none(),
+             py::arg("before").noconvert() = py::none(), py::arg("among").noconvert() = py::none(),
+             execution_argument(), "Values, ids and positions, (q, k) each, and what really ran.");
 }
 
 }  // namespace resmem

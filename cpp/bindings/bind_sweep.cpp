@@ -95,12 +95,16 @@ Array<double> sweep_python(const py::array& residuals, const Array<double>& dist
                            std::vector<double> sigmas, std::vector<double> strengths,
                            const std::vector<std::pair<std::string, double>>& maps,
                            const std::string& score, std::size_t bins, bool interpolate,
-                           std::size_t columns, const ExecutionChoice& choice) {
+                           std::size_t columns, const std::optional<Array<double>>& row_weights,
+                           const ExecutionChoice& choice) {
   require(
       distances.ndim() == 2 && positions.ndim() == 2 && shape_of(distances) == shape_of(positions),
       "distances and positions must be (q, k)");
   SweepRequest request;
   take_summed(request, residuals, columns);
+  require(!row_weights || (row_weights->ndim() == 1 && extent(*row_weights, 0) == request.rows),
+          "row_weights must be (rows,)");
+  request.row_weights = row_weights ? row_weights->data() : nullptr;
   request.distances = distances.data();
   request.positions = positions.data();
   request.q = extent(distances, 0);
@@ -152,7 +156,7 @@ void register_sweep(py::module_& module) {
              py::arg("distances").noconvert(), py::arg("positions").noconvert(),
              py::arg("base").noconvert(), py::arg("targets").noconvert(), "bounds"_a, "ks"_a,
              "sigmas"_a, "strengths"_a, "maps"_a, "score"_a, "bins"_a = 15, "interpolate"_a = false,
-             "columns"_a = 0, execution_argument(),
+             "columns"_a = 0, py::arg("row_weights").noconvert() = py::none(), execution_argument(),
              "Sums of scores (folds, ks, sigmas, strengths, maps, width) over the queries. "
              "Residuals (n, C) may be the targets of rows, or their classes (n,) of `columns` "
              "ones.");

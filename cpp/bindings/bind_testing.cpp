@@ -48,8 +48,8 @@ py::tuple cascade_bounds_python(const py::array& queries, double queries_max_abs
   const FpGuard guard;
   Interrupt interrupt;
   const Execution execution{choice.kernels(), choice.thread_count(), interrupt};
-  const Exclusions exclusions(request);
-  cascade_bounds(cascade, {request, request.segments[0], 0, execution, exclusions, 0, request.q},
+  const Visibility visibility(request);
+  cascade_bounds(cascade, {request, request.segments[0], 0, execution, visibility, 0, request.q},
                  {out[0].mutable_data(), out[1].mutable_data(), out[2].mutable_data(),
                   out[3].mutable_data(), out[4].mutable_data(), out[5].mutable_data()});
   return py::make_tuple(out[0], out[1], out[2], out[3], out[4], out[5]);
@@ -81,8 +81,8 @@ Array<double> tree_bounds_python(const Array<float>& queries, const py::sequence
   const FpGuard guard;
   Interrupt interrupt;
   const Execution execution{select_kernels(""), 1, interrupt};
-  const Exclusions exclusions(request);
-  tree_bounds(tree, {request, request.segments[0], 0, execution, exclusions, 0, request.q},
+  const Visibility visibility(request);
+  tree_bounds(tree, {request, request.segments[0], 0, execution, visibility, 0, request.q},
               out.mutable_data());
   return out;
 }

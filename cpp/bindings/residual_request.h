@@ -53,15 +53,48 @@ inline std::size_t take_store(AggregateRequest& request, const py::sequence& res
   throw std::logic_error("take_store does not know these residual rows");
 }
 
+// Takes the weights of the rows of segments: None, or for each segment float64 (n,), or the number
+// of its rows if each weighs 1.
+class BoundWeights {
+ public:
+  explicit BoundWeights(const py::object& row_weights) {
+    if (row_weights.is_none()) return;
+    for (const py::handle& item : row_weights.cast<py::sequence>()) {
+      if (py::isinstance<py::int_>(item)) {
+        segments_.push_back({nullptr, item.cast<std::size_t>()});
+        continue;
+      }
+      const auto array = exact_array<double>(item, "contiguous float64 weights");
+      require(array.ndim() == 1, "the weights of a segment must be (n,)");
+      segments_.push_back({array.data(), extent(array, 0)});
+      arrays_.push_back(array);
+    }
+  }
+
+  const std::vector<WeightRows>& segments() const { return segments_; }
+  std::size_t count() const {
+    std::size_t rows = 0;
+    for (const WeightRows& segment : segments_) rows += segment.n;
+    return rows;
+  }
+
+ private:
+  std::vector<WeightRows> segments_;
+  std::vector<Array<double>> arrays_;
+};
+
 // Says what is summed and of how many rows, but not yet for which queries.
 struct ResidualRequest {
   AggregateRequest request;
   std::size_t rows = 0;
   std::optional<Array<std::int64_t>> select;
+  BoundWeights weights;
 
   ResidualRequest(const py::sequence& residuals, double sigma, std::size_t columns, double strength,
                   bool interpolate, const BoundLinearHead* head,
-                  const std::optional<Array<std::int64_t>>& selected, std::size_t queries) {
+                  const std::optional<Array<std::int64_t>>& selected, const py::object& row_weights,
+                  std::size_t queries)
+      : weights(row_weights) {
     require(columns > 0, "columns must be 1 or more");
     request.columns = columns;
     request.sigma = sigma;
@@ -69,6 +102,8 @@ struct ResidualRequest {
     request.interpolate = interpolate;
     if (head != nullptr) request.head = head->head;
     rows = take_store(request, residuals);
+    request.weights = weights.segments();
+    check_weights();
     if (!selected) return;
     select = selected;
     require(select->ndim() == 2 && extent(*select, 0) == queries, "select must be (q, t)");
@@ -76,6 +111,17 @@ struct ResidualRequest {
     request.selected = extent(*select, 1);
   }
 
+  // Refuses weights of other rows than those of the store.
+  void check_weights() const {
+    if (request.weights.empty()) return;
+    std::visit(
+        [&](const auto& segments) {
+          require(segments.size() == request.weights.size(), "row_weights must be of all segments");
+          for (std::size_t s = 0; s < segments.size(); ++s)
+            require(segments[s].n == request.weights[s].n, "the weights of a segment must be (n,)");
+        },
+        request.store);
+  }
   // Returns the array to fill, which is that of the base outputs if they are given.
   Array<double> out(std::optional<Array<double>>& base, std::size_t queries) {
     const std::vector<std::size_t> shape{queries, request.width()};

@@ -12,11 +12,13 @@ namespace resmem {
 struct BoundSegment {
   Segment segment;
   std::size_t d = 0;
-  py::object keys, ids, died, index;  // what the segment points into; ids, died, index may be None
+  // What the segment points into; all but the keys may be None.
+  py::object keys, ids, died, times, groups, index;
 
   BoundSegment(const py::array& rows, const py::object& row_ids, std::int64_t first_id,
-               const py::object& removals, double largest, const py::object& row_index)
-      : keys(rows), ids(row_ids), died(removals) {
+               const py::object& removals, double largest, const py::object& row_index,
+               const py::object& row_times, const py::object& row_groups)
+      : keys(rows), ids(row_ids), died(removals), times(row_times), groups(row_groups) {
     require(rows.ndim() == 2 && extent(rows, 1) > 0, "segment keys must be (n, d), d >= 1");
     d = extent(rows, 1);
     segment.keys = stored_numbers(rows, "segment keys", d, true);
@@ -24,6 +26,8 @@ struct BoundSegment {
     segment.ids = numbers_of(ids);
     segment.first_id = first_id;
     segment.died = numbers_of(died);
+    segment.times = numbers_of(times);
+    segment.groups = numbers_of(groups);
     segment.max_abs = largest;
     take_index(row_index);
   }
@@ -47,9 +51,10 @@ struct BoundSegment {
 
   const std::int64_t* numbers_of(const py::object& object) const {
     if (object.is_none()) return nullptr;
-    const auto array = exact_array<std::int64_t>(object, "contiguous int64 ids or versions");
+    const auto array =
+        exact_array<std::int64_t>(object, "contiguous int64 ids, versions, times or groups");
     require(array.ndim() == 1 && extent(array, 0) == segment.n,
-            "segment ids and died must be (n,)");
+            "segment ids, died, times and groups must be (n,)");
     return array.data();
   }
 };

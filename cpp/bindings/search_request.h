@@ -54,13 +54,51 @@ inline SearchRequest request_from(const py::array& queries, double queries_max_a
   return request;
 }
 
-// Takes the ids (q, m) of rows that queries must not see; -1 stands for none.
-inline void exclude_from(SearchRequest& request,
-                         const std::optional<Array<std::int64_t>>& exclude) {
-  if (!exclude) return;
-  require(exclude->ndim() == 2 && extent(*exclude, 0) == request.q, "exclude must be (q, m)");
-  request.exclude = exclude->data();
-  request.exclude_width = extent(*exclude, 1);
-}
+using OptionalIntegers = std::optional<Array<std::int64_t>>;
+
+// Says which rows queries may see: none that were removed by this version, excluded or not earlier
+// than `before` (q,). Lists are (q, m), -1 for none. `among` (m,) holds the positions of the only
+// rows that any query sees.
+struct VisibleRows {
+  std::int64_t version;
+  const OptionalIntegers &exclude, &exclude_groups, &before, &among;
+
+  void apply_to(SearchRequest& request) const {
+    request.version = version;
+    request.exclude = lists(exclude, request.q);
+    request.exclude_groups = lists(exclude_groups, request.q);
+    for (const Segment& segment : request.segments) {
+      require(!exclude_groups || segment.groups != nullptr, "exclude_groups needs rows of groups");
+      require(!before || segment.times != nullptr, "before needs rows with times");
+    }
+    if (before) {
+      require(before->ndim() == 1 && extent(*before, 0) == request.q, "before must be (q,)");
+      request.before = before->data();
+    }
+    if (among) take_among(request);
+  }
+
+ private:
+  static NumberLists lists(const OptionalIntegers& given, std::size_t queries) {
+    if (!given) return {};
+    require(given->ndim() == 2 && extent(*given, 0) == queries,
+            "exclude and exclude_groups must be (q, m)");
+    return {given->data(), extent(*given, 1)};
+  }
+  void take_among(SearchRequest& request) const {
+    require(among->ndim() == 1, "among must be (m,)");
+    std::size_t rows = 0;
+    for (const Segment& segment : request.segments) rows += segment.n;
+    const std::int64_t* first = among->data();
+    const std::size_t m = extent(*among, 0);
+    for (std::size_t i = 0; i < m; ++i)
+      require(first[i] >= 0 && static_cast<std::size_t>(first[i]) < rows &&
+                  (i == 0 || first[i - 1] < first[i]),
+              "among must be positions of rows, ascending");
+    static constexpr std::int64_t kNone = 0;
+    request.among = m > 0 ? first : &kNone;  // an empty array may have no address
+    request.among_count = m;
+  }
+};
 
 }  // namespace resmem

@@ -1,6 +1,7 @@
 // Checks weights of neighbours, and the weighted sums of their residuals.
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -9,6 +10,21 @@
 
 namespace resmem {
 namespace {
+
+// Owns the weights of rows.
+struct WeighedRows {
+  explicit WeighedRows(Reader& reader) : weights(reader.size()) {
+    for (Doubles& of_segment : weights) {
+      const std::size_t n = reader.size();
+      of_segment = reader.array<double>();
+      require(of_segment.empty() || of_segment.size() == n, "a row has no weight");
+      segments.push_back({of_segment.empty() ? nullptr : of_segment.data(), n});
+    }
+  }
+
+  std::vector<Doubles> weights;
+  std::vector<WeightRows> segments;
+};
 
 // Owns what an AggregateRequest points to.
 struct AggregateCase {
@@ -43,6 +59,8 @@ struct AggregateCase {
     require(strengths.empty() || strengths.size() == request.q, "the strengths have another shape");
     if (!strengths.empty()) request.strengths = strengths.data();
     request.interpolate = reader.size() != 0;
+    weighed = std::make_unique<WeighedRows>(reader);
+    request.weights = weighed->segments;
     wanted = reader.array<double>(times(request.q, request.width()));
     require(base.empty() || base.size() == wanted.size(), "the base outputs have another shape");
     request.distances = distances.data();
@@ -104,6 +122,7 @@ struct AggregateCase {
 
   AggregateRequest request;
   std::vector<Stored> stored;
+  std::unique_ptr<WeighedRows> weighed;
   std::size_t total = 0;
   Floats weight, bias;
   Integers positions, select;
@@ -117,13 +136,13 @@ void check_weights(Context& context, Reader& reader) {
   const auto sigma = reader.value<double>();
   const Doubles distances = reader.array<double>(times(q, k));
   const Integers positions = reader.array<std::int64_t>(distances.size());
+  const WeighedRows rows(reader);
   const Doubles wanted = reader.array<double>(distances.size());
   const Doubles wanted_totals = reader.array<double>(q);
   Doubles out(distances.size()), totals(q, 1.0);  // padding weighs 0
+  const NeighbourWeights weigh(sigma, rows.segments, context.kernels);
   for (std::size_t i = 0; i < q && k > 0; ++i)
-    totals[i] = neighbour_weights(&distances[i * k], &positions[i * k], k, sigma, context.kernels,
-                                  &out[i * k])
-                    .total;
+    totals[i] = weigh(&distances[i * k], &positions[i * k], k, &out[i * k]).total;
   context.count(context.same(out, wanted, "weights"));
   context.count(context.same(totals, wanted_totals, "sums of weights"));
 }

@@ -21,6 +21,7 @@ struct SweepCase {
     request.columns = reader.size();
     residuals = reader.array<float>();
     row_labels = reader.array<std::int64_t>();
+    row_weights = reader.array<double>();
     distances = reader.array<double>(times(request.q, request.k));
     positions = reader.array<std::int64_t>(distances.size());
     base = reader.array<double>();  // empty: not known
@@ -30,6 +31,7 @@ struct SweepCase {
       request.residuals = residuals.data();
     else
       request.row_labels = row_labels.data();
+    if (!row_weights.empty()) request.row_weights = row_weights.data();
     request.distances = distances.data();
     request.positions = positions.data();
     request.base = base.empty() ? nullptr : base.data();
@@ -68,6 +70,7 @@ struct SweepCase {
     require(row_labels.empty() ? residuals.size() == times(request.rows, request.columns)
                                : row_labels.size() == request.rows,
             "the rows have another shape");
+    require(row_weights.empty() || row_weights.size() == request.rows, "a row has no weight");
     for (const Integers& some : {labels, row_labels})
       for (const std::int64_t label : some)
         require(static_cast<std::uint64_t>(label) < request.columns, "a label is no class");
@@ -80,7 +83,7 @@ struct SweepCase {
 
   SweepRequest request;
   Floats residuals;
-  Doubles distances, base, values;
+  Doubles row_weights, distances, base, values;
   Integers positions, labels, row_labels;
 };
 

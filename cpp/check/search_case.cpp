@@ -28,9 +28,9 @@ SearchCase::SearchCase(Reader& reader) {
   const std::size_t segments = reader.size();
   for (std::size_t s = 0; s < segments; ++s) read_segment(reader);
   request.version = reader.value<std::int64_t>();
-  request.exclude_width = reader.size();
-  exclude = reader.array<std::int64_t>(times(request.q, request.exclude_width));
-  request.exclude = exclude.empty() ? nullptr : exclude.data();
+  request.exclude.width = reader.size();
+  exclude = reader.array<std::int64_t>(times(request.q, request.exclude.width));
+  request.exclude.numbers = exclude.empty() ? nullptr : exclude.data();
   values = reader.array<double>(times(request.q, request.k));
   ids = reader.array<std::int64_t>(values.size());
 }

@@ -2,25 +2,48 @@
 
 #include <algorithm>
 
-#include "../flat/exclusions.h"
+#include "../flat/visibility.h"
 #include "../index/row_index.h"
+#include "among.h"
 
 namespace resmem {
 namespace {
-
-constexpr std::size_t kFoundBytes = std::size_t{16} << 20;
-
-// Returns how many queries may have their neighbours held together. Each holds one neighbour more
-// than it keeps in the end.
-std::size_t queries_held(const SearchRequest& request, std::size_t threads) {
-  const std::size_t each = sizeof(Neighbour) * (request.k + 1) + sizeof(std::uint64_t);
-  return std::clamp<std::size_t>(kFoundBytes / each, threads, 1 << 16);
-}
 
 // Returns how many rows at the beginning of a segment its index covers.
 std::size_t covered_rows(const Segment& segment) {
   return segment.index != nullptr ? segment.index->covers() : 0;
 }
+
+// Owns the float32 queries of a request that these numbers give, and what they may see.
+struct SomeQueries {
+  SomeQueries(const SearchRequest& all, const std::vector<std::size_t>& numbers) : request(all) {
+    request.q = numbers.size();
+    request.queries = taken(all.queries, all.d, numbers, queries);
+    const auto listed = [&](NumberLists& lists, std::vector<std::int64_t>& copy) {
+      if (lists.numbers != nullptr)
+        lists.numbers = taken(lists.numbers, lists.width, numbers, copy);
+    };
+    listed(request.exclude, ids);
+    listed(request.exclude_groups, groups);
+    if (all.before != nullptr) request.before = taken(all.before, 1, numbers, before);
+  }
+  SomeQueries(const SomeQueries&) = delete;
+  SomeQueries& operator=(const SomeQueries&) = delete;
+
+  SearchRequest request;
+
+ private:
+  template <class T>
+  static const T* taken(const T* from, std::size_t width, const std::vector<std::size_t>& numbers,
+                        std::vector<T>& copy) {
+    for (const std::size_t i : numbers)
+      copy.insert(copy.end(), from + i * width, from + (i + 1) * width);
+    return copy.data();
+  }
+
+  std::vector<float> queries;
+  std::vector<std::int64_t> ids, groups, before;
+};
 
 // Searches segments with indexes. The rows that indexes cover are searched through them and all
 // others by the flat search, and the nearest of both are kept. Queries that an index gave up are
@@ -33,7 +56,7 @@ class IndexedSearch {
         execution_(execution),
         output_(output),
         rows_(request.segments, request.d),
-        exclusions_(request),
+        visibility_(request),
         deferred_(request.q) {}
 
   SearchStats run() {
@@ -62,7 +85,7 @@ class IndexedSearch {
       const Segment& segment = request_.segments[s];
       if (segment.index == nullptr) continue;
       segment.index->search(
-          {request_, segment, rows_.start(s), execution_, exclusions_, first, count},
+          {request_, segment, rows_.start(s), execution_, visibility_, first, count},
           {found, deferred_, stats_});
     }
     parallel_for_rows(count, 64 * request_.k, execution_.threads, execution_.interrupt,
@@ -80,16 +103,10 @@ class IndexedSearch {
     part.segments.clear();
     std::vector<std::size_t> starts;
     for (std::size_t s = 0; s < request_.segments.size(); ++s) {
-      Segment rest = request_.segments[s];
-      const std::size_t covered = covered_rows(rest);
-      if (covered >= rest.n) continue;
-      rest.index = nullptr;
-      rest.keys.data = rest.keys.at(covered * request_.d);
-      rest.n -= covered;
-      if (rest.ids != nullptr) rest.ids += covered;
-      rest.first_id = request_.segments[s].id_after(covered);
-      if (rest.died != nullptr) rest.died += covered;
-      part.segments.push_back(rest);
+      const Segment& segment = request_.segments[s];
+      const std::size_t covered = covered_rows(segment);
+      if (covered >= segment.n) continue;
+      part.segments.push_back(segment.after(covered, request_.d));
       starts.push_back(rows_.start(s) + covered);
     }
     if (part.segments.empty()) return;
@@ -110,23 +127,11 @@ class IndexedSearch {
       if (deferred_[i] != 0) queries.push_back(i);
     stats_.given_up = queries.size();
     if (queries.empty()) return;
-    SearchRequest part = request_;
-    std::vector<float> copy;
-    std::vector<std::int64_t> exclude;
-    for (const std::size_t i : queries) {
-      copy.insert(copy.end(), request_.queries + i * request_.d,
-                  request_.queries + (i + 1) * request_.d);
-      if (request_.exclude != nullptr)
-        exclude.insert(exclude.end(), request_.exclude + i * request_.exclude_width,
-                       request_.exclude + (i + 1) * request_.exclude_width);
-    }
-    part.queries = copy.data();
-    part.q = queries.size();
-    if (part.exclude != nullptr) part.exclude = exclude.data();
+    const SomeQueries some(request_, queries);
     std::vector<std::vector<Neighbour>> found(queries.size());
     SearchOutput output;
     output.found = &found;
-    stats_.add(flat_search(part, execution_, output));
+    stats_.add(flat_search(some.request, execution_, output));
     for (std::size_t i = 0; i < queries.size(); ++i) output_.write(request_, queries[i], found[i]);
   }
 
@@ -134,7 +139,7 @@ class IndexedSearch {
   const Execution& execution_;
   const SearchOutput output_;
   const RowSet rows_;
-  const Exclusions exclusions_;
+  const Visibility visibility_;
   std::vector<std::uint8_t> deferred_;
   SearchStats stats_;
 };
@@ -159,8 +164,12 @@ bool indexes_serve(const SearchRequest& request) {
 SearchStats search(const SearchRequest& request, const Execution& execution,
                    const SearchOutput& output) {
   if (request.q == 0 || request.k == 0) return {};
-  if (indexes_serve(request)) return IndexedSearch(request, execution, output).run();
-  return flat_search(request, execution, output);
+  const bool indexed = indexes_serve(request);
+  if (request.among != nullptr && worth_gathering(request, indexed))
+    return search_gathered(request, execution, output);
+  const MaskedRows visible(request);
+  if (indexed) return IndexedSearch(visible.request, execution, output).run();
+  return flat_search(visible.request, execution, output);
 }
 
 }  // namespace resmem

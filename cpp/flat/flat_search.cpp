@@ -12,7 +12,7 @@
 #include "../rows/row_set.h"
 #include "bounds/filter_bounds.h"
 #include "canonical.h"
-#include "exclusions.h"
+#include "visibility.h"
 #include "scanner.h"
 #include "kth_largest.h"
 
@@ -147,7 +147,7 @@ class Search {
         execution_(execution),
         kernels_(execution.kernels),
         rows_(request.segments, request.d),
-        exclusions_(request),
+        visibility_(request),
         plan_(make_plan(request, rows_, execution)),
         output_(output) {}
 
@@ -191,7 +191,7 @@ class Search {
     const std::size_t panels = (queries.size() + panel - 1) / panel;
     parallel_for(tasks, execution_.threads, execution_.interrupt,
                  [&](std::size_t task, bool calling_thread) {
-                   Scanner scanner(request_, rows_, exclusions_, kernels_, bounds, plan_.scan);
+                   Scanner scanner(request_, rows_, visibility_, kernels_, bounds, plan_.scan);
                    const std::size_t first = panels * task / tasks * panel;
                    const std::size_t last =
                        std::min(queries.size(), panels * (task + 1) / tasks * panel);
@@ -220,7 +220,7 @@ class Search {
         auto& scanner = scanners[slot];
         if (!scanner)
           scanner =
-              std::make_unique<Scanner>(request_, rows_, exclusions_, kernels_, bounds, plan_.scan);
+              std::make_unique<Scanner>(request_, rows_, visibility_, kernels_, bounds, plan_.scan);
         scanner->begin(queries.data() + first, count);
         for (std::size_t c = next++; c < chunks; c = next++)
           scanner->scan(c * chunk, std::min(total, (c + 1) * chunk), execution_.interrupt,
@@ -285,8 +285,7 @@ class Search {
             const Segment& segment = request_.segments[s];
             for (std::size_t r = 0; r < segment.n; ++r) {
               if (r % 1024 == 0) execution_.interrupt.poll(calling);
-              if (segment.dead(r, request_.version)) continue;
-              if (exclusions_.excludes(query, segment.id(r))) continue;
+              if (!visibility_.sees(query, segment, r)) continue;
               found.push_back({key.at(reader, segment, r), segment.id(r), rows_.start(s) + r});
               ++scored;
               if (found.size() >= most) keep_nearest(found, request_.k);
@@ -323,7 +322,7 @@ class Search {
   const Execution& execution_;
   const KernelTable& kernels_;
   const RowSet rows_;
-  const Exclusions exclusions_;
+  const Visibility visibility_;
   const Plan plan_;
   const SearchOutput output_;
 

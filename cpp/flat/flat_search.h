@@ -23,6 +23,14 @@ struct SearchOutput {
              std::vector<Neighbour>& neighbours) const;
 };
 
+// Returns how many queries may have their neighbours held together. Each holds one neighbour more
+// than it keeps in the end.
+inline std::size_t queries_held(const SearchRequest& request, std::size_t threads) {
+  constexpr std::size_t kFoundBytes = std::size_t{16} << 20;
+  const std::size_t each = sizeof(Neighbour) * (request.k + 1) + sizeof(std::uint64_t);
+  return std::clamp<std::size_t>(kFoundBytes / each, threads, 1 << 16);
+}
+
 // Fills the output as CONTRACT.md says, without asking the indexes of segments. Throws Interrupted.
 SearchStats flat_search(const SearchRequest& request, const Execution& execution,
                         const SearchOutput& output);

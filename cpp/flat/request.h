@@ -29,6 +29,16 @@ struct ForcedPlan {
   Blocks blocks;
 };
 
+// Each query has a list of `width` numbers, -1 for none.
+struct NumberLists {
+  const std::int64_t* numbers = nullptr;  // (q, width), or null
+  std::size_t width = 0;
+
+  NumberLists from(std::size_t query) const {
+    return {numbers == nullptr ? nullptr : numbers + query * width, width};
+  }
+};
+
 struct SearchRequest {
   // Queries are (q, d), row-major and finite, and one of the two pointers is set. Float64 queries
   // ask for float64 keys in every segment, float32 queries for keys that are no wider.
@@ -38,9 +48,13 @@ struct SearchRequest {
   double queries_max_abs = 0;
   std::vector<Segment> segments;
   Metric metric = Metric::euclidean;
-  const std::int64_t* exclude = nullptr;  // (q, exclude_width), -1 for none
-  std::size_t exclude_width = 0;
   std::int64_t version = 0;  // rows removed at this version or before are not seen
+  NumberLists exclude;       // ids of rows that a query must not see
+  NumberLists exclude_groups;
+  const std::int64_t* before = nullptr;  // (q,): a query sees rows of smaller times only; or null
+  // Positions, ascending, of the only rows that queries see; null: all rows.
+  const std::int64_t* among = nullptr;
+  std::size_t among_count = 0;
   ForcedPlan forced;
 
   bool wide() const { return queries64 != nullptr; }
@@ -49,7 +63,9 @@ struct SearchRequest {
     SearchRequest some = *this;
     if (queries != nullptr) some.queries += first * d;
     if (queries64 != nullptr) some.queries64 += first * d;
-    if (exclude != nullptr) some.exclude += first * exclude_width;
+    some.exclude = exclude.from(first);
+    some.exclude_groups = exclude_groups.from(first);
+    if (before != nullptr) some.before += first;
     some.q = count;
     return some;
   }
@@ -64,6 +80,7 @@ struct SearchStats {
   std::uint64_t exact_thinnings = 0;  // times bounds could not cut it and distances did
   std::uint64_t deferred = 0;         // queries handed from the dot to the difference filter
   std::uint64_t rescored = 0;         // canonical distances computed
+  std::uint64_t rows_gathered = 0;    // rows copied, as queries may see these alone
   // Cascades count these (cpp/index/cascade):
   std::uint64_t pairs_coded = 0;  // (row, query) pairs scored by their coded projections
   std::uint64_t code_hits = 0;    // pairs that reached their threshold there
@@ -79,6 +96,7 @@ struct SearchStats {
     exact_thinnings += part.exact_thinnings;
     deferred += part.deferred;
     rescored += part.rescored;
+    rows_gathered += part.rows_gathered;
     pairs_coded += part.pairs_coded;
     code_hits += part.code_hits;
     rows_coded += part.rows_coded;

@@ -17,11 +17,11 @@ std::size_t leading_dimension(std::size_t depth) {
 
 }  // namespace
 
-Scanner::Scanner(const SearchRequest& request, const RowSet& rows, const Exclusions& exclusions,
+Scanner::Scanner(const SearchRequest& request, const RowSet& rows, const Visibility& visibility,
                  const KernelTable& kernels, const FilterBounds& bounds, const ScanPlan& plan)
     : request_(request),
       rows_(rows),
-      exclusions_(exclusions),
+      visibility_(visibility),
       kernels_(kernels),
       bounds_(bounds),
       plan_(plan),
@@ -158,8 +158,7 @@ void Scanner::take_hits(std::size_t found, std::size_t first_query, std::size_t 
     const std::size_t in_block = hits_[h].where / kMaxQueryLanes, row = first_row + in_block;
     const float score = hits_[h].score;
     if (score < selection_.thresholds()[query]) continue;  // the threshold has risen since
-    if (segment.dead(row, request_.version)) continue;
-    if (exclusions_.excludes(queries_[query], segment.id(row))) continue;
+    if (!visibility_.sees(queries_[query], segment, row)) continue;
     const float low = FilterBounds::lower_end(score, spread_[in_block]);
     if (std::isnan(low)) continue;  // the row is not finite, or exceeds its segment's max_abs
     selection_.push(query, {score, low, rows_.start(s) + row});

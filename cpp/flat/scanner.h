@@ -13,7 +13,7 @@
 #include "../kernels/table.h"
 #include "../rows/row_set.h"
 #include "bounds/filter_bounds.h"
-#include "exclusions.h"
+#include "visibility.h"
 #include "request.h"
 #include "selection.h"
 
@@ -29,7 +29,7 @@ struct ScanPlan {
 
 class Scanner {
  public:
-  Scanner(const SearchRequest& request, const RowSet& rows, const Exclusions& exclusions,
+  Scanner(const SearchRequest& request, const RowSet& rows, const Visibility& visibility,
           const KernelTable& kernels, const FilterBounds& bounds, const ScanPlan& plan);
 
   // Takes up a block of queries, given by number.
@@ -55,7 +55,7 @@ class Scanner {
 
   const SearchRequest& request_;
   const RowSet& rows_;
-  const Exclusions& exclusions_;
+  const Visibility& visibility_;
   const KernelTable& kernels_;
   const FilterBounds& bounds_;
   const ScanPlan plan_;

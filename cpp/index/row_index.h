@@ -8,7 +8,7 @@
 
 #include "../base/execution.h"
 #include "../flat/canonical.h"
-#include "../flat/exclusions.h"
+#include "../flat/visibility.h"
 
 namespace resmem {
 
@@ -27,7 +27,7 @@ struct IndexScope {
   const Segment& segment;
   std::size_t start;  // position of the segment's first row
   const Execution& execution;
-  const Exclusions& exclusions;
+  const Visibility& visibility;
   std::size_t first, count;  // queries
 
   // Returns query i, counted from the first. An index serves float32 queries only.

@@ -307,22 +307,22 @@ template <class Sum, class Segment>
 void sum_by_queries(const std::vector<Segment>& segments, const AggregateRequest& request,
                     const Execution& execution, double* out) {
   const Located<Segment> rows(segments);
+  const NeighbourWeights weigh(request.sigma, request.weights, execution.kernels);
   const std::size_t k = request.k, width = request.width();
-  parallel_for_rows(request.q, Sum::cost(request), execution.threads, execution.interrupt,
-                    [&](std::size_t first, std::size_t last, bool calling_thread) {
-                      Sum sum(rows, {request, execution, calling_thread});
-                      std::vector<double> weights(k), apart(request.add_to_out ? width : 0);
-                      for (std::size_t q = first; q < last; ++q) {
-                        const Weighed near =
-                            neighbour_weights(request.distances + q * k, request.positions + q * k,
-                                              k, request.sigma, execution.kernels, weights.data());
-                        double* to = out + q * width;
-                        double* sums = request.add_to_out ? apart.data() : to;
-                        sum(q, weights.data(), near.count, sums);
-                        finish(request, sums, sum.usual(), near.total,
-                               request.strength_for(q, near.count), to);
-                      }
-                    });
+  parallel_for_rows(
+      request.q, Sum::cost(request), execution.threads, execution.interrupt,
+      [&](std::size_t first, std::size_t last, bool calling_thread) {
+        Sum sum(rows, {request, execution, calling_thread});
+        std::vector<double> weights(k), apart(request.add_to_out ? width : 0);
+        for (std::size_t q = first; q < last; ++q) {
+          const Weighed near =
+              weigh(request.distances + q * k, request.positions + q * k, k, weights.data());
+          double* to = out + q * width;
+          double* sums = request.add_to_out ? apart.data() : to;
+          sum(q, weights.data(), near.count, sums);
+          finish(request, sums, sum.usual(), near.total, request.strength_for(q, near.count), to);
+        }
+      });
 }
 
 void aggregate_rows(const std::vector<DenseRows>& dense, const AggregateRequest& request,
@@ -356,12 +356,19 @@ void aggregate_rows(const std::vector<LabelRows>& labels, const AggregateRequest
 
 }  // namespace
 
-Weighed neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
-                          double sigma, const KernelTable& kernels, double* out) {
+Weighed NeighbourWeights::operator()(const double* distances, const std::int64_t* positions,
+                                     std::size_t k, double* out) const {
   Weighed near;
   while (near.count < k && positions[near.count] >= 0) ++near.count;
-  if (near.count > 0)
-    near.total = kernels.sums.neighbour_weights(distances, near.count, sigma, out);
+  if (near.count == 0) return near;
+  near.total = kernels_.sums.neighbour_weights(distances, near.count, sigma_, out);
+  if (rows_.segments().empty()) return near;
+  near.total = 0;
+  for (std::size_t j = 0; j < near.count; ++j) {
+    const auto [segment, row] = rows_[positions[j]];
+    if (segment.weights != nullptr) out[j] *= segment.weights[row];
+    near.total += out[j];
+  }
   return near;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../base/execution.h"
+#include "../rows/located.h"
 #include "../rows/numbers.h"
 #include "head.h"
 
@@ -38,6 +39,12 @@ struct LabelRows {  // classes, each of which stands for its one-hot row
 using ResidualStore = std::variant<std::vector<DenseRows>, std::vector<SparseRows>,
                                    std::vector<HeadRows>, std::vector<LabelRows>>;
 
+// Weights that rows have of their own, by which those of the neighbours are multiplied.
+struct WeightRows {
+  const double* weights = nullptr;  // (n,), positive; null: each row weighs 1
+  std::size_t n = 0;
+};
+
 // Thrown for stored rows that this library cannot have written.
 struct DamagedRows : std::invalid_argument {
   DamagedRows(const char* what, std::int64_t got, std::size_t columns)
@@ -48,7 +55,8 @@ struct DamagedRows : std::invalid_argument {
 
 struct AggregateRequest {
   ResidualStore store;
-  LinearHead head;  // of head rows
+  std::vector<WeightRows> weights;  // of the store's segments; none: each row weighs 1
+  LinearHead head;                  // of head rows
   std::size_t columns = 0;
   const double* distances = nullptr;        // (q, k) Euclidean, ascending
   const std::int64_t* positions = nullptr;  // (q, k) numbered through all segments, -1 padding
@@ -86,8 +94,20 @@ struct Weighed {
   double total = 1;
 };
 
-// Writes the weights of one query's neighbours, in order and not divided by their sum, to `out`.
-Weighed neighbour_weights(const double* distances, const std::int64_t* positions, std::size_t k,
-                          double sigma, const KernelTable& kernels, double* out);
+// Weighs the neighbours of queries.
+class NeighbourWeights {
+ public:
+  NeighbourWeights(double sigma, const std::vector<WeightRows>& rows, const KernelTable& kernels)
+      : sigma_(sigma), rows_(rows), kernels_(kernels) {}
+
+  // Writes the weights of one query's neighbours, in order and not divided by their sum, to `out`.
+  Weighed operator()(const double* distances, const std::int64_t* positions, std::size_t k,
+                     double* out) const;
+
+ private:
+  double sigma_;
+  Located<WeightRows> rows_;
+  const KernelTable& kernels_;
+};
 
 }  // namespace resmem

@@ -49,11 +49,11 @@ class HeadSum {
     totals_.clear();
     starts_.assign(1, 0);
     std::vector<double> weights(request_.k);
+    const NeighbourWeights weigh(request_.sigma, request_.weights, execution_.kernels);
     for (std::size_t q = first; q < last; ++q) {
       const std::int64_t* positions = request_.positions + q * request_.k;
       const Weighed near =
-          neighbour_weights(request_.distances + q * request_.k, positions, request_.k,
-                            request_.sigma, execution_.kernels, weights.data());
+          weigh(request_.distances + q * request_.k, positions, request_.k, weights.data());
       positions_.insert(positions_.end(), positions, positions + near.count);
       weights_.insert(weights_.end(), weights.begin(),
                       weights.begin() + static_cast<std::ptrdiff_t>(near.count));

@@ -360,6 +360,9 @@ class PartSweep {
         weights_[count * scales + s] = (distances[0] - distances[count]) / request_.sigmas[s];
     }
     execution_.kernels.exact.exp(weights_.data(), count * scales);
+    for (std::size_t j = 0; request_.row_weights != nullptr && j < count; ++j)
+      for (std::size_t s = 0; s < scales; ++s)
+        weights_[j * scales + s] *= request_.row_weights[positions[j]];
     return count;
   }
 

@@ -29,6 +29,7 @@ struct SweepRequest {
   const double* residuals64 = nullptr;
   const std::int64_t* row_labels = nullptr;
   std::size_t rows = 0, columns = 0;
+  const double* row_weights = nullptr;      // (rows,), or null: each row weighs 1
   const double* distances = nullptr;        // (q, k) Euclidean, ascending
   const std::int64_t* positions = nullptr;  // (q, k) rows of residuals, -1 padding
   std::size_t q = 0, k = 0;

@@ -16,6 +16,17 @@ inline bool is_euclidean(Metric metric) {
   return metric == Metric::euclidean || metric == Metric::sqeuclidean;
 }
 
+// Some rows of a segment: row r is one of them if bit first + r is set, or if there are no bits.
+struct RowMask {
+  const std::uint64_t* bits = nullptr;
+  std::size_t first = 0;
+
+  bool holds(std::size_t row) const {
+    const std::size_t at = first + row;
+    return bits == nullptr || (bits[at / 64] >> (at % 64) & 1) != 0;
+  }
+};
+
 // Rows that lie together in memory. A memory is a list of segments. Only `died` ever changes.
 struct Segment {
   Numbers keys;  // (n, d) row-major, finite
@@ -25,12 +36,29 @@ struct Segment {
   // These are the versions at which the n rows were removed (0: never), or null if every row lives.
   // Another thread may meanwhile mark rows with later versions.
   const std::int64_t* died = nullptr;
-  double max_abs = 0;               // largest |value| of the keys
-  const RowIndex* index = nullptr;  // covers the first rows (index/row_index.h), or null
+  const std::int64_t* times = nullptr;   // n, or null: no search asks for them
+  const std::int64_t* groups = nullptr;  // n, -1 for none, or null: no search asks for them
+  RowMask among;                         // no query may see any other row
+  double max_abs = 0;                    // largest |value| of the keys
+  const RowIndex* index = nullptr;       // covers the first rows (index/row_index.h), or null
 
   std::int64_t id(std::size_t row) const { return ids != nullptr ? ids[row] : id_after(row); }
   std::int64_t id_after(std::size_t row) const {  // unsigned, so that it wraps whatever a file says
     return static_cast<std::int64_t>(static_cast<std::uint64_t>(first_id) + row);
+  }
+  // Returns the segment without its first rows.
+  Segment after(std::size_t rows, std::size_t d) const {
+    Segment rest = *this;
+    rest.index = nullptr;
+    rest.keys.data = keys.at(rows * d);
+    rest.n -= rows;
+    rest.first_id = id_after(rows);
+    if (ids != nullptr) rest.ids += rows;
+    if (died != nullptr) rest.died += rows;
+    if (times != nullptr) rest.times += rows;
+    if (groups != nullptr) rest.groups += rows;
+    rest.among.first += rows;
+    return rest;
   }
   bool dead(std::size_t row, std::int64_t version) const {
     if (died == nullptr) return false;

@@ -67,6 +67,8 @@ class Segment:
         died: _I64 | None = None,
         largest: float = 0.0,
         index: RowIndex | None = None,
+        times: _I64 | None = None,
+        groups: _I64 | None = None,
     ) -> None: ...
     def with_index(self, index: RowIndex | None) -> Segment: ...
     def __len__(self) -> int: ...
@@ -141,6 +143,9 @@ def search(
     exclude: _I64 | None = None,
     version: int = 0,
     forced: ForcedPlan = ...,
+    exclude_groups: _I64 | None = None,
+    before: _I64 | None = None,
+    among: _I64 | None = None,
     execution: Execution = ...,
 ) -> tuple[_F64, _I64, _I64, SearchStats]: ...
 def softmax(logits: _F32, temperature: float, execution: Execution = ...) -> _F64: ...
@@ -183,6 +188,7 @@ def sweep(
     bins: int = 15,
     interpolate: bool = False,
     columns: int = 0,
+    row_weights: _F64 | None = None,
     execution: Execution = ...,
 ) -> _F64: ...
 def aggregate(
@@ -197,6 +203,7 @@ def aggregate(
     select: _I64 | None = None,
     interpolate: bool = False,
     strengths: _F64 | None = None,
+    row_weights: Sequence[_F64 | int] | None = None,
     execution: Execution = ...,
 ) -> _F64: ...
 def correct(
@@ -214,10 +221,18 @@ def correct(
     select: _I64 | None = None,
     version: int = 0,
     interpolate: bool = False,
+    exclude_groups: _I64 | None = None,
+    before: _I64 | None = None,
+    among: _I64 | None = None,
+    row_weights: Sequence[_F64 | int] | None = None,
     execution: Execution = ...,
 ) -> _F64: ...
 def weights(
-    distances: _F64, positions: _I64, sigma: float, execution: Execution = ...
+    distances: _F64,
+    positions: _I64,
+    sigma: float,
+    row_weights: Sequence[_F64 | int] | None = None,
+    execution: Execution = ...,
 ) -> tuple[_F64, _F64]: ...
 def inspect_rows(rows: _F32 | _F64, execution: Execution = ...) -> tuple[float, int]: ...
 def narrow(

@@ -27,10 +27,9 @@ void CodedRowFilter::take(std::vector<Pair>& pairs) {
     if (row == kNoRow || candidates_.gave_up(i)) continue;
     const std::vector<std::uint32_t>& taken = taken_[i];
     if (std::binary_search(taken.begin(), taken.end(), pair.place)) continue;
-    const std::int64_t id = scope_.segment.id(row);
-    if (!visible(i, row, id)) continue;
+    if (!scope_.visibility.sees(scope_.first + block_->number(i), scope_.segment, row)) continue;
     pairs[count] = pair;
-    CascadeCandidate& c = fresh_[count++] = {0, 0, kUnknownKey, id, row};
+    CascadeCandidate& c = fresh_[count++] = {0, 0, kUnknownKey, scope_.segment.id(row), row};
     const std::uint32_t query = block_->number(i);
     if (cascade_.code_depth == 0) {
       keys_.want(query, c);
@@ -76,11 +75,6 @@ void CodedRowFilter::bound_by_codes(std::vector<Pair>& pairs) {
     stay += coded_.may_reach(query, square, error, candidates_.reach(pair.query)) ? 1 : 0;
   }
   pairs.resize(stay);
-}
-
-bool CodedRowFilter::visible(std::size_t i, std::uint32_t row, std::int64_t id) const {
-  return !scope_.segment.dead(row, scope_.request.version) &&
-         !scope_.exclusions.excludes(scope_.first + block_->number(i), id);
 }
 
 // Asks for what bound_by_codes() reads of a row.

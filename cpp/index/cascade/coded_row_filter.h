@@ -31,7 +31,6 @@ class CodedRowFilter {
 
  private:
   void bound_by_codes(std::vector<Pair>& pairs);
-  bool visible(std::size_t i, std::uint32_t row, std::int64_t id) const;
   void prefetch(std::uint32_t place) const;
 
   const Cascade& cascade_;

@@ -116,9 +116,7 @@ class Walk {
       if (!(s <= worst_)) continue;  // too far, or NaN of a damaged file
       const Neighbour neighbour{s, segment_.id(row), scope_.start + row};
       if (found.size() == k && !(neighbour < found.front())) continue;
-      if (segment_.dead(row, scope_.request.version) || !std::isfinite(s) ||
-          scope_.exclusions.excludes(query_number, neighbour.id))
-        continue;
+      if (!std::isfinite(s) || !scope_.visibility.sees(query_number, segment_, row)) continue;
       if (found.size() == k) {
         std::pop_heap(found.begin(), found.end());
         found.back() = neighbour;
