@@ -46,8 +46,8 @@ is the count as u64, then n elements; ``str`` is u8[n]; ``num[n]`` is u64 type, 
     10 numbers   u64 type, u16[n] halves, f32[n] widened, f32[m] x, u16[m] narrowed
     11 log       f64[n] x, f64[n] wanted
     12 sweep     u64 q, k, n, columns, f32[n*columns or 0] residuals, i64[n or 0] labels of rows,
-                 f64[n or 0] weights of rows, f64[q*k] distances, i64[q*k] positions, f64[q*columns] base (for classes also
-                 f64[0]: not known),
+                 f64[n or 0] weights of rows, f64[q*k] distances, i64[q*k] positions,
+                 f64[q*columns] base (for classes also f64[0]: not known),
                  i64[q] labels and f64[0], or i64[0] and f64[q*columns] values,
                  i64[] ks, f64[] sigmas, f64[] strengths, i64[maps] kind, f64[maps] floor,
                  i64[] bounds, u64 bins, interpolate (0 or 1): the scalar kernels' result is wanted
@@ -408,7 +408,8 @@ def add_sweep(out: Writer, rng: np.random.Generator, q: int, columns: int, scale
     no_residuals = np.zeros(0, np.float32)
     out.add(
         12, f"sweep of mixtures, {what}", q, k, n, columns, no_residuals, of_rows, row_weights,
-        *where, base,        labels, nothing, *settings[:2], shares, maps[0][:1], maps[1][:1], bounds, 7, 1,
+        *where, base, labels, nothing, *settings[:2], shares, maps[0][:1], maps[1][:1], bounds,
+        7, 1,
     )  # fmt: skip
     out.add(
         12, f"sweep of values, {what}", q, k, n, columns, *given, nothing, values,

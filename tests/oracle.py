@@ -625,9 +625,7 @@ def sweep(
     scores = []
     for k in ks:
         for sigma in sigmas:
-            moved_by = correction(
-                distance[:, :k], position[:, :k], residuals, sigma, row_weights
-            )
+            moved_by = correction(distance[:, :k], position[:, :k], residuals, sigma, row_weights)
             for strength in strengths:
                 corrected = correct(0.0 if base is None else base, moved_by, strength)
                 if of_targets and base is not None:

@@ -67,10 +67,8 @@ struct VisibleRows {
     request.version = version;
     request.exclude = lists(exclude, request.q);
     request.exclude_groups = lists(exclude_groups, request.q);
-    for (const Segment& segment : request.segments) {
-      require(!exclude_groups || segment.groups != nullptr, "exclude_groups needs rows of groups");
+    for (const Segment& segment : request.segments)
       require(!before || segment.times != nullptr, "before needs rows with times");
-    }
     if (before) {
       require(before->ndim() == 1 && extent(*before, 0) == request.q, "before must be (q,)");
       request.before = before->data();

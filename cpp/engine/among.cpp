@@ -75,7 +75,7 @@ class GatheredRows {
                           ids_[i] = from.id(row);
                           if (request_.before != nullptr) times_[i] = from.times[row];
                           if (request_.exclude_groups.numbers != nullptr)
-                            groups_[i] = from.groups[row];
+                            groups_[i] = from.group(row);
                         }
                       });
   }

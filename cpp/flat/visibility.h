@@ -50,7 +50,7 @@ class Visibility {
   bool sees(std::size_t query, const Segment& segment, std::size_t row) const {
     if (segment.dead(row, version_) || !segment.among.holds(row)) return false;
     if (before_ != nullptr && segment.times[row] >= before_[query]) return false;
-    if (by_group_ && segment.groups[row] >= 0 && groups_.holds(query, segment.groups[row]))
+    if (by_group_ && segment.group(row) >= 0 && groups_.holds(query, segment.group(row)))
       return false;
     return !ids_.holds(query, segment.id(row));
   }

@@ -37,7 +37,7 @@ struct Segment {
   // Another thread may meanwhile mark rows with later versions.
   const std::int64_t* died = nullptr;
   const std::int64_t* times = nullptr;   // n, or null: no search asks for them
-  const std::int64_t* groups = nullptr;  // n, -1 for none, or null: no search asks for them
+  const std::int64_t* groups = nullptr;  // n, -1 for none, or null: no row has one
   RowMask among;                         // no query may see any other row
   double max_abs = 0;                    // largest |value| of the keys
   const RowIndex* index = nullptr;       // covers the first rows (index/row_index.h), or null
@@ -60,6 +60,7 @@ struct Segment {
     rest.among.first += rows;
     return rest;
   }
+  std::int64_t group(std::size_t row) const { return groups != nullptr ? groups[row] : -1; }
   bool dead(std::size_t row, std::int64_t version) const {
     if (died == nullptr) return false;
     const std::int64_t at = __atomic_load_n(died + row, __ATOMIC_RELAXED);

@@ -23,6 +23,7 @@ from resmem._evaluation.methods import Judged
 from resmem._evaluation.result import Evaluation
 from resmem._keys.stored import KeyDtype
 from resmem._rows.estimate import Estimate, estimate
+from resmem._rows.visibility import Visibility
 from resmem._state.description import describe, describe_plans, in_one_line
 from resmem._state.opening import open_state
 from resmem._state.settings import CHANGEABLE, Settings
@@ -350,7 +351,16 @@ class Memory:
     # ---------------------------------------------------------------- rows
 
     def fit(
-        self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None, copy: bool = True
+        self,
+        embeddings: Any,
+        outputs: Any,
+        targets: Any,
+        ids: Any = None,
+        copy: bool = True,
+        *,
+        sample_weight: Any = None,
+        times: Any = None,
+        groups: Any = None,
     ) -> Memory:
         """Store rows, replacing all earlier ones.
 
@@ -369,6 +379,16 @@ class Memory:
         copy : bool
             False borrows arrays that need no conversion; they must not change afterwards.
             Embeddings are borrowed only with preprocess="none". Default True.
+        sample_weight : array (n,), optional
+            Factors of the rows' weights as neighbours: 0, or from 1e-100 to 1e100; default 1. A row
+            of weight 2 counts like two copies, but as one of the ``k``. A row of weight 0 is never
+            found, as if it had been removed.
+        times : array (n,) of integers, floats or numpy.datetime64 (in UTC), optional
+            When what the row tells became known, for ``before``. All rows have times of one kind,
+            or none has.
+        groups : int array (n,), optional
+            To which group a row belongs, such as a patient or a document, for ``exclude_groups``;
+            -1 for none, the default.
 
         If all columns of a DataFrame have names, the memory keeps them (``embedding_names_``,
         ``output_names_``), and refuses later ones with other names, or in another order.
@@ -380,10 +400,23 @@ class Memory:
         -------
         self
         """
-        self._state.fit(embeddings, outputs, targets, ids, copy)
+        self._state.fit(
+            embeddings, outputs, targets, ids, copy,
+            sample_weight=sample_weight, times=times, groups=groups,
+        )  # fmt: skip
         return self
 
-    def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> Memory:
+    def add(
+        self,
+        embeddings: Any,
+        outputs: Any,
+        targets: Any,
+        ids: Any = None,
+        *,
+        sample_weight: Any = None,
+        times: Any = None,
+        groups: Any = None,
+    ) -> Memory:
         """Store more rows; see ``fit``. Default ids continue after the largest ever used.
 
         Called before any ``fit``, it does what ``fit`` does. Ids are never reused, not even those
@@ -398,7 +431,10 @@ class Memory:
             The memory has grown to 8, 64, .. times the rows that ``sigma="auto"`` was measured on
             or ``preprocess`` was fitted to.
         """
-        self._state.add(embeddings, outputs, targets, ids)
+        self._state.add(
+            embeddings, outputs, targets, ids,
+            sample_weight=sample_weight, times=times, groups=groups,
+        )  # fmt: skip
         return self
 
     def remove(self, ids: Any) -> Memory:
@@ -457,6 +493,10 @@ class Memory:
         threads: int | None = None,
         stream: Any = None,
         out: Any = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
     ) -> tuple[Any, Any]:
         """Return the exact Euclidean neighbours of queries (q, d): distances and ids, (q, k) each.
 
@@ -469,7 +509,10 @@ class Memory:
         preprocessing, and then returns arrays there; ``stream`` and ``out`` are as for
         ``resmem.search``.
         """
-        return self._state.view.kneighbors(embeddings, k, exclude_ids, threads, stream, out)
+        return self._state.view.kneighbors(
+            embeddings, k, Visibility(exclude_ids, among, before, exclude_groups), threads,
+            stream, out,
+        )  # fmt: skip
 
     def to(self, device: str) -> Memory:
         """Search on this device from now on, and return self: "cpu", "cuda" or "cuda:0".
@@ -529,6 +572,10 @@ class Memory:
         exclude_ids: Any = None,
         threads: int | None = None,
         columns: Any = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
     ) -> F64:
         """Return the memory's term ``sum_j w_j r_j`` alone, float64 (q, C).
 
@@ -536,7 +583,9 @@ class Memory:
         as for ``correct``.
         """
         corrector = self._state.corrector()
-        queries = corrector.queries_for(embeddings, exclude_ids, threads)
+        queries = corrector.queries_for(
+            embeddings, Visibility(exclude_ids, among, before, exclude_groups), threads
+        )
         return corrector.correct(queries, None, threads, columns, with_base=False)
 
     def correct(
@@ -547,6 +596,10 @@ class Memory:
         threads: int | None = None,
         columns: Any = None,
         base: str | dict[str, Any] | None = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
     ) -> F64:
         """Return the paper's sum ``base + strength * correction``, float64 (q, C).
 
@@ -562,6 +615,14 @@ class Memory:
             store="head", which computes them.
         exclude_ids : int array (q,) or (q, m), optional
             Ids of rows that must not correct a query; -1 stands for none.
+        among : int array (m,) of ids, or bool array (n,), optional
+            The only rows that may correct a query of this call: their ids, or a mask of all rows in
+            the order of storage. Few rows are searched as fast as if they were all.
+        before : array (q,), or one value, optional
+            A query is corrected by rows whose time is smaller (``times`` of ``fit``, of the same
+            kind), and so by nothing that was not known yet.
+        exclude_groups : int array (q,) or (q, m), optional
+            Groups whose rows must not correct a query (``groups`` of ``fit``); -1 stands for none.
         threads : int, optional
             Default: as for ``resmem.search``.
         columns : int array (t,) or (q, t), optional
@@ -571,7 +632,9 @@ class Memory:
             What made these outputs and embeddings; ValueError if it is not the memory's ``base``.
         """
         corrector = self._state.corrector(base)
-        queries = corrector.queries_for(embeddings, exclude_ids, threads)
+        queries = corrector.queries_for(
+            embeddings, Visibility(exclude_ids, among, before, exclude_groups), threads
+        )
         return corrector.correct(queries, outputs, threads, columns)
 
     def aggregate(
@@ -616,13 +679,19 @@ class Memory:
         exclude_ids: Any = None,
         threads: int | None = None,
         base: str | dict[str, Any] | None = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
     ) -> I64 | F64:
         """Return the most probable classes (q,), of equally probable ones the first; for regression
         the corrected values.
 
         Arguments are as for ``correct``.
         """
-        return self._state.corrector(base).predict(embeddings, outputs, exclude_ids, threads)
+        return self._state.corrector(base).predict(
+            embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups), threads
+        )
 
     def predict_proba(
         self,
@@ -631,6 +700,10 @@ class Memory:
         exclude_ids: Any = None,
         threads: int | None = None,
         base: str | dict[str, Any] | None = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
     ) -> F64:
         """Return corrected class probabilities (q, C): non-negative rows that sum to 1.
 
@@ -642,7 +715,9 @@ class Memory:
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
         corrector = self._state.corrector(base)
-        queries = corrector.queries_for(embeddings, exclude_ids, threads)
+        queries = corrector.queries_for(
+            embeddings, Visibility(exclude_ids, among, before, exclude_groups), threads
+        )
         simplex_map = corrector.probability_map
         return corrector.correct(queries, outputs, threads, simplex_map=simplex_map)
 
@@ -673,6 +748,9 @@ class Memory:
         risk: float | None = None,
         seed: int = 0,
         exclude_ids: Any = None,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
         loo: bool = False,
         budget: float | None = None,
         apply: bool = True,
@@ -782,7 +860,8 @@ class Memory:
             temperature=temperature, strength=strength, probability_map=probability_map,
             methods=methods, preprocess=preprocess, key_dtype=key_dtype, score=score,
             greater_is_better=greater_is_better, folds=folds, groups=groups, times=times, rule=rule,
-            confidence=confidence, risk=risk, seed=seed, exclude_ids=exclude_ids, loo=loo,
+            confidence=confidence, risk=risk, seed=seed, loo=loo,
+            visible=Visibility(exclude_ids, among, before, exclude_groups),
             budget=budget, threads=threads, progress=progress,
         )  # fmt: skip
         if apply:
@@ -818,6 +897,9 @@ class Memory:
         threads: int | None = None,
         *,
         groups: Any = None,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
         loo: bool = False,
         published: Memory | None = None,
         seed: int = 0,
@@ -885,7 +967,8 @@ class Memory:
                 f"published must be another Memory or None, got {type(published).__name__}"
             )
         return evaluate.evaluate(
-            self._judged(), embeddings, outputs, targets, exclude_ids=exclude_ids, knn=knn,
+            self._judged(), embeddings, outputs, targets, knn=knn,
+            visible=Visibility(exclude_ids, among, before, exclude_groups),
             buckets=buckets, bins=bins, groups=groups, loo=loo, seed=seed, threads=threads,
             published=None if published is None else published._judged(),
         )  # fmt: skip
@@ -902,6 +985,10 @@ class Memory:
         columns: Any = None,
         top: int = 5,
         threads: int | None = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
     ) -> Explanation:
         """Return which rows correct each query, and what each of them adds.
 
@@ -924,7 +1011,10 @@ class Memory:
             is held in memory.
         """
         corrector = self._state.corrector()
-        return explain.explain(corrector, embeddings, outputs, exclude_ids, columns, top, threads)
+        return explain.explain(
+            corrector, embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups),
+            columns, top, threads,
+        )  # fmt: skip
 
     # ---------------------------------------------------------------- how sure
 
@@ -936,6 +1026,10 @@ class Memory:
         targets: Any,
         exclude_ids: Any = None,
         threads: int | None = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
     ) -> Calibration:
         """Measure on calibration rows how far predictions are off, for intervals and sets.
 
@@ -965,7 +1059,10 @@ class Memory:
             Calibration rows lie on rows of the memory with the same target.
         """
         view = self._state.view
-        return conformal.calibrate(view, embeddings, outputs, targets, exclude_ids, threads)
+        return conformal.calibrate(
+            view, embeddings, outputs, targets,
+            Visibility(exclude_ids, among, before, exclude_groups), threads,
+        )  # fmt: skip
 
     @float_state()
     def predict_interval(
@@ -976,6 +1073,10 @@ class Memory:
         coverage: float = 0.9,
         exclude_ids: Any = None,
         threads: int | None = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
     ) -> tuple[F64, F64]:
         """Return the ends of intervals that hold the true value of this share of queries.
 
@@ -1008,8 +1109,9 @@ class Memory:
             There are too few calibration rows, or the memory's rows have changed since.
         """
         return conformal.predict_interval(
-            self._state.view, embeddings, outputs, calibration, coverage, exclude_ids, threads
-        )
+            self._state.view, embeddings, outputs, calibration, coverage,
+            Visibility(exclude_ids, among, before, exclude_groups), threads,
+        )  # fmt: skip
 
     @float_state()
     def predict_set(
@@ -1020,6 +1122,10 @@ class Memory:
         coverage: float = 0.9,
         exclude_ids: Any = None,
         threads: int | None = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
     ) -> npt.NDArray[np.bool_]:
         """Return sets of classes that hold the true class of this share of queries.
 
@@ -1044,11 +1150,21 @@ class Memory:
             As for ``predict_interval``.
         """
         return conformal.predict_set(
-            self._state.view, embeddings, outputs, calibration, coverage, exclude_ids, threads
-        )
+            self._state.view, embeddings, outputs, calibration, coverage,
+            Visibility(exclude_ids, among, before, exclude_groups), threads,
+        )  # fmt: skip
 
     @float_state()
-    def novelty(self, embeddings: Any, exclude_ids: Any = None, threads: int | None = None) -> F64:
+    def novelty(
+        self,
+        embeddings: Any,
+        exclude_ids: Any = None,
+        threads: int | None = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
+    ) -> F64:
         """Return how usual queries (q, d) are among the memory's rows: small is novel.
 
         It is the share of rows that lie at least as far from their nearest other row as the query
@@ -1073,7 +1189,10 @@ class Memory:
         ValueError
             The memory has fewer than two rows.
         """
-        return novelty.novelty(self._state.corrector(), embeddings, exclude_ids, threads)
+        return novelty.novelty(
+            self._state.corrector(), embeddings,
+            Visibility(exclude_ids, among, before, exclude_groups), threads,
+        )  # fmt: skip
 
     # ---------------------------------------------------------------- files
 

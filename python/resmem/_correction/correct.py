@@ -20,6 +20,7 @@ from resmem._rows.ingest import warn_of_rounding
 from resmem._rows.resident import Residency
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
+from resmem._rows.visibility import Visibility, VisibleRows
 
 # What is done with the neighbours: their residuals are added to the base outputs, or the base
 # outputs are moved towards their targets.
@@ -35,18 +36,19 @@ class NeighbourSearch:
     queries: Keys
     largest: float  # no absolute value of the queries is larger
     k: int
-    excluded: I64 | None
+    visible: VisibleRows
     execution: Execution
     prepare: bool = True  # whether an index may be built that makes later searches faster
     resident: Residency | None = None  # where the rows are searched; None: on the CPU
 
     def neighbours(self) -> tuple[F64, I64, I64]:
         """Return Euclidean distances, ids and positions of the neighbours, (q, k) each."""
-        if self.resident is not None:
-            return self.resident.neighbours(self.rows, self.queries, self.k, self.excluded)
+        if self._on_device:
+            assert self.resident is not None
+            return self.resident.neighbours(self.rows, self.queries, self.k, self.visible.excluded)
         distances, ids, positions, _ = _core.search(
-            self.queries, self.largest, self._segments(), self.k, "euclidean", self.excluded,
-            self.rows.version, execution=self.execution,
+            self.queries, self.largest, self._segments(), self.k, "euclidean",
+            version=self.rows.version, execution=self.execution, **self.visible.for_core(),
         )  # fmt: skip
         return distances, ids, positions
 
@@ -55,15 +57,20 @@ class NeighbourSearch:
 
         ``summed`` is what ``Corrector.summed`` returns.
         """
-        if self.resident is not None:
+        if self._on_device:
             distances, _, positions = self.neighbours()
             return _core.aggregate(
                 distances=distances, positions=positions, execution=self.execution, **summed
             )
         return _core.correct(
-            self.queries, self.largest, self._segments(), self.k, exclude=self.excluded,
-            version=self.rows.version, execution=self.execution, **summed,
+            self.queries, self.largest, self._segments(), self.k, version=self.rows.version,
+            execution=self.execution, **self.visible.for_core(), **summed,
         )  # fmt: skip
+
+    @property
+    def _on_device(self) -> bool:
+        """Whether the rows' device searches. It knows of excluded ids alone."""
+        return self.resident is not None and self.visible.by_ids_alone
 
     def _segments(self) -> list[_core.Segment]:
         if self.prepare:
@@ -72,8 +79,8 @@ class NeighbourSearch:
 
 
 def kneighbors(
-    rows: Snapshot, embeddings: Any, k: int, exclude_ids: Any, threads: int | None, prepare: bool,
-    resident: Residency | None = None,
+    rows: Snapshot, embeddings: Any, k: int, visible: Visibility, threads: int | None,
+    prepare: bool, resident: Residency | None = None,
 ) -> tuple[F64, I64]:  # fmt: skip
     """Return distances and ids of the neighbours, (q, k) each; see ``Memory.kneighbors``."""
     execution = execution_of(threads)
@@ -83,8 +90,8 @@ def kneighbors(
     warn_of_rounding(source, rows)
     part = read_block(source, slice(0, source.shape[0]), "embeddings")
     queries, largest = rows.keys(part, execution)
-    excluded = convert.excluded_ids(exclude_ids, len(queries))
-    search = NeighbourSearch(rows, queries, largest, k, excluded, execution, prepare, resident)
+    seen = visible.of(rows, len(queries))
+    search = NeighbourSearch(rows, queries, largest, k, seen, execution, prepare, resident)
     distances, ids, _ = search.neighbours()
     return distances, ids
 
@@ -95,7 +102,7 @@ class SearchedQueries:
     name = "embeddings"
 
     def __init__(
-        self, rows: Snapshot, k: int, embeddings: Any, exclude_ids: Any, execution: Execution,
+        self, rows: Snapshot, k: int, embeddings: Any, visible: Visibility, execution: Execution,
         prepare: bool, resident: Residency | None = None,
     ) -> None:  # fmt: skip
         plausible.check_names(embeddings, "embeddings", rows.embedding_names)
@@ -106,7 +113,7 @@ class SearchedQueries:
         warn_of_rounding(self._source, rows)
         self._rows, self.k, self._execution, self._prepare = rows, k, execution, prepare
         self._resident = resident
-        self._excluded = convert.excluded_ids(exclude_ids, len(self))
+        self._visible = visible.of(rows, len(self))
 
     def __len__(self) -> int:
         return int(self._source.shape[0])
@@ -130,10 +137,9 @@ class SearchedQueries:
 
     def _search(self, block: slice, queries: Keys | None, largest: float) -> NeighbourSearch:
         assert queries is not None
-        excluded = None if self._excluded is None else self._excluded[block]
         return NeighbourSearch(
-            self._rows, queries, largest, self.k, excluded, self._execution, self._prepare,
-            self._resident,
+            self._rows, queries, largest, self.k, self._visible.at(block), self._execution,
+            self._prepare, self._resident,
         )  # fmt: skip
 
     def forget(self, block: slice) -> None:
@@ -196,10 +202,10 @@ class Corrector:
         return None if self.method == "targets" else self.map
 
     def predict(
-        self, embeddings: Any, outputs: Any, exclude_ids: Any, threads: int | None
+        self, embeddings: Any, outputs: Any, visible: Visibility, threads: int | None
     ) -> I64 | F64:
         """See ``Memory.predict``."""
-        queries = self.queries_for(embeddings, exclude_ids, threads)
+        queries = self.queries_for(embeddings, visible, threads)
         if self.spec.task == "regression":
             return self.correct(queries, outputs, threads)
         # The other maps do not change which class is first, unless a negative strength puts a
@@ -212,18 +218,18 @@ class Corrector:
         return np.concatenate([np.empty(0, dtype=np.int64), *parts])
 
     def queries_for(
-        self, embeddings: Any, exclude_ids: Any, threads: int | None
+        self, embeddings: Any, visible: Visibility, threads: int | None
     ) -> SearchedQueries:
         """Return queries that are searched for with the memory's ``k``."""
         execution = execution_of(threads)
-        return self.queries_at_k(self.k, embeddings, exclude_ids, execution)
+        return self.queries_at_k(self.k, embeddings, visible, execution)
 
     def queries_at_k(
-        self, k: int, embeddings: Any, exclude_ids: Any, execution: Execution
+        self, k: int, embeddings: Any, visible: Visibility, execution: Execution
     ) -> SearchedQueries:
         """Return queries that are searched for with this ``k``."""
         return SearchedQueries(
-            self.rows, k, embeddings, exclude_ids, execution, self.auto_prepare, self.resident
+            self.rows, k, embeddings, visible, execution, self.auto_prepare, self.resident
         )
 
     def correct(
@@ -337,6 +343,7 @@ class Corrector:
             "base": base,
             "select": select,
             "interpolate": of_targets,
+            "row_weights": self.rows.weights_for_core(),
         }
 
     def strengths(
@@ -358,7 +365,8 @@ class Corrector:
         """Return the largest share (q,) of the neighbours' weight that one class has."""
         shares = _core.aggregate(
             [self.spec.targets_for_core(segment) for segment in self.rows.segments],
-            distances, positions, self.sigma, self.rows.columns, execution=execution,
+            distances, positions, self.sigma, self.rows.columns,
+            row_weights=self.rows.weights_for_core(), execution=execution,
         )  # fmt: skip
         largest: F64 = shares.max(axis=1)
         return largest

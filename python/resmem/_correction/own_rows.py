@@ -12,6 +12,7 @@ from resmem._correction.correct import Corrector, NeighbourSearch
 from resmem._keys.preprocess import Preprocess
 from resmem._keys.stored import widen_keys
 from resmem._rows.segment import Segment, checked_stored
+from resmem._rows.visibility import EVERY_ROW, Visibility
 
 
 def refuse_known_targets(preprocess: Preprocess) -> None:
@@ -26,8 +27,11 @@ def refuse_known_targets(preprocess: Preprocess) -> None:
 class MemoryRows:
     """Rows of the memory that serve as queries; none is its own neighbour."""
 
-    def __init__(self, corrector: Corrector, positions: I64, k: int, execution: Execution) -> None:
-        self._corrector, self.k, self._execution = corrector, k, execution
+    def __init__(
+        self, corrector: Corrector, positions: I64, k: int, execution: Execution,
+        visible: Visibility = EVERY_ROW,
+    ) -> None:  # fmt: skip
+        self._corrector, self.k, self._execution, self._visible = corrector, k, execution, visible
         self._positions = positions  # numbered through all segments
         stored = self._of("targets", slice(0, len(positions)))
         self.targets: Array = checked_stored(stored, corrector.rows.columns)
@@ -45,11 +49,11 @@ class MemoryRows:
         ``keys`` and ``largest`` are what ``queries`` returns, if it was asked already.
         """
         rows, prepare = self._corrector.rows, self._corrector.auto_prepare
-        own = self.ids(block)[:, None]
+        seen = self._visible.of_own(rows, self.ids(block), self._positions[block])
         if keys is None:
             keys, largest = self.queries(block)
         search = NeighbourSearch(
-            rows, keys, largest, self.k, own, self._execution, prepare, self._corrector.resident
+            rows, keys, largest, self.k, seen, self._execution, prepare, self._corrector.resident
         )
         distances, _, positions = search.neighbours()
         return distances, positions

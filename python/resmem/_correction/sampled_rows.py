@@ -13,6 +13,7 @@ from resmem._correction.correct import NeighbourSearch
 from resmem._keys.stored import widen_keys
 from resmem._rows.segment import Segment
 from resmem._rows.snapshot import Snapshot
+from resmem._rows.visibility import VisibleRows
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ def searched_own_rows(rows: Snapshot, k: int, most: int, execution: Execution = 
     chosen = list(rows.sample(sample(len(rows), most)))
     queries = np.concatenate([widen_keys(segment["keys"][at]) for segment, at in chosen])
     own = np.concatenate([segment.ids_of(at) for segment, at in chosen])[:, None]
+    seen = VisibleRows(excluded=own)
     largest = max(segment.keys_max for segment, _ in chosen)
-    search = NeighbourSearch(rows, queries, largest, k, own, execution, prepare=False)
+    search = NeighbourSearch(rows, queries, largest, k, seen, execution, prepare=False)
     distances, _, positions = search.neighbours()
     return OwnRows(chosen, distances, positions)
 

@@ -31,6 +31,7 @@ from resmem._evaluation.rows import GivenTargets
 from resmem._rows import plausible
 from resmem._rows.segment import Segment
 from resmem._rows.snapshot import Snapshot
+from resmem._rows.visibility import Visibility
 from resmem._state.settings import Settings
 from resmem._state.view import MemoryView
 
@@ -136,11 +137,11 @@ def _number(part: Any) -> Any:
 
 
 def calibrate(
-    view: MemoryView, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any,
+    view: MemoryView, embeddings: Any, outputs: Any, targets: Any, visible: Visibility,
     threads: int | None,
 ) -> Calibration:  # fmt: skip
     """See ``Memory.calibrate``."""
-    predictions = _Predictions(view.corrector, embeddings, outputs, exclude_ids, threads)
+    predictions = _Predictions(view.corrector, embeddings, outputs, visible, threads)
     corrector, q = predictions.corrector, len(predictions.queries)
     truth = GivenTargets(corrector, targets, q)
     if q == 0:
@@ -195,13 +196,13 @@ def _typical_error(predictions: _Predictions) -> F64 | None:
 
 def predict_interval(
     view: MemoryView, embeddings: Any, outputs: Any, calibration: Any, coverage: float,
-    exclude_ids: Any, threads: int | None,
+    visible: Visibility, threads: int | None,
 ) -> tuple[F64, F64]:  # fmt: skip
     """See ``Memory.predict_interval``."""
     if view.spec.task != "regression":
         raise ValueError("predict_interval needs task='regression'; use predict_set")
     limits = _limits(view, calibration, coverage, "intervals are infinite")
-    predictions = _Predictions(view.corrector, embeddings, outputs, exclude_ids, threads)
+    predictions = _Predictions(view.corrector, embeddings, outputs, visible, threads)
     flat, shape = view.fitted_rows.flat, (len(predictions.queries), len(limits))
     low, high = np.empty(shape), np.empty(shape)
     for part in predictions:
@@ -212,13 +213,13 @@ def predict_interval(
 
 def predict_set(
     view: MemoryView, embeddings: Any, outputs: Any, calibration: Any, coverage: float,
-    exclude_ids: Any, threads: int | None,
+    visible: Visibility, threads: int | None,
 ) -> npt.NDArray[np.bool_]:  # fmt: skip
     """See ``Memory.predict_set``."""
     if view.spec.task != "classification":
         raise ValueError("predict_set needs task='classification'; use predict_interval")
     limit = _limits(view, calibration, coverage, "sets hold every class")[0]
-    predictions = _Predictions(view.corrector, embeddings, outputs, exclude_ids, threads)
+    predictions = _Predictions(view.corrector, embeddings, outputs, visible, threads)
     result = np.empty((len(predictions.queries), view.fitted_rows.columns), dtype=np.bool_)
     for part in predictions:
         result[part.block] = _mass_above(part.values) <= limit
@@ -301,11 +302,11 @@ class _Predictions:
     """What a memory predicts for queries, block by block, with the neighbours it is due to."""
 
     def __init__(
-        self, corrector: Corrector, embeddings: Any, outputs: Any, exclude_ids: Any,
+        self, corrector: Corrector, embeddings: Any, outputs: Any, visible: Visibility,
         threads: int | None,
     ) -> None:  # fmt: skip
         self.corrector, self.execution = corrector, execution_of(threads)
-        self.queries: SearchedQueries = corrector.queries_for(embeddings, exclude_ids, threads)
+        self.queries: SearchedQueries = corrector.queries_for(embeddings, visible, threads)
         self._outputs = corrector.query_outputs(outputs, len(self.queries))
 
     def __iter__(self) -> Iterator[_Part]:
@@ -339,7 +340,9 @@ def spread_of_residuals(corrector: Corrector, distances: F64, positions: I64, ap
     correction would leave there. ``applied`` (b, C) are strength times correction; the spread of
     queries without neighbours is 0.
     """
-    weights, totals = _core.weights(distances, positions, corrector.sigma)
+    weights, totals = _core.weights(
+        distances, positions, corrector.sigma, corrector.rows.weights_for_core()
+    )
     residuals = _residuals_at(corrector.rows, positions)
     sums = np.zeros_like(applied)
     for j in range(positions.shape[1]):  # in neighbour order

@@ -21,6 +21,7 @@ from resmem._evaluation.methods import Comparison, Judged
 from resmem._evaluation.result import Evaluation, MethodResult
 from resmem._evaluation.rows import EvaluatedRows, GivenRows, OwnRows
 from resmem._evaluation.tallies import ClassTally, Mask, Tally, ValueTally
+from resmem._rows.visibility import Visibility
 from resmem._scores.groups import labelled_groups
 from resmem._scores.intervals import Interval, paired_interval
 from resmem._scores.metrics import gains_of, reliability
@@ -36,17 +37,20 @@ Tallies: TypeAlias = "dict[str, Tally]"
 
 
 def evaluate(
-    judged: Judged, embeddings: Any, outputs: Any, targets: Any, *, exclude_ids: Any, knn: Any,
+    judged: Judged, embeddings: Any, outputs: Any, targets: Any, *, visible: Visibility, knn: Any,
     buckets: int, bins: int, groups: Any, loo: bool, published: Judged | None, seed: int,
     threads: int | None,
 ) -> Evaluation:  # fmt: skip
     """See ``Memory.evaluate``."""
     buckets, bins = checks.count(buckets, "buckets"), checks.count(bins, "bins")
-    given, execution = (embeddings, outputs, targets, exclude_ids), execution_of(threads)
-    if loo and any(part is not None for part in (*given, groups, published)):
+    given, execution = (embeddings, outputs, targets, visible), execution_of(threads)
+    if loo and (
+        any(part is not None for part in (*given[:3], groups, published)) or not visible.of_own_rows
+    ):
         raise ValueError(
             "loo=True evaluates the memory's own rows: leave out embeddings, outputs, targets, "
-            "exclude_ids, groups (among a row's neighbours are rows of its group) and published"
+            "exclude_ids, groups (among a row's neighbours are rows of its group) and published; "
+            "before and exclude_groups may be 'own'"
         )
     if not loo and (embeddings is None or targets is None):
         raise TypeError(
@@ -57,7 +61,9 @@ def evaluate(
     rows: EvaluatedRows
     grouping = None
     if loo:
-        rows = _own_rows(comparison, seed, execution)
+        rows = _own_rows(comparison, visible, seed, execution)
+        if visible.exclude_groups is not None:
+            grouping = _Grouping.of(rows.groups(), len(rows))
     else:
         k = comparison.most_neighbours
         rows = GivenRows(comparison.corrector, k, *given, execution)
@@ -85,7 +91,9 @@ class _Grouping(NamedTuple):
         return found
 
 
-def _own_rows(comparison: Comparison, seed: int, execution: Execution) -> OwnRows:
+def _own_rows(
+    comparison: Comparison, visible: Visibility, seed: int, execution: Execution
+) -> OwnRows:
     """Return rows of the memory, each to be judged without itself."""
     corrector = comparison.corrector
     n, store = len(corrector.rows), corrector.spec.store
@@ -101,7 +109,7 @@ def _own_rows(comparison: Comparison, seed: int, execution: Execution) -> OwnRow
         raise ValueError(f"seed must be below 2**32, got {seed}")
     some = sample(n, _MOST_OWN_ROWS, seed)
     k = comparison.most_neighbours
-    return OwnRows(corrector, k, corrector.rows.numbered(some), execution)
+    return OwnRows(corrector, k, corrector.rows.numbered(some), visible, execution)
 
 
 def _tallied(comparison: Comparison, rows: EvaluatedRows) -> tuple[Tallies, F64]:

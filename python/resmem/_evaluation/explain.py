@@ -18,6 +18,7 @@ from resmem._correction.correct import Corrector, SearchedQueries
 from resmem._correction.own_rows import MemoryRows
 from resmem._rows.segment import Segment, checked_stored
 from resmem._rows.snapshot import Snapshot
+from resmem._rows.visibility import Visibility
 
 _NEIGHBOURS_SHOWN = 10  # lines for neighbours in a printed table
 
@@ -106,13 +107,13 @@ def explain(
     corrector: Corrector,
     embeddings: Any,
     outputs: Any,
-    exclude_ids: Any,
+    visible: Visibility,
     columns: Any,
     top: int,
     threads: int | None,
 ) -> Explanation:
     """See ``Memory.explain``."""
-    queries = corrector.queries_for(embeddings, exclude_ids, threads)
+    queries = corrector.queries_for(embeddings, visible, threads)
     q, rows = len(queries), corrector.rows
     selected = convert.column_numbers(columns, q, rows.columns)
     if selected is not None and rows.flat:
@@ -164,7 +165,9 @@ class _Explainer:
         corrector, rows = self.corrector, self.corrector.rows
         keys, largest = self.queries.queries(block)
         distances, positions = self.queries.find(block, keys, largest)
-        weights, totals = _core.weights(distances, positions, corrector.sigma)
+        weights, totals = _core.weights(
+            distances, positions, corrector.sigma, rows.weights_for_core()
+        )
         weights /= totals[:, None]
         base = corrected = None
         if _has_base(corrector, self.outputs):

@@ -12,11 +12,12 @@ from resmem._base.execution import Execution, execution_of
 from resmem._correction.correct import Corrector
 from resmem._correction.sampled_rows import searched_own_rows
 from resmem._rows.snapshot import Snapshot
+from resmem._rows.visibility import Visibility
 
 _SAMPLE_ROWS = 1024  # most rows that are measured: tail probabilities are multiples of 1/1025
 
 
-def novelty(corrector: Corrector, embeddings: Any, exclude_ids: Any, threads: int | None) -> F64:
+def novelty(corrector: Corrector, embeddings: Any, visible: Visibility, threads: int | None) -> F64:
     """See ``Memory.novelty``."""
     rows, execution = corrector.rows, execution_of(threads)
     if len(rows) < 2:
@@ -24,7 +25,7 @@ def novelty(corrector: Corrector, embeddings: Any, exclude_ids: Any, threads: in
             "novelty compares with the distances between rows: the memory must hold at least 2, "
             f"got {len(rows)}"
         )
-    queries = corrector.queries_at_k(1, embeddings, exclude_ids, execution)
+    queries = corrector.queries_at_k(1, embeddings, visible, execution)
     usual = _own_distances(rows, execution)
     result = np.empty(len(queries))
     for block in blocks(len(queries), 24 + rows.preprocess.row_bytes(rows.d)):

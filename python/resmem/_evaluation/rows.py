@@ -15,6 +15,7 @@ from resmem._correction.own_rows import MemoryRows
 from resmem._evaluation.explain import Explanation, explain_rows
 from resmem._evaluation.tallies import ClassTally, SquaredDeviations, Tally, ValueTally
 from resmem._rows import plausible
+from resmem._rows.visibility import Visibility, own_groups
 
 
 class Block(NamedTuple):
@@ -31,15 +32,15 @@ class GivenRows:
 
     def __init__(
         self, corrector: Corrector, k: int, embeddings: Any, outputs: Any, targets: Any,
-        exclude_ids: Any, execution: Execution,
+        visible: Visibility, execution: Execution,
     ) -> None:  # fmt: skip
         self._corrector, self._execution = corrector, execution
-        self._queries = corrector.queries_at_k(k, embeddings, exclude_ids, execution)
+        self._queries = corrector.queries_at_k(k, embeddings, visible, execution)
         q = len(self)
         self._outputs = corrector.query_outputs(outputs, q)
         self._targets = GivenTargets(corrector, targets, q)
         self._seen = plausible.OverlapCounter(corrector.spec, corrector.rows, q)
-        self._given = embeddings, exclude_ids
+        self._given = embeddings, visible
 
     def __len__(self) -> int:
         return len(self._queries)
@@ -68,18 +69,16 @@ class GivenRows:
 
     def queries_of(self, corrector: Corrector) -> SearchedQueries:
         """Return the same queries of another memory."""
-        embeddings, exclude_ids = self._given
-        return corrector.queries_at_k(corrector.k, embeddings, exclude_ids, self._execution)
+        embeddings, visible = self._given
+        return corrector.queries_at_k(corrector.k, embeddings, visible, self._execution)
 
     def explain(self, rows: list[int], columns: I64 | None, top: int) -> Explanation:
         """Return the explanation of some rows, ascending; see ``explain_rows``."""
-        embeddings, excluded = (
-            None if given is None else picked_rows(given, rows, "embeddings")
-            for given in self._given
-        )
+        embeddings, visible = self._given
         queries = self._corrector.queries_at_k(
-            self._corrector.k, embeddings, excluded, self._execution
-        )
+            self._corrector.k, picked_rows(embeddings, rows, "embeddings"),
+            visible.picked(np.asarray(rows)), self._execution,
+        )  # fmt: skip
         outputs = None if self._outputs is None else picked_rows(self._outputs, rows, "outputs")
         return explain_rows(self._corrector, queries, outputs, columns, top, self._execution)
 
@@ -96,9 +95,13 @@ class GivenRows:
 class OwnRows:
     """Rows of the memory, each of which is judged without itself."""
 
-    def __init__(self, corrector: Corrector, k: int, positions: I64, execution: Execution) -> None:
+    def __init__(
+        self, corrector: Corrector, k: int, positions: I64, visible: Visibility,
+        execution: Execution,
+    ) -> None:  # fmt: skip
         self._corrector, self._positions, self._execution = corrector, positions, execution
-        self._rows = MemoryRows(corrector, positions, k, execution)
+        self._visible = visible
+        self._rows = MemoryRows(corrector, positions, k, execution, visible)
         self._deviations = SquaredDeviations(corrector.rows.columns)
 
     def __len__(self) -> int:
@@ -125,11 +128,17 @@ class OwnRows:
         ids = self._rows.ids(slice(0, len(self)))
         return [int(ids[row]) for row in rows]
 
+    def groups(self) -> I64:
+        """Return the rows' groups; a row that has none is alone in one below 0."""
+        groups = own_groups(self._corrector.rows, self._positions)
+        return np.where(groups < 0, -1 - np.arange(len(groups)), groups)
+
     def explain(self, rows: list[int], columns: I64 | None, top: int) -> Explanation:
         """Return the explanation of some rows, ascending; see ``explain_rows``."""
         queries = MemoryRows(
-            self._corrector, self._positions[rows], self._corrector.k, self._execution
-        )
+            self._corrector, self._positions[rows], self._corrector.k, self._execution,
+            self._visible,
+        )  # fmt: skip
         outputs = queries.outputs(slice(0, len(queries)))
         return explain_rows(self._corrector, queries, outputs, columns, top, self._execution)
 

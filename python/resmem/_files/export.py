@@ -27,6 +27,7 @@ from resmem._files.formats import Rows
 from resmem._files.persist import EXPORTS, LoadedMemory, Progress, SchemaOf, fitted_preprocess
 from resmem._keys.preprocess import FittedPreprocess
 from resmem._keys.stored import widen_keys
+from resmem._rows.attributes import ATTRIBUTES, are_weights
 from resmem._rows.ids import NO_RUNS, in_runs
 from resmem._rows.segment import Segment
 from resmem._rows.snapshot import Snapshot
@@ -34,7 +35,9 @@ from resmem._rows.stores.named import shared_schema
 
 _NAMES = {"keys": "embeddings"}  # names in an export, where they differ
 # Names of all arrays that may have one entry per row.
-_ROWS = ("ids", "embeddings", "targets", "outputs", "residuals", "index", "value", "rest")
+_ROWS = (
+    "ids", "embeddings", "targets", "outputs", "residuals", "index", "value", "rest", *ATTRIBUTES,
+)  # fmt: skip
 # The names that .safetensors gives to dtypes; uint16 holds the bits of bfloat16.
 _TYPES = {
     np.dtype(np.float64): "F64", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16",
@@ -76,7 +79,8 @@ def save(
     made_by = rows.preprocess.arrays
     columns += [_whole(f"preprocess_{name}", array) for name, array in made_by.items()]
     if rows.segments:
-        names = ["ids", *(name for name in rows.segments[0].arrays if name != "ids")]
+        first = [n for n in rows.segments[0].arrays if n != "ids" and n not in ATTRIBUTES]
+        names = ["ids", *first, *rows.attributes]
         wide = suffix == ".npz"  # NumPy has no bfloat16
         columns += [_column(rows, name, wide) for name in names]
     write = _write_npz if suffix == ".npz" else _write_safetensors
@@ -93,8 +97,11 @@ def _whole(name: str, array: Array) -> _Column:
 
 def _column(rows: Snapshot, name: str, wide: bool) -> _Column:
     """Return the array of that name, of the living rows of all segments."""
-    dtype, shape = np.dtype(np.int64), (len(rows),)
-    if name != "ids":
+    dtype: np.dtype[Any] = np.dtype(np.int64)
+    shape: tuple[int, ...] = (len(rows),)
+    if name in ATTRIBUTES:
+        dtype = np.dtype(ATTRIBUTES[name][0])
+    elif name != "ids":
         first = rows.segments[0][name]
         dtype, shape = first.dtype, (len(rows), *first.shape[1:])
     widened = wide and dtype == np.uint16
@@ -103,7 +110,8 @@ def _column(rows: Snapshot, name: str, wide: bool) -> _Column:
     def parts() -> Iterator[Array]:
         for segment in rows.segments:
             for some in segment.living_parts(rows.version, rows_per_block(row_bytes)):
-                part = segment.ids_of(some) if name == "ids" else segment[name][some]
+                part = segment.values(name, some)
+                part = np.broadcast_to(part, (len(some), *shape[1:]))
                 yield widen_keys(part) if widened else part
 
     written = np.dtype(np.float32) if widened else dtype
@@ -264,9 +272,11 @@ class _Reader:
         arrays = {"ids": self.ids(n, retired)}
         for name, (dtype, shape) in schema_of(d, columns).items():
             arrays[name] = self.array(_NAMES.get(name, name), dtype, (n, *shape))
+        for name in self.arrays.keys() & ATTRIBUTES.keys():
+            arrays[name] = self.array(name, ATTRIBUTES[name][0], (n,))
         largest = self.inspected(arrays["keys"])
         for name, array in arrays.items():
-            if self.verify and name not in ("ids", "keys"):
+            if self.verify and name not in ("ids", "keys", "times", "groups"):
                 self.check(name, array, columns)
         error = self.about.get("error")
         if not isinstance(error, (int, float)) or not 0 <= error <= sys.float_info.max:
@@ -321,9 +331,12 @@ class _Reader:
                     raise self.bad(str(error)) from error
                 continue
             good = (part >= 0) & (part < columns) if classes else np.isfinite(part)
+            if name == "weights":
+                good = are_weights(part)
             rows = good.reshape(len(part), -1).all(axis=1)
             if not rows.all():
                 what = f"no class from 0 to {columns - 1}" if classes else "NaN or infinity"
+                what = "no weight of a row" if name == "weights" else what
                 raise self.bad(f"{name}: row {block.start + int(np.argmin(rows))} holds {what}")
 
     def blocks(self, name: str, array: Array) -> Iterator[tuple[slice, Array]]:

@@ -24,6 +24,7 @@ from resmem._files.container import Pieces, Section, Version
 from resmem._indexes.decision import KINDS, Decision, decision_from_file
 from resmem._indexes.policy import Planner
 from resmem._keys.preprocess import IDENTITY, NO_PREPROCESS, FittedPreprocess, preprocess_named
+from resmem._rows.attributes import ATTRIBUTES, TIME_KINDS, TimeKind, are_weights
 from resmem._rows.ids import NO_RUNS
 from resmem._rows.segment import Schema, Segment, Stored, target_fault
 from resmem._rows.snapshot import Snapshot
@@ -84,6 +85,7 @@ def save(
     """Write the living rows of a memory; with ``after``, append what is not in that file yet."""
     name = os.path.abspath(os.fspath(path))
     needed = [n for n, (name, usual) in _NEEDED.items() if settings.get(name, usual) != usual]
+    needed += ["attributes"] if rows.attributes else []
     work = _Sections(rows, head, after, needed)
     if after is None:
         version = container.save(name, work.meta(settings), work.sections(), progress)
@@ -193,7 +195,9 @@ class _Sections:
 
     def _described(self, segment: Segment, number: int) -> dict[str, Any]:
         living_only = self.leaves_out(segment)
+        attributes = [name for name in ATTRIBUTES if name in segment.arrays]
         return {
+            **({"attributes": attributes} if attributes else {}),
             "number": number,
             "rows": segment.n - segment.dead if living_only else segment.n,
             "first_id": 0 if living_only else segment.first_id,
@@ -293,6 +297,19 @@ class LoadedMemory:
             raise self.bad(f"{kind} holds what is not text")
         return tuple(names)
 
+    def time_kind(self, rows: Snapshot) -> TimeKind | None:
+        """Return what the times of these rows are; None if they have none."""
+        kind = self.settings.get("time_kind")
+        expected = any("times" in segment.arrays for segment in rows.segments)
+        all_have = all("times" in segment.arrays for segment in rows.segments)
+        if (
+            (kind is not None and kind not in TIME_KINDS)
+            or expected != all_have
+            or (expected and kind is None)
+        ):
+            raise self.bad(f"time_kind is {kind!r}, which does not go with the times of the rows")
+        return kind
+
     def counted(self, name: str) -> int | None:
         """Return a number of rows in the settings; None if it is unknown, as in old files."""
         value = self.settings.get(name)
@@ -367,7 +384,7 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Load
     settings = reader.field(loaded.meta, "memory")
     if not isinstance(settings, dict):
         raise reader.bad("memory is not a table of settings")
-    for each in _NEEDED:
+    for each in (*_NEEDED, "attributes"):
         if reader.size(f"needs/{each}"):
             reader.array(f"needs/{each}", np.uint8, (1,))
     head = {}
@@ -475,6 +492,10 @@ def _target_fault(rows: Snapshot) -> str:
                 values = segment[name][start : start + _CHECKED_ROWS]
                 if fault := target_fault(values, rows.columns, name):
                     return fault
+        for start in range(0, segment.n if "weights" in segment.arrays else 0, _CHECKED_ROWS):
+            weights = segment["weights"][start : start + _CHECKED_ROWS]
+            if not ((weights == 0) | are_weights(weights)).all():
+                return "'weights' holds what is no weight of a row"
     return ""
 
 
@@ -487,6 +508,10 @@ def _segment(reader: Reader, fields: Any, schema: Schema, file: FileState) -> Se
         schema = {**schema, "ids": (np.int64, ())}
     elif has_ids is not False:
         raise reader.bad(f"has_ids is {has_ids!r}, expected true or false")
+    attributes = fields.get("attributes", [])
+    if not isinstance(attributes, list) or not all(name in ATTRIBUTES for name in attributes):
+        raise reader.bad(f"attributes are {attributes!r}, expected some of {[*ATTRIBUTES]}")
+    schema = {**schema, **{name: ATTRIBUTES[name] for name in attributes}}
     arrays = {
         name: reader.array(f"{number}/{name}", dtype, (n, *shape))
         for name, (dtype, shape) in schema.items()

@@ -38,6 +38,7 @@ from resmem._keys.rounding import (
 )
 from resmem._keys.stored import narrow_keys, widen_keys
 from resmem._rows import plausible
+from resmem._rows.attributes import attributes_of
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 
@@ -55,6 +56,10 @@ class Incoming:
         targets: Any,
         ids: Any,
         like: Snapshot | None = None,
+        *,
+        sample_weight: Any = None,
+        times: Any = None,
+        groups: Any = None,
     ) -> None:
         self.spec = spec
         self.names = plausible.column_names(embeddings), plausible.column_names(outputs)
@@ -87,7 +92,19 @@ class Incoming:
                 hint = "; for classes use task='classification'"
             raise ValueError(f"{shapes} must have one shape{hint}")
         self.ids: I64 | None = None if ids is None else convert.row_ids(ids, self.n)
+        self.attributes = attributes_of(sample_weight, times, groups, self.n)
+        if like is not None and not like.never_held:
+            self._check_times(like)
         plausible.check_logits(spec, self.outputs)
+
+    def _check_times(self, like: Snapshot) -> None:
+        """Refuse rows without times where others have them, and the reverse."""
+        expected, got = like.time_kind, self.attributes.time_kind
+        if expected != got:
+            raise ValueError(
+                f"times must be {expected or 'left out'}, as for the other rows of this memory, "
+                f"got {got or 'none'}; give times to all rows, of one kind, or to none"
+            )
 
     def _check_targets(self) -> None:
         if self.spec.task == "regression":

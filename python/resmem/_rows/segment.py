@@ -22,6 +22,8 @@ Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]
 
 LEAST_ROOM = 1 << 20  # bytes that a new segment, to which rows will be added, reserves at least
 _UIDS = count()
+# What rows have that were not given a weight or a group.
+MISSING = {"weights": 1.0, "groups": -1}
 _ROWS_PER_STEP = 1 << 18  # rows whose removals are read at a time, which bounds memory
 _COPY_BYTES = 8 << 20  # bytes that a merge copies at a time
 
@@ -87,6 +89,13 @@ class Segment:
         """Return the ids of these rows."""
         ids: I64 = self["ids"][rows] if self.has_ids else rows + self.first_id
         return ids
+
+    def values(self, name: str, rows: I64) -> Any:
+        """Return what these rows have in an array, which the segment may lack: ids that are
+        counted, and what rows have that were not given any (``MISSING``)."""
+        if name == "ids":
+            return self.ids_of(rows)
+        return self[name][rows] if name in self.arrays else MISSING[name]
 
     def find(self, ids: I64) -> I64:
         """Return the row of each id, also of removed rows; -1 if the segment never had the id."""
@@ -157,8 +166,12 @@ class Segment:
     def for_core(self) -> _core.Segment:
         """The rows as the core searches them, without an index."""
         died = None if self.died is None or self.dead == 0 else self.died[: self.n]
-        ids = self["ids"] if self.has_ids else None
-        return _core.Segment(self["keys"], ids, self.first_id, died, self.keys_max)
+        ids, times, groups = (
+            self[name] if name in self.arrays else None for name in ("ids", "times", "groups")
+        )
+        return _core.Segment(
+            self["keys"], ids, self.first_id, died, self.keys_max, times=times, groups=groups
+        )
 
 
 def room(schema: Schema, rows: int) -> dict[str, Array]:
@@ -205,7 +218,9 @@ def merge(segments: tuple[Segment, ...], version: int) -> Segment:
     rows = [segment.living(version) for segment in segments]
     ends = np.cumsum([len(part) for part in rows])
     schema: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
-        name: (array.dtype, array.shape[1:]) for name, array in segments[0].arrays.items()
+        name: (array.dtype, array.shape[1:])
+        for segment in segments
+        for name, array in segment.arrays.items()
     }
     first = next(
         (int(s.ids_of(r[:1])[0]) for s, r in zip(segments, rows, strict=True) if len(r)), 0
@@ -223,8 +238,7 @@ def merge(segments: tuple[Segment, ...], version: int) -> Segment:
             for start in range(0, len(part), step):
                 some = part[start : start + step]
                 at = end - len(part) + start
-                source = segment.ids_of(some) if name == "ids" else segment[name][some]
-                target[at : at + len(some)] = source
+                target[at : at + len(some)] = segment.values(name, some)
     return Segment(
         arrays,
         int(ends[-1]),

@@ -22,6 +22,7 @@ import resmem._core as _core
 from resmem._base.arrays import I64, Array, Keys
 from resmem._base.execution import DEFAULT, Execution
 from resmem._keys.preprocess import IDENTITY, FittedPreprocess
+from resmem._rows.attributes import ATTRIBUTES, TimeKind
 from resmem._rows.growth import UNKNOWN, Basis
 from resmem._rows.ids import IDS_PER_STEP, NO_RUNS, distinct, in_runs, joined, repeated, runs
 from resmem._rows.segment import LEAST_ROOM, Schema, Segment, damaged_rows, room, row_bytes
@@ -50,6 +51,7 @@ class Snapshot:
     preprocess_basis: Basis = UNKNOWN  # the rows that ``preprocess`` was fitted to
     allowed: float = math.inf  # how far rounding to float32 may move a query
     ids_checked: bool = True  # False for given ids of a file that was loaded without verification
+    time_kind: TimeKind | None = None  # what the rows' times are; None: they have none
     embedding_names: tuple[str, ...] | None = None  # columns of the DataFrames given to fit
     output_names: tuple[str, ...] | None = None
     # What was measured of these rows, by name. A snapshot that is made of this one starts anew.
@@ -102,6 +104,17 @@ class Snapshot:
             described.append(rows if index is None else rows.with_index(index))
         return described
 
+    @property
+    def attributes(self) -> list[str]:
+        """Names of the attributes that some of the rows were given."""
+        return [name for name in ATTRIBUTES if any(name in s.arrays for s in self.segments)]
+
+    def weights_for_core(self) -> list[Any] | None:
+        """Return the core's description of the rows' own weights; None if all are 1."""
+        if "weights" not in self.attributes:
+            return None
+        return [s["weights"] if "weights" in s.arrays else s.n for s in self.segments]
+
     def plan(self, queries: int, k: int, execution: Execution, at_once: bool = False) -> None:
         """Count the queries of a search that is about to run, and build indexes where that pays."""
         if self.preprocess.wide:
@@ -136,8 +149,11 @@ class Snapshot:
                 yield segment, positions[first:last] - start
             start += segment.n
 
-    def positions_of(self, ids: I64) -> I64:
-        """Return the positions of ids among all rows; -1 for negative ids."""
+    def positions_of(self, ids: I64, name: str = "ids") -> I64:
+        """Return the positions of ids among all rows; -1 for negative ids.
+
+        ValueError if a row is not there; ``name`` is the argument that has its id.
+        """
         flat = np.ascontiguousarray(ids).reshape(-1)
         found, start = np.full(len(flat), -1), 0
         for segment in self.segments:
@@ -150,7 +166,9 @@ class Snapshot:
             start += segment.n
         missing = (found < 0) & (flat >= 0)
         if missing.any():
-            raise ValueError(f"ids must be those of rows in the memory, {flat[missing][0]} is not")
+            raise ValueError(
+                f"{name} must be those of rows in the memory, {flat[missing][0]} is not"
+            )
         return found.reshape(ids.shape)
 
     # ------------------------------------------------------------------ ids of a file
@@ -241,7 +259,8 @@ class Snapshot:
             follows = last.has_ids or (
                 not given_ids and last.first_id + last.n == self.next_id and last.n > 0
             )
-            if last.growing and follows and last.capacity - last.n >= rows:
+            fits = schema.keys() <= last.arrays.keys()
+            if last.growing and follows and fits and last.capacity - last.n >= rows:
                 return last
         if given_ids:
             schema = {**schema, "ids": (np.int64, ())}
@@ -268,6 +287,14 @@ class Snapshot:
         else:
             highest = grown.first_id + grown.n - 1
         return replace(self, segments=(*kept, grown), next_id=max(self.next_id, highest + 1))
+
+    def without_rows_at_end(self, rows: I64, count: int) -> Snapshot:
+        """Return the snapshot without some of the last ``count`` rows, given by their order."""
+        if len(rows) == 0:
+            return self
+        last = self.segments[-1]
+        removed = last.with_dead(rows + (last.n - count), self.version + 1)
+        return replace(self, segments=(*self.segments[:-1], removed), version=self.version + 1)
 
     def without(self, ids: I64) -> Snapshot:
         """Return the snapshot without these rows; ValueError, naming one, if any is not there.
@@ -328,7 +355,7 @@ class Snapshot:
             part["dead"] = segment.dead_rows()
         carried = (
             "d", "columns", "temperature", "flat", "auto_sigma", "sigma_basis", "next_id",
-            "retired", "preprocess", "preprocess_basis", "allowed", "ids_checked",
+            "retired", "preprocess", "preprocess_basis", "allowed", "ids_checked", "time_kind",
             "embedding_names", "output_names",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}

@@ -61,6 +61,7 @@ def open_state(
         preprocess=saved.preprocess,
         preprocess_basis=Basis(preprocess_rows).at(len(rows)),
         allowed=allowed,
+        time_kind=saved.time_kind(rows),
         embedding_names=saved.names("embedding_names", rows.d),
         output_names=saved.names("output_names", rows.columns),
     )

@@ -26,9 +26,10 @@ from resmem._correction.simplex import map_named
 from resmem._devices.choice import choose
 from resmem._files import persist
 from resmem._files.atomic import sole_writer
+from resmem._rows.attributes import ATTRIBUTES
 from resmem._rows.ingest import Incoming
 from resmem._rows.resident import Residency
-from resmem._rows.segment import merge
+from resmem._rows.segment import MISSING, merge
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 from resmem._rows.stores.named import residual_dtype_for, store_named
@@ -133,9 +134,14 @@ class State:
                     "this memory is being changed by the code that was interrupted; "
                     "change it when that is done"
                 )
+            before = self.view.rows
             try:
                 self._changing = True
                 yield
+            except BaseException:
+                if before is not None and self.view.rows is before:
+                    before.undo_unpublished_removals()
+                raise
             finally:
                 self._changing = False
 
@@ -217,11 +223,12 @@ class State:
 
     @float_state()
     def fit(
-        self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None, copy: bool = True
-    ) -> None:
+        self, embeddings: Any, outputs: Any, targets: Any, ids: Any, copy: bool,
+        **attributes: Any,
+    ) -> None:  # fmt: skip
         """See ``Memory.fit``."""
         start = self.view
-        rows = Incoming(start.fit_spec, embeddings, outputs, targets, ids)
+        rows = Incoming(start.fit_spec, embeddings, outputs, targets, ids, **attributes)
         snapshot = _empty_snapshot(start, rows)
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
@@ -238,16 +245,16 @@ class State:
                 self.publish(spec=now.spec, rows=now.rows, file=None)
                 return
         # Another call has changed how keys are stored, so that the rows must be made again.
-        self.fit(embeddings, outputs, targets, ids, copy)
+        self.fit(embeddings, outputs, targets, ids, copy, **attributes)
 
     @float_state()
-    def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None) -> None:
+    def add(self, embeddings: Any, outputs: Any, targets: Any, ids: Any, **attributes: Any) -> None:
         """See ``Memory.add``."""
         with self._change():
             now = self.view
             first = now.rows is None or now.rows.never_held  # then this does what fit does
             spec = now.fit_spec if first else now.spec
-            rows = Incoming(spec, embeddings, outputs, targets, ids, now.rows)
+            rows = Incoming(spec, embeddings, outputs, targets, ids, now.rows, **attributes)
             if now.rows is not None and rows.n == 0:
                 return
             if now.rows is not None and rows.flat != now.rows.flat:
@@ -276,13 +283,7 @@ class State:
         array = to_numpy(ids, "ids")
         flat = convert.integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
         with self._change():
-            before = self.view.fitted_rows
-            try:
-                self.publish(rows=before.without(flat))
-            except BaseException:
-                if self.view.rows is before:
-                    before.undo_unpublished_removals()
-                raise
+            self.publish(rows=self.view.fitted_rows.without(flat))
 
     # ---------------------------------------------------------------- copies and files
 
@@ -388,6 +389,7 @@ def _empty_snapshot(start: MemoryView, rows: Incoming) -> Snapshot:
         (), rows.d, rows.columns, start.temperature, rows.flat, preprocess=preprocess,
         preprocess_basis=fit_basis(rows.n, preprocess), allowed=allowed,
         embedding_names=rows.names[0], output_names=rows.names[1],
+        time_kind=rows.attributes.time_kind,
     )  # fmt: skip
 
 
@@ -399,7 +401,10 @@ def _grown_snapshot(
         raise ValueError(
             f"ids must be given: default ids would continue at {before.next_id}, past int64"
         )
-    schema = rows.spec.schema(rows.d, rows.columns)
+    given = rows.attributes.arrays
+    schema = {
+        **rows.spec.schema(rows.d, rows.columns), **{name: ATTRIBUTES[name] for name in given}
+    }  # fmt: skip
     if borrowed is not None:
         tail = before.first_segment(schema, rows.n, rows.ids is not None, borrowed)
     else:
@@ -409,8 +414,11 @@ def _grown_snapshot(
         if ids is None:
             ids = np.arange(before.next_id, before.next_id + rows.n)
         tail.arrays["ids"][tail.n : tail.n + rows.n] = ids
+    for name in tail.arrays.keys() & ATTRIBUTES.keys():
+        tail.arrays[name][tail.n : tail.n + rows.n] = given.get(name, MISSING.get(name))
     largest, error = rows.write(tail.arrays, tail.n, before, frozenset(borrowed or ()))
-    return before.grown(tail, rows.n, largest, error)
+    grown = before.grown(tail, rows.n, largest, error)
+    return grown.without_rows_at_end(rows.attributes.absent, rows.n)
 
 
 # A process forked while another thread is changing a memory would find its lock held for ever, so

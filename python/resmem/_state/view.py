@@ -34,6 +34,7 @@ from resmem._rows.segment import Segment, merge
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 from resmem._rows.stores.store import Store
+from resmem._rows.visibility import Visibility
 from resmem._state.settings import (
     Settings,
     checked_gate,
@@ -255,20 +256,23 @@ class MemoryView:
 
     @float_state()
     def kneighbors(
-        self, embeddings: Any, k: int | None, exclude_ids: Any, threads: int | None, stream: Any,
-        out: Any,
+        self, embeddings: Any, k: int | None, visible: Visibility, threads: int | None,
+        stream: Any, out: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         """See ``Memory.kneighbors``."""
         k = self.k if k is None else checks.count(k, "k")
         rows, device = self.fitted_rows, CPU if self.resident is None else self.resident.device
-        arrays = {"embeddings": embeddings, "exclude_ids": exclude_ids}
+        arrays = {"embeddings": embeddings, "exclude_ids": visible.exclude_ids}
         check_places(arrays, device, in_memory=True)
         address = stream_of(stream, arrays.values(), device)
         if self.resident is not None and any(is_on_device(array) for array in arrays.values()):
-            return self.resident.kneighbors(rows, embeddings, k, exclude_ids, address, out)
-        found = kneighbors(
-            rows, embeddings, k, exclude_ids, threads, self.auto_prepare, self.resident
-        )
+            if not visible.by_ids_alone:
+                raise ValueError(
+                    "among, before and exclude_groups are searched on the CPU: embeddings and "
+                    "exclude_ids must be in host memory, got some on a device"
+                )
+            return self.resident.kneighbors(rows, embeddings, k, visible.exclude_ids, address, out)
+        found = kneighbors(rows, embeddings, k, visible, threads, self.auto_prepare, self.resident)
         return found if out is None else written_to(out, *found)
 
     def settings(self) -> dict[str, Any]:
@@ -292,6 +296,7 @@ class MemoryView:
             "method": self.method,
             "gate": self.gate.name,
             "flat": rows.flat,
+            "time_kind": rows.time_kind,
             "embedding_names": rows.embedding_names,
             "output_names": rows.output_names,
             "sigma_": sigma_,

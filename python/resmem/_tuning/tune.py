@@ -23,6 +23,7 @@ from resmem._correction.simplex import map_named
 from resmem._keys.preprocess import preprocess_named
 from resmem._rows.plausible import OverlapCounter
 from resmem._rows.snapshot import Snapshot
+from resmem._rows.visibility import Visibility, own_groups, own_times
 from resmem._scores.groups import numbered_groups
 from resmem._scores.intervals import checked_confidence, checked_risk
 from resmem._scores.metrics import Score, score_named
@@ -51,7 +52,7 @@ def tune(
     temperature: Any, strength: Any, probability_map: Any, methods: Any, preprocess: Any,
     key_dtype: Any, score: Any, greater_is_better: bool | None, folds: Any, groups: Any, times: Any,
     rule: Literal["best", "one_se"], confidence: float, risk: float | None, seed: int,
-    exclude_ids: Any, loo: bool, budget: float | None, threads: int | None, progress: Any,
+    visible: Visibility, loo: bool, budget: float | None, threads: int | None, progress: Any,
 ) -> TuneResult:  # fmt: skip
     """See ``Memory.tune``."""
     if rule not in ("best", "one_se"):
@@ -59,16 +60,18 @@ def tune(
     task = view.spec.task
     default = "log_loss" if task == "classification" else "rmse"
     scored = score_named(default if score is None else score, task, greater_is_better)
-    given = (embeddings, outputs, targets, exclude_ids)
-    if loo and any(part is not None for part in (*given, groups, times)):
+    given = (embeddings, outputs, targets, visible)
+    if loo and (
+        any(part is not None for part in (*given[:3], groups, times)) or not visible.of_own_rows
+    ):
         raise ValueError(
             "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets, "
-            "exclude_ids, groups and times"
+            "exclude_ids, groups and times; before and exclude_groups may be 'own'"
         )
     if loo:
         for name in names_to_try(preprocess, view.spec.preprocess.name, "preprocess"):
             refuse_known_targets(preprocess_named(name))
-    if rule == "one_se" and times is not None:
+    if rule == "one_se" and (times is not None or (loo and visible.before is not None)):
         raise ValueError(
             "rule='one_se' compares all folds, and times leave the later ones out: give "
             "rule='best', or leave times out"
@@ -87,13 +90,15 @@ def tune(
     values = (k, sigma, temperature, strength, probability_map, methods)
     numbers = None if groups is None else numbered_groups(groups)
     whole = _Rows(*given, folds, numbers, times)
+    if loo:
+        whole = whole.with_own(view.fitted_rows, seed)
 
     def judged_by(rows: I64 | None, pilot: bool = False) -> Tuner:
         """Return what tunes on these of the validation rows; None: on all of them.
 
         A pilot does not look at what belongs together, of which it may have too little.
         """
-        some = whole if rows is None or loo else whole.picked(rows)
+        some = whole if rows is None else whole.picked(rows)
         if pilot:
             some = some._replace(folds=_PILOT_FOLDS, groups=None, times=None)
         runs = _runs(tried, values, some, rows if loo else None, seed, loo, execution)
@@ -138,17 +143,29 @@ class _Rows(NamedTuple):
     embeddings: Any
     outputs: Any
     targets: Any
-    exclude_ids: Any
+    visible: Visibility
     folds: Any
     groups: Any
     times: Any
 
     def picked(self, rows: I64) -> _Rows:
         """Return some of the rows, by their numbers in ascending order."""
-        return _Rows(*(
-            part if part is None or np.ndim(part) == 0 else picked_rows(part, rows, name)
-            for name, part in zip(self._fields, self, strict=True)
-        ))  # fmt: skip
+        given = {name: part for name, part in self._asdict().items() if name != "visible"}
+        return _Rows(visible=self.visible.picked(rows), **{
+            name: part if part is None or np.ndim(part) == 0 else picked_rows(part, rows, name)
+            for name, part in given.items()
+        })  # fmt: skip
+
+    def with_own(self, memory: Snapshot, seed: int) -> _Rows:
+        """Return it with the times or groups of the memory's rows that are tuned on, if these do
+        not see later rows, or rows of their own group. Folds go by times where both are so."""
+        some = _sample(memory, seed)
+        if self.visible.before is not None:
+            return self._replace(times=own_times(memory, some))
+        if self.visible.exclude_groups is not None:
+            groups = own_groups(memory, some)
+            return self._replace(groups=np.where(groups < 0, -1 - np.arange(len(groups)), groups))
+        return self
 
 
 # The preprocess, and the memory whose keys it made.
@@ -190,7 +207,7 @@ def _runs(
         source: CallersRows | MemoryRows
         if loo:
             chosen = some if own is None else some[own]
-            source = _memory_rows(corrector, chosen, grid.ks[-1], execution)
+            source = _memory_rows(corrector, chosen, grid.ks[-1], rows.visible, execution)
         else:
             known = bool(runs)
             source = CallersRows(corrector, *rows[:4], grid.ks[-1], execution, known)
@@ -234,13 +251,15 @@ def _sample(rows: Snapshot, seed: int) -> I64:
     return rows.numbered(sample(len(rows), _SAMPLE_ROWS, seed))
 
 
-def _memory_rows(corrector: Corrector, some: I64, k: int, execution: Execution) -> MemoryRows:
+def _memory_rows(
+    corrector: Corrector, some: I64, k: int, visible: Visibility, execution: Execution
+) -> MemoryRows:
     if not corrector.spec.store.gives_outputs:
         raise ValueError(
             "loo=True needs the base model's outputs of the rows, which "
             f"store={corrector.spec.store.name!r} does not keep; tune on validation rows"
         )
-    return MemoryRows(corrector, some, k, execution)
+    return MemoryRows(corrector, some, k, execution, visible)
 
 
 # ---------------------------------------------------------------------- honest residuals

@@ -37,6 +37,7 @@ from resmem._rows import plausible
 from resmem._rows.segment import checked_stored
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
+from resmem._rows.visibility import Visibility
 from resmem._scores.metrics import BINS, Score
 from resmem._state.settings import Settings
 from resmem._tuning.grid import Grid
@@ -66,12 +67,12 @@ class CallersRows:
     """Validation rows that the caller gives: embeddings, outputs and targets."""
 
     def __init__(
-        self, corrector: Corrector, embeddings: Any, outputs: Any, targets: Any, exclude_ids: Any,
-        k: int, execution: Execution, known: bool,
+        self, corrector: Corrector, embeddings: Any, outputs: Any, targets: Any,
+        visible: Visibility, k: int, execution: Execution, known: bool,
     ) -> None:  # fmt: skip
         """``known``: these outputs were checked before, with keys kept in another way."""
         self._corrector, self._execution = corrector, execution
-        self._searched = corrector.queries_at_k(k, embeddings, exclude_ids, execution)
+        self._searched = corrector.queries_at_k(k, embeddings, visible, execution)
         self._given = corrector.query_outputs(outputs, len(self._searched), already_checked=known)
         self.targets: Array = checked_targets(corrector, targets, len(self._searched))
 
@@ -139,6 +140,7 @@ class NeighbourRows(NamedTuple):
     distances: F64  # (b, k)
     neighbours: I64  # (b, k) indices into `rows`; -1 is padding
     base: F64 | None  # (b, C); None: predictions are made of the neighbours alone
+    weights: F64 | None = None  # (m,) the rows' own; None: 1
 
 
 @dataclass
@@ -253,8 +255,9 @@ class ValidationRun:
         targets = self.source.targets[batch.rows]
         maps = [(m.kind, m.floor) for m in grid.maps]
         return _core.sweep(
-            *near, targets, bounds, grid.ks, grid.sigmas, grid.strengths, maps,
-            SWEEP_SCORES[score.name], BINS, interpolate, self.rows.columns, self.execution,
+            *near[:4], targets, bounds, grid.ks, grid.sigmas, grid.strengths, maps,
+            SWEEP_SCORES[score.name], BINS, interpolate, self.rows.columns, near.weights,
+            self.execution,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ one setting
@@ -284,7 +287,7 @@ class ValidationRun:
         self, batch: Batch, settings: Settings, predictor: Predictor
     ) -> tuple[F64, F64 | None]:
         """Return corrected outputs, and the base outputs, None if there are none."""
-        rows, distances, near, base = self._neighbour_rows(
+        rows, distances, near, base, weights = self._neighbour_rows(
             batch, settings.temperature, predictor, settings.method
         )
         before = None if base is None else base.copy()
@@ -297,6 +300,7 @@ class ValidationRun:
             settings.strength,
             base,
             interpolate=predictor == "targets" or settings.method == "targets",
+            row_weights=None if weights is None else [weights],
             execution=self.execution,
         )
         return corrected, before
@@ -389,7 +393,8 @@ class ValidationRun:
             rows: Array = self._neighbour_targets(batch.positions)
         else:
             rows = self._residuals(batch.positions, temperature)
-        return NeighbourRows(rows, batch.distances, batch.neighbours, base)
+        weights = self._own_weights(batch.positions)
+        return NeighbourRows(rows, batch.distances, batch.neighbours, base, weights)
 
     def _report_single(self, block: slice) -> None:
         """Report rows that are read without neighbours: as many as there are k count as one."""
@@ -408,15 +413,28 @@ class ValidationRun:
         residuals: Keys = np.concatenate([np.empty((0, columns), store.value_dtype), *found])
         return residuals
 
+    def _own_weights(self, there: I64) -> F64 | None:
+        """Return the rows' own weights (m,); None if all rows weigh 1."""
+        if self.rows.weights_for_core() is None:
+            return None
+        parts = [np.broadcast_to(s.values("weights", at), len(at)) for s, at in self.rows.at(there)]
+        return np.concatenate([np.empty(0), *parts])
+
     def _mean_residual(self, temperature: float) -> Keys:
-        """Return the mean residual of the memory's rows, (1, C)."""
+        """Return the mean residual of the memory's rows, by their own weights: (1, C)."""
         if temperature in self.means:
             return self.means[temperature]
-        total = np.zeros(self.rows.columns)
+        total, weight = np.zeros(self.rows.columns), 0.0
         for block in blocks(len(self.sampled), 16 * self.rows.columns):
-            total += self._residuals(self.sampled[block], temperature).sum(axis=0, dtype=np.float64)
+            residuals = self._residuals(self.sampled[block], temperature)
+            own = self._own_weights(self.sampled[block])
+            if own is None:
+                total += residuals.sum(axis=0, dtype=np.float64)
+            else:
+                total += (own[:, None] * residuals).sum(axis=0)
+            weight += float(len(residuals) if own is None else own.sum())
             self._report_single(block)
-        mean: Keys = (total / len(self.sampled)).astype(self.spec.store.value_dtype)[None]
+        mean: Keys = (total / weight).astype(self.spec.store.value_dtype)[None]
         self.means[temperature] = mean
         return mean
 

@@ -1,0 +1,167 @@
+"""Which rows a query may see, as callers say it and as searches take it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from resmem._base import checks, convert
+from resmem._base.arrays import I64, Array, distinct, picked_rows, to_numpy
+from resmem._rows.attributes import group_numbers, times_of
+from resmem._rows.snapshot import Snapshot
+
+OWN = "own"  # stands for the group, or time, of each row that is judged with loo=True
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """What a caller says of the rows that queries may see, as for ``Memory.correct``."""
+
+    exclude_ids: Any = None
+    among: Any = None
+    before: Any = None
+    exclude_groups: Any = None
+
+    @property
+    def given(self) -> tuple[Any, ...]:
+        return (self.exclude_ids, self.among, self.before, self.exclude_groups)
+
+    @property
+    def by_ids_alone(self) -> bool:
+        """Whether nothing but ids is excluded, which devices can do as well."""
+        return self.among is None and self.before is None and self.exclude_groups is None
+
+    @property
+    def of_own_rows(self) -> bool:
+        """Whether it suits rows that are judged with ``loo=True``, which exclude themselves."""
+        own = all(value is None or _is_own(value) for value in (self.before, self.exclude_groups))
+        return own and self.exclude_ids is None
+
+    def picked(self, rows: I64) -> Visibility:
+        """Return it for some of the queries, given by their numbers in ascending order."""
+        per_query = ("exclude_ids", "before", "exclude_groups")
+        given = {name: getattr(self, name) for name in per_query}
+        return replace(self, **{
+            name: value if value is None or np.ndim(value) == 0 else picked_rows(value, rows, name)
+            for name, value in given.items()
+        })  # fmt: skip
+
+    def of(self, rows: Snapshot, q: int) -> VisibleRows:
+        """Return it for ``q`` queries of a snapshot; raise where it does not fit."""
+        before = groups = None
+        for name in ("before", "exclude_groups"):
+            if _is_own(getattr(self, name)):
+                raise ValueError(f"{name}='own' is for loo=True; give that of each query")
+        if self.before is not None:
+            before = _before(self.before, rows, q)
+        if self.exclude_groups is not None:
+            groups = _excluded_groups(self.exclude_groups, rows, q)
+        return VisibleRows(
+            convert.excluded_ids(self.exclude_ids, q), groups, before, _among(self.among, rows)
+        )
+
+    def of_own(self, rows: Snapshot, ids: I64, positions: I64) -> VisibleRows:
+        """Return it for rows of the snapshot, each of which does not see itself."""
+        before = groups = None
+        if self.before is not None:
+            before = own_times(rows, positions)
+        if self.exclude_groups is not None:
+            groups = own_groups(rows, positions)[:, None]
+        return VisibleRows(ids[:, None], groups, before, _among(self.among, rows))
+
+
+EVERY_ROW = Visibility()
+
+
+@dataclass(frozen=True)
+class VisibleRows:
+    """Which rows some queries may see, in the core's form; None does not restrict them."""
+
+    excluded: I64 | None = None  # (q, m) ids, -1 for none
+    groups: I64 | None = None  # (q, m) groups, -1 for none
+    before: I64 | None = None  # (q,) times, of which rows have smaller ones
+    among: I64 | None = None  # (n,) ascending positions of the only rows
+
+    @property
+    def by_ids_alone(self) -> bool:
+        return self.among is None and self.before is None and self.groups is None
+
+    def at(self, block: slice) -> VisibleRows:
+        """Return the same for a block of queries."""
+        each = {"excluded": self.excluded, "groups": self.groups, "before": self.before}
+        return replace(self, **{n: None if a is None else a[block] for n, a in each.items()})
+
+    def for_core(self) -> dict[str, Any]:
+        """Return the core's arguments."""
+        return {
+            "exclude": self.excluded,
+            "exclude_groups": self.groups,
+            "before": self.before,
+            "among": self.among,
+        }
+
+
+def _is_own(value: Any) -> bool:
+    return isinstance(value, str) and value == OWN
+
+
+def own_times(rows: Snapshot, positions: I64) -> I64:
+    """Return the times of rows at ascending positions."""
+    _check_times(rows)
+    return np.concatenate([segment["times"][at] for segment, at in rows.at(positions)])
+
+
+def own_groups(rows: Snapshot, positions: I64) -> I64:
+    """Return the groups of rows at ascending positions, -1 for none."""
+    _check_groups(rows)
+    parts = [np.broadcast_to(s.values("groups", at), len(at)) for s, at in rows.at(positions)]
+    return np.concatenate(parts)
+
+
+def _check_times(rows: Snapshot) -> None:
+    if rows.time_kind is None:
+        raise ValueError("before needs times of the rows: give times= to fit and add")
+
+
+def _check_groups(rows: Snapshot) -> None:
+    if "groups" not in rows.attributes:
+        raise ValueError("exclude_groups needs groups of the rows: give groups= to fit or add")
+
+
+def _before(value: Any, rows: Snapshot, q: int) -> I64:
+    _check_times(rows)
+    assert rows.time_kind is not None
+    one = np.ndim(value) == 0
+    times, _ = times_of(to_numpy(value, "before")[None] if one else value, "before", rows.time_kind)
+    if one:
+        return np.repeat(times, q)
+    checks.same_length("before", len(times), "queries", q)
+    return times
+
+
+def _excluded_groups(value: Any, rows: Snapshot, q: int) -> I64:
+    _check_groups(rows)
+    shape = "(q,)" if to_numpy(value, "exclude_groups").ndim == 1 else "(q, m)"
+    groups = group_numbers(value, "exclude_groups", shape)
+    checks.same_length("exclude_groups", len(groups), "queries", q)
+    return groups[:, None] if groups.ndim == 1 else groups
+
+
+def _among(value: Any, rows: Snapshot) -> I64 | None:
+    """Return the positions of rows that are given by their ids, or by a mask of all of them."""
+    if value is None:
+        return None
+    array: Array = to_numpy(value, "among")
+    if array.dtype.kind == "b":
+        if array.shape != (len(rows),):
+            raise ValueError(
+                f"among must be a mask of the memory's {len(rows)} rows, in the order of ids, or "
+                f"an array of ids, got a mask of shape {array.shape}"
+            )
+        return rows.numbered(np.flatnonzero(array))
+    ids = convert.integers(array, "among", "(m,)")
+    if len(ids) and int(ids.min()) < 0:
+        raise ValueError(f"among must hold ids of rows, got {ids.min()}")
+    return distinct(rows.positions_of(ids, "among"))
