@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from resmem._devices import arrays, choice, engine, places, results, streams
 from resmem._devices.array_search import ArraySearch
 from resmem._devices.device import CPU
 from resmem._rows.resident import Residency
+from resmem._rows.visibility import Visibility
 
 RNG = np.random.default_rng(3)
 N, D, C = 6, 3, 2
@@ -315,6 +317,48 @@ PARAMETERS += [
     (lambda: resmem.Memory(output_kind="probabilities").fit(Z, 100 * P, Y), ValueError, r"outputs: row 0 holds values outside \[0, 1\]; for percentages, pass numpy\.asarray\(outputs\) / 100"),
 ]  # fmt: skip
 
+
+
+def timed():
+    """Return a memory whose rows have times and groups."""
+    return resmem.Memory(k=2, sigma=1.0).fit(Z, L, Y, times=np.arange(N), groups=np.arange(N))
+
+
+DAYS = np.datetime64("2026-01-01") + np.arange(N)
+# Whom queries ask, and what rows have for it.
+ASKED = [
+    (lambda m: m.fit(Z, L, Y, sample_weight=-np.ones(N)), ValueError, r"sample_weight: row 0 has -1, expected 0 or a number from 1e-100 to 1e\+100"),
+    (lambda m: m.fit(Z, L, Y, sample_weight=np.full(N, 1e101)), ValueError, r"sample_weight: row 0 has 1e\+101, expected 0 or a number from 1e-100 to 1e\+100"),
+    (lambda m: m.fit(Z, L, Y, sample_weight=with_value(np.ones(N), 2, np.nan, float)), ValueError, r"sample_weight: row 2 holds NaN or infinity \(as float64\)"),
+    (lambda m: m.fit(Z, L, Y, sample_weight=np.ones(2)), ValueError, r"sample_weight must have one row per row of embeddings \(6\), got 2"),
+    (lambda m: m.fit(Z, L, Y, groups=list("abcdef")), TypeError, r"groups must be whole numbers, got dtype <U1; number the groups of all rows and queries together, numpy\.unique\(all_groups, return_inverse=True\)\[1\]"),
+    (lambda m: m.fit(Z, L, Y, groups=[1, 2]), ValueError, r"groups must have one row per row of embeddings \(6\), got 2"),
+    (lambda m: m.fit(Z, L, Y, times=[str(day) for day in DAYS]), TypeError, r"times must be numbers or numpy\.datetime64, got dtype <U10; pass numpy\.asarray\(times, dtype='datetime64\[ns\]'\) \(of times in UTC\)"),
+    (lambda m: m.fit(Z, L, Y, times=Z), ValueError, r"times must have shape \(n,\), got \(6, 3\)"),
+    (lambda m: m.fit(Z, L, Y, times=with_value(V, 3, np.nan)), ValueError, r"times: row 3 is NaN"),
+    (lambda m: m.fit(Z, L, Y, times=DAYS.astype("datetime64[s]") + np.timedelta64(400 * 366, "D")), ValueError, r"times: row 0 is 2426.*, expected a time between 1678 and 2262, in nanoseconds or a longer unit"),
+    (lambda m: m.fit(Z, L, Y, times=[1, 2]), ValueError, r"times must have one row per row of embeddings \(6\), got 2"),
+    (lambda m: m.add(Z, L, Y), ValueError, r"times must be integers, as for the other rows of this memory, got none; give times to all rows, of one kind, or to none"),
+    (lambda m: m.add(Z, L, Y, times=DAYS), ValueError, r"times must be integers, as for the other rows of this memory, got datetimes; give times to all rows, of one kind, or to none"),
+    (lambda m: memory().add(Z, L, Y, times=DAYS), ValueError, r"times must be left out, as for the other rows of this memory, got datetimes; give times to all rows, of one kind, or to none"),
+    (lambda m: memory().correct(Z, L, before=3), ValueError, r"before needs times of the rows: give times= to fit and add"),
+    (lambda m: memory().evaluate(loo=True, before="own"), ValueError, r"before needs times of the rows: give times= to fit and add"),
+    (lambda m: m.correct(Z, L, before=DAYS), ValueError, r"before must be integers, as the times of the rows are, got datetimes"),
+    (lambda m: m.correct(Z, L, before=[1, 2]), ValueError, r"before must have one row per row of queries \(6\), got 2"),
+    (lambda m: m.kneighbors(Z, before="own"), ValueError, r"before='own' is for loo=True; give that of each query"),
+    (lambda m: memory().correct(Z, L, exclude_groups=Y), ValueError, r"exclude_groups needs groups of the rows: give groups= to fit or add"),
+    (lambda m: memory().tune(loo=True, exclude_groups="own"), ValueError, r"exclude_groups needs groups of the rows: give groups= to fit or add"),
+    (lambda m: m.correct(Z, L, exclude_groups=V), TypeError, r"exclude_groups must be whole numbers, got dtype float64; number the groups of all rows and queries together, .*"),
+    (lambda m: m.correct(Z, L, exclude_groups=[1]), ValueError, r"exclude_groups must have one row per row of queries \(6\), got 1"),
+    (lambda m: m.correct(Z, L, exclude_groups=np.zeros((N, 1, 1), int)), ValueError, r"exclude_groups must have shape \(q, m\), got \(6, 1, 1\)"),
+    (lambda m: m.correct(Z, L, among=[7]), ValueError, r"among must be those of rows in the memory, 7 is not"),
+    (lambda m: m.correct(Z, L, among=[-1]), ValueError, r"among must hold ids of rows, got -1"),
+    (lambda m: m.correct(Z, L, among=[0.5]), TypeError, r"among must hold integers, got dtype float64; convert it with numpy\.asarray\(among\)\.astype\('int64'\)"),
+    (lambda m: m.correct(Z, L, among=[True, False]), ValueError, r"among must be a mask of the memory's 6 rows, in the order of ids, or an array of ids, got a mask of shape \(2,\)"),
+    (lambda m: m.tune(loo=True, before=3), ValueError, r"loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets, exclude_ids, groups and times; before and exclude_groups may be 'own'"),
+    (lambda m: m.evaluate(loo=True, exclude_ids=Y), ValueError, r"loo=True evaluates the memory's own rows: leave out embeddings, .* and published; before and exclude_groups may be 'own'"),
+]  # fmt: skip
+
 UNFITTED = r"this Memory holds no rows yet; call fit first"
 UNFIT = [
     (lambda m: m.kneighbors(Z), resmem.NotFittedError, UNFITTED),
@@ -470,6 +514,13 @@ def typed(queries, rows, metric="euclidean", key_dtype="auto"):
     return search._placed(queries, "queries", (search._dtype(queries, there),))
 
 
+def asked_there(**asks):
+    """Ask a memory on a device for the neighbours of queries that lie there."""
+    device = devices.device(0, Z)
+    view = replace(memory()._state.view, resident=Residency(device))
+    view.kneighbors(devices.Exporter(Z), None, Visibility(**asks), None, None, None)
+
+
 def excluding(ids):
     call, there = placed(ids)
     return engine.excluded_ids_there(there, N, call)
@@ -534,6 +585,7 @@ DEVICES = [
     (lambda: typed(Z, Z, key_dtype="float64"), ValueError, r"key_dtype must be 'auto' or 'float32', the type of arrays on the device, got 'float64'"),
     (lambda: typed(Z, Z.astype(float), "cosine"), TypeError, r"metric 'cosine' takes float32 arrays on a device, got float64; use device='cpu' with arrays in host memory"),
     (lambda: typed(Z.astype(float), Z), TypeError, r"queries must have dtype float32, like the arrays on the device, got float64; pass numpy\.asarray\(queries, dtype='float32'\)"),
+    (lambda: asked_there(among=[1]), ValueError, r"among, before and exclude_groups are searched on the CPU: embeddings and exclude_ids must be in host memory, got some on a device"),
     (lambda: excluding(np.zeros((N, 1, 1), np.int64)), ValueError, r"exclude_ids must have shape \(q,\) or \(q, m\), got \(\d+, 1, 1\)"),
     (lambda: keys_there(devices.Exporter(Z), preprocess="unit"), TypeError, r"embeddings on a device are compared as they are, but this memory's keys are made of them on the CPU \(preprocess='unit'\); pass a copy of embeddings in host memory"),
     (forked, DeviceError, r"a process that was forked after its parent had used a CUDA device cannot use one; start processes with multiprocessing\.get_context\('spawn'\)"),
@@ -579,6 +631,7 @@ FITTED = [
         (memory, L, CLASSES),
         (chances, P, PROBABILITIES),
         (values, V, VALUES),
+        (timed, L, ASKED),
     )
     for case in cases
 ]
@@ -668,7 +721,7 @@ def messages():
 
 
 def test_every_message_of_the_package_is_tested():
-    mem = {make: make() for make in (memory, chances, values)}
+    mem = {make: make() for make in (memory, chances, values, timed)}
     mem[memory].remove([3])
     errors = [caught(call) for call, *_ in SEARCHES + PARAMETERS + DEVICES]
     seen = [str(error) for outer in errors for error in (outer, outer.__cause__)]

@@ -106,6 +106,11 @@ TIMES = 1.7e9 + np.arange(8.0).reshape(4, 2)
 MORE_TIMES = TIMES * 1.01 + 0.3
 
 
+def timed():
+    """Return a memory whose rows have times and groups."""
+    return resmem.Memory(k=2, sigma=1.0).fit(Z, L, Y, times=np.arange(N), groups=np.arange(N))
+
+
 def memory_of_logarithms():
     return resmem.Memory(k=2).fit(Z, np.log(P), Y)
 
@@ -295,6 +300,12 @@ CASES = {
     "evaluate()": (lambda: memory().evaluate(), lambda m: (memory().evaluate(FRESH, L, Y), quietly(lambda: memory().evaluate(loo=True)))),
     "evaluate(loo) of rows": (lambda: memory().evaluate(FRESH, L, Y, loo=True), lambda m: quietly(lambda: memory().evaluate(loo=True))),
     "evaluate(loo) of a sparse store": (lambda: memory(store="sparse:1").evaluate(loo=True), lambda m: memory(store="sparse:1").evaluate(FRESH, L, Y)),
+    "groups of text": (lambda: resmem.Memory(k=2).fit(Z, L, Y, groups=NAMES), Follow(r"together, (.*)$", lambda g: resmem.Memory(k=2).fit(Z, L, Y, groups=g[:N]).correct(Z, L, exclude_groups=g[N:]), all_groups=np.concatenate([NAMES, NAMES]))),
+    "times of text": (lambda: resmem.Memory(k=2).fit(Z, L, Y, times=DAYS), Follow(r"pass (.*) \(of", lambda t: resmem.Memory(k=2).fit(Z, L, Y, times=t), times=DAYS)),
+    "times of some rows": (lambda: timed().add(FRESH, L, Y), lambda m: (timed().add(FRESH, L, Y, times=Y), memory().add(FRESH, L, Y))),
+    "before without times": (lambda: memory().correct(FRESH, L, before=Y), lambda m: timed().add(FRESH, L, Y, times=Y).correct(FRESH, L, before=Y)),
+    "excluded groups without groups": (lambda: memory().correct(FRESH, L, exclude_groups=Y), lambda m: (timed().correct(FRESH, L, exclude_groups=Y), memory().add(FRESH, L, Y, groups=Y).correct(FRESH, L, exclude_groups=Y))),
+    "groups of queries that are no rows": (lambda: timed().correct(FRESH, L, exclude_groups="own"), lambda m: (timed().correct(FRESH, L, exclude_groups=Y), quietly(lambda: timed().evaluate(loo=True, exclude_groups="own")))),
     "tune nothing": (lambda: resmem.Memory().fit(Z[:0], L[:0], Y[:0]).tune(FRESH, L, Y), lambda m: memory().tune(FRESH, L, Y, **QUICK)),
     "score backwards": (lambda: tuned_by(backwards), Follow(r"pass (lambda .*?), and where", tuned_by, backwards=backwards)),
     "scorer": (lambda: tuned_by(Scorer()), Follow(r"pass (lambda .*)", tuned_by, f=backwards)),

@@ -26,6 +26,7 @@ from resmem._rows import segment as _segment
 from resmem._rows import snapshot as _snapshot
 from resmem._rows.ids import NO_RUNS, in_runs, joined, runs
 from resmem._rows.segment import Segment, merge, room
+from resmem._rows.visibility import VisibleRows
 from resmem._rows.snapshot import Snapshot
 
 D, C = 3, 2
@@ -595,7 +596,7 @@ def test_snapshots_that_share_rows_differ_in_what_was_removed():
     assert [len(rows) for rows in seen] == [len(v) for v in snapshots] == [9, 8, 6, 5]
     for rows, snapshot in zip(seen, snapshots, strict=True):
         query = np.zeros((1, D), np.float32)
-        _, ids, _ = NeighbourSearch(snapshot, query, 0.0, 9, None, DEFAULT).neighbours()
+        _, ids, _ = NeighbourSearch(snapshot, query, 0.0, 9, VisibleRows(), DEFAULT).neighbours()
         assert sorted(ids[0][ids[0] >= 0]) == rows
 
 

@@ -300,7 +300,7 @@ def test_mixtures_with_targets_are_near_the_definitions(C):
             parts = [
                 _core.sweep(
                     labels, *where, case.base, case.targets, case.bounds, KS, SIGMAS, shares,
-                    MAPS[:1], score, BINS, True, C, execution,
+                    MAPS[:1], score, BINS, True, C, execution=execution,
                 )
                 for score in scores
             ]  # fmt: skip
@@ -574,7 +574,7 @@ arguments = (
     rng.standard_normal((n, columns), dtype=np.float32), np.sort(rng.random((q, k)), axis=1),
     rng.integers(0, n, (q, k)), np.full((q, columns), 1 / columns), rng.integers(0, columns, q),
     [0, q], range(1, k + 1), np.geomspace(0.1, 10, 20), np.linspace(0, 1, 20),
-    [("clip", 1e-6), ("project", 1e-6)], "log_loss", 15, False, 0, _core.Execution(threads),
+    [("clip", 1e-6), ("project", 1e-6)], "log_loss", 15, False, 0, None, _core.Execution(threads),
 )
 print("ready", flush=True)
 try:

@@ -23,6 +23,7 @@ class SearchStats(TypedDict):
     exact_thinnings: int
     deferred: int
     rescored: int
+    rows_gathered: int
     pairs_coded: int
     code_hits: int
     rows_coded: int

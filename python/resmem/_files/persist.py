@@ -300,13 +300,8 @@ class LoadedMemory:
     def time_kind(self, rows: Snapshot) -> TimeKind | None:
         """Return what the times of these rows are; None if they have none."""
         kind = self.settings.get("time_kind")
-        expected = any("times" in segment.arrays for segment in rows.segments)
-        all_have = all("times" in segment.arrays for segment in rows.segments)
-        if (
-            (kind is not None and kind not in TIME_KINDS)
-            or expected != all_have
-            or (expected and kind is None)
-        ):
+        timed = {"times" in segment.arrays for segment in rows.segments}
+        if (kind is not None and kind not in TIME_KINDS) or timed - {kind is not None}:
             raise self.bad(f"time_kind is {kind!r}, which does not go with the times of the rows")
         return kind
 
