@@ -318,7 +318,6 @@ PARAMETERS += [
 ]  # fmt: skip
 
 
-
 def timed():
     """Return a memory whose rows have times and groups."""
     return resmem.Memory(k=2, sigma=1.0).fit(Z, L, Y, times=np.arange(N), groups=np.arange(N))

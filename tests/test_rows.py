@@ -26,8 +26,8 @@ from resmem._rows import segment as _segment
 from resmem._rows import snapshot as _snapshot
 from resmem._rows.ids import NO_RUNS, in_runs, joined, runs
 from resmem._rows.segment import Segment, merge, room
-from resmem._rows.visibility import VisibleRows
 from resmem._rows.snapshot import Snapshot
+from resmem._rows.visibility import VisibleRows
 
 D, C = 3, 2
 

@@ -395,9 +395,7 @@ def test_the_core_converts_nothing():
             _core.search(queries, 1.0, [_core.Segment(wrong, None, 0, None, 1.0)], 5, "euclidean")
     for wrong in (np.zeros(300, np.int32), np.zeros(300, bool), np.zeros(600, np.int64)[::2]):
         for ids, died in ((wrong, None), (None, wrong)):
-            with pytest.raises(
-                TypeError, match="expected contiguous int64 ids, versions"
-            ):
+            with pytest.raises(TypeError, match="expected contiguous int64 ids, versions"):
                 _core.Segment(rows, ids, 0, died, 1.0)
 
 

@@ -368,3 +368,28 @@ def test_compaction_keeps_what_rows_were_given():
     found = mem.kneighbors(queries, k=42, exclude_groups=np.full((5, 2), [38, 39]))[1]
     assert not np.isin(found, [38, 39, 78, 79]).any()
     assert ((found >= 0).sum(axis=1) == 38).all()
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40), st.sampled_from([1, 9, 30]))
+def test_bits_stand_for_positions(mask, q):
+    queries, rows = make("gaussian", 3, len(mask), q, 3)
+    segments = [
+        _core.Segment(part, first_id=first, largest=max_abs(part))
+        for first, part in ((0, rows[:7]), (7, rows[7:]))
+    ]
+    chosen = np.flatnonzero(mask), np.packbits(mask, bitorder="little")
+    by_position, by_bit = (
+        _core.search(queries, max_abs(queries), segments, 4, "euclidean", among=among)
+        for among in chosen
+    )
+    assert_same(by_bit, by_position)
+
+
+@pytest.mark.parametrize(
+    ("bits", "message"),
+    [(np.zeros(1, np.uint8), "all rows"), (np.array([0, 2], np.uint8), "more than the rows")],
+)
+def test_bits_of_other_rows_are_refused(bits, message):
+    rows = np.zeros((9, 2), np.float32)
+    with pytest.raises(ValueError, match=message):
+        _core.search(rows[:2], 0.0, [_core.Segment(rows)], 1, "euclidean", among=bits)

@@ -15,7 +15,7 @@ Array<double> correct_python(const py::array& queries, double queries_max_abs,
                              const OptionalIntegers& exclude, const BoundLinearHead* head,
                              const std::optional<Array<std::int64_t>>& select, std::int64_t version,
                              bool interpolate, const OptionalIntegers& exclude_groups,
-                             const OptionalIntegers& before, const OptionalIntegers& among,
+                             const OptionalIntegers& before, const py::object& among,
                              const py::object& row_weights, const ExecutionChoice& choice) {
   SearchRequest request = request_from(queries, queries_max_abs, segments, k, "euclidean");
   VisibleRows{version, exclude, exclude_groups, before, among}.apply_to(request);
@@ -42,7 +42,7 @@ void register_correct(py::module_& module) {
              py::arg("base").noconvert() = py::none(), py::arg("exclude").noconvert() = py::none(),
              "head"_a = py::none(), py::arg("select").noconvert() = py::none(), "version"_a = 0,
              "interpolate"_a = false, py::arg("exclude_groups").noconvert() = py::none(),
-             py::arg("before").noconvert() = py::none(), py::arg("among").noconvert() = py::none(),
+             py::arg("before").noconvert() = py::none(), "among"_a = py::none(),
              "row_weights"_a = py::none(), execution_argument(),
              "What `aggregate` gives of the neighbours that `search` finds, which stay inside.");
 }

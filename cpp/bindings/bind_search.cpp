@@ -31,7 +31,7 @@ py::tuple search_python(const py::array& queries, double queries_max_abs,
                         const py::sequence& segments, std::size_t k, const std::string& metric,
                         const OptionalIntegers& exclude, std::int64_t version,
                         const ForcedPlan& forced, const OptionalIntegers& exclude_groups,
-                        const OptionalIntegers& before, const OptionalIntegers& among,
+                        const OptionalIntegers& before, const py::object& among,
                         const ExecutionChoice& choice) {
   SearchRequest request = request_from(queries, queries_max_abs, segments, k, metric);
   VisibleRows{version, exclude, exclude_groups, before, among}.apply_to(request);
@@ -69,7 +69,7 @@ void register_search(py::module_& module) {
              "segments"_a, "k"_a, "metric"_a, py::arg("exclude").noconvert() = py::none(),
              "version"_a = 0, py::arg_v("forced", ForcedPlan(), "..."),
              py::arg("exclude_groups").noconvert() = py::none(),
-             py::arg("before").noconvert() = py::none(), py::arg("among").noconvert() = py::none(),
+             py::arg("before").noconvert() = py::none(), "among"_a = py::none(),
              execution_argument(), "Values, ids and positions, (q, k) each, and what really ran.");
 }
 

@@ -57,11 +57,12 @@ inline SearchRequest request_from(const py::array& queries, double queries_max_a
 using OptionalIntegers = std::optional<Array<std::int64_t>>;
 
 // Says which rows queries may see: none that were removed by this version, excluded or not earlier
-// than `before` (q,). Lists are (q, m), -1 for none. `among` (m,) holds the positions of the only
-// rows that any query sees.
+// than `before` (q,). Lists are (q, m), -1 for none. `among` holds the only rows that any query
+// sees: their positions (m,) as int64, or a bit of each row in bytes, the lowest first.
 struct VisibleRows {
   std::int64_t version;
-  const OptionalIntegers &exclude, &exclude_groups, &before, &among;
+  const OptionalIntegers &exclude, &exclude_groups, &before;
+  const py::object& among;
 
   void apply_to(SearchRequest& request) const {
     request.version = version;
@@ -73,7 +74,7 @@ struct VisibleRows {
       require(before->ndim() == 1 && extent(*before, 0) == request.q, "before must be (q,)");
       request.before = before->data();
     }
-    if (among) take_among(request);
+    if (!among.is_none()) take_among(request);
   }
 
  private:
@@ -84,18 +85,32 @@ struct VisibleRows {
     return {given->data(), extent(*given, 1)};
   }
   void take_among(SearchRequest& request) const {
-    require(among->ndim() == 1, "among must be (m,)");
     std::size_t rows = 0;
     for (const Segment& segment : request.segments) rows += segment.n;
-    const std::int64_t* first = among->data();
-    const std::size_t m = extent(*among, 0);
+    if (py::isinstance<Array<std::uint8_t>>(among))
+      take_bits(request.among, exact_array<std::uint8_t>(among, "bits"), rows);
+    else
+      take_positions(request.among, exact_array<std::int64_t>(among, "int64 or uint8 among"), rows);
+  }
+  static void take_positions(AmongRows& taken, const Array<std::int64_t>& array, std::size_t rows) {
+    require(array.ndim() == 1, "among must be (m,)");
+    const std::int64_t* first = array.data();
+    const std::size_t m = extent(array, 0);
     for (std::size_t i = 0; i < m; ++i)
       require(first[i] >= 0 && static_cast<std::size_t>(first[i]) < rows &&
                   (i == 0 || first[i - 1] < first[i]),
               "among must be positions of rows, ascending");
     static constexpr std::int64_t kNone = 0;
-    request.among = m > 0 ? first : &kNone;  // an empty array may have no address
-    request.among_count = m;
+    taken.positions = m > 0 ? first : &kNone;  // an empty array may have no address
+    taken.count = m;
+  }
+  static void take_bits(AmongRows& taken, const Array<std::uint8_t>& array, std::size_t rows) {
+    require(array.ndim() == 1 && extent(array, 0) == (rows + 7) / 8, "among must have all rows");
+    static constexpr std::uint8_t kNone = 0;
+    taken.bits = rows > 0 ? array.data() : &kNone;
+    for (std::size_t i = 0; i < extent(array, 0); ++i)
+      for (unsigned byte = taken.bits[i]; byte != 0; byte &= byte - 1) ++taken.count;
+    require(rows % 8 == 0 || taken.bits[rows / 8] >> rows % 8 == 0, "among has more than the rows");
   }
 };
 

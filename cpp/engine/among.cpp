@@ -89,6 +89,18 @@ class GatheredRows {
   std::vector<std::int64_t> ids_, times_, groups_;
 };
 
+// Returns the positions of rows that are given as bits; none for others.
+std::vector<std::int64_t> positions_of(const AmongRows& among) {
+  std::vector<std::int64_t> positions;
+  if (among.bits == nullptr) return positions;
+  positions.reserve(among.count);
+  for (std::size_t byte = 0; positions.size() < among.count; ++byte)
+    for (unsigned bit = 0; bit < 8; ++bit)
+      if ((among.bits[byte] >> bit & 1) != 0)
+        positions.push_back(static_cast<std::int64_t>(8 * byte + bit));
+  return positions;
+}
+
 }  // namespace
 
 // A copy costs about as much as reading its rows three times. A few queries without an index read
@@ -96,7 +108,7 @@ class GatheredRows {
 bool worth_gathering(const SearchRequest& request, bool indexed) {
   std::size_t rows = 0;
   for (const Segment& segment : request.segments) rows += segment.n;
-  const std::size_t some = request.among_count;
+  const std::size_t some = request.among.count;
   if (indexed) return some <= rows / 16;
   return request.q <= kFewQueries ? some <= rows / 4 : some <= rows / 4 * 3;
 }
@@ -105,15 +117,17 @@ SearchStats search_gathered(const SearchRequest& request, const Execution& execu
                             const SearchOutput& output) {
   SearchStats stats;
   GatheredRows gathered(request);
-  const std::int64_t* const end = request.among + request.among_count;
+  const std::vector<std::int64_t> listed = positions_of(request.among);
+  const std::int64_t* const begin = listed.empty() ? request.among.positions : listed.data();
+  const std::int64_t* const end = begin + request.among.count;
   const std::size_t together = std::min(request.q, queries_held(request, execution.threads));
   for (std::size_t first = 0; first < request.q; first += together) {
     SearchRequest part = request.part(first, std::min(together, request.q - first));
-    part.among = nullptr;
+    part.among = AmongRows();
     std::vector<std::vector<Neighbour>> found(part.q), fresh(part.q);
     SearchOutput into;
     into.found = &fresh;
-    for (const std::int64_t* next = request.among; next < end;) {
+    for (const std::int64_t* next = begin; next < end;) {
       next += gathered.take(next, end, execution);
       part.segments = {gathered.segment()};
       stats.rows_gathered += part.segments[0].n;
@@ -136,19 +150,23 @@ SearchStats search_gathered(const SearchRequest& request, const Execution& execu
 }
 
 MaskedRows::MaskedRows(const SearchRequest& all) : request(all) {
-  if (all.among == nullptr) return;
-  request.among = nullptr;
+  if (all.among.all()) return;
+  request.among = AmongRows();
   std::size_t rows = 0;
   for (Segment& segment : request.segments) {
     segment.among.first = rows;
     rows += segment.n;
   }
-  bits.resize(rows / 64 + 1);
-  for (std::size_t i = 0; i < all.among_count; ++i) {
-    const auto position = static_cast<std::size_t>(all.among[i]);
-    bits[position / 64] |= std::uint64_t{1} << (position % 64);
+  const std::uint8_t* of_rows = all.among.bits;
+  if (of_rows == nullptr) {
+    bits.resize(rows / 8 + 1);
+    for (std::size_t i = 0; i < all.among.count; ++i) {
+      const auto position = static_cast<std::size_t>(all.among.positions[i]);
+      bits[position / 8] = static_cast<std::uint8_t>(bits[position / 8] | 1U << (position % 8));
+    }
+    of_rows = bits.data();
   }
-  for (Segment& segment : request.segments) segment.among.bits = bits.data();
+  for (Segment& segment : request.segments) segment.among.bits = of_rows;
 }
 
 }  // namespace resmem

@@ -28,7 +28,7 @@ struct MaskedRows {
   SearchRequest request;
 
  private:
-  std::vector<std::uint64_t> bits;
+  std::vector<std::uint8_t> bits;
 };
 
 }  // namespace resmem

@@ -165,7 +165,7 @@ SearchStats search(const SearchRequest& request, const Execution& execution,
                    const SearchOutput& output) {
   if (request.q == 0 || request.k == 0) return {};
   const bool indexed = indexes_serve(request);
-  if (request.among != nullptr && worth_gathering(request, indexed))
+  if (!request.among.all() && worth_gathering(request, indexed))
     return search_gathered(request, execution, output);
   const MaskedRows visible(request);
   if (indexed) return IndexedSearch(visible.request, execution, output).run();

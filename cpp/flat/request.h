@@ -39,6 +39,16 @@ struct NumberLists {
   }
 };
 
+// The only rows that queries see, given by their positions or as bits of all rows. If neither is
+// there, these are all rows.
+struct AmongRows {
+  const std::int64_t* positions = nullptr;  // (count,), ascending
+  const std::uint8_t* bits = nullptr;       // as in RowMask, numbered through all segments
+  std::size_t count = 0;
+
+  bool all() const { return positions == nullptr && bits == nullptr; }
+};
+
 struct SearchRequest {
   // Queries are (q, d), row-major and finite, and one of the two pointers is set. Float64 queries
   // ask for float64 keys in every segment, float32 queries for keys that are no wider.
@@ -52,9 +62,7 @@ struct SearchRequest {
   NumberLists exclude;       // ids of rows that a query must not see
   NumberLists exclude_groups;
   const std::int64_t* before = nullptr;  // (q,): a query sees rows of smaller times only; or null
-  // Positions, ascending, of the only rows that queries see; null: all rows.
-  const std::int64_t* among = nullptr;
-  std::size_t among_count = 0;
+  AmongRows among;
   ForcedPlan forced;
 
   bool wide() const { return queries64 != nullptr; }

@@ -44,7 +44,13 @@ class Visibility {
         before_(request.before),
         ids_(request.exclude, request.q),
         groups_(request.exclude_groups, request.q),
-        by_group_(request.exclude_groups.numbers != nullptr) {}
+        by_group_(request.exclude_groups.numbers != nullptr) {
+    for (const Segment& segment : request.segments)
+      restricts_ = restricts_ || segment.among.bits != nullptr;
+  }
+
+  // Tells whether many of the living rows may be hidden from a query.
+  bool restricts() const { return restricts_ || before_ != nullptr; }
 
   // Tells whether a query may see a row, given by its number in a segment.
   bool sees(std::size_t query, const Segment& segment, std::size_t row) const {
@@ -59,7 +65,7 @@ class Visibility {
   std::int64_t version_;
   const std::int64_t* before_;
   ListedNumbers ids_, groups_;
-  bool by_group_;
+  bool by_group_, restricts_ = false;
 };
 
 }  // namespace resmem

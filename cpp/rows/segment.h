@@ -18,12 +18,12 @@ inline bool is_euclidean(Metric metric) {
 
 // Some rows of a segment: row r is one of them if bit first + r is set, or if there are no bits.
 struct RowMask {
-  const std::uint64_t* bits = nullptr;
+  const std::uint8_t* bits = nullptr;  // the lowest bit of a byte comes first
   std::size_t first = 0;
 
   bool holds(std::size_t row) const {
     const std::size_t at = first + row;
-    return bits == nullptr || (bits[at / 64] >> (at % 64) & 1) != 0;
+    return bits == nullptr || (bits[at / 8] >> (at % 8) & 1) != 0;
   }
 };
 

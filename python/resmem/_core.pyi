@@ -146,7 +146,7 @@ def search(
     forced: ForcedPlan = ...,
     exclude_groups: _I64 | None = None,
     before: _I64 | None = None,
-    among: _I64 | None = None,
+    among: _I64 | npt.NDArray[np.uint8] | None = None,
     execution: Execution = ...,
 ) -> tuple[_F64, _I64, _I64, SearchStats]: ...
 def softmax(logits: _F32, temperature: float, execution: Execution = ...) -> _F64: ...
@@ -224,7 +224,7 @@ def correct(
     interpolate: bool = False,
     exclude_groups: _I64 | None = None,
     before: _I64 | None = None,
-    among: _I64 | None = None,
+    among: _I64 | npt.NDArray[np.uint8] | None = None,
     row_weights: Sequence[_F64 | int] | None = None,
     execution: Execution = ...,
 ) -> _F64: ...

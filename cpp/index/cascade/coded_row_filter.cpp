@@ -17,6 +17,8 @@ void CodedRowFilter::begin(const QueryBlock& block) {
 }
 
 void CodedRowFilter::take(std::vector<Pair>& pairs) {
+  const bool restricted = scope_.visibility.restricts();
+  if (restricted) keep_visible(pairs);  // which spares the others' codes
   if (cascade_.code_depth > 0) bound_by_codes(pairs);
   fresh_.resize(pairs.size());
   std::size_t count = 0;
@@ -27,7 +29,7 @@ void CodedRowFilter::take(std::vector<Pair>& pairs) {
     if (row == kNoRow || candidates_.gave_up(i)) continue;
     const std::vector<std::uint32_t>& taken = taken_[i];
     if (std::binary_search(taken.begin(), taken.end(), pair.place)) continue;
-    if (!scope_.visibility.sees(scope_.first + block_->number(i), scope_.segment, row)) continue;
+    if (!restricted && !sees(pair)) continue;
     pairs[count] = pair;
     CascadeCandidate& c = fresh_[count++] = {0, 0, kUnknownKey, scope_.segment.id(row), row};
     const std::uint32_t query = block_->number(i);
@@ -42,6 +44,21 @@ void CodedRowFilter::take(std::vector<Pair>& pairs) {
   keys_.find();
   for (std::size_t h = 0; h < count; ++h)
     if (fresh_[h].low < kInfinity) candidates_.keep(pairs[h].query, fresh_[h]);
+}
+
+bool CodedRowFilter::sees(const Pair& pair) const {
+  return scope_.visibility.sees(scope_.first + block_->number(pair.query), scope_.segment,
+                                cascade_.rows[pair.place]);
+}
+
+// Leaves the pairs of queries and rows that they see.
+void CodedRowFilter::keep_visible(std::vector<Pair>& pairs) {
+  std::size_t stay = 0;
+  for (const Pair& pair : pairs) {
+    pairs[stay] = pair;
+    stay += cascade_.rows[pair.place] != kNoRow && sees(pair) ? 1 : 0;
+  }
+  pairs.resize(stay);
 }
 
 // Leaves the pairs that may be within reach by the rows' own codes, with their squared distances.

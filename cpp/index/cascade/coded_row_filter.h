@@ -30,6 +30,8 @@ class CodedRowFilter {
   std::uint64_t rows_coded = 0;  // as in SearchStats
 
  private:
+  bool sees(const Pair& pair) const;
+  void keep_visible(std::vector<Pair>& pairs);
   void bound_by_codes(std::vector<Pair>& pairs);
   void prefetch(std::uint32_t place) const;
 

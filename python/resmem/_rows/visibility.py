@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from resmem._base import checks, convert
 from resmem._base.arrays import I64, Array, distinct, picked_rows, to_numpy
@@ -82,7 +83,8 @@ class VisibleRows:
     excluded: I64 | None = None  # (q, m) ids, -1 for none
     groups: I64 | None = None  # (q, m) groups, -1 for none
     before: I64 | None = None  # (q,) times, of which rows have smaller ones
-    among: I64 | None = None  # (n,) ascending positions of the only rows
+    # The only rows: ascending positions (m,), or a bit of each row, the lowest of a byte first.
+    among: I64 | npt.NDArray[np.uint8] | None = None
 
     @property
     def by_ids_alone(self) -> bool:
@@ -149,8 +151,8 @@ def _excluded_groups(value: Any, rows: Snapshot, q: int) -> I64:
     return groups[:, None] if groups.ndim == 1 else groups
 
 
-def _among(value: Any, rows: Snapshot) -> I64 | None:
-    """Return the positions of rows that are given by their ids, or by a mask of all of them."""
+def _among(value: Any, rows: Snapshot) -> I64 | npt.NDArray[np.uint8] | None:
+    """Return rows, given by their ids or by a mask of all of them, as the core has them."""
     if value is None:
         return None
     array: Array = to_numpy(value, "among")
@@ -160,8 +162,11 @@ def _among(value: Any, rows: Snapshot) -> I64 | None:
                 f"among must be a mask of the memory's {len(rows)} rows, in the order of ids, or "
                 f"an array of ids, got a mask of shape {array.shape}"
             )
+        if all(segment.dead == 0 for segment in rows.segments):
+            return np.packbits(array, bitorder="little")
         return rows.numbered(np.flatnonzero(array))
     ids = convert.integers(array, "among", "(m,)")
     if len(ids) and int(ids.min()) < 0:
         raise ValueError(f"among must hold ids of rows, got {ids.min()}")
-    return distinct(rows.positions_of(ids, "among"))
+    positions = rows.positions_of(ids, "among")
+    return positions if (positions[1:] > positions[:-1]).all() else distinct(positions)
