@@ -1,6 +1,7 @@
 // Makes a SearchRequest of Python objects, which the caller's arguments keep alive.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
 
@@ -56,6 +57,15 @@ inline SearchRequest request_from(const py::array& queries, double queries_max_a
 
 using OptionalIntegers = std::optional<Array<std::int64_t>>;
 
+// The number of bits that are set in every byte.
+inline constexpr std::array<std::uint8_t, 256> bit_counts() {
+  std::array<std::uint8_t, 256> counts{};
+  for (std::size_t byte = 1; byte < counts.size(); ++byte)
+    counts[byte] = static_cast<std::uint8_t>(counts[byte / 2] + byte % 2);
+  return counts;
+}
+inline constexpr std::array<std::uint8_t, 256> kBitCounts = bit_counts();
+
 // Says which rows queries may see: none that were removed by this version, excluded or not earlier
 // than `before` (q,). Lists are (q, m), -1 for none. `among` holds the only rows that any query
 // sees: their positions (m,) as int64, or a bit of each row in bytes, the lowest first.
@@ -108,8 +118,7 @@ struct VisibleRows {
     require(array.ndim() == 1 && extent(array, 0) == (rows + 7) / 8, "among must have all rows");
     static constexpr std::uint8_t kNone = 0;
     taken.bits = rows > 0 ? array.data() : &kNone;
-    for (std::size_t i = 0; i < extent(array, 0); ++i)
-      for (unsigned byte = taken.bits[i]; byte != 0; byte &= byte - 1) ++taken.count;
+    for (std::size_t i = 0; i < extent(array, 0); ++i) taken.count += kBitCounts[taken.bits[i]];
     require(rows % 8 == 0 || taken.bits[rows / 8] >> rows % 8 == 0, "among has more than the rows");
   }
 };

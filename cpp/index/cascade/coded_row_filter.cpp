@@ -47,8 +47,9 @@ void CodedRowFilter::take(std::vector<Pair>& pairs) {
 }
 
 bool CodedRowFilter::sees(const Pair& pair) const {
-  return scope_.visibility.sees(scope_.first + block_->number(pair.query), scope_.segment,
-                                cascade_.rows[pair.place]);
+  const std::uint32_t row = cascade_.rows[pair.place];
+  return row != kNoRow &&
+         scope_.visibility.sees(scope_.first + block_->number(pair.query), scope_.segment, row);
 }
 
 // Leaves the pairs of queries and rows that they see.
@@ -56,7 +57,7 @@ void CodedRowFilter::keep_visible(std::vector<Pair>& pairs) {
   std::size_t stay = 0;
   for (const Pair& pair : pairs) {
     pairs[stay] = pair;
-    stay += cascade_.rows[pair.place] != kNoRow && sees(pair) ? 1 : 0;
+    stay += sees(pair) ? 1 : 0;
   }
   pairs.resize(stay);
 }

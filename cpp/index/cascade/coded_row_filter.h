@@ -27,10 +27,12 @@ class CodedRowFilter {
     taken_[i] = std::move(places);
   }
 
+  // Tells whether there is a row at the pair's place that its query may see.
+  bool sees(const Pair& pair) const;
+
   std::uint64_t rows_coded = 0;  // as in SearchStats
 
  private:
-  bool sees(const Pair& pair) const;
   void keep_visible(std::vector<Pair>& pairs);
   void bound_by_codes(std::vector<Pair>& pairs);
   void prefetch(std::uint32_t place) const;

@@ -18,6 +18,7 @@ Seeds::Seeds(const Cascade& cascade, const IndexScope& scope, const CodedQueries
       candidates_(candidates),
       rows_(rows),
       k_(scope.request.k),
+      restricted_(scope.visibility.restricts()),
       scores_(kChunkRows) {}
 
 void Seeds::find(const QueryBlock& block, const Schedule& schedule, std::uint32_t i) {
@@ -47,7 +48,8 @@ void Seeds::score(const QueryBlock& block, std::size_t i, std::uint32_t cluster)
         scores_.data());
     pairs_coded += chunk.count;
     for (std::uint32_t r = 0; r < chunk.count; ++r)
-      scored_.push_back({scores_[r], chunk.first + r});
+      if (!restricted_ || rows_.sees({chunk.first + r, static_cast<std::uint32_t>(i)}))
+        scored_.push_back({scores_[r], chunk.first + r});
   }
 }
 

@@ -38,6 +38,7 @@ class Seeds {
   CascadeCandidates& candidates_;
   CodedRowFilter& rows_;
   const std::size_t k_;
+  const bool restricted_;  // whether many rows are hidden, of which none may take a seed's place
   std::vector<std::int32_t> scores_;  // of a chunk
   std::vector<Scored> scored_;
   std::vector<Pair> pairs_;
