@@ -22,6 +22,7 @@ from resmem._evaluation.explain import Explanation
 from resmem._evaluation.methods import Judged
 from resmem._evaluation.result import Evaluation
 from resmem._keys.stored import KeyDtype
+from resmem._rows.by_id import Rows
 from resmem._rows.estimate import Estimate, estimate
 from resmem._state.description import describe, describe_plans, in_one_line
 from resmem._state.opening import open_state
@@ -409,6 +410,34 @@ class Memory:
         """
         self._state.remove(ids)
         return self
+
+    def update(self, ids: Any, embeddings: Any, outputs: Any, targets: Any) -> Memory:
+        """Replace rows: new embeddings, outputs and targets under the ids of rows that are there.
+
+        The memory is then the one that ``remove`` and new rows under the old ids would give. A
+        query that runs meanwhile, or begins later, sees all old rows or all new ones. If one of the
+        ids (n,) is not there, this raises and replaces none. Other arguments are as for ``fit``.
+        ``sigma_`` and ``preprocess`` stay as they were measured. What was calibrated before no
+        longer holds exactly: call ``calibrate`` again. The time per row does not depend on the
+        number of rows, with the exception that ``remove`` tells of.
+        """
+        self._state.update(ids, embeddings, outputs, targets)
+        return self
+
+    def get(self, ids: Any) -> Rows:
+        """Return the rows with these ids (m,), in this order, as they are stored.
+
+        Ids may repeat. ``embeddings`` of the result are the keys, as ``preprocess`` made them; with
+        preprocess="none" they are the embeddings, as far as ``key_dtype`` holds them. ``outputs``
+        is None if the store keeps none. An id that is not there is a ValueError that names it.
+        """
+        return self._state.view.rows_by_id(ids)
+
+    @property
+    def ids(self) -> I64:
+        """The ids (n,) of all rows, in the order of storage: updated rows come behind others."""
+        rows = self._state.view.rows
+        return np.empty(0, dtype=np.int64) if rows is None else rows.ids
 
     def __len__(self) -> int:
         rows = self._state.view.rows

@@ -329,6 +329,12 @@ def row_ids(value: Any, n: int) -> I64:
     return array
 
 
+def some_ids(value: Any) -> I64:
+    """Return the ids (m,) that a caller names; a single number becomes one id."""
+    array = to_numpy(value, "ids")
+    return integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
+
+
 def excluded_ids(value: Any, q: int) -> I64 | None:
     """Return the ids (q, m) that each query must not find as neighbours; -1 excludes none."""
     if value is None:

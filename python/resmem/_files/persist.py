@@ -36,6 +36,7 @@ EXPORTS = (".npz", ".safetensors")  # suffixes of the files that ``export.py`` r
 # What earlier versions do not know, and would leave out: a file that has it says so in a section
 # that every reader must know, so that these refuse the file.
 _NEEDED = {"targets": ("method", "residual"), "gate": ("gate", "none")}
+_UPDATES = "updates"  # the same for removed rows that have the id of another row
 
 _LAST_ID = 2**63 - 1
 _MOST_NUMBERS = 2**48  # segments that a file may ever have held
@@ -140,7 +141,10 @@ class _Sections:
     def __init__(
         self, rows: Snapshot, head: Mapping[str, Array], after: FileState | None, needed: list[str]
     ) -> None:
-        self.rows, self.head, self.after, self.needed = rows, head, after, needed
+        self.rows, self.head, self.after = rows, head, after
+        # A whole file leaves removed rows out, and with them all rows whose id another one has.
+        repeats = after is not None and rows.repeats_ids
+        self.needed = [*needed, _UPDATES] if repeats else needed
         self.retired = rows.all_retired() if after is None else rows.retired
         self.numbers = 0 if after is None else after.numbers
         self.number: list[int] = []
@@ -367,7 +371,7 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Load
     settings = reader.field(loaded.meta, "memory")
     if not isinstance(settings, dict):
         raise reader.bad("memory is not a table of settings")
-    for each in _NEEDED:
+    for each in (*_NEEDED, _UPDATES):
         if reader.size(f"needs/{each}"):
             reader.array(f"needs/{each}", np.uint8, (1,))
     head = {}
@@ -455,6 +459,7 @@ def _rows(
         version=1,
         retired=retired,
         ids_checked=verify or not any(segment.has_ids for segment in segments),
+        updated=reader.size(f"needs/{_UPDATES}") > 0,
     )
     fault = rows.id_fault(given=verify) or (verify and _target_fault(rows))
     if fault:

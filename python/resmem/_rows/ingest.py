@@ -196,6 +196,12 @@ class Incoming:
             return convert.labels(part, self.columns, first)
         return self.spec.values(part, "targets", first)
 
+    def refuse_other_shape(self, into: Snapshot) -> None:
+        """Refuse targets (n,) for a snapshot that has (n, C), and the reverse."""
+        if self.flat != into.flat:
+            expected = "(n,)" if into.flat else "(n, C)"
+            raise ValueError(f"targets must have shape {expected} as in fit")
+
     def refuse_rounding(self, into: Snapshot) -> None:
         """Refuse rows that a snapshot's float32 keys could not tell from its own or one another."""
         made_by = into.preprocess

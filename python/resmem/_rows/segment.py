@@ -1,4 +1,9 @@
-"""Segments: rows that lie together in arrays of one length, and the removals among them."""
+"""Segments: rows that lie together in arrays of one length, and the removals among them.
+
+An id may occur more than once in a segment that has given ids: an update writes a new row under it
+and removes the old one. Of the rows with one id at most one lives at a time, and it is the last of
+them, so that a hash table need only know the last.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ import resmem._core as _core
 from resmem._base.arrays import I64, Array
 from resmem._base.errors import FileFormatError
 from resmem._indexes.policy import Planner
+from resmem._rows.ids import distinct
 from resmem._rows.removals import Removals
 
 # The dtype and the shape of one row, by the name of the array.
@@ -89,13 +95,38 @@ class Segment:
         return ids
 
     def find(self, ids: I64) -> I64:
-        """Return the row of each id, also of removed rows; -1 if the segment never had the id."""
+        """Return the last row of each id, also if it is removed; -1 if the segment never had it."""
         if not self.has_ids:
             rows = ids - self.first_id
             return np.where((ids >= self.first_id) & (rows < self.n), rows, -1)
         self._table.extend_to(np.ascontiguousarray(self["ids"]))
         rows = self._table.find(np.ascontiguousarray(ids))
-        return np.where(rows < self.n, rows, -1)  # the table may hold rows of later snapshots
+        if (late := rows >= self.n).any():  # the table holds rows of later snapshots too
+            rows[late] = self._found_by_scan(ids[late])
+        return rows
+
+    def _found_by_scan(self, ids: I64) -> I64:
+        """Return what ``find`` does, by reading the ids of all rows.
+
+        This is for ids that got another row after this snapshot, which a reader alone still has.
+        """
+        wanted = distinct(ids)
+        last = np.full(len(wanted), -1)
+        for start in range(0, self.n, _ROWS_PER_STEP):
+            here = self["ids"][start : start + _ROWS_PER_STEP]
+            at = np.minimum(np.searchsorted(wanted, here), len(wanted) - 1)
+            rows = np.flatnonzero(wanted[at] == here)
+            last[at[rows]] = start + rows  # of equal ids the last one stays
+        return last[np.searchsorted(wanted, ids)]
+
+    def find_living(self, ids: I64, version: int) -> I64:
+        """Return the row of each id that lives at this version; -1 if there is none."""
+        rows = self.find(ids)
+        if self.died is not None:
+            there = rows >= 0
+            died = self.died[rows[there]]
+            rows[there] = np.where((died == 0) | (died > version), rows[there], -1)
+        return rows
 
     def living(self, version: int) -> I64:
         """Return the rows that live at this version."""

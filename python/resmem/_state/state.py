@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem._base import checks, convert
-from resmem._base.arrays import float_state, to_numpy
+from resmem._base.arrays import float_state
 from resmem._base.errors import warn
 from resmem._base.platform import after_fork_in_child, room_for
 from resmem._correction.correct import Corrector
@@ -250,9 +250,8 @@ class State:
             rows = Incoming(spec, embeddings, outputs, targets, ids, now.rows)
             if now.rows is not None and rows.n == 0:
                 return
-            if now.rows is not None and rows.flat != now.rows.flat:
-                expected = "(n,)" if now.rows.flat else "(n, C)"
-                raise ValueError(f"targets must have shape {expected} as in fit")
+            if now.rows is not None:
+                rows.refuse_other_shape(now.rows)
             if first:
                 after = _empty_snapshot(now, rows)
                 if now.rows is not None:
@@ -271,18 +270,41 @@ class State:
         for note in notes:
             warn(note)
 
+    @float_state()
+    def update(self, ids: Any, embeddings: Any, outputs: Any, targets: Any) -> None:
+        """See ``Memory.update``."""
+        with self._change():
+            now = self.view
+            before = now.fitted_rows.with_checked_ids()
+            rows = Incoming(now.spec, embeddings, outputs, targets, ids, before)
+            rows.refuse_other_shape(before)
+            if rows.ids is None:
+                raise ValueError("ids are missing; update needs those of the rows to replace")
+            if rows.n == 0:
+                return
+            rows.refuse_rounding(before)
+            with self._removing(before):
+                after = before.updated_by(rows.ids, lambda into: _grown_snapshot(into, rows))
+                self.publish(rows=after)
+            self._publish_rows(self.view)
+
     def remove(self, ids: Any) -> None:
         """See ``Memory.remove``."""
-        array = to_numpy(ids, "ids")
-        flat = convert.integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
+        flat = convert.some_ids(ids)
         with self._change():
             before = self.view.fitted_rows
-            try:
+            with self._removing(before):
                 self.publish(rows=before.without(flat))
-            except BaseException:
-                if self.view.rows is before:
-                    before.undo_unpublished_removals()
-                raise
+
+    @contextlib.contextmanager
+    def _removing(self, before: Snapshot) -> Iterator[None]:
+        """Bring removed rows back if the block ends before it has published that they are."""
+        try:
+            yield
+        except BaseException:
+            if self.view.rows is before:
+                before.undo_unpublished_removals()
+            raise
 
     # ---------------------------------------------------------------- copies and files
 

@@ -1,0 +1,97 @@
+"""Rows of a memory by id, as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from resmem._base.arrays import I64, Array, Keys
+from resmem._keys.stored import widen_keys
+from resmem._rows.segment import Segment
+from resmem._rows.snapshot import Snapshot
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of a memory, in the order in which their ids were asked for.
+
+    Attributes
+    ----------
+    ids : int64 array (m,)
+    embeddings : float32 or float64 array (m, w)
+        The keys, as ``preprocess`` made them and at full width; with preprocess="none" these are
+        the embeddings, as far as ``key_dtype`` holds them.
+    outputs : array (m, C) or (m,), or None
+        The base model's outputs as they were given, in float32, for regression in float64; None if
+        the store keeps none of them (all but "dense").
+    targets : int64 array (m,), for regression float64 (m, C) or (m,)
+    attributes : dict
+        Whatever else is stored of these rows, by name, (m, ..) each.
+    """
+
+    ids: I64
+    embeddings: Keys
+    outputs: Array | None
+    targets: Array
+    attributes: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def rows_by_id(rows: Snapshot, ids: I64, of_store: frozenset[str]) -> Rows:
+    """Return the rows with these ids (m,), which may repeat; ValueError if one is not there.
+
+    ``of_store`` are the names of the store's own arrays.
+    """
+    found = Gathered(rows, ids)
+    names = frozenset.intersection(*(frozenset(s.arrays) for s in found.segments))
+    targets = found.array("targets")
+    outputs = found.array("outputs") if "outputs" in names else None
+    if rows.flat:
+        targets, outputs = targets[:, 0], None if outputs is None else outputs[:, 0]
+    others = sorted(names - of_store - {"keys", "targets", "ids"})
+    return Rows(ids, found.embeddings(), outputs, targets, {n: found.array(n) for n in others})
+
+
+class Gathered:
+    """Living rows with these ids (m,), which may repeat, gathered from their segments."""
+
+    def __init__(self, rows: Snapshot, ids: I64) -> None:
+        self._preprocess, self._count = rows.preprocess, len(ids)
+        missing = np.ones(len(ids), dtype=bool)
+        self._parts: list[tuple[Segment, I64, I64]] = []  # rows, and where they go
+        for segment in rows.segments:
+            found = segment.find_living(ids, rows.version)
+            here = np.flatnonzero(found >= 0)
+            missing[here] = False
+            if len(here):
+                self._parts.append((segment, found[here], here))
+        if missing.any():
+            raise ValueError(f"ids to get must be in the memory, {ids[missing][0]} is not")
+        self._parts = self._parts or [(s, ids[:0], ids[:0]) for s in rows.segments[:1]]
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments that hold some of the rows; one of them if there are none."""
+        return [segment for segment, _, _ in self._parts]
+
+    def array(self, name: str) -> Array:
+        """Return the rows of an array."""
+        return self._gathered(lambda segment, at: segment[name][at])
+
+    def embeddings(self) -> Keys:
+        """Return the keys at full width; an offset that was subtracted is added again."""
+        made_by = self._preprocess
+        return self._gathered(lambda s, at: made_by.unshifted(widen_keys(s["keys"][at])))
+
+    def _gathered(self, part_of: Callable[[Segment, I64], Any]) -> Any:
+        parts = [(part_of(segment, at), where) for segment, at, where in self._parts]
+        first = parts[0][0]
+        gathered = np.empty((self._count, *first.shape[1:]), first.dtype)
+        for part, where in parts:
+            gathered[where] = part
+        return gathered
