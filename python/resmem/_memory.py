@@ -424,6 +424,27 @@ class Memory:
         self._state.update(ids, embeddings, outputs, targets)
         return self
 
+    def merge(self, other: Memory) -> Memory:
+        """Take the rows of another memory too, under the ids that they have there; return self.
+
+        Nothing is copied: both memories then share the arrays of these rows, and what one adds or
+        removes later does not change the other. The result is what one ``fit`` of all rows gives,
+        with these ids, this memory's settings and its ``sigma_``. Ids that ``other`` has removed
+        are never used again here, unless rows have them here. Residuals at another temperature are
+        computed again. The time grows with the number of rows, as ids are compared.
+
+        Raises
+        ------
+        ValueError
+            A row of ``other`` has an id that this memory has or ever had. Or the memories keep rows
+            in different ways: ``task``, ``output_kind``, ``store``, ``residual_dtype``,
+            ``preprocess`` and its fitted numbers, ``key_dtype``, the head, columns, ``base``.
+        """
+        if not isinstance(other, Memory):
+            raise TypeError(f"other must be a resmem.Memory, got {type(other).__name__}")
+        self._state.merge(other._state)
+        return self
+
     def get(self, ids: Any) -> Rows:
         """Return the rows with these ids (m,), in this order, as they are stored.
 

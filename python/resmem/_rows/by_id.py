@@ -81,12 +81,14 @@ class Gathered:
 
     def array(self, name: str) -> Array:
         """Return the rows of an array."""
-        return self._gathered(lambda segment, at: segment[name][at])
+        array: Array = self._gathered(lambda segment, at: segment[name][at])
+        return array
 
     def embeddings(self) -> Keys:
         """Return the keys at full width; an offset that was subtracted is added again."""
         made_by = self._preprocess
-        return self._gathered(lambda s, at: made_by.unshifted(widen_keys(s["keys"][at])))
+        keys: Keys = self._gathered(lambda s, at: made_by.unshifted(widen_keys(s["keys"][at])))
+        return keys
 
     def _gathered(self, part_of: Callable[[Segment, I64], Any]) -> Any:
         parts = [(part_of(segment, at), where) for segment, at, where in self._parts]

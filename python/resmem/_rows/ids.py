@@ -37,6 +37,16 @@ def joined(one: I64, other: I64) -> I64:
     return np.stack([both[np.r_[True, apart], 0], reach[np.r_[apart, True]]], axis=1)
 
 
+def cut(from_runs: I64, ids: I64) -> I64:
+    """Return the runs without these ids, all of which lie in them. Neither holds negative ids."""
+    gone, left = runs(ids).astype(np.uint64), from_runs.astype(np.uint64)
+    one = np.uint64(1)
+    first = np.sort(np.concatenate([left[:, 0], gone[:, 1] + one]))
+    end = np.sort(np.concatenate([left[:, 1] + one, gone[:, 0]]))
+    pieces = np.stack([first, end - one], axis=1)[first < end]
+    return np.asarray(pieces, dtype=np.int64)
+
+
 def in_runs(ids: I64, ascending_runs: I64) -> npt.NDArray[np.bool_]:
     """Tell which ids lie in one of the runs."""
     if len(ascending_runs) == 0:

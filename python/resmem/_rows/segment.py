@@ -176,6 +176,24 @@ class Segment:
             stored = replace(stored, names=stored.names - changed)
         return replace(self, arrays=arrays, stored=stored, uid=next(_UIDS))
 
+    def shared(self, version: int) -> Segment:
+        """Return the same arrays as a segment of another memory, whose rows come and go on their
+        own. Rows that are removed here are removed at ``version`` there."""
+        decision = self.planner.decision
+        fits = decision is not None and decision.rows <= self.n
+        other = replace(
+            self,
+            removals=None,
+            dead=0,
+            growing=False,
+            borrowed=True,
+            stored=None,
+            planner=Planner(read=lambda: decision) if fits else Planner(),
+            uid=next(_UIDS),
+            _table=_core.IdTable(),
+        )
+        return other.with_dead(self.dead_rows(), version) if self.dead else other
+
     def portable(self, without: frozenset[str]) -> dict[str, Any]:
         """Return what a copy by value carries, except the arrays in ``without``."""
         carried = ("n", "keys_max", "first_id", "error")

@@ -27,7 +27,7 @@ from resmem._base.arrays import I64, Array, Keys
 from resmem._base.execution import DEFAULT, Execution
 from resmem._keys.preprocess import IDENTITY, FittedPreprocess
 from resmem._rows.growth import UNKNOWN, Basis
-from resmem._rows.ids import IDS_PER_STEP, NO_RUNS, distinct, in_runs, joined, repeated, runs
+from resmem._rows.ids import IDS_PER_STEP, NO_RUNS, cut, distinct, in_runs, joined, repeated, runs
 from resmem._rows.segment import LEAST_ROOM, Schema, Segment, damaged_rows, room, row_bytes
 
 _FEW_SEGMENTS = 8  # segments; more of similar size are merged into one
@@ -339,6 +339,34 @@ class Snapshot:
             if len(dead):
                 segments[at] = segments[at].with_dead(dead, self.version + 1)
         return replace(self, segments=tuple(segments), version=self.version + 1)
+
+    def joined_with(self, other: Snapshot) -> Snapshot:
+        """Return the snapshot with the rows of ``other`` added, under their own ids.
+
+        The rows are not copied: segments share the arrays of ``other``. What ``other`` has removed
+        is removed here too, apart from ids that rows have here.
+        """
+        for part in other.segments:
+            for rows in part.living_parts(other.version):
+                self.refuse_used(part.ids_of(rows))
+        version, retired = self.version + 1, other.all_retired()
+        # Rows that were removed in one may have ids of the other.
+        updated = self.updated or other.updated or len(retired) > 0
+        for start in range(0, len(mine := self.ids) if len(retired) else 0, IDS_PER_STEP):
+            some = mine[start : start + IDS_PER_STEP]
+            retired = cut(retired, some[in_runs(some, retired)])
+        return replace(
+            self,
+            segments=(
+                *self.segments,
+                *(s.shared(version) for s in other.segments if s.n > s.dead),
+            ),
+            next_id=max(self.next_id, other.next_id),
+            version=version,
+            retired=joined(self.retired, retired),
+            allowed=min(self.allowed, other.allowed),
+            updated=updated,
+        ).with_names_of(other)
 
     def undo_unpublished_removals(self) -> None:
         """Bring back the rows of a removal that was interrupted before it was published."""

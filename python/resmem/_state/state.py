@@ -32,6 +32,7 @@ from resmem._rows.segment import merge
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 from resmem._rows.stores.named import residual_dtype_for, store_named
+from resmem._state.merging import merged
 from resmem._state.settings import (
     SETTINGS,
     checked_gate,
@@ -287,6 +288,24 @@ class State:
                 after = before.updated_by(rows.ids, lambda into: _grown_snapshot(into, rows))
                 self.publish(rows=after)
             self._publish_rows(self.view)
+
+    @float_state()
+    def merge(self, other: State) -> None:
+        """See ``Memory.merge``."""
+        if other is self:
+            raise ValueError("a memory cannot be merged into itself; give another one")
+        theirs = other.view
+        if None not in (self.base, other.base) and self.base != other.base:
+            raise ValueError(
+                f"memories must be of one base to be merged, got {self.base!r} and {other.base!r}"
+            )
+        with self._change():
+            made, notes = merged(self.view, theirs).with_growth_notes()
+            self._publish_rows(made)
+            if self.residuals != other.residuals:
+                self.residuals = None
+        for note in notes:
+            warn(note)
 
     def remove(self, ids: Any) -> None:
         """See ``Memory.remove``."""
