@@ -15,6 +15,7 @@ from resmem._core import __version__
 from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.result import Evaluation
+from resmem._index import Index
 from resmem._keys.leaves import leaf_keys
 from resmem._memory import Memory, verify_file
 from resmem._report.report import report
@@ -30,6 +31,7 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "FileFormatError",
+    "Index",
     "Memory",
     "NotFittedError",
     "ResmemWarning",

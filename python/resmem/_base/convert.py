@@ -315,10 +315,10 @@ def check_class_layout(targets: Any) -> None:
     integers(targets[:0], "targets", "(n,)")
 
 
-def row_ids(value: Any, n: int) -> I64:
-    """Return unique, non-negative row ids (n,)."""
+def row_ids(value: Any, n: int, of: str = "embeddings") -> I64:
+    """Return unique, non-negative ids (n,) of the rows in the array that ``of`` names."""
     array = integers(value, "ids", "(n,)")
-    checks.same_length("ids", len(array), "embeddings", n)
+    checks.same_length("ids", len(array), of, n)
     if n and array.min() < 0:
         row = int(np.argmax(array < 0))
         raise ValueError(f"ids must not be negative, got {array[row]} at row {row}")

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from resmem._files.container import Pieces, Section, Version
 from resmem._indexes.decision import KINDS, Decision, decision_from_file
 from resmem._indexes.policy import Planner
 from resmem._keys.preprocess import IDENTITY, NO_PREPROCESS, FittedPreprocess, preprocess_named
+from resmem._keys.rounding import Metric
 from resmem._rows.ids import NO_RUNS
 from resmem._rows.segment import Schema, Segment, Stored, target_fault
 from resmem._rows.snapshot import Snapshot
@@ -310,6 +311,12 @@ class Reader:
         self.path, self.meta = path, loaded.meta
         self._arrays, self._unread = loaded.arrays, set(loaded.required)
 
+    @property
+    def metric(self) -> str:
+        """The metric by which the rows are searched; a memory names none."""
+        metric = self.field(self.meta, "memory").get("metric", "euclidean")
+        return metric if metric in get_args(Metric) else "euclidean"
+
     def bad(self, what: str) -> FileFormatError:
         """Return the error that says what is wrong with the file."""
         return FileFormatError(
@@ -508,7 +515,8 @@ def _segment(reader: Reader, fields: Any, schema: Schema, file: FileState) -> Se
     for kind in KINDS:  # an index of a kind that is unknown here is not used
         if index := reader.below(f"{number}/{kind}/"):
             stored = (file.version.uuid, number)
-            read = partial(decision_from_file, kind, index, arrays["keys"], stored)
+            keys = arrays["keys"]
+            read = partial(decision_from_file, kind, index, keys, stored, reader.metric)
             segment = replace(segment, planner=Planner(read=read))
     dead = reader.integer(fields, "removed", n)
     if dead:

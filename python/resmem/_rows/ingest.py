@@ -47,6 +47,10 @@ _SAMPLED_QUERIES = 64  # queries per call whose rounding is measured
 class Incoming:
     """Rows that a caller gives. Shapes and dtypes are checked at once, values in ``write``."""
 
+    name = "embeddings"  # what messages call them
+    outputs: Any = None
+    targets: Any = None
+
     def __init__(
         self,
         spec: Spec,
@@ -68,7 +72,6 @@ class Incoming:
         convert.check_embedding_layout(self.embeddings, "embeddings", like.d if like else None)
         self.n, self.d = self.embeddings.shape
         self.key_width = spec.preprocess.width(self.d)
-        self.outputs: Any = None
         if spec.store.layer is not None:
             self.columns = spec.store.layer.columns(self.d, outputs)
         else:
@@ -263,7 +266,7 @@ class Incoming:
                 release_pages(rows, block)
         if self.spec.key_dtype == "float64":
             others = max((segment.keys_max for segment in into.segments), default=0.0)
-            convert.refuse_tiny(max(keys_max, others), "embeddings")
+            convert.refuse_tiny(max(keys_max, others), self.name)
         elif self.spec.key_dtype != "float32":  # rounding is monotonic and keeps the largest
             one = np.full((1, 1), keys_max, dtype=np.float32)
             keys_max = float(widen_keys(narrow_keys(one, self.spec.key_dtype))[0, 0])

@@ -108,13 +108,16 @@ class Snapshot:
             described.append(rows if index is None else rows.with_index(index))
         return described
 
-    def plan(self, queries: int, k: int, execution: Execution, at_once: bool = False) -> None:
+    def plan(
+        self, queries: int, k: int, execution: Execution, at_once: bool = False,
+        metric: str = "euclidean",
+    ) -> None:  # fmt: skip
         """Count the queries of a search that is about to run, and build indexes where that pays."""
         if self.preprocess.wide:
             return  # float64 keys have no index
         for segment in self.segments:
             keys = (segment.for_core, segment.arrays["keys"])
-            segment.planner.note_queries(*keys, queries, k, execution, at_once)
+            segment.planner.note_queries(*keys, queries, k, execution, at_once, metric)
 
     def sample(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
         """Yield segments and their rows at these ascending positions among the living rows."""

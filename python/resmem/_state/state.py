@@ -216,13 +216,20 @@ class State:
 
     # ---------------------------------------------------------------- rows
 
+    def _incoming(
+        self, spec: Spec, embeddings: Any, outputs: Any, targets: Any, ids: Any,
+        like: Snapshot | None = None,
+    ) -> Incoming:  # fmt: skip
+        """Return rows that a caller gives, checked."""
+        return Incoming(spec, embeddings, outputs, targets, ids, like)
+
     @float_state()
     def fit(
         self, embeddings: Any, outputs: Any, targets: Any, ids: Any = None, copy: bool = True
     ) -> None:
         """See ``Memory.fit``."""
         start = self.view
-        rows = Incoming(start.fit_spec, embeddings, outputs, targets, ids)
+        rows = self._incoming(start.fit_spec, embeddings, outputs, targets, ids)
         snapshot = _empty_snapshot(start, rows)
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
@@ -248,7 +255,7 @@ class State:
             now = self.view
             first = now.rows is None or now.rows.never_held  # then this does what fit does
             spec = now.fit_spec if first else now.spec
-            rows = Incoming(spec, embeddings, outputs, targets, ids, now.rows)
+            rows = self._incoming(spec, embeddings, outputs, targets, ids, now.rows)
             if now.rows is not None and rows.n == 0:
                 return
             if now.rows is not None:
@@ -277,7 +284,7 @@ class State:
         with self._change():
             now = self.view
             before = now.fitted_rows.with_checked_ids()
-            rows = Incoming(now.spec, embeddings, outputs, targets, ids, before)
+            rows = self._incoming(now.spec, embeddings, outputs, targets, ids, before)
             rows.refuse_other_shape(before)
             if rows.ids is None:
                 raise ValueError("ids are missing; update needs those of the rows to replace")
