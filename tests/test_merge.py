@@ -251,8 +251,8 @@ def test_other_columns_heads_and_temperatures_are_refused():
     column = resmem.Memory("regression").fit(keys, targets[:, None], targets[:, None], ids=ids)
     sparse = {"store": "sparse:1"}
     for one, two, words in (
-        (plain, resmem.Memory().fit(wide, outputs, targets, ids=ids), "one number of embedding columns to be merged, got 3 and 6"),
-        (plain, resmem.Memory().fit(keys, wide, targets, ids=ids), "one number of output columns to be merged, got 2 and 6"),
+        (plain, resmem.Memory().fit(wide, outputs, targets, ids=ids), "one width of embeddings to be merged, got 3 and 6"),
+        (plain, resmem.Memory().fit(keys, wide, targets, ids=ids), "one width of outputs to be merged, got 2 and 6"),
         (flat, column, r"one shape of targets to be merged, got (n,) and (n, C)"),
         (memory(rng, **sparse), memory(rng, 4, 20, **sparse, temperature=2.0), "temperature is fixed at fit for store='sparse:1', and the memories have 1 and 2"),
         (memory(rng, base="a"), memory(rng, 4, 20, base="b"), "of one base to be merged, got 'a' and 'b'"),

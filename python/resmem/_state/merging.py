@@ -59,8 +59,8 @@ def _arguments(view: MemoryView) -> dict[str, str]:
 def _refuse_other_columns(mine: Snapshot, theirs: Snapshot) -> None:
     """Refuse rows whose columns are others than those of ``mine``."""
     for what, one, two in (
-        ("number of embedding columns", mine.d, theirs.d),
-        ("number of output columns", mine.columns, theirs.columns),
+        ("width of embeddings", mine.d, theirs.d),
+        ("width of outputs", mine.columns, theirs.columns),
         ("shape of targets", *("(n,)" if rows.flat else "(n, C)" for rows in (mine, theirs))),
     ):
         if one != two:
