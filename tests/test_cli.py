@@ -980,8 +980,10 @@ def test_report_judges_the_rows_of_the_memory(judged):
 
 
 def settings_of(path="m.resmem"):
+    """Return the settings of a saved memory, as JSON writes them: an infinite number is text."""
     saved = resmem.Memory.load(path)
-    return {name: getattr(saved, name) for name in resmem.Settings.__dataclass_fields__}
+    found = {name: getattr(saved, name) for name in resmem.Settings.__dataclass_fields__}
+    return {name: "inf" if value == math.inf else value for name, value in found.items()}
 
 
 def test_tune_changes_nothing_unless_asked_to(judged):

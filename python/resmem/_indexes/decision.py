@@ -63,7 +63,7 @@ class Decision:
 
 def decision_from_file(
     kind: str, arrays: dict[str, npt.NDArray[Any]], keys: npt.NDArray[Any],
-    stored: tuple[str, int], metric: str,
+    stored: tuple[str, int], metric: str = "euclidean",
 ) -> Decision | None:  # fmt: skip
     """Return the decision that was saved as these arrays; None if they contradict each other.
 
