@@ -247,6 +247,22 @@ def test_one_id_updated_many_times_takes_no_more_room(monkeypatch):
     assert mem.ids.tolist()[-1] == 1  # the row that was written last lies behind all others
 
 
+@pytest.mark.parametrize(("n", "count"), [(300, 15), (2000, 40), (40, 40)])
+def test_a_stream_of_updates_leaves_few_segments(monkeypatch, n, count):
+    """Segments that updates have emptied are merged with their neighbours, not one by one."""
+    monkeypatch.setattr(_snapshot, "LEAST_ROOM", 1)
+    rng = np.random.default_rng(14)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*examples(rng, n))
+    most = 0
+    for _ in range(150):
+        mem.update(rng.choice(n, count, replace=False), *examples(rng, count))
+        rows = settled(mem)._state.view.rows
+        most = max(most, len(rows.segments))
+        assert sum(segment.n for segment in rows.segments) <= 4 * n
+    assert most <= 16
+    assert sorted(mem.ids.tolist()) == list(range(n))
+
+
 def test_running_searches_see_the_old_rows_or_the_new():
     """All rows are replaced at once, again and again: no search may see rows of two updates."""
     n, rounds, wrong, done = 400, 120, [], threading.Event()

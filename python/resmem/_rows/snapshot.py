@@ -426,10 +426,10 @@ class Snapshot:
     # ------------------------------------------------------------------ compaction
 
     def worth_compacting(self) -> slice | None:
-        """Return segments to compact into one: a mostly dead one, or many of similar size."""
+        """Return segments to compact into one: mostly dead ones, or many of similar size."""
         for i, segment in enumerate(self.segments):
             if 2 * segment.dead > segment.n and segment.copied_bytes <= _MOST_COPIED:
-                return slice(i, i + 1)
+                return self._mostly_dead_around(i)
         if len(self.segments) <= _FEW_SEGMENTS:
             return None
         for stop in range(len(self.segments), 0, -1):
@@ -446,6 +446,26 @@ class Snapshot:
             if start is not None:
                 return slice(start, stop)
         return None
+
+    def _mostly_dead_around(self, i: int) -> slice:
+        """Return the segment ``i``, which is mostly dead, and neighbours that leave all of them so.
+
+        Without these, every update might leave one more small segment. Copying a living row is
+        still paid by the removal of a dead one.
+        """
+
+        def pays(first: int, stop: int) -> bool:
+            some = self.segments[first:stop]
+            copied = sum(segment.copied_bytes for segment in some)
+            dead, n = sum(segment.dead for segment in some), sum(segment.n for segment in some)
+            return 2 * dead >= n and copied <= _MOST_COPIED
+
+        first, stop = i, i + 1
+        while stop < len(self.segments) and pays(first, stop + 1):
+            stop += 1
+        while first > 0 and pays(first - 1, stop):
+            first -= 1
+        return slice(first, stop)
 
     def compacted(
         self, at: slice, source: Snapshot, merged: Segment, dead_ids: I64
