@@ -461,7 +461,8 @@ class Snapshot:
             return 2 * dead >= n and copied <= _MOST_COPIED
 
         first, stop = i, i + 1
-        while stop < len(self.segments) and pays(first, stop + 1):
+        ends = len(self.segments) - self.segments[-1].growing  # new rows live longest
+        while stop < ends and pays(first, stop + 1):
             stop += 1
         while first > 0 and pays(first - 1, stop):
             first -= 1
