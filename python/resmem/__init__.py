@@ -1,8 +1,8 @@
 """Residual memories over any model: exact nearest neighbours and residual correction.
 
-``search`` finds exact nearest neighbours. ``Memory`` keeps a model's embeddings and
-residuals and corrects its predictions with those of the nearest training examples
-(ResMem, Yang et al., NeurIPS 2023, arXiv:2302.01576). It is saved to one file, which
+``search`` finds exact nearest neighbours, ``Index`` among rows that come and go. ``Memory`` keeps
+a model's embeddings and residuals and corrects its predictions with those of the nearest training
+examples (ResMem, Yang et al., NeurIPS 2023, arXiv:2302.01576). It is saved to one file, which
 ``Memory.load`` maps and ``verify_file`` checks. ``report`` writes what became of it to a page,
 ``plot`` draws it.
 """
