@@ -339,13 +339,37 @@ def keeps_appending(path):
     return work
 
 
-def kills(work_on):
-    """Kill a process at random moments: its file is the old state or the new one, whole."""
+def replaced(i):
+    """Return the memory after update number ``i``, which replaces all rows of one batch."""
+    return resmem.Memory(k=3, sigma=1.0, strength=i).fit(*rows(i, BATCH, 128))
+
+
+def keeps_updating(path):
+    """Return work that appends one update of all rows after the other."""
+
+    def work(say):
+        memory = resmem.Memory.load(path)
+        while True:
+            i = int(memory.strength) + 1
+            say(f"begins {i}")
+            memory.update(np.arange(BATCH), *rows(i, BATCH, 128))
+            memory.strength = i
+            memory.save(path, append=True)
+            say(f"did {i}")
+
+    return work
+
+
+def kills(work_on, state=window):
+    """Kill a process at random moments: its file is the old state or the new one, whole.
+
+    ``state`` gives the memory after each step of the work.
+    """
 
     def run(folder, count):
         path, rng = folder / "m.resmem", random.Random(0)
-        window(2).save(path)
-        work, expected = work_on(path), functools.cache(lambda i: answers(window(i)))
+        state(2).save(path)
+        work, expected = work_on(path), functools.cache(lambda i: answers(state(i)))
         for _ in range(count):
             said = [f"did {int(resmem.Memory.load(path).strength)}"]
             child = Child(work)
@@ -387,6 +411,7 @@ case("kill-save", "old", "new", "between", "old, new beside it", few=4, many=100
     kills(keeps_saving)
 )
 case("kill-append", "old", "new", "between", few=4, many=100)(kills(keeps_appending))
+case("kill-update", "old", "new", "between", few=3, many=100)(kills(keeps_updating, replaced))
 
 
 # ---- No room ---------------------------------------------------------------------------------
@@ -459,6 +484,11 @@ LINES = {
     "resmem-info": "info OUT/m.resmem",
     "resmem-fit": f"fit OUT/m.resmem --force {_ROWS} --targets IN/rows.npz",
     "resmem-add": f"add OUT/m.resmem {_ROWS} --targets IN/rows.npz",
+    "resmem-update": "update OUT/m.resmem "
+    + _ROWS.replace("rows.npz", "few.npz")
+    + " --targets IN/few.npz --ids IN/few.npz",
+    "resmem-merge": "merge IN/m.resmem IN/other.resmem --force -o OUT/m.resmem",
+    "resmem-get": "get IN/m.resmem -o OUT/p.npz",
     "resmem-predict": f"predict IN/m.resmem {_ROWS} --what correct -o OUT/p.npy",
     "resmem-neighbors": f"predict IN/m.resmem {_ROWS} --what neighbors -o OUT/p.npz",
     "resmem-export": "export IN/m.resmem OUT/e.npz",
@@ -474,6 +504,9 @@ WRITES = {
     "export-safetensors": Action("e.safetensors", exporting("e.safetensors"), loaded),
     "resmem-fit": Action("m.resmem", running("resmem-fit"), loaded),
     "resmem-add": Action("m.resmem", running("resmem-add"), loaded, extends=True),
+    "resmem-update": Action("m.resmem", running("resmem-update"), loaded, extends=True),
+    "resmem-merge": Action("m.resmem", running("resmem-merge"), loaded),
+    "resmem-get": Action("p.npz", running("resmem-get"), arrays_of),
     "resmem-predict": Action("p.npy", running("resmem-predict"), arrays_of),
     "resmem-neighbors": Action("p.npz", running("resmem-neighbors"), arrays_of),
     "resmem-export": Action("e.npz", running("resmem-export"), loaded),
@@ -485,7 +518,11 @@ def inputs(folder, n=5000):
     (folder / "inputs").mkdir()
     keys, outputs, targets = rows(6, n, 4, 40)
     np.savez(folder / "inputs" / "rows.npz", embeddings=keys, outputs=outputs, targets=targets)
+    few = {"embeddings": keys[:1500], "outputs": outputs[:1500], "targets": targets[:1500]}
+    np.savez(folder / "inputs" / "few.npz", **few, ids=np.arange(1500) + 100)
     fitted(7, n, 4, 40).save(folder / "inputs" / "m.resmem")
+    other = resmem.Memory(k=3, sigma=1.0).fit(*few.values(), ids=np.arange(1500) + n)
+    other.save(folder / "inputs" / "other.resmem")
 
 
 def earlier(action, folder):

@@ -35,7 +35,7 @@ import resmem
 from resmem.__main__ import main
 from resmem._base.platform import memory_available
 from resmem._base.units import bytes_text
-from resmem._cli import inputs, progress, queries
+from resmem._cli import commands, inputs, progress, queries
 from resmem._cli.files import Changed, Source, Target
 from resmem._cli.parser import parser
 from resmem._files import formats
@@ -447,6 +447,7 @@ QUERY = {
 }
 ROWS = ("embeddings", "outputs", "targets")
 FIT = "fit m.resmem --embeddings train.npz --outputs train.npz --targets train.npz"
+UPDATE = FIT.replace("fit", "update") + " --ids train.npz"
 ASK = "predict m.resmem --embeddings query.npz --outputs query.npz"
 
 
@@ -662,6 +663,66 @@ def test_add_without_ids_continues_the_numbering(fitted):
     ]
 
 
+def test_update_replaces_rows_under_their_ids(fitted):
+    rows = {n: TRAIN[n][:3] for n in ROWS}
+    rows["embeddings"] = rows["embeddings"] + 1
+    np.savez("more.npz", **rows)
+    line = "update m.resmem --embeddings more.npz --outputs more.npz --targets more.npz"
+    done = fitted(f"{line} --ids 9,5,7")
+    assert done.status == 0
+    assert done.out.startswith("m.resmem: 3 rows updated; 60 rows, ")
+    wanted = memory().update([9, 5, 7], *rows.values())
+    query = QUERY["embeddings"], QUERY["outputs"]
+    got = resmem.Memory.load("m.resmem")
+    assert got.correct(*query).tobytes() == wanted.correct(*query).tobytes()
+    np.save("ids.npy", np.array([5, 9, 7]))
+    facts = json.loads(fitted(f"{line} --ids ids.npy --json").out)
+    assert facts == {"file": "m.resmem", "updated": 3, "rows": 60}
+    assert np.array_equal(
+        resmem.Memory.load("m.resmem").get([9]).embeddings[0], rows["embeddings"][1]
+    )
+
+
+@pytest.mark.parametrize("block", [1, 7, 4096])
+def test_get_writes_rows_as_they_are_stored(fitted, monkeypatch, block):
+    monkeypatch.setattr(commands, "_ROWS_PER_BLOCK", block)
+    done = fitted("get m.resmem -o all.npz")
+    assert done == (0, "all.npz: 60 rows\n", "")
+    with np.load("all.npz") as found:
+        for name, array in TRAIN.items():
+            assert found[name].tobytes() == array.tobytes()
+    facts = json.loads(fitted("get m.resmem --ids 7,5,7,11 --output some.npz --json").out)
+    assert facts["arrays"] == {"ids": [4], "embeddings": [4, D], "targets": [4], "outputs": [4, C]}
+    assert (
+        np.load("some.npz")["embeddings"].tobytes() == TRAIN["embeddings"][[1, 0, 1, 3]].tobytes()
+    )
+    printed = fitted("get m.resmem --ids 7 -o -").out.split(",")
+    assert (int(printed[0]), int(printed[1 + D])) == (7, TRAIN["targets"][1])
+    fitted("add m.resmem --remove train.npz:ids --quiet")
+    assert fitted("get m.resmem -o none.npz").status == 0
+    assert np.load("none.npz")["embeddings"].shape == (0, D)
+
+
+def test_merge_writes_the_rows_of_all_files(fitted):
+    parts = [np.arange(start, N, 3) for start in range(3)]
+    for i, at in enumerate(parts):
+        np.savez(f"part{i}.npz", **{name: array[at] for name, array in TRAIN.items()})
+        line = FIT.replace("m.resmem", f"m{i}.resmem").replace("train", f"part{i}")
+        assert fitted(f"{line} --ids part{i}.npz --k 5 --sigma 2 --quiet").status == 0
+    done = fitted("merge m0.resmem m1.resmem m2.resmem -o all.resmem")
+    assert done.status == 0
+    assert done.out.startswith("all.resmem: 60 rows, d=4, C=3, ")
+    wanted = resmem.Memory(k=5, sigma=2.0).fit(*TRAIN.values())
+    query = QUERY["embeddings"], QUERY["outputs"]
+    got = resmem.Memory.load("all.resmem")
+    assert got.correct(*query).tobytes() == wanted.correct(*query).tobytes()
+    assert fitted("merge m0.resmem m1.resmem -o all.resmem").status == 2
+    assert fitted("merge m0.resmem m1.resmem -o all.resmem --force --quiet") == (0, "", "")
+    assert len(resmem.Memory.load("all.resmem")) == 40
+    said = fitted("merge m0.resmem m1.resmem -o m1.resmem --force").err
+    assert "'m1.resmem' is read by this command, as OTHER.resmem m1.resmem; give --output" in said
+
+
 @pytest.mark.parametrize("name", ["e.npz", "e.SAFETENSORS"])
 def test_an_export_is_neither_fitted_nor_added_to(fitted, name):
     done = fitted(FIT.replace("m.resmem", name))
@@ -673,6 +734,9 @@ def test_an_export_is_neither_fitted_nor_added_to(fitted, name):
     before = Path(name).read_bytes()
     done = fitted(f"add {name} --remove 7")
     wanted = f"resmem: error: '{name}' is an export; only .resmem files can be added to\n"
+    assert done == (2, "", wanted)
+    done = fitted(UPDATE.replace("m.resmem", name))
+    wanted = f"resmem: error: '{name}' is an export; only .resmem files can be updated\n"
     assert done == (2, "", wanted)
     assert Path(name).read_bytes() == before
 
@@ -916,8 +980,10 @@ def test_report_judges_the_rows_of_the_memory(judged):
 
 
 def settings_of(path="m.resmem"):
+    """Return the settings of a saved memory, as JSON writes them: an infinite number is text."""
     saved = resmem.Memory.load(path)
-    return {name: getattr(saved, name) for name in resmem.Settings.__dataclass_fields__}
+    found = {name: getattr(saved, name) for name in resmem.Settings.__dataclass_fields__}
+    return {name: "inf" if value == math.inf else value for name, value in found.items()}
 
 
 def test_tune_changes_nothing_unless_asked_to(judged):
@@ -1251,6 +1317,19 @@ def test_only_classes_have_probabilities(cli):
         ("add m.resmem --targets train.npz", "--embeddings is missing"),
         ("add m.resmem --remove 4", "ids to remove must be in the memory, 4 is not"),
         ("add m.resmem --remove x.npy", "No such file or directory: 'x.npy'"),
+        (UPDATE + " --ids 5,4", "ids must have one row per row of embeddings (60), got 2"),
+        (UPDATE + " --ids ids.npy", "No such file or directory: 'ids.npy'"),
+        (UPDATE + " --embeddings query.npz --outputs query.npz", "must have one row per row"),
+        (UPDATE.replace(" --outputs train.npz", ""), "--outputs is missing"),
+        ("get m.resmem --ids 5,4 -o p.npz", "ids to get must be in the memory, 4 is not"),
+        ("get m.resmem --ids 5,7 -o p.npy", "3 arrays need a .npz file, got 'p.npy'"),
+        ("get m.resmem --ids 5 -o gone/p.npz", "there is no folder 'gone'"),
+        ("get m.resmem --ids 5 -o - --json", "both claim standard output"),
+        ("get m.resmem --ids train.npz -o train.npz", "'train.npz' is read by this command"),
+        ("merge m.resmem m.resmem -o x.resmem", "never have been used before"),
+        ("merge m.resmem gone.resmem -o x.resmem", "No such file or directory: 'gone.resmem'"),
+        ("merge m.resmem m.resmem -o train.npz", "'train.npz' exists; --force replaces it"),
+        ("merge m.resmem m.resmem -o x.npz", "'x.npz' is the name of an export: merge into a"),
         ("add gone.resmem --remove 4", "No such file or directory: 'gone.resmem'"),
         (ASK + " -o p.txt", "must be a .npy or .npz file, or '-' for text, got 'p.txt'"),
         (ASK + " -o p.safetensors", "must be a .npy or .npz file"),
@@ -1321,7 +1400,9 @@ def test_every_option_is_declared_a_file_or_listed_as_text():
         if takes_text and action.dest != "help":
             texts.setdefault(command, set()).add(action.dest)
     assert texts == TEXTS
-    assert set(TARGETS) == {"fit", "add", "predict", "tune", "report", "export", "demo"}
+    assert set(TARGETS) == {
+        "fit", "add", "update", "get", "merge", "predict", "tune", "report", "export", "demo",
+    }  # fmt: skip
     assert len(SOURCES) > 30
 
 
@@ -1347,7 +1428,7 @@ def test_no_command_overwrites_what_it_reads(fitted, tmp_path, command, source, 
     """Whichever option names the file that is read, and by whatever spelling or link."""
     target = TARGETS[command]
     suffix = {"report": ".html", "export": ".npz", "fit": ".resmem", "add": ".resmem",
-              "tune": ".resmem"}.get(command, ".npy")  # fmt: skip
+              "update": ".resmem", "tune": ".resmem"}.get(command, ".npy")  # fmt: skip
     read, written = f"read{suffix}", f"written{suffix}"
     if how != "dangling link":
         Path(read).write_bytes(b"precious")
@@ -1363,7 +1444,8 @@ def test_no_command_overwrites_what_it_reads(fitted, tmp_path, command, source, 
             text = named if action is source else written if action is target else "other.npy"
             words += [*action.option_strings[-1:], str(text)]
     done = fitted(" ".join(words))
-    called = source.option_strings[-1] if source.option_strings else "M.resmem"
+    places = {"memory": "M.resmem", "others": "OTHER.resmem"}
+    called = source.option_strings[-1] if source.option_strings else places[source.dest]
     other = {"out": "OUT", "memory": "M.resmem"}.get(target.dest, "--output")
     wanted = f"{str(written)!r} is read by this command, as {called} {named}; "
     wanted += f"give {other} another file"
@@ -1428,8 +1510,8 @@ def test_a_picture_of_the_demo_is_there_whole_or_not_at_all(tmp_path, monkeypatc
 def test_every_command_prints_its_help(cli, capsys):
     commands = re.findall(r"^    (\w+) ", cli("").out, re.MULTILINE)
     assert set(commands) == {
-        "fit", "add", "predict", "evaluate", "tune", "report", "info", "verify", "export",
-        "version", "demo",
+        "fit", "add", "update", "get", "merge", "predict", "evaluate", "tune", "report", "info",
+        "verify", "export", "version", "demo",
     }  # fmt: skip
     for command in commands:
         with pytest.raises(SystemExit, match="0"):

@@ -138,8 +138,60 @@ def values(two_dimensional=False):
 NAN = with_value(Z, 4, np.nan)
 NO_ROWS = np.empty((0, D)), np.empty((0, C)), np.empty(0, dtype=int)
 
+
+def index(**options):
+    return resmem.Index(Z, **options)
+
+
+class Named:
+    """A minimal stand-in for a DataFrame of numbers."""
+
+    def __init__(self, columns):
+        self.columns = tuple(columns)
+
+    def __getitem__(self, name):
+        return Z[:, self.columns.index(name)]
+
+    def __array__(self, *_args, **_kwargs):
+        return Z
+
+
+def memory_of(columns, first=0):
+    return resmem.Memory(k=2).fit(Named(columns), L, Y, ids=np.arange(first, first + N))
+
+
+def merged(one, two):
+    """Merge two memories of the same rows whose arguments differ."""
+    options = {"k": 2, "store": "sparse:1"}
+    mine, theirs = (resmem.Memory(**{**options, **more}) for more in (one, two))
+    head = mine.store == "head"
+    mine.fit(Z, None if head else L, Y)
+    return mine.merge(theirs.fit(Z + 1, None if head else L, Y, ids=np.arange(N) + 50))
+
+
 # call, exception, the whole message as a regular expression
 SEARCHES = [
+    (lambda: resmem.Index(NAN), ValueError, r"rows: row 4 holds NaN or infinity \(as float32\)"),
+    (lambda: resmem.Index(Z, ids=[1, 2]), ValueError, r"ids must have one row per row of rows \(6\), got 2"),
+    (lambda: resmem.Index(Z[0]), ValueError, r"rows must have shape \(n, d\), got \(3,\).*"),
+    (lambda: resmem.Index(Z, metric="l1"), ValueError, r"metric must be one of 'euclidean', 'sqeuclidean', 'cosine', 'inner_product', got 'l1'"),
+    (lambda: resmem.Index(Z, key_dtype="int8"), ValueError, r"key_dtype must be one of 'auto', 'float32', 'float64', 'float16', 'bfloat16', got 'int8'"),
+    (lambda: index().search(Z, 0), ValueError, r"k must be at least 1, got 0"),
+    (lambda: index().search(NAN, 1), ValueError, r"queries: row 4 holds NaN or infinity \(as float32\)"),
+    (lambda: index().search(Z[:, :2], 1), ValueError, r"queries must have 3 columns like the stored rows, got 2"),
+    (lambda: index().search(Z, 1, exclude_ids=[1]), ValueError, r"exclude_ids must have one row per row of queries \(6\), got 1"),
+    (lambda: index().add(Z[:, :2]), ValueError, r"rows must have 3 columns like the stored rows, got 2"),
+    (lambda: index().add(Z, ids=np.arange(N)), ValueError, r"ids must never have been used before in this memory, got 0"),
+    (lambda: index().remove(9), ValueError, r"ids to remove must be in the memory, 9 is not"),
+    (lambda: index().update([9], Z[:1]), ValueError, r"ids to update must be in the memory, 9 is not"),
+    (lambda: index().update(None, Z[:1]), ValueError, r"ids are missing; update needs those of the rows to replace"),
+    (lambda: index().get([9]), ValueError, r"ids to get must be in the memory, 9 is not"),
+    (lambda: index().save("a.npz"), ValueError, r"path must not end in \.npz or \.safetensors, got 'a\.npz'; give it another ending, such as \.resmem"),
+    (lambda: merged({}, {"temperature": 2.0}), ValueError, r"temperature is fixed at fit for store='sparse:1', and the memories have 1 and 2; fit the other one again with temperature=1\.0"),
+    (lambda: merged({"base": "a"}, {"base": "b"}), ValueError, r"memories must be of one base to be merged, got 'a' and 'b'"),
+    (lambda: merged({"preprocess": "center"}, {"preprocess": "center"}), ValueError, r"memories must have the same numbers where preprocess='center', and these were fitted to different rows; make the other one of a copy of this one: copy\.copy\(memory\), remove all of its rows, add the other rows with ids of their own"),
+    (lambda: merged({"store": "head", "head": HEAD}, {"store": "head", "head": (HEAD[0], HEAD[1] + 1)}), ValueError, r"memories must have one head to be merged, and these have other weights or biases; fit the other one again with the head of this one"),
+    (lambda: memory_of("abc").merge(memory_of("bac", 50)), ValueError, r"memories must have the same columns of embeddings, column 0 is 'a' and 'b'; fit the other one again with columns in one order"),
     (lambda: resmem.search(NAN, Z, 1), ValueError, r"queries: row 4 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.search(Z, NAN, 1), ValueError, r"rows: row 4 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.search(with_value(Z, 1, np.inf), Z, 1), ValueError, r"queries: row 1 holds NaN or infinity \(as float32\)"),
@@ -367,6 +419,9 @@ UNFIT = [
     (lambda m: m.predict_proba(Z, L), resmem.NotFittedError, UNFITTED),
     (lambda m: m.aggregate([[0.0]], [[0]]), resmem.NotFittedError, UNFITTED),
     (lambda m: m.remove([0]), resmem.NotFittedError, UNFITTED),
+    (lambda m: m.get([0]), resmem.NotFittedError, UNFITTED),
+    (lambda m: m.update([0], Z[:1], L[:1], Y[:1]), resmem.NotFittedError, UNFITTED),
+    (lambda m: m.merge(memory()), resmem.NotFittedError, UNFITTED),
     (lambda m: m.sigma_, resmem.NotFittedError, UNFITTED),
 ]
 
@@ -403,6 +458,20 @@ CLASSES = [
     (lambda m: m.remove([-1]), ValueError, r"ids to remove must be in the memory, -1 is not"),
     (lambda m: m.remove([1.0]), TypeError, r"ids must hold integers, got dtype float64; convert it with numpy\.asarray\(ids\)\.astype\('int64'\)"),
     (lambda m: m.remove([[1]]), ValueError, r"ids must have shape \(n,\), got \(1, 1\)"),
+    (lambda m: m.get([0, 9]), ValueError, r"ids to get must be in the memory, 9 is not"),
+    (lambda m: m.get(3), ValueError, r"ids to get must be in the memory, 3 is not"),
+    (lambda m: m.get([[1]]), ValueError, r"ids must have shape \(n,\), got \(1, 1\)"),
+    (lambda m: m.update([0, 9], Z[:2], L[:2], Y[:2]), ValueError, r"ids to update must be in the memory, 9 is not"),
+    (lambda m: m.update([0, 3], Z[:2], L[:2], Y[:2]), ValueError, r"ids to update must be in the memory, 3 is not"),
+    (lambda m: m.update([1, 1], Z[:2], L[:2], Y[:2]), ValueError, r"ids must be unique, got 1 more than once"),
+    (lambda m: m.update([0], Z[:2], L[:2], Y[:2]), ValueError, r"ids must have one row per row of embeddings \(2\), got 1"),
+    (lambda m: m.update(None, Z[:2], L[:2], Y[:2]), ValueError, r"ids are missing; update needs those of the rows to replace"),
+    (lambda m: m.update([0, 1], NAN[3:5], L[:2], Y[:2]), ValueError, r"embeddings: row 1 holds NaN or infinity \(as float32\)"),
+    (lambda m: m.merge(m), ValueError, r"a memory cannot be merged into itself; give another one"),
+    (lambda m: m.merge(memory()), ValueError, r"ids must never have been used before in this memory, got 0"),
+    (lambda m: m.merge(Z), TypeError, r"other must be a resmem\.Memory, got ndarray"),
+    (lambda m: m.merge(memory(key_dtype="float16")), ValueError, r"memories must have one key_dtype to be merged, got 'float32' and 'float16'; fit the other one again with key_dtype='float32'"),
+    (lambda m: m.merge(resmem.Memory().fit(Z[:, :2], L, Y)), ValueError, r"memories must have one width of embeddings to be merged, got 3 and 2"),
     (lambda m: m.aggregate([[0.0]], [[9]]), ValueError, r"ids must be those of rows in the memory, 9 is not"),
     (lambda m: m.aggregate([[0.0]], [[3]]), ValueError, r"ids must be those of rows in the memory, 3 is not"),
     (lambda m: m.aggregate([[0.0]], [[0]], L), ValueError, r"outputs must have one row per row of distances \(1\), got 6"),

@@ -10,6 +10,7 @@ or is left out with a reason.
 from __future__ import annotations
 
 import ast
+import copy
 import re
 import warnings
 from pathlib import Path
@@ -28,6 +29,7 @@ from test_errors import (
     GIVEN,
     ON_1,
     OUT,
+    Named,
     Sparse,
     Tensor,
     chosen,
@@ -226,6 +228,54 @@ def device_cases(library):
     }
 
 
+OTHER_ROWS = {
+    "store": "sparse:1",
+    "residual_dtype": "float16",
+    "preprocess": "unit",
+    "key_dtype": "float16",
+}
+MERGED = memory()
+
+
+def memory_at(first, **options):
+    outputs = None if options.get("store") == "head" else L
+    return resmem.Memory(**{"k": 2, **options}).fit(
+        Z + first, outputs, Y, ids=np.arange(first, first + N)
+    )
+
+
+def memory_of(columns, first=0):
+    return resmem.Memory(k=2).fit(Named(columns), L[:6], Y[:6], ids=np.arange(first, first + 6))
+
+
+def merging(mine=None, **theirs):
+    """Return a call that merges two memories whose arguments differ."""
+    return lambda: memory_at(0, **(mine or {})).merge(memory_at(100, **theirs))
+
+
+def argument_in(message):
+    """Return the argument that a message says to fit with, by name."""
+    name, value = re.search(r"again with (\w+)=(.*)$", message).groups()
+    return {name: eval(value)}
+
+
+def merged_again(message):
+    memory_at(0).merge(memory_at(100, **argument_in(message)))
+
+
+def merged_copy(message):
+    """Make a memory as the message says, of a copy without its rows."""
+    mine = memory_at(0, preprocess="center")
+    other = eval(re.search(r"this one: (.*?), remove", message)[1], {"copy": copy, "memory": mine})
+    other.remove(other.ids).add(Z, L, Y, ids=np.arange(N) + 100)
+    mine.merge(other)
+
+
+def saved_index():
+    resmem.Index(Z).save("i.resmem")
+    return "i.resmem"
+
+
 # By name: a call that causes a message, and a function that does what the message says.
 CASES = {
     # arguments by other names
@@ -358,6 +408,17 @@ CASES = {
     "memory on another device": (lambda: check_places({"embeddings": ON_1}, CPU, in_memory=True), Follow(r"memory\.to\(('.*')\)", lambda name: check_places({"embeddings": ON_1}, chosen(name, TWO_DEVICES), in_memory=True))),
     "float64 beside float32": (lambda: typed(Z.astype(float), Z), Follow(r"pass (.*)", lambda queries: typed(queries, Z), queries=Z.astype(float))),
     "float64 cosine": (lambda: typed(Z, Z.astype(float), "cosine"), Follow(r"use device=('cpu')", lambda device: resmem.search(Z, Z.astype(float), 1, "cosine", device=device))),
+    # rows by id
+    **{f"merge of another {name}": (merging(**{name: theirs}), merged_again) for name, theirs in OTHER_ROWS.items()},
+    "merge of itself": (lambda: MERGED.merge(MERGED), lambda m: memory().merge(memory_at(100))),
+    "merge of a sparse store": (merging(store="sparse:1", temperature=2.0, mine={"store": "sparse:1"}), lambda m: memory_at(0, store="sparse:1").merge(memory_at(100, store="sparse:1", **argument_in(m)))),
+    "merge of another preprocess fit": (merging(preprocess="center", mine={"preprocess": "center"}), merged_copy),
+    "merge of another head": (merging(store="head", head=(HEAD[0] + 1, HEAD[1]), mine={"store": "head", "head": HEAD}), lambda m: memory_at(0, store="head", head=HEAD).merge(memory_at(100, store="head", head=HEAD))),
+    "merge of other columns": (lambda: memory_of("abc").merge(memory_of("bac", 100)), lambda m: memory_of("abc").merge(memory_of("abc", 100))),
+    "file of an index": (lambda: resmem.Memory.load(saved_index()), lambda m: exec(m.split("load it with ")[1] + "('i.resmem')", {"resmem": resmem})),
+    "file of a memory": (lambda: resmem.Index.load(saved()), lambda m: exec(m.split("load it with ")[1] + "('s.resmem')", {"resmem": resmem})),
+    "index as an export": (lambda: resmem.Index(Z).save("i.npz"), lambda m: resmem.Index(Z).save("i" + m.split("such as ")[1])),
+    "query of an index": (lambda: resmem.Index(1.7e9 + WIDE).search([[5e17, 1.0, 1.0]], 1), Follow(r"key_dtype=('float64')", lambda v: quietly(lambda: resmem.Index(1.7e9 + WIDE, key_dtype=v).search([[5e17, 1.0, 1.0]], 1)))),
     # estimates
     "no store fits": (lambda: resmem.Memory.estimate(10**6, 64, 9, budget=10**8), suggested_store_fits),
 }  # fmt: skip
@@ -365,6 +426,9 @@ CASES = {
 COMMANDS = {
     "exists": ("fit m.resmem ROWS", "fit m.resmem ROWS --force"),
     "fit an export": ("fit m.npz ROWS", ("fit n.resmem ROWS", "export n.resmem n.npz")),
+    "merge that exists": ("merge m.resmem o.resmem --output s.resmem", "merge m.resmem o.resmem --output s.resmem --force"),
+    "merge into an export": ("merge m.resmem o.resmem --output x.npz", ("merge m.resmem o.resmem --output x.resmem", "export x.resmem x.npz")),
+    "get twice standard output": ("get m.resmem --output - --json", "get m.resmem --output g.npz --json"),
     "nothing to add": ("add m.resmem", ("add m.resmem ROWS", "add m.resmem --remove 3")),
     "twice standard output": ("predict m.resmem ASKED --output - --json", "predict m.resmem ASKED --output p.npy --json"),
     "loo of rows": ("tune m.resmem ROWS --loo", "tune m.resmem --loo --k 1"),
@@ -465,6 +529,8 @@ def folder(tmp_path, monkeypatch):
     Path("empty").touch()
     Path("folder.npy").mkdir()
     memory().save("m.resmem")
+    memory_at(100).save("o.resmem")
+    memory().save("s.resmem")
     values().save("v.resmem")
 
 

@@ -35,7 +35,7 @@ CORE = (
     {"cuda"}, {"bindings", "check"},
 )  # fmt: skip
 # Files of the package's own folder.
-FACES = {"_aggregate", "_memory", "_search"}
+FACES = {"_aggregate", "_index", "_memory", "_search"}
 FILES = {**dict.fromkeys(FACES, "faces"), "plot": "report", "__main__": "_cli", "__init__": "faces"}
 # The extension lies below every room. `from resmem import _core` would go through the package's
 # face, which lies above: `import resmem._core as _core` does not.

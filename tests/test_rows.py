@@ -404,7 +404,8 @@ def test_signal_handler_within_a_change_may_save_but_not_change(tmp_path, monkey
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_a_child_forked_during_a_removal_has_all_its_rows(monkeypatch):
+@pytest.mark.parametrize("update", [False, True])
+def test_a_child_forked_during_a_removal_has_all_its_rows(monkeypatch, update):
     rng = np.random.default_rng(20)
     keys, logits, targets = examples(rng, 100)
     mem = resmem.Memory(k=1, sigma=1.0).fit(keys, logits, targets)
@@ -419,7 +420,9 @@ def test_a_child_forked_during_a_removal_has_all_its_rows(monkeypatch):
 
     monkeypatch.setattr(Segment, "with_dead", held_up)
     mem.remove([99])  # now parent and child share stamps
-    thread = threading.Thread(target=mem.remove, args=([5, 6],))
+    new = examples(rng, 2) if update else ()
+    work = mem.update if update else mem.remove
+    thread = threading.Thread(target=work, args=([5, 6], *new))
     thread.start()
     stamped.wait()
     child = os.fork()
@@ -434,7 +437,7 @@ def test_a_child_forked_during_a_removal_has_all_its_rows(monkeypatch):
     go_on.set()
     thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert len(mem) == 97
+    assert len(mem) == (99 if update else 97)
 
 
 def test_copy_of_a_mapped_memory_still_borrows_its_rows(tmp_path):

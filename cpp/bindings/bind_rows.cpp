@@ -56,7 +56,7 @@ void register_rows(py::module_& module) {
   py::class_<IdTable>(module, "IdTable", "Rows of one segment by id.")
       .def(py::init<>())
       .def("extend_to", &extend_python, py::arg("ids").noconvert(),
-           "Adds those rows that it lacks, given the ids of all; of equal ones the first is found.")
+           "Adds those rows that it lacks, given the ids of all; of equal ones the last is found.")
       .def("find", &find_python, py::arg("ids").noconvert(), "Row of each id, or -1.")
       .def("__len__", &IdTable::size)
       .def_property_readonly("nbytes", &IdTable::bytes);

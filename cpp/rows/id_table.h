@@ -17,7 +17,7 @@
 namespace resmem {
 
 // A hash table with open addressing, probed in order, from which no id is ever taken out. Ids may
-// be any numbers. Of equal ones the first is found.
+// be any numbers. Of equal ones the last is found: the row that an update wrote hides older ones.
 //
 // Any number of threads may call everything here at once. The mutex is held for a step of a few
 // milliseconds at most, after which the table makes sense, and `poll` is called between two steps,
@@ -158,7 +158,7 @@ class IdTable {
       for (; rows < last; ++rows) {
         if (rows + kAhead < last) slots.prefetch(ids[rows + kAhead]);
         Slot& slot = slots[ids[rows]];
-        if (slot.number == 0) slot = {ids[rows], static_cast<std::int64_t>(rows) + 1};
+        slot = {ids[rows], static_cast<std::int64_t>(rows) + 1};
       }
     }
   };

@@ -1,8 +1,8 @@
 """Residual memories over any model: exact nearest neighbours and residual correction.
 
-``search`` finds exact nearest neighbours. ``Memory`` keeps a model's embeddings and
-residuals and corrects its predictions with those of the nearest training examples
-(ResMem, Yang et al., NeurIPS 2023, arXiv:2302.01576). It is saved to one file, which
+``search`` finds exact nearest neighbours, ``Index`` among rows that come and go. ``Memory`` keeps
+a model's embeddings and residuals and corrects its predictions with those of the nearest training
+examples (ResMem, Yang et al., NeurIPS 2023, arXiv:2302.01576). It is saved to one file, which
 ``Memory.load`` maps and ``verify_file`` checks. ``report`` writes what became of it to a page,
 ``plot`` draws it.
 """
@@ -15,9 +15,11 @@ from resmem._core import __version__
 from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.result import Evaluation
+from resmem._index import Index
 from resmem._keys.leaves import leaf_keys
 from resmem._memory import Memory, verify_file
 from resmem._report.report import report
+from resmem._rows.by_id import Rows
 from resmem._scores.out_of_fold import out_of_fold
 from resmem._search import search
 from resmem._state.settings import Settings
@@ -29,9 +31,11 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "FileFormatError",
+    "Index",
     "Memory",
     "NotFittedError",
     "ResmemWarning",
+    "Rows",
     "Settings",
     "TuneResult",
     "__version__",

@@ -22,6 +22,7 @@ from resmem._evaluation.explain import Explanation
 from resmem._evaluation.methods import Judged
 from resmem._evaluation.result import Evaluation
 from resmem._keys.stored import KeyDtype
+from resmem._rows.by_id import Rows
 from resmem._rows.estimate import Estimate, estimate
 from resmem._rows.visibility import Visibility
 from resmem._state.description import describe, describe_plans, in_one_line
@@ -445,6 +446,68 @@ class Memory:
         """
         self._state.remove(ids)
         return self
+
+    def update(
+        self,
+        ids: Any,
+        embeddings: Any,
+        outputs: Any,
+        targets: Any,
+        *,
+        sample_weight: Any = None,
+        times: Any = None,
+        groups: Any = None,
+    ) -> Memory:
+        """Replace rows: new embeddings, outputs and targets under the ids of rows that are there.
+
+        The memory is then the one that ``remove`` and new rows under the old ids would give. A
+        query that runs meanwhile, or begins later, sees all old rows or all new ones. If one of the
+        ids (n,) is not there, this raises and replaces none. Other arguments are as for ``fit``.
+        ``sigma_`` and ``preprocess`` stay as they were measured. What was calibrated before no
+        longer holds exactly: call ``calibrate`` again. The time per row does not depend on the
+        number of rows, with the exception that ``remove`` tells of.
+        """
+        self._state.update(
+            ids, embeddings, outputs, targets,
+            sample_weight=sample_weight, times=times, groups=groups,
+        )  # fmt: skip
+        return self
+
+    def merge(self, other: Memory) -> Memory:
+        """Take the rows of another memory too, under the ids that they have there; return self.
+
+        Nothing is copied: both memories then share the arrays of these rows, and what one adds or
+        removes later does not change the other. The result is what one ``fit`` of all rows gives,
+        with these ids, this memory's settings and its ``sigma_``. Ids that ``other`` has removed
+        are never used again here, unless rows have them here. Residuals at another temperature are
+        computed again. The time grows with the number of rows, as ids are compared.
+
+        Raises
+        ------
+        ValueError
+            A row of ``other`` has an id that this memory has or ever had. Or the memories keep rows
+            in different ways: ``task``, ``output_kind``, ``store``, ``residual_dtype``,
+            ``preprocess`` and its fitted numbers, ``key_dtype``, the head, columns, ``base``.
+        """
+        if not isinstance(other, Memory):
+            raise TypeError(f"other must be a resmem.Memory, got {type(other).__name__}")
+        self._state.merge(other._state)
+        return self
+
+    def get(self, ids: Any) -> Rows:
+        """Return the rows with these ids (m,), in this order, as they are stored.
+
+        Ids may repeat. ``embeddings`` of the result are the keys, as ``preprocess`` made them; with
+        preprocess="none" they are the embeddings, as far as ``key_dtype`` holds them. ``outputs``
+        is None if the store keeps none. An id that is not there is a ValueError that names it.
+        """
+        return self._state.view.rows_by_id(ids)
+
+    @property
+    def ids(self) -> I64:
+        """The ids (n,) of all rows, in the order of storage: updated rows come behind others."""
+        rows = self._state.view.rows
+        return np.empty(0, dtype=np.int64) if rows is None else rows.ids
 
     def __len__(self) -> int:
         rows = self._state.view.rows

@@ -315,10 +315,10 @@ def check_class_layout(targets: Any) -> None:
     integers(targets[:0], "targets", "(n,)")
 
 
-def row_ids(value: Any, n: int) -> I64:
-    """Return unique, non-negative row ids (n,)."""
+def row_ids(value: Any, n: int, of: str = "embeddings") -> I64:
+    """Return unique, non-negative ids (n,) of the rows in the array that ``of`` names."""
     array = integers(value, "ids", "(n,)")
-    checks.same_length("ids", len(array), "embeddings", n)
+    checks.same_length("ids", len(array), of, n)
     if n and array.min() < 0:
         row = int(np.argmax(array < 0))
         raise ValueError(f"ids must not be negative, got {array[row]} at row {row}")
@@ -327,6 +327,12 @@ def row_ids(value: Any, n: int) -> I64:
     if twice.any():
         raise ValueError(f"ids must be unique, got {ordered[1:][twice][0]} more than once")
     return array
+
+
+def some_ids(value: Any) -> I64:
+    """Return the ids (m,) that a caller names; a single number becomes one id."""
+    array = to_numpy(value, "ids")
+    return integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
 
 
 def excluded_ids(value: Any, q: int) -> I64 | None:

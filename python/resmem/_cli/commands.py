@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 import resmem
 from resmem._base.units import bytes_text
@@ -29,6 +30,8 @@ from .labelled import ROWS, TUNED_SETTINGS, LabelledRows, evaluated, refuse_rows
 from .printing import Outcome, in_options, print_outcome, say, table, warnings_printed
 from .progress import Step, bar
 from .queries import Queries
+
+_ROWS_PER_BLOCK = 4096  # rows that are read at a time
 
 
 def run(options: Namespace) -> None:
@@ -51,14 +54,7 @@ def run(options: Namespace) -> None:
 
 def fit(options: Namespace) -> Outcome:
     """Call Memory.fit and save."""
-    if os.path.lexists(options.out) and not options.force:
-        raise ValueError(f"{options.out!r} exists; --force replaces it")
-    _check_target(options.out)
-    if options.out.lower().endswith(EXPORTS):
-        raise ValueError(
-            f"{options.out!r} is the name of an export: fit a .resmem file, and turn that into "
-            "one with resmem export"
-        )
+    _check_new_memory(options.out, options.force, "fit")
     memory = resmem.Memory(**_parameters(options))
     rows = _training(options, memory)
     checked = Incoming(memory._state.view.spec, *rows)  # finds errors before the long work begins
@@ -100,6 +96,52 @@ def add(options: Namespace) -> Outcome:
     facts = {"file": options.memory, "added": len(memory) - kept, "removed": before - kept}
     text = f"{facts['added']} rows added, {facts['removed']} removed; {_summary(memory)}"
     return Outcome({**facts, "rows": len(memory)}, f"{options.memory}: {text}")
+
+
+def update(options: Namespace) -> Outcome:
+    """Call Memory.update, and append the changes to the file."""
+    if _is_export(options.memory):
+        raise ValueError(f"{options.memory!r} is an export; only .resmem files can be updated")
+    memory = _load(options)
+    ids = inputs.ids(options.ids, "ids")
+    rows = _training(options, memory, with_ids=False)
+    memory.update(ids, rows.embeddings, rows.outputs, rows.targets)
+    with _bar(options, "save", None) as step:
+        memory.save(options.memory, append=True, progress=step)
+    facts = {"file": options.memory, "updated": len(ids), "rows": len(memory)}
+    return Outcome(facts, f"{options.memory}: {len(ids)} rows updated; {_summary(memory)}")
+
+
+def get(options: Namespace) -> Outcome:
+    """Call Memory.get, block by block of rows."""
+    printed = options.output == "-"
+    if printed and options.json:
+        raise ValueError("--json and --output - both claim standard output; give a file")
+    outputs.check_suffix(options.output, arrays=3)
+    if not printed:
+        _check_target(options.output)
+    memory = _load(options)
+    ids = memory.ids if options.ids is None else inputs.ids(options.ids, "ids")
+    if printed:
+        outputs.print_rows(_stored_rows(memory, ids))
+        return Outcome({}, "")
+    empty = next(_stored_rows(memory, ids[:0]))
+    outputs.save(options.output, len(ids), empty, _stored_rows(memory, ids))
+    shapes = {name: [len(ids), *part.shape[1:]] for name, part in empty.items()}
+    facts = {"file": options.output, "arrays": shapes}
+    return Outcome(facts, f"{options.output}: {len(ids)} rows")
+
+
+def merge(options: Namespace) -> Outcome:
+    """Call Memory.merge and save."""
+    _check_new_memory(options.output, options.force, "merge into")
+    memory = _load(options)
+    for other in options.others:
+        memory.merge(_load(options, other))
+    with _bar(options, "save", memory.nbytes) as step:
+        memory.save(options.output, progress=step)
+    facts = {"file": options.output, "memory": memory.info()}
+    return Outcome(facts, f"{options.output}: {_summary(memory)}")
 
 
 def predict(options: Namespace) -> Outcome:
@@ -233,6 +275,9 @@ def _demo(options: Namespace) -> None:
 _COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "fit": fit,
     "add": add,
+    "update": update,
+    "get": get,
+    "merge": merge,
     "predict": predict,
     "evaluate": evaluate,
     "tune": tune,
@@ -261,7 +306,8 @@ def _row_files(options: Namespace) -> list[str]:
     return [text for text in texts if text is not None]
 
 
-def _training(options: Namespace, memory: resmem.Memory) -> _Training:
+def _training(options: Namespace, memory: resmem.Memory, with_ids: bool = True) -> _Training:
+    """Return the rows that the options name; ``with_ids=False`` leaves --ids out."""
     if memory.store == "head" and options.outputs is not None:
         raise ValueError("--outputs must be left out: the head of this memory computes them")
     for name in ("embeddings", "outputs", "targets"):
@@ -271,8 +317,30 @@ def _training(options: Namespace, memory: resmem.Memory) -> _Training:
         inputs.rows(options.embeddings, "embeddings"),
         inputs.optional(options.outputs, "outputs"),
         inputs.rows(options.targets, "targets"),
-        inputs.optional(options.ids, "ids"),
+        inputs.optional(options.ids, "ids") if with_ids else None,
     )
+
+
+def _stored_rows(memory: resmem.Memory, ids: npt.NDArray[Any]) -> Iterator[outputs.Block]:
+    """Yield rows by name of array, block by block; one block without rows if there are none."""
+    for start in range(0, max(1, len(ids)), _ROWS_PER_BLOCK):
+        rows = memory.get(ids[start : start + _ROWS_PER_BLOCK])
+        block = {"ids": rows.ids, "embeddings": rows.embeddings, "targets": rows.targets}
+        if rows.outputs is not None:
+            block["outputs"] = rows.outputs
+        yield {**block, **rows.attributes}
+
+
+def _check_new_memory(path: str, force: bool, verb: str) -> None:
+    """Raise ValueError unless a memory can be written to ``path``."""
+    if os.path.lexists(path) and not force:
+        raise ValueError(f"{path!r} exists; --force replaces it")
+    _check_target(path)
+    if path.lower().endswith(EXPORTS):
+        raise ValueError(
+            f"{path!r} is the name of an export: {verb} a .resmem file, and turn that into one "
+            "with resmem export"
+        )
 
 
 def _parameters(options: Namespace) -> dict[str, Any]:

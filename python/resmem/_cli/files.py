@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 
-_POSITIONAL = {"memory": "M.resmem", "out": "OUT"}
+_POSITIONAL = {"memory": "M.resmem", "out": "OUT", "others": "OTHER.resmem"}
 
 
 class Source(str):
@@ -47,7 +47,8 @@ def refuse_overwriting(options: Namespace, *more: str | os.PathLike[str]) -> Non
 
     ``more``: files that the command reads although no option names them.
     """
-    read = [(_as_written(name), str(text)) for name, text in vars(options).items()
+    read = [(_as_written(name), str(text)) for name, value in vars(options).items()
+            for text in (value if isinstance(value, list) else [value])
             if isinstance(text, Source)]  # fmt: skip
     read += [("", os.fspath(path)) for path in more]
     for name, target in vars(options).items():

@@ -31,6 +31,9 @@ def parser() -> argparse.ArgumentParser:
     for add in (
         _fit,
         _add,
+        _update,
+        _get,
+        _merge,
         _predict,
         _evaluate,
         _tune,
@@ -93,6 +96,68 @@ def _add(commands: _Commands) -> None:
         metavar=f"ID,ID,..|{_ARRAY}",
         help="ids of rows to remove, before any is added",
     )
+
+
+def _update(commands: _Commands) -> None:
+    update = _command(
+        commands, "update", "replace rows of a saved memory, under their ids", _ARRAYS
+    )
+    _add_memory(update, kind=Changed)
+    rows = update.add_argument_group("rows")
+    _add_examples(rows, True, "keys", "n")
+    rows.add_argument(
+        "--ids",
+        required=True,
+        type=Source,
+        metavar=f"ID,ID,..|{_ARRAY}",
+        help="ids (n,) of the rows to replace",
+    )
+
+
+def _get(commands: _Commands) -> None:
+    get = _command(
+        commands,
+        "get",
+        "write rows of a saved memory to a file, as they are stored",
+        "The file gets ids, embeddings (as they were preprocessed), targets, and outputs if the "
+        "memory keeps them.",
+    )
+    _add_memory(get)
+    get.add_argument(
+        "--ids",
+        type=Source,
+        metavar=f"ID,ID,..|{_ARRAY}",
+        help="ids of the rows, in the order to write them in; default: all",
+    )
+    get.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=Target,
+        metavar="OUT",
+        help="a .npz file, or - to print rows of comma-separated values",
+    )
+
+
+def _merge(commands: _Commands) -> None:
+    merge = _command(
+        commands,
+        "merge",
+        "write the rows of several saved memories to one, under the ids that they have",
+        "The settings are those of M.resmem. No file that is read is changed.",
+    )
+    _add_memory(merge)
+    merge.add_argument(
+        "others",
+        nargs="+",
+        type=Source,
+        metavar="OTHER.resmem",
+        help="saved memories that keep rows in the same way",
+    )
+    merge.add_argument(
+        "-o", "--output", required=True, type=Target, metavar="OUT", help="the file to write"
+    )
+    merge.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
 def _predict(commands: _Commands) -> None:

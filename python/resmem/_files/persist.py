@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from resmem._files.container import Pieces, Section, Version
 from resmem._indexes.decision import KINDS, Decision, decision_from_file
 from resmem._indexes.policy import Planner
 from resmem._keys.preprocess import IDENTITY, NO_PREPROCESS, FittedPreprocess, preprocess_named
+from resmem._keys.rounding import Metric
 from resmem._rows.attributes import ATTRIBUTES, TIME_KINDS, TimeKind, are_weights
 from resmem._rows.ids import NO_RUNS
 from resmem._rows.segment import Schema, Segment, Stored, target_fault
@@ -37,6 +38,7 @@ EXPORTS = (".npz", ".safetensors")  # suffixes of the files that ``export.py`` r
 # What earlier versions do not know, and would leave out: a file that has it says so in a section
 # that every reader must know, so that these refuse the file.
 _NEEDED = {"targets": ("method", "residual"), "gate": ("gate", "none")}
+_UPDATES = "updates"  # the same for removed rows that have the id of another row
 
 _LAST_ID = 2**63 - 1
 _MOST_NUMBERS = 2**48  # segments that a file may ever have held
@@ -142,7 +144,10 @@ class _Sections:
     def __init__(
         self, rows: Snapshot, head: Mapping[str, Array], after: FileState | None, needed: list[str]
     ) -> None:
-        self.rows, self.head, self.after, self.needed = rows, head, after, needed
+        self.rows, self.head, self.after = rows, head, after
+        # A whole file leaves removed rows out, and with them all rows whose id another one has.
+        repeats = after is not None and rows.repeats_ids
+        self.needed = [*needed, _UPDATES] if repeats else needed
         self.retired = rows.all_retired() if after is None else rows.retired
         self.numbers = 0 if after is None else after.numbers
         self.number: list[int] = []
@@ -318,6 +323,12 @@ class Reader:
         self.path, self.meta = path, loaded.meta
         self._arrays, self._unread = loaded.arrays, set(loaded.required)
 
+    @property
+    def metric(self) -> str:
+        """The metric by which the rows are searched; a memory names none."""
+        metric = self.field(self.meta, "memory").get("metric", "euclidean")
+        return metric if metric in get_args(Metric) else "euclidean"
+
     def bad(self, what: str) -> FileFormatError:
         """Return the error that says what is wrong with the file."""
         return FileFormatError(
@@ -379,7 +390,7 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Load
     settings = reader.field(loaded.meta, "memory")
     if not isinstance(settings, dict):
         raise reader.bad("memory is not a table of settings")
-    for each in (*_NEEDED, "attributes"):
+    for each in (*_NEEDED, _UPDATES, "attributes"):
         if reader.size(f"needs/{each}"):
             reader.array(f"needs/{each}", np.uint8, (1,))
     head = {}
@@ -467,6 +478,7 @@ def _rows(
         version=1,
         retired=retired,
         ids_checked=verify or not any(segment.has_ids for segment in segments),
+        updated=reader.size(f"needs/{_UPDATES}") > 0,
     )
     fault = rows.id_fault(given=verify) or (verify and _target_fault(rows))
     if fault:
@@ -523,7 +535,8 @@ def _segment(reader: Reader, fields: Any, schema: Schema, file: FileState) -> Se
     for kind in KINDS:  # an index of a kind that is unknown here is not used
         if index := reader.below(f"{number}/{kind}/"):
             stored = (file.version.uuid, number)
-            read = partial(decision_from_file, kind, index, arrays["keys"], stored)
+            keys = arrays["keys"]
+            read = partial(decision_from_file, kind, index, keys, stored, reader.metric)
             segment = replace(segment, planner=Planner(read=read))
     dead = reader.integer(fields, "removed", n)
     if dead:

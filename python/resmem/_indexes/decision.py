@@ -62,9 +62,13 @@ class Decision:
 
 
 def decision_from_file(
-    kind: str, arrays: dict[str, npt.NDArray[Any]], keys: npt.NDArray[Any], stored: tuple[str, int]
-) -> Decision | None:
-    """Return the decision that was saved as these arrays; None if they contradict each other."""
+    kind: str, arrays: dict[str, npt.NDArray[Any]], keys: npt.NDArray[Any],
+    stored: tuple[str, int], metric: str = "euclidean",
+) -> Decision | None:  # fmt: skip
+    """Return the decision that was saved as these arrays; None if they contradict each other.
+
+    ``metric`` is the one by which the rows are searched.
+    """
     try:
         index = KINDS[kind].of({name: array.ravel() for name, array in arrays.items()})
         batches, singles = (bool(serves) for serves in arrays["serves"])
@@ -72,7 +76,7 @@ def decision_from_file(
         return None
     if len(index) > len(keys) or index.dimensions != keys.shape[1]:
         return None
-    if not index.serves_metric("euclidean"):  # by which a memory searches
+    if not index.serves_metric(metric):
         return None
     reason = "saved in the file"
     return Decision(len(index), keys, index, (), batches, singles, reason, stored)

@@ -43,25 +43,25 @@ class Attributes:
         return none if weights is None else np.flatnonzero(weights == 0)
 
 
-def attributes_of(weights: Any, times: Any, groups: Any, n: int) -> Attributes:
-    """Check what was given for ``n`` rows; None is nothing."""
+def attributes_of(weights: Any, times: Any, groups: Any, n: int, owner: str) -> Attributes:
+    """Check what was given for ``n`` rows, which ``owner`` names; None is nothing."""
     arrays: dict[str, Array] = {}
     kind = None
     if weights is not None:
-        arrays["weights"] = _weights(weights, n)
+        arrays["weights"] = _weights(weights, n, owner)
     if times is not None:
         arrays["times"], kind = times_of(times, "times")
-        checks.same_length("times", len(arrays["times"]), "embeddings", n)
+        checks.same_length("times", len(arrays["times"]), owner, n)
     if groups is not None:
         arrays["groups"] = group_numbers(groups, "groups", "(n,)")
-        checks.same_length("groups", len(arrays["groups"]), "embeddings", n)
+        checks.same_length("groups", len(arrays["groups"]), owner, n)
     return Attributes(arrays, kind)
 
 
-def _weights(value: Any, n: int) -> F64:
+def _weights(value: Any, n: int, owner: str) -> F64:
     """Return weights (n,) of rows."""
     array = convert.float64(value, "sample_weight", "(n,)")
-    checks.same_length("sample_weight", len(array), "embeddings", n)
+    checks.same_length("sample_weight", len(array), owner, n)
     fits = (array == 0) | are_weights(array)
     if not fits.all():
         row = int(np.argmin(fits))
@@ -116,6 +116,15 @@ def times_of(value: Any, name: str, kind: TimeKind | None = None) -> tuple[I64, 
         raise ValueError(f"{name}: row {int(np.argmax(np.isnan(floats)))} is NaN")
     bits = floats.view(np.int64)
     return np.where(bits < 0, bits ^ _ALL_BUT_SIGN, bits), found
+
+
+def times_as_given(numbers: I64, kind: TimeKind) -> Array:
+    """Return the values that ``times_of`` made these numbers of, which are of this kind."""
+    if kind == "datetimes":
+        return numbers.view("datetime64[ns]")
+    if kind == "floats":
+        return np.where(numbers < 0, numbers ^ _ALL_BUT_SIGN, numbers).view(np.float64)
+    return numbers
 
 
 def _nanoseconds(array: Array, name: str) -> I64:

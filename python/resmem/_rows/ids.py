@@ -27,13 +27,24 @@ def runs(ids: I64) -> I64:
 
 
 def joined(one: I64, other: I64) -> I64:
-    """Return the union of two sets of runs that share no id; adjacent runs become one."""
+    """Return the union of two sets of runs; runs that touch or overlap become one."""
     if not (len(one) and len(other)):
         return one if len(one) else other
     both = np.concatenate([one, other])
     both = both[np.argsort(both[:, 0])]
-    apart = both[1:, 0] - 1 != both[:-1, 1]
-    return np.stack([both[np.r_[True, apart], 0], both[np.r_[apart, True], 1]], axis=1)
+    reach = np.maximum.accumulate(both[:, 1])
+    apart = both[1:, 0] - 1 > reach[:-1]
+    return np.stack([both[np.r_[True, apart], 0], reach[np.r_[apart, True]]], axis=1)
+
+
+def cut(from_runs: I64, ids: I64) -> I64:
+    """Return the runs without these ids, all of which lie in them. Neither holds negative ids."""
+    gone, left = runs(ids).astype(np.uint64), from_runs.astype(np.uint64)
+    one = np.uint64(1)
+    first = np.sort(np.concatenate([left[:, 0], gone[:, 1] + one]))
+    end = np.sort(np.concatenate([left[:, 1] + one, gone[:, 0]]))
+    pieces = np.stack([first, end - one], axis=1)[first < end]
+    return np.asarray(pieces, dtype=np.int64)
 
 
 def in_runs(ids: I64, ascending_runs: I64) -> npt.NDArray[np.bool_]:

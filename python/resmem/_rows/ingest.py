@@ -48,6 +48,10 @@ _SAMPLED_QUERIES = 64  # queries per call whose rounding is measured
 class Incoming:
     """Rows that a caller gives. Shapes and dtypes are checked at once, values in ``write``."""
 
+    name = "embeddings"  # what messages call them
+    outputs: Any = None
+    targets: Any = None
+
     def __init__(
         self,
         spec: Spec,
@@ -73,7 +77,6 @@ class Incoming:
         convert.check_embedding_layout(self.embeddings, "embeddings", like.d if like else None)
         self.n, self.d = self.embeddings.shape
         self.key_width = spec.preprocess.width(self.d)
-        self.outputs: Any = None
         if spec.store.layer is not None:
             self.columns = spec.store.layer.columns(self.d, outputs)
         else:
@@ -92,13 +95,17 @@ class Incoming:
                 hint = "; for classes use task='classification'"
             raise ValueError(f"{shapes} must have one shape{hint}")
         self.ids: I64 | None = None if ids is None else convert.row_ids(ids, self.n)
-        self.attributes = attributes_of(sample_weight, times, groups, self.n)
-        if like is not None and not like.never_held:
-            self._check_times(like)
+        self._take_attributes(like, sample_weight, times, groups)
         plausible.check_logits(spec, self.outputs)
 
-    def _check_times(self, like: Snapshot) -> None:
-        """Refuse rows without times where others have them, and the reverse."""
+    def _take_attributes(
+        self, like: Snapshot | None, sample_weight: Any = None, times: Any = None,
+        groups: Any = None,
+    ) -> None:  # fmt: skip
+        """Check what rows were given besides; all rows have times, of one kind, or none has."""
+        self.attributes = attributes_of(sample_weight, times, groups, self.n, self.name)
+        if like is None or like.never_held:
+            return
         expected, got = like.time_kind, self.attributes.time_kind
         if expected != got:
             raise ValueError(
@@ -213,6 +220,12 @@ class Incoming:
             return convert.labels(part, self.columns, first)
         return self.spec.values(part, "targets", first)
 
+    def refuse_other_shape(self, into: Snapshot) -> None:
+        """Refuse targets (n,) for a snapshot that has (n, C), and the reverse."""
+        if self.flat != into.flat:
+            expected = "(n,)" if into.flat else "(n, C)"
+            raise ValueError(f"targets must have shape {expected} as in fit")
+
     def refuse_rounding(self, into: Snapshot) -> None:
         """Refuse rows that a snapshot's float32 keys could not tell from its own or one another."""
         made_by = into.preprocess
@@ -274,7 +287,7 @@ class Incoming:
                 release_pages(rows, block)
         if self.spec.key_dtype == "float64":
             others = max((segment.keys_max for segment in into.segments), default=0.0)
-            convert.refuse_tiny(max(keys_max, others), "embeddings")
+            convert.refuse_tiny(max(keys_max, others), self.name)
         elif self.spec.key_dtype != "float32":  # rounding is monotonic and keeps the largest
             one = np.full((1, 1), keys_max, dtype=np.float32)
             keys_max = float(widen_keys(narrow_keys(one, self.spec.key_dtype))[0, 0])

@@ -1,4 +1,9 @@
-"""Segments: rows that lie together in arrays of one length, and the removals among them."""
+"""Segments: rows that lie together in arrays of one length, and the removals among them.
+
+An id may occur more than once in a segment that has given ids: an update writes a new row under it
+and removes the old one. Of the rows with one id at most one lives at a time, and it is the last of
+them, so that a hash table need only know the last.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,7 @@ import resmem._core as _core
 from resmem._base.arrays import I64, Array
 from resmem._base.errors import FileFormatError
 from resmem._indexes.policy import Planner
+from resmem._rows.ids import distinct
 from resmem._rows.removals import Removals
 
 # The dtype and the shape of one row, by the name of the array.
@@ -98,13 +104,38 @@ class Segment:
         return self[name][rows] if name in self.arrays else MISSING[name]
 
     def find(self, ids: I64) -> I64:
-        """Return the row of each id, also of removed rows; -1 if the segment never had the id."""
+        """Return the last row of each id, also if it is removed; -1 if the segment never had it."""
         if not self.has_ids:
             rows = ids - self.first_id
             return np.where((ids >= self.first_id) & (rows < self.n), rows, -1)
         self._table.extend_to(np.ascontiguousarray(self["ids"]))
         rows = self._table.find(np.ascontiguousarray(ids))
-        return np.where(rows < self.n, rows, -1)  # the table may hold rows of later snapshots
+        if (late := rows >= self.n).any():  # the table holds rows of later snapshots too
+            rows[late] = self._found_by_scan(ids[late])
+        return rows
+
+    def _found_by_scan(self, ids: I64) -> I64:
+        """Return what ``find`` does, by reading the ids of all rows.
+
+        This is for ids that got another row after this snapshot, which a reader alone still has.
+        """
+        wanted = distinct(ids)
+        last = np.full(len(wanted), -1)
+        for start in range(0, self.n, _ROWS_PER_STEP):
+            here = self["ids"][start : start + _ROWS_PER_STEP]
+            at = np.minimum(np.searchsorted(wanted, here), len(wanted) - 1)
+            rows = np.flatnonzero(wanted[at] == here)
+            last[at[rows]] = start + rows  # of equal ids the last one stays
+        return last[np.searchsorted(wanted, ids)]
+
+    def find_living(self, ids: I64, version: int) -> I64:
+        """Return the row of each id that lives at this version; -1 if there is none."""
+        rows = self.find(ids)
+        if self.died is not None:
+            there = rows >= 0
+            died = self.died[rows[there]]
+            rows[there] = np.where((died == 0) | (died > version), rows[there], -1)
+        return rows
 
     def living(self, version: int) -> I64:
         """Return the rows that live at this version."""
@@ -153,6 +184,24 @@ class Segment:
         if stored is not None:
             stored = replace(stored, names=stored.names - changed)
         return replace(self, arrays=arrays, stored=stored, uid=next(_UIDS))
+
+    def shared(self, version: int) -> Segment:
+        """Return the same arrays as a segment of another memory, whose rows come and go on their
+        own. Rows that are removed here are removed at ``version`` there."""
+        decision = self.planner.decision
+        fits = decision is not None and decision.rows <= self.n
+        other = replace(
+            self,
+            removals=None,
+            dead=0,
+            growing=False,
+            borrowed=True,
+            stored=None,
+            planner=Planner(read=lambda: decision) if fits else Planner(),
+            uid=next(_UIDS),
+            _table=_core.IdTable(),
+        )
+        return other.with_dead(self.dead_rows(), version) if self.dead else other
 
     def portable(self, without: frozenset[str]) -> dict[str, Any]:
         """Return what a copy by value carries, except the arrays in ``without``."""

@@ -6,17 +6,21 @@ Three rules let a running search keep the snapshot that it took, without a copy:
 2. a removal marks its row with the version of the first snapshot without it, and a search ignores
    marks of versions later than its own;
 3. whoever adds, removes or compacts holds the memory's lock and publishes a new snapshot.
+
+An update is a removal and an addition in one snapshot. After one, the rows of an id are several, of
+which at most one lives. ``retired`` never holds the id of a living row.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import resmem._core as _core
 from resmem._base.arrays import I64, Array, Keys
@@ -24,7 +28,7 @@ from resmem._base.execution import DEFAULT, Execution
 from resmem._keys.preprocess import IDENTITY, FittedPreprocess
 from resmem._rows.attributes import ATTRIBUTES, TimeKind
 from resmem._rows.growth import UNKNOWN, Basis
-from resmem._rows.ids import IDS_PER_STEP, NO_RUNS, distinct, in_runs, joined, repeated, runs
+from resmem._rows.ids import IDS_PER_STEP, NO_RUNS, cut, distinct, in_runs, joined, repeated, runs
 from resmem._rows.segment import LEAST_ROOM, Schema, Segment, damaged_rows, room, row_bytes
 
 _FEW_SEGMENTS = 8  # segments; more of similar size are merged into one
@@ -54,6 +58,7 @@ class Snapshot:
     time_kind: TimeKind | None = None  # what the rows' times are; None: they have none
     embedding_names: tuple[str, ...] | None = None  # columns of the DataFrames given to fit
     output_names: tuple[str, ...] | None = None
+    updated: bool = False  # whether an id may occur in several rows, all but one of them removed
     # What was measured of these rows, by name. A snapshot that is made of this one starts anew.
     measured: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -82,12 +87,13 @@ class Snapshot:
         )
 
     def all_retired(self) -> I64:
-        """Return the runs of ids of all rows that were ever removed."""
-        found = self.retired
-        for segment in self.segments:
-            if segment.dead:
-                found = joined(found, runs(segment.ids_of(segment.dead_rows())))
-        return found
+        """Return the runs of ids that a row once had and none has now."""
+        return joined(self.retired, self.dead_ids(slice(None)))
+
+    @property
+    def repeats_ids(self) -> bool:
+        """Whether a removed row may have the id of another row."""
+        return self.updated and any(segment.dead for segment in self.segments)
 
     def keys(
         self, embeddings: Any, execution: Execution = DEFAULT, first_row: int = 0
@@ -115,13 +121,16 @@ class Snapshot:
             return None
         return [s["weights"] if "weights" in s.arrays else s.n for s in self.segments]
 
-    def plan(self, queries: int, k: int, execution: Execution, at_once: bool = False) -> None:
+    def plan(
+        self, queries: int, k: int, execution: Execution, at_once: bool = False,
+        metric: str = "euclidean",
+    ) -> None:  # fmt: skip
         """Count the queries of a search that is about to run, and build indexes where that pays."""
         if self.preprocess.wide:
             return  # float64 keys have no index
         for segment in self.segments:
             keys = (segment.for_core, segment.arrays["keys"])
-            segment.planner.note_queries(*keys, queries, k, execution, at_once)
+            segment.planner.note_queries(*keys, queries, k, execution, at_once, metric)
 
     def sample(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
         """Yield segments and their rows at these ascending positions among the living rows."""
@@ -149,6 +158,19 @@ class Snapshot:
                 yield segment, positions[first:last] - start
             start += segment.n
 
+    @property
+    def ids(self) -> I64:
+        """The ids of the living rows, in the order of storage."""
+        parts = [segment.ids_of(segment.living(self.version)) for segment in self.segments]
+        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+
+    def lives(self, ids: I64) -> npt.NDArray[np.bool_]:
+        """Tell which ids are those of living rows."""
+        there = np.zeros(len(ids), dtype=bool)
+        for segment in self.segments:
+            there |= segment.find_living(ids, self.version) >= 0
+        return there
+
     def positions_of(self, ids: I64, name: str = "ids") -> I64:
         """Return the positions of ids among all rows; -1 for negative ids.
 
@@ -157,11 +179,8 @@ class Snapshot:
         flat = np.ascontiguousarray(ids).reshape(-1)
         found, start = np.full(len(flat), -1), 0
         for segment in self.segments:
-            rows = segment.find(flat)
+            rows = segment.find_living(flat, self.version)
             here = rows >= 0
-            if segment.died is not None:
-                died = segment.died[rows[here]]
-                here[here] = (died == 0) | (died > self.version)
             found[here] = rows[here] + start
             start += segment.n
         missing = (found < 0) & (flat >= 0)
@@ -184,10 +203,12 @@ class Snapshot:
     def id_fault(self, given: bool = True) -> str:
         """Say what is wrong with the ids of all rows, removed ones included; "" if nothing is.
 
-        Each id must occur once, below ``next_id``, and not be retired. Without ``given``, only ids
-        that are counted from ``first_id`` are checked.
+        Each id must occur once, below ``next_id``, and not be retired. After an update a removed
+        row may have the id of another or a retired one, but a living row is the last of its id in
+        its segment. Without ``given``, only ids that are counted from ``first_id`` are checked.
         """
         spans: list[tuple[int, int, Segment]] = []
+        highest = int(self.retired[-1:, 1].max(initial=-1))
         for segment in self.segments:
             if segment.n == 0 or (segment.has_ids and not given):
                 continue
@@ -196,10 +217,15 @@ class Snapshot:
                 ids = segment["ids"]
                 if not (ids[1:] > ids[:-1]).all():
                     ids = np.sort(ids)
-                    if twice := repeated(ids):
+                    if (twice := repeated(ids)) and not self._only_removed_repeat(segment):
                         return twice
                 if ids[0] < 0:
                     return f"{ids[0]} is the id of a row"
+            highest = max(highest, int(ids[-1]))
+            some_count = self.repeats_ids and segment.dead > 0
+            if some_count and len(ids := np.sort(segment.ids_of(self._counted(segment)))) == 0:
+                continue
+            if segment.has_ids or some_count:
                 for start in range(0, len(ids) if len(self.retired) else 0, IDS_PER_STEP):
                     retired = in_runs(some := ids[start : start + IDS_PER_STEP], self.retired)
                     if retired.any():
@@ -210,13 +236,25 @@ class Snapshot:
                 if at < len(self.retired) and self.retired[at, 0] <= ids[-1]:
                     return f"{self.retired[at]} holds the ids of removed rows and of others"
             spans.append((int(ids[0]), int(ids[-1]), segment))
-        highest = max([last for _, last, _ in spans] + self.retired[-1:, 1].tolist(), default=-1)
         if highest >= self.next_id:
             return f"next_id is {self.next_id}, but {highest} is the id of a row"
         return self._overlap(sorted(spans, key=lambda span: span[:2]))
 
-    @staticmethod
-    def _overlap(spans: list[tuple[int, int, Segment]]) -> str:
+    def _counted(self, segment: Segment) -> I64:
+        """Return the rows of a segment whose ids no other row may have."""
+        return segment.living(self.version) if self.repeats_ids else np.arange(segment.n)
+
+    def _only_removed_repeat(self, segment: Segment) -> bool:
+        """Tell whether of the rows with one id in this segment all but the last are removed."""
+        if not self.repeats_ids:
+            return False
+        order = np.argsort(segment["ids"], kind="stable")
+        ids = segment["ids"][order]
+        lives = np.zeros(segment.n, dtype=bool)
+        lives[segment.living(self.version)] = True
+        return not lives[order[:-1][ids[1:] == ids[:-1]]].any()
+
+    def _overlap(self, spans: list[tuple[int, int, Segment]]) -> str:
         """Say which id two segments have in common; "" if none.
 
         ``spans`` holds the first id, the last id and the segment, in ascending order.
@@ -229,7 +267,7 @@ class Snapshot:
             together.append(segment)
             last = max(last, end)
             if len(together) > 1:
-                ids = [other.ids_of(np.arange(other.n)) for other in together]
+                ids = [other.ids_of(self._counted(other)) for other in together]
                 if twice := repeated(np.sort(np.concatenate(ids))):
                     return twice
         return ""
@@ -301,23 +339,64 @@ class Snapshot:
 
         This takes constant time per id, whatever the number of rows.
         """
-        ids = distinct(ids)
+        return self._with_dead(self._rows_of(distinct(ids), "remove"))
+
+    def updated_by(self, ids: I64, write: Callable[[Snapshot], Snapshot]) -> Snapshot:
+        """Return the snapshot in which new rows have taken the place of the rows with these ids.
+
+        ``write`` returns a snapshot with the new rows added. ValueError, naming one, if an id is
+        not there; nothing is written then. This takes constant time per id, as ``without`` does.
+        """
+        old = self._rows_of(ids, "update")
+        return replace(write(self)._with_dead(old), updated=True)
+
+    def _rows_of(self, ids: I64, verb: str) -> list[I64]:
+        """Return the living rows with these ids, by segment; ValueError if one is not there."""
         missing = np.ones(len(ids), dtype=bool)
         found: list[I64] = []
         for segment in self.segments:
-            rows = segment.find(ids)
-            here = rows >= 0
-            if segment.died is not None:
-                here[here] = segment.died[rows[here]] == 0
-            missing &= ~here
-            found.append(rows[here])
+            rows = segment.find_living(ids, self.version)
+            missing &= rows < 0
+            found.append(rows[rows >= 0])
         if missing.any():
-            raise ValueError(f"ids to remove must be in the memory, {ids[missing][0]} is not")
-        segments = tuple(
-            segment.with_dead(rows, self.version + 1) if len(rows) else segment
-            for segment, rows in zip(self.segments, found, strict=True)
-        )
-        return replace(self, segments=segments, version=self.version + 1)
+            raise ValueError(f"ids to {verb} must be in the memory, {ids[missing][0]} is not")
+        return found
+
+    def _with_dead(self, rows: list[I64]) -> Snapshot:
+        """Return the snapshot with these living rows of the first segments removed."""
+        segments = list(self.segments)
+        for at, dead in enumerate(rows):
+            if len(dead):
+                segments[at] = segments[at].with_dead(dead, self.version + 1)
+        return replace(self, segments=tuple(segments), version=self.version + 1)
+
+    def joined_with(self, other: Snapshot) -> Snapshot:
+        """Return the snapshot with the rows of ``other`` added, under their own ids.
+
+        The rows are not copied: segments share the arrays of ``other``. What ``other`` has removed
+        is removed here too, apart from ids that rows have here.
+        """
+        for part in other.segments:
+            for rows in part.living_parts(other.version):
+                self.refuse_used(part.ids_of(rows))
+        version, retired = self.version + 1, other.all_retired()
+        # Rows that were removed in one may have ids of the other.
+        updated = self.updated or other.updated or len(retired) > 0
+        for start in range(0, len(mine := self.ids) if len(retired) else 0, IDS_PER_STEP):
+            some = mine[start : start + IDS_PER_STEP]
+            retired = cut(retired, some[in_runs(some, retired)])
+        return replace(
+            self,
+            segments=(
+                *self.segments,
+                *(s.shared(version) for s in other.segments if s.n > s.dead),
+            ),
+            next_id=max(self.next_id, other.next_id),
+            version=version,
+            retired=joined(self.retired, retired),
+            allowed=min(self.allowed, other.allowed),
+            updated=updated,
+        ).with_names_of(other)
 
     def undo_unpublished_removals(self) -> None:
         """Bring back the rows of a removal that was interrupted before it was published."""
@@ -356,7 +435,7 @@ class Snapshot:
         carried = (
             "d", "columns", "temperature", "flat", "auto_sigma", "sigma_basis", "next_id",
             "retired", "preprocess", "preprocess_basis", "allowed", "ids_checked", "time_kind",
-            "embedding_names", "output_names",
+            "embedding_names", "output_names", "updated",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
 
@@ -374,10 +453,10 @@ class Snapshot:
     # ------------------------------------------------------------------ compaction
 
     def worth_compacting(self) -> slice | None:
-        """Return segments to compact into one: a mostly dead one, or many of similar size."""
+        """Return segments to compact into one: mostly dead ones, or many of similar size."""
         for i, segment in enumerate(self.segments):
             if 2 * segment.dead > segment.n and segment.copied_bytes <= _MOST_COPIED:
-                return slice(i, i + 1)
+                return self._mostly_dead_around(i)
         if len(self.segments) <= _FEW_SEGMENTS:
             return None
         for stop in range(len(self.segments), 0, -1):
@@ -394,6 +473,27 @@ class Snapshot:
             if start is not None:
                 return slice(start, stop)
         return None
+
+    def _mostly_dead_around(self, i: int) -> slice:
+        """Return the segment ``i``, which is mostly dead, and neighbours that leave all of them so.
+
+        Without these, every update might leave one more small segment. Copying a living row is
+        still paid by the removal of a dead one.
+        """
+
+        def pays(first: int, stop: int) -> bool:
+            some = self.segments[first:stop]
+            copied = sum(segment.copied_bytes for segment in some)
+            dead, n = sum(segment.dead for segment in some), sum(segment.n for segment in some)
+            return 2 * dead >= n and copied <= _MOST_COPIED
+
+        first, stop = i, i + 1
+        ends = len(self.segments) - self.segments[-1].growing  # new rows live longest
+        while stop < ends and pays(first, stop + 1):
+            stop += 1
+        while first > 0 and pays(first - 1, stop):
+            first -= 1
+        return slice(first, stop)
 
     def compacted(
         self, at: slice, source: Snapshot, merged: Segment, dead_ids: I64
@@ -423,5 +523,12 @@ class Snapshot:
         return replace(self, segments=tuple(segments), retired=joined(self.retired, dead_ids))
 
     def dead_ids(self, at: slice) -> I64:
-        """Return runs of the ids of the removed rows in these segments."""
-        return replace(self, segments=self.segments[at], retired=NO_RUNS).all_retired()
+        """Return runs of the ids of the removed rows in these segments that no row has now."""
+        found = NO_RUNS
+        for segment in self.segments[at]:
+            if segment.dead:
+                ids = segment.ids_of(segment.dead_rows())
+                if self.updated:
+                    ids = ids[~self.lives(ids)]
+                found = joined(found, runs(ids))
+        return found

@@ -17,6 +17,8 @@ from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.segment import Schema, Segment
 from resmem._rows.stores.store import Store
 
+INDEX_TASK = "search"  # the task of an index, whose rows are keys alone
+
 
 def key_and_target_schema(task: str, key_dtype: KeyDtype, width: int, columns: int) -> Schema:
     """Return the arrays of a segment that every store has, for keys of ``width`` columns."""
@@ -37,6 +39,8 @@ class Spec:
     def schema(self, d: int, columns: int) -> Schema:
         """Return names, dtypes and row shapes of a segment's arrays, for embeddings (n, d)."""
         width = self.preprocess.width(d)
+        if self.task == INDEX_TASK:
+            return {"keys": (KEY_DTYPES[self.key_dtype], (width,))}
         of_rows = key_and_target_schema(self.task, self.key_dtype, width, columns)
         return {**of_rows, **self.store.schema(columns)}
 

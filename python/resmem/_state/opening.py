@@ -9,8 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from resmem._base import checks
+from resmem._base.errors import FileFormatError
 from resmem._files import container, persist
 from resmem._rows.growth import Basis
+from resmem._rows.snapshot import Snapshot
+from resmem._rows.spec import INDEX_TASK
 from resmem._rows.stores.layer import Layer
 from resmem._state.settings import SETTINGS
 from resmem._state.state import State
@@ -28,6 +31,10 @@ def open_state(
         saved = export.load(path, verify, progress)
     else:
         saved = persist.load(path, verify, progress)
+    if saved.settings.get("task") == INDEX_TASK:
+        raise FileFormatError(
+            f"{os.fspath(path)} holds an index, not a memory; load it with resmem.Index.load"
+        )
     given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
     # Files written before there was a choice hold no name of what was used then.
     for name, then in {"probability_map": "clip", "method": "residual", "gate": "none"}.items():
@@ -53,17 +60,24 @@ def open_state(
     if state.view.sigma == "auto" and (sigma_rows == 0 or (sigma_rows is None and len(rows) < 2)):
         auto = sigma_rows = None  # sigma is still to be measured
     rows = replace(
-        rows,
+        with_file_settings(rows, saved, allowed),
         temperature=state.view.temperature,
         flat=flat,
         auto_sigma=auto,
         sigma_basis=Basis(sigma_rows).at(len(rows)),  # a growth up to here was warned of already
-        preprocess=saved.preprocess,
         preprocess_basis=Basis(preprocess_rows).at(len(rows)),
+    )
+    state.publish(rows=rows, file=file)
+    return state
+
+
+def with_file_settings(rows: Snapshot, saved: persist.LoadedMemory, allowed: float) -> Snapshot:
+    """Return the rows with what a file tells of their keys and columns."""
+    return replace(
+        rows,
+        preprocess=saved.preprocess,
         allowed=allowed,
         time_kind=saved.time_kind(rows),
         embedding_names=saved.names("embedding_names", rows.d),
         output_names=saved.names("output_names", rows.columns),
     )
-    state.publish(rows=rows, file=file)
-    return state

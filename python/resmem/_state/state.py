@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem._base import checks, convert
-from resmem._base.arrays import float_state, to_numpy
+from resmem._base.arrays import float_state
 from resmem._base.errors import warn
 from resmem._base.platform import after_fork_in_child, room_for
 from resmem._correction.correct import Corrector
@@ -33,6 +33,7 @@ from resmem._rows.segment import MISSING, merge
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 from resmem._rows.stores.named import residual_dtype_for, store_named
+from resmem._state.merging import merged
 from resmem._state.settings import (
     SETTINGS,
     checked_gate,
@@ -221,6 +222,13 @@ class State:
 
     # ---------------------------------------------------------------- rows
 
+    def _incoming(
+        self, spec: Spec, embeddings: Any, outputs: Any, targets: Any, ids: Any,
+        like: Snapshot | None = None, **attributes: Any,
+    ) -> Incoming:  # fmt: skip
+        """Return rows that a caller gives, checked."""
+        return Incoming(spec, embeddings, outputs, targets, ids, like, **attributes)
+
     @float_state()
     def fit(
         self, embeddings: Any, outputs: Any, targets: Any, ids: Any, copy: bool,
@@ -228,7 +236,7 @@ class State:
     ) -> None:  # fmt: skip
         """See ``Memory.fit``."""
         start = self.view
-        rows = Incoming(start.fit_spec, embeddings, outputs, targets, ids, **attributes)
+        rows = self._incoming(start.fit_spec, embeddings, outputs, targets, ids, **attributes)
         snapshot = _empty_snapshot(start, rows)
         arrays = {} if copy else rows.borrowable()
         if not copy and rows.ids is not None and isinstance(ids, np.ndarray):
@@ -254,12 +262,11 @@ class State:
             now = self.view
             first = now.rows is None or now.rows.never_held  # then this does what fit does
             spec = now.fit_spec if first else now.spec
-            rows = Incoming(spec, embeddings, outputs, targets, ids, now.rows, **attributes)
+            rows = self._incoming(spec, embeddings, outputs, targets, ids, now.rows, **attributes)
             if now.rows is not None and rows.n == 0:
                 return
-            if now.rows is not None and rows.flat != now.rows.flat:
-                expected = "(n,)" if now.rows.flat else "(n, C)"
-                raise ValueError(f"targets must have shape {expected} as in fit")
+            if now.rows is not None:
+                rows.refuse_other_shape(now.rows)
             if first:
                 after = _empty_snapshot(now, rows)
                 if now.rows is not None:
@@ -278,10 +285,46 @@ class State:
         for note in notes:
             warn(note)
 
+    @float_state()
+    def update(
+        self, ids: Any, embeddings: Any, outputs: Any, targets: Any, **attributes: Any
+    ) -> None:
+        """See ``Memory.update``."""
+        with self._change():
+            now = self.view
+            before = now.fitted_rows.with_checked_ids()
+            rows = self._incoming(now.spec, embeddings, outputs, targets, ids, before, **attributes)
+            rows.refuse_other_shape(before)
+            if rows.ids is None:
+                raise ValueError("ids are missing; update needs those of the rows to replace")
+            if rows.n == 0:
+                return
+            rows.refuse_rounding(before)
+            after = before.updated_by(rows.ids, lambda into: _grown_snapshot(into, rows))
+            self.publish(rows=after)
+            self._publish_rows(self.view)
+
+    @float_state()
+    def merge(self, other: State) -> None:
+        """See ``Memory.merge``."""
+        if other is self:
+            raise ValueError("a memory cannot be merged into itself; give another one")
+        theirs = other.view
+        if None not in (self.base, other.base) and self.base != other.base:
+            raise ValueError(
+                f"memories must be of one base to be merged, got {self.base!r} and {other.base!r}"
+            )
+        with self._change():
+            made, notes = merged(self.view, theirs).with_growth_notes()
+            self._publish_rows(made)
+            if self.residuals != other.residuals:
+                self.residuals = None
+        for note in notes:
+            warn(note)
+
     def remove(self, ids: Any) -> None:
         """See ``Memory.remove``."""
-        array = to_numpy(ids, "ids")
-        flat = convert.integers(array[None] if array.ndim == 0 else array, "ids", "(n,)")
+        flat = convert.some_ids(ids)
         with self._change():
             self.publish(rows=self.view.fitted_rows.without(flat))
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 import resmem._core as _core
-from resmem._base import checks
+from resmem._base import checks, convert
 from resmem._base.arrays import I64, Array, Keys, float_state
 from resmem._base.blocks import blocks
 from resmem._base.errors import NotFittedError, warn
@@ -27,6 +27,7 @@ from resmem._files import persist
 from resmem._keys.preprocess import NO_PREPROCESS, FittedPreprocess
 from resmem._keys.rounding import ALLOWED_FRACTION, Neighbourhood, sample_positions
 from resmem._keys.stored import KEY_DTYPES, KeyDtype, narrow_keys, widen_keys
+from resmem._rows.by_id import Rows, rows_by_id
 from resmem._rows.growth import UNKNOWN, Basis
 from resmem._rows.ingest import exact_keys
 from resmem._rows.resident import Residency
@@ -253,6 +254,11 @@ class MemoryView:
             self.method,
             self.gate.name,
         )
+
+    def rows_by_id(self, ids: Any) -> Rows:
+        """See ``Memory.get``."""
+        rows = self.fitted_rows
+        return rows_by_id(self.fitted_rows, convert.some_ids(ids))
 
     @float_state()
     def kneighbors(

@@ -29,6 +29,10 @@ class Dense(Store):
         return "dense"
 
     @property
+    def residual_dtype(self) -> str:
+        return self.dtype
+
+    @property
     def value_dtype(self) -> np.dtype[Any]:
         return np.dtype(np.float64 if self.dtype == "float64" else np.float32)
 

@@ -27,6 +27,10 @@ class Sparse(Store):
     def name(self) -> str:
         return f"sparse:{self.m}"
 
+    @property
+    def residual_dtype(self) -> str:
+        return "float16" if self.half else "float32"
+
     def schema(self, columns: int) -> Schema:
         entries = (min(self.m, columns - 1) + 1,)
         value = np.float16 if self.half else np.float32

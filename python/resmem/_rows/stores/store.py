@@ -46,6 +46,11 @@ class Store(ABC):
         """What ``Memory(store=...)`` calls it."""
 
     @property
+    def residual_dtype(self) -> str:
+        """What ``Memory(residual_dtype=...)`` calls the dtype of stored residuals."""
+        return "float32"
+
+    @property
     def value_dtype(self) -> np.dtype[Any]:
         """The dtype of what ``residuals`` returns; half-width values are widened."""
         return np.dtype(np.float32)

@@ -1,0 +1,106 @@
+"""Rows of a memory by id, as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from resmem._base.arrays import I64, Array, Keys
+from resmem._keys.stored import widen_keys
+from resmem._rows.attributes import ATTRIBUTES, times_as_given
+from resmem._rows.segment import Segment
+from resmem._rows.snapshot import Snapshot
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of a memory, in the order in which their ids were asked for.
+
+    Attributes
+    ----------
+    ids : int64 array (m,)
+    embeddings : float32 or float64 array (m, w)
+        The keys, as ``preprocess`` made them and at full width; with preprocess="none" these are
+        the embeddings, as far as ``key_dtype`` holds them.
+    outputs : array (m, C) or (m,), or None
+        The base model's outputs as they were given, in float32, for regression in float64; None if
+        the store keeps none of them (all but "dense").
+    targets : int64 array (m,), for regression float64 (m, C) or (m,)
+    attributes : dict
+        "weights", "times" and "groups" (m,), those that some rows of the memory were given; rows
+        that were not given a weight or a group have 1 and -1.
+    """
+
+    ids: I64
+    embeddings: Keys
+    outputs: Array | None
+    targets: Array
+    attributes: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def rows_by_id(rows: Snapshot, ids: I64) -> Rows:
+    """Return the rows with these ids (m,), which may repeat; ValueError if one is not there."""
+    found = Gathered(rows, ids)
+    names = frozenset.intersection(*(frozenset(s.arrays) for s in found.segments))
+    targets = found.array("targets")
+    outputs = found.array("outputs") if "outputs" in names else None
+    if rows.flat:
+        targets, outputs = targets[:, 0], None if outputs is None else outputs[:, 0]
+    attributes = {name: found.array(name) for name in rows.attributes}
+    if rows.time_kind is not None and "times" in attributes:
+        attributes["times"] = times_as_given(attributes["times"], rows.time_kind)
+    return Rows(ids, found.embeddings(), outputs, targets, attributes)
+
+
+class Gathered:
+    """Living rows with these ids (m,), which may repeat, gathered from their segments."""
+
+    def __init__(self, rows: Snapshot, ids: I64) -> None:
+        self._preprocess, self._count = rows.preprocess, len(ids)
+        missing = np.ones(len(ids), dtype=bool)
+        self._parts: list[tuple[Segment, I64, I64]] = []  # rows, and where they go
+        for segment in rows.segments:
+            found = segment.find_living(ids, rows.version)
+            here = np.flatnonzero(found >= 0)
+            missing[here] = False
+            if len(here):
+                self._parts.append((segment, found[here], here))
+        if missing.any():
+            raise ValueError(f"ids to get must be in the memory, {ids[missing][0]} is not")
+        self._parts = self._parts or [(s, ids[:0], ids[:0]) for s in rows.segments[:1]]
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments that hold some of the rows; one of them if there are none."""
+        return [segment for segment, _, _ in self._parts]
+
+    def array(self, name: str) -> Array:
+        """Return the rows of an array."""
+        if name in ATTRIBUTES:  # which a segment may lack
+            filled: Array = self._gathered(
+                lambda segment, at: np.broadcast_to(segment.values(name, at), len(at))
+            )
+            return filled.astype(ATTRIBUTES[name][0])
+        array: Array = self._gathered(lambda segment, at: segment[name][at])
+        return array
+
+    def embeddings(self) -> Keys:
+        """Return the keys at full width; an offset that was subtracted is added again."""
+        made_by = self._preprocess
+        keys: Keys = self._gathered(lambda s, at: made_by.unshifted(widen_keys(s["keys"][at])))
+        return keys
+
+    def _gathered(self, part_of: Callable[[Segment, I64], Any]) -> Any:
+        parts = [(part_of(segment, at), where) for segment, at, where in self._parts]
+        first = parts[0][0]
+        dtype = np.result_type(*(part for part, _ in parts))
+        gathered = np.empty((self._count, *first.shape[1:]), dtype)
+        for part, where in parts:
+            gathered[where] = part
+        return gathered
