@@ -18,6 +18,7 @@ from resmem._evaluation.result import Evaluation
 from resmem._keys.leaves import leaf_keys
 from resmem._memory import Memory, verify_file
 from resmem._report.report import report
+from resmem._rows.tokens import tokens
 from resmem._scores.out_of_fold import out_of_fold
 from resmem._search import search
 from resmem._state.settings import Settings
@@ -42,5 +43,6 @@ __all__ = [
     "report",
     "search",
     "show_versions",
+    "tokens",
     "verify_file",
 ]

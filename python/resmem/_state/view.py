@@ -14,6 +14,7 @@ from resmem._base.arrays import I64, Array, Keys, float_state
 from resmem._base.blocks import blocks
 from resmem._base.errors import NotFittedError, warn
 from resmem._base.execution import DEFAULT
+from resmem._base.labels import LabelTable
 from resmem._correction import length_scale
 from resmem._correction.correct import Corrector, Method, kneighbors
 from resmem._correction.gate import OPEN, Gate
@@ -66,6 +67,7 @@ class MemoryView:
     resident: Residency | None = None  # on which device the rows are searched; None: on the CPU
     method: Method = "residual"
     gate: Gate = OPEN
+    fit_labels: LabelTable | None = None  # the labels that the next fit takes; None: it finds them
 
     @property
     def fitted_rows(self) -> Snapshot:
@@ -77,7 +79,7 @@ class MemoryView:
     @property
     def fit_spec(self) -> Spec:
         """The specification that a fit starts from."""
-        return replace(self.spec, key_dtype=self.fit_key_dtype)
+        return replace(self.spec, key_dtype=self.fit_key_dtype, labels=self.fit_labels)
 
     @property
     def sigma_in_use(self) -> float:
@@ -294,6 +296,7 @@ class MemoryView:
             "flat": rows.flat,
             "embedding_names": rows.embedding_names,
             "output_names": rows.output_names,
+            "classes": None if self.spec.labels is None else list(self.spec.labels.names),
             "sigma_": sigma_,
             "offset": "offset" in rows.preprocess.arrays,
             "allowed": rows.allowed if math.isfinite(rows.allowed) else None,
