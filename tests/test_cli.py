@@ -1239,7 +1239,7 @@ def test_only_classes_have_probabilities(cli):
         (FIT + " --force --embeddings train.npz:targets", "embeddings must have shape (n, d)"),
         (
             FIT + " --force --targets train.npz:embeddings",
-            "targets must have shape (n,), got (60, 4)",
+            "targets must have shape (n,), (n, 1) or (n, 3), got (60, 4)",
         ),
         (FIT + " --force --embeddings query.npz", "one row per row of embeddings"),
         (FIT + " --force --head-bias train.npz:ids", "--head-bias goes with --head-weight"),

@@ -6,6 +6,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from resmem._base import checks, labels
 from resmem._base.arrays import F64, I64, distinct, to_numpy
+from resmem._base.labels import LabelTable
 from resmem._scores.folds import fold_numbers
 
 Output: TypeAlias = Literal[
@@ -84,8 +86,9 @@ def out_of_fold(
         raise ValueError(f"targets must have at least two rows, got shape {known.shape}")
     X, n = _with_rows(X), len(known)
     checks.same_length("X", _length(X), "targets", n)
-    train = _trainer(model, output, fit_params, known)
-    numbers = fold_numbers(folds, seed, _stratified(known))
+    classes = partial(labels.found, targets, known, None)  # read only if the model is a classifier
+    train = _trainer(model, output, fit_params, known, classes)
+    numbers = fold_numbers(folds, seed, _stratified(known, classes))
     result: F64 | None = None
     for fold in distinct(numbers):
         rows, others = np.flatnonzero(numbers == fold), np.flatnonzero(numbers != fold)
@@ -98,11 +101,14 @@ def out_of_fold(
     return result
 
 
-def _stratified(targets: npt.NDArray[Any]) -> npt.NDArray[Any]:
+Classes: TypeAlias = Callable[[], "tuple[LabelTable | None, int]"]  # the labels, and how many
+
+
+def _stratified(targets: npt.NDArray[Any], classes: Classes) -> npt.NDArray[Any]:
     """Return text and bools (n,) as class numbers, so that folds have the same share of each."""
     if targets.ndim != 1 or targets.dtype.kind in "iuf":
         return targets
-    return labels.class_numbers(*labels.found(targets, targets, None), targets)
+    return labels.class_numbers(*classes(), targets)
 
 
 def _check(outputs: npt.NDArray[Any], rows: I64, like: tuple[int, ...], name: str) -> None:
@@ -127,8 +133,9 @@ Train: TypeAlias = Callable[[Any, I64, I64, str], npt.NDArray[Any]]  # X, rows, 
 
 
 def _trainer(
-    model: Any, output: str, fit_params: Mapping[str, Any] | None, targets: npt.NDArray[Any]
-) -> Train:
+    model: Any, output: str, fit_params: Mapping[str, Any] | None, targets: npt.NDArray[Any],
+    classes: Classes,
+) -> Train:  # fmt: skip
     """Return a function that trains a model on some rows and gives its outputs for the others."""
     if output != "auto" and output not in _METHODS:
         raise ValueError(f"output must be 'auto' or one of {', '.join(_METHODS)}, got {output!r}")
@@ -142,7 +149,7 @@ def _trainer(
             }
             trained = _copied(model)
             trained.fit(_take(X, others), targets[others], **part)
-            return _outputs(trained, _take(X, rows), output, targets, name)
+            return _outputs(trained, _take(X, rows), output, classes, name)
 
         return train
     if not callable(model):
@@ -168,9 +175,7 @@ def _copied(model: Any) -> Any:
     return copy.deepcopy(model)
 
 
-def _outputs(
-    model: Any, X: Any, output: str, targets: npt.NDArray[Any], name: str
-) -> npt.NDArray[Any]:
+def _outputs(model: Any, X: Any, output: str, classes_of: Classes, name: str) -> npt.NDArray[Any]:
     """Return a trained estimator's outputs for rows; for a classifier, one column per class."""
     method = _method(model, output)
     with np.errstate(divide="ignore"):  # probability 0 becomes the logit -inf
@@ -181,7 +186,7 @@ def _outputs(
         return values
     if values.ndim == 1:
         values = np.stack([np.zeros(len(values)), values], axis=1)
-    table, known = labels.found(targets, targets, None)
+    table, known = classes_of()
     classes = max(known, values.shape[1])
     seen = np.asarray(getattr(model, "classes_", np.arange(classes)))
     seen = labels.whole(seen) if table is None else table.numbers(seen)
