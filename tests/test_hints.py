@@ -129,6 +129,10 @@ TIMES = 1.7e9 + np.arange(8.0).reshape(4, 2)
 MORE_TIMES = TIMES * 1.01 + 0.3
 
 
+def memory_of_chances():
+    return resmem.Memory(k=2, **CHANCES).fit(Z, P, Y)
+
+
 def memory_of_logarithms():
     return resmem.Memory(k=2).fit(Z, np.log(P), Y)
 
@@ -287,6 +291,9 @@ CASES = {
     "bytes as labels": (lambda: resmem.Memory().fit(Z, L, NAMES.astype("S3")), Follow(r"example with (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=NAMES.astype("S3"))),
     "labels for one column": (lambda: resmem.Memory().fit(Z, V[:, None], NAMES), Follow(r"both columns, (.*)", lambda o: resmem.Memory().fit(Z, o, NAMES), outputs=V[:, None])),
     "one column of probabilities": (lambda: resmem.Memory(**CHANCES).fit(Z, P[:, 1:], Y), Follow(r"two classes, pass (.*)", lambda o: resmem.Memory(**CHANCES).fit(Z, o, Y), outputs=P[:, 1:])),
+    "one column of two, later": (lambda: memory().predict(FRESH, L[:, 1:]), Follow(r"both columns, (.*)", lambda o: memory().predict(FRESH, o), outputs=L[:, 1:])),
+    "one column of probabilities, later": (lambda: memory_of_chances().predict(FRESH, P[:, 1:]), Follow(r"two classes, pass (.*)", lambda o: np.testing.assert_array_equal(memory_of_chances().predict(FRESH, o), memory_of_chances().predict(FRESH, P)), outputs=P[:, 1:])),
+    "long labels": (lambda: resmem.Memory(classes=[2**23 * "a", "b"]), lambda m: resmem.Memory(classes=["a", "b"])),
     "no base model": (lambda: resmem.Memory().fit(Z, None, Y), Follow(r"use output_kind=('none')", lambda v: resmem.Memory(output_kind=v).fit(Z, None, Y))),
     "open file": (lambda: memory().save(io.BytesIO()), lambda m: memory().save(eval(re.search(r"such as (os.*\)) and", m)[1], {"os": os, "tempfile": tempfile}))),
     "times as text": (lambda: memory().tune(FRESH, L, Y, times=DAYS), Follow(r"convert them with (.*)", lambda t: memory().tune(FRESH, L, Y, times=t, **QUICK), times=DAYS)),

@@ -154,6 +154,23 @@ def test_nulls_of_other_tables_are_refused(library):
         resmem.Memory().fit(z, L, Y)
 
 
+@pytest.mark.parametrize("library", TABLES)
+def test_queries_are_put_in_the_order_of_rows(library):
+    rows, outputs, _, _ = TABLES[library]()["plain"]
+    order = ["c", "a", "b"]
+    mixed = rows[order] if library == "pandas" else rows.select(order)
+    with pytest.raises(ValueError, match="column 0 is 'c' and not 'a'; pass ") as refused:
+        resmem.search(mixed, rows, 1)
+    code = str(refused.value).rpartition("pass ")[2]
+    ordered = eval(code, {"queries": mixed, "rows": rows})
+    assert resmem.search(ordered, rows, 1)[1][:, 0].tolist() == [*range(N)]
+    with pytest.raises(ValueError, match="targets must have the columns of outputs") as refused:
+        resmem.Memory("regression").fit(rows, outputs, mixed)
+    code = str(refused.value).rpartition("pass ")[2]
+    ordered = eval(code, {"targets": mixed, "outputs": outputs})
+    resmem.Memory("regression").fit(rows, outputs, ordered)
+
+
 @pytest.mark.parametrize("library", ["polars", "pyarrow"])
 def test_columns_in_another_order_are_put_in_order(library):
     z, outputs, targets, _ = TABLES[library]()["plain"]

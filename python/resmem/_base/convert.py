@@ -32,6 +32,10 @@ IGNORED = -100  # the label that other libraries give to tokens that have none
 BOTH_COLUMNS = (
     "for two classes, pass both columns, numpy.hstack([numpy.zeros_like(outputs), outputs])"
 )
+BOTH_PROBABILITIES = (  # the same for probabilities
+    "for the probability of the second of two classes, pass "
+    "numpy.hstack([1 - numpy.asarray(outputs), outputs])"
+)
 TOKENS = "resmem.tokens(embeddings, outputs, targets)"  # what leaves these out, for messages
 _LEAST_PROBABILITY = 2.0**-149  # the smallest positive number of float32
 
@@ -261,10 +265,7 @@ def probabilities(value: Any, name: str, first_row: int = 0) -> F32:
     if off.any():
         row, hint = int(np.argmax(off)), ""
         if array.shape[1] == 1:
-            hint = (
-                "; for the probability of the second of two classes, pass "
-                f"numpy.hstack([1 - numpy.asarray({name}), {name}])"
-            )
+            hint = f"; {BOTH_PROBABILITIES}"
         raise ValueError(
             f"{name}: row {first_row + row} sums to {totals[row]:.6g}, expected 1{hint}"
         )

@@ -6,6 +6,7 @@ already and have none. Labels are compared by value: 1, 1.0 and True are one lab
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ Label: TypeAlias = "str | bool | int | float"
 
 _LABEL_BYTES = 64  # bytes that a label takes while it is compared
 _LABELS_SHOWN = 5  # most labels in a message
+_MOST_BYTES = 8 << 20  # half of what the table of contents of a file may hold
 _EXACT_INTEGERS = 2.0**53  # float64 holds every integer up to this one
 
 
@@ -29,6 +31,13 @@ class LabelTable:
     """The label of each column of outputs, all of them text, bools, integers or floats."""
 
     names: tuple[Label, ...]
+
+    def __post_init__(self) -> None:
+        if (length := len(json.dumps(self.names))) > _MOST_BYTES:
+            raise ValueError(
+                f"labels must take at most {_MOST_BYTES} bytes as JSON, as files keep them in their "
+                f"table of contents, got {length}; use shorter ones, or numbers of columns"
+            )
 
     @staticmethod
     def of(classes: Any, name: str = "classes") -> LabelTable:
@@ -153,7 +162,9 @@ def found(targets: Any, rows: Any, columns: int | None) -> tuple[LabelTable | No
     if len(rows.shape) == 2 and rows.shape[1] > 1:
         return None, int(rows.shape[1]) if columns is None else columns
     categories = tables.categories_of(targets)
-    labels = _distinct(rows, columns) if categories is None else LabelTable.of(categories)
+    labels = (
+        _distinct(rows, columns) if categories is None else LabelTable.of(categories, "targets")
+    )
     if labels is None:
         return None, _largest(rows) + 1 if columns is None else columns
     if columns is not None and len(labels) != columns:

@@ -63,7 +63,7 @@ class Incoming:
         if like is not None:
             plausible.check_names(embeddings, "embeddings", like.embedding_names)
             plausible.check_names(outputs, "outputs", like.output_names)
-        plausible.check_order(targets, self.names[1], "outputs.columns")
+        plausible.check_order(targets, self.names[1], plausible.kept_names("outputs", outputs))
         self.embeddings = sliceable(embeddings, "embeddings")
         self.targets = sliceable(targets, "targets")
         convert.check_embedding_layout(self.embeddings, "embeddings", like.d if like else None)

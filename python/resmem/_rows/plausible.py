@@ -233,6 +233,11 @@ def check_names(
     )
 
 
+def kept_names(name: str, table: Any) -> str:
+    """Return the expression that gives the names of a table's columns, for ``kept``."""
+    return f"{name}.{'column_names' if hasattr(table, 'column_names') else 'columns'}"
+
+
 def _ordered(table: Any, name: str, kept: str) -> str:
     """Return the expression that takes a table's columns in the order of the names ``kept``."""
     if hasattr(table, "column_names"):  # a table of Arrow

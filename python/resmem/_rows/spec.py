@@ -104,7 +104,11 @@ class Spec:
             shape = tuple(outputs.shape)
             raise ValueError(f"outputs must have at least one column, got shape {shape}")
         if like is not None and columns != like:
-            raise ValueError(f"outputs must have {like} columns as in fit, got {columns}")
+            hint = ""
+            if self.task == "classification" and (columns, like) == (1, 2):
+                logits = self.output_kind == "logits"
+                hint = f"; {convert.BOTH_COLUMNS if logits else convert.BOTH_PROBABILITIES}"
+            raise ValueError(f"outputs must have {like} columns as in fit, got {columns}{hint}")
         return columns
 
     def outputs(self, outputs: Any, first_row: int = 0) -> npt.NDArray[Any]:
