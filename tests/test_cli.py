@@ -38,6 +38,7 @@ from resmem._base.units import bytes_text
 from resmem._cli import inputs, progress, queries
 from resmem._cli.files import Changed, Source, Target
 from resmem._cli.parser import parser
+from resmem._evaluation.result import json_ready
 from resmem._files import formats
 from resmem._files.formats import members
 from resmem.demo import data as demo_data
@@ -916,8 +917,9 @@ def test_report_judges_the_rows_of_the_memory(judged):
 
 
 def settings_of(path="m.resmem"):
+    """Return the settings of a memory in a file, as JSON has them: infinity is "inf"."""
     saved = resmem.Memory.load(path)
-    return {name: getattr(saved, name) for name in resmem.Settings.__dataclass_fields__}
+    return json_ready({name: getattr(saved, name) for name in resmem.Settings.__dataclass_fields__})
 
 
 def test_tune_changes_nothing_unless_asked_to(judged):

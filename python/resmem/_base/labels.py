@@ -22,7 +22,7 @@ Label: TypeAlias = "str | bool | int | float"
 
 _LABEL_BYTES = 64  # bytes that a label takes while it is compared
 _LABELS_SHOWN = 5  # most labels in a message
-_MOST_BYTES = 8 << 20  # half of what the table of contents of a file may hold
+_MOST_BYTES = 8 << 20  # half of what the manifest of a file may hold
 _EXACT_INTEGERS = 2.0**53  # float64 holds every integer up to this one
 
 
@@ -35,8 +35,8 @@ class LabelTable:
     def __post_init__(self) -> None:
         if (length := len(json.dumps(self.names))) > _MOST_BYTES:
             raise ValueError(
-                f"labels must take at most {_MOST_BYTES} bytes as JSON, as files keep them in their "
-                f"table of contents, got {length}; use shorter ones, or numbers of columns"
+                f"labels must take at most {_MOST_BYTES} bytes as JSON, as files keep them in "
+                f"their manifest, got {length}; use shorter ones, or numbers of columns"
             )
 
     @staticmethod
