@@ -324,6 +324,8 @@ def test_integers_without_a_base_model_are_numbers_of_columns():
         4,
     ]
     assert resmem.Memory(output_kind="none").fit(Z, None, Y - 1).classes_.tolist() == [-1, 0, 1]
+    empty = resmem.Memory(output_kind="none").fit(Z[:0], None, Y[:0])
+    assert empty.add(Z, None, Y).classes_.tolist() == [0, 1, 2]
     one_hot = resmem.Memory(output_kind="none").fit(Z, None, np.eye(5)[Y])
     assert one_hot.predict_proba(FRESH).shape == (N, 5)
 

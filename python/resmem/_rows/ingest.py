@@ -113,7 +113,7 @@ class Incoming:
             raise ValueError(f"targets must have shape (n,) or (n, C), got {shape}")
         if self.spec.task == "regression":
             return self._width(self.targets)
-        if like is not None:
+        if like is not None and not like.never_held:
             return like.columns
         if self.spec.labels is not None:
             return len(self.spec.labels)
