@@ -38,6 +38,7 @@ from resmem._base.units import bytes_text
 from resmem._cli import commands, inputs, progress, queries
 from resmem._cli.files import Changed, Source, Target
 from resmem._cli.parser import parser
+from resmem._evaluation.result import json_ready
 from resmem._files import formats
 from resmem._files.formats import members
 from resmem.demo import data as demo_data
@@ -980,10 +981,9 @@ def test_report_judges_the_rows_of_the_memory(judged):
 
 
 def settings_of(path="m.resmem"):
-    """Return the settings of a saved memory, as JSON writes them: an infinite number is text."""
+    """Return the settings of a memory in a file, as JSON has them: infinity is "inf"."""
     saved = resmem.Memory.load(path)
-    found = {name: getattr(saved, name) for name in resmem.Settings.__dataclass_fields__}
-    return {name: "inf" if value == math.inf else value for name, value in found.items()}
+    return json_ready({name: getattr(saved, name) for name in resmem.Settings.__dataclass_fields__})
 
 
 def test_tune_changes_nothing_unless_asked_to(judged):
@@ -1305,7 +1305,7 @@ def test_only_classes_have_probabilities(cli):
         (FIT + " --force --embeddings train.npz:targets", "embeddings must have shape (n, d)"),
         (
             FIT + " --force --targets train.npz:embeddings",
-            "targets must have shape (n,), got (60, 4)",
+            "targets must have shape (n,), (n, 1) or (n, 3), got (60, 4)",
         ),
         (FIT + " --force --embeddings query.npz", "one row per row of embeddings"),
         (FIT + " --force --head-bias train.npz:ids", "--head-bias goes with --head-weight"),

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import subprocess
@@ -103,6 +104,33 @@ class Sparse:
         return Z
 
 
+class SparseTensor:
+    """A stand-in for a sparse tensor of PyTorch."""
+
+    layout = "torch.sparse_coo"
+
+    def to_dense(self):
+        return Z
+
+
+class Nullable:
+    """A stand-in for a DataFrame of nullable columns, one of which lacks a value."""
+
+    class Float64:
+        numpy_dtype = np.dtype("float64")
+
+    ndim, columns, dtypes, iloc = 2, ("a", "b"), (Float64(), Float64()), None
+
+    def isna(self):
+        return np.array([[False, False], [False, True]])
+
+    def fillna(self, value):
+        return np.array([[1.0, 2.0], [3.0, value]])
+
+    def __len__(self):
+        return 2
+
+
 class Table:
     """A minimal stand-in for a DataFrame with a column of text."""
 
@@ -124,6 +152,16 @@ TIMES = 1.7e9 + np.arange(8.0).reshape(4, 2)
 
 def times():
     return resmem.Memory(k=2).fit(TIMES, L[:4], Y[:4])
+
+
+def vectors(*rows):
+    column = np.empty(len(rows), dtype=object)
+    column[:] = rows
+    return column
+
+
+def text_memory():
+    return resmem.Memory(k=2).fit(Z, L, np.array(["a", "b"])[Y])
 
 
 def chances():
@@ -199,7 +237,7 @@ SEARCHES = [
     (lambda: resmem.search(with_value(Z, 2, np.nan, np.float64), Z, 1), ValueError, r"queries: row 2 holds NaN or infinity \(as float32\)"),
     (lambda: resmem.search(with_value(Z, 2, 1e150, np.float64), Z, 1), ValueError, r"queries must have a largest \|value\| between 2\^-400 and 2\^480, got 1e\+150; rescale them"),
     (lambda: times().add(TIMES * 1.01 + 0.3, L[:4], Y[:4]), ValueError, r"embeddings of dtype float64, rounded to float32 as the rows of this memory are, would be moved by more than 10% of what neighbours lie apart; fit all rows again, with key_dtype='float64' if more such will come"),
-    (lambda: memory().kneighbors(Table()), TypeError, r"embeddings must hold real numbers, got columns that do not, b; convert all columns, for example with embeddings\.astype\('float64'\), or leave these out"),
+    (lambda: memory().kneighbors(Table()), TypeError, r"embeddings must hold real numbers, got columns that do not, b; convert all columns, for example with numpy\.asarray\(embeddings\)\.astype\('float64'\), or leave these out"),
     (lambda: memory().kneighbors(with_value(Z, 1, 1e39, np.float64)), ValueError, r"embeddings: row 1 is beyond float32, which ends at 3\.4e38; rescale all embeddings"),
     (lambda: memory().use({"k": 3}), TypeError, r"settings must be resmem\.Settings, got dict; to change some of them, set them by name: memory\.k = 3"),
     (lambda: resmem._base.checks.not_negative(-1, "allowed"), ValueError, r"allowed must be a number of at least 0, got -1"),
@@ -215,17 +253,23 @@ SEARCHES = [
     (lambda: resmem.search(Z > 0, Z, 1), TypeError, r"queries must hold real numbers, got dtype bool; convert it, for example with numpy\.asarray\(queries, dtype='float64'\)"),
     (lambda: resmem.search(Z, Z.astype(object), 1), TypeError, r"rows must hold real numbers, got dtype object; .*"),
     (lambda: resmem.search(Z * 1j, Z, 1), TypeError, r"queries must hold real numbers, got dtype complex64; .*"),
-    (lambda: resmem.search([["a"]], Z, 1), TypeError, r"queries must hold real numbers, got dtype <U1"),
+    (lambda: resmem.search([["a"]], Z, 1), TypeError, r"queries must hold real numbers, got dtype <U1; numbers as text become numbers by numpy\.asarray\(queries\)\.astype\('float64'\)"),
+    (lambda: resmem.search(np.zeros(2, [("a", "f4"), ("b", "f4")]), Z, 1), TypeError, r"queries must hold real numbers, got dtype .*; pass its fields, numpy\.stack\(\[queries\[field\] for field in queries\.dtype\.names\], 1\)"),
     (lambda: resmem.search(None, Z, 1), TypeError, r"queries must be an array, got None"),
     (lambda: resmem.search("q.npy", Z, 1), TypeError, r"queries must be an array, got str; numpy\.load\(path, mmap_mode='r'\) reads the array of a \.npy file"),
     (lambda: resmem.search(Tensor(device="cuda:0"), Z, 1), TypeError, r"queries lies on cuda:0; pass queries\.cpu\(\)"),
     (lambda: resmem.search(Tensor(device="cuda:0", requires_grad=True), Z, 1), TypeError, r"queries is a tensor that requires grad; pass queries\.detach\(\)\.cpu\(\)"),
-    (lambda: resmem.search(Sparse(), Z, 1), TypeError, r"queries is a sparse Sparse; pass queries\.toarray\(\)"),
-    (lambda: resmem.search({"a": 1}, Z, 1), TypeError, r"queries must be an array, got dict"),
-    (lambda: resmem.search(iter(Z), Z, 1), TypeError, r"queries must be an array, got iterator"),
+    (lambda: resmem.search(Sparse(), Z, 1), TypeError, r"queries is a sparse Sparse; pass queries\.toarray\(\), or, where that is too large, what sklearn\.decomposition\.TruncatedSVD\(64\) makes of it"),
+    (lambda: resmem.search(SparseTensor(), Z, 1), TypeError, r"queries is a sparse SparseTensor; pass queries\.to_dense\(\)"),
+    (lambda: resmem.search({1.0, 2.0}, Z, 1), TypeError, r"queries must be an array, got set; pass a list, which has an order"),
+    (lambda: resmem.search(vectors([1, 2, 3], [4]), Z, 1), ValueError, r"queries: every row must hold a vector of one length; row 0 holds 3 numbers, row 1 has shape \(1,\); leave such rows out, or fill them"),
+    (lambda: resmem.search(vectors([1, 2, 3], None), Z, 1), ValueError, r"queries: every row must hold a vector of one length; row 0 holds 3 numbers, row 1 has None; leave such rows out, or fill them"),
+    (lambda: resmem.search(Nullable(), Z, 1), ValueError, r"queries: row 1 has no value in column 'b'; leave such rows out, or fill them, for example with queries\.fillna\(0\)"),
+    (lambda: resmem.search({"a": 1}, Z, 1), TypeError, r"queries must be an array, got dict; pass numpy\.column_stack\(list\(queries\.values\(\)\)\), a column for each key"),
+    (lambda: resmem.search(iter(Z), Z, 1), TypeError, r"queries must be an array, got iterator; pass numpy\.array\(list\(queries\)\)"),
     (lambda: resmem.search(Z, Z, 1, np.array(["cosine"])), ValueError, r"metric must be one of .*, got array\(.*\)"),
     (lambda: resmem.search(Z.astype("datetime64[s]"), Z, 1), TypeError, r"queries must hold real numbers, got dtype datetime64\[s\]; .*"),
-    (lambda: resmem.search([[1, 2, 3], [4]], Z, 1), TypeError, r"queries cannot be read as an array: list \(.*\); pass a NumPy array or a CPU tensor"),
+    (lambda: resmem.search([[1, 2, 3], [4]], Z, 1), TypeError, r"queries cannot be read as an array: list \(.*\); give all rows as many numbers"),
     (lambda: resmem.search(Unreadable(), Z, 1), TypeError, r"queries cannot be read as an array: Unreadable \(the data are elsewhere\); pass a NumPy array or a CPU tensor"),
     (lambda: resmem.search(Attached(), Z, 1), TypeError, r"queries is a tensor that requires grad; pass queries\.detach\(\)"),
     (lambda: resmem.search(Z, Z, 0), ValueError, r"k must be at least 1, got 0"),
@@ -244,10 +288,12 @@ SEARCHES = [
     (lambda: resmem.search(Z, Z, 1, exclude_ids=np.full(N, 2**63, np.uint64)), ValueError, r"exclude_ids holds values beyond int64"),
 ]  # fmt: skip
 
+PATHS = r"path must be a str or a path, got BytesIO: rows are mapped from files by name; for an open file or bytes, use a path such as os\.path\.join\(tempfile\.mkdtemp\(\), 'memory\.resmem'\) and copy that file"
+
 PARAMETERS = [
     (lambda: resmem.Memory("ranking"), ValueError, r"task must be 'classification' or 'regression', got 'ranking'"),
-    (lambda: resmem.Memory(output_kind="values"), ValueError, r"output_kind must be 'logits' or 'probabilities' for classification, got 'values'"),
-    (lambda: resmem.Memory("regression", "logits"), ValueError, r"output_kind must be 'values' for regression, got 'logits'"),
+    (lambda: resmem.Memory(output_kind="values"), ValueError, r"output_kind must be one of 'logits', 'probabilities', 'none' for classification, got 'values'"),
+    (lambda: resmem.Memory("regression", "logits"), ValueError, r"output_kind must be one of 'values', 'none' for regression, got 'logits'"),
     (lambda: resmem.Memory(k=0), ValueError, r"k must be at least 1, got 0"),
     (lambda: resmem.Memory(k=2.5), TypeError, r"k must be an integer, got 2\.5"),
     (lambda: resmem.Memory(sigma=0), ValueError, r"sigma must be a positive number or 'auto', got 0"),
@@ -354,7 +400,7 @@ PARAMETERS += [
     (lambda: resmem.Memory(n_jobs=2), TypeError, r"Memory has no parameter 'n_jobs': give threads to the methods, such as predict"),
     (lambda: resmem.Memory(weights="uniform"), TypeError, r"Memory has no parameter 'weights': neighbours are weighted by exp\(-D / sigma\); sigma=float\('inf'\) weights all alike"),
     (lambda: resmem.Memory(zzz=1), TypeError, r"Memory has no parameter 'zzz'; there are task, output_kind, k, .*"),
-    (lambda: resmem.Memory(*range(20)), TypeError, r"Memory takes at most 17 arguments, got 20"),
+    (lambda: resmem.Memory(*range(20)), TypeError, r"Memory takes at most 18 arguments, got 20"),
     (lambda: resmem.Memory(["regression"]), ValueError, r"task must be .*, got \['regression'\]"),
     (lambda: resmem.Memory(key_dtype=["float16"]), ValueError, r"key_dtype must be one of .*, got \['float16'\]"),
     (lambda: setattr(resmem.Memory(), "n_neighbors", 5), AttributeError, r"Memory has no 'n_neighbors' to set; use k"),
@@ -362,9 +408,39 @@ PARAMETERS += [
     (lambda: resmem.Memory().fit(Z, L[:, 0], Y), ValueError, r"outputs must have shape \(n, C\), got \(6,\); for values to predict use task='regression'; a single row is .*; scores of the second of two classes become numpy\.stack\(\[numpy\.zeros_like\(outputs\), outputs\], axis=1\)"),
     (lambda: resmem.Memory(output_kind="probabilities").fit(Z, P[:, 0], Y), ValueError, r".*numpy\.stack\(\[numpy\.subtract\(1, outputs\), outputs\], axis=1\)"),
     (lambda: resmem.Memory().fit(Z, L[:, :1], Y), ValueError, r"targets: row . is class 1, but outputs have 1 columns, so classes are 0 to 0; for two classes, pass both columns, numpy\.hstack\(\[numpy\.zeros_like\(outputs\), outputs\]\)"),
-    (lambda: resmem.Memory().fit(Z, L, [1, 2, 1, 2, 1, 2]), ValueError, r"targets: row 1 is class 2, .*; for classes counted from 1, pass numpy\.asarray\(targets\) - 1"),
-    (lambda: resmem.Memory().fit(Z, L, np.eye(2)[Y]), ValueError, r"targets must have shape \(n,\), got \(6, 2\); for one column per class, pass numpy\.argmax\(targets, axis=1\)"),
-    (lambda: resmem.Memory().fit(Z, L, list("abbaba")), TypeError, r"targets must hold integers, got dtype <U1; number the classes like the columns of outputs, numpy\.searchsorted\(classes, targets\), where classes are the model's in ascending order \(classes_\)"),
+    (lambda: resmem.Memory().fit(Z, Z, [1, 3, 1, 3, 1, 3]), ValueError, r"targets: row 1 is class 3, .*; for classes counted from 1, pass numpy\.asarray\(targets\) - 1"),
+    (lambda: resmem.Memory().fit(Z, L, [0, 1, -100, 1, 0, -100]), ValueError, r"targets: row 2 is class -100, .*; to leave out rows labelled -100, use resmem\.tokens\(embeddings, outputs, targets\)"),
+    (lambda: resmem.Memory().fit(Z, L, [0, -100, -100, 0, 0, -100]), ValueError, r"targets: row 1 is class -100, .*; to leave out .*"),
+    (lambda: resmem.Memory().fit(Z, Z, np.eye(2)[Y]), ValueError, r"targets must have shape \(n,\), \(n, 1\) or \(n, 3\), got \(6, 2\); for the column of the largest value, pass numpy\.argmax\(targets, axis=1\), and for tokens in sequences use resmem\.tokens\(embeddings, outputs, targets\)"),
+    (lambda: resmem.Memory().fit(Z, L, L[None]), ValueError, r"targets must have shape \(n,\), \(n, 1\) or \(n, 2\), got \(1, 6, 2\)"),
+    (lambda: resmem.Memory().fit(Z, L, with_value(np.eye(2)[Y], 3, 0.5)), ValueError, r"targets: row 3 is not one-hot, which is 1 for its class and 0 for all others; for the column of the largest value, pass numpy\.argmax\(targets, axis=1\)"),
+    (lambda: resmem.Memory().fit(Z, L, list("abbabc")), ValueError, r"targets hold the labels 'a', 'b', 'c', and outputs have 2 columns; name the label of each column in order, such as those that the model has: resmem\.Memory\(classes=model\.classes_\)"),
+    (lambda: resmem.Memory().fit(Z, L[:, :1], list("abbaba")), ValueError, r"targets hold the labels 'a', 'b', and outputs have 1 columns; for two classes, pass both columns, numpy\.hstack\(\[numpy\.zeros_like\(outputs\), outputs\]\)"),
+    (lambda: resmem.Memory().fit(Z, L, V), ValueError, r"targets hold the labels .* and 1 more, and outputs have 2 columns; name .*, or, if these are values and not classes, use task='regression'"),
+    (lambda: resmem.Memory(classes=[]), ValueError, r"classes must be a list of labels, one for each column of outputs, got shape \(0,\)"),
+    (lambda: resmem.Memory(classes=["a", "b", "a"]), ValueError, r"classes must be distinct, got 'a' twice"),
+    (lambda: resmem.Memory(classes=[1, True]), ValueError, r"classes must be distinct, got 1 twice"),
+    (lambda: resmem.Memory("regression", classes=["a"]), ValueError, r"classes are for classification, got classes=\['a'\] for regression"),
+    (lambda: resmem.Memory(classes=["a", "b", "c"]).fit(Z, L, list("abbaba")), ValueError, r"classes must name each of the 2 columns of outputs, got 3 labels"),
+    (lambda: resmem.Memory(classes=["a", 1]), TypeError, r"classes must be labels of one kind, all text or all numbers, got both; make text of them, \[str\(label\) for label in classes\]"),
+    (lambda: resmem.Memory(classes=[("a", 1), ("b", 2)]), TypeError, r"classes must be labels, which are text, bools, integers or floats, got tuple at row 0; make text of them, \[str\(label\) for label in classes\]"),
+    (lambda: resmem.Memory(classes=["a", 2**23 * "b"]), ValueError, r"labels must take at most 8388608 bytes as JSON, as files keep them in their manifest, got 838861\d; use shorter ones, or numbers of columns"),
+    (lambda: resmem.Memory(classes=["a", None]), ValueError, r"classes: row 1 has no label, but None, NaN or infinity; leave such rows out"),
+    (lambda: resmem.Memory(classes=[2**70, 1]), ValueError, r"classes holds values beyond int64"),
+    (lambda: resmem.Memory(classes=np.array([2**63, 1], np.uint64)), ValueError, r"classes holds values beyond int64"),
+    (lambda: resmem.Memory().fit(Z, L, np.array([b"a", b"b"] * 3)), TypeError, r"targets must be labels, which are text, bools, integers or floats, got dtype \|S1; convert them, for example with numpy\.asarray\(targets\)\.astype\(str\)"),
+    (lambda: resmem.Memory().fit(Z, L, with_value(V, 2, np.nan)), ValueError, r"targets: row 2 has no label, but None, NaN or infinity; leave such rows out"),
+    (lambda: text_memory().add(Z[:2], L[:2], ["a", "z"]), ValueError, r"targets: row 1 has the label 'z', which is not among the classes 'a', 'b'; rows with known labels are numpy\.isin\(targets, memory\.classes_\)"),
+    (lambda: text_memory().evaluate(Z, L, Y), ValueError, r"targets: row 0 has the label \d, which is not among the classes .*"),
+    (lambda: resmem.Memory(k=2).fit(Z, L, 7 * Y).tune(Z, L, [7, -100, 0, 0, 0, 0]), ValueError, r"targets: row 1 has the label -100, which is not among the classes 0, 7; to leave out rows labelled -100, use resmem\.tokens\(embeddings, outputs, targets\)"),
+    (lambda: resmem.Memory(output_kind="probabilities").fit(Z, P[:, :1], Y), ValueError, r"outputs: row 0 sums to 0\.5, expected 1; for the probability of the second of two classes, pass numpy\.hstack\(\[1 - numpy\.asarray\(outputs\), outputs\]\)"),
+    (lambda: resmem.Memory(output_kind="none").fit(Z, L, Y), ValueError, r"outputs must be None with output_kind='none', which has no base model, got ndarray"),
+    (lambda: resmem.Memory(output_kind="none").fit(Z, None, Y[None, None]), ValueError, r"targets must have shape \(n,\) or \(n, C\), got \(1, 1, 6\)"),
+    (lambda: memory().save(io.BytesIO()), TypeError, PATHS),
+    (lambda: memory().export(io.BytesIO()), TypeError, PATHS),
+    (lambda: resmem.Memory.load(io.BytesIO()), TypeError, PATHS),
+    (lambda: resmem.tokens(Z[None], L, Y[None]), ValueError, r"outputs must have the shape of targets \(1, 6\) and one axis more, got \(6, 2\)"),
+    (lambda: memory().kneighbors(Z[None]), ValueError, r"embeddings must have shape \(q, d\), got \(1, 6, 3\); .*; for one row per labelled token, use resmem\.tokens\(embeddings, outputs, targets\)"),
     (lambda: resmem.Memory().fit(Z, Y, L), ValueError, r"outputs hold integers \(6,\) and targets real numbers \(6, 2\), as if one were given for the other; the order is embeddings, outputs, targets"),
     (lambda: resmem.Memory(output_kind="probabilities").fit(Z, 100 * P, Y), ValueError, r"outputs: row 0 holds values outside \[0, 1\]; for percentages, pass numpy\.asarray\(outputs\) / 100"),
 ]  # fmt: skip
@@ -436,18 +512,17 @@ CLASSES = [
     (lambda m: m.fit(Z, with_value(L, 5, np.inf), Y), ValueError, r"outputs: row 5 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
     (lambda m: m.fit(Z, np.where(np.arange(N)[:, None] == 2, -np.inf, L), Y), ValueError, r"outputs: row 2 is -inf throughout, so no class is possible"),
     (lambda m: m.fit(Z, L, Y[:5]), ValueError, r"targets must have one row per row of embeddings \(6\), got 5"),
-    (lambda m: m.fit(Z, L, Y[:, None]), ValueError, r"targets must have shape \(n,\), got \(6, 1\); pass numpy\.ravel\(targets\)"),
-    (lambda m: m.fit(Z, L, Y * 1.0), TypeError, r"targets must hold integers, got dtype float64; convert it with numpy\.asarray\(targets\)\.astype\('int64'\), or, if these are values and not classes, use task='regression'"),
-    (lambda m: m.fit(Z, L, Y == 1), TypeError, r"targets must hold integers, got dtype bool; convert it with numpy\.asarray\(targets\)\.astype\('int64'\)"),
+    (lambda m: m.tune(Z, L, Y * 0.5), TypeError, r"targets must hold integers, got dtype float64; convert it with numpy\.asarray\(targets\)\.astype\('int64'\), or, if these are values and not classes, use task='regression'"),
+    (lambda m: m.add(Z, L, list("abbaba")), TypeError, r"targets must hold integers, got dtype <U1; number the classes like the columns of outputs, numpy\.searchsorted\(classes, targets\), where classes are the model's in ascending order \(classes_\)"),
     (lambda m: m.fit(Z, L, [0, 1, 2, 0, 0, 0]), ValueError, r"targets: row 2 is class 2, but outputs have 2 columns, so classes are 0 to 1"),
-    (lambda m: m.fit(Z, L, [0, -1, 0, 0, 0, 0]), ValueError, r"targets: row 1 is class -1, but outputs have 2 columns, so classes are 0 to 1"),
+    (lambda m: m.fit(Z, L, [0, -1, 0, 1, 0, 0]), ValueError, r"targets: row 1 is class -1, but outputs have 2 columns, so classes are 0 to 1"),
     (lambda m: m.fit(Z, L, Y, ids=[0, 1]), ValueError, r"ids must have one row per row of embeddings \(6\), got 2"),
     (lambda m: m.fit(Z, L, Y, ids=[0, 1, 2, 3, 1, 0]), ValueError, r"ids must be unique, got 0 more than once"),
     (lambda m: m.fit(Z, L, Y, ids=[0, 1, -2, 3, 4, 5]), ValueError, r"ids must not be negative, got -2 at row 2"),
     (lambda m: m.fit(Z, L, Y, ids=np.arange(N) / 1), TypeError, r"ids must hold integers, got dtype float64; convert it with numpy\.asarray\(ids\)\.astype\('int64'\)"),
     (lambda m: m.fit(Z, L, Y, ids=np.arange(N, dtype=np.uint64) + np.uint64(2**63)), ValueError, r"ids holds values beyond int64"),
     (lambda m: m.add(Z[:, :2], L, Y), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
-    (lambda m: m.add(Z, L[:, :1], Y), ValueError, r"outputs must have 2 columns as in fit, got 1"),
+    (lambda m: m.add(Z, L[:, :1], Y), ValueError, r"outputs must have 2 columns as in fit, got 1; for two classes, pass both columns, numpy\.hstack\(\[numpy\.zeros_like\(outputs\), outputs\]\)"),
     (lambda m: m.add(NAN, L, Y), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
     (lambda m: m.add(Z, L, Y, ids=[20, 21, 22, 23, 24, 5]), ValueError, r"ids must never have been used before in this memory, got 5"),
     (lambda m: m.add(Z[:1], L[:1], Y[:1], ids=[3]), ValueError, r"ids must never have been used before in this memory, got 3"),
@@ -486,7 +561,7 @@ CLASSES = [
     (lambda m: m.correction(np.empty((0, 2))), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
     (lambda m: m.correction(Z, exclude_ids=[0]), ValueError, r"exclude_ids must have one row per row of queries \(6\), got 1"),
     (lambda m: m.correct(Z, L[:2]), ValueError, r"outputs must have one row per row of embeddings \(6\), got 2"),
-    (lambda m: m.correct(Z, L[:, :1]), ValueError, r"outputs must have 2 columns as in fit, got 1"),
+    (lambda m: m.correct(Z, L[:, :1]), ValueError, r"outputs must have 2 columns as in fit, got 1; for two classes, pass both columns, numpy\.hstack\(\[numpy\.zeros_like\(outputs\), outputs\]\)"),
     (lambda m: m.correct(NO_ROWS[0], np.empty((0, 5))), ValueError, r"outputs must have 2 columns as in fit, got 5"),
     (lambda m: m.correct(Z, 3.0), ValueError, r"outputs must have shape \(n, C\), got \(\)"),
     (lambda m: m.correct(Z, with_value(L, 1, np.nan)), ValueError, r"outputs: row 1 holds NaN or infinity \(as float32\); only -inf is allowed in logits"),
@@ -496,9 +571,9 @@ CLASSES = [
     (lambda m: m.correct(Z, L, base="other"), ValueError, r"this memory was made from an unnamed base, not from 'other'"),
     (lambda m: m.save("x", append=True), ValueError, r"append=True continues the file that this memory was loaded from or last saved to \(no file yet\), got 'x'; save without append"),
     (lambda m: m.save("x.npz"), ValueError, r"path must not end in \.npz or \.safetensors, got 'x\.npz'; export writes such files"),
-    (lambda m: m.fit(np.ma.masked_array(Z), L, Y), TypeError, r"embeddings is a masked array; fill it or drop its masked rows"),
-    (lambda m: m.fit(Z, None, Y), ValueError, r"outputs are missing; only store='head' does without them"),
-    (lambda m: m.correct(Z), ValueError, r"outputs are missing; only store='head' does without them"),
+    (lambda m: m.fit(np.ma.masked_array(Z), L, Y), TypeError, r"embeddings is a masked array; drop its masked rows, or fill them, for example with embeddings\.filled\(0\)"),
+    (lambda m: m.fit(Z, None, Y), ValueError, r"outputs are missing; without a base model use output_kind='none'; else only store='head' does without them"),
+    (lambda m: m.correct(Z), ValueError, r"outputs are missing; without a base model use output_kind='none'; else only store='head' does without them"),
     (lambda m: m.correct(Short(), L), ValueError, r"embeddings: asked for rows 0 to 5, got an array of shape \(1, 3\)"),
     (lambda m: m.export("x.csv"), ValueError, r"path must end in \.npz or \.safetensors, got 'x\.csv'"),
     (lambda m: m.predict(Z, L > 0), TypeError, r"outputs must hold real numbers, got dtype bool; .*"),

@@ -423,8 +423,8 @@ def test_rows_may_lie_in_mapped_files(case, tmp_path):
     ("case", "arguments", "error", "message"),
     [
         ("dense", {"targets": np.zeros(3, int)}, ValueError, "targets must have one row per row"),
-        ("dense", {"targets": np.zeros((2, 1), int)}, ValueError, r"shape \(n,\), got \(2, 1\)"),
-        ("dense", {"targets": [0.0, 1.0]}, TypeError, "targets must hold integers"),
+        ("dense", {"targets": np.zeros((2, 2), int)}, ValueError, r"\(n, 4\), got \(2, 2\)"),
+        ("dense", {"targets": [0.0, 1.5]}, TypeError, "targets must hold integers"),
         ("dense", {"targets": [0, C]}, ValueError, "targets: row 1 is class 4"),
         ("dense", {"outputs": None}, ValueError, "outputs are missing"),
         ("dense", {"outputs": np.zeros((2, 3))}, ValueError, "outputs must have 4 columns"),

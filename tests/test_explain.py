@@ -245,7 +245,7 @@ def test_item_of_an_explanation_is_one_query():
     assert len(whole[1:3]) == 2
     for i, one in enumerate(whole):
         assert len(one) == 1
-        for name in vars(whole):
+        for name in whole._arrays():
             same_bits(getattr(one, name), getattr(whole, name)[i : i + 1])
     same_bits(whole[-1].ids, whole.ids[4:])
     with pytest.raises(IndexError):

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import ast
 import copy
+import io
+import os
 import re
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -30,12 +33,16 @@ from test_errors import (
     ON_1,
     OUT,
     Named,
+    Nullable,
     Sparse,
+    SparseTensor,
     Tensor,
+    Unreadable,
     chosen,
     keys_there,
     seen_on,
     typed,
+    vectors,
     written,
 )
 
@@ -55,6 +62,16 @@ CHANCES = {"output_kind": "probabilities"}
 
 def memory(**options):
     return resmem.Memory(**{"k": 2, **options}).fit(Z, L, Y)
+
+
+def labelled():
+    return resmem.Memory(k=2).fit(Z, L, Y * 7)
+
+
+class Model:
+    """A classifier that knows a class which the rows lack."""
+
+    classes_ = np.array(["ant", "cat", "dog"])
 
 
 def values(**options):
@@ -99,6 +116,12 @@ TINY = 1e-41 * Z.astype(np.float64)
 CUBE, BOOLS, DATES = Z.reshape(N, D, 1), Z > 0, np.arange(6).astype("datetime64[s]").reshape(2, 3)
 NAMES = np.array(["cat", "dog"])[Y]
 DOG = np.flatnonzero(Y == 1)[:1]
+PADDED = np.where(np.arange(N) < 5, -100, Y)[None]
+GAPPY = [None, *NAMES[1:].tolist()]
+PAIRS = [("a", 1), ("b", 2)]
+COLUMNS = dict(zip("abc", Z.T, strict=True))
+FIELDS = np.array([tuple(row) for row in Z], dtype=[(name, "f4") for name in "abc"])
+UNEVEN = vectors([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0])
 MASK = np.arange(N) % 3 == 1
 SHUFFLED = np.array([[0.5, 0.1]]), np.array([[3, 4]])
 
@@ -111,6 +134,10 @@ MORE_TIMES = TIMES * 1.01 + 0.3
 def timed():
     """Return a memory whose rows have times and groups."""
     return resmem.Memory(k=2, sigma=1.0).fit(Z, L, Y, times=np.arange(N), groups=np.arange(N))
+
+
+def memory_of_chances():
+    return resmem.Memory(k=2, **CHANCES).fit(Z, P, Y)
 
 
 def memory_of_logarithms():
@@ -303,19 +330,34 @@ CASES = {
     "values as outputs": (lambda: resmem.Memory().fit(Z, V, V), Follow(r"to predict use task=('regression')", lambda v: resmem.Memory(v).fit(Z, V, V))),
     "classes as values": (lambda: resmem.Memory("regression").fit(Z, L, Y), Follow(r"for classes use task=('classification')", lambda v: resmem.Memory(v).fit(Z, L, Y))),
     "probabilities for logarithms": (lambda: memory_of_logarithms().predict(FRESH, P), Follow(r"log-probabilities, pass (.*)", lambda o: quietly(lambda: memory_of_logarithms().predict(FRESH, o)), outputs=P)),
-    "column of classes": (lambda: resmem.Memory().fit(Z, L, Y[:, None]), Follow(r"pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=Y[:, None])),
     "column of values to judge": (lambda: values().evaluate(FRESH, V, V[:, None]), Follow(r"pass (.*)", lambda y: values().evaluate(FRESH, V, y), targets=V[:, None])),
-    "one-hot": (lambda: resmem.Memory().fit(Z, L, np.eye(C)[Y]), Follow(r"class, pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=np.eye(C)[Y])),
-    "one-hot, evaluated": (lambda: memory().evaluate(FRESH, L, np.eye(C)[Y]), Follow(r"class, pass (.*)", lambda y: memory().evaluate(FRESH, L, y), targets=np.eye(C)[Y])),
-    "one-hot, tuned": (lambda: memory().tune(FRESH, L, np.eye(C)[Y]), Follow(r"class, pass (.*)", lambda y: memory().tune(FRESH, L, y, **QUICK), targets=np.eye(C)[Y])),
+    "shares of classes": (lambda: resmem.Memory().fit(Z, L, P), Follow(r"largest value, pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=P)),
+    "shares of classes, evaluated": (lambda: memory().evaluate(FRESH, L, P), Follow(r"largest value, pass (.*)", lambda y: memory().evaluate(FRESH, L, y), targets=P)),
+    "one-hot of other columns": (lambda: memory().tune(FRESH, L, np.eye(3)[Y]), Follow(r"largest value, pass (.*), and", lambda y: memory().tune(FRESH, L, y, **QUICK), targets=np.eye(3)[Y])),
+    "tokens": (lambda: resmem.Memory().fit(Z[None], L[None], PADDED), Follow(r"use (resmem.tokens.*)", lambda rows: resmem.Memory().fit(*rows), embeddings=Z[None], outputs=L[None], targets=PADDED)),
+    "tokens as targets": (lambda: memory().evaluate(FRESH, L, PADDED), Follow(r"use (resmem.tokens.*)", lambda rows: memory().evaluate(*rows), embeddings=FRESH[None], outputs=L[None], targets=PADDED)),
+    "tokens without a label": (lambda: memory().add(Z, L, PADDED[0]), Follow(r"use (resmem.tokens.*)", lambda rows: memory().add(*rows), embeddings=Z, outputs=L, targets=PADDED[0])),
+    "labelled tokens without a label": (lambda: labelled().add(Z, L, np.where(PADDED[0] < 0, -100, 7)), Follow(r"use (resmem.tokens.*)", lambda rows: memory().add(*rows), embeddings=Z, outputs=L, targets=PADDED[0])),
+    "too many columns for labels": (lambda: resmem.Memory().fit(Z, Z, NAMES), Follow(r"has: (.*)", lambda m: m.fit(Z, Z, NAMES), model=Model)),
+    "unknown label": (lambda: labelled().add(Z, L, Y * 7 + 1), Follow(r"labels are (.*)", lambda some: labelled().add(Z[some], L[some], (Y * 7 + 1)[some]), targets=Y * 7 + 1, memory=labelled())),
+    "label of one row missing": (lambda: resmem.Memory().fit(Z, L, GAPPY), lambda m: resmem.Memory().fit(Z[1:], L[1:], GAPPY[1:])),
+    "pairs as labels": (lambda: resmem.Memory(classes=PAIRS), Follow(r"text of them, (.*)", lambda c: resmem.Memory(classes=c), classes=PAIRS)),
+    "text and numbers as labels": (lambda: resmem.Memory(classes=["a", 1]), Follow(r"text of them, (.*)", lambda c: resmem.Memory(classes=c), classes=["a", 1])),
+    "bytes as labels": (lambda: resmem.Memory().fit(Z, L, NAMES.astype("S3")), Follow(r"example with (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=NAMES.astype("S3"))),
+    "labels for one column": (lambda: resmem.Memory().fit(Z, V[:, None], NAMES), Follow(r"both columns, (.*)", lambda o: resmem.Memory().fit(Z, o, NAMES), outputs=V[:, None])),
+    "one column of probabilities": (lambda: resmem.Memory(**CHANCES).fit(Z, P[:, 1:], Y), Follow(r"two classes, pass (.*)", lambda o: resmem.Memory(**CHANCES).fit(Z, o, Y), outputs=P[:, 1:])),
+    "one column of two, later": (lambda: memory().predict(FRESH, L[:, 1:]), Follow(r"both columns, (.*)", lambda o: memory().predict(FRESH, o), outputs=L[:, 1:])),
+    "one column of probabilities, later": (lambda: memory_of_chances().predict(FRESH, P[:, 1:]), Follow(r"two classes, pass (.*)", lambda o: np.testing.assert_array_equal(memory_of_chances().predict(FRESH, o), memory_of_chances().predict(FRESH, P)), outputs=P[:, 1:])),
+    "long labels": (lambda: resmem.Memory(classes=[2**23 * "a", "b"]), lambda m: resmem.Memory(classes=["a", "b"])),
+    "no base model": (lambda: resmem.Memory().fit(Z, None, Y), Follow(r"use output_kind=('none')", lambda v: resmem.Memory(output_kind=v).fit(Z, None, Y))),
+    "open file": (lambda: memory().save(io.BytesIO()), lambda m: memory().save(eval(re.search(r"such as (os.*\)) and", m)[1], {"os": os, "tempfile": tempfile}))),
     "times as text": (lambda: memory().tune(FRESH, L, Y, times=DAYS), Follow(r"convert them with (.*)", lambda t: memory().tune(FRESH, L, Y, times=t, **QUICK), times=DAYS)),
     "groups and times": (lambda: memory().tune(FRESH, L, Y, groups=np.arange(N), times=np.arange(N)), lambda m: [memory().tune(FRESH, L, Y, **{name: np.arange(N)}, **QUICK) for name in re.findall("groups|times", m)[:2]]),
     "folds that cut groups": (lambda: memory().tune(FRESH, L, Y, groups=np.arange(N) // 2, folds=np.arange(N) % 2), lambda m: [memory().tune(FRESH, L, Y, **given, **QUICK, methods="residual") for given in ({"groups": np.arange(N) // 2, "folds": 2}, {"folds": np.arange(N) % 2})]),
     "one_se in time": (lambda: memory().tune(FRESH, L, Y, times=np.arange(N), rule="one_se"), Follow(r"give rule=('best')", lambda rule: memory().tune(FRESH, L, Y, times=np.arange(N), rule=rule, **QUICK))),
-    "float classes": (lambda: resmem.Memory().fit(Z, L, (Y * 1.0).tolist()), Follow(r"convert it with (.*), or,", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y * 1.0).tolist())),
-    "named classes": (lambda: resmem.Memory().fit(Z, L, NAMES), Follow(r"columns of outputs, (.*), where", lambda y: np.testing.assert_array_equal(y, Y), targets=NAMES, classes=np.array(["cat", "dog"]))),
+    "float classes": (lambda: memory().add(Z, L, (Y + 0.25).tolist()), Follow(r"convert it with (.*), or,", lambda y: memory().add(Z, L, y), targets=(Y + 0.25).tolist())),
     "named classes of some rows": (lambda: memory().add(Z[1:2], L[1:2], NAMES[DOG]), Follow(r"columns of outputs, (.*), where", lambda y: np.testing.assert_array_equal(y, [1]), targets=NAMES[DOG], classes=np.array(["cat", "dog"]))),
-    "classes from 1": (lambda: resmem.Memory().fit(Z, L, (Y + 1).tolist()), Follow(r"from 1, pass (.*)", lambda y: resmem.Memory().fit(Z, L, y), targets=(Y + 1).tolist())),
+    "classes from 1": (lambda: memory().add(Z, L, (Y + 1).tolist()), Follow(r"from 1, pass (.*)", lambda y: memory().add(Z, L, y), targets=(Y + 1).tolist())),
     "one column for two classes": (lambda: resmem.Memory().fit(Z, V[:, None], Y), Follow(r"both columns, (.*)", lambda o: resmem.Memory().fit(Z, o, Y), outputs=V[:, None])),
     **{f"second column of two, {kind}": (lambda o=o, s=s: resmem.Memory(**s).fit(Z, o, Y), Follow(r"classes become (.*)", lambda o, s=s: quietly(lambda: resmem.Memory(**s).fit(Z, o, Y)), outputs=o)) for kind, (o, s) in BINARY.items()},
     "outputs and targets swapped": (lambda: resmem.Memory().fit(Z, Y, L), lambda m: resmem.Memory().fit(Z, L, Y)),
@@ -325,7 +367,16 @@ CASES = {
     "tensor that requires grad": (lambda: resmem.search(Tensor(Z, requires_grad=True), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, requires_grad=True))),
     "tensor on a GPU": (lambda: resmem.search(Tensor(Z, "cuda:0"), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, "cuda:0"))),
     "tensor on a GPU that requires grad": (lambda: resmem.search(Tensor(Z, "cuda:0", True), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=Tensor(Z, "cuda:0", True))),
-    "sparse": (lambda: resmem.search(Sparse(), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, q, 1), queries=Sparse())),
+    "sparse": (lambda: resmem.search(Sparse(), Z, 1), Follow(r"pass (.*), or", lambda q: resmem.search(q, q, 1), queries=Sparse())),
+    "sparse tensor": (lambda: resmem.search(SparseTensor(), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, q, 1), queries=SparseTensor())),
+    "dict of columns": (lambda: resmem.search(COLUMNS, Z, 1), Follow(r"pass (.*), a column", lambda q: np.testing.assert_array_equal(q, Z), queries=COLUMNS)),
+    "generator": (lambda: resmem.search((z for z in Z), Z, 1), Follow(r"pass (.*)", lambda q: resmem.search(q, Z, 1), queries=(z for z in Z))),
+    "set": (lambda: resmem.search({1.0, 2.0}, Z, 1), lambda m: resmem.search([[1.0], [2.0]], [[1.0]], 1)),
+    "structured": (lambda: resmem.search(FIELDS, Z, 1), Follow(r"its fields, (.*)", lambda q: np.testing.assert_array_equal(q, Z), queries=FIELDS)),
+    "numbers as text": (lambda: resmem.search(Z.astype(str), Z, 1), Follow(r"numbers by (.*)", lambda q: resmem.search(q, Z, 1), queries=Z.astype(str))),
+    "vectors of two lengths": (lambda: resmem.search(UNEVEN, Z, 1), lambda m: resmem.search(UNEVEN[:2], Z, 1)),
+    "missing number": (lambda: resmem.search(Nullable(), Z, 1), Follow(r"example with (.*)", lambda q: resmem.search(q, q, 1), queries=Nullable())),
+    "unreadable": (lambda: resmem.search(Unreadable(), Z, 1), lambda m: resmem.search(Z, Z, 1)),
     "ragged": (lambda: resmem.search([[1, 2, 3], [4]], Z, 1), lambda m: resmem.search(np.zeros((2, 3)), Z, 1)),
     "path as array": (lambda: resmem.search("z.npy", Z, 1), Follow(r"; (numpy\.load.*) reads", lambda q: resmem.search(q, Z, 1), path="z.npy")),
     "unsorted distances": (lambda: memory().aggregate(*SHUFFLED), sorted_by_distance),
@@ -458,6 +509,7 @@ LEFT_OUT = {
     "had in their order, ": "the same",
     "got columns that do not, ": "the same",
     "of outputs in their order": "the same",
+    "fill it or drop its masked rows": "of arrays on a device, which tests have as stand-ins",
     "lies on a GPU": "of CuPy, which needs one",
     "RESMEM_CUDA": "an extension is not built by tests",
     " of NVIDIA's driver": "drivers are not installed by tests",

@@ -244,7 +244,7 @@ def test_columns_in_another_order_are_refused(query, tables):
     QUERIES[query](mem, Z, L)  # arrays have no names to differ
 
 
-@pytest.mark.parametrize("kind", ["Int64", "boolean", "bool", "Float32"])
+@pytest.mark.parametrize("kind", ["boolean", "bool", "str"])
 def test_table_of_mixed_column_types_is_refused_with_advice(kind):
     pandas = pytest.importorskip("pandas")
     table = pandas.DataFrame({"a": [0.5, 1.5, 2.5], "b": pandas.array([1, 0, 1]).astype(kind)})
@@ -286,7 +286,9 @@ def test_aggregate_refuses_outputs_with_reordered_columns(tables):
 def test_missing_or_extra_columns_are_named(tables):
     z, outputs = tables
     mem = resmem.Memory(k=5).fit(z, outputs, Y)
-    with pytest.raises(ValueError, match=r"column 'd' is missing; rename the columns, or pass emb"):
+    with pytest.raises(
+        ValueError, match=r"column 'd' is missing; rename the columns, or pass numpy"
+    ):
         mem.predict(z[list("abc")], outputs)
     wider = z.to_numpy()[:, [0, 1, 2, 3, 0]]
     wider = type(z)(wider, **{"schema" if "polars" in str(type(z)) else "columns": list("abcde")})

@@ -20,6 +20,7 @@ from resmem._keys.leaves import leaf_keys
 from resmem._memory import Memory, verify_file
 from resmem._report.report import report
 from resmem._rows.by_id import Rows
+from resmem._rows.tokens import tokens
 from resmem._scores.out_of_fold import out_of_fold
 from resmem._search import search
 from resmem._state.settings import Settings
@@ -46,5 +47,6 @@ __all__ = [
     "report",
     "search",
     "show_versions",
+    "tokens",
     "verify_file",
 ]

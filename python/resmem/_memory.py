@@ -80,9 +80,11 @@ class Memory:
     Parameters
     ----------
     task : {"classification", "regression"}
-    output_kind : {"logits", "probabilities", "values"}
+    output_kind : {"logits", "probabilities", "values", "none"}
         What ``outputs`` are. Default: "logits" for classification (language modelling
-        included), "values" for regression.
+        included), "values" for regression. "none": there is no base model, ``outputs`` are None
+        everywhere, and the neighbours alone predict. What is corrected then is the same for all
+        queries: every class as probable as any other, and 0 in regression.
     k : int
         Neighbours per query. With fewer rows, the weights run over those there are.
     sigma : float or "auto"
@@ -145,7 +147,8 @@ class Memory:
         query at strength 0, has the base model's own probabilities; a class that the base model
         gives exactly 0, such as one whose logit is -inf, stays at 0 unless neighbours have it.
     method : {"residual", "targets"}
-        What is done with the neighbours. "residual": their residuals are added, as published.
+        What is done with the neighbours; default "residual", for classes without a base model
+        (output_kind="none") "targets". "residual": their residuals are added, as published.
         "targets": the result is ``(1 - strength) * base + strength * sum_j w_j y_j``, with one-hot
         targets in classification (kNN-LM, Khandelwal et al., ICLR 2020). It is a probability
         vector without any map; the strength lies between 0 and 1.
@@ -164,13 +167,17 @@ class Memory:
         Whether searches build, once they are many, what makes them faster; see ``prepare``. That
         takes one of them longer, by seconds to minutes of many rows. False: ``prepare`` alone
         builds. Kept in no file; may be set at any time, after ``load`` too.
+    classes : list of labels, optional
+        What targets call the columns of outputs, in the order of columns: text, bools, integers or
+        floats, such as scikit-learn's ``classes_``. Not all need to occur. Default: ``fit`` finds
+        them, see there and ``classes_``. Files keep them.
     """
 
     @with_argument_hints
     def __init__(
         self,
         task: Literal["classification", "regression"] = "classification",
-        output_kind: Literal["logits", "probabilities", "values"] | None = None,
+        output_kind: Literal["logits", "probabilities", "values", "none"] | None = None,
         k: int = 50,
         sigma: float | Literal["auto"] = "auto",
         temperature: float = 1.0,
@@ -182,16 +189,18 @@ class Memory:
         base: str | dict[str, Any] | None = None,
         preprocess: str = "none",
         probability_map: str = "clip",
-        method: Literal["residual", "targets"] = "residual",
+        method: Literal["residual", "targets"] | None = None,
         gate: str = "none",
         residuals: Literal["in-sample", "out-of-fold"] | None = None,
         auto_prepare: bool = True,
+        classes: Any = None,
     ) -> None:
         self._state = State.from_arguments(
             task=task, output_kind=output_kind, k=k, sigma=sigma, temperature=temperature,
             strength=strength, key_dtype=key_dtype, residual_dtype=residual_dtype, store=store,
             head=head, base=base, preprocess=preprocess, probability_map=probability_map,
             method=method, gate=gate, residuals=residuals, auto_prepare=auto_prepare,
+            classes=classes,
         )  # fmt: skip
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -210,7 +219,7 @@ class Memory:
 
     @property
     def output_kind(self) -> str:
-        """What the outputs are: "logits", "probabilities" or "values"."""
+        """What the outputs are: "logits", "probabilities", "values" or "none"."""
         return self._state.view.spec.output_kind
 
     @property
@@ -244,6 +253,15 @@ class Memory:
     def residuals(self) -> str | None:
         """Whether the residuals are "in-sample" or "out-of-fold", as given to ``Memory``."""
         return self._state.residuals
+
+    @property
+    def classes_(self) -> npt.NDArray[Any] | None:
+        """What targets call the columns of outputs, (C,): what ``predict`` answers in. Integers 0
+        to C-1 unless ``fit`` was given other labels; None for regression."""
+        view = self._state.view
+        if view.spec.task != "classification":
+            return None
+        return view.spec.labelled(np.arange(view.fitted_rows.columns))
 
     @property
     def residual_error_(self) -> float:
@@ -374,7 +392,12 @@ class Memory:
             outputs of a model that was not trained on these examples: otherwise the residuals are
             too small. store="dense" keeps them as float32 (classification) or float64
             (regression).
-        targets : int array (n,) of classes 0 to C-1; for regression array (n,) or (n, C)
+        targets : array (n,) or (n, 1) of labels, or one-hot (n, C); for regression (n,) or (n, C)
+            Integers 0 to C-1 are columns of outputs, whether all occur or not. Other labels (text,
+            bools, floats, integers) stand in ascending order for columns 0 to C-1, as in
+            scikit-learn, or a categorical column's in the order of its categories; there must be as
+            many as columns, unless ``Memory(classes=..)`` names them. Floats that are whole numbers
+            from 0 to C-1 are integers. ``resmem.tokens`` leaves out rows without a label.
         ids : int array (n,), optional
             Unique and non-negative; default 0 to n-1.
         copy : bool
@@ -391,8 +414,10 @@ class Memory:
             To which group a row belongs, such as a patient or a document, for ``exclude_groups``;
             -1 for none, the default.
 
-        If all columns of a DataFrame have names, the memory keeps them (``embedding_names_``,
-        ``output_names_``), and refuses later ones with other names, or in another order.
+        Tables and columns of pandas, Polars and Arrow are taken as arrays, and so is a column that
+        holds a vector per row. If all columns of a table have names, the memory keeps them
+        (``embedding_names_``, ``output_names_``), and refuses later ones with other names, or in
+        another order.
 
         Arrays mapped from files, and data sets that are sliced like arrays, are read block by
         block, so that they may be larger than memory.
@@ -746,11 +771,11 @@ class Memory:
         among: Any = None,
         before: Any = None,
         exclude_groups: Any = None,
-    ) -> I64 | F64:
+    ) -> npt.NDArray[Any]:
         """Return the most probable classes (q,), of equally probable ones the first; for regression
         the corrected values.
 
-        Arguments are as for ``correct``.
+        Classes are labels as in ``classes_``. Arguments are as for ``correct``.
         """
         return self._state.corrector(base).predict(
             embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups), threads
@@ -763,6 +788,7 @@ class Memory:
         exclude_ids: Any = None,
         threads: int | None = None,
         base: str | dict[str, Any] | None = None,
+        columns: Any = None,
         *,
         among: Any = None,
         before: Any = None,
@@ -773,7 +799,8 @@ class Memory:
         They are the result of ``correct``, mapped by ``probability_map``. A query that nothing
         corrects has the base model's own probabilities, to the bit; outputs that were given as
         probabilities come back as float32 holds them, without being scaled to sum to 1. Arguments
-        are as for ``correct``.
+        are as for ``correct``: of the chosen ``columns``, (q, t), rows need not sum to 1, and all
+        columns are computed where a map needs them.
         """
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
@@ -782,7 +809,7 @@ class Memory:
             embeddings, Visibility(exclude_ids, among, before, exclude_groups), threads
         )
         simplex_map = corrector.probability_map
-        return corrector.correct(queries, outputs, threads, simplex_map=simplex_map)
+        return corrector.correct(queries, outputs, threads, columns, simplex_map=simplex_map)
 
     # ---------------------------------------------------------------- tuning and proof
 
@@ -861,7 +888,8 @@ class Memory:
         score : str or callable, optional
             Classification: "log_loss" (default), "accuracy", "brier", "calibration_error".
             Regression: "rmse" (default), "mae", "r2". Or a function f(predictions, targets) ->
-            float, which is called with the predictions of each setting; both arrays are read-only.
+            float, which is called with the predictions of each setting (classes in columns as in
+            ``classes_``) and the targets' labels; both arrays are read-only.
         greater_is_better : bool, optional
             Whether a greater score is better; needed if ``score`` is a function.
         folds : int or int array (q,)
@@ -978,7 +1006,7 @@ class Memory:
         ----------
         embeddings : array (q, d)
         outputs : array (q, C), for regression also (q,); None with store="head"
-        targets : int array (q,) of classes; for regression array (q,) or (q, C)
+        targets : array (q,) of labels as in ``fit``; for regression array (q,) or (q, C)
         exclude_ids : int array (q,) or (q, m), optional
             As for ``correct``.
         knn : TuneResult or Settings, optional
@@ -1106,7 +1134,7 @@ class Memory:
         ----------
         embeddings : array (n, d)
         outputs : array (n, C), for regression also (n,); None with store="head"
-        targets : int array (n,) of classes; for regression array (n,) or (n, C)
+        targets : array (n,) of labels as in ``fit``; for regression array (n,) or (n, C)
         exclude_ids, threads
             As for ``correct``.
 
@@ -1205,7 +1233,8 @@ class Memory:
         Returns
         -------
         bool array (q, C)
-            True for the classes in the set; all, if there are too few calibration rows.
+            True for the classes in the set, in the order of ``classes_``; all, if there are too few
+            calibration rows.
 
         Warns
         -----

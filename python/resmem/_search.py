@@ -123,7 +123,8 @@ def search(
     """
     _one_of(metric, "metric", get_args(Metric))
     _one_of(key_dtype, "key_dtype", get_args(CompareAs))
-    plausible.check_names(queries, "queries", plausible.column_names(rows), "rows", "rows.columns")
+    kept = plausible.kept_names("rows", rows)
+    plausible.check_names(queries, "queries", plausible.column_names(rows), "rows", kept)
     k = checks.count(k, "k")
     arrays = {"queries": queries, "rows": rows, "exclude_ids": exclude_ids}
     chosen = choose(device, arrays)

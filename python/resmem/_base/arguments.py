@@ -19,6 +19,7 @@ _FOREIGN_NAMES = {
     "preprocess": ("normalize", "normalise", "scaler"),
     "key_dtype": ("dtype",),
     "head": ("layer", "linear"),
+    "classes": ("labels", "class_names", "classes_"),
 }
 # What to do here instead of giving a parameter that only other libraries have.
 _REPLACEMENTS = {

@@ -1,8 +1,9 @@
 """Conversion of whatever the caller has to the arrays that the core reads.
 
 NumPy arrays, anything with DLPack (bfloat16 included) and anything with ``__array__`` are
-taken. Integers convert; bool, object and complex arrays are refused, as they are nearly
-always a mistake. A float32 C-contiguous array is passed on without a copy.
+taken, tables and columns that hold a vector per row too (``tables.py``). Integers convert; bool,
+object and complex arrays are refused, as they are nearly always a mistake. A float32
+C-contiguous array is passed on without a copy.
 
 Another thread may write to a caller's array during a call. Integers that are used as indexes must
 keep the values that were checked, so they are always copied. Other numbers may change at any
@@ -13,7 +14,7 @@ may hang.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 import resmem._core as _core
-from resmem._base import platform
+from resmem._base import platform, tables
 
 F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
@@ -53,7 +54,10 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
         raise TypeError(f"{name} must be an array, got None")
     if isinstance(value, np.ndarray):
         if hasattr(value, "mask"):
-            raise TypeError(f"{name} is a masked array; fill it or drop its masked rows")
+            raise TypeError(
+                f"{name} is a masked array; drop its masked rows, or fill them, for example with "
+                f"{name}.filled(0)"
+            )
         array = value
     elif isinstance(value, (str, bytes, os.PathLike)):
         raise TypeError(
@@ -67,7 +71,16 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
         get = "cpu" if hasattr(value, "cpu") else "get"
         raise TypeError(f"{name} lies on {_device(value)}; pass {name}.{get}()")
     elif hasattr(value, "toarray"):
-        raise TypeError(f"{name} is a sparse {type(value).__name__}; pass {name}.toarray()")
+        raise TypeError(
+            f"{name} is a sparse {type(value).__name__}; pass {name}.toarray(), or, where that is "
+            "too large, what sklearn.decomposition.TruncatedSVD(64) makes of it"
+        )
+    elif getattr(value, "is_sparse", False) is True or "sparse" in str(
+        getattr(value, "layout", "")
+    ):
+        raise TypeError(f"{name} is a sparse {type(value).__name__}; pass {name}.to_dense()")
+    elif (numbers := tables.from_nullable(value, name)) is not None:
+        array = numbers
     elif hasattr(value, "__dlpack__") and (wide := _from_bfloat16(value)) is not None:
         array = wide
     else:
@@ -75,25 +88,48 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
             only_dlpack = hasattr(value, "__dlpack__") and not hasattr(value, "__array__")
             array = np.from_dlpack(value) if only_dlpack else np.asarray(value)
         except (TypeError, ValueError, RuntimeError, BufferError) as error:
+            hint = "pass a NumPy array or a CPU tensor"
+            if isinstance(value, (list, tuple)):
+                hint = "give all rows as many numbers"
             raise TypeError(
-                f"{name} cannot be read as an array: {type(value).__name__} ({error}); "
-                "pass a NumPy array or a CPU tensor"
+                f"{name} cannot be read as an array: {type(value).__name__} ({error}); {hint}"
             ) from error
     if array.dtype == object and array.ndim == 0:
-        raise TypeError(f"{name} must be an array, got {type(value).__name__}")
-    if array.dtype == object and array.ndim == 2 and hasattr(value, "columns"):
-        others = [str(column) for column in value.columns if not _is_numeric(value[column])]
+        raise TypeError(
+            f"{name} must be an array, got {type(value).__name__}{_to_rows(value, name)}"
+        )
+    if array.dtype == object:
+        array = tables.stacked(array, name)
+    if array.dtype == object and array.ndim == 2 and array.shape[1] > 1 and _names(value):
+        converted = f"numpy.asarray({name}).astype('float64')"
+        if hasattr(value, "iloc"):  # a DataFrame, which keeps its names
+            converted = f"{name}.astype('float64')"
+        others = [str(column) for column in _names(value) if not _is_numeric(value[column])]
         raise TypeError(
             f"{name} must hold real numbers, got columns that do not, {', '.join(others[:5])}; "
-            f"convert all columns, for example with {name}.astype('float64'), or leave these out"
+            f"convert all columns, for example with {converted}, or leave these out"
         )
     is_bfloat16 = array.dtype.kind == "V" and array.dtype.name == "bfloat16"
     return array.astype(np.float32) if is_bfloat16 else array
 
 
+def _names(value: Any) -> Sequence[Any]:
+    """Return the names of a table's columns; none if it is no table."""
+    return tables.names_of(value) or ()
+
+
 def _is_numeric(column: Any) -> bool:
     dtype = getattr(column, "dtype", None)
-    return isinstance(dtype, np.dtype) and dtype.kind in "fiu"
+    return getattr(getattr(dtype, "numpy_dtype", np.asarray(column).dtype), "kind", "O") in "fiu"
+
+
+def _to_rows(value: Any, name: str) -> str:
+    """Return how an object that is no array becomes one, as the end of a message."""
+    if isinstance(value, Mapping):
+        return f"; pass numpy.column_stack(list({name}.values())), a column for each key"
+    if isinstance(value, Set):
+        return "; pass a list, which has an order"
+    return f"; pass numpy.array(list({name}))" if isinstance(value, Iterable) else ""
 
 
 def _device(value: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,16 @@ def progress_function(progress: Any) -> None:
     """Refuse a ``progress`` that is neither None nor callable."""
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be a function of a number of bytes, got {progress!r}")
+
+
+def path(value: Any) -> None:
+    """Refuse what is no path, such as an open file: rows are mapped from a file by its name."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(
+            f"path must be a str or a path, got {type(value).__name__}: rows are mapped from files "
+            "by name; for an open file or bytes, use a path such as "
+            "os.path.join(tempfile.mkdtemp(), 'memory.resmem') and copy that file"
+        )
 
 
 def boolean(value: Any, name: str) -> bool:

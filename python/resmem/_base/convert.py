@@ -27,6 +27,16 @@ from resmem._base.execution import DEFAULT, Execution
 
 _EXACT_INTEGERS = 2**53  # float64 holds every integer up to this one
 _LARGE_LOGIT = 64.0  # |logit| beyond which the row's largest one is subtracted before rounding
+IGNORED = -100  # the label that other libraries give to tokens that have none
+# What makes logits of one column the outputs of two classes, for messages.
+BOTH_COLUMNS = (
+    "for two classes, pass both columns, numpy.hstack([numpy.zeros_like(outputs), outputs])"
+)
+BOTH_PROBABILITIES = (  # the same for probabilities
+    "for the probability of the second of two classes, pass "
+    "numpy.hstack([1 - numpy.asarray(outputs), outputs])"
+)
+TOKENS = "resmem.tokens(embeddings, outputs, targets)"  # what leaves these out, for messages
 _LEAST_PROBABILITY = 2.0**-149  # the smallest positive number of float32
 
 
@@ -60,6 +70,8 @@ def check_dimensions(given: Sequence[int], name: str, shape: str) -> None:
                 f"; for one row per position, pass numpy.reshape({name}, (-1, {got[-1]})); "
                 f"for one row per example, pass numpy.reshape({name}, (len({name}), -1))"
             )
+            if name in ("embeddings", "outputs"):
+                hint += f"; for one row per labelled token, use {TOKENS}"
         elif dimensions == 1 and got[1:] == (1,):
             hint = f"; pass numpy.ravel({name})"
         raise ValueError(f"{name} must have shape {shape}, got {got}{hint}")
@@ -71,6 +83,10 @@ def _to_numbers(dtype: np.dtype[Any], name: str) -> str:
         return f"; convert it, for example with numpy.asarray({name}, dtype='float64')"
     if dtype.kind in "mM":
         return f"; convert it, for example with numpy.asarray({name}).astype('int64')"
+    if dtype.names is not None:
+        return f"; pass its fields, numpy.stack([{name}[field] for field in {name}.dtype.names], 1)"
+    if dtype.kind in "SUT":
+        return f"; numbers as text become numbers by numpy.asarray({name}).astype('float64')"
     if dtype.kind == "c":
         return f"; pass its parts, numpy.hstack([numpy.real({name}), numpy.imag({name})])"
     return ""
@@ -247,8 +263,12 @@ def probabilities(value: Any, name: str, first_row: int = 0) -> F32:
     totals = array.sum(axis=1, dtype=np.float64)
     off = np.abs(totals - 1) > 1e-2
     if off.any():
-        row = int(np.argmax(off))
-        raise ValueError(f"{name}: row {first_row + row} sums to {totals[row]:.6g}, expected 1")
+        row, hint = int(np.argmax(off)), ""
+        if array.shape[1] == 1:
+            hint = f"; {BOTH_PROBABILITIES}"
+        raise ValueError(
+            f"{name}: row {first_row + row} sums to {totals[row]:.6g}, expected 1{hint}"
+        )
     return array
 
 
@@ -289,10 +309,9 @@ def labels(value: Any, classes: int, first_row: int = 0) -> I64:
     if bad.any():
         row, hint = int(np.argmax(bad)), ""
         if classes == 1:
-            hint = (
-                "; for two classes, pass both columns, "
-                "numpy.hstack([numpy.zeros_like(outputs), outputs])"
-            )
+            hint = f"; {BOTH_COLUMNS}"
+        elif array[row] == IGNORED:
+            hint = f"; to leave out rows labelled {IGNORED}, use {TOKENS}"
         elif array.min() > 0 and array.max() == classes:
             hint = "; for classes counted from 1, pass numpy.asarray(targets) - 1"
         raise ValueError(
@@ -300,19 +319,6 @@ def labels(value: Any, classes: int, first_row: int = 0) -> I64:
             f"columns, so classes are 0 to {classes - 1}{hint}"
         )
     return array
-
-
-def check_class_layout(targets: Any) -> None:
-    """Refuse targets that cannot be the classes (n,) of rows."""
-    shape = tuple(targets.shape)
-    if len(shape) != 1:
-        hint = ""
-        if shape[1:] == (1,):
-            hint = "; pass numpy.ravel(targets)"
-        elif len(shape) == 2:
-            hint = "; for one column per class, pass numpy.argmax(targets, axis=1)"
-        raise ValueError(f"targets must have shape (n,), got {shape}{hint}")
-    integers(targets[:0], "targets", "(n,)")
 
 
 def row_ids(value: Any, n: int, of: str = "embeddings") -> I64:

@@ -308,15 +308,16 @@ def _row_files(options: Namespace) -> list[str]:
 
 def _training(options: Namespace, memory: resmem.Memory, with_ids: bool = True) -> _Training:
     """Return the rows that the options name; ``with_ids=False`` leaves --ids out."""
+    without = memory.store == "head" or memory.output_kind == "none"
     if memory.store == "head" and options.outputs is not None:
         raise ValueError("--outputs must be left out: the head of this memory computes them")
     for name in ("embeddings", "outputs", "targets"):
-        if getattr(options, name) is None and (name, memory.store) != ("outputs", "head"):
+        if getattr(options, name) is None and not (name == "outputs" and without):
             raise ValueError(f"--{name} is missing: rows have embeddings, outputs and targets")
     return _Training(
         inputs.rows(options.embeddings, "embeddings"),
         inputs.optional(options.outputs, "outputs"),
-        inputs.rows(options.targets, "targets"),
+        inputs.labels(options.targets),
         inputs.optional(options.ids, "ids") if with_ids else None,
     )
 
@@ -346,6 +347,8 @@ def _check_new_memory(path: str, force: bool, verb: str) -> None:
 def _parameters(options: Namespace) -> dict[str, Any]:
     """Return the arguments for Memory; it has defaults for options that are not given."""
     given = {name: getattr(options, name) for name in SETTINGS}
+    if options.classes is not None:
+        given["classes"] = inputs.labels(options.classes, "classes")
     if options.head_weight is not None:
         weight = inputs.array(options.head_weight, "head_weight")
         bias = np.zeros(len(weight), np.float32)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,43 @@ def rows(text: str, option: str) -> Rows:
 def optional(text: str | None, option: str) -> Rows | None:
     """Return the array of an option that may be left out."""
     return None if text is None else rows(text, option)
+
+
+def labels(text: str, option: str = "targets") -> Rows:
+    """Return the labels or values that ``text`` names, as ``rows`` does, or a column of a .csv
+    file: its only one, without a header, or the one that `FILE:NAME` names in a header."""
+    file, name = split(text)
+    if not file.lower().endswith(".csv"):
+        return rows(text, option)
+    column = _column(file, name, option)
+    for kind in (int, float):  # the first that all values are
+        with suppress(ValueError, OverflowError):
+            return np.array([kind(value) for value in column], dtype=np.dtype(kind))
+    return np.array(column, dtype=np.str_)
+
+
+def _column(file: str, name: str | None, option: str) -> list[str]:
+    """Return the values of a column of a .csv file."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as opened:
+            lines = list(csv.reader(opened))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{option}: {file!r} must be UTF-8 text with commas ({error})") from error
+    if name is None:
+        at, width = 0, 1
+    else:
+        header, *lines = lines or [[]]
+        if name not in header:
+            raise ValueError(f"{option}: {file!r} has no column {name!r}, but {_listed(header)}")
+        at, width = header.index(name), len(header)
+    for number, line in enumerate(lines):
+        if len(line) != width:
+            raise ValueError(
+                f"{option}: {file!r} must have {width} values a line, got {len(line)} in line "
+                f"{number + 1 + (name is not None)}; one of several columns is FILE:NAME, by the "
+                "name in the first line"
+            )
+    return [line[at] for line in lines]
 
 
 def array(text: str, option: str) -> npt.NDArray[Any]:

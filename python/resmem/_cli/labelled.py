@@ -35,7 +35,8 @@ class LabelledRows:
                 raise ValueError(
                     f"{dashed} is missing: the rows have embeddings and targets{instead}"
                 )
-        self.embeddings, self.outputs, self.targets = (given(name) for name in ROWS)
+        self.embeddings, self.outputs = given("embeddings"), given("outputs")
+        self.targets = inputs.labels(getattr(options, prefix + "targets"))
         self.excluded = None
         if not prefix:
             self.excluded = inputs.optional(options.exclude_ids, "exclude_ids")

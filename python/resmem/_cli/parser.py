@@ -17,7 +17,8 @@ _ARRAY = "FILE[:NAME]"
 _ARRAYS = (
     f"Arrays are given as {_ARRAY}: a .npy, .npz or .safetensors file, and which of several arrays "
     "in it, by default the one called like the option. Files are mapped, not read, where they can "
-    "be, so they may be larger than memory."
+    "be, so they may be larger than memory. Targets may be a column of a .csv file: without NAME "
+    "its only one, without a header; with NAME that of a table with a header."
 )
 
 
@@ -58,7 +59,7 @@ def _fit(commands: _Commands) -> None:
     _add_rows(fit, required=True)
     more = fit.add_argument_group("parameters", "those of resmem.Memory, with its defaults")
     more.add_argument("--task", metavar="TASK", help="classification or regression")
-    more.add_argument("--output-kind", metavar="KIND", help="logits, probabilities or values")
+    more.add_argument("--output-kind", metavar="KIND", help="logits, probabilities, values or none")
     more.add_argument("-k", "--k", type=int, metavar="N", help="neighbours per query")
     more.add_argument("--sigma", type=_sigma, help="length scale of the weights, or auto")
     more.add_argument("--temperature", type=float, metavar="T", help="softmax temperature")
@@ -83,6 +84,9 @@ def _fit(commands: _Commands) -> None:
     more.add_argument("--gate", metavar="STEPS", help="how the strength depends on the query")
     more.add_argument(
         "--residuals", metavar="KIND", help="in-sample or out-of-fold, to be recorded"
+    )
+    more.add_argument(
+        "--classes", type=Source, metavar=_ARRAY, help="the label of each column of outputs"
     )
 
 
@@ -192,7 +196,7 @@ def _predict(commands: _Commands) -> None:
         "--columns",
         type=Source,
         metavar=_ARRAY,
-        help="columns (t,) to return; for correct and correction",
+        help="columns (t,) to return; for proba, correct and correction",
     )
     _add_query_options(predict)
     predict.add_argument("-k", "--k", type=int, metavar="N", help="instead of the memory's own")

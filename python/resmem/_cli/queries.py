@@ -25,14 +25,15 @@ class Queries:
         self._memory, self._what = memory, options.what
         self._settings: dict[str, Any] = {"threads": options.threads}
         if options.columns is not None:
-            if self._what not in ("correct", "correction"):
-                raise ValueError("--columns goes with --what correct and --what correction")
+            if self._what not in ("proba", "correct", "correction"):
+                raise ValueError("--columns goes with --what proba, correct or correction")
             self._settings["columns"] = inputs.array(options.columns, "columns")
         if self._what == "proba" and memory.task != "classification":
             raise ValueError("--what proba is for classification; --what predict gives values")
         self._embeddings = inputs.rows(options.embeddings, "embeddings")
         uses_outputs = self._what in ("predict", "proba", "correct")
-        if uses_outputs and options.outputs is None and memory.store != "head":
+        without = memory.store == "head" or memory.output_kind == "none"
+        if uses_outputs and options.outputs is None and not without:
             raise ValueError(f"--outputs is missing: {self._what} needs the base model's outputs")
         self._outputs = self._beside(options.outputs if uses_outputs else None, "outputs")
         self._excluded = self._beside(options.exclude_ids, "exclude_ids")

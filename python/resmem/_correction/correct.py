@@ -10,7 +10,16 @@ import numpy as np
 
 import resmem._core as _core
 from resmem._base import checks, convert
-from resmem._base.arrays import F64, I64, Keys, float_state, read_block, release_pages, sliceable
+from resmem._base.arrays import (
+    F64,
+    I64,
+    Array,
+    Keys,
+    float_state,
+    read_block,
+    release_pages,
+    sliceable,
+)
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution, execution_of
 from resmem._correction.gate import OPEN, Feature, Gate
@@ -203,7 +212,7 @@ class Corrector:
 
     def predict(
         self, embeddings: Any, outputs: Any, visible: Visibility, threads: int | None
-    ) -> I64 | F64:
+    ) -> Array:
         """See ``Memory.predict``."""
         queries = self.queries_for(embeddings, visible, threads)
         if self.spec.task == "regression":
@@ -215,7 +224,7 @@ class Corrector:
             simplex_map = None
         blocks = self.correct_blocks(queries, outputs, threads, simplex_map=simplex_map)
         parts = [np.argmax(part, axis=1) for part in blocks]
-        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+        return self.spec.labelled(np.concatenate([np.empty(0, dtype=np.int64), *parts]))
 
     def queries_for(
         self, embeddings: Any, visible: Visibility, threads: int | None
@@ -280,6 +289,8 @@ class Corrector:
                 keys, largest = queries.queries(block)
                 select = None if columns is None else _columns_of(columns, block)
                 base = whole = None
+                mapped = None if simplex_map is None else select  # a map reads all columns
+                select = None if simplex_map is not None else select
                 if with_base:
                     base = whole = self.base(keys, given, block, execution)
                     if select is not None:
@@ -294,6 +305,8 @@ class Corrector:
                     corrected = self.aggregate(*near, base, select, execution, strengths)
                 if simplex_map is not None:
                     simplex_map.apply(corrected, before, self.strength, execution)
+                if mapped is not None:
+                    corrected = np.take_along_axis(corrected, mapped, axis=1)
             yield corrected
             del corrected
             queries.forget(block)
@@ -381,6 +394,8 @@ class Corrector:
         """
         if outputs is None and self.spec.store.layer is not None:
             return None
+        if self.spec.says_nothing:
+            return self.spec.silent_outputs(outputs, q, self.rows.columns, self.rows.flat)
         plausible.check_names(outputs, "outputs", self.rows.output_names)
         given = self.spec.sliceable_outputs(outputs)
         if len(given.shape) == 0:

@@ -177,6 +177,7 @@ class _Summary:
     ) -> None:  # fmt: skip
         self._comparison, self._rows, self._tallies = comparison, rows, tallies
         self._nearest, self._grouping = nearest, grouping
+        self._labels = comparison.corrector.spec.labels
         self._base, self._last = tallies["base"], list(tallies.values())[-1]
         names = {method.kind: method.name for method in comparison.methods}
         # The first is what gains by group and by distance are measured over.
@@ -216,6 +217,7 @@ class _Summary:
             memory=_memory_facts(comparison.judged),
             groups=None if self._grouping is None else len(self._grouping.labels),
             least_gain=None if self._grouping is None else self._least_gain(*self._grouping),
+            classes=None if self._labels is None else self._labels.names,
         )
 
     def _result(self, kind: str, name: str, bins: int) -> MethodResult:
@@ -238,6 +240,7 @@ class _Summary:
         return [
             {
                 "class": int(c),
+                **({} if self._labels is None else {"label": self._labels.names[c]}),
                 "rows": int(rows[c]),
                 **{
                     name: {

@@ -51,7 +51,7 @@ class Explanation:
     weights : float64 (q, k)
         They sum to 1 (0 for a query without neighbours).
     targets : int64 (q, k), float64 (q, k) or (q, k, C)
-        The neighbours' classes or values; padding is -1 or NaN.
+        The neighbours' classes, as numbers of columns, or values; padding is -1 or NaN.
     columns : int64 (q, t)
         The output columns (classes) explained.
     contributions : float64 (q, k, t)
@@ -66,6 +66,9 @@ class Explanation:
         given or not; with method="targets" and outputs, what was added to these.
     base, corrected : float64 (q, t) or None
         ``Memory.correct`` at strength 0 and at the memory's strength; None without outputs.
+    classes : array (C,) or None
+        What targets call the columns, as ``Memory.classes_``, where that is not 0 to C-1. The
+        printed table names classes by it.
     """
 
     ids: I64
@@ -78,6 +81,7 @@ class Explanation:
     correction: F64
     base: F64 | None = None
     corrected: F64 | None = None
+    classes: npt.NDArray[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,12 +93,19 @@ class Explanation:
         if not isinstance(query, slice):
             at = range(len(self))[query]
             query = slice(at, at + 1)
-        return Explanation(**{name: array[query] for name, array in self._arrays().items()})
+        parts = {name: array[query] for name, array in self._arrays().items()}
+        return Explanation(**parts, classes=self.classes)
 
     def _arrays(self) -> dict[str, Any]:
-        """Return the arrays that are not None, by name."""
+        """Return the arrays with a row per query that are not None, by name."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: array for name, array in arrays.items() if array is not None}
+        return {
+            name: array for name, array in arrays.items() if array is not None and name != "classes"
+        }
+
+    def name_of(self, column: int) -> str:
+        """Return what targets call a column, as text."""
+        return str(column if self.classes is None else self.classes[column])
 
     def __repr__(self) -> str:
         q, k, t = self.contributions.shape
@@ -148,7 +159,9 @@ def explain_rows(
     explainer = _Explainer(corrector, queries, given, selected, width, execution)
     target = rows.columns if corrector.spec.task == "regression" else 1
     row_bytes = 8 * queries.k * (2 * width + target + 8) + 32 * rows.columns
-    return _concatenated([explainer.block(b) for b in [*blocks(q, row_bytes)] or [slice(0, 0)]])
+    parts = [explainer.block(b) for b in [*blocks(q, row_bytes)] or [slice(0, 0)]]
+    labels = corrector.spec.labels
+    return _concatenated(parts, None if labels is None else labels.array)
 
 
 @dataclass(frozen=True)
@@ -252,7 +265,8 @@ class _Explainer:
 
 
 def _has_base(corrector: Corrector, outputs: Any) -> bool:
-    return outputs is not None or corrector.spec.store.layer is not None
+    spec = corrector.spec
+    return outputs is not None or spec.store.layer is not None or spec.says_nothing
 
 
 def by_segment(rows: Snapshot, positions: I64) -> Iterator[SegmentRows]:
@@ -275,14 +289,14 @@ def targets_of(corrector: Corrector, positions: I64) -> npt.NDArray[Any]:
     return found
 
 
-def _concatenated(parts: list[Explanation]) -> Explanation:
+def _concatenated(parts: list[Explanation], classes: npt.NDArray[Any] | None) -> Explanation:
     """Return the explanations of several blocks as one."""
     first, *more = (part._arrays() for part in parts)
     joined: dict[str, Any] = {
         name: np.concatenate([array, *(arrays[name] for arrays in more)])
         for name, array in first.items()
     }
-    return Explanation(**joined)
+    return Explanation(**joined, classes=classes)
 
 
 def _table(query: Explanation) -> str:
@@ -290,7 +304,8 @@ def _table(query: Explanation) -> str:
     there, spread = int((query.ids[0] >= 0).sum()), query.spread.any()
     left = ["id", "distance", "weight", "target"] + (["any column"] if spread else [])
     blank = [""] * (len(left) - 1)
-    table = [left + [f"column {c}" for c in query.columns[0]]]
+    named = "column " if query.classes is None else ""
+    table = [left + [named + query.name_of(c) for c in query.columns[0]]]
     for name in ("base", "correction", "corrected"):
         values = getattr(query, name)
         if values is not None:
@@ -302,7 +317,7 @@ def _table(query: Explanation) -> str:
                 str(query.ids[0, j]),
                 _number(query.distances[0, j]),
                 _number(query.weights[0, j]),
-                _number(target) if np.ndim(target) == 0 else f"({len(target)} values)",
+                _target(query, target),
                 *([f"{query.spread[0, j]:+.4g}"] if spread else []),
                 *(f"{v:+.4g}" for v in query.contributions[0, j]),
             ]
@@ -312,6 +327,12 @@ def _table(query: Explanation) -> str:
         weight = query.weights[0, _NEIGHBOURS_SHOWN:].sum()
         lines.append(f"and {there - _NEIGHBOURS_SHOWN} more, of weight {weight:.4g} together")
     return "\n".join(lines)
+
+
+def _target(query: Explanation, target: Any) -> str:
+    if query.classes is not None:
+        return query.name_of(int(target))
+    return _number(target) if np.ndim(target) == 0 else f"({len(target)} values)"
 
 
 def _number(value: Any) -> str:

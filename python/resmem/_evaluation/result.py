@@ -80,8 +80,9 @@ class Evaluation:
         neighbours alone, and the interpolation (unless the memory is that one). Of these, the first
         is what the neighbours add. Published sums are not among them.
     by_class : list of dict, or None
-        For each class that occurs: "class", "rows", a dict {"accuracy", "log_loss"} under the name
-        of each method, and how many rows the last method "corrected" and "harmed".
+        For each class that occurs: "class" (the number of its column), "rows", a dict {"accuracy",
+        "log_loss"} under the name of each method, and how many rows the last method "corrected" and
+        "harmed"; where ``classes`` are given, its "label" too.
     by_output : list of dict, or None
         For each column of a regression with several: "output" (its name, or number), and a dict
         {"rmse", "mae", "r2"} under the name of each method.
@@ -114,6 +115,8 @@ class Evaluation:
         The number of groups, by which the intervals of all gains are then clustered.
     least_gain : dict or None
         Of all groups the one whose mean gain is least, as in ``by_group``.
+    classes : tuple or None
+        What targets call the columns, as ``Memory.classes_``, where that is not 0 to C-1.
     """
 
     task: str
@@ -132,6 +135,7 @@ class Evaluation:
     memory: dict[str, Any]
     groups: int | None = None
     least_gain: dict[str, Any] | None = None
+    classes: tuple[Any, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the explanation as JSON can hold it: NaN is None, infinities are "inf"

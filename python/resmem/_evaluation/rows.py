@@ -10,6 +10,7 @@ import numpy.typing as npt
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, picked_rows, read_block, release_pages, sliceable
 from resmem._base.execution import Execution
+from resmem._base.labels import check_class_layout
 from resmem._correction.correct import Corrector, SearchedQueries
 from resmem._correction.own_rows import MemoryRows
 from resmem._evaluation.explain import Explanation, explain_rows
@@ -162,14 +163,13 @@ class GivenTargets:
 
     def __init__(self, corrector: Corrector, targets: Any, q: int) -> None:
         rows = corrector.rows
-        if corrector.spec.task == "regression":
-            plausible.check_order(targets, rows.output_names, "memory.output_names_")
+        plausible.check_order(targets, rows.output_names, "memory.output_names_")
         self._given = sliceable(targets, "targets")
         self._q, self._columns, self._spec = q, rows.columns, corrector.spec
         self.classes: I64 | None = None  # filled in as blocks are read; None for regression
         self._deviations = SquaredDeviations(rows.columns)
         if corrector.spec.task == "classification":
-            convert.check_class_layout(self._given)
+            check_class_layout(self._given, rows.columns)
             self.classes = np.empty(q, dtype=np.int64)
         else:
             convert.check_layout(self._given, "targets", "(n,)" if rows.flat else "(n, C)")
@@ -191,7 +191,7 @@ class GivenTargets:
         part = read_block(self._given, block, "targets")
         release_pages(self._given, block)
         if self.classes is not None:
-            self.classes[block] = convert.labels(part, self._columns, block.start)
+            self.classes[block] = self._spec.class_numbers(part, self._columns, block.start)
             return self.classes[block]
         values = self._spec.values(part, "targets", block.start)
         self._deviations.add(values)

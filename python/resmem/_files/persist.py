@@ -37,7 +37,11 @@ EXPORTS = (".npz", ".safetensors")  # suffixes of the files that ``export.py`` r
 
 # What earlier versions do not know, and would leave out: a file that has it says so in a section
 # that every reader must know, so that these refuse the file.
-_NEEDED = {"targets": ("method", "residual"), "gate": ("gate", "none")}
+_NEEDED = {
+    "targets": ("method", "residual"),
+    "gate": ("gate", "none"),
+    "classes": ("classes", None),
+}
 _UPDATES = "updates"  # the same for removed rows that have the id of another row
 
 _LAST_ID = 2**63 - 1

@@ -213,7 +213,7 @@ def corrections(
     *,
     images: Images | None = None,
     row_images: Images | None = None,
-    classes: Sequence[Any] | None = None,
+    classes: Any = None,
     count: int = 3,
     neighbours: int = 5,
     figure: Figure | SubFigure | None = None,
@@ -239,7 +239,7 @@ def corrections(
         Images of evaluated rows by row, and of stored rows by id: (h, w) or (h, w, 3).
         Without both, neighbours are bars with labels.
     classes : sequence of str, optional
-        Names of the classes.
+        Names of the classes; by default what targets call them, or their numbers.
     count, neighbours : int
         Most examples of each kind, and most neighbours of an example; defaults 3 and 5.
     figure : matplotlib Figure or SubFigure, optional
@@ -253,6 +253,7 @@ def corrections(
     findings.check_types(evaluation=evaluation)
     if (images is None) != (row_images is None):
         raise ValueError("images and row_images go together, one is missing")
+    classes = explanation.classes if classes is None else classes
     found = changes(explanation, evaluation, rows, classes, count, neighbours)
     unit = "points of probability" if is_classes(explanation) else "units of the value"
     factor = 100 if is_classes(explanation) else 1

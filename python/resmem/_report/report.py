@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from resmem._core import __version__
@@ -28,7 +27,7 @@ def report(
     explanation: Explanation | None = None,
     *,
     rows: Any = None,
-    classes: Sequence[Any] | None = None,
+    classes: Any = None,
     images: Any = None,
     row_images: Any = None,
     title: str = "Does the residual memory help?",
@@ -55,7 +54,8 @@ def report(
         evaluation changed most. With an evaluation, the report shows the examples that the
         evaluation lists as corrected and harmed; without one, the first examples.
     rows, classes, images, row_images
-        As for ``resmem.plot.corrections``; ``classes`` names the classes in the whole report.
+        As for ``resmem.plot.corrections``; ``classes`` names the classes in the whole report, by
+        default as targets call them.
     title : str
     date : str, optional
         Text printed as the date. Nothing else in the file tells when it was made.
@@ -74,6 +74,9 @@ def report(
     findings.check_types(tuning=tuning, evaluation=evaluation, explanation=explanation)
     if tuning is None and evaluation is None and explanation is None:
         raise ValueError("nothing to report: give tuning, evaluation or explanation")
+    if classes is None:
+        found = next((each for each in (evaluation, explanation) if each is not None), None)
+        classes = None if found is None else found.classes
     parts = []
     if tuning is not None or evaluation is not None:
         parts.append(sections.verdict_section(tuning, evaluation))

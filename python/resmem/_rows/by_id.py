@@ -28,7 +28,7 @@ class Rows:
     outputs : array (m, C) or (m,), or None
         The base model's outputs as they were given, in float32, for regression in float64; None if
         the store keeps none of them (all but "dense").
-    targets : int64 array (m,), for regression float64 (m, C) or (m,)
+    targets : array (m,) of classes, as in ``Memory.classes_``; for regression (m, C) or (m,)
     attributes : dict
         "weights", "times" and "groups" (m,), those that some rows of the memory were given; rows
         that were not given a weight or a group have 1 and -1.

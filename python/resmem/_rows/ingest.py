@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import resmem._core as _core
-from resmem._base import checks, convert
+from resmem._base import checks, convert, labels
 from resmem._base.arrays import (
     F64,
     I64,
@@ -66,18 +66,23 @@ class Incoming:
         groups: Any = None,
     ) -> None:
         self.spec = spec
-        self.names = plausible.column_names(embeddings), plausible.column_names(outputs)
+        self.names: tuple[tuple[str, ...] | None, ...] = tuple(
+            plausible.column_names(table) for table in (embeddings, outputs)
+        )
         if like is not None:
             plausible.check_names(embeddings, "embeddings", like.embedding_names)
             plausible.check_names(outputs, "outputs", like.output_names)
-        if spec.task == "regression":
-            plausible.check_order(targets, self.names[1], "outputs.columns")
+        plausible.check_order(targets, self.names[1], plausible.kept_names("outputs", outputs))
         self.embeddings = sliceable(embeddings, "embeddings")
         self.targets = sliceable(targets, "targets")
         convert.check_embedding_layout(self.embeddings, "embeddings", like.d if like else None)
         self.n, self.d = self.embeddings.shape
         self.key_width = spec.preprocess.width(self.d)
-        if spec.store.layer is not None:
+        self.flat = len(self.targets.shape) == 1 and spec.task == "regression"
+        if spec.says_nothing:
+            self.columns = self._columns_of_targets(targets, like)
+            self.outputs = spec.silent_outputs(outputs, self.n, self.columns, self.flat)
+        elif spec.store.layer is not None:
             self.columns = spec.store.layer.columns(self.d, outputs)
         else:
             self.outputs = spec.sliceable_outputs(outputs)
@@ -85,9 +90,15 @@ class Incoming:
                 plausible.check_roles(self.outputs, self.targets)
             self.columns = spec.column_count(self.outputs, like.columns if like else None)
             checks.same_length("outputs", self.outputs.shape[0], "embeddings", self.n)
-        self.flat = len(self.targets.shape) == 1 and spec.task == "regression"
+        widths = self.d, self.columns
+        self.names = tuple(  # a column that holds vectors has one name
+            names if len(names or ()) == width else None
+            for names, width in zip(self.names, widths, strict=True)
+        )
         self._check_targets()
         checks.same_length("targets", self.targets.shape[0], "embeddings", self.n)
+        if spec.task == "classification" and (like is None or like.never_held):
+            self._find_labels(targets)
         if spec.task == "regression" and self._width(self.targets) != self._width(self.outputs):
             shapes = f"targets {tuple(self.targets.shape)} and outputs {tuple(self.outputs.shape)}"
             hint = ""
@@ -117,7 +128,32 @@ class Incoming:
         if self.spec.task == "regression":
             convert.check_layout(self.targets, "targets", "(n,)" if self.flat else "(n, C)")
         else:
-            convert.check_class_layout(self.targets)
+            labels.check_class_layout(self.targets, self.columns)
+
+    def _columns_of_targets(self, targets: Any, like: Snapshot | None) -> int:
+        """Return the number of columns where there are no outputs."""
+        if len(self.targets.shape) not in (1, 2):
+            shape = tuple(self.targets.shape)
+            raise ValueError(f"targets must have shape (n,) or (n, C), got {shape}")
+        if self.spec.task == "regression":
+            return self._width(self.targets)
+        if like is not None and not like.never_held:
+            return like.columns
+        if self.spec.labels is not None:
+            return len(self.spec.labels)
+        return labels.found(targets, self.targets, None)[1]
+
+    def _find_labels(self, targets: Any) -> None:
+        """Set what targets call the columns, in ``spec``: the labels given, or those they hold."""
+        table = self.spec.labels
+        if table is None:
+            table, _ = labels.found(targets, self.targets, self.columns)
+        elif len(table) != self.columns:
+            raise ValueError(
+                f"classes must name each of the {self.columns} columns of outputs, got "
+                f"{len(table)} labels"
+            )
+        self.spec = replace(self.spec, labels=labels.plain_as_none(table))
 
     @staticmethod
     def _width(values: Any) -> int:
@@ -217,7 +253,7 @@ class Incoming:
 
     def _checked_targets(self, part: Array, first: int) -> Array:
         if self.spec.task == "classification":
-            return convert.labels(part, self.columns, first)
+            return self.spec.class_numbers(part, self.columns, first)
         return self.spec.values(part, "targets", first)
 
     def refuse_other_shape(self, into: Snapshot) -> None:

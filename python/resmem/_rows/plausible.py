@@ -16,6 +16,7 @@ import resmem._core as _core
 from resmem._base.arrays import F64, I64, Array, Keys, read_block
 from resmem._base.errors import warn
 from resmem._base.sample import sample
+from resmem._base.tables import names_of
 from resmem._keys.stored import widen_keys
 from resmem._rows.snapshot import Snapshot
 
@@ -199,13 +200,10 @@ def column_names(table: Any) -> tuple[str, ...] | None:
     """Return the column names of a table, such as a DataFrame; None unless all have one."""
     if isinstance(table, np.ndarray):
         return None
-    for attribute in ("columns", "column_names"):
-        names = getattr(table, attribute, None)
-        if names is None or callable(names) or not hasattr(names, "__len__"):
-            continue
-        if len(names) and all(isinstance(name, str) for name in names):
-            return tuple(map(str, names)) if sum(map(len, names)) <= _MOST_NAME_LETTERS else None
-    return None
+    names = names_of(table)
+    if not names or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(map(str, names)) if sum(map(len, names)) <= _MOST_NAME_LETTERS else None
 
 
 def check_names(
@@ -223,7 +221,7 @@ def check_names(
     if missing:
         raise ValueError(
             f"{name} must have the columns that {source} had, column {missing[0]!r} is missing; "
-            f"rename the columns, or pass {name}.to_numpy() if they mean the same in this order"
+            f"rename the columns, or pass numpy.asarray({name}) if they mean the same in this order"
         )
     at = next((i for i, column in enumerate(known) if names[i] != column), len(known))
     got = f"column {at} is {names[at]!r}"
@@ -231,8 +229,20 @@ def check_names(
     kept = kept or f"memory.{name[:-1]}_names_"
     raise ValueError(
         f"{name} must have the columns that {source} had in their order, {got}; pass "
-        f"{name}[list({kept})]"
+        f"{_ordered(table, name, kept)}"
     )
+
+
+def kept_names(name: str, table: Any) -> str:
+    """Return the expression that gives the names of a table's columns, for ``kept``."""
+    return f"{name}.{'column_names' if hasattr(table, 'column_names') else 'columns'}"
+
+
+def _ordered(table: Any, name: str, kept: str) -> str:
+    """Return the expression that takes a table's columns in the order of the names ``kept``."""
+    if hasattr(table, "column_names"):  # a table of Arrow
+        return f"{name}.select(list({kept}))"
+    return f"{name}[list({kept})]"
 
 
 def check_order(targets: Any, outputs: tuple[str, ...] | None, kept: str) -> None:
@@ -246,5 +256,5 @@ def check_order(targets: Any, outputs: tuple[str, ...] | None, kept: str) -> Non
     at = next(i for i, column in enumerate(outputs) if names[i] != column)
     raise ValueError(
         f"targets must have the columns of outputs in their order, column {at} is {names[at]!r} "
-        f"and not {outputs[at]!r}; pass targets[list({kept})]"
+        f"and not {outputs[at]!r}; pass {_ordered(targets, 'targets', kept)}"
     )

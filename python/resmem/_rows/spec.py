@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 import resmem._core as _core
-from resmem._base import convert
-from resmem._base.arrays import F64, sliceable, to_numpy
+from resmem._base import convert, labels
+from resmem._base.arrays import F64, I64, Array, sliceable, to_numpy
 from resmem._base.execution import Execution
+from resmem._base.labels import LabelTable
 from resmem._keys.preprocess import NO_PREPROCESS, Preprocess
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.segment import Schema, Segment
@@ -35,6 +36,7 @@ class Spec:
     key_dtype: KeyDtype
     store: Store
     preprocess: Preprocess = NO_PREPROCESS
+    labels: LabelTable | None = None  # what targets call the columns; None: 0 to C-1
 
     def schema(self, d: int, columns: int) -> Schema:
         """Return names, dtypes and row shapes of a segment's arrays, for embeddings (n, d)."""
@@ -55,11 +57,38 @@ class Spec:
         """Return the temperature as the core takes it: 0 if outputs are no logits."""
         return temperature if self.output_kind == "logits" else 0.0
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether there is no base model: outputs are left out, and are the same for all rows."""
+        return self.output_kind == "none"
+
     def sliceable_outputs(self, outputs: Any) -> Any:
         """Return outputs as an object that rows can be sliced from."""
         if outputs is None:
-            raise ValueError("outputs are missing; only store='head' does without them")
+            raise ValueError(
+                "outputs are missing; without a base model use output_kind='none'; else only "
+                "store='head' does without them"
+            )
         return sliceable(outputs, "outputs")
+
+    def silent_outputs(self, outputs: Any, n: int, columns: int, flat: bool = False) -> Array:
+        """Return the outputs of no base model, which takes no memory: each class is as probable
+        as any other, and each value is 0."""
+        if outputs is not None:
+            raise ValueError(
+                "outputs must be None with output_kind='none', which has no base model, got "
+                f"{type(outputs).__name__}"
+            )
+        value = np.float32(1 / columns) if self.task == "classification" else np.float64(0)
+        return np.broadcast_to(value, (n,) if flat else (n, columns))
+
+    def class_numbers(self, targets: Array, columns: int, first_row: int = 0) -> I64:
+        """Return the classes (b,), numbers of columns, of targets as the caller gives them."""
+        return labels.class_numbers(self.labels, columns, targets, first_row)
+
+    def labelled(self, numbers: I64) -> Array:
+        """Return what targets call these columns."""
+        return numbers if self.labels is None else self.labels.labels(numbers)
 
     def column_count(self, outputs: Any, like: int | None) -> int:
         """Return the number of columns of outputs; refuse a number other than ``like``."""
@@ -79,14 +108,20 @@ class Spec:
             shape = tuple(outputs.shape)
             raise ValueError(f"outputs must have at least one column, got shape {shape}")
         if like is not None and columns != like:
-            raise ValueError(f"outputs must have {like} columns as in fit, got {columns}")
+            hint = ""
+            if self.task == "classification" and (columns, like) == (1, 2):
+                logits = self.output_kind == "logits"
+                hint = f"; {convert.BOTH_COLUMNS if logits else convert.BOTH_PROBABILITIES}"
+            raise ValueError(f"outputs must have {like} columns as in fit, got {columns}{hint}")
         return columns
 
     def outputs(self, outputs: Any, first_row: int = 0) -> npt.NDArray[Any]:
         """Return checked outputs (n, C): float32 for classification, else float64."""
         if self.output_kind == "logits":
             return convert.logits(outputs, "outputs", first_row)
-        if self.output_kind == "probabilities":
+        if self.output_kind == "probabilities" or (
+            self.says_nothing and self.task == "classification"
+        ):
             return convert.probabilities(outputs, "outputs", first_row)
         return self.values(outputs, "outputs", first_row)
 

@@ -6,13 +6,15 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem._base import checks, convert
+from resmem._base import checks, labels
 from resmem._base.arrays import F64, I64, distinct, to_numpy
+from resmem._base.labels import LabelTable
 from resmem._scores.folds import fold_numbers
 
 Output: TypeAlias = Literal[
@@ -47,8 +49,9 @@ def out_of_fold(
         ``copy.deepcopy``. A function ``f(X_train, y_train, X_test)`` gives outputs (m,) or (m, C).
     X : array, sparse matrix, DataFrame or list
         The n rows that the models read.
-    targets : int array (n,); for regression array (n,) or (n, C)
-        Classes 0 to C-1, or values.
+    targets : array (n,) of labels; for regression array (n,) or (n, C)
+        Classes 0 to C-1, other labels such as text, which stand in ascending order for columns, or
+        values.
     folds : int or int array (n,), default 5
         The number of folds, or the fold of each row, so that rows of one group stay together.
         With a number, every class is spread evenly over the folds if targets are integers (n,).
@@ -67,8 +70,8 @@ def out_of_fold(
     Returns
     -------
     float64 array (n, C), for regression also (n,)
-        Columns are classes 0 to C-1. A class that a training part lacks has the logit -inf
-        (probability 0) in that fold, with a warning.
+        Columns are classes 0 to C-1, or the labels in ascending order. A class that a training part
+        lacks has the logit -inf (probability 0) in that fold, with a warning.
 
     Examples
     --------
@@ -83,8 +86,9 @@ def out_of_fold(
         raise ValueError(f"targets must have at least two rows, got shape {known.shape}")
     X, n = _with_rows(X), len(known)
     checks.same_length("X", _length(X), "targets", n)
-    train = _trainer(model, output, fit_params, known)
-    numbers = fold_numbers(folds, seed, known)
+    classes = partial(labels.found, targets, known, None)  # read only if the model is a classifier
+    train = _trainer(model, output, fit_params, known, classes)
+    numbers = fold_numbers(folds, seed, _stratified(known, classes))
     result: F64 | None = None
     for fold in distinct(numbers):
         rows, others = np.flatnonzero(numbers == fold), np.flatnonzero(numbers != fold)
@@ -95,6 +99,16 @@ def out_of_fold(
         result[rows] = outputs
     assert result is not None
     return result
+
+
+Classes: TypeAlias = Callable[[], "tuple[LabelTable | None, int]"]  # the labels, and how many
+
+
+def _stratified(targets: npt.NDArray[Any], classes: Classes) -> npt.NDArray[Any]:
+    """Return text and bools (n,) as class numbers, so that folds have the same share of each."""
+    if targets.ndim != 1 or targets.dtype.kind in "iuf":
+        return targets
+    return labels.class_numbers(*classes(), targets)
 
 
 def _check(outputs: npt.NDArray[Any], rows: I64, like: tuple[int, ...], name: str) -> None:
@@ -119,8 +133,9 @@ Train: TypeAlias = Callable[[Any, I64, I64, str], npt.NDArray[Any]]  # X, rows, 
 
 
 def _trainer(
-    model: Any, output: str, fit_params: Mapping[str, Any] | None, targets: npt.NDArray[Any]
-) -> Train:
+    model: Any, output: str, fit_params: Mapping[str, Any] | None, targets: npt.NDArray[Any],
+    classes: Classes,
+) -> Train:  # fmt: skip
     """Return a function that trains a model on some rows and gives its outputs for the others."""
     if output != "auto" and output not in _METHODS:
         raise ValueError(f"output must be 'auto' or one of {', '.join(_METHODS)}, got {output!r}")
@@ -134,7 +149,7 @@ def _trainer(
             }
             trained = _copied(model)
             trained.fit(_take(X, others), targets[others], **part)
-            return _outputs(trained, _take(X, rows), output, targets, name)
+            return _outputs(trained, _take(X, rows), output, classes, name)
 
         return train
     if not callable(model):
@@ -160,9 +175,7 @@ def _copied(model: Any) -> Any:
     return copy.deepcopy(model)
 
 
-def _outputs(
-    model: Any, X: Any, output: str, targets: npt.NDArray[Any], name: str
-) -> npt.NDArray[Any]:
+def _outputs(model: Any, X: Any, output: str, classes_of: Classes, name: str) -> npt.NDArray[Any]:
     """Return a trained estimator's outputs for rows; for a classifier, one column per class."""
     method = _method(model, output)
     with np.errstate(divide="ignore"):  # probability 0 becomes the logit -inf
@@ -173,15 +186,18 @@ def _outputs(
         return values
     if values.ndim == 1:
         values = np.stack([np.zeros(len(values)), values], axis=1)
-    classes = max(int(_classes(targets).max()) + 1, values.shape[1])
+    table, known = classes_of()
+    classes = max(known, values.shape[1])
     seen = np.asarray(getattr(model, "classes_", np.arange(classes)))
+    seen = labels.whole(seen) if table is None else table.numbers(seen)
     if values.shape[1:] != seen.shape or seen.dtype.kind not in "iu":
         raise ValueError(
             f"{type(model).__name__}.{method} must give a column for each class, got shape "
             f"{values.shape} for classes {seen!r}"
         )
     if len(seen) < classes:
-        missing = sorted(set(range(classes)) - set(seen.tolist()))
+        numbers = np.array(sorted(set(range(classes)) - set(seen.tolist())))
+        missing = (numbers if table is None else table.labels(numbers)).tolist()
         warnings.warn(
             f"{name}: the training rows lack class {', '.join(map(str, missing))}; that model "
             "gives it probability 0",
@@ -211,14 +227,6 @@ def _method(model: Any, output: str) -> str:
             "(predict_proba or decision_function)"
         )
     return method
-
-
-def _classes(targets: npt.NDArray[Any]) -> I64:
-    """Return the targets as classes (n,), counted from 0."""
-    labels = convert.integers(targets, "targets", "(n,)")
-    if labels.min() < 0:
-        raise ValueError(f"targets must be classes 0 to C-1, got {labels.min()}")
-    return labels
 
 
 def _with_rows(X: Any) -> Any:

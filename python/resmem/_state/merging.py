@@ -38,7 +38,7 @@ def merged(into: MemoryView, other: MemoryView) -> MemoryView:
     return replace(into, rows=rows).with_measured_sigma()
 
 
-def _refuse_other_arguments(mine: dict[str, str], theirs: dict[str, str]) -> None:
+def _refuse_other_arguments(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Refuse other arguments of ``Memory``, as far as they say how rows are kept."""
     for name, value in mine.items():
         if theirs[name] != value:
@@ -48,7 +48,7 @@ def _refuse_other_arguments(mine: dict[str, str], theirs: dict[str, str]) -> Non
             )
 
 
-def _arguments(view: MemoryView) -> dict[str, str]:
+def _arguments(view: MemoryView) -> dict[str, Any]:
     """Return the arguments of ``Memory`` that say how rows are kept."""
     spec = view.spec
     return {
@@ -58,6 +58,7 @@ def _arguments(view: MemoryView) -> dict[str, str]:
         "residual_dtype": spec.store.residual_dtype,
         "preprocess": spec.preprocess.name,
         "key_dtype": spec.key_dtype,
+        "classes": None if spec.labels is None else [*spec.labels.names],
     }
 
 

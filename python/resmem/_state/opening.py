@@ -24,6 +24,7 @@ def open_state(
 ) -> State:
     """See ``Memory.load``."""
     checks.progress_function(progress)
+    checks.path(path)
     named = os.fspath(path).lower().endswith(persist.EXPORTS)
     if named and not container.is_container(path):
         from resmem._files import export
@@ -53,6 +54,8 @@ def open_state(
     if type(flat) is not bool or (sigma is None and state.view.sigma == "auto"):
         raise saved.bad("flat or sigma_ is missing")
     rows, file = saved.rows(state.view.spec.schema)
+    if (labels := state.view.spec.labels) is not None and len(labels) != rows.columns:
+        raise saved.bad(f"classes are {len(labels)} labels for {rows.columns} columns")
     if flat and (state.view.spec.task, rows.columns) != ("regression", 1):
         raise saved.bad(
             f"flat is for values of one column, not for {rows.columns} of {state.view.spec.task}"

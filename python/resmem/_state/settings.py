@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from resmem._base import checks
+from resmem._base.labels import LabelTable
 from resmem._correction.correct import METHODS, Method
 from resmem._correction.gate import Gate, gate_named
 from resmem._keys.preprocess import NO_PREPROCESS, Preprocess, preprocess_named
@@ -82,14 +83,17 @@ def checked_settings(settings: Any) -> None:
 CHANGEABLE = ("k", "sigma", "temperature", "strength", "probability_map", "method", "gate")
 
 
-_OUTPUT_KINDS = {"classification": ("logits", "probabilities"), "regression": ("values",)}
+_OUTPUT_KINDS = {
+    "classification": ("logits", "probabilities", "none"),
+    "regression": ("values", "none"),
+}
 
 
 # Arguments of ``Memory`` that files record.
 SETTINGS = (
     "task", "output_kind", "k", "sigma", "temperature", "strength",
     "preprocess", "key_dtype", "residual_dtype", "store", "base",
-    "probability_map", "method", "gate", "residuals",
+    "probability_map", "method", "gate", "residuals", "classes",
 )  # fmt: skip
 
 # What is known of the rows' residuals: whether the base model had been trained on the rows.
@@ -128,6 +132,15 @@ def checked_keys(preprocess: Any, key_dtype: Any, store: Store) -> Preprocess:
             f"the keys, got {preprocess!r}"
         )
     return method
+
+
+def checked_labels(classes: Any, task: str) -> LabelTable | None:
+    """Return the table of the labels that name the columns of outputs; None if none are given."""
+    if classes is None:
+        return None
+    if task != "classification":
+        raise ValueError(f"classes are for classification, got classes={classes!r} for {task}")
+    return LabelTable.of(classes)
 
 
 def checked_sigma(value: Any) -> float | Literal["auto"]:
@@ -186,6 +199,6 @@ def checked_kind(task: Any, output_kind: Any) -> str:
         raise ValueError(f"task must be 'classification' or 'regression', got {task!r}")
     kind: str = _OUTPUT_KINDS[task][0] if output_kind is None else output_kind
     if kind not in _OUTPUT_KINDS[task]:
-        names = " or ".join(map(repr, _OUTPUT_KINDS[task]))
-        raise ValueError(f"output_kind must be {names} for {task}, got {output_kind!r}")
+        names = ", ".join(map(repr, _OUTPUT_KINDS[task]))
+        raise ValueError(f"output_kind must be one of {names} for {task}, got {output_kind!r}")
     return kind

@@ -39,6 +39,7 @@ from resmem._state.settings import (
     checked_gate,
     checked_keys,
     checked_kind,
+    checked_labels,
     checked_method,
     checked_residuals,
     checked_settings,
@@ -71,14 +72,18 @@ class State:
         *, task: Any, output_kind: Any, k: Any, sigma: Any, temperature: Any, strength: Any,
         key_dtype: Any, residual_dtype: Any, store: Any, head: Any, base: Any, preprocess: Any,
         probability_map: Any, method: Any, gate: Any, residuals: Any, auto_prepare: Any = True,
+        classes: Any = None,
     ) -> State:  # fmt: skip
         """Return a state without rows; the arguments are those of ``Memory``, and are checked."""
         kind = checked_kind(task, output_kind)
         value_dtype = residual_dtype_for(task, residual_dtype)
         residual_store = store_named(store, task, kind, value_dtype, head)
         keys = checked_keys(preprocess, key_dtype, residual_store)
-        spec = Spec(task, kind, key_dtype, residual_store, keys)
+        labels = checked_labels(classes, task)
+        spec = Spec(task, kind, key_dtype, residual_store, keys, labels)
         base_model = described_base(base)
+        if method is None:
+            method = "targets" if (task, kind) == ("classification", "none") else "residual"
         what, share = checked_method(method, strength)
         view = MemoryView(
             spec,
@@ -91,6 +96,7 @@ class State:
             checks.boolean(auto_prepare, "auto_prepare"),
             method=what,
             gate=checked_gate(gate, spec),
+            fit_labels=labels,
         )
         return State(view, value_dtype, base_model, checked_residuals(residuals))
 
@@ -338,6 +344,7 @@ class State:
     ) -> None:
         """See ``Memory.save``."""
         checks.progress_function(progress)
+        checks.path(path)
         if os.fspath(path).lower().endswith(persist.EXPORTS):
             raise ValueError(
                 f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; "
@@ -370,6 +377,7 @@ class State:
         """See ``Memory.export``."""
         from resmem._files import export  # imported here because few programs export
 
+        checks.path(path)
         view = self.view
         export.save(path, self.settings(view), view.spec.store.shared, view.fitted_rows, progress)
 
@@ -422,6 +430,7 @@ _COPIED_FIELDS = (
     "auto_prepare",
     "method",
     "gate",
+    "fit_labels",
 )
 
 

@@ -14,6 +14,7 @@ from resmem._base.arrays import I64, Array, Keys, float_state
 from resmem._base.blocks import blocks
 from resmem._base.errors import NotFittedError, warn
 from resmem._base.execution import DEFAULT
+from resmem._base.labels import LabelTable
 from resmem._correction import length_scale
 from resmem._correction.correct import Corrector, Method, kneighbors
 from resmem._correction.gate import OPEN, Gate
@@ -68,6 +69,7 @@ class MemoryView:
     resident: Residency | None = None  # on which device the rows are searched; None: on the CPU
     method: Method = "residual"
     gate: Gate = OPEN
+    fit_labels: LabelTable | None = None  # the labels that the next fit takes; None: it finds them
 
     @property
     def fitted_rows(self) -> Snapshot:
@@ -79,7 +81,7 @@ class MemoryView:
     @property
     def fit_spec(self) -> Spec:
         """The specification that a fit starts from."""
-        return replace(self.spec, key_dtype=self.fit_key_dtype)
+        return replace(self.spec, key_dtype=self.fit_key_dtype, labels=self.fit_labels)
 
     @property
     def sigma_in_use(self) -> float:
@@ -257,8 +259,10 @@ class MemoryView:
 
     def rows_by_id(self, ids: Any) -> Rows:
         """See ``Memory.get``."""
-        rows = self.fitted_rows
-        return rows_by_id(self.fitted_rows, convert.some_ids(ids))
+        rows = rows_by_id(self.fitted_rows, convert.some_ids(ids))
+        if self.spec.task == "classification":
+            rows = replace(rows, targets=self.spec.labelled(rows.targets))
+        return rows
 
     @float_state()
     def kneighbors(
@@ -305,6 +309,7 @@ class MemoryView:
             "time_kind": rows.time_kind,
             "embedding_names": rows.embedding_names,
             "output_names": rows.output_names,
+            "classes": None if self.spec.labels is None else list(self.spec.labels.names),
             "sigma_": sigma_,
             "offset": "offset" in rows.preprocess.arrays,
             "allowed": rows.allowed if math.isfinite(rows.allowed) else None,

@@ -16,6 +16,7 @@ from resmem._base import checks
 from resmem._base.arrays import I64, picked_rows
 from resmem._base.errors import warn
 from resmem._base.execution import Execution, execution_of
+from resmem._base.labels import LabelTable
 from resmem._base.sample import sample
 from resmem._correction.correct import Corrector
 from resmem._correction.own_rows import MemoryRows, refuse_known_targets
@@ -60,6 +61,8 @@ def tune(
     task = view.spec.task
     default = "log_loss" if task == "classification" else "rmse"
     scored = score_named(default if score is None else score, task, greater_is_better)
+    if scored.custom and view.spec.labels is not None:
+        scored = _reading_labels(scored, view.spec.labels)
     given = (embeddings, outputs, targets, visible)
     if loo and (
         any(part is not None for part in (*given[:3], groups, times)) or not visible.of_own_rows
@@ -135,6 +138,12 @@ def tune(
     for note in notes:
         warn(f"tune: {note}")
     return result.with_notes((*result.notes, *notes))
+
+
+def _reading_labels(score: Score, labels: LabelTable) -> Score:
+    """Return a caller's score that gets targets as the caller gave them, not numbers of columns."""
+    whole = score.whole
+    return replace(score, whole=lambda predicted, numbers: whole(predicted, labels.labels(numbers)))
 
 
 class _Rows(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 import resmem._core as _core
-from resmem._base import checks, convert
+from resmem._base import checks
 from resmem._base.arrays import (
     F64,
     I64,
@@ -29,6 +29,7 @@ from resmem._base.arrays import (
 )
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution
+from resmem._base.labels import check_class_layout
 from resmem._correction.correct import Corrector, Method
 from resmem._correction.gate import Feature
 from resmem._correction.own_rows import MemoryRows
@@ -107,14 +108,13 @@ class CallersRows:
 def checked_targets(corrector: Corrector, targets: Any, q: int) -> Array:
     """Return the targets of validation rows, checked: classes (q,), or values (q, C)."""
     spec, columns = corrector.spec, corrector.rows.columns
-    if spec.task == "regression":
-        plausible.check_order(targets, corrector.rows.output_names, "memory.output_names_")
+    plausible.check_order(targets, corrector.rows.output_names, "memory.output_names_")
     given = sliceable(targets, "targets")
     if len(given.shape):
         targets = read_block(given, slice(0, given.shape[0]), "targets")
     if spec.task == "classification":
-        convert.check_class_layout(given)
-        array: Array = convert.labels(targets, columns)
+        check_class_layout(given, columns)
+        array: Array = spec.class_numbers(targets, columns)
     else:
         array = spec.values(targets, "targets")
         if array.shape[1] != columns:
