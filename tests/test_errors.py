@@ -228,6 +228,7 @@ SEARCHES = [
     (lambda: merged({}, {"temperature": 2.0}), ValueError, r"temperature is fixed at fit for store='sparse:1', and the memories have 1 and 2; fit the other one again with temperature=1\.0"),
     (lambda: merged({"base": "a"}, {"base": "b"}), ValueError, r"memories must be of one base to be merged, got 'a' and 'b'"),
     (lambda: merged({"preprocess": "center"}, {"preprocess": "center"}), ValueError, r"memories must have the same numbers where preprocess='center', and these were fitted to different rows; make the other one of a copy of this one: copy\.copy\(memory\), remove all of its rows, add the other rows with ids of their own"),
+    (lambda: timed().merge(memory()), ValueError, r"memories must both have times, of one kind, or none to be merged, got integers and none; fit the other one again"),
     (lambda: merged({"store": "head", "head": HEAD}, {"store": "head", "head": (HEAD[0], HEAD[1] + 1)}), ValueError, r"memories must have one head to be merged, and these have other weights or biases; fit the other one again with the head of this one"),
     (lambda: memory_of("abc").merge(memory_of("bac", 50)), ValueError, r"memories must have the same columns of embeddings, column 0 is 'a' and 'b'; fit the other one again with columns in one order"),
     (lambda: resmem.search(NAN, Z, 1), ValueError, r"queries: row 4 holds NaN or infinity \(as float32\)"),

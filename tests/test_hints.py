@@ -407,6 +407,7 @@ CASES = {
     "before without times": (lambda: memory().correct(FRESH, L, before=Y), lambda m: timed().add(FRESH, L, Y, times=Y).correct(FRESH, L, before=Y)),
     "excluded groups without groups": (lambda: memory().correct(FRESH, L, exclude_groups=Y), lambda m: (timed().correct(FRESH, L, exclude_groups=Y), memory().add(FRESH, L, Y, groups=Y).correct(FRESH, L, exclude_groups=Y))),
     "groups of queries that are no rows": (lambda: timed().correct(FRESH, L, exclude_groups="own"), lambda m: (timed().correct(FRESH, L, exclude_groups=Y), quietly(lambda: timed().evaluate(loo=True, exclude_groups="own")))),
+    "merge without times": (lambda: timed().merge(memory()), lambda m: timed().merge(resmem.Memory(k=2).fit(Z, L, Y, ids=np.arange(N, 2 * N), times=Y))),
     "tune nothing": (lambda: resmem.Memory().fit(Z[:0], L[:0], Y[:0]).tune(FRESH, L, Y), lambda m: memory().tune(FRESH, L, Y, **QUICK)),
     "score backwards": (lambda: tuned_by(backwards), Follow(r"pass (lambda .*?), and where", tuned_by, backwards=backwards)),
     "scorer": (lambda: tuned_by(Scorer()), Follow(r"pass (lambda .*)", tuned_by, f=backwards)),

@@ -393,3 +393,71 @@ def test_bits_of_other_rows_are_refused(bits, message):
     rows = np.zeros((9, 2), np.float32)
     with pytest.raises(ValueError, match=message):
         _core.search(rows[:2], 0.0, [_core.Segment(rows)], 1, "euclidean", among=bits)
+
+
+# ---- Rows by id --------------------------------------------------------------------------------
+
+
+def test_get_returns_what_rows_were_given():
+    rng = np.random.default_rng(31)
+    days = np.datetime64("2026-03-01T12", "ns") + np.arange(20)
+    mem = resmem.Memory(k=5, sigma=1.0).fit(
+        *data(rng, 20, None), times=days, sample_weight=np.arange(1, 21)
+    )
+    mem.add(*data(rng, 5, None), times=days[:5], groups=np.arange(5))
+    rows = mem.get([3, 22, 3])
+    same_bits(rows.attributes["times"], days[[3, 2, 3]])
+    same_bits(rows.attributes["weights"], np.array([4.0, 1.0, 4.0]))
+    assert rows.attributes["groups"].tolist() == [-1, 2, -1]
+    for times in (np.array([-0.5, 0.0, 2.5]), np.array([3, -1, 2])):
+        mem = resmem.Memory(k=5, sigma=1.0).fit(*data(rng, 3, None), times=times)
+        same_bits(mem.get([0, 1, 2]).attributes["times"], times)
+
+
+def test_updated_rows_get_new_times_and_groups():
+    rng = np.random.default_rng(32)
+    mem = resmem.Memory(k=30, sigma=1.0)
+    mem.fit(*data(rng, 20, None), times=np.arange(20), groups=np.arange(20))
+    mem.update([4, 7], *data(rng, 2, None), times=[100, 101], groups=[50, 51])
+    query = data(rng, 1, None)[0]
+    assert {4, 7} & set(mem.kneighbors(query, before=100)[1][0]) == set()
+    assert 4 in mem.kneighbors(query, before=101, exclude_groups=[4])[1][0]
+    assert 4 not in mem.kneighbors(query, exclude_groups=[50])[1][0]
+    mem.update([5], *data(rng, 1, None), times=[0], sample_weight=[0])
+    assert len(mem) == 19
+    assert 5 not in mem.kneighbors(query)[1][0]
+
+
+def test_merged_memories_keep_what_rows_were_given():
+    rng = np.random.default_rng(33)
+    rows, times, own = data(rng, 40, None), np.arange(40), rng.random(40) + 0.5
+    groups = np.where(np.arange(40) < 20, -1, np.arange(40))
+    whole = resmem.Memory(k=9, sigma=1.0)
+    whole.fit(*rows, times=times, groups=groups, sample_weight=own)
+    first, later = (
+        resmem.Memory(k=9, sigma=1.0).fit(
+            *(part[some] for part in rows), ids=np.arange(40)[some], times=times[some],
+            groups=of_groups, sample_weight=own[some],
+        )
+        for some, of_groups in ((slice(0, 20), None), (slice(20, 40), groups[20:]))
+    )  # fmt: skip
+    first.merge(later)
+    queries = data(rng, 10, None)[:2]
+    asks = {"before": np.arange(20, 40, 2), "exclude_groups": np.arange(25, 35)}
+    same_bits(first.correct(*queries, **asks), whole.correct(*queries, **asks))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_index_asks_only_the_rows_that_it_may(metric, tmp_path):
+    rng = np.random.default_rng(34)
+    rows, times, groups = rng.standard_normal((60, 3)), np.arange(60) % 9, np.arange(60) % 4
+    index = resmem.Index(rows[:50], metric=metric, times=times[:50], groups=groups[:50])
+    index.add(rows[50:], times=times[50:], groups=groups[50:])
+    asks = {"before": 7, "exclude_groups": [[1]] * 5, "among": np.arange(60) % 5 > 0}
+    some = np.flatnonzero((times < 7) & (groups != 1) & (np.arange(60) % 5 > 0))
+    wanted = resmem.search(rows[:5], rows[some], 6, metric=metric)
+    index.save(tmp_path / "i")
+    for each in (index, resmem.Index.load(tmp_path / "i")):
+        assert_same(each.search(rows[:5], 6, **asks), (wanted[0], some[wanted[1]]))
+    index.update([0], rows[:1], times=[100], groups=[2])
+    assert 0 not in index.search(rows[:1], 60, before=100)[1]
