@@ -809,6 +809,70 @@ def test_predict_takes_its_options(fitted):
     assert resmem.Memory.load("m.resmem").k == 5  # options do not change the file
 
 
+def attributes_of(n):
+    """Return what rows are given besides, and write it to files."""
+    given = {
+        "times": np.arange(n) % 7,
+        "groups": np.arange(n) % 5,
+        "sample_weight": 1 + np.arange(n),
+    }
+    for name, array in given.items():
+        np.save(f"{name}.npy", array)
+    return given
+
+
+GIVEN = " --times times.npy --groups groups.npy --sample-weight sample_weight.npy"
+
+
+def test_rows_are_given_attributes_and_queries_say_whom_they_ask(cli):
+    n = len(TRAIN["embeddings"])
+    given = attributes_of(n)
+    assert cli(f"{FIT} --ids train.npz --k 5{GIVEN}").status == 0
+    mem = resmem.Memory(k=5).fit(*TRAIN.values(), **given)
+    q = len(QUERY["embeddings"])
+    asks = {
+        "among": np.arange(n) % 3 > 0,
+        "before": np.arange(q) % 7,
+        "exclude_groups": np.arange(q) % 5,
+    }
+    options = ""
+    for name, array in asks.items():
+        np.save(f"{name}.npy", array)
+        options += f" --{name.replace('_', '-')} {name}.npy"
+    assert cli(f"{ASK} -o p.npy --what correct{options}").status == 0
+    wanted = mem.correct(QUERY["embeddings"], QUERY["outputs"], **asks)
+    assert np.load("p.npy").tobytes() == wanted.tobytes()
+    more = {name: TRAIN[name][:n] for name in ROWS}
+    np.savez("more.npz", **more)
+    rows = "".join(f" --{name} more.npz" for name in ROWS)
+    assert cli(f"add m.resmem{rows}{GIVEN}").status == 0
+    assert cli(f"update m.resmem --ids 3{rows}{GIVEN}").status == 2  # one row, not all of them
+    mem.add(*more.values(), **given)
+    loaded = resmem.Memory.load("m.resmem")
+    asks["among"] = None
+    wanted = mem.correct(QUERY["embeddings"], QUERY["outputs"], **asks)
+    got = loaded.correct(QUERY["embeddings"], QUERY["outputs"], **asks)
+    assert got.tobytes() == wanted.tobytes()
+
+
+def test_own_rows_ask_no_later_one_on_the_command_line(cli):
+    given = attributes_of(len(TRAIN["embeddings"]))
+    cli(f"{FIT} --ids train.npz --k 5{GIVEN}")
+    mem = resmem.Memory(k=5).fit(*TRAIN.values(), **given)
+    done = cli("evaluate m.resmem --loo --before own --exclude-groups own --json")
+    wanted = mem.evaluate(loo=True, before="own", exclude_groups="own").to_dict()
+    assert json.loads(done.out)["evaluation"] == wanted
+    done = cli("evaluate m.resmem --loo --before times.npy")
+    assert (done.status, "with --loo, --before is own" in done.err) == (2, True)
+    line = "tune m.resmem --loo --exclude-groups own --k 2 --sigma 1 --temperature 1 --json"
+    tuned = json.loads(cli(line).out)["tuning"]
+    grid = {"k": 2, "sigma": 1.0, "temperature": 1.0, "loo": True, "apply": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = mem.tune(**grid, exclude_groups="own")
+    assert tuned["gain"] == json_ready(result.to_dict())["gain"]
+
+
 def test_predict_refuses_another_base(cli):
     cli(f"{FIT} --base one")
     assert cli(f"{ASK} -o p.npy --base one").status == 0

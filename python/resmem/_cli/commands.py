@@ -69,7 +69,7 @@ def fit(options: Namespace) -> Outcome:
     )
     if not options.quiet:
         say(str(needs))
-    memory.fit(*rows, copy=False)
+    memory.fit(*rows, copy=False, **_attributes(options))
     with _bar(options, "save", memory.nbytes) as step:
         memory.save(options.out, progress=step)
     facts = {"file": options.out, "memory": memory.info(), "estimate": needs.to_dict()}
@@ -90,7 +90,7 @@ def add(options: Namespace) -> Outcome:
         memory.remove(inputs.ids(options.remove, "remove"))
     kept = len(memory)
     if rows is not None:
-        memory.add(*rows)
+        memory.add(*rows, **_attributes(options))
     with _bar(options, "save", None) as step:  # only the save itself knows how many bytes are new
         memory.save(options.memory, append=True, progress=step)
     facts = {"file": options.memory, "added": len(memory) - kept, "removed": before - kept}
@@ -105,7 +105,7 @@ def update(options: Namespace) -> Outcome:
     memory = _load(options)
     ids = inputs.ids(options.ids, "ids")
     rows = _training(options, memory, with_ids=False)
-    memory.update(ids, rows.embeddings, rows.outputs, rows.targets)
+    memory.update(ids, rows.embeddings, rows.outputs, rows.targets, **_attributes(options))
     with _bar(options, "save", None) as step:
         memory.save(options.memory, append=True, progress=step)
     facts = {"file": options.memory, "updated": len(ids), "rows": len(memory)}
@@ -320,6 +320,13 @@ def _training(options: Namespace, memory: resmem.Memory, with_ids: bool = True) 
         inputs.labels(options.targets),
         inputs.optional(options.ids, "ids") if with_ids else None,
     )
+
+
+def _attributes(options: Namespace) -> dict[str, Any]:
+    """Return what the rows are given besides; None for what is left out."""
+    names = ("sample_weight", "times", "groups")
+    given = [name for name in names if getattr(options, name) is not None]
+    return {name: inputs.array(getattr(options, name), name) for name in given}
 
 
 def _stored_rows(memory: resmem.Memory, ids: npt.NDArray[Any]) -> Iterator[outputs.Block]:

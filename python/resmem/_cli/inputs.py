@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+from argparse import Namespace
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy.typing as npt
 from resmem._files.formats import Rows, members
 
 from .files import split
+
+PER_QUERY = ("exclude_ids", "before", "exclude_groups")  # options with an entry for each query
 
 _NAMES_SHOWN = 20  # most names of arrays in a message
 
@@ -82,6 +85,12 @@ def _column(file: str, name: str | None, option: str) -> list[str]:
 def array(text: str, option: str) -> npt.NDArray[Any]:
     """Return the array that ``text`` names, read as a whole."""
     return np.asarray(rows(text, option)[:])
+
+
+def asked(options: Namespace) -> dict[str, Any]:
+    """Return whom queries ask, of those options that are given."""
+    names = [name for name in (*PER_QUERY, "among") if getattr(options, name) is not None]
+    return {name: array(getattr(options, name), name) for name in names}
 
 
 def ids(text: str, option: str) -> npt.NDArray[Any]:

@@ -22,7 +22,8 @@ TUNED_SETTINGS = (
 
 
 class LabelledRows:
-    """Embeddings, outputs, targets and excluded ids, from options that begin with ``prefix``."""
+    """Embeddings, outputs and targets from options that begin with ``prefix``, and, if that is
+    empty, whom these rows ask."""
 
     def __init__(self, options: Namespace, prefix: str = "") -> None:
         def given(name: str) -> Any:
@@ -37,9 +38,7 @@ class LabelledRows:
                 )
         self.embeddings, self.outputs = given("embeddings"), given("outputs")
         self.targets = inputs.labels(getattr(options, prefix + "targets"))
-        self.excluded = None
-        if not prefix:
-            self.excluded = inputs.optional(options.exclude_ids, "exclude_ids")
+        self.asks: dict[str, Any] = {} if prefix else inputs.asked(options)
         self.threads = options.threads
 
 
@@ -50,9 +49,10 @@ def evaluated(
     given: dict[str, Any] = {"loo": True}
     if options.loo:
         refuse_rows(options, "groups", "published")
+        given |= own_asks(options)
     else:
         rows = LabelledRows(options)
-        given = {name: getattr(rows, name) for name in ROWS} | {"exclude_ids": rows.excluded}
+        given = {name: getattr(rows, name) for name in ROWS} | rows.asks
     if options.groups is not None:
         given["groups"] = inputs.array(options.groups, "groups")
     if options.seed is not None:
@@ -68,6 +68,18 @@ def refuse_rows(options: Namespace, *more: str) -> None:
         raise ValueError(f"--loo tries the rows of the memory itself: leave out --{left_out}")
 
 
+def own_asks(options: Namespace) -> dict[str, Any]:
+    """Return whom the memory's own rows ask: --before own, --exclude-groups own, --among."""
+    asks: dict[str, Any] = {}
+    for name in ("before", "exclude_groups"):
+        value = getattr(options, name)
+        if value not in (None, "own"):
+            raise ValueError(f"with --loo, --{name.replace('_', '-')} is own, got {value!r}")
+        asks[name] = value
+    asks["among"] = None if options.among is None else inputs.array(options.among, "among")
+    return asks
+
+
 def tuned(
     memory: Memory,
     rows: LabelledRows | None,
@@ -77,9 +89,11 @@ def tuned(
     **settings: Any,
 ) -> TuneResult:
     """Call Memory.tune on these rows, or, if there are none, on those of the memory itself."""
-    given: dict[str, Any] = {"loo": True}
-    if rows is not None:
-        given = {name: getattr(rows, name) for name in ROWS} | {"exclude_ids": rows.excluded}
+    given: dict[str, Any]
+    if rows is None:
+        given = {"loo": True, **own_asks(options)}
+    else:
+        given = {name: getattr(rows, name) for name in ROWS} | rows.asks
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "tune: ")  # the notes are printed with the result
         silent = options.quiet or options.no_progress

@@ -116,6 +116,7 @@ def _update(commands: _Commands) -> None:
         metavar=f"ID,ID,..|{_ARRAY}",
         help="ids (n,) of the rows to replace",
     )
+    _add_attributes(rows)
 
 
 def _get(commands: _Commands) -> None:
@@ -397,6 +398,20 @@ def _add_rows(command: argparse.ArgumentParser, required: bool) -> None:
     rows.add_argument(
         "--ids", type=Source, metavar=_ARRAY, help="unique ids (n,); by default 0, 1, 2, .."
     )
+    _add_attributes(rows)
+
+
+def _add_attributes(rows: Any) -> None:
+    """Add the options of what rows are given besides."""
+    rows.add_argument(
+        "--sample-weight", type=Source, metavar=_ARRAY, help="weights (n,) of rows; 0: left out"
+    )
+    rows.add_argument(
+        "--times", type=Source, metavar=_ARRAY, help="times (n,) of rows, numbers or datetimes"
+    )
+    rows.add_argument(
+        "--groups", type=Source, metavar=_ARRAY, help="groups (n,) of rows, integers; -1: none"
+    )
 
 
 def _add_labelled_rows(command: argparse.ArgumentParser, rows: str, required: bool = True) -> None:
@@ -426,6 +441,24 @@ def _add_query_options(command: argparse.ArgumentParser) -> None:
         type=Source,
         metavar=_ARRAY,
         help="ids (q,) or (q, m) that must not be a query's neighbours; -1: none",
+    )
+    command.add_argument(
+        "--among",
+        type=Source,
+        metavar=_ARRAY,
+        help="ids (m,) of the only rows that are asked, or a mask of all rows",
+    )
+    command.add_argument(
+        "--before",
+        type=Source,
+        metavar=_ARRAY,
+        help="times (q,): a query asks earlier rows only; with --loo, own",
+    )
+    command.add_argument(
+        "--exclude-groups",
+        type=Source,
+        metavar=_ARRAY,
+        help="groups (q,) or (q, m) that a query does not ask, -1: none; with --loo, own",
     )
     command.add_argument(
         "--threads",

@@ -36,7 +36,10 @@ class Queries:
         if uses_outputs and options.outputs is None and not without:
             raise ValueError(f"--outputs is missing: {self._what} needs the base model's outputs")
         self._outputs = self._beside(options.outputs if uses_outputs else None, "outputs")
-        self._excluded = self._beside(options.exclude_ids, "exclude_ids")
+        given = {name: self._beside(getattr(options, name), name) for name in inputs.PER_QUERY}
+        self._asks = {name: array for name, array in given.items() if array is not None}
+        if options.among is not None:
+            self._settings["among"] = inputs.array(options.among, "among")
         if uses_outputs and options.base is not None:
             self._settings["base"] = options.base
         self.empty = self._answer(slice(0, 0))  # the layout of every block
@@ -67,9 +70,7 @@ class Queries:
         return rows
 
     def _answer(self, rows: slice) -> Block:
-        settings = dict(self._settings)
-        if self._excluded is not None:
-            settings["exclude_ids"] = self._excluded[rows]
+        settings = {**self._settings, **{name: asked[rows] for name, asked in self._asks.items()}}
         keys = self._embeddings[rows]
         if self._what == "neighbors":
             distances, ids = self._memory.kneighbors(keys, **settings)
