@@ -9,6 +9,7 @@ import pytest
 
 import oracle
 import resmem
+from cases import same_bits
 from resmem import _core
 
 
@@ -145,3 +146,22 @@ def test_core_correct_refuses_residuals_of_other_rows():
             1.0,
             3,
         )
+
+
+@pytest.mark.parametrize("metric", ["cosine", "inner_product"])
+def test_similarities_of_other_indexes_weigh_neighbours(metric):
+    """Inner products weigh neighbours as attention does."""
+    rng = np.random.default_rng(8)
+    rows, queries = rng.standard_normal((40, 6)), rng.standard_normal((7, 6))
+    outputs, targets = rng.standard_normal((40, 3)), rng.integers(0, 3, 40)
+    mem = resmem.Memory(sigma=0.5).fit(rows, outputs, targets)
+    found, ids = resmem.search(queries, rows, 5, metric=metric)
+    residuals = oracle.residuals("classification", "logits", outputs, targets)
+    ascending = -found if metric == "inner_product" else found
+    wanted = oracle.correction(ascending, ids, residuals, 0.5)
+    same_bits(mem.aggregate(found, ids, metric=metric), wanted)
+    same_bits(resmem.aggregate(found, ids, residuals, 0.5, metric=metric), wanted)
+    gated = resmem.Memory(sigma=0.5, gate="distance: 1.0 to 1.0, 0.0 beyond")
+    gated.fit(rows, outputs, targets)
+    gated.gate = "none"  # as the message says where the gate looks at distances
+    same_bits(gated.aggregate(found, ids, metric=metric), wanted)

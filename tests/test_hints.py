@@ -131,6 +131,16 @@ TIMES = 1.7e9 + np.arange(8.0).reshape(4, 2)
 MORE_TIMES = TIMES * 1.01 + 0.3
 
 
+def gated():
+    return resmem.Memory(k=2, gate="distance: 1.0 to 1.0, 0.5 beyond").fit(Z, L, Y)
+
+
+def ungated():
+    mem = gated()
+    mem.gate = "none"
+    return mem
+
+
 def timed():
     """Return a memory whose rows have times and groups."""
     return resmem.Memory(k=2, sigma=1.0).fit(Z, L, Y, times=np.arange(N), groups=np.arange(N))
@@ -419,6 +429,7 @@ CASES = {
     "percent as logits": (lambda: resmem.Memory().fit(Z, 100 * P, Y), Follow(r"output_kind=('probabilities') and divide", lambda v: quietly(lambda: resmem.Memory(output_kind=v).fit(Z, 100 * P / 100, Y)))),
     "own rows": (lambda: memory().evaluate(Z, L, Y), Follow(r", or (evaluate\(.*\))", evaluate=lambda **given: quietly(lambda: (memory().evaluate(**given), memory().evaluate(Z, L, Y, exclude_ids=np.arange(N)), memory().evaluate(FRESH, L, Y))))),
     "own rows, tuned": (lambda: memory().tune(Z, L, Y, k=[1, 60], sigma=[1e-9, np.inf], strength=1, temperature=[0.1, 1.0, 9], apply=False), lambda m: memory().tune(loo=True, **QUICK)),
+    "cosines beside a gate by distance": (lambda: gated().aggregate(*NEAR, metric="cosine"), lambda m: (gated().aggregate(*NEAR), ungated().aggregate(*NEAR, metric="cosine"))),
     "squared distances": (lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1]), Follow(r"pass metric=(.*)", lambda v: quietly(lambda: memory().aggregate(NEAR[0] ** 2, NEAR[1], metric=v)))),
     # numbers that float32 does not hold
     "too large to square": (lambda: resmem.search(1e150 * WIDE, 1e150 * WIDE, 1), lambda m: resmem.search(WIDE, WIDE, 1)),

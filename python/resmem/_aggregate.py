@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +10,7 @@ import resmem._core as _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, Keys, float_state
 from resmem._base.execution import execution_of
+from resmem._keys.rounding import Metric
 
 
 @float_state()
@@ -20,7 +21,7 @@ def aggregate(
     sigma: float,
     base: Any = None,
     strength: float = 1.0,
-    metric: Literal["euclidean", "sqeuclidean"] = "euclidean",
+    metric: Metric = "euclidean",
     threads: int | None = None,
 ) -> F64:
     """Return ``base + strength * sum_j w_j r_j`` over neighbours that any index found.
@@ -33,21 +34,22 @@ def aggregate(
     Parameters
     ----------
     distances : array (q, k)
-        Finite, ascending in each row.
+        Finite, ascending in each row; inner products descend.
     ids : int array (q, k)
         Row numbers in ``residuals``; -1 is padding, behind all others.
     residuals : array (n, C)
         Target minus output of the base model, for each row. They are used as float32, or as
         float64 if float32 does not hold their dtype.
     sigma : float
-        Length scale of the weights, in units of Euclidean distance; ``inf`` weights all
-        neighbours alike.
+        Length scale of the weights; ``inf`` weights all neighbours alike.
     base : array (q, C), optional
         The base model's outputs. Left out, the result is the correction alone.
     strength : float
         Factor of the correction if ``base`` is given; default 1.
-    metric : {"euclidean", "sqeuclidean"}
-        Which distances are given; FAISS's indexes give squared ones. Default "euclidean".
+    metric : {"euclidean", "sqeuclidean", "cosine", "inner_product"}
+        Which distances are given. FAISS's indexes give squared ones, or inner products, which
+        descend. Weights fall with the Euclidean distance, with ``1 - cosine``, or with the
+        product, as in attention: ``sigma`` has the unit of that. Default "euclidean".
     threads : int, optional
         Default: as for ``resmem.search``.
 

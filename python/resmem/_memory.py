@@ -21,6 +21,7 @@ from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.methods import Judged
 from resmem._evaluation.result import Evaluation
+from resmem._keys.rounding import Metric
 from resmem._keys.stored import KeyDtype
 from resmem._rows.by_id import Rows
 from resmem._rows.estimate import Estimate, estimate
@@ -730,7 +731,7 @@ class Memory:
         distances: Any,
         ids: Any,
         outputs: Any = None,
-        metric: Literal["euclidean", "sqeuclidean"] = "euclidean",
+        metric: Metric = "euclidean",
         threads: int | None = None,
         columns: Any = None,
     ) -> F64:
@@ -742,13 +743,15 @@ class Memory:
         Parameters
         ----------
         distances : array (q, k)
-            Finite, ascending in each row.
+            Finite, ascending in each row; inner products descend.
         ids : int array (q, k)
             Ids of rows of this memory; -1 is padding, behind all others.
         outputs : array (q, C), for regression also (q,), optional
             The base model's outputs for the queries. Left out, the result is the correction alone.
-        metric : {"euclidean", "sqeuclidean"}
-            Which distances are given; FAISS's indexes give squared ones. Default "euclidean".
+        metric : {"euclidean", "sqeuclidean", "cosine", "inner_product"}
+            Which distances are given. FAISS's indexes give squared ones, or inner products, which
+            descend. Weights fall with the Euclidean distance, with ``1 - cosine``, or with the
+            product, as in attention: ``sigma`` has the unit of that. Default "euclidean".
         threads, columns
             As for ``correct``.
 
@@ -757,7 +760,7 @@ class Memory:
         float64 array (q, C) or (q, t)
         """
         corrector = self._state.corrector()
-        queries = known_neighbours(corrector.rows, distances, ids, metric)
+        queries = known_neighbours(corrector.rows, corrector.gate, distances, ids, metric)
         return corrector.correct(queries, outputs, threads, columns, with_base=outputs is not None)
 
     def predict(

@@ -354,12 +354,14 @@ def excluded_ids(value: Any, q: int) -> I64 | None:
 
 
 def neighbours(distances: Any, ids: Any, metric: str) -> tuple[F64, I64]:
-    """Return Euclidean distances and ids, (q, k) each, of neighbours found by another program.
+    """Return distances and ids, (q, k) each, of neighbours found by another program.
 
-    ValueError, naming a row, if they cannot be distances and ids of nearest neighbours.
+    Squared distances become Euclidean, and inner products negative, so that all ascend. ValueError,
+    naming a row, if they cannot be those of nearest neighbours.
     """
-    if not isinstance(metric, str) or metric not in ("euclidean", "sqeuclidean"):
-        raise ValueError(f"metric must be 'euclidean' or 'sqeuclidean', got {metric!r}")
+    metrics = ("euclidean", "sqeuclidean", "cosine", "inner_product")
+    if not isinstance(metric, str) or metric not in metrics:
+        raise ValueError(f"metric must be one of {', '.join(map(repr, metrics))}, got {metric!r}")
     found = integers(ids, "ids", "(q, k)")
     given = real(distances, "distances", "(q, k)")
     if given.shape != found.shape:
@@ -370,14 +372,17 @@ def neighbours(distances: Any, ids: Any, metric: str) -> tuple[F64, I64]:
     if late.any():
         row = int(np.argmax(late))
         raise ValueError(f"ids: row {row} has -1, which is padding, before other ids")
+    products = metric == "inner_product"
+    if products:
+        apart = 0.0 - apart
     apart[~there] = np.inf
-    good = ~there | ((apart >= 0) & (apart < np.inf))
+    good = ~there | ((apart >= (-np.inf if products else 0)) & (np.abs(apart) < np.inf))
     good[:, 1:] &= apart[:, 1:] >= apart[:, :-1]
     if not good.all():
         row = int(np.argmin(good.all(axis=1)))
+        order = "descending" if products else "not negative and ascending"
         raise ValueError(
-            f"distances: row {row} must be finite, not negative and ascending; "
-            "sort neighbours by distance"
+            f"distances: row {row} must be finite, {order}; sort neighbours, the nearest first"
         )
     return np.sqrt(apart) if metric == "sqeuclidean" else apart, found
 

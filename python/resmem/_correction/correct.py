@@ -420,12 +420,20 @@ class Corrector:
         return self.spec.store.layer.outputs(keys, execution)
 
 
-def known_neighbours(rows: Snapshot, distances: Any, ids: Any, metric: str) -> KnownNeighbours:
+def known_neighbours(
+    rows: Snapshot, gate: Gate, distances: Any, ids: Any, metric: str
+) -> KnownNeighbours:
     """Return queries with the neighbours that a caller found, given by their ids in the memory."""
-    euclidean, checked_ids = convert.neighbours(distances, ids, metric)
+    ascending, checked_ids = convert.neighbours(distances, ids, metric)
     positions = rows.positions_of(checked_ids)
-    plausible.check_distances(rows, euclidean, positions, metric)
-    return KnownNeighbours(euclidean, positions)
+    if "euclidean" in metric:
+        plausible.check_distances(rows, ascending, positions, metric)
+    elif "distance" in gate.features:
+        raise ValueError(
+            f"the memory's gate looks at Euclidean distances, got metric={metric!r}; give such "
+            "distances, or set memory.gate = 'none'"
+        )
+    return KnownNeighbours(ascending, positions)
 
 
 def _columns_of(columns: I64, block: slice) -> I64:
