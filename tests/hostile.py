@@ -80,6 +80,11 @@ class Stage:
         self.some = given(rng.permutation(N)[:9])
         self.excluded = given(rng.integers(-1, N, (Q, 3)))
         self.many_excluded = given(rng.integers(-1, N, (Q, 20)))
+        self.own_weights = given(rng.random(N))
+        self.days, self.asked_days = given(rng.integers(0, 9, N)), given(rng.integers(0, 9, Q))
+        self.seconds, self.asked_seconds = given(normal(N)), given(normal(Q))
+        self.groups = given(rng.integers(-1, 9, N))
+        self.excluded_groups = given(rng.integers(-1, 9, (Q, 2)))
         self.columns = given(rng.integers(0, C, (Q, 2)))
         self.folds = given(rng.integers(0, 3, Q))
         self.near = given(rng.integers(0, N, (Q, 7)))
@@ -147,7 +152,14 @@ class Stage:
         if head:
             outputs = None
         ids = self.ids if rng.random() < 0.5 else None
-        mem.fit(self.rows, outputs, targets, ids, copy=bool(rng.random() < 0.5))
+        times, before = self.days, self.asked_days
+        if rng.random() < 0.5:
+            times, before = self.seconds, self.asked_seconds
+        about = {"sample_weight": self.own_weights, "times": times, "groups": self.groups}
+        about = {name: array for name, array in about.items() if rng.random() < 0.7}
+        mem.fit(self.rows, outputs, targets, ids, copy=bool(rng.random() < 0.5), **about)
+        asks = {"among": self.some, "before": before, "exclude_groups": self.excluded_groups}
+        asks = {name: array for name, array in asks.items() if rng.random() < 0.6}
         few = slice(0, len(self.few))
         columns = self.columns if len(asked.T) == C else None
         path = self.folder / f"{threading.get_ident()}-{rng.integers(3)}"
@@ -156,6 +168,14 @@ class Stage:
             lambda: mem.kneighbors(self.queries, None, self.many_excluded),
             lambda: mem.correction(self.queries, self.excluded, columns=columns),
             lambda: mem.correct(*query, columns=columns),
+            lambda: mem.correct(*query, **asks),
+            lambda: mem.kneighbors(self.queries, **{**asks, "among": self.groups > 3}),
+            lambda: mem.evaluate(self.queries, asked, truth, **asks),
+            lambda: mem.get(self.some),
+            lambda: mem.update(self.some, self.few, None if head else outputs[few], targets[few]),
+            lambda: resmem.Index(self.rows, metric="cosine", groups=self.groups).search(
+                self.queries, 6, exclude_groups=self.excluded_groups
+            ),
             lambda: mem.predict(*query),
             lambda: mem.predict_proba(*query),
             lambda: mem.aggregate(self.apart, self.near, asked, columns=columns),

@@ -60,7 +60,8 @@ def attributes_of(weights: Any, times: Any, groups: Any, n: int, owner: str) -> 
 
 def _weights(value: Any, n: int, owner: str) -> F64:
     """Return weights (n,) of rows."""
-    array = convert.float64(value, "sample_weight", "(n,)")
+    # A copy of its own is checked, as another thread may write to the caller's.
+    array = np.array(convert.float64(value, "sample_weight", "(n,)"))
     checks.same_length("sample_weight", len(array), owner, n)
     fits = (array == 0) | are_weights(array)
     if not fits.all():
