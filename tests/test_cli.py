@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import functools
@@ -1854,3 +1855,37 @@ def test_the_program_is_installed_under_its_name(fitted):
         pytest.skip("resmem is on the path without being installed as a distribution")
     done = subprocess.run([script, "info", "m.resmem"], capture_output=True, text=True, check=True)
     assert done.stdout == fitted("info m.resmem").out
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["1", "-2", "0"], [1, -2, 0]),
+        (["0.5", "-0.5", "1e3"], [0.5, -0.5, 1000.0]),
+        (["007", "01", "2"], ["007", "01", "2"]),
+        (["nan", "1"], ["nan", "1"]),
+        (["inf", "1"], ["inf", "1"]),
+        (["a", "1"], ["a", "1"]),
+    ],
+)
+def test_codes_in_a_csv_file_are_no_numbers(cli, written, read):
+    Path("y.csv").write_text("\n".join(written) + "\n")
+    assert inputs.labels("y.csv").tolist() == read
+    assert inputs.labels("y.csv", as_text=True).tolist() == written
+
+
+def test_text_labels_are_read_as_text_and_printed_so_that_they_can_be_read(cli):
+    n = len(TRAIN["embeddings"])
+    names = np.array(["7", "a,b", "e\nf"])
+    targets = names[TRAIN["targets"]]
+    np.save("y.npy", targets)
+    rows = "--embeddings train.npz --outputs train.npz --targets"
+    assert cli(f"fit m.resmem {rows} y.npy --k 5").status == 0
+    few = np.flatnonzero(targets == "7")[:3]
+    np.savez("few.npz", embeddings=TRAIN["embeddings"][few] + 0.01, outputs=TRAIN["outputs"][few])
+    Path("few.csv").write_text("7\n" * len(few))  # text, as the labels of the memory are
+    done = cli("evaluate m.resmem --embeddings few.npz --outputs few.npz --targets few.csv")
+    assert done.status == 0, done.err
+    printed = list(csv.reader(cli("get m.resmem -o -").out.splitlines(keepends=True)))
+    assert len(printed) == n
+    assert [line[1 + D] for line in printed] == targets.tolist()

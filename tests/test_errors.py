@@ -194,6 +194,14 @@ class Named:
         return Z
 
 
+class NamedOutputs(Named):
+    def __getitem__(self, name):
+        return L[:, self.columns.index(name)]
+
+    def __array__(self, *_args, **_kwargs):
+        return L
+
+
 def memory_of(columns, first=0):
     return resmem.Memory(k=2).fit(Named(columns), L, Y, ids=np.arange(first, first + N))
 
@@ -227,7 +235,9 @@ SEARCHES = [
     (lambda: index().save("a.npz"), ValueError, r"path must not end in \.npz or \.safetensors, got 'a\.npz'; give it another ending, such as \.resmem"),
     (lambda: merged({}, {"temperature": 2.0}), ValueError, r"temperature is fixed at fit for store='sparse:1', and the memories have 1 and 2; fit the other one again with temperature=1\.0"),
     (lambda: merged({"base": "a"}, {"base": "b"}), ValueError, r"memories must be of one base to be merged, got 'a' and 'b'"),
-    (lambda: merged({"preprocess": "center"}, {"preprocess": "center"}), ValueError, r"memories must have the same numbers where preprocess='center', and these were fitted to different rows; make the other one of a copy of this one: copy\.copy\(memory\), remove all of its rows, add the other rows with ids of their own"),
+    (lambda: merged({"preprocess": "center"}, {"preprocess": "center"}), ValueError, r"memories must have the same numbers, and these were fitted to different rows \(preprocess='center', preprocess='center'\); make the other one of a copy of this one: copy\.copy\(memory\), remove all of its rows, add the other rows with ids of their own"),
+    (lambda: resmem.Memory(output_kind="none").fit(Z, None, Y).add(Z[:1], None, [5]), ValueError, r"targets: row 0 is class 5, but this memory has the classes 0 to 1; name all that may come before fit, for example resmem\.Memory\(classes=list\(range\(10\)\)\)"),
+    (lambda: resmem.Memory().fit(Z, NamedOutputs(["dog", "cat"]), np.array(["cat", "dog"])[Y]), ValueError, r"columns of outputs are named 'dog', 'cat', and the labels that stand for them are 'cat', 'dog'; give their order, resmem\.Memory\(classes=\['dog', 'cat'\]\)"),
     (lambda: timed().merge(memory()), ValueError, r"memories must both have times, of one kind, or none to be merged, got integers and none; fit the other one again"),
     (lambda: merged({"store": "head", "head": HEAD}, {"store": "head", "head": (HEAD[0], HEAD[1] + 1)}), ValueError, r"memories must have one head to be merged, and these have other weights or biases; fit the other one again with the head of this one"),
     (lambda: memory_of("abc").merge(memory_of("bac", 50)), ValueError, r"memories must have the same columns of embeddings, column 0 is 'a' and 'b'; fit the other one again with columns in one order"),
@@ -484,7 +494,7 @@ ASKED = [
     (lambda m: m.correct(Z, L, among=[7]), ValueError, r"among must be those of rows in the memory, 7 is not"),
     (lambda m: m.correct(Z, L, among=[-1]), ValueError, r"among must hold ids of rows, got -1"),
     (lambda m: m.correct(Z, L, among=[0.5]), TypeError, r"among must hold integers, got dtype float64; convert it with numpy\.asarray\(among\)\.astype\('int64'\)"),
-    (lambda m: m.correct(Z, L, among=[True, False]), ValueError, r"among must be a mask of the memory's 6 rows, in the order of ids, or an array of ids, got a mask of shape \(2,\)"),
+    (lambda m: m.correct(Z, L, among=[True, False]), ValueError, r"among must be a mask of the 6 rows, in the order of the property ids, or an array of ids, got a mask of shape \(2,\)"),
     (lambda m: m.tune(loo=True, before=3), ValueError, r"loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets, exclude_ids, groups and times; before and exclude_groups may be 'own'"),
     (lambda m: m.evaluate(loo=True, exclude_ids=Y), ValueError, r"loo=True evaluates the memory's own rows: leave out embeddings, .* and published; before and exclude_groups may be 'own'"),
 ]  # fmt: skip

@@ -131,6 +131,16 @@ TIMES = 1.7e9 + np.arange(8.0).reshape(4, 2)
 MORE_TIMES = TIMES * 1.01 + 0.3
 
 
+class NamedOutputs(Named):
+    """A minimal stand-in for a DataFrame of outputs."""
+
+    def __getitem__(self, name):
+        return L[:, self.columns.index(name)]
+
+    def __array__(self, *_args, **_kwargs):
+        return L
+
+
 def gated():
     return resmem.Memory(k=2, gate="distance: 1.0 to 1.0, 0.5 beyond").fit(Z, L, Y)
 
@@ -418,6 +428,10 @@ CASES = {
     "excluded groups without groups": (lambda: memory().correct(FRESH, L, exclude_groups=Y), lambda m: (timed().correct(FRESH, L, exclude_groups=Y), memory().add(FRESH, L, Y, groups=Y).correct(FRESH, L, exclude_groups=Y))),
     "groups of queries that are no rows": (lambda: timed().correct(FRESH, L, exclude_groups="own"), lambda m: (timed().correct(FRESH, L, exclude_groups=Y), quietly(lambda: timed().evaluate(loo=True, exclude_groups="own")))),
     "merge without times": (lambda: timed().merge(memory()), lambda m: timed().merge(resmem.Memory(k=2).fit(Z, L, Y, ids=np.arange(N, 2 * N), times=Y))),
+    "columns named like labels": (lambda: resmem.Memory().fit(Z, NamedOutputs(["dog", "cat"]), NAMES), Follow(r"order, (.*)$", lambda mem: mem.fit(Z, NamedOutputs(["dog", "cat"]), NAMES))),
+    "a class beyond those of fit": (lambda: resmem.Memory(output_kind="none").fit(Z, None, Y).add(FRESH[:1], None, [5]), Follow(r"classes=(.*)\)$", lambda classes: resmem.Memory(output_kind="none", classes=classes).fit(Z, None, Y).add(FRESH[:1], None, [5]))),
+    "published of other classes": (lambda: memory().evaluate(FRESH, L, Y, published=resmem.Memory(k=2).fit(Z, L, NAMES)), lambda m: memory().evaluate(FRESH, L, Y, published=memory())),
+    "one time for all rows": (lambda: memory().tune(FRESH, L, Y, times=np.zeros(N), **QUICK), lambda m: memory().tune(FRESH, L, Y, **QUICK)),
     "tune nothing": (lambda: resmem.Memory().fit(Z[:0], L[:0], Y[:0]).tune(FRESH, L, Y), lambda m: memory().tune(FRESH, L, Y, **QUICK)),
     "score backwards": (lambda: tuned_by(backwards), Follow(r"pass (lambda .*?), and where", tuned_by, backwards=backwards)),
     "scorer": (lambda: tuned_by(Scorer()), Follow(r"pass (lambda .*)", tuned_by, f=backwards)),

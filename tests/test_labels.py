@@ -393,3 +393,117 @@ def test_wrong_column_of_targets_is_refused(targets, said, capsys):
         file.write(b"\xff\xfe\xff")
     assert main(f"fit m.resmem {ROWS} --targets {targets}".split()) == 2
     assert said in capsys.readouterr().err
+
+
+# ---- Labels beside all else --------------------------------------------------------------------
+
+
+def three_classes(n=300):
+    """Return embeddings, logits and classes that are nearly those of the embeddings."""
+    rng = np.random.default_rng(70)
+    z = rng.standard_normal((n, 4)).astype(np.float32)
+    return z, rng.standard_normal((n, 3)), (z[:, 0] > 0).astype(int) + (z[:, 1] > 0)
+
+
+@pytest.mark.parametrize(("labels", "classes"), [([1, 2, 3], None), ([2, 0, 1], [2, 0, 1])])
+def test_borrowed_integer_labels_are_translated(labels, classes, tmp_path):
+    z, logits, numbers = three_classes()
+    targets = np.array(labels)[numbers]
+    mems = [
+        resmem.Memory(k=5, method="targets", classes=classes).fit(z, logits, targets, copy=copied)
+        for copied in (True, False)
+    ]
+    one, other = (mem.save(tmp_path / "m") and resmem.Memory.load(tmp_path / "m") for mem in mems)
+    assert np.array_equal(other.get(other.ids).targets, targets)
+    assert np.array_equal(one.predict(z, logits), other.predict(z, logits))
+
+
+def test_columns_of_outputs_named_like_labels_keep_their_order():
+    pandas = pytest.importorskip("pandas")
+    z, _, numbers = three_classes()
+    labels = np.array(["cat", "dog", "eel"])
+    outputs = pandas.DataFrame(4 * np.eye(3)[numbers], columns=labels)[["eel", "dog", "cat"]]
+    with pytest.raises(ValueError, match="named 'eel', 'dog', 'cat'") as said:
+        resmem.Memory(k=5).fit(z, outputs, labels[numbers])
+    mem = eval(str(said.value).partition("order, ")[2], {"resmem": resmem})
+    mem.k = 5
+    mem.fit(z[:200], outputs[:200], labels[numbers[:200]])
+    scores = mem.evaluate(z[200:], outputs[200:], labels[numbers[200:]]).methods[0].scores
+    assert scores["accuracy"] == 1
+
+
+def test_one_hot_tables_name_the_classes_of_a_memory():
+    pandas = pytest.importorskip("pandas")
+    z, logits, numbers = three_classes()
+    labels = np.array(["cat", "dog", "eel"])
+    mem = resmem.Memory(k=5).fit(z[:200], logits[:200], labels[numbers[:200]])
+    table = pandas.DataFrame(np.eye(3)[numbers[200:]], columns=labels)
+    wanted = mem.evaluate(z[200:], logits[200:], labels[numbers[200:]]).methods[-1].scores
+    assert mem.evaluate(z[200:], logits[200:], table).methods[-1].scores == wanted
+    for judge in (mem.evaluate, mem.tune):
+        with pytest.raises(ValueError, match=r"pass targets\[list\(memory\.classes_\.astype"):
+            judge(z[200:], logits[200:], table[["eel", "dog", "cat"]])
+
+
+def test_a_loaded_memory_is_fitted_as_before(tmp_path):
+    z, logits, numbers = three_classes(30)
+    found = resmem.Memory(k=3).fit(z, logits, np.array(["a", "b", "c"])[numbers])
+    found.save(tmp_path / "m")
+    again = resmem.Memory.load(tmp_path / "m").fit(z, logits, np.array(["x", "y", "z"])[numbers])
+    assert again.classes_.tolist() == ["x", "y", "z"]
+    given = resmem.Memory(output_kind="none", classes=[0, 1, 2]).fit(z, None, numbers % 2)
+    given.save(tmp_path / "m")
+    again = resmem.Memory.load(tmp_path / "m").fit(z, None, numbers % 2)
+    assert again.predict_proba(z).shape == (30, 3)
+
+
+def test_published_is_of_the_same_classes():
+    z, logits, numbers = three_classes()
+    labels = np.array(["cat", "dog", "eel"])[numbers]
+    mem = resmem.Memory(k=5).fit(z[:80], logits[:80], labels[:80])
+    other = resmem.Memory(k=5, classes=["eel", "dog", "cat"])
+    other.fit(z[:80], logits[:80, ::-1], labels[:80])
+    silent = resmem.Memory(output_kind="none").fit(z[:80], None, labels[:80])
+    for published, what in ((other, "classes"), (silent, "output_kind")):
+        with pytest.raises(ValueError, match=f"published must be a memory of the same {what}"):
+            mem.evaluate(z[80:], logits[80:], labels[80:], published=published)
+
+
+# ---- Memories without a base model, beside all else ----------------------------------------------
+
+
+def test_known_neighbours_correct_a_memory_without_a_base():
+    z, _, numbers = three_classes()
+    mem = resmem.Memory(output_kind="none", k=5, strength=0.5).fit(z[:200], None, numbers[:200])
+    got = mem.aggregate(*mem.kneighbors(z[200:]))
+    assert got.tobytes() == mem.correct(z[200:]).tobytes()
+
+
+def test_rows_without_a_base_are_read_and_updated():
+    z, _, numbers = three_classes(40)
+    mem = resmem.Memory(output_kind="none", k=5).fit(z, None, numbers)
+    rows = mem.get([3, 4])
+    assert rows.outputs is None
+    before = mem.predict_proba(z)
+    assert mem.update(rows.ids, rows.embeddings, rows.outputs, rows.targets)
+    assert mem.predict_proba(z).tobytes() == before.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:tune:UserWarning")
+def test_left_out_rows_without_a_base_need_no_outputs():
+    z, _, numbers = three_classes(200)
+    options = {"output_kind": "none", "k": 5, "method": "residual"}
+    dense = resmem.Memory(**options).fit(z, None, numbers)
+    sparse = resmem.Memory(**options, store="sparse:2").fit(z, None, numbers)
+    scores = [mem.evaluate(loo=True).methods[0].scores for mem in (dense, sparse)]
+    assert scores[0] == scores[1]
+    assert sparse.tune(loo=True, k=5, sigma=0.5, apply=False).rows == 200
+
+
+def test_a_class_beyond_those_of_fit_says_how_to_name_it():
+    z, _, _ = three_classes(9)
+    mem = resmem.Memory(output_kind="none").fit(z, None, [0, 1, 0, 1, 0, 1, 0, 1, 0])
+    with pytest.raises(ValueError, match="classes 0 to 1; name all that may come"):
+        mem.add(z[:1], None, [2])
+    named = resmem.Memory(output_kind="none", classes=list(range(10)))
+    named.fit(z, None, [0] * 9).add(z[:1], None, [2])

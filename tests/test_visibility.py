@@ -461,3 +461,50 @@ def test_an_index_asks_only_the_rows_that_it_may(metric, tmp_path):
         assert_same(each.search(rows[:5], 6, **asks), (wanted[0], some[wanted[1]]))
     index.update([0], rows[:1], times=[100], groups=[2])
     assert 0 not in index.search(rows[:1], 60, before=100)[1]
+
+
+def test_updated_rows_keep_the_group_and_weight_that_are_left_out():
+    rng = np.random.default_rng(35)
+    rows = data(rng, 20, None)
+    about = {"groups": np.arange(20) // 4, "sample_weight": np.arange(1, 21)}
+    mem = resmem.Memory(k=20, sigma=1.0).fit(*rows, **about)
+    read = mem.get([5, 0])
+    mem.update([5, 0], read.embeddings, read.outputs, read.targets)
+    assert mem.get([0, 5]).attributes["weights"].tolist() == [1, 6]
+    assert not {0, 1, 2, 3} & set(mem.kneighbors(rows[0][:1], exclude_groups=[0])[1][0])
+    mem.update([0], read.embeddings[1:], read.outputs[1:], read.targets[1:], groups=[9])
+    assert 0 in mem.kneighbors(rows[0][:1], exclude_groups=[0])[1][0]
+    index = resmem.Index(rows[0], groups=about["groups"])
+    index.update([0], rows[0][:1])
+    assert 0 not in index.search(rows[0][:1], 20, exclude_groups=[0])[1]
+    with pytest.raises(ValueError, match="ids to update must be in the memory, 77 is not"):
+        mem.update([77], *data(rng, 1, None))
+
+
+def test_another_published_memory_is_asked_among_its_rows():
+    rng = np.random.default_rng(36)
+    rows, fresh = data(rng, 80, None), data(rng, 40, None)
+    mem = resmem.Memory(k=5, sigma=1.0).fit(*rows, groups=np.arange(80))
+    few = resmem.Memory(k=5, sigma=1.0).fit(*(part[:60] for part in rows))
+    scores = [
+        mem.evaluate(*fresh, published=few, among=among).methods[-2].scores
+        for among in (np.arange(70), np.arange(80) < 70)
+    ]
+    some = resmem.Memory(k=5, sigma=1.0).fit(*(part[:60] for part in rows))
+    assert scores[0] == scores[1] == mem.evaluate(*fresh, published=some).methods[-2].scores
+    with pytest.raises(ValueError, match=r"published, asked .*: exclude_groups needs"):
+        mem.evaluate(*fresh, published=few, exclude_groups=np.zeros(40, int))
+
+
+@pytest.mark.parametrize("kind", ["datetime", "date", "Timestamp"])
+def test_any_moment_may_be_asked_before(kind):
+    rng = np.random.default_rng(37)
+    days = np.datetime64("2026-01-01") + np.arange(20)
+    mem = resmem.Memory(k=20, sigma=1.0).fit(*data(rng, 20, None), times=days, groups=np.arange(20))
+    moment = datetime.date(2026, 1, 5)
+    if kind == "datetime":
+        moment = datetime.datetime(2026, 1, 5)
+    elif kind == "Timestamp":
+        moment = pytest.importorskip("pandas").Timestamp("2026-01-05")
+    found = mem.kneighbors(data(rng, 1, None)[0], before=moment, exclude_groups=2)[1][0]
+    assert sorted(found[found >= 0]) == [0, 1, 3]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from resmem._base import convert
+from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Keys, float_state
 from resmem._files.persist import EXPORTS
 from resmem._keys.rounding import Metric
@@ -181,6 +181,7 @@ class Index:
         progress: Callable[[int], None] | None = None,
     ) -> Index:
         """Write everything to one file, or append what is new to it; see ``Memory.save``."""
+        checks.path(path)
         if os.fspath(path).lower().endswith(EXPORTS):
             raise ValueError(
                 f"path must not end in .npz or .safetensors, got {os.fspath(path)!r}; give it "

@@ -747,7 +747,8 @@ class Memory:
         ids : int array (q, k)
             Ids of rows of this memory; -1 is padding, behind all others.
         outputs : array (q, C), for regression also (q,), optional
-            The base model's outputs for the queries. Left out, the result is the correction alone.
+            The base model's outputs for the queries. Left out, the result is the correction alone
+            (with output_kind="none", which has no outputs, it is that of ``correct``).
         metric : {"euclidean", "sqeuclidean", "cosine", "inner_product"}
             Which distances are given. FAISS's indexes give squared ones, or inner products, which
             descend. Weights fall with the Euclidean distance, with ``1 - cosine``, or with the
@@ -761,7 +762,8 @@ class Memory:
         """
         corrector = self._state.corrector()
         queries = known_neighbours(corrector.rows, corrector.gate, distances, ids, metric)
-        return corrector.correct(queries, outputs, threads, columns, with_base=outputs is not None)
+        with_base = outputs is not None or corrector.spec.says_nothing
+        return corrector.correct(queries, outputs, threads, columns, with_base=with_base)
 
     def predict(
         self,
@@ -1266,6 +1268,8 @@ class Memory:
         from its nearest row, over up to 1,024 rows drawn with a fixed seed, the query counted as
         one of them. Queries drawn like the rows have values spread evenly over (0, 1]: one in a
         hundred has 0.01 or less. Only the distance of keys counts, neither outputs nor targets.
+        Rows were measured among all others: where ``among``, ``before`` or ``exclude_groups`` hide
+        many rows from a query, it seems more novel than it is.
         The rows are measured at the first call after they changed. Where rows have copies in the
         memory, a query that has none is novel.
 

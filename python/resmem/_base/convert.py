@@ -302,12 +302,21 @@ def integers(value: Any, name: str, shape: str) -> I64:
     return own
 
 
-def labels(value: Any, classes: int, first_row: int = 0) -> I64:
-    """Return class indices (n,) in [0, classes)."""
+def labels(value: Any, classes: int, first_row: int = 0, has_outputs: bool = True) -> I64:
+    """Return class indices (n,) in [0, classes).
+
+    ``has_outputs``: outputs have that many columns; else there are none, and ``fit`` told classes.
+    """
     array = integers(value, "targets", "(n,)")
     bad = (array < 0) | (array >= classes)
     if bad.any():
         row, hint = int(np.argmax(bad)), ""
+        if not has_outputs and array[row] != IGNORED:
+            raise ValueError(
+                f"targets: row {first_row + row} is class {array[row]}, but this memory has the "
+                f"classes 0 to {classes - 1}; name all that may come before fit, for example "
+                "resmem.Memory(classes=list(range(10)))"
+            )
         if classes == 1:
             hint = f"; {BOTH_COLUMNS}"
         elif array[row] == IGNORED:

@@ -128,8 +128,9 @@ def comparable(values: Array, name: str, first_row: int = 0) -> Array:
 
 
 def class_numbers(
-    table: LabelTable | None, columns: int, targets: Array, first_row: int = 0
-) -> I64:
+    table: LabelTable | None, columns: int, targets: Array, first_row: int = 0,
+    has_outputs: bool = True,
+) -> I64:  # fmt: skip
     """Return the classes (b,) that targets (b,), (b, 1) or one-hot (b, C) name."""
     if targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
@@ -137,7 +138,7 @@ def class_numbers(
         return _from_one_hot(targets, first_row)
     if table is not None:
         return table.numbers(targets, first_row)
-    return convert.labels(whole(targets, first_row), columns, first_row)
+    return convert.labels(whole(targets, first_row), columns, first_row, has_outputs)
 
 
 def check_class_layout(targets: Any, columns: int) -> None:
@@ -173,6 +174,19 @@ def found(targets: Any, rows: Any, columns: int | None) -> tuple[LabelTable | No
             f"{_to_columns(labels, columns)}"
         )
     return plain_as_none(labels), len(labels)
+
+
+def refuse_other_order(table: LabelTable, columns: tuple[str, ...] | None) -> None:
+    """Refuse a table whose labels are the names of the columns of outputs, in another order."""
+    texts = [str(name) for name in table.names]
+    if columns is None or texts == [*columns] or sorted(texts) != sorted(columns):
+        return
+    by_text = dict(zip(texts, table.names, strict=True))
+    raise ValueError(
+        f"columns of outputs are named {_listed(columns)}, and the labels that stand for them are "
+        f"{_listed(table.names)}; give their order, resmem.Memory(classes="
+        f"{[by_text[name] for name in columns]!r})"
+    )
 
 
 def plain_as_none(table: LabelTable | None) -> LabelTable | None:

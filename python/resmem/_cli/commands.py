@@ -26,7 +26,15 @@ from resmem._state.settings import SETTINGS
 
 from . import inputs, outputs
 from .files import refuse_overwriting
-from .labelled import ROWS, TUNED_SETTINGS, LabelledRows, evaluated, refuse_rows, tuned
+from .labelled import (
+    ROWS,
+    TUNED_SETTINGS,
+    LabelledRows,
+    evaluated,
+    has_text_labels,
+    refuse_rows,
+    tuned,
+)
 from .printing import Outcome, in_options, print_outcome, say, table, warnings_printed
 from .progress import Step, bar
 from .queries import Queries
@@ -184,7 +192,7 @@ def tune(options: Namespace) -> Outcome:
         refuse_rows(options, *told)
     memory = _load(options)
     kept = memory.preprocess, memory.key_dtype
-    rows = None if options.loo else LabelledRows(options)
+    rows = None if options.loo else LabelledRows(options, memory)
     names = (*TUNED_SETTINGS, "score", "folds", "rule", "confidence", "risk", "seed", "budget")
     values = {name: getattr(options, name) for name in names}
     values |= {name: inputs.optional(getattr(options, name), name) for name in told}
@@ -212,7 +220,7 @@ def report(options: Namespace) -> Outcome:
         classes = inputs.lines(options.class_names, "class_names", memory.info()["columns"])
     tuning = None
     if any(getattr(options, f"tune_{name}") is not None for name in (*ROWS, "groups")):
-        validation = LabelledRows(options, "tune_")
+        validation = LabelledRows(options, memory, "tune_")
         groups = inputs.optional(options.tune_groups, "groups")
         with _bar(options, "tune", None, "rows") as step:
             tuning = tuned(memory, validation, options, step, groups=groups)
@@ -317,7 +325,7 @@ def _training(options: Namespace, memory: resmem.Memory, with_ids: bool = True) 
     return _Training(
         inputs.rows(options.embeddings, "embeddings"),
         inputs.optional(options.outputs, "outputs"),
-        inputs.labels(options.targets),
+        inputs.labels(options.targets, as_text=has_text_labels(memory)),
         inputs.optional(options.ids, "ids") if with_ids else None,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 from argparse import Namespace
@@ -45,17 +46,29 @@ def optional(text: str | None, option: str) -> Rows | None:
     return None if text is None else rows(text, option)
 
 
-def labels(text: str, option: str = "targets") -> Rows:
+def labels(text: str, option: str = "targets", as_text: bool = False) -> Rows:
     """Return the labels or values that ``text`` names, as ``rows`` does, or a column of a .csv
-    file: its only one, without a header, or the one that `FILE:NAME` names in a header."""
+    file: its only one, without a header, or the one that `FILE:NAME` names in a header.
+
+    Values of a column are numbers if all of them are, written as numbers are (007 is text), unless
+    ``as_text``: those of a memory whose labels are text.
+    """
     file, name = split(text)
     if not file.lower().endswith(".csv"):
         return rows(text, option)
     column = _column(file, name, option)
-    for kind in (int, float):  # the first that all values are
+    for kind in () if as_text else (int, float):  # the first that all values are
         with suppress(ValueError, OverflowError):
-            return np.array([kind(value) for value in column], dtype=np.dtype(kind))
+            values = [kind(value) for value in column]
+            if all(_as_written(value, text) for value, text in zip(values, column, strict=True)):
+                return np.array(values, dtype=np.dtype(kind))
     return np.array(column, dtype=np.str_)
+
+
+def _as_written(value: float, text: str) -> bool:
+    """Tell whether a number, read from text, is what the text says: no code such as 007, no nan."""
+    digits = text.strip().lstrip("+-")
+    return math.isfinite(value) and (digits[:1] != "0" or digits[1:2] in ("", ".", "e", "E"))
 
 
 def _column(file: str, name: str | None, option: str) -> list[str]:

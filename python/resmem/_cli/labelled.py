@@ -25,7 +25,7 @@ class LabelledRows:
     """Embeddings, outputs and targets from options that begin with ``prefix``, and, if that is
     empty, whom these rows ask."""
 
-    def __init__(self, options: Namespace, prefix: str = "") -> None:
+    def __init__(self, options: Namespace, memory: Memory, prefix: str = "") -> None:
         def given(name: str) -> Any:
             return inputs.optional(getattr(options, prefix + name), name)
 
@@ -37,9 +37,17 @@ class LabelledRows:
                     f"{dashed} is missing: the rows have embeddings and targets{instead}"
                 )
         self.embeddings, self.outputs = given("embeddings"), given("outputs")
-        self.targets = inputs.labels(getattr(options, prefix + "targets"))
+        self.targets = inputs.labels(
+            getattr(options, prefix + "targets"), as_text=has_text_labels(memory)
+        )
         self.asks: dict[str, Any] = {} if prefix else inputs.asked(options)
         self.threads = options.threads
+
+
+def has_text_labels(memory: Memory) -> bool:
+    """Tell whether the classes of a memory are called by text."""
+    labels = memory._state.view.spec.labels
+    return labels is not None and labels.array.dtype.kind == "U"
 
 
 def evaluated(
@@ -51,7 +59,7 @@ def evaluated(
         refuse_rows(options, "groups", "published")
         given |= own_asks(options)
     else:
-        rows = LabelledRows(options)
+        rows = LabelledRows(options, memory)
         given = {name: getattr(rows, name) for name in ROWS} | rows.asks
     if options.groups is not None:
         given["groups"] = inputs.array(options.groups, "groups")

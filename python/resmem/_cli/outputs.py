@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import shutil
@@ -13,6 +14,7 @@ from contextlib import ExitStack
 from itertools import chain
 from typing import IO, Any, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 
 from resmem._files.atomic import replacing
@@ -74,7 +76,13 @@ def print_rows(blocks: Iterable[Block]) -> None:
     """Print one line per query: its values of each array in turn, separated by commas."""
     if sys.stdout is None:
         raise ValueError("standard output is closed")
+    line = csv.writer(sys.stdout, lineterminator="\n")
     for block in blocks:
-        parts = [part.reshape(len(part), -1).tolist() for part in block.values()]
+        parts = [_printable(part).reshape(len(part), -1).tolist() for part in block.values()]
         for row in zip(*parts, strict=True):
-            print(*chain.from_iterable(row), sep=",")
+            line.writerow(chain.from_iterable(row))
+
+
+def _printable(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return numbers and text as they are, and datetimes as text."""
+    return np.datetime_as_string(part) if part.dtype.kind == "M" else part

@@ -99,7 +99,7 @@ def _own_rows(
     n, store = len(corrector.rows), corrector.spec.store
     if n < 2:
         raise ValueError(f"evaluate needs a memory with two rows for loo=True, this one has {n}")
-    if not store.gives_outputs:
+    if not corrector.spec.gives_outputs:
         raise ValueError(
             "loo=True needs the base model's outputs of the rows, which "
             f"store={store.name!r} does not keep; evaluate other rows"

@@ -142,6 +142,15 @@ class OtherMemory:
                 f"published must be a memory for {mine[0]} with {mine[1]} output columns like this "
                 f"one, got {its[0]} with {its[1]}"
             )
+        for what, one, two in (
+            ("classes", like.spec.label_names, other.spec.label_names),
+            ("output_kind", like.spec.says_nothing, other.spec.says_nothing),
+        ):
+            if one != two:
+                raise ValueError(
+                    f"published must be a memory of the same {what} as this one; fit it with the "
+                    f"{what} of this one"
+                )
         if other.corrector.rows.d != like.rows.d:
             raise ValueError(
                 f"published must be a memory of embeddings with {like.rows.d} columns like this "

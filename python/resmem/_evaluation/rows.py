@@ -71,7 +71,13 @@ class GivenRows:
     def queries_of(self, corrector: Corrector) -> SearchedQueries:
         """Return the same queries of another memory."""
         embeddings, visible = self._given
-        return corrector.queries_at_k(corrector.k, embeddings, visible, self._execution)
+        try:
+            return corrector.queries_at_k(
+                corrector.k, embeddings, visible.elsewhere(self._corrector.rows, corrector.rows),
+                self._execution,
+            )  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"published, asked with the same arguments: {error}") from error
 
     def explain(self, rows: list[int], columns: I64 | None, top: int) -> Explanation:
         """Return the explanation of some rows, ascending; see ``explain_rows``."""
@@ -164,6 +170,7 @@ class GivenTargets:
     def __init__(self, corrector: Corrector, targets: Any, q: int) -> None:
         rows = corrector.rows
         plausible.check_order(targets, rows.output_names, "memory.output_names_")
+        plausible.check_order(targets, corrector.spec.label_names, "memory.classes_.astype(str)")
         self._given = sliceable(targets, "targets")
         self._q, self._columns, self._spec = q, rows.columns, corrector.spec
         self.classes: I64 | None = None  # filled in as blocks are read; None for regression

@@ -61,7 +61,7 @@ def rows_by_id(rows: Snapshot, ids: I64) -> Rows:
 class Gathered:
     """Living rows with these ids (m,), which may repeat, gathered from their segments."""
 
-    def __init__(self, rows: Snapshot, ids: I64) -> None:
+    def __init__(self, rows: Snapshot, ids: I64, verb: str = "get") -> None:
         self._preprocess, self._count = rows.preprocess, len(ids)
         missing = np.ones(len(ids), dtype=bool)
         self._parts: list[tuple[Segment, I64, I64]] = []  # rows, and where they go
@@ -72,7 +72,7 @@ class Gathered:
             if len(here):
                 self._parts.append((segment, found[here], here))
         if missing.any():
-            raise ValueError(f"ids to get must be in the memory, {ids[missing][0]} is not")
+            raise ValueError(f"ids to {verb} must be in the memory, {ids[missing][0]} is not")
         self._parts = self._parts or [(s, ids[:0], ids[:0]) for s in rows.segments[:1]]
 
     @property

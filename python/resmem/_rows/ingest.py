@@ -153,6 +153,8 @@ class Incoming:
                 f"classes must name each of the {self.columns} columns of outputs, got "
                 f"{len(table)} labels"
             )
+        if table is not None:
+            labels.refuse_other_order(table, self.names[1])
         self.spec = replace(self.spec, labels=labels.plain_as_none(table))
 
     @staticmethod
@@ -175,6 +177,7 @@ class Incoming:
                 and array.shape[1:] == shape
                 and array.flags.c_contiguous
                 and not (name == "keys" and self._makes_keys())
+                and not (name == "targets" and self.spec.labels is not None)
             ):
                 found[name] = array
         return found

@@ -62,6 +62,11 @@ class Spec:
         """Whether there is no base model: outputs are left out, and are the same for all rows."""
         return self.output_kind == "none"
 
+    @property
+    def gives_outputs(self) -> bool:
+        """Whether the base model's outputs of rows can be had."""
+        return self.store.gives_outputs or self.says_nothing
+
     def sliceable_outputs(self, outputs: Any) -> Any:
         """Return outputs as an object that rows can be sliced from."""
         if outputs is None:
@@ -84,7 +89,14 @@ class Spec:
 
     def class_numbers(self, targets: Array, columns: int, first_row: int = 0) -> I64:
         """Return the classes (b,), numbers of columns, of targets as the caller gives them."""
-        return labels.class_numbers(self.labels, columns, targets, first_row)
+        return labels.class_numbers(
+            self.labels, columns, targets, first_row, has_outputs=not self.says_nothing
+        )
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The labels of the columns as text; None if they are numbers."""
+        return None if self.labels is None else tuple(map(str, self.labels.names))
 
     def labelled(self, numbers: I64) -> Array:
         """Return what targets call these columns."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,14 @@ class Visibility:
     @property
     def given(self) -> tuple[Any, ...]:
         return (self.exclude_ids, self.among, self.before, self.exclude_groups)
+
+    def elsewhere(self, rows: Snapshot, other: Snapshot) -> Visibility:
+        """Return it for queries of another snapshot, ``among`` those rows that it has too."""
+        if self.among is None:
+            return self
+        array = to_numpy(self.among, "among")
+        ids = rows.ids[array] if array.dtype.kind == "b" else array
+        return replace(self, among=ids[other.lives(np.asarray(ids, dtype=np.int64))])
 
     @property
     def by_ids_alone(self) -> bool:
@@ -135,6 +144,8 @@ def _check_groups(rows: Snapshot) -> None:
 def _before(value: Any, rows: Snapshot, q: int) -> I64:
     _check_times(rows)
     assert rows.time_kind is not None
+    if isinstance(value, datetime.date) or hasattr(value, "to_datetime64"):  # also of pandas
+        value = np.datetime64(value)
     one = np.ndim(value) == 0
     times, _ = times_of(to_numpy(value, "before")[None] if one else value, "before", rows.time_kind)
     if one:
@@ -145,6 +156,8 @@ def _before(value: Any, rows: Snapshot, q: int) -> I64:
 
 def _excluded_groups(value: Any, rows: Snapshot, q: int) -> I64:
     _check_groups(rows)
+    if np.ndim(value) == 0:
+        value = np.full(q, value)
     shape = "(q,)" if to_numpy(value, "exclude_groups").ndim == 1 else "(q, m)"
     groups = group_numbers(value, "exclude_groups", shape)
     checks.same_length("exclude_groups", len(groups), "queries", q)
@@ -159,8 +172,8 @@ def _among(value: Any, rows: Snapshot) -> I64 | npt.NDArray[np.uint8] | None:
     if array.dtype.kind == "b":
         if array.shape != (len(rows),):
             raise ValueError(
-                f"among must be a mask of the memory's {len(rows)} rows, in the order of ids, or "
-                f"an array of ids, got a mask of shape {array.shape}"
+                f"among must be a mask of the {len(rows)} rows, in the order of the property ids, "
+                f"or an array of ids, got a mask of shape {array.shape}"
             )
         if all(segment.dead == 0 for segment in rows.segments):
             return np.packbits(array, bitorder="little")

@@ -91,7 +91,10 @@ def time_folds(folds: Any, ranks: I64) -> I64:
     n = len(ranks)
     found: I64 = ranks * _count(folds, n) // max(n, 1)
     if n and (found == found[0]).all():
-        raise ValueError("times must differ between folds, got one time for nearly all rows")
+        raise ValueError(
+            "times (with before='own': those of the rows) must differ between folds, got one time "
+            "for nearly all rows; leave them out"
+        )
     return found
 
 

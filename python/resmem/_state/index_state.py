@@ -105,6 +105,7 @@ def open_index(
     path: str | os.PathLike[str], verify: bool, progress: Callable[[int], None] | None
 ) -> IndexState:
     """See ``Index.load``."""
+    checks.path(path)
     checks.progress_function(progress)
     saved = persist.load(path, verify, progress)
     if saved.settings.get("task") != INDEX_TASK:

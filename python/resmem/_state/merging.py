@@ -88,9 +88,9 @@ def _refuse_other_numbers(into: MemoryView, other: MemoryView) -> None:
     mine, theirs = (view.fitted_rows.preprocess for view in (into, other))
     if not _equal(mine.arrays, theirs.arrays):
         raise ValueError(
-            f"memories must have the same numbers where {mine.described}, and these were fitted to "
-            "different rows; make the other one of a copy of this one: copy.copy(memory), remove "
-            "all of its rows, add the other rows with ids of their own"
+            "memories must have the same numbers, and these were fitted to different rows "
+            f"({mine.described}, {theirs.described}); make the other one of a copy of this one: "
+            "copy.copy(memory), remove all of its rows, add the other rows with ids of their own"
         )
     if not _equal(into.spec.store.shared, other.spec.store.shared):
         raise ValueError(

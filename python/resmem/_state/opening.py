@@ -15,7 +15,7 @@ from resmem._rows.growth import Basis
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import INDEX_TASK
 from resmem._rows.stores.layer import Layer
-from resmem._state.settings import SETTINGS
+from resmem._state.settings import SETTINGS, checked_labels
 from resmem._state.state import State
 
 
@@ -47,6 +47,7 @@ def open_state(
     sigma_rows, preprocess_rows = map(saved.counted, ("sigma_rows", "preprocess_rows"))
     try:
         state = State.from_arguments(**given, head=Layer(**saved.head) if saved.head else None)
+        given_labels = checked_labels(saved.settings.get("fit_classes"), state.view.spec.task)
         auto = None if sigma is None else checks.positive(sigma, "sigma_")
         allowed = math.inf if allowed is None else checks.not_negative(allowed, "allowed")
     except (TypeError, ValueError) as error:
@@ -70,7 +71,7 @@ def open_state(
         sigma_basis=Basis(sigma_rows).at(len(rows)),  # a growth up to here was warned of already
         preprocess_basis=Basis(preprocess_rows).at(len(rows)),
     )
-    state.publish(rows=rows, file=file)
+    state.publish(rows=rows, file=file, fit_labels=given_labels)
     return state
 
 

@@ -27,6 +27,7 @@ from resmem._devices.choice import choose
 from resmem._files import persist
 from resmem._files.atomic import sole_writer
 from resmem._rows.attributes import ATTRIBUTES
+from resmem._rows.by_id import Gathered
 from resmem._rows.ingest import Incoming
 from resmem._rows.resident import Residency
 from resmem._rows.segment import MISSING, merge
@@ -299,6 +300,7 @@ class State:
         with self._change():
             now = self.view
             before = now.fitted_rows.with_checked_ids()
+            attributes = _kept_attributes(before, ids, attributes)
             rows = self._incoming(now.spec, embeddings, outputs, targets, ids, before, **attributes)
             rows.refuse_other_shape(before)
             if rows.ids is None:
@@ -443,6 +445,16 @@ def _empty_snapshot(start: MemoryView, rows: Incoming) -> Snapshot:
         embedding_names=rows.names[0], output_names=rows.names[1],
         time_kind=rows.attributes.time_kind,
     )  # fmt: skip
+
+
+def _kept_attributes(rows: Snapshot, ids: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return what updated rows are given: a weight and a group that is left out stays as it is."""
+    kept = {"weights": "sample_weight", "groups": "groups"}
+    left_out = [name for name in rows.attributes if name in kept and given.get(kept[name]) is None]
+    if ids is None or not left_out:
+        return given
+    old = Gathered(rows, convert.some_ids(ids), "update")
+    return {**given, **{kept[name]: old.array(name) for name in left_out}}
 
 
 def _grown_snapshot(

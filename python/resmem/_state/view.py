@@ -260,6 +260,8 @@ class MemoryView:
     def rows_by_id(self, ids: Any) -> Rows:
         """See ``Memory.get``."""
         rows = rows_by_id(self.fitted_rows, convert.some_ids(ids))
+        if self.spec.says_nothing:
+            rows = replace(rows, outputs=None)
         if self.spec.task == "classification":
             rows = replace(rows, targets=self.spec.labelled(rows.targets))
         return rows
@@ -310,6 +312,7 @@ class MemoryView:
             "embedding_names": rows.embedding_names,
             "output_names": rows.output_names,
             "classes": None if self.spec.labels is None else list(self.spec.labels.names),
+            "fit_classes": None if self.fit_labels is None else list(self.fit_labels.names),
             "sigma_": sigma_,
             "offset": "offset" in rows.preprocess.arrays,
             "allowed": rows.allowed if math.isfinite(rows.allowed) else None,

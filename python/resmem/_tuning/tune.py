@@ -263,7 +263,7 @@ def _sample(rows: Snapshot, seed: int) -> I64:
 def _memory_rows(
     corrector: Corrector, some: I64, k: int, visible: Visibility, execution: Execution
 ) -> MemoryRows:
-    if not corrector.spec.store.gives_outputs:
+    if not corrector.spec.gives_outputs:
         raise ValueError(
             "loo=True needs the base model's outputs of the rows, which "
             f"store={corrector.spec.store.name!r} does not keep; tune on validation rows"
@@ -281,7 +281,7 @@ def _note_of_small_residuals(run: ValidationRun, result: TuneResult, loo: bool) 
         alone = run.predictions(result.knn, np.arange(len(run.source)), "targets")
         note = note_of_trained_rows(run.base_error_sizes(), run.error_sizes(alone))
         return () if note is None else (note,)
-    if not run.spec.store.gives_outputs:
+    if not run.spec.gives_outputs:
         return ()
     corrector = Corrector(run.spec, run.rows, 1, 1.0, 1.0, map_named("clip"))
     own = replace(run, source=MemoryRows(corrector, run.sampled, 1, run.execution))
@@ -342,7 +342,7 @@ class _Steps(NamedTuple):
         others += first.single_steps(len(first.sampled)) * len(first.grid.temperatures)
         if loo:
             others += rows + first.single_steps(rows)
-        elif first.spec.store.gives_outputs:
+        elif first.spec.gives_outputs:
             others += first.single_steps(rows) + first.single_steps(len(first.sampled))
         return _Steps(
             rows * len(runs),

@@ -109,6 +109,7 @@ def checked_targets(corrector: Corrector, targets: Any, q: int) -> Array:
     """Return the targets of validation rows, checked: classes (q,), or values (q, C)."""
     spec, columns = corrector.spec, corrector.rows.columns
     plausible.check_order(targets, corrector.rows.output_names, "memory.output_names_")
+    plausible.check_order(targets, spec.label_names, "memory.classes_.astype(str)")
     given = sliceable(targets, "targets")
     if len(given.shape):
         targets = read_block(given, slice(0, given.shape[0]), "targets")
