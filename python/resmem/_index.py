@@ -116,7 +116,10 @@ class Index:
         return self
 
     def update(self, ids: Any, rows: Any, *, times: Any = None, groups: Any = None) -> Index:
-        """Replace the rows with these ids (n,) by others (n, d), all at once for every search."""
+        """Replace the rows with these ids (n,) by others (n, d), all at once for every search.
+
+        Groups that are left out stay as they are; times must be given where rows have them.
+        """
         self._state.update(ids, rows, None, None, times=times, groups=groups)
         return self
 

@@ -488,7 +488,9 @@ class Memory:
 
         The memory is then the one that ``remove`` and new rows under the old ids would give. A
         query that runs meanwhile, or begins later, sees all old rows or all new ones. If one of the
-        ids (n,) is not there, this raises and replaces none. Other arguments are as for ``fit``.
+        ids (n,) is not there, this raises and replaces none. Other arguments are as for ``fit``;
+        a weight or a group that is left out stays as it is, and times must be given where rows
+        have them.
         ``sigma_`` and ``preprocess`` stay as they were measured. What was calibrated before no
         longer holds exactly: call ``calibrate`` again. The time per row does not depend on the
         number of rows, with the exception that ``remove`` tells of.
