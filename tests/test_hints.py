@@ -314,6 +314,8 @@ CASES = {
     "n_jobs": (lambda: resmem.Memory(n_jobs=2), lambda m: memory().predict(FRESH, L, threads=2)),
     "dict as settings": (lambda: memory().use({"k": 3}), lambda m: exec(m.split("by name: ")[1], {"memory": memory()})),
     "tune result as settings": (lambda: memory().use(RESULT), lambda m: memory().use(RESULT.best)),
+    "age without times": (lambda: memory(max_age=3), Follow(r"fit with times=(.*), say", lambda t: resmem.Memory(max_age=3).fit(Z, L, Y, times=t), n=N)),
+    "age is not wanted": (lambda: memory(max_age=3), Follow(r"or set max_age=(.*)", lambda age: memory(max_age=age))),
     # arrays
     "bool": (lambda: resmem.search(BOOLS, Z, 1), Follow(r"example with (.*)", lambda q: resmem.search(q, Z, 1), queries=BOOLS)),
     "object": (lambda: resmem.search(Z.astype(object), Z, 1), Follow(r"example with (.*)", lambda q: resmem.search(q, Z, 1), queries=Z.astype(object))),

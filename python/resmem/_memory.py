@@ -171,6 +171,15 @@ class Memory:
         What targets call the columns of outputs, in the order of columns: text, bools, integers or
         floats, such as scikit-learn's ``classes_``. Not all need to occur. Default: ``fit`` finds
         them, see there and ``classes_``. Files keep them.
+    max_rows, max_bytes, max_age : int, int, number or timedelta, optional
+        Limits, which hold after every ``fit``, ``add``, ``update`` and ``merge``, and as soon as
+        they are set, at any time: as many rows, as many bytes of rows (keys, outputs, targets,
+        residuals, ids, attributes; not what ``prepare`` builds), rows of this age at most. Rows go
+        by number and bytes in the order of storage (``ids``), the first ones first; an updated row
+        lies behind others. Rows go by age if their time is before the newest time of a row less
+        ``max_age``: a number in the unit of integer and float times, a numpy.timedelta64 (or
+        datetime.timedelta) for datetimes. Ids of rows that are gone are never used again. Running
+        queries keep the rows that they began with. Files keep the limits.
     """
 
     @with_argument_hints
@@ -194,13 +203,16 @@ class Memory:
         residuals: Literal["in-sample", "out-of-fold"] | None = None,
         auto_prepare: bool = True,
         classes: Any = None,
+        max_rows: int | None = None,
+        max_bytes: int | None = None,
+        max_age: Any = None,
     ) -> None:
         self._state = State.from_arguments(
             task=task, output_kind=output_kind, k=k, sigma=sigma, temperature=temperature,
             strength=strength, key_dtype=key_dtype, residual_dtype=residual_dtype, store=store,
             head=head, base=base, preprocess=preprocess, probability_map=probability_map,
             method=method, gate=gate, residuals=residuals, auto_prepare=auto_prepare,
-            classes=classes,
+            classes=classes, max_rows=max_rows, max_bytes=max_bytes, max_age=max_age,
         )  # fmt: skip
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -366,6 +378,37 @@ class Memory:
     @auto_prepare.setter
     def auto_prepare(self, value: bool) -> None:
         self._state.publish(auto_prepare=checks.boolean(value, "auto_prepare"))
+
+    @property
+    def max_rows(self) -> int | None:
+        """How many rows are kept, or None; setting it drops the rows that are too many."""
+        return self._state.view.limits.max_rows
+
+    @max_rows.setter
+    def max_rows(self, value: int | None) -> None:
+        self._state.set_limits(max_rows=value)
+
+    @property
+    def max_bytes(self) -> int | None:
+        """How many bytes of rows are kept, or None; setting it drops the rows that are too many.
+
+        Rows that are gone may take up to a sixteenth more in ``nbytes`` for a while.
+        """
+        return self._state.view.limits.max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, value: int | None) -> None:
+        self._state.set_limits(max_bytes=value)
+
+    @property
+    def max_age(self) -> Any:
+        """How much older than the newest row others may be, or None; a numpy.timedelta64 in
+        nanoseconds for datetimes. Setting it drops the rows that are too old."""
+        return self._state.view.limits.max_age
+
+    @max_age.setter
+    def max_age(self, value: Any) -> None:
+        self._state.set_limits(max_age=value)
 
     # ---------------------------------------------------------------- rows
 

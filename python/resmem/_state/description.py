@@ -58,6 +58,9 @@ def in_one_line(state: State) -> str:
         ("method", now.method, "residual"),
         ("gate", now.gate.name, "none"),
         ("residuals", state.residuals, None),
+        ("max_rows", now.limits.max_rows, None),
+        ("max_bytes", now.limits.max_bytes, None),
+        ("max_age", now.limits.recorded()["max_age"], None),
     ):
         if value != usual:
             text += f", {name}={value!r}"

@@ -12,6 +12,7 @@ from resmem._base import checks
 from resmem._base.errors import FileFormatError
 from resmem._files import container, persist
 from resmem._rows.growth import Basis
+from resmem._rows.limits import recorded_age
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import INDEX_TASK
 from resmem._rows.stores.layer import Layer
@@ -46,6 +47,7 @@ def open_state(
     allowed = saved.settings.get("allowed")
     sigma_rows, preprocess_rows = map(saved.counted, ("sigma_rows", "preprocess_rows"))
     try:
+        given["max_age"] = recorded_age(given["max_age"])
         state = State.from_arguments(**given, head=Layer(**saved.head) if saved.head else None)
         auto = None if sigma is None else checks.positive(sigma, "sigma_")
         allowed = math.inf if allowed is None else checks.not_negative(allowed, "allowed")

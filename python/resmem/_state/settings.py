@@ -80,7 +80,10 @@ def checked_settings(settings: Any) -> None:
 
 
 # Attributes of ``Memory`` that can be set after ``fit``.
-CHANGEABLE = ("k", "sigma", "temperature", "strength", "probability_map", "method", "gate")
+CHANGEABLE = (
+    "k", "sigma", "temperature", "strength", "probability_map", "method", "gate",
+    "max_rows", "max_bytes", "max_age",
+)  # fmt: skip
 
 
 _OUTPUT_KINDS = {
@@ -94,6 +97,7 @@ SETTINGS = (
     "task", "output_kind", "k", "sigma", "temperature", "strength",
     "preprocess", "key_dtype", "residual_dtype", "store", "base",
     "probability_map", "method", "gate", "residuals", "classes",
+    "max_rows", "max_bytes", "max_age",
 )  # fmt: skip
 
 # What is known of the rows' residuals: whether the base model had been trained on the rows.

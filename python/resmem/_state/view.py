@@ -31,6 +31,7 @@ from resmem._keys.stored import KEY_DTYPES, KeyDtype, narrow_keys, widen_keys
 from resmem._rows.by_id import Rows, rows_by_id
 from resmem._rows.growth import UNKNOWN, Basis
 from resmem._rows.ingest import exact_keys
+from resmem._rows.limits import UNLIMITED, Limits, limited
 from resmem._rows.resident import Residency
 from resmem._rows.segment import Segment, merge
 from resmem._rows.snapshot import Snapshot
@@ -69,6 +70,7 @@ class MemoryView:
     resident: Residency | None = None  # on which device the rows are searched; None: on the CPU
     method: Method = "residual"
     gate: Gate = OPEN
+    limits: Limits = UNLIMITED
     fit_labels: LabelTable | None = None  # the labels that the next fit takes; None: it finds them
 
     @property
@@ -115,6 +117,18 @@ class MemoryView:
             return self
         auto_sigma, basis = length_scale.measure(rows, self.k), Basis(len(rows))
         return replace(self, rows=replace(rows, auto_sigma=auto_sigma, sigma_basis=basis))
+
+    def limited(self) -> MemoryView:
+        """Drop the rows that the limits leave no room for."""
+        return self if self.rows is None else replace(self, rows=limited(self.rows, self.limits))
+
+    @property
+    def part_rows(self) -> int | None:
+        """How many rows a new segment may have; None: no limits say so."""
+        rows = self.fitted_rows
+        if not rows.segments:
+            return None
+        return self.limits.part_rows(len(rows), rows.segments[-1].row_bytes)
 
     def without_measured_sigma(self) -> MemoryView:
         """Forget the measured length scale, so that it is measured again."""
@@ -305,6 +319,7 @@ class MemoryView:
             "probability_map": self.map.name,
             "method": self.method,
             "gate": self.gate.name,
+            **self.limits.recorded(),
             "flat": rows.flat,
             "time_kind": rows.time_kind,
             "embedding_names": rows.embedding_names,
