@@ -20,6 +20,7 @@ from resmem._evaluation import conformal, evaluate, explain, novelty
 from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.methods import Judged
+from resmem._evaluation.monitor import Monitor
 from resmem._evaluation.result import Evaluation
 from resmem._keys.stored import KeyDtype
 from resmem._rows.by_id import Rows
@@ -1017,6 +1018,48 @@ class Memory:
         return self._state.view.as_settings
 
     # ---------------------------------------------------------------- judgement
+
+    def monitor(
+        self,
+        score: Literal["brier", "log_loss", "accuracy", "mse", "mae"] | None = None,
+        *,
+        cut: float | None = None,
+        confidence: float = 0.95,
+        window: int = 2_000,
+        off_when_harmful: bool = False,
+        resume: Any = None,
+    ) -> Monitor:
+        """Return a monitor, which judges the memory in use by rows whose targets arrive later.
+
+        ``monitor.update(embeddings, outputs, targets)``, before the rows are added, keeps a running
+        interval of the mean gain over the base. At every look at once, however often one looks, it
+        holds the mean of the gains that were to be expected, with this confidence: rows may depend
+        on earlier ones and change with time (a confidence sequence: Howard et al., Annals of
+        Statistics 2021, with a mixture over rates). That needs bounded gains, so each row's gain is
+        cut off at ``-cut`` and ``cut``.
+
+        Parameters
+        ----------
+        score : str, optional
+            The loss of a row: "brier" (the default), "log_loss" or "accuracy" for classification;
+            "mse" (the default) or "mae" for regression.
+        cut : float, optional
+            Default 1; in regression four times the mean loss of the base over rows of the memory.
+            The larger, the more rows the interval needs.
+        confidence : float
+            Half of what is left to 1 is the risk of ``gain``, half that of ``recent``.
+        window : int
+            ``recent`` spans from so many to twice as many rows.
+        off_when_harmful : bool
+            Whether ``update`` sets ``strength`` to 0, with a warning, when ``helps`` is False. It
+            never sets it back; rows that arrive later are judged as at the strength before. To
+            switch the memory on again, set ``strength`` and make another monitor.
+        resume : dict, optional
+            What ``monitor.to_dict()`` gave, to go on from; other arguments are then ignored.
+        """
+        if resume is not None:
+            return Monitor.resumed(self._state, resume)
+        return Monitor.new(self._state, score, cut, confidence, window, off_when_harmful)
 
     @float_state()
     def evaluate(
