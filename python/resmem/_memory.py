@@ -181,6 +181,11 @@ class Memory:
         ``max_age``: a number in the unit of integer and float times, a numpy.timedelta64 (or
         datetime.timedelta) for datetimes. Ids of rows that are gone are never used again. Running
         queries keep the rows that they began with. Files keep the limits.
+    half_life : number or timedelta, optional
+        A row's weight as a neighbour is multiplied by ``2 ** (-age / half_life)``, with its age
+        beside the newest row, in the unit of ``times`` as for ``max_age``. Only how much older one
+        neighbour is than another counts, so that this holds for queries of any time. Beyond 300
+        half-lives nothing falls further. May be set at any time; files keep it.
     """
 
     @with_argument_hints
@@ -207,6 +212,7 @@ class Memory:
         max_rows: int | None = None,
         max_bytes: int | None = None,
         max_age: Any = None,
+        half_life: Any = None,
     ) -> None:
         self._state = State.from_arguments(
             task=task, output_kind=output_kind, k=k, sigma=sigma, temperature=temperature,
@@ -214,6 +220,7 @@ class Memory:
             head=head, base=base, preprocess=preprocess, probability_map=probability_map,
             method=method, gate=gate, residuals=residuals, auto_prepare=auto_prepare,
             classes=classes, max_rows=max_rows, max_bytes=max_bytes, max_age=max_age,
+            half_life=half_life,
         )  # fmt: skip
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -410,6 +417,16 @@ class Memory:
     @max_age.setter
     def max_age(self, value: Any) -> None:
         self._state.set_limits(max_age=value)
+
+    @property
+    def half_life(self) -> Any:
+        """By how much older a row must be to weigh half as much, or None; may be set at any time.
+        A numpy.timedelta64 in nanoseconds for datetimes."""
+        return self._state.view.half_life
+
+    @half_life.setter
+    def half_life(self, value: Any) -> None:
+        self._state.set_half_life(value)
 
     # ---------------------------------------------------------------- rows
 

@@ -8,33 +8,24 @@ is larger is first copied in parts.
 
 from __future__ import annotations
 
-import datetime
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from resmem._base import checks
 from resmem._base.arrays import I64
+from resmem._rows.ages import Age, checked_age, in_units, recorded
 from resmem._rows.attributes import TimeKind, times_as_given, times_of
 from resmem._rows.segment import Segment
 from resmem._rows.snapshot import Snapshot
-
-Age: TypeAlias = "int | float | np.timedelta64"
 
 # Rows are kept in at least so many segments: what goes is marked in one of them at a time, so that
 # removed rows take at most a sixteenth more than is kept.
 _PARTS = 16
 _LEAST_PART = 64 << 10  # bytes; smaller segments would only make searches slower
 _FIRST_TIME = -(2**63)
-_LONGEST = 2**63  # nanoseconds, which a timedelta cannot hold any more
-# Of the units that have a fixed length, which months and years have not.
-_NANOSECONDS = {
-    "W": 604_800 * 10**9, "D": 86_400 * 10**9, "h": 3_600 * 10**9, "m": 60 * 10**9, "s": 10**9,
-    "ms": 10**6, "us": 10**3, "ns": 1,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,14 +42,12 @@ class Limits:
         return Limits(
             None if max_rows is None else checks.count(max_rows, "max_rows"),
             None if max_bytes is None else checks.count(max_bytes, "max_bytes"),
-            None if max_age is None else _checked_age(max_age),
+            None if max_age is None else checked_age(max_age, "max_age"),
         )
 
     def recorded(self) -> dict[str, Any]:
         """Return the limits as files keep them."""
-        age: Any = self.max_age
-        if isinstance(age, np.timedelta64):
-            age = f"{age.astype(np.int64)} ns"
+        age = recorded(self.max_age)
         return {"max_rows": self.max_rows, "max_bytes": self.max_bytes, "max_age": age}
 
     def part_rows(self, rows: int, row_bytes: int) -> int | None:
@@ -74,38 +63,6 @@ class Limits:
 
 
 UNLIMITED = Limits()
-
-
-def recorded_age(value: Any) -> Any:
-    """Return the ``max_age`` that ``Limits.recorded`` made this of; ValueError for other text."""
-    if not isinstance(value, str):
-        return value
-    return np.timedelta64(int(value.removesuffix(" ns")), "ns")
-
-
-def _checked_age(value: Any) -> Age:
-    if isinstance(value, (np.timedelta64, datetime.timedelta)):
-        exact = _nanoseconds(value)
-        if not exact >= np.timedelta64(0, "ns"):  # NaT neither
-            raise ValueError(f"max_age must be a time span of at least 0, got {value!r}")
-        return exact
-    age = checks.number(value, "max_age")
-    if not 0 <= age < math.inf:
-        raise ValueError(f"max_age must be a finite number of at least 0, got {value!r}")
-    return int(value) if isinstance(value, (int, np.integer)) else age
-
-
-def _nanoseconds(value: Any) -> np.timedelta64:
-    """Return a time span in nanoseconds; ValueError if they do not hold it."""
-    span = np.timedelta64(value)
-    unit, steps = np.datetime_data(span.dtype)
-    exact = int(span.astype(np.int64)) * steps * _NANOSECONDS.get(unit, _LONGEST)
-    if abs(exact) >= _LONGEST and not np.isnat(span):
-        raise ValueError(
-            "max_age must be in a unit from weeks to nanoseconds, and below 292 years, got "
-            f"{value!r}"
-        )
-    return np.timedelta64("NaT" if np.isnat(span) else exact, "ns")
 
 
 def limited(rows: Snapshot, limits: Limits) -> Snapshot:
@@ -128,14 +85,10 @@ def _without(rows: Snapshot, limits: Limits, gone: Sequence[I64 | None]) -> Snap
 
 def _too_old(rows: Snapshot, max_age: Age) -> list[I64 | None]:
     """Return the rows that are older than the newest one by more than ``max_age``."""
-    if rows.time_kind is None:
-        raise ValueError(
-            "max_age needs times of rows, which fit was not given; fit with times=numpy.arange(n), "
-            "say, or set max_age=None"
-        )
+    age, kind = in_units(max_age, rows.time_kind, "max_age"), rows.time_kind
     spans = [segment.time_span for segment in rows.segments]
     newest = max((span[1] for span in spans if span is not None), default=_FIRST_TIME)
-    first = _first_kept(newest, max_age, rows.time_kind)
+    first = _first_kept(newest, age, kind)
     gone: list[I64 | None] = []
     for segment, span in zip(rows.segments, spans, strict=True):
         living = np.empty(0, dtype=np.int64)
@@ -146,18 +99,13 @@ def _too_old(rows: Snapshot, max_age: Age) -> list[I64 | None]:
     return gone
 
 
-def _first_kept(newest: int, max_age: Age, kind: TimeKind) -> int:
+def _first_kept(newest: int, age: float, kind: TimeKind | None) -> int:
     """Return the time, as it is stored, before which rows are too old."""
-    timedelta = isinstance(max_age, np.timedelta64)
-    if timedelta != (kind == "datetimes"):
-        expected = "a numpy.timedelta64" if kind == "datetimes" else "a number"
-        raise ValueError(f"max_age must be {expected}, as times are {kind}, got {max_age!r}")
     if kind == "floats":
-        value = times_as_given(np.array([newest]), kind) - float(max_age)
+        value = times_as_given(np.array([newest]), kind) - float(age)
         return int(times_of(value, "times")[0][0])
     # Of whole times, those too old by a fraction are those too old by the whole number below it.
-    age = int(max_age.astype(np.int64)) if isinstance(max_age, np.timedelta64) else int(max_age)
-    return max(_FIRST_TIME, newest - age)
+    return max(_FIRST_TIME, newest - int(age))
 
 
 def _excess(rows: Snapshot, limits: Limits) -> int:

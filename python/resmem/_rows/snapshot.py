@@ -23,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 import resmem._core as _core
-from resmem._base.arrays import I64, Array, Keys
+from resmem._base.arrays import F64, I64, Array, Keys
 from resmem._base.execution import DEFAULT, Execution
 from resmem._keys.preprocess import IDENTITY, FittedPreprocess
+from resmem._rows.ages import decay
 from resmem._rows.attributes import ATTRIBUTES, TimeKind
 from resmem._rows.growth import UNKNOWN, Basis
 from resmem._rows.ids import IDS_PER_STEP, NO_RUNS, cut, distinct, in_runs, joined, repeated, runs
@@ -64,6 +65,7 @@ class Snapshot:
     allowed: float = math.inf  # how far rounding to float32 may move a query
     ids_checked: bool = True  # False for given ids of a file that was loaded without verification
     time_kind: TimeKind | None = None  # what the rows' times are; None: they have none
+    half_life: float | None = None  # of the rows' weights, in units of times; None: no decay
     embedding_names: tuple[str, ...] | None = None  # columns of the DataFrames given to fit
     output_names: tuple[str, ...] | None = None
     updated: bool = False  # whether an id may occur in several rows, all but one of them removed
@@ -125,9 +127,38 @@ class Snapshot:
 
     def weights_for_core(self) -> list[Any] | None:
         """Return the core's description of the rows' own weights; None if all are 1."""
+        if self.half_life is not None:
+            if "weights" not in self.measured:
+                self.measured["weights"] = self._decayed_weights(self.half_life)
+            decayed: list[Any] = self.measured["weights"]
+            return decayed
         if "weights" not in self.attributes:
             return None
         return [s["weights"] if "weights" in s.arrays else s.n for s in self.segments]
+
+    def weights_at(self, positions: I64) -> F64 | None:
+        """Return the own weights (m,) of the rows at these ascending positions among all rows;
+        None if all weigh 1."""
+        described = self.weights_for_core()
+        if described is None:
+            return None
+        of = {s.uid: w for s, w in zip(self.segments, described, strict=True)}
+        parts = [
+            np.ones(len(rows)) if isinstance(of[s.uid], int) else of[s.uid][rows]
+            for s, rows in self.at(positions)
+        ]
+        return np.concatenate([np.empty(0), *parts])
+
+    def _decayed_weights(self, half_life: float) -> list[F64]:
+        """Return weights of all rows that fall with their age, beside the newest living row."""
+        assert self.time_kind is not None
+        living = [s["times"][s.living(self.version)] for s in self.segments]
+        newest = max((int(times.max()) for times in living if len(times)), default=0)
+        return [
+            s.values("weights", np.arange(s.n))
+            * decay(s["times"], newest, self.time_kind, half_life)
+            for s in self.segments
+        ]
 
     def plan(
         self, queries: int, k: int, execution: Execution, at_once: bool = False,
@@ -475,7 +506,7 @@ class Snapshot:
         carried = (
             "d", "columns", "temperature", "flat", "auto_sigma", "sigma_basis", "next_id",
             "retired", "preprocess", "preprocess_basis", "allowed", "ids_checked", "time_kind",
-            "embedding_names", "output_names", "updated",
+            "half_life", "embedding_names", "output_names", "updated",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
 

@@ -11,8 +11,8 @@ from typing import Any
 from resmem._base import checks
 from resmem._base.errors import FileFormatError
 from resmem._files import container, persist
+from resmem._rows.ages import as_recorded
 from resmem._rows.growth import Basis
-from resmem._rows.limits import recorded_age
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import INDEX_TASK
 from resmem._rows.stores.layer import Layer
@@ -47,7 +47,8 @@ def open_state(
     allowed = saved.settings.get("allowed")
     sigma_rows, preprocess_rows = map(saved.counted, ("sigma_rows", "preprocess_rows"))
     try:
-        given["max_age"] = recorded_age(given["max_age"])
+        for name in ("max_age", "half_life"):
+            given[name] = as_recorded(given[name])
         state = State.from_arguments(**given, head=Layer(**saved.head) if saved.head else None)
         auto = None if sigma is None else checks.positive(sigma, "sigma_")
         allowed = math.inf if allowed is None else checks.not_negative(allowed, "allowed")
@@ -72,6 +73,10 @@ def open_state(
         sigma_basis=Basis(sigma_rows).at(len(rows)),  # a growth up to here was warned of already
         preprocess_basis=Basis(preprocess_rows).at(len(rows)),
     )
+    try:
+        rows = replace(state.view, rows=rows).decaying().fitted_rows
+    except ValueError as error:
+        raise saved.bad(f"its half_life makes no sense: {error}") from error
     state.publish(rows=rows, file=file)
     return state
 

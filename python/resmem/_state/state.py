@@ -38,6 +38,7 @@ from resmem._state.merging import merged
 from resmem._state.settings import (
     SETTINGS,
     checked_gate,
+    checked_half_life,
     checked_keys,
     checked_kind,
     checked_labels,
@@ -74,6 +75,7 @@ class State:
         key_dtype: Any, residual_dtype: Any, store: Any, head: Any, base: Any, preprocess: Any,
         probability_map: Any, method: Any, gate: Any, residuals: Any, auto_prepare: Any = True,
         classes: Any = None, max_rows: Any = None, max_bytes: Any = None, max_age: Any = None,
+        half_life: Any = None,
     ) -> State:  # fmt: skip
         """Return a state without rows; the arguments are those of ``Memory``, and are checked."""
         kind = checked_kind(task, output_kind)
@@ -98,6 +100,7 @@ class State:
             method=what,
             gate=checked_gate(gate, spec),
             limits=Limits.of(max_rows, max_bytes, max_age),
+            half_life=checked_half_life(half_life),
             fit_labels=labels,
         )
         return State(view, value_dtype, base_model, checked_residuals(residuals))
@@ -228,6 +231,12 @@ class State:
             limits = Limits.of(**{**vars(self.view.limits), **changed})
             view = replace(self.view, limits=limits).limited()
             self.publish(limits=limits, rows=view.rows)
+
+    def set_half_life(self, value: Any) -> None:
+        """See ``Memory.half_life``."""
+        with self._change():
+            view = replace(self.view, half_life=checked_half_life(value)).decaying()
+            self.publish(half_life=view.half_life, rows=view.rows)
 
     def set_temperature(self, value: Any) -> None:
         """See ``Memory.temperature``."""
@@ -441,6 +450,7 @@ _COPIED_FIELDS = (
     "method",
     "gate",
     "limits",
+    "half_life",
     "fit_labels",
 )
 
