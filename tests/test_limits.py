@@ -252,6 +252,29 @@ def test_files_keep_the_limits_and_the_ids_of_dropped_rows(tmp_path, form):
     assert other.ids[[0, -1]].tolist() == [2_110, 3_009]
 
 
+WRONG = ["3 s", "9223372036854775808 ns", "-5 ns", -1, [], True]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", ["max_age", "half_life"])
+def test_file_with_a_senseless_span_of_time_is_refused(tmp_path, monkeypatch, name, wrong):
+    view = resmem._state.view.MemoryView
+    real = view.settings
+    monkeypatch.setattr(view, "settings", lambda held: {**real(held), name: wrong})
+    memory().fit(*examples(5), times=np.arange(5)).save(tmp_path / "m")
+    with pytest.raises(resmem.FileFormatError, match="make no sense"):
+        resmem.Memory.load(tmp_path / "m")
+
+
+def test_file_with_a_half_life_but_no_times_is_refused(tmp_path, monkeypatch):
+    view = resmem._state.view.MemoryView
+    real = view.settings
+    monkeypatch.setattr(view, "settings", lambda held: {**real(held), "half_life": 3})
+    memory().fit(*examples(5)).save(tmp_path / "m")
+    with pytest.raises(resmem.FileFormatError, match=r"half_life makes no sense: .* needs times"):
+        resmem.Memory.load(tmp_path / "m")
+
+
 def test_limits_hold_after_a_merge():
     pool = examples(50)
     mem = memory(max_rows=20).fit(*some(pool, slice(30)))

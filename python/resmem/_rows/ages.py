@@ -60,7 +60,10 @@ def as_recorded(value: Any) -> Any:
     """Return the span of time that ``recorded`` made this of; ValueError for other text."""
     if not isinstance(value, str):
         return value
-    return np.timedelta64(int(value.removesuffix(" ns")), "ns")
+    try:
+        return np.timedelta64(int(value.removesuffix(" ns")), "ns")
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
 
 
 def in_units(age: Age, kind: TimeKind | None, name: str) -> int | float:
