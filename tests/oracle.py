@@ -449,6 +449,18 @@ def weights(
     return e, np.where(W == 0.0, 1.0, W)  # m = 0: a sum over nothing can be divided by it
 
 
+def decay(times: npt.ArrayLike, half_life: float) -> Float64:
+    """Factors (n,) of rows with these times (n,), integers or floats. Contract: "Decay"."""
+    values = np.asarray(times)
+    if values.dtype.kind == "f":
+        ages = [0.0 if t == values.max() else values.max() - t for t in values]
+    else:
+        newest = max(int(t) for t in values)
+        ages = [float(newest - int(t)) for t in values]  # of whole numbers, rounded once
+    halvings = np.minimum(np.array(ages, dtype=np.float64) / np.float64(half_life), 300.0)
+    return cexp(-(halvings * np.float64(float.fromhex("0x1.62e42fefa39efp-1"))))
+
+
 def _own_weights(row_weights: npt.ArrayLike | None, position: Int64) -> Float64 | None:
     """The weights (q, k) of neighbours, of rows' own (n,)."""
     if row_weights is None:

@@ -547,6 +547,16 @@ def test_fit_of_wrong_input_fails_before_its_estimate(cli, wrong):
     assert done.err.startswith("resmem: error: ")
 
 
+def test_rows_beyond_a_limit_go_at_fit_and_at_add(cli):
+    assert cli(f"{FIT} --max-rows 20 --max-bytes 4000 --quiet").status == 0
+    assert cli("add m.resmem --embeddings train.npz --outputs train.npz --targets train.npz "
+               "--quiet").status == 0  # fmt: skip
+    mem = resmem.Memory.load("m.resmem")
+    assert (mem.max_rows, mem.max_bytes) == (20, 4000)
+    assert len(mem) == 20
+    assert np.array_equal(mem.get(mem.ids).embeddings, TRAIN["embeddings"][-20:])
+
+
 def test_fit_with_json_prints_the_facts(cli):
     done = cli(f"{FIT} --json --quiet")
     assert done.err == ""

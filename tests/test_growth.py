@@ -19,6 +19,7 @@ D, C = 4, 3
 LEARNED = ["nca:2"] if importlib.util.find_spec("sklearn") else []
 FITTED = ["center", "standardize", "pca:2", "whiten:3", *LEARNED]
 ALL = ["none", "unit", *FITTED]
+MEASURED = {"sigma_rows", "preprocess_rows"}
 FORMS = ["m.resmem", "m.npz", "m.safetensors", "append", "pickle"]
 
 
@@ -200,7 +201,7 @@ def test_file_without_measured_rows_is_not_warned_of(tmp_path, monkeypatch, wron
 
     def older(held):
         told = {**real(held), "sigma_rows": wrong, "preprocess_rows": wrong}
-        return {k: v for k, v in told.items() if wrong != "gone" or not k.endswith("_rows")}
+        return {k: v for k, v in told.items() if wrong != "gone" or k not in MEASURED}
 
     monkeypatch.setattr(resmem._state.view.MemoryView, "settings", older)
     mem = resmem.Memory(k=5, preprocess="center").fit(*(part[:10] for part in ROWS))
@@ -211,7 +212,7 @@ def test_file_without_measured_rows_is_not_warned_of(tmp_path, monkeypatch, wron
 
 def test_one_row_in_an_older_file_leaves_sigma_unmeasured(tmp_path, monkeypatch):
     real = resmem._state.view.MemoryView.settings
-    told = lambda h: {k: v for k, v in real(h).items() if not k.endswith("_rows")}  # noqa: E731
+    told = lambda h: {k: v for k, v in real(h).items() if k not in MEASURED}  # noqa: E731
     monkeypatch.setattr(resmem._state.view.MemoryView, "settings", told)
     resmem.Memory(k=5).fit(*(part[:1] for part in ROWS)).save(tmp_path / "m")
     twin = resmem.Memory.load(tmp_path / "m").add(*(part[1:] for part in ROWS))

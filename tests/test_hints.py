@@ -68,6 +68,21 @@ def labelled():
     return resmem.Memory(k=2).fit(Z, L, Y * 7)
 
 
+def values_of_base():
+    return resmem.Memory("regression", k=2).fit(Z, V, V)
+
+
+OFF = memory()
+
+
+def switched_off(mem):
+    """Judge a memory by rows that it makes worse, until it is switched off."""
+    far = 40 * np.eye(C)[Y].astype(np.float32)
+    monitor = mem.fit(Z, far, 1 - Y).monitor(off_when_harmful=True)
+    for _ in range(20):
+        monitor.update(FRESH, far, Y)
+
+
 class Model:
     """A classifier that knows a class which the rows lack."""
 
@@ -334,6 +349,10 @@ CASES = {
     "n_jobs": (lambda: resmem.Memory(n_jobs=2), lambda m: memory().predict(FRESH, L, threads=2)),
     "dict as settings": (lambda: memory().use({"k": 3}), lambda m: exec(m.split("by name: ")[1], {"memory": memory()})),
     "tune result as settings": (lambda: memory().use(RESULT), lambda m: memory().use(RESULT.best)),
+    "age without times": (lambda: memory(max_age=3), Follow(r"fit with times=(.*), say", lambda t: resmem.Memory(max_age=3).fit(Z, L, Y, times=t), n=N)),
+    "age is not wanted": (lambda: memory(max_age=3), Follow(r"or set max_age=(.*)", lambda age: memory(max_age=age))),
+    "no losses": (lambda: values_of_base().monitor(), Follow(r"pass cut=(.*), say", lambda cut: values_of_base().monitor(cut=cut))),
+    "switched off": (lambda: switched_off(OFF), lambda m: exec(m.split("again, set ")[1], {"memory": OFF})),
     # arrays
     "bool": (lambda: resmem.search(BOOLS, Z, 1), Follow(r"example with (.*)", lambda q: resmem.search(q, Z, 1), queries=BOOLS)),
     "object": (lambda: resmem.search(Z.astype(object), Z, 1), Follow(r"example with (.*)", lambda q: resmem.search(q, Z, 1), queries=Z.astype(object))),

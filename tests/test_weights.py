@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -174,3 +176,92 @@ def test_a_memory_without_weights_adds_up_no_weights():
     rng = np.random.default_rng(29)
     mem = resmem.Memory(k=9).fit(*data(rng, 30), sample_weight=None)
     assert mem._state.view.fitted_rows.weights_for_core() is None
+
+
+# ---- Decay ---------------------------------------------------------------------------------------
+
+TIMES = {
+    "integers": lambda rng: rng.integers(-(2**62), 2**62, 60),
+    "small": lambda rng: rng.integers(0, 9, 60),
+    "floats": lambda rng: np.append(rng.normal(0, 3, 58), [-np.inf, 8.0]),
+    "datetimes": lambda rng: rng.integers(0, 10**18, 60).view("datetime64[ns]"),
+}
+HALVES = {"integers": 1e18, "small": 2, "floats": 0.5, "datetimes": np.timedelta64(900, "D")}
+
+
+@pytest.mark.parametrize("kind", TIMES)
+@pytest.mark.parametrize("settings", MEMORIES)
+def test_decayed_weights_have_the_bits_of_the_oracle(settings, kind):
+    rng = np.random.default_rng(31)
+    task = settings.get("task", "classification")
+    rows, queries = data(rng, 60, task), data(rng, 20, task)[:2]
+    times, own, half = TIMES[kind](rng), rng.choice([0.5, 1.0, 2.0], 60), HALVES[kind]
+    numbers, units = times, half
+    if kind == "datetimes":
+        numbers, units = times.view(np.int64), 900 * 86_400 * 10**9
+    weights = own * oracle.decay(numbers, units)
+    settings = {"k": 9, "sigma": 0.7, **settings}
+    mem = resmem.Memory(**settings, half_life=half)
+    mem.fit(*(part[:40] for part in rows), times=times[:40], sample_weight=own[:40])
+    mem.add(*(part[40:] for part in rows), times=times[40:], sample_weight=own[40:])
+    wanted = resmem.Memory(**settings).fit(*rows, sample_weight=weights)
+    same_bits(mem.correct(*queries), wanted.correct(*queries))
+    same_bits(mem.get(mem.ids).attributes["weights"], own)  # as they were given
+    mem.half_life = None
+    plain = resmem.Memory(**settings).fit(*rows, sample_weight=own)
+    same_bits(mem.correct(*queries), plain.correct(*queries))
+
+
+@pytest.mark.filterwarnings("ignore:tune:UserWarning")
+@pytest.mark.filterwarnings("ignore:evaluate:resmem.ResmemWarning")
+def test_decay_counts_wherever_weights_do():
+    rng = np.random.default_rng(32)
+    rows, queries = data(rng, 90), data(rng, 50)
+    times = rng.integers(0, 20, 90)
+    weights = oracle.decay(times, 3.0)
+    mem = resmem.Memory(k=9, sigma=0.7, half_life=3).fit(*rows, times=times)
+    twin = resmem.Memory(k=9, sigma=0.7).fit(*rows, times=times, sample_weight=weights)
+    asked = {"k": [3, 9], "sigma": [0.5, 1.0], "strength": [0.5, 1.0], "temperature": 1.0}
+    for call in (
+        lambda m: {**m.tune(*queries, **asked, apply=False).to_dict(), "seconds": None},
+        lambda m: m.evaluate(*queries).to_dict()["methods"],
+        lambda m: m.evaluate(loo=True).to_dict()["methods"],
+        lambda m: m.explain(*queries[:2]).weights.tolist(),
+        lambda m: m.calibrate(*queries).scores.tolist(),
+        lambda m: m.correct(*queries[:2], before=np.full(50, 9)).tolist(),
+    ):
+        assert call(mem) == call(twin)
+
+
+def test_the_newest_time_is_that_of_a_row_that_is_there(tmp_path):
+    rng = np.random.default_rng(33)
+    rows, queries = data(rng, 40), data(rng, 10)[:2]
+    times = np.arange(40)
+    mem = resmem.Memory(k=9, sigma=0.7, half_life=3).fit(*rows, times=times)
+    before = mem._state.view
+    mem.correct(*queries)
+    mem.remove(np.arange(30, 40))
+    twin = resmem.Memory(k=9, sigma=0.7)
+    twin.fit(*(part[:30] for part in rows), sample_weight=oracle.decay(times[:30], 3.0))
+    wanted = twin.correct(*queries)
+    same_bits(mem.correct(*queries), wanted)
+    same_bits(
+        resmem.Memory.load(mem.save(tmp_path / "m")._state.view.file.path).correct(*queries), wanted
+    )
+    same_bits(copy.copy(mem).correct(*queries), wanted)
+    assert resmem.Memory.load(tmp_path / "m").half_life == 3
+    whole = resmem.Memory(k=9, sigma=0.7).fit(*rows, sample_weight=oracle.decay(times, 3.0))
+    weighed = before.rows.weights_for_core()[0]
+    same_bits(weighed, whole._state.view.rows.weights_for_core()[0])
+
+
+def test_weights_of_ancient_rows_stay_above_0():
+    rng = np.random.default_rng(34)
+    rows, queries = data(rng, 40), data(rng, 10)[:2]
+    times = np.append(np.arange(39), 10**15)
+    mem = resmem.Memory(k=9, half_life=0.001).fit(
+        *rows, times=times, sample_weight=np.full(40, 1e-100)
+    )
+    found = mem.explain(*queries, before=np.full(10, 39))
+    same_bits(found.weights.sum(axis=1).round(12), np.ones(10))
+    assert np.isfinite(mem.correct(*queries)).all()

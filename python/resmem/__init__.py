@@ -14,6 +14,7 @@ from resmem._base.versions import show_versions
 from resmem._core import __version__
 from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
+from resmem._evaluation.monitor import Monitor
 from resmem._evaluation.result import Evaluation
 from resmem._index import Index
 from resmem._keys.leaves import leaf_keys
@@ -34,6 +35,7 @@ __all__ = [
     "FileFormatError",
     "Index",
     "Memory",
+    "Monitor",
     "NotFittedError",
     "ResmemWarning",
     "Rows",

@@ -20,6 +20,7 @@ from resmem._evaluation import conformal, evaluate, explain, novelty
 from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.methods import Judged
+from resmem._evaluation.monitor import Monitor
 from resmem._evaluation.result import Evaluation
 from resmem._keys.rounding import Metric
 from resmem._keys.stored import KeyDtype
@@ -172,6 +173,20 @@ class Memory:
         What targets call the columns of outputs, in the order of columns: text, bools, integers or
         floats, such as scikit-learn's ``classes_``. Not all need to occur. Default: ``fit`` finds
         them, see there and ``classes_``. Files keep them.
+    max_rows, max_bytes, max_age : int, int, number or timedelta, optional
+        Limits, which hold after every ``fit``, ``add``, ``update`` and ``merge``, and as soon as
+        they are set, at any time: as many rows, as many bytes of rows (keys, outputs, targets,
+        residuals, ids, attributes; not what ``prepare`` builds), rows of this age at most. Rows go
+        by number and bytes in the order of storage (``ids``), the first ones first; an updated row
+        lies behind others. Rows go by age if their time is before the newest time of a row less
+        ``max_age``: a number in the unit of integer and float times, a numpy.timedelta64 (or
+        datetime.timedelta) for datetimes. Ids of rows that are gone are never used again. Running
+        queries keep the rows that they began with. Files keep the limits.
+    half_life : number or timedelta, optional
+        A row's weight as a neighbour is multiplied by ``2 ** (-age / half_life)``, with its age
+        beside the newest row, in the unit of ``times`` as for ``max_age``. Only how much older one
+        neighbour is than another counts, so that this holds for queries of any time. Beyond 300
+        half-lives nothing falls further. May be set at any time; files keep it.
     """
 
     @with_argument_hints
@@ -195,13 +210,18 @@ class Memory:
         residuals: Literal["in-sample", "out-of-fold"] | None = None,
         auto_prepare: bool = True,
         classes: Any = None,
+        max_rows: int | None = None,
+        max_bytes: int | None = None,
+        max_age: Any = None,
+        half_life: Any = None,
     ) -> None:
         self._state = State.from_arguments(
             task=task, output_kind=output_kind, k=k, sigma=sigma, temperature=temperature,
             strength=strength, key_dtype=key_dtype, residual_dtype=residual_dtype, store=store,
             head=head, base=base, preprocess=preprocess, probability_map=probability_map,
             method=method, gate=gate, residuals=residuals, auto_prepare=auto_prepare,
-            classes=classes,
+            classes=classes, max_rows=max_rows, max_bytes=max_bytes, max_age=max_age,
+            half_life=half_life,
         )  # fmt: skip
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -367,6 +387,47 @@ class Memory:
     @auto_prepare.setter
     def auto_prepare(self, value: bool) -> None:
         self._state.publish(auto_prepare=checks.boolean(value, "auto_prepare"))
+
+    @property
+    def max_rows(self) -> int | None:
+        """How many rows are kept, or None; setting it drops the rows that are too many."""
+        return self._state.view.limits.max_rows
+
+    @max_rows.setter
+    def max_rows(self, value: int | None) -> None:
+        self._state.set_limits(max_rows=value)
+
+    @property
+    def max_bytes(self) -> int | None:
+        """How many bytes of rows are kept, or None; setting it drops the rows that are too many.
+
+        Rows that are gone may take up to a sixteenth more in ``nbytes`` for a while.
+        """
+        return self._state.view.limits.max_bytes
+
+    @max_bytes.setter
+    def max_bytes(self, value: int | None) -> None:
+        self._state.set_limits(max_bytes=value)
+
+    @property
+    def max_age(self) -> Any:
+        """How much older than the newest row others may be, or None; a numpy.timedelta64 in
+        nanoseconds for datetimes. Setting it drops the rows that are too old."""
+        return self._state.view.limits.max_age
+
+    @max_age.setter
+    def max_age(self, value: Any) -> None:
+        self._state.set_limits(max_age=value)
+
+    @property
+    def half_life(self) -> Any:
+        """By how much older a row must be to weigh half as much, or None; may be set at any time.
+        A numpy.timedelta64 in nanoseconds for datetimes."""
+        return self._state.view.half_life
+
+    @half_life.setter
+    def half_life(self, value: Any) -> None:
+        self._state.set_half_life(value)
 
     # ---------------------------------------------------------------- rows
 
@@ -981,6 +1042,48 @@ class Memory:
         return self._state.view.as_settings
 
     # ---------------------------------------------------------------- judgement
+
+    def monitor(
+        self,
+        score: Literal["brier", "log_loss", "accuracy", "mse", "mae"] | None = None,
+        *,
+        cut: float | None = None,
+        confidence: float = 0.95,
+        window: int = 2_000,
+        off_when_harmful: bool = False,
+        resume: Any = None,
+    ) -> Monitor:
+        """Return a monitor, which judges the memory in use by rows whose targets arrive later.
+
+        ``monitor.update(embeddings, outputs, targets)``, before the rows are added, keeps a running
+        interval of the mean gain over the base. At every look at once, however often one looks, it
+        holds the mean of the gains that were to be expected, with this confidence: rows may depend
+        on earlier ones and change with time (a confidence sequence: Howard et al., Annals of
+        Statistics 2021, with a mixture over rates). That needs bounded gains, so each row's gain is
+        cut off at ``-cut`` and ``cut``.
+
+        Parameters
+        ----------
+        score : str, optional
+            The loss of a row: "brier" (the default), "log_loss" or "accuracy" for classification;
+            "mse" (the default) or "mae" for regression.
+        cut : float, optional
+            Default 1; in regression four times the mean loss of the base over rows of the memory.
+            The larger, the more rows the interval needs.
+        confidence : float
+            Half of what is left to 1 is the risk of ``gain``, half that of ``recent``.
+        window : int
+            ``recent`` spans from so many to twice as many rows.
+        off_when_harmful : bool
+            Whether ``update`` sets ``strength`` to 0, with a warning, when ``helps`` is False. It
+            never sets it back; rows that arrive later are judged as at the strength before. To
+            switch the memory on again, set ``strength`` and make another monitor.
+        resume : dict, optional
+            What ``monitor.to_dict()`` gave, to go on from; other arguments are then ignored.
+        """
+        if resume is not None:
+            return Monitor.resumed(self._state, resume)
+        return Monitor.new(self._state, score, cut, confidence, window, off_when_harmful)
 
     @float_state()
     def evaluate(

@@ -361,7 +361,9 @@ def _check_new_memory(path: str, force: bool, verb: str) -> None:
 
 def _parameters(options: Namespace) -> dict[str, Any]:
     """Return the arguments for Memory; it has defaults for options that are not given."""
-    given = {name: getattr(options, name) for name in SETTINGS}
+    # Commands give rows no times, so that there are no options for what goes by them.
+    timed = ("max_age", "half_life")
+    given = {name: getattr(options, name) for name in SETTINGS if name not in timed}
     if options.classes is not None:
         given["classes"] = inputs.labels(options.classes, "classes")
     if options.head_weight is not None:

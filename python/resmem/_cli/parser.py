@@ -88,6 +88,10 @@ def _fit(commands: _Commands) -> None:
     more.add_argument(
         "--classes", type=Source, metavar=_ARRAY, help="the label of each column of outputs"
     )
+    more.add_argument(
+        "--max-rows", type=int, metavar="N", help="the newest rows that are kept, now and by add"
+    )
+    more.add_argument("--max-bytes", type=int, metavar="N", help="the same, in bytes of rows")
 
 
 def _add(commands: _Commands) -> None:

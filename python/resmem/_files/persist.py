@@ -41,6 +41,7 @@ _NEEDED = {
     "targets": ("method", "residual"),
     "gate": ("gate", "none"),
     "classes": ("classes", None),
+    "decay": ("half_life", None),
 }
 _UPDATES = "updates"  # the same for removed rows that have the id of another row
 

@@ -7,6 +7,7 @@ them, so that a hash table need only know the last.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -85,6 +86,20 @@ class Segment:
     def nbytes(self) -> int:
         removals = 0 if self.removals is None else 8 * (self.n + self.dead)
         return removals + sum(self[name].nbytes for name in self.arrays)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return sum(a.itemsize * math.prod(a.shape[1:]) for a in self.arrays.values())
+
+    @cached_property
+    def time_span(self) -> tuple[int, int] | None:
+        """The oldest and the newest time of the rows that live now, of which a later snapshot may
+        have removed some; None if none lives."""
+        times = self["times"]
+        if self.died is not None:
+            times = times[self.died[: self.n] == 0]
+        return (int(times.min()), int(times.max())) if len(times) else None
 
     @property
     def copied_bytes(self) -> int:
@@ -264,7 +279,18 @@ def damaged_rows(what: str) -> FileFormatError:
 
 def merge(segments: tuple[Segment, ...], version: int) -> Segment:
     """Return one new segment with the rows of these that live at this version."""
-    rows = [segment.living(version) for segment in segments]
+    return _copied(segments, [segment.living(version) for segment in segments])
+
+
+def taken_apart(segment: Segment, version: int, most: int) -> list[Segment]:
+    """Return new segments of at most ``most`` rows with the rows that live at this version."""
+    rows = segment.living(version)
+    starts = range(0, len(rows), most)
+    return [_copied((segment,), [rows[start : start + most]]) for start in starts]
+
+
+def _copied(segments: tuple[Segment, ...], rows: list[I64]) -> Segment:
+    """Return one new segment with some ascending rows of each of these."""
     ends = np.cumsum([len(part) for part in rows])
     schema: dict[str, tuple[npt.DTypeLike, tuple[int, ...]]] = {
         name: (array.dtype, array.shape[1:])
@@ -276,7 +302,7 @@ def merge(segments: tuple[Segment, ...], version: int) -> Segment:
     )
     run = first
     for segment, part in zip(segments, rows, strict=True):
-        if segment.has_ids or segment.dead or (len(part) and segment.first_id != run):
+        if segment.has_ids or not _is_run(segment.ids_of(part), run):
             schema["ids"] = (np.int64, ())
             break
         run += len(part)
@@ -295,3 +321,8 @@ def merge(segments: tuple[Segment, ...], version: int) -> Segment:
         first_id=first,
         error=max(segment.error for segment in segments),
     )
+
+
+def _is_run(ids: I64, first: int) -> bool:
+    """Tell whether these ascending ids are those from ``first`` on, without a gap."""
+    return len(ids) == 0 or bool(ids[0] == first and ids[-1] == first + len(ids) - 1)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,13 +23,22 @@ import numpy as np
 import numpy.typing as npt
 
 import resmem._core as _core
-from resmem._base.arrays import I64, Array, Keys
+from resmem._base.arrays import F64, I64, Array, Keys
 from resmem._base.execution import DEFAULT, Execution
 from resmem._keys.preprocess import IDENTITY, FittedPreprocess
+from resmem._rows.ages import decay
 from resmem._rows.attributes import ATTRIBUTES, TimeKind
 from resmem._rows.growth import UNKNOWN, Basis
 from resmem._rows.ids import IDS_PER_STEP, NO_RUNS, cut, distinct, in_runs, joined, repeated, runs
-from resmem._rows.segment import LEAST_ROOM, Schema, Segment, damaged_rows, room, row_bytes
+from resmem._rows.segment import (
+    LEAST_ROOM,
+    Schema,
+    Segment,
+    damaged_rows,
+    room,
+    row_bytes,
+    taken_apart,
+)
 
 _FEW_SEGMENTS = 8  # segments; more of similar size are merged into one
 _MOST_COPIED = 64 << 20  # bytes of borrowed rows that a compaction may take into memory
@@ -56,6 +65,7 @@ class Snapshot:
     allowed: float = math.inf  # how far rounding to float32 may move a query
     ids_checked: bool = True  # False for given ids of a file that was loaded without verification
     time_kind: TimeKind | None = None  # what the rows' times are; None: they have none
+    half_life: float | None = None  # of the rows' weights, in units of times; None: no decay
     embedding_names: tuple[str, ...] | None = None  # columns of the DataFrames given to fit
     output_names: tuple[str, ...] | None = None
     updated: bool = False  # whether an id may occur in several rows, all but one of them removed
@@ -117,9 +127,38 @@ class Snapshot:
 
     def weights_for_core(self) -> list[Any] | None:
         """Return the core's description of the rows' own weights; None if all are 1."""
+        if self.half_life is not None:
+            if "weights" not in self.measured:
+                self.measured["weights"] = self._decayed_weights(self.half_life)
+            decayed: list[Any] = self.measured["weights"]
+            return decayed
         if "weights" not in self.attributes:
             return None
         return [s["weights"] if "weights" in s.arrays else s.n for s in self.segments]
+
+    def weights_at(self, positions: I64) -> F64 | None:
+        """Return the own weights (m,) of the rows at these ascending positions among all rows;
+        None if all weigh 1."""
+        described = self.weights_for_core()
+        if described is None:
+            return None
+        of = {s.uid: w for s, w in zip(self.segments, described, strict=True)}
+        parts = [
+            np.ones(len(rows)) if isinstance(of[s.uid], int) else of[s.uid][rows]
+            for s, rows in self.at(positions)
+        ]
+        return np.concatenate([np.empty(0), *parts])
+
+    def _decayed_weights(self, half_life: float) -> list[F64]:
+        """Return weights of all rows that fall with their age, beside the newest living row."""
+        assert self.time_kind is not None
+        living = [s["times"][s.living(self.version)] for s in self.segments]
+        newest = max((int(times.max()) for times in living if len(times)), default=0)
+        return [
+            s.values("weights", np.arange(s.n))
+            * decay(s["times"], newest, self.time_kind, half_life)
+            for s in self.segments
+        ]
 
     def plan(
         self, queries: int, k: int, execution: Execution, at_once: bool = False,
@@ -286,11 +325,11 @@ class Snapshot:
                 f"ids must never have been used before in this memory, got {ids[used][0]}"
             )
 
-    def tail(self, schema: Schema, rows: int, given_ids: bool) -> Segment:
+    def tail(self, schema: Schema, rows: int, given_ids: bool, most: int | None = None) -> Segment:
         """Return the segment that this many more rows go to.
 
         It is the last segment if that grows and has room, else a new, empty one. A new one is as
-        large as all unsaved rows, so that few are ever needed.
+        large as all unsaved rows, so that few are ever needed, or has room for ``most`` rows.
         """
         if self.segments:
             last = self.segments[-1]
@@ -305,7 +344,7 @@ class Snapshot:
         least = LEAST_ROOM // max(1, row_bytes(schema))
         try:
             unsaved = sum(s.n for s in self.segments if s.stored is None)
-            arrays = room(schema, max(rows, least, unsaved))
+            arrays = room(schema, max(rows, max(least, unsaved) if most is None else most))
         except MemoryError:
             arrays = room(schema, rows)
         return Segment(arrays, 0, first_id=0 if given_ids else self.next_id, growing=True)
@@ -369,6 +408,38 @@ class Snapshot:
             if len(dead):
                 segments[at] = segments[at].with_dead(dead, self.version + 1)
         return replace(self, segments=tuple(segments), version=self.version + 1)
+
+    def shed(self, gone: Sequence[I64 | None], most: int) -> Snapshot:
+        """Return the snapshot without these living rows of each segment; None: all of them.
+
+        Segments of which no row is left are dropped. One of which some are left, and which owns
+        more than twice ``most`` rows, gives way to copies of up to ``most`` of them each, so that
+        the memory of the rows that are gone is given back.
+        """
+        marked = [np.empty(0, dtype=np.int64) if part is None else part for part in gone]
+        after = self._with_dead(marked)
+        left: list[Segment] = []
+        lost: list[tuple[Segment, bool]] = []  # with whether all rows are lost, or removed ones
+        for segment, rows in zip(after.segments, gone, strict=True):
+            if rows is None:
+                lost.append((segment, True))
+            elif len(rows) and segment.n > 2 * most and not segment.borrowed:
+                left += taken_apart(segment, after.version, most)
+                lost.append((segment, False))
+            else:
+                left.append(segment)
+        after = replace(after, segments=tuple(left))
+        for segment, whole in lost:
+            after = replace(after, retired=joined(after.retired, after._unused(segment, whole)))
+        return after
+
+    def _unused(self, segment: Segment, whole: bool) -> I64:
+        """Return runs of the ids of all or of the removed rows of a former segment, but for those
+        that a row has now."""
+        if whole and segment.n and not (segment.has_ids or self.updated):
+            return np.array([[segment.first_id, segment.first_id + segment.n - 1]])
+        ids = segment.ids_of(np.arange(segment.n) if whole else segment.dead_rows())
+        return runs(ids[~self.lives(ids)] if self.updated else ids)
 
     def joined_with(self, other: Snapshot) -> Snapshot:
         """Return the snapshot with the rows of ``other`` added, under their own ids.
@@ -435,7 +506,7 @@ class Snapshot:
         carried = (
             "d", "columns", "temperature", "flat", "auto_sigma", "sigma_basis", "next_id",
             "retired", "preprocess", "preprocess_basis", "allowed", "ids_checked", "time_kind",
-            "embedding_names", "output_names", "updated",
+            "half_life", "embedding_names", "output_names", "updated",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
 
@@ -452,11 +523,19 @@ class Snapshot:
 
     # ------------------------------------------------------------------ compaction
 
-    def worth_compacting(self) -> slice | None:
-        """Return segments to compact into one: mostly dead ones, or many of similar size."""
+    def worth_compacting(self, most: int | None = None) -> slice | None:
+        """Return segments to compact into one: mostly dead ones, or many of similar size.
+
+        ``most``: the rows that a segment of a limited memory may have. Its first segment is left as
+        it is: the rest of it is about to go.
+        """
         for i, segment in enumerate(self.segments):
+            if i == 0 and most is not None and segment.n <= 2 * most:
+                continue
             if 2 * segment.dead > segment.n and segment.copied_bytes <= _MOST_COPIED:
                 return self._mostly_dead_around(i)
+        if most is not None:
+            return self._small_neighbours(most)
         if len(self.segments) <= _FEW_SEGMENTS:
             return None
         for stop in range(len(self.segments), 0, -1):
@@ -473,6 +552,22 @@ class Snapshot:
             if start is not None:
                 return slice(start, stop)
         return None
+
+    def _small_neighbours(self, most: int) -> slice | None:
+        """Return the most neighbouring segments that have up to ``most`` rows together, once there
+        are many segments. After that any two neighbours have more."""
+        if len(self.segments) <= 4 * _FEW_SEGMENTS:
+            return None
+        best, first, rows, taken = slice(0, 1), 0, 0, 0
+        for stop, segment in enumerate(self.segments, 1):
+            rows, taken = rows + segment.n, taken + segment.copied_bytes
+            while rows > most or taken > _MOST_COPIED:
+                rows -= self.segments[first].n
+                taken -= self.segments[first].copied_bytes
+                first += 1
+            if stop - first > best.stop - best.start:
+                best = slice(first, stop)
+        return best if best.stop - best.start > 1 else None
 
     def _mostly_dead_around(self, i: int) -> slice:
         """Return the segment ``i``, which is mostly dead, and neighbours that leave all of them so.
@@ -527,8 +622,5 @@ class Snapshot:
         found = NO_RUNS
         for segment in self.segments[at]:
             if segment.dead:
-                ids = segment.ids_of(segment.dead_rows())
-                if self.updated:
-                    ids = ids[~self.lives(ids)]
-                found = joined(found, runs(ids))
+                found = joined(found, self._unused(segment, whole=False))
         return found

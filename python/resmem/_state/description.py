@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from resmem._rows.ages import recorded
 from resmem._rows.stores.named import residual_dtype_for
 from resmem._state.state import State
 from resmem._state.view import MemoryView
@@ -58,6 +59,10 @@ def in_one_line(state: State) -> str:
         ("method", now.method, "residual"),
         ("gate", now.gate.name, "none"),
         ("residuals", state.residuals, None),
+        ("max_rows", now.limits.max_rows, None),
+        ("max_bytes", now.limits.max_bytes, None),
+        ("max_age", now.limits.recorded()["max_age"], None),
+        ("half_life", recorded(now.half_life), None),
     ):
         if value != usual:
             text += f", {name}={value!r}"

@@ -11,6 +11,7 @@ from typing import Any
 from resmem._base import checks
 from resmem._base.errors import FileFormatError
 from resmem._files import container, persist
+from resmem._rows.ages import as_recorded
 from resmem._rows.growth import Basis
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import INDEX_TASK
@@ -46,6 +47,8 @@ def open_state(
     allowed = saved.settings.get("allowed")
     sigma_rows, preprocess_rows = map(saved.counted, ("sigma_rows", "preprocess_rows"))
     try:
+        for name in ("max_age", "half_life"):
+            given[name] = as_recorded(given[name])
         state = State.from_arguments(**given, head=Layer(**saved.head) if saved.head else None)
         given_labels = checked_labels(saved.settings.get("fit_classes"), state.view.spec.task)
         auto = None if sigma is None else checks.positive(sigma, "sigma_")
@@ -71,6 +74,10 @@ def open_state(
         sigma_basis=Basis(sigma_rows).at(len(rows)),  # a growth up to here was warned of already
         preprocess_basis=Basis(preprocess_rows).at(len(rows)),
     )
+    try:
+        rows = replace(state.view, rows=rows).decaying().fitted_rows
+    except ValueError as error:
+        raise saved.bad(f"its half_life makes no sense: {error}") from error
     state.publish(rows=rows, file=file, fit_labels=given_labels)
     return state
 

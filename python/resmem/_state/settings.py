@@ -12,6 +12,7 @@ from resmem._correction.correct import METHODS, Method
 from resmem._correction.gate import Gate, gate_named
 from resmem._keys.preprocess import NO_PREPROCESS, Preprocess, preprocess_named
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
+from resmem._rows.ages import Age, checked_age
 from resmem._rows.spec import Spec
 from resmem._rows.stores.store import Store
 
@@ -80,7 +81,10 @@ def checked_settings(settings: Any) -> None:
 
 
 # Attributes of ``Memory`` that can be set after ``fit``.
-CHANGEABLE = ("k", "sigma", "temperature", "strength", "probability_map", "method", "gate")
+CHANGEABLE = (
+    "k", "sigma", "temperature", "strength", "probability_map", "method", "gate",
+    "max_rows", "max_bytes", "max_age", "half_life",
+)  # fmt: skip
 
 
 _OUTPUT_KINDS = {
@@ -94,6 +98,7 @@ SETTINGS = (
     "task", "output_kind", "k", "sigma", "temperature", "strength",
     "preprocess", "key_dtype", "residual_dtype", "store", "base",
     "probability_map", "method", "gate", "residuals", "classes",
+    "max_rows", "max_bytes", "max_age", "half_life",
 )  # fmt: skip
 
 # What is known of the rows' residuals: whether the base model had been trained on the rows.
@@ -149,6 +154,16 @@ def checked_sigma(value: Any) -> float | Literal["auto"]:
     if value != "auto":
         raise ValueError(f"sigma must be a positive number or 'auto', got {value!r}")
     return "auto"
+
+
+def checked_half_life(value: Any) -> Age | None:
+    """Return the half-life of weights; None is no decay."""
+    if value is None:
+        return None
+    age = checked_age(value, "half_life")
+    if not age > type(age)(0):
+        raise ValueError(f"half_life must be above 0, got {value!r}")
+    return age
 
 
 def checked_method(method: Any, strength: Any) -> tuple[Method, float]:

@@ -29,6 +29,7 @@ from resmem._files.atomic import sole_writer
 from resmem._rows.attributes import ATTRIBUTES
 from resmem._rows.by_id import Gathered
 from resmem._rows.ingest import Incoming
+from resmem._rows.limits import Limits
 from resmem._rows.resident import Residency
 from resmem._rows.segment import MISSING, merge
 from resmem._rows.snapshot import Snapshot
@@ -38,6 +39,7 @@ from resmem._state.merging import merged
 from resmem._state.settings import (
     SETTINGS,
     checked_gate,
+    checked_half_life,
     checked_keys,
     checked_kind,
     checked_labels,
@@ -73,7 +75,8 @@ class State:
         *, task: Any, output_kind: Any, k: Any, sigma: Any, temperature: Any, strength: Any,
         key_dtype: Any, residual_dtype: Any, store: Any, head: Any, base: Any, preprocess: Any,
         probability_map: Any, method: Any, gate: Any, residuals: Any, auto_prepare: Any = True,
-        classes: Any = None,
+        classes: Any = None, max_rows: Any = None, max_bytes: Any = None, max_age: Any = None,
+        half_life: Any = None,
     ) -> State:  # fmt: skip
         """Return a state without rows; the arguments are those of ``Memory``, and are checked."""
         kind = checked_kind(task, output_kind)
@@ -97,6 +100,8 @@ class State:
             checks.boolean(auto_prepare, "auto_prepare"),
             method=what,
             gate=checked_gate(gate, spec),
+            limits=Limits.of(max_rows, max_bytes, max_age),
+            half_life=checked_half_life(half_life),
             fit_labels=labels,
         )
         return State(view, value_dtype, base_model, checked_residuals(residuals))
@@ -158,7 +163,7 @@ class State:
         that is worth it and no such thread is running."""
         after, spec = made.fitted_rows, made.spec
         idle = self._compactor is None or not self._compactor.is_alive()
-        at = after.worth_compacting() if idle else None
+        at = after.worth_compacting(made.part_rows) if idle else None
         if at is None or not room_for(1):
             self.publish(rows=after, spec=spec)
             return
@@ -221,6 +226,19 @@ class State:
         """See ``Memory.gate``."""
         self.publish(gate=checked_gate(value, self.view.spec))
 
+    def set_limits(self, **changed: Any) -> None:
+        """See ``Memory.max_rows``, ``max_bytes`` and ``max_age``."""
+        with self._change():
+            limits = Limits.of(**{**vars(self.view.limits), **changed})
+            view = replace(self.view, limits=limits).limited()
+            self.publish(limits=limits, rows=view.rows)
+
+    def set_half_life(self, value: Any) -> None:
+        """See ``Memory.half_life``."""
+        with self._change():
+            view = replace(self.view, half_life=checked_half_life(value)).decaying()
+            self.publish(half_life=view.half_life, rows=view.rows)
+
     def set_temperature(self, value: Any) -> None:
         """See ``Memory.temperature``."""
         with self._change():
@@ -251,11 +269,11 @@ class State:
             arrays["ids"] = ids if as_kept else rows.ids
         if rows.n:
             snapshot = _grown_snapshot(snapshot, rows, arrays)
-        made = replace(start, spec=rows.spec, rows=snapshot).with_measured_sigma()
+        made = replace(start, spec=rows.spec, rows=snapshot).limited().with_measured_sigma()
         with self._change():
             now = self.view
             if now.spec is start.spec:  # settings that were changed meanwhile are kept
-                now = replace(now, spec=made.spec, rows=made.rows)
+                now = replace(now, spec=made.spec, rows=made.rows).limited()
                 now = now.at_temperature(self.view.temperature).with_measured_sigma()
                 self.publish(spec=now.spec, rows=now.rows, file=None)
                 return
@@ -285,8 +303,8 @@ class State:
                 rows.refuse_rounding(before)
                 if rows.ids is not None:
                     before.refuse_used(rows.ids)
-                after = _grown_snapshot(before, rows)
-            made = replace(now, spec=rows.spec, rows=after).with_measured_sigma()
+                after = _grown_snapshot(before, rows, most=now.part_rows)
+            made = replace(now, spec=rows.spec, rows=after).limited().with_measured_sigma()
             made, notes = made.with_growth_notes()
             self._publish_rows(made)
         for note in notes:
@@ -308,9 +326,10 @@ class State:
             if rows.n == 0:
                 return
             rows.refuse_rounding(before)
-            after = before.updated_by(rows.ids, lambda into: _grown_snapshot(into, rows))
-            self.publish(rows=after)
-            self._publish_rows(self.view)
+            after = before.updated_by(
+                rows.ids, lambda into: _grown_snapshot(into, rows, most=now.part_rows)
+            )
+            self._publish_rows(replace(now, rows=after).limited())
 
     @float_state()
     def merge(self, other: State) -> None:
@@ -323,7 +342,7 @@ class State:
                 f"memories must be of one base to be merged, got {self.base!r} and {other.base!r}"
             )
         with self._change():
-            made, notes = merged(self.view, theirs).with_growth_notes()
+            made, notes = merged(self.view, theirs).limited().with_growth_notes()
             self._publish_rows(made)
             if self.residuals != other.residuals:
                 self.residuals = None
@@ -432,6 +451,8 @@ _COPIED_FIELDS = (
     "auto_prepare",
     "method",
     "gate",
+    "limits",
+    "half_life",
     "fit_labels",
 )
 
@@ -458,9 +479,13 @@ def _kept_attributes(rows: Snapshot, ids: Any, given: dict[str, Any]) -> dict[st
 
 
 def _grown_snapshot(
-    before: Snapshot, rows: Incoming, borrowed: dict[str, npt.NDArray[Any]] | None = None
-) -> Snapshot:
-    """Return the snapshot with these rows added; ``borrowed``: the caller's arrays to use."""
+    before: Snapshot, rows: Incoming, borrowed: dict[str, npt.NDArray[Any]] | None = None,
+    most: int | None = None,
+) -> Snapshot:  # fmt: skip
+    """Return the snapshot with these rows added.
+
+    ``borrowed``: the caller's arrays to use; ``most``: how many rows a new segment may have.
+    """
     if rows.ids is None and before.next_id + rows.n > _LAST_ID + 1:
         raise ValueError(
             f"ids must be given: default ids would continue at {before.next_id}, past int64"
@@ -472,7 +497,7 @@ def _grown_snapshot(
     if borrowed is not None:
         tail = before.first_segment(schema, rows.n, rows.ids is not None, borrowed)
     else:
-        tail = before.tail(schema, rows.n, rows.ids is not None)
+        tail = before.tail(schema, rows.n, rows.ids is not None, most)
     if tail.has_ids and "ids" not in (borrowed or ()):
         ids = rows.ids
         if ids is None:

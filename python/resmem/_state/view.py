@@ -28,9 +28,11 @@ from resmem._files import persist
 from resmem._keys.preprocess import NO_PREPROCESS, FittedPreprocess
 from resmem._keys.rounding import ALLOWED_FRACTION, Neighbourhood, sample_positions
 from resmem._keys.stored import KEY_DTYPES, KeyDtype, narrow_keys, widen_keys
+from resmem._rows.ages import Age, in_units, recorded
 from resmem._rows.by_id import Rows, rows_by_id
 from resmem._rows.growth import UNKNOWN, Basis
 from resmem._rows.ingest import exact_keys
+from resmem._rows.limits import UNLIMITED, Limits, limited
 from resmem._rows.resident import Residency
 from resmem._rows.segment import Segment, merge
 from resmem._rows.snapshot import Snapshot
@@ -69,6 +71,8 @@ class MemoryView:
     resident: Residency | None = None  # on which device the rows are searched; None: on the CPU
     method: Method = "residual"
     gate: Gate = OPEN
+    limits: Limits = UNLIMITED
+    half_life: Age | None = None  # after which a row's weight is half of what it was
     fit_labels: LabelTable | None = None  # the labels that the next fit takes; None: it finds them
 
     @property
@@ -115,6 +119,31 @@ class MemoryView:
             return self
         auto_sigma, basis = length_scale.measure(rows, self.k), Basis(len(rows))
         return replace(self, rows=replace(rows, auto_sigma=auto_sigma, sigma_basis=basis))
+
+    def limited(self) -> MemoryView:
+        """Drop the rows that the limits leave no room for; those that are left decay."""
+        if self.rows is None:
+            return self
+        return replace(self, rows=limited(self.rows, self.limits)).decaying()
+
+    def decaying(self) -> MemoryView:
+        """Let weights of rows fall with their age as the half-life says."""
+        rows, half_life = self.rows, None
+        if rows is None:
+            return self
+        if self.half_life is not None and rows.segments:
+            half_life = in_units(self.half_life, rows.time_kind, "half_life")
+        if half_life == rows.half_life:
+            return self
+        return replace(self, rows=replace(rows, half_life=half_life))
+
+    @property
+    def part_rows(self) -> int | None:
+        """How many rows a new segment may have; None: no limits say so."""
+        rows = self.fitted_rows
+        if not rows.segments:
+            return None
+        return self.limits.part_rows(len(rows), rows.segments[-1].row_bytes)
 
     def without_measured_sigma(self) -> MemoryView:
         """Forget the measured length scale, so that it is measured again."""
@@ -307,6 +336,8 @@ class MemoryView:
             "probability_map": self.map.name,
             "method": self.method,
             "gate": self.gate.name,
+            **self.limits.recorded(),
+            "half_life": recorded(self.half_life),
             "flat": rows.flat,
             "time_kind": rows.time_kind,
             "embedding_names": rows.embedding_names,

@@ -394,7 +394,7 @@ class ValidationRun:
             rows: Array = self._neighbour_targets(batch.positions)
         else:
             rows = self._residuals(batch.positions, temperature)
-        weights = self._own_weights(batch.positions)
+        weights = self.rows.weights_at(batch.positions)
         return NeighbourRows(rows, batch.distances, batch.neighbours, base, weights)
 
     def _report_single(self, block: slice) -> None:
@@ -414,13 +414,6 @@ class ValidationRun:
         residuals: Keys = np.concatenate([np.empty((0, columns), store.value_dtype), *found])
         return residuals
 
-    def _own_weights(self, there: I64) -> F64 | None:
-        """Return the rows' own weights (m,); None if all rows weigh 1."""
-        if self.rows.weights_for_core() is None:
-            return None
-        parts = [np.broadcast_to(s.values("weights", at), len(at)) for s, at in self.rows.at(there)]
-        return np.concatenate([np.empty(0), *parts])
-
     def _mean_residual(self, temperature: float) -> Keys:
         """Return the mean residual of the memory's rows, by their own weights: (1, C)."""
         if temperature in self.means:
@@ -428,7 +421,7 @@ class ValidationRun:
         total, weight = np.zeros(self.rows.columns), 0.0
         for block in blocks(len(self.sampled), 16 * self.rows.columns):
             residuals = self._residuals(self.sampled[block], temperature)
-            own = self._own_weights(self.sampled[block])
+            own = self.rows.weights_at(self.sampled[block])
             if own is None:
                 total += residuals.sum(axis=0, dtype=np.float64)
             else:
