@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import functools
@@ -724,6 +725,32 @@ def test_merge_writes_the_rows_of_all_files(fitted):
     assert "'m1.resmem' is read by this command, as OTHER.resmem m1.resmem; give --output" in said
 
 
+def test_audit_prints_the_worst_and_writes_all_rows(fitted):
+    wanted = memory().audit()
+    done = fitted("audit m.resmem -o rows.csv")
+    assert done == (0, f"{wanted}\n", "")
+    with open("rows.csv", encoding="utf-8", newline="") as file:
+        head, *lines = csv.reader(file)
+    assert head == list(wanted.table)
+    for name, values in zip(head, zip(*lines, strict=True), strict=True):
+        assert list(values) == [str(value) for value in wanted.table[name].tolist()]
+    facts = json.loads(fitted("audit m.resmem --rows 20 --seed 3 --threads 1 --json").out)
+    assert facts["audit"] == memory().audit(20, 3).to_dict()
+    done = fitted("audit m.resmem -o rows.npz")
+    assert done.status == 2
+    assert "the output must be a .csv file, got 'rows.npz'" in done.err
+    assert litter() == ["rows.csv"]
+
+
+def test_audit_of_values_writes_a_column_for_each(cli):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(30, 2))
+    resmem.Memory("regression", k=3).fit(rng.normal(size=(30, 2)), values, values).save("m.resmem")
+    assert cli("audit m.resmem --quiet -o rows.csv") == (0, "", "")
+    head = Path("rows.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
+    assert head[:5] == ["ids", "targets_0", "targets_1", "expected_0", "expected_1"]
+
+
 @pytest.mark.parametrize("name", ["e.npz", "e.SAFETENSORS"])
 def test_an_export_is_neither_fitted_nor_added_to(fitted, name):
     done = fitted(FIT.replace("m.resmem", name))
@@ -971,6 +998,12 @@ def test_report_tunes_by_groups(judged):
         wanted = mem.tune(*train, groups=np.arange(N) // 3, apply=False).to_dict()
     got = json.loads(done.out)["tuning"]
     assert (got["gain"], got["folds"]) == (wanted["gain"], wanted["folds"])
+
+
+def test_report_lists_rows_of_the_memory_that_look_wrong(judged):
+    facts = json.loads(judged(f"{REPORT} --audit --json").out)
+    assert facts["audit"] == memory().audit().to_dict()
+    assert "Which rows look wrong?" in Path("r.html").read_text()
 
 
 def test_report_judges_the_rows_of_the_memory(judged):

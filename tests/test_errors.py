@@ -485,6 +485,12 @@ ASKED = [
     (lambda m: m.correct(Z, L, among=[True, False]), ValueError, r"among must be a mask of the memory's 6 rows, in the order of ids, or an array of ids, got a mask of shape \(2,\)"),
     (lambda m: m.tune(loo=True, before=3), ValueError, r"loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets, exclude_ids, groups and times; before and exclude_groups may be 'own'"),
     (lambda m: m.evaluate(loo=True, exclude_ids=Y), ValueError, r"loo=True evaluates the memory's own rows: leave out embeddings, .* and published; before and exclude_groups may be 'own'"),
+    (lambda m: m.audit(0), ValueError, r"rows must be at least 1, got 0"),
+    (lambda m: m.audit(seed=-1), ValueError, r"seed must be at least 0, got -1"),
+    (lambda m: m.audit(seed=2**32), ValueError, r"seed must be below 2\*\*32, got 4294967296"),
+    (lambda m: m.audit(before=3), ValueError, r"audit asks for the memory's own rows: before and exclude_groups may be 'own'"),
+    (lambda m: memory().audit(before="own"), ValueError, r"before needs times of the rows: give times= to fit and add"),
+    (lambda m: memory().remove([1, 2, 3, 4, 5]).audit(), ValueError, r"audit compares rows: the memory must hold at least 2, got 1"),
 ]  # fmt: skip
 
 UNFITTED = r"this Memory holds no rows yet; call fit first"
@@ -495,6 +501,7 @@ UNFIT = [
     (lambda m: m.predict(Z, L), resmem.NotFittedError, UNFITTED),
     (lambda m: m.predict_proba(Z, L), resmem.NotFittedError, UNFITTED),
     (lambda m: m.aggregate([[0.0]], [[0]]), resmem.NotFittedError, UNFITTED),
+    (lambda m: m.audit(), resmem.NotFittedError, UNFITTED),
     (lambda m: m.remove([0]), resmem.NotFittedError, UNFITTED),
     (lambda m: m.get([0]), resmem.NotFittedError, UNFITTED),
     (lambda m: m.update([0], Z[:1], L[:1], Y[:1]), resmem.NotFittedError, UNFITTED),

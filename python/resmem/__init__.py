@@ -12,6 +12,7 @@ from resmem._aggregate import aggregate
 from resmem._base.errors import DeviceError, FileFormatError, NotFittedError, ResmemWarning
 from resmem._base.versions import show_versions
 from resmem._core import __version__
+from resmem._evaluation.audit_result import Audit
 from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.result import Evaluation
@@ -27,6 +28,7 @@ from resmem._state.settings import Settings
 from resmem._tuning.result import TuneResult
 
 __all__ = [
+    "Audit",
     "Calibration",
     "DeviceError",
     "Evaluation",

@@ -16,7 +16,8 @@ from resmem._base.arrays import F64, I64, float_state
 from resmem._base.execution import execution_of
 from resmem._correction.correct import known_neighbours
 from resmem._correction.simplex import map_named
-from resmem._evaluation import conformal, evaluate, explain, novelty
+from resmem._evaluation import audit, conformal, evaluate, explain, novelty
+from resmem._evaluation.audit_result import Audit
 from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.methods import Judged
@@ -1106,6 +1107,51 @@ class Memory:
             corrector, embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups),
             columns, top, threads,
         )  # fmt: skip
+
+    @float_state()
+    def audit(
+        self,
+        rows: int | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
+    ) -> Audit:
+        """Return which rows their own neighbours contradict, and which mislead others.
+
+        Each row is judged by its ``k`` nearest other rows, weighted as for ``correct``: by their
+        targets alone, so that it does not matter on which rows the base model was trained. Rows
+        with wrong targets come first, and so do right ones in places where classes mix or values
+        jump: look before you ``remove`` or ``update`` them. With "nca:m" keys have learnt from
+        these targets, and contradict them less.
+
+        Parameters
+        ----------
+        rows : int, optional
+            Audit at most so many rows, drawn by ``seed``; default: all. Neighbours are sought
+            among all rows in any case, but only the audited ones tell of harm.
+        seed : int
+            Default 0.
+        threads, among
+            As for ``correct``.
+        before, exclude_groups : "own", optional
+            A row sees only rows of earlier times than its own, or of other groups.
+
+        Returns
+        -------
+        Audit
+            A table of the rows, worst first: by ``score``, which says how clearly neighbours
+            contradict the row. It holds a few numbers a row; all else is computed block by block.
+
+        Raises
+        ------
+        ValueError
+            The memory has fewer than two rows.
+        """
+        visible = Visibility(None, among, before, exclude_groups)
+        return audit.audit(self._state.corrector(), visible, rows, seed, threads)
 
     # ---------------------------------------------------------------- how sure
 

@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
         _update,
         _get,
         _merge,
+        _audit,
         _predict,
         _evaluate,
         _tune,
@@ -162,6 +163,24 @@ def _merge(commands: _Commands) -> None:
         "-o", "--output", required=True, type=Target, metavar="OUT", help="the file to write"
     )
     merge.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+
+def _audit(commands: _Commands) -> None:
+    audit = _command(
+        commands,
+        "audit",
+        "list rows of a saved memory that their neighbours contradict, or that mislead others",
+        "Each row is judged without itself; the most suspicious ones come first.",
+    )
+    _add_memory(audit)
+    audit.add_argument(
+        "--rows", type=int, metavar="N", help="audit at most so many rows; default: all"
+    )
+    audit.add_argument("--seed", type=int, metavar="N", help="seed of the sample with --rows")
+    _add_threads(audit)
+    audit.add_argument(
+        "-o", "--output", type=Target, metavar="OUT.csv", help="a .csv file of all audited rows"
+    )
 
 
 def _predict(commands: _Commands) -> None:
@@ -316,6 +335,9 @@ def _report(commands: _Commands) -> None:
         metavar=_ARRAY,
         help="the group of each row, which stays whole",
     )
+    report.add_argument(
+        "--audit", action="store_true", help="list rows of the memory that look wrong, too"
+    )
     words = report.add_argument_group("words")
     words.add_argument("--title", metavar="TEXT", help="by default the name of the memory")
     words.add_argument("--date", metavar="TEXT", help="date to print; by default none")
@@ -427,6 +449,10 @@ def _add_query_options(command: argparse.ArgumentParser) -> None:
         metavar=_ARRAY,
         help="ids (q,) or (q, m) that must not be a query's neighbours; -1: none",
     )
+    _add_threads(command)
+
+
+def _add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--threads",
         type=int,

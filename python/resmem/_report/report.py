@@ -15,6 +15,7 @@ from resmem._core import __version__
 from resmem._files.atomic import replacing
 
 if TYPE_CHECKING:
+    from resmem._evaluation.audit_result import Audit
     from resmem._evaluation.explain import Explanation
     from resmem._evaluation.result import Evaluation
     from resmem._tuning.result import TuneResult
@@ -32,15 +33,16 @@ def report(
     row_images: Any = None,
     title: str = "Does the residual memory help?",
     date: str | None = None,
+    audit: Audit | None = None,
 ) -> None:
-    """Write what tuning, evaluation and explanation found to one HTML file.
+    """Write what tuning, evaluation, explanation and audit found to one HTML file.
 
     It answers in this order: does the memory help, what was chosen, where it helps and where
-    it harms, is it calibrated, which neighbours changed which predictions, and what the memory
-    holds. The file loads
-    nothing from anywhere, reads well on a phone, and is written whole or not at all. The same
-    results give the same bytes with the same version of matplotlib, which draws the figures (with
-    its default settings); without matplotlib there are only tables.
+    it harms, is it calibrated, which neighbours changed which predictions, which rows of the memory
+    look wrong, and what it holds. The file loads nothing from anywhere, reads well on a phone, and
+    is written whole or not at all. The same results give the same bytes with the same version of
+    matplotlib, which draws the figures (with its default settings); without matplotlib there are
+    only tables.
 
     Parameters
     ----------
@@ -60,6 +62,9 @@ def report(
     date : str, optional
         Text printed as the date. Nothing else in the file tells when it was made.
 
+    audit : Audit, optional
+        The result of ``Memory.audit``.
+
     Raises
     ------
     ValueError
@@ -72,10 +77,11 @@ def report(
     from .page import page
 
     findings.check_types(tuning=tuning, evaluation=evaluation, explanation=explanation)
-    if tuning is None and evaluation is None and explanation is None:
-        raise ValueError("nothing to report: give tuning, evaluation or explanation")
+    findings.check_types(audit=audit)
+    if tuning is None and evaluation is None and explanation is None and audit is None:
+        raise ValueError("nothing to report: give tuning, evaluation, explanation or audit")
     if classes is None:
-        found = next((each for each in (evaluation, explanation) if each is not None), None)
+        found = next((each for each in (evaluation, explanation, audit) if each is not None), None)
         classes = None if found is None else found.classes
     parts = []
     if tuning is not None or evaluation is not None:
@@ -92,6 +98,8 @@ def report(
     if explanation is not None:
         pictures = {"images": images, "row_images": row_images}
         parts.append(sections.examples_section(explanation, evaluation, rows, classes, pictures))
+    if audit is not None:
+        parts.append(sections.audit_section(audit, classes))
     if evaluation is not None:
         parts.append(sections.memory_section(evaluation))
     parts.append(sections.origin_section(__version__, tuning, evaluation, date))
