@@ -15,6 +15,7 @@ from resmem._core import __version__
 from resmem._evaluation.audit_result import Audit
 from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
+from resmem._evaluation.pruning_result import Pruning
 from resmem._evaluation.result import Evaluation
 from resmem._index import Index
 from resmem._keys.leaves import leaf_keys
@@ -37,6 +38,7 @@ __all__ = [
     "Index",
     "Memory",
     "NotFittedError",
+    "Pruning",
     "ResmemWarning",
     "Rows",
     "Settings",

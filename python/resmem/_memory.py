@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +17,12 @@ from resmem._base.arrays import F64, I64, float_state
 from resmem._base.execution import execution_of
 from resmem._correction.correct import known_neighbours
 from resmem._correction.simplex import map_named
-from resmem._evaluation import audit, conformal, evaluate, explain, novelty
+from resmem._evaluation import audit, conformal, evaluate, explain, novelty, pruning
 from resmem._evaluation.audit_result import Audit
 from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.methods import Judged
+from resmem._evaluation.pruning_result import Pruning
 from resmem._evaluation.result import Evaluation
 from resmem._keys.stored import KeyDtype
 from resmem._rows.by_id import Rows
@@ -1152,6 +1154,80 @@ class Memory:
         """
         visible = Visibility(None, among, before, exclude_groups)
         return audit.audit(self._state.corrector(), visible, rows, seed, threads)
+
+    @float_state()
+    def prune(
+        self,
+        embeddings: Any = None,
+        outputs: Any = None,
+        targets: Any = None,
+        keep: float | None = None,
+        *,
+        apply: bool = True,
+        confidence: float = 0.95,
+        seed: int = 0,
+        exclude_ids: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
+        threads: int | None = None,
+    ) -> Pruning:
+        """Remove rows that answers do not need: near-duplicates, and rows that harm.
+
+        Round by round, a fifth of the rows goes: those without which the losses of the memory's own
+        rows, each judged without itself, rise least. Other rows then judge the memories of each
+        round: validation rows, or else a quarter of the memory's own rows (at most 10,000), which
+        in turn do not say what goes. A round takes a search of all rows, one of the rows that
+        judge, and three more for random prunings.
+
+        Settings stay as they are: ``tune`` first, and on a much smaller memory again. Removed ids
+        are never used again. A file shrinks when it is saved anew.
+
+        Parameters
+        ----------
+        embeddings, outputs, targets
+            Validation rows, in the form that ``fit`` takes. Default: rows of the memory; the
+            residuals must be honest then (see ``resmem.out_of_fold``).
+        keep : float, optional
+            Share of the rows to keep, above 0 and at most 1. Default: the smallest memory, of 5 %
+            of the rows or more, before the loss clearly rises, that loses at most a tenth of the
+            memory's gain over the base model.
+        apply : bool
+            Remove the rows. False: only tell. Default True.
+        confidence : float
+            Of the intervals, default 0.95.
+        seed : int
+            Of the sample of own rows and of the random prunings; default 0.
+        exclude_ids, before, exclude_groups, threads
+            As for ``correct``, of the validation rows. The memory's own rows see only earlier ones
+            if ``before`` is given, and only other groups if ``exclude_groups`` is; without
+            validation rows, give "own".
+
+        Returns
+        -------
+        Pruning
+            With the ids of the rows, and the curve of loss against rows kept, beside random
+            pruning of as many.
+
+        Raises
+        ------
+        ValueError
+            The strength is 0; or, without validation rows, the store keeps no outputs (sparse) or
+            the keys have learnt from these targets ("nca:m").
+
+        Warns
+        -----
+        ResmemWarning
+            Validation rows lie on rows of the memory.
+        """
+        result = pruning.prune(
+            self._state.corrector(), (embeddings, outputs, targets),
+            Visibility(exclude_ids, None, before, exclude_groups), keep, confidence, seed, threads,
+        )  # fmt: skip
+        if not apply:
+            return result
+        if len(result.ids):
+            self._state.remove(result.ids)
+        return replace(result, applied=True)
 
     # ---------------------------------------------------------------- how sure
 

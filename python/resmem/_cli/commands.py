@@ -158,6 +158,26 @@ def audit(options: Namespace) -> Outcome:
     return Outcome({"file": options.memory, "audit": found.to_dict()}, str(found))
 
 
+def prune(options: Namespace) -> Outcome:
+    """Call Memory.prune, and with --output save."""
+    if options.output is not None:
+        _check_new_memory(options.output, options.force, "prune into")
+    memory = _load(options)
+    given: dict[str, Any] = {}
+    if any(getattr(options, name) is not None for name in (*ROWS, "exclude_ids")):
+        rows = LabelledRows(options)
+        given = {name: getattr(rows, name) for name in ROWS} | {"exclude_ids": rows.excluded}
+    names = ("keep", "confidence", "seed", "threads")
+    given |= {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    result = memory.prune(**given, apply=options.output is not None)
+    facts = {"file": options.output, "pruning": result.to_dict()}
+    if options.output is None:
+        return Outcome(facts, f"{result}\nnothing is changed without --output")
+    with _bar(options, "save", memory.nbytes) as step:
+        memory.save(options.output, progress=step)
+    return Outcome(facts, f"{result}\n{options.output}: {_summary(memory)}")
+
+
 def predict(options: Namespace) -> Outcome:
     """Call Memory.predict or a method like it, block by block of queries."""
     printed = options.output == "-"
@@ -296,6 +316,7 @@ _COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "get": get,
     "merge": merge,
     "audit": audit,
+    "prune": prune,
     "predict": predict,
     "evaluate": evaluate,
     "tune": tune,

@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
         _get,
         _merge,
         _audit,
+        _prune,
         _predict,
         _evaluate,
         _tune,
@@ -181,6 +182,33 @@ def _audit(commands: _Commands) -> None:
     audit.add_argument(
         "-o", "--output", type=Target, metavar="OUT.csv", help="a .csv file of all audited rows"
     )
+
+
+def _prune(commands: _Commands) -> None:
+    prune = _command(
+        commands,
+        "prune",
+        "remove rows of a saved memory that answers do not need",
+        f"Without validation rows, rows of the memory judge. {_ARRAYS}",
+    )
+    _add_memory(prune)
+    _add_labelled_rows(prune, "validation rows; by default rows of the memory", required=False)
+    _add_query_options(prune)
+    prune.add_argument(
+        "--keep",
+        type=float,
+        metavar="F",
+        help="share of the rows to keep; by default the smallest memory without clear loss",
+    )
+    prune.add_argument(
+        "--confidence", type=float, metavar="P", help="confidence level of the intervals"
+    )
+    prune.add_argument("--seed", type=int, metavar="N", help="seed of samples and random prunings")
+    prune.add_argument(
+        "-o", "--output", type=Target, metavar="OUT", help="the .resmem file to write; by default "
+        "nothing is changed"
+    )  # fmt: skip
+    prune.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
 def _predict(commands: _Commands) -> None:

@@ -19,10 +19,9 @@ from resmem._base.blocks import blocks
 from resmem._base.execution import Execution, execution_of
 from resmem._base.sample import sample
 from resmem._correction.correct import Corrector
-from resmem._correction.own_rows import MemoryRows
 from resmem._correction.sampled_rows import typical
 from resmem._evaluation.audit_result import Audit
-from resmem._evaluation.explain import by_segment, targets_of
+from resmem._evaluation.own_neighbours import Neighbours, OwnNeighbours
 from resmem._rows.visibility import Visibility
 
 # Neighbours with nearly the same values have next to no spread, which would make any row of other
@@ -88,16 +87,13 @@ class _Auditor:
     def __init__(
         self, corrector: Corrector, visible: Visibility, positions: I64, execution: Execution
     ) -> None:
-        self._corrector, self._positions, self._execution = corrector, positions, execution
-        self._rows = MemoryRows(corrector, positions, corrector.k, execution, visible)
-        self._classes = corrector.spec.task == "classification"
+        self._corrector, self._execution = corrector, execution
+        self._rows = OwnNeighbours(corrector, positions, visible, execution)
+        self.row_bytes = self._rows.row_bytes
         m, columns = len(positions), corrector.rows.columns
         every = sum(segment.n for segment in corrector.rows.segments)
-        self._width = 1 if self._classes else columns  # columns in which rows are compared
-        # A row takes memory for its neighbours' distances, weights and values, and its own sums.
-        self.row_bytes = 8 * corrector.k * (12 + 4 * self._width) + 24 * columns
         self.found = AuditedRows(
-            np.empty(m if self._classes else (m, columns), self._rows.targets.dtype),
+            np.empty(m if self._rows.classes else (m, columns), self._rows.targets.dtype),
             np.empty(m),
             np.empty(m),
             np.zeros(m, np.int64),
@@ -108,37 +104,27 @@ class _Auditor:
 
     def read(self, block: slice) -> None:
         """Audit a block of rows."""
-        corrector, found = self._corrector, self.found
-        distances, positions = self._rows.find(block)
-        weights, totals = _core.weights(
-            distances, positions, corrector.sigma, corrector.rows.weights_for_core()
-        )
-        there = positions >= 0
-        weights = np.where(there, weights / np.where(totals > 0, totals, 1.0)[:, None], 0.0)
-        own, near = self._rows.targets[block], targets_of(corrector, positions)
-        finding = self._said(own, near, distances, positions, weights)
+        found, near = self.found, self._rows.read(block)
+        finding = self._said(near)
         found.expected[block], found.off[block], found.spread[block] = finding
-        same = near == own[:, None]
-        differ = there & ~(same if self._classes else same.all(axis=2))
-        found.duplicates[block] = (differ & (distances == 0)).sum(axis=1)
-        away = self._moved_away(block, own, near, positions, weights)
+        same = near.near == near.own[:, None]
+        differ = near.there & ~(same if self._rows.classes else same.all(axis=2))
+        found.duplicates[block] = (differ & (near.distances == 0)).sum(axis=1)
+        away, at, there = self._moved_away(block, near), near.positions, near.there
         # Counted for each position in turn, so that no block takes time for all rows.
-        np.add.at(found.used, positions[there], 1)
-        np.add.at(found.misled, positions[there & (away > 0)], 1)
-        np.add.at(found.harm, positions[there], away[there])
+        np.add.at(found.used, at[there], 1)
+        np.add.at(found.misled, at[there & (away > 0)], 1)
+        np.add.at(found.harm, at[there], away[there])
 
-    def _said(
-        self, own: Array, near: Array, distances: F64, positions: I64, weights: F64
-    ) -> Finding:
-        """Return what the neighbours say of rows with the targets ``own``."""
-        corrector = self._corrector
+    def _said(self, near: Neighbours) -> Finding:
+        """Return what the neighbours say of a block of rows."""
+        corrector, own, alone = self._corrector, near.own, ~near.there[:, 0]
         means = _core.aggregate(
             [corrector.spec.targets_for_core(segment) for segment in corrector.rows.segments],
-            distances, positions, corrector.sigma, corrector.rows.columns,
+            near.distances, near.positions, corrector.sigma, corrector.rows.columns,
             row_weights=corrector.rows.weights_for_core(), execution=self._execution,
         )  # fmt: skip
-        alone = positions[:, 0] < 0
-        if self._classes:
+        if self._rows.classes:
             at = np.arange(len(own))
             means[alone, own[alone]] = 1.0
             agree, first = means[at, own], np.argmax(means, axis=1)
@@ -146,44 +132,18 @@ class _Auditor:
             off = np.maximum(1.0 - agree, 0.0)
             return Finding(np.where(means[at, first] > agree, first, own), off, 0.0)
         means[alone] = own[alone]
-        apart = np.square(np.where(np.isnan(near), 0.0, near - means[:, None]))
-        spread = np.sqrt((weights[:, :, None] * apart).sum(axis=(1, 2)))
+        apart = np.square(np.where(np.isnan(near.near), 0.0, near.near - means[:, None]))
+        spread = np.sqrt((near.weights[:, :, None] * apart).sum(axis=(1, 2)))
         return Finding(means, _lengths(own - means), spread)
 
-    def _moved_away(
-        self, block: slice, own: Array, near: Array, positions: I64, weights: F64
-    ) -> F64:
+    def _moved_away(self, block: slice, near: Neighbours) -> F64:
         """Return how far what each neighbour adds, alone and at strength 1, moves each row's answer
         away from its target: (b, k)."""
-        mine, by_targets = self._positions[block, None], self._corrector.method == "targets"
-        if self._classes:
-            columns = own[:, None]
-            if by_targets:
-                base = 1.0 - self._residuals(mine, columns)[:, :, 0]
-                added = (near == columns) - base
-            else:
-                added = self._residuals(positions, columns)[:, :, 0]
-            away: F64 = 0.0 - weights * added
+        left, added = self._rows.added(block, near)
+        if self._rows.classes:
+            away: F64 = 0.0 - near.weights * added[:, :, 0]
             return away
-        columns = np.broadcast_to(np.arange(self._width), (len(own), self._width))
-        left = self._residuals(mine, columns)
-        if by_targets:
-            added = left - np.where(np.isnan(near), 0.0, own[:, None] - near)
-        else:
-            added = self._residuals(positions, columns)
-        return _lengths(left - weights[:, :, None] * added) - _lengths(left)
-
-    def _residuals(self, positions: I64, columns: I64) -> F64:
-        """Return the residuals of rows at positions (b, m) in the columns (b, t): (b, m, t)."""
-        store, rows = self._corrector.spec.store, self._corrector.rows
-        result = np.zeros((*positions.shape, columns.shape[1]))
-        for segment, where, at in by_segment(rows, positions):
-            values, rest = store.values(
-                segment, at, columns[np.nonzero(where)[0]], rows.columns, rows.temperature,
-                self._execution,
-            )  # fmt: skip
-            result[where] = values - rest[:, None]
-        return result
+        return _lengths(left - near.weights[:, :, None] * added) - _lengths(left)
 
 
 def _lengths(vectors: F64) -> F64:

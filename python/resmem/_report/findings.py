@@ -7,12 +7,13 @@ from typing import Any
 
 def check_types(required: bool = False, **given: Any) -> None:
     """Raise TypeError if an argument has not the type that its name (tuning, evaluation,
-    explanation, audit) says.
+    explanation, audit, pruning) says.
 
     ``required``: None is refused too.
     """
     from resmem._evaluation.audit_result import Audit
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.pruning_result import Pruning
     from resmem._evaluation.result import Evaluation
     from resmem._tuning.result import TuneResult
 
@@ -21,6 +22,7 @@ def check_types(required: bool = False, **given: Any) -> None:
         "evaluation": Evaluation,
         "explanation": Explanation,
         "audit": Audit,
+        "pruning": Pruning,
     }
     for name, value in given.items():
         if isinstance(value, kinds[name]) or (value is None and not required):
@@ -39,4 +41,5 @@ _METHODS = {
     "evaluation": "evaluate",
     "explanation": "explain",
     "audit": "audit",
+    "pruning": "prune",
 }

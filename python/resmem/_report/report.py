@@ -17,6 +17,7 @@ from resmem._files.atomic import replacing
 if TYPE_CHECKING:
     from resmem._evaluation.audit_result import Audit
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.pruning_result import Pruning
     from resmem._evaluation.result import Evaluation
     from resmem._tuning.result import TuneResult
 
@@ -34,15 +35,16 @@ def report(
     title: str = "Does the residual memory help?",
     date: str | None = None,
     audit: Audit | None = None,
+    pruning: Pruning | None = None,
 ) -> None:
-    """Write what tuning, evaluation, explanation and audit found to one HTML file.
+    """Write what tuning, evaluation, explanation, audit and pruning found to one HTML file.
 
     It answers in this order: does the memory help, what was chosen, where it helps and where
     it harms, is it calibrated, which neighbours changed which predictions, which rows of the memory
-    look wrong, and what it holds. The file loads nothing from anywhere, reads well on a phone, and
-    is written whole or not at all. The same results give the same bytes with the same version of
-    matplotlib, which draws the figures (with its default settings); without matplotlib there are
-    only tables.
+    look wrong, which it does not need, and what it holds. The file loads nothing from anywhere,
+    reads well on a phone, and is written whole or not at all. The same results give the same bytes
+    with the same version of matplotlib, which draws the figures (with its default settings);
+    without matplotlib there are only tables.
 
     Parameters
     ----------
@@ -64,6 +66,8 @@ def report(
 
     audit : Audit, optional
         The result of ``Memory.audit``.
+    pruning : Pruning, optional
+        The result of ``Memory.prune``.
 
     Raises
     ------
@@ -77,9 +81,11 @@ def report(
     from .page import page
 
     findings.check_types(tuning=tuning, evaluation=evaluation, explanation=explanation)
-    findings.check_types(audit=audit)
-    if tuning is None and evaluation is None and explanation is None and audit is None:
-        raise ValueError("nothing to report: give tuning, evaluation, explanation or audit")
+    findings.check_types(audit=audit, pruning=pruning)
+    if all(part is None for part in (tuning, evaluation, explanation, audit, pruning)):
+        raise ValueError(
+            "nothing to report: give tuning, evaluation, explanation, audit or pruning"
+        )
     if classes is None:
         found = next((each for each in (evaluation, explanation, audit) if each is not None), None)
         classes = None if found is None else found.classes
@@ -100,6 +106,8 @@ def report(
         parts.append(sections.examples_section(explanation, evaluation, rows, classes, pictures))
     if audit is not None:
         parts.append(sections.audit_section(audit, classes))
+    if pruning is not None:
+        parts.append(sections.pruning_section(pruning))
     if evaluation is not None:
         parts.append(sections.memory_section(evaluation))
     parts.append(sections.origin_section(__version__, tuning, evaluation, date))

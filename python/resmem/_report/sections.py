@@ -32,6 +32,7 @@ from .page import Html, Part, definitions, details, element, joined, paragraph, 
 if TYPE_CHECKING:
     from resmem._evaluation.audit_result import Audit
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.pruning_result import Pruning
     from resmem._evaluation.result import Evaluation
     from resmem._state.settings import Settings
     from resmem._tuning.result import TuneResult
@@ -512,6 +513,55 @@ def _target_text(target: Any, audit: Audit, classes: Classes) -> str:
     if audit.classes is None and classes is not None:
         return class_name(classes, int(target))
     return str(target)
+
+
+# ---- Which rows are not needed? --------------------------------------------------------------
+
+
+def pruning_section(pruning: Pruning) -> Html:
+    """Return the section on how few rows the memory can do with."""
+    rows = [
+        (
+            f"{point.rows:,}",
+            f"{point.rows / pruning.memory_rows:.0%}",
+            number(point.loss),
+            _signed(
+                f"{point.rise.mean:+.3g}",
+                -point.rise.high,
+                -point.rise.low,
+                f"{point.rise.low:+.3g} to {point.rise.high:+.3g}",
+            ),
+            number(point.random_loss),
+        )
+        for point in pruning.curve
+    ]
+    marked = [point.rows for point in pruning.curve].index(pruning.kept_rows)
+    gone = "were removed" if pruning.applied else "could go"
+    said = (
+        f"Of {pruning.memory_rows:,} rows, {pruning.kept_rows:,} are kept and {len(pruning.ids):,} "
+        f"{gone}: {pruning.reason}. Judged on {pruning.judged_rows:,} {pruning.judged_by}."
+    )
+    unit = gain_unit(pruning.task)
+    return section(
+        "Which rows are not needed?",
+        paragraph(said),
+        figures.figure(
+            "pruning",
+            partial(plots.pruning, pruning),
+            f"Gain in {unit} over the base by rows kept, beside random pruning; the ring marks the "
+            "rows that are kept.",
+        ),
+        details(
+            "The numbers by rows kept",
+            table(["rows", "share", "loss", "rise", "random loss"], rows, marked),
+            paragraph(
+                f"Loss: the mean {unit}. Rise: over all rows, with its {pruning.confidence:.0%} "
+                "interval.",
+                "quiet",
+            ),
+            opened=not figures.available(),
+        ),
+    )
 
 
 # ---- What does the memory hold? --------------------------------------------------------------
