@@ -742,6 +742,35 @@ def test_audit_prints_the_worst_and_writes_all_rows(fitted):
     assert litter() == ["rows.csv"]
 
 
+def test_prune_tells_and_writes_a_smaller_memory(fitted):
+    before = Path("m.resmem").read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wanted = memory().prune(keep=0.5, seed=2, confidence=0.9, apply=False)
+    line = "prune m.resmem --keep 0.5 --seed 2 --confidence 0.9 --threads 1"
+    assert fitted(line) == (0, f"{wanted}\nnothing is changed without --output\n", "")
+    done = fitted(f"{line} -o less.resmem")
+    assert "\nless.resmem: 30 rows, d=4, C=3, " in done.out
+    assert (
+        resmem.Memory.load("less.resmem").ids.tolist()
+        == np.setdiff1d(TRAIN["ids"], wanted.ids).tolist()
+    )
+    assert fitted(f"{line} -o less.resmem").status == 2
+    assert fitted(f"{line} -o less.resmem --force --quiet") == (0, "", "")
+    assert "give --output another file" in fitted("prune m.resmem -o m.resmem --force").err
+    assert Path("m.resmem").read_bytes() == before
+
+
+def test_prune_judges_by_validation_rows(judged):
+    rows = "--embeddings judged.npz --outputs judged.npz --targets judged.npz"
+    facts = json.loads(judged(f"prune m.resmem {rows} --json").out)
+    wanted = memory().prune(*rows_of(), apply=False)
+    assert facts["pruning"] == wanted.to_dict()
+    done = judged("prune m.resmem --outputs judged.npz")
+    assert done.status == 2
+    assert "--embeddings is missing: the rows have embeddings and targets\n" in done.err
+
+
 def test_audit_of_values_writes_a_column_for_each(cli):
     rng = np.random.default_rng(0)
     values = rng.normal(size=(30, 2))

@@ -352,3 +352,24 @@ def test_audit_of_many_rows_draws_some_from_first_to_last():
 def test_audit_of_something_else_is_refused():
     with pytest.raises(TypeError, match=r"^audit must be what Memory\.audit returns, got dict"):
         plot.audit({})
+
+
+# ---- Pruning ---------------------------------------------------------------------------------
+
+
+def test_pruning_shows_gains_by_rows_kept_beside_random_ones():
+    pruning = results.pruning()
+    (ax,) = rendered(plot.pruning(pruning)).axes
+    lines = {line.get_label(): line.get_xydata() for line in ax.lines}
+    np.testing.assert_allclose(lines["pruned"], [[100, 0.2], [60, 0.21], [30, 0.19], [10, -0.1]])
+    np.testing.assert_allclose(lines["random rows"][:, 1], [0.2, 0.15, 0.1, -0.2])
+    marks = [
+        line for line in ax.lines if line.get_marker() in ("o", "v") and line.get_mfc() != "none"
+    ]
+    assert [mark.get_marker() for mark in marks] == ["o", "o", "o", "v"]
+    assert [colour_of(mark) for mark in marks] == [plots.BLUE] * 3 + [plots.ORANGE]
+    (ring,) = [line for line in ax.lines if line.get_mfc() == "none"]
+    np.testing.assert_allclose(ring.get_xydata(), [[30, 0.19]])
+    assert ax.get_xlabel() == "rows kept (%)"
+    assert ax.get_ylabel() == "gain in log-loss (nats)"
+    assert ax.get_title("left").startswith("Ring: 600 of 2,000 rows")

@@ -75,7 +75,11 @@ def test_worth_is_what_losses_rise_without_the_row(task, method, seed):
     asked = np.flatnonzero(np.random.default_rng(seed).random(N) < 0.7)
     worth, nearest = removal._worth(mem._state.corrector(), Visibility(), asked, DEFAULT)
     less, near = losses_without(z, outputs, y, task, method)
-    np.testing.assert_allclose(worth, less[asked].sum(axis=0), atol=1e-5)
+    total, error = less[asked].sum(axis=0), np.sqrt(np.square(less[asked]).sum(axis=0))
+    clear = np.abs(total + error) > 1e-5  # which side of one standard error a row is on
+    wanted = np.where(total < -error, total, np.abs(total))
+    np.testing.assert_allclose(worth[clear], wanted[clear], atol=1e-5)
+    assert (worth < 0).any()
     assert nearest[asked].tolist() == near[asked].tolist()
     assert (np.delete(nearest, asked) == -1).all()
 
@@ -167,8 +171,8 @@ def test_without_validation_rows_a_quarter_of_the_rows_judges():
     mem.fit(*rows, groups=np.arange(300) // 10, times=np.arange(300))
     result = mem.prune(apply=False)
     assert (result.judged_by, result.judged_rows) == ("rows of the memory", 75)
-    assert result.curve[3].rows == 153
-    assert result.curve[3].over_random.mean > 0
+    assert result.curve[-1].rows == 15
+    assert result.curve[-1].over_random.mean > 0
     again = mem.prune(apply=False, threads=1)
     assert again.to_dict() == result.to_dict()
     assert mem.prune(apply=False, seed=1).ids.tolist() != result.ids.tolist()

@@ -571,3 +571,18 @@ def test_an_audit_without_harm_has_no_table_of_it(write):
     values = replace(audit, task="regression", targets=np.full(50, 0.25), expected=np.ones((50, 2)))
     text = write(audit=values).text
     assert "0.25 (2 values)" in text
+
+
+def test_the_pruning_is_told_and_drawn(draw):
+    page = draw(pruning=results.pruning())
+    assert "Which rows are not needed?" in page.text
+    assert "600 are kept and 1,400 could go: the loss of 200 rows, +0.3, is clear." in page.text
+    assert len(page.all("svg")) == 1
+    assert "600 30% 0.31 +0.01 -0.01 to +0.03 0.4" in page.text
+
+
+def test_a_clear_rise_of_a_pruning_is_a_harm(write):
+    page = write(pruning=replace(results.pruning(), applied=True))
+    assert "1,400 were removed" in page.text
+    rises = [at["class"] for at in page.all("span") if at["class"] in ("gain", "harm", "plain")]
+    assert rises == ["plain", "plain", "plain", "harm"]

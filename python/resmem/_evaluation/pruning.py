@@ -101,7 +101,7 @@ def _least_rows(corrector: Corrector, keep: float | None) -> int:
         )
     share = _LEAST_SHARE if keep is None else checks.number(keep, "keep")
     if not 0 < share <= 1:
-        raise ValueError(f"keep must be a share of the rows above 0 and at most 1, got {keep!r}")
+        raise ValueError(f"keep must be above 0 and at most 1, got {keep!r}")
     return max(1, round(share * n))
 
 

@@ -3,10 +3,11 @@
 Each round removes a fifth of the rows. It judges every row of the memory, removed ones too, by its
 neighbours among the rows still kept. What a neighbour is worth to the row is how much the loss of
 its answer would rise if the others took the neighbour's weight; what a row is worth is the sum over
-all rows that it is a neighbour of. Near-duplicates with the same residual are worth about 0, and
-rows that harm less than 0: those worth least go. Of two rows that are each other's nearest ones,
-each stands in for the other; so a row stays for this round if its nearest row is among those worth
-least as well and is worth less.
+all rows that it is a neighbour of. Rows that harm are worth less than 0, by more than a standard
+error of the sum, and go first. Near-duplicates with the same residual are worth about 0: of the
+other rows those nearest to 0 go, on either side, as what lies there may be chance. Of two rows that
+are each other's nearest ones, each stands in for the other; so a row stays for this round if its
+nearest row is among those worth least as well and goes before it.
 """
 
 from __future__ import annotations
@@ -71,12 +72,13 @@ def _worth_least(worth: F64, nearest: I64, places: I64, kept: Mask, goes: int) -
 def _worth(
     corrector: Corrector, visible: Visibility, asked: I64, execution: Execution
 ) -> tuple[F64, I64]:
-    """Return what each row is worth, and the position of its nearest one, -1 if it was not asked.
+    """Return what each row is worth, without a sign unless it harms, and the position of its
+    nearest one, -1 if it was not asked.
 
     Both are in the order of positions among all rows, removed ones included.
     """
     every = sum(segment.n for segment in corrector.rows.segments)
-    worth, nearest = np.zeros(every), np.full(every, -1)
+    worth, squares, nearest = np.zeros(every), np.zeros(every), np.full(every, -1)
     rows = OwnNeighbours(corrector, asked, visible, execution)
     for block in blocks(len(rows), rows.row_bytes + 16 * corrector.k * rows.width):
         near = rows.read(block)
@@ -90,9 +92,12 @@ def _worth(
         rise = _losses(left - strength * without, rows.classes) - _losses(
             left - strength * mean, rows.classes
         )
-        np.add.at(worth, near.positions[near.there], rise[near.there])
+        at, rise = near.positions[near.there], rise[near.there]
+        np.add.at(worth, at, rise)
+        np.add.at(squares, at, np.square(rise))
         nearest[asked[block]] = near.positions[:, 0]
-    return worth, nearest
+    harms = worth < -np.sqrt(squares)
+    return np.where(harms, worth, np.abs(worth)), nearest
 
 
 def _losses(off: F64, classes: bool) -> F64:
