@@ -521,6 +521,7 @@ LEFT_OUT = {
     "with numpy.savez": "of an archive larger than memory; test_cli.py follows it",
     "is the id of a row": "no hint",
     "; use -1 where no id is excluded": "no hint, but what is expected",
+    "keep must be above 0": "no hint",
     ": set to ": "the outcome of a command, no hint",
     "store ": "a line of a table, no hint",
     "that was tried: try more": "test_tune.py widens the values and is not warned again",
