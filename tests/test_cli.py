@@ -1463,7 +1463,8 @@ def test_every_option_is_declared_a_file_or_listed_as_text():
             texts.setdefault(command, set()).add(action.dest)
     assert texts == TEXTS
     assert set(TARGETS) == {
-        "fit", "add", "update", "get", "merge", "predict", "tune", "report", "export", "demo",
+        "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "tune", "report",
+        "export", "demo",
     }  # fmt: skip
     assert len(SOURCES) > 30
 
@@ -1572,8 +1573,8 @@ def test_a_picture_of_the_demo_is_there_whole_or_not_at_all(tmp_path, monkeypatc
 def test_every_command_prints_its_help(cli, capsys):
     commands = re.findall(r"^    (\w+) ", cli("").out, re.MULTILINE)
     assert set(commands) == {
-        "fit", "add", "update", "get", "merge", "predict", "evaluate", "tune", "report", "info",
-        "verify", "export", "version", "demo",
+        "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "evaluate", "tune",
+        "report", "info", "verify", "export", "version", "demo",
     }  # fmt: skip
     for command in commands:
         with pytest.raises(SystemExit, match="0"):
