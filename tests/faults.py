@@ -434,6 +434,11 @@ def arrays_of(path):
     return digest(*(name.encode() + named[name].tobytes() for name in sorted(named)))
 
 
+def bytes_of(path):
+    """Return a digest of a file."""
+    return digest(path.read_bytes())
+
+
 class Refused(Exception):  # noqa: N818
     """The command line ended with status 2; the text is its message."""
 
@@ -489,6 +494,8 @@ LINES = {
     + " --targets IN/few.npz --ids IN/few.npz",
     "resmem-merge": "merge IN/m.resmem IN/other.resmem --force -o OUT/m.resmem",
     "resmem-get": "get IN/m.resmem -o OUT/p.npz",
+    "resmem-audit": "audit IN/m.resmem -o OUT/a.csv",
+    "resmem-prune": "prune IN/m.resmem --keep 0.5 --force -o OUT/m.resmem",
     "resmem-predict": f"predict IN/m.resmem {_ROWS} --what correct -o OUT/p.npy",
     "resmem-neighbors": f"predict IN/m.resmem {_ROWS} --what neighbors -o OUT/p.npz",
     "resmem-export": "export IN/m.resmem OUT/e.npz",
@@ -507,6 +514,8 @@ WRITES = {
     "resmem-update": Action("m.resmem", running("resmem-update"), loaded, extends=True),
     "resmem-merge": Action("m.resmem", running("resmem-merge"), loaded),
     "resmem-get": Action("p.npz", running("resmem-get"), arrays_of),
+    "resmem-audit": Action("a.csv", running("resmem-audit"), bytes_of),
+    "resmem-prune": Action("m.resmem", running("resmem-prune"), loaded),
     "resmem-predict": Action("p.npy", running("resmem-predict"), arrays_of),
     "resmem-neighbors": Action("p.npz", running("resmem-neighbors"), arrays_of),
     "resmem-export": Action("e.npz", running("resmem-export"), loaded),

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from resmem import Evaluation, Explanation, Settings, TuneResult
+from resmem import Evaluation, Explanation, Pruning, Settings, TuneResult
+from resmem._evaluation.pruning_result import CurvePoint
 from resmem._evaluation.result import MethodResult
 from resmem._scores.intervals import Interval
 from resmem._tuning.result import TABLE
@@ -29,6 +30,20 @@ def interval(mean, half=0.01):
 
 def settings(k=20, sigma=1.0, strength=0.75, method="residual"):
     return Settings(k, sigma, 1.25, strength, key_dtype="float32", method=method)
+
+
+def pruning():
+    """Return a pruning of 2,000 rows to 600, after which the loss is clearly larger."""
+    curve = [(2000, 0.0, 0.0, 0.0), (1200, -0.01, 0.02, 0.05), (600, 0.01, 0.02, 0.1),
+             (200, 0.3, 0.1, 0.4)]  # fmt: skip
+    points = tuple(
+        CurvePoint(rows, 0.3 + rise, interval(rise, half), 0.3 + random, interval(random - rise))
+        for rows, rise, half, random in curve
+    )
+    return Pruning(
+        "classification", 2000, 600, np.arange(1400), points, 0.5, "validation rows", 500, 0.95,
+        "the loss of 200 rows, +0.3, is clear", False,
+    )  # fmt: skip
 
 
 def tuning(useful=True, scores=None, ks=KS, sigmas=SIGMAS, greater_is_better=False):

@@ -735,6 +735,61 @@ def test_merge_writes_the_rows_of_all_files(fitted):
     assert "'m1.resmem' is read by this command, as OTHER.resmem m1.resmem; give --output" in said
 
 
+def test_audit_prints_the_worst_and_writes_all_rows(fitted):
+    wanted = memory().audit()
+    done = fitted("audit m.resmem -o rows.csv")
+    assert done == (0, f"{wanted}\n", "")
+    with open("rows.csv", encoding="utf-8", newline="") as file:
+        head, *lines = csv.reader(file)
+    assert head == list(wanted.table)
+    for name, values in zip(head, zip(*lines, strict=True), strict=True):
+        assert list(values) == [str(value) for value in wanted.table[name].tolist()]
+    facts = json.loads(fitted("audit m.resmem --rows 20 --seed 3 --threads 1 --json").out)
+    assert facts["audit"] == memory().audit(20, 3).to_dict()
+    done = fitted("audit m.resmem -o rows.npz")
+    assert done.status == 2
+    assert "the output must be a .csv file, got 'rows.npz'" in done.err
+    assert litter() == ["rows.csv"]
+
+
+def test_prune_tells_and_writes_a_smaller_memory(fitted):
+    before = Path("m.resmem").read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        wanted = memory().prune(keep=0.5, seed=2, confidence=0.9, apply=False)
+    line = "prune m.resmem --keep 0.5 --seed 2 --confidence 0.9 --threads 1"
+    assert fitted(line) == (0, f"{wanted}\nnothing is changed without --output\n", "")
+    done = fitted(f"{line} -o less.resmem")
+    assert "\nless.resmem: 30 rows, d=4, C=3, " in done.out
+    assert (
+        resmem.Memory.load("less.resmem").ids.tolist()
+        == np.setdiff1d(TRAIN["ids"], wanted.ids).tolist()
+    )
+    assert fitted(f"{line} -o less.resmem").status == 2
+    assert fitted(f"{line} -o less.resmem --force --quiet") == (0, "", "")
+    assert "give --output another file" in fitted("prune m.resmem -o m.resmem --force").err
+    assert Path("m.resmem").read_bytes() == before
+
+
+def test_prune_judges_by_validation_rows(judged):
+    rows = "--embeddings judged.npz --outputs judged.npz --targets judged.npz"
+    facts = json.loads(judged(f"prune m.resmem {rows} --json").out)
+    wanted = memory().prune(*rows_of(), apply=False)
+    assert facts["pruning"] == wanted.to_dict()
+    done = judged("prune m.resmem --outputs judged.npz")
+    assert done.status == 2
+    assert "--embeddings is missing: the rows have embeddings and targets\n" in done.err
+
+
+def test_audit_of_values_writes_a_column_for_each(cli):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(30, 2))
+    resmem.Memory("regression", k=3).fit(rng.normal(size=(30, 2)), values, values).save("m.resmem")
+    assert cli("audit m.resmem --quiet -o rows.csv") == (0, "", "")
+    head = Path("rows.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
+    assert head[:5] == ["ids", "targets_0", "targets_1", "expected_0", "expected_1"]
+
+
 @pytest.mark.parametrize("name", ["e.npz", "e.SAFETENSORS"])
 def test_an_export_is_neither_fitted_nor_added_to(fitted, name):
     done = fitted(FIT.replace("m.resmem", name))
@@ -1046,6 +1101,12 @@ def test_report_tunes_by_groups(judged):
         wanted = mem.tune(*train, groups=np.arange(N) // 3, apply=False).to_dict()
     got = json.loads(done.out)["tuning"]
     assert (got["gain"], got["folds"]) == (wanted["gain"], wanted["folds"])
+
+
+def test_report_lists_rows_of_the_memory_that_look_wrong(judged):
+    facts = json.loads(judged(f"{REPORT} --audit --json").out)
+    assert facts["audit"] == memory().audit().to_dict()
+    assert "Which rows look wrong?" in Path("r.html").read_text()
 
 
 def test_report_judges_the_rows_of_the_memory(judged):
@@ -1476,7 +1537,8 @@ def test_every_option_is_declared_a_file_or_listed_as_text():
             texts.setdefault(command, set()).add(action.dest)
     assert texts == TEXTS
     assert set(TARGETS) == {
-        "fit", "add", "update", "get", "merge", "predict", "tune", "report", "export", "demo",
+        "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "tune", "report",
+        "export", "demo",
     }  # fmt: skip
     assert len(SOURCES) > 30
 
@@ -1585,8 +1647,8 @@ def test_a_picture_of_the_demo_is_there_whole_or_not_at_all(tmp_path, monkeypatc
 def test_every_command_prints_its_help(cli, capsys):
     commands = re.findall(r"^    (\w+) ", cli("").out, re.MULTILINE)
     assert set(commands) == {
-        "fit", "add", "update", "get", "merge", "predict", "evaluate", "tune", "report", "info",
-        "verify", "export", "version", "demo",
+        "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "evaluate", "tune",
+        "report", "info", "verify", "export", "version", "demo",
     }  # fmt: skip
     for command in commands:
         with pytest.raises(SystemExit, match="0"):

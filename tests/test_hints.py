@@ -515,6 +515,10 @@ CASES = {
     "file of a memory": (lambda: resmem.Index.load(saved()), lambda m: exec(m.split("load it with ")[1] + "('s.resmem')", {"resmem": resmem})),
     "index as an export": (lambda: resmem.Index(Z).save("i.npz"), lambda m: resmem.Index(Z).save("i" + m.split("such as ")[1])),
     "query of an index": (lambda: resmem.Index(1.7e9 + WIDE).search([[5e17, 1.0, 1.0]], 1), Follow(r"key_dtype=('float64')", lambda v: quietly(lambda: resmem.Index(1.7e9 + WIDE, key_dtype=v).search([[5e17, 1.0, 1.0]], 1)))),
+    # pruning
+    "prune at strength 0": (lambda: memory(strength=0.0).prune(), lambda m: exec(m.split("; set ")[1].split(",")[0] + "; memory.prune()", {"memory": memory(strength=0.0)})),
+    "prune of some own rows": (lambda: memory().prune(targets=Y), lambda m: memory_at(0).prune()),
+    "prune of a sparse store": (lambda: memory(store="sparse:1").prune(), lambda m: quietly(lambda: memory(store="sparse:1").prune(FRESH, L, Y))),
     # estimates
     "no store fits": (lambda: resmem.Memory.estimate(10**6, 64, 9, budget=10**8), suggested_store_fits),
 }  # fmt: skip
@@ -561,6 +565,7 @@ LEFT_OUT = {
     "with numpy.savez": "of an archive larger than memory; test_cli.py follows it",
     "is the id of a row": "no hint",
     "; use -1 where no id is excluded": "no hint, but what is expected",
+    "keep must be above 0": "no hint",
     ": set to ": "the outcome of a command, no hint",
     "store ": "a line of a table, no hint",
     "that was tried: try more": "test_tune.py widens the values and is not warned again",

@@ -311,3 +311,65 @@ def test_everything_public_is_documented():
     assert plot is resmem.plot
     for name in plot.__all__:
         assert getattr(plot, name).__doc__
+
+
+# ---- Audit -----------------------------------------------------------------------------------
+
+
+def audited(n, task="classification"):
+    """Return an audit of n rows, every third of which does harm."""
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=(n, 2)), rng.integers(0, 2, n)
+    mem = resmem.Memory(task, k=3)
+    audit = mem.fit(z, rng.normal(size=(n, 2)), y if task == "classification" else z).audit()
+    return replace(audit, harm=np.where(np.arange(n) % 3, -1.0, 1.0) * np.arange(1, n + 1))
+
+
+def test_audit_shows_harm_and_help_in_shape_and_colour():
+    audit = audited(90)
+    (ax,) = rendered(plot.audit(audit)).axes
+    marks = {line.get_marker(): line for line in ax.lines if line.get_marker() in ("^", "v")}
+    for marker, colour, harms in (("^", plots.BLUE, False), ("v", plots.ORANGE, True)):
+        some = (audit.harm > 0) == harms
+        wanted = np.stack([audit.score, audit.harm], axis=1)[some]
+        np.testing.assert_array_equal(marks[marker].get_xydata(), wanted)
+        assert colour_of(marks[marker]) == colour
+    assert "other classes" in ax.get_xlabel()
+    assert "probability" in ax.get_ylabel()
+    assert ax.get_title("left").startswith("90 rows;")
+
+
+def test_audit_of_many_rows_draws_some_from_first_to_last():
+    audit = audited(1200, "regression")
+    (ax,) = plot.audit(audit).axes
+    drawn = np.concatenate([line.get_xydata() for line in ax.lines if line.get_marker() in "^v"])
+    assert len(drawn) == 400
+    assert {audit.score[0], audit.score[-1]} <= set(drawn[:, 0])
+    assert "spreads" in ax.get_xlabel()
+    assert ax.get_title("left").startswith("400 of 1,200 rows;")
+
+
+def test_audit_of_something_else_is_refused():
+    with pytest.raises(TypeError, match=r"^audit must be what Memory\.audit returns, got dict"):
+        plot.audit({})
+
+
+# ---- Pruning ---------------------------------------------------------------------------------
+
+
+def test_pruning_shows_gains_by_rows_kept_beside_random_ones():
+    pruning = results.pruning()
+    (ax,) = rendered(plot.pruning(pruning)).axes
+    lines = {line.get_label(): line.get_xydata() for line in ax.lines}
+    np.testing.assert_allclose(lines["pruned"], [[100, 0.2], [60, 0.21], [30, 0.19], [10, -0.1]])
+    np.testing.assert_allclose(lines["random rows"][:, 1], [0.2, 0.15, 0.1, -0.2])
+    marks = [
+        line for line in ax.lines if line.get_marker() in ("o", "v") and line.get_mfc() != "none"
+    ]
+    assert [mark.get_marker() for mark in marks] == ["o", "o", "o", "v"]
+    assert [colour_of(mark) for mark in marks] == [plots.BLUE] * 3 + [plots.ORANGE]
+    (ring,) = [line for line in ax.lines if line.get_mfc() == "none"]
+    np.testing.assert_allclose(ring.get_xydata(), [[30, 0.19]])
+    assert ax.get_xlabel() == "rows kept (%)"
+    assert ax.get_ylabel() == "gain in log-loss (nats)"
+    assert ax.get_title("left").startswith("Ring: 600 of 2,000 rows")

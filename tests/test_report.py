@@ -97,6 +97,13 @@ def without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 
+def audited(labels=None):
+    """Return an audit of 50 rows in two classes."""
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=(50, 2)), rng.integers(0, 2, 50)
+    return resmem.Memory(k=3).fit(z, z, y if labels is None else np.array(labels)[y]).audit()
+
+
 def everything(**changed):
     return {
         "tuning": results.tuning(),
@@ -532,3 +539,50 @@ def test_without_matplotlib_drawing_says_how_to_get_it():
     ):
         with pytest.raises(ImportError, match=message):
             draw()
+
+
+# ---- Rows that look wrong --------------------------------------------------------------------
+
+
+def test_the_audit_lists_contradicted_and_harmful_rows(write):
+    audit = audited()
+    page = write(audit=audit, classes=NASTY[:2])
+    assert "Which rows look wrong?" in page.text
+    assert all(line in page.text for line in audit.findings)
+    first = f"{audit.ids[0]} {NASTY[audit.targets[0]]} {NASTY[audit.expected[0]]} "
+    assert first + f"{audit.score[0]:.3g}" in page.text
+    worst = audit.harmful[0]
+    at = audit.ids.tolist().index(worst)
+    assert f"{worst} {audit.harm[at]:+.3g} {audit.misled[at]} of {audit.used[at]}" in page.text
+    assert len(page.all("svg")) == 0
+
+
+def test_the_audit_is_drawn_and_says_labels(draw):
+    page = draw(audit=audited(NASTY[:2]))
+    assert NASTY[1] in page.text
+    assert len(page.all("svg")) == 1
+
+
+def test_an_audit_without_harm_has_no_table_of_it(write):
+    audit = audited()
+    page = write(audit=replace(audit, harm=-np.ones(len(audit)), memory_rows=99))
+    assert "The most harmful rows" not in page.text
+    assert "Each of 50 of 99 rows" in page.text
+    values = replace(audit, task="regression", targets=np.full(50, 0.25), expected=np.ones((50, 2)))
+    text = write(audit=values).text
+    assert "0.25 (2 values)" in text
+
+
+def test_the_pruning_is_told_and_drawn(draw):
+    page = draw(pruning=results.pruning())
+    assert "Which rows are not needed?" in page.text
+    assert "600 are kept and 1,400 could go: the loss of 200 rows, +0.3, is clear." in page.text
+    assert len(page.all("svg")) == 1
+    assert "600 30% 0.31 +0.01 -0.01 to +0.03 0.4" in page.text
+
+
+def test_a_clear_rise_of_a_pruning_is_a_harm(write):
+    page = write(pruning=replace(results.pruning(), applied=True))
+    assert "1,400 were removed" in page.text
+    rises = [at["class"] for at in page.all("span") if at["class"] in ("gain", "harm", "plain")]
+    assert rises == ["plain", "plain", "plain", "harm"]

@@ -12,9 +12,11 @@ from resmem._aggregate import aggregate
 from resmem._base.errors import DeviceError, FileFormatError, NotFittedError, ResmemWarning
 from resmem._base.versions import show_versions
 from resmem._core import __version__
+from resmem._evaluation.audit_result import Audit
 from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.monitor import Monitor
+from resmem._evaluation.pruning_result import Pruning
 from resmem._evaluation.result import Evaluation
 from resmem._index import Index
 from resmem._keys.leaves import leaf_keys
@@ -28,6 +30,7 @@ from resmem._state.settings import Settings
 from resmem._tuning.result import TuneResult
 
 __all__ = [
+    "Audit",
     "Calibration",
     "DeviceError",
     "Evaluation",
@@ -37,6 +40,7 @@ __all__ = [
     "Memory",
     "Monitor",
     "NotFittedError",
+    "Pruning",
     "ResmemWarning",
     "Rows",
     "Settings",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +17,13 @@ from resmem._base.arrays import F64, I64, float_state
 from resmem._base.execution import execution_of
 from resmem._correction.correct import known_neighbours
 from resmem._correction.simplex import map_named
-from resmem._evaluation import conformal, evaluate, explain, novelty
+from resmem._evaluation import audit, conformal, evaluate, explain, novelty, pruning
+from resmem._evaluation.audit_result import Audit
 from resmem._evaluation.conformal import Calibration
 from resmem._evaluation.explain import Explanation
 from resmem._evaluation.methods import Judged
 from resmem._evaluation.monitor import Monitor
+from resmem._evaluation.pruning_result import Pruning
 from resmem._evaluation.result import Evaluation
 from resmem._keys.rounding import Metric
 from resmem._keys.stored import KeyDtype
@@ -1216,6 +1219,125 @@ class Memory:
             corrector, embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups),
             columns, top, threads,
         )  # fmt: skip
+
+    @float_state()
+    def audit(
+        self,
+        rows: int | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        *,
+        among: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
+    ) -> Audit:
+        """Return which rows their own neighbours contradict, and which mislead others.
+
+        Each row is judged by its ``k`` nearest other rows, weighted as for ``correct``: by their
+        targets alone, so that it does not matter on which rows the base model was trained. Rows
+        with wrong targets come first, and so do right ones in places where classes mix or values
+        jump: look before you ``remove`` or ``update`` them. With "nca:m" keys have learnt from
+        these targets, and contradict them less.
+
+        Parameters
+        ----------
+        rows : int, optional
+            Audit at most so many rows, drawn by ``seed``; default: all. Neighbours are sought
+            among all rows in any case, but only the audited ones tell of harm.
+        seed : int
+            Default 0.
+        threads, among
+            As for ``correct``.
+        before, exclude_groups : "own", optional
+            A row sees only rows of earlier times than its own, or of other groups.
+
+        Returns
+        -------
+        Audit
+            A table of the rows, worst first: by ``score``, which says how clearly neighbours
+            contradict the row. It holds a few numbers a row; all else is computed block by block.
+
+        Raises
+        ------
+        ValueError
+            The memory has fewer than two rows.
+        """
+        visible = Visibility(None, among, before, exclude_groups)
+        return audit.audit(self._state.corrector(), visible, rows, seed, threads)
+
+    @float_state()
+    def prune(
+        self,
+        embeddings: Any = None,
+        outputs: Any = None,
+        targets: Any = None,
+        keep: float | None = None,
+        *,
+        apply: bool = True,
+        confidence: float = 0.95,
+        seed: int = 0,
+        exclude_ids: Any = None,
+        before: Any = None,
+        exclude_groups: Any = None,
+        threads: int | None = None,
+    ) -> Pruning:
+        """Remove rows that answers do not need: near-duplicates, and rows that harm.
+
+        Round by round, a fifth of the rows goes: those without which the losses of the memory's own
+        rows, each judged without itself, rise least. Other rows then judge the memories of each
+        round: validation rows, or else a quarter of the memory's own rows (at most 10,000), which
+        in turn do not say what goes. A round takes a search of all rows, one of the rows that
+        judge, and three more for random prunings.
+
+        Settings stay as they are: ``tune`` first, and on a much smaller memory again. Removed ids
+        are never used again. A file shrinks when it is saved anew.
+
+        Parameters
+        ----------
+        embeddings, outputs, targets
+            Validation rows, in the form that ``fit`` takes. Default: rows of the memory; the
+            residuals must be honest then (see ``resmem.out_of_fold``).
+        keep : float, optional
+            Share of the rows to keep, above 0 and at most 1. Default: the smallest memory, of 5 %
+            of the rows or more, before the loss clearly rises, that loses at most a tenth of the
+            memory's gain over the base model.
+        apply : bool
+            Remove the rows. False: only tell. Default True.
+        confidence : float
+            Of the intervals, default 0.95.
+        seed : int
+            Of the sample of own rows and of the random prunings; default 0.
+        exclude_ids, before, exclude_groups, threads
+            As for ``correct``, of the validation rows. The memory's own rows see only earlier ones
+            if ``before`` is given, and only other groups if ``exclude_groups`` is; without
+            validation rows, give "own".
+
+        Returns
+        -------
+        Pruning
+            With the ids of the rows, and the curve of loss against rows kept, beside random
+            pruning of as many.
+
+        Raises
+        ------
+        ValueError
+            The strength is 0; or, without validation rows, the store keeps no outputs (sparse) or
+            the keys have learnt from these targets ("nca:m").
+
+        Warns
+        -----
+        ResmemWarning
+            Validation rows lie on rows of the memory.
+        """
+        result = pruning.prune(
+            self._state.corrector(), (embeddings, outputs, targets),
+            Visibility(exclude_ids, None, before, exclude_groups), keep, confidence, seed, threads,
+        )  # fmt: skip
+        if not apply:
+            return result
+        if len(result.ids):
+            self._state.remove(result.ids)
+        return replace(result, applied=True)
 
     # ---------------------------------------------------------------- how sure
 

@@ -1,4 +1,4 @@
-"""Figures of the results of tuning, evaluation and explanation.
+"""Figures of the results of tuning, evaluation, explanation, audit and pruning.
 
 They are drawn with matplotlib (``pip install 'residual-memory[plot]'``), which is imported only
 when something is drawn. Each function returns a Figure, a new one unless the caller says where to
@@ -7,6 +7,13 @@ colour-blind readers can tell apart, and shape or position shows the same. Figur
 that they can be read on a phone.
 """
 
-from resmem._report.plots import corrections, gain_by_distance, reliability, tuning_map
+from resmem._report.plots import (
+    audit,
+    corrections,
+    gain_by_distance,
+    pruning,
+    reliability,
+    tuning_map,
+)
 
-__all__ = ["corrections", "gain_by_distance", "reliability", "tuning_map"]
+__all__ = ["audit", "corrections", "gain_by_distance", "pruning", "reliability", "tuning_map"]

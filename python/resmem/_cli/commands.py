@@ -39,6 +39,7 @@ from .printing import Outcome, in_options, print_outcome, say, table, warnings_p
 from .progress import Step, bar
 from .queries import Queries
 
+_MOST_AUDITED = 10_000  # rows that a report audits
 _ROWS_PER_BLOCK = 4096  # rows that are read at a time
 
 
@@ -152,6 +153,39 @@ def merge(options: Namespace) -> Outcome:
     return Outcome(facts, f"{options.output}: {_summary(memory)}")
 
 
+def audit(options: Namespace) -> Outcome:
+    """Call Memory.audit."""
+    if options.output is not None:
+        outputs.check_csv(options.output)
+        _check_target(options.output)
+    memory = _load(options)
+    seed = 0 if options.seed is None else options.seed
+    found = memory.audit(options.rows, seed, options.threads)
+    if options.output is not None:
+        outputs.save_csv(options.output, found.table)
+    return Outcome({"file": options.memory, "audit": found.to_dict()}, str(found))
+
+
+def prune(options: Namespace) -> Outcome:
+    """Call Memory.prune, and with --output save."""
+    if options.output is not None:
+        _check_new_memory(options.output, options.force, "prune into")
+    memory = _load(options)
+    given: dict[str, Any] = {}
+    if any(getattr(options, name) is not None for name in (*ROWS, "exclude_ids")):
+        rows = LabelledRows(options)
+        given = {name: getattr(rows, name) for name in ROWS} | {"exclude_ids": rows.excluded}
+    names = ("keep", "confidence", "seed", "threads")
+    given |= {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    result = memory.prune(**given, apply=options.output is not None)
+    facts = {"file": options.output, "pruning": result.to_dict()}
+    if options.output is None:
+        return Outcome(facts, f"{result}\nnothing is changed without --output")
+    with _bar(options, "save", memory.nbytes) as step:
+        memory.save(options.output, progress=step)
+    return Outcome(facts, f"{result}\n{options.output}: {_summary(memory)}")
+
+
 def predict(options: Namespace) -> Outcome:
     """Call Memory.predict or a method like it, block by block of queries."""
     printed = options.output == "-"
@@ -225,14 +259,17 @@ def report(options: Namespace) -> Outcome:
         with _bar(options, "tune", None, "rows") as step:
             tuning = tuned(memory, validation, options, step, groups=groups)
     evaluation = evaluated(memory, options, _other(options), tuning)
+    found = memory.audit(_MOST_AUDITED, threads=options.threads) if options.audit else None
     title = options.title
     if title is None:
         title = f"Residual memory {os.path.basename(options.memory)}"
     resmem.report(
-        options.output, tuning, evaluation, classes=classes, title=title, date=options.date
-    )
+        options.output, tuning, evaluation, classes=classes, title=title, date=options.date,
+        audit=found,
+    )  # fmt: skip
     facts: dict[str, Any] = {"file": options.output, "bytes": os.path.getsize(options.output)}
     facts["evaluation"] = evaluation.to_dict()
+    facts["audit"] = None if found is None else found.to_dict()
     facts["tuning"] = None if tuning is None else tuning.to_dict()
     return Outcome(facts, f"{options.output}: {verdict(tuning, evaluation)[1][0]}")
 
@@ -286,6 +323,8 @@ _COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
     "update": update,
     "get": get,
     "merge": merge,
+    "audit": audit,
+    "prune": prune,
     "predict": predict,
     "evaluate": evaluate,
     "tune": tune,

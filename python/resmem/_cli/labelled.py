@@ -32,7 +32,9 @@ class LabelledRows:
         for name in ("embeddings", "targets"):
             if getattr(options, prefix + name) is None:
                 dashed = f"--{prefix}{name}".replace("_", "-")
-                instead = "" if prefix else "; --loo judges the rows of the memory itself instead"
+                instead = ""
+                if not prefix and hasattr(options, "loo"):
+                    instead = "; --loo judges the rows of the memory itself instead"
                 raise ValueError(
                     f"{dashed} is missing: the rows have embeddings and targets{instead}"
                 )

@@ -20,6 +20,8 @@ import numpy.typing as npt
 from resmem._files.atomic import replacing
 from resmem._files.formats import npz_member, write_header, write_rows
 
+_LINES_AT_ONCE = 1 << 16  # lines of text that are made of arrays at a time
+
 Block: TypeAlias = dict[str, npt.NDArray[Any]]  # arrays by name, one row per query
 
 
@@ -46,6 +48,37 @@ def save(path: str, n: int, empty: Block, blocks: Iterable[Block]) -> None:
         else:
             _save_npz(file, os.path.dirname(path) or ".", n, empty, blocks)
         file.flush()
+
+
+def check_csv(path: str) -> None:
+    """Raise ValueError unless a file of this name holds a table."""
+    if os.path.splitext(path)[1].lower() != ".csv":
+        raise ValueError(f"the output must be a .csv file, got {path!r}")
+
+
+def save_csv(path: str, table: Block) -> None:
+    """Write arrays with a row each as the columns of a .csv file with a header, which appears under
+    its name only when it is whole. Several columns of one array are numbered."""
+    columns: Block = {}
+    for name, array in table.items():
+        if array.ndim == 1:
+            columns[name] = array
+        else:
+            columns |= {f"{name}_{i}": array[:, i] for i in range(array.shape[1])}
+    with replacing(path) as raw:
+        file = io.BufferedWriter(raw, 1 << 20)
+        file.write(_csv_text([columns]))
+        for start in range(0, len(next(iter(columns.values()))), _LINES_AT_ONCE):
+            some = slice(start, start + _LINES_AT_ONCE)
+            parts = [column[some].tolist() for column in columns.values()]
+            file.write(_csv_text(zip(*parts, strict=True)))
+        file.flush()
+
+
+def _csv_text(lines: Iterable[Iterable[Any]]) -> bytes:
+    written = io.StringIO()
+    csv.writer(written).writerows(lines)
+    return written.getvalue().encode("utf-8")
 
 
 def _save_npz(file: IO[bytes], folder: str, n: int, empty: Block, blocks: Iterable[Block]) -> None:

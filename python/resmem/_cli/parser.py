@@ -35,6 +35,8 @@ def parser() -> argparse.ArgumentParser:
         _update,
         _get,
         _merge,
+        _audit,
+        _prune,
         _predict,
         _evaluate,
         _tune,
@@ -167,6 +169,51 @@ def _merge(commands: _Commands) -> None:
         "-o", "--output", required=True, type=Target, metavar="OUT", help="the file to write"
     )
     merge.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+
+def _audit(commands: _Commands) -> None:
+    audit = _command(
+        commands,
+        "audit",
+        "list rows of a saved memory that their neighbours contradict, or that mislead others",
+        "Each row is judged without itself; the most suspicious ones come first.",
+    )
+    _add_memory(audit)
+    audit.add_argument(
+        "--rows", type=int, metavar="N", help="audit at most so many rows; default: all"
+    )
+    audit.add_argument("--seed", type=int, metavar="N", help="seed of the sample with --rows")
+    _add_threads(audit)
+    audit.add_argument(
+        "-o", "--output", type=Target, metavar="OUT.csv", help="a .csv file of all audited rows"
+    )
+
+
+def _prune(commands: _Commands) -> None:
+    prune = _command(
+        commands,
+        "prune",
+        "remove rows of a saved memory that answers do not need",
+        f"Without validation rows, rows of the memory judge. {_ARRAYS}",
+    )
+    _add_memory(prune)
+    _add_labelled_rows(prune, "validation rows; by default rows of the memory", required=False)
+    _add_query_options(prune)
+    prune.add_argument(
+        "--keep",
+        type=float,
+        metavar="F",
+        help="share of the rows to keep; by default the smallest memory without clear loss",
+    )
+    prune.add_argument(
+        "--confidence", type=float, metavar="P", help="confidence level of the intervals"
+    )
+    prune.add_argument("--seed", type=int, metavar="N", help="seed of samples and random prunings")
+    prune.add_argument(
+        "-o", "--output", type=Target, metavar="OUT", help="the .resmem file to write; by default "
+        "nothing is changed"
+    )  # fmt: skip
+    prune.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
 def _predict(commands: _Commands) -> None:
@@ -321,6 +368,9 @@ def _report(commands: _Commands) -> None:
         metavar=_ARRAY,
         help="the group of each row, which stays whole",
     )
+    report.add_argument(
+        "--audit", action="store_true", help="list rows of the memory that look wrong, too"
+    )
     words = report.add_argument_group("words")
     words.add_argument("--title", metavar="TEXT", help="by default the name of the memory")
     words.add_argument("--date", metavar="TEXT", help="date to print; by default none")
@@ -446,6 +496,10 @@ def _add_query_options(command: argparse.ArgumentParser) -> None:
         metavar=_ARRAY,
         help="ids (q,) or (q, m) that must not be a query's neighbours; -1: none",
     )
+    _add_threads(command)
+
+
+def _add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--among",
         type=Source,

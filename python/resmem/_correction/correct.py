@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 import resmem._core as _core
 from resmem._base import checks, convert
@@ -126,6 +128,12 @@ class SearchedQueries:
 
     def __len__(self) -> int:
         return int(self._source.shape[0])
+
+    def among(self, kept: npt.NDArray[np.bool_]) -> SearchedQueries:
+        """Return the same queries, which see only some of the memory's rows: a mask of them."""
+        other = copy.copy(self)
+        other._visible = self._visible.among_rows(self._rows, kept)
+        return other
 
     def queries(self, block: slice) -> tuple[Keys, float]:
         """Return the keys to search for, and their largest absolute value."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from resmem._base.arrays import F64, I64, Array, Keys
 from resmem._base.execution import Execution
@@ -15,11 +17,11 @@ from resmem._rows.segment import Segment, checked_stored
 from resmem._rows.visibility import EVERY_ROW, Visibility
 
 
-def refuse_known_targets(preprocess: Preprocess) -> None:
-    """Raise ValueError if a preprocess has seen the targets of the rows that are to be judged."""
+def refuse_known_targets(preprocess: Preprocess, call: str = "loo=True") -> None:
+    """Raise ValueError if a preprocess has seen the targets of the rows that a call judges."""
     if preprocess.learns_targets:
         raise ValueError(
-            f"loo=True judges rows whose targets preprocess={preprocess.name!r} learns from: give "
+            f"{call} judges rows whose targets preprocess={preprocess.name!r} learns from: give "
             "embeddings, outputs and targets of other rows"
         )
 
@@ -57,6 +59,12 @@ class MemoryRows:
         )
         distances, _, positions = search.neighbours()
         return distances, positions
+
+    def among(self, kept: npt.NDArray[np.bool_]) -> MemoryRows:
+        """Return the same rows, which see only some of the memory's: a mask of all of them."""
+        other = copy.copy(self)
+        other._visible = replace(self._visible, among=kept)
+        return other
 
     def at_k(self, k: int) -> MemoryRows:
         """Return the same rows, of which each has this many neighbours."""

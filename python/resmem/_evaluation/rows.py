@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -45,6 +46,12 @@ class GivenRows:
 
     def __len__(self) -> int:
         return len(self._queries)
+
+    def among(self, kept: npt.NDArray[np.bool_]) -> GivenRows:
+        """Return the same rows, which see only some of the memory's: a mask of all of them."""
+        other = copy.copy(self)
+        other._queries = self._queries.among(kept)
+        return other
 
     def read(self, block: slice) -> Block:
         """Return a block of rows with their neighbours."""
@@ -113,6 +120,12 @@ class OwnRows:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def among(self, kept: npt.NDArray[np.bool_]) -> OwnRows:
+        """Return the same rows, which see only some of the memory's: a mask of all of them."""
+        other = copy.copy(self)
+        other._rows = self._rows.among(kept)
+        return other
 
     def read(self, block: slice) -> Block:
         """Return a block of rows with their neighbours."""

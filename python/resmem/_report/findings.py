@@ -6,15 +6,24 @@ from typing import Any
 
 
 def check_types(required: bool = False, **given: Any) -> None:
-    """Raise TypeError if an argument (tuning, evaluation, explanation) has not the right type.
+    """Raise TypeError if an argument has not the type that its name (tuning, evaluation,
+    explanation, audit, pruning) says.
 
     ``required``: None is refused too.
     """
+    from resmem._evaluation.audit_result import Audit
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.pruning_result import Pruning
     from resmem._evaluation.result import Evaluation
     from resmem._tuning.result import TuneResult
 
-    kinds = {"tuning": TuneResult, "evaluation": Evaluation, "explanation": Explanation}
+    kinds = {
+        "tuning": TuneResult,
+        "evaluation": Evaluation,
+        "explanation": Explanation,
+        "audit": Audit,
+        "pruning": Pruning,
+    }
     for name, value in given.items():
         if isinstance(value, kinds[name]) or (value is None and not required):
             continue
@@ -27,4 +36,10 @@ def check_types(required: bool = False, **given: Any) -> None:
         )
 
 
-_METHODS = {"tuning": "tune", "evaluation": "evaluate", "explanation": "explain"}
+_METHODS = {
+    "tuning": "tune",
+    "evaluation": "evaluate",
+    "explanation": "explain",
+    "audit": "audit",
+    "pruning": "prune",
+}

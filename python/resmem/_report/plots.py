@@ -11,21 +11,31 @@ import numpy.typing as npt
 
 from resmem._report import findings
 from resmem._report.changes import Change, changes, is_classes
-from resmem._report.words import clean, gain_unit, rival_name, score_name
+from resmem._report.words import (
+    clean,
+    contradiction_unit,
+    gain_unit,
+    harm_unit,
+    rival_name,
+    score_name,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
+    from resmem._evaluation.audit_result import Audit
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.pruning_result import Pruning
     from resmem._evaluation.result import Evaluation
     from resmem._tuning.result import TuneResult
 
-__all__ = ["corrections", "gain_by_distance", "reliability", "tuning_map"]
+__all__ = ["audit", "corrections", "gain_by_distance", "pruning", "reliability", "tuning_map"]
 
 BLUE, ORANGE, GREY, DARK = "#0072B2", "#D55E00", "#767676", "#333333"
 _WIDTH = 3.6  # inches; at this width a phone shows 8 points as 11 pixels
 _TEXT, _SMALL = 8, 7  # font sizes in points
+_POINTS = 400  # most rows in a picture, which a page holds as so many marks
 _PANEL_LETTERS = 24  # in a line above one of two panels side by side
 
 
@@ -320,6 +330,88 @@ def _show(panel: Axes, image: Any, frame: str, words: str) -> None:
     panel.set_xlabel(words, fontsize=_SMALL, labelpad=2)
     for spine in panel.spines.values():
         spine.set(color=frame, linewidth=1.5)
+
+
+# ---- Audit -----------------------------------------------------------------------------------
+
+
+def audit(audit: Audit, ax: Axes | None = None) -> Figure:
+    """Draw the rows of an audit by their score and by the harm that they do.
+
+    Rows that neighbours contradict lie on the right, and those that move other rows' answers away
+    from their targets above the line: triangles that point down, as opposed to rows that help. Of
+    many rows, 400 are drawn, evenly spaced in the order of the audit.
+
+    Parameters
+    ----------
+    audit : Audit
+    ax : matplotlib Axes, optional
+        Where to draw; default: a new Figure.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    findings.check_types(required=True, audit=audit)
+    ax = _axes(ax, 2.8)
+    shown = np.linspace(0, max(len(audit) - 1, 0), min(len(audit), _POINTS)).astype(np.int64)
+    score, harm = audit.score[shown], audit.harm[shown]
+    harms = harm > 0
+    ax.axhline(0, color=DARK, linewidth=0.8)
+    for some, marker, colour in ((~harms, "^", BLUE), (harms, "v", ORANGE)):
+        ax.plot(score[some], harm[some], marker, color=colour, markersize=3.5, alpha=0.7)
+    ax.set_xlabel(f"score: {contradiction_unit(audit.task)}", fontsize=_TEXT)
+    ax.set_ylabel(f"harm, sum over rows ({harm_unit(audit.task)})", fontsize=_TEXT)
+    _tidy(ax)
+    of = f" of {len(audit):,}" if len(shown) < len(audit) else ""
+    _title(ax, f"{len(shown)}{of} rows; right: contradicted;\nabove the line: more harm than good")
+    return ax.figure.figure
+
+
+# ---- Pruning ---------------------------------------------------------------------------------
+
+
+def pruning(pruning: Pruning, ax: Axes | None = None) -> Figure:
+    """Draw the gain over the base model against the rows kept, beside random pruning.
+
+    Upwards is better. Bars are the intervals of the loss compared with that of all rows; memories
+    whose loss is clearly larger than that are triangles that point down. A ring marks the rows that
+    are kept.
+
+    Parameters
+    ----------
+    pruning : Pruning
+    ax : matplotlib Axes, optional
+        Where to draw; default: a new Figure.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    findings.check_types(required=True, pruning=pruning)
+    ax = _axes(ax, 2.8)
+    shares = [100 * point.rows / pruning.memory_rows for point in pruning.curve]
+    whole = pruning.base_loss - pruning.curve[0].loss
+    random = [pruning.base_loss - point.random_loss for point in pruning.curve]
+    ax.axhline(0, color=DARK, linewidth=0.8)
+    ax.plot(shares, random, "--", color=GREY, linewidth=1.2, label="random rows")
+    gains = [whole - point.rise.mean for point in pruning.curve]
+    ax.plot(shares, gains, color=BLUE, linewidth=1.2, label="pruned")
+    for x, point in zip(shares, pruning.curve, strict=True):
+        low, high = whole - point.rise.high, whole - point.rise.low
+        colour, marker = (ORANGE, "v") if point.rise.low > 0 else (BLUE, "o")
+        ax.plot([x, x], [low, high], color=colour, linewidth=1.2)
+        ax.plot(x, whole - point.rise.mean, marker, color=colour, markersize=4)
+    kept = 100 * pruning.kept_rows / pruning.memory_rows
+    chosen = whole - pruning.chosen.rise.mean
+    ax.plot(kept, chosen, "o", markersize=11, mfc="none", mec="black", mew=1.8)
+    ax.set_xlabel("rows kept (%)", fontsize=_TEXT)
+    ax.set_ylabel(f"gain in {gain_unit(pruning.task)}", fontsize=_TEXT)
+    ax.legend(fontsize=_SMALL, frameon=False, loc="lower right")
+    _tidy(ax)
+    _title(ax, f"Ring: {pruning.kept_rows:,} of {pruning.memory_rows:,} rows; up is better;\n"
+               "over the base; orange: clearly worse than all rows")  # fmt: skip
+    return ax.figure.figure
 
 
 # ---- Shared helpers --------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from resmem._core import __version__
 from resmem._files.atomic import replacing
 
 if TYPE_CHECKING:
+    from resmem._evaluation.audit_result import Audit
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.pruning_result import Pruning
     from resmem._evaluation.result import Evaluation
     from resmem._tuning.result import TuneResult
 
@@ -32,15 +34,17 @@ def report(
     row_images: Any = None,
     title: str = "Does the residual memory help?",
     date: str | None = None,
+    audit: Audit | None = None,
+    pruning: Pruning | None = None,
 ) -> None:
-    """Write what tuning, evaluation and explanation found to one HTML file.
+    """Write what tuning, evaluation, explanation, audit and pruning found to one HTML file.
 
     It answers in this order: does the memory help, what was chosen, where it helps and where
-    it harms, is it calibrated, which neighbours changed which predictions, and what the memory
-    holds. The file loads
-    nothing from anywhere, reads well on a phone, and is written whole or not at all. The same
-    results give the same bytes with the same version of matplotlib, which draws the figures (with
-    its default settings); without matplotlib there are only tables.
+    it harms, is it calibrated, which neighbours changed which predictions, which rows of the memory
+    look wrong, which it does not need, and what it holds. The file loads nothing from anywhere,
+    reads well on a phone, and is written whole or not at all. The same results give the same bytes
+    with the same version of matplotlib, which draws the figures (with its default settings);
+    without matplotlib there are only tables.
 
     Parameters
     ----------
@@ -60,6 +64,11 @@ def report(
     date : str, optional
         Text printed as the date. Nothing else in the file tells when it was made.
 
+    audit : Audit, optional
+        The result of ``Memory.audit``.
+    pruning : Pruning, optional
+        The result of ``Memory.prune``.
+
     Raises
     ------
     ValueError
@@ -72,10 +81,13 @@ def report(
     from .page import page
 
     findings.check_types(tuning=tuning, evaluation=evaluation, explanation=explanation)
-    if tuning is None and evaluation is None and explanation is None:
-        raise ValueError("nothing to report: give tuning, evaluation or explanation")
+    findings.check_types(audit=audit, pruning=pruning)
+    if all(part is None for part in (tuning, evaluation, explanation, audit, pruning)):
+        raise ValueError(
+            "nothing to report: give tuning, evaluation, explanation, audit or pruning"
+        )
     if classes is None:
-        found = next((each for each in (evaluation, explanation) if each is not None), None)
+        found = next((each for each in (evaluation, explanation, audit) if each is not None), None)
         classes = None if found is None else found.classes
     parts = []
     if tuning is not None or evaluation is not None:
@@ -92,6 +104,10 @@ def report(
     if explanation is not None:
         pictures = {"images": images, "row_images": row_images}
         parts.append(sections.examples_section(explanation, evaluation, rows, classes, pictures))
+    if audit is not None:
+        parts.append(sections.audit_section(audit, classes))
+    if pruning is not None:
+        parts.append(sections.pruning_section(pruning))
     if evaluation is not None:
         parts.append(sections.memory_section(evaluation))
     parts.append(sections.origin_section(__version__, tuning, evaluation, date))

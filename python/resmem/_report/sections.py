@@ -7,13 +7,17 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from resmem._base.units import bytes_text
 from resmem._report import figures, plots
 from resmem._report.changes import Change, Classes, changes, class_name, is_classes
 from resmem._report.glossary import memory_sentences, method_terms, setting_terms
 from resmem._report.words import (
     calibration_verdict,
+    contradiction_unit,
     gain_unit,
+    harm_unit,
     interval,
     number,
     rival_name,
@@ -26,7 +30,9 @@ from resmem._scores.intervals import Interval
 from .page import Html, Part, definitions, details, element, joined, paragraph, section, table
 
 if TYPE_CHECKING:
+    from resmem._evaluation.audit_result import Audit
     from resmem._evaluation.explain import Explanation
+    from resmem._evaluation.pruning_result import Pruning
     from resmem._evaluation.result import Evaluation
     from resmem._state.settings import Settings
     from resmem._tuning.result import TuneResult
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
 _CLASSES_SHOWN = 30  # most classes in a table: those that changed most
 _GROUPS_SHOWN, _OUTPUTS_SHOWN = 10, 30
 _MANY_CLASSES = 100  # classes from which the perplexity is shown, as for tokens
+_SUSPECTS = 10  # rows of an audit in a table
 _EXAMPLES, _NEIGHBOURS = 4, 5  # most examples of each kind, and neighbours of an example
 
 
@@ -451,6 +458,110 @@ def _example(change: Change, classes: bool) -> Html:
     title = element("span", change.words, class_=kind)
     head = ["neighbour, id", "target", "distance", "weight", "push"]
     return joined([element("h3", f"Row {change.row}, ", title), table(head, rows)])
+
+
+# ---- Which rows look wrong? ------------------------------------------------------------------
+
+
+def audit_section(audit: Audit, classes: Classes) -> Html:
+    """Return the section on the rows that their neighbours contradict, and on harmful ones."""
+    contradicted = [
+        (
+            f"{audit.ids[row]}",
+            _target_text(audit.targets[row], audit, classes),
+            _target_text(audit.expected[row], audit, classes),
+            f"{audit.score[row]:.3g}",
+        )
+        for row in range(min(len(audit), _SUSPECTS))
+    ]
+    worst = sorted(range(len(audit)), key=lambda row: -audit.harm[row])[:_SUSPECTS]
+    harmful = []
+    for row in worst:
+        if audit.harm[row] > 0:
+            moved = f"{audit.misled[row]} of {audit.used[row]}"
+            harmful.append((f"{audit.ids[row]}", f"{audit.harm[row]:+.3g}", moved))
+    of = "" if len(audit) == audit.memory_rows else f" of {audit.memory_rows:,}"
+    said = f"Each of {len(audit):,}{of} rows without itself: " + "; ".join(audit.findings) + "."
+    unit, harm = contradiction_unit(audit.task), harm_unit(audit.task)
+    return section(
+        "Which rows look wrong?",
+        paragraph(said),
+        paragraph(f"Most contradicted. The score is the {unit}.", "quiet"),
+        table(["row, id", "target", "neighbours say", "score"], contradicted),
+        figures.figure(
+            "audit",
+            partial(plots.audit, audit),
+            f"Rows by score and by harm: how far each moves the answers for its neighbours away "
+            f"from their targets, in {harm}. Orange harms, blue helps.",
+        ),
+        details(
+            "The most harmful rows",
+            table(["row, id", "harm", "rows moved away"], harmful),
+            opened=not figures.available(),
+        )
+        if harmful
+        else "",
+    )
+
+
+def _target_text(target: Any, audit: Audit, classes: Classes) -> str:
+    """Return the target of a row; a class that is a number by the name that the report gives it."""
+    if np.ndim(target):
+        return f"({len(target)} values)"
+    if audit.task == "regression":
+        return number(float(target))
+    if audit.classes is None and classes is not None:
+        return class_name(classes, int(target))
+    return str(target)
+
+
+# ---- Which rows are not needed? --------------------------------------------------------------
+
+
+def pruning_section(pruning: Pruning) -> Html:
+    """Return the section on how few rows the memory can do with."""
+    rows = [
+        (
+            f"{point.rows:,}",
+            f"{point.rows / pruning.memory_rows:.0%}",
+            number(point.loss),
+            _signed(
+                f"{point.rise.mean:+.3g}",
+                -point.rise.high,
+                -point.rise.low,
+                f"{point.rise.low:+.3g} to {point.rise.high:+.3g}",
+            ),
+            number(point.random_loss),
+        )
+        for point in pruning.curve
+    ]
+    marked = [point.rows for point in pruning.curve].index(pruning.kept_rows)
+    gone = "were removed" if pruning.applied else "could go"
+    said = (
+        f"Of {pruning.memory_rows:,} rows, {pruning.kept_rows:,} are kept and {len(pruning.ids):,} "
+        f"{gone}: {pruning.reason}. Judged on {pruning.judged_rows:,} {pruning.judged_by}."
+    )
+    unit = gain_unit(pruning.task)
+    return section(
+        "Which rows are not needed?",
+        paragraph(said),
+        figures.figure(
+            "pruning",
+            partial(plots.pruning, pruning),
+            f"Gain in {unit} over the base by rows kept, beside random pruning; the ring marks the "
+            "rows that are kept.",
+        ),
+        details(
+            "The numbers by rows kept",
+            table(["rows", "share", "loss", "rise", "random loss"], rows, marked),
+            paragraph(
+                f"Loss: the mean {unit}. Rise: over all rows, with its {pruning.confidence:.0%} "
+                "interval.",
+                "quiet",
+            ),
+            opened=not figures.available(),
+        ),
+    )
 
 
 # ---- What does the memory hold? --------------------------------------------------------------

@@ -205,3 +205,15 @@ def calibration_verdict(evaluation: Evaluation) -> str:
         f"{change} calibrated. That is how far, on average, a method's confidence is from how "
         "often it is right; 0 is perfect."
     )
+
+
+def contradiction_unit(task: str) -> str:
+    """Return what the score of an audit is, in words."""
+    if task == "classification":
+        return "weight of neighbours of other classes"
+    return "distance from the neighbours' mean, in spreads"
+
+
+def harm_unit(task: str) -> str:
+    """Return the unit of an audit's harm."""
+    return "probability" if task == "classification" else "units of the value"

@@ -104,6 +104,10 @@ class VisibleRows:
         each = {"excluded": self.excluded, "groups": self.groups, "before": self.before}
         return replace(self, **{n: None if a is None else a[block] for n, a in each.items()})
 
+    def among_rows(self, rows: Snapshot, kept: npt.NDArray[np.bool_]) -> VisibleRows:
+        """Return the same for the rows of a mask alone, in the place of those it had."""
+        return replace(self, among=_among(kept, rows))
+
     def for_core(self) -> dict[str, Any]:
         """Return the core's arguments."""
         return {
