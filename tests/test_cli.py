@@ -929,7 +929,7 @@ def test_own_rows_ask_no_later_one_on_the_command_line(cli):
     wanted = mem.evaluate(loo=True, before="own", exclude_groups="own").to_dict()
     assert json.loads(done.out)["evaluation"] == wanted
     done = cli("evaluate m.resmem --loo --before times.npy")
-    assert (done.status, "with --loo, --before is own" in done.err) == (2, True)
+    assert (done.status, "memory itself judge, --before is own" in done.err) == (2, True)
     line = "tune m.resmem --loo --exclude-groups own --k 2 --sigma 1 --temperature 1 --json"
     tuned = json.loads(cli(line).out)["tuning"]
     grid = {"k": 2, "sigma": 1.0, "temperature": 1.0, "loo": True, "apply": False}
@@ -1946,7 +1946,7 @@ def test_codes_in_a_csv_file_are_no_numbers(cli, written, read):
     assert inputs.labels("y.csv", as_text=True).tolist() == written
 
 
-def test_text_labels_are_read_as_text_and_printed_so_that_they_can_be_read(cli):
+def test_text_labels_are_read_as_text_and_printed_quoted(cli):
     n = len(TRAIN["embeddings"])
     names = np.array(["7", "a,b", "e\nf"])
     targets = names[TRAIN["targets"]]

@@ -463,7 +463,7 @@ def test_an_index_asks_only_the_rows_that_it_may(metric, tmp_path):
     assert 0 not in index.search(rows[:1], 60, before=100)[1]
 
 
-def test_updated_rows_keep_the_group_and_weight_that_are_left_out():
+def test_updated_rows_keep_a_group_and_weight_left_out():
     rng = np.random.default_rng(35)
     rows = data(rng, 20, None)
     about = {"groups": np.arange(20) // 4, "sample_weight": np.arange(1, 21)}

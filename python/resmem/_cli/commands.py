@@ -32,6 +32,7 @@ from .labelled import (
     LabelledRows,
     evaluated,
     has_text_labels,
+    own_asks,
     refuse_rows,
     tuned,
 )
@@ -171,10 +172,15 @@ def prune(options: Namespace) -> Outcome:
     if options.output is not None:
         _check_new_memory(options.output, options.force, "prune into")
     memory = _load(options)
-    given: dict[str, Any] = {}
+    if options.among is not None:
+        raise ValueError("prune judges by all rows: leave out --among")
+    given: dict[str, Any]
     if any(getattr(options, name) is not None for name in (*ROWS, "exclude_ids")):
-        rows = LabelledRows(options)
-        given = {name: getattr(rows, name) for name in ROWS} | {"exclude_ids": rows.excluded}
+        rows = LabelledRows(options, memory)
+        given = {name: getattr(rows, name) for name in ROWS} | rows.asks
+    else:
+        given = own_asks(options)
+        del given["among"]
     names = ("keep", "confidence", "seed", "threads")
     given |= {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     result = memory.prune(**given, apply=options.output is not None)

@@ -84,7 +84,10 @@ def own_asks(options: Namespace) -> dict[str, Any]:
     for name in ("before", "exclude_groups"):
         value = getattr(options, name)
         if value not in (None, "own"):
-            raise ValueError(f"with --loo, --{name.replace('_', '-')} is own, got {value!r}")
+            raise ValueError(
+                f"where rows of the memory itself judge, --{name.replace('_', '-')} is own, got "
+                f"{value!r}"
+            )
         asks[name] = value
     asks["among"] = None if options.among is None else inputs.array(options.among, "among")
     return asks

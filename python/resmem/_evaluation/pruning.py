@@ -126,7 +126,7 @@ def _judges(
             "exclude_ids; before and exclude_groups may be 'own'"
         )
     store = corrector.spec.store
-    if not store.gives_outputs:
+    if not corrector.spec.gives_outputs:
         raise ValueError(
             "prune needs the base model's outputs of the rows that judge, which "
             f"store={store.name!r} does not keep; give validation rows"
