@@ -603,6 +603,7 @@ CLASSES = [
     (lambda m: m.kneighbors(NAN), ValueError, r"embeddings: row 4 holds NaN or infinity \(as float32\)"),
     (lambda m: m.kneighbors(Z[:, :2]), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
     (lambda m: m.kneighbors(np.empty((0, 2))), ValueError, r"embeddings must have 3 columns like the stored rows, got 2"),
+    (lambda m: m.kneighbors(Z, squared=1), TypeError, r"squared must be True or False, got 1"),
     (lambda m: m.kneighbors(Z, k=0), ValueError, r"k must be at least 1, got 0"),
     (lambda m: m.kneighbors(Z, exclude_ids=5), ValueError, r"exclude_ids must have shape \(q, m\), got \(\)"),
     (lambda m: m.kneighbors(Z, threads=-1), ValueError, r"threads must be at least 1, got -1"),
@@ -711,7 +712,7 @@ def asked_there(**asks):
     """Ask a memory on a device for the neighbours of queries that lie there."""
     device = devices.device(0, Z)
     view = replace(memory()._state.view, resident=Residency(device))
-    view.kneighbors(devices.Exporter(Z), None, Visibility(**asks), None, None, None)
+    view.kneighbors(devices.Exporter(Z), None, Visibility(**asks), None, None, None, False)
 
 
 def excluding(ids):
@@ -778,7 +779,7 @@ DEVICES = [
     (lambda: typed(Z, Z, key_dtype="float64"), ValueError, r"key_dtype must be 'auto' or 'float32', the type of arrays on the device, got 'float64'"),
     (lambda: typed(Z, Z.astype(float), "cosine"), TypeError, r"metric 'cosine' takes float32 arrays on a device, got float64; use device='cpu' with arrays in host memory"),
     (lambda: typed(Z.astype(float), Z), TypeError, r"queries must have dtype float32, like the arrays on the device, got float64; pass numpy\.asarray\(queries, dtype='float32'\)"),
-    (lambda: asked_there(among=[1]), ValueError, r"among, before and exclude_groups are searched on the CPU: embeddings and exclude_ids must be in host memory, got some on a device"),
+    (lambda: asked_there(among=[1]), ValueError, r"among, before, exclude_groups and squared distances are searched on the CPU: embeddings and exclude_ids must be in host memory, got some on a device"),
     (lambda: excluding(np.zeros((N, 1, 1), np.int64)), ValueError, r"exclude_ids must have shape \(q,\) or \(q, m\), got \(\d+, 1, 1\)"),
     (lambda: keys_there(devices.Exporter(Z), preprocess="unit"), TypeError, r"embeddings on a device are compared as they are, but this memory's keys are made of them on the CPU \(preprocess='unit'\); pass a copy of embeddings in host memory"),
     (forked, DeviceError, r"a process that was forked after its parent had used a CUDA device cannot use one; start processes with multiprocessing\.get_context\('spawn'\)"),

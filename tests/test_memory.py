@@ -969,3 +969,27 @@ def test_torch_tensors_give_the_same_bits(dtype):
     if dtype != "int32":
         with pytest.raises(TypeError, match=r"requires grad; pass embeddings\.detach\(\)"):
             mem.correction(z.clone().requires_grad_())
+
+
+def test_squared_distances_keep_an_order_that_roots_lose():
+    """Parts of a memory, merged by (squared distance, id), have the order of the whole."""
+    rng = np.random.default_rng(77)
+    # Squared distances next to each other in float64, 1 + j 2^-52, have one root in pairs.
+    rows = np.ones((40, 2), np.float32)
+    rows[:, 1] = 2.0**-26 * np.sqrt(rng.integers(0, 20, 40))
+    outputs, targets, ids = np.zeros((40, 2)), np.zeros(40, int), rng.permutation(40)
+    whole = resmem.Memory(k=40, sigma=1.0).fit(rows, outputs, targets, ids=ids)
+    query = np.zeros((1, 2), np.float32)
+    squares, found = whole.kneighbors(query, squared=True)
+    roots, same = whole.kneighbors(query)
+    assert np.array_equal(found, same)
+    assert np.sqrt(squares).tobytes() == roots.tobytes()
+    assert len(set(squares[0])) > len(set(roots[0]))
+    parts = [
+        resmem.Memory(k=40, sigma=1.0)
+        .fit(rows[part], outputs[part], targets[part], ids=ids[part])
+        .kneighbors(query, k=20, squared=True)
+        for part in (slice(0, 20), slice(20, 40))
+    ]
+    merged = sorted(pair for keys, names in parts for pair in zip(keys[0], names[0], strict=True))
+    assert [number for _, number in merged] == found[0].tolist()

@@ -652,13 +652,18 @@ class Memory:
         among: Any = None,
         before: Any = None,
         exclude_groups: Any = None,
+        squared: bool = False,
     ) -> tuple[Any, Any]:
         """Return the exact Euclidean neighbours of queries (q, d): distances and ids, (q, k) each.
 
         Distances are those between the keys that ``preprocess`` makes. Neighbours are ordered by
         distance, and by id where distances are equal; padding is distance inf and id -1. ``k``
         defaults to the memory's. Rows of a query's ``exclude_ids``, (q,) or (q, m), are not
-        returned; -1 excludes none.
+        returned; -1 excludes none. ``among``, ``before`` and ``exclude_groups`` are as for
+        ``correct``.
+
+        ``squared=True`` returns squared distances, by which neighbours are ordered: two of them may
+        have one root. Neighbours of several memories are put in order by (squared distance, id).
 
         A memory on a device (``to``) also takes embeddings that lie there, with keys that need no
         preprocessing, and then returns arrays there; ``stream`` and ``out`` are as for
@@ -666,7 +671,7 @@ class Memory:
         """
         return self._state.view.kneighbors(
             embeddings, k, Visibility(exclude_ids, among, before, exclude_groups), threads,
-            stream, out,
+            stream, out, squared,
         )  # fmt: skip
 
     def to(self, device: str) -> Memory:

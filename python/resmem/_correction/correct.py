@@ -51,14 +51,15 @@ class NeighbourSearch:
     execution: Execution
     prepare: bool = True  # whether an index may be built that makes later searches faster
     resident: Residency | None = None  # where the rows are searched; None: on the CPU
+    metric: str = "euclidean"  # or "sqeuclidean", whose order is the same
 
     def neighbours(self) -> tuple[F64, I64, I64]:
-        """Return Euclidean distances, ids and positions of the neighbours, (q, k) each."""
+        """Return distances, ids and positions of the neighbours, (q, k) each."""
         if self._on_device:
             assert self.resident is not None
             return self.resident.neighbours(self.rows, self.queries, self.k, self.visible.excluded)
         distances, ids, positions, _ = _core.search(
-            self.queries, self.largest, self._segments(), self.k, "euclidean",
+            self.queries, self.largest, self._segments(), self.k, self.metric,
             version=self.rows.version, execution=self.execution, **self.visible.for_core(),
         )  # fmt: skip
         return distances, ids, positions
@@ -80,8 +81,9 @@ class NeighbourSearch:
 
     @property
     def _on_device(self) -> bool:
-        """Whether the rows' device searches. It knows of excluded ids alone."""
-        return self.resident is not None and self.visible.by_ids_alone
+        """Whether the rows' device searches. It knows of excluded ids and Euclidean distances."""
+        alike = self.visible.by_ids_alone and self.metric == "euclidean"
+        return self.resident is not None and alike
 
     def _segments(self) -> list[_core.Segment]:
         if self.prepare:
@@ -91,7 +93,7 @@ class NeighbourSearch:
 
 def kneighbors(
     rows: Snapshot, embeddings: Any, k: int, visible: Visibility, threads: int | None,
-    prepare: bool, resident: Residency | None = None,
+    prepare: bool, resident: Residency | None = None, metric: str = "euclidean",
 ) -> tuple[F64, I64]:  # fmt: skip
     """Return distances and ids of the neighbours, (q, k) each; see ``Memory.kneighbors``."""
     execution = execution_of(threads)
@@ -102,7 +104,7 @@ def kneighbors(
     part = read_block(source, slice(0, source.shape[0]), "embeddings")
     queries, largest = rows.keys(part, execution)
     seen = visible.of(rows, len(queries))
-    search = NeighbourSearch(rows, queries, largest, k, seen, execution, prepare, resident)
+    search = NeighbourSearch(rows, queries, largest, k, seen, execution, prepare, resident, metric)
     distances, ids, _ = search.neighbours()
     return distances, ids
 

@@ -298,22 +298,25 @@ class MemoryView:
     @float_state()
     def kneighbors(
         self, embeddings: Any, k: int | None, visible: Visibility, threads: int | None,
-        stream: Any, out: Any,
+        stream: Any, out: Any, squared: bool,
     ) -> tuple[Any, Any]:  # fmt: skip
         """See ``Memory.kneighbors``."""
         k = self.k if k is None else checks.count(k, "k")
+        metric = "sqeuclidean" if checks.boolean(squared, "squared") else "euclidean"
         rows, device = self.fitted_rows, CPU if self.resident is None else self.resident.device
         arrays = {"embeddings": embeddings, "exclude_ids": visible.exclude_ids}
         check_places(arrays, device, in_memory=True)
         address = stream_of(stream, arrays.values(), device)
         if self.resident is not None and any(is_on_device(array) for array in arrays.values()):
-            if not visible.by_ids_alone:
+            if squared or not visible.by_ids_alone:
                 raise ValueError(
-                    "among, before and exclude_groups are searched on the CPU: embeddings and "
-                    "exclude_ids must be in host memory, got some on a device"
+                    "among, before, exclude_groups and squared distances are searched on the CPU: "
+                    "embeddings and exclude_ids must be in host memory, got some on a device"
                 )
             return self.resident.kneighbors(rows, embeddings, k, visible.exclude_ids, address, out)
-        found = kneighbors(rows, embeddings, k, visible, threads, self.auto_prepare, self.resident)
+        found = kneighbors(
+            rows, embeddings, k, visible, threads, self.auto_prepare, self.resident, metric
+        )
         return found if out is None else written_to(out, *found)
 
     def settings(self) -> dict[str, Any]:
