@@ -367,3 +367,40 @@ def test_a_forked_child_is_told_to_be_spawned(searches):
     assert ours.poll(60)
     assert "get_context('spawn')" in ours.recv()
     child.join()
+
+
+def test_updates_merges_limits_and_weights_on_the_device(searches):
+    memory, other, queries = twins(n=400)
+    rng = np.random.default_rng(14)
+
+    def rows(n):
+        return (
+            rng.standard_normal((n, 20)).astype(np.float32),
+            rng.standard_normal((n, 4)).astype(np.float32),
+            rng.integers(0, 4, n),
+        )
+
+    part = resmem.Memory(k=7).fit(*rows(60), ids=np.arange(1000, 1060))
+    new, more = rows(90), rows(300)
+    for each in (memory, other):
+        each.update(np.arange(30, 120), *new)
+    same_results(memory, other, queries)
+    for each in (memory, other):
+        each.update(np.arange(60, 150), *new)  # some of them for the second time
+        each.merge(part)
+        each.add(*more, sample_weight=np.arange(300) % 3)
+    same_results(memory, other, queries)
+    for each in (memory, other):
+        each.max_rows = 450
+    same_results(memory, other, queries)
+    assert len(searches) > 20
+
+
+def test_hidden_rows_are_passed_over_on_the_cpu(searches):
+    memory, other, (embeddings, outputs, _) = twins(n=400)
+    few = np.arange(100, 160)
+    mine, theirs = (m.correct(embeddings, outputs, among=few) for m in (memory, other))
+    assert mine.tobytes() == theirs.tobytes()
+    mine, theirs = (m.kneighbors(embeddings, squared=True) for m in (memory, other))
+    assert_same(mine, theirs)
+    assert not searches
