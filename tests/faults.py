@@ -544,6 +544,8 @@ def earlier(action, folder):
         memory.export(path)
     elif path.suffix == ".npy":
         np.save(path, np.arange(3))
+    elif path.suffix == ".csv":
+        path.write_text("earlier")
     else:
         np.savez(path, np.arange(3))
 

@@ -533,6 +533,7 @@ COMMANDS = {
     "twice standard output": ("predict m.resmem ASKED --output - --json", "predict m.resmem ASKED --output p.npy --json"),
     "loo of rows": ("tune m.resmem ROWS --loo", "tune m.resmem --loo --k 1"),
     "a folder": ("predict m.resmem ASKED --output folder.npy", "predict m.resmem ASKED --output p.npy"),
+    "pruning among some rows": ("prune m.resmem --among rows.npz:targets", "prune m.resmem --keep 0.5"),
     "an input": ("predict m.resmem ASKED --output rows.npz", "predict m.resmem ASKED --output p.npy"),
     "name in a .npy": ("predict m.resmem --embeddings z.npy:z --outputs rows.npz --output p.npy", "predict m.resmem --embeddings z.npy --outputs rows.npz --output p.npy"),
     "no such array": ("predict m.resmem --embeddings rows.npz:x --outputs rows.npz --output p.npy", "predict m.resmem --embeddings rows.npz:embeddings --outputs rows.npz --output p.npy"),
