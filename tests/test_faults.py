@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 import faults
 import resmem
+import resmem._cli
 from resmem import _core
 from resmem.__main__ import main as resmem_main
 from resmem._files import container as _container
@@ -212,7 +214,9 @@ def test_a_signal_during_the_first_imports_is_not_lost(monkeypatch, number):
             del key
             assert watch() is None
 
-    monkeypatch.delitem(sys.modules, "resmem._cli.commands", raising=False)
+    # The module is imported anew here; afterwards the package has the former one again.
+    monkeypatch.setattr(resmem._cli, "commands", importlib.import_module("resmem._cli.commands"))
+    monkeypatch.delitem(sys.modules, "resmem._cli.commands")
     monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
     if number == signal.SIGINT:
         before = signal.signal(number, signal.default_int_handler)  # a job in the background
