@@ -26,6 +26,8 @@ TIME_KINDS: tuple[TimeKind, ...] = get_args(TimeKind)
 
 _LEAST_WEIGHT, _LARGEST_WEIGHT = 1e-100, 1e100
 _ALL_BUT_SIGN = np.int64(2**63 - 1)
+# Between these, nanoseconds since 1970 fit into int64.
+_FIRST_DAY, _LAST_DAY = np.datetime64("1678-01-01"), np.datetime64("2262-01-01")
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,13 @@ def times_as_given(numbers: I64, kind: TimeKind) -> Array:
 
 def _nanoseconds(array: Array, name: str) -> I64:
     """Return datetimes as nanoseconds since 1970; ValueError, naming a row, if one is beyond."""
-    exact = array.astype("datetime64[ns]")
-    bad = np.isnat(array) | (exact.astype(array.dtype) != array)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(
-            f"{name}: row {row} is {array[row]}, expected a time between 1678 and 2262, in "
-            "nanoseconds or a longer unit"
-        )
-    return exact.astype(np.int64)
+    if np.datetime_data(array.dtype)[0] in ("ps", "fs", "as"):
+        raise ValueError(f"{name} must be in nanoseconds or a longer unit, got {array.dtype}")
+    try:
+        inside = (array >= _FIRST_DAY) & (array < _LAST_DAY)  # NaT is not
+    except OverflowError:  # of a year that no unit of both holds
+        inside = np.zeros(len(array), dtype=np.bool_)
+    if not inside.all():
+        row = int(np.argmin(inside))
+        raise ValueError(f"{name}: row {row} is {array[row]}, expected a time from 1678 to 2261")
+    return array.astype("datetime64[ns]").astype(np.int64)
