@@ -326,13 +326,13 @@ def test_rows_that_come_later_have_times_and_groups_too(tmp_path):
     rng = np.random.default_rng(17)
     mem = resmem.Memory(k=5, sigma=1.0)
     first, later, last = (data(rng, n, None) for n in (30, 20, 10))
-    day = np.datetime64("2026-01-01")
+    day, one = np.datetime64("2026-01-01"), np.timedelta64(1, "D")
     mem.fit(*first, times=np.repeat(day, 30))  # no groups
     mem.save(tmp_path / "m")
-    mem.add(*later, times=np.repeat(day + 1, 20), groups=np.arange(20))
-    mem.add(*last, times=np.repeat(day + 2, 10))
+    mem.add(*later, times=np.repeat(day + one, 20), groups=np.arange(20))
+    mem.add(*last, times=np.repeat(day + 2 * one, 10))
     queries = later[0][:20]
-    asks = {"before": np.repeat(day + 2, 20), "exclude_groups": np.arange(20)}
+    asks = {"before": np.repeat(day + 2 * one, 20), "exclude_groups": np.arange(20)}
     found = mem.kneighbors(queries, k=60, **asks)[1]
     assert (found.max(axis=1) < 50).all()
     assert not (found == 30 + np.arange(20)[:, None]).any()

@@ -161,7 +161,7 @@ def checked_half_life(value: Any) -> Age | None:
     if value is None:
         return None
     age = checked_age(value, "half_life")
-    if not age > type(age)(0):
+    if not age:  # it is at least 0
         raise ValueError(f"half_life must be above 0, got {value!r}")
     return age
 
