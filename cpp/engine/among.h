@@ -1,6 +1,6 @@
-// Searches among some rows only, which are given by their positions. Where they are few, they are
-// copied and searched alone; otherwise all rows are searched, and a bit of each says whether it may
-// be seen.
+// Searches among some rows only, which are given by their positions. Few such rows are copied and
+// searched alone. Otherwise all rows are searched, with one bit per row that says whether a query
+// may see it.
 #pragma once
 
 #include <cstdint>
