@@ -163,6 +163,12 @@ def value(queries: npt.ArrayLike, rows: npt.ArrayLike, metric: Metric) -> Float6
     return _key_to_value(order_key(queries, rows, metric), metric)
 
 
+def as_distances(values: npt.ArrayLike, metric: Metric) -> Float64:
+    """``D``, of the values of a metric. Contract: "Weights, correction, prediction"."""
+    given = np.asarray(values, dtype=np.float64)
+    return 0.0 - given if metric == "inner_product" else given
+
+
 def search(
     queries: npt.ArrayLike,
     rows: npt.ArrayLike,
@@ -708,7 +714,13 @@ def typical(m: Float64) -> float:
     return running / len(positive) if positive else 1.0
 
 
-def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: bool = False) -> float:
+def auto_sigma(
+    keys: npt.ArrayLike,
+    ids: npt.ArrayLike | None,
+    k: int,
+    wide: bool = False,
+    metric: Metric = "euclidean",
+) -> float:
     """The scale found at ``fit``. Contract: 'sigma="auto"'. A single row gives 1.0."""
     rows = np.asarray(keys)
     n = rows.shape[0]
@@ -718,7 +730,8 @@ def auto_sigma(keys: npt.ArrayLike, ids: npt.ArrayLike | None, k: int, wide: boo
     if neighbours == 0:
         return 1.0  # no neighbour, hence no positive m_i
     own = row_ids[sample]
-    D, _ = search(rows[sample], rows, neighbours, ids=row_ids, exclude_ids=own, wide=wide)
+    values, _ = search(rows[sample], rows, neighbours, metric, row_ids, own, wide=wide)
+    D = as_distances(values, metric)
 
     total = np.zeros(sample.size)
     for j in range(neighbours):  # neighbour order
@@ -818,6 +831,7 @@ class OracleMemory:
         fitted: Mapping[str, npt.ArrayLike] | None = None,
         method: Literal["residual", "targets"] = "residual",
         gate: Sequence[GateStep] = (),
+        metric: Metric = "euclidean",
     ) -> None:
         if store != "dense" and task != "classification":
             raise ValueError(f'store="dense" expected for {task}, got {store!r}')
@@ -841,6 +855,7 @@ class OracleMemory:
         self.preprocess = preprocess
         self.fitted = fitted
         self.method, self.gate = method, gate
+        self.metric: Metric = metric
 
     def fit(
         self,
@@ -882,7 +897,7 @@ class OracleMemory:
         if not self.measured_ and len(self) >= 2:  # later rows, and removals, leave it as it is
             self.measured_, here = True, self.alive_
             wide = self.key_dtype == "float64"
-            self.sigma_ = auto_sigma(self.keys_[here], self.ids_[here], self.k, wide)
+            self.sigma_ = auto_sigma(self.keys_[here], self.ids_[here], self.k, wide, self.metric)
         return self
 
     def remove(self, ids: Sequence[int] | Array) -> OracleMemory:
@@ -902,7 +917,7 @@ class OracleMemory:
         wide = self.key_dtype == "float64"
         queries = preprocess(embeddings, self.preprocess, self.fitted, wide)
         return search(
-            queries, self.keys_, count, "euclidean", self.ids_, exclude_ids, self.alive_, wide
+            queries, self.keys_, count, self.metric, self.ids_, exclude_ids, self.alive_, wide
         )
 
     def correction(
@@ -941,7 +956,8 @@ class OracleMemory:
         self, embeddings: npt.ArrayLike, exclude_ids: npt.ArrayLike | None
     ) -> tuple[Float64, Int64]:
         """Distances and positions in ``keys_`` of the neighbours, (q, k) each."""
-        distances, found = self.kneighbors(embeddings, exclude_ids=exclude_ids)
+        values, found = self.kneighbors(embeddings, exclude_ids=exclude_ids)
+        distances = as_distances(values, self.metric)
         position_of = {int(row_id): position for position, row_id in enumerate(self.ids_)}
         positions = [[position_of.get(int(row_id), -1) for row_id in row] for row in found]
         return distances, np.array(positions, dtype=np.int64).reshape(found.shape)

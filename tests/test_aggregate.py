@@ -9,7 +9,7 @@ import pytest
 
 import oracle
 import resmem
-from cases import same_bits
+from cases import METRICS, same_bits
 from resmem import _core
 
 
@@ -91,9 +91,10 @@ def test_head_memory_aggregates_known_neighbours():
 # ---- search and aggregation in one call -------------------------------------------------------
 
 
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("strength", [1.0, 0.4])
-def test_core_correct_gives_the_bits_of_search_and_aggregate(threads, strength):
+def test_core_correct_gives_the_bits_of_search_and_aggregate(threads, strength, metric):
     rng = np.random.default_rng(32)
     rows = rng.integers(-3, 4, (700, 3)).astype(np.float32)  # with many equal distances
     queries = rng.integers(-3, 4, (60, 3)).astype(np.float32)
@@ -112,7 +113,7 @@ def test_core_correct_gives_the_bits_of_search_and_aggregate(threads, strength):
             4.0,
             segments,
             k,
-            "euclidean",
+            metric,
             exclude,
             version=2,
             execution=_core.Execution(threads),
@@ -124,12 +125,12 @@ def test_core_correct_gives_the_bits_of_search_and_aggregate(threads, strength):
                 "execution": _core.Execution(threads),
             }
             wanted = _core.aggregate(
-                residuals, found[0], found[2], 0.7, 5,
+                residuals, oracle.as_distances(found[0], metric), found[2], 0.7, 5,
                 base=None if base is None else base.copy(), **options,
             )  # fmt: skip
             got = _core.correct(
                 queries, 4.0, segments, k, residuals, 0.7, 5, exclude=exclude, version=2,
-                base=None if base is None else base.copy(), **options,
+                metric=metric, base=None if base is None else base.copy(), **options,
             )  # fmt: skip
             assert got.tobytes() == wanted.tobytes()
 

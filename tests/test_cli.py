@@ -582,6 +582,7 @@ def test_fit_with_json_prints_the_facts(cli):
         ("--preprocess standardize", "preprocess", "standardize"),
         ("--preprocess pca:2", "preprocess", "pca:2"),
         ("--base resnet", "base", "resnet"),
+        ("--metric cosine", "metric", "cosine"),
     ],
 )
 def test_fit_takes_every_parameter(cli, option, name, value):
@@ -1520,8 +1521,8 @@ TARGETS = {
     if a.type in (Target, Changed) or isinstance(a.default, Target)
 }  # fmt: skip
 TEXTS = {  # options whose text is no path
-    "fit": {"task", "output_kind", "preprocess", "key_dtype", "residual_dtype", "store", "base",
-            "probability_map", "method", "gate", "residuals"},
+    "fit": {"task", "output_kind", "preprocess", "key_dtype", "metric", "residual_dtype", "store",
+            "base", "probability_map", "method", "gate", "residuals"},
     "predict": {"what", "base"},
     "tune": {"score", "rule"},
     "report": {"title", "date"},

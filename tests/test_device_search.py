@@ -238,6 +238,10 @@ def same_results(memory, other, queries):
         {"key_dtype": "float64"},
         {"store": "sparse:2"},
         {"preprocess": "pca:8"},
+        {"metric": "sqeuclidean"},
+        {"metric": "cosine"},
+        {"metric": "cosine", "key_dtype": "float64"},
+        {"metric": "inner_product", "key_dtype": "bfloat16"},
     ],
     ids=str,
 )
@@ -276,8 +280,9 @@ def test_given_ids_and_removed_rows_are_known_there(searches):
     assert searches == [5, 5]
 
 
-def test_embeddings_on_the_device_stay_there(tested, searches):
-    memory, other, (embeddings, _, _) = twins()
+@pytest.mark.parametrize("metric", METRICS)
+def test_embeddings_on_the_device_stay_there(tested, searches, metric):
+    memory, other, (embeddings, _, _) = twins(metric=metric)
     wanted = other.kneighbors(embeddings, 4)
     placed = tested.place(embeddings)
     values, ids = memory.kneighbors(placed, 4)
@@ -293,6 +298,11 @@ def test_keys_that_are_made_on_the_cpu_take_host_arrays(tested, searches):
     memory, _, (embeddings, _, _) = twins(preprocess="unit")
     with pytest.raises(TypeError, match=r"on the CPU \(preprocess='unit'\)"):
         memory.kneighbors(tested.place(embeddings))
+    memory, other, _ = twins(metric="cosine", key_dtype="float64")
+    wide = embeddings.astype(np.float64)
+    with pytest.raises(TypeError, match=r"on the CPU \(scaled for metric='cosine'\); pass "):
+        memory.kneighbors(tested.place(wide))
+    assert_same(memory.kneighbors(wide), other.kneighbors(wide))
 
 
 def test_rows_brought_to_a_device_are_a_use_of_it(searches, monkeypatch):

@@ -676,6 +676,7 @@ def test_evaluation_says_what_the_memory_holds():
         "store": "sparse:1",
         "preprocess": "none",
         "key_dtype": "float32",
+        "metric": "euclidean",
         "residuals": None,
     }
 

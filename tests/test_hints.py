@@ -187,6 +187,12 @@ def rounded(key_dtype):
     return resmem.Settings(2, 1.0, 1.0, 1.0, key_dtype=key_dtype)
 
 
+def headed(embeddings):
+    head = np.ones((C, 2), np.float32), None
+    memory = resmem.Memory(k=2, metric="cosine", store="head", head=head)
+    return memory.fit(embeddings, None, Y[: len(embeddings)])
+
+
 def memory_of_times():
     return resmem.Memory(k=2).fit(TIMES, L[:4], Y[:4])
 
@@ -344,7 +350,7 @@ CASES = {
     "n_neighbors": (lambda: resmem.Memory(n_neighbors=5), lambda m: resmem.Memory(**{after_use(m): 5})),
     "typo": (lambda: resmem.Memory(temprature=2), lambda m: resmem.Memory(**{after_use(m): 2})),
     "attribute": (lambda: setattr(memory(), "n_neighbors", 5), lambda m: setattr(memory(), after_use(m), 5)),
-    "metric": (lambda: resmem.Memory(metric="cosine"), Follow(r"with preprocess=('unit')", lambda v: memory(preprocess=v))),
+    "metric": (lambda: resmem.Memory(space="cosine"), lambda m: resmem.Memory(**{after_use(m): "cosine"})),
     "weights": (lambda: resmem.Memory(weights="uniform"), Follow(r"sigma=(float\('inf'\))", lambda v: memory(sigma=v))),
     "n_jobs": (lambda: resmem.Memory(n_jobs=2), lambda m: memory().predict(FRESH, L, threads=2)),
     "dict as settings": (lambda: memory().use({"k": 3}), lambda m: exec(m.split("by name: ")[1], {"memory": memory()})),
@@ -431,6 +437,9 @@ CASES = {
     "fixed temperature, fitted again": (lambda: setattr(memory(store="sparse:1"), "temperature", 2), lambda m: memory(store="sparse:1", temperature=2)),
     "weight of (d, C)": (lambda: resmem.Memory(store="head", head=(HEAD[0].T, np.zeros(D))).fit(Z, None, Y), Follow(r"pass (weight\.T)", lambda w: resmem.Memory(store="head", head=(w, None)).fit(Z, None, Y), weight=HEAD[0].T)),
     "keys made anew": (lambda: memory(preprocess="unit").tune(FRESH, L, Y, preprocess=["center"], **QUICK), lambda m: memory(preprocess="none", key_dtype="float32").tune(FRESH, L, Y, preprocess=["center"], **QUICK)),
+    "keys of cosines made anew": (lambda: memory(metric="cosine", key_dtype="float64").tune(FRESH, L, Y, preprocess=["center"], **QUICK), Follow(r"with key_dtype=('float32')", lambda v: memory(metric="cosine", key_dtype=v).tune(FRESH, L, Y, preprocess=["center"], **QUICK))),
+    "squares of cosines": (lambda: memory(metric="cosine").kneighbors(FRESH, squared=True), lambda m: memory(metric="cosine").kneighbors(FRESH)),
+    "rounded for a head, by cosine": (lambda: headed(TIMES), Follow(r"pass (numpy\.float32.*) if", lambda z: quietly(lambda: headed(z)), embeddings=TIMES)),
     # methods
     "not fitted": (lambda: resmem.Memory().predict(Z, L), lambda m: resmem.Memory().fit(Z, L, Y).predict(Z, L)),
     "proba of values": (lambda: values().predict_proba(FRESH, V), lambda m: values().predict(FRESH, V)),

@@ -366,6 +366,9 @@ def test_report_says_which_residuals_the_memory_holds(write, residuals, words):
     assert f"{residuals} residuals" in page.text
     assert "The 8 largest of a row's residuals are kept (store sparse:8)" in page.text
     assert "embeddings as float32 after pca:16." in page.text
+    evaluation.memory.update(metric="cosine")
+    page = write(evaluation=evaluation)
+    assert "embeddings as float32 after pca:16, compared by metric cosine." in page.text
 
 
 def test_settings_that_a_method_has_not_are_left_out(write):

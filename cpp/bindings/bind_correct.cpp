@@ -1,4 +1,5 @@
 #include <optional>
+#include <string>
 
 #include "../engine/correct.h"
 #include "execution.h"
@@ -8,16 +9,14 @@
 namespace resmem {
 namespace {
 
-Array<double> correct_python(const py::array& queries, double queries_max_abs,
-                             const py::sequence& segments, std::size_t k,
-                             const py::sequence& residual_rows, double sigma, std::size_t columns,
-                             double strength, std::optional<Array<double>> base,
-                             const OptionalIntegers& exclude, const BoundLinearHead* head,
-                             const std::optional<Array<std::int64_t>>& select, std::int64_t version,
-                             bool interpolate, const OptionalIntegers& exclude_groups,
-                             const OptionalIntegers& before, const py::object& among,
-                             const py::object& row_weights, const ExecutionChoice& choice) {
-  SearchRequest request = request_from(queries, queries_max_abs, segments, k, "euclidean");
+Array<double> correct_python(
+    const py::array& queries, double queries_max_abs, const py::sequence& segments, std::size_t k,
+    const py::sequence& residual_rows, double sigma, std::size_t columns, double strength,
+    std::optional<Array<double>> base, const OptionalIntegers& exclude, const BoundLinearHead* head,
+    const std::optional<Array<std::int64_t>>& select, std::int64_t version, bool interpolate,
+    const OptionalIntegers& exclude_groups, const OptionalIntegers& before, const py::object& among,
+    const py::object& row_weights, const std::string& metric, const ExecutionChoice& choice) {
+  SearchRequest request = request_from(queries, queries_max_abs, segments, k, metric);
   VisibleRows{version, exclude, exclude_groups, before, among}.apply_to(request);
   ResidualRequest residuals(residual_rows, sigma, columns, strength, interpolate, head, select,
                             row_weights, request.q);
@@ -43,7 +42,7 @@ void register_correct(py::module_& module) {
              "head"_a = py::none(), py::arg("select").noconvert() = py::none(), "version"_a = 0,
              "interpolate"_a = false, py::arg("exclude_groups").noconvert() = py::none(),
              py::arg("before").noconvert() = py::none(), "among"_a = py::none(),
-             "row_weights"_a = py::none(), execution_argument(),
+             "row_weights"_a = py::none(), "metric"_a = "euclidean", execution_argument(),
              "What `aggregate` gives of the neighbours that `search` finds, which stay inside.");
 }
 

@@ -3,6 +3,15 @@
 #include <memory>
 
 namespace resmem {
+namespace {
+
+// Makes distances, which ascend, of the values of a search, in place.
+void to_distances(double* values, std::size_t count, Metric metric) {
+  if (metric != Metric::inner_product) return;
+  for (std::size_t i = 0; i < count; ++i) values[i] = 0.0 - values[i];
+}
+
+}  // namespace
 
 SearchStats correct(const SearchRequest& search_request, AggregateRequest residuals,
                     const Execution& execution, double* out) {
@@ -14,6 +23,7 @@ SearchStats correct(const SearchRequest& search_request, AggregateRequest residu
   found.values = distances.get();
   found.positions = positions.get();
   const SearchStats stats = search(search_request, execution, found);
+  to_distances(distances.get(), pairs, search_request.metric);
   residuals.distances = distances.get();
   residuals.positions = positions.get();
   residuals.q = search_request.q;

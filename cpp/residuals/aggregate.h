@@ -58,7 +58,7 @@ struct AggregateRequest {
   std::vector<WeightRows> weights;  // of the store's segments; none: each row weighs 1
   LinearHead head;                  // of head rows
   std::size_t columns = 0;
-  const double* distances = nullptr;        // (q, k) Euclidean, ascending
+  const double* distances = nullptr;        // (q, k) ascending
   const std::int64_t* positions = nullptr;  // (q, k) numbered through all segments, -1 padding
   std::size_t q = 0, k = 0;
   const std::int64_t* select = nullptr;  // (q, selected) column numbers, or null for all columns

@@ -30,7 +30,7 @@ struct SweepRequest {
   const std::int64_t* row_labels = nullptr;
   std::size_t rows = 0, columns = 0;
   const double* row_weights = nullptr;      // (rows,), or null: each row weighs 1
-  const double* distances = nullptr;        // (q, k) Euclidean, ascending
+  const double* distances = nullptr;        // (q, k) ascending
   const std::int64_t* positions = nullptr;  // (q, k) rows of residuals, -1 padding
   std::size_t q = 0, k = 0;
   // Base outputs are (q, columns), at the same temperature. For classes they may be null, and then

@@ -10,7 +10,7 @@ import resmem._core as _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, Keys, float_state
 from resmem._base.execution import execution_of
-from resmem._keys.rounding import Metric
+from resmem._base.metric import Metric
 
 
 @float_state()
@@ -57,7 +57,7 @@ def aggregate(
     -------
     float64 array (q, C)
     """
-    euclidean, row_numbers = convert.neighbours(distances, ids, metric)
+    ascending, row_numbers = convert.neighbours(distances, ids, metric)
     given = convert.real(residuals, "residuals", "(n, C)")
     dtype = "float32" if convert.fits_float32(given.dtype) else "float64"
     as_dtype = convert.float32 if dtype == "float32" else convert.wide
@@ -81,7 +81,7 @@ def aggregate(
             )
     return _core.aggregate(
         [_core.DenseRows(rows)],
-        euclidean,
+        ascending,
         row_numbers,
         checks.positive(sigma, "sigma", infinite=True),
         rows.shape[1],

@@ -226,6 +226,7 @@ def correct(
     before: _I64 | None = None,
     among: _I64 | npt.NDArray[np.uint8] | None = None,
     row_weights: Sequence[_F64 | int] | None = None,
+    metric: str = "euclidean",
     execution: Execution = ...,
 ) -> _F64: ...
 def weights(

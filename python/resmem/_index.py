@@ -9,8 +9,8 @@ from typing import Any
 
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Keys, float_state
+from resmem._base.metric import Metric
 from resmem._files.persist import EXPORTS
-from resmem._keys.rounding import Metric
 from resmem._keys.stored import KeyDtype
 from resmem._rows.by_id import Gathered
 from resmem._rows.visibility import Visibility
@@ -138,7 +138,7 @@ class Index:
 
     @property
     def metric(self) -> Metric:
-        return self._state.metric
+        return self._state.view.spec.metric
 
     @property
     def key_dtype(self) -> str:

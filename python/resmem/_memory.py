@@ -15,6 +15,7 @@ from resmem._base import checks
 from resmem._base.arguments import suggestion, with_argument_hints
 from resmem._base.arrays import F64, I64, float_state
 from resmem._base.execution import execution_of
+from resmem._base.metric import Metric
 from resmem._correction.correct import known_neighbours
 from resmem._correction.simplex import map_named
 from resmem._evaluation import audit, conformal, evaluate, explain, novelty, pruning
@@ -25,7 +26,6 @@ from resmem._evaluation.methods import Judged
 from resmem._evaluation.monitor import Monitor
 from resmem._evaluation.pruning_result import Pruning
 from resmem._evaluation.result import Evaluation
-from resmem._keys.rounding import Metric
 from resmem._keys.stored import KeyDtype
 from resmem._rows.by_id import Rows
 from resmem._rows.estimate import Estimate, estimate
@@ -190,6 +190,11 @@ class Memory:
         beside the newest row, in the unit of ``times`` as for ``max_age``. Only how much older one
         neighbour is than another counts, so that this holds for queries of any time. Beyond 300
         half-lives nothing falls further. May be set at any time; files keep it.
+    metric : {"euclidean", "sqeuclidean", "cosine", "inner_product"}
+        What keys are compared by, as for ``resmem.search``. Weights are
+        ``exp(-(D_j - D_1) / sigma)`` with ``D`` the Euclidean distance (as published), its square
+        (a Gaussian, as kNN-LM uses), ``1 - cosine``, or minus the inner product (as in attention):
+        ``sigma`` and gates have the unit of that. Fixed from here on.
     """
 
     @with_argument_hints
@@ -217,6 +222,7 @@ class Memory:
         max_bytes: int | None = None,
         max_age: Any = None,
         half_life: Any = None,
+        metric: Metric = "euclidean",
     ) -> None:
         self._state = State.from_arguments(
             task=task, output_kind=output_kind, k=k, sigma=sigma, temperature=temperature,
@@ -224,7 +230,7 @@ class Memory:
             head=head, base=base, preprocess=preprocess, probability_map=probability_map,
             method=method, gate=gate, residuals=residuals, auto_prepare=auto_prepare,
             classes=classes, max_rows=max_rows, max_bytes=max_bytes, max_age=max_age,
-            half_life=half_life,
+            half_life=half_life, metric=metric,
         )  # fmt: skip
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -257,6 +263,11 @@ class Memory:
         """How embeddings are stored: "float32", "float64", "float16" or "bfloat16"; "auto" as
         long as there are none."""
         return self._state.view.spec.key_dtype
+
+    @property
+    def metric(self) -> Metric:
+        """What keys are compared by, as given to ``Memory``."""
+        return self._state.view.spec.metric
 
     @property
     def residual_dtype(self) -> str:
@@ -654,16 +665,19 @@ class Memory:
         exclude_groups: Any = None,
         squared: bool = False,
     ) -> tuple[Any, Any]:
-        """Return the exact Euclidean neighbours of queries (q, d): distances and ids, (q, k) each.
+        """Return the exact neighbours of queries (q, d): distances and ids, (q, k) each.
 
-        Distances are those between the keys that ``preprocess`` makes. Neighbours are ordered by
-        distance, and by id where distances are equal; padding is distance inf and id -1. ``k``
+        Distances are those of ``metric`` between the keys that ``preprocess`` makes: Euclidean,
+        their squares, ``1 - cosine``, or inner products, the largest first. Neighbours are ordered
+        by distance, and by id where distances are equal; padding is id -1 and distance inf, or -inf
+        of inner products. ``k``
         defaults to the memory's. Rows of a query's ``exclude_ids``, (q,) or (q, m), are not
         returned; -1 excludes none. ``among``, ``before`` and ``exclude_groups`` are as for
         ``correct``.
 
-        ``squared=True`` returns squared distances, by which neighbours are ordered: two of them may
-        have one root. Neighbours of several memories are put in order by (squared distance, id).
+        ``squared=True`` returns squared Euclidean distances, by which neighbours are ordered: two
+        of them may have one root. Neighbours of several memories are put in order by (squared
+        distance, id).
 
         A memory on a device (``to``) also takes embeddings that lie there, with keys that need no
         preprocessing, and then returns arrays there; ``stream`` and ``out`` are as for
@@ -802,7 +816,7 @@ class Memory:
         distances: Any,
         ids: Any,
         outputs: Any = None,
-        metric: Metric = "euclidean",
+        metric: Metric | None = None,
         threads: int | None = None,
         columns: Any = None,
     ) -> F64:
@@ -821,9 +835,10 @@ class Memory:
             The base model's outputs for the queries. Left out, the result is the correction alone
             (with output_kind="none", which has no outputs, it is that of ``correct``).
         metric : {"euclidean", "sqeuclidean", "cosine", "inner_product"}
-            Which distances are given. FAISS's indexes give squared ones, or inner products, which
-            descend. Weights fall with the Euclidean distance, with ``1 - cosine``, or with the
-            product, as in attention: ``sigma`` has the unit of that. Default "euclidean".
+            Which distances are given; default the memory's own. FAISS's indexes give squared ones,
+            or inner products, which descend. Euclidean distances and their squares become each
+            other as the memory's metric needs. Otherwise weights fall with what is given,
+            ``1 - cosine`` or the product, and ``sigma`` has the unit of that.
         threads, columns
             As for ``correct``.
 

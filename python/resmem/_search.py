@@ -13,6 +13,7 @@ from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Keys, all_finite, float_state
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution, execution_of
+from resmem._base.metric import Metric, checked_metric, is_euclidean
 from resmem._devices import engine
 from resmem._devices.array_search import ArraySearch
 from resmem._devices.arrays import is_on_device
@@ -23,11 +24,10 @@ from resmem._devices.streams import stream_of
 from resmem._indexes.policy import Planner, worth_at_once
 from resmem._keys.rounding import (
     KeyPrecision,
-    Metric,
     Neighbourhood,
+    comparable,
     rounded_too_far,
     sample_positions,
-    scaled_to_one,
 )
 from resmem._rows import plausible
 
@@ -121,7 +121,7 @@ def search(
     ResmemWarning
         float64 does not hold some of the integers, or of the numbers of an even wider type.
     """
-    _one_of(metric, "metric", get_args(Metric))
+    checked_metric(metric)
     _one_of(key_dtype, "key_dtype", get_args(CompareAs))
     kept = plausible.kept_names("rows", rows)
     plausible.check_names(queries, "queries", plausible.column_names(rows), "rows", kept)
@@ -190,7 +190,7 @@ class _TypedSearch:
                 self._kept = KeyPrecision("float64")
             elif len(sampled) and all_finite(sampled):
                 around = Neighbourhood(sampled, len(rows), self._metric, self._execution)
-                self._kept = around.key_precision(may_shift="euclidean" in self._metric)
+                self._kept = around.key_precision(may_shift=is_euclidean(self._metric))
         return self._kept
 
     def needs_float64(self, queries: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -229,13 +229,11 @@ class _TypedSearch:
 
     def in_float64(self, queries: npt.NDArray[Any], excluded: I64 | None) -> tuple[F64, I64]:
         """Return neighbours compared in float64."""
-        rows, rows_max = convert.wide_vectors(self._rows, "rows", execution=self._execution)
-        checked, queries_max = convert.wide_vectors(queries, "queries", execution=self._execution)
-        if self._metric == "cosine":
-            checked, rows = scaled_to_one(checked), scaled_to_one(rows)
-            queries_max, rows_max = 1.0, 1.0
-        else:
-            convert.refuse_tiny(rows_max, "rows")
+        wide = convert.wide_vectors(self._rows, "rows", execution=self._execution)
+        rows, rows_max = comparable(*wide, self._metric)
+        wide = convert.wide_vectors(queries, "queries", execution=self._execution)
+        checked, queries_max = comparable(*wide, self._metric)
+        convert.refuse_tiny(rows_max, "rows")
         if self._call.device.kind != "cpu":
             return self._found_there(checked, rows, excluded)
         segment = _core.Segment(rows, largest=rows_max)

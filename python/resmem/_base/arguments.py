@@ -18,12 +18,12 @@ _FOREIGN_NAMES = {
     "strength": ("alpha", "lambda_", "weight"),
     "preprocess": ("normalize", "normalise", "scaler"),
     "key_dtype": ("dtype",),
+    "metric": ("distance", "space", "affinity"),
     "head": ("layer", "linear"),
     "classes": ("labels", "class_names", "classes_"),
 }
 # What to do here instead of giving a parameter that only other libraries have.
 _REPLACEMENTS = {
-    "metric": "distances are Euclidean; with preprocess='unit' they order keys as cosine does",
     "weights": "neighbours are weighted by exp(-D / sigma); sigma=float('inf') weights all alike",
     **dict.fromkeys(
         ("threads", "n_jobs", "num_threads"), "give threads to the methods, such as predict"

@@ -24,7 +24,9 @@ from resmem._base.arrays import (
 )
 from resmem._base.errors import warn
 from resmem._base.execution import DEFAULT, Execution
+from resmem._base.metric import Metric, as_distances, checked_metric
 
+_LARGEST = float(np.finfo(np.float64).max)
 _EXACT_INTEGERS = 2**53  # float64 holds every integer up to this one
 _LARGE_LOGIT = 64.0  # |logit| beyond which the row's largest one is subtracted before rounding
 IGNORED = -100  # the label that other libraries give to tokens that have none
@@ -362,15 +364,16 @@ def excluded_ids(value: Any, q: int) -> I64 | None:
     return array
 
 
-def neighbours(distances: Any, ids: Any, metric: str) -> tuple[F64, I64]:
+def neighbours(
+    distances: Any, ids: Any, metric: Any, wanted: Metric = "euclidean"
+) -> tuple[F64, I64]:
     """Return distances and ids, (q, k) each, of neighbours found by another program.
 
-    Squared distances become Euclidean, and inner products negative, so that all ascend. ValueError,
-    naming a row, if they cannot be those of nearest neighbours.
+    Squared distances become Euclidean, or these squared if that is the ``wanted`` metric, and inner
+    products negative, so that all ascend. ValueError, naming a row, if they cannot be those of
+    nearest neighbours.
     """
-    metrics = ("euclidean", "sqeuclidean", "cosine", "inner_product")
-    if not isinstance(metric, str) or metric not in metrics:
-        raise ValueError(f"metric must be one of {', '.join(map(repr, metrics))}, got {metric!r}")
+    metric = checked_metric(metric)
     found = integers(ids, "ids", "(q, k)")
     given = real(distances, "distances", "(q, k)")
     if given.shape != found.shape:
@@ -382,8 +385,7 @@ def neighbours(distances: Any, ids: Any, metric: str) -> tuple[F64, I64]:
         row = int(np.argmax(late))
         raise ValueError(f"ids: row {row} has -1, which is padding, before other ids")
     products = metric == "inner_product"
-    if products:
-        apart = 0.0 - apart
+    apart = as_distances(apart, metric)
     apart[~there] = np.inf
     good = ~there | ((apart >= (-np.inf if products else 0)) & (np.abs(apart) < np.inf))
     good[:, 1:] &= apart[:, 1:] >= apart[:, :-1]
@@ -393,7 +395,12 @@ def neighbours(distances: Any, ids: Any, metric: str) -> tuple[F64, I64]:
         raise ValueError(
             f"distances: row {row} must be finite, {order}; sort neighbours, the nearest first"
         )
-    return np.sqrt(apart) if metric == "sqeuclidean" else apart, found
+    if metric == "sqeuclidean" and wanted != "sqeuclidean":
+        return np.sqrt(apart), found
+    if metric == "euclidean" and wanted == "sqeuclidean":
+        with np.errstate(over="ignore"):
+            return np.where(there, np.minimum(np.square(apart), _LARGEST), np.inf), found
+    return apart, found
 
 
 def column_numbers(value: Any, q: int, columns: int) -> I64 | None:

@@ -72,6 +72,9 @@ def _fit(commands: _Commands) -> None:
         help="how keys are made: none, center, standardize, unit, pca:M, whiten:M or nca:M",
     )
     more.add_argument(
+        "--metric", help="how keys are compared: euclidean, sqeuclidean, cosine or inner_product"
+    )
+    more.add_argument(
         "--key-dtype", metavar="DTYPE", help="auto, float32, float64, float16 or bfloat16"
     )
     more.add_argument(

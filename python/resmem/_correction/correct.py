@@ -24,6 +24,7 @@ from resmem._base.arrays import (
 )
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution, execution_of
+from resmem._base.metric import Metric, as_distances, checked_metric, is_euclidean
 from resmem._correction.gate import OPEN, Feature, Gate
 from resmem._correction.simplex import SimplexMap
 from resmem._rows import plausible
@@ -51,18 +52,26 @@ class NeighbourSearch:
     execution: Execution
     prepare: bool = True  # whether an index may be built that makes later searches faster
     resident: Residency | None = None  # where the rows are searched; None: on the CPU
-    metric: str = "euclidean"  # or "sqeuclidean", whose order is the same
+    squared: bool = False  # whether Euclidean distances are squared, which leaves their order
+
+    @property
+    def metric(self) -> Metric:
+        """What the neighbours are compared by."""
+        return "sqeuclidean" if self.squared else self.rows.metric
 
     def neighbours(self) -> tuple[F64, I64, I64]:
-        """Return distances, ids and positions of the neighbours, (q, k) each."""
+        """Return distances, which ascend, ids and positions of the neighbours, (q, k) each."""
         if self._on_device:
             assert self.resident is not None
-            return self.resident.neighbours(self.rows, self.queries, self.k, self.visible.excluded)
-        distances, ids, positions, _ = _core.search(
-            self.queries, self.largest, self._segments(), self.k, self.metric,
-            version=self.rows.version, execution=self.execution, **self.visible.for_core(),
-        )  # fmt: skip
-        return distances, ids, positions
+            values, ids, positions = self.resident.neighbours(
+                self.rows, self.queries, self.k, self.visible.excluded
+            )
+        else:
+            values, ids, positions, _ = _core.search(
+                self.queries, self.largest, self._segments(), self.k, self.metric,
+                version=self.rows.version, execution=self.execution, **self.visible.for_core(),
+            )  # fmt: skip
+        return as_distances(values, self.metric), ids, positions
 
     def corrections(self, summed: dict[str, Any]) -> F64:
         """Return the corrections by the neighbours, (q, C) or (q, t); these stay in the core.
@@ -75,15 +84,16 @@ class NeighbourSearch:
                 distances=distances, positions=positions, execution=self.execution, **summed
             )
         return _core.correct(
-            self.queries, self.largest, self._segments(), self.k, version=self.rows.version,
-            execution=self.execution, **self.visible.for_core(), **summed,
+            self.queries, self.largest, self._segments(), self.k, metric=self.metric,
+            version=self.rows.version, execution=self.execution, **self.visible.for_core(),
+            **summed,
         )  # fmt: skip
 
     @property
     def _on_device(self) -> bool:
-        """Whether the rows' device searches. It knows of excluded ids and Euclidean distances."""
-        alike = self.visible.by_ids_alone and self.metric == "euclidean"
-        return self.resident is not None and alike
+        """Whether the rows' device searches. It knows of excluded ids and the rows' own metric."""
+        known = self.visible.by_ids_alone and self.metric == self.rows.metric
+        return self.resident is not None and known
 
     def _segments(self) -> list[_core.Segment]:
         if self.prepare:
@@ -93,7 +103,7 @@ class NeighbourSearch:
 
 def kneighbors(
     rows: Snapshot, embeddings: Any, k: int, visible: Visibility, threads: int | None,
-    prepare: bool, resident: Residency | None = None, metric: str = "euclidean",
+    prepare: bool, resident: Residency | None = None, squared: bool = False,
 ) -> tuple[F64, I64]:  # fmt: skip
     """Return distances and ids of the neighbours, (q, k) each; see ``Memory.kneighbors``."""
     execution = execution_of(threads)
@@ -104,9 +114,9 @@ def kneighbors(
     part = read_block(source, slice(0, source.shape[0]), "embeddings")
     queries, largest = rows.keys(part, execution)
     seen = visible.of(rows, len(queries))
-    search = NeighbourSearch(rows, queries, largest, k, seen, execution, prepare, resident, metric)
+    search = NeighbourSearch(rows, queries, largest, k, seen, execution, prepare, resident, squared)
     distances, ids, _ = search.neighbours()
-    return distances, ids
+    return as_distances(distances, search.metric), ids
 
 
 class SearchedQueries:
@@ -431,17 +441,18 @@ class Corrector:
 
 
 def known_neighbours(
-    rows: Snapshot, gate: Gate, distances: Any, ids: Any, metric: str
+    rows: Snapshot, gate: Gate, distances: Any, ids: Any, metric: Metric | None
 ) -> KnownNeighbours:
     """Return queries with the neighbours that a caller found, given by their ids in the memory."""
-    ascending, checked_ids = convert.neighbours(distances, ids, metric)
+    of = rows.metric if metric is None else checked_metric(metric)
+    ascending, checked_ids = convert.neighbours(distances, ids, of, rows.metric)
     positions = rows.positions_of(checked_ids)
-    if "euclidean" in metric:
-        plausible.check_distances(rows, ascending, positions, metric)
-    elif "distance" in gate.features:
+    if is_euclidean(of) and is_euclidean(rows.metric):
+        plausible.check_distances(rows, ascending, positions, of)
+    elif of != rows.metric and "distance" in gate.features:
         raise ValueError(
-            f"the memory's gate looks at Euclidean distances, got metric={metric!r}; give such "
-            "distances, or set memory.gate = 'none'"
+            f"the memory's gate looks at distances of metric={rows.metric!r}, got metric={of!r}; "
+            "give such distances, or set memory.gate = 'none'"
         )
     return KnownNeighbours(ascending, positions)
 

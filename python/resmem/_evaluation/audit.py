@@ -109,7 +109,7 @@ class _Auditor:
         found.expected[block], found.off[block], found.spread[block] = finding
         same = near.near == near.own[:, None]
         differ = near.there & ~(same if self._rows.classes else same.all(axis=2))
-        found.duplicates[block] = (differ & (near.distances == 0)).sum(axis=1)
+        found.duplicates[block] = self._rows.same_keys(block, near, differ).sum(axis=1)
         away, at, there = self._moved_away(block, near), near.positions, near.there
         # Counted for each position in turn, so that no block takes time for all rows.
         np.add.at(found.used, at[there], 1)

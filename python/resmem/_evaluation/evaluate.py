@@ -335,6 +335,7 @@ def _memory_facts(judged: Judged) -> dict[str, Any]:
         "store": spec.store.name,
         "preprocess": spec.preprocess.name,
         "key_dtype": spec.key_dtype,
+        "metric": spec.metric,
         "residuals": judged.residuals,
     }
 

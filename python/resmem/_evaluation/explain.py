@@ -14,6 +14,7 @@ from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution, execution_of
+from resmem._base.metric import Metric, as_distances
 from resmem._correction.correct import Corrector, SearchedQueries
 from resmem._correction.own_rows import MemoryRows
 from resmem._rows.segment import Segment, checked_stored
@@ -47,7 +48,7 @@ class Explanation:
     ids : int64 (q, k)
         The neighbours, nearest first; -1 is padding, whose weight and contributions are 0.
     distances : float64 (q, k)
-        Euclidean; infinite for padding.
+        As ``Memory.kneighbors`` returns them; infinite for padding.
     weights : float64 (q, k)
         They sum to 1 (0 for a query without neighbours).
     targets : int64 (q, k), float64 (q, k) or (q, k, C)
@@ -69,6 +70,8 @@ class Explanation:
     classes : array (C,) or None
         What targets call the columns, as ``Memory.classes_``, where that is not 0 to C-1. The
         printed table names classes by it.
+    metric : str
+        The memory's, whose values ``distances`` are.
     """
 
     ids: I64
@@ -82,6 +85,7 @@ class Explanation:
     base: F64 | None = None
     corrected: F64 | None = None
     classes: npt.NDArray[Any] | None = None
+    metric: Metric = "euclidean"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,14 +98,13 @@ class Explanation:
             at = range(len(self))[query]
             query = slice(at, at + 1)
         parts = {name: array[query] for name, array in self._arrays().items()}
-        return Explanation(**parts, classes=self.classes)
+        return Explanation(**parts, classes=self.classes, metric=self.metric)
 
     def _arrays(self) -> dict[str, Any]:
         """Return the arrays with a row per query that are not None, by name."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: array for name, array in arrays.items() if array is not None and name != "classes"
-        }
+        del arrays["classes"], arrays["metric"]
+        return {name: array for name, array in arrays.items() if array is not None}
 
     def name_of(self, column: int) -> str:
         """Return what targets call a column, as text."""
@@ -161,7 +164,7 @@ def explain_rows(
     row_bytes = 8 * queries.k * (2 * width + target + 8) + 32 * rows.columns
     parts = [explainer.block(b) for b in [*blocks(q, row_bytes)] or [slice(0, 0)]]
     labels = corrector.spec.labels
-    return _concatenated(parts, None if labels is None else labels.array)
+    return _concatenated(parts, None if labels is None else labels.array, rows.metric)
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ class _Explainer:
             values, rest = self._stored_residuals(positions, columns)
         return Explanation(
             ids,
-            distances,
+            as_distances(distances, rows.metric),
             weights,
             targets[:, :, 0] if rows.flat else targets,
             columns,
@@ -289,20 +292,23 @@ def targets_of(corrector: Corrector, positions: I64) -> npt.NDArray[Any]:
     return found
 
 
-def _concatenated(parts: list[Explanation], classes: npt.NDArray[Any] | None) -> Explanation:
+def _concatenated(
+    parts: list[Explanation], classes: npt.NDArray[Any] | None, metric: Metric
+) -> Explanation:
     """Return the explanations of several blocks as one."""
     first, *more = (part._arrays() for part in parts)
     joined: dict[str, Any] = {
         name: np.concatenate([array, *(arrays[name] for arrays in more)])
         for name, array in first.items()
     }
-    return Explanation(**joined, classes=classes)
+    return Explanation(**joined, classes=classes, metric=metric)
 
 
 def _table(query: Explanation) -> str:
     """Return one query as text: base, correction, result, and a line for each nearest row."""
     there, spread = int((query.ids[0] >= 0).sum()), query.spread.any()
-    left = ["id", "distance", "weight", "target"] + (["any column"] if spread else [])
+    near = "product" if query.metric == "inner_product" else "distance"
+    left = ["id", near, "weight", "target"] + (["any column"] if spread else [])
     blank = [""] * (len(left) - 1)
     named = "column " if query.classes is None else ""
     table = [left + [named + query.name_of(c) for c in query.columns[0]]]

@@ -9,7 +9,9 @@ import numpy.typing as npt
 
 import resmem._core as _core
 from resmem._base.arrays import F64, I64, Array
+from resmem._base.blocks import blocks
 from resmem._base.execution import Execution
+from resmem._base.metric import is_euclidean
 from resmem._correction.correct import Corrector
 from resmem._correction.own_rows import MemoryRows
 from resmem._evaluation.explain import by_segment, targets_of
@@ -57,6 +59,21 @@ class OwnNeighbours:
         weights = np.where(there, weights / np.where(totals > 0, totals, 1.0)[:, None], 0.0)
         near = targets_of(corrector, positions)
         return Neighbours(self.targets[block], near, distances, positions, weights, there)
+
+    def same_keys(
+        self, block: slice, found: Neighbours, of: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
+        """Return which of these neighbours, a mask (b, k), have the very key of their row."""
+        rows = self._corrector.rows
+        same: npt.NDArray[np.bool_] = of & (found.distances == 0)
+        if is_euclidean(rows.metric):
+            return same
+        at, column = np.nonzero(of)
+        for part in blocks(len(at), 16 * rows.preprocess.method.width(rows.d)):
+            own = rows.keys_at(self._positions[block][at[part]])
+            near = rows.keys_at(found.positions[at[part], column[part]])
+            same[at[part], column[part]] = (own == near).all(axis=1)
+        return same
 
     def added(self, block: slice, found: Neighbours) -> tuple[F64, F64]:
         """Return how far the base is off, (b, 1, t), and what each neighbour, at the whole weight

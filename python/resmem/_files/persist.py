@@ -13,18 +13,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from resmem._base.arrays import Array, release_pages
 from resmem._base.errors import FileFormatError
+from resmem._base.metric import METRICS
 from resmem._files import container
 from resmem._files.container import Pieces, Section, Version
 from resmem._indexes.decision import KINDS, Decision, decision_from_file
 from resmem._indexes.policy import Planner
 from resmem._keys.preprocess import IDENTITY, NO_PREPROCESS, FittedPreprocess, preprocess_named
-from resmem._keys.rounding import Metric
 from resmem._rows.attributes import ATTRIBUTES, TIME_KINDS, TimeKind, are_weights
 from resmem._rows.ids import NO_RUNS
 from resmem._rows.segment import Schema, Segment, Stored, target_fault
@@ -40,6 +40,7 @@ EXPORTS = (".npz", ".safetensors")  # suffixes of the files that ``export.py`` r
 _NEEDED = {
     "targets": ("method", "residual"),
     "gate": ("gate", "none"),
+    "metric": ("metric", "euclidean"),
     "classes": ("classes", None),
     "decay": ("half_life", None),
 }
@@ -330,9 +331,9 @@ class Reader:
 
     @property
     def metric(self) -> str:
-        """The metric by which the rows are searched; a memory names none."""
+        """The metric by which the rows are searched; files of earlier memories name none."""
         metric = self.field(self.meta, "memory").get("metric", "euclidean")
-        return metric if metric in get_args(Metric) else "euclidean"
+        return metric if metric in METRICS else "euclidean"
 
     def bad(self, what: str) -> FileFormatError:
         """Return the error that says what is wrong with the file."""

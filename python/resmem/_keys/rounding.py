@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 import resmem._core as _core
-from resmem._base.arrays import F64, I64, SMALLEST_WIDE, quantiles
+from resmem._base.arrays import F64, I64, SMALLEST_WIDE, Keys, quantiles
 from resmem._base.execution import DEFAULT, Execution
+from resmem._base.metric import Metric, is_euclidean
 from resmem._base.sample import sample
 
 ALLOWED_FRACTION = 0.1  # part of the spacing of neighbours that rounding may move a distance by
@@ -30,8 +31,6 @@ _SAMPLE_VALUES = 1 << 20  # numbers in the sample: 8 MiB of float64
 _LEAST_SAMPLE_ROWS = 64  # rows in the sample, however wide
 _COINCIDENT = 2.0**-44  # relative distance up to which points are equal but for float64 rounding
 _LOW_QUANTILE = 0.1  # quantile of the spacings that later points may be moved by a part of
-
-Metric: TypeAlias = Literal["euclidean", "sqeuclidean", "cosine", "inner_product"]
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,18 @@ def sample_positions(n: int, d: int) -> I64:
     return sample(n, min(_SAMPLE_ROWS, max(_LEAST_SAMPLE_ROWS, _SAMPLE_VALUES // d)))
 
 
-def rounding_errors(points: F64) -> F64:
-    """Return how far rounding to float32 moves each point, (n,); infinite beyond float32."""
+def rounding_errors(points: F64, metric: Metric = "euclidean") -> F64:
+    """Return how far rounding to float32 moves each point, (n,); infinite beyond float32.
+
+    For "cosine" and "inner_product" that is divided by the point's length.
+    """
     with np.errstate(over="ignore"):
         off = np.abs(points - points.astype(np.float32))
     largest = off.max(axis=1, initial=0.0)
     scale = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)  # squares may underflow
     with np.errstate(over="ignore"):
         norms: F64 = scale * np.sqrt(np.square(off / scale[:, None]).sum(axis=1))
-    return norms
+    return norms if is_euclidean(metric) else norms / _lengths(points)
 
 
 class Neighbourhood:
@@ -85,7 +87,7 @@ class Neighbourhood:
             same = (
                 2 * _COINCIDENT**2
                 if self._metric == "cosine"
-                else _COINCIDENT * self._lengths()[self._queries]
+                else _COINCIDENT * _lengths(self._rows)[self._queries]
             )
             others &= values > np.reshape(same, (-1, 1))
         self._near = np.where(others, near, -1)
@@ -135,7 +137,7 @@ class Neighbourhood:
         of a low spacing; the farthest that a sampled row was moved; and how far most were moved,
         divided by ``error_ratio``.
         """
-        lengths = self._lengths()
+        lengths = _lengths(self._rows)
         known = self.steps > 0
         if not known.any():
             return math.inf
@@ -145,16 +147,10 @@ class Neighbourhood:
         least = ALLOWED_FRACTION * float(quantiles(spacing, _LOW_QUANTILE)) / 2
         if error_ratio == 0:
             return least
-        moved = rounding_errors(self._rows if offset is None else self._rows - offset)
-        if self._metric != "euclidean":
-            moved = moved / lengths
+        exact = self._rows if offset is None else self._rows - offset
+        moved = rounding_errors(exact, self._metric)
         most = float(quantiles(moved, 1 - _LOW_QUANTILE))
         return max(least, float(moved.max()), most / error_ratio)
-
-    def _lengths(self) -> F64:
-        """Return the lengths of the sampled rows, (n,); 1 in place of 0."""
-        lengths = np.sqrt(np.square(self._rows).sum(axis=1))
-        return np.where(lengths > 0, lengths, 1.0)
 
     def _comparable(self, x: F64) -> F64:
         return scaled_to_one(x) if self._metric == "cosine" else x
@@ -173,11 +169,18 @@ class Neighbourhood:
 
 def rounded_too_far(queries: F64, precision: KeyPrecision, metric: Metric) -> npt.NDArray[np.bool_]:
     """Return which queries (q, d) rounding to float32 moves farther than allowed."""
-    moved = rounding_errors(queries if precision.offset is None else queries - precision.offset)
-    if metric in ("cosine", "inner_product"):
-        lengths = np.sqrt(np.square(queries).sum(axis=1))
-        moved = moved / np.where(lengths > 0, lengths, 1.0)
-    return np.asarray(moved > precision.allowed)
+    exact = queries if precision.offset is None else queries - precision.offset
+    return np.asarray(rounding_errors(exact, metric) > precision.allowed)
+
+
+def comparable(keys: Keys, largest: float, metric: Metric) -> tuple[Keys, float]:
+    """Return keys as the core compares them by this metric, and a bound of their |values|.
+
+    Float64 keys are multiplied by a power of two for cosines, which does not change these.
+    """
+    if metric != "cosine" or keys.dtype == np.float32:
+        return keys, largest
+    return scaled_to_one(np.asarray(keys, dtype=np.float64)), 1.0
 
 
 def scaled_to_one(x: F64) -> F64:
@@ -206,6 +209,12 @@ def _spacing(values: F64, others: npt.NDArray[np.bool_], distances: bool) -> F64
         if distances:
             steps = np.where(first > 0, np.minimum(steps, first), steps)
     return np.where((count > 0) & np.isfinite(steps), steps, 0.0)
+
+
+def _lengths(x: F64) -> F64:
+    """Return the lengths of vectors (n, d); 1 in place of 0."""
+    lengths = np.sqrt(np.square(x).sum(axis=1))
+    return np.where(lengths > 0, lengths, 1.0)
 
 
 def _largest(x: F64) -> float:

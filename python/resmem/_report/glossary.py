@@ -125,7 +125,9 @@ def memory_sentences(memory: dict[str, Any]) -> list[str]:
         "out-of-fold": "Its residuals are out-of-fold: of models that did not see the row.",
     }
     made = "" if memory["preprocess"] == "none" else f" after {memory['preprocess']}"
+    metric = memory.get("metric", "euclidean")
+    by = "" if metric == "euclidean" else f", compared by metric {metric}"
     return [
-        f"{kept[0].upper()}{kept[1:]}; embeddings as {memory['key_dtype']}{made}.",
+        f"{kept[0].upper()}{kept[1:]}; embeddings as {memory['key_dtype']}{made}{by}.",
         residuals[memory["residuals"]],
     ]

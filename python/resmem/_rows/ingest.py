@@ -27,6 +27,7 @@ from resmem._base.arrays import (
 from resmem._base.blocks import blocks
 from resmem._base.errors import warn
 from resmem._base.execution import DEFAULT
+from resmem._base.metric import is_euclidean
 from resmem._base.sample import sample
 from resmem._keys.preprocess import IDENTITY, NO_PREPROCESS, FittedPreprocess, exact
 from resmem._keys.rounding import (
@@ -184,7 +185,8 @@ class Incoming:
 
     def _makes_keys(self) -> bool:
         """Tell whether keys differ from the embeddings, in value or in how they are stored."""
-        return self.spec.key_dtype == "bfloat16" or self.spec.preprocess != NO_PREPROCESS
+        scaled = (self.spec.key_dtype, self.spec.metric) == ("float64", "cosine")
+        return scaled or self.spec.key_dtype == "bfloat16" or self.spec.preprocess != NO_PREPROCESS
 
     def fitted(self) -> tuple[FittedPreprocess, float]:
         """Return the preprocess fitted to these rows, and how far rounding may move queries.
@@ -209,18 +211,21 @@ class Incoming:
         given = rows_at(self.embeddings, sample_positions(self.n, self.d))
         if not all_finite(given):
             return KeyPrecision()  # ``write`` refuses the row that is not, and names it
-        around = Neighbourhood(exact_keys(given, made_by), self.n)
-        layer = self.spec.store.layer is not None
-        precision = around.key_precision(may_shift=made_by.plain and not layer)
+        metric, layer = self.spec.metric, self.spec.store.layer is not None
+        around = Neighbourhood(exact_keys(given, made_by), self.n, metric)
+        may_shift = made_by.plain and not layer and is_euclidean(metric)
+        precision = around.key_precision(may_shift)
         plain_float32 = precision.dtype == "float32" and precision.offset is None
         if plain_float32 or (asked == "auto" and not layer):
             return precision
         cure = "use key_dtype='auto'"
-        if layer:
+        if layer and is_euclidean(metric):
             cure = (
                 "subtract an offset from the embeddings, of queries too, and add weight @ offset "
                 "to the bias of the head"
             )
+        elif layer:
+            cure = "pass numpy.float32(embeddings) if that is as precise as you need"
         warn(
             f"embeddings of dtype {self.embeddings.dtype} are rounded to float32, which moves "
             f"distances by more than {ALLOWED_FRACTION:.0%} of what neighbours lie apart; {cure}"
@@ -239,7 +244,8 @@ class Incoming:
         rows: Keys = np.concatenate(parts)
         if _core.inspect_rows(rows)[1] >= 0:
             for block in blocks(self.n, 8 * self.d):
-                self._keys(block, IDENTITY)
+                part = read_block(self.embeddings, block, "embeddings")
+                IDENTITY.keys(part, self.d, DEFAULT, block.start)
         return rows
 
     def _targets_at(self, positions: I64) -> Array:
@@ -275,7 +281,7 @@ class Incoming:
         if not all_finite(given):
             return  # ``write`` refuses the row that is not, and names it
         keys = exact_keys(given, made_by)
-        moved = rounding_errors(keys)
+        moved = rounding_errors(keys, into.metric)
         if not moved.any():
             return
         n = len(into)
@@ -295,17 +301,14 @@ class Incoming:
         others = stored[np.array([row not in new_rows for row in old], dtype=bool)]
         both = np.concatenate([keys, others.astype(np.float64)])
         mixed = bool((moved[same] > into.allowed).any())
-        if mixed or Neighbourhood(both, self.n + len(into)).error_ratio() > 1:
+        around = Neighbourhood(both, self.n + len(into), into.metric)
+        if mixed or around.error_ratio() > 1:
             raise ValueError(
                 f"embeddings of dtype {self.embeddings.dtype}, rounded to float32 as the rows of "
                 f"this memory are, would be moved by more than {ALLOWED_FRACTION:.0%} of what "
                 "neighbours lie apart; fit all rows again, with key_dtype='float64' if more such "
                 "will come"
             )
-
-    def _keys(self, block: slice, made_by: FittedPreprocess) -> tuple[Keys, float]:
-        part = read_block(self.embeddings, block, "embeddings")
-        return made_by.keys(part, self.d, DEFAULT, block.start)
 
     def write(
         self, arrays: dict[str, Array], at: int, into: Snapshot, skip: frozenset[str]
@@ -334,7 +337,8 @@ class Incoming:
 
     def _block(self, block: slice, into: Snapshot) -> tuple[dict[str, Array], float, float]:
         first, spec = block.start, self.spec
-        keys, largest = self._keys(block, into.preprocess)
+        embeddings = read_block(self.embeddings, block, "embeddings")
+        keys, largest = into.keys(embeddings, DEFAULT, first)
         outputs = np.empty((0, self.columns), dtype=np.float32)
         if self.outputs is not None:
             outputs = spec.outputs(read_block(self.outputs, block, "outputs"), first)
@@ -388,7 +392,7 @@ def warn_of_rounding(embeddings: Any, rows: Snapshot) -> None:
     given = rows_at(embeddings, sample(n, _SAMPLED_QUERIES))
     if not all_finite(given):
         return
-    moved = float(rounding_errors(exact_keys(given, rows.preprocess)).max())
+    moved = float(rounding_errors(exact_keys(given, rows.preprocess), rows.metric).max())
     if moved > rows.allowed:
         warn(
             f"embeddings of dtype {embeddings.dtype}, rounded to float32 as the rows of this "

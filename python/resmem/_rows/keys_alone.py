@@ -9,13 +9,13 @@ import numpy as np
 from resmem._base import convert
 from resmem._base.arrays import Array, Keys, all_finite
 from resmem._base.execution import DEFAULT, Execution
+from resmem._base.metric import is_euclidean
 from resmem._keys.preprocess import FittedPreprocess
 from resmem._keys.rounding import (
     KeyPrecision,
-    Metric,
     Neighbourhood,
+    comparable,
     sample_positions,
-    scaled_to_one,
 )
 from resmem._keys.stored import narrow_keys
 from resmem._rows import plausible
@@ -25,17 +25,14 @@ from resmem._rows.spec import Spec
 
 
 def index_keys(
-    vectors: Any, name: str, made_by: FittedPreprocess, metric: Metric, d: int | None,
-    execution: Execution = DEFAULT, first_row: int = 0,
-) -> tuple[Keys, float]:  # fmt: skip
-    """Return the keys of rows or queries (n, d), which ``name`` calls, and their largest |value|.
-
-    Float64 keys are multiplied by a power of two for cosines, which does not change these.
-    """
-    offset = made_by.arrays.get("offset")
-    if made_by.wide:
+    vectors: Any, name: str, rows: Snapshot, execution: Execution = DEFAULT, first_row: int = 0
+) -> tuple[Keys, float]:
+    """Return the keys of rows or queries (n, d), which ``name`` calls, and a bound of their
+    |values|, as those of ``rows`` are made."""
+    d, offset = rows.d, rows.preprocess.arrays.get("offset")
+    if rows.preprocess.wide:
         keys, largest = convert.wide_vectors(vectors, name, d, execution, first_row)
-        return (scaled_to_one(keys), 1.0) if metric == "cosine" else (keys, largest)
+        return comparable(keys, largest, rows.metric)
     if offset is not None:
         vectors = convert.wide_vectors(vectors, name, d, execution, first_row)[0] - offset
     return convert.vectors(vectors, name, d, execution, first_row)
@@ -47,10 +44,10 @@ class IncomingKeys(Incoming):
     name = "rows"
 
     def __init__(
-        self, spec: Spec, metric: Metric, rows: Any, ids: Any, like: Snapshot | None = None,
-        times: Any = None, groups: Any = None,
+        self, spec: Spec, rows: Any, ids: Any, like: Snapshot | None = None, times: Any = None,
+        groups: Any = None,
     ) -> None:  # fmt: skip
-        self.spec, self.metric = spec, metric
+        self.spec = spec
         self.names = plausible.column_names(rows), None
         if like is not None:
             plausible.check_names(
@@ -76,12 +73,10 @@ class IncomingKeys(Incoming):
         sampled = rows[sample_positions(self.n, self.d)].astype(np.float64)
         if not all_finite(sampled):
             return KeyPrecision()  # ``write`` refuses the row that is not, and names it
-        around = Neighbourhood(sampled, self.n, self.metric)
-        return around.key_precision(may_shift="euclidean" in self.metric)
+        around = Neighbourhood(sampled, self.n, self.spec.metric)
+        return around.key_precision(may_shift=is_euclidean(self.spec.metric))
 
     def _block(self, block: slice, into: Snapshot) -> tuple[dict[str, Array], float, float]:
         part, first = self.embeddings[block], block.start
-        keys, largest = index_keys(
-            part, "rows", into.preprocess, self.metric, self.d, DEFAULT, first
-        )
+        keys, largest = index_keys(part, "rows", into, DEFAULT, first)
         return {"keys": narrow_keys(keys, self.spec.key_dtype, first)}, largest, 0.0

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import resmem._core as _core
 from resmem._base.arrays import F64, I64, Array, Keys, read_block
 from resmem._base.errors import warn
+from resmem._base.metric import Metric
 from resmem._base.sample import sample
 from resmem._base.tables import names_of
-from resmem._keys.stored import widen_keys
 from resmem._rows.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -151,20 +151,23 @@ class OverlapCounter:
 # ---------------------------------------------------------------------- neighbours
 
 
-def check_distances(rows: Snapshot, distances: F64, positions: I64, metric: str) -> None:
+def check_distances(rows: Snapshot, distances: F64, positions: I64, metric: Metric) -> None:
     """Warn if squared distances were given as plain ones, or the reverse.
 
-    ``distances`` (q, k) are Euclidean if ``metric`` is right. A query, its nearest and its last
-    neighbour form a triangle, in which no side is longer than the other two together.
+    ``distances`` (q, k) are those of the memory's metric, if ``metric`` is right. A query, its
+    nearest and its last neighbour form a triangle, in which no side is longer than the other two
+    together.
     """
     some = sample(len(positions), _SAMPLE_ROWS)
     last = (positions[some] >= 0).sum(axis=1) - 1 if len(some) else some
     some, last = some[last > 0], last[last > 0]
     if len(some) < _ENOUGH_ROWS:
         return
-    near, far = (_keys_at(rows, positions[some, at]) for at in (0, last))
+    near, far = (rows.keys_at(positions[some, at]) for at in (0, last))
     side = np.sqrt(np.square(far - near).sum(axis=1))
     first, second = distances[some, 0], distances[some, last]
+    if rows.metric == "sqeuclidean":
+        first, second = np.sqrt(first), np.sqrt(second)
     other = np.square if metric == "sqeuclidean" else np.sqrt
     if _triangles(first, second, side).mean() > 0.5:
         return
@@ -175,15 +178,6 @@ def check_distances(rows: Snapshot, distances: F64, positions: I64, metric: str)
             f"distances taken for metric={metric!r} contradict those between the neighbours "
             f"themselves; {cure}, pass metric={correct!r}"
         )
-
-
-def _keys_at(rows: Snapshot, positions: I64) -> F64:
-    """Return the stored keys (m, w) at positions (m,), which may have any order."""
-    order = np.argsort(positions, kind="stable")
-    found = [widen_keys(segment["keys"][at]) for segment, at in rows.at(positions[order])]
-    keys = np.empty((len(positions), found[0].shape[1]))
-    keys[order] = np.concatenate(found)
-    return keys
 
 
 def _triangles(first: F64, second: F64, side: F64) -> npt.NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from resmem._base import convert
 from resmem._base.arrays import F64, I64, Keys
+from resmem._base.metric import Metric
 from resmem._devices import engine
 from resmem._devices.arrays import DeviceArray, is_on_device
 from resmem._devices.device import Device
@@ -47,16 +48,17 @@ class Residency:
     def bring(self, snapshot: Snapshot) -> list[tuple[Any, int]]:
         """Bring the rows of a snapshot; return each segment's on the device, and how many count."""
         with self._lock:
-            brought = [(self._brought(segment), segment.n) for segment in snapshot.segments]
+            metric = snapshot.metric
+            brought = [(self._brought(each, metric), each.n) for each in snapshot.segments]
             present = {segment.uid for segment in snapshot.segments}
             self._held = {uid: held for uid, held in self._held.items() if uid in present}
             return brought
 
-    def _brought(self, segment: Segment) -> Any:
+    def _brought(self, segment: Segment, metric: Metric) -> Any:
         keys = segment["keys"]
         held = self._held.get(segment.uid)
         if held is None:
-            rows = engine.kept_rows(self.device, str(keys.dtype), keys.shape[1], "euclidean")
+            rows = engine.kept_rows(self.device, str(keys.dtype), keys.shape[1], metric)
             held = self._held[segment.uid] = _Resident(rows)
         if segment.n > len(held.rows):
             ids = np.ascontiguousarray(segment["ids"]) if segment.has_ids else None
@@ -70,12 +72,12 @@ class Residency:
     def neighbours(
         self, snapshot: Snapshot, queries: Keys, k: int, excluded: I64 | None
     ) -> tuple[F64, I64, I64]:
-        """Return Euclidean distances, ids and positions of the neighbours, (q, k) each."""
+        """Return values of the metric, ids and positions of the neighbours, (q, k) each."""
         shape = (len(queries), k)
         distances = np.empty(shape)
         ids, positions = np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.int64)
         engine.search(
-            engine.Call(self.device), queries, self.bring(snapshot), k, "euclidean", excluded,
+            engine.Call(self.device), queries, self.bring(snapshot), k, snapshot.metric, excluded,
             distances, ids, positions, snapshot.version,
         )  # fmt: skip
         return distances, ids, positions
@@ -93,7 +95,7 @@ class Residency:
         excluded = engine.excluded_ids_there(exclude_ids, q, call)
         results = results_for(embeddings, (q, k), out, self.device, stream, call.maker())
         engine.search(
-            call, keys, self.bring(snapshot), k, "euclidean", excluded, results[0].target,
+            call, keys, self.bring(snapshot), k, snapshot.metric, excluded, results[0].target,
             results[1].target, version=snapshot.version,
         )  # fmt: skip
         return results[0].given, results[1].given
@@ -104,11 +106,13 @@ class Residency:
         """Return the keys of queries, on the device where the embeddings lie there."""
         if not is_on_device(embeddings):
             return snapshot.keys(embeddings)[0]
-        if not snapshot.preprocess.plain:
+        scaled = snapshot.metric == "cosine" and snapshot.preprocess.wide
+        if scaled or not snapshot.preprocess.plain:
+            made = "scaled for metric='cosine'" if scaled else snapshot.preprocess.described
             on_host = library_of(embeddings).on_host.format(name="embeddings")
             raise TypeError(
                 "embeddings on a device are compared as they are, but this memory's keys are made "
-                f"of them on the CPU ({snapshot.preprocess.described}); pass {on_host}"
+                f"of them on the CPU ({made}); pass {on_host}"
             )
         dtype = "float64" if snapshot.preprocess.wide else "float32"
         array = call.read(embeddings, "embeddings", (dtype,))

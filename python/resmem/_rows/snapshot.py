@@ -25,7 +25,10 @@ import numpy.typing as npt
 import resmem._core as _core
 from resmem._base.arrays import F64, I64, Array, Keys
 from resmem._base.execution import DEFAULT, Execution
+from resmem._base.metric import Metric
 from resmem._keys.preprocess import IDENTITY, FittedPreprocess
+from resmem._keys.rounding import comparable
+from resmem._keys.stored import widen_keys
 from resmem._rows.ages import decay
 from resmem._rows.attributes import ATTRIBUTES, TimeKind
 from resmem._rows.growth import UNKNOWN, Basis
@@ -63,6 +66,7 @@ class Snapshot:
     preprocess: FittedPreprocess = IDENTITY
     preprocess_basis: Basis = UNKNOWN  # the rows that ``preprocess`` was fitted to
     allowed: float = math.inf  # how far rounding to float32 may move a query
+    metric: Metric = "euclidean"  # by which keys are compared
     ids_checked: bool = True  # False for given ids of a file that was loaded without verification
     time_kind: TimeKind | None = None  # what the rows' times are; None: they have none
     half_life: float | None = None  # of the rows' weights, in units of times; None: no decay
@@ -108,8 +112,10 @@ class Snapshot:
     def keys(
         self, embeddings: Any, execution: Execution = DEFAULT, first_row: int = 0
     ) -> tuple[Keys, float]:
-        """Return the keys of queries and their largest |value|; see ``FittedPreprocess.keys``."""
-        return self.preprocess.keys(embeddings, self.d, execution, first_row)
+        """Return keys as they are compared, and a bound of their |values|; see
+        ``FittedPreprocess.keys``."""
+        made = self.preprocess.keys(embeddings, self.d, execution, first_row)
+        return comparable(*made, self.metric)
 
     def keys_for_core(self, queries: int) -> list[_core.Segment]:
         """Return the core's description of segments, each with its index for this many queries."""
@@ -160,16 +166,21 @@ class Snapshot:
             for s in self.segments
         ]
 
-    def plan(
-        self, queries: int, k: int, execution: Execution, at_once: bool = False,
-        metric: str = "euclidean",
-    ) -> None:  # fmt: skip
+    def plan(self, queries: int, k: int, execution: Execution, at_once: bool = False) -> None:
         """Count the queries of a search that is about to run, and build indexes where that pays."""
         if self.preprocess.wide:
             return  # float64 keys have no index
         for segment in self.segments:
             keys = (segment.for_core, segment.arrays["keys"])
-            segment.planner.note_queries(*keys, queries, k, execution, at_once, metric)
+            segment.planner.note_queries(*keys, queries, k, execution, at_once, self.metric)
+
+    def keys_at(self, positions: I64) -> F64:
+        """Return the stored keys (m, w) at some positions (m,), which may have any order."""
+        order = np.argsort(positions, kind="stable")
+        found = [widen_keys(segment["keys"][at]) for segment, at in self.at(positions[order])]
+        keys = np.empty((len(positions), found[0].shape[1]))
+        keys[order] = np.concatenate(found)
+        return keys
 
     def sample(self, positions: I64) -> Iterator[tuple[Segment, I64]]:
         """Yield segments and their rows at these ascending positions among the living rows."""
@@ -505,8 +516,8 @@ class Snapshot:
             part["dead"] = segment.dead_rows()
         carried = (
             "d", "columns", "temperature", "flat", "auto_sigma", "sigma_basis", "next_id",
-            "retired", "preprocess", "preprocess_basis", "allowed", "ids_checked", "time_kind",
-            "half_life", "embedding_names", "output_names", "updated",
+            "retired", "preprocess", "preprocess_basis", "allowed", "metric", "ids_checked",
+            "time_kind", "half_life", "embedding_names", "output_names", "updated",
         )  # fmt: skip
         return {**{name: getattr(self, name) for name in carried}, "segments": parts}
 

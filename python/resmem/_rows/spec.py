@@ -13,6 +13,7 @@ from resmem._base import convert, labels
 from resmem._base.arrays import F64, I64, Array, sliceable, to_numpy
 from resmem._base.execution import Execution
 from resmem._base.labels import LabelTable
+from resmem._base.metric import Metric
 from resmem._keys.preprocess import NO_PREPROCESS, Preprocess
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.segment import Schema, Segment
@@ -37,6 +38,7 @@ class Spec:
     store: Store
     preprocess: Preprocess = NO_PREPROCESS
     labels: LabelTable | None = None  # what targets call the columns; None: 0 to C-1
+    metric: Metric = "euclidean"  # by which keys are compared
 
     def schema(self, d: int, columns: int) -> Schema:
         """Return names, dtypes and row shapes of a segment's arrays, for embeddings (n, d)."""

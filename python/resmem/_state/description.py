@@ -49,6 +49,7 @@ def in_one_line(state: State) -> str:
     for name, value, usual in (
         ("preprocess", now.spec.preprocess.name, "none"),
         ("key_dtype", now.spec.key_dtype, "auto" if rows is None else "float32"),
+        ("metric", now.spec.metric, "euclidean"),
         (
             "residual_dtype",
             state.residual_dtype,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,10 @@ from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, float_state
 from resmem._base.errors import FileFormatError, warn
 from resmem._base.execution import execution_of
+from resmem._base.metric import checked_metric
 from resmem._correction.simplex import map_named
 from resmem._files import persist
-from resmem._keys.rounding import KeyPrecision, Metric, rounded_too_far
+from resmem._keys.rounding import KeyPrecision, rounded_too_far
 from resmem._keys.stored import KEY_DTYPES
 from resmem._rows import plausible
 from resmem._rows.keys_alone import IncomingKeys, index_keys
@@ -29,31 +30,29 @@ from resmem._state.state import State
 from resmem._state.view import MemoryView
 
 # What files record of an index, of all that they record of a memory.
-_RECORDED = ("task", "preprocess", "key_dtype", "store", "flat", "offset", "allowed", "time_kind")
-_RECORDED_NAMES = ("embedding_names", "output_names")
+_RECORDED = (
+    "task", "preprocess", "key_dtype", "metric", "store", "flat", "offset", "allowed", "time_kind",
+    "embedding_names", "output_names",
+)  # fmt: skip
 
 
 class IndexState(State):
     """The rows of an index, which come and go as those of a memory do."""
 
     def __init__(self, metric: Any, key_dtype: Any) -> None:
-        metrics: tuple[Metric, ...] = get_args(Metric)
-        if not isinstance(metric, str) or metric not in metrics:
-            names = ", ".join(map(repr, metrics))
-            raise ValueError(f"metric must be one of {names}, got {metric!r}")
         if not isinstance(key_dtype, str) or key_dtype not in ("auto", *KEY_DTYPES):
             names = ", ".join(map(repr, ("auto", *KEY_DTYPES)))
             raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
-        spec = Spec(INDEX_TASK, "none", key_dtype, Nothing())
+        compared_by = checked_metric(metric)
+        spec = Spec(INDEX_TASK, "none", key_dtype, Nothing(), metric=compared_by)
         view = MemoryView(spec, key_dtype, 1, 1.0, 1.0, 0.0, map_named("clip"))
         super().__init__(view, "float32", None, None)
-        self.metric = metrics[metrics.index(metric)]
 
     def _incoming(
         self, spec: Spec, embeddings: Any, outputs: Any, targets: Any, ids: Any,
         like: Snapshot | None = None, **attributes: Any,
     ) -> IncomingKeys:  # fmt: skip
-        return IncomingKeys(spec, self.metric, embeddings, ids, like, **attributes)
+        return IncomingKeys(spec, embeddings, ids, like, **attributes)
 
     @float_state()
     def search(
@@ -64,14 +63,12 @@ class IndexState(State):
         plausible.check_names(queries, "queries", rows.embedding_names, "the rows", "index.columns")
         given = convert.real(queries, "queries", "(n, d)")
         convert.check_embedding_layout(given, "queries", rows.d)
-        keys, largest = index_keys(
-            given, "queries", rows.preprocess, self.metric, rows.d, execution
-        )
+        keys, largest = index_keys(given, "queries", rows, execution)
         self._warn_of_rounding(given, rows)
         seen = visible.of(rows, len(keys))
-        rows.plan(len(keys), k, execution, metric=self.metric)
+        rows.plan(len(keys), k, execution)
         distances, ids, _, _ = _core.search(
-            keys, largest, rows.keys_for_core(len(keys)), k, self.metric, version=rows.version,
+            keys, largest, rows.keys_for_core(len(keys)), k, rows.metric, version=rows.version,
             execution=execution, **seen.for_core(),
         )  # fmt: skip
         return distances, ids
@@ -81,7 +78,7 @@ class IndexState(State):
         if math.isinf(rows.allowed) or convert.fits_float32(queries.dtype):
             return
         precision = KeyPrecision("float32", rows.preprocess.arrays.get("offset"), rows.allowed)
-        far = rounded_too_far(queries.astype(np.float64), precision, self.metric)
+        far = rounded_too_far(queries.astype(np.float64), precision, rows.metric)
         if far.any():
             warn(
                 f"queries: row {int(np.argmax(far))} is rounded to float32, as the rows are, which "
@@ -92,13 +89,12 @@ class IndexState(State):
     def prepare(self, threads: int | None) -> None:
         """See ``Index.prepare``."""
         execution = execution_of(threads)
-        self.view.fitted_rows.plan(0, 10, execution, at_once=True, metric=self.metric)
+        self.view.fitted_rows.plan(0, 10, execution, at_once=True)
 
     def settings(self, view: MemoryView) -> dict[str, Any]:
         """Return what files record, by name."""
         of_memory = view.settings()
-        recorded = {name: of_memory[name] for name in (*_RECORDED, *_RECORDED_NAMES)}
-        return {**recorded, "metric": self.metric}
+        return {name: of_memory[name] for name in _RECORDED}
 
 
 def open_index(
@@ -121,5 +117,5 @@ def open_index(
     if state.view.spec.key_dtype == "auto":
         raise saved.bad("key_dtype is missing")
     rows, file = saved.rows(state.view.spec.schema)
-    state.publish(rows=with_file_settings(rows, saved, allowed), file=file)
+    state.publish(rows=with_file_settings(rows, saved, allowed, state.view.spec.metric), file=file)
     return state

@@ -58,6 +58,7 @@ def _arguments(view: MemoryView) -> dict[str, Any]:
         "residual_dtype": spec.store.residual_dtype,
         "preprocess": spec.preprocess.name,
         "key_dtype": spec.key_dtype,
+        "metric": spec.metric,
         "classes": None if spec.labels is None else [*spec.labels.names],
     }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from resmem._base import checks
 from resmem._base.errors import FileFormatError
+from resmem._base.metric import Metric
 from resmem._files import container, persist
 from resmem._rows.ages import as_recorded
 from resmem._rows.growth import Basis
@@ -18,6 +19,11 @@ from resmem._rows.spec import INDEX_TASK
 from resmem._rows.stores.layer import Layer
 from resmem._state.settings import SETTINGS, checked_labels
 from resmem._state.state import State
+
+# What was used before there was a choice, whose name earlier files do not hold.
+_BEFORE = {
+    "probability_map": "clip", "method": "residual", "gate": "none", "metric": "euclidean"
+}  # fmt: skip
 
 
 def open_state(
@@ -38,8 +44,7 @@ def open_state(
             f"{os.fspath(path)} holds an index, not a memory; load it with resmem.Index.load"
         )
     given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
-    # Files written before there was a choice hold no name of what was used then.
-    for name, then in {"probability_map": "clip", "method": "residual", "gate": "none"}.items():
+    for name, then in _BEFORE.items():
         given[name] = saved.settings.get(name, then)
     if given["sigma"] == "inf":
         given["sigma"] = math.inf
@@ -67,7 +72,7 @@ def open_state(
     if state.view.sigma == "auto" and (sigma_rows == 0 or (sigma_rows is None and len(rows) < 2)):
         auto = sigma_rows = None  # sigma is still to be measured
     rows = replace(
-        with_file_settings(rows, saved, allowed),
+        with_file_settings(rows, saved, allowed, state.view.spec.metric),
         temperature=state.view.temperature,
         flat=flat,
         auto_sigma=auto,
@@ -82,12 +87,15 @@ def open_state(
     return state
 
 
-def with_file_settings(rows: Snapshot, saved: persist.LoadedMemory, allowed: float) -> Snapshot:
+def with_file_settings(
+    rows: Snapshot, saved: persist.LoadedMemory, allowed: float, metric: Metric
+) -> Snapshot:
     """Return the rows with what a file tells of their keys and columns."""
     return replace(
         rows,
         preprocess=saved.preprocess,
         allowed=allowed,
+        metric=metric,
         time_kind=saved.time_kind(rows),
         embedding_names=saved.names("embedding_names", rows.d),
         output_names=saved.names("output_names", rows.columns),

@@ -96,7 +96,7 @@ _OUTPUT_KINDS = {
 # Arguments of ``Memory`` that files record.
 SETTINGS = (
     "task", "output_kind", "k", "sigma", "temperature", "strength",
-    "preprocess", "key_dtype", "residual_dtype", "store", "base",
+    "preprocess", "key_dtype", "metric", "residual_dtype", "store", "base",
     "probability_map", "method", "gate", "residuals", "classes",
     "max_rows", "max_bytes", "max_age", "half_life",
 )  # fmt: skip

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from resmem._base import checks, convert
 from resmem._base.arrays import float_state
 from resmem._base.errors import warn
+from resmem._base.metric import checked_metric
 from resmem._base.platform import after_fork_in_child, room_for
 from resmem._correction.correct import Corrector
 from resmem._correction.simplex import map_named
@@ -76,7 +77,7 @@ class State:
         key_dtype: Any, residual_dtype: Any, store: Any, head: Any, base: Any, preprocess: Any,
         probability_map: Any, method: Any, gate: Any, residuals: Any, auto_prepare: Any = True,
         classes: Any = None, max_rows: Any = None, max_bytes: Any = None, max_age: Any = None,
-        half_life: Any = None,
+        half_life: Any = None, metric: Any = "euclidean",
     ) -> State:  # fmt: skip
         """Return a state without rows; the arguments are those of ``Memory``, and are checked."""
         kind = checked_kind(task, output_kind)
@@ -84,7 +85,7 @@ class State:
         residual_store = store_named(store, task, kind, value_dtype, head)
         keys = checked_keys(preprocess, key_dtype, residual_store)
         labels = checked_labels(classes, task)
-        spec = Spec(task, kind, key_dtype, residual_store, keys, labels)
+        spec = Spec(task, kind, key_dtype, residual_store, keys, labels, checked_metric(metric))
         base_model = described_base(base)
         if method is None:
             method = "targets" if (task, kind) == ("classification", "none") else "residual"
@@ -464,7 +465,7 @@ def _empty_snapshot(start: MemoryView, rows: Incoming) -> Snapshot:
         (), rows.d, rows.columns, start.temperature, rows.flat, preprocess=preprocess,
         preprocess_basis=fit_basis(rows.n, preprocess), allowed=allowed,
         embedding_names=rows.names[0], output_names=rows.names[1],
-        time_kind=rows.attributes.time_kind,
+        time_kind=rows.attributes.time_kind, metric=rows.spec.metric,
     )  # fmt: skip
 
 

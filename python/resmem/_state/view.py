@@ -15,6 +15,7 @@ from resmem._base.blocks import blocks
 from resmem._base.errors import NotFittedError, warn
 from resmem._base.execution import DEFAULT
 from resmem._base.labels import LabelTable
+from resmem._base.metric import Metric, is_euclidean
 from resmem._correction import length_scale
 from resmem._correction.correct import Corrector, Method, kneighbors
 from resmem._correction.gate import OPEN, Gate
@@ -26,7 +27,7 @@ from resmem._devices.results import written_to
 from resmem._devices.streams import stream_of
 from resmem._files import persist
 from resmem._keys.preprocess import NO_PREPROCESS, FittedPreprocess
-from resmem._keys.rounding import ALLOWED_FRACTION, Neighbourhood, sample_positions
+from resmem._keys.rounding import ALLOWED_FRACTION, Neighbourhood, comparable, sample_positions
 from resmem._keys.stored import KEY_DTYPES, KeyDtype, narrow_keys, widen_keys
 from resmem._rows.ages import Age, in_units, recorded
 from resmem._rows.by_id import Rows, rows_by_id
@@ -199,6 +200,12 @@ class MemoryView:
                 "preprocess='none' and key_dtype='float32' or 'float64', not with "
                 f"preprocess={spec.preprocess.name!r} and key_dtype={spec.key_dtype!r}; fit again"
             )
+        if (spec.key_dtype, spec.metric) == ("float64", "cosine"):
+            raise ValueError(
+                "keys cannot be made anew of float64 embeddings with metric='cosine', which are "
+                "stored multiplied by powers of two; fit again, with key_dtype='float32' if that "
+                "is as precise as you need"
+            )
         if key_dtype not in KEY_DTYPES:  # "auto" is only for rows that are still to come
             names = ", ".join(map(repr, KEY_DTYPES))
             raise ValueError(f"key_dtype must be one of {names}, got {key_dtype!r}")
@@ -221,7 +228,7 @@ class MemoryView:
             shared = replace(segment, borrowed=True)
             living = merge((segment,), rows.version) if segment.dead else shared
             first = sum(map(len, segments))
-            segments.append(_rekeyed_segment(living, rows.preprocess, fitted, key_dtype, first))
+            segments.append(_rekeyed_segment(living, rows, fitted, key_dtype, first))
         after = replace(
             rows,
             segments=tuple(segments),
@@ -233,7 +240,9 @@ class MemoryView:
         # Rounding to float32 can lose too much only if the embeddings came as float64.
         if spec.key_dtype == "float64" or math.isfinite(rows.allowed):
             sampled = rows_at(sample_positions(len(rows), rows.d))
-            after = replace(after, allowed=_allowed_rounding(sampled, len(rows), fitted, key_dtype))
+            after = replace(
+                after, allowed=_allowed_rounding(sampled, len(rows), fitted, key_dtype, rows.metric)
+            )
         fit_key_dtype = (
             self.fit_key_dtype if key_dtype == spec.key_dtype or method.linear else key_dtype
         )
@@ -302,8 +311,12 @@ class MemoryView:
     ) -> tuple[Any, Any]:  # fmt: skip
         """See ``Memory.kneighbors``."""
         k = self.k if k is None else checks.count(k, "k")
-        metric = "sqeuclidean" if checks.boolean(squared, "squared") else "euclidean"
         rows, device = self.fitted_rows, CPU if self.resident is None else self.resident.device
+        if checks.boolean(squared, "squared") and not is_euclidean(rows.metric):
+            raise ValueError(
+                f"squared=True is for Euclidean distances, this memory has metric={rows.metric!r}, "
+                "whose values order its neighbours already; leave squared out"
+            )
         arrays = {"embeddings": embeddings, "exclude_ids": visible.exclude_ids}
         check_places(arrays, device, in_memory=True)
         address = stream_of(stream, arrays.values(), device)
@@ -315,7 +328,7 @@ class MemoryView:
                 )
             return self.resident.kneighbors(rows, embeddings, k, visible.exclude_ids, address, out)
         found = kneighbors(
-            rows, embeddings, k, visible, threads, self.auto_prepare, self.resident, metric
+            rows, embeddings, k, visible, threads, self.auto_prepare, self.resident, squared
         )
         return found if out is None else written_to(out, *found)
 
@@ -335,6 +348,7 @@ class MemoryView:
             "strength": self.strength,
             "preprocess": self.spec.preprocess.name,
             "key_dtype": self.spec.key_dtype,
+            "metric": self.spec.metric,
             "store": self.spec.store.name,
             "probability_map": self.map.name,
             "method": self.method,
@@ -372,12 +386,14 @@ def with_derived_arrays(segment: Segment, store: Store, temperature: float) -> S
     return segment.with_arrays(arrays, store.derived)
 
 
-def _allowed_rounding(embeddings: Keys, n: int, fitted: FittedPreprocess, dtype: KeyDtype) -> float:
+def _allowed_rounding(
+    embeddings: Keys, n: int, fitted: FittedPreprocess, dtype: KeyDtype, metric: Metric
+) -> float:
     """Return ``Snapshot.allowed`` for keys made of these embeddings, a sample of ``n``; warn if
     rounding to float32 moves them too far."""
     if dtype != "float32" or fitted.method.linear or n == 0:
         return math.inf
-    around = Neighbourhood(exact_keys(embeddings, fitted), n)
+    around = Neighbourhood(exact_keys(embeddings, fitted), n, metric)
     used = around.error_ratio()
     if used > 1:
         warn(
@@ -389,12 +405,12 @@ def _allowed_rounding(embeddings: Keys, n: int, fitted: FittedPreprocess, dtype:
 
 def _rekeyed_segment(
     segment: Segment,
-    before: FittedPreprocess,
+    before: Snapshot,
     after: FittedPreprocess,
     dtype: KeyDtype,
     first_row: int,
 ) -> Segment:
-    """Return the segment with keys made by the preprocess ``after`` instead of ``before``.
+    """Return the segment with keys made by the preprocess ``after`` instead of those of ``before``.
 
     ``first_row``: the number of rows in earlier segments, for messages.
     """
@@ -405,8 +421,8 @@ def _rekeyed_segment(
         largest = 0.0
         for block in blocks(segment.n, 8 * d):
             first = first_row + block.start
-            embeddings = before.unshifted(segment["keys"][block])
-            keys, _ = after.keys(embeddings, d, DEFAULT, first)
+            embeddings = before.preprocess.unshifted(segment["keys"][block])
+            keys, _ = comparable(*after.keys(embeddings, d, DEFAULT, first), before.metric)
             arrays["keys"][block] = stored = narrow_keys(keys, dtype, first)
             largest = max(largest, _core.inspect_rows(widen_keys(stored))[0])
     return Segment(

@@ -56,7 +56,8 @@ def fitted_gate(run: ValidationRun, settings: Settings, judging: Judging) -> Fit
     if not np.isfinite(nearest).any():
         return FittedGate(Gate(), None)
     costs = _costs(run, settings, judging)
-    limit = Step("distance", (_reach(nearest, costs),), (1.0, 0.0))
+    zero = float(nearest.min()) if run.spec.metric == "inner_product" else 0.0
+    limit = Step("distance", (_reach(nearest, zero, costs),), (1.0, 0.0))
     if len(nearest) < 2 * _BIN_ROWS:
         return FittedGate(Gate((limit,)), None)
     features = run.features(settings)
@@ -76,12 +77,16 @@ def fitted_gate(run: ValidationRun, settings: Settings, judging: Judging) -> Fit
     return FittedGate(Gate((step,)), gain)
 
 
-def _reach(nearest: F64, costs: Costs) -> float:
-    """Return the distance up to which the memory is trusted, from each row's nearest one."""
-    order = np.argsort(np.where(np.isfinite(nearest), nearest, -1.0), kind="stable")
+def _reach(nearest: F64, zero: float, costs: Costs) -> float:
+    """Return the distance up to which the memory is trusted, from each row's nearest one.
+
+    Where the rows farthest off gain, that is twice as far from ``zero`` as any of them.
+    """
+    order = np.argsort(np.where(np.isfinite(nearest), nearest, -np.inf), kind="stable")
     farthest = order[-max(_FAR_ROWS, len(order) // 100) :]
     helps = costs[-1][farthest].sum() < costs[0][farthest].sum()
-    return float(nearest[order[-1]]) * (2 if helps else 1)
+    farthest_off = float(nearest[order[-1]])
+    return farthest_off + (farthest_off - zero if helps else 0.0)
 
 
 def fit_step(feature: Feature, values: F64, costs: Costs) -> Step:

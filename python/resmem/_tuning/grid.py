@@ -12,6 +12,7 @@ import numpy as np
 
 from resmem._base import checks
 from resmem._base.arrays import F64
+from resmem._base.metric import Metric
 from resmem._correction.correct import METHODS, Method
 from resmem._correction.simplex import SimplexMap, map_named
 from resmem._keys.stored import KeyDtype
@@ -19,7 +20,8 @@ from resmem._rows.spec import Spec
 from resmem._state.settings import Settings, checked_method
 
 KS = (1, 2, 4, 8, 16, 32, 64, 128)
-# In units of the median distance of the farthest neighbour.
+# In units of the median distance of the farthest neighbour; of inner products, of how much smaller
+# the smallest is than the largest.
 SIGMAS = (*np.geomspace(0.01, 2, 11).tolist(), math.inf)
 TEMPERATURES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 STRENGTHS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
@@ -46,11 +48,13 @@ class Grid:
     open: frozenset[str] = frozenset()
     exhausted: frozenset[str] = frozenset()  # of these, those of which more values add little
 
-    def scaled(self, distances: F64) -> Grid:
+    def scaled(self, distances: F64, metric: Metric) -> Grid:
         """Return the grid with absolute sigmas, given the neighbours' distances (q, k)."""
         if not self.relative:
             return self
-        last = np.where(np.isfinite(distances), distances, -1.0).max(axis=1, initial=-1.0)
+        last = np.where(np.isfinite(distances), distances, -np.inf).max(axis=1, initial=-np.inf)
+        if metric == "inner_product" and distances.shape[1]:
+            last -= distances[:, 0]  # products have no zero to count from but the largest one
         last = last[last > 0]
         unit = float(np.median(last)) if len(last) else 1.0
         return replace(self, sigmas=tuple(unit * s for s in self.sigmas), relative=False)

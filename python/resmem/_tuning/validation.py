@@ -192,7 +192,8 @@ class ValidationRun:
         for block in blocks(q, 24 * k):
             self.distances[block], self.positions[block] = self.source.find(block)
             self.step(block.stop - block.start)
-        self.grid = self.reach = self.grid.scaled(self.distances)  # `reach`: what others tried too
+        self.grid = self.grid.scaled(self.distances, self.spec.metric)
+        self.reach = self.grid  # what others tried too
         self.means: dict[float, Keys] = {}  # mean residuals (1, C) by temperature
         order = np.random.RandomState(0).permutation(q)
         # The rows whose neighbours the rows get if the predictor is "shuffled".
