@@ -532,6 +532,7 @@ COMMANDS = {
     "nothing to add": ("add m.resmem", ("add m.resmem ROWS", "add m.resmem --remove 3")),
     "twice standard output": ("predict m.resmem ASKED --output - --json", "predict m.resmem ASKED --output p.npy --json"),
     "loo of rows": ("tune m.resmem ROWS --loo", "tune m.resmem --loo --k 1"),
+    "an index": ("get i.resmem --output g.npz", ("info i.resmem", "verify i.resmem")),
     "a folder": ("predict m.resmem ASKED --output folder.npy", "predict m.resmem ASKED --output p.npy"),
     "pruning among some rows": ("prune m.resmem --among rows.npz:targets", "prune m.resmem --keep 0.5"),
     "an input": ("predict m.resmem ASKED --output rows.npz", "predict m.resmem ASKED --output p.npy"),
@@ -633,6 +634,7 @@ def folder(tmp_path, monkeypatch):
     Path("folder.npy").mkdir()
     memory().save("m.resmem")
     memory_at(100).save("o.resmem")
+    resmem.Index(Z).save("i.resmem")
     memory().save("s.resmem")
     values().save("v.resmem")
 

@@ -22,6 +22,7 @@ from resmem._files.persist import EXPORTS
 from resmem._report.words import verdict
 from resmem._rows.estimate import estimate
 from resmem._rows.ingest import Incoming
+from resmem._state.description import describe_file
 from resmem._state.settings import SETTINGS
 
 from . import inputs, outputs
@@ -281,8 +282,8 @@ def report(options: Namespace) -> Outcome:
 
 
 def info(options: Namespace) -> Outcome:
-    """Call Memory.info of a file, without checking its blocks."""
-    facts = resmem.Memory.load(options.memory, verify=False).info()
+    """Tell what Memory.info or Index.info does of a file, without checking its blocks."""
+    facts = describe_file(options.memory, verify=False)
     return Outcome(facts, table(facts))
 
 

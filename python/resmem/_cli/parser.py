@@ -380,11 +380,13 @@ def _report(commands: _Commands) -> None:
 
 
 def _info(commands: _Commands) -> None:
-    _add_memory(_command(commands, "info", "say what a saved memory holds"), checked=False)
+    _add_memory(_command(commands, "info", "say what a saved memory or index holds"), checked=False)
 
 
 def _verify(commands: _Commands) -> None:
-    _add_memory(_command(commands, "verify", "check every byte of a saved memory"), checked=False)
+    _add_memory(
+        _command(commands, "verify", "check every byte of a saved memory or index"), checked=False
+    )
 
 
 def _export(commands: _Commands) -> None:
@@ -437,7 +439,8 @@ def _command(commands: _Commands, name: str, does: str, more: str = "") -> argpa
 def _add_memory(
     command: argparse.ArgumentParser, checked: bool = True, kind: type[Source] = Source
 ) -> None:
-    command.add_argument("memory", type=kind, metavar="M.resmem", help="a saved memory")
+    what = "a saved memory" if checked else "a saved memory or index"
+    command.add_argument("memory", type=kind, metavar="M.resmem", help=what)
     if checked:
         command.add_argument(
             "--no-verify",

@@ -50,6 +50,10 @@ def in_options(text: str) -> str:
     text = re.sub(r"(tune|evaluate)\(loo=True\)", r"resmem \1 --loo", text)
     text = text.replace("loo=True", "--loo")
     text = text.replace("progress=True shows", "a terminal (with tqdm) shows")
+    text = text.replace(
+        "load it with resmem.Index.load",
+        "load it with resmem.Index.load in Python: of the commands only info and verify take one",
+    )
     return re.sub(r"\bexclude_ids\b", "--exclude-ids", text)
 
 
