@@ -533,6 +533,8 @@ COMMANDS = {
     "twice standard output": ("predict m.resmem ASKED --output - --json", "predict m.resmem ASKED --output p.npy --json"),
     "loo of rows": ("tune m.resmem ROWS --loo", "tune m.resmem --loo --k 1"),
     "an index": ("get i.resmem --output g.npz", ("info i.resmem", "verify i.resmem")),
+    "an age without times": ("fit n.resmem ROWS --max-age 30", ("fit n.resmem ROWS --max-age 30 --times rows.npz:targets", "fit l.resmem ROWS")),
+    "a half-life of other times": ("fit n.resmem ROWS --half-life 30 --times days.npy", "fit n.resmem ROWS --half-life 30D --times days.npy"),
     "a folder": ("predict m.resmem ASKED --output folder.npy", "predict m.resmem ASKED --output p.npy"),
     "pruning among some rows": ("prune m.resmem --among rows.npz:targets", "prune m.resmem --keep 0.5"),
     "an input": ("predict m.resmem ASKED --output rows.npz", "predict m.resmem ASKED --output p.npy"),
@@ -566,6 +568,7 @@ LEFT_OUT = {
     " of NVIDIA's driver": "drivers are not installed by tests",
     "with numpy.savez": "of an archive larger than memory; test_cli.py follows it",
     "is the id of a row": "no hint",
+    r"fit with times=numpy\.arange": "a pattern that finds a hint, which has a case",
     "; use -1 where no id is excluded": "no hint, but what is expected",
     "keep must be above 0": "no hint",
     ": set to ": "the outcome of a command, no hint",
@@ -629,6 +632,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("z.npy", Z)
     np.savez("rows.npz", embeddings=Z, outputs=L, targets=Y, values=V)
+    np.save("days.npy", np.array(DAYS, dtype="datetime64[D]"))
     np.savez("arrays.npz", embeddings=Z, outputs=L, targets=Y)
     Path("empty").touch()
     Path("folder.npy").mkdir()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from resmem._rows.ages import recorded
+from resmem._rows.ages import in_longest_unit
 from resmem._rows.attributes import ATTRIBUTES
 from resmem._rows.stores.named import residual_dtype_for
 from resmem._state.index_state import IndexState, index_state_in
@@ -38,6 +38,8 @@ def describe(state: State) -> dict[str, Any]:
         "d": rows.d,
         "columns": rows.columns,
         **state.settings(now),
+        "max_age": in_longest_unit(now.limits.max_age),
+        "half_life": in_longest_unit(now.half_life),
         "sigma_": now.sigma_in_use,
         "residual_error_": rows.error,
         **_storage(now),
@@ -101,8 +103,8 @@ def in_one_line(state: State) -> str:
         ("residuals", state.residuals, None),
         ("max_rows", now.limits.max_rows, None),
         ("max_bytes", now.limits.max_bytes, None),
-        ("max_age", now.limits.recorded()["max_age"], None),
-        ("half_life", recorded(now.half_life), None),
+        ("max_age", in_longest_unit(now.limits.max_age), None),
+        ("half_life", in_longest_unit(now.half_life), None),
     ):
         if value != usual:
             text += f", {name}={value!r}"
