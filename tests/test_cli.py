@@ -6,6 +6,7 @@ import csv
 import errno
 import fcntl
 import functools
+import hashlib
 import io
 import json
 import math
@@ -1113,6 +1114,28 @@ def test_errors_about_times_and_groups_name_options(cli):
     ):
         done = cli(f"audit m.resmem {options}")
         assert (done.status, message in done.err) == (2, True)
+
+
+def test_groups_of_text_become_numbers_as_the_message_says(cli):
+    """The names of rows and of queries are in files of their own."""
+    names = np.array([f"user {i % 7}" for i in range(N)])
+    np.savez("names.npz", groups=names, exclude_groups=names[:Q])
+    line = f"{FIT} --ids train.npz --quiet"
+    done = cli(f"{line} --groups names.npz")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    code = re.search(r"; pass (.*\(groups\)), which gives", done.err)[1]
+    names_to = {"numpy": np, "hashlib": hashlib, "groups": names}
+    np.save("groups.npy", eval(code, names_to))
+    assert cli(f"{line} --groups groups.npy").status == 0
+    ask = "predict m.resmem --embeddings query.npz --what neighbors -o p.npz --exclude-groups"
+    done = cli(f"{ask} names.npz")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    code = re.search(r"; pass (.*\(exclude_groups\)), which gives", done.err)[1]
+    np.save("asked.npy", eval(code, {**names_to, "exclude_groups": names[:Q]}))
+    assert cli(f"{ask} asked.npy -k {N}").status == 0
+    for query, ids in enumerate(np.load("p.npz")["ids"]):
+        wanted = TRAIN["ids"][names != names[query]]
+        assert sorted(ids[ids >= 0]) == sorted(wanted)
 
 
 def test_predict_refuses_another_base(cli):

@@ -476,8 +476,9 @@ class Memory:
             When what the row tells became known, for ``before``. All rows have times of one kind,
             or none has.
         groups : int array (n,), optional
-            To which group a row belongs, such as a patient or a document, for ``exclude_groups``;
-            -1 for none, the default.
+            To which group a row belongs, such as a patient or a document, for ``exclude_groups``:
+            numbers of at least 0; -1 for none, the default. The error of other labels, such as
+            names, tells how they become numbers that later rows and queries share.
 
         Tables and columns of pandas, Polars and Arrow are taken as arrays, and so is a column that
         holds a vector per row. If all columns of a table have names, the memory keeps them
