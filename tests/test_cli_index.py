@@ -134,3 +134,10 @@ def test_every_other_command_says_what_takes_an_index(run):
     assert sorted(os.listdir()) == ["i.resmem", "m.resmem", "rows.npz"]
     load = eval(re.search(r"load it with (\S+)", err)[1], {"resmem": resmem})
     assert load("i.resmem").metric == "cosine"
+
+
+def test_export_of_a_memory_is_no_index(run):
+    for name in ("e.npz", "e.safetensors"):
+        assert run(f"export m.resmem {name}")[0] == 0
+        with pytest.raises(resmem.FileFormatError, match="holds a memory, not an index; load it"):
+            resmem.Index.load(name)

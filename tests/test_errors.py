@@ -514,6 +514,7 @@ ASKED = [
     (lambda m: memory().evaluate(loo=True, before="own"), ValueError, r"before needs times of the rows: give times= to fit and add"),
     (lambda m: m.correct(Z, L, before=DAYS), ValueError, r"before must be integers, as the times of the rows are, got datetimes"),
     (lambda m: m.correct(Z, L, before=[1, 2]), ValueError, r"before must have one row per row of queries \(6\), got 2"),
+    (lambda m: m.kneighbors(Z, before="2026-01-31"), TypeError, r"before must be numbers or numpy\.datetime64, got '2026-01-31'; of a date or a time in UTC pass numpy\.datetime64\(before\)"),
     (lambda m: m.kneighbors(Z, before="own"), ValueError, r"before='own' is for loo=True; give that of each query"),
     (lambda m: memory().correct(Z, L, exclude_groups=Y), ValueError, r"exclude_groups needs groups of the rows: give groups= to fit or add"),
     (lambda m: memory().tune(loo=True, exclude_groups="own"), ValueError, r"exclude_groups needs groups of the rows: give groups= to fit or add"),

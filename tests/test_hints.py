@@ -172,6 +172,11 @@ def timed():
     return resmem.Memory(k=2, sigma=1.0).fit(Z, L, Y, times=np.arange(N), groups=np.arange(N))
 
 
+def dated():
+    """Return a memory whose rows have days."""
+    return resmem.Memory(k=2, sigma=1.0).fit(Z, L, Y, times=np.array(DAYS, dtype="datetime64[D]"))
+
+
 # Groups that are not of whole numbers from 0 on; each of them has two rows.
 LABELS = {
     "text": np.array([f"user {i // 2}" for i in range(N)]),
@@ -478,6 +483,7 @@ CASES = {
     **{f"groups of {name}": (lambda name=name: resmem.Memory(k=2).fit(Z, L, Y, groups=LABELS[name]), lambda m, name=name: grouped_by(m, LABELS[name])) for name in LABELS},
     "times of text": (lambda: resmem.Memory(k=2).fit(Z, L, Y, times=DAYS), Follow(r"pass (.*) \(of", lambda t: resmem.Memory(k=2).fit(Z, L, Y, times=t), times=DAYS)),
     "times of some rows": (lambda: timed().add(FRESH, L, Y), lambda m: (timed().add(FRESH, L, Y, times=Y), memory().add(FRESH, L, Y))),
+    "before a date as text": (lambda: dated().correct(FRESH, L, before=DAYS[3]), Follow(r"pass (.*)", lambda t: dated().correct(FRESH, L, before=t), before=DAYS[3])),
     "before without times": (lambda: memory().correct(FRESH, L, before=Y), lambda m: timed().add(FRESH, L, Y, times=Y).correct(FRESH, L, before=Y)),
     "excluded groups without groups": (lambda: memory().correct(FRESH, L, exclude_groups=Y), lambda m: (timed().correct(FRESH, L, exclude_groups=Y), memory().add(FRESH, L, Y, groups=Y).correct(FRESH, L, exclude_groups=Y))),
     "groups of queries that are no rows": (lambda: timed().correct(FRESH, L, exclude_groups="own"), lambda m: (timed().correct(FRESH, L, exclude_groups=Y), quietly(lambda: timed().evaluate(loo=True, exclude_groups="own")))),

@@ -482,7 +482,10 @@ def _add_attributes(rows: Any) -> None:
         "--times", type=Source, metavar=_ARRAY, help="times (n,) of rows, numbers or datetimes"
     )
     rows.add_argument(
-        "--groups", type=Source, metavar=_ARRAY, help="groups (n,) of rows, integers; -1: none"
+        "--groups",
+        type=Source,
+        metavar=_ARRAY,
+        help="groups (n,) of rows, numbers of 0 and more; -1: none",
     )
 
 
