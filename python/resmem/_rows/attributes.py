@@ -89,7 +89,7 @@ def group_numbers(value: Any, name: str, shape: str) -> I64:
         raise TypeError(
             f"{name} must be whole numbers, got dtype {array.dtype}; pass {_numbered(array, name)}"
         )
-    if array.dtype == np.uint64 and array.max(initial=0) > _ALL_BUT_SIGN:
+    if array.dtype == np.uint64 and int(array.max(initial=0)) >= 2**63:
         raise ValueError(
             f"{name} holds values beyond int64; pass "
             f"numpy.bitwise_and({name}, 2**63 - 1).astype('int64')"
