@@ -6,6 +6,7 @@ import csv
 import errno
 import fcntl
 import functools
+import hashlib
 import io
 import json
 import math
@@ -557,6 +558,63 @@ def test_rows_beyond_a_limit_go_at_fit_and_at_add(cli):
     assert np.array_equal(mem.get(mem.ids).embeddings, TRAIN["embeddings"][-20:])
 
 
+DAYS = np.datetime64("2026-01-01") + np.arange(N)
+SPANS = {
+    "30": 30,
+    "2.5": 2.5,
+    "30D": np.timedelta64(30, "D"),
+    "36 h": np.timedelta64(36, "h"),
+    "2W": np.timedelta64(2, "W"),
+    "7ns": np.timedelta64(7, "ns"),
+}
+
+
+@pytest.mark.parametrize("text", SPANS)
+def test_fit_takes_spans_of_time_that_info_prints(cli, text):
+    span = SPANS[text]
+    times = DAYS if isinstance(span, np.timedelta64) else np.arange(N)
+    np.save("times.npy", times)
+    status = cli(f"{FIT} --times times.npy --quiet", "--max-age", text, "--half-life", text).status
+    mem = resmem.Memory(max_age=span, half_life=span)
+    mem.fit(*(TRAIN[name] for name in ROWS), times=times)
+    loaded = resmem.Memory.load("m.resmem")
+    assert (status, loaded.max_age, loaded.half_life) == (0, mem.max_age, mem.half_life)
+    assert np.array_equal(loaded.ids, mem.ids)
+    for printed in (cli("info m.resmem").out, repr(loaded)):
+        shown = re.findall(r"(?:max_age|half_life)[:=] ?'?([\w.]+)", printed)
+        assert shown == 2 * [text.replace(" ", "")]
+    span_again = ("--max-age", shown[0], "--force")
+    assert cli(f"{FIT} --times times.npy --quiet", *span_again).status == 0
+    assert resmem.Memory.load("m.resmem").max_age == mem.max_age
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--max-age 3d --times days.npy", "max_age must be a number, or for datetimes a whole"),
+        ("--half-life soon --times days.npy", "half_life must be a number, or for datetimes a"),
+        ("--half-life 1.5h --times days.npy", "such as 30D, got '1.5h'"),
+        ("--half-life=-2D --times days.npy", "such as 30D, got '-2D'"),
+        ("--max-age 99999999999999999999D --times days.npy", "such as 30D, got '9999999999"),
+        ("--max-age 999999D --times days.npy", "below 292 years"),
+        ("--max-age -1 --times ids.npy", "max_age must be a finite number of at least 0, got -1"),
+        ("--half-life 0 --times ids.npy", "half_life must be above 0, got 0"),
+        ("--max-age 3 --times days.npy", "max_age must be a span such as 30D, as times are dateti"),
+        ("--half-life 36h --times ids.npy", "half_life must be a number, as times are integers, "
+         "got 36h"),
+        ("--half-life 30D", "was not given; give --times, or leave out --half-life"),
+        ("--max-age 30", "was not given; give --times, or leave out --max-age"),
+    ],
+)  # fmt: skip
+def test_spans_of_time_that_do_not_fit_are_refused(cli, options, message):
+    np.save("days.npy", DAYS)
+    np.save("ids.npy", np.arange(N))
+    done = cli(f"{FIT} {options} --quiet")
+    assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
+    assert message in done.err
+    assert not os.path.exists("m.resmem")
+
+
 def test_fit_with_json_prints_the_facts(cli):
     done = cli(f"{FIT} --json --quiet")
     assert done.err == ""
@@ -938,6 +996,147 @@ def test_own_rows_ask_no_later_one_on_the_command_line(cli):
         warnings.simplefilter("ignore")
         result = mem.tune(**grid, exclude_groups="own")
     assert tuned["gain"] == json_ready(result.to_dict())["gain"]
+
+
+def own_rows(cli, times):
+    """Return a memory with these times and with groups, which is saved too."""
+    mem = resmem.Memory(k=5).fit(*TRAIN.values(), times=times, groups=np.arange(N) % 5)
+    mem.save("m.resmem")
+    return mem
+
+
+MOMENTS = {
+    "30": (np.arange(N), 30),
+    "2.5e1": (np.arange(N) + 0.5, 25.0),
+    "inf": (np.arange(N) + 0.5, math.inf),
+    "2026-01-31": (DAYS, np.datetime64("2026-01-31")),
+    "2026-01-31T12": (DAYS, np.datetime64("2026-01-31T12")),
+    "2026-01-31 12:30": (DAYS, np.datetime64("2026-01-31T12:30")),
+    "2026-01-31T12:30:05.25Z": (DAYS, np.datetime64("2026-01-31T12:30:05.250")),
+}
+
+
+@pytest.mark.parametrize("text", MOMENTS)
+def test_all_queries_may_ask_before_one_time(cli, monkeypatch, text):
+    times, moment = MOMENTS[text]
+    mem = own_rows(cli, times)
+    monkeypatch.setattr(queries, "_BLOCK_ROWS", 7)
+    assert cli("predict m.resmem --embeddings query.npz --what neighbors -o p.npz --before",
+               text).status == 0  # fmt: skip
+    wanted = mem.kneighbors(QUERY["embeddings"], before=moment)
+    assert np.load("p.npz")["ids"].tolist() == wanted[1].tolist()
+
+
+def test_one_time_goes_with_every_command_that_judges_rows(cli):
+    mem = own_rows(cli, DAYS)
+    rows = QUERY["embeddings"], QUERY["outputs"], np.arange(Q) % C
+    np.savez("judged.npz", **dict(zip(ROWS, rows, strict=True)))
+    line = "".join(f" --{name} judged.npz" for name in ROWS) + " --before 2026-02-01 --json"
+    before = np.datetime64("2026-02-01")
+    facts = json.loads(cli("evaluate m.resmem" + line).out)
+    assert facts["evaluation"] == mem.evaluate(*rows, before=before).to_dict()
+    facts = json.loads(cli("report m.resmem -o r.html" + line).out)
+    assert facts["evaluation"] == mem.evaluate(*rows, before=before).to_dict()
+    facts = json.loads(cli("prune m.resmem --keep 0.5" + line).out)
+    assert facts["pruning"] == mem.prune(*rows, 0.5, apply=False, before=before).to_dict()
+    grid = {"k": 2, "sigma": 1.0, "temperature": 1.0, "apply": False}
+    facts = json.loads(cli("tune m.resmem --k 2 --sigma 1 --temperature 1" + line).out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = mem.tune(*rows, **grid, before=before)
+    assert facts["tuning"]["gain"] == json_ready(result.to_dict())["gain"]
+
+
+def test_file_called_like_a_time_is_read_all_the_same(cli):
+    mem = own_rows(cli, np.arange(N))
+    os.rename(npy(Path("b.npy"), np.arange(Q)), "30")
+    done = cli("predict m.resmem --embeddings query.npz --what neighbors -o p.npz --before 30")
+    assert (done.status, "'30' must be a .npy" in done.err) == (2, True)
+    np.savez("30.npz", before=np.arange(Q))
+    line = "predict m.resmem --embeddings query.npz --what neighbors -o p.npz --before 30.npz"
+    assert cli(line).status == 0
+    wanted = mem.kneighbors(QUERY["embeddings"], before=np.arange(Q))
+    assert np.load("p.npz")["ids"].tolist() == wanted[1].tolist()
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--before 2026-02-30", "before must be a file, a number or a datetime (in UTC) such as "
+         "2026-01-31T12:00, got '2026-02-30'"),
+        ("--before 2026-01-31T12:00+02:00", "got '2026-01-31T12:00+02:00'"),
+        ("--before gone.npy", "got 'gone.npy'"),
+        ("--before nan", "must be datetimes, as the times of the rows are, got floats"),
+        ("--before 3", "before must be datetimes, as the times of the rows are, got integers"),
+        ("--before own", "--before own is for --loo; give that of each query"),
+        ("--exclude-groups own", "--exclude-groups own is for --loo; give that of each query"),
+    ],
+)  # fmt: skip
+def test_times_of_queries_that_make_no_sense_are_refused(cli, command, options, message):
+    own_rows(cli, DAYS)
+    line = {"predict": ASK + " -o p.npy", "evaluate": EVALUATE}[command]
+    np.savez("judged.npz", **QUERY, targets=np.zeros(Q, int))
+    done = cli(f"{line} {options} --quiet")
+    assert (done.status, done.out, done.err.count("\n")) == (2, "", 1)
+    assert message in done.err
+
+
+def test_audited_rows_ask_those_that_options_name(cli):
+    mem = own_rows(cli, DAYS)
+    np.save("among.npy", np.arange(N) % 3 > 0)
+    for options, asks in (
+        ("--before own", {"before": "own"}),
+        ("--exclude-groups own", {"exclude_groups": "own"}),
+        ("--among among.npy", {"among": np.arange(N) % 3 > 0}),
+        ("--among among.npy --before own --exclude-groups own",
+         {"among": np.arange(N) % 3 > 0, "before": "own", "exclude_groups": "own"}),
+    ):  # fmt: skip
+        wanted = mem.audit(**asks)
+        assert wanted.to_dict() != mem.audit().to_dict()
+        assert json.loads(cli(f"audit m.resmem {options} --json").out)["audit"] == wanted.to_dict()
+        if "own" in options:
+            options += " --loo"
+            found = json.loads(cli(f"report m.resmem -o r.html --audit --json {options}").out)
+            assert found["audit"] == wanted.to_dict()
+    rows = "".join(f" --{name} train.npz" for name in ROWS) + " --exclude-ids train.npz:ids"
+    line = f"report m.resmem -o r.html{rows} --before 2026-02-01 --among among.npy --audit --json"
+    wanted = mem.audit(among=np.arange(N) % 3 > 0)
+    assert json.loads(cli(line).out)["audit"] == wanted.to_dict()
+    with pytest.raises(SystemExit, match="2"):
+        cli("audit m.resmem --before 3")
+
+
+def test_errors_about_times_and_groups_name_options(cli):
+    resmem.Memory(k=5).fit(*TRAIN.values()).save("m.resmem")
+    for options, message in (
+        ("--before own", "before needs times of the rows: give --times to fit and add"),
+        ("--exclude-groups own", "needs groups of the rows: give --groups to fit or add"),
+    ):
+        done = cli(f"audit m.resmem {options}")
+        assert (done.status, message in done.err) == (2, True)
+
+
+def test_groups_of_text_become_numbers_as_the_message_says(cli):
+    """The names of rows and of queries are in files of their own."""
+    names = np.array([f"user {i % 7}" for i in range(N)])
+    np.savez("names.npz", groups=names, exclude_groups=names[:Q])
+    line = f"{FIT} --ids train.npz --quiet"
+    done = cli(f"{line} --groups names.npz")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    code = re.search(r"; pass (.*\(groups\)), which gives", done.err)[1]
+    names_to = {"numpy": np, "hashlib": hashlib, "groups": names}
+    np.save("groups.npy", eval(code, names_to))
+    assert cli(f"{line} --groups groups.npy").status == 0
+    ask = "predict m.resmem --embeddings query.npz --what neighbors -o p.npz --exclude-groups"
+    done = cli(f"{ask} names.npz")
+    assert (done.status, done.err.count("\n")) == (2, 1)
+    code = re.search(r"; pass (.*\(exclude_groups\)), which gives", done.err)[1]
+    np.save("asked.npy", eval(code, {**names_to, "exclude_groups": names[:Q]}))
+    assert cli(f"{ask} asked.npy -k {N}").status == 0
+    for query, ids in enumerate(np.load("p.npz")["ids"]):
+        wanted = TRAIN["ids"][names != names[query]]
+        assert sorted(ids[ids >= 0]) == sorted(wanted)
 
 
 def test_predict_refuses_another_base(cli):
@@ -1522,7 +1721,8 @@ TARGETS = {
 }  # fmt: skip
 TEXTS = {  # options whose text is no path
     "fit": {"task", "output_kind", "preprocess", "key_dtype", "metric", "residual_dtype", "store",
-            "base", "probability_map", "method", "gate", "residuals"},
+            "base", "probability_map", "method", "gate", "residuals", "max_age", "half_life"},
+    "audit": {"before", "exclude_groups"},
     "predict": {"what", "base"},
     "tune": {"score", "rule"},
     "report": {"title", "date"},

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import hashlib
 import io
 import os
 import re
@@ -169,6 +170,45 @@ def ungated():
 def timed():
     """Return a memory whose rows have times and groups."""
     return resmem.Memory(k=2, sigma=1.0).fit(Z, L, Y, times=np.arange(N), groups=np.arange(N))
+
+
+def dated():
+    """Return a memory whose rows have days."""
+    return resmem.Memory(k=2, sigma=1.0).fit(Z, L, Y, times=np.array(DAYS, dtype="datetime64[D]"))
+
+
+# Groups that are not of whole numbers from 0 on; each of them has two rows.
+LABELS = {
+    "text": np.array([f"user {i // 2}" for i in range(N)]),
+    "bytes": np.array([f"user {i // 2}".encode() for i in range(N)]),
+    "a list of text": [f"user {i // 2}" for i in range(N)],
+    "objects": np.array([f"user {i // 2}" for i in range(N)], dtype=object),
+    "objects that are numbers": np.arange(N).astype(object) // 2,
+    "floats": np.arange(N) // 2 + 0.5,
+    "floats that are whole": np.float32(np.arange(N) // 2),
+    "days": np.array(DAYS, dtype="datetime64[D]")[np.arange(N) // 2],
+    "negative numbers": np.int32(-2 - np.arange(N) // 2),
+    "numbers of 64 bits": np.uint64(2**64 - 1) - np.arange(N, dtype=np.uint64) // np.uint64(2),
+}
+
+
+def grouped_by(message, labels):
+    """Follow the hint for the rows of a fit, and once more for those of later calls."""
+
+    def numbers(groups, name):
+        pattern = rf"; pass (.*?\({name}\b.*?)(?:, which gives .*)?$"
+        code = re.search(pattern, message.replace("groups", name))[1]
+        return eval(code, {"numpy": np, "hashlib": hashlib, name: groups})
+
+    mem = resmem.Memory(k=N, sigma=1.0).fit(
+        Z[:40], L[:40], Y[:40], groups=numbers(labels[:40], "groups")
+    )
+    mem.add(Z[40:], L[40:], Y[40:], groups=numbers(labels[40:], "groups"))
+    asked = numbers(labels, "exclude_groups")
+    for exclude in (asked, asked[:, None], np.stack([asked, np.full(N, -1)], axis=1)):
+        found = mem.kneighbors(Z, exclude_groups=exclude)[1]
+        for row, ids in enumerate(found):
+            assert sorted(ids[:-2]) == [i for i in range(N) if i // 2 != row // 2]
 
 
 def memory_of_chances():
@@ -449,9 +489,10 @@ CASES = {
     "evaluate()": (lambda: memory().evaluate(), lambda m: (memory().evaluate(FRESH, L, Y), quietly(lambda: memory().evaluate(loo=True)))),
     "evaluate(loo) of rows": (lambda: memory().evaluate(FRESH, L, Y, loo=True), lambda m: quietly(lambda: memory().evaluate(loo=True))),
     "evaluate(loo) of a sparse store": (lambda: memory(store="sparse:1").evaluate(loo=True), lambda m: memory(store="sparse:1").evaluate(FRESH, L, Y)),
-    "groups of text": (lambda: resmem.Memory(k=2).fit(Z, L, Y, groups=NAMES), Follow(r"together, (.*)$", lambda g: resmem.Memory(k=2).fit(Z, L, Y, groups=g[:N]).correct(Z, L, exclude_groups=g[N:]), all_groups=np.concatenate([NAMES, NAMES]))),
+    **{f"groups of {name}": (lambda name=name: resmem.Memory(k=2).fit(Z, L, Y, groups=LABELS[name]), lambda m, name=name: grouped_by(m, LABELS[name])) for name in LABELS},
     "times of text": (lambda: resmem.Memory(k=2).fit(Z, L, Y, times=DAYS), Follow(r"pass (.*) \(of", lambda t: resmem.Memory(k=2).fit(Z, L, Y, times=t), times=DAYS)),
     "times of some rows": (lambda: timed().add(FRESH, L, Y), lambda m: (timed().add(FRESH, L, Y, times=Y), memory().add(FRESH, L, Y))),
+    "before a date as text": (lambda: dated().correct(FRESH, L, before=DAYS[3]), Follow(r"pass (.*)", lambda t: dated().correct(FRESH, L, before=t), before=DAYS[3])),
     "before without times": (lambda: memory().correct(FRESH, L, before=Y), lambda m: timed().add(FRESH, L, Y, times=Y).correct(FRESH, L, before=Y)),
     "excluded groups without groups": (lambda: memory().correct(FRESH, L, exclude_groups=Y), lambda m: (timed().correct(FRESH, L, exclude_groups=Y), memory().add(FRESH, L, Y, groups=Y).correct(FRESH, L, exclude_groups=Y))),
     "groups of queries that are no rows": (lambda: timed().correct(FRESH, L, exclude_groups="own"), lambda m: (timed().correct(FRESH, L, exclude_groups=Y), quietly(lambda: timed().evaluate(loo=True, exclude_groups="own")))),
@@ -541,6 +582,9 @@ COMMANDS = {
     "nothing to add": ("add m.resmem", ("add m.resmem ROWS", "add m.resmem --remove 3")),
     "twice standard output": ("predict m.resmem ASKED --output - --json", "predict m.resmem ASKED --output p.npy --json"),
     "loo of rows": ("tune m.resmem ROWS --loo", "tune m.resmem --loo --k 1"),
+    "an index": ("get i.resmem --output g.npz", ("info i.resmem", "verify i.resmem")),
+    "an age without times": ("fit n.resmem ROWS --max-age 30", ("fit n.resmem ROWS --max-age 30 --times rows.npz:targets", "fit l.resmem ROWS")),
+    "a half-life of other times": ("fit n.resmem ROWS --half-life 30 --times days.npy", "fit n.resmem ROWS --half-life 30D --times days.npy"),
     "a folder": ("predict m.resmem ASKED --output folder.npy", "predict m.resmem ASKED --output p.npy"),
     "pruning among some rows": ("prune m.resmem --among rows.npz:targets", "prune m.resmem --keep 0.5"),
     "an input": ("predict m.resmem ASKED --output rows.npz", "predict m.resmem ASKED --output p.npy"),
@@ -574,6 +618,7 @@ LEFT_OUT = {
     " of NVIDIA's driver": "drivers are not installed by tests",
     "with numpy.savez": "of an archive larger than memory; test_cli.py follows it",
     "is the id of a row": "no hint",
+    r"fit with times=numpy\.arange": "a pattern that finds a hint, which has a case",
     "; use -1 where no id is excluded": "no hint, but what is expected",
     "keep must be above 0": "no hint",
     ": set to ": "the outcome of a command, no hint",
@@ -637,11 +682,13 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("z.npy", Z)
     np.savez("rows.npz", embeddings=Z, outputs=L, targets=Y, values=V)
+    np.save("days.npy", np.array(DAYS, dtype="datetime64[D]"))
     np.savez("arrays.npz", embeddings=Z, outputs=L, targets=Y)
     Path("empty").touch()
     Path("folder.npy").mkdir()
     memory().save("m.resmem")
     memory_at(100).save("o.resmem")
+    resmem.Index(Z).save("i.resmem")
     memory().save("s.resmem")
     values().save("v.resmem")
 

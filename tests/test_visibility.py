@@ -481,6 +481,15 @@ def test_updated_rows_keep_a_group_and_weight_left_out():
         mem.update([77], *data(rng, 1, None))
 
 
+def test_updated_rows_keep_a_group_that_earlier_versions_took():
+    rows = np.eye(3)
+    index = resmem.Index(rows, groups=[4, 4, 5])
+    index._state.view.rows.segments[0]["groups"][:2] = -7  # which counted as none
+    index.update([0], rows[:1])
+    found = index.search(rows[:1], 3, exclude_groups=[4])[1]
+    assert sorted(found[0]) == [0, 1, 2]
+
+
 def test_another_published_memory_is_asked_among_its_rows():
     rng = np.random.default_rng(36)
     rows, fresh = data(rng, 80, None), data(rng, 40, None)

@@ -14,7 +14,7 @@ from resmem._files.persist import EXPORTS
 from resmem._keys.stored import KeyDtype
 from resmem._rows.by_id import Gathered
 from resmem._rows.visibility import Visibility
-from resmem._state.description import describe_plans
+from resmem._state.description import describe_index, describe_plans
 from resmem._state.index_state import IndexState, open_index
 
 
@@ -204,6 +204,10 @@ class Index:
         index = cls.__new__(cls)
         index._state = open_index(path, verify, progress)
         return index
+
+    def info(self) -> dict[str, Any]:
+        """Return what the index is and holds, as plain numbers and strings."""
+        return describe_index(self._state)
 
     def __repr__(self) -> str:
         return (

@@ -30,7 +30,7 @@ from resmem._keys.stored import KeyDtype
 from resmem._rows.by_id import Rows
 from resmem._rows.estimate import Estimate, estimate
 from resmem._rows.visibility import Visibility
-from resmem._state.description import describe, describe_plans, in_one_line
+from resmem._state.description import describe, describe_file, describe_plans, in_one_line
 from resmem._state.opening import open_state
 from resmem._state.settings import CHANGEABLE, Settings
 from resmem._state.state import State
@@ -487,8 +487,9 @@ class Memory:
             When what the row tells became known, for ``before``. All rows have times of one kind,
             or none has.
         groups : int array (n,), optional
-            To which group a row belongs, such as a patient or a document, for ``exclude_groups``;
-            -1 for none, the default.
+            To which group a row belongs, such as a patient or a document, for ``exclude_groups``:
+            numbers of at least 0; -1 for none, the default. The error of other labels, such as
+            names, tells how they become numbers that later rows and queries share.
 
         Tables and columns of pandas, Polars and Arrow are taken as arrays, and so is a column that
         holds a vector per row. If all columns of a table have names, the memory keeps them
@@ -1648,8 +1649,9 @@ class Memory:
 def verify_file(
     path: str | os.PathLike[str], progress: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
-    """Check every block of a memory's file, and return what it holds, as ``Memory.info`` does.
+    """Check every block of a file of a memory, or of an index, and return what it holds.
 
+    The result is that of ``Memory.info`` or ``Index.info``; its "kind" is "memory" or "index".
     Raises ``FileFormatError``, which names what is wrong.
     """
-    return Memory.load(path, verify=True, progress=progress).info()
+    return describe_file(path, verify=True, progress=progress)

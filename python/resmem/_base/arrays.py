@@ -56,7 +56,7 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
         if hasattr(value, "mask"):
             raise TypeError(
                 f"{name} is a masked array; drop its masked rows, or fill them, for example with "
-                f"{name}.filled(0)"
+                f"{name}.filled({tables.value_for_none(name)})"
             )
         array = value
     elif isinstance(value, (str, bytes, os.PathLike)):

@@ -56,10 +56,15 @@ def from_nullable(value: Any, name: str) -> npt.NDArray[Any] | None:
         where = f" in column {value.columns[column]!r}" if value.ndim == 2 else ""
         raise ValueError(
             f"{name}: row {row} has no value{where}; leave such rows out, or fill them, for "
-            f"example with {name}.fillna(0)"
+            f"example with {name}.fillna({value_for_none(name)})"
         )
     found: npt.NDArray[Any] = value.to_numpy(dtype=np.result_type(*plain))
     return found
+
+
+def value_for_none(name: str) -> int:
+    """Return what stands for a missing value of an argument."""
+    return -1 if name in ("groups", "exclude_groups", "exclude_ids") else 0
 
 
 def stacked(column: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:

@@ -22,9 +22,10 @@ from resmem._files.persist import EXPORTS
 from resmem._report.words import verdict
 from resmem._rows.estimate import estimate
 from resmem._rows.ingest import Incoming
+from resmem._state.description import describe_file
 from resmem._state.settings import SETTINGS
 
-from . import inputs, outputs
+from . import inputs, outputs, times
 from .files import refuse_overwriting
 from .labelled import (
     ROWS,
@@ -161,7 +162,7 @@ def audit(options: Namespace) -> Outcome:
         _check_target(options.output)
     memory = _load(options)
     seed = 0 if options.seed is None else options.seed
-    found = memory.audit(options.rows, seed, options.threads)
+    found = memory.audit(options.rows, seed, options.threads, **own_asks(options))
     if options.output is not None:
         outputs.save_csv(options.output, found.table)
     return Outcome({"file": options.memory, "audit": found.to_dict()}, str(found))
@@ -265,7 +266,10 @@ def report(options: Namespace) -> Outcome:
         with _bar(options, "tune", None, "rows") as step:
             tuning = tuned(memory, validation, options, step, groups=groups)
     evaluation = evaluated(memory, options, _other(options), tuning)
-    found = memory.audit(_MOST_AUDITED, threads=options.threads) if options.audit else None
+    found = None
+    if options.audit:
+        asked = own_asks(options) if options.loo else {"among": inputs.among(options)}
+        found = memory.audit(_MOST_AUDITED, threads=options.threads, **asked)
     title = options.title
     if title is None:
         title = f"Residual memory {os.path.basename(options.memory)}"
@@ -281,8 +285,8 @@ def report(options: Namespace) -> Outcome:
 
 
 def info(options: Namespace) -> Outcome:
-    """Call Memory.info of a file, without checking its blocks."""
-    facts = resmem.Memory.load(options.memory, verify=False).info()
+    """Tell what Memory.info or Index.info does of a file, without checking its blocks."""
+    facts = describe_file(options.memory, verify=False)
     return Outcome(facts, table(facts))
 
 
@@ -406,9 +410,10 @@ def _check_new_memory(path: str, force: bool, verb: str) -> None:
 
 def _parameters(options: Namespace) -> dict[str, Any]:
     """Return the arguments for Memory; it has defaults for options that are not given."""
-    # Commands give rows no times, so that there are no options for what goes by them.
-    timed = ("max_age", "half_life")
-    given = {name: getattr(options, name) for name in SETTINGS if name not in timed}
+    given = {name: getattr(options, name) for name in SETTINGS}
+    for name in ("max_age", "half_life"):
+        if given[name] is not None:
+            given[name] = times.span(given[name], name)
     if options.classes is not None:
         given["classes"] = inputs.labels(options.classes, "classes")
     if options.head_weight is not None:

@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from resmem._files.formats import Rows, members
+from resmem._rows.visibility import OWN
 
 from .files import split
+from .times import moment
 
 PER_QUERY = ("exclude_ids", "before", "exclude_groups")  # options with an entry for each query
 
@@ -102,8 +104,30 @@ def array(text: str, option: str) -> npt.NDArray[Any]:
 
 def asked(options: Namespace) -> dict[str, Any]:
     """Return whom queries ask, of those options that are given."""
-    names = [name for name in (*PER_QUERY, "among") if getattr(options, name) is not None]
-    return {name: array(getattr(options, name), name) for name in names}
+    given = {name: per_query(getattr(options, name), name) for name in PER_QUERY}
+    whole = {name: value if np.ndim(value) == 0 else value[:] for name, value in given.items()}
+    whole["among"] = among(options)
+    return {name: value for name, value in whole.items() if value is not None}
+
+
+def per_query(text: str | None, option: str) -> Any:
+    """Return what an option of ``PER_QUERY`` says: an array with an entry for each query; OWN,
+    which is for rows of the memory itself; or one time for all queries."""
+    if text is None or (text == OWN and option != "exclude_ids"):
+        return text
+    if option != "before" or os.path.exists(split(text)[0]):
+        return rows(text, option)
+    if (one := moment(text)) is None:
+        raise ValueError(
+            f"before must be a file, a number or a datetime (in UTC) such as 2026-01-31T12:00, "
+            f"got {text!r}"
+        )
+    return one
+
+
+def among(options: Namespace) -> npt.NDArray[Any] | None:
+    """Return the only rows that are asked; None for all."""
+    return None if options.among is None else array(options.among, "among")
 
 
 def ids(text: str, option: str) -> npt.NDArray[Any]:

@@ -89,8 +89,7 @@ def own_asks(options: Namespace) -> dict[str, Any]:
                 f"{value!r}"
             )
         asks[name] = value
-    asks["among"] = None if options.among is None else inputs.array(options.among, "among")
-    return asks
+    return {**asks, "among": inputs.among(options)}
 
 
 def tuned(

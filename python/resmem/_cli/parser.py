@@ -97,6 +97,18 @@ def _fit(commands: _Commands) -> None:
         "--max-rows", type=int, metavar="N", help="the newest rows that are kept, now and by add"
     )
     more.add_argument("--max-bytes", type=int, metavar="N", help="the same, in bytes of rows")
+    more.add_argument(
+        "--max-age",
+        metavar="SPAN",
+        help="how much older than the newest row others may be, now and by add: a number in the "
+        "unit of --times, or where these are datetimes, a whole number and W, D, h, m, s, ms, us "
+        "or ns, such as 30D",
+    )
+    more.add_argument(
+        "--half-life",
+        metavar="SPAN",
+        help="by how much older a row must be than another to weigh half as much, as --max-age",
+    )
 
 
 def _add(commands: _Commands) -> None:
@@ -186,6 +198,9 @@ def _audit(commands: _Commands) -> None:
         "--rows", type=int, metavar="N", help="audit at most so many rows; default: all"
     )
     audit.add_argument("--seed", type=int, metavar="N", help="seed of the sample with --rows")
+    _add_among(audit)
+    for name, asked in (("before", "earlier rows"), ("exclude-groups", "rows of other groups")):
+        audit.add_argument(f"--{name}", choices=("own",), help=f"a row asks {asked} only")
     _add_threads(audit)
     audit.add_argument(
         "-o", "--output", type=Target, metavar="OUT.csv", help="a .csv file of all audited rows"
@@ -383,11 +398,13 @@ def _report(commands: _Commands) -> None:
 
 
 def _info(commands: _Commands) -> None:
-    _add_memory(_command(commands, "info", "say what a saved memory holds"), checked=False)
+    _add_memory(_command(commands, "info", "say what a saved memory or index holds"), checked=False)
 
 
 def _verify(commands: _Commands) -> None:
-    _add_memory(_command(commands, "verify", "check every byte of a saved memory"), checked=False)
+    _add_memory(
+        _command(commands, "verify", "check every byte of a saved memory or index"), checked=False
+    )
 
 
 def _export(commands: _Commands) -> None:
@@ -440,7 +457,8 @@ def _command(commands: _Commands, name: str, does: str, more: str = "") -> argpa
 def _add_memory(
     command: argparse.ArgumentParser, checked: bool = True, kind: type[Source] = Source
 ) -> None:
-    command.add_argument("memory", type=kind, metavar="M.resmem", help="a saved memory")
+    what = "a saved memory" if checked else "a saved memory or index"
+    command.add_argument("memory", type=kind, metavar="M.resmem", help=what)
     if checked:
         command.add_argument(
             "--no-verify",
@@ -467,7 +485,10 @@ def _add_attributes(rows: Any) -> None:
         "--times", type=Source, metavar=_ARRAY, help="times (n,) of rows, numbers or datetimes"
     )
     rows.add_argument(
-        "--groups", type=Source, metavar=_ARRAY, help="groups (n,) of rows, integers; -1: none"
+        "--groups",
+        type=Source,
+        metavar=_ARRAY,
+        help="groups (n,) of rows, numbers of 0 and more; -1: none",
     )
 
 
@@ -499,28 +520,34 @@ def _add_query_options(command: argparse.ArgumentParser) -> None:
         metavar=_ARRAY,
         help="ids (q,) or (q, m) that must not be a query's neighbours; -1: none",
     )
+    _add_among(command)
+    command.add_argument(
+        "--before",
+        type=Source,
+        metavar=f"TIME|{_ARRAY}",
+        help="times (q,), or one for all queries, a number or a datetime (in UTC) such as "
+        "2026-01-31: a query asks earlier rows only; where rows of the memory judge (--loo), own",
+    )
+    command.add_argument(
+        "--exclude-groups",
+        type=Source,
+        metavar=_ARRAY,
+        help="groups (q,) or (q, m) that a query does not ask, -1: none; where rows of the memory "
+        "judge (--loo), own",
+    )
     _add_threads(command)
 
 
-def _add_threads(command: argparse.ArgumentParser) -> None:
+def _add_among(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--among",
         type=Source,
         metavar=_ARRAY,
         help="ids (m,) of the only rows that are asked, or a mask of all rows",
     )
-    command.add_argument(
-        "--before",
-        type=Source,
-        metavar=_ARRAY,
-        help="times (q,): a query asks earlier rows only; with --loo, own",
-    )
-    command.add_argument(
-        "--exclude-groups",
-        type=Source,
-        metavar=_ARRAY,
-        help="groups (q,) or (q, m) that a query does not ask, -1: none; with --loo, own",
-    )
+
+
+def _add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--threads",
         type=int,

@@ -46,10 +46,22 @@ def in_options(text: str) -> str:
         name, value = found.groups()
         return f"--{name.replace('_', '-')} {value}"
 
-    text = re.sub(rf"\b({'|'.join(SETTINGS)})='([\w:]+)'", option, text)
+    names = (*SETTINGS, "before", "exclude_groups")
+    text = re.sub(rf"\b({'|'.join(names)})='([\w:]+)'", option, text)
     text = re.sub(r"(tune|evaluate)\(loo=True\)", r"resmem \1 --loo", text)
     text = text.replace("loo=True", "--loo")
+    text = re.sub(r"\b(times|groups)= ", r"--\1 ", text)
+    text = text.replace("a numpy.timedelta64", "a span such as 30D")
+    text = re.sub(
+        r"fit with times=numpy\.arange\(n\), say, or set (\w+)=None",
+        lambda found: f"give --times, or leave out --{found[1].replace('_', '-')}",
+        text,
+    )
     text = text.replace("progress=True shows", "a terminal (with tqdm) shows")
+    text = text.replace(
+        "load it with resmem.Index.load",
+        "load it with resmem.Index.load in Python: of the commands only info and verify take one",
+    )
     return re.sub(r"\bexclude_ids\b", "--exclude-ids", text)
 
 

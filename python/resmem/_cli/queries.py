@@ -7,6 +7,8 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from resmem._files.formats import Rows
 from resmem._memory import Memory
 
@@ -35,11 +37,17 @@ class Queries:
         without = memory.store == "head" or memory.output_kind == "none"
         if uses_outputs and options.outputs is None and not without:
             raise ValueError(f"--outputs is missing: {self._what} needs the base model's outputs")
-        self._outputs = self._beside(options.outputs if uses_outputs else None, "outputs")
-        given = {name: self._beside(getattr(options, name), name) for name in inputs.PER_QUERY}
-        self._asks = {name: array for name, array in given.items() if array is not None}
-        if options.among is not None:
-            self._settings["among"] = inputs.array(options.among, "among")
+        self._outputs: Rows | None = None
+        if uses_outputs and options.outputs is not None:
+            self._outputs = self._beside(inputs.rows(options.outputs, "outputs"), "outputs")
+        self._asks: dict[str, Rows] = {}  # with an entry for each query
+        for name in inputs.PER_QUERY:
+            value = inputs.per_query(getattr(options, name), name)
+            if value is not None and np.ndim(value) == 0:
+                self._settings[name] = value
+            elif value is not None:
+                self._asks[name] = self._beside(value, name)
+        self._settings["among"] = inputs.among(options)
         if uses_outputs and options.base is not None:
             self._settings["base"] = options.base
         self.empty = self._answer(slice(0, 0))  # the layout of every block
@@ -61,9 +69,8 @@ class Queries:
             yield block
             step(stop - start)
 
-    def _beside(self, text: str | None, option: str) -> Rows | None:
-        rows = inputs.optional(text, option)
-        if rows is not None and len(rows) != len(self):
+    def _beside(self, rows: Rows, option: str) -> Rows:
+        if len(rows) != len(self):
             raise ValueError(
                 f"{option} must have one row per row of embeddings ({len(self)}), got {len(rows)}"
             )

@@ -18,8 +18,8 @@ Age: TypeAlias = "int | float | np.timedelta64"
 MOST_HALVINGS = 300  # a row's weight falls no further, so that it stays far above 0
 _LN2 = math.log(2)
 _LONGEST = 2**63  # nanoseconds, which a timedelta cannot hold any more
-# Of the units that have a fixed length, which months and years have not.
-_NANOSECONDS = {
+# Of the units that have a fixed length, which months and years have not; the longest first.
+UNITS = {
     "W": 604_800 * 10**9, "D": 86_400 * 10**9, "h": 3_600 * 10**9, "m": 60 * 10**9, "s": 10**9,
     "ms": 10**6, "us": 10**3, "ns": 1,
 }  # fmt: skip
@@ -42,7 +42,7 @@ def _nanoseconds(value: Any, name: str) -> np.timedelta64:
     """Return a time span in nanoseconds; ValueError if they do not hold it."""
     span = np.timedelta64(value)
     unit, steps = np.datetime_data(span.dtype)
-    exact = int(span.astype(np.int64)) * steps * _NANOSECONDS.get(unit, _LONGEST)
+    exact = int(span.astype(np.int64)) * steps * UNITS.get(unit, _LONGEST)
     if abs(exact) >= _LONGEST and not np.isnat(span):
         raise ValueError(
             f"{name} must be in a unit from weeks to nanoseconds, and below 292 years, got "
@@ -54,6 +54,15 @@ def _nanoseconds(value: Any, name: str) -> np.timedelta64:
 def recorded(age: Age | None) -> Any:
     """Return a span of time as files keep it."""
     return f"{age.astype(np.int64)} ns" if isinstance(age, np.timedelta64) else age
+
+
+def in_longest_unit(age: Age | None) -> Any:
+    """Return a span of time for people, as the command line takes it: 30D; a number as it is."""
+    if not isinstance(age, np.timedelta64):
+        return age
+    nanoseconds = int(age.astype(np.int64))
+    unit = next(unit for unit, length in UNITS.items() if nanoseconds % length == 0)
+    return f"{nanoseconds // UNITS[unit]}{unit}"
 
 
 def as_recorded(value: Any) -> Any:
@@ -78,7 +87,8 @@ def in_units(age: Age, kind: TimeKind | None, name: str) -> int | float:
         )
     if isinstance(age, np.timedelta64) != (kind == "datetimes"):
         expected = "a numpy.timedelta64" if kind == "datetimes" else "a number"
-        raise ValueError(f"{name} must be {expected}, as times are {kind}, got {age!r}")
+        got = in_longest_unit(age)
+        raise ValueError(f"{name} must be {expected}, as times are {kind}, got {got}")
     return int(age.astype(np.int64)) if isinstance(age, np.timedelta64) else age
 
 

@@ -148,6 +148,11 @@ def _check_groups(rows: Snapshot) -> None:
 def _before(value: Any, rows: Snapshot, q: int) -> I64:
     _check_times(rows)
     assert rows.time_kind is not None
+    if isinstance(value, str):
+        raise TypeError(
+            f"before must be numbers or numpy.datetime64, got {value!r}; of a date or a time in "
+            "UTC pass numpy.datetime64(before)"
+        )
     if isinstance(value, datetime.date) or hasattr(value, "to_datetime64"):  # also of pandas
         value = np.datetime64(value)
     one = np.ndim(value) == 0

@@ -1,27 +1,69 @@
-"""Descriptions of a memory: ``info``, ``plan_`` and its printed form."""
+"""Descriptions of a memory and of an index: ``info``, ``plan_`` and the printed form."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
-from resmem._rows.ages import recorded
+from resmem._rows.ages import in_longest_unit
+from resmem._rows.attributes import ATTRIBUTES
 from resmem._rows.stores.named import residual_dtype_for
+from resmem._state.index_state import IndexState, index_state_in
+from resmem._state.opening import holds_index, read_file, state_in
 from resmem._state.state import State
 from resmem._state.view import MemoryView
+
+# What ``info`` tells of the settings of an index that files record.
+_INDEX_SETTINGS = ("metric", "key_dtype", "offset", "time_kind", "embedding_names")
+
+
+def describe_file(
+    path: str | os.PathLike[str], verify: bool, progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Return what ``info`` tells of the memory, or the index, in a file."""
+    saved = read_file(path, verify, progress)
+    if holds_index(saved):
+        return describe_index(index_state_in(saved))
+    return describe(state_in(saved))
 
 
 def describe(state: State) -> dict[str, Any]:
     """See ``Memory.info``."""
     now = state.view
-    rows, file = now.fitted_rows, now.file
-    about = {
+    rows = now.fitted_rows
+    return {
+        "kind": "memory",
         "rows": len(rows),
         "d": rows.d,
         "columns": rows.columns,
         **state.settings(now),
+        "max_age": in_longest_unit(now.limits.max_age),
+        "half_life": in_longest_unit(now.half_life),
         "sigma_": now.sigma_in_use,
         "residual_error_": rows.error,
+        **_storage(now),
+    }
+
+
+def describe_index(state: IndexState) -> dict[str, Any]:
+    """See ``Index.info``."""
+    now = state.view
+    settings = state.settings(now)
+    return {
+        "kind": "index",
+        "rows": len(now.fitted_rows),
+        "d": now.fitted_rows.d,
+        **{name: settings[name] for name in _INDEX_SETTINGS},
+        **_storage(now),
+    }
+
+
+def _storage(now: MemoryView) -> dict[str, Any]:
+    """Return what ``info`` tells of how rows are kept, in memory and in a file."""
+    rows, file = now.fitted_rows, now.file
+    about = {
+        "attributes": [name for name in ATTRIBUTES if name in rows.attributes],
         "nbytes": rows.nbytes,
         "segments": len(rows.segments),
         "removed": sum(s.dead for s in rows.segments),
@@ -62,8 +104,8 @@ def in_one_line(state: State) -> str:
         ("residuals", state.residuals, None),
         ("max_rows", now.limits.max_rows, None),
         ("max_bytes", now.limits.max_bytes, None),
-        ("max_age", now.limits.recorded()["max_age"], None),
-        ("half_life", recorded(now.half_life), None),
+        ("max_age", in_longest_unit(now.limits.max_age), None),
+        ("half_life", in_longest_unit(now.half_life), None),
     ):
         if value != usual:
             text += f", {name}={value!r}"

@@ -25,7 +25,7 @@ from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import INDEX_TASK, Spec
 from resmem._rows.stores.nothing import Nothing
 from resmem._rows.visibility import Visibility
-from resmem._state.opening import with_file_settings
+from resmem._state.opening import holds_index, read_file, with_file_settings
 from resmem._state.state import State
 from resmem._state.view import MemoryView
 
@@ -101,13 +101,16 @@ def open_index(
     path: str | os.PathLike[str], verify: bool, progress: Callable[[int], None] | None
 ) -> IndexState:
     """See ``Index.load``."""
-    checks.path(path)
-    checks.progress_function(progress)
-    saved = persist.load(path, verify, progress)
-    if saved.settings.get("task") != INDEX_TASK:
+    saved = read_file(path, verify, progress)
+    if not holds_index(saved):
         raise FileFormatError(
             f"{os.fspath(path)} holds a memory, not an index; load it with resmem.Memory.load"
         )
+    return index_state_in(saved)
+
+
+def index_state_in(saved: persist.LoadedMemory) -> IndexState:
+    """Return the state of the index that a file holds."""
     try:
         state = IndexState(saved.settings.get("metric"), saved.settings.get("key_dtype"))
         allowed = saved.settings.get("allowed")

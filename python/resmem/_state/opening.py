@@ -1,4 +1,4 @@
-"""Opening a memory's file: a state from what the file holds."""
+"""Opening a file: what it holds, and the state of the memory in it."""
 
 from __future__ import annotations
 
@@ -30,19 +30,35 @@ def open_state(
     path: str | os.PathLike[str], verify: bool, progress: Callable[[int], None] | None
 ) -> State:
     """See ``Memory.load``."""
+    saved = read_file(path, verify, progress)
+    if holds_index(saved):
+        raise FileFormatError(
+            f"{os.fspath(path)} holds an index, not a memory; load it with resmem.Index.load"
+        )
+    return state_in(saved)
+
+
+def read_file(
+    path: str | os.PathLike[str], verify: bool, progress: Callable[[int], None] | None
+) -> persist.LoadedMemory:
+    """Return what a file of ``save`` or ``export`` holds: a memory, or an index."""
     checks.progress_function(progress)
     checks.path(path)
     named = os.fspath(path).lower().endswith(persist.EXPORTS)
     if named and not container.is_container(path):
         from resmem._files import export
 
-        saved = export.load(path, verify, progress)
-    else:
-        saved = persist.load(path, verify, progress)
-    if saved.settings.get("task") == INDEX_TASK:
-        raise FileFormatError(
-            f"{os.fspath(path)} holds an index, not a memory; load it with resmem.Index.load"
-        )
+        return export.load(path, verify, progress)
+    return persist.load(path, verify, progress)
+
+
+def holds_index(saved: persist.LoadedMemory) -> bool:
+    """Tell whether a file holds an index, not a memory."""
+    return saved.settings.get("task") == INDEX_TASK
+
+
+def state_in(saved: persist.LoadedMemory) -> State:
+    """Return the state of the memory that a file holds."""
     given: dict[str, Any] = {name: saved.settings.get(name) for name in SETTINGS}
     for name, then in _BEFORE.items():
         given[name] = saved.settings.get(name, then)

@@ -476,7 +476,10 @@ def _kept_attributes(rows: Snapshot, ids: Any, given: dict[str, Any]) -> dict[st
     if ids is None or not left_out:
         return given
     old = Gathered(rows, convert.some_ids(ids), "update")
-    return {**given, **{kept[name]: old.array(name) for name in left_out}}
+    values = {kept[name]: old.array(name) for name in left_out}
+    if "groups" in values:  # earlier versions took numbers below -1 too, which mean none
+        values["groups"] = np.maximum(values["groups"], -1)
+    return {**given, **values}
 
 
 def _grown_snapshot(
