@@ -135,6 +135,13 @@ def own_groups(rows: Snapshot, positions: I64) -> I64:
     return np.concatenate(parts)
 
 
+def groups_or_singletons(rows: Snapshot, positions: I64) -> I64:
+    """Return the groups of rows at ascending positions; a row that has none is alone in a group of
+    its own, whose number is below 0."""
+    groups = own_groups(rows, positions)
+    return np.where(groups < 0, -1 - np.arange(len(groups)), groups)
+
+
 def _check_times(rows: Snapshot) -> None:
     if rows.time_kind is None:
         raise ValueError("before needs times of the rows: give times= to fit and add")

@@ -24,7 +24,7 @@ from resmem._correction.simplex import map_named
 from resmem._keys.preprocess import preprocess_named
 from resmem._rows.plausible import OverlapCounter
 from resmem._rows.snapshot import Snapshot
-from resmem._rows.visibility import Visibility, own_groups, own_times
+from resmem._rows.visibility import Visibility, groups_or_singletons, own_times
 from resmem._scores.groups import numbered_groups
 from resmem._scores.intervals import checked_confidence, checked_risk
 from resmem._scores.metrics import Score, score_named
@@ -172,8 +172,7 @@ class _Rows(NamedTuple):
         if self.visible.before is not None:
             return self._replace(times=own_times(memory, some))
         if self.visible.exclude_groups is not None:
-            groups = own_groups(memory, some)
-            return self._replace(groups=np.where(groups < 0, -1 - np.arange(len(groups)), groups))
+            return self._replace(groups=groups_or_singletons(memory, some))
         return self
 
 
