@@ -271,6 +271,14 @@ def test_left_out_rows_ask_no_twin_of_their_own_group():
     assert len(honest.by_group) == 200  # the intervals take the groups as independent
 
 
+def test_own_rows_without_a_group_are_each_a_group():
+    rng = np.random.default_rng(20)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*data(rng, 40, None), groups=np.arange(40) // 4)
+    mem.add(*data(rng, 6, None))
+    judged = mem.evaluate(loo=True, exclude_groups="own")
+    assert len(judged.by_group) == 10 + 6
+
+
 @pytest.mark.filterwarnings("ignore:tune:UserWarning")
 def test_left_out_rows_ask_no_later_row():
     rng = np.random.default_rng(14)
