@@ -10,7 +10,7 @@ import numpy as np
 
 from resmem._base.arrays import I64, Array, Keys
 from resmem._keys.stored import widen_keys
-from resmem._rows.attributes import ATTRIBUTES, times_as_given
+from resmem._rows.attributes import times_as_given
 from resmem._rows.segment import Segment
 from resmem._rows.snapshot import Snapshot
 
@@ -82,12 +82,7 @@ class Gathered:
 
     def array(self, name: str) -> Array:
         """Return the rows of an array."""
-        if name in ATTRIBUTES:  # which a segment may lack
-            filled: Array = self._gathered(
-                lambda segment, at: np.broadcast_to(segment.values(name, at), len(at))
-            )
-            return filled.astype(ATTRIBUTES[name][0])
-        array: Array = self._gathered(lambda segment, at: segment[name][at])
+        array: Array = self._gathered(lambda segment, at: segment.values(name, at))
         return array
 
     def embeddings(self) -> Keys:
