@@ -86,8 +86,7 @@ def tune(
         )
     confidence = checked_confidence(confidence)
     risk = checked_risk(risk, confidence)
-    if checks.count(seed, "seed", 0) >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {seed}")
+    seed = checks.seed(seed)
     execution = execution_of(threads)
     tried = _correctors(view, preprocess, key_dtype)
     values = (k, sigma, temperature, strength, probability_map, methods)
