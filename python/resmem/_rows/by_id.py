@@ -63,17 +63,10 @@ class Gathered:
 
     def __init__(self, rows: Snapshot, ids: I64, verb: str = "get") -> None:
         self._preprocess, self._count = rows.preprocess, len(ids)
-        missing = np.ones(len(ids), dtype=bool)
-        self._parts: list[tuple[Segment, I64, I64]] = []  # rows, and where they go
-        for segment in rows.segments:
-            found = segment.find_living(ids, rows.version)
-            here = np.flatnonzero(found >= 0)
-            missing[here] = False
-            if len(here):
-                self._parts.append((segment, found[here], here))
-        if missing.any():
-            raise ValueError(f"ids to {verb} must be in the memory, {ids[missing][0]} is not")
-        self._parts = self._parts or [(s, ids[:0], ids[:0]) for s in rows.segments[:1]]
+        found = zip(rows.segments, rows.rows_of(ids, verb), strict=True)
+        every = [(segment, at, where) for segment, (at, where) in found]
+        # Segments, some of their rows, and where these go.
+        self._parts = [part for part in every if len(part[1])] or every[:1]
 
     @property
     def segments(self) -> list[Segment]:

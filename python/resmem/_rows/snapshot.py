@@ -378,7 +378,7 @@ class Snapshot:
 
         This takes constant time per id, whatever the number of rows.
         """
-        return self._with_dead(self._rows_of(distinct(ids), "remove"))
+        return self._with_dead([rows for rows, _ in self.rows_of(distinct(ids), "remove")])
 
     def updated_by(self, ids: I64, write: Callable[[Snapshot], Snapshot]) -> Snapshot:
         """Return the snapshot in which new rows have taken the place of the rows with these ids.
@@ -386,17 +386,22 @@ class Snapshot:
         ``write`` returns a snapshot with the new rows added. ValueError, naming one, if an id is
         not there; nothing is written then. This takes constant time per id, as ``without`` does.
         """
-        old = self._rows_of(ids, "update")
+        old = [rows for rows, _ in self.rows_of(ids, "update")]
         return replace(write(self)._with_dead(old), updated=True)
 
-    def _rows_of(self, ids: I64, verb: str) -> list[I64]:
-        """Return the living rows with these ids, by segment; ValueError if one is not there."""
+    def rows_of(self, ids: I64, verb: str) -> list[tuple[I64, I64]]:
+        """Return the living rows of each segment that have one of these ids (m,), and where in the
+        ids each of them stands.
+
+        ValueError if one is not there; ``verb`` says what its row was looked up for.
+        """
         missing = np.ones(len(ids), dtype=bool)
-        found: list[I64] = []
+        found: list[tuple[I64, I64]] = []
         for segment in self.segments:
             rows = segment.find_living(ids, self.version)
-            missing &= rows < 0
-            found.append(rows[rows >= 0])
+            here = np.flatnonzero(rows >= 0)
+            missing[here] = False
+            found.append((rows[here], here))
         if missing.any():
             raise ValueError(f"ids to {verb} must be in the memory, {ids[missing][0]} is not")
         return found
