@@ -135,7 +135,7 @@ def test_gain_is_the_mean_of_prequential_gains(window):
     assert monitor.recent.mean == pytest.approx(cut[-last:].mean(), rel=1e-12)
 
 
-def test_memory_that_helps_is_known_to_and_stays_on():
+def test_memory_that_helps_is_told_and_stays_on():
     mem = memory()
     monitor = mem.monitor(off_when_harmful=True)
     assert monitor.helps is None
@@ -165,7 +165,7 @@ def test_memory_that_stops_helping_is_switched_off_once():
     assert mem.strength == 0
 
 
-def test_harm_alone_switches_nothing_off():
+def test_harmful_memory_stays_on_unless_asked_otherwise():
     mem = memory()
     monitor = mem.monitor().update(*world(1_000, 5, shift=1))
     assert monitor.helps is False

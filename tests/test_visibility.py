@@ -505,7 +505,7 @@ def test_another_published_memory_is_asked_among_its_rows():
 
 
 @pytest.mark.parametrize("kind", ["datetime", "date", "Timestamp"])
-def test_any_moment_may_be_asked_before(kind):
+def test_before_takes_dates_of_python_and_pandas(kind):
     rng = np.random.default_rng(37)
     days = np.datetime64("2026-01-01") + np.arange(20)
     mem = resmem.Memory(k=20, sigma=1.0).fit(*data(rng, 20, None), times=days, groups=np.arange(20))
