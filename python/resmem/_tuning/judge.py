@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -351,6 +351,23 @@ class HeldOutComparison:
         return Estimate(mean, math.sqrt(variance), count - 1.0)
 
 
+class Choice(NamedTuple):
+    """Two settings, by their numbers: the best base, and the best memory beside it."""
+
+    base: int
+    candidate: int
+
+
+class Proof(NamedTuple):
+    """What the memory gains on rows that did not choose, and whether that is clear of chance."""
+
+    gain: Estimate  # of the candidate over the base
+    local: Estimate  # of the candidate over the stand-in that it gains least over
+    stand_in: str  # the name of that, in ``STAND_INS``
+    warmer: Estimate  # of the base at its own temperature over the base as given
+    useful: bool
+
+
 class Judge:
     """Turns costs into a result: the choice, and whether it is proved to help."""
 
@@ -369,59 +386,25 @@ class Judge:
         """Return the result of tuning, but for its times."""
         tuner, memory, first = self._tuner, self._memory, self._tuner.runs[0]
         where = self._eligible()
-        off, methods = memory.strength == 0, first.grid.methods
-        base, bases = memory.best(where & off), memory.best_per_fold(where & off)
-        candidate = memory.best(where & memory.choosable(methods, base))
-        chosen = [
-            memory.best(where & memory.choosable(methods, other), without=fold)
-            for fold, other in enumerate(bases)
-        ]
+        base, candidate = choice = self._choice(where)
+        without = [self._choice(where, fold) for fold in range(len(memory.costs.rest))]
         published = memory.best(where & self._as_published())
         mixed = where & self._of_targets
         interpolation = memory.best(mixed) if mixed.any() else None
-        knn, mean = self._alone.best(), self._mean.best(self._mean.bounded)
+        knn = self._alone.best()
         given = replace(
             memory.settings[base], temperature=first.given_temperature, probability_map="clip"
         )
-        against = self._picks(memory, bases)
-        best = memory.settings[candidate]
-        picks: dict[str, list[Pick]] = {
-            "candidate": self._picks(memory, chosen),
-            "chosen": [(best, int(self._run_of[candidate]), "memory")] * len(chosen),
-            "base": against,
-            "given": [(given, 0, "memory")] * len(chosen),
-            "mean": self._picks(self._mean, self._mean.best_per_fold(self._mean.bounded), "mean"),
-            "shuffled": self._picks(memory, chosen, "shuffled"),
-        }
-        compared = HeldOutComparison(tuner, picks)
-        # The picks of the folds tell what the candidate gains. If they differ from it, its gain may
-        # have a larger spread than theirs.
-        gain = compared.gain("candidate", "base").at_least(compared.gain("chosen", "base"))
-        warmer = compared.gain("base", "given")
-        over = {name: compared.gain("candidate", name) for name in STAND_INS}
-        stand_in = min(over, key=lambda name: over[name].mean)
-        local, over_given = over[stand_in], compared.gain("candidate", "given").mean
-        clear = min(gain.low(tuner.risk), local.low(tuner.risk)) > 0
-        useful = clear and over_given > 0
-        if not useful:
-            kept = memory.settings[base] if warmer.low(tuner.risk) > 0 else given
-            # Switched off, the memory gets the k and sigma of the published method for its keys.
-            plain = memory.settings[memory.best(self._present & self._as_published())]
-            best = replace(
-                plain, strength=0.0, temperature=kept.temperature,
-                probability_map=kept.probability_map, preprocess=first.preprocess,
-                key_dtype=first.spec.key_dtype,
-            )  # fmt: skip
-        gate = self._gate(candidate) if useful else None
-        if gate is not None:
-            best = replace(best, gate=gate.gate.name)
+        compared = self._compared(choice, without, given)
+        proof = self._proof(compared)
+        gate = self._gate(candidate) if proof.useful else None
         return TuneResult(
             task=first.spec.task,
             score=tuner.score.name,
             greater_is_better=tuner.score.greater_is_better,
             rows=len(tuner.folds),
-            folds=len(chosen),
-            best=best,
+            folds=len(without),
+            best=self._best(choice, given, proof, gate),
             candidate=memory.settings[candidate],
             base=memory.settings[base],
             published=memory.settings[published],
@@ -430,7 +413,7 @@ class Judge:
             scores={
                 "base": compared.score_of_all("given"),
                 "base, own temperature": self._score_of(memory, base),
-                "mean residual": self._score_of(self._mean, mean),
+                "mean residual": self._score_of(self._mean, self._mean.best(self._mean.bounded)),
                 "kNN alone": self._score_of(self._alone, knn),
                 "published": self._score_of(memory, published),
                 **(
@@ -441,22 +424,79 @@ class Judge:
                 "candidate": self._score_of(memory, candidate),
             },
             held_out={name: compared.score(name) for name in ("base", "candidate")},
-            gain=gain.interval(tuner.confidence),
-            local_gain=local.interval(tuner.confidence),
-            temperature_gain=warmer.interval(tuner.confidence),
+            gain=proof.gain.interval(tuner.confidence),
+            local_gain=proof.local.interval(tuner.confidence),
+            temperature_gain=proof.warmer.interval(tuner.confidence),
             gate_gain=None if gate is None else gate.gain,
-            useful=useful,
-            reason=self._reason(useful, gain, local, stand_in, bool(off[candidate])),
+            useful=proof.useful,
+            reason=self._reason(proof, bool(memory.strength[candidate] == 0)),
             notes=(
                 *tuner.dependence.notes,
                 *((self._order_note,) if compared.in_order else ()),
-                *self._edge_notes(candidate if useful else base),
+                *self._edge_notes(candidate if proof.useful else base),
             ),
             table=self._table(),
-            per_fold=tuple(memory.settings[i] for i in chosen),
+            per_fold=tuple(memory.settings[each.candidate] for each in without),
             seconds={},
             risk=tuner.risk,
         )
+
+    def _choice(self, where: Mask, without: int | None = None) -> Choice:
+        """Return the choice among these settings, by all rows or by those of all folds but one."""
+        memory, methods = self._memory, self._tuner.runs[0].grid.methods
+        base = memory.best(where & (memory.strength == 0), without)
+        return Choice(base, memory.best(where & memory.choosable(methods, base), without))
+
+    def _compared(
+        self, choice: Choice, without: list[Choice], given: Settings
+    ) -> HeldOutComparison:
+        """Compare the candidate with what it has to be better than; ``given`` is the base model as
+        it came, and ``without`` are the choices without each fold."""
+        memory, mean = self._memory, self._mean
+        chosen = [each.candidate for each in without]
+        best = memory.settings[choice.candidate], int(self._run_of[choice.candidate])
+        picks: dict[str, list[Pick]] = {
+            "candidate": self._picks(memory, chosen),
+            "chosen": [(*best, "memory")] * len(chosen),
+            "base": self._picks(memory, [each.base for each in without]),
+            "given": [(given, 0, "memory")] * len(chosen),
+            "mean": self._picks(mean, mean.best_per_fold(mean.bounded), "mean"),
+            "shuffled": self._picks(memory, chosen, "shuffled"),
+        }
+        return HeldOutComparison(self._tuner, picks)
+
+    def _proof(self, compared: HeldOutComparison) -> Proof:
+        """Judge the gains on rows that did not choose."""
+        risk = self._tuner.risk
+        # The picks of the folds tell what the candidate gains. If they differ from it, its gain may
+        # have a larger spread than theirs.
+        gain = compared.gain("candidate", "base").at_least(compared.gain("chosen", "base"))
+        warmer = compared.gain("base", "given")
+        over = {name: compared.gain("candidate", name) for name in STAND_INS}
+        stand_in = min(over, key=lambda name: over[name].mean)
+        local = over[stand_in]
+        clear = min(gain.low(risk), local.low(risk)) > 0
+        useful = clear and compared.gain("candidate", "given").mean > 0
+        return Proof(gain, local, stand_in, warmer, useful)
+
+    def _best(
+        self, choice: Choice, given: Settings, proof: Proof, gate: FittedGate | None
+    ) -> Settings:
+        """Return the settings to keep: the candidate's, with its gate, or those of strength 0."""
+        memory, first = self._memory, self._tuner.runs[0]
+        if proof.useful:
+            best = memory.settings[choice.candidate]
+            return best if gate is None else replace(best, gate=gate.gate.name)
+        kept = given
+        if proof.warmer.low(self._tuner.risk) > 0:
+            kept = memory.settings[choice.base]
+        # Switched off, the memory gets the k and sigma of the published method for its keys.
+        plain = memory.settings[memory.best(self._present & self._as_published())]
+        return replace(
+            plain, strength=0.0, temperature=kept.temperature,
+            probability_map=kept.probability_map, preprocess=first.preprocess,
+            key_dtype=first.spec.key_dtype,
+        )  # fmt: skip
 
     def _gate(self, candidate: int) -> FittedGate | None:
         """Return the gate of the candidate; None where rows have no scores of their own."""
@@ -522,13 +562,11 @@ class Judge:
     def _score_of(self, choices: RankedSettings, setting: int) -> float:
         return float(self._tuner.cost_sign * choices.costs.every[setting])
 
-    def _reason(
-        self, useful: bool, gain: Estimate, local: Estimate, stand_in: str, base_is_best: bool
-    ) -> str:
-        tuner = self._tuner
+    def _reason(self, proof: Proof, base_is_best: bool) -> str:
+        tuner, gain, local = self._tuner, proof.gain, proof.local
         name = f"in {tuner.score.name} on rows that did not choose"
         at = "" if tuner.risk == (1 - tuner.confidence) / 2 else f" at a risk of {tuner.risk:g}"
-        if useful:
+        if proof.useful:
             return f"The memory helps: its gain {name}, {self._text(gain)}, is clear of 0{at}."
         off = "The memory is switched off:"
         if base_is_best:
@@ -536,7 +574,7 @@ class Judge:
         if gain.low(tuner.risk) > 0 and local.low(tuner.risk) <= 0:
             return (
                 f"{off} its gain {name}, {self._text(gain)}, is not due to its neighbours. Over "
-                f"{STAND_INS[stand_in]} it is {self._text(local)}, not clear of 0{at}."
+                f"{STAND_INS[proof.stand_in]} it is {self._text(local)}, not clear of 0{at}."
             )
         few = self._too_few(gain, local)
         if few is not None:
