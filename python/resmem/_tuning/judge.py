@@ -8,39 +8,27 @@ interval of that gain over all rows decides whether the memory is used.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem._base.arrays import F64, I64, Array
-from resmem._base.blocks import blocks
+from resmem._base.arrays import F64
 from resmem._correction.own_rows import MemoryRows
-from resmem._scores.intervals import Estimate, Expected, Interval, estimate_of, expected_of
-from resmem._scores.metrics import Score, gains_of
+from resmem._scores.intervals import Estimate, Interval, estimate_of
+from resmem._scores.metrics import gains_of
 from resmem._state.settings import Settings
-from resmem._tuning.dependence import Dependence, Mask, numbered
-from resmem._tuning.extension import (
-    MOST_EXTENSIONS,
-    WORTH_HAVING,
-    base_alone,
-    edges,
-    extended,
-    growing,
-    warmer_and_colder,
-    with_temperatures,
-)
+from resmem._tuning.dependence import Mask
+from resmem._tuning.extension import edges, growing
 from resmem._tuning.gates import FittedGate, Judging, fitted_gate
-from resmem._tuning.grid import Grid
+from resmem._tuning.held_out import HeldOutComparison, Pick
 from resmem._tuning.ranking import Costs, RankedSettings
 from resmem._tuning.result import TABLE, TuneResult
-from resmem._tuning.validation import Predictor, ValidationRun, scores_of
+from resmem._tuning.tuner import Tuner
+from resmem._tuning.validation import Predictor
 
-_JACKKNIFE_GROUPS = 50  # groups of rows
 _MOST_TIMES = 100.0  # as many rows as there are; more that would be needed are not told of
 _ORDER_NOTE = (
     "gains of rows that follow each other are alike, so the intervals take batches of them as "
@@ -56,299 +44,21 @@ STAND_INS = {
     "mean": "the mean residual of all rows",
     "shuffled": "the neighbours of other rows",
 }
-# The pairs of methods whose gain has an interval.
-_PAIRS = (
-    ("candidate", "base"),
-    ("chosen", "base"),
-    ("candidate", "mean"),
-    ("candidate", "shuffled"),
-    ("base", "given"),
-    ("every", "present"),
-)
 PROOF_PREDICTIONS = 6  # predictions of each row that the proof compares
 KEYS_PREDICTIONS = 2  # predictions of each row that compare ways to keep keys
 
 
-@dataclass
-class Tuner:
-    """Chooses among the settings of one or several runs, which differ in how keys are kept."""
-
-    runs: list[ValidationRun]  # the first keeps keys as the memory does now
-    score: Score
-    rule: str
-    confidence: float
-    risk: float  # the accepted probability of keeping a useless memory
-    seed: int
-    # What the caller says of the rows, and from the search on also what their keys show.
-    dependence: Dependence
-
-    def run(self) -> TuneResult:
-        """Search, sweep, choose and prove."""
-        times = [time.perf_counter()]
-        for run in self.runs:
-            run.find_neighbours()
-        self.dependence = self.dependence.detected(self.runs[0], self.seed)
-        for run in self.runs:
-            run.folds = self.folds
-        times.append(time.perf_counter())
-        parts = [self._costs(run) for run in self.runs]
-        if not self.score.custom:  # each setting of a caller's function takes long
-            self._extend(parts)
-        costs = Costs.joined(parts)
-        mean, alone = (self._costs(self.runs[0], predictor) for predictor in ("mean", "targets"))
-        times.append(time.perf_counter())
-        result = Judge(self, costs, mean, alone).result()
-        times.append(time.perf_counter())
-        result.seconds.update(
-            zip(("search", "sweep", "proof"), np.diff(times).tolist(), strict=True)
-        )
-        return result
-
-    def _extend(self, parts: list[Costs]) -> None:
-        """Try values beyond the edges at which the best base and the best setting lie."""
-        self._extend_temperatures(parts)
-        for _ in range(MOST_EXTENSIONS):
-            settings, number = self.settings_of_runs()
-            costs = Costs.joined(parts)
-            ranked = RankedSettings(settings, costs, self.score)
-            base = ranked.best(ranked.strength == 0)
-            best = ranked.best(ranked.choosable(self.runs[0].grid.methods, base))
-            run = self._widest(self.runs[number[best]])
-            if (found := extended(run, settings[best])) is None:
-                return
-            axis, more = found
-            tried = self._costs(more)
-            before, least = costs.every[best], float(np.nanmin(tried.every))
-            with np.errstate(invalid="ignore"):  # the log-loss of a base may be infinite
-                worth = before - least >= WORTH_HAVING * (costs.every[base] - before)
-            if not worth:
-                run.reach = replace(run.reach, exhausted=run.reach.exhausted | {axis})
-                continue
-            parts.append(tried)
-            more.step = run.step
-            self.runs.append(more)
-
-    def _extend_temperatures(self, parts: list[Costs]) -> None:
-        """Try temperatures beyond the grid if the base's best one lies at its end."""
-        first = self.runs[0]
-        if "temperatures" not in first.reach.open:
-            return
-
-        def costs(temperatures: tuple[float, ...]) -> F64:
-            return self._costs(base_alone(first, temperatures)).every
-
-        tried, near = warmer_and_colder(first.grid, costs)
-        if not tried:
-            return
-        for run in list(self.runs):
-            more = with_temperatures(run, tried, near)
-            parts.append(self._costs(more))
-            more.step = run.step
-            self.runs.append(more)
-
-    def settings_of_runs(self) -> tuple[list[Settings], I64]:
-        """Return the settings of all runs, one run after the other, and the run of each."""
-        of_each = [run.settings() for run in self.runs]
-        numbers = np.repeat(np.arange(len(of_each)), [len(settings) for settings in of_each])
-        return [s for settings in of_each for s in settings], numbers
-
-    def _widest(self, run: ValidationRun) -> ValidationRun:
-        """Return the last run, whose reach is the widest, that keeps keys in the same way."""
-        return [each for each in self.runs if each.keys_name == run.keys_name][-1]
-
-    def reach_of(self, run: ValidationRun) -> Grid:
-        """Return all values that were tried with keys kept in the way of this run."""
-        return self._widest(run).reach
-
-    @property
-    def folds(self) -> I64:
-        """The fold (q,) of each row."""
-        return self.dependence.folds
-
-    @property
-    def cost_sign(self) -> float:
-        """The factor that turns a score into a cost."""
-        return -1.0 if self.score.greater_is_better else 1.0
-
-    def shaped(self, values: Array) -> Array:
-        """Return predictions or targets in the caller's shape: (n,) if the memory was fitted so."""
-        return values[:, 0] if self.runs[0].rows.flat and values.ndim == 2 else values
-
-    @property
-    def targets(self) -> Array:
-        """The targets in the caller's shape."""
-        return self.shaped(self.runs[0].source.targets)
-
-    # ------------------------------------------------------------------ scores of all settings
-
-    def _costs(self, run: ValidationRun, predictor: Predictor = "memory") -> Costs:
-        if not self.score.custom:
-            return self._over_folds(self._cost_from_sums(run.sweep(self.score, predictor)))
-        found = []
-        for settings in run.settings(predictor):
-            found.append(self._over_folds(self._cost_from_predictions(run, settings, predictor)))
-        return Costs.joined(found)
-
-    def _over_folds(self, cost: Callable[[Mask], F64]) -> Costs:
-        """Return the costs over all rows, each fold, and the folds that choose for it.
-
-        ``cost`` returns the costs over the rows of the folds that its mask selects.
-        """
-        count = int(self.folds.max()) + 1
-        one = np.eye(count, dtype=np.bool_)
-        choosing = [self.dependence.choosing(fold) for fold in range(count)]
-        every, rest = cost(np.ones(count, dtype=np.bool_)), np.stack([cost(m) for m in choosing])
-        own = [cost(mask) for mask in one] if self.rule == "one_se" else []
-        return Costs(every, np.stack(own) if own else np.empty((0, len(every))), rest)
-
-    def _cost_from_sums(self, sums: F64) -> Callable[[Mask], F64]:
-        def cost(folds: Mask) -> F64:
-            targets = self.runs[0].source.targets[folds[self.folds]]
-            return self.cost_sign * scores_of(self.score, sums[folds].sum(axis=0), targets)
-
-        return cost
-
-    def _cost_from_predictions(
-        self, run: ValidationRun, settings: Settings, predictor: Predictor
-    ) -> Callable[[Mask], F64]:
-        predicted = self.shaped(run.predictions(settings, np.arange(len(self.folds)), predictor))
-        targets = self.targets
-
-        def cost(folds: Mask) -> F64:
-            rows = folds[self.folds]
-            return np.array([self.cost_sign * self.score.whole(predicted[rows], targets[rows])])
-
-        return cost
-
-
-# A setting, the number of its run, and what predicts.
-Pick: TypeAlias = tuple[Settings, int, Predictor]
-
-
-class HeldOutComparison:
-    """Compares methods, each by the predictions that its pick for a fold makes of the fold's rows.
-
-    If the score is made of numbers of single rows, only these are kept.
-    """
-
-    def __init__(self, tuner: Tuner, picks: dict[str, list[Pick]]) -> None:
-        self._tuner, self._picks = tuner, picks
-        self._judged = tuner.dependence.judged
-        self.in_order = False  # whether gains of rows near each other in their order were alike
-        # For each pair of methods and each base that may be right, sums over rows of the second and
-        # the fourth moment of the gain that this base expects.
-        self._expected: dict[tuple[str, str], dict[str, F64]] = {}
-        n, columns = len(tuner.folds), tuner.runs[0].rows.columns
-        self._whole: dict[str, Array] = {}
-        self._numbers: dict[str, F64] = {}
-        if not tuner.score.by_row:
-            every = np.arange(n)
-            self._whole = {name: tuner.shaped(self._predicted(name, every)) for name in picks}
-            return
-        self._numbers = {name: np.empty(n) for name in picks}
-        for block in blocks(n, 8 * columns * (len(picks) + 1)):
-            self._compare(np.arange(block.start, block.stop))
-
-    def gain(self, name: str, other: str) -> Estimate:
-        """Return the gain of method ``name`` over method ``other``."""
-        tuner = self._tuner
-        if not tuner.score.by_row:
-            return self._jackknife(name, other)
-        score, targets = tuner.score, tuner.targets[self._judged]
-        numbers, others = (self._numbers[each][self._judged] for each in (name, other))
-        gains = gains_of(
-            tuner.cost_sign * score.values(numbers, targets),
-            tuner.cost_sign * score.values(others, targets),
-        )
-        classes = targets if tuner.runs[0].spec.task == "classification" else None
-        clusters, shown = tuner.dependence.clusters(gains, classes)
-        self.in_order |= shown
-        expected = [
-            Expected(second / len(gains), fourth / second)
-            for second, fourth in self._expected.get((name, other), {}).values()
-            if second > 0
-        ]
-        estimate = estimate_of(gains, clusters, max(expected, default=None))
-        scale = score.scale(numbers, others, targets) if score.scale is not None else 0.0
-        if scale > 0:
-            # The delta method knows that the scale is estimated, too, but where tails are heavy,
-            # rows that are in both may hide from it what single differences show.
-            plain = estimate_of((others - numbers) / scale, clusters)
-            estimate = estimate.at_least(plain)
-        return estimate
-
-    def score(self, name: str) -> float:
-        """Return the score of a method over the judged rows."""
-        return self._score(name, self._judged)
-
-    def score_of_all(self, name: str) -> float:
-        """Return the score of a method over all rows."""
-        return self._score(name, np.arange(len(self._tuner.folds)))
-
-    def _score(self, name: str, rows: I64) -> float:
-        targets, score = self._tuner.targets[rows], self._tuner.score
-        if score.by_row:
-            return float(score.values(self._numbers[name][rows], targets).mean())
-        return score.whole(self._whole[name][rows], targets)
-
-    def _compare(self, rows: I64) -> None:
-        """Compute the numbers of some rows, and add up what the base expects of their gains."""
-        tuner, score = self._tuner, self._tuner.score
-        predicted = {name: tuner.shaped(self._predicted(name, rows)) for name in self._picks}
-        for name, values in predicted.items():
-            self._numbers[name][rows] = score.numbers(values, tuner.targets[rows])
-        if score.by_class is None:
-            return
-        judged = tuner.dependence.is_judged[rows]
-        for name, other in _PAIRS:
-            if name not in predicted or other not in predicted:
-                continue
-            gains = score.by_class(predicted[name], predicted[other])
-            sums = self._expected.setdefault((name, other), {})
-            # The base is right at its own temperature, or as it was given: rows that lack rare
-            # losses make a temperature, too, seem better than it is.
-            for right in ("base", "given") if "base" in predicted else (other,):
-                moments = expected_of(gains, predicted[right])
-                found = np.array([each[judged].sum() for each in moments])
-                sums[right] = sums.get(right, 0.0) + found
-
-    def _predicted(self, name: str, rows: I64) -> Array:
-        tuner, picks = self._tuner, self._picks[name]
-        folds = tuner.folds[rows]
-        predicted = np.empty((len(rows), tuner.runs[0].rows.columns))
-        for each in dict.fromkeys(picks):
-            settings, run, predictor = each
-            mine = np.array([pick == each for pick in picks], dtype=np.bool_)[folds]
-            if mine.any():
-                predicted[mine] = tuner.runs[run].predictions(settings, rows[mine], predictor)
-        return predicted
-
-    def _jackknife(self, name: str, other: str) -> Estimate:
-        """Return the gain in a score that is not made of single rows, with a jackknife's error.
-
-        The score is computed again without each of at most 50 groups: of random rows, or of rows
-        that belong together. Student's quantile for so few groups allows for heavy tails.
-        """
-        tuner, targets = self._tuner, self._tuner.targets[self._judged]
-        first, second = (self._whole[each][self._judged] for each in (name, other))
-        clusters = tuner.dependence.known_clusters()
-        rows = np.arange(len(first)) if clusters is None else clusters
-        shuffled = np.random.RandomState(tuner.seed).permutation(int(rows.max()) + 1)
-        groups = numbered(shuffled[rows] % _JACKKNIFE_GROUPS)
-
-        def gain(rows: Any) -> float:
-            one, other = (tuner.score.whole(p[rows], targets[rows]) for p in (first, second))
-            return tuner.cost_sign * (other - one)
-
-        count = int(groups.max()) + 1
-        if count < 2:  # a single row, or rows of a single group, tell of no spread
-            return Estimate(gain(slice(None)), math.inf, 1.0)
-        mean, without = gain(slice(None)), np.array([gain(groups != g) for g in range(count)])
-        with np.errstate(invalid="ignore"):
-            variance = float(np.square(without - without.mean()).sum()) * (count - 1) / count
-        if not math.isfinite(variance):
-            return Estimate(mean, math.inf, 1.0)
-        return Estimate(mean, math.sqrt(variance), count - 1.0)
+def tuned(tuner: Tuner) -> TuneResult:
+    """Search, sweep, choose and prove."""
+    times = [time.perf_counter()]
+    tuner.search()
+    times.append(time.perf_counter())
+    costs = tuner.swept()
+    times.append(time.perf_counter())
+    result = Judge(tuner, *costs).result()
+    times.append(time.perf_counter())
+    result.seconds.update(zip(("search", "sweep", "proof"), np.diff(times).tolist(), strict=True))
+    return result
 
 
 class Choice(NamedTuple):

@@ -38,8 +38,9 @@ from resmem._state.settings import Settings
 from resmem._state.view import MemoryView
 from resmem._tuning.dependence import Dependence
 from resmem._tuning.grid import grid_of, names_to_try
-from resmem._tuning.judge import KEYS_PREDICTIONS, PROOF_PREDICTIONS, Tuner
+from resmem._tuning.judge import KEYS_PREDICTIONS, PROOF_PREDICTIONS, tuned
 from resmem._tuning.result import TuneResult
+from resmem._tuning.tuner import Tuner
 from resmem._tuning.validation import CallersRows, ValidationRun
 
 _SAMPLE_ROWS = 10_000  # most rows of the memory that are used
@@ -125,7 +126,7 @@ def tune(
     with _progress(progress, _Steps.of(runs, scored, loo)) as step:
         for run in runs:
             run.step = step
-        result = tuner.run()
+        result = tuned(tuner)
         notes = (
             *note_of_budget,
             *_note_of_small_residuals(runs[0], result, loo),
@@ -241,7 +242,7 @@ def _rows_within(
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it finds is found again, on more rows
-        judged_by(np.sort(order[:_PILOT_ROWS]), True).run()
+        tuned(judged_by(np.sort(order[:_PILOT_ROWS]), True))
     taken = time.perf_counter() - start
     affordable = int((budget - taken) / taken * _PILOT_ROWS)
     return None if affordable >= count else np.sort(order[: max(affordable, least)])
