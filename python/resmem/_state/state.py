@@ -318,7 +318,7 @@ class State:
         with self._change():
             now = self.view
             before = now.fitted_rows.with_checked_ids()
-            attributes = _kept_attributes(before, ids, attributes)
+            attributes = _kept_attributes(before, ids, now.spec, attributes)
             rows = self._incoming(now.spec, embeddings, outputs, targets, ids, before, **attributes)
             rows.refuse_other_shape(before)
             if rows.ids is None:
@@ -468,13 +468,13 @@ def _empty_snapshot(start: MemoryView, rows: Incoming) -> Snapshot:
     )  # fmt: skip
 
 
-def _kept_attributes(rows: Snapshot, ids: Any, given: dict[str, Any]) -> dict[str, Any]:
+def _kept_attributes(rows: Snapshot, ids: Any, spec: Spec, given: dict[str, Any]) -> dict[str, Any]:
     """Return what updated rows are given: a weight and a group that is left out stays as it is."""
     kept = {"weights": "sample_weight", "groups": "groups"}
     left_out = [name for name in rows.attributes if name in kept and given.get(kept[name]) is None]
     if ids is None or not left_out:
         return given
-    old = Gathered(rows, convert.some_ids(ids), "update")
+    old = Gathered(rows, convert.some_ids(ids), spec, "update")
     return {**given, **{kept[name]: old.array(name) for name in left_out}}
 
 
