@@ -64,35 +64,16 @@ def tune(
     scored = score_named(default if score is None else score, task, greater_is_better)
     if scored.custom and view.spec.labels is not None:
         scored = _reading_labels(scored, view.spec.labels)
-    given = (embeddings, outputs, targets, visible)
-    if loo and (
-        any(part is not None for part in (*given[:3], groups, times)) or not visible.of_own_rows
-    ):
-        raise ValueError(
-            "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets, "
-            "exclude_ids, groups and times; before and exclude_groups may be 'own'"
-        )
-    if loo:
-        for name in names_to_try(preprocess, view.spec.preprocess.name, "preprocess"):
-            refuse_known_targets(preprocess_named(name))
-    if rule == "one_se" and (times is not None or (loo and visible.before is not None)):
-        raise ValueError(
-            "rule='one_se' compares all folds, and times leave the later ones out: give "
-            "rule='best', or leave times out"
-        )
-    if not loo and embeddings is None:
-        raise TypeError(
-            "tune needs validation rows: give embeddings, outputs and targets, or loo=True to tune "
-            "on the memory's own rows"
-        )
+    whole = _Rows(embeddings, outputs, targets, visible, folds, groups, times)
+    _check_rows(whole, view, preprocess, rule, loo)
     confidence = checked_confidence(confidence)
     risk = checked_risk(risk, confidence)
     seed = checks.seed(seed)
     execution = execution_of(threads)
     tried = _correctors(view, preprocess, key_dtype)
     values = (k, sigma, temperature, strength, probability_map, methods)
-    numbers = None if groups is None else numbered_groups(groups)
-    whole = _Rows(*given, folds, numbers, times)
+    if groups is not None:
+        whole = whole._replace(groups=numbered_groups(groups))
     if loo:
         whole = whole.with_own(view.fitted_rows, seed)
 
@@ -174,6 +155,30 @@ class _Rows(NamedTuple):
         if self.visible.exclude_groups is not None:
             return self._replace(groups=groups_or_singletons(memory, some))
         return self
+
+
+def _check_rows(rows: _Rows, view: MemoryView, preprocess: Any, rule: str, loo: bool) -> None:
+    """Refuse rows that are missing, or that do not go with ``loo=True`` or with the rule."""
+    given = (rows.embeddings, rows.outputs, rows.targets, rows.groups, rows.times)
+    if loo and (any(part is not None for part in given) or not rows.visible.of_own_rows):
+        raise ValueError(
+            "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets, "
+            "exclude_ids, groups and times; before and exclude_groups may be 'own'"
+        )
+    if loo:
+        for name in names_to_try(preprocess, view.spec.preprocess.name, "preprocess"):
+            refuse_known_targets(preprocess_named(name))
+    in_time = rows.times is not None or (loo and rows.visible.before is not None)
+    if rule == "one_se" and in_time:
+        raise ValueError(
+            "rule='one_se' compares all folds, and times leave the later ones out: give "
+            "rule='best', or leave times out"
+        )
+    if not loo and rows.embeddings is None:
+        raise TypeError(
+            "tune needs validation rows: give embeddings, outputs and targets, or loo=True to tune "
+            "on the memory's own rows"
+        )
 
 
 # The preprocess, and the memory whose keys it made.
