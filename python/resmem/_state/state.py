@@ -28,6 +28,7 @@ from resmem._files import persist
 from resmem._files.atomic import sole_writer
 from resmem._rows.attributes import ATTRIBUTES
 from resmem._rows.by_id import Gathered
+from resmem._rows.compaction import worth_compacting
 from resmem._rows.ingest import Incoming
 from resmem._rows.limits import Limits
 from resmem._rows.resident import Residency
@@ -163,7 +164,7 @@ class State:
         that is worth it and no such thread is running."""
         after, spec = made.fitted_rows, made.spec
         idle = self._compactor is None or not self._compactor.is_alive()
-        at = after.worth_compacting(made.part_rows) if idle else None
+        at = worth_compacting(after.segments, made.part_rows) if idle else None
         if at is None or not room_for(1):
             self.publish(rows=after, spec=spec)
             return
