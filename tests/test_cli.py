@@ -772,6 +772,7 @@ def test_get_writes_rows_as_they_are_stored(fitted, monkeypatch, block):
     fitted("add m.resmem --remove train.npz:ids --quiet")
     assert fitted("get m.resmem -o none.npz").status == 0
     assert np.load("none.npz")["embeddings"].shape == (0, D)
+    assert fitted("get m.resmem -o -") == (0, "", "")
 
 
 def test_merge_writes_the_rows_of_all_files(fitted):

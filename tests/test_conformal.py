@@ -260,6 +260,29 @@ def test_calibration_from_other_parts_is_refused(parts, error, message):
         resmem.Calibration.from_dict(parts)
 
 
+WRONG = [
+    (
+        "scores",
+        [[0.5], [0.25]],
+        r"\(n, 1\) and ascending .*, got shape \(2, 1\), which do not ascend",
+    ),
+    ("scores", [[np.nan]], r"got shape \(1, 1\), which do not ascend"),
+    ("scores", [[0.5, 0.5]], r"scores must be those that .*, got shape \(1, 2\)$"),
+    ("scores", [0.5, 0.75], r"got shape \(2,\)$"),
+    ("scores", [], r"got shape \(0,\)$"),
+    ("memory_rows", -1, "memory_rows must be at least 0, got -1"),
+    ("next_id", -1, "next_id must be at least 0, got -1"),
+    ("columns", 0, "columns must be at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), WRONG)
+def test_calibration_of_senseless_parts_is_refused(name, value, said):
+    parts = classifier().calibrate(*classes(2, 30)).to_dict()
+    with pytest.raises(ValueError, match=said):
+        resmem.Calibration.from_dict({**parts, name: value})
+
+
 def test_calibration_survives_json_and_pickle():
     for mem, rows in (
         (regression(sigma=np.inf)[0], numbers(2, 30)),

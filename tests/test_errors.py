@@ -429,6 +429,7 @@ PARAMETERS += [
     (lambda: resmem.leaf_keys(np.empty((5, 0), int)), ValueError, r"leaf numbers must have shape \(n, trees\) with at least one tree, got \(5, 0\)"),
     (lambda: resmem.leaf_keys(np.int64(3)), ValueError, r"leaf numbers must have shape \(n, trees\) with at least one tree, got \(\)"),
     (lambda: resmem.leaf_keys(Y, m=0), ValueError, r"m must be at least 1, got 0"),
+    (lambda: resmem.out_of_fold(lambda a, b, c: 0, Z, Y, seed=2**32), ValueError, r"seed must be below 2\*\*32, got 4294967296"),
     (lambda: resmem.leaf_keys(Y, seed=-1), ValueError, r"seed must be at least 0, got -1"),
     (lambda: resmem.Memory(metric="l2"), ValueError, r"metric must be one of 'euclidean', 'sqeuclidean', 'cosine', 'inner_product', got 'l2'"),
     (lambda: resmem.Memory(space="cosine"), TypeError, r"Memory has no parameter 'space'; use metric"),

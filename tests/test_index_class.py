@@ -131,6 +131,7 @@ def test_excluded_rows_padding_and_threads_are_as_in_search():
 def test_index_may_begin_and_end_without_rows(tmp_path):
     index = resmem.Index(np.empty((0, D)))
     assert (len(index), bool(index), index.d, index.ids.tolist()) == (0, True, D, [])
+    assert index.get([]).shape == (0, D)
     distances, ids = index.search(np.ones((2, D)), k=2)
     assert (ids.tolist(), np.isinf(distances).all()) == ([[-1, -1]] * 2, True)
     index.save(tmp_path / "e.resmem")

@@ -188,16 +188,20 @@ def test_age_is_in_the_unit_of_the_times(times, age, left):
     assert sorted(mem.ids) == list(range(40 - left, 40))
 
 
-def test_setting_a_limit_drops_rows_and_none_lifts_it():
-    pool = examples(60)
-    mem = memory().fit(*some(pool, slice(30)), times=np.arange(30))
+def test_limit_set_after_fit_drops_the_oldest_rows():
+    mem = memory().fit(*examples(30), times=np.arange(30))
     mem.max_age = 19
     assert mem.ids.tolist() == list(range(10, 30))
     mem.max_rows = 5
     assert mem.ids.tolist() == list(range(25, 30))
+
+
+def test_limit_set_to_none_lets_the_memory_grow_again():
+    pool = examples(60)
+    mem = memory(max_rows=5, max_age=19).fit(*some(pool, slice(30)), times=np.arange(30))
     mem.max_rows = mem.max_age = None
     mem.add(*some(pool, slice(30, 60)), times=np.arange(30, 60))
-    assert len(mem) == 35
+    assert mem.ids.tolist() == list(range(25, 60))
 
 
 def test_a_refused_limit_changes_nothing():

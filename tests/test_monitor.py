@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 
 import numpy as np
@@ -135,7 +136,7 @@ def test_gain_is_the_mean_of_prequential_gains(window):
     assert monitor.recent.mean == pytest.approx(cut[-last:].mean(), rel=1e-12)
 
 
-def test_memory_that_helps_is_known_to_and_stays_on():
+def test_memory_that_helps_is_told_and_stays_on():
     mem = memory()
     monitor = mem.monitor(off_when_harmful=True)
     assert monitor.helps is None
@@ -165,7 +166,7 @@ def test_memory_that_stops_helping_is_switched_off_once():
     assert mem.strength == 0
 
 
-def test_harm_alone_switches_nothing_off():
+def test_harmful_memory_stays_on_unless_asked_otherwise():
     mem = memory()
     monitor = mem.monitor().update(*world(1_000, 5, shift=1))
     assert monitor.helps is False
@@ -182,6 +183,28 @@ def test_monitor_goes_on_from_json():
     assert twin.to_dict() == monitor.to_dict()
     assert repr(twin) == repr(monitor)
     assert len(json.dumps(monitor.to_dict())) < 1_000
+
+
+NONE = {"rows": 0, "total": 0.0}
+WRONG = [
+    ("score", ["brier"], "resume must be of a score for classification, got ['brier']"),
+    ("cut", "1", "resume must be what to_dict gives: cut must be a number, got '1'"),
+    ("confidence", 2, "to_dict gives: confidence must lie between 0 and 1, got 2"),
+    ("window", 0, "to_dict gives: window must be at least 1, got 0"),
+    ("off_when_harmful", 1, "to_dict gives: off_when_harmful must be True or False, got 1"),
+    ("total", 3, "to_dict gives: total must have rows, squares, total, got 3"),
+    ("older", NONE, "to_dict gives: older must have rows, squares, total, got {'rows': 0, "),
+    ("newer", {**NONE, "squares": -1}, "squares of newer must be a number of at least 0, got -1"),
+    ("begun", -1, "to_dict gives: begun must be at least 0, got -1"),
+    ("switched_off", "1", "to_dict gives: switched_off must be a number, got '1'"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "said"), WRONG)
+def test_monitor_resumes_from_no_senseless_record(name, value, said):
+    mem = memory()
+    with pytest.raises(ValueError, match=re.escape(said)):
+        mem.monitor(resume={**mem.monitor().to_dict(), name: value})
 
 
 def test_refused_rows_are_not_counted():

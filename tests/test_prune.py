@@ -69,7 +69,7 @@ def losses_without(z, outputs, y, task, method):
 @pytest.mark.parametrize("task", ["classification", "regression"])
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_worth_is_what_losses_rise_without_the_row(task, method, seed):
+def test_worth_is_the_rise_of_losses_without_the_row(task, method, seed):
     z, outputs, y = case(seed, task)
     mem = memory(task, method).fit(z, outputs, y)
     asked = np.flatnonzero(np.random.default_rng(seed).random(N) < 0.7)

@@ -21,12 +21,11 @@ from cases import fast_switches
 from resmem._base.execution import DEFAULT
 from resmem._correction import correct
 from resmem._correction.correct import NeighbourSearch
-from resmem._rows import ingest
+from resmem._rows import compaction, ingest
 from resmem._rows import segment as _segment
 from resmem._rows import snapshot as _snapshot
 from resmem._rows.ids import NO_RUNS, in_runs, joined, runs
 from resmem._rows.segment import Segment, merge, room
-from resmem._rows.snapshot import Snapshot
 from resmem._rows.visibility import VisibleRows
 
 D, C = 3, 2
@@ -199,7 +198,7 @@ def test_compaction_does_not_copy_many_mapped_rows(tmp_path, monkeypatch):
     path = tmp_path / "m"
     resmem.Memory(k=5, sigma=1.0).fit(*examples(rng, 3000)).save(path)
     for most, expected in ((0, [3000, 1]), (1 << 20, [1000, 1])):
-        monkeypatch.setattr(_snapshot, "_MOST_COPIED", most)
+        monkeypatch.setattr(compaction, "_MOST_COPIED", most)
         mem = resmem.Memory.load(path).remove(np.arange(2000))
         settled(mem.add(*examples(rng, 1)))
         assert [len(s) for s in mem._state.view.rows.segments] == expected
@@ -606,5 +605,5 @@ def test_snapshots_that_share_rows_differ_in_what_was_removed():
 def test_fresh_or_growing_memory_is_not_worth_compacting():
     growing = [Segment({"keys": np.zeros((n, D))}, n) for n in (100, 100, 200, 400, 800)]
     growing += [Segment({"keys": np.zeros((n, D))}, n) for n in (1600, 3200, 6400, 12800, 25600, 9)]
-    assert Snapshot(tuple(growing), D, C).worth_compacting() is None
-    assert Snapshot((), D, C).worth_compacting() is None
+    assert compaction.worth_compacting(tuple(growing)) is None
+    assert compaction.worth_compacting(()) is None

@@ -112,6 +112,21 @@ def test_get_returns_other_arrays_of_a_segment_by_name():
     assert mem.get([4, 1]).attributes["weights"].tolist() == [4.0, 1.0]
 
 
+@pytest.mark.parametrize("store", STORES)
+def test_memory_fitted_to_no_rows_gets_none_of_them(store, tmp_path):
+    mem = resmem.Memory(**STORES[store])
+    rows = examples(np.random.default_rng(15), 2, store)
+    mem.fit(*(None if part is None else part[:0] for part in rows))
+    for one in (mem, resmem.Memory.load(mem.save(tmp_path / "m")._state.view.file.path)):
+        got = one.get([])
+        same(got.embeddings, rows[0][:0])
+        same(got.targets, rows[2][:0])
+        same(got.outputs, None if store in ("sparse", "head") else rows[1][:0])
+        assert (got.embeddings.shape, got.targets.shape) == ((0, D), rows[2][:0].shape)
+        with pytest.raises(ValueError, match=r"ids to get must be in the memory, 0 is not"):
+            one.get([0])
+
+
 def test_memory_without_rows_has_no_ids_and_gets_none():
     assert resmem.Memory().ids.tolist() == []
     with pytest.raises(resmem.NotFittedError):

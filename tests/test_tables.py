@@ -118,6 +118,17 @@ def test_tables_are_the_arrays_they_hold(library, kind, tmp_path):
     np.testing.assert_array_equal(values.predict(z, outputs), values.predict(Z, L))
 
 
+@pytest.mark.parametrize(
+    ("library", "kind"),
+    [(name, kind) for name, kinds in KINDS.items() for kind in kinds if "vectors" not in kind],
+)
+def test_tables_without_rows_are_queries_and_first_rows(library, kind):
+    z, outputs, targets, _ = TABLES[library]()[kind]
+    mem = resmem.Memory(k=4).fit(z, outputs, targets)
+    assert len(mem.predict(z[:0], outputs[:0])) == 0
+    assert len(resmem.Memory().fit(z[:0], outputs[:0], targets[:0])) == 0
+
+
 def test_categories_give_the_order_of_columns():
     pd = pytest.importorskip("pandas", reason="pandas is not installed")
     order = ["eel", "ant", "cat"]

@@ -271,6 +271,14 @@ def test_left_out_rows_ask_no_twin_of_their_own_group():
     assert len(honest.by_group) == 200  # the intervals take the groups as independent
 
 
+def test_own_rows_without_a_group_are_each_a_group():
+    rng = np.random.default_rng(20)
+    mem = resmem.Memory(k=1, sigma=1.0).fit(*data(rng, 40, None), groups=np.arange(40) // 4)
+    mem.add(*data(rng, 6, None))
+    judged = mem.evaluate(loo=True, exclude_groups="own")
+    assert len(judged.by_group) == 10 + 6
+
+
 @pytest.mark.filterwarnings("ignore:tune:UserWarning")
 def test_left_out_rows_ask_no_later_row():
     rng = np.random.default_rng(14)
@@ -506,7 +514,7 @@ def test_another_published_memory_is_asked_among_its_rows():
 
 
 @pytest.mark.parametrize("kind", ["datetime", "date", "Timestamp"])
-def test_any_moment_may_be_asked_before(kind):
+def test_before_takes_dates_of_python_and_pandas(kind):
     rng = np.random.default_rng(37)
     days = np.datetime64("2026-01-01") + np.arange(20)
     mem = resmem.Memory(k=20, sigma=1.0).fit(*data(rng, 20, None), times=days, groups=np.arange(20))

@@ -233,7 +233,7 @@ def test_decay_counts_wherever_weights_do():
         assert call(mem) == call(twin)
 
 
-def test_the_newest_time_is_that_of_a_row_that_is_there(tmp_path):
+def test_ages_count_from_the_newest_row_not_removed(tmp_path):
     rng = np.random.default_rng(33)
     rows, queries = data(rng, 40), data(rng, 10)[:2]
     times = np.arange(40)

@@ -12,9 +12,9 @@
 #include "../rows/row_set.h"
 #include "bounds/filter_bounds.h"
 #include "canonical.h"
-#include "visibility.h"
-#include "scanner.h"
 #include "kth_largest.h"
+#include "scanner.h"
+#include "visibility.h"
 
 namespace resmem {
 namespace {

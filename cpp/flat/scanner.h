@@ -13,9 +13,9 @@
 #include "../kernels/table.h"
 #include "../rows/row_set.h"
 #include "bounds/filter_bounds.h"
-#include "visibility.h"
 #include "request.h"
 #include "selection.h"
+#include "visibility.h"
 
 namespace resmem {
 

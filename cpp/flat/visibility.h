@@ -24,6 +24,7 @@ class ListedNumbers {
     numbers_ = sorted_.data();
   }
 
+  bool empty() const { return width_ == 0; }
   bool holds(std::size_t query, std::int64_t number) const {
     const std::int64_t* first = numbers_ + query * width_;
     if (width_ > kLinear) return std::binary_search(first, first + width_, number);
@@ -43,8 +44,7 @@ class Visibility {
       : version_(request.version),
         before_(request.before),
         ids_(request.exclude, request.q),
-        groups_(request.exclude_groups, request.q),
-        by_group_(request.exclude_groups.numbers != nullptr) {
+        groups_(request.exclude_groups, request.q) {
     for (const Segment& segment : request.segments)
       restricts_ = restricts_ || segment.among.bits != nullptr;
   }
@@ -56,7 +56,7 @@ class Visibility {
   bool sees(std::size_t query, const Segment& segment, std::size_t row) const {
     if (segment.dead(row, version_) || !segment.among.holds(row)) return false;
     if (before_ != nullptr && segment.times[row] >= before_[query]) return false;
-    if (by_group_ && segment.group(row) >= 0 && groups_.holds(query, segment.group(row)))
+    if (!groups_.empty() && segment.group(row) >= 0 && groups_.holds(query, segment.group(row)))
       return false;
     return !ids_.holds(query, segment.id(row));
   }
@@ -65,7 +65,7 @@ class Visibility {
   std::int64_t version_;
   const std::int64_t* before_;
   ListedNumbers ids_, groups_;
-  bool by_group_, restricts_ = false;
+  bool restricts_ = false;
 };
 
 }  // namespace resmem

@@ -129,7 +129,8 @@ class Index:
         That is in float32 or float64; float64 rows are multiplied by a power of two for "cosine".
         ValueError, naming it, if an id is not there.
         """
-        return Gathered(self._state.view.fitted_rows, convert.some_ids(ids)).embeddings()
+        view = self._state.view
+        return Gathered(view.fitted_rows, convert.some_ids(ids), view.spec).embeddings()
 
     @property
     def ids(self) -> I64:

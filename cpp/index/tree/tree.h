@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "../../base/mappable.h"
 #include "../../base/execution.h"
+#include "../../base/mappable.h"
 #include "../../rows/segment.h"
 #include "../row_index.h"
 

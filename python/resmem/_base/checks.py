@@ -26,6 +26,14 @@ def count(value: Any, name: str, least: int = 1) -> int:
     return int(value)
 
 
+def seed(value: Any) -> int:
+    """Return the seed of NumPy's random numbers; refuse all but integers from 0 to 2^32 - 1."""
+    checked = count(value, "seed", least=0)
+    if checked >= 2**32:
+        raise ValueError(f"seed must be below 2**32, got {checked}")
+    return checked
+
+
 def progress_function(progress: Any) -> None:
     """Refuse a ``progress`` that is neither None nor callable."""
     if progress is not None and not callable(progress):

@@ -50,7 +50,7 @@ def from_nullable(value: Any, name: str) -> npt.NDArray[Any] | None:
         return None
     if len({dtype.kind == "b" for dtype in plain}) > 1:  # bools among numbers, which are refused
         return None
-    missing = np.asarray(value.isna()).reshape(len(value), -1)
+    missing = np.asarray(value.isna()).reshape(len(value), len(dtypes))
     if missing.any():
         row, column = (int(at) for at in np.argwhere(missing)[0])
         where = f" in column {value.columns[column]!r}" if value.ndim == 2 else ""

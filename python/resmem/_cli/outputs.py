@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import shutil
 import sys
@@ -111,11 +112,12 @@ def print_rows(blocks: Iterable[Block]) -> None:
         raise ValueError("standard output is closed")
     line = csv.writer(sys.stdout, lineterminator="\n")
     for block in blocks:
-        parts = [_printable(part).reshape(len(part), -1).tolist() for part in block.values()]
+        parts = [_printable(part).tolist() for part in block.values()]
         for row in zip(*parts, strict=True):
             line.writerow(chain.from_iterable(row))
 
 
 def _printable(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return numbers and text as they are, and datetimes as text."""
-    return np.datetime_as_string(part) if part.dtype.kind == "M" else part
+    """Return rows (n, m) of numbers and text as they are, and of datetimes as text."""
+    rows = part.reshape(len(part), math.prod(part.shape[1:]))
+    return np.datetime_as_string(rows) if rows.dtype.kind == "M" else rows

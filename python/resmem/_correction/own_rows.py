@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +32,11 @@ class MemoryRows:
         self, corrector: Corrector, positions: I64, k: int, execution: Execution,
         visible: Visibility = EVERY_ROW,
     ) -> None:  # fmt: skip
-        self._corrector, self.k, self._execution, self._visible = corrector, k, execution, visible
+        self._corrector, self.k, self._execution = corrector, k, execution
         self._positions = positions  # numbered through all segments
-        stored = self._of("targets", slice(0, len(positions)))
-        self.targets: Array = checked_stored(stored, corrector.rows.columns)
+        every = slice(0, len(positions))
+        self._visible = visible.of_own(corrector.rows, self.ids(every), positions)
+        self.targets: Array = checked_stored(self._of("targets", every), corrector.rows.columns)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -51,19 +51,19 @@ class MemoryRows:
         ``keys`` and ``largest`` are what ``queries`` returns, if it was asked already.
         """
         rows, prepare = self._corrector.rows, self._corrector.auto_prepare
-        seen = self._visible.of_own(rows, self.ids(block), self._positions[block])
         if keys is None:
             keys, largest = self.queries(block)
         search = NeighbourSearch(
-            rows, keys, largest, self.k, seen, self._execution, prepare, self._corrector.resident
-        )
+            rows, keys, largest, self.k, self._visible.at(block), self._execution, prepare,
+            self._corrector.resident,
+        )  # fmt: skip
         distances, _, positions = search.neighbours()
         return distances, positions
 
     def among(self, kept: npt.NDArray[np.bool_]) -> MemoryRows:
         """Return the same rows, which see only some of the memory's: a mask of all of them."""
         other = copy.copy(self)
-        other._visible = replace(self._visible, among=kept)
+        other._visible = self._visible.among_rows(self._corrector.rows, kept)
         return other
 
     def at_k(self, k: int) -> MemoryRows:

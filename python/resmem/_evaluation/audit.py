@@ -37,10 +37,10 @@ def audit(
     if n < 2:
         raise ValueError(f"audit compares rows: the memory must hold at least 2, got {n}")
     if not visible.of_own_rows:
-        raise ValueError("audit asks for the memory's own rows: before and exclude_groups may be "
-                         "'own'")  # fmt: skip
-    if checks.count(seed, "seed", 0) >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {seed}")
+        raise ValueError(
+            "audit asks for the memory's own rows: before and exclude_groups may be 'own'"
+        )
+    seed = checks.seed(seed)
     some = sample(n, n if rows is None else checks.count(rows, "rows"), seed)
     positions = corrector.rows.numbered(some)
     found = audited_rows(corrector, visible, positions, execution_of(threads))

@@ -101,13 +101,13 @@ class Calibration:
         _check_parts(parts, cls, "those")
         _check_parts(parts["settings"], Settings, "settings as those")
         settings = {name: _number(part) for name, part in parts["settings"].items()}
-        spread = parts["spread"]
+        columns, spread = checks.count(parts["columns"], "columns"), parts["spread"]
         return cls(
             Settings(**settings),
-            parts["memory_rows"],
-            parts["next_id"],
-            parts["columns"],
-            np.array(parts["scores"], dtype=np.float64),
+            checks.count(parts["memory_rows"], "memory_rows", least=0),
+            checks.count(parts["next_id"], "next_id", least=0),
+            columns,
+            _checked_scores(parts["scores"], 1 if spread is None else columns),
             None if spread is None else np.array(spread, dtype=np.float64),
         )
 
@@ -126,6 +126,18 @@ def _check_parts(parts: Any, of: type[Any], what: str) -> None:
             raise ValueError(
                 f"parts must be {what} that Calibration.to_dict gives, {field.name!r} is missing"
             )
+
+
+def _checked_scores(given: Any, width: int) -> F64:
+    """Return scores (n, width); ValueError unless each column ascends."""
+    scores = np.array(given, dtype=np.float64)
+    ascends = bool((scores[1:] >= scores[:-1]).all()) and not np.isnan(scores).any()
+    if scores.ndim != 2 or scores.shape[1] != width or len(scores) == 0 or not ascends:
+        raise ValueError(
+            f"scores must be those that Calibration.to_dict gives, (n, {width}) and ascending in "
+            f"each column, got shape {scores.shape}{'' if ascends else ', which do not ascend'}"
+        )
+    return scores
 
 
 def _number(part: Any) -> Any:

@@ -105,8 +105,7 @@ def _own_rows(
             f"store={store.name!r} does not keep; evaluate other rows"
         )
     refuse_known_targets(corrector.spec.preprocess)
-    if checks.count(seed, "seed", 0) >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {seed}")
+    seed = checks.seed(seed)
     some = sample(n, _MOST_OWN_ROWS, seed)
     k = comparison.most_neighbours
     return OwnRows(corrector, k, corrector.rows.numbered(some), visible, execution)

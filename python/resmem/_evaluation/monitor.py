@@ -41,8 +41,6 @@ _LOSSES: dict[str, dict[str, Callable[[Any, Any], F64]]] = {
 }
 _SAMPLE_ROWS = 10_000  # rows whose residuals tell how large losses are
 _USUAL_LOSSES = 4  # by so many mean losses a row may gain in regression
-
-
 _NO_ROWS = Sequence()
 
 
@@ -109,6 +107,36 @@ class _Record:
         return None
 
 
+def _recorded(parts: Mapping[str, Any]) -> _Record:
+    """Return the record of these parts, of which the score is checked already; raise if another is
+    wrong."""
+    was = parts["switched_off"]
+    return _Record(
+        parts["score"],
+        checks.positive(parts["cut"], "cut"),
+        checked_confidence(parts["confidence"]),
+        checks.count(parts["window"], "window"),
+        checks.boolean(parts["off_when_harmful"], "off_when_harmful"),
+        _sequence(parts["total"], "total"),
+        _sequence(parts["older"], "older"),
+        _sequence(parts["newer"], "newer"),
+        checks.count(parts["begun"], "begun", least=0),
+        None if was is None else checks.finite(was, "switched_off"),
+    )
+
+
+def _sequence(sums: Any, name: str) -> Sequence:
+    """Return the sequence that has these sums."""
+    names = {field.name for field in fields(Sequence)}
+    if not isinstance(sums, Mapping) or set(sums) != names:
+        raise ValueError(f"{name} must have {', '.join(sorted(names))}, got {sums!r}")
+    return Sequence(
+        checks.count(sums["rows"], f"rows of {name}", least=0),
+        checks.finite(sums["total"], f"total of {name}"),
+        checks.not_negative(sums["squares"], f"squares of {name}"),
+    )
+
+
 class Monitor:
     """Whether a memory helps on rows whose targets arrive after it has predicted them.
 
@@ -158,10 +186,12 @@ class Monitor:
         if missing := [name for name in names if name not in parts]:
             raise ValueError(f"resume must be what to_dict gives, {missing[0]!r} is missing")
         task = state.view.spec.task
-        if parts["score"] not in _LOSSES[task]:
+        if parts["score"] not in [*_LOSSES[task]]:
             raise ValueError(f"resume must be of a score for {task}, got {parts['score']!r}")
-        sums = {name: Sequence(**parts[name]) for name in ("total", "older", "newer")}
-        return Monitor(state, _Record(**{name: parts[name] for name in names} | sums))
+        try:
+            return Monitor(state, _recorded(parts))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"resume must be what to_dict gives: {error}") from error
 
     def update(
         self,

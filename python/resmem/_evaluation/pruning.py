@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +47,12 @@ def prune(
     execution = execution_of(threads)
     n, least = len(corrector.rows), _least_rows(corrector, keep)
     checked_confidence(confidence)
-    if checks.count(seed, "seed", 0) >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {seed}")
+    seed = checks.seed(seed)
     judges = _judges(corrector, given, visible, seed, execution)
     base, full = _losses(corrector, judges.rows, execution)
     if isinstance(judges.rows, GivenRows) and (note := judges.rows.note()):
         warn(f"prune: {note}")
-    random = [np.random.RandomState(seed).permutation(n) for seed in _seeds(seed)]
+    random = [_permutation(n, seed + draw) for draw in range(_DRAWS)]
 
     def point(kept: Mask) -> CurvePoint:
         count = int(kept.sum())
@@ -155,9 +153,8 @@ def _losses(corrector: Corrector, rows: EvaluatedRows, execution: Execution) -> 
     return base, loss
 
 
-def _seeds(seed: int) -> Iterator[int]:
-    """Yield the seeds of the random prunings."""
-    return iter([(seed + draw) % 2**32 for draw in range(_DRAWS)])
+def _permutation(n: int, seed: int) -> I64:
+    return np.random.RandomState(seed % 2**32).permutation(n)
 
 
 def _only(rows: I64, n: int) -> Mask:

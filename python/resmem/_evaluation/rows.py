@@ -17,7 +17,7 @@ from resmem._correction.own_rows import MemoryRows
 from resmem._evaluation.explain import Explanation, explain_rows
 from resmem._evaluation.tallies import ClassTally, SquaredDeviations, Tally, ValueTally
 from resmem._rows import plausible
-from resmem._rows.visibility import Visibility, own_groups
+from resmem._rows.visibility import Visibility, groups_or_singletons
 
 
 class Block(NamedTuple):
@@ -149,9 +149,8 @@ class OwnRows:
         return [int(ids[row]) for row in rows]
 
     def groups(self) -> I64:
-        """Return the rows' groups; a row that has none is alone in one below 0."""
-        groups = own_groups(self._corrector.rows, self._positions)
-        return np.where(groups < 0, -1 - np.arange(len(groups)), groups)
+        """Return the rows' groups; see ``groups_or_singletons``."""
+        return groups_or_singletons(self._corrector.rows, self._positions)
 
     def explain(self, rows: list[int], columns: I64 | None, top: int) -> Explanation:
         """Return the explanation of some rows, ascending; see ``explain_rows``."""

@@ -111,7 +111,6 @@ def _column(rows: Snapshot, name: str, wide: bool) -> _Column:
         for segment in rows.segments:
             for some in segment.living_parts(rows.version, rows_per_block(row_bytes)):
                 part = segment.values(name, some)
-                part = np.broadcast_to(part, (len(some), *shape[1:]))
                 yield widen_keys(part) if widened else part
 
     written = np.dtype(np.float32) if widened else dtype

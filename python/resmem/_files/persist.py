@@ -36,15 +36,18 @@ Progress: TypeAlias = "Callable[[int], None] | None"
 EXPORTS = (".npz", ".safetensors")  # suffixes of the files that ``export.py`` reads and writes
 
 # What earlier versions do not know, and would leave out: a file that has it says so in a section
-# that every reader must know, so that these refuse the file.
-_NEEDED = {
-    "targets": ("method", "residual"),
-    "gate": ("gate", "none"),
-    "metric": ("metric", "euclidean"),
-    "classes": ("classes", None),
-    "decay": ("half_life", None),
+# that every reader must know, so that these refuse the file. Whether a file has it follows from
+# the settings, the rows, and whether they are appended.
+_NEEDS: dict[str, Callable[[Mapping[str, Any], Snapshot, bool], bool]] = {
+    "targets": lambda settings, rows, append: settings.get("method", "residual") != "residual",
+    "gate": lambda settings, rows, append: settings.get("gate", "none") != "none",
+    "metric": lambda settings, rows, append: rows.metric != "euclidean",
+    "classes": lambda settings, rows, append: settings.get("classes") is not None,
+    "decay": lambda settings, rows, append: settings.get("half_life") is not None,
+    "attributes": lambda settings, rows, append: bool(rows.attributes),
+    # A whole file leaves removed rows out, and with them all rows whose id another one has.
+    "updates": lambda settings, rows, append: append and rows.repeats_ids,
 }
-_UPDATES = "updates"  # the same for removed rows that have the id of another row
 
 _LAST_ID = 2**63 - 1
 _MOST_NUMBERS = 2**48  # segments that a file may ever have held
@@ -92,8 +95,7 @@ def save(
 ) -> SaveResult:
     """Write the living rows of a memory; with ``after``, append what is not in that file yet."""
     name = os.path.abspath(os.fspath(path))
-    needed = [n for n, (name, usual) in _NEEDED.items() if settings.get(name, usual) != usual]
-    needed += ["attributes"] if rows.attributes else []
+    needed = [name for name, is_in in _NEEDS.items() if is_in(settings, rows, after is not None)]
     work = _Sections(rows, head, after, needed)
     if after is None:
         version = container.save(name, work.meta(settings), work.sections(), progress)
@@ -150,10 +152,7 @@ class _Sections:
     def __init__(
         self, rows: Snapshot, head: Mapping[str, Array], after: FileState | None, needed: list[str]
     ) -> None:
-        self.rows, self.head, self.after = rows, head, after
-        # A whole file leaves removed rows out, and with them all rows whose id another one has.
-        repeats = after is not None and rows.repeats_ids
-        self.needed = [*needed, _UPDATES] if repeats else needed
+        self.rows, self.head, self.after, self.needed = rows, head, after, needed
         self.retired = rows.all_retired() if after is None else rows.retired
         self.numbers = 0 if after is None else after.numbers
         self.number: list[int] = []
@@ -396,7 +395,7 @@ def load(path: str | os.PathLike[str], verify: bool, progress: Progress) -> Load
     settings = reader.field(loaded.meta, "memory")
     if not isinstance(settings, dict):
         raise reader.bad("memory is not a table of settings")
-    for each in (*_NEEDED, _UPDATES, "attributes"):
+    for each in _NEEDS:
         if reader.size(f"needs/{each}"):
             reader.array(f"needs/{each}", np.uint8, (1,))
     head = {}
@@ -484,7 +483,7 @@ def _rows(
         version=1,
         retired=retired,
         ids_checked=verify or not any(segment.has_ids for segment in segments),
-        updated=reader.size(f"needs/{_UPDATES}") > 0,
+        updated=reader.size("needs/updates") > 0,
     )
     fault = rows.id_fault(given=verify) or (verify and _target_fault(rows))
     if fault:

@@ -10,9 +10,10 @@ import numpy as np
 
 from resmem._base.arrays import I64, Array, Keys
 from resmem._keys.stored import widen_keys
-from resmem._rows.attributes import ATTRIBUTES, times_as_given
-from resmem._rows.segment import Segment
+from resmem._rows.attributes import times_as_given
+from resmem._rows.segment import Segment, room
 from resmem._rows.snapshot import Snapshot
+from resmem._rows.spec import Spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +45,9 @@ class Rows:
         return len(self.ids)
 
 
-def rows_by_id(rows: Snapshot, ids: I64) -> Rows:
+def rows_by_id(rows: Snapshot, ids: I64, spec: Spec) -> Rows:
     """Return the rows with these ids (m,), which may repeat; ValueError if one is not there."""
-    found = Gathered(rows, ids)
+    found = Gathered(rows, ids, spec)
     names = frozenset.intersection(*(frozenset(s.arrays) for s in found.segments))
     targets = found.array("targets")
     outputs = found.array("outputs") if "outputs" in names else None
@@ -61,33 +62,24 @@ def rows_by_id(rows: Snapshot, ids: I64) -> Rows:
 class Gathered:
     """Living rows with these ids (m,), which may repeat, gathered from their segments."""
 
-    def __init__(self, rows: Snapshot, ids: I64, verb: str = "get") -> None:
+    def __init__(self, rows: Snapshot, ids: I64, spec: Spec, verb: str = "get") -> None:
         self._preprocess, self._count = rows.preprocess, len(ids)
-        missing = np.ones(len(ids), dtype=bool)
-        self._parts: list[tuple[Segment, I64, I64]] = []  # rows, and where they go
-        for segment in rows.segments:
-            found = segment.find_living(ids, rows.version)
-            here = np.flatnonzero(found >= 0)
-            missing[here] = False
-            if len(here):
-                self._parts.append((segment, found[here], here))
-        if missing.any():
-            raise ValueError(f"ids to {verb} must be in the memory, {ids[missing][0]} is not")
-        self._parts = self._parts or [(s, ids[:0], ids[:0]) for s in rows.segments[:1]]
+        found = zip(rows.segments, rows.rows_of(ids, verb), strict=True)
+        every = [(segment, at, where) for segment, (at, where) in found]
+        if not every:
+            empty = Segment(room(spec.schema(rows.d, rows.columns), 0), 0)
+            every = [(empty, ids, np.arange(len(ids)))]
+        # Segments, some of their rows, and where these go.
+        self._parts = [part for part in every if len(part[1])] or every[:1]
 
     @property
     def segments(self) -> list[Segment]:
-        """The segments that hold some of the rows; one of them if there are none."""
+        """The segments that hold some of the rows; a single one if there are none."""
         return [segment for segment, _, _ in self._parts]
 
     def array(self, name: str) -> Array:
         """Return the rows of an array."""
-        if name in ATTRIBUTES:  # which a segment may lack
-            filled: Array = self._gathered(
-                lambda segment, at: np.broadcast_to(segment.values(name, at), len(at))
-            )
-            return filled.astype(ATTRIBUTES[name][0])
-        array: Array = self._gathered(lambda segment, at: segment[name][at])
+        array: Array = self._gathered(lambda segment, at: segment.values(name, at))
         return array
 
     def embeddings(self) -> Keys:

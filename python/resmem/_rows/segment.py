@@ -30,7 +30,7 @@ Schema: TypeAlias = Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]]
 LEAST_ROOM = 1 << 20  # bytes that a new segment, to which rows will be added, reserves at least
 _UIDS = count()
 # What rows have that were not given a weight or a group.
-MISSING = {"weights": 1.0, "groups": -1}
+MISSING = {"weights": np.float64(1.0), "groups": np.int64(-1)}
 _ROWS_PER_STEP = 1 << 18  # rows whose removals are read at a time, which bounds memory
 _COPY_BYTES = 8 << 20  # bytes that a merge copies at a time
 
@@ -111,12 +111,12 @@ class Segment:
         ids: I64 = self["ids"][rows] if self.has_ids else rows + self.first_id
         return ids
 
-    def values(self, name: str, rows: I64) -> Any:
-        """Return what these rows have in an array, which the segment may lack: ids that are
-        counted, and what rows have that were not given any (``MISSING``)."""
+    def values(self, name: str, rows: I64) -> Array:
+        """Return what these rows (m,) have in an array, (m, ..), which the segment may lack: ids
+        that are counted, and what rows have that were not given any (``MISSING``)."""
         if name == "ids":
             return self.ids_of(rows)
-        return self[name][rows] if name in self.arrays else MISSING[name]
+        return self[name][rows] if name in self.arrays else np.full(len(rows), MISSING[name])
 
     def find(self, ids: I64) -> I64:
         """Return the last row of each id, also if it is removed; -1 if the segment never had it."""

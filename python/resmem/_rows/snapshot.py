@@ -43,9 +43,6 @@ from resmem._rows.segment import (
     taken_apart,
 )
 
-_FEW_SEGMENTS = 8  # segments; more of similar size are merged into one
-_MOST_COPIED = 64 << 20  # bytes of borrowed rows that a compaction may take into memory
-
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -389,7 +386,7 @@ class Snapshot:
 
         This takes constant time per id, whatever the number of rows.
         """
-        return self._with_dead(self._rows_of(distinct(ids), "remove"))
+        return self._with_dead([rows for rows, _ in self.rows_of(distinct(ids), "remove")])
 
     def updated_by(self, ids: I64, write: Callable[[Snapshot], Snapshot]) -> Snapshot:
         """Return the snapshot in which new rows have taken the place of the rows with these ids.
@@ -397,17 +394,22 @@ class Snapshot:
         ``write`` returns a snapshot with the new rows added. ValueError, naming one, if an id is
         not there; nothing is written then. This takes constant time per id, as ``without`` does.
         """
-        old = self._rows_of(ids, "update")
+        old = [rows for rows, _ in self.rows_of(ids, "update")]
         return replace(write(self)._with_dead(old), updated=True)
 
-    def _rows_of(self, ids: I64, verb: str) -> list[I64]:
-        """Return the living rows with these ids, by segment; ValueError if one is not there."""
+    def rows_of(self, ids: I64, verb: str) -> list[tuple[I64, I64]]:
+        """Return the living rows of each segment that have one of these ids (m,), and where in the
+        ids each of them stands.
+
+        ValueError if one is not there; ``verb`` says what its row was looked up for.
+        """
         missing = np.ones(len(ids), dtype=bool)
-        found: list[I64] = []
+        found: list[tuple[I64, I64]] = []
         for segment in self.segments:
             rows = segment.find_living(ids, self.version)
-            missing &= rows < 0
-            found.append(rows[rows >= 0])
+            here = np.flatnonzero(rows >= 0)
+            missing[here] = False
+            found.append((rows[here], here))
         if missing.any():
             raise ValueError(f"ids to {verb} must be in the memory, {ids[missing][0]} is not")
         return found
@@ -533,73 +535,6 @@ class Snapshot:
         return Snapshot(**{**parts, "segments": tuple(segments), "version": 1})
 
     # ------------------------------------------------------------------ compaction
-
-    def worth_compacting(self, most: int | None = None) -> slice | None:
-        """Return segments to compact into one: mostly dead ones, or many of similar size.
-
-        ``most``: the rows that a segment of a limited memory may have. Its first segment is left as
-        it is: the rest of it is about to go.
-        """
-        for i, segment in enumerate(self.segments):
-            if i == 0 and most is not None and segment.n <= 2 * most:
-                continue
-            if 2 * segment.dead > segment.n and segment.copied_bytes <= _MOST_COPIED:
-                return self._mostly_dead_around(i)
-        if most is not None:
-            return self._small_neighbours(most)
-        if len(self.segments) <= _FEW_SEGMENTS:
-            return None
-        for stop in range(len(self.segments), 0, -1):
-            start, rows, largest, taken = None, 0, 0, 0
-            for first in range(stop - 1, -1, -1):
-                segment = self.segments[first]
-                taken += segment.copied_bytes
-                if (rows and segment.n > 2 * rows) or taken > _MOST_COPIED:
-                    break
-                rows, largest = rows + segment.n, max(largest, segment.n)
-                # A few small segments are not worth copying a large one: segments double in size.
-                if stop - first > _FEW_SEGMENTS and rows >= 4 * largest:
-                    start = first
-            if start is not None:
-                return slice(start, stop)
-        return None
-
-    def _small_neighbours(self, most: int) -> slice | None:
-        """Return the most neighbouring segments that have up to ``most`` rows together, once there
-        are many segments. After that any two neighbours have more."""
-        if len(self.segments) <= 4 * _FEW_SEGMENTS:
-            return None
-        best, first, rows, taken = slice(0, 1), 0, 0, 0
-        for stop, segment in enumerate(self.segments, 1):
-            rows, taken = rows + segment.n, taken + segment.copied_bytes
-            while rows > most or taken > _MOST_COPIED:
-                rows -= self.segments[first].n
-                taken -= self.segments[first].copied_bytes
-                first += 1
-            if stop - first > best.stop - best.start:
-                best = slice(first, stop)
-        return best if best.stop - best.start > 1 else None
-
-    def _mostly_dead_around(self, i: int) -> slice:
-        """Return the segment ``i``, which is mostly dead, and neighbours that leave all of them so.
-
-        Without these, every update might leave one more small segment. Copying a living row is
-        still paid by the removal of a dead one.
-        """
-
-        def pays(first: int, stop: int) -> bool:
-            some = self.segments[first:stop]
-            copied = sum(segment.copied_bytes for segment in some)
-            dead, n = sum(segment.dead for segment in some), sum(segment.n for segment in some)
-            return 2 * dead >= n and copied <= _MOST_COPIED
-
-        first, stop = i, i + 1
-        ends = len(self.segments) - self.segments[-1].growing  # new rows live longest
-        while stop < ends and pays(first, stop + 1):
-            stop += 1
-        while first > 0 and pays(first - 1, stop):
-            first -= 1
-        return slice(first, stop)
 
     def compacted(
         self, at: slice, source: Snapshot, merged: Segment, dead_ids: I64

@@ -131,8 +131,14 @@ def own_times(rows: Snapshot, positions: I64) -> I64:
 def own_groups(rows: Snapshot, positions: I64) -> I64:
     """Return the groups of rows at ascending positions, -1 for none."""
     _check_groups(rows)
-    parts = [np.broadcast_to(s.values("groups", at), len(at)) for s, at in rows.at(positions)]
-    return np.concatenate(parts)
+    return np.concatenate([segment.values("groups", at) for segment, at in rows.at(positions)])
+
+
+def groups_or_singletons(rows: Snapshot, positions: I64) -> I64:
+    """Return the groups of rows at ascending positions; a row that has none is alone in a group of
+    its own, whose number is below 0."""
+    groups = own_groups(rows, positions)
+    return np.where(groups < 0, -1 - np.arange(len(groups)), groups)
 
 
 def _check_times(rows: Snapshot) -> None:

@@ -27,7 +27,7 @@ def fold_numbers(folds: Any, seed: int, targets: npt.NDArray[Any]) -> I64:
             raise ValueError(f"folds must have at least two numbers, got {given[0]} alone")
         return given
     count = _count(folds, n)
-    order = np.random.RandomState(checks.count(seed, "seed", least=0)).permutation(n)
+    order = np.random.RandomState(checks.seed(seed)).permutation(n)
     if targets.ndim == 1 and targets.dtype.kind in "iu":
         order = order[np.argsort(targets[order], kind="stable")]
     numbers = np.empty(n, dtype=np.int64)
@@ -49,7 +49,7 @@ def group_folds(folds: Any, seed: int, targets: npt.NDArray[Any], groups: I64) -
     _, first, number = np.unique(groups, return_index=True, return_inverse=True)
     sizes = np.bincount(number.reshape(-1))
     count = min(_count(folds, n), len(sizes))
-    order = np.random.RandomState(checks.count(seed, "seed", least=0)).permutation(len(sizes))
+    order = np.random.RandomState(checks.seed(seed)).permutation(len(sizes))
     classes = np.zeros(len(sizes), dtype=np.int64)
     if targets.ndim == 1 and targets.dtype.kind in "iu":
         classes = targets[first].astype(np.int64)

@@ -29,6 +29,7 @@ from resmem._files import persist
 from resmem._files.atomic import sole_writer
 from resmem._rows.attributes import ATTRIBUTES
 from resmem._rows.by_id import Gathered
+from resmem._rows.compaction import worth_compacting
 from resmem._rows.ingest import Incoming
 from resmem._rows.limits import Limits
 from resmem._rows.resident import Residency
@@ -164,7 +165,7 @@ class State:
         that is worth it and no such thread is running."""
         after, spec = made.fitted_rows, made.spec
         idle = self._compactor is None or not self._compactor.is_alive()
-        at = after.worth_compacting(made.part_rows) if idle else None
+        at = worth_compacting(after.segments, made.part_rows) if idle else None
         if at is None or not room_for(1):
             self.publish(rows=after, spec=spec)
             return
@@ -319,7 +320,7 @@ class State:
         with self._change():
             now = self.view
             before = now.fitted_rows.with_checked_ids()
-            attributes = _kept_attributes(before, ids, attributes)
+            attributes = _kept_attributes(before, ids, now.spec, attributes)
             rows = self._incoming(now.spec, embeddings, outputs, targets, ids, before, **attributes)
             rows.refuse_other_shape(before)
             if rows.ids is None:
@@ -469,13 +470,13 @@ def _empty_snapshot(start: MemoryView, rows: Incoming) -> Snapshot:
     )  # fmt: skip
 
 
-def _kept_attributes(rows: Snapshot, ids: Any, given: dict[str, Any]) -> dict[str, Any]:
+def _kept_attributes(rows: Snapshot, ids: Any, spec: Spec, given: dict[str, Any]) -> dict[str, Any]:
     """Return what updated rows are given: a weight and a group that is left out stays as it is."""
     kept = {"weights": "sample_weight", "groups": "groups"}
     left_out = [name for name in rows.attributes if name in kept and given.get(kept[name]) is None]
     if ids is None or not left_out:
         return given
-    old = Gathered(rows, convert.some_ids(ids), "update")
+    old = Gathered(rows, convert.some_ids(ids), spec, "update")
     values = {kept[name]: old.array(name) for name in left_out}
     if "groups" in values:  # earlier versions took numbers below -1 too, which mean none
         values["groups"] = np.maximum(values["groups"], -1)

@@ -297,7 +297,7 @@ class MemoryView:
 
     def rows_by_id(self, ids: Any) -> Rows:
         """See ``Memory.get``."""
-        rows = rows_by_id(self.fitted_rows, convert.some_ids(ids))
+        rows = rows_by_id(self.fitted_rows, convert.some_ids(ids), self.spec)
         if self.spec.says_nothing:
             rows = replace(rows, outputs=None)
         if self.spec.task == "classification":

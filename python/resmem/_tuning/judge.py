@@ -8,38 +8,27 @@ interval of that gain over all rows decides whether the memory is used.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from resmem._base.arrays import F64, I64, Array
-from resmem._base.blocks import blocks
+from resmem._base.arrays import F64
 from resmem._correction.own_rows import MemoryRows
-from resmem._scores.intervals import Estimate, Expected, Interval, estimate_of, expected_of
-from resmem._scores.metrics import Score, gains_of
+from resmem._scores.intervals import Estimate, Interval, estimate_of
+from resmem._scores.metrics import gains_of
 from resmem._state.settings import Settings
-from resmem._tuning.dependence import Dependence, Mask, numbered
-from resmem._tuning.extension import (
-    MOST_EXTENSIONS,
-    WORTH_HAVING,
-    base_alone,
-    edges,
-    extended,
-    growing,
-    warmer_and_colder,
-    with_temperatures,
-)
+from resmem._tuning.dependence import Mask
+from resmem._tuning.extension import edges, growing
 from resmem._tuning.gates import FittedGate, Judging, fitted_gate
-from resmem._tuning.grid import Grid
+from resmem._tuning.held_out import HeldOutComparison, Pick
+from resmem._tuning.ranking import Costs, RankedSettings
 from resmem._tuning.result import TABLE, TuneResult
-from resmem._tuning.validation import Predictor, ValidationRun, scores_of
+from resmem._tuning.tuner import Tuner
+from resmem._tuning.validation import Predictor
 
-_JACKKNIFE_GROUPS = 50  # groups of rows
 _MOST_TIMES = 100.0  # as many rows as there are; more that would be needed are not told of
 _ORDER_NOTE = (
     "gains of rows that follow each other are alike, so the intervals take batches of them as "
@@ -55,360 +44,38 @@ STAND_INS = {
     "mean": "the mean residual of all rows",
     "shuffled": "the neighbours of other rows",
 }
-# The pairs of methods whose gain has an interval.
-_PAIRS = (
-    ("candidate", "base"),
-    ("chosen", "base"),
-    ("candidate", "mean"),
-    ("candidate", "shuffled"),
-    ("base", "given"),
-    ("every", "present"),
-)
 PROOF_PREDICTIONS = 6  # predictions of each row that the proof compares
 KEYS_PREDICTIONS = 2  # predictions of each row that compare ways to keep keys
 
 
-@dataclass(frozen=True)
-class Costs:
-    """The score of each setting, signed so that less is better."""
-
-    every: F64  # (settings,) over all rows
-    own: F64  # (folds, settings) over the rows of a fold; no folds unless the rule is "one_se"
-    rest: F64  # (folds, settings) over the rows of the folds that choose for a fold
-
-    @staticmethod
-    def joined(parts: Sequence[Costs]) -> Costs:
-        """Return the costs of all parts' settings, one part after the other."""
-        columns = zip(*((c.every, c.own, c.rest) for c in parts), strict=True)
-        return Costs(*(np.concatenate(column, axis=-1) for column in columns))
+def tuned(tuner: Tuner) -> TuneResult:
+    """Search, sweep, choose and prove."""
+    times = [time.perf_counter()]
+    tuner.search()
+    times.append(time.perf_counter())
+    costs = tuner.swept()
+    times.append(time.perf_counter())
+    result = Judge(tuner, *costs).result()
+    times.append(time.perf_counter())
+    result.seconds.update(zip(("search", "sweep", "proof"), np.diff(times).tolist(), strict=True))
+    return result
 
 
-@dataclass
-class Tuner:
-    """Chooses among the settings of one or several runs, which differ in how keys are kept."""
+class Choice(NamedTuple):
+    """Two settings, by their numbers: the best base, and the best memory beside it."""
 
-    runs: list[ValidationRun]  # the first keeps keys as the memory does now
-    score: Score
-    rule: str
-    confidence: float
-    risk: float  # the accepted probability of keeping a useless memory
-    seed: int
-    # What the caller says of the rows, and from the search on also what their keys show.
-    dependence: Dependence
-
-    def run(self) -> TuneResult:
-        """Search, sweep, choose and prove."""
-        times = [time.perf_counter()]
-        for run in self.runs:
-            run.find_neighbours()
-        self.dependence = self.dependence.detected(self.runs[0], self.seed)
-        for run in self.runs:
-            run.folds = self.folds
-        times.append(time.perf_counter())
-        parts = [self._costs(run) for run in self.runs]
-        if not self.score.custom:  # each setting of a caller's function takes long
-            self._extend(parts)
-        costs = Costs.joined(parts)
-        mean, alone = (self._costs(self.runs[0], predictor) for predictor in ("mean", "targets"))
-        times.append(time.perf_counter())
-        result = Judge(self, costs, mean, alone).result()
-        times.append(time.perf_counter())
-        result.seconds.update(
-            zip(("search", "sweep", "proof"), np.diff(times).tolist(), strict=True)
-        )
-        return result
-
-    def _extend(self, parts: list[Costs]) -> None:
-        """Try values beyond the edges at which the best base and the best setting lie."""
-        self._extend_temperatures(parts)
-        for _ in range(MOST_EXTENSIONS):
-            settings, number = self.settings_of_runs()
-            costs = Costs.joined(parts)
-            ranked = RankedSettings(settings, costs, self.score)
-            base = ranked.best(ranked.strength == 0)
-            best = ranked.best(ranked.choosable(self.runs[0].grid.methods, base))
-            run = self._widest(self.runs[number[best]])
-            if (found := extended(run, settings[best])) is None:
-                return
-            axis, more = found
-            tried = self._costs(more)
-            before, least = costs.every[best], float(np.nanmin(tried.every))
-            with np.errstate(invalid="ignore"):  # the log-loss of a base may be infinite
-                worth = before - least >= WORTH_HAVING * (costs.every[base] - before)
-            if not worth:
-                run.reach = replace(run.reach, exhausted=run.reach.exhausted | {axis})
-                continue
-            parts.append(tried)
-            more.step = run.step
-            self.runs.append(more)
-
-    def _extend_temperatures(self, parts: list[Costs]) -> None:
-        """Try temperatures beyond the grid if the base's best one lies at its end."""
-        first = self.runs[0]
-        if "temperatures" not in first.reach.open:
-            return
-
-        def costs(temperatures: tuple[float, ...]) -> F64:
-            return self._costs(base_alone(first, temperatures)).every
-
-        tried, near = warmer_and_colder(first.grid, costs)
-        if not tried:
-            return
-        for run in list(self.runs):
-            more = with_temperatures(run, tried, near)
-            parts.append(self._costs(more))
-            more.step = run.step
-            self.runs.append(more)
-
-    def settings_of_runs(self) -> tuple[list[Settings], I64]:
-        """Return the settings of all runs, one run after the other, and the run of each."""
-        of_each = [run.settings() for run in self.runs]
-        numbers = np.repeat(np.arange(len(of_each)), [len(settings) for settings in of_each])
-        return [s for settings in of_each for s in settings], numbers
-
-    def _widest(self, run: ValidationRun) -> ValidationRun:
-        """Return the last run, whose reach is the widest, that keeps keys in the same way."""
-        return [each for each in self.runs if each.keys_name == run.keys_name][-1]
-
-    def reach_of(self, run: ValidationRun) -> Grid:
-        """Return all values that were tried with keys kept in the way of this run."""
-        return self._widest(run).reach
-
-    @property
-    def folds(self) -> I64:
-        """The fold (q,) of each row."""
-        return self.dependence.folds
-
-    @property
-    def cost_sign(self) -> float:
-        """The factor that turns a score into a cost."""
-        return -1.0 if self.score.greater_is_better else 1.0
-
-    def shaped(self, values: Array) -> Array:
-        """Return predictions or targets in the caller's shape: (n,) if the memory was fitted so."""
-        return values[:, 0] if self.runs[0].rows.flat and values.ndim == 2 else values
-
-    @property
-    def targets(self) -> Array:
-        """The targets in the caller's shape."""
-        return self.shaped(self.runs[0].source.targets)
-
-    # ------------------------------------------------------------------ scores of all settings
-
-    def _costs(self, run: ValidationRun, predictor: Predictor = "memory") -> Costs:
-        if not self.score.custom:
-            return self._over_folds(self._cost_from_sums(run.sweep(self.score, predictor)))
-        found = []
-        for settings in run.settings(predictor):
-            found.append(self._over_folds(self._cost_from_predictions(run, settings, predictor)))
-        return Costs.joined(found)
-
-    def _over_folds(self, cost: Callable[[Mask], F64]) -> Costs:
-        """Return the costs over all rows, each fold, and the folds that choose for it.
-
-        ``cost`` returns the costs over the rows of the folds that its mask selects.
-        """
-        count = int(self.folds.max()) + 1
-        one = np.eye(count, dtype=np.bool_)
-        choosing = [self.dependence.choosing(fold) for fold in range(count)]
-        every, rest = cost(np.ones(count, dtype=np.bool_)), np.stack([cost(m) for m in choosing])
-        own = [cost(mask) for mask in one] if self.rule == "one_se" else []
-        return Costs(every, np.stack(own) if own else np.empty((0, len(every))), rest)
-
-    def _cost_from_sums(self, sums: F64) -> Callable[[Mask], F64]:
-        def cost(folds: Mask) -> F64:
-            targets = self.runs[0].source.targets[folds[self.folds]]
-            return self.cost_sign * scores_of(self.score, sums[folds].sum(axis=0), targets)
-
-        return cost
-
-    def _cost_from_predictions(
-        self, run: ValidationRun, settings: Settings, predictor: Predictor
-    ) -> Callable[[Mask], F64]:
-        predicted = self.shaped(run.predictions(settings, np.arange(len(self.folds)), predictor))
-        targets = self.targets
-
-        def cost(folds: Mask) -> F64:
-            rows = folds[self.folds]
-            return np.array([self.cost_sign * self.score.whole(predicted[rows], targets[rows])])
-
-        return cost
+    base: int
+    candidate: int
 
 
-class RankedSettings:
-    """Settings with their costs, from which the best is chosen."""
+class Proof(NamedTuple):
+    """What the memory gains on rows that did not choose, and whether that is clear of chance."""
 
-    def __init__(
-        self, settings: list[Settings], costs: Costs, score: Score, one_se: bool = False
-    ) -> None:
-        self.settings, self.costs, self._one_se = settings, costs, one_se
-        self.bounded = bounded(settings, score)
-        self.strength = np.array([s.strength for s in settings])
-        self.temperatures = np.array([s.temperature for s in settings])
-        self._ranks = simplicity_ranks(settings)
-
-    def best(self, where: Mask | None = None, without: int | None = None) -> int:
-        """Return the best setting, by all rows or by the rows of all folds but one.
-
-        ``where``: the settings to choose among, default all. ``without``: the fold left out.
-        """
-        costs = self.costs.every if without is None else self.costs.rest[without]
-        some = np.arange(len(costs)) if where is None else np.flatnonzero(where)
-        best = int(some[simplest_best(costs[some], self._ranks[some])])
-        if not self._one_se:
-            return best
-        own = self.costs.own
-        own = own if without is None else np.delete(own, without, axis=0)
-        with np.errstate(invalid="ignore"):  # differences of infinite costs are NaN
-            worse = own[:, some] - own[:, [best]]
-            spread = worse.std(axis=0, ddof=1) / math.sqrt(len(own))
-        near = some[worse.mean(axis=0) <= spread]
-        return int(near[np.argmin(self._ranks[near])]) if len(near) else best
-
-    def choosable(self, methods: Sequence[str], base: int) -> Mask:
-        """Return which settings may be chosen: those of the methods named, as warm as a base.
-
-        A base that is more certain than it should be may score a little better under a memory that
-        corrects most of its errors. But rows that the memory does not correct lose far more, and
-        few rows hold few of them. Of ``bounded`` settings the same is true.
-        """
-        named = np.array([s.method in methods or s.strength == 0 for s in self.settings])
-        warm: Mask = named & self.bounded & (self.temperatures >= self.temperatures[base])
-        return warm
-
-    def best_per_fold(self, where: Mask | None = None) -> list[int]:
-        """Return the settings chosen without each fold."""
-        return [self.best(where, without=f) for f in range(len(self.costs.rest))]
-
-
-# A setting, the number of its run, and what predicts.
-Pick: TypeAlias = tuple[Settings, int, Predictor]
-
-
-class HeldOutComparison:
-    """Compares methods, each by the predictions that its pick for a fold makes of the fold's rows.
-
-    If the score is made of numbers of single rows, only these are kept.
-    """
-
-    def __init__(self, tuner: Tuner, picks: dict[str, list[Pick]]) -> None:
-        self._tuner, self._picks = tuner, picks
-        self._judged = tuner.dependence.judged
-        self.in_order = False  # whether gains of rows near each other in their order were alike
-        # For each pair of methods and each base that may be right, sums over rows of the second and
-        # the fourth moment of the gain that this base expects.
-        self._expected: dict[tuple[str, str], dict[str, F64]] = {}
-        n, columns = len(tuner.folds), tuner.runs[0].rows.columns
-        self._whole: dict[str, Array] = {}
-        self._numbers: dict[str, F64] = {}
-        if not tuner.score.by_row:
-            every = np.arange(n)
-            self._whole = {name: tuner.shaped(self._predicted(name, every)) for name in picks}
-            return
-        self._numbers = {name: np.empty(n) for name in picks}
-        for block in blocks(n, 8 * columns * (len(picks) + 1)):
-            self._compare(np.arange(block.start, block.stop))
-
-    def gain(self, name: str, other: str) -> Estimate:
-        """Return the gain of method ``name`` over method ``other``."""
-        tuner = self._tuner
-        if not tuner.score.by_row:
-            return self._jackknife(name, other)
-        score, targets = tuner.score, tuner.targets[self._judged]
-        numbers, others = (self._numbers[each][self._judged] for each in (name, other))
-        gains = gains_of(
-            tuner.cost_sign * score.values(numbers, targets),
-            tuner.cost_sign * score.values(others, targets),
-        )
-        classes = targets if tuner.runs[0].spec.task == "classification" else None
-        clusters, shown = tuner.dependence.clusters(gains, classes)
-        self.in_order |= shown
-        expected = [
-            Expected(second / len(gains), fourth / second)
-            for second, fourth in self._expected.get((name, other), {}).values()
-            if second > 0
-        ]
-        estimate = estimate_of(gains, clusters, max(expected, default=None))
-        scale = score.scale(numbers, others, targets) if score.scale is not None else 0.0
-        if scale > 0:
-            # The delta method knows that the scale is estimated, too, but where tails are heavy,
-            # rows that are in both may hide from it what single differences show.
-            plain = estimate_of((others - numbers) / scale, clusters)
-            estimate = estimate.at_least(plain)
-        return estimate
-
-    def score(self, name: str) -> float:
-        """Return the score of a method over the judged rows."""
-        return self._score(name, self._judged)
-
-    def score_of_all(self, name: str) -> float:
-        """Return the score of a method over all rows."""
-        return self._score(name, np.arange(len(self._tuner.folds)))
-
-    def _score(self, name: str, rows: I64) -> float:
-        targets, score = self._tuner.targets[rows], self._tuner.score
-        if score.by_row:
-            return float(score.values(self._numbers[name][rows], targets).mean())
-        return score.whole(self._whole[name][rows], targets)
-
-    def _compare(self, rows: I64) -> None:
-        """Compute the numbers of some rows, and add up what the base expects of their gains."""
-        tuner, score = self._tuner, self._tuner.score
-        predicted = {name: tuner.shaped(self._predicted(name, rows)) for name in self._picks}
-        for name, values in predicted.items():
-            self._numbers[name][rows] = score.numbers(values, tuner.targets[rows])
-        if score.by_class is None:
-            return
-        judged = tuner.dependence.is_judged[rows]
-        for name, other in _PAIRS:
-            if name not in predicted or other not in predicted:
-                continue
-            gains = score.by_class(predicted[name], predicted[other])
-            sums = self._expected.setdefault((name, other), {})
-            # The base is right at its own temperature, or as it was given: rows that lack rare
-            # losses make a temperature, too, seem better than it is.
-            for right in ("base", "given") if "base" in predicted else (other,):
-                moments = expected_of(gains, predicted[right])
-                found = np.array([each[judged].sum() for each in moments])
-                sums[right] = sums.get(right, 0.0) + found
-
-    def _predicted(self, name: str, rows: I64) -> Array:
-        tuner, picks = self._tuner, self._picks[name]
-        folds = tuner.folds[rows]
-        predicted = np.empty((len(rows), tuner.runs[0].rows.columns))
-        for each in dict.fromkeys(picks):
-            settings, run, predictor = each
-            mine = np.array([pick == each for pick in picks], dtype=np.bool_)[folds]
-            if mine.any():
-                predicted[mine] = tuner.runs[run].predictions(settings, rows[mine], predictor)
-        return predicted
-
-    def _jackknife(self, name: str, other: str) -> Estimate:
-        """Return the gain in a score that is not made of single rows, with a jackknife's error.
-
-        The score is computed again without each of at most 50 groups: of random rows, or of rows
-        that belong together. Student's quantile for so few groups allows for heavy tails.
-        """
-        tuner, targets = self._tuner, self._tuner.targets[self._judged]
-        first, second = (self._whole[each][self._judged] for each in (name, other))
-        clusters = tuner.dependence.known_clusters()
-        rows = np.arange(len(first)) if clusters is None else clusters
-        shuffled = np.random.RandomState(tuner.seed).permutation(int(rows.max()) + 1)
-        groups = numbered(shuffled[rows] % _JACKKNIFE_GROUPS)
-
-        def gain(rows: Any) -> float:
-            one, other = (tuner.score.whole(p[rows], targets[rows]) for p in (first, second))
-            return tuner.cost_sign * (other - one)
-
-        count = int(groups.max()) + 1
-        if count < 2:  # a single row, or rows of a single group, tell of no spread
-            return Estimate(gain(slice(None)), math.inf, 1.0)
-        mean, without = gain(slice(None)), np.array([gain(groups != g) for g in range(count)])
-        with np.errstate(invalid="ignore"):
-            variance = float(np.square(without - without.mean()).sum()) * (count - 1) / count
-        if not math.isfinite(variance):
-            return Estimate(mean, math.inf, 1.0)
-        return Estimate(mean, math.sqrt(variance), count - 1.0)
+    gain: Estimate  # of the candidate over the base
+    local: Estimate  # of the candidate over the stand-in that it gains least over
+    stand_in: str  # the name of that, in ``STAND_INS``
+    warmer: Estimate  # of the base at its own temperature over the base as given
+    useful: bool
 
 
 class Judge:
@@ -429,59 +96,25 @@ class Judge:
         """Return the result of tuning, but for its times."""
         tuner, memory, first = self._tuner, self._memory, self._tuner.runs[0]
         where = self._eligible()
-        off, methods = memory.strength == 0, first.grid.methods
-        base, bases = memory.best(where & off), memory.best_per_fold(where & off)
-        candidate = memory.best(where & memory.choosable(methods, base))
-        chosen = [
-            memory.best(where & memory.choosable(methods, other), without=fold)
-            for fold, other in enumerate(bases)
-        ]
+        base, candidate = choice = self._choice(where)
+        without = [self._choice(where, fold) for fold in range(len(memory.costs.rest))]
         published = memory.best(where & self._as_published())
         mixed = where & self._of_targets
         interpolation = memory.best(mixed) if mixed.any() else None
-        knn, mean = self._alone.best(), self._mean.best(self._mean.bounded)
+        knn = self._alone.best()
         given = replace(
             memory.settings[base], temperature=first.given_temperature, probability_map="clip"
         )
-        against = self._picks(memory, bases)
-        best = memory.settings[candidate]
-        picks: dict[str, list[Pick]] = {
-            "candidate": self._picks(memory, chosen),
-            "chosen": [(best, int(self._run_of[candidate]), "memory")] * len(chosen),
-            "base": against,
-            "given": [(given, 0, "memory")] * len(chosen),
-            "mean": self._picks(self._mean, self._mean.best_per_fold(self._mean.bounded), "mean"),
-            "shuffled": self._picks(memory, chosen, "shuffled"),
-        }
-        compared = HeldOutComparison(tuner, picks)
-        # The picks of the folds tell what the candidate gains. If they differ from it, its gain may
-        # have a larger spread than theirs.
-        gain = compared.gain("candidate", "base").at_least(compared.gain("chosen", "base"))
-        warmer = compared.gain("base", "given")
-        over = {name: compared.gain("candidate", name) for name in STAND_INS}
-        stand_in = min(over, key=lambda name: over[name].mean)
-        local, over_given = over[stand_in], compared.gain("candidate", "given").mean
-        clear = min(gain.low(tuner.risk), local.low(tuner.risk)) > 0
-        useful = clear and over_given > 0
-        if not useful:
-            kept = memory.settings[base] if warmer.low(tuner.risk) > 0 else given
-            # Switched off, the memory gets the k and sigma of the published method for its keys.
-            plain = memory.settings[memory.best(self._present & self._as_published())]
-            best = replace(
-                plain, strength=0.0, temperature=kept.temperature,
-                probability_map=kept.probability_map, preprocess=first.preprocess,
-                key_dtype=first.spec.key_dtype,
-            )  # fmt: skip
-        gate = self._gate(candidate) if useful else None
-        if gate is not None:
-            best = replace(best, gate=gate.gate.name)
+        compared = self._compared(choice, without, given)
+        proof = self._proof(compared)
+        gate = self._gate(candidate) if proof.useful else None
         return TuneResult(
             task=first.spec.task,
             score=tuner.score.name,
             greater_is_better=tuner.score.greater_is_better,
             rows=len(tuner.folds),
-            folds=len(chosen),
-            best=best,
+            folds=len(without),
+            best=self._best(choice, given, proof, gate),
             candidate=memory.settings[candidate],
             base=memory.settings[base],
             published=memory.settings[published],
@@ -490,7 +123,7 @@ class Judge:
             scores={
                 "base": compared.score_of_all("given"),
                 "base, own temperature": self._score_of(memory, base),
-                "mean residual": self._score_of(self._mean, mean),
+                "mean residual": self._score_of(self._mean, self._mean.best(self._mean.bounded)),
                 "kNN alone": self._score_of(self._alone, knn),
                 "published": self._score_of(memory, published),
                 **(
@@ -501,22 +134,79 @@ class Judge:
                 "candidate": self._score_of(memory, candidate),
             },
             held_out={name: compared.score(name) for name in ("base", "candidate")},
-            gain=gain.interval(tuner.confidence),
-            local_gain=local.interval(tuner.confidence),
-            temperature_gain=warmer.interval(tuner.confidence),
+            gain=proof.gain.interval(tuner.confidence),
+            local_gain=proof.local.interval(tuner.confidence),
+            temperature_gain=proof.warmer.interval(tuner.confidence),
             gate_gain=None if gate is None else gate.gain,
-            useful=useful,
-            reason=self._reason(useful, gain, local, stand_in, bool(off[candidate])),
+            useful=proof.useful,
+            reason=self._reason(proof, bool(memory.strength[candidate] == 0)),
             notes=(
                 *tuner.dependence.notes,
                 *((self._order_note,) if compared.in_order else ()),
-                *self._edge_notes(candidate if useful else base),
+                *self._edge_notes(candidate if proof.useful else base),
             ),
             table=self._table(),
-            per_fold=tuple(memory.settings[i] for i in chosen),
+            per_fold=tuple(memory.settings[each.candidate] for each in without),
             seconds={},
             risk=tuner.risk,
         )
+
+    def _choice(self, where: Mask, without: int | None = None) -> Choice:
+        """Return the choice among these settings, by all rows or by those of all folds but one."""
+        memory, methods = self._memory, self._tuner.runs[0].grid.methods
+        base = memory.best(where & (memory.strength == 0), without)
+        return Choice(base, memory.best(where & memory.choosable(methods, base), without))
+
+    def _compared(
+        self, choice: Choice, without: list[Choice], given: Settings
+    ) -> HeldOutComparison:
+        """Compare the candidate with what it has to be better than; ``given`` is the base model as
+        it came, and ``without`` are the choices without each fold."""
+        memory, mean = self._memory, self._mean
+        chosen = [each.candidate for each in without]
+        best = memory.settings[choice.candidate], int(self._run_of[choice.candidate])
+        picks: dict[str, list[Pick]] = {
+            "candidate": self._picks(memory, chosen),
+            "chosen": [(*best, "memory")] * len(chosen),
+            "base": self._picks(memory, [each.base for each in without]),
+            "given": [(given, 0, "memory")] * len(chosen),
+            "mean": self._picks(mean, mean.best_per_fold(mean.bounded), "mean"),
+            "shuffled": self._picks(memory, chosen, "shuffled"),
+        }
+        return HeldOutComparison(self._tuner, picks)
+
+    def _proof(self, compared: HeldOutComparison) -> Proof:
+        """Judge the gains on rows that did not choose."""
+        risk = self._tuner.risk
+        # The picks of the folds tell what the candidate gains. If they differ from it, its gain may
+        # have a larger spread than theirs.
+        gain = compared.gain("candidate", "base").at_least(compared.gain("chosen", "base"))
+        warmer = compared.gain("base", "given")
+        over = {name: compared.gain("candidate", name) for name in STAND_INS}
+        stand_in = min(over, key=lambda name: over[name].mean)
+        local = over[stand_in]
+        clear = min(gain.low(risk), local.low(risk)) > 0
+        useful = clear and compared.gain("candidate", "given").mean > 0
+        return Proof(gain, local, stand_in, warmer, useful)
+
+    def _best(
+        self, choice: Choice, given: Settings, proof: Proof, gate: FittedGate | None
+    ) -> Settings:
+        """Return the settings to keep: the candidate's, with its gate, or those of strength 0."""
+        memory, first = self._memory, self._tuner.runs[0]
+        if proof.useful:
+            best = memory.settings[choice.candidate]
+            return best if gate is None else replace(best, gate=gate.gate.name)
+        kept = given
+        if proof.warmer.low(self._tuner.risk) > 0:
+            kept = memory.settings[choice.base]
+        # Switched off, the memory gets the k and sigma of the published method for its keys.
+        plain = memory.settings[memory.best(self._present & self._as_published())]
+        return replace(
+            plain, strength=0.0, temperature=kept.temperature,
+            probability_map=kept.probability_map, preprocess=first.preprocess,
+            key_dtype=first.spec.key_dtype,
+        )  # fmt: skip
 
     def _gate(self, candidate: int) -> FittedGate | None:
         """Return the gate of the candidate; None where rows have no scores of their own."""
@@ -582,13 +272,11 @@ class Judge:
     def _score_of(self, choices: RankedSettings, setting: int) -> float:
         return float(self._tuner.cost_sign * choices.costs.every[setting])
 
-    def _reason(
-        self, useful: bool, gain: Estimate, local: Estimate, stand_in: str, base_is_best: bool
-    ) -> str:
-        tuner = self._tuner
+    def _reason(self, proof: Proof, base_is_best: bool) -> str:
+        tuner, gain, local = self._tuner, proof.gain, proof.local
         name = f"in {tuner.score.name} on rows that did not choose"
         at = "" if tuner.risk == (1 - tuner.confidence) / 2 else f" at a risk of {tuner.risk:g}"
-        if useful:
+        if proof.useful:
             return f"The memory helps: its gain {name}, {self._text(gain)}, is clear of 0{at}."
         off = "The memory is switched off:"
         if base_is_best:
@@ -596,7 +284,7 @@ class Judge:
         if gain.low(tuner.risk) > 0 and local.low(tuner.risk) <= 0:
             return (
                 f"{off} its gain {name}, {self._text(gain)}, is not due to its neighbours. Over "
-                f"{STAND_INS[stand_in]} it is {self._text(local)}, not clear of 0{at}."
+                f"{STAND_INS[proof.stand_in]} it is {self._text(local)}, not clear of 0{at}."
             )
         few = self._too_few(gain, local)
         if few is not None:
@@ -655,37 +343,3 @@ class Judge:
 
 def _gain_text(gain: Interval) -> str:
     return f"{gain.mean:+.3g} [{gain.low:+.3g}, {gain.high:+.3g}]"
-
-
-def bounded(settings: Sequence[Settings], score: Score) -> Mask:
-    """Return which settings limit what a single row can lose; all of them if none does.
-
-    Residuals may rule a class out. "clip" alone leaves it 1e-6, so that a row of it costs a
-    log-loss of 14, and few rows hold few such rows.
-    """
-    harmless: Mask = np.array(
-        [s.probability_map != "clip" or s.method == "targets" or s.strength == 0 for s in settings]
-    )
-    corrects = np.array([s.strength != 0 for s in settings])
-    if score.name == "log_loss" and (harmless & corrects).any():
-        return harmless
-    return np.ones(len(settings), dtype=np.bool_)
-
-
-def simplicity_ranks(settings: Sequence[Settings]) -> I64:
-    """Return the rank of each setting by simplicity_ranks, the simplest first.
-
-    Simpler is a smaller strength, then fewer neighbours, smoother weights, a temperature nearer to
-    1, and of equal settings the earlier one.
-    """
-    keys = [(abs(s.strength), s.k, -s.sigma, abs(math.log(s.temperature))) for s in settings]
-    ranks = np.empty(len(keys), dtype=np.int64)
-    ranks[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
-    return ranks
-
-
-def simplest_best(costs: F64, ranks: I64) -> int:
-    """Return the setting of least cost, of equal ones the simplest; NaN counts as the worst."""
-    costs = np.where(np.isnan(costs), np.inf, costs)
-    best = np.flatnonzero(costs == costs.min())
-    return int(best[np.argmin(ranks[best])])

@@ -24,7 +24,7 @@ from resmem._correction.simplex import map_named
 from resmem._keys.preprocess import preprocess_named
 from resmem._rows.plausible import OverlapCounter
 from resmem._rows.snapshot import Snapshot
-from resmem._rows.visibility import Visibility, own_groups, own_times
+from resmem._rows.visibility import Visibility, groups_or_singletons, own_times
 from resmem._scores.groups import numbered_groups
 from resmem._scores.intervals import checked_confidence, checked_risk
 from resmem._scores.metrics import Score, score_named
@@ -38,8 +38,9 @@ from resmem._state.settings import Settings
 from resmem._state.view import MemoryView
 from resmem._tuning.dependence import Dependence
 from resmem._tuning.grid import grid_of, names_to_try
-from resmem._tuning.judge import KEYS_PREDICTIONS, PROOF_PREDICTIONS, Tuner
+from resmem._tuning.judge import KEYS_PREDICTIONS, PROOF_PREDICTIONS, tuned
 from resmem._tuning.result import TuneResult
+from resmem._tuning.tuner import Tuner
 from resmem._tuning.validation import CallersRows, ValidationRun
 
 _SAMPLE_ROWS = 10_000  # most rows of the memory that are used
@@ -63,36 +64,16 @@ def tune(
     scored = score_named(default if score is None else score, task, greater_is_better)
     if scored.custom and view.spec.labels is not None:
         scored = _reading_labels(scored, view.spec.labels)
-    given = (embeddings, outputs, targets, visible)
-    if loo and (
-        any(part is not None for part in (*given[:3], groups, times)) or not visible.of_own_rows
-    ):
-        raise ValueError(
-            "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets, "
-            "exclude_ids, groups and times; before and exclude_groups may be 'own'"
-        )
-    if loo:
-        for name in names_to_try(preprocess, view.spec.preprocess.name, "preprocess"):
-            refuse_known_targets(preprocess_named(name))
-    if rule == "one_se" and (times is not None or (loo and visible.before is not None)):
-        raise ValueError(
-            "rule='one_se' compares all folds, and times leave the later ones out: give "
-            "rule='best', or leave times out"
-        )
-    if not loo and embeddings is None:
-        raise TypeError(
-            "tune needs validation rows: give embeddings, outputs and targets, or loo=True to tune "
-            "on the memory's own rows"
-        )
+    whole = _Rows(embeddings, outputs, targets, visible, folds, groups, times)
+    _check_rows(whole, view, preprocess, rule, loo)
     confidence = checked_confidence(confidence)
     risk = checked_risk(risk, confidence)
-    if checks.count(seed, "seed", 0) >= 2**32:
-        raise ValueError(f"seed must be below 2**32, got {seed}")
+    seed = checks.seed(seed)
     execution = execution_of(threads)
     tried = _correctors(view, preprocess, key_dtype)
     values = (k, sigma, temperature, strength, probability_map, methods)
-    numbers = None if groups is None else numbered_groups(groups)
-    whole = _Rows(*given, folds, numbers, times)
+    if groups is not None:
+        whole = whole._replace(groups=numbered_groups(groups))
     if loo:
         whole = whole.with_own(view.fitted_rows, seed)
 
@@ -126,7 +107,7 @@ def tune(
     with _progress(progress, _Steps.of(runs, scored, loo)) as step:
         for run in runs:
             run.step = step
-        result = tuner.run()
+        result = tuned(tuner)
         notes = (
             *note_of_budget,
             *_note_of_small_residuals(runs[0], result, loo),
@@ -172,9 +153,32 @@ class _Rows(NamedTuple):
         if self.visible.before is not None:
             return self._replace(times=own_times(memory, some))
         if self.visible.exclude_groups is not None:
-            groups = own_groups(memory, some)
-            return self._replace(groups=np.where(groups < 0, -1 - np.arange(len(groups)), groups))
+            return self._replace(groups=groups_or_singletons(memory, some))
         return self
+
+
+def _check_rows(rows: _Rows, view: MemoryView, preprocess: Any, rule: str, loo: bool) -> None:
+    """Refuse rows that are missing, or that do not go with ``loo=True`` or with the rule."""
+    given = (rows.embeddings, rows.outputs, rows.targets, rows.groups, rows.times)
+    if loo and (any(part is not None for part in given) or not rows.visible.of_own_rows):
+        raise ValueError(
+            "loo=True tunes on the memory's own rows: leave out embeddings, outputs, targets, "
+            "exclude_ids, groups and times; before and exclude_groups may be 'own'"
+        )
+    if loo:
+        for name in names_to_try(preprocess, view.spec.preprocess.name, "preprocess"):
+            refuse_known_targets(preprocess_named(name))
+    in_time = rows.times is not None or (loo and rows.visible.before is not None)
+    if rule == "one_se" and in_time:
+        raise ValueError(
+            "rule='one_se' compares all folds, and times leave the later ones out: give "
+            "rule='best', or leave times out"
+        )
+    if not loo and rows.embeddings is None:
+        raise TypeError(
+            "tune needs validation rows: give embeddings, outputs and targets, or loo=True to tune "
+            "on the memory's own rows"
+        )
 
 
 # The preprocess, and the memory whose keys it made.
@@ -243,7 +247,7 @@ def _rows_within(
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it finds is found again, on more rows
-        judged_by(np.sort(order[:_PILOT_ROWS]), True).run()
+        tuned(judged_by(np.sort(order[:_PILOT_ROWS]), True))
     taken = time.perf_counter() - start
     affordable = int((budget - taken) / taken * _PILOT_ROWS)
     return None if affordable >= count else np.sort(order[: max(affordable, least)])

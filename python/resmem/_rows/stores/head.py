@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import resmem._core as _core
-from resmem._base.arrays import F32, F64, I64, Array
+from resmem._base.arrays import F32, F64, I64
 from resmem._base.blocks import blocks
 from resmem._base.execution import DEFAULT, Execution
 from resmem._keys.stored import widen_keys
-from resmem._rows.segment import Schema, Segment, checked_stored
+from resmem._rows.segment import Segment, checked_stored
 from resmem._rows.stores.layer import Layer
-from resmem._rows.stores.store import Store, StoredRows
+from resmem._rows.stores.store import WithoutArrays
 
 
 @dataclass(frozen=True)
-class Head(Store):
+class Head(WithoutArrays):
     """Only the classes are kept: the base model's last layer gives the residuals of a key."""
 
     layer: Layer = field()  # of which every such store has one
@@ -29,14 +29,6 @@ class Head(Store):
     @property
     def shared(self) -> dict[str, F32]:
         return self.layer.arrays
-
-    def schema(self, columns: int) -> Schema:
-        return {}
-
-    def rows(
-        self, outputs: Array, targets: Array, temperature: float, first_row: int = 0
-    ) -> StoredRows:
-        return {}, 0.0
 
     def for_core(self, rows: Segment) -> _core.HeadRows:
         return _core.HeadRows(rows["keys"], rows["targets"])

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar, NoReturn
 
 import resmem._core as _core
-from resmem._base.arrays import F64, I64, Array, Keys
+from resmem._base.arrays import F64, I64, Keys
 from resmem._base.execution import Execution
-from resmem._rows.segment import Schema, Segment
-from resmem._rows.stores.store import Store, StoredRows
+from resmem._rows.segment import Segment
+from resmem._rows.stores.store import WithoutArrays
 
 
 @dataclass(frozen=True)
-class Nothing(Store):
+class Nothing(WithoutArrays):
     """No residuals: nothing can be corrected by such rows."""
 
     gives_outputs: ClassVar[bool] = False
@@ -21,14 +21,6 @@ class Nothing(Store):
     @property
     def name(self) -> str:
         return "nothing"
-
-    def schema(self, columns: int) -> Schema:
-        return {}
-
-    def rows(
-        self, outputs: Array, targets: Array, temperature: float, first_row: int = 0
-    ) -> StoredRows:
-        return {}, 0.0
 
     def for_core(self, rows: Segment) -> _core.ResidualRows:
         self._refuse()
