@@ -649,8 +649,8 @@ CLASSES = [
     (lambda m: setattr(m, "sigma", "automatic"), ValueError, r"sigma must be a positive number or 'auto', got 'automatic'"),
     (lambda m: setattr(m, "temperature", -1), ValueError, r"temperature must be a positive number, got -1"),
     (lambda m: setattr(m, "strength", np.nan), ValueError, r"strength must be finite, got nan"),
-    (lambda m: setattr(m, "preprocess", "unit"), AttributeError, r"property 'preprocess' of 'Memory' object has no setter|can't set attribute.*"),
-    (lambda m: setattr(m, "task", "regression"), AttributeError, r"property 'task' of 'Memory' object has no setter|can't set attribute.*"),
+    (lambda m: setattr(m, "preprocess", "unit"), AttributeError, r"preprocess is fixed when a memory is made; fit another one, resmem\.Memory\(preprocess=\.\.\)"),
+    (lambda m: setattr(m, "task", "regression"), AttributeError, r"task is fixed when a memory is made; fit another one, resmem\.Memory\(task=\.\.\)"),
 ]  # fmt: skip
 
 PROBABILITIES = [

@@ -477,6 +477,7 @@ CASES = {
     "fixed temperature, fitted again": (lambda: setattr(memory(store="sparse:1"), "temperature", 2), lambda m: memory(store="sparse:1", temperature=2)),
     "weight of (d, C)": (lambda: resmem.Memory(store="head", head=(HEAD[0].T, np.zeros(D))).fit(Z, None, Y), Follow(r"pass (weight\.T)", lambda w: resmem.Memory(store="head", head=(w, None)).fit(Z, None, Y), weight=HEAD[0].T)),
     "keys made anew": (lambda: memory(preprocess="unit").tune(FRESH, L, Y, preprocess=["center"], **QUICK), lambda m: memory(preprocess="none", key_dtype="float32").tune(FRESH, L, Y, preprocess=["center"], **QUICK)),
+    "metric of a memory": (lambda: setattr(memory(), "metric", "cosine"), lambda m: eval(re.search(r"one, (.*)\.\.\)", m)[1] + "'cosine')").fit(Z, L, Y)),
     "keys of cosines made anew": (lambda: memory(metric="cosine", key_dtype="float64").tune(FRESH, L, Y, preprocess=["center"], **QUICK), Follow(r"with key_dtype=('float32')", lambda v: memory(metric="cosine", key_dtype=v).tune(FRESH, L, Y, preprocess=["center"], **QUICK))),
     "squares of cosines": (lambda: memory(metric="cosine").kneighbors(FRESH, squared=True), lambda m: memory(metric="cosine").kneighbors(FRESH)),
     "rounded for a head, by cosine": (lambda: headed(TIMES), Follow(r"pass (numpy\.float32.*) if", lambda z: quietly(lambda: headed(z)), embeddings=TIMES)),

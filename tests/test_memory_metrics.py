@@ -105,7 +105,7 @@ def test_whom_a_query_may_ask_holds_for_every_metric(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_neighbours_of_the_memory_itself_need_no_metric_in_aggregate(metric):
+def test_aggregate_takes_the_metric_of_the_memory(metric):
     memory = fitted(metric)
     queries, outputs, _ = examples(np.random.default_rng(4), 9)
     near = memory.kneighbors(queries)
@@ -177,7 +177,7 @@ def test_parts_merge_to_the_bits_of_the_whole(metric):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "inner_product"])
-def test_rows_that_float32_does_not_tell_apart_are_compared_in_float64(metric):
+def test_rows_too_near_for_float32_are_compared_in_float64(metric):
     rng = np.random.default_rng(11)
     near = 1.0 + 1e-12 * rng.standard_normal((40, 3))
     outputs, targets = np.zeros((40, 2)), rng.integers(0, 2, 40)

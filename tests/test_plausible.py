@@ -268,9 +268,14 @@ def test_search_refuses_queries_with_reordered_columns(tables):
 
 def test_misspelt_settings_set_as_attributes_are_refused():
     mem = memory()
-    for name in ("n_neighbors", "temprature", "sigmas", "metric"):
+    for name in ("n_neighbors", "temprature", "sigmas", "alpha"):
         with pytest.raises(AttributeError, match=f"has no '{name}' to set"):
             setattr(mem, name, 2)
+    for name in ("metric", "preprocess", "store", "task"):
+        with pytest.raises(
+            AttributeError, match=rf"{name} is fixed .* resmem\.Memory\({name}=\.\.\)"
+        ):
+            setattr(mem, name, "cosine")
     mem.comment = "of its user"
     assert pickle.loads(pickle.dumps(mem)).comment == "of its user"
 

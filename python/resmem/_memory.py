@@ -32,7 +32,7 @@ from resmem._rows.estimate import Estimate, estimate
 from resmem._rows.visibility import Visibility
 from resmem._state.description import describe, describe_file, describe_plans, in_one_line
 from resmem._state.opening import open_state
-from resmem._state.settings import CHANGEABLE, Settings
+from resmem._state.settings import CHANGEABLE, SETTINGS, Settings
 from resmem._state.state import State
 from resmem._tuning.result import TuneResult
 from resmem._tuning.tune import tune
@@ -238,6 +238,10 @@ class Memory:
             hint = suggestion(name, CHANGEABLE)
             if hint is not None:  # else a misspelled setting would be set, and change nothing
                 raise AttributeError(f"{type(self).__name__} has no {name!r} to set{hint}")
+        if name in SETTINGS and name not in CHANGEABLE:
+            raise AttributeError(
+                f"{name} is fixed when a memory is made; fit another one, resmem.Memory({name}=..)"
+            )
         super().__setattr__(name, value)
 
     # ---------------------------------------------------------------- parameters
