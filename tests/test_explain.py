@@ -199,7 +199,7 @@ def test_blocks_and_threads_change_no_bit(store, monkeypatch):
         monkeypatch.undo()
         for name in vars(whole):
             one, other = getattr(whole, name), getattr(single, name)
-            assert one is other is None if one is None else (one == other).all()
+            assert one is other is None if one is None else np.all(one == other)
 
 
 def test_outputs_may_be_left_out():

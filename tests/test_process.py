@@ -352,7 +352,7 @@ except MemoryError:
 
 
 def test_thread_start_near_the_memory_limit_ends_no_process():
-    for kilobytes in range(12_000, 40_000, 1100):
+    for kilobytes in range(12_000, 40_000, 2700):
         command = [sys.executable, "-c", LITTLE_ROOM, str(kilobytes)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         assert (done.returncode, done.stderr) == (0, "")

@@ -323,10 +323,10 @@ def test_a_useless_memory_is_switched_off(what):
     kept, worst = 0, 0.0
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        z, logits, y = calibrated(rng, 4500, useful=what == "random keys")
+        z, logits, y = calibrated(rng, 2800, useful=what == "random keys")
         if what == "random keys":
             z = rng.standard_normal(z.shape).astype(np.float32)
-        train, fresh, test = slice(0, 1500), slice(1500, 2500), slice(2500, None)
+        train, fresh, test = slice(0, 800), slice(800, 1300), slice(1300, None)
         shuffled = rng.permutation(y[train]) if what == "shuffled targets" else y[train]
         mem = resmem.Memory().fit(z[train], logits[train], shuffled)
         result = mem.tune(z[fresh], logits[fresh], y[fresh])
@@ -344,8 +344,8 @@ def test_a_useful_memory_is_kept():
     kept = 0
     for seed in range(20):
         rng = np.random.default_rng(1000 + seed)
-        z, logits, y = calibrated(rng, 4500, useful=True)
-        train, fresh, test = slice(0, 1500), slice(1500, 2500), slice(2500, None)
+        z, logits, y = calibrated(rng, 2800, useful=True)
+        train, fresh, test = slice(0, 800), slice(800, 1300), slice(1300, None)
         mem = resmem.Memory().fit(z[train], logits[train], y[train])
         kept += mem.tune(z[fresh], logits[fresh], y[fresh]).useful
         base = log_loss(softmax(logits[test]), y[test])
@@ -464,8 +464,9 @@ def test_best_preprocess_and_key_dtype_are_applied(tmp_path):
     mem = resmem.Memory(k=4).fit(z[:2000], logits[:2000], y[:2000], ids=np.arange(2000) * 3)
     mem.remove([3, 9])
     fresh = z[2000:], logits[2000:], y[2000:]
-    assert not mem.tune(*fresh, apply=False).useful
-    result = mem.tune(*fresh, preprocess=["standardize", "unit"], key_dtype="float16")
+    ks = {"k": [4, 16, 64]}
+    assert not mem.tune(*fresh, **ks, apply=False).useful
+    result = mem.tune(*fresh, **ks, preprocess=["standardize", "unit"], key_dtype="float16")
     assert result.useful
     assert result.best.preprocess == mem.preprocess == "standardize"
     assert result.best.key_dtype == mem.key_dtype
@@ -479,12 +480,12 @@ def test_best_preprocess_and_key_dtype_are_applied(tmp_path):
     mem.save(tmp_path / "m.resmem")
     loaded = resmem.Memory.load(tmp_path / "m.resmem")
     np.testing.assert_array_equal(loaded.predict_proba(*fresh[:2]), mem.predict_proba(*fresh[:2]))
-    again = mem.tune(*fresh, apply=False)
+    again = mem.tune(*fresh, **ks, apply=False)
     assert set(again.table["preprocess"]) == {"standardize"}
     with pytest.raises(ValueError, match="only of embeddings stored as they came"):
         mem.tune(*fresh, preprocess="none")
     bad = resmem.Memory().fit(z[:2000], logits[:2000], y[:2000])
-    assert bad.tune(*fresh, preprocess="whiten:2", apply=False).table is not None
+    assert bad.tune(*fresh, **ks, preprocess="whiten:2", apply=False).table is not None
     assert bad.preprocess == "none"
 
 
@@ -493,7 +494,7 @@ def test_other_keys_must_clearly_gain():
     world = World()
     for seed in range(3):
         mem = world.memory()
-        result = mem.tune(*world.fresh, key_dtype=["float16", "bfloat16"], seed=seed)
+        result = mem.tune(*world.fresh, k=[4, 16], key_dtype=["float16", "bfloat16"], seed=seed)
         assert result.useful
         assert mem.key_dtype == result.candidate.key_dtype == "float32"
 
@@ -950,12 +951,13 @@ def test_a_budget_keeps_what_belongs_to_each_row():
     own = np.arange(2000) % 600
     mem = world.memory()
     groups = np.arange(2000) // 4
-    result = mem.tune(queries, outputs, y, exclude_ids=own, groups=groups, budget=1e-9, apply=False)
+    options = {"k": [1, 4, 16], "temperature": [0.7, 1.0], "apply": False}
+    result = mem.tune(queries, outputs, y, exclude_ids=own, groups=groups, budget=1e-9, **options)
     assert result.rows == 256
     some = np.sort(np.random.RandomState(0).permutation(2000)[:256])
     named = mem.tune(
         queries[some], outputs[some], y[some], exclude_ids=own[some], groups=groups[some],
-        apply=False,
+        **options,
     )  # fmt: skip
     assert named.table.tobytes() == result.table.tobytes()
     assert named.gain == result.gain
@@ -1006,7 +1008,7 @@ def test_targets_without_a_strength_to_try_are_refused():
 def test_a_budget_may_be_too_small_for_folds_and_groups():
     world = World(q=700)
     mem = world.memory()
-    options = {"budget": 1e-9, "apply": False}
+    options = {"budget": 1e-9, "k": [4, 16], "temperature": 1.0, "apply": False}
     assert mem.tune(*world.fresh, folds=300, **options).rows == 300
     groups = np.r_[np.zeros(20), np.arange(1, 681)].astype(int)
     assert mem.tune(*world.fresh, groups=groups, **options).rows == 256
