@@ -408,8 +408,8 @@ PARAMETERS = [
     (lambda: resmem.aggregate([[0.0]], [[0]], L, 1, strength=np.inf), ValueError, r"strength must be finite, got inf"),
     (lambda: resmem.aggregate([[0.0]], [[0]], L, 1, metric="l1"), ValueError, r"metric must be one of 'euclidean', 'sqeuclidean', 'cosine', 'inner_product', got 'l1'"),
     (lambda: resmem.aggregate([[0.0, 1], [0, 1]], [[0, 1], [-1, 1]], L, 1), ValueError, r"ids: row 1 has -1, which is padding, before other ids"),
-    (lambda: resmem.aggregate([[0.0, 1], [1, 0]], [[0, 1], [0, 1]], L, 1), ValueError, r"distances: row 1 must be finite, not negative and ascending; sort neighbours, the nearest first"),
-    (lambda: resmem.aggregate([[1.0, 2.0]], [[0, 1]], L, 1, metric="inner_product"), ValueError, r"distances: row 0 must be finite, descending; sort neighbours, the nearest first"),
+    (lambda: resmem.aggregate([[0.0, 1], [1, 0]], [[0, 1], [0, 1]], L, 1), ValueError, r"distances: row 1 must be finite, not negative and ascending, as metric='euclidean' has them; sort neighbours, the nearest first, or pass their own metric"),
+    (lambda: resmem.aggregate([[1.0, 2.0]], [[0, 1]], L, 1, metric="inner_product"), ValueError, r"distances: row 0 must be finite, descending, as metric='inner_product' has them; sort neighbours, the nearest first, or pass their own metric"),
     (lambda: resmem.Memory(k=2, gate="distance: 1.0 to 1.0, 0.5 beyond").fit(Z, L, Y).aggregate([[0.0]], [[0]], L[:1], metric="cosine"), ValueError, r"the memory's gate looks at distances of metric='euclidean', got metric='cosine'; give such distances, or set memory\.gate = 'none'"),
     (lambda: resmem.aggregate([[-1.0]], [[0]], L, 1), ValueError, r"distances: row 0 must be finite, .*"),
     (lambda: resmem.aggregate([[np.nan]], [[0]], L, 1), ValueError, r"distances: row 0 must be finite, .*"),
@@ -649,8 +649,8 @@ CLASSES = [
     (lambda m: setattr(m, "sigma", "automatic"), ValueError, r"sigma must be a positive number or 'auto', got 'automatic'"),
     (lambda m: setattr(m, "temperature", -1), ValueError, r"temperature must be a positive number, got -1"),
     (lambda m: setattr(m, "strength", np.nan), ValueError, r"strength must be finite, got nan"),
-    (lambda m: setattr(m, "preprocess", "unit"), AttributeError, r"preprocess is fixed when a memory is made; fit another one, resmem\.Memory\(preprocess=\.\.\)"),
-    (lambda m: setattr(m, "task", "regression"), AttributeError, r"task is fixed when a memory is made; fit another one, resmem\.Memory\(task=\.\.\)"),
+    (lambda m: setattr(m, "preprocess", "unit"), AttributeError, r"preprocess cannot be set; memory\.use\(dataclasses\.replace\(memory\.settings, preprocess=\.\.\)\) changes it"),
+    (lambda m: setattr(m, "task", "regression"), AttributeError, r"task cannot be set; resmem\.Memory\(task=\.\.\) makes another one"),
 ]  # fmt: skip
 
 PROBABILITIES = [

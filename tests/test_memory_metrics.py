@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -150,7 +151,9 @@ def test_metric_survives_files_and_copies(metric, suffix, tmp_path):
         assert f"metric={metric!r}" in repr(other)
         same_bits(other.correct(queries, outputs), wanted)
         other.add(*examples(np.random.default_rng(8), 3))
-        same_bits(other.kneighbors(queries)[0], copy.copy(other).kneighbors(queries)[0])
+        more = resmem.Memory(k=7, metric=metric).fit(*examples(np.random.default_rng(0), 60))
+        more.add(*examples(np.random.default_rng(8), 3))
+        same_bits(other.kneighbors(queries)[0], more.kneighbors(queries)[0])
 
 
 def test_files_with_another_metric_refuse_readers_that_know_none(tmp_path):
@@ -158,6 +161,11 @@ def test_files_with_another_metric_refuse_readers_that_know_none(tmp_path):
         path = tmp_path / f"{metric}.resmem"
         fitted(metric).save(path)
         assert ("needs/metric" in container.load(path).required) == (metric != "euclidean")
+        resmem.Index(np.eye(3), metric=metric).save(path)  # of which all versions know the metric
+        assert not container.load(path).required & {"needs/metric"}
+        fitted(metric).export(tmp_path / "m.npz")
+        with np.load(tmp_path / "m.npz") as arrays:  # earlier versions need an array "resmem"
+            assert ("resmem" in arrays) == (metric == "euclidean")
 
 
 def test_memories_of_two_metrics_are_not_merged():
@@ -244,7 +252,9 @@ def test_tuning_and_evaluation_take_every_metric(metric):
     scores = {method.name: method.scores["accuracy"] for method in evaluation.methods}
     assert scores["base"] < 0.5
     assert max(scores.values()) > 0.9
-    assert memory.evaluate(loo=True).methods[0].scores["accuracy"] < 0.5
+    own = memory.evaluate(loo=True).methods
+    assert own[0].scores["accuracy"] < 0.5
+    assert own[-1].scores["accuracy"] > 0.9
     far = memory.novelty(test[0] * (-1 if metric != "sqeuclidean" else 50))
     assert np.median(far) < 0.2 < np.median(memory.novelty(test[0]))
     calibration = memory.calibrate(*separable(rng, 200, metric))
@@ -287,6 +297,42 @@ def test_pruning_keeps_what_the_metric_needs(metric):
     assert (memory.predict(test[0], test[1]) == test[2]).mean() > 0.9
 
 
+def of_other_lengths(rng, n):
+    """Draw rows of which many are not their own nearest row by inner product."""
+    keys, outputs, targets = examples(rng, n, 8)
+    return keys * rng.lognormal(0, 1.5, (n, 1)).astype(np.float32), outputs, targets
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("call", ["evaluate", "calibrate", "tune", "prune"])
+def test_rows_of_the_memory_prove_nothing_by_any_metric(metric, call):
+    rows = of_other_lengths(np.random.default_rng(20), 500)
+    memory = resmem.Memory(metric=metric).fit(*rows)
+    own = [part[:200] for part in rows]
+    with pytest.warns(resmem.ResmemWarning, match="100% of the .* rows lie on rows of the memory"):
+        getattr(memory, call)(*own)
+    named = {"exclude_ids": np.arange(200)}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        getattr(memory, call)(*own, **named)
+    assert not any("lie on rows" in str(each.message) for each in told)
+
+
+@pytest.mark.filterwarnings("ignore:tune")
+@pytest.mark.parametrize("metric", METRICS)
+def test_keys_of_the_memory_are_no_copies_of_each_other(metric):
+    rng = np.random.default_rng(21)
+    keys = of_other_lengths(rng, 30)[0]
+    keys[0] = 0
+
+    def drawn(n):
+        picked = rng.integers(0, 30, n)
+        return keys[picked], rng.standard_normal((n, C)), rng.integers(0, C, n)
+
+    result = resmem.Memory(metric=metric).fit(*drawn(400)).tune(*drawn(300))
+    assert not any("judged as" in note for note in result.notes)
+
+
 @pytest.mark.filterwarnings("ignore:tune")
 @pytest.mark.parametrize("metric", METRICS)
 def test_copies_among_validation_rows_stay_together(metric):
@@ -306,5 +352,19 @@ def test_prepared_memories_keep_their_bits(metric):
     queries, outputs, _ = examples(rng, 64, 24)
     wanted = memory.correct(queries, outputs)
     memory.prepare()
-    assert memory.plan_[0]["tried"] or metric in ("inner_product",)
+    decision = memory._state.view.rows.segments[0].planner.decision
+    assert decision is not None
+    assert decision.index is None or decision.index.serves_metric(metric)
     same_bits(memory.correct(queries, outputs), wanted)
+
+
+def test_reports_name_products_as_products(tmp_path):
+    rng = np.random.default_rng(22)
+    memory = resmem.Memory(metric="inner_product").fit(*separable(rng, 300, "inner_product"))
+    test = separable(rng, 120, "inner_product")
+    evaluation = memory.evaluate(*test)
+    resmem.report(tmp_path / "r.html", None, evaluation, memory.explain(*test[:2]))
+    page = (tmp_path / "r.html").read_text()
+    assert ">minus the product<" in page
+    assert ">product<" in page
+    assert ">distance<" not in page

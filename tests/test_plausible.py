@@ -271,13 +271,25 @@ def test_misspelt_settings_set_as_attributes_are_refused():
     for name in ("n_neighbors", "temprature", "sigmas", "alpha"):
         with pytest.raises(AttributeError, match=f"has no '{name}' to set"):
             setattr(mem, name, 2)
-    for name in ("metric", "preprocess", "store", "task"):
+    for name in ("metric", "store", "task"):
         with pytest.raises(
-            AttributeError, match=rf"{name} is fixed .* resmem\.Memory\({name}=\.\.\)"
+            AttributeError, match=rf"{name} cannot .* resmem\.Memory\({name}=\.\.\)"
         ):
             setattr(mem, name, "cosine")
+    for name in ("preprocess", "key_dtype"):
+        with pytest.raises(AttributeError, match=rf"replace\(memory\.settings, {name}=\.\.\)"):
+            setattr(mem, name, "float64")
     mem.comment = "of its user"
     assert pickle.loads(pickle.dumps(mem)).comment == "of its user"
+
+
+def test_a_subclass_may_set_attributes_of_its_own():
+    class OfOneBase(resmem.Memory):
+        base = None
+
+    mem = OfOneBase()
+    mem.base = "of the subclass"
+    assert mem.base == "of the subclass"
 
 
 def test_aggregate_refuses_outputs_with_reordered_columns(tables):

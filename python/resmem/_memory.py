@@ -93,7 +93,7 @@ class Memory:
     k : int
         Neighbours per query. With fewer rows, the weights run over those there are.
     sigma : float or "auto"
-        Length scale of the weights, in units of the embedding distance; ``inf`` weights all
+        Length scale of the weights, in units of the distance (``metric``); ``inf`` weights all
         neighbours alike. "auto": the median over up to 256 stored rows, drawn with a fixed
         seed, each searched without itself, of the mean of ``D_j - D_1`` over its neighbours;
         if that is 0 (duplicates), the mean of the positive ones, or 1 if there are none.
@@ -238,10 +238,12 @@ class Memory:
             hint = suggestion(name, CHANGEABLE)
             if hint is not None:  # else a misspelled setting would be set, and change nothing
                 raise AttributeError(f"{type(self).__name__} has no {name!r} to set{hint}")
-        if name in SETTINGS and name not in CHANGEABLE:
-            raise AttributeError(
-                f"{name} is fixed when a memory is made; fit another one, resmem.Memory({name}=..)"
-            )
+        if isinstance(fixed := getattr(type(self), name, None), property) and fixed.fset is None:
+            cure = "resmem.Memory({name}=..) makes another one"
+            if name in ("preprocess", "key_dtype"):
+                cure = "memory.use(dataclasses.replace(memory.settings, {name}=..)) changes it"
+            if name in SETTINGS:
+                raise AttributeError(f"{name} cannot be set; " + cure.format(name=name))
         super().__setattr__(name, value)
 
     # ---------------------------------------------------------------- parameters
@@ -606,8 +608,9 @@ class Memory:
         """Return the rows with these ids (m,), in this order, as they are stored.
 
         Ids may repeat. ``embeddings`` of the result are the keys, as ``preprocess`` made them; with
-        preprocess="none" they are the embeddings, as far as ``key_dtype`` holds them. ``outputs``
-        is None if the store keeps none. An id that is not there is a ValueError that names it.
+        preprocess="none" they are the embeddings, as far as ``key_dtype`` holds them (float64 ones,
+        with metric="cosine", are multiplied by a power of two for each row). ``outputs`` is None if
+        the store keeps none. An id that is not there is a ValueError that names it.
         """
         return self._state.view.rows_by_id(ids)
 
@@ -969,7 +972,8 @@ class Memory:
             left out with store="head".
         k, sigma, temperature, strength, probability_map : value or list, optional
             Values to try. Defaults: ``k`` 1, 2, 4 to 128; ``sigma`` from 0.01 to 2 times the median
-            distance of the farthest neighbour, and inf; ``temperature`` 0.5 to 4 and the present
+            distance of the farthest neighbour (of inner products, of how far the last lies below
+            the first), and inf; ``temperature`` 0.5 to 4 and the present
             one; ``strength`` 0 to 1, of which 0 (the base model) and 1 (as published) are always
             tried; ``probability_map`` "clip", "clip" and "project" with floors that sum to 0.1
             over all classes, and "keep" with 0.1 and 0.3. By log-loss "clip" is not chosen where
@@ -1628,8 +1632,9 @@ class Memory:
         those of the store ("outputs" and "residuals", or "index", "value" and "rest");
         "head_weight" and "head_bias"; the parameters of a fitted preprocess ("preprocess_mean" and
         "preprocess_scale", or "preprocess_weight" and "preprocess_bias"); "retired" (runs of ids of
-        removed rows, first and last); and "resmem", the settings as JSON. ``load`` reads such a
-        file too. In a .npz, bfloat16 keys are float32.
+        removed rows, first and last); and "resmem", the settings as JSON, which is called
+        "resmem_metric" for another metric than the Euclidean one. ``load`` reads such a file too.
+        In a .npz, bfloat16 keys are float32.
         """
         self._state.export(path, progress)
         return self

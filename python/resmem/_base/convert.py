@@ -393,7 +393,8 @@ def neighbours(
         row = int(np.argmin(good.all(axis=1)))
         order = "descending" if products else "not negative and ascending"
         raise ValueError(
-            f"distances: row {row} must be finite, {order}; sort neighbours, the nearest first"
+            f"distances: row {row} must be finite, {order}, as metric={metric!r} has them; sort "
+            "neighbours, the nearest first, or pass their own metric"
         )
     if metric == "sqeuclidean" and wanted != "sqeuclidean":
         return np.sqrt(apart), found

@@ -52,12 +52,12 @@ class NeighbourSearch:
     execution: Execution
     prepare: bool = True  # whether an index may be built that makes later searches faster
     resident: Residency | None = None  # where the rows are searched; None: on the CPU
-    squared: bool = False  # whether Euclidean distances are squared, which leaves their order
+    other_metric: Metric | None = None  # None: the rows' own
 
     @property
     def metric(self) -> Metric:
         """What the neighbours are compared by."""
-        return "sqeuclidean" if self.squared else self.rows.metric
+        return self.other_metric or self.rows.metric
 
     def neighbours(self) -> tuple[F64, I64, I64]:
         """Return distances, which ascend, ids and positions of the neighbours, (q, k) each."""
@@ -114,7 +114,8 @@ def kneighbors(
     part = read_block(source, slice(0, source.shape[0]), "embeddings")
     queries, largest = rows.keys(part, execution)
     seen = visible.of(rows, len(queries))
-    search = NeighbourSearch(rows, queries, largest, k, seen, execution, prepare, resident, squared)
+    metric: Metric = "sqeuclidean" if squared else rows.metric
+    search = NeighbourSearch(rows, queries, largest, k, seen, execution, prepare, resident, metric)
     distances, ids, _ = search.neighbours()
     return as_distances(distances, search.metric), ids
 
@@ -170,6 +171,29 @@ class SearchedQueries:
             self._rows, queries, largest, self.k, self._visible.at(block), self._execution,
             self._prepare, self._resident,
         )  # fmt: skip
+
+    def by_distance(self, rows: I64 | slice, keys: Keys, largest: float, k: int) -> tuple[F64, I64]:
+        """Return Euclidean distances and positions of the ``k`` rows nearest to some queries, given
+        by their numbers, whatever the metric of the memory is."""
+        search = NeighbourSearch(
+            self._rows, keys, largest, k, self._visible.at(rows), self._execution, False,
+            other_metric="euclidean",
+        )  # fmt: skip
+        distances, _, positions = search.neighbours()
+        return distances, positions
+
+    def count_overlaps(
+        self, seen: plausible.OverlapCounter, rows: I64, keys: Keys, largest: float,
+        nearest: I64, targets: Array,
+    ) -> None:  # fmt: skip
+        """Count which of the sampled queries, given by their numbers, are rows of the memory.
+
+        ``nearest`` are the positions of their first neighbours. By other metrics than the Euclidean
+        distance a row need not be the first neighbour of itself, so that it is searched for.
+        """
+        if len(rows) and not is_euclidean(self._rows.metric):
+            nearest = self.by_distance(rows, keys, largest, 1)[1][:, 0]
+        seen.count(keys, nearest, targets)
 
     def forget(self, block: slice) -> None:
         release_pages(self._source, block)

@@ -163,7 +163,11 @@ def calibrate(
     seen = plausible.OverlapCounter(corrector.spec, corrector.rows, q)
     for part in predictions:
         true = truth.read(part.block)
-        seen.count(part.block, part.keys, part.positions[:, 0], true)
+        some = seen.sampled_in(part.block)
+        at = some - part.block.start
+        predictions.queries.count_overlaps(
+            seen, some, part.keys[at], part.largest, part.positions[at, 0], true[at]
+        )
         if spread is None:
             scores[part.block, 0] = _mass_above(part.values)[np.arange(len(true)), true]
         else:
@@ -304,6 +308,7 @@ class _Part:
 
     block: slice
     keys: Keys
+    largest: float  # no absolute value of the keys is larger
     distances: F64  # (b, k)
     positions: I64  # (b, k)
     base: F64  # (b, C)
@@ -330,7 +335,7 @@ class _Predictions:
             base = corrector.base(keys, self._outputs, block, self.execution)
             distances, positions = queries.find(block, keys, largest)
             values = corrector.corrected(base, distances, positions, self.execution)
-            yield _Part(block, keys, distances, positions, base, values)
+            yield _Part(block, keys, largest, distances, positions, base, values)
             queries.forget(block)
             release_pages(self._outputs, block)
 

@@ -48,7 +48,7 @@ class Explanation:
     ids : int64 (q, k)
         The neighbours, nearest first; -1 is padding, whose weight and contributions are 0.
     distances : float64 (q, k)
-        As ``Memory.kneighbors`` returns them; infinite for padding.
+        As ``Memory.kneighbors`` returns them; padding is infinite, or -inf for inner products.
     weights : float64 (q, k)
         They sum to 1 (0 for a query without neighbours).
     targets : int64 (q, k), float64 (q, k) or (q, k, C)

@@ -95,7 +95,8 @@ class Evaluation:
         For each bucket of distances to the nearest row, split at quantiles: "from", "to", "rows",
         the log-loss (rmse) under the name of each method, and of the last method "corrected",
         "harmed" and the "gain" over the base at its own temperature, with "low" and "high". Rows
-        without neighbours are a bucket of their own, at infinity.
+        without neighbours are a bucket of their own, at infinity. Of metric="inner_product" the
+        distance is minus the product.
     reliability : dict or None
         Under the name of each method, for each bin of the largest probability: "low", "high",
         "rows", mean "confidence" and "accuracy" (NaN in empty bins).

@@ -59,7 +59,11 @@ class GivenRows:
         raw = self._corrector.raw_outputs(keys, self._outputs, block, self._execution)
         distances, positions = self._queries.find(block, keys, largest)
         true = self._targets.read(block)
-        self._seen.count(block, keys, positions[:, 0], true)
+        some = self._seen.sampled_in(block)
+        at = some - block.start
+        self._queries.count_overlaps(
+            self._seen, some, keys[at], largest, positions[at, 0], true[at]
+        )
         return Block(raw, distances, positions, true)
 
     def release(self, block: slice) -> None:

@@ -33,6 +33,9 @@ from resmem._rows.segment import Segment
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.stores.named import shared_schema
 
+# What tells the settings. Versions that know no other metric refuse a file without the first name,
+# where they would take all distances for Euclidean.
+_ABOUT, _ABOUT_OTHER_METRIC = "resmem", "resmem_metric"
 _NAMES = {"keys": "embeddings"}  # names in an export, where they differ
 # Names of all arrays that may have one entry per row.
 _ROWS = (
@@ -74,7 +77,8 @@ def save(
     about = {**settings, "d": rows.d, "columns": rows.columns, "next_id": rows.next_id}
     about["error"] = rows.error
     text = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
-    columns = [_whole("resmem", text), _whole("retired", rows.all_retired())]
+    about_name = _ABOUT if rows.metric == "euclidean" else _ABOUT_OTHER_METRIC
+    columns = [_whole(about_name, text), _whole("retired", rows.all_retired())]
     columns += [_whole(f"head_{name}", array) for name, array in head.items()]
     made_by = rows.preprocess.arrays
     columns += [_whole(f"preprocess_{name}", array) for name, array in made_by.items()]
@@ -202,10 +206,11 @@ class _Reader:
         self, path: str, arrays: Mapping[str, Rows], verify: bool, step: Callable[[int], None]
     ) -> None:
         self.path, self.arrays, self.verify, self.step = path, arrays, verify, step
-        if "resmem" not in arrays:
+        name = _ABOUT_OTHER_METRIC if _ABOUT_OTHER_METRIC in arrays else _ABOUT
+        if name not in arrays:
             raise self.bad("it has no array 'resmem'; fit a memory to its arrays instead")
         try:
-            about = json.loads(arrays["resmem"][:].tobytes())
+            about = json.loads(arrays[name][:].tobytes())
         except (ValueError, RecursionError) as error:
             raise self.bad(f"'resmem' is not JSON ({error})") from error
         if not isinstance(about, dict):

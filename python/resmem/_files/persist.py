@@ -29,6 +29,7 @@ from resmem._rows.attributes import ATTRIBUTES, TIME_KINDS, TimeKind, are_weight
 from resmem._rows.ids import NO_RUNS
 from resmem._rows.segment import Schema, Segment, Stored, target_fault
 from resmem._rows.snapshot import Snapshot
+from resmem._rows.spec import INDEX_TASK
 from resmem._rows.stores.named import shared_schema
 
 Progress: TypeAlias = "Callable[[int], None] | None"
@@ -41,7 +42,10 @@ EXPORTS = (".npz", ".safetensors")  # suffixes of the files that ``export.py`` r
 _NEEDS: dict[str, Callable[[Mapping[str, Any], Snapshot, bool], bool]] = {
     "targets": lambda settings, rows, append: settings.get("method", "residual") != "residual",
     "gate": lambda settings, rows, append: settings.get("gate", "none") != "none",
-    "metric": lambda settings, rows, append: rows.metric != "euclidean",
+    # Earlier versions know the metric of an index.
+    "metric": lambda settings, rows, append: (
+        rows.metric != "euclidean" and settings.get("task") != INDEX_TASK
+    ),
     "classes": lambda settings, rows, append: settings.get("classes") is not None,
     "decay": lambda settings, rows, append: settings.get("half_life") is not None,
     "attributes": lambda settings, rows, append: bool(rows.attributes),

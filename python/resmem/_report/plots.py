@@ -16,6 +16,7 @@ from resmem._report.words import (
     contradiction_unit,
     gain_unit,
     harm_unit,
+    name_of_distance,
     rival_name,
     score_name,
 )
@@ -76,7 +77,7 @@ def tuning_map(result: TuneResult, ax: Axes | None = None) -> Figure:
     ax.plot(at[0] + 0.5, at[1] + 0.5, "o", markersize=11, mfc="none", mec="black", mew=1.8)
     _name_cells(ax.xaxis, [f"{sigma:.3g}" for sigma in sigmas], 5)
     _name_cells(ax.yaxis, [str(k) for k in ks], 10)
-    ax.set_xlabel("sigma (units of the embedding distance)", fontsize=_TEXT)
+    ax.set_xlabel("sigma (units of the distance)", fontsize=_TEXT)
     ax.set_ylabel("k (neighbours)", fontsize=_TEXT)
     bar = ax.figure.colorbar(image, ax=ax, extend=extend, pad=0.03)
     bar.set_label(f"gain in {score_name(result.score)} over the base", fontsize=_TEXT)
@@ -151,7 +152,8 @@ def gain_by_distance(evaluation: Evaluation, ax: Axes | None = None) -> Figure:
     ax.set_xticks(np.arange(len(edges))[::step] - 0.5, [f"{e:.3g}" for e in edges[::step]])
     rows = [bucket["rows"] for bucket in buckets] or [0]
     each = f"{min(rows)}" if min(rows) == max(rows) else f"{min(rows)} to {max(rows)}"
-    ax.set_xlabel(f"distance to the nearest row ({each} rows a bucket)", fontsize=_TEXT)
+    near = name_of_distance(evaluation.memory.get("metric", "euclidean"))
+    ax.set_xlabel(f"{near} to the nearest row ({each} rows a bucket)", fontsize=_TEXT)
     ax.set_ylabel(f"gain in {gain_unit(evaluation.task)}", fontsize=_TEXT)
     _tidy(ax)
     over = f"{evaluation.methods[-1].name}\nover {rival_name(evaluation)}"

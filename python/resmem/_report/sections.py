@@ -19,6 +19,7 @@ from resmem._report.words import (
     gain_unit,
     harm_unit,
     interval,
+    name_of_distance,
     number,
     rival_name,
     score_name,
@@ -252,7 +253,8 @@ def _extremes(evaluation: Evaluation) -> str:
 def _by_distance(evaluation: Evaluation) -> Html:
     names = [method.name for method in evaluation.methods]
     score = "log-loss" if evaluation.task == "classification" else "RMSE"
-    head = ["distance", "gain", "rows", *(f"{score}, {name}" for name in names)]
+    near = name_of_distance(evaluation.memory.get("metric", "euclidean"))
+    head = [near, "gain", "rows", *(f"{score}, {name}" for name in names)]
     rows = [
         (
             f"{bucket['from']:.3g} to {bucket['to']:.3g}",
@@ -427,7 +429,7 @@ def examples_section(
         figures.figure("examples", draw, says),
         details(
             "The numbers",
-            *(_example(change, is_classes(explanation)) for change in found),
+            *(_example(change, is_classes(explanation), explanation.metric) for change in found),
             opened=not figures.available(),
         ),
     )
@@ -445,7 +447,7 @@ def _how_to_read(judged: bool, classes: bool, unit: str) -> str:
     return f"{shown} A neighbour's push is its contribution {push}, in {unit}."
 
 
-def _example(change: Change, classes: bool) -> Html:
+def _example(change: Change, classes: bool, metric: str) -> Html:
     factor = 100 if classes else 1
     rows = [
         (str(n.id), n.target, number(n.distance), f"{n.weight:.1%}", f"{factor * n.push:+.3g}")
@@ -456,7 +458,8 @@ def _example(change: Change, classes: bool) -> Html:
         rows.append((f"{change.others} more", "", "", "", rest))
     kind = {"corrected": "gain", "harmed": "harm"}.get(change.kind, "plain")
     title = element("span", change.words, class_=kind)
-    head = ["neighbour, id", "target", "distance", "weight", "push"]
+    near = "product" if metric == "inner_product" else "distance"
+    head = ["neighbour, id", "target", near, "weight", "push"]
     return joined([element("h3", f"Row {change.row}, ", title), table(head, rows)])
 
 

@@ -75,6 +75,11 @@ _TEMPERATURE_OPENINGS = {
 }
 
 
+def name_of_distance(metric: str) -> str:
+    """Return what tells how near rows are, for the heads of tables and the names of axes."""
+    return "minus the product" if metric == "inner_product" else "distance"
+
+
 def verdict(tuning: TuneResult | None, evaluation: Evaluation | None) -> tuple[str, list[str]]:
     """Return whether the memory helps ("gain", "harm" or ""), and the sentences that say so."""
     if evaluation is None:

@@ -25,7 +25,9 @@ class Rows:
     ids : int64 array (m,)
     embeddings : float32 or float64 array (m, w)
         The keys, as ``preprocess`` made them and at full width; with preprocess="none" these are
-        the embeddings, as far as ``key_dtype`` holds them.
+        the embeddings, as far as ``key_dtype`` holds them. Float64 embeddings of a memory with
+        metric="cosine" are multiplied by powers of two, row by row, which leaves cosines as they
+        are.
     outputs : array (m, C) or (m,), or None
         The base model's outputs as they were given, in float32, for regression in float64; None if
         the store keeps none of them (all but "dense").

@@ -6,7 +6,6 @@ belongs here only if correct use does not trigger it: a warning that is often wr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,21 +100,21 @@ class OverlapCounter:
     """Counts how many of a sample of evaluated rows are in the memory with the same target."""
 
     def __init__(self, spec: Spec, rows: Snapshot, q: int) -> None:
-        self._spec, self._rows, self._sampled = spec, rows, sample(q, _SAMPLE_ROWS)
+        self._spec, self._rows, self.sampled = spec, rows, sample(q, _SAMPLE_ROWS)
         self._overlaps = 0
 
-    def blocks(self) -> Iterator[slice]:
-        """Return a slice for each sampled row."""
-        return (slice(int(row), int(row) + 1) for row in self._sampled)
+    def sampled_in(self, block: slice) -> I64:
+        """Return which of the sampled rows lie in a block of evaluated rows, by their numbers."""
+        first, last = np.searchsorted(self.sampled, (block.start, block.stop))
+        return self.sampled[first:last]
 
-    def count(self, block: slice, keys: Keys, nearest: I64, targets: npt.NDArray[Any]) -> None:
-        """Count the overlaps in a block of b evaluated rows.
+    def count(self, keys: Keys, nearest: I64, targets: npt.NDArray[Any]) -> None:
+        """Count the overlaps of some sampled rows.
 
-        ``keys`` (b, m) are theirs, ``nearest`` (b,) are the positions of the nearest rows of the
-        memory, -1 for none, and ``targets`` (b, ...) are theirs.
+        ``keys`` (b, m) are theirs, ``nearest`` (b,) are the positions of the rows of the memory at
+        the smallest Euclidean distance, -1 for none, and ``targets`` (b, ...) are theirs.
         """
-        at = self._sampled[(self._sampled >= block.start) & (self._sampled < block.stop)]
-        at = at[nearest[at - block.start] >= 0] - block.start
+        at = np.flatnonzero(nearest >= 0)
         at = at[np.argsort(nearest[at], kind="stable")]
         start = 0
         for segment, rows in self._rows.at(nearest[at]):
@@ -137,7 +136,7 @@ class OverlapCounter:
 
         ``own`` is the call, if there is one, that is made for the memory's own rows.
         """
-        share = self._overlaps / max(1, len(self._sampled))
+        share = self._overlaps / max(1, len(self.sampled))
         if self._overlaps < 2 or share <= _MOST_OVERLAP:
             return None
         use = "use rows that are not in the memory" + (own and f", or {own}")

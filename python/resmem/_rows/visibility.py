@@ -99,8 +99,8 @@ class VisibleRows:
     def by_ids_alone(self) -> bool:
         return self.among is None and self.before is None and self.groups is None
 
-    def at(self, block: slice) -> VisibleRows:
-        """Return the same for a block of queries."""
+    def at(self, block: slice | I64) -> VisibleRows:
+        """Return the same for a block of queries, or for those with some numbers."""
         each = {"excluded": self.excluded, "groups": self.groups, "before": self.before}
         return replace(self, **{n: None if a is None else a[block] for n, a in each.items()})
 

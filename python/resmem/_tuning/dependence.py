@@ -183,27 +183,20 @@ def groups_of_near_rows(run: ValidationRun) -> I64 | None:
     if q * first.nbytes > _KEY_BYTES:
         return None
     keys: Keys = np.concatenate([source.keys(block) for block in blocks(q, first.nbytes)])
-    there = run.positions[:, 0] >= 0
-    if (found := _euclidean(run, keys)) is None:
-        links = [_copies(keys, there.astype(np.float64))]
-    else:
-        points, distances = found
-        nearest = np.where(there, distances[:, 0], 0.0)
-        links = [_copies(points, nearest), *_near(run, points, distances, nearest)]
+    distances, positions = _euclidean_neighbours(run, source)
+    nearest = np.where(positions[:, 0] >= 0, distances[:, 0], 0.0)
+    links = [_copies(keys, nearest), *_near(run, keys, distances, positions)]
     groups = _components(np.concatenate(links), q)
     return None if len(groups) == 0 or int(groups.max()) + 1 == q else groups
 
 
-def _euclidean(run: ValidationRun, keys: Keys) -> tuple[Keys, F64] | None:
-    """Return points whose Euclidean distances tell how near rows are, and those (q, k) of the
-    neighbours; None if the metric gives no such points."""
-    if run.spec.metric == "inner_product":
-        return None
-    if run.spec.metric == "cosine":  # of unit vectors, 1 - cosine is half the squared distance
-        lengths = np.sqrt(np.square(keys, dtype=np.float64).sum(axis=1, keepdims=True))
-        unit = np.asarray(keys / np.where(lengths > 0, lengths, 1.0), dtype=np.float64)
-        return unit, np.sqrt(2.0 * run.distances)
-    return keys, np.sqrt(run.distances) if run.spec.metric == "sqeuclidean" else run.distances
+def _euclidean_neighbours(run: ValidationRun, source: CallersRows) -> tuple[F64, I64]:
+    """Return Euclidean distances and positions (q, k) of the nearest rows of the memory."""
+    if run.spec.metric == "euclidean":
+        return run.distances, run.positions
+    if run.spec.metric == "sqeuclidean":
+        return np.sqrt(run.distances), run.positions
+    return source.by_distance(min(_LINKS, run.most_neighbours))
 
 
 def _copies(keys: Keys, nearest: F64) -> I64:
@@ -214,9 +207,13 @@ def _copies(keys: Keys, nearest: F64) -> I64:
     return np.stack([order[:-1][same], order[1:][same]], axis=1)
 
 
-def _near(run: ValidationRun, keys: Keys, distances: F64, nearest: F64) -> list[I64]:
-    """Return pairs (m, 2) of rows that lie nearer to each other than chance gives; or nothing."""
-    q, share = len(keys), _near_share(run, distances, keys.shape[1])
+def _near(run: ValidationRun, keys: Keys, distances: F64, positions: I64) -> list[I64]:
+    """Return pairs (m, 2) of rows that lie nearer to each other than chance gives; or nothing.
+
+    ``distances`` and ``positions`` (q, k) are of their nearest rows in the memory.
+    """
+    nearest = np.where(positions[:, 0] >= 0, distances[:, 0], 0.0)
+    q, share = len(keys), _near_share(run, distances, positions, keys.shape[1])
     if share is None:
         return []
     some = sample(q, _TESTED)
@@ -230,7 +227,7 @@ def _near(run: ValidationRun, keys: Keys, distances: F64, nearest: F64) -> list[
     return [] if np.bincount(_components(links, q)).max() > q // 2 else [links]
 
 
-def _near_share(run: ValidationRun, distances: F64, columns: int) -> float | None:
+def _near_share(run: ValidationRun, distances: F64, positions: I64, columns: int) -> float | None:
     """Return the share of a row's distance to the memory within which, of unrelated rows, one in
     twenty has another validation row.
 
@@ -239,7 +236,7 @@ def _near_share(run: ValidationRun, distances: F64, columns: int) -> float | Non
     ratios of the neighbours' distances (Levina and Bickel, 2004).
     """
     q, last = len(distances), min(distances.shape[1], _LINKS) - 1
-    there = (run.positions[:, last] >= 0) & (distances[:, 0] > 0)
+    there = (positions[:, last] >= 0) & (distances[:, 0] > 0)
     if last < 2 or not there.any():
         return None
     near = distances[there, : last + 1]

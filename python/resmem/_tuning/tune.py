@@ -302,8 +302,7 @@ def _note_of_known_rows(run: ValidationRun) -> tuple[str, ...]:
     if isinstance(source, MemoryRows):
         return ()
     seen = OverlapCounter(run.spec, run.rows, len(source))
-    for row in seen.blocks():
-        seen.count(row, source.keys(row), run.positions[row, 0], source.targets[row])
+    source.count_overlaps(seen, run.positions[:, 0])
     note = seen.warning("validation", "tune(loo=True)")
     return () if note is None else (note,)
 

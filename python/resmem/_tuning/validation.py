@@ -97,6 +97,22 @@ class CallersRows:
         """Return the keys that a block of rows is searched with."""
         return self._searched.queries(block)[0]
 
+    def by_distance(self, k: int) -> tuple[F64, I64]:
+        """Return Euclidean distances and positions (q, k) of the rows nearest to each row."""
+        searched, found = self._searched, []
+        for block in blocks(len(self), 24 * k + self.keys(slice(0, 1)).nbytes):
+            found.append(searched.by_distance(block, *searched.queries(block), k))
+        distances, positions = zip(*found, strict=True)
+        return np.concatenate(distances), np.concatenate(positions)
+
+    def count_overlaps(self, seen: plausible.OverlapCounter, nearest: I64) -> None:
+        """Count which rows are rows of the memory; ``nearest`` (q,) are their first neighbours."""
+        if len(rows := seen.sampled) == 0:
+            return
+        read = [self._searched.queries(slice(row, row + 1)) for row in rows.tolist()]
+        keys, largest = np.concatenate([key for key, _ in read]), max(each for _, each in read)
+        self._searched.count_overlaps(seen, rows, keys, largest, nearest[rows], self.targets[rows])
+
     def outputs(self, block: slice) -> Array:
         """Return the base model's outputs (b, C) of a block of rows, checked."""
         keys = self._searched.queries(block)[0] if self._given is None else None
