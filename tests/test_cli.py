@@ -6,7 +6,6 @@ import csv
 import errno
 import fcntl
 import functools
-import hashlib
 import io
 import json
 import math
@@ -1118,25 +1117,28 @@ def test_errors_about_times_and_groups_name_options(cli):
         assert (done.status, message in done.err) == (2, True)
 
 
-def test_groups_of_text_become_numbers_as_the_message_says(cli):
-    """The names of rows and of queries are in files of their own."""
-    names = np.array([f"user {i % 7}" for i in range(N)])
-    np.savez("names.npz", groups=names, exclude_groups=names[:Q])
-    line = f"{FIT} --ids train.npz --quiet"
-    done = cli(f"{line} --groups names.npz")
-    assert (done.status, done.err.count("\n")) == (2, 1)
-    code = re.search(r"; pass (.*\(groups\)), which gives", done.err)[1]
-    names_to = {"numpy": np, "hashlib": hashlib, "groups": names}
-    np.save("groups.npy", eval(code, names_to))
-    assert cli(f"{line} --groups groups.npy").status == 0
-    ask = "predict m.resmem --embeddings query.npz --what neighbors -o p.npz --exclude-groups"
-    done = cli(f"{ask} names.npz")
-    assert (done.status, done.err.count("\n")) == (2, 1)
-    code = re.search(r"; pass (.*\(exclude_groups\)), which gives", done.err)[1]
-    np.save("asked.npy", eval(code, {**names_to, "exclude_groups": names[:Q]}))
-    assert cli(f"{ask} asked.npy -k {N}").status == 0
+@pytest.mark.parametrize("dtype", ["U", "S"])
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_groups_may_be_text_on_the_command_line(cli, dtype, ending):
+    """The names of rows, of added rows and of queries are in files of their own."""
+    names = np.array([f"user {i % 7}" for i in range(N)]).astype(dtype)
+    more = {name: TRAIN[name][:5] for name in ROWS}
+    np.savez("more.npz", **more, groups=names[:5])
+    for file, array in {"groups": names, "asked": names[:Q]}.items():
+        if ending == "npy":
+            np.save(f"{file}.npy", array)
+        else:
+            np.savez(f"{file}.npz", names=array)
+    assert cli(f"{FIT} --ids train.npz --quiet --groups groups.{ending}").status == 0
+    rows = "".join(f" --{name} more.npz" for name in (*ROWS, "groups"))
+    assert cli(f"add m.resmem{rows} --quiet").status == 0
+    assert cli(f"update m.resmem --ids 5,7,9,11,13{rows} --quiet").status == 0
+    ask = "predict m.resmem --embeddings query.npz --what neighbors -o p.npz"
+    assert cli(f"{ask} -k {N + 5} --exclude-groups asked.{ending}").status == 0
+    of_rows = np.concatenate([names, names[:5]])
+    every = np.concatenate([TRAIN["ids"], TRAIN["ids"].max() + 1 + np.arange(5)])
     for query, ids in enumerate(np.load("p.npz")["ids"]):
-        wanted = TRAIN["ids"][names != names[query]]
+        wanted = every[of_rows != names[query]]
         assert sorted(ids[ids >= 0]) == sorted(wanted)
 
 
