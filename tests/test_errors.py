@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import io
 import os
 import re
@@ -339,6 +340,7 @@ PARAMETERS = [
     (lambda: resmem.Memory("regression", gate="agreement: 0.0 to 0.5, 1.0 beyond"), ValueError, r"gate must look at the distance alone in regression, got a step of 'agreement'"),
     (lambda: resmem.Memory(k=2).fit(Z, L, Y).monitor("f1"), ValueError, r"score must be one of 'brier', 'log_loss', 'accuracy' for classification, got 'f1'"),
     (lambda: resmem.Memory(k=2).fit(Z, L, Y).monitor(cut=0), ValueError, r"cut must be a positive number, got 0"),
+    (lambda: resmem.Memory(k=2).fit(Z, L, Y).monitor(cut=1e308), ValueError, r"cut must be at most 4\.49e\+307, got 1e\+308"),
     (lambda: resmem.Memory(k=2).fit(Z, L, Y).monitor(window=0), ValueError, r"window must be at least 1, got 0"),
     (lambda: resmem.Memory(k=2).fit(Z, L, Y).monitor(off_when_harmful=1), TypeError, r"off_when_harmful must be True or False, got 1"),
     (lambda: resmem.Memory("regression").fit(Z, V, V).monitor(), ValueError, r"cut must be given: the memory has no residuals that tell how large losses are; pass cut=1.0, say, in units of the score"),
@@ -350,7 +352,12 @@ PARAMETERS = [
     (lambda: resmem.Memory(max_age="3 days"), TypeError, r"max_age must be a number, got '3 days'"),
     (lambda: resmem.Memory(max_age=-1), ValueError, r"max_age must be a finite number of at least 0, got -1"),
     (lambda: resmem.Memory(max_age=np.timedelta64("NaT", "s")), ValueError, r"max_age must be a time span of at least 0, got .*NaT.*"),
-    (lambda: resmem.Memory(max_age=np.timedelta64(1, "Y")), ValueError, r"max_age must be in a unit from weeks to nanoseconds, and below 292 years, got .*"),
+    (lambda: resmem.Memory(max_age=np.timedelta64(1, "Y")), ValueError, r"max_age must be in a unit from weeks to nanoseconds, got (np|numpy)\.timedelta64\(1,'Y'\)"),
+    (lambda: resmem.Memory(max_age=np.timedelta64(999999, "W")), ValueError, r"max_age must be below 292 years, got 999999W"),
+    (lambda: resmem.Memory(half_life=datetime.timedelta.max), ValueError, r"half_life must be below 292 years, got \d+us"),
+    (lambda: resmem.Memory(half_life=datetime.timedelta(0)), ValueError, r"half_life must be above 0, got 0us"),
+    (lambda: resmem.Memory(half_life=np.timedelta64(0, "D")), ValueError, r"half_life must be above 0, got 0D"),
+    (lambda: resmem.Memory(max_age=np.timedelta64(-3, "h")), ValueError, r"max_age must be a time span of at least 0, got -3h"),
     (lambda: resmem.Memory(max_age=3).fit(Z, L, Y), ValueError, r"max_age needs times of rows, which fit was not given; fit with times=numpy.arange\(n\), say, or set max_age=None"),
     (lambda: resmem.Memory(max_age=np.timedelta64(3, "s")).fit(Z, L, Y, times=np.arange(N)), ValueError, r"max_age must be a number, as times are integers, got .*3.*"),
     (lambda: resmem.Memory(half_life=0), ValueError, r"half_life must be above 0, got 0"),

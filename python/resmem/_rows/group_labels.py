@@ -156,16 +156,15 @@ def _of_list(value: Any, name: str, shape: str) -> I64:
 
 
 def _as_integers(value: Any) -> Array | None:
-    """Return a list, or lists in a list, as an array if all that it holds are integers."""
-    first = value
-    while isinstance(first, (list, tuple) if first is value else list) and first:
-        first = first[0]
-    if not isinstance(first, (int, np.integer)):
+    """Return a list, or lists of one length in a list, as an array if all they hold are integers
+    of one type of NumPy."""
+    kinds = {*map(type, value)}
+    if kinds == {list} and len({*map(len, value)}) == 1:
+        kinds = {kind for row in value for kind in map(type, row)}
+    if not all(issubclass(kind, (int, np.integer, np.bool_)) for kind in kinds):
         return None
-    with suppress(ValueError):  # of lists that are not equally long
-        array = np.asarray(value)
-        return array if array.dtype.kind in "biu" else None
-    return None
+    array = np.asarray(value)
+    return array if array.dtype.kind in "biu" else None
 
 
 def _of_integers(array: Array, name: str) -> I64:
