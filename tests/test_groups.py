@@ -224,6 +224,19 @@ def test_a_label_has_one_number_whatever_is_beside_it():
     assert numbers([[1, "a"], ["b", None]], "(q, m)") == [[1, number("a")], [number("b"), -1]]
 
 
+def test_labels_that_python_calls_equal_keep_their_numbers():
+    hour = np.timedelta64(1, "h")
+    assert numbers([1, hour, None]) == [1, number(hour), -1]
+    assert numbers([hour, 1, None]) == [number(hour), 1, -1]
+    with pytest.raises(TypeError, match=r"got .* of type complex"):
+        numbers([1, 1 + 0j])
+
+
+def test_integers_of_other_byte_orders_are_the_same_groups():
+    for dtype, largest in ((">i8", -5), (">u8", 2**64 - 1)):
+        assert numbers(np.array([largest, 3], dtype)) == [number(largest), 3]
+
+
 def test_labels_of_equal_value_are_one_group():
     day = np.datetime64("2026-01-31")
     paris = datetime.timezone(datetime.timedelta(hours=1))

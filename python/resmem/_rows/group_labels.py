@@ -172,7 +172,7 @@ def _of_integers(array: Array, name: str) -> I64:
     found: I64 = own.astype(np.int64, copy=False)
     if own.dtype.kind == "i":
         hashed = own < -1
-    elif own.dtype == np.uint64:
+    elif own.dtype.kind == "u" and own.dtype.itemsize == 8:
         hashed = own > np.uint64(_LARGEST)
     else:
         return found
@@ -192,13 +192,20 @@ def _of_floats(array: Array, name: str) -> I64:
 
 
 def _of_labels(labels: list[Any], name: str) -> I64:
-    """Return the numbers (n,) of labels, of which equal ones are hashed once."""
+    """Return the numbers (n,) of labels, of which equal ones are hashed once.
+
+    Labels are keys of a dict together with their types where these differ, as Python calls some
+    equal that are not: 1 and a time span of 1 hour, 1 and 1j ** 4.
+    """
+    keys: list[Any] = labels
+    if several := len({*map(type, labels)}) > 1:
+        keys = list(zip(map(type, labels), labels, strict=True))
     try:
-        known = dict.fromkeys(labels)
+        known = dict.fromkeys(keys)
     except TypeError:  # arrays without dimensions cannot be keys, and may be labels
         return np.array([label_number(label, name) for label in labels], dtype=np.int64)
-    found = {label: label_number(label, name) for label in known}
-    return np.fromiter(map(found.__getitem__, labels), np.int64, len(labels))
+    found = {key: label_number(key[1] if several else key, name) for key in known}
+    return np.fromiter(map(found.__getitem__, keys), np.int64, len(keys))
 
 
 # ---- one label -------------------------------------------------------------------------------
