@@ -6,7 +6,6 @@ import csv
 import errno
 import fcntl
 import functools
-import hashlib
 import io
 import json
 import math
@@ -595,8 +594,11 @@ def test_fit_takes_spans_of_time_that_info_prints(cli, text):
         ("--half-life soon --times days.npy", "half_life must be a number, or for datetimes a"),
         ("--half-life 1.5h --times days.npy", "such as 30D, got '1.5h'"),
         ("--half-life=-2D --times days.npy", "such as 30D, got '-2D'"),
-        ("--max-age 99999999999999999999D --times days.npy", "such as 30D, got '9999999999"),
-        ("--max-age 999999D --times days.npy", "below 292 years"),
+        ("--max-age 99999999999999999999D --times days.npy",
+         "max_age must be below 292 years, got 99999999999999999999D"),
+        ("--max-age 999999D --times days.npy", "max_age must be below 292 years, got 999999D"),
+        ("--half-life 999999W --times days.npy", "half_life must be below 292 years, got 999999W"),
+        ("--half-life 0D --times days.npy", "half_life must be above 0, got 0D"),
         ("--max-age -1 --times ids.npy", "max_age must be a finite number of at least 0, got -1"),
         ("--half-life 0 --times ids.npy", "half_life must be above 0, got 0"),
         ("--max-age 3 --times days.npy", "max_age must be a span such as 30D, as times are dateti"),
@@ -1118,25 +1120,28 @@ def test_errors_about_times_and_groups_name_options(cli):
         assert (done.status, message in done.err) == (2, True)
 
 
-def test_groups_of_text_become_numbers_as_the_message_says(cli):
-    """The names of rows and of queries are in files of their own."""
-    names = np.array([f"user {i % 7}" for i in range(N)])
-    np.savez("names.npz", groups=names, exclude_groups=names[:Q])
-    line = f"{FIT} --ids train.npz --quiet"
-    done = cli(f"{line} --groups names.npz")
-    assert (done.status, done.err.count("\n")) == (2, 1)
-    code = re.search(r"; pass (.*\(groups\)), which gives", done.err)[1]
-    names_to = {"numpy": np, "hashlib": hashlib, "groups": names}
-    np.save("groups.npy", eval(code, names_to))
-    assert cli(f"{line} --groups groups.npy").status == 0
-    ask = "predict m.resmem --embeddings query.npz --what neighbors -o p.npz --exclude-groups"
-    done = cli(f"{ask} names.npz")
-    assert (done.status, done.err.count("\n")) == (2, 1)
-    code = re.search(r"; pass (.*\(exclude_groups\)), which gives", done.err)[1]
-    np.save("asked.npy", eval(code, {**names_to, "exclude_groups": names[:Q]}))
-    assert cli(f"{ask} asked.npy -k {N}").status == 0
+@pytest.mark.parametrize("dtype", ["U", "S"])
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_groups_may_be_text_on_the_command_line(cli, dtype, ending):
+    """The names of rows, of added rows and of queries are in files of their own."""
+    names = np.array([f"user {i % 7}" for i in range(N)]).astype(dtype)
+    more = {name: TRAIN[name][:5] for name in ROWS}
+    np.savez("more.npz", **more, groups=names[:5])
+    for file, array in {"groups": names, "asked": names[:Q]}.items():
+        if ending == "npy":
+            np.save(f"{file}.npy", array)
+        else:
+            np.savez(f"{file}.npz", names=array)
+    assert cli(f"{FIT} --ids train.npz --quiet --groups groups.{ending}").status == 0
+    rows = "".join(f" --{name} more.npz" for name in (*ROWS, "groups"))
+    assert cli(f"add m.resmem{rows} --quiet").status == 0
+    assert cli(f"update m.resmem --ids 5,7,9,11,13{rows} --quiet").status == 0
+    ask = "predict m.resmem --embeddings query.npz --what neighbors -o p.npz"
+    assert cli(f"{ask} -k {N + 5} --exclude-groups asked.{ending}").status == 0
+    of_rows = np.concatenate([names, names[:5]])
+    every = np.concatenate([TRAIN["ids"], TRAIN["ids"].max() + 1 + np.arange(5)])
     for query, ids in enumerate(np.load("p.npz")["ids"]):
-        wanted = TRAIN["ids"][names != names[query]]
+        wanted = every[of_rows != names[query]]
         assert sorted(ids[ids >= 0]) == sorted(wanted)
 
 

@@ -267,9 +267,14 @@ WRONG = [
         r"\(n, 1\) and ascending .*, got shape \(2, 1\), which do not ascend",
     ),
     ("scores", [[np.nan]], r"got shape \(1, 1\), which do not ascend"),
-    ("scores", [[0.5, 0.5]], r"scores must be those that .*, got shape \(1, 2\)$"),
+    ("scores", [[0.5, 0.5]], r"spread must not be None where scores have shape \(1, 2\)$"),
     ("scores", [0.5, 0.75], r"got shape \(2,\)$"),
     ("scores", [], r"got shape \(0,\)$"),
+    ("scores", None, r"scores must be numbers in lists of one length, as .* them, got None$"),
+    ("scores", "a", r"scores must be numbers in lists of one length, as .* them, got 'a'$"),
+    ("scores", [["a"]], r"scores must be numbers in lists .*, got \[\['a'\]\]$"),
+    ("scores", [[0.5], [0.5, 0.6]], r"scores must be numbers in lists of one length, as"),
+    ("spread", [1.0] * C, rf"spread must be None where scores have .* and not \(n, {C}\)$"),
     ("memory_rows", -1, "memory_rows must be at least 0, got -1"),
     ("next_id", -1, "next_id must be at least 0, got -1"),
     ("columns", 0, "columns must be at least 1, got 0"),
@@ -281,6 +286,33 @@ def test_calibration_of_senseless_parts_is_refused(name, value, said):
     parts = classifier().calibrate(*classes(2, 30)).to_dict()
     with pytest.raises(ValueError, match=said):
         resmem.Calibration.from_dict({**parts, name: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([1.0], r"spread must be that which .* of the 3 columns, got shape \(1,\)$"),
+        ([[1.0] * 3], r"spread must be that which .*, got shape \(1, 3\)$"),
+        ([1.0, 0.0, 2.0], r"spread must hold numbers above 0, got \[1\.0, 0\.0, 2\.0\]$"),
+        ([1.0, np.nan, 2.0], r"spread must hold numbers above 0, got \[1\.0, nan, 2\.0\]$"),
+        (2.0, r"spread must be numbers in lists of one length, .*, got 2\.0$"),
+        (["a", 1.0, 1.0], r"spread must be numbers in lists of one length, .*, got \['a', 1\.0"),
+        (None, r"spread must not be None where scores have shape \(30, 3\)$"),
+    ],
+)
+def test_calibration_of_a_senseless_spread_is_refused(value, said):
+    mem, _ = regression("several")
+    parts = mem.calibrate(*numbers(2, 30, 3)).to_dict()
+    with pytest.raises(ValueError, match=said):
+        resmem.Calibration.from_dict({**parts, "spread": value})
+
+
+def test_calibration_with_infinite_scores_survives_json():
+    mem, _ = regression()
+    parts = mem.calibrate(*numbers(2, 30)).to_dict()
+    parts["scores"][-1], parts["spread"] = ["inf"], ["inf"]
+    twin = resmem.Calibration.from_dict(parts)
+    assert (twin.scores[-1, 0], twin.spread[0], twin.to_dict()) == (np.inf, np.inf, parts)
 
 
 def test_calibration_survives_json_and_pickle():

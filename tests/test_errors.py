@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import io
 import os
 import re
@@ -339,6 +340,7 @@ PARAMETERS = [
     (lambda: resmem.Memory("regression", gate="agreement: 0.0 to 0.5, 1.0 beyond"), ValueError, r"gate must look at the distance alone in regression, got a step of 'agreement'"),
     (lambda: resmem.Memory(k=2).fit(Z, L, Y).monitor("f1"), ValueError, r"score must be one of 'brier', 'log_loss', 'accuracy' for classification, got 'f1'"),
     (lambda: resmem.Memory(k=2).fit(Z, L, Y).monitor(cut=0), ValueError, r"cut must be a positive number, got 0"),
+    (lambda: resmem.Memory(k=2).fit(Z, L, Y).monitor(cut=1e308), ValueError, r"cut must be at most 4\.49e\+307, got 1e\+308"),
     (lambda: resmem.Memory(k=2).fit(Z, L, Y).monitor(window=0), ValueError, r"window must be at least 1, got 0"),
     (lambda: resmem.Memory(k=2).fit(Z, L, Y).monitor(off_when_harmful=1), TypeError, r"off_when_harmful must be True or False, got 1"),
     (lambda: resmem.Memory("regression").fit(Z, V, V).monitor(), ValueError, r"cut must be given: the memory has no residuals that tell how large losses are; pass cut=1.0, say, in units of the score"),
@@ -350,7 +352,12 @@ PARAMETERS = [
     (lambda: resmem.Memory(max_age="3 days"), TypeError, r"max_age must be a number, got '3 days'"),
     (lambda: resmem.Memory(max_age=-1), ValueError, r"max_age must be a finite number of at least 0, got -1"),
     (lambda: resmem.Memory(max_age=np.timedelta64("NaT", "s")), ValueError, r"max_age must be a time span of at least 0, got .*NaT.*"),
-    (lambda: resmem.Memory(max_age=np.timedelta64(1, "Y")), ValueError, r"max_age must be in a unit from weeks to nanoseconds, and below 292 years, got .*"),
+    (lambda: resmem.Memory(max_age=np.timedelta64(1, "Y")), ValueError, r"max_age must be in a unit from weeks to nanoseconds, got (np|numpy)\.timedelta64\(1,'Y'\)"),
+    (lambda: resmem.Memory(max_age=np.timedelta64(999999, "W")), ValueError, r"max_age must be below 292 years, got 999999W"),
+    (lambda: resmem.Memory(half_life=datetime.timedelta.max), ValueError, r"half_life must be below 292 years, got \d+us"),
+    (lambda: resmem.Memory(half_life=datetime.timedelta(0)), ValueError, r"half_life must be above 0, got 0us"),
+    (lambda: resmem.Memory(half_life=np.timedelta64(0, "D")), ValueError, r"half_life must be above 0, got 0D"),
+    (lambda: resmem.Memory(max_age=np.timedelta64(-3, "h")), ValueError, r"max_age must be a time span of at least 0, got -3h"),
     (lambda: resmem.Memory(max_age=3).fit(Z, L, Y), ValueError, r"max_age needs times of rows, which fit was not given; fit with times=numpy.arange\(n\), say, or set max_age=None"),
     (lambda: resmem.Memory(max_age=np.timedelta64(3, "s")).fit(Z, L, Y, times=np.arange(N)), ValueError, r"max_age must be a number, as times are integers, got .*3.*"),
     (lambda: resmem.Memory(half_life=0), ValueError, r"half_life must be above 0, got 0"),
@@ -494,14 +501,12 @@ ASKED = [
     (lambda m: m.fit(Z, L, Y, sample_weight=np.full(N, 1e101)), ValueError, r"sample_weight: row 0 has 1e\+101, expected 0 or a number from 1e-100 to 1e\+100"),
     (lambda m: m.fit(Z, L, Y, sample_weight=with_value(np.ones(N), 2, np.nan, float)), ValueError, r"sample_weight: row 2 holds NaN or infinity \(as float64\)"),
     (lambda m: m.fit(Z, L, Y, sample_weight=np.ones(2)), ValueError, r"sample_weight must have one row per row of embeddings \(6\), got 2"),
-    (lambda m: m.fit(Z, L, Y, groups=list("abcdef")), TypeError, r"groups must be whole numbers, got dtype <U1; pass numpy\.vectorize\(lambda label: int\(hashlib\.sha256\(str\(label\)\.encode\(\)\)\.hexdigest\(\)\[:15\], 16\), otypes=\['int64'\]\)\(groups\), which gives a label the same number in every call, and -1 for no group"),
-    (lambda m: m.fit(Z, L, Y, groups=[0.0, 1.0, 2.0, np.nan, 4.0, 5.0]), TypeError, r"groups must be whole numbers, got dtype float64; pass numpy\.nan_to_num\(groups, nan=-1\)\.astype\('int64'\)"),
-    (lambda m: m.fit(Z, L, Y, groups=Y > 0), TypeError, r"groups must be whole numbers, got dtype bool; pass numpy\.asarray\(groups, dtype='int64'\)"),
-    (lambda m: m.fit(Z, L, Y, groups=DAYS), TypeError, r"groups must be whole numbers, got dtype datetime64.*; pass numpy\.asarray\(groups, dtype='datetime64\[s\]'\)\.astype\('int64'\)"),
-    (lambda m: m.fit(Z, L, Y, groups=[("a", 1)] * N), ValueError, r"groups must have shape \(n,\), got \(6, 2\)"),
-    (lambda m: m.fit(Z, L, Y, groups=[0, 1, -1, -2, -7, 3]), ValueError, r"groups must be numbers of at least 0, or -1 for none, got -7; pass numpy\.where\(numpy\.equal\(groups, -1\), -1, numpy\.asarray\(groups, 'int64'\) & \(2\*\*63 - 1\)\)"),
-    (lambda m: m.fit(Z, L, Y, groups=np.full(N, 2**63, np.uint64)), ValueError, r"groups holds values beyond int64; pass numpy\.bitwise_and\(groups, 2\*\*63 - 1\)\.astype\('int64'\)"),
-    (lambda m: m.fit(Z, L, Y, groups=np.ma.masked_array(Y)), TypeError, r"groups is a masked array; .* for example with groups\.filled\(-1\)"),
+    (lambda m: m.fit(Z, L, Y, groups=[["a", 1]] * N), ValueError, r"groups must have shape \(n,\), got \(6, 2\)"),
+    (lambda m: m.fit(Z, L, Y, groups=[{1}] * N), TypeError, r"groups must be labels, which are text, bytes, real numbers, datetimes, time spans or tuples of these, got \{1\} of type set; pass text in its place, str\(label\)"),
+    (lambda m: m.fit(Z, L, Y, groups=[[1, 2], [3]]), ValueError, r"groups: rows 0 and 1 hold labels of shapes \(2,\) and \(1,\); give each row one label"),
+    (lambda m: m.correct(Z, L, exclude_groups=[[1, 2], [3]]), ValueError, r"exclude_groups: rows 0 and 1 hold labels of shapes \(2,\) and \(1,\); give each row a list, and fill shorter ones with -1"),
+    (lambda m: m.correct(Z, L, exclude_groups=[("a", 1)] * N), TypeError, r"exclude_groups: a tuple is one label, which a list of lists tells from several groups of one query; pass \[\[label\] for label in exclude_groups\], or, if each holds the groups of a query, \[list\(row\) for row in exclude_groups\]"),
+    (lambda m: m.correct(Z, L, exclude_groups={1}), TypeError, r"exclude_groups must be labels, .*, got \{1\} of type set; .*"),
     (lambda m: m.fit(Z, L, Y, groups="alice"), TypeError, r"groups must be an array, got str; .*"),
     (lambda m: m.fit(Z, L, Y, groups=[1, 2]), ValueError, r"groups must have one row per row of embeddings \(6\), got 2"),
     (lambda m: m.fit(Z, L, Y, times=[str(day) for day in DAYS]), TypeError, r"times must be numbers or numpy\.datetime64, got dtype <U10; pass numpy\.asarray\(times, dtype='datetime64\[ns\]'\) \(of times in UTC\)"),
@@ -522,8 +527,6 @@ ASKED = [
     (lambda m: m.kneighbors(Z, before="own"), ValueError, r"before='own' is for loo=True; give that of each query"),
     (lambda m: memory().correct(Z, L, exclude_groups=Y), ValueError, r"exclude_groups needs groups of the rows: give groups= to fit or add"),
     (lambda m: memory().tune(loo=True, exclude_groups="own"), ValueError, r"exclude_groups needs groups of the rows: give groups= to fit or add"),
-    (lambda m: m.correct(Z, L, exclude_groups=V), TypeError, r"exclude_groups must be whole numbers, got dtype float64; pass numpy\.vectorize.*\(exclude_groups\), which gives a label the same number in every call, and -1 for no group"),
-    (lambda m: m.correct(Z, L, exclude_groups=-2), ValueError, r"exclude_groups must be numbers of at least 0, or -1 for none, got -2; .*"),
     (lambda m: m.correct(Z, L, exclude_groups=[1]), ValueError, r"exclude_groups must have one row per row of queries \(6\), got 1"),
     (lambda m: m.correct(Z, L, exclude_groups=np.zeros((N, 1, 1), int)), ValueError, r"exclude_groups must have shape \(q, m\), got \(6, 1, 1\)"),
     (lambda m: m.correct(Z, L, among=[7]), ValueError, r"among must be those of rows in the memory, 7 is not"),

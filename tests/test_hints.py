@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import copy
-import hashlib
 import io
 import os
 import re
@@ -135,6 +134,7 @@ DOG = np.flatnonzero(Y == 1)[:1]
 PADDED = np.where(np.arange(N) < 5, -100, Y)[None]
 GAPPY = [None, *NAMES[1:].tolist()]
 PAIRS = [("a", 1), ("b", 2)]
+ODD = np.eye(2)
 COLUMNS = dict(zip("abc", Z.T, strict=True))
 FIELDS = np.array([tuple(row) for row in Z], dtype=[(name, "f4") for name in "abc"])
 UNEVEN = vectors([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0])
@@ -175,40 +175,6 @@ def timed():
 def dated():
     """Return a memory whose rows have days."""
     return resmem.Memory(k=2, sigma=1.0).fit(Z, L, Y, times=np.array(DAYS, dtype="datetime64[D]"))
-
-
-# Groups that are not of whole numbers from 0 on; each of them has two rows.
-LABELS = {
-    "text": np.array([f"user {i // 2}" for i in range(N)]),
-    "bytes": np.array([f"user {i // 2}".encode() for i in range(N)]),
-    "a list of text": [f"user {i // 2}" for i in range(N)],
-    "objects": np.array([f"user {i // 2}" for i in range(N)], dtype=object),
-    "objects that are numbers": np.arange(N).astype(object) // 2,
-    "floats": np.arange(N) // 2 + 0.5,
-    "floats that are whole": np.float32(np.arange(N) // 2),
-    "days": np.array(DAYS, dtype="datetime64[D]")[np.arange(N) // 2],
-    "negative numbers": np.int32(-2 - np.arange(N) // 2),
-    "numbers of 64 bits": np.uint64(2**64 - 1) - np.arange(N, dtype=np.uint64) // np.uint64(2),
-}
-
-
-def grouped_by(message, labels):
-    """Follow the hint for the rows of a fit, and once more for those of later calls."""
-
-    def numbers(groups, name):
-        pattern = rf"; pass (.*?\({name}\b.*?)(?:, which gives .*)?$"
-        code = re.search(pattern, message.replace("groups", name))[1]
-        return eval(code, {"numpy": np, "hashlib": hashlib, name: groups})
-
-    mem = resmem.Memory(k=N, sigma=1.0).fit(
-        Z[:40], L[:40], Y[:40], groups=numbers(labels[:40], "groups")
-    )
-    mem.add(Z[40:], L[40:], Y[40:], groups=numbers(labels[40:], "groups"))
-    asked = numbers(labels, "exclude_groups")
-    for exclude in (asked, asked[:, None], np.stack([asked, np.full(N, -1)], axis=1)):
-        found = mem.kneighbors(Z, exclude_groups=exclude)[1]
-        for row, ids in enumerate(found):
-            assert sorted(ids[:-2]) == [i for i in range(N) if i // 2 != row // 2]
 
 
 def memory_of_chances():
@@ -491,7 +457,10 @@ CASES = {
     "evaluate()": (lambda: memory().evaluate(), lambda m: (memory().evaluate(FRESH, L, Y), quietly(lambda: memory().evaluate(loo=True)))),
     "evaluate(loo) of rows": (lambda: memory().evaluate(FRESH, L, Y, loo=True), lambda m: quietly(lambda: memory().evaluate(loo=True))),
     "evaluate(loo) of a sparse store": (lambda: memory(store="sparse:1").evaluate(loo=True), lambda m: memory(store="sparse:1").evaluate(FRESH, L, Y)),
-    **{f"groups of {name}": (lambda name=name: resmem.Memory(k=2).fit(Z, L, Y, groups=LABELS[name]), lambda m, name=name: grouped_by(m, LABELS[name])) for name in LABELS},
+    "a group that is no label": (lambda: resmem.Index(ODD, groups=[{1}, "a"]), Follow(r"place, (.*)", lambda text: resmem.Index(ODD, groups=[text, "a"]), label={1})),
+    "groups in lists": (lambda: resmem.Index(ODD, groups=[["a"], "b"]), lambda m: resmem.Index(ODD, groups=["a", "b"])),
+    "excluded groups in short lists": (lambda: timed().kneighbors(Z[:2], exclude_groups=[[1, 2], [3]]), lambda m: timed().kneighbors(Z[:2], exclude_groups=[[1, 2], [3, -1]])),
+    "excluded groups of tuples": (lambda: timed().kneighbors(Z[:2], exclude_groups=PAIRS), lambda m: [Follow(p, lambda g: timed().kneighbors(Z[:2], exclude_groups=g), exclude_groups=PAIRS)(m) for p in (r"pass (.*), or,", r"a query, (.*)")]),
     "times of text": (lambda: resmem.Memory(k=2).fit(Z, L, Y, times=DAYS), Follow(r"pass (.*) \(of", lambda t: resmem.Memory(k=2).fit(Z, L, Y, times=t), times=DAYS)),
     "times of some rows": (lambda: timed().add(FRESH, L, Y), lambda m: (timed().add(FRESH, L, Y, times=Y), memory().add(FRESH, L, Y))),
     "before a date as text": (lambda: dated().correct(FRESH, L, before=DAYS[3]), Follow(r"pass (.*)", lambda t: dated().correct(FRESH, L, before=t), before=DAYS[3])),

@@ -189,6 +189,7 @@ NONE = {"rows": 0, "total": 0.0}
 WRONG = [
     ("score", ["brier"], "resume must be of a score for classification, got ['brier']"),
     ("cut", "1", "resume must be what to_dict gives: cut must be a number, got '1'"),
+    ("cut", 1e308, "to_dict gives: cut must be at most 4.49e+307, got 1e+308"),
     ("confidence", 2, "to_dict gives: confidence must lie between 0 and 1, got 2"),
     ("window", 0, "to_dict gives: window must be at least 1, got 0"),
     ("off_when_harmful", 1, "to_dict gives: off_when_harmful must be True or False, got 1"),
@@ -248,3 +249,20 @@ def test_values_are_cut_in_units_of_the_base_losses(score):
     gains = squared_errors(base[200:], truth[200:]) - squared_errors(corrected, truth[200:])
     assert wide.gain.mean == pytest.approx(gains.mean(), rel=1e-9)
     assert wide.helps is None
+
+
+@pytest.mark.parametrize(("score", "size"), [("mse", 1e160), ("mae", 1e307), ("mse", 1e153)])
+def test_monitor_of_huge_residuals_can_be_resumed(score, size):
+    rng = np.random.default_rng(3)
+    z, base = rng.standard_normal((60, D)), np.zeros(60)
+    truth = size * rng.random(60)
+    mem = resmem.Memory("regression", k=4, sigma=1.0).fit(z[:40], base[:40], truth[:40])
+    monitor = mem.monitor(score)
+    parts = json.loads(json.dumps(monitor.to_dict(), allow_nan=False))
+    assert 0 < parts["cut"] < np.inf
+    resumed = mem.monitor(resume=parts)
+    rows = z[40:], base[40:], truth[40:]
+    with np.errstate(over="ignore", invalid="ignore"):  # of squares beyond float64
+        assert resumed.update(*rows).to_dict() == monitor.update(*rows).to_dict()
+    assert all(np.isfinite([monitor.gain.mean, monitor.gain.low, monitor.gain.high]))
+    assert mem.monitor(resume=monitor.to_dict()).gain == monitor.gain

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import subprocess
 import sys
 import warnings
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 import resmem
-from test_hints import LABELS, grouped_by, message_of
 
 RNG = np.random.default_rng(8)
 N, D, C = 24, 3, 3
@@ -204,54 +202,3 @@ def test_no_table_library_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def columns_of_labels(library):
-    """Return columns of groups that are not whole numbers from 0 on, each of two rows."""
-    text = LABELS["a list of text"]
-    if library == "pandas":
-        pd = pytest.importorskip("pandas", reason="pandas is not installed")
-        numbers = pd.Series([float(i // 2) for i in range(len(text))])
-        return [
-            pd.Series(text),
-            pd.Series(text, dtype="string"),
-            pd.Series(text, dtype=object),
-            pd.Series(text, dtype="category"),
-            pd.Series(text, dtype=pd.CategoricalDtype(sorted(set(text))[::-1])),
-            numbers,
-            numbers.astype("Float32"),
-            pd.Series(LABELS["days"]),
-        ]
-    if library == "polars":
-        pl = pytest.importorskip("polars", reason="Polars is not installed")
-        days = pl.Series(LABELS["days"].tolist())
-        return [pl.Series(text), pl.Series(text, dtype=pl.Categorical), days]
-    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-    return [pa.array(text), pa.chunked_array([text[:7], text[7:]])]
-
-
-ONES = np.ones((len(LABELS["text"]), 1))
-GROUPED = {
-    "fit": lambda groups: resmem.Memory("regression").fit(ONES, ONES, ONES, groups=groups),
-    "index": lambda groups: resmem.Index(ONES, groups=groups),
-    "add": lambda groups: resmem.Index(ONES).add(ONES, groups=groups),
-    "update": lambda groups: resmem.Index(ONES).update(range(len(ONES)), ONES, groups=groups),
-}
-
-
-@pytest.mark.parametrize("call", GROUPED)
-@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
-def test_columns_of_labels_are_groups_as_their_hint_says(library, call):
-    for labels in columns_of_labels(library):
-        grouped_by(message_of(functools.partial(GROUPED[call], labels)), labels)
-
-
-def test_missing_groups_are_filled_with_none():
-    pd = pytest.importorskip("pandas", reason="pandas is not installed")
-    groups = pd.Series([0, None] * (N // 2), dtype="Int64")
-    said = message_of(lambda: resmem.Index(Z, groups=groups))
-    assert said.endswith("row 1 has no value; leave such rows out, or fill them, for example with "
-                         "groups.fillna(-1)")  # fmt: skip
-    index = resmem.Index(Z, groups=groups.fillna(-1))
-    distances, _ = index.search(Z[:1], N, exclude_groups=[0])
-    assert np.isfinite(distances).sum() == N // 2

@@ -492,10 +492,17 @@ class Memory:
         times : array (n,) of integers, floats or numpy.datetime64 (in UTC), optional
             When what the row tells became known, for ``before``. All rows have times of one kind,
             or none has.
-        groups : int array (n,), optional
-            To which group a row belongs, such as a patient or a document, for ``exclude_groups``:
-            numbers of at least 0; -1 for none, the default. The error of other labels, such as
-            names, tells how they become numbers that later rows and queries share.
+        groups : array (n,) of labels, optional
+            To which group a row belongs, such as a patient or a document, for ``exclude_groups``;
+            default: to none. Labels may be text, bytes, numbers, datetimes (in UTC), time spans and
+            tuples, of any of these kinds side by side. None, NaN, NaT, what is missing in a column
+            and -1 are no group.
+
+            The memory keeps an int64 number of each label, which depends on its value alone: whole
+            numbers from 0 to 2^63 - 1 are themselves (1.0 and True are 1), and other labels have 63
+            bits of their SHA-256. So two of n such groups share a number, and are left out as one,
+            with probability n^2 / 2^64: 5e-8 for a million. ``get`` returns the numbers; where a
+            label is expected, they stand for it.
 
         Tables and columns of pandas, Polars and Arrow are taken as arrays, and so is a column that
         holds a vector per row. If all columns of a table have names, the memory keeps them
@@ -610,7 +617,8 @@ class Memory:
         Ids may repeat. ``embeddings`` of the result are the keys, as ``preprocess`` made them; with
         preprocess="none" they are the embeddings, as far as ``key_dtype`` holds them (float64 ones,
         with metric="cosine", are multiplied by a power of two for each row). ``outputs`` is None if
-        the store keeps none. An id that is not there is a ValueError that names it.
+        the store keeps none. Groups are the numbers that their labels have (``fit``). An id that is
+        not there is a ValueError that names it.
         """
         return self._state.view.rows_by_id(ids)
 
@@ -803,8 +811,10 @@ class Memory:
         before : array (q,), or one value, optional
             A query is corrected by rows whose time is smaller (``times`` of ``fit``, of the same
             kind), and so by nothing that was not known yet.
-        exclude_groups : int array (q,) or (q, m), optional
-            Groups whose rows must not correct a query (``groups`` of ``fit``); -1 stands for none.
+        exclude_groups : array of labels (q,) or (q, m), or one label, optional
+            Groups whose rows must not correct a query, by labels as ``groups`` of ``fit`` has them;
+            -1 or None stands for none. In lists, a tuple is a label, and a list holds the groups of
+            a query.
         threads : int, optional
             Default: as for ``resmem.search``.
         columns : int array (t,) or (q, t), optional

@@ -488,7 +488,7 @@ def _add_attributes(rows: Any) -> None:
         "--groups",
         type=Source,
         metavar=_ARRAY,
-        help="groups (n,) of rows, numbers of 0 and more; -1: none",
+        help="groups (n,) of rows, by numbers or other labels, such as names; -1: none",
     )
 
 
@@ -532,8 +532,8 @@ def _add_query_options(command: argparse.ArgumentParser) -> None:
         "--exclude-groups",
         type=Source,
         metavar=_ARRAY,
-        help="groups (q,) or (q, m) that a query does not ask, -1: none; where rows of the memory "
-        "judge (--loo), own",
+        help="groups (q,) or (q, m) that a query does not ask, labels as of --groups, -1: none; "
+        "where rows of the memory judge (--loo), own",
     )
     _add_threads(command)
 

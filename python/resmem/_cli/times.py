@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from resmem._rows.ages import UNITS
+from resmem._rows.ages import UNITS, too_long
 
 _DATETIME = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d(:\d\d(:\d\d(\.\d{1,9})?)?)?)?")
 _SPAN = re.compile(rf"(\d+) ?({'|'.join(UNITS)})")
@@ -25,10 +25,12 @@ def moment(text: str) -> int | float | np.datetime64 | None:
 def span(text: str, option: str) -> int | float | np.timedelta64:
     """Return the span of time that the text says, which goes with times that are numbers or, with
     a unit, datetimes."""
-    with suppress(OverflowError):  # of more steps than int64 holds
-        if found := _SPAN.fullmatch(text):
-            unit: Any = found[2]
+    if found := _SPAN.fullmatch(text):
+        unit: Any = found[2]
+        try:
             return np.timedelta64(int(found[1]), unit)
+        except OverflowError as error:  # of more steps than int64 holds
+            raise too_long(option, text) from error
     number = _number(text)
     if number is None:
         raise ValueError(

@@ -9,6 +9,7 @@ model and memory do, if neither was made from these rows (Vovk et al. 2005; Lei 
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
@@ -101,14 +102,16 @@ class Calibration:
         _check_parts(parts, cls, "those")
         _check_parts(parts["settings"], Settings, "settings as those")
         settings = {name: _number(part) for name, part in parts["settings"].items()}
-        columns, spread = checks.count(parts["columns"], "columns"), parts["spread"]
+        columns = checks.count(parts["columns"], "columns")
+        scores = _checked_scores(parts["scores"])
+        spread = _checked_spread(parts["spread"], columns, scores)
         return cls(
             Settings(**settings),
             checks.count(parts["memory_rows"], "memory_rows", least=0),
             checks.count(parts["next_id"], "next_id", least=0),
             columns,
-            _checked_scores(parts["scores"], 1 if spread is None else columns),
-            None if spread is None else np.array(spread, dtype=np.float64),
+            scores,
+            spread,
         )
 
     def __repr__(self) -> str:
@@ -128,21 +131,59 @@ def _check_parts(parts: Any, of: type[Any], what: str) -> None:
             )
 
 
-def _checked_scores(given: Any, width: int) -> F64:
-    """Return scores (n, width); ValueError unless each column ascends."""
-    scores = np.array(given, dtype=np.float64)
-    ascends = bool((scores[1:] >= scores[:-1]).all()) and not np.isnan(scores).any()
-    if scores.ndim != 2 or scores.shape[1] != width or len(scores) == 0 or not ascends:
+def _checked_scores(given: Any) -> F64:
+    """Return scores (n, w); ValueError unless each column ascends."""
+    scores = _numbers(given, "scores")
+    rows = scores.ndim == 2 and scores.size > 0
+    ascends = rows and bool((scores[1:] >= scores[:-1]).all()) and not np.isnan(scores).any()
+    if not ascends:
         raise ValueError(
-            f"scores must be those that Calibration.to_dict gives, (n, {width}) and ascending in "
-            f"each column, got shape {scores.shape}{'' if ascends else ', which do not ascend'}"
+            "scores must be those that Calibration.to_dict gives, (n, C) or (n, 1) and ascending "
+            f"in each column, got shape {scores.shape}{', which do not ascend' if rows else ''}"
         )
     return scores
 
 
+def _checked_spread(given: Any, columns: int, scores: F64) -> F64 | None:
+    """Return the spread (C,) of regression, or None, which scores of classification go with;
+    ValueError if it does not go with the scores."""
+    spread = None if given is None else _numbers(given, "spread")
+    if spread is None and scores.shape[1] != 1:
+        raise ValueError(f"spread must not be None where scores have shape {scores.shape}")
+    if spread is not None and spread.shape != (columns,):
+        raise ValueError(
+            "spread must be that which Calibration.to_dict gives, with a number for each of the "
+            f"{columns} columns, got shape {spread.shape}"
+        )
+    if spread is not None and not (spread > 0).all():
+        raise ValueError(f"spread must hold numbers above 0, got {spread.tolist()}")
+    if spread is not None and scores.shape[1] != columns:
+        raise ValueError(
+            f"spread must be None where scores have shape {scores.shape} and not (n, {columns})"
+        )
+    return spread
+
+
+def _numbers(given: Any, name: str) -> F64:
+    """Return numbers that ``json_ready`` made lists of; ValueError for anything else."""
+    try:
+        if isinstance(given, (list, np.ndarray)):
+            return np.array(_number(given), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        cause: Exception | None = error
+    else:
+        cause = None
+    raise ValueError(
+        f"{name} must be numbers in lists of one length, as Calibration.to_dict gives them, got "
+        f"{reprlib.repr(given)}"
+    ) from cause
+
+
 def _number(part: Any) -> Any:
-    """Return a setting that JSON holds as text as the number that it is."""
-    return float(part) if part in ("inf", "-inf") else part
+    """Return what JSON holds, also within lists, with infinities as the numbers that they are."""
+    if isinstance(part, list):
+        return [_number(each) for each in part]
+    return float(part) if isinstance(part, str) and part in ("inf", "-inf") else part
 
 
 # ---------------------------------------------------------------------- calibration

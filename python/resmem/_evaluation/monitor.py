@@ -41,6 +41,7 @@ _LOSSES: dict[str, dict[str, Callable[[Any, Any], F64]]] = {
 }
 _SAMPLE_ROWS = 10_000  # rows whose residuals tell how large losses are
 _USUAL_LOSSES = 4  # by so many mean losses a row may gain in regression
+_LARGEST_CUT = 2.0**1022  # of which twice is finite
 _NO_ROWS = Sequence()
 
 
@@ -113,7 +114,7 @@ def _recorded(parts: Mapping[str, Any]) -> _Record:
     was = parts["switched_off"]
     return _Record(
         parts["score"],
-        checks.positive(parts["cut"], "cut"),
+        _checked_cut(parts["cut"]),
         checked_confidence(parts["confidence"]),
         checks.count(parts["window"], "window"),
         checks.boolean(parts["off_when_harmful"], "off_when_harmful"),
@@ -170,7 +171,7 @@ class Monitor:
             raise ValueError(f"score must be one of {names} for {task}, got {score!r}")
         record = _Record(
             name,
-            _usual_cut(state.view, name) if cut is None else checks.positive(cut, "cut"),
+            _usual_cut(state.view, name) if cut is None else _checked_cut(cut),
             checked_confidence(confidence),
             checks.count(window, "window"),
             checks.boolean(off_when_harmful, "off_when_harmful"),
@@ -270,6 +271,14 @@ def _text(gain: RunningGain) -> str:
     return f"{gain.mean:.4g} [{gain.low:.4g}, {gain.high:.4g}]"
 
 
+def _checked_cut(cut: Any) -> float:
+    """Return where gains are cut off, as a caller gives it."""
+    checked = checks.positive(cut, "cut")
+    if checked > _LARGEST_CUT:
+        raise ValueError(f"cut must be at most {_LARGEST_CUT:.3g}, got {cut!r}")
+    return checked
+
+
 def _usual_cut(view: MemoryView, score: str) -> float:
     """Return where gains are cut off: at 1, or in regression at some mean losses of the base."""
     if view.spec.task == "classification":
@@ -279,13 +288,14 @@ def _usual_cut(view: MemoryView, score: str) -> float:
     for segment, at in rows.sample(sample(len(rows), _SAMPLE_ROWS, 0)):
         residuals = segment["residuals"][at].astype(np.float64)
         zeros = np.zeros_like(residuals)
-        total += float(_LOSSES[view.spec.task][score](residuals, zeros).sum())
+        with np.errstate(over="ignore"):  # squares of residuals beyond 1e154 are infinite
+            total += float(_LOSSES[view.spec.task][score](residuals, zeros).sum())
     if not total > 0:
         raise ValueError(
             "cut must be given: the memory has no residuals that tell how large losses are; pass "
             "cut=1.0, say, in units of the score"
         )
-    return _USUAL_LOSSES * total / n
+    return min(_USUAL_LOSSES * (total / n), _LARGEST_CUT)
 
 
 def _gains(

@@ -30,7 +30,8 @@ def checked_age(value: Any, name: str) -> Age:
     if isinstance(value, (np.timedelta64, datetime.timedelta)):
         exact = _nanoseconds(value, name)
         if not exact >= np.timedelta64(0, "ns"):  # NaT neither
-            raise ValueError(f"{name} must be a time span of at least 0, got {value!r}")
+            got = in_own_unit(value)
+            raise ValueError(f"{name} must be a time span of at least 0, got {got}")
         return exact
     age = checks.number(value, name)
     if not 0 <= age < math.inf:
@@ -40,15 +41,39 @@ def checked_age(value: Any, name: str) -> Age:
 
 def _nanoseconds(value: Any, name: str) -> np.timedelta64:
     """Return a time span in nanoseconds; ValueError if they do not hold it."""
-    span = np.timedelta64(value)
+    if isinstance(value, np.timedelta64) and np.isnat(value):
+        return np.timedelta64("NaT", "ns")
+    count, unit = _count_and_unit(value)
+    if unit not in UNITS:
+        raise ValueError(f"{name} must be in a unit from weeks to nanoseconds, got {value!r}")
+    exact = count * UNITS[unit]
+    if abs(exact) >= _LONGEST:
+        raise too_long(name, in_own_unit(value))
+    return np.timedelta64(exact, "ns")
+
+
+def too_long(name: str, given: str) -> ValueError:
+    """Return the error about a time span that nanoseconds in int64 do not hold."""
+    return ValueError(f"{name} must be below 292 years, got {given}")
+
+
+def _count_and_unit(span: np.timedelta64 | datetime.timedelta) -> tuple[int, str]:
+    """Return a span that is not NaT as a number of units."""
+    if isinstance(span, datetime.timedelta):
+        return (span.days * 86_400 + span.seconds) * 10**6 + span.microseconds, "us"
     unit, steps = np.datetime_data(span.dtype)
-    exact = int(span.astype(np.int64)) * steps * UNITS.get(unit, _LONGEST)
-    if abs(exact) >= _LONGEST and not np.isnat(span):
-        raise ValueError(
-            f"{name} must be in a unit from weeks to nanoseconds, and below 292 years, got "
-            f"{value!r}"
-        )
-    return np.timedelta64("NaT" if np.isnat(span) else exact, "ns")
+    return int(span.astype(np.int64)) * steps, unit
+
+
+def in_own_unit(span: Any) -> str:
+    """Return a span for people, as the command line takes it, in the unit in which it was given;
+    NaT, spans in other units and numbers as Python shows them."""
+    if not isinstance(span, (np.timedelta64, datetime.timedelta)):
+        return repr(span)
+    if isinstance(span, np.timedelta64) and np.isnat(span):
+        return repr(span)
+    count, unit = _count_and_unit(span)
+    return f"{count}{unit}" if unit in UNITS else repr(span)
 
 
 def recorded(age: Age | None) -> Any:

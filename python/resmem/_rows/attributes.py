@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Array, to_numpy
+from resmem._rows.group_labels import group_numbers
 from resmem._rows.segment import Schema
 
 # The arrays of a segment that hold them. Every row has a time or none has.
@@ -78,56 +79,6 @@ def _weights(value: Any, n: int, owner: str) -> F64:
 def are_weights(values: Array) -> npt.NDArray[np.bool_]:
     """Tell which values may be weights of rows that are found."""
     return (values >= _LEAST_WEIGHT) & (values <= _LARGEST_WEIGHT)
-
-
-def group_numbers(value: Any, name: str, shape: str) -> I64:
-    """Return the groups of rows, or groups to exclude, as int64; -1 is none."""
-    array = to_numpy(value, name)
-    # An empty list is float64 to NumPy.
-    if array.dtype.kind not in "iu" and (array.size or array.dtype.kind != "f"):
-        convert.check_dimensions(array.shape, name, shape)
-        raise TypeError(
-            f"{name} must be whole numbers, got dtype {array.dtype}; pass {_numbered(array, name)}"
-        )
-    if array.dtype == np.uint64 and int(array.max(initial=0)) >= 2**63:
-        raise ValueError(
-            f"{name} holds values beyond int64; pass "
-            f"numpy.bitwise_and({name}, 2**63 - 1).astype('int64')"
-        )
-    numbers = convert.integers(array, name, shape)
-    if (least := numbers.min(initial=0)) < -1:
-        raise ValueError(
-            f"{name} must be numbers of at least 0, or -1 for none, got {least}; pass numpy.where("
-            f"numpy.equal({name}, -1), -1, numpy.asarray({name}, 'int64') & (2**63 - 1))"
-        )
-    return numbers
-
-
-def _numbered(array: Array, name: str) -> str:
-    """Return how groups of another type become numbers, as the end of a message.
-
-    A label must become the same number in every call, as later rows and queries have labels that
-    the first rows lack. Labels that may be whole numbers in another call keep these.
-    """
-    kind = array.dtype.kind
-    if kind == "f" and (np.isnan(array) | _are_whole(array)).all():
-        return f"numpy.nan_to_num({name}, nan=-1).astype('int64')"
-    integers = kind == "O" and all(isinstance(each, (int, np.integer)) for each in array.ravel())
-    if kind == "b" or integers:
-        return f"numpy.asarray({name}, dtype='int64')"
-    if kind == "M":
-        return f"numpy.asarray({name}, dtype='datetime64[s]').astype('int64')"
-    return (
-        "numpy.vectorize(lambda label: int(hashlib.sha256(str(label).encode()).hexdigest()[:15], "
-        f"16), otypes=['int64'])({name}), which gives a label the same number in every call, and "
-        "-1 for no group"
-    )
-
-
-def _are_whole(values: Array) -> npt.NDArray[np.bool_]:
-    """Tell which floats are whole numbers that float64 tells apart from others."""
-    whole: npt.NDArray[np.bool_] = (values == np.rint(values)) & (np.abs(values) < 2.0**53)
-    return whole
 
 
 def times_of(value: Any, name: str, kind: TimeKind | None = None) -> tuple[I64, TimeKind]:

@@ -34,7 +34,8 @@ class Rows:
     targets : array (m,) of classes, as in ``Memory.classes_``; for regression (m, C) or (m,)
     attributes : dict
         "weights", "times" and "groups" (m,), those that some rows of the memory were given; rows
-        that were not given a weight or a group have 1 and -1.
+        that were not given a weight or a group have 1 and -1. Groups are the numbers that labels
+        have (``Memory.fit``).
     """
 
     ids: I64
@@ -82,7 +83,8 @@ class Gathered:
     def array(self, name: str) -> Array:
         """Return the rows of an array."""
         array: Array = self._gathered(lambda segment, at: segment.values(name, at))
-        return array
+        # Earlier versions took groups below -1 too, which mean none.
+        return np.maximum(array, -1) if name == "groups" else array
 
     def embeddings(self) -> Keys:
         """Return the keys at full width; an offset that was subtracted is added again."""

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from resmem._base import checks, convert
 from resmem._base.arrays import I64, Array, distinct, picked_rows, to_numpy
-from resmem._rows.attributes import group_numbers, times_of
+from resmem._rows.attributes import times_of
+from resmem._rows.group_labels import group_numbers, label_number
 from resmem._rows.snapshot import Snapshot
 
 OWN = "own"  # stands for the group, or time, of each row that is judged with loo=True
@@ -51,9 +52,11 @@ class Visibility:
 
     def picked(self, rows: I64) -> Visibility:
         """Return it for some of the queries, given by their numbers in ascending order."""
-        per_query = ("exclude_ids", "before", "exclude_groups")
-        given = {name: getattr(self, name) for name in per_query}
-        return replace(self, **{
+        given = {name: getattr(self, name) for name in ("exclude_ids", "before")}
+        groups = self.exclude_groups
+        if groups is not None and not _is_one_group(groups):
+            groups = group_numbers(groups, "exclude_groups", "(q, m)")[rows]
+        return replace(self, exclude_groups=groups, **{
             name: value if value is None or np.ndim(value) == 0 else picked_rows(value, rows, name)
             for name, value in given.items()
         })  # fmt: skip
@@ -122,6 +125,11 @@ def _is_own(value: Any) -> bool:
     return isinstance(value, str) and value == OWN
 
 
+def _is_one_group(value: Any) -> bool:
+    """Tell whether ``exclude_groups`` is one label, for all queries."""
+    return not isinstance(value, (list, tuple)) and np.ndim(value) == 0
+
+
 def own_times(rows: Snapshot, positions: I64) -> I64:
     """Return the times of rows at ascending positions."""
     _check_times(rows)
@@ -171,10 +179,9 @@ def _before(value: Any, rows: Snapshot, q: int) -> I64:
 
 def _excluded_groups(value: Any, rows: Snapshot, q: int) -> I64:
     _check_groups(rows)
-    if np.ndim(value) == 0:
-        value = np.full(q, value)
-    shape = "(q,)" if to_numpy(value, "exclude_groups").ndim == 1 else "(q, m)"
-    groups = group_numbers(value, "exclude_groups", shape)
+    if _is_one_group(value):
+        return np.full((q, 1), label_number(value, "exclude_groups"), dtype=np.int64)
+    groups = group_numbers(value, "exclude_groups", "(q, m)")
     checks.same_length("exclude_groups", len(groups), "queries", q)
     return groups[:, None] if groups.ndim == 1 else groups
 

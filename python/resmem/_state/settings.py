@@ -12,7 +12,7 @@ from resmem._correction.correct import METHODS, Method
 from resmem._correction.gate import Gate, gate_named
 from resmem._keys.preprocess import NO_PREPROCESS, Preprocess, preprocess_named
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
-from resmem._rows.ages import Age, checked_age
+from resmem._rows.ages import Age, checked_age, in_own_unit
 from resmem._rows.spec import Spec
 from resmem._rows.stores.store import Store
 
@@ -162,7 +162,7 @@ def checked_half_life(value: Any) -> Age | None:
         return None
     age = checked_age(value, "half_life")
     if not age:  # it is at least 0
-        raise ValueError(f"half_life must be above 0, got {value!r}")
+        raise ValueError(f"half_life must be above 0, got {in_own_unit(value)}")
     return age
 
 

@@ -477,10 +477,7 @@ def _kept_attributes(rows: Snapshot, ids: Any, spec: Spec, given: dict[str, Any]
     if ids is None or not left_out:
         return given
     old = Gathered(rows, convert.some_ids(ids), spec, "update")
-    values = {kept[name]: old.array(name) for name in left_out}
-    if "groups" in values:  # earlier versions took numbers below -1 too, which mean none
-        values["groups"] = np.maximum(values["groups"], -1)
-    return {**given, **values}
+    return {**given, **{kept[name]: old.array(name) for name in left_out}}
 
 
 def _grown_snapshot(
