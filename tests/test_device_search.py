@@ -185,7 +185,8 @@ def test_a_waiting_search_answers_an_interrupt(emulated, searches):
     queries, rows = make("gaussian", 15, 90, 5, 8)
     before = emulated.bytes_in_use()
     emulated.faults().busy_polls = 10**6  # for many seconds
-    timer = threading.Timer(0.1, signal.raise_signal, [signal.SIGINT])
+    # By then the search waits, on a busy machine too.
+    timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
     timer.start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
