@@ -22,6 +22,11 @@ def is_euclidean(metric: Metric) -> bool:
     return metric in ("euclidean", "sqeuclidean")
 
 
+def value_word(metric: Metric) -> str:
+    """Return what a number that ``kneighbors`` returns is called at the head of a column."""
+    return "product" if metric == "inner_product" else "distance"
+
+
 def as_distances(values: F64, metric: Metric) -> F64:
     """Return what ascends with the order of neighbours: inner products are negated.
 

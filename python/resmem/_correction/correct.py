@@ -195,6 +195,18 @@ class SearchedQueries:
             nearest = self.by_distance(rows, keys, largest, 1)[1][:, 0]
         seen.count(keys, nearest, targets)
 
+    def count_overlaps_in(
+        self, block: slice, seen: plausible.OverlapCounter, keys: Keys, largest: float,
+        nearest: I64, targets: Array,
+    ) -> None:  # fmt: skip
+        """Count the sampled queries of a block (b rows) that are rows of the memory.
+
+        ``nearest`` (b,) are the positions of the first neighbours of all its queries.
+        """
+        rows = seen.sampled_in(block)
+        at = rows - block.start
+        self.count_overlaps(seen, rows, keys[at], largest, nearest[at], targets[at])
+
     def forget(self, block: slice) -> None:
         release_pages(self._source, block)
 

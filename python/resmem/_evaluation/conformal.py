@@ -204,10 +204,8 @@ def calibrate(
     seen = plausible.OverlapCounter(corrector.spec, corrector.rows, q)
     for part in predictions:
         true = truth.read(part.block)
-        some = seen.sampled_in(part.block)
-        at = some - part.block.start
-        predictions.queries.count_overlaps(
-            seen, some, part.keys[at], part.largest, part.positions[at, 0], true[at]
+        predictions.queries.count_overlaps_in(
+            part.block, seen, part.keys, part.largest, part.positions[:, 0], true
         )
         if spread is None:
             scores[part.block, 0] = _mass_above(part.values)[np.arange(len(true)), true]

@@ -14,7 +14,7 @@ from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64
 from resmem._base.blocks import blocks
 from resmem._base.execution import Execution, execution_of
-from resmem._base.metric import Metric, as_distances
+from resmem._base.metric import Metric, as_distances, value_word
 from resmem._correction.correct import Corrector, SearchedQueries
 from resmem._correction.own_rows import MemoryRows
 from resmem._rows.segment import Segment, checked_stored
@@ -307,8 +307,7 @@ def _concatenated(
 def _table(query: Explanation) -> str:
     """Return one query as text: base, correction, result, and a line for each nearest row."""
     there, spread = int((query.ids[0] >= 0).sum()), query.spread.any()
-    near = "product" if query.metric == "inner_product" else "distance"
-    left = ["id", near, "weight", "target"] + (["any column"] if spread else [])
+    left = ["id", value_word(query.metric), "weight", "target"] + (["any column"] if spread else [])
     blank = [""] * (len(left) - 1)
     named = "column " if query.classes is None else ""
     table = [left + [named + query.name_of(c) for c in query.columns[0]]]

@@ -59,11 +59,7 @@ class GivenRows:
         raw = self._corrector.raw_outputs(keys, self._outputs, block, self._execution)
         distances, positions = self._queries.find(block, keys, largest)
         true = self._targets.read(block)
-        some = self._seen.sampled_in(block)
-        at = some - block.start
-        self._queries.count_overlaps(
-            self._seen, some, keys[at], largest, positions[at, 0], true[at]
-        )
+        self._queries.count_overlaps_in(block, self._seen, keys, largest, positions[:, 0], true)
         return Block(raw, distances, positions, true)
 
     def release(self, block: slice) -> None:

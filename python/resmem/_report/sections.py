@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resmem._base.metric import Metric, value_word
 from resmem._base.units import bytes_text
 from resmem._report import figures, plots
 from resmem._report.changes import Change, Classes, changes, class_name, is_classes
@@ -447,7 +448,7 @@ def _how_to_read(judged: bool, classes: bool, unit: str) -> str:
     return f"{shown} A neighbour's push is its contribution {push}, in {unit}."
 
 
-def _example(change: Change, classes: bool, metric: str) -> Html:
+def _example(change: Change, classes: bool, metric: Metric) -> Html:
     factor = 100 if classes else 1
     rows = [
         (str(n.id), n.target, number(n.distance), f"{n.weight:.1%}", f"{factor * n.push:+.3g}")
@@ -458,8 +459,7 @@ def _example(change: Change, classes: bool, metric: str) -> Html:
         rows.append((f"{change.others} more", "", "", "", rest))
     kind = {"corrected": "gain", "harmed": "harm"}.get(change.kind, "plain")
     title = element("span", change.words, class_=kind)
-    near = "product" if metric == "inner_product" else "distance"
-    head = ["neighbour, id", "target", near, "weight", "push"]
+    head = ["neighbour, id", "target", value_word(metric), "weight", "push"]
     return joined([element("h3", f"Row {change.row}, ", title), table(head, rows)])
 
 

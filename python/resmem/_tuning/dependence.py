@@ -185,7 +185,7 @@ def groups_of_near_rows(run: ValidationRun) -> I64 | None:
     keys: Keys = np.concatenate([source.keys(block) for block in blocks(q, first.nbytes)])
     distances, positions = _euclidean_neighbours(run, source)
     nearest = np.where(positions[:, 0] >= 0, distances[:, 0], 0.0)
-    links = [_copies(keys, nearest), *_near(run, keys, distances, positions)]
+    links = [_copies(keys, nearest), *_near(run, keys, nearest, distances, positions)]
     groups = _components(np.concatenate(links), q)
     return None if len(groups) == 0 or int(groups.max()) + 1 == q else groups
 
@@ -207,12 +207,14 @@ def _copies(keys: Keys, nearest: F64) -> I64:
     return np.stack([order[:-1][same], order[1:][same]], axis=1)
 
 
-def _near(run: ValidationRun, keys: Keys, distances: F64, positions: I64) -> list[I64]:
+def _near(
+    run: ValidationRun, keys: Keys, nearest: F64, distances: F64, positions: I64
+) -> list[I64]:
     """Return pairs (m, 2) of rows that lie nearer to each other than chance gives; or nothing.
 
-    ``distances`` and ``positions`` (q, k) are of their nearest rows in the memory.
+    ``distances`` and ``positions`` (q, k) are of their nearest rows in the memory; ``nearest`` (q,)
+    are the distances of the first ones, 0 where there is none.
     """
-    nearest = np.where(positions[:, 0] >= 0, distances[:, 0], 0.0)
     q, share = len(keys), _near_share(run, distances, positions, keys.shape[1])
     if share is None:
         return []

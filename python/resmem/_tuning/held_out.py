@@ -27,7 +27,7 @@ _PAIRS = (
     ("every", "present"),
 )
 
-# A setting, the number of its run, and what predicts.
+# What predicts a fold: the settings, the number of the run that has their neighbours, and a method.
 Pick: TypeAlias = tuple[Settings, int, Predictor]
 
 
