@@ -171,8 +171,8 @@ def test_the_number_of_a_label_is_as_documented():
 
 def test_missing_labels_are_no_group():
     assert numbers(["a", None, None]) == [number("a"), -1, -1]
-    nothing = [None, float("nan"), np.float32("nan"), np.datetime64("NaT"), Decimal("nan"),
-               Decimal("snan"), np.timedelta64("NaT"), np.ma.masked, -1, -1.0]  # fmt: skip
+    nothing = [None, float("nan"), np.float32("nan"), np.datetime64("NaT", "s"), Decimal("nan"),
+               Decimal("snan"), np.timedelta64("NaT", "s"), np.ma.masked, -1, -1.0]  # fmt: skip
     assert numbers(nothing) == [-1] * len(nothing)
     assert numbers(np.array(["2026-01-01", "NaT"], "datetime64[s]"))[1] == -1
     assert numbers(np.ma.masked_array(["a", "b"], [False, True])) == [number("a"), -1]
