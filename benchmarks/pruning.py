@@ -37,9 +37,7 @@ CASES = (("Fashion-MNIST", "linear"), ("digits", "MLP"), ("diamonds", "MLP"))
 HALF = 0.5  # share of the rows that the compared memories keep
 DRAWS = 5  # random prunings, whose losses are averaged
 SPLIT_CASE = ("digits", "MLP")  # what --splits judges
-SPLIT_TRAIN = (
-    1_000  # training rows of each split; the others are validation and test rows, half each
-)
+SPLIT_TRAIN = 1_000  # training rows of each split; half of the others validate, half test
 SPLIT_SHARES = (HALF, 0.2)  # of the rows that are kept
 JUDGED, DEVELOPMENT = 0, 1  # of the seeds of splits
 

@@ -1422,6 +1422,14 @@ def test_tune_passes_groups_times_and_risk_on(judged, name):
     assert facts["risk"] == 0.2
 
 
+def test_notes_of_tuning_name_options(judged, monkeypatch):
+    note = "their order counts; times= tells it, groups= which belong together"
+    tuned = resmem.Memory.tune
+    monkeypatch.setattr(resmem.Memory, "tune", lambda *a, **k: tuned(*a, **k).with_notes((note,)))
+    done = judged(TUNE)
+    assert "note: their order counts; --times tells it, --groups which belong" in done.out
+
+
 def test_tune_loo_uses_the_rows_of_the_memory(judged):
     facts = json.loads(judged("tune m.resmem --loo --k 2 --sigma 1 --json").out)["tuning"]
     assert facts["rows"] == N

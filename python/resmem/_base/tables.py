@@ -64,7 +64,7 @@ def from_nullable(value: Any, name: str) -> npt.NDArray[Any] | None:
 
 def value_for_none(name: str) -> int:
     """Return what stands for a missing value of an argument."""
-    return -1 if name in ("groups", "exclude_ids") else 0
+    return -1 if name == "exclude_ids" else 0
 
 
 def stacked(column: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:

@@ -221,7 +221,7 @@ def evaluate(options: Namespace) -> Outcome:
     memory = _load(options)
     evaluation = evaluated(memory, options, _other(options))
     facts = {"file": options.memory, "evaluation": evaluation.to_dict()}
-    return Outcome(facts, str(evaluation))
+    return Outcome(facts, in_options(str(evaluation)))
 
 
 def tune(options: Namespace) -> Outcome:
@@ -247,7 +247,7 @@ def tune(options: Namespace) -> Outcome:
             memory.save(options.memory, append=append, progress=step)
         applied = f"{options.memory}: set to {result.best}"
     facts = {"file": options.memory, "applied": options.apply, "tuning": result.to_dict()}
-    return Outcome(facts, f"{result}\n{applied}")
+    return Outcome(facts, f"{in_options(str(result))}\n{applied}")
 
 
 def report(options: Namespace) -> Outcome:

@@ -27,7 +27,8 @@ _PAIRS = (
     ("every", "present"),
 )
 
-# What predicts a fold: the settings, the number of the run that has their neighbours, and a method.
+# A fold is predicted by these settings, with the neighbours of the run of this number, by this
+# method.
 Pick: TypeAlias = tuple[Settings, int, Predictor]
 
 
