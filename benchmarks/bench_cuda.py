@@ -1,4 +1,6 @@
-"""Search on a CUDA device beside what PyTorch and flashlib do: ``python benchmarks/bench_cuda.py``.
+"""Searches and corrections on a CUDA device: ``python benchmarks/bench_cuda.py``.
+
+Beside them stand PyTorch, flashlib, FAISS and cuVS, where they are installed.
 
 Rows are on the device and coded, as a memory has them, before the clock starts; to bring and code
 them is timed apart. Each call runs from an idle device with cold caches until its results are
@@ -23,6 +25,8 @@ import numpy as np
 
 import resmem
 from data import SHAPES, AnyArray, Shape
+from device_corrections import BARS, Corrected, corrected
+from device_corrections import lines_of as lines_of_correction
 from device_model import milliseconds
 from device_peers import PEERS
 from device_places import InHostMemory, OnDevice, Place, place_for, seconds_of
@@ -59,6 +63,7 @@ class Outcome:
     coding: float
     counted: dict[str, int]
     model: dict[str, float]
+    corrected: Corrected | None
 
 
 def workloads(tiny: bool) -> list[Workload]:
@@ -180,6 +185,12 @@ def outcome_of(rows: Rows, workload: Workload) -> Outcome:
     search.run()
     wrong, peers = search.wrong(wanted), Peers(rows, search, wanted[1])
     seconds = seconds_of({"resmem": search.run, **peers.calls}, rows.place, SECONDS)
+    correction = None
+    if workload.name in (*BARS, "tiny"):
+        correction = corrected(
+            str(rows.device), rows.place, workload.shape, rows.on_host, search.queries, workload.k,
+            SECONDS,
+        )  # fmt: skip
     return Outcome(
         workload=workload,
         taken={name: [1e3 * each for each in rounds] for name, rounds in seconds.items()},
@@ -189,6 +200,7 @@ def outcome_of(rows: Rows, workload: Workload) -> Outcome:
         coding=rows.coding,
         counted=counted,
         model=milliseconds(len(rows.kept), workload.shape.dim, workload.queries, counted),
+        corrected=correction,
     )
 
 
@@ -236,7 +248,7 @@ def described(device: Device, place: Place) -> dict[str, Any]:
     """Return the device and the versions of everything that takes part."""
     driver, runtime = device.extension.versions()
     found = {"python": sys.version.split()[0], "resmem": resmem.__version__}
-    for name in ("numpy", "torch", "triton", "flashlib"):
+    for name in ("numpy", "torch", "triton", "flashlib", "faiss-gpu-cu12", "cuvs-cu12"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -271,7 +283,8 @@ def lines_of(outcome: Outcome) -> list[str]:
     terms = ", ".join(f"{name} {time:.3f}" for name, time in outcome.model.items())
     largest = max(outcome.model, key=lambda name: outcome.model[name])
     counted = ", ".join(f"{name} {count:,}" for name, count in outcome.counted.items())
-    return [*lines, f"  model of an H100, ms: {terms}; most: {largest}", f"  {counted}"]
+    lines += [f"  model of an H100, ms: {terms}; most: {largest}", f"  {counted}"]
+    return lines if outcome.corrected is None else lines + lines_of_correction(outcome.corrected)
 
 
 def main() -> int:
@@ -300,7 +313,10 @@ def main() -> int:
             print("\n".join(lines_of(outcome)), flush=True)
         if given.json:  # It is written each time, so that it is there if this is stopped.
             given.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
-    wrong = sum(outcome["wrong"] for outcome in report["outcomes"])
+    wrong = sum(
+        outcome["wrong"] + (outcome["corrected"] or {"wrong": 0})["wrong"]
+        for outcome in report["outcomes"]
+    )
     print(
         f"{len(report['outcomes'])} workloads, {len(report['left_out'])} left out; "
         f"checked queries that differ from the CPU: {wrong}"

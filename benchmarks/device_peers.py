@@ -1,4 +1,4 @@
-"""What a search on a device is compared with: PyTorch's products and selection, and flashlib.
+"""What a search on a device is compared with: PyTorch, flashlib, FAISS and cuVS.
 
 A peer is a function of rows (n, d), queries (q, d) and k that returns a call, whose result is the
 ids (q, k), or None if it finds none. An error says why it takes no part.
@@ -44,11 +44,30 @@ def flashlib(place: OnDevice, rows: Any, queries: Any, k: int) -> Call:
     return lambda: flash_knn(queries, rows, k)[1]
 
 
+def faiss_gpu(place: OnDevice, rows: Any, queries: Any, k: int) -> Call:
+    """Ask the brute force of FAISS, on PyTorch's stream."""
+    import faiss
+    import faiss.contrib.torch_utils  # lets it take tensors
+
+    resources = faiss.StandardGpuResources()
+    return lambda: faiss.knn_gpu(resources, queries, rows, k)[1]
+
+
+def cuvs(place: OnDevice, rows: Any, queries: Any, k: int) -> Call:
+    """Ask the brute force of cuVS, whose index is built before the clock starts."""
+    from cuvs.neighbors import brute_force
+
+    index = brute_force.build(rows, metric="sqeuclidean")
+    return lambda: place.torch.as_tensor(brute_force.search(index, queries, k)[1], device="cuda")
+
+
 PEERS: dict[str, Callable[[OnDevice, Any, Any, int], Call]] = {
     "torch float32": torch_float32,
     "torch TF32": torch_tf32,
     "torch int8 products": torch_int8,
     "flashlib": flashlib,
+    "FAISS": faiss_gpu,
+    "cuVS": cuvs,
 }
 
 

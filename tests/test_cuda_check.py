@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import resmem
 
 ROOT = Path(__file__).parents[1]
 SCRIPT, TIMINGS = ROOT / "cuda" / "check.sh", ROOT / "benchmarks" / "bench_cuda.py"
+LOOP = ROOT / "benchmarks" / "device_loop.py"
 pytestmark = pytest.mark.skipif(
     not (SCRIPT.is_file() and TIMINGS.is_file()), reason="the programs are not beside the tests"
 )
@@ -61,9 +64,29 @@ def test_timings_run_in_the_emulation_on_a_tiny_shape(emulated, tmp_path):
     assert done.stdout.endswith("checked queries that differ from the CPU: 0\n")
     report = json.loads(found.read_text(encoding="utf-8"))
     assert not report["timed_on_a_device"]
+    corrected = report["outcomes"][0]["corrected"]
+    assert corrected["wrong"] == 0
+    assert set(corrected["taken"]) == {"search", "correct"}
     filtered, streamed = (outcome["counted"] for outcome in report["outcomes"])
     assert filtered["pairs_filtered"] == 20 * 1200
     assert streamed["pairs_streamed"] == 1200
+
+
+def test_a_trace_names_what_waits_within_the_loop(monkeypatch):
+    monkeypatch.syspath_prepend(str(LOOP.parent))
+    waits_within = import_module("device_loop").waits_within
+
+    def event(name, start, end):
+        return SimpleNamespace(name=name, time_range=SimpleNamespace(start=start, end=end))
+
+    events = [
+        event("cudaStreamSynchronize", 1, 2), event("loop", 10, 20),
+        event("cudaMemcpyAsync", 11, 12), event("cudaMallocAsync", 12, 13),
+        event("cudaStreamWaitEvent", 13, 14), event("cudaStreamSynchronize", 14, 15),
+        event("cudaFree", 15, 16),
+        event("cudaDeviceSynchronize", 21, 22),
+    ]  # fmt: skip
+    assert waits_within(events, "loop") == ["cudaStreamSynchronize", "cudaFree"]
 
 
 def test_check_script_asks_for_its_folder():
