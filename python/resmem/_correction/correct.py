@@ -266,6 +266,15 @@ class Corrector:
         """The map to the simplex; None if the corrected outputs lie there already."""
         return None if self.method == "targets" else self.map
 
+    @property
+    def argmax_map(self) -> SimplexMap | None:
+        """The map to the simplex where that may change which class is first; else None.
+
+        Only shares of the base do, or a negative strength, which may put a class first to which the
+        base model gives exactly 0.
+        """
+        return self.probability_map if self.map.keeps_base or self.strength < 0 else None
+
     def predict(
         self, embeddings: Any, outputs: Any, visible: Visibility, threads: int | None
     ) -> Array:
@@ -273,12 +282,7 @@ class Corrector:
         queries = self.queries_for(embeddings, visible, threads)
         if self.spec.task == "regression":
             return self.correct(queries, outputs, threads)
-        # The other maps do not change which class is first, unless a negative strength puts a
-        # class first to which the base model gives exactly 0; so they need not be applied.
-        simplex_map = self.probability_map
-        if not (self.map.keeps_base or self.strength < 0):
-            simplex_map = None
-        blocks = self.correct_blocks(queries, outputs, threads, simplex_map=simplex_map)
+        blocks = self.correct_blocks(queries, outputs, threads, simplex_map=self.argmax_map)
         parts = [np.argmax(part, axis=1) for part in blocks]
         return self.spec.labelled(np.concatenate([np.empty(0, dtype=np.int64), *parts]))
 
@@ -485,11 +489,7 @@ def known_neighbours(
     positions = rows.positions_of(checked_ids)
     if is_euclidean(of) and is_euclidean(rows.metric):
         plausible.check_distances(rows, ascending, positions, of)
-    elif of != rows.metric and "distance" in gate.features:
-        raise ValueError(
-            f"the memory's gate looks at distances of metric={rows.metric!r}, got metric={of!r}; "
-            "give such distances, or set memory.gate = 'none'"
-        )
+    gate.check_metric(of, rows.metric)
     return KnownNeighbours(ascending, positions)
 
 

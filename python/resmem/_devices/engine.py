@@ -1,4 +1,4 @@
-"""The search on a device: who calls the extension, and how."""
+"""Search and correction on a device: who calls the extension, and how."""
 
 from __future__ import annotations
 
@@ -112,6 +112,74 @@ def search(
         queries, segments, k, metric, excluded, version, values=values, ids=ids,
         positions=positions, device=call.device.ordinal, stream=call.stream,
         workspace_bytes=call.workspace_bytes,
+    )  # fmt: skip
+
+
+def described(
+    call: Call,
+    queries: Keys | DeviceArray,
+    segments: Sequence[tuple[Any, int]],
+    k: int,
+    metric: str,
+    excluded: I64 | DeviceArray | None,
+    version: int = 0,
+) -> Any:
+    """Return what ``search`` searches, for ``correct``."""
+    return _extension(call.device).Search(
+        queries, segments, k, metric, excluded, version, device=call.device.ordinal,
+        stream=call.stream, workspace_bytes=call.workspace_bytes,
+    )  # fmt: skip
+
+
+def residual_rows(device: Device, dtype: str, columns: int, stream: int | None = None) -> Any:
+    """Return residuals (n, columns) on a device, of which there are none yet.
+
+    They stay there, or, with a stream, serve the calls of that stream alone.
+    """
+    return _extension(device).DenseRows(device.ordinal, dtype, columns, stream=stream)
+
+
+def sparse_rows(device: Device, dtype: str, columns: int, width: int) -> Any:
+    """Return residuals of which ``width`` are kept a row, none yet, that stay on a device."""
+    return _extension(device).SparseRows(device.ordinal, dtype, columns, width)
+
+
+def label_rows(device: Device, columns: int) -> Any:
+    """Return classes of rows, none yet, that stay on a device."""
+    return _extension(device).LabelRows(device.ordinal, columns)
+
+
+def row_weights(device: Device) -> Any:
+    """Return weights of rows, none yet, that stay on a device."""
+    return _extension(device).RowWeights(device.ordinal)
+
+
+def gate(device: Device, steps: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Any:
+    """Return a gate on a device: features, edges and factors of its steps."""
+    return _extension(device).Gate(device.ordinal, steps)
+
+
+def aggregation(device: Device, residuals: Sequence[Any], **summed: Any) -> Any:
+    """Return what becomes of neighbours; the arguments are those of the extension."""
+    return _extension(device).Aggregation(residuals, **summed)
+
+
+def correct(call: Call, search: Any, summed: Any, out: Placed) -> None:
+    """Fill ``out`` with what the neighbours that a search finds make of its queries."""
+    _extension(call.device).correct(search, summed, out)
+
+
+def aggregate(
+    call: Call, summed: Any, distances: Placed, positions: Placed, out: Placed, metric: str,
+    rows: Sequence[int] | None = None,
+) -> None:  # fmt: skip
+    """Fill ``out`` with what these neighbours make of their queries.
+
+    ``rows``: how many rows of each segment count; None: all.
+    """
+    _extension(call.device).aggregate(
+        summed, distances, positions, out, rows=rows, metric=metric, device=call.device.ordinal,
+        stream=call.stream, workspace_bytes=call.workspace_bytes,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from resmem._devices.arrays import DeviceArray, is_on_device
 from resmem._devices.device import Device
 from resmem._devices.libraries import library_of
 from resmem._devices.results import results_for
+from resmem._rows.resident_residuals import ResidentResiduals
 from resmem._rows.segment import Segment
 from resmem._rows.snapshot import Snapshot
 
@@ -39,11 +40,13 @@ class Residency:
         self.device = device
         self._held: dict[int, _Resident] = {}  # by the segments' uids
         self._lock = threading.Lock()
+        self.residuals = ResidentResiduals(device)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and codes on the device."""
-        return sum(int(each.rows.nbytes) for each in list(self._held.values()))
+        """Bytes of keys, codes and what is summed in corrections, on the device."""
+        keys = sum(int(each.rows.nbytes) for each in list(self._held.values()))
+        return keys + self.residuals.nbytes
 
     def bring(self, snapshot: Snapshot) -> list[tuple[Any, int]]:
         """Bring the rows of a snapshot; return each segment's on the device, and how many count."""
@@ -52,7 +55,8 @@ class Residency:
             brought = [(self._brought(each, metric), each.n) for each in snapshot.segments]
             present = {segment.uid for segment in snapshot.segments}
             self._held = {uid: held for uid, held in self._held.items() if uid in present}
-            return brought
+        self.residuals.keep(snapshot)
+        return brought
 
     def _brought(self, segment: Segment, metric: Metric) -> Any:
         keys = segment["keys"]
@@ -99,6 +103,16 @@ class Residency:
             results[1].target, version=snapshot.version,
         )  # fmt: skip
         return results[0].given, results[1].given
+
+    def described_search(
+        self, snapshot: Snapshot, embeddings: Any, k: int, exclude_ids: Any, call: engine.Call
+    ) -> tuple[int, Any]:
+        """Return the number of queries, and what searches them in ``engine.correct``."""
+        keys = self._keys_there(snapshot, embeddings, call)
+        excluded = engine.excluded_ids_there(exclude_ids, keys.shape[0], call)
+        return keys.shape[0], engine.described(
+            call, keys, self.bring(snapshot), k, snapshot.metric, excluded, snapshot.version
+        )
 
     def _keys_there(
         self, snapshot: Snapshot, embeddings: Any, call: engine.Call
