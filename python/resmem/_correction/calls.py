@@ -68,7 +68,7 @@ class Corrections:
 
     def _on_device(self, visible: Visibility, **arrays: Any) -> DeviceCorrector | None:
         """Return what corrects on the memory's device; None if all arrays lie in host memory."""
-        corrector, given = self.corrector, {**arrays, **vars(visible)}
+        corrector, given = self.corrector, {**arrays, **visible.of_each_query}
         device = CPU if corrector.resident is None else corrector.resident.device
         check_places(given, device, in_memory=True)
         address = stream_of(self.stream, given.values(), device)

@@ -29,7 +29,7 @@ from resmem._correction.gate import OPEN, Feature, Gate
 from resmem._correction.simplex import SimplexMap
 from resmem._rows import plausible
 from resmem._rows.ingest import warn_of_rounding
-from resmem._rows.resident import Residency
+from resmem._rows.resident import Residency, serves
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 from resmem._rows.visibility import Visibility, VisibleRows
@@ -64,7 +64,7 @@ class NeighbourSearch:
         if self._on_device:
             assert self.resident is not None
             values, ids, positions = self.resident.neighbours(
-                self.rows, self.queries, self.k, self.visible.excluded
+                self.rows, self.queries, self.k, self.metric, self.visible.for_core()
             )
         else:
             values, ids, positions, _ = _core.search(
@@ -91,9 +91,8 @@ class NeighbourSearch:
 
     @property
     def _on_device(self) -> bool:
-        """Whether the rows' device searches. It knows of excluded ids and the rows' own metric."""
-        known = self.visible.by_ids_alone and self.metric == self.rows.metric
-        return self.resident is not None and known
+        """Whether the rows' device searches, to which they were brought for their own metric."""
+        return self.resident is not None and serves(self.rows.metric, self.metric)
 
     def _segments(self) -> list[_core.Segment]:
         if self.prepare:

@@ -85,10 +85,8 @@ class DeviceCorrector:
 
     def _search(self, embeddings: Any, visible: Visibility) -> tuple[int, Any]:
         """Return the number of queries, and their search."""
-        if not visible.by_ids_alone:
-            self._refuse("among, before and exclude_groups are looked at on the CPU")
         return self.resident.described_search(
-            self.corrector.rows, embeddings, self.corrector.k, visible.exclude_ids, self.call
+            self.corrector.rows, embeddings, self.corrector.k, visible, self.call
         )
 
     def _neighbours(

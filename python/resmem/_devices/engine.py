@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -64,11 +64,25 @@ def excluded_ids_there(value: Any, q: int, call: Call) -> I64 | DeviceArray | No
     """Return ids (q, m) that queries must not find, where they lie."""
     if value is None or not is_on_device(value):
         return excluded_ids(value, q)
-    array = call.read(value, "exclude_ids", ("int64",))
+    return lists_there(value, "exclude_ids", q, call)
+
+
+def lists_there(value: Any, name: str, q: int, call: Call) -> DeviceArray:
+    """Return numbers on a device of each query, (q, m), which may be given as (q,)."""
+    array = call.read(value, name, ("int64",))
     if len(array.shape) not in (1, 2):
-        raise ValueError(f"exclude_ids must have shape (q,) or (q, m), got {array.shape}")
-    same_length("exclude_ids", array.shape[0], "queries", q)
+        raise ValueError(f"{name} must have shape (q,) or (q, m), got {array.shape}")
+    same_length(name, array.shape[0], "queries", q)
     return replace(array, shape=(q, 1)) if len(array.shape) == 1 else array
+
+
+def numbers_there(value: Any, name: str, q: int, call: Call) -> DeviceArray:
+    """Return a number on a device of each query, (q,)."""
+    array = call.read(value, name, ("int64",))
+    if len(array.shape) != 1:
+        raise ValueError(f"{name} must have shape (q,), got {array.shape}")
+    same_length(name, array.shape[0], "queries", q)
+    return array
 
 
 def rows_for(call: Call, keys: Placed, metric: str, queries: int) -> Any:
@@ -97,7 +111,7 @@ def search(
     segments: Sequence[tuple[Any, int]],
     k: int,
     metric: str,
-    excluded: I64 | DeviceArray | None,
+    visible: Mapping[str, Any],
     values: Placed,
     ids: Placed,
     positions: I64 | None = None,
@@ -105,13 +119,14 @@ def search(
 ) -> None:
     """Fill values and ids, and positions if given, (q, k) each, of the nearest rows.
 
-    ``segments`` are pairs of rows on the device and how many of them count. If all arrays lie on
-    the device, the stream is only asked for it.
+    ``segments`` are pairs of rows on the device and how many of them count. ``visible`` says which
+    of them queries see, by the names of the core's arguments: numbers of each query may lie on the
+    device. If all arrays lie there, the stream is only asked for it.
     """
     _extension(call.device).search(
-        queries, segments, k, metric, excluded, version, values=values, ids=ids,
+        queries, segments, k, metric, version=version, values=values, ids=ids,
         positions=positions, device=call.device.ordinal, stream=call.stream,
-        workspace_bytes=call.workspace_bytes,
+        workspace_bytes=call.workspace_bytes, **visible,
     )  # fmt: skip
 
 
@@ -121,13 +136,13 @@ def described(
     segments: Sequence[tuple[Any, int]],
     k: int,
     metric: str,
-    excluded: I64 | DeviceArray | None,
+    visible: Mapping[str, Any],
     version: int = 0,
 ) -> Any:
     """Return what ``search`` searches, for ``correct``."""
     return _extension(call.device).Search(
-        queries, segments, k, metric, excluded, version, device=call.device.ordinal,
-        stream=call.stream, workspace_bytes=call.workspace_bytes,
+        queries, segments, k, metric, version=version, device=call.device.ordinal,
+        stream=call.stream, workspace_bytes=call.workspace_bytes, **visible,
     )  # fmt: skip
 
 
