@@ -10,7 +10,7 @@ import resmem._core as _core
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Keys, float_state
 from resmem._base.execution import execution_of
-from resmem._base.metric import Metric, checked_metric, is_euclidean
+from resmem._base.metric import Metric, as_distances, checked_metric, is_euclidean
 from resmem._devices import engine
 from resmem._devices.arrays import is_on_device
 from resmem._devices.choice import choose
@@ -135,12 +135,12 @@ class _ArrayAggregation:
 
     def _neighbours(self, distances: Any, ids: Any) -> tuple[str, tuple[Placed, Placed]]:
         """Return the metric, distances and row numbers, where they lie."""
+        of = self._metric
         if lie_on_device(distances, ids):
-            of = self._metric
             wanted: Metric = "euclidean" if is_euclidean(of) else of
             return of, read_neighbours(self._call, distances, ids, of, wanted)
-        # These ascend, whatever the metric is.
-        return "euclidean", convert.neighbours(distances, ids, self._metric)
+        ascending, row_numbers = convert.neighbours(distances, ids, of)
+        return of, (as_distances(ascending, of), row_numbers)
 
     def _rows(self, residuals: Any, row_numbers: Placed) -> Placed:
         if not is_on_device(residuals):

@@ -10,7 +10,7 @@ import numpy as np
 
 from resmem._base import checks, convert
 from resmem._base.arrays import I64, float_state, to_numpy
-from resmem._base.metric import Metric, checked_metric
+from resmem._base.metric import Metric, as_distances, checked_metric
 from resmem._correction.correct import Corrector, known_neighbours
 from resmem._correction.gate import OPEN
 from resmem._correction.simplex import SimplexMap
@@ -94,16 +94,16 @@ class DeviceCorrector:
     ) -> tuple[Placed, Placed, str]:
         """Return distances and positions (q, k), where they lie, and the metric of the former."""
         rows, gate = self.corrector.rows, self.corrector.gate
+        of = rows.metric if metric is None else checked_metric(metric)
         if not lie_on_device(distances, ids):
             known = known_neighbours(rows, gate, distances, ids, metric)
-            # They ascend by now, whatever the metric is.
-            return *known.find(slice(None), None, 0.0), "euclidean"
+            ascending, positions = known.find(slice(None), None, 0.0)
+            return as_distances(ascending, of), positions, of
         if not rows.ids_are_positions:
             self._refuse(
                 "ids are looked up on the CPU, unless they are 0 to n-1, counted by fit and add, "
                 "and no row was ever removed"
             )
-        of = rows.metric if metric is None else checked_metric(metric)
         gate.check_metric(of, rows.metric)
         return *read_neighbours(self.call, distances, ids, of, rows.metric), of
 
