@@ -698,7 +698,8 @@ class Memory:
 
         A memory on a device (``to``) also takes embeddings that lie there, with keys that need no
         preprocessing, and then returns arrays there; ``stream`` and ``out`` are as for
-        ``resmem.search``.
+        ``resmem.search``. ``exclude_ids``, ``before`` and ``exclude_groups`` may lie there as int64
+        arrays, times being integers, and groups the numbers that stand for them; ``among`` may not.
         """
         return self._state.view.kneighbors(
             embeddings, k, Visibility(exclude_ids, among, before, exclude_groups), threads,
@@ -709,9 +710,10 @@ class Memory:
         """Search on this device from now on, and return self: "cpu", "cuda" or "cuda:0".
 
         The keys, and codes of one byte for each of their numbers, are brought there at once, and
-        what ``add`` and ``remove`` change with the next search; they also stay in host memory.
-        Results have the bits of the CPU. ``correct`` and its like find their neighbours there, and
-        sum residuals on the CPU. Files and copies do not record the device.
+        what ``add`` and ``remove`` change with the next search, and times and groups with the
+        first that asks for them; they also stay in host memory. Results have the bits of the CPU.
+        ``correct`` and its like find their neighbours there, and sum residuals on the CPU. Files
+        and copies do not record the device.
 
         Raises
         ------
