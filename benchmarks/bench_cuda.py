@@ -118,7 +118,7 @@ class Search:
         """Search as a memory does."""
         queries, values, ids = self._arrays
         call = engine.Call(self._rows.device)
-        engine.search(call, queries, self._segments, self._k, METRIC, None, values, ids)
+        engine.search(call, queries, self._segments, self._k, METRIC, {}, values, ids)
 
     def counted(self) -> dict[str, int]:
         """Return what really runs."""

@@ -1,6 +1,7 @@
 // These kernels compare queries with every row by canonical keys, where no filter can: queries
-// whose lists overflowed, rows that are few or were not coded, and many neighbours. A block works
-// on one query and a share of the rows; the nearest of all shares are merged afterwards.
+// whose lists overflowed, rows that are few, were not coded or are listed, and many neighbours. A
+// block works on one query and a share of the rows; the nearest of all shares are merged
+// afterwards.
 #pragma once
 
 #include "rank.cuh"
@@ -13,9 +14,9 @@ inline constexpr unsigned kCompareThreads = 256;
 
 template <class T, class Q>
 struct CompareArgs {
-  const Q* queries;  // (queries, d), by number
-  const T* rows;     // (rows, d)
-  std::uint32_t row_count;
+  const Q* queries;         // (queries, d), by number
+  const T* rows;            // (rows, d)
+  std::uint32_t row_count;  // those that are compared
   unsigned d;
   KeyKind kind;
   bool all;         // whether all queries are compared, and not only those whose lists overflowed

@@ -24,6 +24,9 @@ struct GivenRows {
   std::int64_t first_id = 0;
 };
 
+// What rows may have besides keys and ids: an int64 each, for which few searches ask.
+enum class Attribute { time, group };
+
 struct Part;
 struct ResidentRows;
 
@@ -41,6 +44,8 @@ class DeviceRows {
 
   // Brings the rows that are not there yet. Throws DeviceError, and then nothing has changed.
   void extend(const GivenRows& rows);
+  // Brings those of an attribute's values (n,) of the first n rows that are not there yet.
+  void bring(Attribute attribute, const std::int64_t* values, std::size_t n);
   // Marks rows, (count,), as removed at the versions `stamps`.
   void remove(const std::int64_t* rows, const std::int64_t* stamps, std::size_t count);
 
@@ -49,6 +54,7 @@ class DeviceRows {
   std::size_t dimensions() const { return d_; }
   Metric metric() const { return metric_; }
   std::size_t n() const;
+  std::size_t known(Attribute attribute) const;  // rows whose values were brought
   std::size_t bytes() const;
   std::shared_ptr<const ResidentRows> resident() const;
 
@@ -67,6 +73,14 @@ struct ForcedSearch {
   std::size_t first_phase = 0;  // rows, a multiple of 128
   std::size_t capacity = 0;     // hits of a query that are kept
   std::size_t queries = 0;      // that are searched together
+  std::size_t listed = 0;       // rows that are listed at most, if queries see some alone
+};
+
+// Numbers of each query.
+struct QueryNumbers {
+  const std::int64_t* numbers = nullptr;  // (q, width), or null: there are none
+  std::size_t width = 0;
+  bool on_device = false;
 };
 
 struct DeviceSearch {
@@ -79,10 +93,11 @@ struct DeviceSearch {
   bool queries_on_device = false;
   std::size_t q = 0, d = 0, k = 0;
   Metric metric = Metric::euclidean;
-  const std::int64_t* excluded = nullptr;  // (q, width) ids, -1 for none; or null
-  std::size_t excluded_width = 0;
-  bool excluded_on_device = false;
+  // Which rows queries see: none that were removed at this version or before, whose ids or groups
+  // are in the query's list, or whose times are not smaller than `before`, of width 1.
   std::int64_t version = 0;
+  QueryNumbers excluded, excluded_groups, before;
+  AmongRows among;  // on the host
   // (q, k) each; positions may be null.
   double* values = nullptr;
   std::int64_t *ids = nullptr, *positions = nullptr;

@@ -23,13 +23,28 @@ struct Part {
   }
 };
 
+// An attribute of the first rows of a segment.
+struct ResidentAttribute {
+  std::shared_ptr<const Memory> values;  // (n,) int64, or null: there are none
+  std::size_t n = 0;
+
+  const std::int64_t* from(std::size_t row) const {
+    return values != nullptr ? values->of<std::int64_t>() + row : nullptr;
+  }
+};
+
 // The rows of a segment at one moment. What was allocated lives as long as somebody looks at it.
 struct ResidentRows {
   const void* keys = nullptr;  // (n, d)
   std::size_t n = 0, capacity = 0;
   std::shared_ptr<const Memory> kept_keys, ids, died;  // null: borrowed, consecutive, all live
   std::int64_t first_id = 0;
+  ResidentAttribute times, groups;
   std::vector<std::shared_ptr<const Part>> parts;
+
+  const ResidentAttribute& attribute(Attribute which) const {
+    return which == Attribute::time ? times : groups;
+  }
 };
 
 inline KeyKind kind_of(Metric metric) {

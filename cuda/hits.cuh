@@ -1,6 +1,7 @@
 // The lists of rows that queries have hit, and what hides a row from a query.
 #pragma once
 
+#include "../cpp/rows/among_rows.h"
 #include "filter.h"
 
 namespace resmem {
@@ -52,29 +53,44 @@ struct HitLists {
   }
 };
 
-// Says which rows are not there for a search, and which ids not for a query.
+// Lists of numbers, one a query.
+struct QueryLists {
+  const std::int64_t* numbers;  // (queries, width)
+  std::size_t width;            // 0: there are none
+
+  RESMEM_DEVICE bool hold(std::uint32_t query, std::int64_t number) const {
+    const std::int64_t* own = numbers + query * width;
+    for (std::size_t i = 0; i < width; ++i)
+      if (own[i] == number) return true;
+    return false;
+  }
+};
+
+// Says which rows are not there for a search, and which a query does not see (cpp/CONTRACT.md,
+// "Whom a query may ask").
 struct Hidden {
   std::uint32_t rows;       // rows from this number on came later
   const std::int64_t* ids;  // (rows,), or null: they are first_id, first_id + 1, ..
   std::int64_t first_id;
-  const std::int64_t* died;      // (rows,) versions of removal, 0 for none; null if every row lives
-  std::int64_t version;          // rows removed at this version or before are hidden
-  const std::int64_t* excluded;  // (queries, width) ids
-  std::size_t width;
+  const std::int64_t* died;    // (rows,) versions of removal, 0 for none; null if every row lives
+  std::int64_t version;        // rows removed at this version or before are hidden
+  RowMask among;               // no query sees any other row
+  const std::int64_t* times;   // (rows,)
+  const std::int64_t* before;  // (queries,): one sees rows of smaller times alone; or null
+  const std::int64_t* groups;  // (rows,), -1 for none; null if no row has one
+  QueryLists excluded, excluded_groups;  // of ids, and of groups
 
   RESMEM_HOST_DEVICE std::int64_t id(std::uint32_t row) const {
     if (ids != nullptr) return ids[row];
     return static_cast<std::int64_t>(static_cast<std::uint64_t>(first_id) + row);  // may wrap
   }
   RESMEM_DEVICE bool from(std::uint32_t query, std::uint32_t row) const {
-    if (row >= rows) return true;
+    if (row >= rows || !among.holds(row)) return true;
     if (died != nullptr && died[row] > 0 && died[row] <= version) return true;
-    if (width == 0) return false;
-    const std::int64_t* own = excluded + query * width;
-    const std::int64_t id_of_row = id(row);
-    for (std::size_t i = 0; i < width; ++i)
-      if (own[i] == id_of_row) return true;
-    return false;
+    if (before != nullptr && times[row] >= before[query]) return true;
+    if (groups != nullptr && groups[row] >= 0 && excluded_groups.hold(query, groups[row]))
+      return true;
+    return excluded.width > 0 && excluded.hold(query, id(row));
   }
 };
 

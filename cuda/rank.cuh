@@ -20,12 +20,16 @@ struct Nearest {
 
 // Rows that were searched together, and where they lie among all.
 struct Rows {
-  const CodeFacts* facts;       // (rows,) by place, or null: places are row numbers
+  // By place: what was coded, or the positions of rows that are listed. Without either, places are
+  // row numbers.
+  const CodeFacts* facts;
+  const std::int64_t* listed;
   Hidden hidden;                // knows their ids
   std::int64_t first_position;  // of row 0
 
   RESMEM_DEVICE std::uint32_t number(std::uint32_t place) const {
     place &= ~kHasKey;
+    if (listed != nullptr) return static_cast<std::uint32_t>(listed[place] - first_position);
     return facts != nullptr ? facts[place].vector : place;
   }
   RESMEM_DEVICE std::int64_t id(std::uint32_t place) const { return hidden.id(number(place)); }

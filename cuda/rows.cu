@@ -113,7 +113,8 @@ std::size_t DeviceRows::n() const { return resident()->n; }
 std::size_t DeviceRows::bytes() const {
   const auto now = resident();
   std::size_t sum = 0;
-  for (const auto* each : {&now->kept_keys, &now->ids, &now->died})
+  for (const auto* each :
+       {&now->kept_keys, &now->ids, &now->died, &now->times.values, &now->groups.values})
     if (*each != nullptr) sum += (*each)->bytes();
   for (const auto& part : now->parts) sum += part->bytes();
   return sum;
@@ -227,6 +228,31 @@ void DeviceRows::extend(const GivenRows& given) {
   const OnDevice here(source_.device);
   Extension extension(source_, type_, d_, metric_, least_coded_, *resident_);
   resident_ = std::make_shared<const ResidentRows>(extension.with(given));
+}
+
+std::size_t DeviceRows::known(Attribute attribute) const {
+  return resident()->attribute(attribute).n;
+}
+
+void DeviceRows::bring(Attribute attribute, const std::int64_t* values, std::size_t n) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ResidentAttribute held = resident_->attribute(attribute);
+  if (n <= held.n) return;
+  const OnDevice here(source_.device);
+  const StreamHandle stream = source_.stream.value_or(StreamHandle{});
+  constexpr std::size_t kWidth = sizeof(std::int64_t);
+  if (held.values == nullptr || held.values->bytes() < n * kWidth) {
+    const auto larger = std::make_shared<const Memory>(source_, resident_->capacity * kWidth);
+    if (held.n > 0)
+      copy_within(stream, larger->of<void>(), held.values->of<void>(), held.n * kWidth);
+    held.values = larger;
+  }
+  copy_in(stream, held.values->of<std::int64_t>() + held.n, values + held.n, (n - held.n) * kWidth);
+  if (!source_.stream) wait(stream);
+  held.n = n;
+  ResidentRows now = *resident_;
+  (attribute == Attribute::time ? now.times : now.groups) = std::move(held);
+  resident_ = std::make_shared<const ResidentRows>(std::move(now));
 }
 
 void DeviceRows::remove(const std::int64_t* rows, const std::int64_t* stamps, std::size_t count) {

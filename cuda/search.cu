@@ -3,6 +3,7 @@
 #include <chrono>
 #include <thread>
 
+#include "among.h"
 #include "compare.cuh"
 #include "engine.h"
 #include "filter.cuh"
@@ -30,6 +31,10 @@ struct SearchedPart {
   NumberType type;
   std::size_t n;         // rows that count
   std::size_t position;  // of the part's first row, among all
+  RowMask among;         // no query sees any other row
+  ListedRows listed;     // if there are any, none of the other rows is compared
+
+  std::size_t compared() const { return listed.count > 0 ? listed.count : part->n; }
 };
 
 // Where the phases of a search end, in rows. There is one alone where filtering cannot pay: all of
@@ -49,7 +54,8 @@ std::vector<std::size_t> phase_ends(const SearchedPart& part, const DeviceSearch
 }
 
 bool is_filtered(const SearchedPart& part, const DeviceSearch& request) {
-  return part.part->coded && request.k <= part.part->n && phase_ends(part, request).size() > 1;
+  return part.listed.count == 0 && part.part->coded && request.k <= part.part->n &&
+         phase_ends(part, request).size() > 1;
 }
 
 // Returns how many hits of a query are kept. All of the first phase are hit. Of a later one, about
@@ -58,7 +64,7 @@ std::size_t capacity_for(const std::vector<SearchedPart>& parts, const DeviceSea
   if (request.forced.capacity > 0) return std::max(request.forced.capacity, request.k + 1);
   std::size_t capacity = request.k + kLeastCapacity, most = 1;
   for (const SearchedPart& part : parts) {
-    most = std::max(most, part.part->n);
+    most = std::max(most, part.compared());
     if (is_filtered(part, request))
       capacity =
           std::max({capacity, 2 * phase_ends(part, request).front(), 4 * kPhaseGrowth * request.k});
@@ -72,15 +78,16 @@ std::size_t shares_for(const std::vector<SearchedPart>& parts, const DeviceSearc
                        std::size_t queries) {
   std::size_t most = 1;
   for (const SearchedPart& part : parts)
-    if (!is_filtered(part, request)) most = std::max(most, part.part->n);
+    if (!is_filtered(part, request)) most = std::max(most, part.compared());
   const std::size_t share = std::max(kLeastShare, request.k);
   return std::max<std::size_t>(1, std::min((most + share - 1) / share, kMostShares / queries));
 }
 
 // The arrays of a block of queries.
 struct Workspace {
-  void* queries;  // (count, d), where the caller's are on the host
-  std::int64_t* excluded;
+  // Those of the caller's that are on the host: queries (count, d), and numbers of each.
+  void* queries;
+  std::int64_t *excluded, *excluded_groups, *before;
   std::int8_t* codes;
   CodeFacts *unordered, *facts;
   double* squares;
@@ -171,9 +178,9 @@ class BlockSearch {
     work_.counters = arrays.next<Counters>(1);
     work_.queries =
         request_.queries_on_device ? nullptr : arrays.next<char>(count_ * query_bytes());
-    const bool excluded = request_.excluded != nullptr && !request_.excluded_on_device;
-    work_.excluded =
-        excluded ? arrays.next<std::int64_t>(count_ * request_.excluded_width) : nullptr;
+    work_.excluded = lay_out_numbers(arrays, request_.excluded);
+    work_.excluded_groups = lay_out_numbers(arrays, request_.excluded_groups);
+    work_.before = lay_out_numbers(arrays, request_.before);
     work_.codes = arrays.next<std::int8_t>(count_ * depth_);
     work_.unordered = arrays.next<CodeFacts>(count_);
     work_.facts = arrays.next<CodeFacts>(count_);
@@ -187,6 +194,10 @@ class BlockSearch {
     work_.sorting = Sorting::in(arrays, count_);
     work_.spare = lay_out_nearest(arrays);
     work_.nearest = request_.output_on_device ? given_nearest() : lay_out_nearest(arrays);
+  }
+  std::int64_t* lay_out_numbers(Arrays& arrays, const QueryNumbers& given) const {
+    if (given.numbers == nullptr || given.on_device) return nullptr;
+    return arrays.next<std::int64_t>(count_ * given.width);
   }
   // Returns the caller's arrays, which lie on the device.
   Nearest given_nearest() const {
@@ -206,9 +217,19 @@ class BlockSearch {
       copy_in(stream(), work_.queries,
               static_cast<const char*>(request_.queries) + first_ * query_bytes(),
               count_ * query_bytes());
-    if (work_.excluded != nullptr)
-      copy_in(stream(), work_.excluded, request_.excluded + first_ * request_.excluded_width,
-              count_ * request_.excluded_width * sizeof(std::int64_t));
+    bring_numbers(work_.excluded, request_.excluded);
+    bring_numbers(work_.excluded_groups, request_.excluded_groups);
+    bring_numbers(work_.before, request_.before);
+  }
+  void bring_numbers(std::int64_t* to, const QueryNumbers& given) const {
+    if (to != nullptr)
+      copy_in(stream(), to, given.numbers + first_ * given.width,
+              count_ * given.width * sizeof(std::int64_t));
+  }
+  // Returns the numbers of the block's queries, which were brought or are on the device.
+  const std::int64_t* numbers(const std::int64_t* brought, const QueryNumbers& given) const {
+    if (brought != nullptr || given.numbers == nullptr) return brought;
+    return given.numbers + first_ * given.width;
   }
   const void* queries() const {
     if (work_.queries != nullptr) return work_.queries;
@@ -218,19 +239,19 @@ class BlockSearch {
   Hidden hidden_in(const SearchedPart& part) const {
     const ResidentRows& rows = *part.resident;
     const std::size_t first = part.part->first;
-    const std::int64_t* excluded = request_.excluded;
-    if (work_.excluded != nullptr)
-      excluded = work_.excluded;
-    else if (excluded != nullptr)
-      excluded += first_ * request_.excluded_width;
     Hidden hidden = {};
     hidden.rows = static_cast<std::uint32_t>(part.n);
     hidden.ids = rows.ids != nullptr ? rows.ids->of<std::int64_t>() + first : nullptr;
     hidden.first_id = static_cast<std::int64_t>(static_cast<std::uint64_t>(rows.first_id) + first);
     hidden.died = rows.died != nullptr ? rows.died->of<std::int64_t>() + first : nullptr;
     hidden.version = request_.version;
-    hidden.excluded = excluded;
-    hidden.width = excluded != nullptr ? request_.excluded_width : 0;
+    hidden.among = part.among;
+    hidden.times = rows.times.from(first);
+    hidden.before = numbers(work_.before, request_.before);
+    hidden.groups = rows.groups.from(first);
+    hidden.excluded = {numbers(work_.excluded, request_.excluded), request_.excluded.width};
+    hidden.excluded_groups = {numbers(work_.excluded_groups, request_.excluded_groups),
+                              request_.excluded_groups.width};
     return hidden;
   }
 
@@ -240,12 +261,13 @@ class BlockSearch {
     const auto* own = static_cast<const Q*>(queries());
     const bool filtered = is_filtered(part, request_);
     const CodeFacts* facts = filtered ? part.part->facts.template of<CodeFacts>() : nullptr;
-    const RankArgs rank = {{facts, hidden_in(part), static_cast<std::int64_t>(part.position)},
-                           filtered ? work_.states : nullptr,
-                           work_.hits,
-                           request_.k,
-                           work_.nearest,
-                           work_.spare};
+    const RankArgs rank = {
+        {facts, part.listed.positions, hidden_in(part), static_cast<std::int64_t>(part.position)},
+        filtered ? work_.states : nullptr,
+        work_.hits,
+        request_.k,
+        work_.nearest,
+        work_.spare};
     if (filtered) {
       code_queries<Q>(part, own);
       filter_part<T, Q>(part, rows, own, stats);
@@ -256,7 +278,7 @@ class BlockSearch {
     CompareArgs<T, Q> compare = {};
     compare.queries = own;
     compare.rows = rows;
-    compare.row_count = static_cast<std::uint32_t>(part.part->n);
+    compare.row_count = static_cast<std::uint32_t>(part.compared());
     compare.d = d_;
     compare.kind = kind_;
     compare.all = !filtered;
@@ -382,15 +404,27 @@ class BlockSearch {
   Workspace work_ = {};
 };
 
-std::vector<SearchedPart> searched_parts(const DeviceSearch& request) {
+std::size_t rows_of(const DeviceSearch& request) {
+  std::size_t rows = 0;
+  for (const DeviceSearch::Searched& segment : request.segments) rows += segment.n;
+  return rows;
+}
+
+// Returns the parts that are searched. Of those whose rows are listed, some may have none.
+std::vector<SearchedPart> searched_parts(const DeviceSearch& request, const AmongOnDevice& among) {
   std::vector<SearchedPart> parts;
   std::size_t position = 0;
   for (const DeviceSearch::Searched& segment : request.segments) {
     const auto resident = segment.rows->resident();
-    for (const auto& part : resident->parts)
-      if (part->first < segment.n)
-        parts.push_back({resident, part.get(), segment.rows->type(),
-                         std::min(part->n, segment.n - part->first), position + part->first});
+    for (const auto& part : resident->parts) {
+      if (part->first >= segment.n) continue;
+      const std::size_t n = std::min(part->n, segment.n - part->first);
+      const std::size_t first = position + part->first;
+      const ListedRows listed = among.listed() ? among.of(first, n) : ListedRows{};
+      if (!among.listed() || listed.count > 0)
+        parts.push_back(
+            {resident, part.get(), segment.rows->type(), n, first, among.mask(first), listed});
+    }
     position += segment.n;
   }
   return parts;
@@ -438,7 +472,11 @@ void search(const DeviceSearch& request, const std::function<void()>& poll, Devi
   DeviceStats done;
   if (request.q == 0 || request.k == 0) return;
   const OnDevice here(request.device);
-  const std::vector<SearchedPart> parts = searched_parts(request);
+  const std::size_t rows = rows_of(request);
+  const AmongOnDevice among(request.among, rows,
+                            request.forced.listed > 0 ? request.forced.listed : most_listed(rows),
+                            {request.device, request.stream});
+  const std::vector<SearchedPart> parts = searched_parts(request, among);
   const std::size_t capacity = capacity_for(parts, request);
   std::size_t together = queries_together(request, parts, capacity);
   for (std::size_t first = 0; first < request.q;) {

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 import oracle
-from cases import FAMILIES, METRICS, WIDE_FAMILIES, as_stored, core_search, make, make_wide
+from cases import FAMILIES, METRICS, WIDE_FAMILIES, as_stored, make, make_wide, max_abs
+from resmem import _core
 from resmem._devices.choice import choose
 from resmem._devices.device import Device
 
@@ -43,6 +44,19 @@ class Trial:
     read: Any  # the rows as float32 or float64, which the core reads
     k: int
     first_phase: int
+    attributes: dict[str, Any] = field(default_factory=dict)  # times and groups of the rows
+    hidden: dict[str, Any] = field(default_factory=dict)  # what queries see, by the core's names
+
+
+def hiding(seed: int, n: int, q: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return attributes of rows, and what hides some of them from queries."""
+    rng = np.random.default_rng(seed)
+    return {"times": rng.integers(0, 20, n), "groups": rng.integers(-1, 9, n)}, {
+        "among": np.flatnonzero(rng.random(n) < 0.7),
+        "before": rng.integers(0, 25, q),
+        "exclude_groups": rng.integers(-1, 9, (q, 2)),
+        "exclude": rng.integers(-1, n, (q, 2)),
+    }
 
 
 def trials(quick: bool) -> Iterator[Trial]:
@@ -64,6 +78,11 @@ def trials(quick: bool) -> Iterator[Trial]:
                 seed += 1
                 queries, rows = make("gaussian", seed, n, q, d)
                 yield Trial(kind, metric, queries, *as_stored(rows, kind), k, first)
+            seed += 1
+            queries, rows = make("gaussian", seed, n, q, d)
+            yield Trial(
+                "hidden rows", metric, queries, rows, rows, k, first, *hiding(seed, n, q)
+            )  # fmt: skip
     if not quick:
         q, n, d, k, first = LARGE
         queries, rows = make("gaussian", 0, n, q, d)
@@ -77,13 +96,19 @@ def differs(device: Device, trial: Trial) -> bool:
         None, least_coded=1,
     )  # fmt: skip
     rows.extend(trial.rows)
+    for name, values in trial.attributes.items():
+        rows.bring(name, values)
     shape = (len(trial.queries), trial.k)
     values, ids = np.empty(shape), np.empty(shape, np.int64)
     device.extension.search(
         trial.queries, [(rows, len(rows))], trial.k, trial.metric, values=values, ids=ids,
-        device=device.ordinal, forced=device.extension.ForcedSearch(first_phase=trial.first_phase),
+        device=device.ordinal, **trial.hidden,
+        forced=device.extension.ForcedSearch(first_phase=trial.first_phase, listed=1),
     )  # fmt: skip
-    wanted = core_search(trial.queries, trial.read, trial.k, trial.metric)
+    segment = _core.Segment(trial.read, largest=max_abs(trial.read), **trial.attributes)
+    wanted = _core.search(
+        trial.queries, max_abs(trial.queries), [segment], trial.k, trial.metric, **trial.hidden
+    )
     return ids.tobytes() != wanted[1].tobytes() or values.tobytes() != wanted[0].tobytes()
 
 

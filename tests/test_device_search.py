@@ -405,13 +405,3 @@ def test_updates_merges_limits_and_weights_on_the_device(searches):
         each.max_rows = 450
     same_results(memory, other, queries)
     assert len(searches) > 20
-
-
-def test_hidden_rows_are_passed_over_on_the_cpu(searches):
-    memory, other, (embeddings, outputs, _) = twins(n=400)
-    few = np.arange(100, 160)
-    mine, theirs = (m.correct(embeddings, outputs, among=few) for m in (memory, other))
-    assert mine.tobytes() == theirs.tobytes()
-    mine, theirs = (m.kneighbors(embeddings, squared=True) for m in (memory, other))
-    assert_same(mine, theirs)
-    assert not searches

@@ -21,7 +21,16 @@ import devices
 import resmem
 from resmem import _core
 from resmem._base.errors import DeviceError
-from resmem._devices import arrays, choice, engine, places, results, streams
+from resmem._correction.on_device import DeviceCorrector
+from resmem._devices import (
+    arrays,
+    choice,
+    engine,
+    given_neighbours,
+    places,
+    results,
+    streams,
+)
 from resmem._devices.array_search import ArraySearch
 from resmem._devices.device import CPU
 from resmem._rows.resident import Residency
@@ -739,6 +748,27 @@ def excluding(ids):
     return engine.excluded_ids_there(there, N, call)
 
 
+def known_there(distances=Z[:, :2], ids=OUT[1], metric="euclidean", wanted="euclidean"):
+    """Read neighbours of which arrays lie on a device."""
+    call, *there = placed(distances.astype(float), ids)
+    assert given_neighbours.lie_on_device(*there)
+    return given_neighbours.read_neighbours(call, *there, metric, wanted)
+
+
+def columns_there(columns):
+    """Read the columns that a memory on a device shall correct."""
+    call, there = placed(columns)
+    corrector = memory()._state.corrector()
+    return DeviceCorrector(corrector, None, call, {})._columns(there, N)
+
+
+def headed_there(embeddings):
+    """Correct by a memory whose residuals the CPU computes."""
+    head = resmem.Memory(store="head", head=(np.eye(2, 3), np.zeros(2))).fit(Z, None, Y)
+    there = DeviceCorrector(head._state.corrector(), None, None, {"embeddings": embeddings})
+    return there._refuse_head(None, False)
+
+
 def keys_there(embeddings, **settings):
     """Make keys of embeddings for a memory with these settings that is on a device."""
     rows = resmem.Memory(**settings).fit(Z, L, Y)._state.view.rows
@@ -801,6 +831,12 @@ DEVICES = [
     (lambda: asked_there(among=[1]), ValueError, r"among, before, exclude_groups and squared distances are searched on the CPU: embeddings and exclude_ids must be in host memory, got some on a device"),
     (lambda: excluding(np.zeros((N, 1, 1), np.int64)), ValueError, r"exclude_ids must have shape \(q,\) or \(q, m\), got \(\d+, 1, 1\)"),
     (lambda: keys_there(devices.Exporter(Z), preprocess="unit"), TypeError, r"embeddings on a device are compared as they are, but this memory's keys are made of them on the CPU \(preprocess='unit'\); pass a copy of embeddings in host memory"),
+    (lambda: columns_there(np.zeros((1, 1, 1), np.int64)), ValueError, r"columns must have shape \(t,\) or \(q, t\), got \(1, 1, 1\)"),
+    (lambda: headed_there(ON_0), ValueError, r"residuals of store='head' are computed on the CPU; pass a copy of embeddings in host memory"),
+    (lambda: given_neighbours.lie_on_device(Z, ON_0), ValueError, r"distances and ids must lie in one place, got one of them; pass a copy of ids in host memory"),
+    (lambda: known_there(ids=OUT[1][:1]), ValueError, r"distances \(6, 2\) and ids \(1, 2\) must have one shape"),
+    (lambda: known_there(metric="sqeuclidean"), ValueError, r"distances on a device are used as they are, and must be of metric='euclidean' here, got metric='sqeuclidean'; pass their square roots with metric='euclidean'"),
+    (lambda: memory().explain(ON_0), TypeError, r"explain computes on the CPU and takes arrays in host memory, also where a device finds neighbours; pass a copy of embeddings in host memory"),
     (forked, DeviceError, r"a process that was forked after its parent had used a CUDA device cannot use one; start processes with multiprocessing\.get_context\('spawn'\)"),
     (lambda: buffer().__dlpack__(copy=True), BufferError, r"the array lies on cuda:0, and is not copied; take it without copy and dl_device"),
 ]  # fmt: skip

@@ -25,6 +25,7 @@ import devices
 import resmem
 from resmem.__main__ import main
 from resmem._devices.device import CPU
+from resmem._devices.given_neighbours import lie_on_device
 from resmem._devices.places import check_places
 from resmem._devices.streams import stream_of
 from resmem._files.container import layout
@@ -40,6 +41,7 @@ from test_errors import (
     Unreadable,
     chosen,
     keys_there,
+    known_there,
     seen_on,
     typed,
     vectors,
@@ -298,6 +300,8 @@ def device_cases(library):
         "host": case(search, "rows", r"' or (.*)", device="cpu", rows=array()),
         "memory": case(memorised, "embeddings", r"or pass (.*)", embeddings=array(ordinal=1)),
         "out": case(into, "out", r"pass (.*)", out=OUT[0]),
+        "one place": case(lie_on_device, "distances", r"pass (.*)", distances=array(), ids=Z),
+        "on the CPU": case(memory().explain, "embeddings", r"pass (.*)", embeddings=array(), top=1),
         "keys": case(keys, "embeddings", r"pass (.*)", embeddings=array()),
     }
 
@@ -517,6 +521,7 @@ CASES = {
     "plain arrays": (lambda: resmem.Memory.load("arrays.npz"), lambda m: resmem.Memory().fit(**np.load("arrays.npz"))),
     # devices
     **{f"{name} of {library}": case for library in ("torch", "cupy", "numba") for name, case in device_cases(library).items()},
+    "squares on a device": (lambda: known_there(metric="sqeuclidean"), Follow(r"with metric=('.*')", lambda m: known_there(metric=m))),
     "device of another library": (lambda: chosen(devices.Named("cuda:1")), Follow(r"pass (str\(device\))", lambda name: chosen(name, TWO_DEVICES), device=devices.Named("cuda:1"))),
     "old device": (lambda: chosen("cuda", OLD_AND_NEW), Follow(r"use device=('.*')", lambda name: chosen(name, OLD_AND_NEW))),
     "only old devices": (lambda: chosen("cuda", GIVEN(capabilities=((7, 5),))), Follow(r"use device=('.*')", lambda name: chosen(name, GIVEN(capabilities=((7, 5),))))),

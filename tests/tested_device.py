@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -15,6 +16,7 @@ from resmem._devices.choice import choose
 
 EMULATED = "cuda:emulated"
 DEVICE = os.environ.get("RESMEM_TEST_DEVICE", EMULATED)
+DTYPES = {"float32": "float32", "float16": "float16", "uint16": "bfloat16", "float64": "float64"}
 
 
 class TestedDevice:
@@ -57,3 +59,45 @@ class TestedDevice:
         size = prod(shape) * dtype.itemsize
         raw = self.extension.copy_out(interface["data"][0], size, self.ordinal)
         return np.frombuffer(raw, dtype).reshape(shape)
+
+
+@dataclass
+class Searched:
+    """The device, as tests search it."""
+
+    module: Any
+    ordinal: int
+
+    def rows(
+        self, keys: Any, metric: str = "euclidean", ids: Any = None, first_id: int = 0,
+        least_coded: int = 1, dtype: str | None = None, **attributes: Any,
+    ) -> Any:  # fmt: skip
+        """Return rows on the device; ``attributes`` are their ``times`` and ``groups``."""
+        made = self.module.Rows(
+            self.ordinal, dtype or DTYPES[str(keys.dtype)], keys.shape[1], metric, None, least_coded
+        )
+        made.extend(keys, ids, first_id)
+        for name, values in attributes.items():
+            if values is not None:
+                made.bring(name, values)
+        return made
+
+    def search(
+        self, queries: Any, segments: Any, k: int, metric: str = "euclidean", **options: Any
+    ) -> tuple[Any, Any, Any, dict[str, int]]:
+        """Return values, ids, positions and counters; segments are rows, or rows and a count."""
+        pairs = [s if isinstance(s, tuple) else (s, len(s)) for s in segments]
+        forced = {
+            name: options.pop(name)
+            for name in ("first_phase", "capacity", "listed") if name in options
+        }  # fmt: skip
+        forced["queries"] = options.pop("together", 0)
+        shape = (len(queries), k)
+        out = {name: np.empty(shape, np.int64) for name in ("ids", "positions")}
+        values = np.empty(shape)
+        stats = self.module.search(
+            queries, pairs, k, metric, options.pop("excluded", None), options.pop("version", 0),
+            values=values, **out, device=options.pop("device", self.ordinal),
+            forced=self.module.ForcedSearch(**forced), counted=True, **options,
+        )  # fmt: skip
+        return values, out["ids"], out["positions"], stats

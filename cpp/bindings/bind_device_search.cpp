@@ -96,6 +96,21 @@ void extend_python(device::DeviceRows& rows, const py::object& keys,
   rows.extend(given);
 }
 
+device::Attribute attribute_named(const std::string& name) {
+  return choice<device::Attribute>(
+      name, {{"times", device::Attribute::time}, {"groups", device::Attribute::group}});
+}
+
+void bring_python(device::DeviceRows& rows, const std::string& attribute,
+                  const Array<std::int64_t>& values) {
+  require(values.ndim() == 1 && extent(values, 0) <= rows.n(),
+          "values must be (n,), of rows that are there");
+  const device::Attribute which = attribute_named(attribute);
+  const std::size_t n = extent(values, 0);
+  const GilRelease released;
+  rows.bring(which, values.data(), n);
+}
+
 void remove_python(device::DeviceRows& rows, const Array<std::int64_t>& numbers,
                    const Array<std::int64_t>& stamps) {
   require(numbers.ndim() == 1 && stamps.ndim() == 1 && numbers.size() == stamps.size(),
@@ -146,8 +161,10 @@ void take_segments(device::DeviceSearch& request, const py::sequence& segments,
   for (const py::handle& each : segments) {
     const auto pair = each.cast<std::pair<const device::DeviceRows*, std::size_t>>();
     const device::DeviceRows& rows = *pair.first;
-    require(rows.dimensions() == request.d && rows.metric() == request.metric,
-            "segments must have the queries' dimensions and the search's metric");
+    const bool same_order = rows.metric() == request.metric ||
+                            (is_euclidean(rows.metric()) && is_euclidean(request.metric));
+    require(rows.dimensions() == request.d && same_order,
+            "segments must have the queries' dimensions and the order of the search's metric");
     require((rows.type() == NumberType::float64) == (dtype == "float64"),
             "queries must be float64 for float64 keys, and for no other");
     require(rows.device() == request.device && pair.second <= rows.n(),
@@ -173,12 +190,43 @@ void take_outputs(device::DeviceSearch& request, const py::object& values, const
   require(together, "outputs must be on one side, the host's or the device's");
 }
 
+// Takes numbers of each query, (q, m), where they lie.
+device::QueryNumbers numbers_from(const py::object& object, const char* name, std::size_t queries) {
+  if (object.is_none()) return {};
+  const View view = view_of(object, name);
+  require(view.shape.size() == 2 && view.extent(0) == queries && view.dtype == "int64",
+          (std::string(name) + " must be int64 (q, m)").c_str());
+  return {view.of<std::int64_t>(), view.extent(1), view.on_device};
+}
+
+void take_visible(device::DeviceSearch& request, const py::object& exclude,
+                  const py::object& exclude_groups, const py::object& before,
+                  const py::object& among) {
+  request.excluded = numbers_from(exclude, "exclude", request.q);
+  request.excluded_groups = numbers_from(exclude_groups, "exclude_groups", request.q);
+  if (!before.is_none()) {
+    const View view = checked(before, "before", "int64", {request.q});
+    request.before = {view.of<std::int64_t>(), 1, view.on_device};
+  }
+  std::size_t rows = 0;
+  for (const device::DeviceSearch::Searched& segment : request.segments) {
+    rows += segment.n;
+    const std::size_t times = segment.rows->known(device::Attribute::time);
+    const std::size_t groups = segment.rows->known(device::Attribute::group);
+    require(before.is_none() || times >= segment.n, "before needs rows whose times were brought");
+    require(exclude_groups.is_none() || groups == 0 || groups >= segment.n,
+            "exclude_groups needs the groups of all rows, or of none");
+  }
+  request.among = among_from(among, rows);
+}
+
 // Comes out of a search where a signal handler has raised an exception of Python.
 struct Stopped {};
 
 py::object search_python(const py::object& queries, const py::sequence& segments, std::size_t k,
-                         const std::string& metric, const py::object& excluded,
-                         std::int64_t version, const py::object& values, const py::object& ids,
+                         const std::string& metric, const py::object& exclude, std::int64_t version,
+                         const py::object& exclude_groups, const py::object& before,
+                         const py::object& among, const py::object& values, const py::object& ids,
                          const py::object& positions, int device, std::uintptr_t stream,
                          std::size_t workspace_bytes, const device::ForcedSearch& forced,
                          bool counted) {
@@ -194,14 +242,7 @@ py::object search_python(const py::object& queries, const py::sequence& segments
   take_queries(request, query_view);
   take_segments(request, segments, query_view.dtype);
   take_outputs(request, values, ids, positions);
-  if (!excluded.is_none()) {
-    const View view = view_of(excluded, "excluded");
-    require(view.shape.size() == 2 && view.extent(0) == request.q && view.dtype == "int64",
-            "excluded must be int64 (q, m)");
-    request.excluded = view.of<std::int64_t>();
-    request.excluded_width = view.extent(1);
-    request.excluded_on_device = view.on_device;
-  }
+  take_visible(request, exclude, exclude_groups, before, among);
   device::DeviceStats stats;
   try {
     // Python runs signal handlers on the main thread alone: others need not take the GIL to ask.
@@ -227,11 +268,12 @@ void register_device_search(py::module_& module) {
   // Two modules may have these classes in one process.
   py::class_<device::ForcedSearch>(module, "ForcedSearch", py::module_local(),
                                    "What tests force of a search.")
-      .def(py::init([](std::size_t first_phase, std::size_t capacity, std::size_t queries) {
-             return device::ForcedSearch{first_phase, capacity, queries};
+      .def(py::init([](std::size_t first_phase, std::size_t capacity, std::size_t queries,
+                       std::size_t listed) {
+             return device::ForcedSearch{first_phase, capacity, queries, listed};
            }),
-           "first_phase"_a = 0, "capacity"_a = 0, "queries"_a = 0,
-           "Rows, hits and queries; 0 leaves a number to the search.");
+           "first_phase"_a = 0, "capacity"_a = 0, "queries"_a = 0, "listed"_a = 0,
+           "Rows, hits, queries and listed rows; 0 leaves a number to the search.");
   py::class_<device::DeviceRows>(module, "Rows", py::module_local(),
                                  "The rows of a segment on a device.")
       .def(py::init(&rows_from), "device"_a, "dtype"_a, "d"_a, "metric"_a, "stream"_a = py::none(),
@@ -240,6 +282,8 @@ void register_device_search(py::module_& module) {
            "first_id"_a = 0, "Brings those of the rows (n, d) that are not there yet.")
       .def("remove", &remove_python, py::arg("rows").noconvert(), py::arg("stamps").noconvert(),
            "Marks rows as removed at versions.")
+      .def("bring", &bring_python, "attribute"_a, py::arg("values").noconvert(),
+           "Brings those of the rows' \"times\" or \"groups\", (n,), that are not there yet.")
       .def("__len__", &device::DeviceRows::n)
       .def_property_readonly("nbytes", &device::DeviceRows::bytes)
       .def_property_readonly("device", &device::DeviceRows::device);
@@ -256,11 +300,14 @@ void register_device_search(py::module_& module) {
       "stream"_a, "other"_a, "device"_a, py::call_guard<GilRelease>(),
       "Makes what a stream does from here on wait for what another has been asked up to now.");
   module.def("search", &search_python, "queries"_a, "segments"_a, "k"_a, "metric"_a,
-             "excluded"_a = py::none(), "version"_a = 0, py::kw_only(), "values"_a, "ids"_a,
-             "positions"_a = py::none(), "device"_a = 0, "stream"_a = 0, "workspace_bytes"_a = 0,
-             py::arg_v("forced", device::ForcedSearch(), "..."), "counted"_a = false,
+             "exclude"_a = py::none(), "version"_a = 0, py::kw_only(),
+             "exclude_groups"_a = py::none(), "before"_a = py::none(), "among"_a = py::none(),
+             "values"_a, "ids"_a, "positions"_a = py::none(), "device"_a = 0, "stream"_a = 0,
+             "workspace_bytes"_a = 0, py::arg_v("forced", device::ForcedSearch(), "..."),
+             "counted"_a = false,
              "Fills values, ids and positions, (q, k) each; segments are pairs of rows and their\n"
-             "number. What really ran, if that is to be counted, which waits for the device.");
+             "number, and what queries see is as for the core's search. What really ran, if that\n"
+             "is to be counted, which waits for the device.");
 }
 
 }  // namespace resmem

@@ -66,9 +66,42 @@ inline constexpr std::array<std::uint8_t, 256> bit_counts() {
 }
 inline constexpr std::array<std::uint8_t, 256> kBitCounts = bit_counts();
 
+inline AmongRows among_positions(const Array<std::int64_t>& array, std::size_t rows) {
+  require(array.ndim() == 1, "among must be (m,)");
+  const std::int64_t* first = array.data();
+  const std::size_t m = extent(array, 0);
+  for (std::size_t i = 0; i < m; ++i)
+    require(first[i] >= 0 && static_cast<std::size_t>(first[i]) < rows &&
+                (i == 0 || first[i - 1] < first[i]),
+            "among must be positions of rows, ascending");
+  static constexpr std::int64_t kNone = 0;
+  AmongRows taken;
+  taken.positions = m > 0 ? first : &kNone;  // an empty array may have no address
+  taken.count = m;
+  return taken;
+}
+
+inline AmongRows among_bits(const Array<std::uint8_t>& array, std::size_t rows) {
+  require(array.ndim() == 1 && extent(array, 0) == (rows + 7) / 8, "among must have all rows");
+  static constexpr std::uint8_t kNone = 0;
+  AmongRows taken;
+  taken.bits = rows > 0 ? array.data() : &kNone;
+  for (std::size_t i = 0; i < extent(array, 0); ++i) taken.count += kBitCounts[taken.bits[i]];
+  require(rows % 8 == 0 || taken.bits[rows / 8] >> rows % 8 == 0, "among has more than the rows");
+  return taken;
+}
+
+// Takes the only ones of all rows that queries see: their positions (m,) as int64, or a bit of each
+// row in bytes, the lowest first. The caller's array holds them; None is all rows.
+inline AmongRows among_from(const py::object& among, std::size_t rows) {
+  if (among.is_none()) return {};
+  if (py::isinstance<Array<std::uint8_t>>(among))
+    return among_bits(exact_array<std::uint8_t>(among, "bits"), rows);
+  return among_positions(exact_array<std::int64_t>(among, "int64 or uint8 among"), rows);
+}
+
 // Says which rows queries may see: none that were removed by this version, excluded or not earlier
-// than `before` (q,). Lists are (q, m), -1 for none. `among` holds the only rows that any query
-// sees: their positions (m,) as int64, or a bit of each row in bytes, the lowest first.
+// than `before` (q,). Lists are (q, m), -1 for none; `among` is as among_from() takes it.
 struct VisibleRows {
   std::int64_t version;
   const OptionalIntegers &exclude, &exclude_groups, &before;
@@ -84,7 +117,9 @@ struct VisibleRows {
       require(before->ndim() == 1 && extent(*before, 0) == request.q, "before must be (q,)");
       request.before = before->data();
     }
-    if (!among.is_none()) take_among(request);
+    std::size_t rows = 0;
+    for (const Segment& segment : request.segments) rows += segment.n;
+    request.among = among_from(among, rows);
   }
 
  private:
@@ -93,33 +128,6 @@ struct VisibleRows {
     require(given->ndim() == 2 && extent(*given, 0) == queries,
             "exclude and exclude_groups must be (q, m)");
     return {given->data(), extent(*given, 1)};
-  }
-  void take_among(SearchRequest& request) const {
-    std::size_t rows = 0;
-    for (const Segment& segment : request.segments) rows += segment.n;
-    if (py::isinstance<Array<std::uint8_t>>(among))
-      take_bits(request.among, exact_array<std::uint8_t>(among, "bits"), rows);
-    else
-      take_positions(request.among, exact_array<std::int64_t>(among, "int64 or uint8 among"), rows);
-  }
-  static void take_positions(AmongRows& taken, const Array<std::int64_t>& array, std::size_t rows) {
-    require(array.ndim() == 1, "among must be (m,)");
-    const std::int64_t* first = array.data();
-    const std::size_t m = extent(array, 0);
-    for (std::size_t i = 0; i < m; ++i)
-      require(first[i] >= 0 && static_cast<std::size_t>(first[i]) < rows &&
-                  (i == 0 || first[i - 1] < first[i]),
-              "among must be positions of rows, ascending");
-    static constexpr std::int64_t kNone = 0;
-    taken.positions = m > 0 ? first : &kNone;  // an empty array may have no address
-    taken.count = m;
-  }
-  static void take_bits(AmongRows& taken, const Array<std::uint8_t>& array, std::size_t rows) {
-    require(array.ndim() == 1 && extent(array, 0) == (rows + 7) / 8, "among must have all rows");
-    static constexpr std::uint8_t kNone = 0;
-    taken.bits = rows > 0 ? array.data() : &kNone;
-    for (std::size_t i = 0; i < extent(array, 0); ++i) taken.count += kBitCounts[taken.bits[i]];
-    require(rows % 8 == 0 || taken.bits[rows / 8] >> rows % 8 == 0, "among has more than the rows");
   }
 };
 

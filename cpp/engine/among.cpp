@@ -89,18 +89,6 @@ class GatheredRows {
   std::vector<std::int64_t> ids_, times_, groups_;
 };
 
-// Returns the positions of rows that are given as bits; none for others.
-std::vector<std::int64_t> positions_of(const AmongRows& among) {
-  std::vector<std::int64_t> positions;
-  if (among.bits == nullptr) return positions;
-  positions.reserve(among.count);
-  for (std::size_t byte = 0; positions.size() < among.count; ++byte)
-    for (unsigned bit = 0; bit < 8; ++bit)
-      if ((among.bits[byte] >> bit & 1) != 0)
-        positions.push_back(static_cast<std::int64_t>(8 * byte + bit));
-  return positions;
-}
-
 }  // namespace
 
 // A copy costs about as much as reading its rows three times. A few queries without an index read
@@ -157,15 +145,8 @@ MaskedRows::MaskedRows(const SearchRequest& all) : request(all) {
     segment.among.first = rows;
     rows += segment.n;
   }
-  const std::uint8_t* of_rows = all.among.bits;
-  if (of_rows == nullptr) {
-    bits.resize(rows / 8 + 1);
-    for (std::size_t i = 0; i < all.among.count; ++i) {
-      const auto position = static_cast<std::size_t>(all.among.positions[i]);
-      bits[position / 8] = static_cast<std::uint8_t>(bits[position / 8] | 1U << (position % 8));
-    }
-    of_rows = bits.data();
-  }
+  bits = bits_of(all.among, rows);
+  const std::uint8_t* const of_rows = all.among.bits != nullptr ? all.among.bits : bits.data();
   for (Segment& segment : request.segments) segment.among.bits = of_rows;
 }
 

@@ -39,16 +39,6 @@ struct NumberLists {
   }
 };
 
-// The only rows that queries see, given by their positions or as bits of all rows. If neither is
-// there, these are all rows.
-struct AmongRows {
-  const std::int64_t* positions = nullptr;  // (count,), ascending
-  const std::uint8_t* bits = nullptr;       // as in RowMask, numbered through all segments
-  std::size_t count = 0;
-
-  bool all() const { return positions == nullptr && bits == nullptr; }
-};
-
 struct SearchRequest {
   // Queries are (q, d), row-major and finite, and one of the two pointers is set. Float64 queries
   // ask for float64 keys in every segment, float32 queries for keys that are no wider.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "among_rows.h"
 #include "numbers.h"
 
 namespace resmem {
@@ -15,17 +16,6 @@ enum class Metric { euclidean, sqeuclidean, cosine, inner_product };
 inline bool is_euclidean(Metric metric) {
   return metric == Metric::euclidean || metric == Metric::sqeuclidean;
 }
-
-// Some rows of a segment: row r is one of them if bit first + r is set, or if there are no bits.
-struct RowMask {
-  const std::uint8_t* bits = nullptr;  // the lowest bit of a byte comes first
-  std::size_t first = 0;
-
-  bool holds(std::size_t row) const {
-    const std::size_t at = first + row;
-    return bits == nullptr || (bits[at / 8] >> (at % 8) & 1) != 0;
-  }
-};
 
 // Rows that lie together in memory. A memory is a list of segments. Only `died` ever changes.
 struct Segment {

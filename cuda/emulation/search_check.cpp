@@ -132,17 +132,20 @@ double value_of(Metric metric, double key) {
 struct PlainSegment {
   Keys keys;
   std::size_t n, counted;  // rows, and those that count
-  std::vector<std::int64_t> ids, died;
-  bool has_ids;
+  std::vector<std::int64_t> ids, died, times, groups;
+  bool has_ids, has_groups;
   std::size_t least_coded;
 };
 
 struct Case {
   Metric metric;
-  std::size_t d, q, k, width;
+  std::size_t d, q, k, width, group_width;
   Keys queries;
   std::vector<PlainSegment> segments;
-  std::vector<std::int64_t> excluded;
+  std::vector<std::int64_t> excluded, excluded_groups;
+  std::vector<std::int64_t> before;  // none: times do not matter
+  std::vector<bool> among;           // by position; none: all rows
+  bool among_bits;                   // whether they are given as bits
   bool on_device;  // whether the arrays of the search are, and rows are read where they lie
   device::ForcedSearch forced;
 };
@@ -167,10 +170,29 @@ PlainSegment segment_of(Random& random, Family family, NumberType type, std::siz
   for (std::size_t i = 0; i < made.n; ++i) {
     made.ids.push_back(first_id + static_cast<std::int64_t>(i));
     made.died.push_back(random() % 3 == 0 ? one_of<std::int64_t>(random, {0, 3, 5, 6}) : 0);
+    made.times.push_back(static_cast<std::int64_t>(random() % 20) - 10);
+    made.groups.push_back(static_cast<std::int64_t>(random() % 8) - 1);
   }
+  made.has_groups = random() % 4 != 0;
   if (made.has_ids) std::shuffle(made.ids.begin(), made.ids.end(), random);
   made.least_coded = random() % 6 == 0 ? 1000 : 1;
   return made;
+}
+
+// Chooses which rows queries see.
+void restrict(Random& random, Case& of) {
+  of.group_width = random() % 2 * (1 + random() % 3);
+  for (std::size_t i = 0; i < of.q * of.group_width; ++i)
+    of.excluded_groups.push_back(static_cast<std::int64_t>(random() % 8) - 1);
+  if (random() % 3 == 0)
+    for (std::size_t i = 0; i < of.q; ++i)
+      of.before.push_back(static_cast<std::int64_t>(random() % 24) - 12);
+  if (random() % 2 == 0) return;
+  const std::uint64_t share = one_of<std::uint64_t>(random, {0, 10, 50, 90, 100});
+  for (const PlainSegment& segment : of.segments)
+    for (std::size_t r = 0; r < segment.counted; ++r) of.among.push_back(random() % 100 < share);
+  of.among_bits = random() % 2 == 0;
+  of.forced.listed = random() % 2;  // 1: there is a bit of each row
 }
 
 Case case_of(Random& random) {
@@ -196,7 +218,9 @@ Case case_of(Random& random) {
   made.on_device = random() % 3 == 0;
   made.forced = {one_of<std::size_t>(random, {0, 128, 128, 128, 256}),
                  made.k + (made.q < 3 ? 1 : one_of<std::size_t>(random, {30, 60, 400})),
-                 one_of<std::size_t>(random, {0, 0, 7})};
+                 one_of<std::size_t>(random, {0, 0, 7}), 0};
+  made.among_bits = false;
+  restrict(random, made);
   return made;
 }
 
@@ -215,8 +239,13 @@ Found plainly_found(const Case& of) {
         const double key = plain_key(of.metric, of.queries.read.data() + i * of.d,
                                      segment.keys.read.data() + r * of.d, of.d);
         const bool removed = segment.died[r] > 0 && segment.died[r] <= kVersion;
-        const bool hidden =
+        bool hidden =
             std::find(excluded, excluded + of.width, segment.ids[r]) != excluded + of.width;
+        for (std::size_t j = 0; j < of.group_width; ++j)
+          hidden = hidden || (segment.has_groups && segment.groups[r] >= 0 &&
+                              segment.groups[r] == of.excluded_groups[i * of.group_width + j]);
+        if (!of.before.empty()) hidden = hidden || segment.times[r] >= of.before[i];
+        if (!of.among.empty()) hidden = hidden || !of.among[static_cast<std::size_t>(position)];
         if (std::isfinite(key) && !removed && !hidden)
           rows.push_back({key, segment.ids[r], position});
       }
@@ -252,6 +281,14 @@ struct Held {
   std::unique_ptr<device::DeviceRows> rows;
 };
 
+// Brings what a search asks for besides keys, of the first n rows.
+void bring_attributes(device::DeviceRows& rows, const Case& of, const PlainSegment& segment,
+                      std::size_t n) {
+  if (!of.before.empty()) rows.bring(device::Attribute::time, segment.times.data(), n);
+  if (of.group_width > 0 && segment.has_groups)
+    rows.bring(device::Attribute::group, segment.groups.data(), n);
+}
+
 // Brings rows, those that are kept in one to three steps, and removes some after each.
 Held brought(Random& random, const Case& of, const PlainSegment& segment) {
   Held held;
@@ -283,8 +320,10 @@ Held brought(Random& random, const Case& of, const PlainSegment& segment) {
         stamps.push_back(segment.died[r]);
       }
     held.rows->remove(gone.data(), stamps.data(), gone.size());
+    if (random() % 2 == 0) bring_attributes(*held.rows, of, segment, end);
     begin = end;
   }
+  bring_attributes(*held.rows, of, segment, segment.n);
   return held;
 }
 
@@ -295,8 +334,10 @@ device::DeviceSearch request_for(const Case& of, Found& found) {
   request.d = of.d;
   request.k = of.k;
   request.metric = of.metric;
-  request.excluded = of.width > 0 ? of.excluded.data() : nullptr;
-  request.excluded_width = of.width;
+  if (of.width > 0) request.excluded = {of.excluded.data(), of.width, false};
+  if (of.group_width > 0)
+    request.excluded_groups = {of.excluded_groups.data(), of.group_width, false};
+  if (!of.before.empty()) request.before = {of.before.data(), 1, false};
   request.version = kVersion;
   request.values = found.values.data();
   request.ids = found.ids.data();
@@ -304,6 +345,28 @@ device::DeviceSearch request_for(const Case& of, Found& found) {
   request.forced = of.forced;
   return request;
 }
+
+// The rows that queries see alone, as a request has them.
+struct AmongGiven {
+  explicit AmongGiven(const Case& of) : bits(of.among.size() / 8 + 1) {
+    if (of.among.empty()) return;
+    for (std::size_t i = 0; i < of.among.size(); ++i)
+      if (of.among[i]) positions.push_back(static_cast<std::int64_t>(i));
+    for (const std::int64_t each : positions)
+      bits[static_cast<std::size_t>(each) / 8] |= static_cast<std::uint8_t>(1U << each % 8);
+    rows.count = positions.size();
+    positions.push_back(0);  // so that there is an address
+    if (of.among_bits)
+      rows.bits = bits.data();
+    else
+      rows.positions = positions.data();
+  }
+  AmongRows rows;
+
+ private:
+  std::vector<std::int64_t> positions;
+  std::vector<std::uint8_t> bits;
+};
 
 Found found_on_device(Random& random, const Case& of, device::DeviceStats& stats) {
   const std::size_t size = of.q * of.k;
@@ -315,6 +378,8 @@ Found found_on_device(Random& random, const Case& of, device::DeviceStats& stats
     held.push_back(brought(random, of, segment));
     request.segments.push_back({held.back().rows.get(), segment.counted});
   }
+  const AmongGiven among(of);
+  request.among = among.rows;
   const auto search = [&] {
     device::search(
         request, [] {}, &stats);
@@ -324,11 +389,14 @@ Found found_on_device(Random& random, const Case& of, device::DeviceStats& stats
     return found;
   }
   const device::Memory queries = placed(of.queries.stored), excluded = placed(of.excluded),
+                       groups = placed(of.excluded_groups), before = placed(of.before),
                        values = placed(found.values), ids = placed(found.ids),
                        positions = placed(found.positions);
-  request.queries_on_device = request.excluded_on_device = request.output_on_device = true;
+  request.queries_on_device = request.output_on_device = true;
   request.queries = queries.of<void>();
-  request.excluded = excluded.of<std::int64_t>();
+  request.excluded = {excluded.of<std::int64_t>(), of.width, true};
+  request.excluded_groups = {groups.of<std::int64_t>(), of.group_width, true};
+  request.before = {before.of<std::int64_t>(), 1, true};
   request.values = values.of<double>();
   request.ids = ids.of<std::int64_t>();
   request.positions = positions.of<std::int64_t>();

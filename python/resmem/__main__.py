@@ -79,6 +79,7 @@ def signals_waiting() -> Iterator[None]:
 
 def complain(error: Exception) -> None:
     """Print one line on standard error that says what was wrong."""
+    from resmem._base.errors import DeviceError
     from resmem._cli.printing import say
 
     if isinstance(error, OSError) and error.filename is not None:
@@ -87,7 +88,8 @@ def complain(error: Exception) -> None:
         text = str(error.args[0])  # str(error) would put quotes around the text
     else:
         text = str(error)
-    if not isinstance(error, (ValueError, TypeError, OSError)) or not text:
+    expected = (ValueError, TypeError, OSError, DeviceError)
+    if not isinstance(error, expected) or not text:
         text = f"{type(error).__name__}: {text}"
     say("resmem: error: " + " ".join(text.split()))
 

@@ -10,6 +10,7 @@ from typing import Any
 from resmem._base import checks, convert
 from resmem._base.arrays import F64, I64, Keys, float_state
 from resmem._base.metric import Metric
+from resmem._devices.places import on_the_cpu
 from resmem._files.persist import EXPORTS
 from resmem._keys.stored import KeyDtype
 from resmem._rows.by_id import Gathered
@@ -78,6 +79,7 @@ class Index:
         self._state = IndexState(metric, key_dtype)
         self._state.fit(rows, None, None, ids, True, times=times, groups=groups)
 
+    @on_the_cpu
     def search(
         self,
         queries: Any,

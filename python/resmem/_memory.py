@@ -16,8 +16,9 @@ from resmem._base.arguments import suggestion, with_argument_hints
 from resmem._base.arrays import F64, I64, float_state
 from resmem._base.execution import execution_of
 from resmem._base.metric import Metric
-from resmem._correction.correct import known_neighbours
+from resmem._correction.calls import Corrections
 from resmem._correction.simplex import map_named
+from resmem._devices.places import on_the_cpu
 from resmem._evaluation import audit, conformal, evaluate, explain, novelty, pruning
 from resmem._evaluation.audit_result import Audit
 from resmem._evaluation.conformal import Calibration
@@ -697,7 +698,8 @@ class Memory:
 
         A memory on a device (``to``) also takes embeddings that lie there, with keys that need no
         preprocessing, and then returns arrays there; ``stream`` and ``out`` are as for
-        ``resmem.search``.
+        ``resmem.search``. ``exclude_ids``, ``before`` and ``exclude_groups`` may lie there as int64
+        arrays, times being integers, and groups the numbers that stand for them; ``among`` may not.
         """
         return self._state.view.kneighbors(
             embeddings, k, Visibility(exclude_ids, among, before, exclude_groups), threads,
@@ -708,9 +710,10 @@ class Memory:
         """Search on this device from now on, and return self: "cpu", "cuda" or "cuda:0".
 
         The keys, and codes of one byte for each of their numbers, are brought there at once, and
-        what ``add`` and ``remove`` change with the next search; they also stay in host memory.
-        Results have the bits of the CPU. ``correct`` and its like find their neighbours there, and
-        sum residuals on the CPU. Files and copies do not record the device.
+        what ``add`` and ``remove`` change with the next search, and times and groups with the
+        first that asks for them; they also stay in host memory. Results have the bits of the CPU.
+        ``correct`` and its like find their neighbours there, and sum residuals on the CPU. Files
+        and copies do not record the device.
 
         Raises
         ------
@@ -766,17 +769,18 @@ class Memory:
         among: Any = None,
         before: Any = None,
         exclude_groups: Any = None,
-    ) -> F64:
+        stream: Any = None,
+        out: Any = None,
+    ) -> Any:
         """Return the memory's term ``sum_j w_j r_j`` alone, float64 (q, C).
 
         With method="targets" it is ``sum_j w_j y_j``. The strength has no part in it. Arguments are
         as for ``correct``.
         """
-        corrector = self._state.corrector()
-        queries = corrector.queries_for(
-            embeddings, Visibility(exclude_ids, among, before, exclude_groups), threads
-        )
-        return corrector.correct(queries, None, threads, columns, with_base=False)
+        return self._corrections(None, threads, stream, out).of_queries(
+            embeddings, None, Visibility(exclude_ids, among, before, exclude_groups), columns,
+            with_base=False,
+        )  # fmt: skip
 
     def correct(
         self,
@@ -790,7 +794,9 @@ class Memory:
         among: Any = None,
         before: Any = None,
         exclude_groups: Any = None,
-    ) -> F64:
+        stream: Any = None,
+        out: Any = None,
+    ) -> Any:
         """Return the paper's sum ``base + strength * correction``, float64 (q, C).
 
         For classification the base is a probability vector, but the sum may leave [0, 1];
@@ -823,11 +829,12 @@ class Memory:
         base : str or dict, optional
             What made these outputs and embeddings; ValueError if it is not the memory's ``base``.
         """
-        corrector = self._state.corrector(base)
-        queries = corrector.queries_for(
-            embeddings, Visibility(exclude_ids, among, before, exclude_groups), threads
+        return self._corrections(base, threads, stream, out).of_queries(
+            embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups), columns
         )
-        return corrector.correct(queries, outputs, threads, columns)
+
+    def _corrections(self, base: Any, threads: int | None, stream: Any, out: Any) -> Corrections:
+        return Corrections(self._state.corrector(base), threads, stream, out)
 
     def aggregate(
         self,
@@ -837,7 +844,10 @@ class Memory:
         metric: Metric | None = None,
         threads: int | None = None,
         columns: Any = None,
-    ) -> F64:
+        *,
+        stream: Any = None,
+        out: Any = None,
+    ) -> Any:
         """Correct by neighbours that are known already, from another index for example.
 
         The neighbours that ``kneighbors`` returns give the bits of ``correct``. All given
@@ -864,10 +874,9 @@ class Memory:
         -------
         float64 array (q, C) or (q, t)
         """
-        corrector = self._state.corrector()
-        queries = known_neighbours(corrector.rows, corrector.gate, distances, ids, metric)
-        with_base = outputs is not None or corrector.spec.says_nothing
-        return corrector.correct(queries, outputs, threads, columns, with_base=with_base)
+        return self._corrections(None, threads, stream, out).of_neighbours(
+            distances, ids, outputs, metric, columns
+        )
 
     def predict(
         self,
@@ -880,14 +889,16 @@ class Memory:
         among: Any = None,
         before: Any = None,
         exclude_groups: Any = None,
-    ) -> npt.NDArray[Any]:
+        stream: Any = None,
+        out: Any = None,
+    ) -> Any:
         """Return the most probable classes (q,), of equally probable ones the first; for regression
         the corrected values.
 
         Classes are labels as in ``classes_``. Arguments are as for ``correct``.
         """
-        return self._state.corrector(base).predict(
-            embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups), threads
+        return self._corrections(base, threads, stream, out).predictions(
+            embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups)
         )
 
     def predict_proba(
@@ -902,7 +913,9 @@ class Memory:
         among: Any = None,
         before: Any = None,
         exclude_groups: Any = None,
-    ) -> F64:
+        stream: Any = None,
+        out: Any = None,
+    ) -> Any:
         """Return corrected class probabilities (q, C): non-negative rows that sum to 1.
 
         They are the result of ``correct``, mapped by ``probability_map``. A query that nothing
@@ -913,15 +926,15 @@ class Memory:
         """
         if self.task != "classification":
             raise ValueError("predict_proba needs task='classification'; use predict")
-        corrector = self._state.corrector(base)
-        queries = corrector.queries_for(
-            embeddings, Visibility(exclude_ids, among, before, exclude_groups), threads
-        )
-        simplex_map = corrector.probability_map
-        return corrector.correct(queries, outputs, threads, columns, simplex_map=simplex_map)
+        asked = self._corrections(base, threads, stream, out)
+        return asked.of_queries(
+            embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups), columns,
+            simplex_map=asked.corrector.probability_map,
+        )  # fmt: skip
 
     # ---------------------------------------------------------------- tuning and proof
 
+    @on_the_cpu
     @float_state()
     def tune(
         self,
@@ -1127,6 +1140,7 @@ class Memory:
             return Monitor.resumed(self._state, resume)
         return Monitor.new(self._state, score, cut, confidence, window, off_when_harmful)
 
+    @on_the_cpu
     @float_state()
     def evaluate(
         self,
@@ -1219,6 +1233,7 @@ class Memory:
     def _judged(self) -> Judged:
         return Judged(self._state.view, self._state.residuals)
 
+    @on_the_cpu
     @float_state()
     def explain(
         self,
@@ -1259,6 +1274,7 @@ class Memory:
             columns, top, threads,
         )  # fmt: skip
 
+    @on_the_cpu
     @float_state()
     def audit(
         self,
@@ -1304,6 +1320,7 @@ class Memory:
         visible = Visibility(None, among, before, exclude_groups)
         return audit.audit(self._state.corrector(), visible, rows, seed, threads)
 
+    @on_the_cpu
     @float_state()
     def prune(
         self,
@@ -1380,6 +1397,7 @@ class Memory:
 
     # ---------------------------------------------------------------- how sure
 
+    @on_the_cpu
     @float_state()
     def calibrate(
         self,
@@ -1426,6 +1444,7 @@ class Memory:
             Visibility(exclude_ids, among, before, exclude_groups), threads,
         )  # fmt: skip
 
+    @on_the_cpu
     @float_state()
     def predict_interval(
         self,
@@ -1475,6 +1494,7 @@ class Memory:
             Visibility(exclude_ids, among, before, exclude_groups), threads,
         )  # fmt: skip
 
+    @on_the_cpu
     @float_state()
     def predict_set(
         self,
@@ -1517,6 +1537,7 @@ class Memory:
             Visibility(exclude_ids, among, before, exclude_groups), threads,
         )  # fmt: skip
 
+    @on_the_cpu
     @float_state()
     def novelty(
         self,

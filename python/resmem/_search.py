@@ -245,8 +245,8 @@ class _TypedSearch:
         distances, ids = np.empty(shape), np.empty(shape, dtype=np.int64)
         held = rows_for(self._call, rows, self._metric, len(queries))
         engine.search(
-            self._call, queries, [(held, len(rows))], self._k, self._metric, excluded, distances,
-            ids,
+            self._call, queries, [(held, len(rows))], self._k, self._metric,
+            {"exclude": excluded}, distances, ids,
         )  # fmt: skip
         return distances, ids
 

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 import resmem
+from resmem._base.errors import DeviceError
 from resmem._base.units import bytes_text
+from resmem._devices.choice import choose
 from resmem._files import container
 from resmem._files.export import bytes_to_verify, has_checksums
 from resmem._files.formats import Rows
@@ -48,13 +50,13 @@ _ROWS_PER_BLOCK = 4096  # rows that are read at a time
 def run(options: Namespace) -> None:
     """Run the command that the options name, and print its outcome on standard output."""
     refuse_overwriting(options)
-    if options.command == "demo":
-        _demo(options)
-        return
     try:
+        if options.command == "demo":
+            _demo(options)
+            return
         with warnings_printed():
             outcome = _COMMANDS[options.command](options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, DeviceError) as error:
         error.args = (in_options(str(error)),)
         raise
     print_outcome(outcome, options.json, options.quiet)
@@ -324,7 +326,11 @@ def _demo(options: Namespace) -> None:
     from resmem.demo import data, run
 
     refuse_overwriting(options, data.PATH)
-    run(picture=None if options.no_picture else Path(options.output), quick=options.quick)
+    run(
+        picture=None if options.no_picture else Path(options.output),
+        quick=options.quick,
+        device=options.device or "cpu",
+    )
 
 
 _COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
@@ -430,12 +436,15 @@ def _parameters(options: Namespace) -> dict[str, Any]:
 
 
 def _load(options: Namespace, path: str | None = None) -> resmem.Memory:
-    """Return the memory in a file, by default the one that the command is about."""
+    """Return the memory in a file, by default the one that the command is about, on the device
+    that the options name."""
     path = options.memory if path is None else path
+    device = getattr(options, "device", None) or "cpu"
+    choose(device, {})  # finds what is missing for it before the file is read
     checked = not options.no_verify
     length = _bytes_to_verify(path) if checked else None
     with _bar(options, "load", length, wanted=checked) as step:
-        return resmem.Memory.load(path, verify=checked, progress=step)
+        return resmem.Memory.load(path, verify=checked, progress=step).to(device)
 
 
 def _other(options: Namespace) -> resmem.Memory | None:

@@ -201,7 +201,7 @@ def _audit(commands: _Commands) -> None:
     _add_among(audit)
     for name, asked in (("before", "earlier rows"), ("exclude-groups", "rows of other groups")):
         audit.add_argument(f"--{name}", choices=("own",), help=f"a row asks {asked} only")
-    _add_threads(audit)
+    _add_machine(audit)
     audit.add_argument(
         "-o", "--output", type=Target, metavar="OUT.csv", help="a .csv file of all audited rows"
     )
@@ -435,6 +435,7 @@ def _demo(commands: _Commands) -> None:
         help="the picture to write (default: %(default)s; needs matplotlib)",
     )
     demo.add_argument("--no-picture", action="store_true", help="write no picture")
+    _add_device(demo)
     demo.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -535,7 +536,7 @@ def _add_query_options(command: argparse.ArgumentParser) -> None:
         help="groups (q,) or (q, m) that a query does not ask, labels as of --groups, -1: none; "
         "where rows of the memory judge (--loo), own",
     )
-    _add_threads(command)
+    _add_machine(command)
 
 
 def _add_among(command: argparse.ArgumentParser) -> None:
@@ -547,12 +548,22 @@ def _add_among(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_threads(command: argparse.ArgumentParser) -> None:
+def _add_machine(command: argparse.ArgumentParser) -> None:
+    """Add the options of what computes: a device, and how many threads."""
+    _add_device(command)
     command.add_argument(
         "--threads",
         type=int,
         metavar="N",
         help="default: RESMEM_NUM_THREADS, else all CPUs that this process may use",
+    )
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        metavar="NAME",
+        help="what finds neighbours: cpu (default), cuda, cuda:1; results have the same bits",
     )
 
 

@@ -46,8 +46,9 @@ def in_options(text: str) -> str:
         name, value = found.groups()
         return f"--{name.replace('_', '-')} {value}"
 
-    names = (*SETTINGS, "before", "exclude_groups")
-    text = re.sub(rf"\b({'|'.join(names)})='([\w:]+)'", option, text)
+    names = (*SETTINGS, "before", "exclude_groups", "device")
+    text = re.sub(rf"\b({'|'.join(names)})=['\"]([\w:]+)['\"]", option, text)
+    text = re.sub(r"^device must\b", "--device must", text)
     text = re.sub(r"(tune|evaluate)\(loo=True\)", r"resmem \1 --loo", text)
     text = text.replace("loo=True", "--loo")
     text = re.sub(r"\b(times|groups)= ", r"--\1 ", text)

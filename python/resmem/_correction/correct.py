@@ -29,7 +29,7 @@ from resmem._correction.gate import OPEN, Feature, Gate
 from resmem._correction.simplex import SimplexMap
 from resmem._rows import plausible
 from resmem._rows.ingest import warn_of_rounding
-from resmem._rows.resident import Residency
+from resmem._rows.resident import Residency, serves
 from resmem._rows.snapshot import Snapshot
 from resmem._rows.spec import Spec
 from resmem._rows.visibility import Visibility, VisibleRows
@@ -64,7 +64,7 @@ class NeighbourSearch:
         if self._on_device:
             assert self.resident is not None
             values, ids, positions = self.resident.neighbours(
-                self.rows, self.queries, self.k, self.visible.excluded
+                self.rows, self.queries, self.k, self.metric, self.visible.for_core()
             )
         else:
             values, ids, positions, _ = _core.search(
@@ -91,9 +91,8 @@ class NeighbourSearch:
 
     @property
     def _on_device(self) -> bool:
-        """Whether the rows' device searches. It knows of excluded ids and the rows' own metric."""
-        known = self.visible.by_ids_alone and self.metric == self.rows.metric
-        return self.resident is not None and known
+        """Whether the rows' device searches, to which they were brought for their own metric."""
+        return self.resident is not None and serves(self.rows.metric, self.metric)
 
     def _segments(self) -> list[_core.Segment]:
         if self.prepare:
@@ -266,6 +265,15 @@ class Corrector:
         """The map to the simplex; None if the corrected outputs lie there already."""
         return None if self.method == "targets" else self.map
 
+    @property
+    def argmax_map(self) -> SimplexMap | None:
+        """The map to the simplex where that may change which class is first; else None.
+
+        Only shares of the base do, or a negative strength, which may put a class first to which the
+        base model gives exactly 0.
+        """
+        return self.probability_map if self.map.keeps_base or self.strength < 0 else None
+
     def predict(
         self, embeddings: Any, outputs: Any, visible: Visibility, threads: int | None
     ) -> Array:
@@ -273,12 +281,7 @@ class Corrector:
         queries = self.queries_for(embeddings, visible, threads)
         if self.spec.task == "regression":
             return self.correct(queries, outputs, threads)
-        # The other maps do not change which class is first, unless a negative strength puts a
-        # class first to which the base model gives exactly 0; so they need not be applied.
-        simplex_map = self.probability_map
-        if not (self.map.keeps_base or self.strength < 0):
-            simplex_map = None
-        blocks = self.correct_blocks(queries, outputs, threads, simplex_map=simplex_map)
+        blocks = self.correct_blocks(queries, outputs, threads, simplex_map=self.argmax_map)
         parts = [np.argmax(part, axis=1) for part in blocks]
         return self.spec.labelled(np.concatenate([np.empty(0, dtype=np.int64), *parts]))
 
@@ -485,11 +488,7 @@ def known_neighbours(
     positions = rows.positions_of(checked_ids)
     if is_euclidean(of) and is_euclidean(rows.metric):
         plausible.check_distances(rows, ascending, positions, of)
-    elif of != rows.metric and "distance" in gate.features:
-        raise ValueError(
-            f"the memory's gate looks at distances of metric={rows.metric!r}, got metric={of!r}; "
-            "give such distances, or set memory.gate = 'none'"
-        )
+    gate.check_metric(of, rows.metric)
     return KnownNeighbours(ascending, positions)
 
 

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from resmem._base.arrays import F64
+from resmem._base.metric import Metric, is_euclidean
 
 # What a step looks at: the distance of the nearest neighbour, the largest probability of the base
 # model, or the largest share of the neighbours' weight that one class has.
@@ -57,6 +58,23 @@ class Gate:
     def features(self) -> frozenset[Feature]:
         """The features that the steps look at."""
         return frozenset(step.feature for step in self.steps)
+
+    @property
+    def parts(self) -> list[tuple[Feature, tuple[float, ...], tuple[float, ...]]]:
+        """The feature, edges and factors of each step."""
+        return [(step.feature, step.edges, step.factors) for step in self.steps]
+
+    def check_metric(self, given: Metric, wanted: Metric) -> None:
+        """Refuse distances of another metric than the memory's, if the gate looks at them.
+
+        Euclidean distances and their squares become each other.
+        """
+        same = given == wanted or (is_euclidean(given) and is_euclidean(wanted))
+        if not same and "distance" in self.features:
+            raise ValueError(
+                f"the memory's gate looks at distances of metric={wanted!r}, got metric={given!r}; "
+                "give such distances, or set memory.gate = 'none'"
+            )
 
     def factors(self, values: Mapping[Feature, F64]) -> F64:
         """Return the factor (q,) of each query's strength, given the features' values (q,)."""

@@ -1,8 +1,8 @@
-"""The search on a device: who calls the extension, and how."""
+"""Search and correction on a device: who calls the extension, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -64,11 +64,25 @@ def excluded_ids_there(value: Any, q: int, call: Call) -> I64 | DeviceArray | No
     """Return ids (q, m) that queries must not find, where they lie."""
     if value is None or not is_on_device(value):
         return excluded_ids(value, q)
-    array = call.read(value, "exclude_ids", ("int64",))
+    return lists_there(value, "exclude_ids", q, call)
+
+
+def lists_there(value: Any, name: str, q: int, call: Call) -> DeviceArray:
+    """Return numbers on a device of each query, (q, m), which may be given as (q,)."""
+    array = call.read(value, name, ("int64",))
     if len(array.shape) not in (1, 2):
-        raise ValueError(f"exclude_ids must have shape (q,) or (q, m), got {array.shape}")
-    same_length("exclude_ids", array.shape[0], "queries", q)
+        raise ValueError(f"{name} must have shape (q,) or (q, m), got {array.shape}")
+    same_length(name, array.shape[0], "queries", q)
     return replace(array, shape=(q, 1)) if len(array.shape) == 1 else array
+
+
+def numbers_there(value: Any, name: str, q: int, call: Call) -> DeviceArray:
+    """Return a number on a device of each query, (q,)."""
+    array = call.read(value, name, ("int64",))
+    if len(array.shape) != 1:
+        raise ValueError(f"{name} must have shape (q,), got {array.shape}")
+    same_length(name, array.shape[0], "queries", q)
+    return array
 
 
 def rows_for(call: Call, keys: Placed, metric: str, queries: int) -> Any:
@@ -97,7 +111,7 @@ def search(
     segments: Sequence[tuple[Any, int]],
     k: int,
     metric: str,
-    excluded: I64 | DeviceArray | None,
+    visible: Mapping[str, Any],
     values: Placed,
     ids: Placed,
     positions: I64 | None = None,
@@ -105,13 +119,82 @@ def search(
 ) -> None:
     """Fill values and ids, and positions if given, (q, k) each, of the nearest rows.
 
-    ``segments`` are pairs of rows on the device and how many of them count. If all arrays lie on
-    the device, the stream is only asked for it.
+    ``segments`` are pairs of rows on the device and how many of them count. ``visible`` says which
+    of them queries see, by the names of the core's arguments: numbers of each query may lie on the
+    device. If all arrays lie there, the stream is only asked for it.
     """
     _extension(call.device).search(
-        queries, segments, k, metric, excluded, version, values=values, ids=ids,
+        queries, segments, k, metric, version=version, values=values, ids=ids,
         positions=positions, device=call.device.ordinal, stream=call.stream,
-        workspace_bytes=call.workspace_bytes,
+        workspace_bytes=call.workspace_bytes, **visible,
+    )  # fmt: skip
+
+
+def described(
+    call: Call,
+    queries: Keys | DeviceArray,
+    segments: Sequence[tuple[Any, int]],
+    k: int,
+    metric: str,
+    visible: Mapping[str, Any],
+    version: int = 0,
+) -> Any:
+    """Return what ``search`` searches, for ``correct``."""
+    return _extension(call.device).Search(
+        queries, segments, k, metric, version=version, device=call.device.ordinal,
+        stream=call.stream, workspace_bytes=call.workspace_bytes, **visible,
+    )  # fmt: skip
+
+
+def residual_rows(device: Device, dtype: str, columns: int, stream: int | None = None) -> Any:
+    """Return residuals (n, columns) on a device, of which there are none yet.
+
+    They stay there, or, with a stream, serve the calls of that stream alone.
+    """
+    return _extension(device).DenseRows(device.ordinal, dtype, columns, stream=stream)
+
+
+def sparse_rows(device: Device, dtype: str, columns: int, width: int) -> Any:
+    """Return residuals of which ``width`` are kept a row, none yet, that stay on a device."""
+    return _extension(device).SparseRows(device.ordinal, dtype, columns, width)
+
+
+def label_rows(device: Device, columns: int) -> Any:
+    """Return classes of rows, none yet, that stay on a device."""
+    return _extension(device).LabelRows(device.ordinal, columns)
+
+
+def row_weights(device: Device) -> Any:
+    """Return weights of rows, none yet, that stay on a device."""
+    return _extension(device).RowWeights(device.ordinal)
+
+
+def gate(device: Device, steps: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Any:
+    """Return a gate on a device: features, edges and factors of its steps."""
+    return _extension(device).Gate(device.ordinal, steps)
+
+
+def aggregation(device: Device, residuals: Sequence[Any], **summed: Any) -> Any:
+    """Return what becomes of neighbours; the arguments are those of the extension."""
+    return _extension(device).Aggregation(residuals, **summed)
+
+
+def correct(call: Call, search: Any, summed: Any, out: Placed) -> None:
+    """Fill ``out`` with what the neighbours that a search finds make of its queries."""
+    _extension(call.device).correct(search, summed, out)
+
+
+def aggregate(
+    call: Call, summed: Any, distances: Placed, positions: Placed, out: Placed, metric: str,
+    rows: Sequence[int] | None = None,
+) -> None:  # fmt: skip
+    """Fill ``out`` with what these neighbours make of their queries.
+
+    ``rows``: how many rows of each segment count; None: all.
+    """
+    _extension(call.device).aggregate(
+        summed, distances, positions, out, rows=rows, metric=metric, device=call.device.ordinal,
+        stream=call.stream, workspace_bytes=call.workspace_bytes,
     )  # fmt: skip
 
 

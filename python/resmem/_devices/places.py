@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from resmem._devices.arrays import is_on_device, ordinal_of
 from resmem._devices.device import Device
 from resmem._devices.libraries import library_of
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def check_places(arrays: Mapping[str, Any], device: Device, in_memory: bool = False) -> None:
@@ -39,6 +44,30 @@ def check_places(arrays: Mapping[str, Any], device: Device, in_memory: bool = Fa
             moved = library_of(lying[name]).moved.format(name=name, place=device)
             works, instead = _words(device, place, in_memory)
             raise ValueError(f"{name} lies on {place}, but {works}; {instead} {moved}")
+
+
+def copies_on_host(arrays: Mapping[str, Any]) -> str:
+    """Return what is passed instead of those of a call's arrays that lie on a device."""
+    lying = {name: value for name, value in arrays.items() if is_on_device(value)}
+    return " and ".join(
+        library_of(value).on_host.format(name=name) for name, value in lying.items()
+    )
+
+
+def on_the_cpu(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Make a method, which computes on the CPU, refuse arguments that lie on a device."""
+    names = tuple(inspect.signature(method).parameters)
+
+    @functools.wraps(method)
+    def checked(*given: _P.args, **named: _P.kwargs) -> _R:
+        if copies := copies_on_host({**dict(zip(names, given, strict=False)), **named}):
+            raise TypeError(
+                f"{method.__name__} computes on the CPU and takes arrays in host memory, also "
+                f"where a device finds neighbours; pass {copies}"
+            )
+        return method(*given, **named)
+
+    return checked
 
 
 def _refuse_on_host(name: str, value: Any, in_memory: bool) -> None:

@@ -1,4 +1,4 @@
-"""Where a search writes its results: to new arrays like the caller's, or to those of ``out``."""
+"""Where a call writes its results: to new arrays like the caller's, or to those of ``out``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from resmem._devices.device import CPU, Device
 from resmem._devices.libraries import Library, library_of
 
 _DTYPES = ("float64", "int64")  # of distances and ids
+_NAMES = ("out[0]", "out[1]")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Maker:
 
 @dataclass(frozen=True)
 class Result:
-    """Distances or ids: what the caller gets, and where they are written."""
+    """An array of results: what the caller gets, and where it is written."""
 
     given: Any
     target: DeviceArray | npt.NDArray[Any]
@@ -60,101 +61,122 @@ def results_for(
     TypeError, ValueError
         ``out`` is anything else.
     """
-    on_device = is_on_device(queries)
+    wanted = [_Wanted(shape, dtype, device, stream, _library(queries)) for dtype in _DTYPES]
     if out is not None:
-        return _given(out, shape, device, stream, library_of(queries) if on_device else None)
-    if not on_device:
-        new = [np.empty(shape, dtype=dtype) for dtype in _DTYPES]
-        return Result(new[0], new[0]), Result(new[1], new[1])
-    made = [_made(library_of(queries), shape, dtype, device, stream, maker) for dtype in _DTYPES]
-    return made[0], made[1]
+        return _pair_of(out, wanted[0], wanted[1])
+    return wanted[0].made(maker), wanted[1].made(maker)
+
+
+def result_for(
+    queries: Any, shape: tuple[int, ...], dtype: str, out: Any, device: Device, stream: int,
+    maker: Maker,
+) -> Result:  # fmt: skip
+    """Return where one array of results goes, as ``results_for`` does; ``out`` is the array."""
+    wanted = _Wanted(shape, dtype, device, stream, _library(queries))
+    return wanted.made(maker) if out is None else wanted.of(out, "out")
 
 
 def written_to(out: Any, distances: F64, ids: I64) -> tuple[Any, Any]:
     """Copy results in host memory to the arrays of ``out``, which are checked and returned."""
-    results = _given(out, (len(ids), ids.shape[1]), CPU, 0, None)
-    for result, found in zip(results, (distances, ids), strict=True):
-        assert isinstance(result.target, np.ndarray)
-        result.target[...] = found
-    return results[0].given, results[1].given
+    wanted = [_Wanted(ids.shape, dtype, CPU, 0, None) for dtype in _DTYPES]
+    results = _pair_of(out, wanted[0], wanted[1])
+    return _copied(distances, results[0]), _copied(ids, results[1])
 
 
-def _made(
-    library: Library, shape: tuple[int, int], dtype: str, device: Device, stream: int, maker: Maker
-) -> Result:
-    """Return a new array of this library, or a buffer of our own."""
-    array = library.empty(shape, dtype, device.ordinal, stream)
-    if array is None:
-        size = prod(shape) * np.dtype(dtype).itemsize
-        address, owner = maker.allocate(size) if size else (0, None)
-        array = DeviceBuffer(address, shape, dtype, device.ordinal, stream, maker.wait_for, owner)
-        target = DeviceArray(address, shape, dtype, device.ordinal, True, False, None, array)
-        return Result(array, target)
-    return Result(array, view(array, "out", device, stream))
+def written(out: Any, found: npt.NDArray[Any]) -> Any:
+    """Return results in host memory, copied to ``out`` if that is given, which is checked."""
+    if out is None:
+        return found
+    return _copied(found, _Wanted(found.shape, str(found.dtype), CPU, 0, None).of(out, "out"))
 
 
-# ---- arrays of the caller ------------------------------------------------------------------------
+def _copied(found: npt.NDArray[Any], result: Result) -> Any:
+    """Copy results to an array in host memory, and return it."""
+    assert isinstance(result.target, np.ndarray)
+    result.target[...] = found
+    return result.given
 
 
-def _given(
-    out: Any, shape: tuple[int, int], device: Device, stream: int, library: Library | None
-) -> tuple[Result, Result]:
-    """Return the arrays of ``out``; the queries lie on the device, or, without library, do not."""
+def _library(queries: Any) -> Library | None:
+    """Return the library of queries on a device; None if they are in host memory."""
+    return library_of(queries) if is_on_device(queries) else None
+
+
+def _pair_of(out: Any, distances: _Wanted, ids: _Wanted) -> tuple[Result, Result]:
+    """Return the arrays of ``out``, which are to be these two."""
     if not isinstance(out, (tuple, list)) or len(out) != 2:
         raise TypeError(f"out must be a pair of arrays (distances, ids), got {_kind(out)}")
-    wanted = _Wanted(shape, device, library)
-    targets = [wanted.target(out, number, stream) for number in (0, 1)]
-    if _share_memory(*targets):
-        wanted.refuse(1, "share no memory with out[0]", "some of its memory")
-    return Result(out[0], targets[0]), Result(out[1], targets[1])
+    first, second = distances.of(out[0], _NAMES[0]), ids.of(out[1], _NAMES[1])
+    if _share_memory(first.target, second.target):
+        ids.refuse(_NAMES[1], f"share no memory with {_NAMES[0]}", "some of its memory")
+    return first, second
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What the arrays of ``out`` have to be."""
+    """What an array of results has to be."""
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
+    dtype: str
     device: Device
+    stream: int
     library: Library | None  # of the queries; None if they are in host memory
 
-    def target(self, out: Any, number: int, stream: int) -> DeviceArray | npt.NDArray[Any]:
-        """Return one of the arrays, or refuse it."""
+    def made(self, maker: Maker) -> Result:
+        """Return a new array of the library, or a buffer of our own, or one of NumPy."""
+        if self.library is None:
+            new = np.empty(self.shape, dtype=self.dtype)
+            return Result(new, new)
+        ordinal, stream = self.device.ordinal, self.stream
+        array = self.library.empty(self.shape, self.dtype, ordinal, stream)
+        if array is not None:
+            return Result(array, view(array, "out", self.device, stream))
+        size = prod(self.shape) * np.dtype(self.dtype).itemsize
+        address, owner = maker.allocate(size) if size else (0, None)
+        array = DeviceBuffer(
+            address, self.shape, self.dtype, ordinal, stream, maker.wait_for, owner
+        )
+        target = DeviceArray(address, self.shape, self.dtype, ordinal, True, False, None, array)
+        return Result(array, target)
+
+    def of(self, value: Any, name: str) -> Result:
+        """Return the caller's array, or refuse it; messages call it ``name``."""
         array: DeviceArray | npt.NDArray[Any]
         if self.library is None:
-            array = self._on_host(out[number], number)
+            array = self._on_host(value, name)
             contiguous, writeable = array.flags.c_contiguous, array.flags.writeable
         else:
-            array = self._on_device(out[number], number, stream)
+            array = self._on_device(value, name)
             contiguous, writeable = array.contiguous, not array.read_only
-        if array.dtype != _DTYPES[number]:
-            self.refuse(number, f"have dtype {_DTYPES[number]}", str(array.dtype))
+        if array.dtype != self.dtype:
+            self.refuse(name, f"have dtype {self.dtype}", str(array.dtype))
         if tuple(array.shape) != self.shape:
-            self.refuse(number, f"have shape {self.shape}", str(tuple(array.shape)))
+            self.refuse(name, f"have shape {self.shape}", str(tuple(array.shape)))
         if not contiguous:
-            self.refuse(number, "be C-contiguous", "other strides")
+            self.refuse(name, "be C-contiguous", "other strides")
         if not writeable:
-            self.refuse(number, "be writeable", "a read-only array")
-        return array
+            self.refuse(name, "be writeable", "a read-only array")
+        return Result(value, array)
 
-    def _on_host(self, value: Any, number: int) -> npt.NDArray[Any]:
+    def _on_host(self, value: Any, name: str) -> npt.NDArray[Any]:
         if not isinstance(value, np.ndarray):
-            self.refuse(number, "be a NumPy array, as queries are in host memory", _kind(value))
+            self.refuse(name, "be a NumPy array, as queries are in host memory", _kind(value))
         return value
 
-    def _on_device(self, value: Any, number: int, stream: int) -> DeviceArray:
+    def _on_device(self, value: Any, name: str) -> DeviceArray:
         expected = f"lie on {self.device}, as queries do"
         if not is_on_device(value):
-            self.refuse(number, expected, _kind(value))
-        array = view(value, f"out[{number}]", self.device, stream)
+            self.refuse(name, expected, _kind(value))
+        array = view(value, name, self.device, self.stream)
         if array.ordinal != self.device.ordinal:
-            self.refuse(number, expected, f"one on {self.device.sibling(array.ordinal)}")
+            self.refuse(name, expected, f"one on {self.device.sibling(array.ordinal)}")
         return array
 
-    def refuse(self, number: int, expected: str, got: str) -> NoReturn:
-        """Raise the error about one of the arrays, with code that makes a right one."""
+    def refuse(self, name: str, expected: str, got: str) -> NoReturn:
+        """Raise the error about an array, with code that makes a right one."""
         new = "numpy.empty({shape}, dtype='{dtype}')" if self.library is None else self.library.new
-        new = new.format(shape=self.shape, dtype=_DTYPES[number], place=self.device)
-        raise ValueError(f"out[{number}] must {expected}, got {got}; pass {new}")
+        new = new.format(shape=self.shape, dtype=self.dtype, place=self.device)
+        raise ValueError(f"{name} must {expected}, got {got}; pass {new}")
 
 
 def _kind(value: Any) -> str:

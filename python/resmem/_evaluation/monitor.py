@@ -15,6 +15,7 @@ from resmem._base.blocks import blocks
 from resmem._base.errors import warn
 from resmem._base.execution import execution_of
 from resmem._base.sample import sample
+from resmem._devices.places import on_the_cpu
 from resmem._evaluation.rows import GivenRows
 from resmem._rows.visibility import Visibility
 from resmem._scores.intervals import checked_confidence
@@ -194,6 +195,7 @@ class Monitor:
         except (TypeError, ValueError) as error:
             raise ValueError(f"resume must be what to_dict gives: {error}") from error
 
+    @on_the_cpu
     def update(
         self,
         embeddings: Any,

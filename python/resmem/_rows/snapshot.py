@@ -89,6 +89,16 @@ class Snapshot:
         """Whether the memory never had a row."""
         return self.next_id == 0 and not self.segments
 
+    @property
+    def ids_are_positions(self) -> bool:
+        """Whether all rows that the memory ever had live, under the ids 0, 1, .. of their order."""
+        starts = np.cumsum([0, *(segment.n for segment in self.segments)]).tolist()
+        counted = all(
+            not segment.has_ids and segment.dead == 0 and segment.first_id == start
+            for segment, start in zip(self.segments, starts, strict=False)
+        )
+        return counted and self.next_id == starts[-1]
+
     def with_names_of(self, other: Snapshot) -> Snapshot:
         """Return the snapshot with the other's column names, where the other has some."""
         return replace(

@@ -14,6 +14,8 @@ from resmem._base.arrays import F64, I64, Array, sliceable, to_numpy
 from resmem._base.execution import Execution
 from resmem._base.labels import LabelTable
 from resmem._base.metric import Metric
+from resmem._devices import engine
+from resmem._devices.device import Device
 from resmem._keys.preprocess import NO_PREPROCESS, Preprocess
 from resmem._keys.stored import KEY_DTYPES, KeyDtype
 from resmem._rows.segment import Schema, Segment
@@ -54,6 +56,18 @@ class Spec:
         return (
             _core.LabelRows(targets) if self.task == "classification" else _core.DenseRows(targets)
         )
+
+    def bring_targets(self, segment: Segment, columns: int, device: Device, there: Any) -> Any:
+        """Return a segment's targets on a device, to be summed like residuals.
+
+        ``there`` is what was returned before, when the segment may have had fewer rows, or None.
+        """
+        if there is None and self.task == "classification":
+            there = engine.label_rows(device, columns)
+        elif there is None:
+            there = engine.residual_rows(device, "float64", columns)
+        there.extend(np.ascontiguousarray(segment["targets"]))
+        return there
 
     def softmax_at(self, temperature: float) -> float:
         """Return the temperature as the core takes it: 0 if outputs are no logits."""

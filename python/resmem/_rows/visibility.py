@@ -15,6 +15,7 @@ from resmem._rows.attributes import times_of
 from resmem._rows.group_labels import group_numbers, label_number
 from resmem._rows.snapshot import Snapshot
 
+_OF_EACH_QUERY = ("exclude_ids", "before", "exclude_groups")
 OWN = "own"  # stands for the group, or time, of each row that is judged with loo=True
 
 
@@ -40,9 +41,9 @@ class Visibility:
         return replace(self, among=ids[other.lives(np.asarray(ids, dtype=np.int64))])
 
     @property
-    def by_ids_alone(self) -> bool:
-        """Whether nothing but ids is excluded, which devices can do as well."""
-        return self.among is None and self.before is None and self.exclude_groups is None
+    def of_each_query(self) -> dict[str, Any]:
+        """What is said of each query, by name; it may lie on a device."""
+        return {name: getattr(self, name) for name in _OF_EACH_QUERY}
 
     @property
     def of_own_rows(self) -> bool:
@@ -98,10 +99,6 @@ class VisibleRows:
     # The only rows: ascending positions (m,), or a bit of each row, the lowest of a byte first.
     among: I64 | npt.NDArray[np.uint8] | None = None
 
-    @property
-    def by_ids_alone(self) -> bool:
-        return self.among is None and self.before is None and self.groups is None
-
     def at(self, block: slice | I64) -> VisibleRows:
         """Return the same for a block of queries, or for those with some numbers."""
         each = {"excluded": self.excluded, "groups": self.groups, "before": self.before}
@@ -132,13 +129,13 @@ def _is_one_group(value: Any) -> bool:
 
 def own_times(rows: Snapshot, positions: I64) -> I64:
     """Return the times of rows at ascending positions."""
-    _check_times(rows)
+    check_times(rows)
     return np.concatenate([segment["times"][at] for segment, at in rows.at(positions)])
 
 
 def own_groups(rows: Snapshot, positions: I64) -> I64:
     """Return the groups of rows at ascending positions, -1 for none."""
-    _check_groups(rows)
+    check_groups(rows)
     return np.concatenate([segment.values("groups", at) for segment, at in rows.at(positions)])
 
 
@@ -149,18 +146,20 @@ def groups_or_singletons(rows: Snapshot, positions: I64) -> I64:
     return np.where(groups < 0, -1 - np.arange(len(groups)), groups)
 
 
-def _check_times(rows: Snapshot) -> None:
+def check_times(rows: Snapshot) -> None:
+    """Raise ValueError if the rows have no times."""
     if rows.time_kind is None:
         raise ValueError("before needs times of the rows: give times= to fit and add")
 
 
-def _check_groups(rows: Snapshot) -> None:
+def check_groups(rows: Snapshot) -> None:
+    """Raise ValueError if no row was ever given a group."""
     if "groups" not in rows.attributes:
         raise ValueError("exclude_groups needs groups of the rows: give groups= to fit or add")
 
 
 def _before(value: Any, rows: Snapshot, q: int) -> I64:
-    _check_times(rows)
+    check_times(rows)
     assert rows.time_kind is not None
     if isinstance(value, str):
         raise TypeError(
@@ -178,7 +177,7 @@ def _before(value: Any, rows: Snapshot, q: int) -> I64:
 
 
 def _excluded_groups(value: Any, rows: Snapshot, q: int) -> I64:
-    _check_groups(rows)
+    check_groups(rows)
     if _is_one_group(value):
         return np.full((q, 1), label_number(value, "exclude_groups"), dtype=np.int64)
     groups = group_numbers(value, "exclude_groups", "(q, m)")

@@ -317,16 +317,12 @@ class MemoryView:
                 f"squared=True is for Euclidean distances, this memory has metric={rows.metric!r}, "
                 "whose values order its neighbours already; leave squared out"
             )
-        arrays = {"embeddings": embeddings, "exclude_ids": visible.exclude_ids}
+        arrays = {"embeddings": embeddings, **visible.of_each_query}
         check_places(arrays, device, in_memory=True)
         address = stream_of(stream, arrays.values(), device)
         if self.resident is not None and any(is_on_device(array) for array in arrays.values()):
-            if squared or not visible.by_ids_alone:
-                raise ValueError(
-                    "among, before, exclude_groups and squared distances are searched on the CPU: "
-                    "embeddings and exclude_ids must be in host memory, got some on a device"
-                )
-            return self.resident.kneighbors(rows, embeddings, k, visible.exclude_ids, address, out)
+            metric: Metric = "sqeuclidean" if squared else rows.metric
+            return self.resident.kneighbors(rows, embeddings, k, visible, address, out, metric)
         found = kneighbors(
             rows, embeddings, k, visible, threads, self.auto_prepare, self.resident, squared
         )

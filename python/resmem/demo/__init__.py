@@ -13,25 +13,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from resmem._devices.choice import choose
+
 from . import data
 from .base import recipes
 from .experiment import fit_and_tune, run_test
 from .printer import Printer
 
 
-def run(picture: Path | None = None, quick: bool = False) -> None:
+def run(picture: Path | None = None, quick: bool = False, device: str = "cpu") -> None:
     """Run the demo and print its results; draw them to `picture` unless that is None.
 
-    `quick` cuts data and training down to a few seconds, to check that everything works.
+    `quick` cuts data and training down to a few seconds, to check that everything works. `device`
+    finds the neighbours.
     """
+    choose(device, {})  # finds what is missing for it before anything is trained
     printer = Printer()
-    printer.opening()
+    printer.opening(device)
     with printer.stage("load"):
         train, validation = data.load("train", quick), data.load("validation", quick)
     printer.data(train, validation)
     tuned_models = []
     for recipe in recipes(quick):
-        tuned_model = fit_and_tune(recipe, train, validation, printer)
+        tuned_model = fit_and_tune(recipe, train, validation, printer, device)
         printer.model(tuned_model)
         tuned_models.append(tuned_model)
     with printer.stage("load"):

@@ -22,14 +22,16 @@ def assess(logits: Floats, labels: Ints) -> Fit:
     return Fit(accuracy, log_loss(probabilities, labels), float((1 - at_label).mean()))
 
 
-def fit_and_tune(recipe: Recipe, train: Split, validation: Split, printer: Printer) -> TunedModel:
+def fit_and_tune(
+    recipe: Recipe, train: Split, validation: Split, printer: Printer, device: str = "cpu"
+) -> TunedModel:
     """Train a base model, fit its memory, and tune it on the validation images."""
     base = Base(recipe, train.images)
     with printer.stage("train"), printer.bar(recipe.name, recipe.epochs + 1) as tick:
         known, held_out = base.fit(train, validation, tick)
     memory = resmem.Memory(task="classification", output_kind="logits")
     with printer.stage("memory fit"):
-        memory.fit(*known, train.labels)
+        memory.fit(*known, train.labels).to(device)
     with printer.stage("tune"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the result's notes, which the demo prints, say the same
         tuned = memory.tune(*held_out, validation.labels)

@@ -77,13 +77,13 @@ class Printer:
             if shown:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
 
-    def opening(self) -> None:
-        """Print what the demo does, and the versions it runs with."""
+    def opening(self, device: str) -> None:
+        """Print what the demo does, and the versions and the device it runs with."""
         print("Residual memories over two models of clothes, trained here and now (Fashion-MNIST)")
         print(
             f"resmem {resmem.__version__}, NumPy {np.__version__}, "
             f"Python {platform.python_version()}, {platform.machine()}, "
-            f"{usable_cpus()} cores"
+            f"{usable_cpus()} cores" + ("" if device == "cpu" else f", neighbours on {device}")
         )
 
     def data(self, train: Split, validation: Split) -> None:

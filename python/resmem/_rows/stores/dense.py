@@ -11,6 +11,8 @@ import numpy as np
 import resmem._core as _core
 from resmem._base.arrays import F64, I64, Array, Keys
 from resmem._base.execution import Execution
+from resmem._devices import engine
+from resmem._devices.device import Device
 from resmem._keys.stored import widen_keys
 from resmem._rows.segment import Schema, Segment, checked_stored
 from resmem._rows.stores.store import VALUE_DTYPES, Store, StoredRows
@@ -60,6 +62,12 @@ class Dense(Store):
 
     def for_core(self, rows: Segment) -> _core.DenseRows:
         return _core.DenseRows(rows["residuals"])
+
+    def bring(self, segment: Segment, columns: int, device: Device, there: Any) -> Any:
+        if there is None:
+            there = engine.residual_rows(device, self.dtype, columns)
+        there.extend(np.ascontiguousarray(segment["residuals"]))
+        return there
 
     def residuals(
         self, segment: Segment, rows: I64, columns: int, temperature: float, kept: float

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 import resmem._core as _core
 from resmem._base.arrays import F32, F64, I64, Array
 from resmem._base.execution import Execution
+from resmem._devices import engine
+from resmem._devices.device import Device
 from resmem._rows.segment import Schema, Segment, checked_stored
 from resmem._rows.stores.store import Store, StoredRows
 
@@ -46,6 +48,14 @@ class Sparse(Store):
 
     def for_core(self, rows: Segment) -> _core.SparseRows:
         return _core.SparseRows(rows["index"], rows["value"], rows["rest"])
+
+    def bring(self, segment: Segment, columns: int, device: Device, there: Any) -> Any:
+        if there is None:
+            width = segment["index"].shape[1]
+            there = engine.sparse_rows(device, self.residual_dtype, columns, width)
+        arrays = (segment[name] for name in ("index", "value", "rest"))
+        there.extend(*map(np.ascontiguousarray, arrays))
+        return there
 
     def residuals(
         self, segment: Segment, rows: I64, columns: int, temperature: float, kept: float

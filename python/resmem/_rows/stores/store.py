@@ -11,6 +11,7 @@ import numpy as np
 import resmem._core as _core
 from resmem._base.arrays import F32, F64, I64, Array, Keys
 from resmem._base.execution import Execution
+from resmem._devices.device import Device
 from resmem._rows.segment import Schema, Segment
 from resmem._rows.stores.layer import Layer
 
@@ -33,6 +34,8 @@ class Store(ABC):
     """Whether residuals stay at the temperature of ``fit``."""
     gives_outputs: ClassVar[bool] = True
     """Whether ``outputs`` can give the base model's outputs for the rows."""
+    on_devices: ClassVar[bool] = True
+    """Whether residuals can be brought to a device (``bring``)."""
     layer: Layer | None = None
     """The base model's last layer, if the store has one.
 
@@ -82,6 +85,13 @@ class Store(ABC):
     def for_core(self, rows: Segment) -> _core.ResidualRows:
         """Return the core's description of a segment's residuals."""
 
+    def bring(self, segment: Segment, columns: int, device: Device, there: Any) -> Any:
+        """Return a segment's residuals on a device.
+
+        ``there`` is what was returned before, when the segment may have had fewer rows, or None.
+        """
+        raise AssertionError(f"residuals of store={self.name!r} are computed on the CPU")
+
     @abstractmethod
     def residuals(
         self, segment: Segment, rows: I64, columns: int, temperature: float, kept: float
@@ -105,6 +115,8 @@ class Store(ABC):
 
 class WithoutArrays(Store):
     """A store that keeps no arrays of its own per row."""
+
+    on_devices: ClassVar[bool] = False
 
     def schema(self, columns: int) -> Schema:
         return {}
