@@ -126,7 +126,7 @@ class BlockAggregate {
                                              : arrays.next<std::int64_t>(request_.columns);
     work_.out = room_for(arrays, request_.out, request_.width());
     work_.largest = room_for(arrays, request_.largest, 1);
-    if (!request_.sparse.empty()) work_.sums = arrays.next<double>(cells());
+    if (request_.dense.empty()) work_.sums = arrays.next<double>(cells());
     const bool apart = picks() || finds_largest();
     work_.values = apart ? arrays.next<double>(cells()) : work_.out;
     if (has_base()) work_.base = keeps_base() ? arrays.next<double>(cells()) : work_.values;
@@ -323,36 +323,40 @@ class BlockAggregate {
   void sum() const {
     SumArgs args = sum_arguments();
     if (args.wanted.width == 0) return;
-    if (!request_.sparse.empty())
+    if (!request_.labels.empty())
+      sum_by_entries<OneHotEntries>(args);
+    else if (!request_.sparse.empty())
       sum_sparse(args);
-    else if (!request_.labels.empty())
-      sum_by_columns<OneHotTerm>(args);
     else
       with_type(request_.dense.empty() ? NumberType::float32 : request_.dense[0]->type(),
                 [&](const auto* none) {
                   using T = std::remove_const_t<std::remove_pointer_t<decltype(none)>>;
-                  if constexpr (!std::is_same_v<T, Bfloat16>) sum_by_columns<DenseTerm<T>>(args);
+                  if constexpr (!std::is_same_v<T, Bfloat16>) sum_by_columns<T>(args);
                 });
   }
-  template <class Term>
+  template <class T>
   void sum_by_columns(SumArgs args) const {
     args.tile = 1;
     while (args.tile < kSumThreads && args.tile < args.wanted.width) args.tile *= 2;
     const unsigned tiles = blocks_for(args.wanted.width, args.tile);
     simt::launch({"sum_rows", {tiles * blocks_for(count_, kSumThreads / args.tile)}, kSumThreads},
-                 stream(), &sum_rows<Term>, args);
+                 stream(), &sum_rows<T>, args);
   }
   void sum_sparse(SumArgs args) const {
     args.entries = request_.sparse[0]->width();
     args.together = simt::kWarp;
     for (const SparseResiduals* each : request_.sparse)
       if (each->repeats()) args.together = 1;
+    if (request_.sparse[0]->type() == NumberType::float16)
+      sum_by_entries<SparseEntries<Float16>>(args);
+    else
+      sum_by_entries<SparseEntries<float>>(args);
+  }
+  template <class Entries>
+  void sum_by_entries(const SumArgs& args) const {
     simt::Launch how = by_rows("sum_entries");
     how.shared_bytes = sizeof(double);
-    if (request_.sparse[0]->type() == NumberType::float16)
-      simt::launch(how, stream(), &sum_entries<Float16>, args);
-    else
-      simt::launch(how, stream(), &sum_entries<float>, args);
+    simt::launch(how, stream(), &sum_entries<Entries>, args);
   }
 
   void map() const {

@@ -430,6 +430,21 @@ def test_many_neighbours_and_segments(sides):
             same_bits(case.aggregated(sides, rng, *found), case.on_cpu(*found))
 
 
+def test_a_value_on_an_edge_of_a_gate_is_not_beyond_it(sides):
+    rng = np.random.default_rng(20)
+    rows = stored("float32", rng, 4, 4, sides)
+    classes = stored("labels", rng, 4, 4, sides)
+    classes.core = _core.LabelRows(np.arange(4))
+    classes.there = sides.module.LabelRows(sides.ordinal, 4)
+    classes.there.extend(np.arange(4))
+    found = np.full((1, 4), 0.25), np.arange(4)[None]
+    for feature in FEATURES:
+        case = Case(4, [rows], kind="constant", value=0.25, classes=[classes])
+        case.steps = ((feature, [0.125, 0.25, 0.5], [0.0, 0.3, 0.6, 1.0]),)
+        same_bits(case.aggregated(sides, rng, *found), case.on_cpu(*found))
+        assert case.gated(*found, case.base(1)) == 0.3
+
+
 def test_rows_that_do_not_count_are_not_there(sides):
     """Positions run through the rows of each segment that a call counts."""
     rng = np.random.default_rng(6)
@@ -546,6 +561,19 @@ def test_neighbours_that_the_cpu_refuses_give_nan_in_their_row_alone(sides, name
     got = case.aggregated(sides, rng, distances, positions)
     assert np.isnan(got[1]).all()
     same_bits(got[[0, 2]], wanted[[0, 2]])
+
+
+def test_neighbours_far_behind_padding_are_refused(sides):
+    """They are weighed 32 at a time."""
+    rng = np.random.default_rng(19)
+    case = Case(4, [stored("float32", rng, 9, 4, sides)])
+    distances, positions = np.full((2, 40), np.inf), np.full((2, 40), -1)
+    distances[:, 0], positions[:, 0] = 0.0, 3
+    wanted = case.on_cpu(distances, positions)
+    distances[1, 32], positions[1, 32] = 1.0, 3
+    got = case.aggregated(sides, rng, distances, positions)
+    same_bits(got[0], wanted[0])
+    assert np.isnan(got[1]).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
