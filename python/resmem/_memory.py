@@ -712,8 +712,9 @@ class Memory:
         The keys, and codes of one byte for each of their numbers, are brought there at once, and
         what ``add`` and ``remove`` change with the next search, and times and groups with the
         first that asks for them; they also stay in host memory. Results have the bits of the CPU.
-        ``correct`` and its like find their neighbours there, and sum residuals on the CPU. Files
-        and copies do not record the device.
+        ``correct`` and its like find their neighbours there. Of arrays that lie there they do all
+        else there too, with residuals that the first such call brings; of arrays in host memory
+        they sum residuals on the CPU. Files and copies do not record the device.
 
         Raises
         ------
@@ -828,6 +829,20 @@ class Memory:
             (q, t). Default: all.
         base : str or dict, optional
             What made these outputs and embeddings; ValueError if it is not the memory's ``base``.
+        stream : int or object, optional
+            The stream of CUDA in whose order a memory on a device works, as for ``resmem.search``.
+        out : float64 array, optional
+            Where the result is written: C-contiguous, a NumPy array or, as the embeddings, on the
+            device.
+
+        Notes
+        -----
+        A memory on a device (``to``) takes arrays that lie there, and returns an array of the
+        embeddings' library there: embeddings whose keys need no preprocessing, outputs of float16,
+        bfloat16, float32 or float64, ``columns``, ``exclude_ids``, ``before`` and
+        ``exclude_groups`` of int64. Others are brought. If all lie there the call returns before
+        its stream gets there, and values are not checked: what would be refused, such as NaN, gives
+        NaN in the results of that query alone, a column that is not there in its place.
         """
         return self._corrections(base, threads, stream, out).of_queries(
             embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups), columns
@@ -867,12 +882,19 @@ class Memory:
             or inner products, which descend. Euclidean distances and their squares become each
             other as the memory's metric needs. Otherwise weights fall with what is given,
             ``1 - cosine`` or the product, and ``sigma`` has the unit of that.
-        threads, columns
+        threads, columns, stream, out
             As for ``correct``.
 
         Returns
         -------
         float64 array (q, C) or (q, t)
+
+        Notes
+        -----
+        A memory on a device (``to``) takes distances (float64, of its own metric) and ids (int64)
+        that lie there, if ids are 0 to n-1, counted by ``fit`` and ``add``, and no row was ever
+        removed. The result lies there too. As for ``correct`` values are not checked: distances
+        that do not ascend, or ids of no row, give NaN for that query.
         """
         return self._corrections(None, threads, stream, out).of_neighbours(
             distances, ids, outputs, metric, columns
@@ -895,7 +917,9 @@ class Memory:
         """Return the most probable classes (q,), of equally probable ones the first; for regression
         the corrected values.
 
-        Classes are labels as in ``classes_``. Arguments are as for ``correct``.
+        Classes are labels as in ``classes_``. Arguments are as for ``correct``. Of arrays on a
+        device, they must be integers, the result is int64, and -1 for a query that would be
+        refused; ``correct(..).argmax(1)`` gives the numbers of other labels there.
         """
         return self._corrections(base, threads, stream, out).predictions(
             embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups)
