@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,9 @@ def model_outputs(kind, rng, q, columns, dtype):
     if kind == "probabilities":
         raw = rng.random((q, columns)) ** 3 * (rng.random((q, columns)) < 0.7)
         raw[:, rng.integers(columns)] += 0.1
+        if dtype == "float64":
+            raw[rng.random((q, columns)) < 0.2] *= 1e-60  # beyond float32, which keeps 2^-149
+            raw[:, rng.integers(columns)] += 0.1
         return (raw / raw.sum(axis=1, keepdims=True)).astype(dtype)
     raw = rng.standard_normal((q, columns)) * rng.choice([1.0, 30.0], (q, 1))
     if kind == "logits":
@@ -779,6 +783,28 @@ def test_failed_launches_are_told_and_leave_no_memory(sides, emulated, kernel):
     same_bits(ready.corrected(sides), ready.wanted)
 
 
+def test_failed_copies_are_told_and_leave_no_memory(sides, emulated):
+    """Arrays on the host are copied one by one; each copy fails once, and at last none does."""
+    rng = np.random.default_rng(21)
+    case = Case(6, [stored("float32", rng, 10, 6, sides)], kind="logits", map=("clip", 0.01))
+    case.outputs, case.strengths = model_outputs("logits", rng, 3, 6, "float32"), np.ones(3)
+    case.select = np.array([[0, 1], [2, 3], [4, 5]])
+    found, faults = neighbours(rng, 3, 4, 10), emulated.faults()
+    copies = 6  # distances, positions, strengths, outputs, select; results
+    before = emulated.bytes_in_use()
+    try:
+        for done in range(copies + 1):
+            faults.succeeding_copies, faults.failing_copies = done, 1
+            if done == copies:
+                same_bits(case.aggregated(sides, AlwaysOnHost(), *found), case.on_cpu(*found))
+                continue
+            with pytest.raises(sides.module.DeviceError, match="failed: a planted fault"):
+                case.aggregated(sides, AlwaysOnHost(), *found)
+            assert emulated.bytes_in_use() == before
+    finally:
+        emulated.reset_devices()
+
+
 @pytest.mark.parametrize("store", STORES)
 def test_failed_extension_leaves_the_rows_as_they_were(sides, emulated, store):
     rng = np.random.default_rng(16)
@@ -795,9 +821,10 @@ def test_failed_extension_leaves_the_rows_as_they_were(sides, emulated, store):
         more = [np.zeros((40, columns), store)]
     before, faults = emulated.bytes_in_use(), emulated.faults()
     try:
-        for allowed in range(len(more)):
-            faults.succeeding_allocations, faults.failing_allocations = allowed, 1
-            with pytest.raises(sides.module.OutOfDeviceMemory):
+        for allowed, what in product(range(len(more)), ("allocations", "copies")):
+            setattr(faults, f"succeeding_{what}", allowed)
+            setattr(faults, f"failing_{what}", 1)
+            with pytest.raises(sides.module.DeviceError):
                 rows.there.extend(*more)
             emulated.reset_devices()
             assert len(rows.there) == 10
