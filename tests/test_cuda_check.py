@@ -39,7 +39,7 @@ def few_trials(emulated, monkeypatch):
 def test_device_check_finds_the_bits_of_the_cpu(few_trials, capsys):
     assert device_check.main() == 0
     assert capsys.readouterr().out == (
-        "7 searches on cuda:emulated, 0 differ from the CPU\n"
+        "9 searches on cuda:emulated, 0 differ from the CPU\n"
         "3 corrections on cuda:emulated, 0 differ from the CPU\n"
     )
 
@@ -56,7 +56,7 @@ def test_device_check_names_the_searches_that_differ(few_trials, monkeypatch, ca
     assert printed[0].startswith("differs from the CPU: ")
     assert all("cosine" in line for line in printed[:-2])
     wrong = len(printed) - 2
-    assert printed[-2] == f"7 searches on cuda:emulated, {wrong} differ from the CPU"
+    assert printed[-2] == f"9 searches on cuda:emulated, {wrong} differ from the CPU"
     assert printed[-1] == "3 corrections on cuda:emulated, 0 differ from the CPU"
 
 
