@@ -441,7 +441,7 @@ def test_arrays_there_are_corrected_without_a_wait(there, emulated, method):
     memory.gate = GATES["all"]
     given = placed[:1] if method == "correction" else placed
     wanted = getattr(memory, method)(*map(there.fetch, given))
-    getattr(memory.to(DEVICE), method)(*given)  # brings the residuals
+    memory.to(DEVICE).correct(*placed)  # brings the residuals and the gate
     emulated.faults().failing_wait = True
     got = getattr(memory, method)(*given)
     near = memory.kneighbors(placed[0])
