@@ -34,6 +34,7 @@ struct SearchedPart {
   RowMask among;         // no query sees any other row
   ListedRows listed;     // if there are any, none of the other rows is compared
 
+  // Returns how many rows a query is compared with where no filter is.
   std::size_t compared() const { return listed.count > 0 ? listed.count : part->n; }
 };
 

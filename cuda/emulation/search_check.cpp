@@ -407,21 +407,43 @@ Found found_on_device(Random& random, const Case& of, device::DeviceStats& stats
   return found;
 }
 
-void add(device::DeviceStats& sums, const device::DeviceStats& stats) {
-  sums.pairs_filtered += stats.pairs_filtered;
-  sums.pairs_streamed += stats.pairs_streamed;
-  sums.rescored += stats.rescored;
-  sums.compared += stats.compared;
-  sums.given_up += stats.given_up;
-}
+// What ran in all searches, and how many pairs were compared while rows were hidden.
+struct Sums {
+  device::DeviceStats stats;
+  std::uint64_t listed = 0, masked = 0, timed = 0, grouped = 0;
 
-bool is_found(std::uint64_t seed, device::DeviceStats& sums) {
+  void add(const Case& of, const device::DeviceStats& more) {
+    stats.pairs_filtered += more.pairs_filtered;
+    stats.pairs_streamed += more.pairs_streamed;
+    stats.rescored += more.rescored;
+    stats.compared += more.compared;
+    stats.given_up += more.given_up;
+    const std::uint64_t pairs = more.pairs_filtered + more.pairs_streamed;
+    if (!of.among.empty()) (of.forced.listed == 0 ? listed : masked) += pairs + more.compared;
+    if (!of.before.empty()) timed += pairs;
+    if (of.group_width > 0) grouped += pairs;
+  }
+  bool by_all_paths() const {
+    const std::uint64_t paths[] = {stats.pairs_filtered,
+                                   stats.pairs_streamed,
+                                   stats.rescored,
+                                   stats.compared,
+                                   stats.given_up,
+                                   listed,
+                                   masked,
+                                   timed,
+                                   grouped};
+    return std::count(std::begin(paths), std::end(paths), 0U) == 0;
+  }
+};
+
+bool is_found(std::uint64_t seed, Sums& sums) {
   Random random(seed);
   const Case made = case_of(random);
   simt::emulation_seed() = seed;
   device::DeviceStats stats;
   const Found wanted = plainly_found(made), found = found_on_device(random, made, stats);
-  add(sums, stats);
+  sums.add(made, stats);
   const bool same = std::memcmp(wanted.values.data(), found.values.data(),
                                 wanted.values.size() * sizeof(double)) == 0 &&
                     wanted.ids == found.ids && wanted.positions == found.positions;
@@ -437,13 +459,11 @@ bool is_found(std::uint64_t seed, device::DeviceStats& sums) {
 int main(int count, char** arguments) {
   const std::uint64_t first = count > 1 ? std::strtoull(arguments[1], nullptr, 10) : 1;
   const std::uint64_t cases = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 100;
-  resmem::device::DeviceStats sums;
+  resmem::Sums sums;
   std::uint64_t failed = 0;
   for (std::uint64_t seed = first; seed < first + cases; ++seed)
     failed += resmem::is_found(seed, sums) ? 0 : 1;
-  const std::uint64_t paths[] = {sums.pairs_filtered, sums.pairs_streamed, sums.rescored,
-                                 sums.compared, sums.given_up};
-  const bool all_paths = std::count(std::begin(paths), std::end(paths), 0U) == 0;
+  const bool all_paths = sums.by_all_paths();
   if (!all_paths) std::printf("FAILED  to take all paths\n");
   if (failed > 0 || !all_paths) return 1;
   std::printf("passed  %llu searches, by all paths\n", static_cast<unsigned long long>(cases));
