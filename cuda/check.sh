@@ -74,8 +74,8 @@ contract() { # the tests of the contract, on the device
   if "$python" -c "import xdist" 2> /dev/null; then processes=(-p xdist -n 4); fi
   # What else is installed there may warn, which is an error here.
   PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 RESMEM_TEST_DEVICE=$device "$python" -m pytest -q \
-    -p no:cacheprovider "${processes[@]}" tests/test_cuda_search.py tests/test_device_search.py \
-    tests/test_device_visibility.py
+    -p no:cacheprovider "${processes[@]}" tests/test_cuda_search.py tests/test_cuda_aggregate.py \
+    tests/test_device_search.py tests/test_device_visibility.py
 }
 timings() { # SECONDS OPTIONS...
   "$python" benchmarks/bench_cuda.py --device "$device" --json "$out/timings.json" --seconds "$@"

@@ -106,6 +106,11 @@ struct DeviceSearch {
   StreamHandle stream;
   std::size_t workspace_bytes = 0;  // 0: an eighth of the free memory, at most 1 GiB
   ForcedSearch forced;
+
+  // Returns the type of the queries' numbers.
+  NumberType query_type() const;
+  // Returns the search of some of the queries, without arrays for results.
+  DeviceSearch of_queries(std::size_t first, std::size_t count) const;
 };
 
 // What really ran. The pairs of queries and rows that filters saw are known at once, the rest only

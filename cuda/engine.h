@@ -86,6 +86,16 @@ inline simt::Launch threads_for(const char* name, std::size_t count, unsigned th
   return {name, {blocks_for(count, threads)}, threads};
 }
 
+// Up to so many bytes nobody asks what is free, which takes longer than a search of few queries.
+inline constexpr std::size_t kSmallWorkspace = std::size_t{64} << 20;
+
+// Returns how many bytes a call may take for arrays of its own; `asked` is 0 if nobody says so.
+std::size_t workspace_bytes(std::size_t asked);
+
+// Waits until the stream is done. Nothing of the caller's is written before, so that `poll` may
+// throw meanwhile: what the device still uses goes back to its stream.
+void wait_polling(StreamHandle stream, const std::function<void()>& poll);
+
 // Codes vectors; a warp works on one.
 template <class T>
 void code(StreamHandle stream, const CodeArgs<T>& args) {

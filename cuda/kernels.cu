@@ -1,4 +1,6 @@
 // All kernels, as nvcc compiles them.
+#include "aggregate.cu"
 #include "arrange.cu"
+#include "residuals.cu"
 #include "rows.cu"
 #include "search.cu"

@@ -19,8 +19,6 @@ constexpr std::size_t kLeastCapacity = 16384;  // hits
 constexpr std::size_t kLeastShare = 4096;      // rows that a block compares, where queries are few
 constexpr std::size_t kMostShares = 512;       // blocks that compare, where queries are few
 constexpr std::size_t kDefaultWorkspace = std::size_t{1} << 30;
-// Up to so many bytes nobody asks what is free, which takes longer than a search of few queries.
-constexpr std::size_t kSmallWorkspace = std::size_t{64} << 20;
 constexpr std::size_t kMostBlocks = INT32_MAX;  // of a kernel
 constexpr unsigned kSettledPhase = 3;  // the phase after which the nearest hits get their keys
 
@@ -431,11 +429,6 @@ std::vector<SearchedPart> searched_parts(const DeviceSearch& request, const Amon
   return parts;
 }
 
-std::size_t workspace_bytes(const DeviceSearch& request) {
-  if (request.workspace_bytes > 0) return request.workspace_bytes;
-  return std::min(free_memory() / 8, kDefaultWorkspace);
-}
-
 // Returns how many queries are searched together at first: whole tiles of them.
 std::size_t queries_together(const DeviceSearch& request, const std::vector<SearchedPart>& parts,
                              std::size_t capacity) {
@@ -444,15 +437,20 @@ std::size_t queries_together(const DeviceSearch& request, const std::vector<Sear
       BlockSearch(request, parts, capacity, 0, request.q).bytes() <= kSmallWorkspace)
     return request.q;
   const std::size_t tile = BlockSearch(request, parts, capacity, 0, kTile).bytes();
-  const std::size_t tiles = std::max<std::size_t>(1, workspace_bytes(request) / tile);
+  const std::size_t tiles =
+      std::max<std::size_t>(1, workspace_bytes(request.workspace_bytes) / tile);
   std::size_t most_rows = 1;
   for (const SearchedPart& part : parts) most_rows = std::max(most_rows, part.part->n);
   const std::size_t most = kMostBlocks / blocks_for(most_rows, kTile);  // filter_tiles()
   return std::min(request.q, std::min(tiles, most) * kTile);
 }
 
-// Waits until the stream is done. Nothing of the caller's is written before, so that `poll` may
-// throw meanwhile: what the device still uses goes back to its stream.
+}  // namespace
+
+std::size_t workspace_bytes(std::size_t asked) {
+  return asked > 0 ? asked : std::min(free_memory() / 8, kDefaultWorkspace);
+}
+
 void wait_polling(StreamHandle stream, const std::function<void()>& poll) {
   using Clock = std::chrono::steady_clock;
   constexpr auto kBetweenPolls = std::chrono::milliseconds(20);
@@ -467,7 +465,21 @@ void wait_polling(StreamHandle stream, const std::function<void()>& poll) {
   poll();
 }
 
-}  // namespace
+NumberType DeviceSearch::query_type() const {
+  const bool wide = !segments.empty() && segments[0].rows->type() == NumberType::float64;
+  return wide ? NumberType::float64 : NumberType::float32;
+}
+
+DeviceSearch DeviceSearch::of_queries(std::size_t first, std::size_t count) const {
+  DeviceSearch some = *this;
+  some.q = count;
+  some.queries = static_cast<const char*>(queries) + first * d * bytes_of(query_type());
+  for (QueryNumbers* each : {&some.excluded, &some.excluded_groups, &some.before})
+    if (each->numbers != nullptr) each->numbers += first * each->width;
+  some.values = nullptr;
+  some.ids = some.positions = nullptr;
+  return some;
+}
 
 void search(const DeviceSearch& request, const std::function<void()>& poll, DeviceStats* stats) {
   DeviceStats done;

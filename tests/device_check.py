@@ -1,21 +1,22 @@
-"""Searches on a device beside the core's, bit for bit, with nothing but NumPy.
+"""Searches and corrections on a device beside the core's, bit for bit, with nothing but NumPy.
 
-``python tests/device_check.py --device cuda:0``. ``--quick``: a few small searches, for tools
-that watch every access. Exit status 0: no search differed.
+``python tests/device_check.py --device cuda:0``. ``--quick``: a few small ones, for tools
+that watch every access. Exit status 0: nothing differed.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 import oracle
-from cases import FAMILIES, METRICS, WIDE_FAMILIES, as_stored, make, make_wide, max_abs
+from cases import FAMILIES, METRICS, WIDE_FAMILIES, as_stored, core_search, make, make_wide, max_abs
 from resmem import _core
 from resmem._devices.choice import choose
 from resmem._devices.device import Device
@@ -30,6 +31,9 @@ SHAPES = (
 LARGE = (300, 20_000, 96, 50, 0)
 QUICK_SHAPES = ((3, 260, 20, 7, 128), (20, 260, 20, 7, 128), (3, 100, 20, 7, 0))
 QUICK_FAMILIES = ("gaussian",)
+STORES = ("float32", "float16", "float64", "sparse", "labels")
+MAPS = ("clip", "project", "keep")
+COLUMNS, QUICK_COLUMNS = (1, 2, 10, 1000, 50_257), (10,)
 DTYPES = {"float32": "float32", "float16": "float16", "uint16": "bfloat16", "float64": "float64"}
 
 
@@ -112,22 +116,97 @@ def differs(device: Device, trial: Trial) -> bool:
     return ids.tobytes() != wanted[1].tobytes() or values.tobytes() != wanted[0].tobytes()
 
 
+@dataclass
+class Correction:
+    """What is made of the neighbours of a few queries: probabilities, by this store and map."""
+
+    store: str
+    map: str
+    columns: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.store}, {self.map}, {self.columns} columns"
+
+    def rows(self, device: Device, rng: np.random.Generator, n: int) -> tuple[Any, Any]:
+        """Return random rows as the core and as the device have them."""
+        extension, ordinal, columns = device.extension, device.ordinal, self.columns
+        labels = rng.integers(0, columns, n)
+        if self.store == "labels":
+            there = extension.LabelRows(ordinal, columns)
+            there.extend(labels)
+            return _core.LabelRows(labels), there
+        numbers = rng.standard_normal((n, columns)).astype(np.float32)
+        if self.store == "sparse":
+            kept = _core.sparse_residuals(numbers, labels, 1.0, 20)[:3]
+            there = extension.SparseRows(ordinal, "float32", columns, kept[0].shape[1])
+            there.extend(*kept)
+            return _core.SparseRows(*kept), there
+        there = extension.DenseRows(ordinal, self.store, columns)
+        there.extend(numbers.astype(self.store))
+        return _core.DenseRows(numbers.astype(self.store)), there
+
+    def differs(self, device: Device) -> bool:
+        """Tell whether probabilities on the device have other bits."""
+        rng, k = np.random.default_rng(self.seed), 40
+        keys, places = make("duplicates", self.seed, 300, 5, 20)
+        core, there = self.rows(device, rng, 300)
+        logits = rng.standard_normal((5, self.columns)).astype(np.float32) * 9
+        held = device.extension.Rows(device.ordinal, "float32", 20, "euclidean", None, 1024)
+        held.extend(places)
+        found = np.empty((5, self.columns))
+        device.extension.correct(
+            device.extension.Search(keys, [(held, 300)], k, "euclidean", device=device.ordinal),
+            device.extension.Aggregation(
+                [there], 0.7, self.columns, strength=0.9, outputs=logits, output_kind="logits",
+                map=self.map, floor=0.01, interpolate=self.store == "labels",
+            ),
+            found,
+        )  # fmt: skip
+        distances, ids = core_search(keys, places, k, "euclidean")[:2]
+        base = _core.softmax(logits, 1.0)
+        wanted = _core.aggregate(
+            [core], distances, ids, 0.7, self.columns, 0.9, base.copy(),
+            interpolate=self.store == "labels",
+        )  # fmt: skip
+        _core.simplex(wanted, 0.01, self.map, base, 0.9)
+        return found.tobytes() != wanted.tobytes()
+
+
+def corrections(quick: bool) -> Iterator[Correction]:
+    """Yield all corrections that are tried; the seed of each is its number."""
+    settings = product(STORES, MAPS, QUICK_COLUMNS if quick else COLUMNS)
+    return (Correction(*each, seed) for seed, each in enumerate(settings))
+
+
 def main() -> int:
     """Run all trials, and name those that differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda:0", help="such as cuda:0 or cuda:emulated")
-    parser.add_argument("--quick", action="store_true", help="few small searches")
+    parser.add_argument("--quick", action="store_true", help="few small ones")
     chosen = parser.parse_args()
     device = choose(chosen.device, {})
-    tried, wrong = 0, []
-    for trial in trials(chosen.quick):
-        tried += 1
-        if differs(device, trial):
-            wrong.append(f"{trial.name}, {trial.metric}, {len(trial.queries)} queries")
+    searches = (
+        (f"{trial.name}, {trial.metric}, {len(trial.queries)} queries", differs(device, trial))
+        for trial in trials(chosen.quick)
+    )
+    made = ((each.name, each.differs(device)) for each in corrections(chosen.quick))
+    wrong = [
+        counted_wrong(results, what, device)
+        for what, results in (("searches", searches), ("corrections", made))
+    ]
+    return 1 if any(wrong) else 0
+
+
+def counted_wrong(results: Iterable[tuple[str, bool]], what: str, device: Device) -> int:
+    """Print which of the results differ, and return how many."""
+    told = list(results)
+    wrong = [name for name, differs in told if differs]
     for name in wrong:
         print(f"differs from the CPU: {name}")
-    print(f"{tried} searches on {device}, {len(wrong)} differ from the CPU")
-    return 1 if wrong else 0
+    print(f"{len(told)} {what} on {device}, {len(wrong)} differ from the CPU")
+    return len(wrong)
 
 
 if __name__ == "__main__":

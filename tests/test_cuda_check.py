@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -24,15 +25,20 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def few_trials(emulated, monkeypatch):
-    """Let `device_check` make every seventh of its quick searches."""
-    real = device_check.trials
-    monkeypatch.setattr(device_check, "trials", lambda quick: islice(real(True), 0, None, 7))
+    """Let `device_check` make every seventh of its quick searches and corrections."""
+    for name in ("trials", "corrections"):
+        real = getattr(device_check, name)
+        few = partial(lambda real, quick: islice(real(True), 0, None, 7), real)
+        monkeypatch.setattr(device_check, name, few)
     monkeypatch.setattr(sys, "argv", ["device_check.py", "--device", "cuda:emulated", "--quick"])
 
 
 def test_device_check_finds_the_bits_of_the_cpu(few_trials, capsys):
     assert device_check.main() == 0
-    assert capsys.readouterr().out == "7 searches on cuda:emulated, 0 differ from the CPU\n"
+    assert capsys.readouterr().out == (
+        "7 searches on cuda:emulated, 0 differ from the CPU\n"
+        "3 corrections on cuda:emulated, 0 differ from the CPU\n"
+    )
 
 
 def test_device_check_names_the_searches_that_differ(few_trials, monkeypatch, capsys):
@@ -45,8 +51,21 @@ def test_device_check_names_the_searches_that_differ(few_trials, monkeypatch, ca
     assert device_check.main() == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("differs from the CPU: ")
-    assert all("cosine" in line for line in printed[:-1])
-    assert printed[-1] == f"7 searches on cuda:emulated, {len(printed) - 1} differ from the CPU"
+    assert all("cosine" in line for line in printed[:-2])
+    wrong = len(printed) - 2
+    assert printed[-2] == f"7 searches on cuda:emulated, {wrong} differ from the CPU"
+    assert printed[-1] == "3 corrections on cuda:emulated, 0 differ from the CPU"
+
+
+def test_device_check_names_the_corrections_that_differ(few_trials, monkeypatch, capsys):
+    real = device_check._core.softmax
+    monkeypatch.setattr(
+        device_check._core, "softmax", lambda *given: np.nextafter(real(*given), np.inf)
+    )
+    assert device_check.main() == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1] == "differs from the CPU: float32, clip, 10 columns"
+    assert printed[-1] == "3 corrections on cuda:emulated, 3 differ from the CPU"
 
 
 def test_timings_run_in_the_emulation_on_a_tiny_shape(emulated, tmp_path):

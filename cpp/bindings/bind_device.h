@@ -11,4 +11,7 @@ void register_device(pybind11::module_& module);
 // Adds rows that live on a device, and the search for the nearest of them.
 void register_device_search(pybind11::module_& module);
 
+// Adds residuals, weights and gates that live on a device, and what becomes of neighbours there.
+void register_device_aggregate(pybind11::module_& module);
+
 }  // namespace resmem

@@ -1,79 +1,17 @@
-#include <optional>
-
-#include "../../cuda/device.h"
-#include "../base/fp_guard.h"
 #include "bind_device.h"
-#include "gil.h"
+#include "device_request.h"
 #include "search_request.h"
 
 namespace resmem {
 namespace {
-
-// An array as Python hands it over: one of NumPy, or an object that says where on a device it lies
-// (`address`, `shape`, `dtype`). The caller keeps it alive.
-struct View {
-  void* address = nullptr;
-  std::vector<std::size_t> shape;
-  std::string dtype;
-  bool on_device = false;
-
-  template <class T>
-  T* of() const {
-    return static_cast<T*>(address);
-  }
-  std::size_t extent(std::size_t axis) const { return axis < shape.size() ? shape[axis] : 0; }
-};
-
-View view_of(const py::handle& object, const char* name) {
-  View view;
-  if (py::isinstance<py::array>(object)) {
-    const auto array = py::reinterpret_borrow<py::array>(object);
-    require((array.flags() & py::array::c_style) != 0,
-            (std::string(name) + " must be C-contiguous").c_str());
-    view.address = const_cast<void*>(array.data());
-    for (int axis = 0; axis < array.ndim(); ++axis) view.shape.push_back(extent(array, axis));
-    view.dtype = py::cast<std::string>(py::str(array.dtype()));
-    return view;
-  }
-  view.address = reinterpret_cast<void*>(object.attr("address").cast<std::uintptr_t>());
-  view.shape = object.attr("shape").cast<std::vector<std::size_t>>();
-  view.dtype = object.attr("dtype").cast<std::string>();
-  view.on_device = true;
-  return view;
-}
-
-View checked(const py::handle& object, const char* name, const std::string& dtype,
-             const std::vector<std::size_t>& shape) {
-  View view = view_of(object, name);
-  std::string wanted;
-  for (const std::size_t extent : shape) wanted += std::to_string(extent) + ", ";
-  require(view.dtype == dtype && view.shape == shape,
-          (std::string(name) + " must be " + dtype + " (" + wanted + ")").c_str());
-  return view;
-}
-
-// Numbers of bfloat16 may come as their bits, as NumPy lacks them.
-NumberType number_type(const std::string& dtype) {
-  return choice<NumberType>(dtype, {{"float32", NumberType::float32},
-                                    {"float16", NumberType::float16},
-                                    {"bfloat16", NumberType::bfloat16},
-                                    {"uint16", NumberType::bfloat16},
-                                    {"float64", NumberType::float64}});
-}
-
-std::optional<device::StreamHandle> stream_of(const std::optional<std::uintptr_t>& address) {
-  if (!address) return std::nullopt;
-  return device::StreamHandle{*address};
-}
 
 std::unique_ptr<device::DeviceRows> rows_from(int device, const std::string& dtype, std::size_t d,
                                               const std::string& metric,
                                               const std::optional<std::uintptr_t>& stream,
                                               std::size_t least_coded) {
   require(d > 0, "rows must have d >= 1");
-  return std::make_unique<device::DeviceRows>(device::MemorySource{device, stream_of(stream)},
-                                              number_type(dtype), d, metric_named(metric),
-                                              least_coded);
+  return std::make_unique<device::DeviceRows>(source_from(device, stream), number_type(dtype), d,
+                                              metric_named(metric), least_coded);
 }
 
 void extend_python(device::DeviceRows& rows, const py::object& keys,
@@ -199,13 +137,11 @@ device::QueryNumbers numbers_from(const py::object& object, const char* name, st
   return {view.of<std::int64_t>(), view.extent(1), view.on_device};
 }
 
-void take_visible(device::DeviceSearch& request, const py::object& exclude,
-                  const py::object& exclude_groups, const py::object& before,
-                  const py::object& among) {
-  request.excluded = numbers_from(exclude, "exclude", request.q);
-  request.excluded_groups = numbers_from(exclude_groups, "exclude_groups", request.q);
-  if (!before.is_none()) {
-    const View view = checked(before, "before", "int64", {request.q});
+void take_visible(device::DeviceSearch& request, const VisibleObjects& visible) {
+  request.excluded = numbers_from(visible.exclude, "exclude", request.q);
+  request.excluded_groups = numbers_from(visible.exclude_groups, "exclude_groups", request.q);
+  if (!visible.before.is_none()) {
+    const View view = checked(visible.before, "before", "int64", {request.q});
     request.before = {view.of<std::int64_t>(), 1, view.on_device};
   }
   std::size_t rows = 0;
@@ -213,15 +149,13 @@ void take_visible(device::DeviceSearch& request, const py::object& exclude,
     rows += segment.n;
     const std::size_t times = segment.rows->known(device::Attribute::time);
     const std::size_t groups = segment.rows->known(device::Attribute::group);
-    require(before.is_none() || times >= segment.n, "before needs rows whose times were brought");
-    require(exclude_groups.is_none() || groups == 0 || groups >= segment.n,
+    require(visible.before.is_none() || times >= segment.n,
+            "before needs rows whose times were brought");
+    require(visible.exclude_groups.is_none() || groups == 0 || groups >= segment.n,
             "exclude_groups needs the groups of all rows, or of none");
   }
-  request.among = among_from(among, rows);
+  request.among = among_from(visible.among, rows);
 }
-
-// Comes out of a search where a signal handler has raised an exception of Python.
-struct Stopped {};
 
 py::object search_python(const py::object& queries, const py::sequence& segments, std::size_t k,
                          const std::string& metric, const py::object& exclude, std::int64_t version,
@@ -230,7 +164,24 @@ py::object search_python(const py::object& queries, const py::sequence& segments
                          const py::object& positions, int device, std::uintptr_t stream,
                          std::size_t workspace_bytes, const device::ForcedSearch& forced,
                          bool counted) {
-  device::DeviceSearch request;
+  BoundDeviceSearch search(queries, segments, k, metric, {exclude, exclude_groups, before, among},
+                           version, device, stream, workspace_bytes, forced);
+  take_outputs(search.request, values, ids, positions);
+  device::DeviceStats stats;
+  without_gil(
+      [&](const auto& poll) { device::search(search.request, poll, counted ? &stats : nullptr); });
+  return counted ? py::object(as_dict(stats)) : py::none();
+}
+
+}  // namespace
+
+BoundDeviceSearch::BoundDeviceSearch(const py::object& queries, const py::sequence& segments,
+                                     std::size_t k, const std::string& metric,
+                                     const VisibleObjects& visible, std::int64_t version,
+                                     int device, std::uintptr_t stream, std::size_t workspace_bytes,
+                                     const device::ForcedSearch& forced)
+    : kept{queries,        segments,     visible.exclude, visible.exclude_groups,
+           visible.before, visible.among} {
   const View query_view = view_of(queries, "queries");
   request.device = device;
   request.metric = metric_named(metric);
@@ -241,27 +192,8 @@ py::object search_python(const py::object& queries, const py::sequence& segments
   request.forced = forced;
   take_queries(request, query_view);
   take_segments(request, segments, query_view.dtype);
-  take_outputs(request, values, ids, positions);
-  take_visible(request, exclude, exclude_groups, before, among);
-  device::DeviceStats stats;
-  try {
-    // Python runs signal handlers on the main thread alone: others need not take the GIL to ask.
-    const bool may_ask = on_main_thread();
-    const GilRelease released;
-    const FpGuard guard;  // for the emulation, whose kernels compute here
-    device::search(
-        request,
-        [may_ask] {
-          if (may_ask && signal_raised()) throw Stopped();
-        },
-        counted ? &stats : nullptr);
-  } catch (const Stopped&) {
-    throw py::error_already_set();
-  }
-  return counted ? py::object(as_dict(stats)) : py::none();
+  take_visible(request, visible);
 }
-
-}  // namespace
 
 void register_device_search(py::module_& module) {
   using namespace py::literals;
@@ -299,6 +231,21 @@ void register_device_search(py::module_& module) {
       },
       "stream"_a, "other"_a, "device"_a, py::call_guard<GilRelease>(),
       "Makes what a stream does from here on wait for what another has been asked up to now.");
+  py::class_<BoundDeviceSearch>(module, "Search", py::module_local(),
+                                "What `search` is asked for, without arrays for results.")
+      .def(py::init([](const py::object& queries, const py::sequence& segments, std::size_t k,
+                       const std::string& metric, const py::object& exclude, std::int64_t version,
+                       const py::object& exclude_groups, const py::object& before,
+                       const py::object& among, int device, std::uintptr_t stream,
+                       std::size_t workspace_bytes, const device::ForcedSearch& forced) {
+             const VisibleObjects visible{exclude, exclude_groups, before, among};
+             return BoundDeviceSearch(queries, segments, k, metric, visible, version, device,
+                                      stream, workspace_bytes, forced);
+           }),
+           "queries"_a, "segments"_a, "k"_a, "metric"_a, "exclude"_a = py::none(), "version"_a = 0,
+           py::kw_only(), "exclude_groups"_a = py::none(), "before"_a = py::none(),
+           "among"_a = py::none(), "device"_a = 0, "stream"_a = 0, "workspace_bytes"_a = 0,
+           py::arg_v("forced", device::ForcedSearch(), "..."));
   module.def("search", &search_python, "queries"_a, "segments"_a, "k"_a, "metric"_a,
              "exclude"_a = py::none(), "version"_a = 0, py::kw_only(),
              "exclude_groups"_a = py::none(), "before"_a = py::none(), "among"_a = py::none(),

@@ -12,6 +12,8 @@
 #include "../base/execution.h"
 #include "../rows/located.h"
 #include "../rows/numbers.h"
+#include "damaged_rows.h"
+#include "finished.h"
 #include "head.h"
 
 namespace resmem {
@@ -45,14 +47,6 @@ struct WeightRows {
   std::size_t n = 0;
 };
 
-// Thrown for stored rows that this library cannot have written.
-struct DamagedRows : std::invalid_argument {
-  DamagedRows(const char* what, std::int64_t got, std::size_t columns)
-      : std::invalid_argument("the stored rows are damaged: " + std::string(what) + " " +
-                              std::to_string(got) + " is not one of the classes 0 to " +
-                              std::to_string(columns - 1)) {}
-};
-
 struct AggregateRequest {
   ResidualStore store;
   std::vector<WeightRows> weights;  // of the store's segments; none: each row weighs 1
@@ -72,13 +66,11 @@ struct AggregateRequest {
   std::size_t width() const { return select == nullptr ? columns : selected; }
   // Returns the strength for a query that has so many neighbours.
   double strength_for(std::size_t query, std::size_t neighbours) const {
-    if (neighbours == 0) return 0;  // nothing may change the base outputs
-    return strengths == nullptr ? strength : strengths[query];
+    return strength_with(neighbours, strengths == nullptr ? strength : strengths[query]);
   }
   // Returns what a column that held `out` becomes, given the mean of what is summed.
   double finished(double out, double mean, double by) const {
-    if (!add_to_out) return mean;
-    return interpolate ? (1 - by) * out + by * mean : out + by * mean;
+    return add_to_out ? moved(out, mean, by, interpolate) : mean;
   }
 };
 

@@ -8,25 +8,14 @@
 
 namespace resmem {
 
-SimplexMap SimplexMap::fitted(std::size_t columns) const {
-  if (kind == Kind::keep) return *this;
-  const auto count = static_cast<double>(columns);
-  return {kind, std::min(floor * std::min(1.0, 100 / count), 0.5 / count)};
-}
-
-void SimplexMap::floors(const double* base, std::size_t n, double* out) const {
-  constexpr double kLeast = 1e-9;  // CONTRACT.md
-  if (kind != Kind::keep)
-    std::fill_n(out, n, floor);
-  else
-    for (std::size_t c = 0; c < n; ++c) out[c] = std::max(floor * base[c], kLeast);
+void fill_floors(const SimplexMap& map, const double* base, std::size_t n, double* out) {
+  for (std::size_t c = 0; c < n; ++c) out[c] = map.floor_of(base[c]);
 }
 
 double simplex_shift(const SimplexMap& map, const double* padded, std::size_t n,
                      std::size_t floored, const KernelTable& kernels) {
   if (map.kind != SimplexMap::Kind::project) return 0;
-  const double mass = 1 - static_cast<double>(floored) * map.floor;
-  return kernels.sums.projection_shift(padded, n, mass) - map.floor;
+  return kernels.sums.projection_shift(padded, n, map.mass(floored)) - map.floor;
 }
 
 namespace {
@@ -67,20 +56,17 @@ class RowMap {
   }
 
  private:
-  // Finds the floors, sets impossible classes to -inf, and returns how many classes have a floor. A
-  // class to which the base model gives nothing is possible if neighbours have it and the strength
-  // adds them, rather than takes them off.
+  // Finds the floors, sets impossible classes to -inf, and returns how many classes have a floor.
   std::size_t take(const double* base, double* row) {
     std::size_t floored = 0;
     for (std::size_t c = 0; c < rows_.columns; ++c) floored += base[c] > 0 ? 1 : 0;
-    if (lowered_ || map_.kind == SimplexMap::Kind::keep)
-      map_.floors(base, rows_.columns, floors_.data());
+    const bool were_lowered = lowered_;
     lowered_ = floored < rows_.columns;
+    if (were_lowered || lowered_ || map_.kind == SimplexMap::Kind::keep)
+      fill_floors(map_, base, rows_.columns, floors_.data());
     for (std::size_t c = 0; lowered_ && c < rows_.columns; ++c) {
-      const bool given = base[c] > 0;
-      if (!given && !(row[c] > 0 && rows_.strength > 0)) row[c] = -kInfinity;
-      if (!given) floors_[c] = 0;
-      padded_[c] = given ? row[c] : row[c] + map_.floor;
+      if (!is_possible(base[c], row[c], rows_.strength)) row[c] = -kInfinity;
+      padded_[c] = base[c] > 0 ? row[c] : row[c] + map_.floor;
     }
     return floored;
   }

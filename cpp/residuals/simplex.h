@@ -4,24 +4,12 @@
 #include <cstddef>
 
 #include "../base/execution.h"
+#include "simplex_map.h"
 
 namespace resmem {
 
-// The map is p_c = max(v_c - shift, f_c), divided by its sum, over the classes that are possible.
-struct SimplexMap {
-  enum class Kind {
-    clip,     // f_c = floor
-    project,  // f_c = floor, shifted so that the sum is 1: the nearest point
-    keep      // f_c = floor times the base output
-  };
-  Kind kind = Kind::clip;
-  double floor = 0;
-
-  // Returns the map with a floor that fits: all floors of `clip` or `project` together are bounded.
-  SimplexMap fitted(std::size_t columns) const;
-  // Writes f_c of n classes to which the base model gives something. Only `keep` looks at how much.
-  void floors(const double* base, std::size_t n, double* out) const;
-};
+// Writes f_c of n classes.
+void fill_floors(const SimplexMap& map, const double* base, std::size_t n, double* out);
 
 // Returns the shift of `map`, which must be fitted. The values are padded with -inf to n, a
 // multiple of kPartials. An impossible class has -inf too, and one without a floor has its value

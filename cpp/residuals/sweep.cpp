@@ -57,8 +57,10 @@ class ClassScores {
       std::fill_n(base_.begin(), columns, 0.0);
     }
     for (Map& map : maps_) {
-      map.is.floors(base_.data(), columns, map.floors.data());
-      for (const std::size_t c : ungiven_) map.floors[c] = 0;
+      if (known())
+        fill_floors(map.is, base_.data(), columns, map.floors.data());
+      else
+        std::fill_n(map.floors.begin(), columns, map.is.floor);
       map.at_label = map.floors[label_];
       map.floors[label_] = 0;
     }

@@ -207,6 +207,7 @@ PYBIND11_MODULE(_cuda_emulated, module) {
   module.doc() = "A device that is played on the CPU. Private, and for tests alone.";
   resmem::register_device(module);
   resmem::register_device_search(module);
+  resmem::register_device_aggregate(module);
   resmem::register_faults(module);
   module.def("code_vectors", &resmem::code_vectors_python, pybind11::arg("vectors").noconvert(),
              pybind11::arg("offset").noconvert(), "kind"_a = 0, "queries"_a = false,

@@ -59,6 +59,8 @@ void register_faults(py::module_& module) {
       .def_readwrite("memory_pools", &Faults::memory_pools)
       .def_readwrite("succeeding_allocations", &Faults::succeeding_allocations)
       .def_readwrite("failing_allocations", &Faults::failing_allocations)
+      .def_readwrite("succeeding_copies", &Faults::succeeding_copies)
+      .def_readwrite("failing_copies", &Faults::failing_copies)
       .def_readwrite("failing_kernel", &Faults::failing_kernel)
       .def_readwrite("busy_polls", &Faults::busy_polls)
       .def_readwrite("failing_wait", &Faults::failing_wait);

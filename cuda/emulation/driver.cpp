@@ -14,6 +14,15 @@ namespace resmem {
 namespace emulation {
 namespace {
 
+// Tells whether it is the turn of one that fails, and counts.
+bool is_turn(unsigned& succeeding, unsigned& failing) {
+  if (failing == 0) return false;
+  unsigned& left = succeeding > 0 ? succeeding : failing;
+  const bool fails = succeeding == 0;
+  --left;
+  return fails;
+}
+
 struct Allocation {
   std::size_t bytes;
   int device;
@@ -72,14 +81,7 @@ class Memory {
     return left;
   }
   static bool fails_now() {
-    Faults& now = faults();
-    if (now.failing_allocations == 0) return false;
-    if (now.succeeding_allocations > 0) {
-      --now.succeeding_allocations;
-      return false;
-    }
-    --now.failing_allocations;
-    return true;
+    return is_turn(faults().succeeding_allocations, faults().failing_allocations);
   }
 
   mutable std::mutex mutex_;
@@ -100,6 +102,8 @@ Faults& faults() {
 
 std::size_t bytes_in_use() { return memory().in_use(); }
 
+bool copy_fails() { return is_turn(faults().succeeding_copies, faults().failing_copies); }
+
 void reset_devices() {
   faults() = Faults();
   device::forget_failures();
@@ -117,6 +121,10 @@ void require_memory(const void* address, std::size_t bytes, const char* call) {
   if (bytes > 0 && emulation::memory().device_of(address, bytes) < 0)
     throw DeviceError(std::string(call) + ": these " + std::to_string(bytes) +
                       " bytes must be memory of a device");
+}
+
+void refuse_failing_copy(const char* call) {
+  if (emulation::copy_fails()) throw DeviceError(std::string(call) + " failed: a planted fault");
 }
 
 }  // namespace
@@ -174,17 +182,20 @@ void release_on(int device, StreamHandle, void* address) noexcept { release(devi
 
 void copy_in(StreamHandle, void* to, const void* host, std::size_t bytes) {
   require_memory(to, bytes, "copy_in");
+  refuse_failing_copy("copy_in");
   if (bytes > 0) std::memcpy(to, host, bytes);
 }
 
 void copy_out(StreamHandle, void* host, const void* from, std::size_t bytes) {
   require_memory(from, bytes, "copy_out");
+  refuse_failing_copy("copy_out");
   if (bytes > 0) std::memcpy(host, from, bytes);
 }
 
 void copy_within(StreamHandle, void* to, const void* from, std::size_t bytes) {
   require_memory(to, bytes, "copy_within");
   require_memory(from, bytes, "copy_within");
+  refuse_failing_copy("copy_within");
   if (bytes > 0) std::memcpy(to, from, bytes);
 }
 

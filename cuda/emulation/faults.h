@@ -17,9 +17,10 @@ struct Faults {
   bool memory_pools = true;
   // So many allocations succeed, if there is memory, before so many fail.
   unsigned succeeding_allocations = 0, failing_allocations = 0;
-  std::string failing_kernel;  // its launches fail
-  unsigned busy_polls = 0;     // how often a stream is asked before it is done
-  bool failing_wait = false;   // the next wait finds that something has failed
+  unsigned succeeding_copies = 0, failing_copies = 0;  // the same of copies
+  std::string failing_kernel;                          // its launches fail
+  unsigned busy_polls = 0;    // how often a stream is asked before it is done
+  bool failing_wait = false;  // the next wait finds that something has failed
 
   bool fails(const char* kernel) const { return failing_kernel == kernel; }
 };
@@ -28,6 +29,9 @@ Faults& faults();
 
 // Returns the bytes that were allocated on all devices and not released.
 std::size_t bytes_in_use();
+
+// Tells whether the copy that is asked for is one that fails, and counts it.
+bool copy_fails();
 
 // Makes the devices those of a new process without faults. What is allocated stays so.
 void reset_devices();

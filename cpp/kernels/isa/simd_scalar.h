@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-#include "../float64_bits.h"
 #include "portable_codes.h"
 #include "portable_float16.h"
+#include "scalar_float64.h"
 
 namespace resmem {
 namespace {
@@ -31,31 +31,6 @@ inline std::uint32_t ge_mask(F32 a, F32 b) { return a.v >= b.v ? 1U : 0U; }
 // out[i] = the sum of the lanes of sums[i], for eight of them.
 inline void add_lanes(const F32* sums, float* out) {
   for (int i = 0; i < 8; ++i) out[i] = sums[i].v;
-}
-
-struct F64 {
-  double v;
-  static constexpr int kLanes = 1;
-  static F64 set1(double x) { return {x}; }
-  static F64 load(const double* p) { return {*p}; }
-  static F64 widen(const float* p) { return {static_cast<double>(*p)}; }
-  static F64 widen(const double* p) { return load(p); }
-  void store(double* p) const { *p = v; }
-  void narrow(float* p) const { *p = static_cast<float>(v); }
-};
-inline F64 add(F64 a, F64 b) { return {a.v + b.v}; }
-inline F64 sub(F64 a, F64 b) { return {a.v - b.v}; }
-inline F64 mul(F64 a, F64 b) { return {a.v * b.v}; }
-inline F64 abs(F64 a) { return {a.v < 0 ? -a.v : a.v}; }
-inline F64 div(F64 a, F64 b) { return {a.v / b.v}; }
-inline F64 min(F64 a, F64 b) { return {a.v < b.v ? a.v : b.v}; }
-inline F64 max(F64 a, F64 b) { return {a.v > b.v ? a.v : b.v}; }
-inline F64 pow2_of_shifted(F64 shifted) { return {pow2_of_shifted(shifted.v)}; }
-// x where v > t, else 0.
-inline F64 keep_greater(F64 v, F64 t, F64 x) { return {v.v > t.v ? x.v : 0.0}; }
-inline LogParts<F64> log_parts(F64 x) {
-  const LogParts<double> parts = log_parts(x.v);
-  return {{parts.exponent}, {parts.mantissa}};
 }
 
 constexpr int kPanelVectors = 8;  // NR = 8
