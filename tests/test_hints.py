@@ -43,6 +43,7 @@ from test_errors import (
     keys_there,
     known_there,
     seen_on,
+    seen_there,
     typed,
     vectors,
     written,
@@ -55,6 +56,7 @@ L = RNG.standard_normal((N, C)).astype(np.float32)
 Y = RNG.integers(0, C, N)
 P = np.exp(L) / np.exp(L).sum(axis=1, keepdims=True)
 V = RNG.standard_normal(N)
+V6 = V[:6]  # of the memories of test_errors.py
 FRESH = Z + np.float32(0.1)
 HEAD = RNG.standard_normal((C, D)), np.zeros(C)
 DAYS = [f"2024-{1 + i // 28:02}-{1 + i % 28:02}" for i in range(N)]
@@ -300,6 +302,7 @@ def device_cases(library):
         "host": case(search, "rows", r"' or (.*)", device="cpu", rows=array()),
         "memory": case(memorised, "embeddings", r"or pass (.*)", embeddings=array(ordinal=1)),
         "out": case(into, "out", r"pass (.*)", out=OUT[0]),
+        "before": case(seen_there, "before", r"pass (.*)", before=array(V6), times=V6),
         "one place": case(lie_on_device, "distances", r"pass (.*)", distances=array(), ids=Z),
         "on the CPU": case(memory().explain, "embeddings", r"pass (.*)", embeddings=array(), top=1),
         "keys": case(keys, "embeddings", r"pass (.*)", embeddings=array()),
