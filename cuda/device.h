@@ -94,7 +94,8 @@ struct DeviceSearch {
     std::size_t n;  // rows that count: what was added later is not seen
   };
   std::vector<Searched> segments;
-  const void* queries = nullptr;  // (q, d) float32, or float64 where the rows are
+  const void* queries = nullptr;                // (q, d)
+  NumberType query_type = NumberType::float32;  // or float64, as it is where the rows are
   bool queries_on_device = false;
   std::size_t q = 0, d = 0, k = 0;
   Metric metric = Metric::euclidean;
@@ -112,8 +113,6 @@ struct DeviceSearch {
   std::size_t workspace_bytes = 0;  // 0: an eighth of the free memory, at most 1 GiB
   ForcedSearch forced;
 
-  // Returns the type of the queries' numbers.
-  NumberType query_type() const;
   // Returns the search of some of the queries, without arrays for results.
   DeviceSearch of_queries(std::size_t first, std::size_t count) const;
 };
