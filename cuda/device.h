@@ -59,12 +59,15 @@ class DeviceRows {
   std::shared_ptr<const ResidentRows> resident() const;
 
  private:
+  void publish(ResidentRows next);
+
   const MemorySource source_;
   const NumberType type_;
   const std::size_t d_;
   const Metric metric_;
   const std::size_t least_coded_;
-  mutable std::mutex mutex_;  // guards what follows
+  std::mutex growing_;        // of the one call that changes rows
+  mutable std::mutex mutex_;  // guards what follows, but never while anything is brought
   std::shared_ptr<const ResidentRows> resident_;
 };
 
