@@ -193,7 +193,7 @@ class BlockAggregate {
   }
   void refuse(const DeviceSearch& search) const {
     const simt::Launch how = by_warps("refuse_queries");
-    if (search.query_type() == NumberType::float64)
+    if (search.query_type == NumberType::float64)
       simt::launch(how, stream(), &refuse_queries<double>,
                    static_cast<const double*>(search.queries), count_, search.d,
                    work_.weighed.refused);

@@ -59,12 +59,15 @@ class DeviceRows {
   std::shared_ptr<const ResidentRows> resident() const;
 
  private:
+  void publish(ResidentRows next);
+
   const MemorySource source_;
   const NumberType type_;
   const std::size_t d_;
   const Metric metric_;
   const std::size_t least_coded_;
-  mutable std::mutex mutex_;  // guards what follows
+  std::mutex growing_;        // of the one call that changes rows
+  mutable std::mutex mutex_;  // guards what follows, but never while anything is brought
   std::shared_ptr<const ResidentRows> resident_;
 };
 
@@ -94,7 +97,8 @@ struct DeviceSearch {
     std::size_t n;  // rows that count: what was added later is not seen
   };
   std::vector<Searched> segments;
-  const void* queries = nullptr;  // (q, d) float32, or float64 where the rows are
+  const void* queries = nullptr;                // (q, d)
+  NumberType query_type = NumberType::float32;  // or float64, as it is where the rows are
   bool queries_on_device = false;
   std::size_t q = 0, d = 0, k = 0;
   Metric metric = Metric::euclidean;
@@ -112,8 +116,6 @@ struct DeviceSearch {
   std::size_t workspace_bytes = 0;  // 0: an eighth of the free memory, at most 1 GiB
   ForcedSearch forced;
 
-  // Returns the type of the queries' numbers.
-  NumberType query_type() const;
   // Returns the search of some of the queries, without arrays for results.
   DeviceSearch of_queries(std::size_t first, std::size_t count) const;
 };

@@ -35,6 +35,21 @@ RESMEM_DEVICE double block_largest(double value, RowShared& shared) {
   return largest;
 }
 
+// Returns for how many of n numbers says(i) holds, to all threads of the block. What they wrote
+// before is seen by `says`.
+template <class Says>
+RESMEM_DEVICE std::uint32_t block_count(std::size_t n, const Says& says, RowShared& shared) {
+  simt::sync_block();  // all have read the count before
+  if (simt::thread() == 0) shared.count = 0;
+  simt::sync_block();
+  std::uint32_t mine = 0;
+  for (std::size_t i = simt::thread(); i < n; i += simt::threads()) mine += says(i) ? 1 : 0;
+  mine = simt::sum_over_lanes(mine);
+  if (simt::lane() == 0) simt::atomic_add(&shared.count, mine);
+  simt::sync_block();
+  return shared.count;
+}
+
 // Returns one partial sum of n terms: of those from `first` on, a round apart. Several terms are on
 // their way at once.
 template <class Term>

@@ -93,12 +93,15 @@ std::size_t RowArrays::bytes() const {
 
 void RowArrays::extend(const std::vector<Placed<const void>>& arrays, std::size_t n,
                        const Check& check) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (n <= state_->n) return;
-  check(state_->n, n);
+  const std::lock_guard<std::mutex> alone(growing_);
+  const auto before = now();
+  if (n <= before->n) return;
+  check(before->n, n);
   const OnDevice here(source_.device);
-  Growth growth(source_, row_bytes_, *state_);
-  state_ = std::make_shared<const State>(growth.with(arrays, n));
+  Growth growth(source_, row_bytes_, *before);
+  auto grown = std::make_shared<const State>(growth.with(arrays, n));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  state_ = std::move(grown);  // `before` keeps the other one until nothing is locked
 }
 
 DenseResiduals::DenseResiduals(const MemorySource& source, NumberType type, std::size_t columns)

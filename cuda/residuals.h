@@ -54,7 +54,8 @@ class RowArrays {
  private:
   const MemorySource source_;
   const std::vector<std::size_t> row_bytes_;
-  mutable std::mutex mutex_;  // guards what follows
+  std::mutex growing_;        // of the one call that extends
+  mutable std::mutex mutex_;  // guards what follows, but never while anything is brought
   std::shared_ptr<const State> state_;
 };
 

@@ -108,6 +108,13 @@ std::shared_ptr<const ResidentRows> DeviceRows::resident() const {
   return resident_;
 }
 
+// Whoever still uses what was there before keeps it; the last one gives it back.
+void DeviceRows::publish(ResidentRows next) {
+  auto made = std::make_shared<const ResidentRows>(std::move(next));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  resident_.swap(made);
+}
+
 std::size_t DeviceRows::n() const { return resident()->n; }
 
 std::size_t DeviceRows::bytes() const {
@@ -223,11 +230,11 @@ class Extension {
 }  // namespace
 
 void DeviceRows::extend(const GivenRows& given) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  if (given.n <= resident_->n) return;
+  const std::lock_guard<std::mutex> alone(growing_);
+  const auto before = resident();
+  if (given.n <= before->n) return;
   const OnDevice here(source_.device);
-  Extension extension(source_, type_, d_, metric_, least_coded_, *resident_);
-  resident_ = std::make_shared<const ResidentRows>(extension.with(given));
+  publish(Extension(source_, type_, d_, metric_, least_coded_, *before).with(given));
 }
 
 std::size_t DeviceRows::known(Attribute attribute) const {
@@ -235,14 +242,15 @@ std::size_t DeviceRows::known(Attribute attribute) const {
 }
 
 void DeviceRows::bring(Attribute attribute, const std::int64_t* values, std::size_t n) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  ResidentAttribute held = resident_->attribute(attribute);
+  const std::lock_guard<std::mutex> alone(growing_);
+  ResidentRows now = *resident();
+  ResidentAttribute& held = attribute == Attribute::time ? now.times : now.groups;
   if (n <= held.n) return;
   const OnDevice here(source_.device);
   const StreamHandle stream = source_.stream.value_or(StreamHandle{});
   constexpr std::size_t kWidth = sizeof(std::int64_t);
   if (held.values == nullptr || held.values->bytes() < n * kWidth) {
-    const auto larger = std::make_shared<const Memory>(source_, resident_->capacity * kWidth);
+    const auto larger = std::make_shared<const Memory>(source_, now.capacity * kWidth);
     if (held.n > 0)
       copy_within(stream, larger->of<void>(), held.values->of<void>(), held.n * kWidth);
     held.values = larger;
@@ -250,17 +258,15 @@ void DeviceRows::bring(Attribute attribute, const std::int64_t* values, std::siz
   copy_in(stream, held.values->of<std::int64_t>() + held.n, values + held.n, (n - held.n) * kWidth);
   if (!source_.stream) wait(stream);
   held.n = n;
-  ResidentRows now = *resident_;
-  (attribute == Attribute::time ? now.times : now.groups) = std::move(held);
-  resident_ = std::make_shared<const ResidentRows>(std::move(now));
+  publish(std::move(now));
 }
 
 void DeviceRows::remove(const std::int64_t* rows, const std::int64_t* stamps, std::size_t count) {
   if (count == 0) return;
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> alone(growing_);
   const OnDevice here(source_.device);
   const StreamHandle stream = source_.stream.value_or(StreamHandle{});
-  ResidentRows now = *resident_;
+  ResidentRows now = *resident();
   if (now.died == nullptr) {
     now.died = std::make_shared<const Memory>(source_, now.capacity * sizeof(std::int64_t));
     fill_zeros(stream, now.died->of<void>(), now.died->bytes());
@@ -273,7 +279,7 @@ void DeviceRows::remove(const std::int64_t* rows, const std::int64_t* stamps, st
   simt::launch(threads_for("stamp_rows", count, kStateThreads), stream, &stamp_rows, on_device,
                on_device + count, count, now.died->of<std::int64_t>());
   if (!source_.stream) wait(stream);
-  resident_ = std::make_shared<const ResidentRows>(std::move(now));
+  publish(std::move(now));
 }
 
 }  // namespace device

@@ -165,8 +165,7 @@ class BlockSearch {
 
  private:
   StreamHandle stream() const { return request_.stream; }
-  bool wide() const { return !parts_.empty() && parts_[0].type == NumberType::float64; }
-  std::size_t query_bytes() const { return d_ * (wide() ? sizeof(double) : sizeof(float)); }
+  std::size_t query_bytes() const { return d_ * bytes_of(request_.query_type); }
   ValueKind value_kind() const {
     return request_.metric == Metric::euclidean       ? ValueKind::root
            : request_.metric == Metric::inner_product ? ValueKind::negated_key
@@ -465,15 +464,10 @@ void wait_polling(StreamHandle stream, const std::function<void()>& poll) {
   poll();
 }
 
-NumberType DeviceSearch::query_type() const {
-  const bool wide = !segments.empty() && segments[0].rows->type() == NumberType::float64;
-  return wide ? NumberType::float64 : NumberType::float32;
-}
-
 DeviceSearch DeviceSearch::of_queries(std::size_t first, std::size_t count) const {
   DeviceSearch some = *this;
   some.q = count;
-  some.queries = static_cast<const char*>(queries) + first * d * bytes_of(query_type());
+  some.queries = static_cast<const char*>(queries) + first * d * bytes_of(query_type);
   some.excluded = excluded.from(first);
   some.excluded_groups = excluded_groups.from(first);
   some.before = before.from(first);

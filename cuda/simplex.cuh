@@ -47,26 +47,13 @@ RESMEM_DEVICE bool is_unmoved(const MappedRow& row) {
   return !simt::sync_block_any(moved);
 }
 
-// Returns how many classes have a floor.
-RESMEM_DEVICE std::size_t count_floored(const MappedRow& row, RowShared& shared) {
-  if (simt::thread() == 0) shared.count = 0;
-  simt::sync_block();
-  std::uint32_t mine = 0;
-  for (std::size_t c = simt::thread(); c < row.args.columns; c += simt::threads())
-    mine += row.given(c) ? 1 : 0;
-  mine = simt::sum_over_lanes(mine);
-  if (simt::lane() == 0) simt::atomic_add(&shared.count, mine);
-  simt::sync_block();
-  return shared.count;
-}
-
 // Returns the shift of a projection (Michelot 1986), as SumKernels::projection_shift does.
 RESMEM_DEVICE double projection_shift(const MappedRow& row, double mass, RowShared& shared) {
   const std::size_t n = row.args.columns;
   double shift = -__builtin_inf(), before = __builtin_inf();
   while (true) {
-    const double kept = canonical_total(
-        n, [&](std::size_t c) { return row.projected(c) > shift ? 1.0 : 0.0; }, shared);
+    const double kept = block_count(
+        n, [&](std::size_t c) { return row.projected(c) > shift; }, shared);
     if (!(kept < before) || kept == 0) return shift;
     const double total = canonical_total(
         n,
@@ -93,7 +80,8 @@ RESMEM_KERNEL void RESMEM_BOUNDS(kRowThreads, 4) map_rows(const MapArgs args) {
   }
   double shift = 0;
   if (args.map.kind == SimplexMap::Kind::project) {
-    const std::size_t floored = count_floored(row, shared);
+    const std::size_t floored = block_count(
+        n, [&](std::size_t c) { return row.given(c); }, shared);
     shift = projection_shift(row, args.map.mass(floored), shared) - args.map.floor;
   }
   simt::sync_block();

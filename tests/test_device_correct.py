@@ -573,6 +573,18 @@ def test_queries_without_a_number_have_no_answer_there(there):
     assert got[~bad][:, [0, 2]].tobytes() == wanted[:, [0, 1]].tobytes()
 
 
+def test_wide_queries_of_a_memory_without_rows_are_read_as_float64(there):
+    """Half of a float64 may be a float32 that is none, and half of NaN one that is."""
+    memory = resmem.Memory(task="regression", output_kind="values", key_dtype="float64", k=2)
+    memory.fit(np.empty((0, 3)), np.empty((0, 2)), np.empty((0, 2)))
+    embeddings, outputs = np.ones((4, 3)), np.arange(8.0).reshape(4, 2)
+    embeddings.view(np.uint64)[0, 1] |= np.uint64(0x7FC00000)
+    embeddings[3, 0] = np.nan
+    got = there.fetch(memory.to(DEVICE).correct(there.place(embeddings), there.place(outputs)))
+    assert np.isnan(got[3]).all()
+    assert got[:3].tolist() == outputs[:3].tolist()
+
+
 # ---- Known neighbours ----------------------------------------------------------------------------
 
 

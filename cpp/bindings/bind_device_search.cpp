@@ -87,15 +87,16 @@ class Results {
 
 void take_queries(device::DeviceSearch& request, const View& queries) {
   require(queries.shape.size() == 2 && queries.extent(1) > 0, "queries must be (q, d), d >= 1");
+  require(queries.dtype == "float32" || queries.dtype == "float64",
+          "queries must be float32 or float64");
   request.queries = queries.address;
+  request.query_type = number_type(queries.dtype);
   request.queries_on_device = queries.on_device;
   request.q = queries.extent(0);
   request.d = queries.extent(1);
 }
 
-void take_segments(device::DeviceSearch& request, const py::sequence& segments,
-                   const std::string& dtype) {
-  require(dtype == "float32" || dtype == "float64", "queries must be float32 or float64");
+void take_segments(device::DeviceSearch& request, const py::sequence& segments) {
   for (const py::handle& each : segments) {
     const auto pair = each.cast<std::pair<const device::DeviceRows*, std::size_t>>();
     const device::DeviceRows& rows = *pair.first;
@@ -103,7 +104,7 @@ void take_segments(device::DeviceSearch& request, const py::sequence& segments,
                             (is_euclidean(rows.metric()) && is_euclidean(request.metric));
     require(rows.dimensions() == request.d && same_order,
             "segments must have the queries' dimensions and the order of the search's metric");
-    require((rows.type() == NumberType::float64) == (dtype == "float64"),
+    require((rows.type() == NumberType::float64) == (request.query_type == NumberType::float64),
             "queries must be float64 for float64 keys, and for no other");
     require(rows.device() == request.device && pair.second <= rows.n(),
             "segments must be on the search's device, with as many rows");
@@ -191,7 +192,7 @@ BoundDeviceSearch::BoundDeviceSearch(const py::object& queries, const py::sequen
   request.workspace_bytes = workspace_bytes;
   request.forced = forced;
   take_queries(request, query_view);
-  take_segments(request, segments, query_view.dtype);
+  take_segments(request, segments);
   take_visible(request, visible);
 }
 

@@ -1,13 +1,16 @@
 // Makes of neighbours in the emulation what Python asks for, and compares it with what the core
 // does. Shapes, numbers and what is asked for are random, and chosen by a seed.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <future>
 #include <memory>
 #include <numeric>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "../../cpp/residuals/aggregate.h"
@@ -522,6 +525,38 @@ bool is_made(std::uint64_t seed) {
   return same;
 }
 
+// Tells whether rows that one thread changes answer others meanwhile, as they hold no lock while
+// they are brought. Whoever calls from Python would wait with the GIL.
+bool rows_answer_while_they_grow() {
+  const std::vector<float> numbers(64, 1);
+  const std::vector<std::int64_t> times(16, 1);
+  device::DenseResiduals residuals({}, NumberType::float32, 2);
+  device::DeviceRows keys({}, NumberType::float32, 2, Metric::euclidean, 8);
+  std::vector<std::thread> askers;
+  bool answered = true;
+  emulation::faults().during_copy = [&] {
+    const auto told = std::make_shared<std::promise<void>>();
+    askers.emplace_back([&residuals, &keys, told] {
+      residuals.n();
+      keys.n();
+      told->set_value();
+    });
+    answered &= told->get_future().wait_for(std::chrono::seconds(20)) == std::future_status::ready;
+  };
+  device::GivenRows given;
+  given.keys = numbers.data();
+  for (given.n = 8; given.n <= 16; given.n += 8) {
+    residuals.extend({numbers.data(), false}, given.n);
+    keys.extend(given);
+    keys.bring(device::Attribute::time, times.data(), given.n);
+    keys.remove(times.data(), times.data(), 1);
+  }
+  emulation::faults().during_copy = nullptr;
+  for (std::thread& each : askers) each.join();
+  if (!answered) std::printf("FAILED  rows do not answer while they grow\n");
+  return answered && askers.size() >= 8;
+}
+
 }  // namespace
 }  // namespace resmem
 
@@ -529,7 +564,7 @@ bool is_made(std::uint64_t seed) {
 int main(int count, char** arguments) {
   const std::uint64_t first = count > 1 ? std::strtoull(arguments[1], nullptr, 10) : 1;
   const std::uint64_t cases = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 100;
-  std::uint64_t failed = 0;
+  std::uint64_t failed = resmem::rows_answer_while_they_grow() ? 0 : 1;
   for (std::uint64_t seed = first; seed < first + cases; ++seed)
     failed += resmem::is_made(seed) ? 0 : 1;
   if (failed > 0) return 1;

@@ -124,6 +124,7 @@ void require_memory(const void* address, std::size_t bytes, const char* call) {
 }
 
 void refuse_failing_copy(const char* call) {
+  if (emulation::faults().during_copy) emulation::faults().during_copy();
   if (emulation::copy_fails()) throw DeviceError(std::string(call) + " failed: a planted fault");
 }
 

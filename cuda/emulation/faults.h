@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 
 namespace resmem {
@@ -19,8 +20,9 @@ struct Faults {
   unsigned succeeding_allocations = 0, failing_allocations = 0;
   unsigned succeeding_copies = 0, failing_copies = 0;  // the same of copies
   std::string failing_kernel;                          // its launches fail
-  unsigned busy_polls = 0;    // how often a stream is asked before it is done
-  bool failing_wait = false;  // the next wait finds that something has failed
+  unsigned busy_polls = 0;            // how often a stream is asked before it is done
+  bool failing_wait = false;          // the next wait finds that something has failed
+  std::function<void()> during_copy;  // is called by each copy
 
   bool fails(const char* kernel) const { return failing_kernel == kernel; }
 };

@@ -330,6 +330,7 @@ Held brought(Random& random, const Case& of, const PlainSegment& segment) {
 device::DeviceSearch request_for(const Case& of, Found& found) {
   device::DeviceSearch request;
   request.queries = of.queries.stored.data();
+  request.query_type = of.queries.type;
   request.q = of.q;
   request.d = of.d;
   request.k = of.k;
