@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ from resmem._devices import (
 )
 from resmem._devices.array_search import ArraySearch
 from resmem._devices.device import CPU
-from resmem._rows.resident import Residency
+from resmem._rows.resident import Residency, visible_there
 from resmem._rows.visibility import Visibility
 
 RNG = np.random.default_rng(3)
@@ -736,11 +735,11 @@ def typed(queries, rows, metric="euclidean", key_dtype="auto"):
     return search._placed(queries, "queries", (search._dtype(queries, there),))
 
 
-def asked_there(**asks):
-    """Ask a memory on a device for the neighbours of queries that lie there."""
-    device = devices.device(0, Z)
-    view = replace(memory()._state.view, resident=Residency(device))
-    view.kneighbors(devices.Exporter(Z), None, Visibility(**asks), None, None, None, False)
+def before_there(before, times):
+    """Ask a memory on a device, whose rows have times, for queries with such times there."""
+    call, there = placed(before)
+    rows = resmem.Memory(k=2).fit(Z, L, Y, times=times)._state.view.fitted_rows
+    return visible_there(Visibility(before=there), rows, N, call)
 
 
 def excluding(ids):
@@ -828,7 +827,8 @@ DEVICES = [
     (lambda: typed(Z, Z, key_dtype="float64"), ValueError, r"key_dtype must be 'auto' or 'float32', the type of arrays on the device, got 'float64'"),
     (lambda: typed(Z, Z.astype(float), "cosine"), TypeError, r"metric 'cosine' takes float32 arrays on a device, got float64; use device='cpu' with arrays in host memory"),
     (lambda: typed(Z.astype(float), Z), TypeError, r"queries must have dtype float32, like the arrays on the device, got float64; pass numpy\.asarray\(queries, dtype='float32'\)"),
-    (lambda: asked_there(among=[1]), ValueError, r"among, before, exclude_groups and squared distances are searched on the CPU: embeddings and exclude_ids must be in host memory, got some on a device"),
+    (lambda: before_there(np.zeros(N, np.int64), np.arange(N) / 2), TypeError, r"before on a device must hold integers, but the times of the rows are floats; pass a copy of before in host memory"),
+    (lambda: before_there(np.zeros((N, 1), np.int64), np.arange(N)), ValueError, r"before must have shape \(q,\), got \(6, 1\)"),
     (lambda: excluding(np.zeros((N, 1, 1), np.int64)), ValueError, r"exclude_ids must have shape \(q,\) or \(q, m\), got \(\d+, 1, 1\)"),
     (lambda: keys_there(devices.Exporter(Z), preprocess="unit"), TypeError, r"embeddings on a device are compared as they are, but this memory's keys are made of them on the CPU \(preprocess='unit'\); pass a copy of embeddings in host memory"),
     (lambda: columns_there(np.zeros((1, 1, 1), np.int64)), ValueError, r"columns must have shape \(t,\) or \(q, t\), got \(1, 1, 1\)"),
