@@ -316,6 +316,23 @@ def test_other_classes_are_refused_with_words_that_help(there, labels):
     assert memory.classes_[numbers].tolist() == wanted.tolist()
 
 
+@pytest.mark.parametrize(("name", "strength"), [("keep:0.9", 1.0), ("clip", -1.0)])
+def test_the_numbers_of_other_classes_are_those_that_the_error_names(there, name, strength):
+    """Those of ``correct`` are others where a map changes which class is first."""
+    drawn = Drawn(5, task="classification", columns=3, output_kind="logits", store="dense")
+    embeddings, outputs, targets = drawn.rows(90)
+    memory = resmem.Memory(k=3, probability_map=name, strength=strength)
+    memory.fit(embeddings, outputs, np.array(["a", "b", "c"])[targets])
+    queries = drawn.rows(120)[:2]
+    wanted = memory.predict(*queries).tolist()
+    placed = [*map(there.place, queries)]
+    with pytest.raises(ValueError, match=r"where they are integers") as caught:
+        memory.to(DEVICE).predict(*placed)
+    named = re.search(r"memory\.(\w+)\(\.\.\)\.argmax\(1\)", str(caught.value)).group(1)
+    numbers = there.fetch(getattr(memory, named)(*placed)).argmax(1)
+    assert memory.classes_[numbers].tolist() == wanted
+
+
 # ---- Residency -----------------------------------------------------------------------------------
 
 
@@ -497,7 +514,9 @@ def test_calls_work_in_the_order_of_the_stream(there, monkeypatch):
     memory.aggregate(*near, stream=64, out=out)
     memory.correct(*placed, out=out)
     assert asked == [4096, 4096, 8192, 8192, 64, 0, 0]
-    with pytest.raises(ValueError, match="stream must be None where device is 'cpu'"):
+    with pytest.raises(
+        ValueError, match=r"stream must be None where the memory is on cpu, .* memory\.to\('cuda'\)"
+    ):
         memory.to("cpu").correct(*map(there.fetch, placed), stream=64)
 
 
@@ -775,6 +794,45 @@ def test_an_index_takes_host_arrays(there):
     index = resmem.Index(np.eye(4))
     with pytest.raises(TypeError, match=r"^search computes on the CPU .*; pass a copy of queries"):
         index.search(there.place(np.eye(4, dtype=np.float32)), 1)
+
+
+def test_a_number_of_threads_that_cannot_be_is_refused_on_a_device_too(there):
+    memory, _, placed = plain(there=there)
+    z, y = placed
+    memory.to(DEVICE)
+    distances, ids = np.zeros((Q, 2)), np.zeros((Q, 2), dtype=np.int64)
+    for call in (
+        lambda: memory.correct(z, y, threads=0),
+        lambda: memory.predict(z, y, threads=0),
+        lambda: memory.aggregate(there.place(distances), there.place(ids), y, threads=0),
+        lambda: memory.kneighbors(z, threads=0),
+        lambda: resmem.search(z, z, 2, threads=0, device=DEVICE),
+        lambda: resmem.aggregate(distances, ids, y, 1.0, threads=0, device=DEVICE),
+    ):
+        with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+            call()
+
+
+def test_row_numbers_in_host_memory_are_checked_beside_residuals_on_the_device(there):
+    residuals = there.place(np.ones((4, 2), dtype=np.float32))
+    ids = np.array([[0, 3], [1, 4]])
+    with pytest.raises(ValueError, match=r"ids must be rows of residuals, 0 to 3, or -1; got 4"):
+        resmem.aggregate(np.zeros((2, 2)), ids, residuals, 1.0, device=DEVICE)
+
+
+def test_what_is_read_on_the_cpu_alone_says_that_it_lies_on_a_device(there):
+    memory, _, placed = plain(there=there)
+    z, y = placed
+    numbers = there.place(np.arange(3))
+    memory.to(DEVICE)
+    for name, call in {
+        "among": lambda: memory.correct(z, y, among=numbers),
+        "ids": lambda: memory.remove(numbers),
+        "embeddings": lambda: memory.add(z, y, np.zeros(Q, dtype=int)),
+        "rows": lambda: resmem.Index(z),
+    }.items():
+        with pytest.raises(TypeError, match=rf"^{name} lies on .*; pass .*{name}"):
+            call()
 
 
 def test_a_memory_on_the_cpu_says_how_to_move_it(there):

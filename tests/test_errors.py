@@ -832,7 +832,7 @@ DEVICES = [
     (lambda: keys_there(devices.Exporter(Z), preprocess="unit"), TypeError, r"embeddings on a device are compared as they are, but this memory's keys are made of them on the CPU \(preprocess='unit'\); pass a copy of embeddings in host memory"),
     (lambda: columns_there(np.zeros((1, 1, 1), np.int64)), ValueError, r"columns must have shape \(t,\) or \(q, t\), got \(1, 1, 1\)"),
     (lambda: headed_there(ON_0), ValueError, r"residuals of store='head' are computed on the CPU; pass a copy of embeddings in host memory"),
-    (lambda: given_neighbours.lie_on_device(Z, ON_0), ValueError, r"distances and ids must lie in one place, got one of them; pass a copy of ids in host memory"),
+    (lambda: given_neighbours.lie_on_device(Z, ON_0), ValueError, r"distances and ids must lie in one place, got only ids on a device; put the other there, or pass a copy of ids in host memory"),
     (lambda: known_there(ids=OUT[1][:1]), ValueError, r"distances \(6, 2\) and ids \(1, 2\) must have one shape"),
     (lambda: known_there(metric="sqeuclidean"), ValueError, r"distances on a device are used as they are, and must be of metric='euclidean' here, got metric='sqeuclidean'; pass their square roots with metric='euclidean'"),
     (lambda: memory().explain(ON_0), TypeError, r"explain computes on the CPU and takes arrays in host memory, also where a device finds neighbours; pass a copy of embeddings in host memory"),

@@ -90,16 +90,18 @@ def aggregate(
         checks.positive(sigma, "sigma", infinite=True),
         checks.finite(strength, "strength"),
     )
+    execution = execution_of(threads)
     if chosen.kind != "cpu":
         return _ArrayAggregation(call, checked_metric(metric)).of(
             distances, ids, residuals, length, base, share, out
         )
     ascending, row_numbers = convert.neighbours(distances, ids, metric)
-    rows = _checked_rows(residuals, row_numbers)
+    rows = _checked_rows(residuals)
+    _check_row_numbers(row_numbers, len(rows))
     into = None if base is None else _checked_base(base, len(row_numbers), rows.shape[1])
     found = _core.aggregate(
         [_core.DenseRows(rows)], ascending, row_numbers, length, rows.shape[1], share, into,
-        execution=execution_of(threads),
+        execution=execution,
     )  # fmt: skip
     return written(out, found)
 
@@ -143,12 +145,15 @@ class _ArrayAggregation:
         return of, (as_distances(ascending, of), row_numbers)
 
     def _rows(self, residuals: Any, row_numbers: Placed) -> Placed:
-        if not is_on_device(residuals):
-            known = row_numbers if isinstance(row_numbers, np.ndarray) else None
-            return _checked_rows(residuals, known)
-        there = self._call.read(residuals, "residuals", ("float32", "float64", "float16"))
-        _check_columns(there.shape)
-        return there
+        rows: Placed
+        if is_on_device(residuals):
+            rows = self._call.read(residuals, "residuals", ("float32", "float64", "float16"))
+            _check_columns(rows.shape)
+        else:
+            rows = _checked_rows(residuals)
+        if isinstance(row_numbers, np.ndarray):
+            _check_row_numbers(row_numbers, rows.shape[0])
+        return rows
 
     def _base(self, base: Any, q: int, columns: int) -> Placed:
         if not is_on_device(base):
@@ -158,8 +163,8 @@ class _ArrayAggregation:
         return there
 
 
-def _checked_rows(residuals: Any, row_numbers: I64 | None) -> Keys:
-    """Return residuals (n, C), of which neighbours in host memory have these rows."""
+def _checked_rows(residuals: Any) -> Keys:
+    """Return residuals (n, C) in host memory."""
     given = convert.real(residuals, "residuals", "(n, C)")
     dtype = "float32" if convert.fits_float32(given.dtype) else "float64"
     as_dtype = convert.float32 if dtype == "float32" else convert.wide
@@ -168,11 +173,14 @@ def _checked_rows(residuals: Any, row_numbers: I64 | None) -> Keys:
     _, bad_row = _core.inspect_rows(rows)
     if bad_row >= 0:
         raise ValueError(f"residuals: row {bad_row} holds NaN or infinity (as {dtype})")
-    if row_numbers is not None and row_numbers.max(initial=-1) >= len(rows):
-        raise ValueError(
-            f"ids must be rows of residuals, 0 to {len(rows) - 1}, or -1; got {row_numbers.max()}"
-        )
     return rows
+
+
+def _check_row_numbers(row_numbers: I64, n: int) -> None:
+    if row_numbers.max(initial=-1) >= n:
+        raise ValueError(
+            f"ids must be rows of residuals, 0 to {n - 1}, or -1; got {row_numbers.max()}"
+        )
 
 
 def _check_columns(shape: tuple[int, ...]) -> None:

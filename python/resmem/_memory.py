@@ -919,7 +919,8 @@ class Memory:
 
         Classes are labels as in ``classes_``. Arguments are as for ``correct``. Of arrays on a
         device, they must be integers, the result is int64, and -1 for a query that would be
-        refused; ``correct(..).argmax(1)`` gives the numbers of other labels there.
+        refused. Numbers of other labels in ``classes_`` are ``correct(..).argmax(1)`` there, or
+        ``predict_proba(..).argmax(1)`` with probability_map="keep" or a negative strength.
         """
         return self._corrections(base, threads, stream, out).predictions(
             embeddings, outputs, Visibility(exclude_ids, among, before, exclude_groups)

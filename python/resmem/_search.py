@@ -131,11 +131,10 @@ def search(
     call = Call(
         chosen, stream_of(stream, arrays.values(), chosen), checked_workspace(workspace_bytes)
     )
+    execution = execution_of(threads)
     if is_on_device(queries) or is_on_device(rows):
         return ArraySearch(call, k, metric, key_dtype).search(queries, rows, exclude_ids, out)
-    found = _search_host(
-        queries, rows, k, metric, exclude_ids, key_dtype, execution_of(threads), call
-    )
+    found = _search_host(queries, rows, k, metric, exclude_ids, key_dtype, execution, call)
     return found if out is None else written_to(out, *found)
 
 

@@ -68,8 +68,9 @@ def to_numpy(value: Any, name: str) -> npt.NDArray[Any]:
         there = "" if _device(value) is None else ".cpu()"
         raise TypeError(f"{name} is a tensor that requires grad; pass {name}.detach(){there}")
     elif _device(value) is not None:
-        get = "cpu" if hasattr(value, "cpu") else "get"
-        raise TypeError(f"{name} lies on {_device(value)}; pass {name}.{get}()")
+        copies = (call for call in ("cpu", "get") if hasattr(value, call))
+        copy = next((f"{name}.{call}()" for call in copies), f"a copy of {name} in host memory")
+        raise TypeError(f"{name} lies on {_device(value)}; pass {copy}")
     elif hasattr(value, "toarray"):
         raise TypeError(
             f"{name} is a sparse {type(value).__name__}; pass {name}.toarray(), or, where that is "
@@ -137,8 +138,8 @@ def _device(value: Any) -> str | None:
     if hasattr(value, "cpu") and hasattr(value, "device"):  # a tensor of PyTorch
         place = str(value.device)
         return None if place.startswith("cpu") else place
-    is_cupy = hasattr(value, "__cuda_array_interface__") and hasattr(value, "get")
-    return "a GPU" if is_cupy else None
+    readable = hasattr(value, "__array__") and not hasattr(value, "get")  # CuPy's refuses
+    return "a GPU" if hasattr(value, "__cuda_array_interface__") and not readable else None
 
 
 def sliceable(value: Any, name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from resmem._base.execution import execution_of
 from resmem._base.metric import Metric
 from resmem._correction.correct import Corrector, known_neighbours
 from resmem._correction.on_device import DeviceCorrector
@@ -71,8 +72,9 @@ class Corrections:
         corrector, given = self.corrector, {**arrays, **visible.of_each_query}
         device = CPU if corrector.resident is None else corrector.resident.device
         check_places(given, device, in_memory=True)
-        address = stream_of(self.stream, given.values(), device)
+        address = stream_of(self.stream, given.values(), device, in_memory=True)
         if corrector.resident is None or not any(map(is_on_device, given.values())):
             return None
+        execution_of(self.threads)  # refuses what is no number of threads
         call = Call(device, address)
         return DeviceCorrector(corrector, corrector.resident, call, given)

@@ -184,9 +184,10 @@ class DeviceCorrector:
             return None
         if labels.array.dtype.kind != "i":
             kind = "text" if labels.array.dtype.kind == "U" else str(labels.array.dtype)
+            scores = "correct" if self.corrector.argmax_map is None else "predict_proba"
             self._refuse(
                 f"classes are predicted on a device where they are integers, not {kind} "
-                "(memory.correct(..).argmax(1) gives their numbers in memory.classes_)"
+                f"(memory.{scores}(..).argmax(1) gives their numbers in memory.classes_)"
             )
         return np.ascontiguousarray(labels.array, dtype=np.int64)
 

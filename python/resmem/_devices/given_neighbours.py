@@ -13,11 +13,14 @@ from resmem._devices.places import copies_on_host
 
 def lie_on_device(distances: Any, ids: Any) -> bool:
     """Tell whether neighbours lie on a device; ValueError if only one of the two arrays does."""
-    lying = {is_on_device(array) for array in (distances, ids)}
-    if len(lying) == 2:
-        copies = copies_on_host({"distances": distances, "ids": ids})
-        raise ValueError(f"distances and ids must lie in one place, got one of them; pass {copies}")
-    return lying == {True}
+    given = {"distances": distances, "ids": ids}
+    lying = [name for name, array in given.items() if is_on_device(array)]
+    if len(lying) == 1:
+        raise ValueError(
+            f"distances and ids must lie in one place, got only {lying[0]} on a device; put the "
+            f"other there, or pass {copies_on_host(given)}"
+        )
+    return len(lying) == 2
 
 
 def read_neighbours(

@@ -12,7 +12,7 @@ from resmem._devices.device import Device, handle_of
 from resmem._devices.libraries import library_of
 
 
-def stream_of(stream: Any, arrays: Iterable[Any], device: Device) -> int:
+def stream_of(stream: Any, arrays: Iterable[Any], device: Device, in_memory: bool = False) -> int:
     """Return the address of the stream in whose order a call works.
 
     Parameters
@@ -24,7 +24,9 @@ def stream_of(stream: Any, arrays: Iterable[Any], device: Device) -> int:
     arrays : arrays
         The arguments of the call, of any kind.
     device : Device
-        The device of the call.
+        The device of the call, or of the memory if ``in_memory``.
+    in_memory : bool
+        Whether the messages are about a memory's device, which ``Memory.to`` changes.
 
     Raises
     ------
@@ -35,9 +37,11 @@ def stream_of(stream: Any, arrays: Iterable[Any], device: Device) -> int:
         first = next(filter(is_on_device, arrays), None)
         return 0 if first is None else address_of(library_of(first).current_stream(device.ordinal))
     if device.kind == "cpu":
+        works, instead = ("device is 'cpu'", "pass device='cuda'")
+        if in_memory:
+            works, instead = ("the memory is on cpu", "move it with memory.to('cuda')")
         raise ValueError(
-            "stream must be None where device is 'cpu', "
-            f"got {stream!r}; pass device='cuda' or leave stream out"
+            f"stream must be None where {works}, got {stream!r}; {instead} or leave stream out"
         )
     return address_of(stream)
 

@@ -13,7 +13,7 @@ from resmem._base import checks, convert
 from resmem._base.arrays import I64, Array, Keys, float_state
 from resmem._base.blocks import blocks
 from resmem._base.errors import NotFittedError, warn
-from resmem._base.execution import DEFAULT
+from resmem._base.execution import DEFAULT, execution_of
 from resmem._base.labels import LabelTable
 from resmem._base.metric import Metric, is_euclidean
 from resmem._correction import length_scale
@@ -319,8 +319,9 @@ class MemoryView:
             )
         arrays = {"embeddings": embeddings, **visible.of_each_query}
         check_places(arrays, device, in_memory=True)
-        address = stream_of(stream, arrays.values(), device)
+        address = stream_of(stream, arrays.values(), device, in_memory=True)
         if self.resident is not None and any(is_on_device(array) for array in arrays.values()):
+            execution_of(threads)  # refuses what is no number of threads
             metric: Metric = "sqeuclidean" if squared else rows.metric
             return self.resident.kneighbors(rows, embeddings, k, visible, address, out, metric)
         found = kneighbors(
