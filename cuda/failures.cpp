@@ -71,5 +71,11 @@ void throw_without_pools(int device) {
                     "(some virtual machines lack them); use device=\"cpu\"");
 }
 
+void throw_without_pinned(std::size_t bytes) {
+  throw DeviceError("the host has no " + mebibytes(bytes) +
+                    " to pin, which rows pass through that do not fit the device; free memory of "
+                    "the host, give a smaller resident_bytes=, or use device=\"cpu\"");
+}
+
 }  // namespace device
 }  // namespace resmem

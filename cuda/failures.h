@@ -22,6 +22,7 @@ void refuse_failed(int device);
 void forget_failures();
 
 [[noreturn]] void throw_without_pools(int device);
+[[noreturn]] void throw_without_pinned(std::size_t bytes);
 
 }  // namespace device
 }  // namespace resmem

@@ -2,3 +2,5 @@
 #include "arrange.cu"
 #include "rows.cu"
 #include "search.cu"
+#include "several.cu"
+#include "slabs.cu"

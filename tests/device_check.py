@@ -80,7 +80,7 @@ def differs(device: Device, trial: Trial) -> bool:
     shape = (len(trial.queries), trial.k)
     values, ids = np.empty(shape), np.empty(shape, np.int64)
     device.extension.search(
-        trial.queries, [(rows, len(rows))], trial.k, trial.metric, values=values, ids=ids,
+        trial.queries, [(rows, len(rows), 0)], trial.k, trial.metric, values=values, ids=ids,
         device=device.ordinal, forced=device.extension.ForcedSearch(first_phase=trial.first_phase),
     )  # fmt: skip
     wanted = core_search(trial.queries, trial.read, trial.k, trial.metric)

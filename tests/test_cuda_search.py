@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +11,12 @@ from hypothesis import strategies as st
 
 import oracle
 from cases import FAMILIES, METRICS, WIDE_FAMILIES, as_stored, assert_same, make, make_wide
+from searched_device import SearchedDevice
 
 DIMENSIONS = [1, 2, 3, 7, 8, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200, 784]
 ROWS = [0, 1, 2, 127, 128, 129, 255, 256, 257, 400, 700]
 QUERIES = [0, 1, 2, 15, 16, 17, 127, 128, 129, 140]
 PHASES = [0, 128, 256]
-DTYPES = {"float32": "float32", "float16": "float16", "uint16": "bfloat16", "float64": "float64"}
 
 
 def examples(count):
@@ -27,41 +25,9 @@ def examples(count):
     return settings(max_examples=count * (20 if thorough else 1))
 
 
-@dataclass
-class Searched:
-    """The device, as tests search it."""
-
-    module: Any
-    ordinal: int
-
-    def rows(self, keys, metric="euclidean", ids=None, first_id=0, least_coded=1, dtype=None):
-        made = self.module.Rows(
-            self.ordinal, dtype or DTYPES[str(keys.dtype)], keys.shape[1], metric, None, least_coded
-        )
-        made.extend(keys, ids, first_id)
-        return made
-
-    def search(self, queries, segments, k, metric="euclidean", **options):
-        """Return values, ids, positions and counters; segments are rows, or rows and a count."""
-        pairs = [s if isinstance(s, tuple) else (s, len(s)) for s in segments]
-        forced = {
-            name: options.pop(name)
-            for name in ("first_phase", "capacity", "queries") if name in options
-        }  # fmt: skip
-        shape = (len(queries), k)
-        out = {name: np.empty(shape, np.int64) for name in ("ids", "positions")}
-        values = np.empty(shape)
-        stats = self.module.search(
-            queries, pairs, k, metric, options.pop("excluded", None), options.pop("version", 0),
-            values=values, **out, device=options.pop("device", self.ordinal),
-            forced=self.module.ForcedSearch(**forced), counted=True, **options,
-        )  # fmt: skip
-        return values, out["ids"], out["positions"], stats
-
-
 @pytest.fixture(scope="session")
 def device(tested):
-    return Searched(tested.extension, tested.ordinal)
+    return SearchedDevice(tested.extension, tested.ordinal)
 
 
 @examples(60)

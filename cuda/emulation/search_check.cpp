@@ -8,6 +8,7 @@
 #include <cstring>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -135,6 +136,8 @@ struct PlainSegment {
   std::vector<std::int64_t> ids, died;
   bool has_ids;
   std::size_t least_coded;
+  int device;
+  std::optional<std::size_t> most_bytes;  // of the device; the rest comes in slabs
 };
 
 struct Case {
@@ -170,6 +173,12 @@ PlainSegment segment_of(Random& random, Family family, NumberType type, std::siz
   }
   if (made.has_ids) std::shuffle(made.ids.begin(), made.ids.end(), random);
   made.least_coded = random() % 6 == 0 ? 1000 : 1;
+  made.device = random() % 3 == 0 ? 1 : 0;
+  // Room for a tile that passes through, and perhaps for some rows that stay.
+  const std::size_t key = made.keys.stored.size() / std::max<std::size_t>(1, made.n);
+  const std::size_t others = d + 64 + 16 + 64;
+  if (random() % 2 == 0)
+    made.most_bytes = 128 * (2 * key + others) + random() % 3 * 70 * (key + others) + 16 * made.n;
   return made;
 }
 
@@ -196,7 +205,7 @@ Case case_of(Random& random) {
   made.on_device = random() % 3 == 0;
   made.forced = {one_of<std::size_t>(random, {0, 128, 128, 128, 256}),
                  made.k + (made.q < 3 ? 1 : one_of<std::size_t>(random, {30, 60, 400})),
-                 one_of<std::size_t>(random, {0, 0, 7})};
+                 one_of<std::size_t>(random, {0, 0, 7}), 128};
   return made;
 }
 
@@ -235,15 +244,18 @@ Found plainly_found(const Case& of) {
 
 // Copies an array to memory of the device.
 template <class T>
-device::Memory placed(const std::vector<T>& array) {
-  device::Memory memory({}, array.size() * sizeof(T));
+device::Memory placed(const std::vector<T>& array, int device = 0) {
+  device::Memory memory({device, std::nullopt}, array.size() * sizeof(T));
+  const device::OnDevice here(device);
   if (!array.empty()) device::copy_in({}, memory.of<void>(), array.data(), memory.bytes());
+  device::wait({});
   return memory;
 }
 
 template <class T>
 void fetch(std::vector<T>& array, const device::Memory& memory) {
   device::copy_out({}, array.data(), memory.of<void>(), memory.bytes());
+  device::wait({});
 }
 
 // Rows, and the keys that they borrow.
@@ -255,7 +267,7 @@ struct Held {
 // Brings rows, those that are kept in one to three steps, and removes some after each.
 Held brought(Random& random, const Case& of, const PlainSegment& segment) {
   Held held;
-  device::MemorySource source;
+  device::MemorySource source{segment.device, std::nullopt};
   if (of.on_device) source.stream = device::StreamHandle{};
   held.rows = std::make_unique<device::DeviceRows>(source, segment.keys.type, of.d, of.metric,
                                                    segment.least_coded);
@@ -264,8 +276,9 @@ Held brought(Random& random, const Case& of, const PlainSegment& segment) {
   given.ids = segment.has_ids ? segment.ids.data() : nullptr;
   given.first_id = segment.n > 0 && !segment.has_ids ? segment.ids[0] : 0;
   given.on_device = of.on_device;
+  given.most_bytes = segment.most_bytes;
   if (of.on_device) {
-    held.keys = placed(segment.keys.stored);
+    held.keys = placed(segment.keys.stored, segment.device);
     given.keys = held.keys.of<void>();
   }
   std::vector<std::size_t> ends = {segment.n};
@@ -285,6 +298,8 @@ Held brought(Random& random, const Case& of, const PlainSegment& segment) {
     held.rows->remove(gone.data(), stamps.data(), gone.size());
     begin = end;
   }
+  const device::OnDevice here(segment.device);
+  device::wait({});  // as the search may have another stream there
   return held;
 }
 
@@ -311,9 +326,11 @@ Found found_on_device(Random& random, const Case& of, device::DeviceStats& stats
               std::vector<std::int64_t>(size)};
   device::DeviceSearch request = request_for(of, found);
   std::vector<Held> held;
+  std::size_t position = 0;
   for (const PlainSegment& segment : of.segments) {
     held.push_back(brought(random, of, segment));
-    request.segments.push_back({held.back().rows.get(), segment.counted});
+    request.segments.push_back({held.back().rows.get(), segment.counted, position});
+    position += segment.counted;
   }
   const auto search = [&] {
     device::search(
@@ -345,6 +362,8 @@ void add(device::DeviceStats& sums, const device::DeviceStats& stats) {
   sums.rescored += stats.rescored;
   sums.compared += stats.compared;
   sums.given_up += stats.given_up;
+  sums.slabs += stats.slabs;
+  sums.devices += stats.devices > 1 ? 1 : 0;
 }
 
 bool is_found(std::uint64_t seed, device::DeviceStats& sums) {
@@ -369,12 +388,14 @@ bool is_found(std::uint64_t seed, device::DeviceStats& sums) {
 int main(int count, char** arguments) {
   const std::uint64_t first = count > 1 ? std::strtoull(arguments[1], nullptr, 10) : 1;
   const std::uint64_t cases = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 100;
+  resmem::emulation::faults().devices = 2;
   resmem::device::DeviceStats sums;
   std::uint64_t failed = 0;
   for (std::uint64_t seed = first; seed < first + cases; ++seed)
     failed += resmem::is_found(seed, sums) ? 0 : 1;
   const std::uint64_t paths[] = {sums.pairs_filtered, sums.pairs_streamed, sums.rescored,
-                                 sums.compared, sums.given_up};
+                                 sums.compared,       sums.given_up,       sums.slabs,
+                                 sums.devices};
   const bool all_paths = std::count(std::begin(paths), std::end(paths), 0U) == 0;
   if (!all_paths) std::printf("FAILED  to take all paths\n");
   if (failed > 0 || !all_paths) return 1;
