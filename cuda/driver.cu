@@ -45,7 +45,9 @@ const char* advice(cudaError_t error) {
     case cudaErrorStreamCaptureUnsupported:
     case cudaErrorStreamCaptureInvalidated:
     case cudaErrorStreamCaptureImplicit:
-      return "end the capture of the stream first";
+    case cudaErrorStreamCaptureIsolation:
+      return "end the capture; to capture a search, search once before, so that the rows are "
+             "there, with all arrays on the device, and give workspace_bytes=";
     default:
       return "use device=\"cpu\" if it comes again";
   }
@@ -267,6 +269,18 @@ void wait(StreamHandle stream) {
 bool is_done(StreamHandle stream) {
   refuse_if_failed();
   return is_ready(cudaStreamQuery(of(stream)), "cudaStreamQuery");
+}
+
+bool is_captured(StreamHandle stream) {
+  refuse_if_failed();
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t error = cudaStreamIsCapturing(of(stream), &status);
+  if (error == cudaErrorStreamCaptureImplicit) {  // of a stream that the default one waits for
+    cudaGetLastError();
+    return true;
+  }
+  check(error, "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
 }
 
 void wait_for(StreamHandle stream, StreamHandle other) {

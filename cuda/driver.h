@@ -85,6 +85,8 @@ void copy_across(StreamHandle stream, void* to, int to_device, const void* from,
 void wait(StreamHandle stream);
 // Tells whether the stream is done, and throws the same.
 bool is_done(StreamHandle stream);
+// Tells whether the stream is captured into a graph, and does nothing of what it is asked for.
+bool is_captured(StreamHandle stream);
 // Makes what `stream` does from here on wait for what `other` has been asked up to now.
 void wait_for(StreamHandle stream, StreamHandle other);
 

@@ -6,6 +6,7 @@
 
 #include "coding.h"
 #include "compare.cuh"
+#include "failures.h"
 #include "filter.cuh"
 #include "rescore.cuh"
 #include "slabs.h"
@@ -622,6 +623,8 @@ void search_here(const DeviceSearch& request, const std::function<void()>& poll,
   const OnDevice here(request.device);
   Lanes own;
   const std::vector<Shown> segments = shown(request);
+  for (const Shown& each : segments)
+    if (each.comes_in_slabs() && is_captured(request.stream)) throw_captured("come in slabs");
   const auto slabs =
       reserved_slabs(request, segments, request.lanes != nullptr ? *request.lanes : own, poll);
   const std::vector<SearchedPart> resident = resident_parts(request, segments);

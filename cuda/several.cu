@@ -5,6 +5,7 @@
 #include <map>
 #include <thread>
 
+#include "failures.h"
 #include "merge.cuh"
 #include "search.h"
 #include "slabs.h"
@@ -261,6 +262,7 @@ void search(const DeviceSearch& request, const std::function<void()>& poll, Devi
     return;
   }
   const OnDevice here(request.device);
+  if (is_captured(request.stream)) throw_captured("lie on several devices");
   const std::size_t together = merged_together(request, by_device.size() + 1);
   if (stats != nullptr) *stats = {};
   for (std::size_t first = 0; first < request.q; first += together) {

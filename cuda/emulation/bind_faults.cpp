@@ -87,6 +87,21 @@ void register_faults(py::module_& module) {
         return done;
       },
       "begin"_a = false, "Kernels and copies, each with its device and stream, in this order.");
+  py::class_<emulation::Graph>(module, "Graph", "What a stream was asked for while captured.")
+      .def("replay", &emulation::Graph::replay, "Asks the stream for all of it again.")
+      .def("__len__", &emulation::Graph::size);
+  module.def(
+      "begin_capture",
+      [](std::uintptr_t stream, int device) {
+        emulation::begin_capture(device, device::StreamHandle{stream});
+      },
+      "stream"_a, "device"_a = 0, "Notes from here on what the stream is asked for.");
+  module.def(
+      "end_capture",
+      [](std::uintptr_t stream, int device) {
+        return emulation::end_capture(device, device::StreamHandle{stream});
+      },
+      "stream"_a, "device"_a = 0, "The graph; DeviceError if a forbidden call has ended it.");
   module.def("allocate", &allocate_python, "bytes"_a, "device"_a = 0, "on_stream"_a = false,
              "The address of new memory.");
   module.def(

@@ -19,6 +19,7 @@ namespace {
 struct Allocation {
   std::size_t bytes;
   int device;
+  bool of_graph;  // was allocated while a stream was captured
 };
 
 constexpr int kPoison = 0xFF;  // NaN as floats, -1 as integers
@@ -45,8 +46,17 @@ class Memory {
     auto* address = static_cast<unsigned char*>(std::malloc(bytes));
     if (address == nullptr) return nullptr;
     poison(address, bytes);
-    allocations_[address] = {bytes, device};
+    allocations_[address] = {bytes, device, false};
     return address;
+  }
+  void give_to_graph(void* address) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    allocations_.at(static_cast<unsigned char*>(address)).of_graph = true;
+  }
+  bool is_of_graph(const void* address) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = allocations_.find(static_cast<const unsigned char*>(address));
+    return found != allocations_.end() && found->second.of_graph;
   }
   // Forgets memory, which the caller frees.
   void release(int device, void* address) {
@@ -228,15 +238,16 @@ void* allocate_on(StreamHandle stream, std::size_t bytes) {
   emulation::Graph* const graph = emulation::captured(current_device, stream);
   if (graph != nullptr && address != nullptr) {
     graph->keep(address);
+    emulation::memory().give_to_graph(address);
     graph->note({"allocate_on", [address, bytes] { emulation::poison(address, bytes); }});
   }
   return address;
 }
 
 // The device has the memory back for others at once, and its numbers stay until the stream gets
-// there.
+// there. That of a graph goes with the graph.
 void release_on(int device, StreamHandle stream, void* address) noexcept {
-  if (address == nullptr || emulation::captured(device, stream) != nullptr) return;
+  if (address == nullptr || emulation::memory().is_of_graph(address)) return;
   emulation::memory().release(device, address);
   emulation::enqueue(device, stream, {"release_on", [address] { std::free(address); }});
 }
@@ -304,6 +315,10 @@ bool is_done(StreamHandle stream) {
   if (is_busy()) return false;
   emulation::finish(current_device, stream);
   return true;
+}
+
+bool is_captured(StreamHandle stream) {
+  return emulation::captured(current_device, stream) != nullptr;
 }
 
 void wait_for(StreamHandle stream, StreamHandle other) {

@@ -119,6 +119,10 @@ class Streams {
 
   void begin_capture(const Key& key) {
     const std::lock_guard<std::recursive_mutex> lock(mutex_);
+    if (key.second == 0)
+      throw DeviceError(
+          "cudaStreamBeginCapture failed: operation not permitted on the legacy "
+          "default stream (cudaErrorStreamCaptureUnsupported)");
     finish(key);
     all_[key].capture = std::make_unique<Graph>(key.first, StreamHandle{key.second});
     all_[key].capture_ended = false;
