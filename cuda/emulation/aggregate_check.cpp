@@ -499,6 +499,7 @@ std::vector<T> filled(Random& random, const Case& of, std::size_t size,
   request.*target = {there.of<T>(), true};
   run(random, of, held, request);
   device::copy_out({}, host.data(), there.of<void>(), size * sizeof(T));
+  device::wait({});
   return host;
 }
 
