@@ -574,7 +574,7 @@ def test_neighbours_far_behind_padding_are_refused(sides):
     distances, positions = np.full((2, 40), np.inf), np.full((2, 40), -1)
     distances[:, 0], positions[:, 0] = 0.0, 3
     wanted = case.on_cpu(distances, positions)
-    distances[1, 32], positions[1, 32] = 1.0, 3
+    distances[1], positions[1, 32] = np.linspace(0, 1, 40), 3
     got = case.aggregated(sides, rng, distances, positions)
     same_bits(got[0], wanted[0])
     assert np.isnan(got[1]).all()

@@ -11,7 +11,9 @@ import pytest
 
 import resmem
 from cases import METRICS
+from devices import Stream
 from resmem._devices import engine
+from resmem._rows.visibility import EVERY_ROW
 from tested_device import DEVICE
 
 Q, D = 9, 5
@@ -284,6 +286,21 @@ def test_classes_that_are_integers_are_predicted_on_the_device(there, labels):
     assert got.tolist() == wanted.tolist()
 
 
+@pytest.mark.parametrize(
+    ("name", "strength"), [("keep:0.9", 1.0), ("clip", -1.0), ("clip", 1.0)]
+)  # fmt: skip
+def test_classes_are_the_first_of_mapped_sums_where_that_matters(there, name, strength):
+    """Shares of the base, or a negative strength beside a class that is ruled out."""
+    drawn = Drawn(5, task="classification", columns=3, output_kind="logits", store="dense")
+    memory = resmem.Memory(k=3, probability_map=name, strength=strength).fit(*drawn.rows(90))
+    embeddings, outputs, _ = drawn.rows(120)
+    wanted = memory.predict(embeddings, outputs)
+    plain_sums = memory.correct(embeddings, outputs).argmax(1)
+    assert (wanted == plain_sums).all() == ((name, strength) == ("clip", 1.0))
+    got = memory.to(DEVICE).predict(there.place(embeddings), there.place(outputs))
+    assert there.fetch(got).tolist() == wanted.tolist()
+
+
 @pytest.mark.parametrize("labels", [["no", "yes"], [False, True], [0.5, 1.5]], ids=str)
 def test_other_classes_are_refused_with_words_that_help(there, labels):
     memory, queries = labelled(labels)
@@ -405,6 +422,14 @@ def test_weights_that_fall_with_age_are_brought_anew_when_rows_come(there, uploa
     assert uploads[9:] == [("RowWeights", 10, 20)]
 
 
+def test_another_gate_takes_the_place_of_the_one_before(there):
+    memory, _, placed = plain(there=there)
+    memory.to(DEVICE)
+    for name in (*GATES.values(), "none", GATES["distance"]):
+        memory.gate = name
+        check(memory, placed, there)
+
+
 def test_what_was_brought_goes_with_its_rows_and_the_memory(there, emulated):
     gc.collect()
     before = emulated.bytes_in_use()
@@ -444,7 +469,7 @@ def test_arrays_there_are_corrected_without_a_wait(there, emulated, method):
     memory.gate = GATES["all"]
     given = placed[:1] if method == "correction" else placed
     wanted = getattr(memory, method)(*map(there.fetch, given))
-    getattr(memory.to(DEVICE), method)(*given)  # brings the residuals
+    memory.to(DEVICE).correct(*placed)  # brings residuals, classes and the gate
     emulated.faults().failing_wait = True
     got = getattr(memory, method)(*given)
     near = memory.kneighbors(placed[0])
@@ -455,6 +480,39 @@ def test_arrays_there_are_corrected_without_a_wait(there, emulated, method):
     emulated.faults().failing_wait = True
     with pytest.raises(resmem.DeviceError):  # The results of embeddings in host memory need one.
         memory.correct(there.fetch(placed[0]), placed[1])
+
+
+def test_calls_work_in_the_order_of_the_stream(there, monkeypatch):
+    memory, _, placed = plain(there=there)
+    memory.to(DEVICE)
+    near = [*map(there.place, memory.kneighbors(there.fetch(placed[0])))]
+    asked = []
+    monkeypatch.setattr(engine, "described", lambda call, *given: asked.append(call.stream))
+    for name in ("correct", "aggregate"):
+        monkeypatch.setattr(engine, name, lambda call, *given: asked.append(call.stream))
+    out = there.place(np.empty((Q, 3)))
+    memory.correct(*placed, stream=4096, out=out)
+    memory.predict_proba(*placed, stream=Stream(cuda_stream=8192), out=out)
+    memory.aggregate(*near, stream=64, out=out)
+    memory.correct(*placed, out=out)
+    assert asked == [4096, 4096, 8192, 8192, 64, 0, 0]
+    with pytest.raises(ValueError, match="stream must be None where device is 'cpu'"):
+        memory.to("cpu").correct(*map(there.fetch, placed), stream=64)
+
+
+def test_a_running_call_keeps_the_rows_that_it_began_with(there):
+    memory, more, placed = plain(there=there)
+    memory.add(*(array[:5] for array in more))  # to a segment that has room for others
+    memory.to(DEVICE)
+    corrections = memory._corrections(None, None, None, None)
+    wanted = there.fetch(corrections.of_queries(*placed, EVERY_ROW))
+    memory.add(*(array[5:] for array in more)).remove(np.arange(30))
+    check(memory, placed, there)
+    got = there.fetch(corrections.of_queries(*placed, EVERY_ROW))
+    assert got.tobytes() == wanted.tobytes()
+    near = np.zeros((2, 1)), np.array([[94], [95]])  # the last row that it knew, and the next
+    got = there.fetch(corrections.of_neighbours(*map(there.place, near), None, None, None))
+    assert np.isnan(got).all(axis=1).tolist() == [False, True]
 
 
 def test_results_are_written_where_out_says(there):
