@@ -36,11 +36,12 @@ class AmongOnDevice {
   AmongOnDevice(const AmongRows& among, Positions rows, std::size_t most,
                 const MemorySource& source) {
     if (among.all()) return;
-    listed_ = among.count <= most;
+    const AmongRows here = among.positions != nullptr ? given_in(among, rows) : among;
+    listed_ = here.count <= most;
     if (listed_)
-      bring_positions(among, rows, source);
+      bring_positions(here, rows, source);
     else
-      bring_bits(among, rows, source);
+      bring_bits(here, rows, source);
   }
 
   bool listed() const { return listed_; }
@@ -57,6 +58,17 @@ class AmongOnDevice {
   }
 
  private:
+  // Returns those of the positions that are of some rows.
+  static AmongRows given_in(const AmongRows& among, Positions rows) {
+    const auto at = [&](std::size_t position) {
+      return std::lower_bound(among.positions, among.positions + among.count,
+                              static_cast<std::int64_t>(position));
+    };
+    AmongRows here;
+    here.positions = at(rows.begin);
+    here.count = static_cast<std::size_t>(at(rows.end) - here.positions);
+    return here;
+  }
   static std::vector<std::int64_t>::const_iterator place_in(
       const std::vector<std::int64_t>& positions, std::size_t position) {
     return std::lower_bound(positions.begin(), positions.end(),
