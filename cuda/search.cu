@@ -693,7 +693,7 @@ void search_here(const DeviceSearch& request, const std::function<void()>& poll,
     if (each.comes_in_slabs() && is_captured(request.stream)) throw_captured("come in slabs");
   const Positions span = span_of(request);
   const std::size_t listed =
-      request.forced.listed > 0 ? request.forced.listed : most_listed(span.end);
+      request.forced.listed > 0 ? request.forced.listed : most_listed(span.end - span.begin);
   const AmongOnDevice among(request.among, span, listed, {request.device, request.stream});
   const auto slabs = reserved_slabs(request, segments, among,
                                     request.lanes != nullptr ? *request.lanes : own, poll);

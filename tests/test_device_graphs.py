@@ -79,6 +79,27 @@ def test_a_captured_search_of_a_memory_is_replayed(played, metric, q):
         assert_same(arrays.results(), other.kneighbors(queries, K, excluded), (metric, seed))
 
 
+def test_a_captured_correction_is_replayed(played):
+    """Residuals are there from the correction before the one that is captured."""
+    _, rows = make("gaussian", 7, 1500, 20, 20)
+    made = [resmem.Memory(k=K).fit(rows, rows[:, :3], np.arange(1500) % 3) for _ in "ab"]
+    memory, other = made[0].to("cuda:emulated"), made[1]
+    arrays = Arrays(played, 20, 20)
+    logits = Emulated(played, np.zeros((20, 3), np.float32))
+    out = Emulated(played, np.zeros((20, 3)))
+    graph = captured(
+        played, lambda: memory.predict_proba(arrays.queries, logits, stream=STREAM, out=out)
+    )
+    for seed in (8, 9):
+        queries, outputs = make("gaussian", seed, 1, 20, 20)[0], rows[seed * 20 :][:20, :3]
+        arrays.put(queries, np.full((20, 1), -1))
+        played.copy_in(logits.address, np.ascontiguousarray(outputs).tobytes())
+        graph.replay()
+        wanted = other.predict_proba(queries, outputs)
+        assert played.copy_out(out.address, wanted.nbytes, 0, STREAM) == wanted.tobytes()
+    logits = out = None
+
+
 def test_a_captured_search_of_arrays_is_replayed(played):
     queries, rows = make("gaussian", 2, 1500, 20, 20)
     arrays, there = Arrays(played, 20, 20), Emulated(played, rows)
