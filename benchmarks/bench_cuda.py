@@ -112,7 +112,7 @@ class Search:
         self.queries = rows.queries[: workload.queries]
         self.values, self.ids = (place.empty(shape, dtype) for dtype in ("float64", "int64"))
         self._arrays = [place.readable(each) for each in (self.queries, self.values, self.ids)]
-        self._segments = [(rows.kept, len(rows.kept))]
+        self._segments = [engine.Placement(rows.kept, len(rows.kept), 0)]
 
     def run(self) -> None:
         """Search as a memory does."""

@@ -77,7 +77,7 @@ def count(queries: F32, rows: F32, k: int) -> dict[str, int]:
     kept.extend(rows)
     values, ids = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
     counted = device.extension.search(
-        queries, [(kept, len(rows))], k, "euclidean", values=values, ids=ids, counted=True
+        queries, [(kept, len(rows), 0)], k, "euclidean", values=values, ids=ids, counted=True
     )
     wanted = resmem.search(queries, rows, k)
     assert values.tobytes() == wanted[0].tobytes()

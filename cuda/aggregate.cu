@@ -6,6 +6,7 @@
 #include "gate.cuh"
 #include "outputs.cuh"
 #include "simplex.cuh"
+#include "slabs.h"
 
 namespace resmem {
 namespace device {
@@ -50,13 +51,13 @@ class BlockAggregate {
   std::size_t bytes() const { return bytes_; }
 
   // Throws OutOfDeviceMemory before anything of the caller's is written.
-  void run() {
+  void run(const std::function<void()>& poll) {
     memory_ = Memory({call_.device, call_.stream}, bytes_);
     Arrays arrays(memory_.of<void>());
     lay_out(arrays);
     fill_zeros(stream(), work_.weighed.refused, count_ * sizeof(std::uint32_t));
     bring_inputs();
-    find_neighbours();
+    find_neighbours(poll);
     locate();
     weigh();
     make_base();
@@ -180,15 +181,14 @@ class BlockAggregate {
     bring(work_.names, request_.names, 0, request_.columns);
   }
 
-  void find_neighbours() const {
+  void find_neighbours(const std::function<void()>& poll) const {
     if (source_.search == nullptr) return;
     DeviceSearch search = source_.search->of_queries(first_, count_);
     search.values = work_.distances;
     search.ids = work_.ids;
     search.positions = work_.positions;
     search.output_on_device = true;
-    device::search(
-        search, [] {}, nullptr);
+    device::search(search, poll, nullptr);
     if (search.queries_on_device) refuse(search);
   }
   void refuse(const DeviceSearch& search) const {
@@ -428,14 +428,14 @@ void aggregate_blocks(const DeviceAggregate& request, const Source& source, cons
     const std::size_t count = std::min(together, request.q - first);
     BlockAggregate block(request, source, call, first, count);
     try {
-      block.run();
+      block.run(poll);
     } catch (const OutOfDeviceMemory&) {
       if (count == 1) throw;
       together = (count + 1) / 2;
       continue;
     }
     if (!request.out_on_device()) {
-      wait_polling(call.stream, poll);
+      wait_polling([&] { return is_done(call.stream); }, poll);
       block.finish();
       wait(call.stream);
     }

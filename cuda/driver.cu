@@ -45,7 +45,9 @@ const char* advice(cudaError_t error) {
     case cudaErrorStreamCaptureUnsupported:
     case cudaErrorStreamCaptureInvalidated:
     case cudaErrorStreamCaptureImplicit:
-      return "end the capture of the stream first";
+    case cudaErrorStreamCaptureIsolation:
+      return "end the capture; to capture a search, search once before, so that the rows are "
+             "there, with all arrays on the device, and give workspace_bytes=";
     default:
       return "use device=\"cpu\" if it comes again";
   }
@@ -71,6 +73,7 @@ int current_device() {
 void refuse_if_failed() { refuse_failed(current_device()); }
 
 cudaStream_t of(StreamHandle stream) { return reinterpret_cast<cudaStream_t>(stream.address); }
+cudaEvent_t of(EventHandle event) { return reinterpret_cast<cudaEvent_t>(event.address); }
 
 // Throws OutOfDeviceMemory if that is what `error` says.
 void check_allocation(cudaError_t error, std::size_t bytes, const char* call) {
@@ -107,6 +110,16 @@ class CurrentDevice {
   int before_;
   const int device_;
 };
+
+// Reads the answer to whether something is done.
+bool is_ready(cudaError_t state, const char* call) {
+  if (state == cudaErrorNotReady) {
+    cudaGetLastError();  // else the next launch would seem to have failed
+    return false;
+  }
+  check(state, call);
+  return true;
+}
 
 // Tells whether CUDA has copied host memory elsewhere when a copy to a device returns. It need not
 // do so where the device can read that memory itself.
@@ -217,6 +230,12 @@ void copy_in(StreamHandle stream, void* to, const void* host, std::size_t bytes)
   if (!is_staged(host)) check(cudaStreamSynchronize(of(stream)), "cudaStreamSynchronize");
 }
 
+void copy_from_pinned(StreamHandle stream, void* to, const void* pinned, std::size_t bytes) {
+  refuse_if_failed();
+  if (bytes == 0) return;
+  check(cudaMemcpyAsync(to, pinned, bytes, cudaMemcpyHostToDevice, of(stream)), "cudaMemcpyAsync");
+}
+
 void copy_out(StreamHandle stream, void* host, const void* from, std::size_t bytes) {
   refuse_if_failed();
   if (bytes == 0) return;
@@ -227,6 +246,14 @@ void copy_within(StreamHandle stream, void* to, const void* from, std::size_t by
   refuse_if_failed();
   if (bytes == 0) return;
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, of(stream)), "cudaMemcpyAsync");
+}
+
+void copy_across(StreamHandle stream, void* to, int to_device, const void* from, int from_device,
+                 std::size_t bytes) {
+  refuse_if_failed();
+  if (bytes == 0) return;
+  check(cudaMemcpyPeerAsync(to, to_device, from, from_device, bytes, of(stream)),
+        "cudaMemcpyPeerAsync");
 }
 
 void fill_zeros(StreamHandle stream, void* to, std::size_t bytes) {
@@ -241,13 +268,19 @@ void wait(StreamHandle stream) {
 
 bool is_done(StreamHandle stream) {
   refuse_if_failed();
-  const cudaError_t state = cudaStreamQuery(of(stream));
-  if (state == cudaErrorNotReady) {
-    cudaGetLastError();  // else the next launch would seem to have failed
-    return false;
+  return is_ready(cudaStreamQuery(of(stream)), "cudaStreamQuery");
+}
+
+bool is_captured(StreamHandle stream) {
+  refuse_if_failed();
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t error = cudaStreamIsCapturing(of(stream), &status);
+  if (error == cudaErrorStreamCaptureImplicit) {  // of a stream that the default one waits for
+    cudaGetLastError();
+    return true;
   }
-  check(state, "cudaStreamQuery");
-  return true;
+  check(error, "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
 }
 
 void wait_for(StreamHandle stream, StreamHandle other) {
@@ -259,6 +292,66 @@ void wait_for(StreamHandle stream, StreamHandle other) {
   if (error == cudaSuccess) error = cudaStreamWaitEvent(of(stream), reached, 0);
   cudaEventDestroy(reached);  // CUDA keeps it until the stream got there
   check(error, "cudaStreamWaitEvent");
+}
+
+void* allocate_pinned(std::size_t bytes) {
+  refuse_if_failed();
+  void* address = nullptr;
+  const cudaError_t error = cudaHostAlloc(&address, bytes, cudaHostAllocPortable);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw_without_pinned(bytes);
+  }
+  check(error, "cudaHostAlloc");
+  return address;
+}
+
+void release_pinned(void* address) noexcept {
+  if (address != nullptr && cudaFreeHost(address) != cudaSuccess) cudaGetLastError();
+}
+
+bool is_pinned(const void* address) {
+  cudaPointerAttributes found{};
+  check(cudaPointerGetAttributes(&found, address), "cudaPointerGetAttributes");
+  return found.type == cudaMemoryTypeHost;
+}
+
+StreamHandle make_stream() {
+  refuse_if_failed();
+  cudaStream_t made = nullptr;
+  check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  return {reinterpret_cast<std::uintptr_t>(made)};
+}
+
+void destroy_stream(int device, StreamHandle stream) noexcept {
+  const CurrentDevice here(device);
+  if (cudaStreamDestroy(of(stream)) != cudaSuccess) cudaGetLastError();
+}
+
+EventHandle make_event() {
+  refuse_if_failed();
+  cudaEvent_t made = nullptr;
+  check(cudaEventCreateWithFlags(&made, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  return {reinterpret_cast<std::uintptr_t>(made)};
+}
+
+void destroy_event(EventHandle event) noexcept {
+  if (cudaEventDestroy(of(event)) != cudaSuccess) cudaGetLastError();
+}
+
+void record(EventHandle event, StreamHandle stream) {
+  refuse_if_failed();
+  check(cudaEventRecord(of(event), of(stream)), "cudaEventRecord");
+}
+
+void wait_for(StreamHandle stream, EventHandle event) {
+  refuse_if_failed();
+  check(cudaStreamWaitEvent(of(stream), of(event), 0), "cudaStreamWaitEvent");
+}
+
+bool is_done(EventHandle event) {
+  refuse_if_failed();
+  return is_ready(cudaEventQuery(of(event)), "cudaEventQuery");
 }
 
 }  // namespace device

@@ -73,15 +73,44 @@ void release_on(int device, StreamHandle stream, void* address) noexcept;
 // Host memory may be changed or freed on return, but what copy_out() writes there comes only with
 // wait().
 void copy_in(StreamHandle stream, void* to, const void* host, std::size_t bytes);
+// Host memory that is pinned stays as it is until the stream got there.
+void copy_from_pinned(StreamHandle stream, void* to, const void* pinned, std::size_t bytes);
 void copy_out(StreamHandle stream, void* host, const void* from, std::size_t bytes);
 void copy_within(StreamHandle stream, void* to, const void* from, std::size_t bytes);
 void fill_zeros(StreamHandle stream, void* to, std::size_t bytes);
+// Copies between devices, in the order of a stream of the current one.
+void copy_across(StreamHandle stream, void* to, int to_device, const void* from, int from_device,
+                 std::size_t bytes);
 // Waits until the stream is done, and throws what any of its kernels failed with.
 void wait(StreamHandle stream);
 // Tells whether the stream is done, and throws the same.
 bool is_done(StreamHandle stream);
+// Tells whether the stream is captured into a graph, and does nothing of what it is asked for.
+bool is_captured(StreamHandle stream);
 // Makes what `stream` does from here on wait for what `other` has been asked up to now.
 void wait_for(StreamHandle stream, StreamHandle other);
+
+// Memory of the host that devices copy from while the host does something else. Throws DeviceError.
+void* allocate_pinned(std::size_t bytes);
+// Waits for what devices copy from it.
+void release_pinned(void* address) noexcept;
+bool is_pinned(const void* address);
+
+// A stream that waits for no other one unless it is told to.
+StreamHandle make_stream();
+void destroy_stream(int device, StreamHandle stream) noexcept;
+
+// What a stream has been asked up to a moment, as the address of an event of CUDA.
+struct EventHandle {
+  std::uintptr_t address = 0;
+};
+EventHandle make_event();
+void destroy_event(EventHandle event) noexcept;
+void record(EventHandle event, StreamHandle stream);
+// Makes what `stream` does from here on wait for an event of any device. One that was never
+// recorded is waited for by nobody.
+void wait_for(StreamHandle stream, EventHandle event);
+bool is_done(EventHandle event);
 
 }  // namespace device
 }  // namespace resmem

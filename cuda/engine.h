@@ -16,7 +16,7 @@ struct Part {
   std::size_t first = 0, n = 0;  // rows of the segment
   Memory codes, facts, tiles, offset;
   Memory largest_square;  // bits of one float64, for inner products
-  bool coded = false;
+  bool coded = false;     // whether there are codes
 
   std::size_t bytes() const {
     return codes.bytes() + facts.bytes() + tiles.bytes() + offset.bytes() + largest_square.bytes();
@@ -35,17 +35,23 @@ struct ResidentAttribute {
 
 // The rows of a segment at one moment. What was allocated lives as long as somebody looks at it.
 struct ResidentRows {
-  const void* keys = nullptr;  // (n, d)
-  std::size_t n = 0, capacity = 0;
+  const void* keys = nullptr;  // (staying, d) on the device
+  std::size_t n = 0, staying = 0;
   std::shared_ptr<const Memory> kept_keys, ids, died;  // null: borrowed, consecutive, all live
   std::int64_t first_id = 0;
   ResidentAttribute times, groups;
-  std::vector<std::shared_ptr<const Part>> parts;
+  std::vector<std::shared_ptr<const Part>> parts;  // of the rows that stay
+  const char* host_keys = nullptr;                 // (n, d), where some do not
+  std::shared_ptr<const void> keeper;              // of those
 
   const ResidentAttribute& attribute(Attribute which) const {
     return which == Attribute::time ? times : groups;
   }
 };
+
+// What slabs take of a device at most, and what share of the bytes that rows may take.
+inline constexpr std::size_t kMostSlabBytes = std::size_t{512} << 20;
+inline constexpr std::size_t kSlabShare = 4;
 
 inline KeyKind kind_of(Metric metric) {
   switch (metric) {
@@ -91,10 +97,6 @@ inline constexpr std::size_t kSmallWorkspace = std::size_t{64} << 20;
 
 // Returns how many bytes a call may take for arrays of its own; `asked` is 0 if nobody says so.
 std::size_t workspace_bytes(std::size_t asked);
-
-// Waits until the stream is done. Nothing of the caller's is written before, so that `poll` may
-// throw meanwhile: what the device still uses goes back to its stream.
-void wait_polling(StreamHandle stream, const std::function<void()>& poll);
 
 // Codes vectors; a warp works on one.
 template <class T>

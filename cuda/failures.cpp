@@ -71,5 +71,17 @@ void throw_without_pools(int device) {
                     "(some virtual machines lack them); use device=\"cpu\"");
 }
 
+void throw_captured(const char* rows) {
+  throw DeviceError(std::string("a search cannot be captured into a graph where rows ") + rows +
+                    ", as the host takes part in it; capture searches of rows that all stay on one "
+                    "device");
+}
+
+void throw_without_pinned(std::size_t bytes) {
+  throw DeviceError("the host has no " + mebibytes(bytes) +
+                    " to pin, which rows pass through that do not fit the device; free memory of "
+                    "the host, give a smaller resident_bytes=, or use device=\"cpu\"");
+}
+
 }  // namespace device
 }  // namespace resmem

@@ -22,6 +22,9 @@ void refuse_failed(int device);
 void forget_failures();
 
 [[noreturn]] void throw_without_pools(int device);
+[[noreturn]] void throw_without_pinned(std::size_t bytes);
+// Throws a DeviceError: searches with such rows cannot be captured.
+[[noreturn]] void throw_captured(const char* rows);
 
 }  // namespace device
 }  // namespace resmem

@@ -4,3 +4,5 @@
 #include "residuals.cu"
 #include "rows.cu"
 #include "search.cu"
+#include "several.cu"
+#include "slabs.cu"

@@ -1,5 +1,4 @@
-// Starts a kernel on a stream of the current device, or in the emulation, where it has ended on
-// return.
+// Starts a kernel on a stream of the current device.
 #pragma once
 
 #include <string>
@@ -9,6 +8,7 @@
 
 #if !defined(__CUDACC__)
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "emulation/faults.h"
@@ -70,11 +70,15 @@ void run_grid(void (*kernel)(Parameters...), Grid grid, unsigned block_threads,
               [&] { kernel(static_cast<Parameters>(arguments)...); });
 }
 
+// Asks a stream of the current device for work.
+void enqueue(device::StreamHandle stream, const char* kernel, std::function<void()> run);
+
 template <class... Parameters, class... Arguments>
-void launch(const Launch& how, device::StreamHandle, void (*kernel)(Parameters...),
+void launch(const Launch& how, device::StreamHandle stream, void (*kernel)(Parameters...),
             Arguments... arguments) {
   if (emulation::faults().fails(how.name)) device::throw_failed_launch(how.name, "a planted fault");
-  run_grid(kernel, how.grid, how.threads, how.shared_bytes, arguments...);
+  enqueue(stream, how.name,
+          [=] { run_grid(kernel, how.grid, how.threads, how.shared_bytes, arguments...); });
 }
 
 #endif

@@ -1,4 +1,4 @@
-// Owns memory of a device.
+// Owns memory, streams and events of a device.
 #pragma once
 
 #include <optional>
@@ -49,6 +49,53 @@ class Memory {
   MemorySource source_;
   std::size_t bytes_ = 0;
   void* address_ = nullptr;
+};
+
+// Owns pinned memory of the host.
+class PinnedMemory {
+ public:
+  explicit PinnedMemory(std::size_t bytes) : address_(allocate_pinned(bytes)) {}
+  ~PinnedMemory() { release_pinned(address_); }
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+
+  char* bytes() const { return static_cast<char*>(address_); }
+
+ private:
+  void* const address_;
+};
+
+// Owns a stream of a device.
+class Stream {
+ public:
+  explicit Stream(int device) : device_(device), handle_(made_on(device)) {}
+  ~Stream() { destroy_stream(device_, handle_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  StreamHandle handle() const { return handle_; }
+
+ private:
+  static StreamHandle made_on(int device) {
+    const OnDevice here(device);
+    return make_stream();
+  }
+  const int device_;
+  const StreamHandle handle_;
+};
+
+// Owns an event of the device that is the current one.
+class Event {
+ public:
+  Event() : handle_(make_event()) {}
+  ~Event() { destroy_event(handle_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  EventHandle handle() const { return handle_; }
+
+ private:
+  const EventHandle handle_;
 };
 
 // Cuts memory into arrays. Without memory it only counts how much they take.

@@ -1,97 +1,10 @@
-// Rows that live on a device: brought there, coded in parts, and added to.
-#include "arrange.cuh"
-#include "engine.h"
+// Rows that live on a device, as many as may: brought there, coded in parts, and added to.
+#include "coding.h"
+#include "slabs.h"
 #include "states.cuh"
 
 namespace resmem {
 namespace device {
-namespace {
-
-// What codes the rows of one part.
-template <class T>
-class Coding {
- public:
-  Coding(const MemorySource& source, StreamHandle stream, const T* rows, std::size_t n, unsigned d,
-         KeyKind kind)
-      : source_(source),
-        stream_(stream),
-        rows_(rows),
-        n_(n),
-        d_(d),
-        kind_(kind),
-        depth_(depth_of(point_dimensions(kind, d))) {}
-
-  void fill(Part& part) const {
-    part.offset = Memory(source_, point_dimensions(kind_, d_) * sizeof(double));
-    part.largest_square = Memory(source_, sizeof(std::uint64_t));
-    part.codes = Memory(source_, n_ * depth_);
-    part.facts = Memory(source_, n_ * sizeof(CodeFacts));
-    part.tiles = Memory(source_, blocks_for(n_, kTile) * sizeof(TileFacts));
-    find_offset(part);
-    Arrays counted;
-    workspace(counted);
-    const Memory memory(source_, counted.used());
-    Arrays arrays(memory.of<void>());
-    const auto [facts, sorting] = workspace(arrays);
-    CodeArgs<T> args = arguments(part);
-    args.facts = facts;
-    code(stream_, args);
-    args.order = arranged(stream_, facts, n_, depth_, false, sorting);
-    args.codes = part.codes.of<std::int8_t>();
-    args.facts = part.facts.of<CodeFacts>();
-    code(stream_, args);
-    simt::launch(threads_for("describe_tiles", std::size_t{blocks_for(n_, kTile)} * simt::kWarp,
-                             kArrangeThreads),
-                 stream_, &describe_tiles, args.facts, static_cast<std::uint32_t>(n_),
-                 part.tiles.of<TileFacts>());
-    part.coded = true;
-  }
-
- private:
-  std::pair<CodeFacts*, Sorting> workspace(Arrays& arrays) const {
-    CodeFacts* facts = arrays.next<CodeFacts>(n_);
-    return {facts, Sorting::in(arrays, n_)};
-  }
-
-  CodeArgs<T> arguments(const Part& part) const {
-    CodeArgs<T> args = {};
-    args.vectors = rows_;
-    args.n = n_;
-    args.d = d_;
-    args.kind = kind_;
-    args.largest_square = part.largest_square.of<std::uint64_t>();
-    args.offset = part.offset.of<double>();
-    return args;
-  }
-
-  void find_offset(const Part& part) const {
-    const std::size_t sampled = std::min<std::size_t>(n_, kOffsetRows);
-    auto* largest = part.largest_square.of<std::uint64_t>();
-    fill_zeros(stream_, largest, sizeof *largest);
-    if (kind_ == KeyKind::inner_product) square(n_, nullptr, largest);
-    const Memory squares(source_,
-                         kind_ == KeyKind::squared_distance ? 0 : sampled * sizeof(double));
-    if (squares.bytes() > 0) square(sampled, squares.of<double>(), nullptr);
-    simt::launch(threads_for("mean_point", point_dimensions(kind_, d_), kCodeThreads), stream_,
-                 &mean_point<T>, rows_, n_, sampled, d_, kind_, squares.of<double>(), largest,
-                 part.offset.of<double>());
-  }
-  void square(std::size_t count, double* squares, std::uint64_t* largest) const {
-    simt::launch(threads_for("square_rows", count * simt::kWarp, kCodeThreads), stream_,
-                 &square_rows<T>, rows_, n_, count, d_, squares, largest);
-  }
-
-  const MemorySource source_;
-  const StreamHandle stream_;
-  const T* const rows_;
-  const std::size_t n_;
-  const unsigned d_;
-  const KeyKind kind_;
-  const unsigned depth_;
-};
-
-}  // namespace
-
 DeviceRows::DeviceRows(const MemorySource& source, NumberType type, std::size_t d, Metric metric,
                        std::size_t least_coded)
     : source_(source),
@@ -117,15 +30,31 @@ void DeviceRows::publish(ResidentRows next) {
 
 std::size_t DeviceRows::n() const { return resident()->n; }
 
-std::size_t DeviceRows::bytes() const {
-  const auto now = resident();
+std::size_t DeviceRows::staying() const { return resident()->staying; }
+
+namespace {
+
+constexpr std::size_t kNoLimit = SIZE_MAX / 2;
+// A row has an id, a version of removal, a time and a group, or may get them.
+constexpr std::size_t kRowFacts = 4 * sizeof(std::int64_t);
+constexpr std::size_t kMostReserve = std::size_t{1} << 30;  // bytes that are left to searches
+
+std::size_t held_bytes(const std::shared_ptr<const Memory>& memory) {
+  return memory == nullptr ? 0 : memory->bytes();
+}
+
+std::size_t held_bytes(const ResidentRows& rows) {
   std::size_t sum = 0;
   for (const auto* each :
-       {&now->kept_keys, &now->ids, &now->died, &now->times.values, &now->groups.values})
-    if (*each != nullptr) sum += (*each)->bytes();
-  for (const auto& part : now->parts) sum += part->bytes();
+       {&rows.kept_keys, &rows.ids, &rows.died, &rows.times.values, &rows.groups.values})
+    sum += held_bytes(*each);
+  for (const auto& part : rows.parts) sum += part->bytes();
   return sum;
 }
+
+}  // namespace
+
+std::size_t DeviceRows::bytes() const { return held_bytes(*resident()); }
 
 namespace {
 
@@ -156,36 +85,75 @@ class Extension {
     const std::size_t width = d_ * bytes_of(type_);
     if (given.on_device && source_.stream) {
       rows_.keys = given.keys;  // borrowed
-      rows_.capacity = given.n;
+      rows_.staying = given.n;
     } else {
-      grow(given.n, width);
-      copy(rows_.kept_keys, given.keys, given.on_device, given.n, width);
-      rows_.keys = rows_.kept_keys->of<void>();
+      const Room room = room_for(given);
+      copy(rows_.kept_keys, given.keys, given.on_device, rows_.staying, room, width);
+      rows_.keys = rows_.kept_keys != nullptr ? rows_.kept_keys->of<void>() : nullptr;
+      rows_.staying = room.rows;
     }
-    if (given.ids != nullptr) copy(rows_.ids, given.ids, false, given.n, sizeof(std::int64_t));
+    if (rows_.staying < given.n) {
+      rows_.host_keys = static_cast<const char*>(given.keys);
+      rows_.keeper = given.keeper;
+    }
+    const Room all = {given.n, kNoLimit};
+    if (given.ids != nullptr) copy(rows_.ids, given.ids, false, rows_.n, all, sizeof(std::int64_t));
+    if (rows_.died != nullptr) grow(rows_.died, rows_.n, all, sizeof(std::int64_t));
   }
 
-  // Makes room for n rows: more than that if some were there before, as more may come.
-  void grow(std::size_t n, std::size_t width) {
-    if (n <= rows_.capacity) return;
-    const std::size_t capacity = rows_.n == 0 ? n : std::max(n, rows_.n + rows_.n / 2);
-    larger(rows_.kept_keys, capacity, width);
-    if (rows_.ids != nullptr) larger(rows_.ids, capacity, sizeof(std::int64_t));
-    if (rows_.died != nullptr) larger(rows_.died, capacity, sizeof(std::int64_t));
-    rows_.capacity = capacity;
+  // Rows that stay on the device, and for how many there may be room at most.
+  struct Room {
+    std::size_t rows, most;
+  };
+
+  // Returns how many rows stay: all, or else those that are there, or as many as fit at first.
+  Room room_for(const GivenRows& given) const {
+    if (given.on_device) return {given.n, kNoLimit};
+    const std::size_t most = given.most_bytes ? *given.most_bytes : what_is_free();
+    if (rows_.staying == rows_.n && fits(given.n, most))
+      return {given.n, given.most_bytes ? given.n : kNoLimit};
+    const RowBytes row = RowBytes::of(type_, d_, kind_);
+    const std::size_t least = kTile * (kSlabs * row.key + row.codes + row.coding);
+    if (most < least) throw OutOfDeviceMemory(least, most, most);
+    const std::size_t slabs = std::max(least, std::min(most / kSlabShare, kMostSlabBytes));
+    if (rows_.staying > 0) return {rows_.staying, rows_.staying};
+    const std::size_t facts = kRowFacts * given.n;
+    const std::size_t rows = most - slabs < facts ? 0 : (most - slabs - facts) / bytes_of_row();
+    return {std::min(rows, given.n), std::min(rows, given.n)};
   }
-  void larger(std::shared_ptr<const Memory>& memory, std::size_t capacity, std::size_t width) {
+  std::size_t bytes_of_row() const {
+    const RowBytes row = RowBytes::of(type_, d_, kind_);
+    return row.key + row.codes + row.coding;
+  }
+  // Tells whether all n rows fit, at the moment when most is held: where rows were there before,
+  // their keys and codes are there twice.
+  bool fits(std::size_t n, std::size_t most) const {
+    const std::size_t facts = kRowFacts * n, twice = held_bytes(rows_);
+    return facts + twice <= most && n <= (most - facts - twice) / bytes_of_row();
+  }
+  std::size_t what_is_free() const {
+    const std::size_t free = free_memory();
+    return held_bytes(rows_) + free - std::min(free / 8, kMostReserve);
+  }
+
+  // Makes room for more elements: for half as many again, as more may come, where that is allowed.
+  void grow(std::shared_ptr<const Memory>& memory, std::size_t there, const Room& room,
+            std::size_t width) {
+    if (room.rows * width <= held_bytes(memory)) return;
+    const std::size_t capacity =
+        std::min(std::max(room.rows, there + there / 2), std::max(room.rows, room.most));
     auto made = std::make_shared<const Memory>(source_, capacity * width);
     fill_zeros(stream_, made->of<void>(), made->bytes());
     if (memory != nullptr)
-      copy_within(stream_, made->of<void>(), memory->of<void>(), rows_.n * width);
+      copy_within(stream_, made->of<void>(), memory->of<void>(), there * width);
     memory = std::move(made);
   }
-  // Copies what is not there yet of n elements.
-  void copy(std::shared_ptr<const Memory>& memory, const void* from, bool on_device, std::size_t n,
-            std::size_t width) {
-    if (memory == nullptr) larger(memory, rows_.capacity, width);
-    const std::size_t done = rows_.n * width, left = (n - rows_.n) * width;
+  // Copies the elements behind those that are there.
+  void copy(std::shared_ptr<const Memory>& memory, const void* from, bool on_device,
+            std::size_t there, const Room& room, std::size_t width) {
+    grow(memory, there, room, width);
+    if (room.rows == there) return;
+    const std::size_t done = there * width, left = (room.rows - there) * width;
     char* const to = memory->of<char>() + done;
     const char* const source = static_cast<const char*>(from) + done;
     if (on_device)
@@ -198,24 +166,28 @@ class Extension {
   // anew together with them, so that parts stay few.
   void code_parts() {
     std::size_t first = rows_.parts.empty() ? 0 : rows_.parts.back()->first + rows_.parts.back()->n;
-    while (!rows_.parts.empty() && rows_.parts.back()->n <= 2 * (rows_.n - first) &&
-           rows_.n - rows_.parts.back()->first <= kMostPartRows) {
+    const std::size_t n = rows_.staying;
+    while (!rows_.parts.empty() && rows_.parts.back()->n <= 2 * (n - first) &&
+           n - rows_.parts.back()->first <= kMostPartRows) {
       first = rows_.parts.back()->first;
       rows_.parts.pop_back();
     }
-    for (; first < rows_.n; first += rows_.parts.back()->n) {
+    for (; first < n; first += rows_.parts.back()->n) {
       const auto part = std::make_shared<Part>();
       part->first = first;
-      part->n = std::min(rows_.n - first, kMostPartRows);
-      if (part->n >= least_coded_ &&
-          depth_of(point_dimensions(kind_, static_cast<unsigned>(d_))) <= kMostDimensions)
-        with_type(type_, [&](const auto* none) {
-          using T = std::remove_const_t<std::remove_pointer_t<decltype(none)>>;
-          const T* rows = static_cast<const T*>(rows_.keys) + first * d_;
-          Coding<T>(source_, stream_, rows, part->n, static_cast<unsigned>(d_), kind_).fill(*part);
-        });
+      part->n = std::min(n - first, kMostPartRows);
+      part->coded = part->n >= least_coded_ && can_code(kind_, d_);
+      if (part->coded) code(*part);
       rows_.parts.push_back(part);
     }
+  }
+  void code(Part& part) const {
+    const auto d = static_cast<unsigned>(d_);
+    reserve_codes(part, source_, part.n, d, kind_);
+    const Memory memory(source_, CodingArrays::bytes(part.n));
+    Arrays arrays(memory.of<void>());
+    const char* rows = static_cast<const char*>(rows_.keys) + part.first * d_ * bytes_of(type_);
+    code_rows(stream_, type_, rows, part.n, d, kind_, part, CodingArrays::in(arrays, part.n));
   }
 
   const MemorySource source_;
@@ -250,7 +222,8 @@ void DeviceRows::bring(Attribute attribute, const std::int64_t* values, std::siz
   const StreamHandle stream = source_.stream.value_or(StreamHandle{});
   constexpr std::size_t kWidth = sizeof(std::int64_t);
   if (held.values == nullptr || held.values->bytes() < n * kWidth) {
-    const auto larger = std::make_shared<const Memory>(source_, now.capacity * kWidth);
+    const std::size_t capacity = std::max(n, held.n + held.n / 2);  // as more may come
+    const auto larger = std::make_shared<const Memory>(source_, capacity * kWidth);
     if (held.n > 0)
       copy_within(stream, larger->of<void>(), held.values->of<void>(), held.n * kWidth);
     held.values = larger;
@@ -268,7 +241,7 @@ void DeviceRows::remove(const std::int64_t* rows, const std::int64_t* stamps, st
   const StreamHandle stream = source_.stream.value_or(StreamHandle{});
   ResidentRows now = *resident();
   if (now.died == nullptr) {
-    now.died = std::make_shared<const Memory>(source_, now.capacity * sizeof(std::int64_t));
+    now.died = std::make_shared<const Memory>(source_, now.n * sizeof(std::int64_t));
     fill_zeros(stream, now.died->of<void>(), now.died->bytes());
   }
   const std::size_t bytes = count * sizeof(std::int64_t);

@@ -113,7 +113,7 @@ def differs(device: Device, trial: Trial) -> bool:
     shape = (len(trial.queries), trial.k)
     values, ids = np.empty(shape), np.empty(shape, np.int64)
     device.extension.search(
-        trial.queries, [(rows, len(rows))], trial.k, trial.metric, values=values, ids=ids,
+        trial.queries, [(rows, len(rows), 0)], trial.k, trial.metric, values=values, ids=ids,
         device=device.ordinal, **trial.hidden,
         forced=device.extension.ForcedSearch(first_phase=trial.first_phase, listed=1),
     )  # fmt: skip
@@ -162,7 +162,7 @@ class Correction:
         held.extend(places)
         found = np.empty((5, self.columns))
         device.extension.correct(
-            device.extension.Search(keys, [(held, 300)], k, "euclidean", device=device.ordinal),
+            device.extension.Search(keys, [(held, 300, 0)], k, "euclidean", device=device.ordinal),
             device.extension.Aggregation(
                 [there], 0.7, self.columns, strength=0.9, outputs=logits, output_kind="logits",
                 map=self.map, floor=0.01, interpolate=self.store == "labels",

@@ -360,7 +360,7 @@ def test_device_searches_and_corrects_as_the_cpu_does(
     for size in n:
         held = sides.module.Rows(sides.ordinal, "float32", 9, metric, None, 1)
         held.extend(np.ascontiguousarray(places[first : first + size]), None, first)
-        segments.append((held, size))
+        segments.append((held, size, first))
         first += size
     search = sides.module.Search(
         sides.either(rng, keys), segments, k, metric, sides.either(rng, excluded),
@@ -590,7 +590,7 @@ def test_queries_on_the_device_that_are_not_finite_give_nan(sides, dtype):
     held.extend(places)
     case = Case(4, [stored("float32", rng, 20, 4, sides)], kind="constant", value=0.25)
     for queries, bad in ((sides.place(keys), [1, 3]), (keys, [])):
-        search = sides.module.Search(queries, [(held, 20)], 3, "euclidean", device=sides.ordinal)
+        search = sides.module.Search(queries, [(held, 20, 0)], 3, "euclidean", device=sides.ordinal)
         aggregation = case.on_device(sides, rng)
         got = sides.filled(
             (5, 4), True, "float64",
@@ -712,7 +712,7 @@ def prepared(sides, store="float32", workspace_bytes=0, q=9):
     case.steps = (("agreement", [0.3], [0.5, 1.0]), ("confidence", [0.5], [1.0, 0.7]))
     case.select = rng.integers(0, 12, (q, 3))
     search = sides.module.Search(
-        sides.place(keys), [(held, 40)], 7, "euclidean", device=sides.ordinal,
+        sides.place(keys), [(held, 40, 0)], 7, "euclidean", device=sides.ordinal,
         workspace_bytes=workspace_bytes,
     )  # fmt: skip
     aggregation = case.on_device(sides, AlwaysOnDevice())
@@ -801,6 +801,7 @@ def test_failed_copies_are_told_and_leave_no_memory(sides, emulated):
             with pytest.raises(sides.module.DeviceError, match="failed: a planted fault"):
                 case.aggregated(sides, AlwaysOnHost(), *found)
             assert emulated.bytes_in_use() == before
+            emulated.reset_devices()
     finally:
         emulated.reset_devices()
 

@@ -59,7 +59,7 @@ def calls(there, monkeypatch):
 class Drawn:
     """A memory with settings drawn by a seed, the arguments of its rows, and queries for it."""
 
-    def __init__(self, seed, **fixed):
+    def __init__(self, seed, n=150, **fixed):
         self.rng = rng = np.random.default_rng(seed)
         self.settings = settings = {**drawn_settings(rng, fixed), **fixed}
         self.columns = settings.pop("columns")
@@ -72,7 +72,7 @@ class Drawn:
         if settings.get("gate") == "drawn":
             settings["gate"] = self._gate()
         self.memory = resmem.Memory(**settings)
-        self.memory.fit(*self.rows(150), **self.attributes(150))
+        self.memory.fit(*self.rows(n), **self.attributes(n))
         gone = rng.permutation(self.memory.ids)[: int(rng.integers(0, 40))]
         self.memory.remove(gone)
         if rng.random() < 0.5:
@@ -188,8 +188,11 @@ def assert_alike(got, wanted, *about):
         assert got[name].tobytes() == array.tobytes(), (name, *about)
 
 
-def same_answers(drawn, there):
-    """Compare the memory's answers on the CPU with those to arrays on the device."""
+def same_answers(drawn, there, **place):
+    """Compare the memory's answers on the CPU with those to arrays on the device.
+
+    ``place`` says where its rows are, as ``Memory.to`` takes it.
+    """
     rng, asks = drawn.rng, drawn.asks()
     columns = {}
     if not drawn.flat:
@@ -197,7 +200,7 @@ def same_answers(drawn, there):
         columns["of each"] = rng.integers(0, drawn.columns, (Q, 2))
     memory = drawn.memory.to("cpu")
     wanted = answers(memory, drawn.embeddings, drawn.outputs, columns, asks)
-    memory.to(DEVICE)
+    memory.to(**{"device": DEVICE, **place})
     among = {name: value for name, value in asks.items() if name == "among"}
     placed = {name: there.place(value) for name, value in asks.items() if name != "among"}
     outputs = None if drawn.outputs is None else there.place(drawn.outputs)

@@ -274,7 +274,7 @@ def searched(emulated, queries, rows, k, out):
     kept.extend(keys)
     values, ids = (result.target for result in found)
     emulated.search(
-        numbers, [(kept, len(kept))], k, "euclidean", values=values, ids=ids, stream=stream
+        numbers, [(kept, len(kept), 0)], k, "euclidean", values=values, ids=ids, stream=stream
     )
     emulated.wait()
     return [result.given for result in found]

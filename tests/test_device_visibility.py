@@ -46,8 +46,8 @@ class Sighted:
         ends = np.cumsum(self.sizes)
         return [slice(end - size, end) for end, size in zip(ends, self.sizes, strict=True)]
 
-    def hold(self, device, stored, least_coded):
-        """Return the segments on the device, of which every second one has no groups."""
+    def hold(self, device, stored, least_coded, devices=1, most_bytes=None):
+        """Return the segments on devices in turn, of which every second one has no groups."""
         held = []
         for number, part in enumerate(self.parts()):
             groups = self.groups[part] if number % 2 == 0 else None
@@ -56,7 +56,8 @@ class Sighted:
             made = device.rows(
                 np.ascontiguousarray(stored[part]), self.metric, self.ids[part],
                 least_coded=least_coded, times=None if self.before is None else self.times[part],
-                groups=None if self.lists is None else groups,
+                groups=None if self.lists is None else groups, most_bytes=most_bytes,
+                ordinal=number % devices if devices > 1 else None,
             )  # fmt: skip
             gone = np.flatnonzero(self.died[part])
             made.remove(gone, self.died[part][gone])
@@ -80,7 +81,7 @@ class Sighted:
         mask[self.some] = True
         return np.packbits(mask, bitorder="little")
 
-    def search(self, device, held, k, as_bits, **forced):
+    def search(self, device, held, k, as_bits, /, **forced):
         return device.search(
             self.queries, held, k, self.metric, excluded=self.excluded, version=5,
             exclude_groups=self.lists, before=self.before, among=self.among(as_bits), **forced,
@@ -118,7 +119,7 @@ def test_queries_on_the_device_see_what_the_oracle_says(
     tested.shuffle(seed)
     held = case.hold(device, stored, 1 if coded else 10**6)
     found = case.search(
-        device, held, k, as_bits, first_phase=128, capacity=capacity, together=together,
+        device, held, k, as_bits, first_phase=128, capacity=capacity, queries=together,
         listed=listed,
     )  # fmt: skip
     assert_same(found[:2], case.wanted(k), (metric, dtype))

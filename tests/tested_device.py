@@ -16,6 +16,7 @@ from resmem._devices.choice import choose
 
 EMULATED = "cuda:emulated"
 DEVICE = os.environ.get("RESMEM_TEST_DEVICE", EMULATED)
+_FORCED = ("first_phase", "capacity", "queries", "listed", "slab_rows")
 DTYPES = {"float32": "float32", "float16": "float16", "uint16": "bfloat16", "float64": "float64"}
 
 
@@ -63,40 +64,43 @@ class TestedDevice:
 
 @dataclass
 class Searched:
-    """The device, as tests search it."""
+    """The device, and others that its module drives, as tests search them."""
 
     module: Any
     ordinal: int
 
     def rows(
         self, keys: Any, metric: str = "euclidean", ids: Any = None, first_id: int = 0,
-        least_coded: int = 1, dtype: str | None = None, **attributes: Any,
+        least_coded: int = 1, dtype: str | None = None, most_bytes: int | None = None,
+        ordinal: int | None = None, **attributes: Any,
     ) -> Any:  # fmt: skip
-        """Return rows on the device; ``attributes`` are their ``times`` and ``groups``."""
+        """Return rows that stay on a device, as many as ``most_bytes`` of it hold.
+
+        ``attributes`` are their ``times`` and ``groups``.
+        """
         made = self.module.Rows(
-            self.ordinal, dtype or DTYPES[str(keys.dtype)], keys.shape[1], metric, None, least_coded
-        )
-        made.extend(keys, ids, first_id)
+            self.ordinal if ordinal is None else ordinal, dtype or DTYPES[str(keys.dtype)],
+            keys.shape[1], metric, None, least_coded,
+        )  # fmt: skip
+        made.extend(keys, ids, first_id, most_bytes)
         for name, values in attributes.items():
             if values is not None:
                 made.bring(name, values)
         return made
 
     def search(
-        self, queries: Any, segments: Any, k: int, metric: str = "euclidean", **options: Any
+        self, queries: Any, /, segments: Any, k: int, metric: str = "euclidean", **options: Any
     ) -> tuple[Any, Any, Any, dict[str, int]]:
         """Return values, ids, positions and counters; segments are rows, or rows and a count."""
-        pairs = [s if isinstance(s, tuple) else (s, len(s)) for s in segments]
-        forced = {
-            name: options.pop(name)
-            for name in ("first_phase", "capacity", "listed") if name in options
-        }  # fmt: skip
-        forced["queries"] = options.pop("together", 0)
+        counted = [s if isinstance(s, tuple) else (s, len(s)) for s in segments]
+        starts = np.cumsum([0, *(n for _, n in counted)])
+        placed = [(rows, n, start) for (rows, n), start in zip(counted, starts, strict=False)]
+        forced = {name: options.pop(name) for name in _FORCED if name in options}
         shape = (len(queries), k)
         out = {name: np.empty(shape, np.int64) for name in ("ids", "positions")}
         values = np.empty(shape)
         stats = self.module.search(
-            queries, pairs, k, metric, options.pop("excluded", None), options.pop("version", 0),
+            queries, placed, k, metric, options.pop("excluded", None), options.pop("version", 0),
             values=values, **out, device=options.pop("device", self.ordinal),
             forced=self.module.ForcedSearch(**forced), counted=True, **options,
         )  # fmt: skip

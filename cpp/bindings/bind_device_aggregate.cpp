@@ -1,3 +1,5 @@
+#include <numeric>
+
 #include "../../cuda/aggregate.h"
 #include "bind_device.h"
 #include "device_request.h"
@@ -308,12 +310,19 @@ class BoundAggregation {
   std::vector<py::object> kept_;
 };
 
-void correct_python(const BoundDeviceSearch& search, const BoundAggregation& aggregation,
-                    const py::object& out, std::size_t forced_queries) {
+std::vector<std::size_t> rows_searched(const BoundDeviceSearch& search) {
   std::vector<std::size_t> rows;
   for (const auto& segment : search.request.segments) rows.push_back(segment.n);
-  const DeviceAggregate request =
-      aggregation.of(search.request.q, rows, search.request.device, out);
+  return rows;
+}
+
+void correct_python(const BoundDeviceSearch& search, const BoundAggregation& aggregation,
+                    const py::object& out, const std::optional<std::vector<std::size_t>>& rows,
+                    std::size_t forced_queries) {
+  const std::vector<std::size_t> all = rows ? *rows : rows_searched(search);
+  require(std::accumulate(all.begin(), all.end(), std::size_t{0}) >= search.request.rows(),
+          "rows must be those of all segments that are searched");
+  const DeviceAggregate request = aggregation.of(search.request.q, all, search.request.device, out);
   without_gil(
       [&](const auto& poll) { device::correct(search.request, request, forced_queries, poll); });
 }
@@ -391,9 +400,10 @@ void register_device_aggregate(py::module_& module) {
            "select"_a = py::none(), "map"_a = py::none(), "floor"_a = 0.0, "argmax"_a = false,
            "class_labels"_a = py::none());
   module.def("correct", &correct_python, "search"_a, "aggregation"_a, "out"_a, py::kw_only(),
-             "forced_queries"_a = 0,
+             "rows"_a = py::none(), "forced_queries"_a = 0,
              "Fills out, (q, columns), (q, t) or (q,), with what becomes of the neighbours of a "
-             "search.");
+             "search; rows says how many rows of each segment count, if other segments were "
+             "searched than have residuals.");
   module.def("aggregate", &aggregate_python, "aggregation"_a, "distances"_a, "positions"_a, "out"_a,
              py::kw_only(), "rows"_a = py::none(), "metric"_a = "euclidean", "device"_a = 0,
              "stream"_a = 0, "workspace_bytes"_a = 0, "forced_queries"_a = 0,

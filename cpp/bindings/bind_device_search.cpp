@@ -1,3 +1,4 @@
+#include "../../cuda/slabs.h"
 #include "bind_device.h"
 #include "device_request.h"
 #include "search_request.h"
@@ -14,8 +15,18 @@ std::unique_ptr<device::DeviceRows> rows_from(int device, const std::string& dty
                                               metric_named(metric), least_coded);
 }
 
+// Keeps an object of Python that any thread may drop.
+std::shared_ptr<const void> kept(const py::object& object) {
+  const auto drop = [](const PyObject* held) {
+    const py::gil_scoped_acquire acquired;
+    Py_DECREF(const_cast<PyObject*>(held));
+  };
+  return {static_cast<const PyObject*>(object.inc_ref().ptr()), drop};
+}
+
 void extend_python(device::DeviceRows& rows, const py::object& keys,
-                   const std::optional<Array<std::int64_t>>& ids, std::int64_t first_id) {
+                   const std::optional<Array<std::int64_t>>& ids, std::int64_t first_id,
+                   std::optional<std::size_t> most_bytes) {
   const View view = view_of(keys, "keys");
   require(view.shape.size() == 2 && view.extent(1) == rows.dimensions() &&
               number_type(view.dtype) == rows.type(),
@@ -25,6 +36,8 @@ void extend_python(device::DeviceRows& rows, const py::object& keys,
   given.n = view.extent(0);
   given.on_device = view.on_device;
   given.first_id = first_id;
+  given.most_bytes = most_bytes;
+  if (!view.on_device) given.keeper = kept(keys);
   if (ids) {
     require(ids->ndim() == 1 && extent(*ids, 0) == given.n, "ids must be (n,)");
     given.ids = ids->data();
@@ -71,6 +84,9 @@ py::dict as_dict(const device::DeviceStats& stats) {
   result["compared"] = stats.compared;
   result["given_up"] = stats.given_up;
   result["query_blocks"] = stats.query_blocks;
+  result["slabs"] = stats.slabs;
+  result["slab_bytes"] = stats.slab_bytes;
+  result["devices"] = stats.devices;
   return result;
 }
 
@@ -97,18 +113,18 @@ void take_queries(device::DeviceSearch& request, const View& queries) {
 }
 
 void take_segments(device::DeviceSearch& request, const py::sequence& segments) {
+  using Triple = std::tuple<const device::DeviceRows*, std::size_t, std::size_t>;
   for (const py::handle& each : segments) {
-    const auto pair = each.cast<std::pair<const device::DeviceRows*, std::size_t>>();
-    const device::DeviceRows& rows = *pair.first;
+    const auto [searched, n, position] = each.cast<Triple>();
+    const device::DeviceRows& rows = *searched;
     const bool same_order = rows.metric() == request.metric ||
                             (is_euclidean(rows.metric()) && is_euclidean(request.metric));
     require(rows.dimensions() == request.d && same_order,
             "segments must have the queries' dimensions and the order of the search's metric");
     require((rows.type() == NumberType::float64) == (request.query_type == NumberType::float64),
             "queries must be float64 for float64 keys, and for no other");
-    require(rows.device() == request.device && pair.second <= rows.n(),
-            "segments must be on the search's device, with as many rows");
-    request.segments.push_back({&rows, pair.second});
+    require(n <= rows.n(), "segments must have as many rows");
+    request.segments.push_back({&rows, n, position});
   }
 }
 
@@ -145,9 +161,7 @@ void take_visible(device::DeviceSearch& request, const VisibleObjects& visible) 
     const View view = checked(visible.before, "before", "int64", {request.q});
     request.before = {view.of<std::int64_t>(), 1, view.on_device};
   }
-  std::size_t rows = 0;
   for (const device::DeviceSearch::Searched& segment : request.segments) {
-    rows += segment.n;
     const std::size_t times = segment.rows->known(device::Attribute::time);
     const std::size_t groups = segment.rows->known(device::Attribute::group);
     require(visible.before.is_none() || times >= segment.n,
@@ -155,7 +169,7 @@ void take_visible(device::DeviceSearch& request, const VisibleObjects& visible) 
     require(visible.exclude_groups.is_none() || groups == 0 || groups >= segment.n,
             "exclude_groups needs the groups of all rows, or of none");
   }
-  request.among = among_from(visible.among, rows);
+  request.among = among_from(visible.among, request.rows());
 }
 
 py::object search_python(const py::object& queries, const py::sequence& segments, std::size_t k,
@@ -163,10 +177,10 @@ py::object search_python(const py::object& queries, const py::sequence& segments
                          const py::object& exclude_groups, const py::object& before,
                          const py::object& among, const py::object& values, const py::object& ids,
                          const py::object& positions, int device, std::uintptr_t stream,
-                         std::size_t workspace_bytes, const device::ForcedSearch& forced,
-                         bool counted) {
+                         std::size_t workspace_bytes, std::size_t slab_bytes, device::Lanes* lanes,
+                         const device::ForcedSearch& forced, bool counted) {
   BoundDeviceSearch search(queries, segments, k, metric, {exclude, exclude_groups, before, among},
-                           version, device, stream, workspace_bytes, forced);
+                           version, {device, stream, workspace_bytes, slab_bytes, lanes}, forced);
   take_outputs(search.request, values, ids, positions);
   device::DeviceStats stats;
   without_gil(
@@ -179,17 +193,18 @@ py::object search_python(const py::object& queries, const py::sequence& segments
 BoundDeviceSearch::BoundDeviceSearch(const py::object& queries, const py::sequence& segments,
                                      std::size_t k, const std::string& metric,
                                      const VisibleObjects& visible, std::int64_t version,
-                                     int device, std::uintptr_t stream, std::size_t workspace_bytes,
-                                     const device::ForcedSearch& forced)
-    : kept{queries,        segments,     visible.exclude, visible.exclude_groups,
-           visible.before, visible.among} {
+                                     const SearchPlace& place, const device::ForcedSearch& forced)
+    : kept{queries,        segments,      visible.exclude,      visible.exclude_groups,
+           visible.before, visible.among, py::cast(place.lanes)} {
   const View query_view = view_of(queries, "queries");
-  request.device = device;
+  request.device = place.device;
   request.metric = metric_named(metric);
   request.k = k;
   request.version = version;
-  request.stream.address = stream;
-  request.workspace_bytes = workspace_bytes;
+  request.stream.address = place.stream;
+  request.workspace_bytes = place.workspace_bytes;
+  request.slab_bytes = place.slab_bytes;
+  request.lanes = place.lanes;
   request.forced = forced;
   take_queries(request, query_view);
   take_segments(request, segments);
@@ -202,24 +217,33 @@ void register_device_search(py::module_& module) {
   py::class_<device::ForcedSearch>(module, "ForcedSearch", py::module_local(),
                                    "What tests force of a search.")
       .def(py::init([](std::size_t first_phase, std::size_t capacity, std::size_t queries,
-                       std::size_t listed) {
-             return device::ForcedSearch{first_phase, capacity, queries, listed};
+                       std::size_t listed, std::size_t slab_rows) {
+             return device::ForcedSearch{first_phase, capacity, queries, listed, slab_rows};
            }),
            "first_phase"_a = 0, "capacity"_a = 0, "queries"_a = 0, "listed"_a = 0,
-           "Rows, hits, queries and listed rows; 0 leaves a number to the search.");
+           "slab_rows"_a = 0,
+           "Rows, hits, queries, listed rows and rows of a slab; 0 leaves a number to the search.");
   py::class_<device::DeviceRows>(module, "Rows", py::module_local(),
                                  "The rows of a segment on a device.")
       .def(py::init(&rows_from), "device"_a, "dtype"_a, "d"_a, "metric"_a, "stream"_a = py::none(),
            "least_coded"_a = 1024)
       .def("extend", &extend_python, "keys"_a, py::arg("ids").noconvert() = py::none(),
-           "first_id"_a = 0, "Brings those of the rows (n, d) that are not there yet.")
+           "first_id"_a = 0, "most_bytes"_a = py::none(),
+           "Brings those of the rows (n, d) that are not there yet. Those that do not fit into\n"
+           "`most_bytes`, or by default what is free, stay where they are.")
       .def("remove", &remove_python, py::arg("rows").noconvert(), py::arg("stamps").noconvert(),
            "Marks rows as removed at versions.")
       .def("bring", &bring_python, "attribute"_a, py::arg("values").noconvert(),
            "Brings those of the rows' \"times\" or \"groups\", (n,), that are not there yet.")
       .def("__len__", &device::DeviceRows::n)
+      .def_property_readonly("staying", &device::DeviceRows::staying,
+                             "How many rows have their keys on the device.")
       .def_property_readonly("nbytes", &device::DeviceRows::bytes)
       .def_property_readonly("device", &device::DeviceRows::device);
+  py::class_<device::Lanes>(module, "Lanes", py::module_local(),
+                            "Pinned memory, and streams, for searches that bring rows.")
+      .def(py::init<>())
+      .def_property_readonly("nbytes", &device::Lanes::pinned_bytes);
   py::class_<Results>(module, "Memory", py::module_local(),
                       "Memory of a device for results, given back on its stream.")
       .def(py::init<std::size_t, int, std::uintptr_t>(), "bytes"_a, "device"_a, "stream"_a)
@@ -228,7 +252,7 @@ void register_device_search(py::module_& module) {
       "wait_for",
       [](std::uintptr_t stream, std::uintptr_t other, int device) {
         const device::OnDevice here(device);
-        device::wait_for({stream}, {other});
+        device::wait_for(device::StreamHandle{stream}, device::StreamHandle{other});
       },
       "stream"_a, "other"_a, "device"_a, py::call_guard<GilRelease>(),
       "Makes what a stream does from here on wait for what another has been asked up to now.");
@@ -238,24 +262,27 @@ void register_device_search(py::module_& module) {
                        const std::string& metric, const py::object& exclude, std::int64_t version,
                        const py::object& exclude_groups, const py::object& before,
                        const py::object& among, int device, std::uintptr_t stream,
-                       std::size_t workspace_bytes, const device::ForcedSearch& forced) {
+                       std::size_t workspace_bytes, std::size_t slab_bytes, device::Lanes* lanes,
+                       const device::ForcedSearch& forced) {
              return BoundDeviceSearch(queries, segments, k, metric,
-                                      {exclude, exclude_groups, before, among}, version, device,
-                                      stream, workspace_bytes, forced);
+                                      {exclude, exclude_groups, before, among}, version,
+                                      {device, stream, workspace_bytes, slab_bytes, lanes}, forced);
            }),
            "queries"_a, "segments"_a, "k"_a, "metric"_a, "exclude"_a = py::none(), "version"_a = 0,
            py::kw_only(), "exclude_groups"_a = py::none(), "before"_a = py::none(),
            "among"_a = py::none(), "device"_a = 0, "stream"_a = 0, "workspace_bytes"_a = 0,
+           "slab_bytes"_a = 0, "lanes"_a = static_cast<device::Lanes*>(nullptr),
            py::arg_v("forced", device::ForcedSearch(), "..."));
-  module.def("search", &search_python, "queries"_a, "segments"_a, "k"_a, "metric"_a,
-             "exclude"_a = py::none(), "version"_a = 0, py::kw_only(),
-             "exclude_groups"_a = py::none(), "before"_a = py::none(), "among"_a = py::none(),
-             "values"_a, "ids"_a, "positions"_a = py::none(), "device"_a = 0, "stream"_a = 0,
-             "workspace_bytes"_a = 0, py::arg_v("forced", device::ForcedSearch(), "..."),
-             "counted"_a = false,
-             "Fills values, ids and positions, (q, k) each; segments are pairs of rows and their\n"
-             "number, and what queries see is as for the core's search. What really ran, if that\n"
-             "is to be counted, which waits for the device.");
+  module.def(
+      "search", &search_python, "queries"_a, "segments"_a, "k"_a, "metric"_a,
+      "exclude"_a = py::none(), "version"_a = 0, py::kw_only(), "exclude_groups"_a = py::none(),
+      "before"_a = py::none(), "among"_a = py::none(), "values"_a, "ids"_a,
+      "positions"_a = py::none(), "device"_a = 0, "stream"_a = 0, "workspace_bytes"_a = 0,
+      "slab_bytes"_a = 0, "lanes"_a = static_cast<device::Lanes*>(nullptr),
+      py::arg_v("forced", device::ForcedSearch(), "..."), "counted"_a = false,
+      "Fills values, ids and positions, (q, k) each; segments are rows, their number and the\n"
+      "position of the first, and what queries see is as for the core's search. What really\n"
+      "ran, if that is to be counted, which waits for the device.");
 }
 
 }  // namespace resmem

@@ -14,6 +14,14 @@ struct VisibleObjects {
   py::object exclude, exclude_groups, before, among;
 };
 
+// Where a search runs, and what it may take there.
+struct SearchPlace {
+  int device;
+  std::uintptr_t stream;
+  std::size_t workspace_bytes, slab_bytes;
+  device::Lanes* lanes;
+};
+
 // A search without arrays for results, and the objects that it reads.
 struct BoundDeviceSearch {
   device::DeviceSearch request;
@@ -21,8 +29,7 @@ struct BoundDeviceSearch {
 
   BoundDeviceSearch(const py::object& queries, const py::sequence& segments, std::size_t k,
                     const std::string& metric, const VisibleObjects& visible, std::int64_t version,
-                    int device, std::uintptr_t stream, std::size_t workspace_bytes,
-                    const device::ForcedSearch& forced);
+                    const SearchPlace& place, const device::ForcedSearch& forced);
 };
 
 // Comes out of a poll where a signal handler has raised an exception of Python.

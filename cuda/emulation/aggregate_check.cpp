@@ -474,7 +474,7 @@ void run(Random& random, const Case& of, Held& held, const device::DeviceAggrega
     given.n = segment.n;
     given.first_id = first;
     held.keys.back()->extend(given);
-    search.segments.push_back({held.keys.back().get(), segment.n});
+    search.segments.push_back({held.keys.back().get(), segment.n, static_cast<std::size_t>(first)});
     first += static_cast<std::int64_t>(segment.n);
   }
   const auto queries = held.placed(of.queries, happens(random, 2));
@@ -502,6 +502,7 @@ std::vector<T> filled(Random& random, const Case& of, std::size_t size,
   request.*target = {there.of<T>(), true};
   run(random, of, held, request);
   device::copy_out({}, host.data(), there.of<void>(), size * sizeof(T));
+  device::wait({});
   return host;
 }
 

@@ -187,6 +187,7 @@ py::tuple sort_python(const Array<std::uint32_t>& numbers, unsigned bits, std::u
   const device::Sorting sorting{keys.data(), values.data(), other_keys.data(), other_values.data(),
                                 counts.data()};
   const device::Sorting sorted = device::sorted_by(device::StreamHandle{}, sorting, n, bits);
+  device::wait(device::StreamHandle{});
   Array<std::uint32_t> out(n), from(n);
   std::copy_n(sorted.keys, n, out.mutable_data());
   std::copy_n(sorted.values, n, from.mutable_data());

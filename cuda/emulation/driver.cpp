@@ -1,4 +1,4 @@
-// Plays devices whose memory is the host's. Whatever a stream is asked for has ended on return.
+// Plays devices whose memory is the host's.
 #include "../driver.h"
 
 #include <cstdio>
@@ -6,9 +6,11 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <vector>
 
 #include "../failures.h"
 #include "faults.h"
+#include "streams.h"
 
 namespace resmem {
 namespace emulation {
@@ -26,7 +28,12 @@ bool is_turn(unsigned& succeeding, unsigned& failing) {
 struct Allocation {
   std::size_t bytes;
   int device;
+  bool of_graph;  // was allocated while a stream was captured
 };
+
+constexpr int kPoison = 0xFF;  // NaN as floats, -1 as integers
+
+void poison(void* address, std::size_t bytes) { std::memset(address, kPoison, bytes); }
 
 // Holds what is allocated on all devices, by its address.
 class Memory {
@@ -43,15 +50,24 @@ class Memory {
   }
   // Returns null if the device has no room, or if it is the turn of an allocation that fails.
   void* allocate(int device, std::size_t bytes) {
-    constexpr int kPoison = 0xFF;  // NaN as floats, -1 as integers
     const std::lock_guard<std::mutex> lock(mutex_);
     if (bytes > free_bytes(device) || fails_now()) return nullptr;
     auto* address = static_cast<unsigned char*>(std::malloc(bytes));
     if (address == nullptr) return nullptr;
-    std::memset(address, kPoison, bytes);
-    allocations_[address] = {bytes, device};
+    poison(address, bytes);
+    allocations_[address] = {bytes, device, false};
     return address;
   }
+  void give_to_graph(void* address) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    allocations_.at(static_cast<unsigned char*>(address)).of_graph = true;
+  }
+  bool is_of_graph(const void* address) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = allocations_.find(static_cast<const unsigned char*>(address));
+    return found != allocations_.end() && found->second.of_graph;
+  }
+  // Forgets memory, which the caller frees.
   void release(int device, void* address) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = allocations_.find(static_cast<unsigned char*>(address));
@@ -61,7 +77,6 @@ class Memory {
       std::abort();
     }
     allocations_.erase(found);
-    std::free(address);
   }
   // Returns the device on which all these bytes belong to one allocation, or -1.
   int device_of(const void* address, std::size_t bytes) const {
@@ -93,6 +108,17 @@ Memory& memory() {
   return all;
 }
 
+// Pinned memory of the host.
+struct Pinned {
+  std::mutex mutex;
+  std::map<const char*, std::size_t> bytes;  // by address
+};
+
+Pinned& pinned() {
+  static Pinned all;
+  return all;
+}
+
 }  // namespace
 
 Faults& faults() {
@@ -102,9 +128,15 @@ Faults& faults() {
 
 std::size_t bytes_in_use() { return memory().in_use(); }
 
-bool copy_fails() { return is_turn(faults().succeeding_copies, faults().failing_copies); }
+std::size_t pinned_in_use() {
+  const std::lock_guard<std::mutex> lock(pinned().mutex);
+  std::size_t sum = 0;
+  for (const auto& [address, bytes] : pinned().bytes) sum += bytes;
+  return sum;
+}
 
 void reset_devices() {
+  finish_all();
   faults() = Faults();
   device::forget_failures();
 }
@@ -116,6 +148,11 @@ namespace {
 
 thread_local int current_device = 0;
 
+// Asks a stream of the current device for work.
+void enqueue(StreamHandle stream, emulation::Work work) {
+  emulation::enqueue(current_device, stream, std::move(work));
+}
+
 void require_memory(const void* address, std::size_t bytes, const char* call) {
   refuse_failed(current_device);
   if (bytes > 0 && emulation::memory().device_of(address, bytes) < 0)
@@ -123,9 +160,26 @@ void require_memory(const void* address, std::size_t bytes, const char* call) {
                       " bytes must be memory of a device");
 }
 
-void refuse_failing_copy(const char* call) {
-  if (emulation::faults().during_copy) emulation::faults().during_copy();
-  if (emulation::copy_fails()) throw DeviceError(std::string(call) + " failed: a planted fault");
+void require_working_copy(std::size_t bytes, const char* call) {
+  emulation::Faults& now = emulation::faults();
+  if (now.during_copy) now.during_copy();
+  const bool counted = now.counted_copies.empty() || now.counted_copies == call;
+  if (bytes > 0 && counted && emulation::is_turn(now.succeeding_copies, now.failing_copies))
+    fail(current_device, "a copy failed: a planted fault");
+}
+
+void* allocated(std::size_t bytes) {
+  if (bytes == 0) return nullptr;
+  void* address = emulation::memory().allocate(current_device, bytes);
+  if (address == nullptr)
+    throw OutOfDeviceMemory(bytes, emulation::memory().free_on(current_device),
+                            emulation::faults().memory);
+  return address;
+}
+
+bool is_busy() {
+  unsigned& left = emulation::faults().busy_polls;
+  return left != 0 && --left != 0;
 }
 
 }  // namespace
@@ -157,6 +211,7 @@ void throw_failed_launch(const char* kernel, const char* reason) {
 
 std::size_t free_memory() {
   refuse_failed(current_device);
+  emulation::refuse_in_capture("cudaMemGetInfo");
   return emulation::memory().free_on(current_device);
 }
 
@@ -164,59 +219,184 @@ int device_of(const void* address) { return emulation::memory().device_of(addres
 
 void* allocate(std::size_t bytes) {
   refuse_failed(current_device);
-  if (bytes == 0) return nullptr;
-  void* address = emulation::memory().allocate(current_device, bytes);
-  if (address == nullptr) throw OutOfDeviceMemory(bytes, free_memory(), emulation::faults().memory);
-  return address;
+  emulation::refuse_in_capture("cudaMalloc");
+  return allocated(bytes);
 }
 
 void release(int device, void* address) noexcept {
-  if (address != nullptr) emulation::memory().release(device, address);
+  if (address == nullptr) return;
+  emulation::finish_all(device);
+  emulation::memory().release(device, address);
+  std::free(address);
 }
 
-void* allocate_on(StreamHandle, std::size_t bytes) {
+void* allocate_on(StreamHandle stream, std::size_t bytes) {
+  refuse_failed(current_device);
   if (!emulation::faults().memory_pools) throw_without_pools(current_device);
-  return allocate(bytes);
+  void* address = allocated(bytes);
+  emulation::Graph* const graph = emulation::captured(current_device, stream);
+  if (graph != nullptr && address != nullptr) {
+    graph->keep(address);
+    emulation::memory().give_to_graph(address);
+    graph->note({"allocate_on", [address, bytes] { emulation::poison(address, bytes); }});
+  }
+  return address;
 }
 
-void release_on(int device, StreamHandle, void* address) noexcept { release(device, address); }
+// The device has the memory back for others at once, and its numbers stay until the stream gets
+// there. That of a graph goes with the graph.
+void release_on(int device, StreamHandle stream, void* address) noexcept {
+  if (address == nullptr || emulation::memory().is_of_graph(address)) return;
+  emulation::memory().release(device, address);
+  emulation::enqueue(device, stream, {"release_on", [address] { std::free(address); }});
+}
 
-void copy_in(StreamHandle, void* to, const void* host, std::size_t bytes) {
+// Pageable memory is copied elsewhere at once.
+void copy_in(StreamHandle stream, void* to, const void* host, std::size_t bytes) {
   require_memory(to, bytes, "copy_in");
-  refuse_failing_copy("copy_in");
-  if (bytes > 0) std::memcpy(to, host, bytes);
+  emulation::refuse_in_capture("cudaMemcpyAsync");
+  require_working_copy(bytes, "copy_in");
+  if (bytes == 0) return;
+  const auto* first = static_cast<const char*>(host);
+  enqueue(stream, {"copy_in", [to, staged = std::vector<char>(first, first + bytes)] {
+                     std::memcpy(to, staged.data(), staged.size());
+                   }});
 }
 
-void copy_out(StreamHandle, void* host, const void* from, std::size_t bytes) {
+void copy_from_pinned(StreamHandle stream, void* to, const void* from, std::size_t bytes) {
+  require_memory(to, bytes, "copy_from_pinned");
+  require_working_copy(bytes, "copy_from_pinned");
+  if (bytes > 0)
+    enqueue(stream, {"copy_from_pinned", [to, from, bytes] { std::memcpy(to, from, bytes); }});
+}
+
+void copy_out(StreamHandle stream, void* host, const void* from, std::size_t bytes) {
   require_memory(from, bytes, "copy_out");
-  refuse_failing_copy("copy_out");
-  if (bytes > 0) std::memcpy(host, from, bytes);
+  emulation::refuse_in_capture("cudaMemcpyAsync");
+  require_working_copy(bytes, "copy_out");
+  if (bytes > 0)
+    enqueue(stream, {"copy_out", [host, from, bytes] { std::memcpy(host, from, bytes); }});
 }
 
-void copy_within(StreamHandle, void* to, const void* from, std::size_t bytes) {
+void copy_within(StreamHandle stream, void* to, const void* from, std::size_t bytes) {
   require_memory(to, bytes, "copy_within");
   require_memory(from, bytes, "copy_within");
-  refuse_failing_copy("copy_within");
-  if (bytes > 0) std::memcpy(to, from, bytes);
+  require_working_copy(bytes, "copy_within");
+  if (bytes > 0)
+    enqueue(stream, {"copy_within", [to, from, bytes] { std::memcpy(to, from, bytes); }});
 }
 
-void fill_zeros(StreamHandle, void* to, std::size_t bytes) {
+void copy_across(StreamHandle stream, void* to, int to_device, const void* from, int from_device,
+                 std::size_t bytes) {
+  require_memory(to, bytes, "copy_across");
+  require_memory(from, bytes, "copy_across");
+  if (bytes > 0 && (emulation::memory().device_of(to, bytes) != to_device ||
+                    emulation::memory().device_of(from, bytes) != from_device))
+    throw DeviceError("copy_across: these bytes must be memory of the devices that are named");
+  require_working_copy(bytes, "copy_across");
+  if (bytes > 0)
+    enqueue(stream, {"copy_across", [to, from, bytes] { std::memcpy(to, from, bytes); }});
+}
+
+void fill_zeros(StreamHandle stream, void* to, std::size_t bytes) {
   require_memory(to, bytes, "fill_zeros");
-  if (bytes > 0) std::memset(to, 0, bytes);
+  if (bytes > 0) enqueue(stream, {"fill_zeros", [to, bytes] { std::memset(to, 0, bytes); }});
 }
 
-void wait(StreamHandle) {
+void wait(StreamHandle stream) {
   refuse_failed(current_device);
+  emulation::refuse_in_capture("cudaStreamSynchronize");
   if (emulation::faults().failing_wait) fail(current_device, "work of the device failed");
+  emulation::finish(current_device, stream);
 }
 
 bool is_done(StreamHandle stream) {
-  wait(stream);
-  unsigned& left = emulation::faults().busy_polls;
-  return left == 0 || --left == 0;
+  refuse_failed(current_device);
+  emulation::refuse_in_capture("cudaStreamQuery");
+  if (emulation::faults().failing_wait) fail(current_device, "work of the device failed");
+  if (is_busy()) return false;
+  emulation::finish(current_device, stream);
+  return true;
 }
 
-void wait_for(StreamHandle, StreamHandle) { refuse_failed(current_device); }
+bool is_captured(StreamHandle stream) {
+  return emulation::captured(current_device, stream) != nullptr;
+}
+
+void wait_for(StreamHandle stream, StreamHandle other) {
+  refuse_failed(current_device);
+  if (stream.address == other.address) return;
+  const EventHandle reached = emulation::make_event();
+  emulation::record(reached, current_device, other);
+  emulation::wait_for(current_device, stream, reached);
+  emulation::destroy_event(reached);
+}
+
+void* allocate_pinned(std::size_t bytes) {
+  refuse_failed(current_device);
+  emulation::refuse_in_capture("cudaHostAlloc");
+  if (bytes > emulation::faults().pinnable) throw_without_pinned(bytes);
+  auto* address = static_cast<char*>(std::malloc(bytes));
+  if (address == nullptr) throw_without_pinned(bytes);
+  emulation::poison(address, bytes);
+  const std::lock_guard<std::mutex> lock(emulation::pinned().mutex);
+  emulation::pinned().bytes[address] = bytes;
+  return address;
+}
+
+void release_pinned(void* address) noexcept {
+  if (address == nullptr) return;
+  emulation::finish_all();
+  const std::lock_guard<std::mutex> lock(emulation::pinned().mutex);
+  emulation::pinned().bytes.erase(static_cast<char*>(address));
+  std::free(address);
+}
+
+bool is_pinned(const void* address) {
+  const auto* first = static_cast<const char*>(address);
+  const std::lock_guard<std::mutex> lock(emulation::pinned().mutex);
+  auto found = emulation::pinned().bytes.upper_bound(first);
+  if (found == emulation::pinned().bytes.begin()) return false;
+  --found;
+  return first < found->first + found->second;
+}
+
+StreamHandle make_stream() {
+  refuse_failed(current_device);
+  return emulation::make_stream(current_device);
+}
+void destroy_stream(int device, StreamHandle stream) noexcept {
+  emulation::destroy_stream(device, stream);
+}
+
+EventHandle make_event() {
+  refuse_failed(current_device);
+  return emulation::make_event();
+}
+void destroy_event(EventHandle event) noexcept { emulation::destroy_event(event); }
+void record(EventHandle event, StreamHandle stream) {
+  refuse_failed(current_device);
+  emulation::record(event, current_device, stream);
+}
+void wait_for(StreamHandle stream, EventHandle event) {
+  refuse_failed(current_device);
+  emulation::wait_for(current_device, stream, event);
+}
+bool is_done(EventHandle event) {
+  refuse_failed(current_device);
+  emulation::refuse_in_capture("cudaEventQuery");
+  if (is_busy()) return false;
+  emulation::finish(event);
+  return true;
+}
 
 }  // namespace device
+
+namespace simt {
+
+void enqueue(device::StreamHandle stream, const char* kernel, std::function<void()> run) {
+  emulation::enqueue(device::current_device, stream, {kernel, std::move(run)});
+}
+
+}  // namespace simt
 }  // namespace resmem

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -135,6 +136,8 @@ struct PlainSegment {
   std::vector<std::int64_t> ids, died, times, groups;
   bool has_ids, has_groups;
   std::size_t least_coded;
+  int device;
+  std::optional<std::size_t> most_bytes;  // of the device; the rest comes in slabs
 };
 
 struct Case {
@@ -176,6 +179,12 @@ PlainSegment segment_of(Random& random, Family family, NumberType type, std::siz
   made.has_groups = random() % 4 != 0;
   if (made.has_ids) std::shuffle(made.ids.begin(), made.ids.end(), random);
   made.least_coded = random() % 6 == 0 ? 1000 : 1;
+  made.device = random() % 3 == 0 ? 1 : 0;
+  // Room for a tile that passes through, and perhaps for some rows that stay.
+  const std::size_t key = made.keys.stored.size() / std::max<std::size_t>(1, made.n);
+  const std::size_t others = d + 64 + 16 + 64;
+  if (random() % 2 == 0)
+    made.most_bytes = 128 * (2 * key + others) + random() % 3 * 70 * (key + others) + 32 * made.n;
   return made;
 }
 
@@ -218,7 +227,7 @@ Case case_of(Random& random) {
   made.on_device = random() % 3 == 0;
   made.forced = {one_of<std::size_t>(random, {0, 128, 128, 128, 256}),
                  made.k + (made.q < 3 ? 1 : one_of<std::size_t>(random, {30, 60, 400})),
-                 one_of<std::size_t>(random, {0, 0, 7}), 0};
+                 one_of<std::size_t>(random, {0, 0, 7}), 0, 128};
   made.among_bits = false;
   restrict(random, made);
   return made;
@@ -264,15 +273,18 @@ Found plainly_found(const Case& of) {
 
 // Copies an array to memory of the device.
 template <class T>
-device::Memory placed(const std::vector<T>& array) {
-  device::Memory memory({}, array.size() * sizeof(T));
+device::Memory placed(const std::vector<T>& array, int device = 0) {
+  device::Memory memory({device, std::nullopt}, array.size() * sizeof(T));
+  const device::OnDevice here(device);
   if (!array.empty()) device::copy_in({}, memory.of<void>(), array.data(), memory.bytes());
+  device::wait({});
   return memory;
 }
 
 template <class T>
 void fetch(std::vector<T>& array, const device::Memory& memory) {
   device::copy_out({}, array.data(), memory.of<void>(), memory.bytes());
+  device::wait({});
 }
 
 // Rows, and the keys that they borrow.
@@ -292,7 +304,7 @@ void bring_attributes(device::DeviceRows& rows, const Case& of, const PlainSegme
 // Brings rows, those that are kept in one to three steps, and removes some after each.
 Held brought(Random& random, const Case& of, const PlainSegment& segment) {
   Held held;
-  device::MemorySource source;
+  device::MemorySource source{segment.device, std::nullopt};
   if (of.on_device) source.stream = device::StreamHandle{};
   held.rows = std::make_unique<device::DeviceRows>(source, segment.keys.type, of.d, of.metric,
                                                    segment.least_coded);
@@ -301,8 +313,9 @@ Held brought(Random& random, const Case& of, const PlainSegment& segment) {
   given.ids = segment.has_ids ? segment.ids.data() : nullptr;
   given.first_id = segment.n > 0 && !segment.has_ids ? segment.ids[0] : 0;
   given.on_device = of.on_device;
+  given.most_bytes = segment.most_bytes;
   if (of.on_device) {
-    held.keys = placed(segment.keys.stored);
+    held.keys = placed(segment.keys.stored, segment.device);
     given.keys = held.keys.of<void>();
   }
   std::vector<std::size_t> ends = {segment.n};
@@ -324,6 +337,8 @@ Held brought(Random& random, const Case& of, const PlainSegment& segment) {
     begin = end;
   }
   bring_attributes(*held.rows, of, segment, segment.n);
+  const device::OnDevice here(segment.device);
+  device::wait({});  // as the search may have another stream there
   return held;
 }
 
@@ -375,9 +390,11 @@ Found found_on_device(Random& random, const Case& of, device::DeviceStats& stats
               std::vector<std::int64_t>(size)};
   device::DeviceSearch request = request_for(of, found);
   std::vector<Held> held;
+  std::size_t position = 0;
   for (const PlainSegment& segment : of.segments) {
     held.push_back(brought(random, of, segment));
-    request.segments.push_back({held.back().rows.get(), segment.counted});
+    request.segments.push_back({held.back().rows.get(), segment.counted, position});
+    position += segment.counted;
   }
   const AmongGiven among(of);
   request.among = among.rows;
@@ -419,6 +436,8 @@ struct Sums {
     stats.rescored += more.rescored;
     stats.compared += more.compared;
     stats.given_up += more.given_up;
+    stats.slabs += more.slabs;
+    stats.devices += more.devices > 1 ? 1 : 0;
     const std::uint64_t pairs = more.pairs_filtered + more.pairs_streamed;
     if (!of.among.empty()) (of.forced.listed == 0 ? listed : masked) += pairs + more.compared;
     if (!of.before.empty()) timed += pairs;
@@ -430,6 +449,8 @@ struct Sums {
                                    stats.rescored,
                                    stats.compared,
                                    stats.given_up,
+                                   stats.slabs,
+                                   stats.devices,
                                    listed,
                                    masked,
                                    timed,
@@ -460,6 +481,7 @@ bool is_found(std::uint64_t seed, Sums& sums) {
 int main(int count, char** arguments) {
   const std::uint64_t first = count > 1 ? std::strtoull(arguments[1], nullptr, 10) : 1;
   const std::uint64_t cases = count > 2 ? std::strtoull(arguments[2], nullptr, 10) : 100;
+  resmem::emulation::faults().devices = 2;
   resmem::Sums sums;
   std::uint64_t failed = 0;
   for (std::uint64_t seed = first; seed < first + cases; ++seed)

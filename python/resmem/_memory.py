@@ -19,6 +19,7 @@ from resmem._base.metric import Metric
 from resmem._correction.calls import Corrections
 from resmem._correction.simplex import map_named
 from resmem._devices.places import on_the_cpu
+from resmem._devices.several import DeviceNames
 from resmem._evaluation import audit, conformal, evaluate, explain, novelty, pruning
 from resmem._evaluation.audit_result import Audit
 from resmem._evaluation.conformal import Calibration
@@ -642,6 +643,15 @@ class Memory:
         rows = self._state.view.rows
         return 0 if rows is None else rows.nbytes
 
+    @property
+    def nbytes_by_place(self) -> dict[str, int]:
+        """Bytes of the rows by where they lie.
+
+        "host" is ``nbytes``; the name of each device that ``to`` chose stands for the keys, codes
+        and residuals there; "host, pinned" is memory through which rows come in slabs.
+        """
+        return self._state.view.nbytes_by_place
+
     @staticmethod
     def estimate(
         n: int,
@@ -706,7 +716,7 @@ class Memory:
             stream, out, squared,
         )  # fmt: skip
 
-    def to(self, device: str) -> Memory:
+    def to(self, device: DeviceNames, resident_bytes: int | None = None) -> Memory:
         """Search on this device from now on, and return self: "cpu", "cuda" or "cuda:0".
 
         The keys, and codes of one byte for each of their numbers, are brought there at once, and
@@ -716,19 +726,30 @@ class Memory:
         else there too, with residuals that the first such call brings; of arrays in host memory
         they sum residuals on the CPU. Files and copies do not record the device.
 
+        ``["cuda:0", "cuda:1"]`` divides the rows among devices, which search at the same time;
+        rows that are added go where there is room. Queries may lie on any of them, and results come
+        to where the queries are.
+
+        Rows that a device has no room for stay in host memory. Every search brings them in slabs,
+        of which one is searched while the next is copied, so it takes at least as long as copying
+        them. ``resident_bytes`` says how many bytes of each device the rows may take, slabs
+        included and residuals aside. Default: what is free, less an eighth and at most 1 GiB, which
+        searches take meanwhile. Corrections of arrays on a device need the residuals of all rows
+        there: where these are large, ``resident_bytes`` leaves room for them.
+
         Raises
         ------
         DeviceError
-            The device, its driver or the extension is missing, or it has too little memory.
+            A device, its driver or the extension is missing, or it has too little memory.
         """
-        self._state.move(device)
+        self._state.move(device, resident_bytes)
         return self
 
     @property
-    def device(self) -> str:
-        """Where neighbours are searched: "cpu", or a device such as "cuda:0"."""
+    def device(self) -> str | list[str]:
+        """Where neighbours are searched: "cpu", a device such as "cuda:0", or a list of several."""
         resident = self._state.view.resident
-        return "cpu" if resident is None else str(resident.device)
+        return "cpu" if resident is None else resident.names
 
     @float_state()
     def prepare(self, threads: int | None = None) -> Memory:

@@ -17,9 +17,9 @@ from resmem._base.metric import Metric, checked_metric, is_euclidean
 from resmem._devices import engine
 from resmem._devices.array_search import ArraySearch
 from resmem._devices.arrays import is_on_device
-from resmem._devices.choice import choose
 from resmem._devices.engine import ON_CPU, Call, checked_workspace, rows_for
 from resmem._devices.results import written_to
+from resmem._devices.several import DeviceNames, choose_all
 from resmem._devices.streams import stream_of
 from resmem._indexes.policy import Planner, worth_at_once
 from resmem._keys.rounding import (
@@ -43,7 +43,7 @@ def search(
     exclude_ids: Any = None,
     threads: int | None = None,
     key_dtype: CompareAs = "auto",
-    device: str = "auto",
+    device: DeviceNames = "auto",
     stream: Any = None,
     out: Any = None,
     workspace_bytes: int | None = None,
@@ -80,10 +80,12 @@ def search(
         only); else float64. A query that float32 would move too far is compared in float64,
         whatever the other queries are. "float32" and "float64" check nothing: "float32" rounds all
         numbers without a warning.
-    device : {"auto", "cpu", "cuda", "cuda:0", ..}
+    device : {"auto", "cpu", "cuda", "cuda:0", ..} or list of devices
         What searches: the CPU, or a CUDA device, with the same bits. "auto", the default: the
         device that the arrays lie on, so the CPU for arrays in host memory. "cuda": that device, or
-        else the first one.
+        else the first one. ``["cuda:0", "cuda:1"]`` divides rows in host memory among devices,
+        which search them at the same time; results come to where the queries are. Rows that do not
+        fit a device pass through it in slabs.
     stream : int or object, optional
         The stream of CUDA in whose order a device works: its address, or a stream of PyTorch, CuPy
         or Numba. Default: the current stream of the library of the first array on the device, or
@@ -127,10 +129,9 @@ def search(
     plausible.check_names(queries, "queries", plausible.column_names(rows), "rows", kept)
     k = checks.count(k, "k")
     arrays = {"queries": queries, "rows": rows, "exclude_ids": exclude_ids}
-    chosen = choose(device, arrays)
-    call = Call(
-        chosen, stream_of(stream, arrays.values(), chosen), checked_workspace(workspace_bytes)
-    )
+    chosen, *others = choose_all(device, arrays)
+    address = stream_of(stream, arrays.values(), chosen)
+    call = Call(chosen, address, checked_workspace(workspace_bytes), tuple(others))
     execution = execution_of(threads)
     if is_on_device(queries) or is_on_device(rows):
         return ArraySearch(call, k, metric, key_dtype).search(queries, rows, exclude_ids, out)
@@ -244,8 +245,7 @@ class _TypedSearch:
         distances, ids = np.empty(shape), np.empty(shape, dtype=np.int64)
         held = rows_for(self._call, rows, self._metric, len(queries))
         engine.search(
-            self._call, queries, [(held, len(rows))], self._k, self._metric,
-            {"exclude": excluded}, distances, ids,
+            self._call, queries, held, self._k, self._metric, {"exclude": excluded}, distances, ids
         )  # fmt: skip
         return distances, ids
 

@@ -12,7 +12,6 @@ from resmem._correction.on_device import DeviceCorrector
 from resmem._correction.simplex import SimplexMap
 from resmem._devices.arrays import is_on_device
 from resmem._devices.device import CPU
-from resmem._devices.engine import Call
 from resmem._devices.places import check_places
 from resmem._devices.results import written
 from resmem._devices.streams import stream_of
@@ -70,11 +69,11 @@ class Corrections:
     def _on_device(self, visible: Visibility, **arrays: Any) -> DeviceCorrector | None:
         """Return what corrects on the memory's device; None if all arrays lie in host memory."""
         corrector, given = self.corrector, {**arrays, **visible.of_each_query}
-        device = CPU if corrector.resident is None else corrector.resident.device
+        device = CPU if corrector.resident is None else corrector.resident.lead(given)
         check_places(given, device, in_memory=True)
         address = stream_of(self.stream, given.values(), device, in_memory=True)
         if corrector.resident is None or not any(map(is_on_device, given.values())):
             return None
         execution_of(self.threads)  # refuses what is no number of threads
-        call = Call(device, address)
+        call = corrector.resident.call(device, address)
         return DeviceCorrector(corrector, corrector.resident, call, given)

@@ -21,6 +21,7 @@ from resmem._devices.given_neighbours import lie_on_device, read_neighbours
 from resmem._devices.places import copies_on_host
 from resmem._devices.results import Result, result_for
 from resmem._rows.resident import Residency
+from resmem._rows.resident_residuals import ResidentResiduals
 from resmem._rows.visibility import Visibility
 
 _OUTPUTS = ("float32", "float64", "float16", "bfloat16")  # types of outputs on a device
@@ -48,7 +49,7 @@ class DeviceCorrector:
         chosen = self._columns(columns, q)
         result = self._result(embeddings, self._shape(q, chosen), "float64", out)
         summed = self._aggregation(q, outputs, with_base, select=chosen, **self._map(simplex_map))
-        engine.correct(self.call, search, summed, self._target(result))
+        engine.correct(self.call, search, summed, self._target(result), self._counts)
         return result.given
 
     def predict(self, embeddings: Any, outputs: Any, visible: Visibility, out: Any) -> Any:
@@ -63,7 +64,7 @@ class DeviceCorrector:
         summed = self._aggregation(
             q, outputs, True, argmax=True, class_labels=labels, **self._map(corrector.argmax_map)
         )
-        engine.correct(self.call, search, summed, result.target)
+        engine.correct(self.call, search, summed, result.target, self._counts)
         return result.given
 
     def aggregate(
@@ -77,9 +78,19 @@ class DeviceCorrector:
         chosen = self._columns(columns, q)
         result = self._result(distances, self._shape(q, chosen), "float64", out)
         summed = self._aggregation(q, outputs, with_base, select=chosen)
-        rows = [segment.n for segment in self.corrector.rows.segments]
-        engine.aggregate(self.call, summed, apart, positions, self._target(result), of, rows)
+        engine.aggregate(
+            self.call, summed, apart, positions, self._target(result), of, self._counts
+        )
         return result.given
+
+    @property
+    def _held(self) -> ResidentResiduals:
+        return self.resident.residuals_on(self.call.device)
+
+    @property
+    def _counts(self) -> list[int]:
+        """How many rows of each segment count."""
+        return [segment.n for segment in self.corrector.rows.segments]
 
     # ---- What is asked -------------------------------------------------------------------------
 
@@ -125,7 +136,7 @@ class DeviceCorrector:
 
     def _aggregation(self, q: int, outputs: Any, with_base: bool, **more: Any) -> Any:
         """Return what the device does with neighbours of ``q`` queries."""
-        corrector, held = self.corrector, self.resident.residuals
+        corrector, held = self.corrector, self._held
         rows, spec = corrector.rows, corrector.spec
         of_targets = corrector.method == "targets"
         base: dict[str, Any] = {"output_kind": "none"}
@@ -163,7 +174,7 @@ class DeviceCorrector:
         return {"output_kind": spec.output_kind, "outputs": checked}
 
     def _gate(self) -> dict[str, Any]:
-        corrector, held = self.corrector, self.resident.residuals
+        corrector, held = self.corrector, self._held
         if corrector.gate == OPEN:
             return {}
         gate: dict[str, Any] = {"gate": held.gate(corrector.gate.parts)}

@@ -36,8 +36,8 @@ class ArraySearch:
         )
         held = rows_for(self._call, there[0], self._metric, q)
         engine.search(
-            self._call, there[1], [(held, there[0].shape[0])], self._k, self._metric,
-            {"exclude": excluded}, results[0].target, results[1].target,
+            self._call, there[1], held, self._k, self._metric, {"exclude": excluded},
+            results[0].target, results[1].target,
         )  # fmt: skip
         return results[0].given, results[1].given
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy.typing as npt
 
@@ -16,6 +17,7 @@ from resmem._base.platform import after_fork_in_child
 from resmem._devices.arrays import DeviceArray, is_on_device, read
 from resmem._devices.device import CPU, Device
 from resmem._devices.results import Maker
+from resmem._devices.several import shares
 
 Placed: TypeAlias = "DeviceArray | npt.NDArray[Any]"
 
@@ -27,9 +29,12 @@ _ALWAYS_CODED, _NEVER_CODED = 1024, 2**62  # least rows that are coded
 class Call:
     """A device, and how one search on it is carried out."""
 
-    device: Device
+    device: Device  # which the results are for
     stream: int = 0  # the address of CUDA's stream; 0: the legacy default stream
     workspace_bytes: int = 0  # 0: an eighth of the free memory, at most 1 GiB
+    others: tuple[Device, ...] = ()  # among which the rows of one search are divided as well
+    slab_bytes: int = 0  # for rows that come in slabs; 0: up to 512 MiB
+    lanes: Any = None  # kept for searches that bring slabs; None: made for this one
 
     def maker(self) -> Maker:
         """Return what makes results on the device."""
@@ -53,6 +58,14 @@ class Call:
 
 
 ON_CPU = Call(CPU)
+
+
+class Placement(NamedTuple):
+    """Rows on a device, as a search sees them."""
+
+    rows: Any
+    n: int  # rows that count
+    position: int  # of the first one, among all rows of the search
 
 
 def checked_workspace(value: Any) -> int:
@@ -85,17 +98,34 @@ def numbers_there(value: Any, name: str, q: int, call: Call) -> DeviceArray:
     return array
 
 
-def rows_for(call: Call, keys: Placed, metric: str, queries: int) -> Any:
+def rows_for(call: Call, keys: Placed, metric: str, queries: int) -> list[Placement]:
     """Return rows (n, d), of float32, float16, bfloat16 or float64, for searches of one stream.
 
-    Where there are at least so many ``queries`` that this pays, the rows are coded.
+    Where there are at least so many ``queries`` that this pays, the rows are coded. Rows of the
+    host are divided among the devices of the call.
     """
     least = _NEVER_CODED if queries <= _FEW_QUERIES else _ALWAYS_CODED
-    rows = _extension(call.device).Rows(
-        call.device.ordinal, str(keys.dtype), keys.shape[1], metric, call.stream, least_coded=least
-    )
-    rows.extend(keys)
-    return rows
+    kind = (str(keys.dtype), keys.shape[1], metric)
+    if not call.others:
+        rows = _extension(call.device).Rows(call.device.ordinal, *kind, call.stream, least)
+        rows.extend(keys)
+        return [Placement(rows, keys.shape[0], 0)]
+    if isinstance(keys, DeviceArray):
+        raise ValueError(
+            f"rows lie on {call.device}, and only rows in host memory are divided among devices; "
+            f"pass device='{call.device}', or rows in host memory"
+        )
+    devices = (call.device, *call.others)
+    parts = shares(len(keys), [free_bytes(each) for each in devices])
+
+    def brought(place: tuple[Device, range]) -> Placement:
+        device, part = place
+        rows = _extension(device).Rows(device.ordinal, *kind, None, least)
+        rows.extend(keys[part.start : part.stop], None, part.start)
+        return Placement(rows, len(part), part.start)
+
+    with ThreadPoolExecutor(len(devices)) as threads:  # as each waits for copies of its own
+        return list(threads.map(brought, zip(devices, parts, strict=True)))
 
 
 def kept_rows(device: Device, dtype: str, d: int, metric: str) -> Any:
@@ -105,10 +135,20 @@ def kept_rows(device: Device, dtype: str, d: int, metric: str) -> Any:
     )
 
 
+def kept_lanes(device: Device) -> Any:
+    """Return what searches share that bring rows in slabs: pinned memory, above all."""
+    return _extension(device).Lanes()
+
+
+def free_bytes(device: Device) -> int:
+    """Return the bytes of a device's memory that are free."""
+    return int(_extension(device).free_memory(device.ordinal))
+
+
 def search(
     call: Call,
     queries: Keys | DeviceArray,
-    segments: Sequence[tuple[Any, int]],
+    segments: Sequence[Placement],
     k: int,
     metric: str,
     visible: Mapping[str, Any],
@@ -119,21 +159,21 @@ def search(
 ) -> None:
     """Fill values and ids, and positions if given, (q, k) each, of the nearest rows.
 
-    ``segments`` are pairs of rows on the device and how many of them count. ``visible`` says which
-    of them queries see, by the names of the core's arguments: numbers of each query may lie on the
-    device. If all arrays lie there, the stream is only asked for it.
+    ``visible`` says which rows queries see, by the names of the core's arguments: numbers of each
+    query may lie on the device. The rows may lie on several devices, whose results come to that of
+    the call. If all arrays lie on it, and no rows come in slabs, the stream is only asked for it.
     """
     _extension(call.device).search(
         queries, segments, k, metric, version=version, values=values, ids=ids,
         positions=positions, device=call.device.ordinal, stream=call.stream,
-        workspace_bytes=call.workspace_bytes, **visible,
+        **_room(call), **visible,
     )  # fmt: skip
 
 
 def described(
     call: Call,
     queries: Keys | DeviceArray,
-    segments: Sequence[tuple[Any, int]],
+    segments: Sequence[Placement],
     k: int,
     metric: str,
     visible: Mapping[str, Any],
@@ -142,8 +182,17 @@ def described(
     """Return what ``search`` searches, for ``correct``."""
     return _extension(call.device).Search(
         queries, segments, k, metric, version=version, device=call.device.ordinal,
-        stream=call.stream, workspace_bytes=call.workspace_bytes, **visible,
+        stream=call.stream, **_room(call), **visible,
     )  # fmt: skip
+
+
+def _room(call: Call) -> dict[str, Any]:
+    """Return what a search may take of a device, as the extension takes it."""
+    return {
+        "workspace_bytes": call.workspace_bytes,
+        "slab_bytes": call.slab_bytes,
+        "lanes": call.lanes,
+    }
 
 
 def residual_rows(device: Device, dtype: str, columns: int, stream: int | None = None) -> Any:
@@ -179,9 +228,12 @@ def aggregation(device: Device, residuals: Sequence[Any], **summed: Any) -> Any:
     return _extension(device).Aggregation(residuals, **summed)
 
 
-def correct(call: Call, search: Any, summed: Any, out: Placed) -> None:
-    """Fill ``out`` with what the neighbours that a search finds make of its queries."""
-    _extension(call.device).correct(search, summed, out)
+def correct(call: Call, search: Any, summed: Any, out: Placed, rows: Sequence[int]) -> None:
+    """Fill ``out`` with what the neighbours that a search finds make of its queries.
+
+    ``rows``: how many rows of each segment count, in the order of the residuals.
+    """
+    _extension(call.device).correct(search, summed, out, rows=rows)
 
 
 def aggregate(

@@ -8,6 +8,7 @@ from typing import Any
 
 from resmem._rows.ages import in_longest_unit
 from resmem._rows.attributes import ATTRIBUTES
+from resmem._rows.resident import Residency
 from resmem._rows.stores.named import residual_dtype_for
 from resmem._state.index_state import IndexState, index_state_in
 from resmem._state.opening import holds_index, read_file, state_in
@@ -70,7 +71,7 @@ def _storage(now: MemoryView) -> dict[str, Any]:
         "search": _describe_search(now),
     }
     if now.resident is not None:
-        about["device"], about["device_nbytes"] = str(now.resident.device), now.resident.nbytes
+        about["device"], about["device_nbytes"] = now.resident.names, now.resident.nbytes
     if file is not None:
         about["file"] = file.path
         about["file_bytes"] = os.path.getsize(file.path) if os.path.exists(file.path) else None
@@ -113,7 +114,7 @@ def in_one_line(state: State) -> str:
     if rows is None:
         return text + " [not fitted]"
     size = rows.nbytes / (1 << 20)
-    place = "" if now.resident is None else f", on {now.resident.device}"
+    place = "" if now.resident is None else f", on {_places(now.resident)}"
     return text + f" [{len(rows)} rows, d={rows.d}, C={rows.columns}, {size:.1f} MiB{place}]"
 
 
@@ -121,16 +122,20 @@ def describe_plans(now: MemoryView) -> list[dict[str, Any]]:
     """See ``Memory.plan_``."""
     rows = now.fitted_rows
     if now.resident is not None:
-        place = str(now.resident.device)
+        place = _places(now.resident)
         plan = {"search": place, "search_few": place, "reason": "memory.to was called"}
         return [{**plan, "rows": segment.n} for segment in rows.segments]
     decisions = (segment.planner.decision for segment in rows.segments)
     return [{} if each is None else each.described() for each in decisions]
 
 
+def _places(resident: Residency) -> str:
+    return " and ".join(map(str, resident.devices))
+
+
 def _describe_search(now: MemoryView) -> str:
     if now.resident is not None:
-        return str(now.resident.device)
+        return _places(now.resident)
     built = [plan for plan in describe_plans(now) if plan.get("bytes")]
     if not built:
         return "float32"

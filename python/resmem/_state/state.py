@@ -24,7 +24,7 @@ from resmem._base.metric import checked_metric
 from resmem._base.platform import after_fork_in_child, room_for
 from resmem._correction.correct import Corrector
 from resmem._correction.simplex import map_named
-from resmem._devices.choice import choose
+from resmem._devices.several import choose_all
 from resmem._files import persist
 from resmem._files.atomic import sole_writer
 from resmem._rows.attributes import ATTRIBUTES
@@ -200,10 +200,16 @@ class State:
             kept = ("auto_prepare", "resident")
             self.publish(**{name: made[name] for name in made if name not in kept})
 
-    def move(self, device: Any) -> None:
+    def move(self, device: Any, resident_bytes: Any) -> None:
         """See ``Memory.to``."""
-        chosen = choose(device, {})
-        resident = None if chosen.kind == "cpu" else Residency(chosen)
+        chosen = choose_all(device, {})
+        most = None if resident_bytes is None else checks.count(resident_bytes, "resident_bytes")
+        if most is not None and chosen[0].kind == "cpu":
+            raise ValueError(
+                f"resident_bytes is for rows on CUDA devices, got {most} with device='cpu'; "
+                "leave it out"
+            )
+        resident = None if chosen[0].kind == "cpu" else Residency(chosen, most)
         if resident is not None and self.view.rows is not None:
             resident.bring(self.view.rows)  # so that a lack of memory is told here
         self.publish(resident=resident)

@@ -89,6 +89,16 @@ class MemoryView:
         return replace(self.spec, key_dtype=self.fit_key_dtype, labels=self.fit_labels)
 
     @property
+    def nbytes_by_place(self) -> dict[str, int]:
+        """See ``Memory.nbytes_by_place``."""
+        places = {"host": 0 if self.rows is None else self.rows.nbytes}
+        if self.resident is None:
+            return places
+        if pinned := self.resident.pinned_nbytes:
+            places["host, pinned"] = pinned
+        return places | self.resident.nbytes_by_device
+
+    @property
     def sigma_in_use(self) -> float:
         """The length scale in use, as ``Memory.sigma_``."""
         if self.sigma != "auto":
@@ -311,13 +321,14 @@ class MemoryView:
     ) -> tuple[Any, Any]:  # fmt: skip
         """See ``Memory.kneighbors``."""
         k = self.k if k is None else checks.count(k, "k")
-        rows, device = self.fitted_rows, CPU if self.resident is None else self.resident.device
+        rows = self.fitted_rows
         if checks.boolean(squared, "squared") and not is_euclidean(rows.metric):
             raise ValueError(
                 f"squared=True is for Euclidean distances, this memory has metric={rows.metric!r}, "
                 "whose values order its neighbours already; leave squared out"
             )
         arrays = {"embeddings": embeddings, **visible.of_each_query}
+        device = CPU if self.resident is None else self.resident.lead(arrays)
         check_places(arrays, device, in_memory=True)
         address = stream_of(stream, arrays.values(), device, in_memory=True)
         if self.resident is not None and any(is_on_device(array) for array in arrays.values()):
