@@ -329,7 +329,7 @@ def _demo(options: Namespace) -> None:
     run(
         picture=None if options.no_picture else Path(options.output),
         quick=options.quick,
-        device=options.device or "cpu",
+        device="cpu" if options.device is None else options.device,
     )
 
 
