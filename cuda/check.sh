@@ -16,11 +16,11 @@ mkdir -p "$1" && out=$(cd "$1" && pwd) || exit 2
 cd "$(dirname "$0")/.."
 
 allowed=470 # seconds for everything, as what is stopped may take some more to end
-kept_back=90 # of them, for what comes after the timings
+kept_back=130 # of them, for what comes after the timings
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export out work
-rm -f "$out"/{environment,build,self_test,tests,timings,loop,memcheck,racecheck}.log \
+rm -f "$out"/{environment,build,self_test,tests,timings,slabs,loop,memcheck,racecheck}.log \
   "$out"/{timings.json,summary.txt} # of an earlier run
 rows=()
 failed=0
@@ -121,6 +121,7 @@ if step build 330 bash -c 'build "$@"' build "${options[@]}"; then
   step tests "$tests" bash -c contract
   seconds=$(($(left) - kept_back))
   step timings "$seconds" bash -c 'timings "$@"' timings $((seconds - 10)) "${shapes[@]}"
+  step slabs 60 "$python" benchmarks/device_slabs.py --device "$device" "${shapes[@]}"
   step loop 40 "$python" benchmarks/device_loop.py --device "$device"
   for tool in memcheck racecheck; do
     if [ -z "$gpu" ]; then

@@ -20,6 +20,7 @@ import resmem
 
 ROOT = Path(__file__).parents[1]
 SCRIPT, TIMINGS = ROOT / "cuda" / "check.sh", ROOT / "benchmarks" / "bench_cuda.py"
+SLABS = ROOT / "benchmarks" / "device_slabs.py"
 LOOP = ROOT / "benchmarks" / "device_loop.py"
 pytestmark = pytest.mark.skipif(
     not (SCRIPT.is_file() and TIMINGS.is_file()), reason="the programs are not beside the tests"
@@ -106,6 +107,17 @@ def test_a_trace_names_what_waits_within_the_loop(monkeypatch):
         event("cudaDeviceSynchronize", 21, 22),
     ]  # fmt: skip
     assert waits_within(events, "loop") == ["cudaStreamSynchronize", "cudaFree"]
+
+
+def test_rows_in_slabs_are_timed_in_the_emulation(emulated):
+    done = subprocess.run(
+        [sys.executable, SLABS, "--device", "cuda:emulated", "--tiny"],
+        env={**os.environ, "PYTHONPATH": str(Path(resmem.__file__).parents[1])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1,500 x 16, 20 queries, k = 10: ")
+    assert done.stdout.endswith("checked queries that differ from the CPU: 0\n")
 
 
 def test_check_script_asks_for_its_folder():
