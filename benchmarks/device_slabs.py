@@ -68,9 +68,7 @@ def main() -> int:
     brought = rows.nbytes - resident
     taken = seconds(lambda: memory.kneighbors(queries), lambda: None)
     rate = brought / taken / GIB
-    print(
-        f"{n:,} x {d}, {q} queries, k = {K}: {1e3 * taken:.1f} ms, {rate:.2f} GiB/s or more"
-    )
+    print(f"{n:,} x {d}, {q} queries, k = {K}: {1e3 * taken:.1f} ms, {rate:.2f} GiB/s or more")
     try:
         import torch
     except ImportError:
