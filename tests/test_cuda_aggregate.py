@@ -519,7 +519,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("map_", [None, ("clip", 0.1), ("project", 0.1), ("keep", 0.1)])
-def test_outputs_that_the_cpu_refuses_give_nan_in_their_row_alone(sides, name, map_):
+def test_outputs_that_the_cpu_refuses_give_a_row_of_nan(sides, name, map_):
     refused, rng = REFUSED[name], np.random.default_rng(9)
     good = np.full((3, 4), 0.25, dtype=refused.dtype)
     case = Case(4, [stored("float32", rng, 9, 4, sides)], kind=refused.kind, outputs=good.copy())
@@ -554,7 +554,7 @@ BAD_NEIGHBOURS = {
 
 @pytest.mark.parametrize("name", BAD_NEIGHBOURS)
 @pytest.mark.parametrize("store", ["float32", "sparse float32", "labels"])
-def test_neighbours_that_the_cpu_refuses_give_nan_in_their_row_alone(sides, name, store):
+def test_neighbours_that_the_cpu_refuses_give_a_row_of_nan(sides, name, store):
     rng = np.random.default_rng(10)
     case = Case(4, [stored(store, rng, 9, 4, sides)], kind="constant", value=0.25)
     case.classes = [stored("labels", rng, 9, 4, sides)]

@@ -148,7 +148,7 @@ def test_a_failure_of_another_device_is_told(device, watched, allowed):
     del held
 
 
-def test_allocations_that_fail_on_any_device_leave_nothing_behind(device, watched):
+def test_allocations_that_fail_on_a_device_leave_nothing(device, watched):
     queries, rows = make("gaussian", 8, 300, 20, 8)
     held = divided(device, rows, "euclidean", [100, 200])
     wanted = oracle.search(queries, rows, 5)

@@ -126,7 +126,7 @@ def test_rows_of_slabs_are_hidden_and_numbered_as_others(device, tested, seed, q
     assert stats["slabs"] >= 2
 
 
-def test_rows_that_are_added_come_in_slabs_once_the_device_is_full(device):
+def test_added_rows_come_in_slabs_once_the_device_is_full(device):
     queries, rows = make("gaussian", 3, 900, 20, 24)
     most = room(rows, 400)
     held = device.rows(rows[:200], most_bytes=most)

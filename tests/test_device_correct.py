@@ -320,7 +320,7 @@ def test_other_classes_are_refused_with_words_that_help(there, labels):
 
 
 @pytest.mark.parametrize(("name", "strength"), [("keep:0.9", 1.0), ("clip", -1.0)])
-def test_the_numbers_of_other_classes_are_those_that_the_error_names(there, name, strength):
+def test_numbers_of_other_classes_are_what_the_error_names(there, name, strength):
     """Those of ``correct`` are others where a map changes which class is first."""
     drawn = Drawn(5, task="classification", columns=3, output_kind="logits", store="dense")
     embeddings, outputs, targets = drawn.rows(90)
@@ -413,7 +413,7 @@ def test_residuals_at_another_temperature_are_brought_anew(there, uploads):
     assert memory.info()["device_nbytes"] == size
 
 
-def test_weights_that_fall_with_age_are_brought_anew_when_rows_come(there, uploads):
+def test_decayed_weights_are_brought_anew_when_rows_come(there, uploads):
     _, rows, placed = plain(there=there)
     memory = resmem.Memory(k=4, sigma=2.0)
     attributes = {"times": np.arange(40), "sample_weight": np.linspace(0.5, 2.0, 40)}
@@ -595,7 +595,7 @@ def test_queries_without_a_number_have_no_answer_there(there):
     assert got[~bad][:, [0, 2]].tobytes() == wanted[:, [0, 1]].tobytes()
 
 
-def test_wide_queries_of_a_memory_without_rows_are_read_as_float64(there):
+def test_wide_queries_of_an_empty_memory_are_read_as_float64(there):
     """Half of a float64 may be a float32 that is none, and half of NaN one that is."""
     memory = resmem.Memory(task="regression", output_kind="values", key_dtype="float64", k=2)
     memory.fit(np.empty((0, 3)), np.empty((0, 2)), np.empty((0, 2)))
@@ -799,7 +799,7 @@ def test_an_index_takes_host_arrays(there):
         index.search(there.place(np.eye(4, dtype=np.float32)), 1)
 
 
-def test_a_number_of_threads_that_cannot_be_is_refused_on_a_device_too(there):
+def test_a_number_of_threads_is_checked_on_a_device_too(there):
     memory, _, placed = plain(there=there)
     z, y = placed
     memory.to(DEVICE)
@@ -816,14 +816,14 @@ def test_a_number_of_threads_that_cannot_be_is_refused_on_a_device_too(there):
             call()
 
 
-def test_row_numbers_in_host_memory_are_checked_beside_residuals_on_the_device(there):
+def test_row_numbers_in_host_memory_are_checked(there):
     residuals = there.place(np.ones((4, 2), dtype=np.float32))
     ids = np.array([[0, 3], [1, 4]])
     with pytest.raises(ValueError, match=r"ids must be rows of residuals, 0 to 3, or -1; got 4"):
         resmem.aggregate(np.zeros((2, 2)), ids, residuals, 1.0, device=DEVICE)
 
 
-def test_what_is_read_on_the_cpu_alone_says_that_it_lies_on_a_device(there):
+def test_what_the_cpu_alone_reads_says_where_it_lies(there):
     memory, _, placed = plain(there=there)
     z, y = placed
     numbers = there.place(np.arange(3))
