@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from resmem._devices import (
     given_neighbours,
     places,
     results,
+    several,
     streams,
 )
 from resmem._devices.array_search import ArraySearch
@@ -699,6 +701,19 @@ def chosen(device, made=None, **given):
         return choice.choose(device, given)
 
 
+def chosen_all(device):
+    """Choose several of two devices."""
+    with devices.extension(devices.Extension()):
+        return several.choose_all(device, {})
+
+
+def divided():
+    """Divide rows that lie on a device among two devices."""
+    call, rows = placed(Z)
+    call = replace(call, others=(devices.device(1),))
+    return engine.rows_for(call, call.read(rows, "rows", ("float32",)), "euclidean", N)
+
+
 def unloadable():
     """Choose a device whose extension lacks a library."""
     with devices.unloadable("resmem._cuda", "libdl.so.9 is missing"):
@@ -771,7 +786,7 @@ def keys_there(embeddings, **settings):
     """Make keys of embeddings for a memory with these settings that is on a device."""
     rows = resmem.Memory(**settings).fit(Z, L, Y)._state.view.rows
     call = engine.Call(devices.device(0, Z))
-    return Residency(call.device)._keys_there(rows, embeddings, call)
+    return Residency((call.device,))._keys_there(rows, embeddings, call)
 
 
 def forked():
@@ -828,6 +843,11 @@ DEVICES = [
     (lambda: typed(Z.astype(float), Z), TypeError, r"queries must have dtype float32, like the arrays on the device, got float64; pass numpy\.asarray\(queries, dtype='float32'\)"),
     (lambda: seen_there(devices.Exporter(np.zeros((N, 1), np.int64))), ValueError, r"before must have shape \(q,\), got \(6, 1\)"),
     (lambda: seen_there(devices.Exporter(np.zeros(N)), np.linspace(0, 1, N)), TypeError, r"before on a device must hold integers, but the times of the rows are floats; pass a copy of before in host memory"),
+    (lambda: chosen_all([]), ValueError, r"device must name at least one device, got none; pass 'cpu' or 'cuda:0'"),
+    (lambda: chosen_all(["cuda:0", "cpu"]), ValueError, r"device must name CUDA devices alone if it names several, got 'cpu' among \['cuda:0', 'cpu'\]"),
+    (lambda: chosen_all(["cuda:0", "cuda"]), ValueError, r"device must name each device once, got \['cuda:0', 'cuda'\]"),
+    (divided, ValueError, r"rows lie on cuda:0, and only rows in host memory are divided among devices; pass device='cuda:0', or rows in host memory"),
+    (lambda: memory().to("cpu", resident_bytes=5), ValueError, r"resident_bytes is for rows on CUDA devices, got 5 with device='cpu'; leave it out"),
     (lambda: excluding(np.zeros((N, 1, 1), np.int64)), ValueError, r"exclude_ids must have shape \(q,\) or \(q, m\), got \(\d+, 1, 1\)"),
     (lambda: keys_there(devices.Exporter(Z), preprocess="unit"), TypeError, r"embeddings on a device are compared as they are, but this memory's keys are made of them on the CPU \(preprocess='unit'\); pass a copy of embeddings in host memory"),
     (lambda: columns_there(np.zeros((1, 1, 1), np.int64)), ValueError, r"columns must have shape \(t,\) or \(q, t\), got \(1, 1, 1\)"),

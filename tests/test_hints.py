@@ -40,6 +40,8 @@ from test_errors import (
     Tensor,
     Unreadable,
     chosen,
+    chosen_all,
+    divided,
     keys_there,
     known_there,
     seen_on,
@@ -525,6 +527,9 @@ CASES = {
     # devices
     **{f"{name} of {library}": case for library in ("torch", "cupy", "numba") for name, case in device_cases(library).items()},
     "squares on a device": (lambda: known_there(metric="sqeuclidean"), Follow(r"with metric=('.*')", lambda m: known_there(metric=m))),
+    "no device": (lambda: chosen_all([]), Follow(r"pass ('cpu') or", lambda name: chosen(name, TWO_DEVICES))),
+    "rows there, two devices": (divided, Follow(r"pass device=('.*'), or", lambda name: chosen(name, TWO_DEVICES, rows=devices.Exporter(Z)))),
+    "bytes of no device": (lambda: memory().to("cpu", resident_bytes=5), lambda m: memory().to("cpu")),
     "device of another library": (lambda: chosen(devices.Named("cuda:1")), Follow(r"pass (str\(device\))", lambda name: chosen(name, TWO_DEVICES), device=devices.Named("cuda:1"))),
     "old device": (lambda: chosen("cuda", OLD_AND_NEW), Follow(r"use device=('.*')", lambda name: chosen(name, OLD_AND_NEW))),
     "only old devices": (lambda: chosen("cuda", GIVEN(capabilities=((7, 5),))), Follow(r"use device=('.*')", lambda name: chosen(name, GIVEN(capabilities=((7, 5),))))),
