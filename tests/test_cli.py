@@ -1736,10 +1736,11 @@ TARGETS = {
 TEXTS = {  # options whose text is no path
     "fit": {"task", "output_kind", "preprocess", "key_dtype", "metric", "residual_dtype", "store",
             "base", "probability_map", "method", "gate", "residuals", "max_age", "half_life"},
-    "audit": {"before", "exclude_groups"},
-    "predict": {"what", "base"},
-    "tune": {"score", "rule"},
-    "report": {"title", "date"},
+    "audit": {"before", "exclude_groups", "device"},
+    "predict": {"what", "base", "device"},
+    "tune": {"score", "rule", "device"},
+    **{command: {"device"} for command in ("demo", "evaluate", "prune")},
+    "report": {"title", "date", "device"},
 }  # fmt: skip
 
 

@@ -32,9 +32,9 @@ class ResmemWarning(UserWarning):
     """The data seem to mean something else, or lose precision; the message names the fix."""
 
 
-def warn(text: str) -> None:
-    """Issue a ``ResmemWarning`` at the line of the caller's code that called the package."""
+def warn(text: str, category: type[Warning] = ResmemWarning) -> None:
+    """Issue a warning at the line of the caller's code that called the package."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INTERNAL_FILES):
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, ResmemWarning, stacklevel=level)
+    warnings.warn(text, category, stacklevel=level)

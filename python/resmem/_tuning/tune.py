@@ -115,7 +115,7 @@ def tune(
             *_note_of_impossible_classes(runs[0], result),
         )
     for note in result.notes:
-        warnings.warn(f"tune: {note}", stacklevel=4)
+        warn(f"tune: {note}", UserWarning)
     for note in notes:
         warn(f"tune: {note}")
     return result.with_notes((*result.notes, *notes))
