@@ -16,18 +16,21 @@ Lane::Lane(int on_device, std::size_t most_bytes)
 }
 
 std::unique_ptr<Lane> Lanes::take(int device, std::size_t bytes) {
+  std::vector<std::unique_ptr<Lane>> small;  // which go once others may take theirs
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    const auto serves = [&](const std::unique_ptr<Lane>& lane) {
-      return lane->device == device && lane->bytes >= bytes;
-    };
-    const auto found = std::find_if(idle_.begin(), idle_.end(), serves);
-    if (found != idle_.end()) {
-      std::unique_ptr<Lane> lane = std::move(*found);
-      idle_.erase(found);
-      return lane;
+    for (auto each = idle_.begin(); each != idle_.end();) {
+      if ((*each)->device != device) {
+        ++each;
+        continue;
+      }
+      std::unique_ptr<Lane> lane = std::move(*each);
+      each = idle_.erase(each);
+      if (lane->bytes >= bytes) return lane;
+      small.push_back(std::move(lane));
     }
   }
+  small.clear();
   return std::make_unique<Lane>(device, bytes);
 }
 

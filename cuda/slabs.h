@@ -40,7 +40,7 @@ struct Lane {
 // Lanes that are kept, as it takes long to pin memory. Any number of threads may call this.
 class Lanes {
  public:
-  // Returns one that no search uses, or a new one. Throws DeviceError.
+  // Returns one that no search uses, or a new one, for which smaller ones go. Throws DeviceError.
   std::unique_ptr<Lane> take(int device, std::size_t bytes);
   void give_back(std::unique_ptr<Lane> lane);
   std::size_t pinned_bytes() const;  // of those that no search uses
