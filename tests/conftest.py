@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -30,6 +32,19 @@ def emulated() -> Any:
     if DEVICE != EMULATED:
         pytest.skip(f"needs the emulation, and RESMEM_TEST_DEVICE is {DEVICE}")
     return pytest.importorskip("resmem._cuda_emulated", reason="built without the emulation")
+
+
+@pytest.fixture
+def played(emulated: Any) -> Iterator[Any]:
+    """Two devices, in which a test leaves nothing behind."""
+    gc.collect()
+    emulated.reset_devices()
+    emulated.faults().devices = 2
+    before = emulated.bytes_in_use(), emulated.pinned_in_use(), emulated.handles_in_use()
+    yield emulated
+    gc.collect()
+    emulated.reset_devices()
+    assert before == (emulated.bytes_in_use(), emulated.pinned_in_use(), emulated.handles_in_use())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,19 +23,6 @@ PLACES = {
     "slabs on two devices": {"device": TWO, "resident_bytes": 100_000},
 }
 PLACED = pytest.mark.parametrize("place", PLACES.values(), ids=list(PLACES))
-
-
-@pytest.fixture
-def played(emulated):
-    """Two devices, in which a test leaves nothing behind."""
-    gc.collect()
-    emulated.reset_devices()
-    emulated.faults().devices = 2
-    before = emulated.bytes_in_use(), emulated.pinned_in_use(), emulated.handles_in_use()
-    yield emulated
-    gc.collect()
-    emulated.reset_devices()
-    assert before == (emulated.bytes_in_use(), emulated.pinned_in_use(), emulated.handles_in_use())
 
 
 @pytest.fixture(scope="module")

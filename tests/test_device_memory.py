@@ -20,19 +20,6 @@ FEW = 60_000  # bytes, into which a slab and some hundred rows of 20 dimensions 
 
 
 @pytest.fixture
-def played(emulated, monkeypatch):
-    """Two devices, in which a test leaves nothing behind; `counted` holds what searches counted."""
-    gc.collect()
-    emulated.reset_devices()
-    emulated.faults().devices = 2
-    before = emulated.bytes_in_use(), emulated.pinned_in_use(), emulated.handles_in_use()
-    yield emulated
-    gc.collect()
-    emulated.reset_devices()
-    assert before == (emulated.bytes_in_use(), emulated.pinned_in_use(), emulated.handles_in_use())
-
-
-@pytest.fixture
 def counted(played, monkeypatch):
     """What each search on a device counted."""
     counters = []
