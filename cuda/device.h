@@ -145,6 +145,20 @@ struct DeviceStats {
   std::uint64_t query_blocks = 0;
   std::uint64_t slabs = 0, slab_bytes = 0;  // that were brought, and their keys
   std::uint64_t devices = 0;
+
+  DeviceStats& operator+=(const DeviceStats& other) {
+    pairs_filtered += other.pairs_filtered;
+    pairs_streamed += other.pairs_streamed;
+    hits += other.hits;
+    rescored += other.rescored;
+    compared += other.compared;
+    given_up += other.given_up;
+    query_blocks += other.query_blocks;
+    slabs += other.slabs;
+    slab_bytes += other.slab_bytes;
+    devices += other.devices;
+    return *this;
+  }
 };
 
 // Finds the exact nearest rows, as CONTRACT.md says. Where inputs and outputs are on the device, it

@@ -65,6 +65,11 @@ void forget_failures() {
   failed().words.clear();
 }
 
+bool has_failed(int device) {
+  const std::lock_guard<std::mutex> lock(failed().mutex);
+  return failed().words.count(device) > 0;
+}
+
 void throw_without_pools(int device) {
   throw DeviceError("device " + std::to_string(device) +
                     " must support memory pools, for memory in the order of a stream, and does not "

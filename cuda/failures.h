@@ -17,6 +17,7 @@ void require_ordinal(int device, int count);
 
 // Throws the words that the device failed with, if it did.
 void refuse_failed(int device);
+bool has_failed(int device);
 
 // Makes all devices usable again, which only the emulation can.
 void forget_failures();

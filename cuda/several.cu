@@ -183,7 +183,7 @@ class SeveralSearch {
     search_here(own, poll, stats != nullptr ? &sums : nullptr);
     for (const auto& other : others_) {
       other->join();
-      add(sums, other->stats());
+      sums += other->stats();
       const MergeArgs args = {nearest, other->found(), spare.lists(), request_.k};
       simt::launch({"merge_nearest", {static_cast<unsigned>(request_.q)}, kRankThreads},
                    request_.stream, &merge_nearest, args);
@@ -191,7 +191,7 @@ class SeveralSearch {
     simt::launch(threads_for("keys_to_values", count, kStateThreads), request_.stream,
                  &keys_to_values, nearest, count, value_kind(request_.metric));
     if (!request_.output_on_device) bring_to_host(nearest, count, poll);
-    if (stats != nullptr) add(*stats, sums);
+    if (stats != nullptr) *stats += sums;
   }
 
  private:
@@ -205,18 +205,6 @@ class SeveralSearch {
     std::atomic<bool>& stopped;
   };
 
-  static void add(DeviceStats& sums, const DeviceStats& stats) {
-    sums.pairs_filtered += stats.pairs_filtered;
-    sums.pairs_streamed += stats.pairs_streamed;
-    sums.hits += stats.hits;
-    sums.rescored += stats.rescored;
-    sums.compared += stats.compared;
-    sums.given_up += stats.given_up;
-    sums.query_blocks += stats.query_blocks;
-    sums.slabs += stats.slabs;
-    sums.slab_bytes += stats.slab_bytes;
-    sums.devices += stats.devices;
-  }
   void bring_to_host(const Nearest& nearest, std::size_t count, const Poll& poll) const {
     wait_polling([this] { return is_done(request_.stream); }, poll);
     const Nearest to = {request_.values, request_.ids, request_.positions};
@@ -241,8 +229,8 @@ DeviceSearch part_of(const DeviceSearch& request, std::size_t first, std::size_t
   return part;
 }
 
-// Returns how many queries are searched together: the results of each device, and room to merge
-// them in, are on one device for a while.
+// Returns how many queries are searched together. Meanwhile one device holds the results of each
+// device, and room to merge them in.
 std::size_t merged_together(const DeviceSearch& request, std::size_t devices) {
   constexpr std::size_t kMostBytes = std::size_t{1} << 30;
   const std::size_t most = request.workspace_bytes > 0 ? request.workspace_bytes : kMostBytes;

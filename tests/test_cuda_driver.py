@@ -189,6 +189,22 @@ def test_failure_of_a_kernel_shows_at_the_wait(played):
     assert str(refused.value) == "work of the device failed" + FAILED
 
 
+def test_a_device_that_failed_does_nothing_that_was_asked_before(played):
+    """Callers have been told, and have given back the memory that they asked it to write."""
+    address = played.allocate(8)
+    lagging = 0
+    for stream in range(1, 17):
+        played.what_was_done(True)
+        played.faults().failing_wait = True
+        with pytest.raises(played.DeviceError):
+            played.copy_out(address, 8, 0, stream)
+        lagging += played.what_was_done(True) == []
+        played.reset_devices()
+        assert played.what_was_done(True) == []
+    assert lagging > 0
+    played.release(address)
+
+
 def test_failure_of_one_device_leaves_the_other_usable(played):
     played.faults().devices = 2
     with pytest.raises(played.DeviceError):

@@ -290,6 +290,18 @@ def test_classes_that_are_integers_are_predicted_on_the_device(there, labels):
     assert got.tolist() == wanted.tolist()
 
 
+def test_names_of_classes_change_with_the_rows(there):
+    memory, queries = labelled([30, -10, 7])
+    memory.to(DEVICE)
+    placed = [there.place(each) for each in queries]
+    for names in ([30, -10, 7], [4, 5, 6], [30, -10, 7]):
+        other, _ = labelled(names)
+        rows = other.get(other.ids)
+        memory.fit(rows.embeddings, rows.outputs, rows.targets)
+        assert there.fetch(memory.predict(*placed)).tolist() == other.predict(*queries).tolist()
+        assert there.fetch(memory.predict(*placed)).tolist() == other.predict(*queries).tolist()
+
+
 @pytest.mark.parametrize(
     ("name", "strength"), [("keep:0.9", 1.0), ("clip", -1.0), ("clip", 1.0)]
 )  # fmt: skip

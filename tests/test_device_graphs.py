@@ -100,6 +100,23 @@ def test_a_captured_correction_is_replayed(played):
     logits = out = None
 
 
+def test_a_captured_prediction_of_classes_with_names_is_replayed(played):
+    """What classes are called is there from the prediction before, and brought by no other."""
+    _, rows = make("gaussian", 7, 1500, 20, 20)
+    names = np.array([30, -10, 7])
+    made = [resmem.Memory(k=K).fit(rows, rows[:, :3], names[np.arange(1500) % 3]) for _ in "ab"]
+    memory, other = made[0].to("cuda:emulated"), made[1]
+    queries, outputs = make("gaussian", 8, 1, 20, 20)[0], np.ascontiguousarray(rows[:20, :3])
+    there, logits = Emulated(played, queries), Emulated(played, outputs)
+    out = Emulated(played, np.zeros(20, np.int64))
+    graph = captured(played, lambda: memory.predict(there, logits, stream=STREAM, out=out))
+    graph.replay()
+    wanted = other.predict(queries, outputs)
+    assert set(wanted) == set(names)
+    assert played.copy_out(out.address, wanted.nbytes, 0, STREAM) == wanted.tobytes()
+    there = logits = out = None
+
+
 def test_a_captured_search_of_arrays_is_replayed(played):
     queries, rows = make("gaussian", 2, 1500, 20, 20)
     arrays, there = Arrays(played, 20, 20), Emulated(played, rows)

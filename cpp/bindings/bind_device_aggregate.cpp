@@ -101,6 +101,31 @@ std::vector<std::string> feature_names(const device::DeviceGate& gate) {
   return names;
 }
 
+// ---- What classes are called ---------------------------------------------------------------
+
+// Numbers (m,) that stay on a device, which view_of() reads there.
+class KeptNumbers {
+ public:
+  KeptNumbers(int device, const Array<std::int64_t>& numbers)
+      : shape_{extent(numbers, 0)},
+        memory_({device, std::nullopt}, shape_[0] * sizeof(*numbers.data())) {
+    require(numbers.ndim() == 1, "numbers must be (m,)");
+    const std::int64_t* from = numbers.data();
+    without_gil([&](const auto&) {
+      const device::OnDevice here(device);
+      device::copy_in({}, memory_.of<void>(), from, memory_.bytes());
+      device::wait({});
+    });
+  }
+  std::uintptr_t address() const { return reinterpret_cast<std::uintptr_t>(memory_.of<void>()); }
+  const std::vector<std::size_t>& shape() const { return shape_; }
+  std::size_t bytes() const { return memory_.bytes(); }
+
+ private:
+  std::vector<std::size_t> shape_;
+  device::Memory memory_;
+};
+
 // ---- What becomes of neighbours ------------------------------------------------------------
 
 // An array that may be left out.
@@ -387,6 +412,13 @@ void register_device_aggregate(py::module_& module) {
       .def_property_readonly("features", &feature_names)
       .def_property_readonly("nbytes", &device::DeviceGate::bytes)
       .def_property_readonly("device", &device::DeviceGate::device);
+  py::class_<KeptNumbers>(module, "Numbers", py::module_local(),
+                          "Numbers (m,) of int64 that stay on a device.")
+      .def(py::init<int, const Array<std::int64_t>&>(), "device"_a, py::arg("numbers").noconvert())
+      .def_property_readonly("address", &KeptNumbers::address)
+      .def_property_readonly("shape", &KeptNumbers::shape)
+      .def_property_readonly("dtype", [](const KeptNumbers&) { return "int64"; })
+      .def_property_readonly("nbytes", &KeptNumbers::bytes);
   py::class_<BoundAggregation>(module, "Aggregation", py::module_local(),
                                "What is made of neighbours.")
       .def(py::init<const py::sequence&, double, std::size_t, double, const py::object&,

@@ -248,7 +248,7 @@ void* allocate_on(StreamHandle stream, std::size_t bytes) {
 void release_on(int device, StreamHandle stream, void* address) noexcept {
   if (address == nullptr || emulation::memory().is_of_graph(address)) return;
   emulation::memory().release(device, address);
-  emulation::enqueue(device, stream, {"release_on", [address] { std::free(address); }});
+  emulation::enqueue(device, stream, {"release_on", [address] { std::free(address); }, true});
 }
 
 // Pageable memory is copied elsewhere at once.

@@ -428,16 +428,11 @@ Found found_on_device(Random& random, const Case& of, device::DeviceStats& stats
 // What ran in all searches, and how many pairs were compared while rows were hidden.
 struct Sums {
   device::DeviceStats stats;
-  std::uint64_t listed = 0, masked = 0, timed = 0, grouped = 0;
+  std::uint64_t divided = 0, listed = 0, masked = 0, timed = 0, grouped = 0;
 
   void add(const Case& of, const device::DeviceStats& more) {
-    stats.pairs_filtered += more.pairs_filtered;
-    stats.pairs_streamed += more.pairs_streamed;
-    stats.rescored += more.rescored;
-    stats.compared += more.compared;
-    stats.given_up += more.given_up;
-    stats.slabs += more.slabs;
-    stats.devices += more.devices > 1 ? 1 : 0;
+    stats += more;
+    if (more.devices > 1) ++divided;
     const std::uint64_t pairs = more.pairs_filtered + more.pairs_streamed;
     if (!of.among.empty()) (of.forced.listed == 0 ? listed : masked) += pairs + more.compared;
     if (!of.before.empty()) timed += pairs;
@@ -450,7 +445,7 @@ struct Sums {
                                    stats.compared,
                                    stats.given_up,
                                    stats.slabs,
-                                   stats.devices,
+                                   divided,
                                    listed,
                                    masked,
                                    timed,

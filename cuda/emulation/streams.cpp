@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "../../cpp/base/fp_guard.h"
+#include "../failures.h"
 #include "../launch.h"
 
 namespace resmem {
@@ -167,6 +168,7 @@ class Streams {
       const Work work = std::move(stream.waiting.front());
       stream.waiting.pop_front();
       ++stream.done;
+      if (device::has_failed(key.first) && !work.gives_back) continue;
       try {
         work.act();
         if (noting_) done_.push_back({work.what, key.first, key.second});

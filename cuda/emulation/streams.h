@@ -7,6 +7,9 @@
 //
 // A stream that is captured does nothing: its work is noted in a graph, which can be replayed. What
 // CUDA forbids meanwhile is refused, and ends the capture.
+//
+// A device that has failed does nothing that it was asked for and had not done: whoever asked may
+// have been told, and have given back the memory that the work names.
 #pragma once
 
 #include <functional>
@@ -22,6 +25,7 @@ namespace emulation {
 struct Work {
   const char* what;  // a kernel, or a call of driver.h
   std::function<void()> act;
+  bool gives_back = false;  // whether it gives memory back, even that of a device that failed
 };
 
 // Asks a stream for work. What the work throws comes out of finish().

@@ -188,8 +188,8 @@ class DeviceCorrector:
             return {}
         return {"map": simplex_map.kind, "floor": simplex_map.floor}
 
-    def _class_labels(self) -> I64 | None:
-        """Return what the classes are called, if that is not 0 to C-1."""
+    def _class_labels(self) -> Any:
+        """Return what the classes are called, on the device, if that is not 0 to C-1."""
         labels = self.corrector.spec.labels
         if labels is None:
             return None
@@ -200,7 +200,7 @@ class DeviceCorrector:
                 f"classes are predicted on a device where they are integers, not {kind} "
                 f"(memory.{scores}(..).argmax(1) gives their numbers in memory.classes_)"
             )
-        return np.ascontiguousarray(labels.array, dtype=np.int64)
+        return self._held.class_labels(labels.array)
 
     # ---- Results -------------------------------------------------------------------------------
 

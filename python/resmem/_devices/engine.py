@@ -223,6 +223,11 @@ def gate(device: Device, steps: Sequence[tuple[str, Sequence[float], Sequence[fl
     return _extension(device).Gate(device.ordinal, steps)
 
 
+def numbers(device: Device, values: I64) -> Any:
+    """Return numbers (m,) on a device."""
+    return _extension(device).Numbers(device.ordinal, values)
+
+
 def aggregation(device: Device, residuals: Sequence[Any], **summed: Any) -> Any:
     """Return what becomes of neighbours; the arguments are those of the extension."""
     return _extension(device).Aggregation(residuals, **summed)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from resmem._base.arrays import F64
+from resmem._base.arrays import F64, I64
 from resmem._devices import engine
 from resmem._devices.device import Device
 from resmem._rows.segment import Segment
@@ -35,12 +35,14 @@ class ResidentResiduals:
         # Weights that fall with age are other ones in each snapshot: here, and on the device.
         self._decayed: tuple[list[Any], list[Any]] = ([], [])
         self._gate: tuple[Steps, Any] = ((), None)  # what it was made of, and on the device
+        self._class_labels: tuple[Any, Any] = (None, None)  # the same
         self._lock = threading.Lock()
 
     @property
     def nbytes(self) -> int:
         """Bytes on the device."""
-        held = [*list(self._held.values()), *self._decayed[1]]
+        others = (each for each in (self._gate[1], self._class_labels[1]) if each is not None)
+        held = [*list(self._held.values()), *self._decayed[1], *others]
         return sum(int(each.nbytes) for each in held if not isinstance(each, int))
 
     def keep(self, snapshot: Snapshot) -> None:
@@ -78,6 +80,14 @@ class ResidentResiduals:
             if self._gate[0] != steps:
                 self._gate = steps, engine.gate(self._device, steps)
             return self._gate[1]
+
+    def class_labels(self, labels: I64) -> Any:
+        """Return what classes are called, (C,), on the device."""
+        with self._lock:
+            if self._class_labels[0] is not labels:
+                there = engine.numbers(self._device, np.ascontiguousarray(labels, dtype=np.int64))
+                self._class_labels = labels, there
+            return self._class_labels[1]
 
     def _of_segments(self, snapshot: Snapshot, what: str, bring: Bring) -> list[Any]:
         """Bring what is not there yet of all segments, and return it all."""
