@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
@@ -22,18 +21,13 @@ from resmem._correction.gate import Gate, Step
 from resmem._correction.simplex import SimplexMap
 from resmem._devices.arrays import view
 from resmem._devices.device import Device
+from tested_device import examples
 
 COLUMNS = [1, 2, 3, 7, 8, 9, 10, 31, 64, 65, 130, 257]
 MAPS = [("clip", 1e-6), ("clip", 0.3), ("project", 1e-6), ("project", 0.4), ("keep", 0.1)]
 STORES = ["float32", "float16", "float64", "sparse float32", "sparse float16", "labels"]
 OUTPUTS = ["none", "logits", "probabilities", "values", "constant"]
 FEATURES = ["distance", "confidence", "agreement"]
-
-
-def examples(count):
-    """Try so many examples: few, as the emulation is slow, but many more in a thorough run."""
-    thorough = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
-    return settings(max_examples=count * (20 if thorough else 1))
 
 
 # ---- rows and outputs, on both sides -----------------------------------------------------------

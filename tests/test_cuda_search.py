@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
 from cases import FAMILIES, METRICS, WIDE_FAMILIES, as_stored, assert_same, make, make_wide
-from tested_device import Searched
+from tested_device import Searched, examples
 
 DIMENSIONS = [1, 2, 3, 7, 8, 31, 32, 33, 63, 64, 65, 127, 128, 129, 200, 784]
 ROWS = [0, 1, 2, 127, 128, 129, 255, 256, 257, 400, 700]
@@ -19,18 +17,12 @@ QUERIES = [0, 1, 2, 15, 16, 17, 127, 128, 129, 140]
 PHASES = [0, 128, 256]
 
 
-def examples(count):
-    """Try so many examples: few, as the emulation is slow, but many more in a thorough run."""
-    thorough = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
-    return settings(max_examples=count * (20 if thorough else 1))
-
-
 @pytest.fixture(scope="session")
 def device(tested):
     return Searched(tested.extension, tested.ordinal)
 
 
-@examples(60)
+@examples(40)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),

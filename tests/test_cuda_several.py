@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
 from cases import FAMILIES, METRICS, assert_same, make
-from tested_device import Searched
+from tested_device import Searched, examples
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def divided(device, rows, metric, cuts, ids=None, **options):
     return held
 
 
-@settings(max_examples=40)
+@examples(15)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -70,7 +70,7 @@ def test_several_devices_have_the_bits_of_the_oracle(
     assert found[3]["devices"] == len({each.device for each in held} | {lead})
 
 
-@settings(max_examples=15)
+@examples(8)
 @given(
     seed=st.integers(0, 2**31),
     k=st.sampled_from([1, 9, 200]),

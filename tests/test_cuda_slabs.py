@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
 from cases import FAMILIES, METRICS, WIDE_FAMILIES, as_stored, assert_same, make, make_wide
-from tested_device import Searched
+from tested_device import Searched, examples
 
 TILE = 128  # rows; slabs have a multiple of it
 COPY, SEARCHED = "copy_from_pinned", "merge_shares"  # what ends the search of a slab
@@ -36,7 +36,7 @@ def room(rows, staying=0):
     return TILE * (2 * key + others) + staying * (key + others) + 32 * len(rows)
 
 
-@settings(max_examples=40)
+@examples(18)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -63,7 +63,7 @@ def test_slabs_have_the_bits_of_the_oracle(
     assert stats["slab_bytes"] == (700 - held.staying) * d * 4
 
 
-@settings(max_examples=15)
+@examples(8)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -81,7 +81,7 @@ def test_half_keys_come_in_slabs_as_they_are(device, tested, family, seed, kind,
     assert found[3]["slabs"] >= 2
 
 
-@settings(max_examples=15)
+@examples(8)
 @given(
     family=st.sampled_from(sorted(WIDE_FAMILIES)),
     seed=st.integers(0, 2**31),
@@ -97,7 +97,7 @@ def test_float64_keys_come_in_slabs(device, tested, family, seed, q, metric):
     assert found[3]["slabs"] >= 2
 
 
-@settings(max_examples=20)
+@examples(10)
 @given(
     seed=st.integers(0, 2**31),
     q=st.sampled_from([6, 18]),

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 import resmem
 from cases import METRICS, assert_same, make
 from devices import Emulated
-from test_cuda_search import examples
 from test_device_correct import Drawn, same_answers
 from test_device_visibility import SHARE, Sighted, restrictions, twins
-from tested_device import Searched, TestedDevice
+from tested_device import Searched, TestedDevice, examples
 
 TWO = ["cuda:emulated", "cuda:emulated:1"]
 TILE = 128  # rows of a slab
@@ -48,7 +47,7 @@ def brought(played, monkeypatch):
 # ---- Who sees what -------------------------------------------------------------------------------
 
 
-@examples(40)
+@examples(20)
 @given(
     seed=st.integers(0, 2**31),
     sizes=st.sampled_from([[500], [130, 300], [1, 250, 90]]),

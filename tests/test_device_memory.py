@@ -219,13 +219,13 @@ def test_many_threads_search_one_memory(played):
     placed = Emulated(played, embeddings)
 
     def ask(stream):
-        for _ in range(3):
+        for _ in range(2):
             found = memory.kneighbors(placed, 5, stream=stream)
             raw = [played.copy_out(each.address, 30 * 5 * 8, 0, stream) for each in found]
             if raw != [each.tobytes() for each in wanted]:
                 failures.append(stream)
 
-    threads = [threading.Thread(target=ask, args=(64 + 8 * i,)) for i in range(6)]
+    threads = [threading.Thread(target=ask, args=(64 + 8 * i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     far = np.full((40, 20), 1e3, np.float32)  # nobody's neighbours

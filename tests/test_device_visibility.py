@@ -12,8 +12,7 @@ import resmem
 from cases import METRICS, STORED, as_stored, assert_same, make
 from resmem import _core
 from resmem._devices import engine
-from test_cuda_search import examples
-from tested_device import DEVICE, Searched
+from tested_device import DEVICE, Searched, examples
 
 SHARE = st.sampled_from([None, 0.0, 0.02, 0.3, 0.7, 1.0])
 
@@ -88,7 +87,7 @@ class Sighted:
         )  # fmt: skip
 
 
-@examples(70)
+@examples(35)
 @given(
     seed=st.integers(0, 2**31),
     sizes=st.lists(st.sampled_from([0, 9, 130, 300]), min_size=1, max_size=3),
@@ -134,7 +133,7 @@ def test_queries_on_the_device_see_what_the_oracle_says(
         assert pairs == q * sum(size for size in sizes if size > 256 or size > 128 >= k)
 
 
-@examples(20)
+@examples(10)
 @given(
     seed=st.integers(0, 2**31),
     metric=st.sampled_from(METRICS),
@@ -188,7 +187,7 @@ def test_queries_that_see_fewer_rows_than_they_look_for(device, q):
     assert found[3]["given_up"] == 0
 
 
-@pytest.mark.parametrize("q", [5, 30])
+@pytest.mark.parametrize("q", [5, 17])
 def test_lists_that_overflow_hide_the_same_rows(device, q):
     rng = np.random.default_rng(10)
     queries, rows = make("duplicates", 10, 300, q, 8)
@@ -364,7 +363,7 @@ def test_a_memory_on_a_device_hides_rows_there(searches, device_alone, settings)
 
 
 def test_judging_rows_hide_their_own_times_and_groups(searches):
-    memory, other, _ = twins(400)
+    memory, other, _ = twins(330)
     for hide in ({"before": "own"}, {"exclude_groups": "own"}, {"among": np.arange(100, 300)}):
         results = []
         for each in (memory, other):

@@ -843,6 +843,7 @@ DEVICES = [
     (lambda: typed(Z.astype(float), Z), TypeError, r"queries must have dtype float32, like the arrays on the device, got float64; pass numpy\.asarray\(queries, dtype='float32'\)"),
     (lambda: seen_there(devices.Exporter(np.zeros((N, 1), np.int64))), ValueError, r"before must have shape \(q,\), got \(6, 1\)"),
     (lambda: seen_there(devices.Exporter(np.zeros(N)), np.linspace(0, 1, N)), TypeError, r"before on a device must hold integers, but the times of the rows are floats; pass a copy of before in host memory"),
+    (lambda: seen_there(devices.Exporter(np.zeros(N)), np.arange(N).astype("M8[s]")), TypeError, r"before on a device must hold integers, but the times of the rows are datetimes; pass a copy of before in host memory as an array of numpy\.datetime64"),
     (lambda: chosen_all([]), ValueError, r"device must name at least one device, got none; pass 'cpu' or 'cuda:0'"),
     (lambda: chosen_all(["cuda:0", "cpu"]), ValueError, r"device must name CUDA devices alone if it names several, got 'cpu' among \['cuda:0', 'cpu'\]"),
     (lambda: chosen_all(["cuda:0", "cuda"]), ValueError, r"device must name each device once, got \['cuda:0', 'cuda'\]"),

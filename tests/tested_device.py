@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from devices import Emulated
 from resmem._devices.choice import choose
@@ -60,6 +61,12 @@ class TestedDevice:
         size = prod(shape) * dtype.itemsize
         raw = self.extension.copy_out(interface["data"][0], size, self.ordinal)
         return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def examples(count: int) -> settings:
+    """Try so many examples: few, as the emulation is slow, but many more in a thorough run."""
+    thorough = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+    return settings(max_examples=count * (20 if thorough else 1))
 
 
 @dataclass

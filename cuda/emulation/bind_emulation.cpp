@@ -52,8 +52,9 @@ py::tuple code_vectors_python(const Array<float>& vectors, const Array<double>& 
     simt::run_grid(&device::code_vectors<float>,
                    {static_cast<unsigned>((args.n + warps - 1) / warps), 1}, block_threads, 0,
                    args);
-  Array<std::int32_t> squares(args.n), exponents(args.n);
-  Array<float> errors(args.n);
+  const auto count = static_cast<py::ssize_t>(args.n);
+  Array<std::int32_t> squares(count), exponents(count);
+  Array<float> errors(count);
   for (std::size_t i = 0; i < args.n; ++i) {
     squares.mutable_data()[i] = facts[i].square;
     errors.mutable_data()[i] = facts[i].error;
@@ -188,7 +189,8 @@ py::tuple sort_python(const Array<std::uint32_t>& numbers, unsigned bits, std::u
                                 counts.data()};
   const device::Sorting sorted = device::sorted_by(device::StreamHandle{}, sorting, n, bits);
   device::wait(device::StreamHandle{});
-  Array<std::uint32_t> out(n), from(n);
+  const auto count = static_cast<py::ssize_t>(n);
+  Array<std::uint32_t> out(count), from(count);
   std::copy_n(sorted.keys, n, out.mutable_data());
   std::copy_n(sorted.values, n, from.mutable_data());
   return py::make_tuple(out, from);

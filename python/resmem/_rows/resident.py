@@ -279,6 +279,8 @@ def visible_there(
         check_times(snapshot)
         if snapshot.time_kind != "integers":
             on_host = library_of(there["before"]).on_host.format(name="before")
+            if snapshot.time_kind == "datetimes":
+                on_host += " as an array of numpy.datetime64"
             raise TypeError(
                 f"before on a device must hold integers, but the times of the rows are "
                 f"{snapshot.time_kind}; pass {on_host}"
