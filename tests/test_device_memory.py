@@ -199,7 +199,7 @@ def test_rows_of_a_file_come_in_slabs(counted, tmp_path):
     assert counted[-1]["slabs"] > 0
 
 
-def test_an_interrupt_ends_a_search_that_waits_for_slabs(played):
+def test_an_interrupt_ends_a_search_that_waits_for_slabs(played, interruptible):
     memory, other, queries = twins()
     memory.to(TWO, resident_bytes=FEW)
     played.faults().busy_polls = 10**6

@@ -181,7 +181,7 @@ def test_a_device_that_failed_is_refused_from_then_on(emulated, searches):
         resmem.search(queries, rows, 2, device=DEVICE)
 
 
-def test_a_waiting_search_answers_an_interrupt(emulated, searches):
+def test_a_waiting_search_answers_an_interrupt(emulated, searches, interruptible):
     queries, rows = make("gaussian", 15, 90, 5, 8)
     before = emulated.bytes_in_use()
     emulated.faults().busy_polls = 10**6  # for many seconds

@@ -363,7 +363,7 @@ def test_a_memory_on_a_device_hides_rows_there(searches, device_alone, settings)
 
 
 def test_judging_rows_hide_their_own_times_and_groups(searches):
-    memory, other, _ = twins(330)
+    memory, other, _ = twins(400)
     for hide in ({"before": "own"}, {"exclude_groups": "own"}, {"among": np.arange(100, 300)}):
         results = []
         for each in (memory, other):
