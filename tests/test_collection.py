@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import io
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import resmem
+from resmem.adapters import folder
 from resmem.adapters.collection import Collected, Collector
 
 SETTINGS = {"layer": "fc", "shape": (2, 3)}
@@ -282,7 +284,17 @@ def test_rows_of_a_batch_that_was_not_finished_are_overwritten(tmp_path):
     gathered(tmp_path, 4)
     for path in tmp_path.glob("*.part"):
         path.write_bytes(path.read_bytes() + b"\xff" * 999)
+    assert Collector(tmp_path, SETTINGS).batches == 4
     assert_holds(gathered(tmp_path).finish(BASE), joined())
+
+
+def test_rows_of_a_batch_that_nobody_takes_up_again_are_cut_off(tmp_path):
+    size = 256 + joined()["embeddings"].nbytes
+    collector = gathered(tmp_path)
+    with open(tmp_path / "embeddings.npy.part", "ab") as file:
+        file.write(b"\xff" * 999)
+    collector.finish(BASE)
+    assert (tmp_path / "embeddings.npy").stat().st_size == size
 
 
 @pytest.mark.parametrize("named", range(5))
@@ -341,19 +353,23 @@ def test_killed_process_leaves_the_batches_that_it_had_appended(tmp_path):
         assert np.array_equal(targets[span], rng.integers(0, 9, 2000))
 
 
-def test_full_disk_leaves_the_collector_as_it_was(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["targets.npy.part", "journal.jsonl"])
+def test_full_disk_leaves_the_collector_as_it_was(tmp_path, monkeypatch, name):
     collector = gathered(tmp_path, 3)
-    folder = type(collector._store)
-    write_line = folder._write_line
 
-    def full(self, line):
-        with open(self._journal, "ab") as file:
-            file.write(json.dumps(line).encode()[:5])
-        raise OSError(28, "No space left on device")
+    class Full(io.FileIO):
+        def write(self, data):
+            super().write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(folder, "_write_line", full)
+    def opened(path, mode):
+        return Full(path, mode) if path.name == name else open(path, mode)
+
+    monkeypatch.setattr(folder, "open", opened, raising=False)
     with pytest.raises(OSError, match="No space left"):
         collector.append(**batch(3, m=3))
-    monkeypatch.setattr(folder, "_write_line", write_line)
-    assert collector.batches == 3
-    assert_holds(gathered(tmp_path).finish(BASE), joined())
+    monkeypatch.undo()
+    assert (collector.batches, Collector(tmp_path, SETTINGS).batches) == (3, 3)
+    for number in (3, 4):
+        collector.append(**batch(number, m=number))
+    assert_holds(collector.finish(BASE), joined())

@@ -173,8 +173,13 @@ class Folder:
         text = json.dumps(line, allow_nan=False).encode() + b"\n"
         with open(self._journal, "r+b" if self._journal.exists() else "wb") as file:
             file.truncate(self._journal_size)
-            file.seek(self._journal_size)
-            file.write(text)
+            try:
+                file.seek(self._journal_size)
+                file.write(text)
+                file.flush()
+            except BaseException:
+                file.truncate(self._journal_size)
+                raise
         self._journal_size += len(text)
 
 
