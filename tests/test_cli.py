@@ -36,12 +36,13 @@ import resmem
 from resmem.__main__ import main
 from resmem._base.platform import memory_available
 from resmem._base.units import bytes_text
-from resmem._cli import commands, inputs, progress, queries
+from resmem._cli import commands, inputs, queries
 from resmem._cli.files import Changed, Source, Target
 from resmem._cli.parser import parser
 from resmem._evaluation.result import json_ready
 from resmem._files import formats
 from resmem._files.formats import members
+from resmem.adapters import progress
 from resmem.demo import data as demo_data
 
 F32 = np.arange(12, dtype=np.float32).reshape(6, 2) - 3.5

@@ -100,6 +100,19 @@ def test_buffer_that_is_filled_again_does_not_change_what_was_appended():
     assert collector.finish({}).embeddings[:, 0].tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_widths_are_known_from_the_first_batch(tmp_path):
+    for out in (None, tmp_path):
+        collector = Collector(out, SETTINGS)
+        assert (collector.d, collector.C) == (None, None)
+        collector.append(**batch(0))
+        assert (collector.d, collector.C) == (3, 2)
+    again = Collector(tmp_path, SETTINGS)
+    assert (again.d, again.C) == (3, 2)
+    collector = Collector()
+    collector.append(np.eye(2), np.ones(2))
+    assert (collector.d, collector.C) == (2, 1)
+
+
 def test_batches_without_rows_count_as_batches(tmp_path):
     for out in (None, tmp_path):
         collector = Collector(out)
@@ -369,7 +382,7 @@ def test_full_disk_leaves_the_collector_as_it_was(tmp_path, monkeypatch, name):
     with pytest.raises(OSError, match="No space left"):
         collector.append(**batch(3, m=3))
     monkeypatch.undo()
-    assert (collector.batches, Collector(tmp_path, SETTINGS).batches) == (3, 3)
+    assert collector.batches == 3
     for number in (3, 4):
         collector.append(**batch(number, m=number))
     assert_holds(collector.finish(BASE), joined())

@@ -26,6 +26,7 @@ from resmem._rows.estimate import estimate
 from resmem._rows.ingest import Incoming
 from resmem._state.description import describe_file
 from resmem._state.settings import SETTINGS
+from resmem.adapters.progress import Step, bar
 
 from . import inputs, outputs, times
 from .files import refuse_overwriting
@@ -40,7 +41,6 @@ from .labelled import (
     tuned,
 )
 from .printing import Outcome, in_options, print_outcome, say, table, warnings_printed
-from .progress import Step, bar
 from .queries import Queries
 
 _MOST_AUDITED = 10_000  # rows that a report audits

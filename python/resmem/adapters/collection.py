@@ -89,6 +89,9 @@ class Collector:
         number, counted from 0.
     rows : int
         The number of their rows.
+    d, C : int or None
+        The widths of embeddings and outputs; None before the first batch. ``C`` is None without
+        outputs, and 1 where these are (n,).
     finished : bool
         Whether the folder's job was finished before; ``finish`` returns its arrays.
 
@@ -112,8 +115,23 @@ class Collector:
         return self._store.rows
 
     @property
+    def d(self) -> int | None:
+        return self._width("embeddings")
+
+    @property
+    def C(self) -> int | None:  # noqa: N802
+        return self._width("outputs")
+
+    @property
     def finished(self) -> bool:
         return self._store.finished
+
+    def _width(self, name: str) -> int | None:
+        columns = self._store.columns
+        if columns is None or name not in columns:
+            return None
+        _, tail = columns[name]
+        return tail[0] if tail else 1
 
     def append(
         self, embeddings: Any, outputs: Any = None, targets: Any = None, **extra: Any
