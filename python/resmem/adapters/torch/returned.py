@@ -40,7 +40,7 @@ def with_outputs(returned: Any, which: Any, outputs: torch.Tensor) -> Any:
     key = _key(returned, which)
     if isinstance(key, int):
         parts = [outputs if at == key % len(returned) else p for at, p in enumerate(returned)]
-        return type(returned)(parts)
+        return returned._make(parts) if hasattr(returned, "_make") else type(returned)(parts)
     if isinstance(returned, Mapping):
         made: Any = copy.copy(returned)
         made[key] = outputs
