@@ -1864,8 +1864,8 @@ def test_a_picture_of_the_demo_is_there_whole_or_not_at_all(tmp_path, monkeypatc
 def test_every_command_prints_its_help(cli, capsys):
     commands = re.findall(r"^    (\w+) ", cli("").out, re.MULTILINE)
     assert set(commands) == {
-        "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "evaluate", "tune",
-        "report", "info", "verify", "export", "version", "demo",
+        "collect", "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "evaluate",
+        "tune", "report", "info", "verify", "export", "version", "demo",
     }  # fmt: skip
     for command in commands:
         with pytest.raises(SystemExit, match="0"):

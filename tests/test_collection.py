@@ -85,14 +85,14 @@ def test_embeddings_alone_can_be_collected(tmp_path):
     ("given", "kept"),
     [("float16", "float32"), (">f4", "float32"), ("int16", "float32"), ("int32", "float64")],
 )
-def test_embeddings_and_outputs_are_kept_as_floats_that_hold_them(given, kept):
+def test_embeddings_and_outputs_become_floats_that_hold_them(given, kept):
     collector = Collector()
     collector.append(np.ones((2, 3), given), np.ones((2, 1), given))
     embeddings, outputs, _ = collector.finish({})
     assert (str(embeddings.dtype), str(outputs.dtype)) == (kept, kept)
 
 
-def test_buffer_that_is_filled_again_does_not_change_what_was_appended():
+def test_buffer_filled_again_does_not_change_what_was_appended():
     buffer, collector = np.zeros((2, 3), np.float32), Collector()
     for number in range(3):
         buffer[:] = number
@@ -194,7 +194,7 @@ def test_nothing_collected_is_an_error(tmp_path):
             Collector(out).finish(BASE)
 
 
-def test_base_that_is_no_json_is_refused_before_the_files_are_named(tmp_path):
+def test_base_that_is_no_json_is_refused_in_time(tmp_path):
     with pytest.raises(TypeError):
         gathered(tmp_path).finish({"d": {1, 2}})
     assert_holds(gathered(tmp_path).finish(BASE), joined())
@@ -264,7 +264,7 @@ def test_newer_folder_is_refused(tmp_path):
         Collected.load(tmp_path)
 
 
-def test_finished_folder_whose_file_was_exchanged_is_refused(tmp_path):
+def test_finished_folder_with_an_exchanged_file_is_refused(tmp_path):
     gathered(tmp_path).finish(BASE)
     np.save(tmp_path / "targets.npy", np.zeros(3, int))
     with pytest.raises(resmem.FileFormatError, match="must have 10 rows"):
@@ -301,7 +301,7 @@ def test_rows_of_a_batch_that_was_not_finished_are_overwritten(tmp_path):
     assert_holds(gathered(tmp_path).finish(BASE), joined())
 
 
-def test_rows_of_a_batch_that_nobody_takes_up_again_are_cut_off(tmp_path):
+def test_rows_behind_the_last_batch_are_cut_off(tmp_path):
     size = 256 + joined()["embeddings"].nbytes
     collector = gathered(tmp_path)
     with open(tmp_path / "embeddings.npy.part", "ab") as file:
@@ -345,7 +345,7 @@ for number in range(collector.batches, 10**6):
 """
 
 
-def test_killed_process_leaves_the_batches_that_it_had_appended(tmp_path):
+def test_killed_process_leaves_the_batches_it_had_appended(tmp_path):
     done = 0
     for stop_after in (1, 3, 4):  # kills at some moment of the batch that follows
         with subprocess.Popen(
@@ -386,3 +386,62 @@ def test_full_disk_leaves_the_collector_as_it_was(tmp_path, monkeypatch, name):
     for number in (3, 4):
         collector.append(**batch(number, m=number))
     assert_holds(collector.finish(BASE), joined())
+
+
+# ---- Plain functions -----------------------------------------------------------------------------
+
+
+def halves(x):
+    return {"embeddings": x, "outputs": x[:, :2] / 2, "row": x[:, 0]}
+
+
+def test_function_is_called_for_each_batch(tmp_path):
+    batches = [np.full((m, 3), float(m)) for m in (2, 3, 4)]
+    for out in (None, tmp_path / "job"):
+        collected = resmem.collect_keys(halves, batches, out)
+        assert np.array_equal(collected.embeddings, np.concatenate(batches))
+        assert np.array_equal(collected.outputs, np.concatenate(batches)[:, :2] / 2)
+        assert collected.extra["row"].tolist() == [2, 2, 3, 3, 3, 4, 4, 4, 4]
+        assert collected.base["function"].endswith(".halves")
+        assert (collected.base["d"], collected.base["C"], collected.targets) == (3, 2, None)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_function_returns_embeddings_outputs_and_targets(count):
+    given = (np.eye(2), np.ones((2, 5)), np.arange(2))
+    made = given[0] if count == 0 else given[:count]
+    collected = resmem.collect_keys(lambda _: made, [None], base={"model": "m"})
+    for at, array in enumerate(collected):
+        assert array is None if at >= max(1, count) else np.array_equal(array, given[at])
+    assert collected.base == {"model": "m", "d": 2, "C": 5 if count > 1 else None}
+
+
+def test_stopped_function_goes_on_at_the_next_batch(tmp_path):
+    batches, calls = [np.full((2, 3), float(m)) for m in range(5)], []
+
+    def stopping(x):
+        calls.append(x[0, 0])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return x
+
+    with pytest.raises(KeyboardInterrupt):
+        resmem.collect_keys(stopping, batches, tmp_path)
+    collected = resmem.collect_keys(stopping, batches, tmp_path)
+    assert calls == [0, 1, 2, 2, 3, 4]
+    assert np.array_equal(collected.embeddings, np.concatenate(batches))
+    resmem.collect_keys(stopping, batches, tmp_path)
+    assert len(calls) == 6
+    with pytest.raises(ValueError, match=r"function: '.*stopping' there"):
+        resmem.collect_keys(halves, batches, tmp_path)
+    with pytest.raises(ValueError, match="version: None there, 2 now"):
+        resmem.collect_keys(stopping, batches, tmp_path, settings={"version": 2})
+
+
+def test_what_a_function_should_not_return_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no 'embeddings', but z"):
+        resmem.collect_keys(lambda _: {"z": np.eye(2)}, [None])
+    with pytest.raises(ValueError, match="got a tuple of 4"):
+        resmem.collect_keys(lambda _: (np.eye(2),) * 4, [None])
+    with pytest.raises(ValueError, match="no iterator"):
+        resmem.collect_keys(halves, iter([np.eye(3)]), tmp_path)

@@ -217,7 +217,7 @@ def test_tokens_without_labels_are_left_out():
         assert same(collected, *wanted)
 
 
-def test_mask_chooses_tokens_and_columns_of_sequences_are_repeated():
+def test_mask_chooses_tokens_and_repeats_columns_of_sequences():
     model, (ids, mask, _) = made(Tokens), sequences()
     batch = {"ids": ids, "attention_mask": mask, "document": torch.arange(len(ids))}
     collected = resmem.torch.collect(

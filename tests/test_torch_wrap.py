@@ -124,7 +124,7 @@ def test_corrected_logits_are_finite_where_the_models_are(dtype):
                 assert torch.equal(found.argsort(1), logits.argsort(1))
 
 
-def test_logarithms_of_other_outputs_are_those_of_the_probabilities():
+def test_logarithms_of_other_outputs_may_be_infinite():
     p = np.array([[0.2, 0.8, 0.0], [0.5, 0.5, 0.0]])
     memory = resmem.Memory(k=1, output_kind="probabilities").fit(np.eye(2), p, np.array([0, 1]))
     memory.strength = 0
