@@ -36,12 +36,13 @@ import resmem
 from resmem.__main__ import main
 from resmem._base.platform import memory_available
 from resmem._base.units import bytes_text
-from resmem._cli import commands, inputs, progress, queries
+from resmem._cli import commands, inputs, queries
 from resmem._cli.files import Changed, Source, Target
 from resmem._cli.parser import parser
 from resmem._evaluation.result import json_ready
 from resmem._files import formats
 from resmem._files.formats import members
+from resmem.adapters import progress
 from resmem.demo import data as demo_data
 
 F32 = np.arange(12, dtype=np.float32).reshape(6, 2) - 3.5
@@ -1734,6 +1735,8 @@ TARGETS = {
     if a.type in (Target, Changed) or isinstance(a.default, Target)
 }  # fmt: skip
 TEXTS = {  # options whose text is no path
+    "collect": {"model", "loader", "layer", "outputs", "targets", "inputs", "mask", "extra", "pool",
+                "device"},
     "fit": {"task", "output_kind", "preprocess", "key_dtype", "metric", "residual_dtype", "store",
             "base", "probability_map", "method", "gate", "residuals", "max_age", "half_life"},
     "audit": {"before", "exclude_groups", "device"},
@@ -1753,8 +1756,8 @@ def test_every_option_is_declared_a_file_or_listed_as_text():
             texts.setdefault(command, set()).add(action.dest)
     assert texts == TEXTS
     assert set(TARGETS) == {
-        "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "tune", "report",
-        "export", "demo",
+        "collect", "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "tune",
+        "report", "export", "demo",
     }  # fmt: skip
     assert len(SOURCES) > 30
 
@@ -1863,8 +1866,8 @@ def test_a_picture_of_the_demo_is_there_whole_or_not_at_all(tmp_path, monkeypatc
 def test_every_command_prints_its_help(cli, capsys):
     commands = re.findall(r"^    (\w+) ", cli("").out, re.MULTILINE)
     assert set(commands) == {
-        "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "evaluate", "tune",
-        "report", "info", "verify", "export", "version", "demo",
+        "collect", "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "evaluate",
+        "tune", "report", "info", "verify", "export", "version", "demo",
     }  # fmt: skip
     for command in commands:
         with pytest.raises(SystemExit, match="0"):

@@ -27,7 +27,7 @@ FLOORS = (
     {"_state"},
     {"_evaluation", "_tuning"},
     {"faces", "report"},
-    {"demo"},
+    {"adapters", "demo"},
     {"_cli"},
 )
 CORE = (
@@ -36,7 +36,11 @@ CORE = (
 )  # fmt: skip
 # Files of the package's own folder.
 FACES = {"_aggregate", "_index", "_memory", "_search"}
-FILES = {**dict.fromkeys(FACES, "faces"), "plot": "report", "__main__": "_cli", "__init__": "faces"}
+ADAPTERS = {"sklearn", "torch", "transformers"}
+FILES = {
+    **dict.fromkeys(FACES, "faces"), **dict.fromkeys(ADAPTERS, "adapters"),
+    "plot": "report", "__main__": "_cli", "__init__": "faces",
+}  # fmt: skip
 # The extension lies below every room. `from resmem import _core` would go through the package's
 # face, which lies above: `import resmem._core as _core` does not.
 EXTENSION = "_core"

@@ -28,10 +28,13 @@ from resmem._scores.out_of_fold import out_of_fold
 from resmem._search import search
 from resmem._state.settings import Settings
 from resmem._tuning.result import TuneResult
+from resmem.adapters.collection import Collected
+from resmem.adapters.functions import collect_keys
 
 __all__ = [
     "Audit",
     "Calibration",
+    "Collected",
     "DeviceError",
     "Evaluation",
     "Explanation",
@@ -47,6 +50,7 @@ __all__ = [
     "TuneResult",
     "__version__",
     "aggregate",
+    "collect_keys",
     "leaf_keys",
     "out_of_fold",
     "plot",

@@ -26,8 +26,9 @@ from resmem._rows.estimate import estimate
 from resmem._rows.ingest import Incoming
 from resmem._state.description import describe_file
 from resmem._state.settings import SETTINGS
+from resmem.adapters.progress import Step, bar
 
-from . import inputs, outputs, times
+from . import collected, inputs, outputs, times
 from .files import refuse_overwriting
 from .labelled import (
     ROWS,
@@ -40,7 +41,6 @@ from .labelled import (
     tuned,
 )
 from .printing import Outcome, in_options, print_outcome, say, table, warnings_printed
-from .progress import Step, bar
 from .queries import Queries
 
 _MOST_AUDITED = 10_000  # rows that a report audits
@@ -65,10 +65,23 @@ def run(options: Namespace) -> None:
 # ---- Commands --------------------------------------------------------------------------------
 
 
+def collect(options: Namespace) -> Outcome:
+    """Call resmem.torch.collect."""
+    found = collected.collect(options, not (options.quiet or options.no_progress))
+    arrays = dict(zip(ROWS, found, strict=True)) | found.extra
+    shapes = {name: list(array.shape) for name, array in arrays.items() if array is not None}
+    facts = {"folder": options.output, "arrays": shapes, "base": found.base}
+    rows = len(found.embeddings)
+    return Outcome(facts, f"{options.output}: {rows} rows of {', '.join(shapes)}")
+
+
 def fit(options: Namespace) -> Outcome:
     """Call Memory.fit and save."""
     _check_new_memory(options.out, options.force, "fit")
-    memory = resmem.Memory(**_parameters(options))
+    parameters = _parameters(options)
+    if options.collected is not None:
+        parameters = {"base": collected.take(options), **parameters}
+    memory = resmem.Memory(**parameters)
     rows = _training(options, memory)
     checked = Incoming(memory._state.view.spec, *rows)  # finds errors before the long work begins
     needs = estimate(
@@ -334,6 +347,7 @@ def _demo(options: Namespace) -> None:
 
 
 _COMMANDS: dict[str, Callable[[Namespace], Outcome]] = {
+    "collect": collect,
     "fit": fit,
     "add": add,
     "update": update,

@@ -6,8 +6,9 @@ import warnings
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
+from resmem.adapters.progress import Step, ignore_steps
+
 from . import inputs
-from .progress import Step, ignore_steps
 
 if TYPE_CHECKING:
     from resmem._evaluation.result import Evaluation

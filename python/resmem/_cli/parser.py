@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"resmem {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     for add in (
+        _collect,
         _fit,
         _add,
         _update,
@@ -54,11 +55,60 @@ def parser() -> argparse.ArgumentParser:
 # ---- Commands --------------------------------------------------------------------------------
 
 
+def _collect(commands: _Commands) -> None:
+    collect = _command(
+        commands,
+        "collect",
+        "run a PyTorch model over a loader and write what a memory is fitted to",
+        "A stopped command, given again, goes on behind the last batch that is whole. "
+        "resmem fit --collected FOLDER fits a memory.",
+    )
+    collect.add_argument(
+        "model", metavar="MODEL", help="MODULE:NAME of a model, or of a function that makes it"
+    )
+    collect.add_argument(
+        "loader", metavar="LOADER", help="MODULE:NAME of a loader, or of a function that makes it"
+    )
+    collect.add_argument(
+        "-o", "--output", required=True, type=Target, metavar="FOLDER", help="the folder to write"
+    )
+    collect.add_argument(
+        "--layer",
+        required=True,
+        metavar="NAME",
+        help="where embeddings are read: a name of model.named_modules(), whose output is taken, "
+        "or NAME:input",
+    )
+    places = collect.add_argument_group(
+        "places", "names, or numbers in a tuple; those of resmem.torch.collect, with its defaults"
+    )
+    places.add_argument(
+        "--outputs", metavar="NAME", help="of what the model returns, the outputs; or none"
+    )
+    places.add_argument("--targets", metavar="NAME", help="of a batch, the targets; or none")
+    places.add_argument("--inputs", metavar="NAME,..", help="of a batch, the model's inputs")
+    places.add_argument("--mask", metavar="NAME", help="of a batch, which tokens are rows")
+    places.add_argument("--extra", metavar="NAME,..", help="of a batch, further columns to keep")
+    collect.add_argument(
+        "--pool", metavar="MODULE:NAME", help="a function that makes rows of what the layer gives"
+    )
+    collect.add_argument(
+        "--device", metavar="NAME", help="where inputs are brought; default: to the first weights"
+    )
+
+
 def _fit(commands: _Commands) -> None:
     fit = _command(commands, "fit", "fit a memory to rows and save it", _ARRAYS)
     fit.add_argument("out", type=Target, metavar="OUT.resmem", help="the file to write")
     fit.add_argument("--force", action="store_true", help="replace OUT.resmem if it exists")
-    _add_rows(fit, required=True)
+    fit.add_argument(
+        "--collected",
+        type=Source,
+        metavar="FOLDER",
+        help="a folder of resmem collect: its embeddings, outputs, targets and base, where these "
+        "options are not given",
+    )
+    _add_rows(fit, required=False)
     more = fit.add_argument_group("parameters", "those of resmem.Memory, with its defaults")
     more.add_argument("--task", metavar="TASK", help="classification or regression")
     more.add_argument("--output-kind", metavar="KIND", help="logits, probabilities, values or none")

@@ -11,10 +11,10 @@ import numpy as np
 
 from resmem._files.formats import Rows
 from resmem._memory import Memory
+from resmem.adapters.progress import Step
 
 from . import inputs
 from .outputs import Block
-from .progress import Step
 
 _BLOCK_BYTES = 64 << 20  # for the inputs and results of a block
 _BLOCK_ROWS = 16384  # most queries in a block, so that the progress bar moves

@@ -1,0 +1,1 @@
+"""PyTorch: embeddings read by hooks (``collecting``), predictions corrected (``wrapping``)."""

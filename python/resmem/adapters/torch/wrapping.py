@@ -1,0 +1,170 @@
+"""``wrap``: a module whose forward corrects the outputs of a model."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+import resmem
+
+from . import layers
+from .correcting import MODES, corrected
+from .returned import AUTO, find_outputs, with_outputs
+from .weights import check_base
+
+
+class Wrapped(nn.Module):  # type: ignore[misc]
+    """A model with a memory, as ``wrap`` makes it.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The bare model.
+    memory : resmem.Memory
+        Its settings and rows may be changed at any time.
+    mode : {"probabilities", "logits", "values"}
+    """
+
+    def __init__(
+        self, model: nn.Module, memory: resmem.Memory, layer: layers.Layer, mode: str,
+        outputs: Any, mask: Any, pool: Callable[..., torch.Tensor] | None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.model, self.memory, self.mode = model, memory, mode
+        self.layer, self.function = layer.name, layer.function
+        self.outputs, self.mask, self.pool = outputs, mask, pool
+        self._capture = layers.Capture(layer)
+        self.training = model.training
+        self.register_load_state_dict_pre_hook(_with_prefix)
+        self.hook = None
+        if layer.module is not None:
+            self.hook = layer.module.register_forward_hook(self._capture, with_kwargs=True)
+            weakref.finalize(self, self.hook.remove)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the model returns, with corrected outputs in eval mode."""
+        if self.training:
+            return self.model(*args, **kwargs)
+        given, returned = self._capture.of(lambda: self.model(*args, **kwargs))
+        return self._corrected(given, returned, args, kwargs)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _corrected(
+        self, given: list[Any], returned: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        embeddings = (
+            layers.only(given, self.layer) if self.function is None else self.function(returned)
+        )
+        outputs = find_outputs(returned, self.outputs)
+        mask = None if self.mask is None else self._mask(args, kwargs)
+        made = corrected(self.memory, embeddings, outputs, mask, self.pool, self.mode)
+        return with_outputs(returned, self.outputs, made)
+
+    def _mask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        """Return which tokens are corrected, of the arguments of a call."""
+        if callable(self.mask):
+            found = self.mask(*args, **kwargs)
+        else:
+            bound = inspect.signature(self.model.forward).bind(*args, **kwargs)
+            found = bound.arguments.get(self.mask)
+        if not isinstance(found, torch.Tensor):
+            raise ValueError(
+                f"the mask of tokens must be a tensor, got {type(found).__name__} by {self.mask!r}"
+            )
+        return found.bool()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return that of the bare model."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load that of the bare model. Nobody checks whether the memory belongs to it."""
+        return self.model.load_state_dict(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return f"memory={self.memory!r}, layer={self.layer!r}, mode={self.mode!r}"
+
+
+def wrap(
+    model: nn.Module,
+    memory: resmem.Memory,
+    layer: layers.LayerLike | None = None,
+    *,
+    mode: str | None = None,
+    outputs: Any = AUTO,
+    mask: Any = None,
+    pool: Callable[..., torch.Tensor] | None = None,
+    check: bool = True,
+) -> Wrapped:
+    """Return a module that calls a model and corrects its outputs by a memory, in eval mode.
+
+    In training mode it returns what the model returns: corrections have no gradient. The model
+    itself is not changed but for a hook on its layer, which ``unwrap`` removes. ``state_dict`` is
+    the model's. What is returned is what the model returns, with corrected outputs in place of
+    its own, as float32, or float64 where these are.
+
+    Parameters
+    ----------
+    model : nn.Module
+    memory : resmem.Memory
+        Where it is on the GPU of the model's tensors (``memory.to("cuda")``), all is computed
+        there. Otherwise embeddings and outputs are brought to host memory, if they are not there,
+        and results back.
+    layer, outputs, pool
+        As for ``collect``. ``layer`` may be left out if the memory's ``base`` names one. If a
+        function finds the outputs, the corrected outputs alone are returned.
+    mode : {"probabilities", "logits", "values"}
+        "logits": the logarithms of the probabilities, which are finite but where the model's logit
+        is -inf; of what the model gives a probability too small for float64, its own. Default:
+        "probabilities", for regression "values".
+    mask : str, or function of the arguments
+        For sequences: which tokens are corrected, (batch, tokens), the name of an argument of the
+        model's ``forward``. Other tokens keep the model's outputs, as probabilities or their
+        logarithms. By default all are corrected. With ``pool``, what that is called with.
+    check : bool
+        Raise ValueError where the memory's ``base`` tells another model's weights (its
+        fingerprint), layer or pool. It is checked here, not at every call. A base without a
+        fingerprint is not checked.
+    """
+    if isinstance(model, Wrapped):
+        raise ValueError("this model is wrapped already: give wrapped.model")
+    base = memory.base
+    if layer is None:
+        if not isinstance(base, dict) or "layer" not in base:
+            raise ValueError("the memory's base names no layer: give layer=")
+        layer = base["layer"]
+    place = layers.find(model, layer)
+    if check:
+        check_base(base, model, place.name, None if pool is None else layers.named(pool))
+    return Wrapped(model, memory, place, _checked_mode(mode, memory), outputs, mask, pool)
+
+
+def unwrap(wrapped: Wrapped) -> nn.Module:
+    """Take the hook off a wrapped model and return the bare one, as it was. ``wrapped`` itself
+    cannot be called any more."""
+    if not isinstance(wrapped, Wrapped):
+        raise TypeError(f"expected a wrapped model, got {type(wrapped).__name__}")
+    if wrapped.hook is not None:
+        wrapped.hook.remove()
+    return wrapped.model
+
+
+def _checked_mode(mode: str | None, memory: resmem.Memory) -> str:
+    allowed = MODES[memory.task]
+    if mode is not None and mode not in allowed:
+        raise ValueError(
+            f"mode must be {' or '.join(map(repr, allowed))} for {memory.task}, got {mode!r}"
+        )
+    return mode or allowed[0]
+
+
+def _with_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Give the keys of the bare model, which lie below ``prefix``, the names that they have within
+    a wrapped one, where a module around it is loaded."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        state[f"{prefix}model.{key[len(prefix) :]}"] = state.pop(key)
