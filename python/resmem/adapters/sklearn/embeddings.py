@@ -14,14 +14,15 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
 from sklearn.utils.validation import check_array, check_is_fitted
 
 import resmem
+from resmem.adapters.sklearn.base_outputs import Array, take
 
 NAMES = ("input", "hidden", "leaves")
 Embedding = Callable[[Any], Any]  # of rows (n, ..) to embeddings (n, d); it can be pickled
 
+_TRIED_ROWS = 1_000  # by which it is told whether a transformer uses targets
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "identity": lambda values: values,
     "logistic": expit,
@@ -63,18 +64,34 @@ def embedding_of(embed: Any, model: Any, X: Any, y: Any) -> Embedding:
     return embed  # type: ignore[no-any-return]
 
 
-def learns_targets(embed: Any, estimator: Any) -> bool:
+def learns_targets(embed: Any, estimator: Any, X: Any, y: Array) -> bool:
     """Tell whether fitting the embedding uses targets, so that known rows lie too near their own.
 
-    Then only rows that took no part in it are honest validation rows.
+    Then only rows that took no part in it are honest validation rows. Of transformers that are to
+    be fitted, no tag tells it: copies are fitted to some rows, with their targets and with
+    shuffled ones, and if both embed these rows alike, targets are not used.
     """
     if isinstance(estimator, FrozenEstimator) or is_input(embed, estimator):
         return False
     if isinstance(embed, str):
         return True
     if embed is None:
-        return any(_needs_targets(step) for _, step in _unwrapped(estimator).steps[:-1])
-    return hasattr(embed, "transform") and not _is_fitted(embed) and _needs_targets(embed)
+        embed = _unwrapped(estimator)[:-1]
+    elif not hasattr(embed, "transform") or _is_fitted(embed):
+        return False
+    rng = np.random.default_rng(0)
+    some = rng.permutation(len(y))[:_TRIED_ROWS]
+    rows, targets = take(X, some), y[some]
+    try:
+        one, other = (
+            clone(embed).fit(rows, labels).transform(rows)
+            for labels in (targets, rng.permutation(targets))
+        )
+    except ValueError:  # they are too few for it, so nothing is known
+        return True
+    if issparse(one):
+        return bool(one.shape != other.shape or (one != other).nnz)
+    return not np.array_equal(np.asarray(one), np.asarray(other))
 
 
 def checked(embeddings: Any, embed: Any) -> Any:
@@ -152,15 +169,3 @@ def _is_fitted(transformer: Any) -> bool:
     except NotFittedError:
         return False
     return True
-
-
-def _needs_targets(transformer: Any) -> bool:
-    """Tell whether a transformer, or one within it, is fitted to targets."""
-    if not hasattr(transformer, "get_params"):  # such as "passthrough"
-        return False
-    within = [transformer, *transformer.get_params(deep=True).values()]
-    return any(
-        get_tags(part).target_tags.required
-        for part in within
-        if hasattr(part, "fit") and hasattr(part, "get_params") and not isinstance(part, type)
-    )

@@ -221,7 +221,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
     def _tuned(self, rows: _Rows, folds: npt.NDArray[Any]) -> resmem.TuneResult | None:
         """Return what tuning on honest rows finds, or None where these are too few."""
         arguments: dict[str, Any] = {} if self.tune is True else dict(self.tune)
-        learns = learns_targets(self.embed, self.estimator) or self._learns_keys()
+        learns = self._learns_keys() or learns_targets(self.embed, self.estimator, rows.X, rows.y)
         judging = folds < max(1, (folds.max() + 1) * 2 // 5)
         held, others = np.flatnonzero(judging), np.flatnonzero(~judging)
         judges = len(held) if learns else len(self.memory_)
@@ -345,7 +345,7 @@ class ResMemClassifier(ClassifierMixin, _ResMem):
     -----
     Settings are chosen on honest rows. Where the embedding does not depend on targets, these are
     the memory's own rows, each without itself and with the output of a model that did not see it.
-    Where it does ("hidden", "leaves", transformers that need targets), two fifths of the folds are
+    Where it does ("hidden", "leaves", transformers that use targets), two fifths of the folds are
     left out of a trial model, of its embedding and its memory, and choose; the memory of all rows
     then gets these settings.
 
