@@ -435,10 +435,12 @@ def test_tables_are_taken_and_their_names_kept(kind):
     columns = [f"c{i}" for i in range(6)]
     table = library.DataFrame(dict(zip(columns, X.T, strict=True)))
     model = ResMemClassifier(LogisticRegression(), tune=FEW).fit(table, library.Series(NAMES))
-    assert list(model.feature_names_in_) == columns
     assert model.n_features_in_ == 6
     plain = ResMemClassifier(LogisticRegression(), tune=FEW).fit(X, NAMES)
     np.testing.assert_allclose(model.predict_proba(table), plain.predict_proba(X))
+    if not hasattr(LogisticRegression().fit(table, NAMES), "feature_names_in_"):
+        return  # this scikit-learn does not know names of such tables
+    assert list(model.feature_names_in_) == columns
     with pytest.raises(ValueError, match="feature names"):
         model.predict(library.DataFrame(dict(zip(columns[::-1], X.T, strict=True))))
 
