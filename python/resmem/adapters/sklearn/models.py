@@ -186,7 +186,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
     def _honest_outputs(
         self, X: Any, y: npt.NDArray[Any], folds: npt.NDArray[Any], params: dict[str, Any]
     ) -> npt.NDArray[np.float64]:
-        """Return outputs (n, C), or of the targets' shape, of models without the row's fold."""
+        """Return outputs (n, ..) of each row by a model that was trained without its fold."""
         parts = [np.flatnonzero(folds == fold) for fold in range(folds.max() + 1)]
 
         def outputs_of(held: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
@@ -255,7 +255,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
     def collect(self, X: Any) -> tuple[Any, npt.NDArray[Any]]:
         """Return embeddings (q, d) and the estimator's outputs of rows, as ``memory_`` takes them.
 
-        Outputs are logits (q, C) of the classes, or values as the targets were.
+        Outputs are logits (q, C) of the classes, or what the estimator predicts.
         """
         check_is_fitted(self)
         outputs = self._outputs(self.estimator_, X)  # first: what is wrong with X, it tells best
@@ -431,12 +431,10 @@ class ResMemRegressor(RegressorMixin, _ResMem):
         values: npt.NDArray[Any] = check_array(
             y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self
         )
-        self._output_shape = values.shape[1:]
         return values
 
     def _outputs(self, model: Any, X: Any) -> npt.NDArray[Any]:
-        values = np.asarray(model.predict(X), dtype=np.float64)
-        return values.reshape(len(values), *self._output_shape)
+        return np.asarray(model.predict(X), dtype=np.float64)
 
     def predict(self, X: Any) -> npt.NDArray[np.float64]:
         """Return corrected values (q,), or (q, outputs)."""
