@@ -31,23 +31,26 @@ ESTIMATORS = {
     "neighbours": (NearestNeighbors(), ()),
     "classifier of neighbours": (KNeighborsClassifier(), ()),
     "regressor of neighbours": (KNeighborsRegressor(), ()),
-    "tuned": (ResMemClassifier(LogisticRegression(), tune=FEW), ()),
-    "tuned regressor": (ResMemRegressor(Ridge(), tune=FEW), ()),
-    "as set": (ResMemClassifier(LogisticRegression(), tune=False), (DENSE,)),
+    "tuned": (ResMemClassifier(LogisticRegression(), tune=FEW, cv=2), ()),
+    "tuned regressor": (ResMemRegressor(Ridge(), tune=FEW, cv=2), ()),
+    "as set": (ResMemClassifier(LogisticRegression(), tune=False, cv=2), (DENSE,)),
     "pipeline": (
-        ResMemRegressor(make_pipeline(StandardScaler(), LinearRegression()), tune=False),
+        ResMemRegressor(make_pipeline(StandardScaler(), LinearRegression()), tune=False, cv=2),
         (),
     ),
     "transformer": (
         ResMemClassifier(LogisticRegression(), PCA(1), tune=False, cv=2),
         (DENSE, SPARSE),
     ),
-    "leaves": (ResMemClassifier(DecisionTreeClassifier(random_state=0), "leaves", tune=FEW), ()),
+    "leaves": (
+        ResMemClassifier(DecisionTreeClassifier(random_state=0), "leaves", tune=FEW, cv=2),
+        (),
+    ),
     "leaves, values": (
         ResMemRegressor(DecisionTreeRegressor(random_state=0), "leaves", tune=False),
         (),
     ),
-    "no weights": (ResMemClassifier(BaseWithoutWeights(), tune=FEW), (DENSE,)),
+    "no weights": (ResMemClassifier(BaseWithoutWeights(), tune=FEW, cv=2), (DENSE,)),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import pickle
 import re
 import subprocess
@@ -44,6 +45,8 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils import get_tags
 
 import resmem
+from resmem.adapters.sklearn import models
+from resmem.adapters.sklearn import neighbors as neighbours
 from resmem.adapters.sklearn.embeddings import learns_targets
 from resmem.sklearn import ResMemClassifier, ResMemRegressor
 
@@ -474,7 +477,7 @@ def test_texts_are_rows_too():
 def test_searches_copies_and_pickles():
     model = ResMemClassifier(make_pipeline(MinMaxScaler(), LogisticRegression()), tune=False)
     grid = {"k": [1, 20], "strength": [0.0, 1.0], "estimator__logisticregression__C": [0.1, 1.0]}
-    search = GridSearchCV(model, grid, cv=2, n_jobs=2).fit(X, NAMES)
+    search = GridSearchCV(model, grid, cv=2).fit(X, NAMES)
     kept = pickle.loads(pickle.dumps(search.best_estimator_))
     np.testing.assert_array_equal(kept.predict_proba(NEW), search.predict_proba(NEW))
     assert not hasattr(clone(kept), "memory_")
@@ -565,6 +568,13 @@ def test_wrong_weights_and_unfitted_models_are_refused():
         untuned(Ridge()).fit(X, VALUES, sample_weight=np.zeros(240))
     with pytest.raises(NotFittedError):
         untuned(Ridge()).collect(X)
+
+
+@pytest.mark.parametrize("module", [models, neighbours], ids=lambda module: module.__name__)
+def test_examples_of_docstrings_run(module):
+    found = doctest.testmod(module)
+    assert found.attempted >= 8
+    assert found.failed == 0
 
 
 # ---- without scikit-learn ----------------------------------------------------------------------

@@ -415,7 +415,7 @@ class ResMemRegressor(RegressorMixin, _ResMem):
 
     Examples
     --------
-    >>> from sklearn.datasets import load_diabetes, make_friedman1
+    >>> from sklearn.datasets import make_friedman1
     >>> from sklearn.linear_model import Ridge
     >>> from resmem.sklearn import ResMemRegressor
     >>> X, y = make_friedman1(1500, random_state=0)
