@@ -35,12 +35,14 @@ CORE = (
     {"cuda"}, {"bindings", "check"},
 )  # fmt: skip
 # Files of the package's own folder.
-FACES = {"_aggregate", "_index", "_memory", "_search"}
-ADAPTERS = {"sklearn", "torch", "transformers"}
+FACES = {"__init__", "_aggregate", "_index", "_memory", "_search"}
+LIBRARIES = {"sklearn", "torch", "transformers"}  # what users import of the adapters
 FILES = {
-    **dict.fromkeys(FACES, "faces"), **dict.fromkeys(ADAPTERS, "adapters"),
-    "plot": "report", "__main__": "_cli", "__init__": "faces",
-}  # fmt: skip
+    **dict.fromkeys(FACES, "faces"),
+    **dict.fromkeys(LIBRARIES, "adapters"),
+    "plot": "report",
+    "__main__": "_cli",
+}
 # The extension lies below every room. `from resmem import _core` would go through the package's
 # face, which lies above: `import resmem._core as _core` does not.
 EXTENSION = "_core"
@@ -188,6 +190,20 @@ def circle(arrows: Iterator[Arrow]) -> list[str]:
     return []
 
 
+def private_imports(package: Path) -> list[str]:
+    """Return the imports by which adapters reach for what users do not have."""
+    extension = [
+        f"{name} imports {EXTENSION}"
+        for name, path in modules(package).items()
+        if room_of(name) == "adapters" and f"resmem.{EXTENSION}" in path.read_text(encoding="utf-8")
+    ]
+    return extension + [
+        f"{here} imports {there}"
+        for here, there in imports(package)
+        if room_of(here) == "adapters" and room_of(there) != "adapters" and there != "__init__"
+    ]
+
+
 def core_room(path: str) -> str:
     return path.split("/")[0]
 
@@ -208,6 +224,10 @@ def test_rooms_import_only_rooms_below():
 
 def test_no_modules_import_in_a_circle():
     assert circle(imports(PACKAGE)) == []
+
+
+def test_adapters_import_public_names_alone():
+    assert private_imports(PACKAGE) == []
 
 
 def test_platform_module_alone_knows_an_operating_system():
@@ -254,6 +274,25 @@ def test_upward_import_is_found(tmp_path, line):
     (tmp_path / "_rows/segment.py").write_text(line + "\n", encoding="utf-8")
     (found,) = upward(imports(tmp_path), FLOORS, room_of)
     assert found.startswith("_rows.segment imports ")
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("import resmem", False),
+        ("from resmem import Memory", False),
+        ("from resmem.adapters.torch import wrap", False),
+        ("from resmem import _search", True),
+        ("from resmem._state.view import MemoryView", True),
+        ("import resmem._core as _core", True),
+    ],
+)
+def test_private_import_of_an_adapter_is_found(tmp_path, line, found):
+    for path in ("__init__.py", "_search.py", "_state/view.py", "adapters/torch/wrap.py"):
+        (tmp_path / path).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / path).write_text("", encoding="utf-8")
+    (tmp_path / "adapters/torch/wrap.py").write_text(line + "\n", encoding="utf-8")
+    assert bool(private_imports(tmp_path)) is found
 
 
 def test_a_circle_of_modules_is_found():

@@ -157,7 +157,10 @@ def test_importing_resmem_imports_nothing_optional():
     )
     imported = set(done.stdout.split())
     assert {"resmem", "numpy"} <= imported
-    optional = {"matplotlib", "torch", "scipy", "sklearn", "tqdm", "isal", "pandas", "PIL", "jax"}
+    optional = {
+        "matplotlib", "torch", "scipy", "sklearn", "tqdm", "isal", "pandas", "PIL", "jax",
+        "transformers", "datasets", "joblib",
+    }  # fmt: skip
     assert not imported & (optional | {"multiprocessing", "unittest", "pytest", "hypothesis"})
 
 

@@ -4,8 +4,12 @@
 a model's embeddings and residuals and corrects its predictions with those of the nearest training
 examples (ResMem, Yang et al., NeurIPS 2023, arXiv:2302.01576). It is saved to one file, which
 ``Memory.load`` maps and ``verify_file`` checks. ``report`` writes what became of it to a page,
-``plot`` draws it.
+``plot`` draws it. ``resmem.sklearn``, ``resmem.torch`` and ``resmem.transformers`` put a memory
+over a model of these libraries, and import them when they are first used.
 """
+
+import importlib
+from types import ModuleType
 
 from resmem import plot
 from resmem._aggregate import aggregate
@@ -60,3 +64,11 @@ __all__ = [
     "tokens",
     "verify_file",
 ]
+
+_ADAPTERS = ("sklearn", "torch", "transformers")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ADAPTERS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
