@@ -22,7 +22,9 @@ SAID = {
     "forest_tabular.py": "The memory helps",
     "arrays_on_disk.py": "The memory helps",
     "day_by_day.py": "helps=True",
+    "fashion_torch.py": "The memory helps",
 }
+ARGUMENTS = {"fashion_torch.py": ["1"]}  # epochs
 
 
 def libraries(path):
@@ -46,21 +48,15 @@ def test_example_runs(path, tmp_path):
     site = str(Path(resmem.__file__).parent.parent)
     done = subprocess.run(
         [
-            sys.executable,
-            "-W",
-            "error",
-            "-W",
-            "ignore:tuning takes",
-            "-W",
-            "ignore:tune",
-            str(path),
+            sys.executable, "-W", "error", "-W", "ignore:tuning takes", "-W", "ignore:tune",
+            str(path), *ARGUMENTS.get(path.name, []),
         ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": site, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert SAID.get(path.name, "") in done.stdout
 
