@@ -9,11 +9,14 @@ What takes long or changes the machine is recognised by the program's name and d
   what is not installed, that it compiles is all;
 - `pytest` runs no tests;
 - `resmem demo` runs its quick version.
+
+A block of Python that imports an `OPTIONAL` library, where that is not installed, is only compiled.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import re
 import shutil
@@ -63,6 +66,7 @@ PYTHONPATH=$SITE exec "$PYTHON" -m resmem "$@"
     "apt-get": "exit 0\n",
 }
 PROGRAMS["python"] = PROGRAMS["python3"]
+OPTIONAL = {"datasets", "torch", "transformers"}
 CHECK = '''
 """Whether what `pip install` or `python FILE.py` is given is there."""
 import ast, os, re, subprocess, sys
@@ -142,10 +146,19 @@ def shell(tmp_path):
 INSTALLED = "python3 -m venv .venv && . .venv/bin/activate && pip install ."
 
 
+def lacks_a_library(text):
+    """Whether a block of Python imports, first of all, what is optional and not installed."""
+    named = re.findall(r"^(?:import|from) (\w+)", text, re.M)
+    return any(name in OPTIONAL and importlib.util.find_spec(name) is None for name in named)
+
+
 def as_lines(number, language, text):
     """A block as lines of the shell; Python's is kept in a file first."""
     if language == "sh":
         return text
+    if lacks_a_library(text):
+        compile(text, f"block{number}", "exec")
+        return ":"
     file = f"block{number}.txt"
     return f"cat > {file} <<'END OF BLOCK'\n{text}END OF BLOCK\npython - < {file}\n"
 
@@ -169,6 +182,16 @@ ALONE = [(page, number) for page in WITH_CODE for number in range(len(blocks(pag
 )
 def test_every_block_runs_alone(page, number, shell):
     shell(f"{INSTALLED}\n{as_lines(number, *blocks(page)[number])}")
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_a_block_runs_unless_its_library_is_absent(monkeypatch, absent):
+    text = "import torch\nraise SystemExit(1)\n"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None if absent else "there")
+    assert (as_lines(3, "python", text) == ":") is absent
+    if absent:
+        with pytest.raises(SyntaxError):
+            as_lines(3, "python", "import torch\nif")
 
 
 def test_pages_that_this_file_knows_are_there():
