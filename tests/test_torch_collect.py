@@ -376,6 +376,35 @@ def test_fingerprint_of_unusual_weights():
         resmem.torch.fingerprint(nn.Linear(2, 2, device="meta"))
 
 
+class Held:
+    def __init__(self, number):
+        self.weight = torch.full((2,), float(number))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda n: {"scale": torch.full((2,), float(n))},
+        lambda n: [(torch.full((2,), float(n)), "text")],
+        Held,
+        lambda n: {"a", "bc", "def", f"{n}"},
+        lambda n: np.full(3, n),
+    ],
+)
+def test_fingerprint_of_extra_state_is_of_what_it_holds(state):
+    class Stateful(nn.Module):
+        def __init__(self, number):
+            super().__init__()
+            self.state = state(number)
+
+        def get_extra_state(self):
+            return self.state
+
+    models = [Stateful(number) for number in (1, 1, 2)]  # all alive: tensors at other addresses
+    one, again, other = map(resmem.torch.fingerprint, models)
+    assert one == again != other
+
+
 # ---- Folders -------------------------------------------------------------------------------------
 
 
@@ -416,6 +445,26 @@ def test_finished_folder_is_returned_without_a_run(tmp_path):
     again = resmem.torch.collect(model, loader(X, Y), "avgpool", out=tmp_path)
     assert np.array_equal(first.outputs, again.outputs)
     assert again.base == first.base
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda: {"a": torch.arange(3), "b": [torch.arange(2)]},
+        lambda: Held(1),
+        lambda: {"some", "words", "in", "a", "set"},
+        lambda: np.array(["text"]),
+        lambda: lambda: "no pickle",
+    ],
+)
+def test_folder_of_batches_with_other_things_is_known_again(tmp_path, more):
+    model = made(Images)
+
+    def collected():
+        batches = [{"x": X[:5].clone(), "y": Y[:5], "more": more()}]
+        return resmem.torch.collect(model, batches, "avgpool", inputs="x", out=tmp_path)
+
+    assert np.array_equal(collected().embeddings, collected().embeddings)
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def _digest(first: list[Any]) -> str:
     """Return a hash of the first batch, by which the job's data are told from others."""
     digest = hashlib.sha256()
     for batch in first:
-        for name, value in batches.fields(batches.moved(batch, None)).items():
+        for name, value in batches.fields(batch).items():
             digest.update(f"{name}\n".encode())
             digest_of(value, digest, str(name))
     return digest.hexdigest()[:16]
