@@ -88,6 +88,37 @@ def test_places_are_names_or_numbers(trained, capsys):
     assert len(resmem.Collected.load("b").targets) == 50
 
 
+def test_further_columns_have_names_of_their_own(trained, capsys):
+    given = ["--inputs", "input", "--extra", "number=row,row", "--json"]
+    assert collect(*given, loader="trained:batches") == 0
+    arrays = json.loads(capsys.readouterr().out)["arrays"]
+    assert arrays["number"] == arrays["row"] == [50]
+    assert (
+        main(
+            [
+                "collect",
+                "trained:built",
+                "trained:loader",
+                "-o",
+                "b",
+                "--layer",
+                "1",
+                "--inputs",
+                "0",
+                "--extra",
+                "class=1",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
+    assert np.array_equal(
+        resmem.Collected.load("b").extra["class"], resmem.Collected.load("b").targets
+    )
+    assert collect("--extra", "1") == 2
+    assert "--extra: a number needs a name, such as column=1" in capsys.readouterr().err
+
+
 def test_command_given_again_goes_on(trained, capsys):
     assert collect("--quiet") == 0
     before = resmem.Collected.load("out").embeddings.tobytes()

@@ -405,6 +405,47 @@ def test_fingerprint_of_extra_state_is_of_what_it_holds(state):
     assert one == again != other
 
 
+@pytest.mark.parametrize("text", [list, np.array, tuple])
+def test_text_is_kept_as_targets_and_further_columns(tmp_path, text):
+    animals, documents = ["cat", "dog", "bird"], ["a", "bb", "ccc"]
+    batch = {"x": X[:3], "y": text(animals), "document": text(documents)}
+    for out in (None, tmp_path):
+        collected = resmem.torch.collect(
+            made(Images), [batch], "avgpool", extra="document", out=out
+        )
+        assert collected.targets.tolist() == animals
+        assert collected.extra["document"].tolist() == documents
+
+
+def test_text_of_sequences_is_that_of_their_tokens():
+    model, (ids, mask, labels) = made(Tokens), sequences(3)
+    words = np.array([[f"{row}.{at}" for at in range(5)] for row in range(3)])
+    batch = {"ids": ids, "labels": labels, "word": words, "document": ["a", "b", "c"]}
+    how = {"inputs": ["ids"], "extra": ["word", "document"]}
+    extra = resmem.torch.collect(model, [batch], "encoder", **how).extra
+    assert extra["word"].tolist() == words[mask.bool().numpy()].tolist()
+    assert extra["document"].tolist() == np.repeat(["a", "b", "c"], mask.sum(1).numpy()).tolist()
+
+
+def test_names_that_further_columns_cannot_have_are_refused():
+    batches = [{"x": X, "y": Y, "outputs": Y, "a-b": Y, "base": Y}]
+    for name in ("outputs", "a-b", "base", "embeddings", "targets"):
+        with pytest.raises(ValueError, match=f"an extra array cannot be called '{name}'"):
+            resmem.torch.collect(made(Images), batches, "avgpool", inputs="x", extra=[name])
+    model, numbered = made(Images), [(X, torch.arange(40), Y)]
+    for numbers in (1, [1]):
+        with pytest.raises(ValueError, match=r"such as extra=\{'column': 1\}"):
+            resmem.torch.collect(model, numbered, "avgpool", extra=numbers)
+    collected = resmem.torch.collect(model, numbered, "avgpool", extra={"column": 1})
+    assert collected.extra["column"].tolist() == list(range(40))
+
+
+def test_arrays_that_cannot_be_written_to_are_read():
+    x, y = X.numpy().copy(), Y.numpy().copy()
+    x.flags.writeable = y.flags.writeable = False
+    assert same(resmem.torch.collect(made(Images), [(x, y)], "avgpool"), *by_hand(made(Images)), Y)
+
+
 # ---- Folders -------------------------------------------------------------------------------------
 
 

@@ -155,8 +155,7 @@ class Collector:
             that those of the first batch had.
         """
         for name in extra:
-            if not name.isidentifier() or name == "base":
-                raise ValueError(f"an extra array cannot be called {name!r}")
+            check_extra_name(name)
         given = {"embeddings": embeddings, "outputs": outputs, "targets": targets, **extra}
         arrays = {name: _checked(name, a) for name, a in given.items() if a is not None}
         self._store.append(_like_the_first(arrays, self._store.columns))
@@ -194,6 +193,15 @@ class Pieces:
         assert self.columns is not None
         joined = {name: np.concatenate([p[name] for p in self._pieces]) for name in self.columns}
         return joined, base
+
+
+def check_extra_name(name: str) -> None:
+    """Raise ValueError unless a further array can have this name, as an argument and a file."""
+    if not name.isidentifier() or name in (*_FIRST, "base"):
+        raise ValueError(
+            f"an extra array cannot be called {name!r}: give a name of letters, digits and _ that "
+            f"is none of {', '.join(_FIRST)} and base"
+        )
 
 
 def _parted(arrays: dict[str, Array]) -> tuple[Array, Array | None, Array | None]:

@@ -49,11 +49,13 @@ def rows_of(
     return Rows(given[mask], mask)
 
 
-def token_mask(mask: Any, targets: torch.Tensor | None, given: torch.Tensor) -> torch.Tensor | None:
+def token_mask(mask: Any, targets: Any, given: torch.Tensor) -> torch.Tensor | None:
     """Return which tokens are rows: those of ``mask`` and, where each token has a target, those
     whose target is not -100; None if a row is an example."""
     chosen = None if mask is None else torch.as_tensor(mask, device=given.device).bool()
-    if targets is None or given.ndim != 3 or targets.shape != given.shape[:2]:
+    if not isinstance(targets, torch.Tensor) or given.ndim != 3:  # text has no -100
+        return chosen
+    if targets.shape != given.shape[:2]:
         return chosen
     labelled = targets.to(given.device) != IGNORED
     return labelled if chosen is None else chosen & labelled
