@@ -56,6 +56,14 @@ def test_layer_by_name_module_or_input_gives_its_rows(which):
     assert collected.embeddings.dtype == collected.outputs.dtype == np.float32
 
 
+def test_input_of_a_layer_that_works_in_place_is_read_before_it():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 3)))
+    x = torch.randn(9, 4)
+    collected = resmem.torch.collect(model, [x], "1:input")
+    assert np.allclose(collected.embeddings, model[0](x).detach(), atol=1e-6)
+    assert collected.embeddings.min() < 0
+
+
 def test_function_of_what_the_model_returns_is_a_layer():
     model, (ids, mask, labels) = made(Tokens), sequences()
     batches = [{"ids": ids, "attention_mask": mask, "labels": labels}]
@@ -237,6 +245,18 @@ def test_mask_that_the_model_does_not_take_is_not_given_to_it():
     model, (ids, mask, _) = made(Tokens), sequences()
     collected = resmem.torch.collect(model, [{"ids": ids, "keep": mask}], "encoder", mask="keep")
     assert len(collected.embeddings) == int(mask.sum())
+
+
+def test_mask_that_is_added_to_attention_is_refused():
+    model, (ids, mask, labels) = made(Tokens), sequences()
+    batch = {"ids": ids, "labels": labels, "mask": torch.zeros(12, 5).masked_fill(mask == 0, -1e9)}
+    with pytest.raises(ValueError, match=r"mask= may be a function, which ends with \.\. == 0"):
+        resmem.torch.collect(model, [batch], "encoder", inputs="ids", mask="mask")
+    how = {"inputs": "ids", "mask": lambda batch: batch["mask"] == 0}
+    assert len(resmem.torch.collect(model, [batch], "encoder", **how).targets) == mask.sum()
+    batch["mask"] = mask.float()
+    collected = resmem.torch.collect(model, [batch], "encoder", inputs="ids", mask="mask")
+    assert len(collected.targets) == mask.sum()
 
 
 def test_pool_makes_a_row_of_each_sequence():

@@ -181,7 +181,7 @@ def _reading(
     modes = {module: module.training for module in model.modules()}
     hook = None
     if layer.module is not None:
-        hook = layer.module.register_forward_hook(capture, with_kwargs=True)
+        hook = capture.attached(layer.module)
 
     def run(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, Any]:
         values, returned = capture.of(lambda: model(*args, **kwargs))

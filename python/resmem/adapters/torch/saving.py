@@ -46,7 +46,8 @@ def load(
     **functions: Any,
 ) -> Wrapped:
     """Load the weights in a folder that ``save`` wrote into a model of the same architecture, and
-    return it wrapped with the memory there, which is mapped.
+    return it wrapped with the memory there, which is mapped, in the mode of the model: call its
+    ``eval()`` to correct.
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,8 @@ from . import layers
 from .correcting import MODES, corrected
 from .returned import AUTO, find_outputs, with_outputs
 from .weights import check_base
+
+_IN_TRAINING = "this wrapped model is in training mode, and corrects nothing: call its eval()"
 
 
 class Wrapped(nn.Module):  # type: ignore[misc]
@@ -36,19 +39,22 @@ class Wrapped(nn.Module):  # type: ignore[misc]
     ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.memory, self.mode = model, memory, mode
-        self.layer, self.function = layer.name, layer.function
-        self.outputs, self.mask, self.pool = outputs, mask, pool
+        self.layer = layer.name
+        # One that is a module itself must not become a part of this one, with weights of its own.
+        self.__dict__.update(function=layer.function, outputs=outputs, mask=mask, pool=pool)
         self._capture = layers.Capture(layer)
         self.training = model.training
         self.register_load_state_dict_pre_hook(_with_prefix)
         self.hook = None
         if layer.module is not None:
-            self.hook = layer.module.register_forward_hook(self._capture, with_kwargs=True)
+            self.hook = self._capture.attached(layer.module)
             weakref.finalize(self, self.hook.remove)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the model returns, with corrected outputs in eval mode."""
         if self.training:
+            if not torch.is_grad_enabled():  # which nobody who trains would do without
+                warnings.warn(_IN_TRAINING, resmem.ResmemWarning, stacklevel=2)
             return self.model(*args, **kwargs)
         given, returned = self._capture.of(lambda: self.model(*args, **kwargs))
         return self._corrected(given, returned, args, kwargs)
@@ -68,15 +74,17 @@ class Wrapped(nn.Module):  # type: ignore[misc]
     def _mask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         """Return which tokens are corrected, of the arguments of a call."""
         if callable(self.mask):
-            found = self.mask(*args, **kwargs)
+            found, given = self.mask(*args, **kwargs), kwargs
         else:
             bound = inspect.signature(self.model.forward).bind(*args, **kwargs)
-            found = bound.arguments.get(self.mask)
+            given = {**bound.arguments, **kwargs}  # a forward(**kwargs) has it in the second alone
+            found = given.get(self.mask)
         if not isinstance(found, torch.Tensor):
             raise ValueError(
-                f"the mask of tokens must be a tensor, got {type(found).__name__} by {self.mask!r}"
+                f"the mask of tokens must be a tensor, got {type(found).__name__} by "
+                f"{self.mask!r}; the call had {', '.join(given) or 'no names'}"
             )
-        return found.bool()
+        return found
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return that of the bare model."""
@@ -103,7 +111,8 @@ def wrap(
 ) -> Wrapped:
     """Return a module that calls a model and corrects its outputs by a memory, in eval mode.
 
-    In training mode it returns what the model returns: corrections have no gradient. The model
+    In training mode it returns what the model returns, and warns where gradients are off:
+    corrections have no gradient. It begins in the mode that the model has. The model
     itself is not changed but for a hook on its layer, which ``unwrap`` removes. ``state_dict`` is
     the model's. What is returned is what the model returns, with corrected outputs in place of
     its own, as float32, or float64 where these are.
