@@ -212,6 +212,12 @@ def test_folder_of_another_job_is_refused(tmp_path):
     assert Collector(tmp_path, SETTINGS).batches == 2
 
 
+def test_job_that_failed_at_its_first_batch_can_be_put_right(tmp_path):
+    for settings in (SETTINGS, {**SETTINGS, "layer": "wrong"}):
+        Collector(tmp_path, settings)
+    assert_holds(gathered(tmp_path).finish(BASE), joined())
+
+
 def test_folder_of_other_files_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds 'notes\.txt' and no collection"):
@@ -436,6 +442,32 @@ def test_stopped_function_goes_on_at_the_next_batch(tmp_path):
         resmem.collect_keys(halves, batches, tmp_path)
     with pytest.raises(ValueError, match="version: None there, 2 now"):
         resmem.collect_keys(stopping, batches, tmp_path, settings={"version": 2})
+
+
+def test_function_of_another_base_or_other_batches_is_refused(tmp_path):
+    batches = [np.eye(3)]
+    resmem.collect_keys(halves, batches, tmp_path, base={"version": 1})
+    assert len(resmem.collect_keys(halves, batches, tmp_path, base={"version": 1}).embeddings) == 3
+    with pytest.raises(ValueError, match=r"base: \{'version': 1\} there, \{'version': 2\} now"):
+        resmem.collect_keys(halves, batches, tmp_path, base={"version": 2})
+    with pytest.raises(ValueError, match="batches: 1 there, 2 now"):
+        resmem.collect_keys(halves, batches * 2, tmp_path, base={"version": 1})
+
+
+class Counted(list):
+    """Batches that count how often they are begun with, as each may start processes."""
+
+    begun = 0
+
+    def __iter__(self):
+        self.begun += 1
+        return super().__iter__()
+
+
+def test_batches_are_begun_with_once(tmp_path):
+    batches = Counted([np.eye(3)])
+    resmem.collect_keys(halves, batches, tmp_path)
+    assert batches.begun == 1
 
 
 def test_what_a_function_should_not_return_is_refused(tmp_path):

@@ -33,6 +33,14 @@ number = 3
 def batches():
     return [{"input": x, "y": y, "row": torch.arange(len(y))} for x, y in loader]
 
+class Model(nn.Sequential):
+    def __init__(self):
+        super().__init__(*model())
+
+class Loader(list):
+    def __init__(self):
+        super().__init__(loader)
+
 def triples(h):
     return h[:, :3]
 """
@@ -117,6 +125,13 @@ def test_further_columns_have_names_of_their_own(trained, capsys):
     )
     assert collect("--extra", "1") == 2
     assert "--extra: a number needs a name, such as column=1" in capsys.readouterr().err
+
+
+def test_classes_are_called_as_functions_are(trained):
+    assert collect("--quiet", model="trained:Model", loader="trained:Loader") == 0
+    assert collect("--quiet", "-o", "other") == 0
+    found, wanted = map(resmem.Collected.load, ("out", "other"))
+    assert np.array_equal(found.embeddings, wanted.embeddings)
 
 
 def test_command_given_again_goes_on(trained, capsys):

@@ -508,6 +508,27 @@ def test_finished_folder_is_returned_without_a_run(tmp_path):
     assert again.base == first.base
 
 
+def test_layer_that_failed_can_be_put_right_in_the_same_folder(tmp_path):
+    model, x = made(Twice), [torch.randn(5, 4)]
+    for wrong in ("unused", "a"):
+        with pytest.raises(ValueError, match=f"layer '{wrong}'"):
+            resmem.torch.collect(model, x, wrong, outputs=None, out=tmp_path)
+    assert len(resmem.torch.collect(model, x, "drop:input", outputs=None, out=tmp_path).embeddings)
+
+
+def test_loader_is_begun_with_once(tmp_path):
+    class Counted(list):
+        begun = 0
+
+        def __iter__(self):
+            self.begun += 1
+            return super().__iter__()
+
+    batches = Counted([(X, Y)])
+    resmem.torch.collect(made(Images), batches, "avgpool", out=tmp_path)
+    assert batches.begun == 1
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -48,14 +48,14 @@ def collect(options: Namespace, progress: bool) -> resmem.Collected:
     import resmem.torch
 
     model, loader = named(options.model, "MODEL"), named(options.loader, "LOADER")
-    if not hasattr(model, "named_modules") and callable(model):
+    if isinstance(model, type) or (not hasattr(model, "named_modules") and callable(model)):
         model = model()
     if not hasattr(model, "named_modules"):
         raise ValueError(
             f"MODEL must be a module of PyTorch, or a function that makes one: {options.model} is "
             f"of the type {type(model).__name__}"
         )
-    if callable(loader) and not hasattr(loader, "__iter__"):
+    if isinstance(loader, type) or (not hasattr(loader, "__iter__") and callable(loader)):
         loader = loader()
     if not hasattr(loader, "__iter__"):
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .folder import Array, Columns, Folder, load
+from resmem.adapters.folder import Array, Columns, Folder, load
 
 _FIRST = ("embeddings", "outputs", "targets")  # the arrays that are no extra ones
 _DIMENSIONS = {"embeddings": (2,), "outputs": (1, 2), "targets": (1, 2)}

@@ -16,12 +16,11 @@ from torch.utils import data
 
 from resmem.adapters.collection import Collected, Collector
 from resmem.adapters.progress import bar
-
-from . import batches, layers
-from .returned import AUTO, find_outputs
-from .rows import Rows, rows_of, token_mask
-from .weights import description, digest_of
-from .wrapping import Wrapped
+from resmem.adapters.torch import batches, layers
+from resmem.adapters.torch.returned import AUTO, find_outputs
+from resmem.adapters.torch.rows import Rows, rows_of, token_mask
+from resmem.adapters.torch.weights import description, digest_of
+from resmem.adapters.torch.wrapping import Wrapped
 
 
 def collect(
@@ -211,7 +210,7 @@ def _check_order(loader: Any) -> None:
                     "this loader shuffles, so that a stopped collection could not go on: give "
                     "DataLoader(.., shuffle=False), or no out="
                 )
-    if iter(loader) is loader:
+    if isinstance(loader, Iterator):
         raise ValueError(
             "with out= the same batches must come again: give a list or a DataLoader, no iterator"
         )

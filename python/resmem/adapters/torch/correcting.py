@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 
 import resmem
-
-from .rows import chosen_tokens, rows_of
+from resmem.adapters.torch.rows import chosen_tokens, rows_of
 
 MODES = {"classification": ("probabilities", "logits"), "regression": ("values",)}
 

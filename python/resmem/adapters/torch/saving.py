@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 import resmem
-
-from . import layers
-from .wrapping import Wrapped, wrap
+from resmem.adapters.torch import layers
+from resmem.adapters.torch.wrapping import Wrapped, wrap
 
 _WEIGHTS, _MEMORY, _SETTINGS = "model.pt", "memory.resmem", "wrapped.json"
 _FORMAT = 1

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 import resmem
-
-from . import layers
-from .correcting import MODES, corrected
-from .returned import AUTO, find_outputs, with_outputs
-from .weights import check_base
+from resmem.adapters.torch import layers
+from resmem.adapters.torch.correcting import MODES, corrected
+from resmem.adapters.torch.returned import AUTO, find_outputs, with_outputs
+from resmem.adapters.torch.weights import check_base
 
 _IN_TRAINING = "this wrapped model is in training mode, and corrects nothing: call its eval()"
 
