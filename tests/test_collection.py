@@ -133,6 +133,18 @@ def test_text_and_dates_are_kept(tmp_path):
         assert np.array_equal(collected.extra["day"], days)
 
 
+def test_text_may_grow_in_memory_and_has_a_width_in_files(tmp_path):
+    texts = [["a"], ["longer"], ["b"]]
+    collected = resmem.collect_keys(lambda t: (np.ones((1, 2)), None, t), texts)
+    assert collected.targets.tolist() == ["a", "longer", "b"]
+    with pytest.raises(TypeError, match=r"targets were <U1 .* such as numpy\.array\(\.\., 'U99'\)"):
+        resmem.collect_keys(lambda t: (np.ones((1, 2)), None, t), texts, tmp_path / "narrow")
+    collected = resmem.collect_keys(
+        lambda t: (np.ones((1, 2)), None, np.array(t, "U99")), texts, tmp_path / "wide"
+    )
+    assert collected.targets.tolist() == ["a", "longer", "b"]
+
+
 def test_repr_tells_shapes():
     text = repr(gathered(None).finish(BASE))
     assert text.startswith("Collected(embeddings (10, 3) float32, outputs (10, 2) float32, targets")

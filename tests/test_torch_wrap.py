@@ -659,6 +659,19 @@ def test_memory_refuses_another_model(model, memory):
         resmem.torch.wrap(copy.deepcopy(model).double(), memory)
 
 
+def test_layer_that_was_a_function_is_asked_for(model):
+    def layer(returned):
+        return returned[:, :2]
+
+    memory = resmem.Memory(
+        k=3, base=(made := resmem.torch.collect(model, loader(X, Y), layer)).base
+    )
+    memory.fit(*made)
+    with pytest.raises(ValueError, match="base names: give layer=, the function, if it was one"):
+        resmem.torch.wrap(model, memory)
+    assert resmem.torch.wrap(model, memory, layer)(NEW).shape == (9, 3)
+
+
 def test_base_without_a_fingerprint_is_not_checked(model):
     for base in (None, "a name", {"layer": "avgpool"}):
         collected = resmem.torch.collect(model, loader(X, Y), "avgpool")

@@ -29,6 +29,11 @@ class Layer:
     function: Callable[[Any], torch.Tensor] | None = None
 
 
+def has(model: nn.Module, name: str) -> bool:
+    """Tell whether a model has a layer of this name, with or without ":input" behind it."""
+    return name.removesuffix(_INPUT) in dict(model.named_modules())
+
+
 def find(model: nn.Module, layer: Any) -> Layer:
     """Return the layer that a caller names; raise ValueError if the model has none like it."""
     if isinstance(model, nn.DataParallel):

@@ -57,8 +57,12 @@ def load(
 
     Raises
     ------
+    FileNotFoundError
+        ``save`` wrote nothing there.
     ValueError
         A function is missing, or the memory was made from other weights.
+    RuntimeError
+        The model has another architecture, as ``load_state_dict`` says.
     """
     path = Path(folder)
     settings = json.loads((path / _SETTINGS).read_text(encoding="utf-8"))

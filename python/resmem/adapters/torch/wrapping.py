@@ -138,6 +138,13 @@ def wrap(
         Raise ValueError where the memory's ``base`` tells another model's weights (its
         fingerprint), layer or pool. It is checked here, not at every call. A base without a
         fingerprint is not checked.
+
+    Raises
+    ------
+    ValueError
+        The model is wrapped already, has no such layer, or is not the one that ``base`` tells;
+        ``mode`` is none of the memory's task. A call of what is returned raises it where the layer
+        does not run exactly once, or where there are no such outputs or mask.
     """
     if isinstance(model, Wrapped):
         raise ValueError("this model is wrapped already: give wrapped.model")
@@ -146,6 +153,11 @@ def wrap(
         if not isinstance(base, dict) or "layer" not in base:
             raise ValueError("the memory's base names no layer: give layer=")
         layer = base["layer"]
+        if not layers.has(model, base["layer"]):
+            raise ValueError(
+                f"this model has no layer {layer!r}, which the memory's base names: give layer=, "
+                "the function, if it was one"
+            )
     place = layers.find(model, layer)
     if check:
         check_base(base, model, place.name, None if pool is None else layers.named(pool))
@@ -154,7 +166,7 @@ def wrap(
 
 def unwrap(wrapped: Wrapped) -> nn.Module:
     """Take the hook off a wrapped model and return the bare one, as it was. ``wrapped`` itself
-    cannot be called any more."""
+    cannot be called any more. Raises TypeError for any other module."""
     if not isinstance(wrapped, Wrapped):
         raise TypeError(f"expected a wrapped model, got {type(wrapped).__name__}")
     if wrapped.hook is not None:
