@@ -540,6 +540,14 @@ def test_compiled_model_breaks_its_graph_once(model, memory, compiler):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_tracing_is_refused_as_corrections_would_be_constants(model, memory):
+    wrapped = resmem.torch.wrap(model, memory)
+    with pytest.raises(RuntimeError, match=r"trace the bare one, wrapped\.model"):
+        torch.jit.trace(wrapped, NEW)
+    assert torch.equal(torch.jit.trace(wrapped.model, NEW)(X), model(X))
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_model_that_was_compiled_before_is_refused(model, memory, compiler):
     compiled = torch.compile(model)
     wrapped = resmem.torch.wrap(compiled, memory, "_orig_mod.avgpool", check=False)
@@ -657,6 +665,19 @@ def test_memory_refuses_another_model(model, memory):
         resmem.torch.wrap(model, memory, "dropout")
     with pytest.raises(ValueError, match="fingerprint"):
         resmem.torch.wrap(copy.deepcopy(model).double(), memory)
+
+
+def test_what_is_no_model_or_no_memory_is_refused(model, memory):
+    with pytest.raises(
+        TypeError, match=r"memory must be a resmem\.Memory, got str; resmem\.Memory"
+    ):
+        resmem.torch.wrap(model, "memory.resmem")
+    with pytest.raises(TypeError, match="model must be a module of PyTorch, got Memory"):
+        resmem.torch.wrap(memory, memory)
+    with pytest.raises(ValueError, match=r"give model\.module"):
+        resmem.torch.wrap(nn.DataParallel(model), memory)
+    with pytest.raises(TypeError, match="model must be a module of PyTorch, got NoneType"):
+        resmem.torch.collect(None, [X], "avgpool")
 
 
 def test_layer_that_was_a_function_is_asked_for(model):

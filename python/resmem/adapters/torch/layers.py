@@ -31,14 +31,12 @@ class Layer:
 
 def has(model: nn.Module, name: str) -> bool:
     """Tell whether a model has a layer of this name, with or without ":input" behind it."""
-    return name.removesuffix(_INPUT) in dict(model.named_modules())
+    return name.removesuffix(_INPUT) in _modules(model)
 
 
 def find(model: nn.Module, layer: Any) -> Layer:
     """Return the layer that a caller names; raise ValueError if the model has none like it."""
-    if isinstance(model, nn.DataParallel):
-        raise ValueError("the replicas of nn.DataParallel run at once: give model.module")
-    names = {name: module for name, module in model.named_modules() if name}
+    names = _modules(model)
     if isinstance(layer, nn.Module):
         for name, module in names.items():
             if module is layer:
@@ -59,6 +57,15 @@ def find(model: nn.Module, layer: Any) -> Layer:
         "layer must be a name of model.named_modules(), a module of the model, or a function of "
         f"what the model returns, got {type(layer).__name__}"
     )
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of a model by name; raise if none of them can be hooked."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a module of PyTorch, got {type(model).__name__}")
+    if isinstance(model, nn.DataParallel):
+        raise ValueError("the replicas of nn.DataParallel run at once: give model.module")
+    return {name: module for name, module in model.named_modules() if name}
 
 
 def named(function: Any) -> str:

@@ -62,6 +62,10 @@ class Wrapped(nn.Module):  # type: ignore[misc]
     def _corrected(
         self, given: list[Any], returned: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if torch.jit.is_tracing():  # which would keep the corrections of these inputs as constants
+            raise RuntimeError(
+                "a wrapped model cannot be traced: trace the bare one, wrapped.model"
+            )
         embeddings = (
             layers.only(given, self.layer) if self.function is None else self.function(returned)
         )
@@ -148,6 +152,11 @@ def wrap(
     """
     if isinstance(model, Wrapped):
         raise ValueError("this model is wrapped already: give wrapped.model")
+    if not isinstance(memory, resmem.Memory):
+        raise TypeError(
+            f"memory must be a resmem.Memory, got {type(memory).__name__}; resmem.Memory.load(..) "
+            "reads one from a file"
+        )
     base = memory.base
     if layer is None:
         if not isinstance(base, dict) or "layer" not in base:
