@@ -18,6 +18,7 @@ from torch.utils import data  # noqa: E402
 
 import resmem  # noqa: E402
 import resmem.torch  # noqa: E402
+from resmem.adapters.torch.batches import moved  # noqa: E402
 from torch_models import Images, Tokens, images, loader, made, sequences, table  # noqa: E402
 
 X, Y = images()
@@ -337,6 +338,12 @@ def test_inputs_are_brought_to_the_models_first_weights():
         resmem.torch.collect(model, [(X, Y)], "avgpool", device="meta")
     assert seen == ["cpu", "meta"]
     assert next(model.parameters()).device.type == "cpu"
+
+
+def test_lengths_of_packed_sequences_stay_in_host_memory():
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+    there = moved([packed], torch.device("meta"))[0]
+    assert (there.data.device.type, there.batch_sizes.device.type) == ("meta", "cpu")
 
 
 def test_workers_of_a_loader_give_the_same():

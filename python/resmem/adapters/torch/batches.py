@@ -121,6 +121,8 @@ def moved(value: Any, device: torch.device | None) -> Any:
         return value if device is None else value.to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {name: moved(part, device) for name, part in value.items()}
+    if isinstance(value, nn.utils.rnn.PackedSequence):  # a tuple with lengths that stay on the CPU
+        return value if device is None else value.to(device)
     if isinstance(value, (tuple, list)):
         parts = [moved(part, device) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
