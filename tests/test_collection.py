@@ -133,6 +133,18 @@ def test_text_and_dates_are_kept(tmp_path):
         assert np.array_equal(collected.extra["day"], days)
 
 
+def test_text_may_grow_in_memory_and_has_a_width_in_files(tmp_path):
+    texts = [["a"], ["longer"], ["b"]]
+    collected = resmem.collect_keys(lambda t: (np.ones((1, 2)), None, t), texts)
+    assert collected.targets.tolist() == ["a", "longer", "b"]
+    with pytest.raises(TypeError, match=r"targets were <U1 .* such as numpy\.array\(\.\., 'U99'\)"):
+        resmem.collect_keys(lambda t: (np.ones((1, 2)), None, t), texts, tmp_path / "narrow")
+    collected = resmem.collect_keys(
+        lambda t: (np.ones((1, 2)), None, np.array(t, "U99")), texts, tmp_path / "wide"
+    )
+    assert collected.targets.tolist() == ["a", "longer", "b"]
+
+
 def test_repr_tells_shapes():
     text = repr(gathered(None).finish(BASE))
     assert text.startswith("Collected(embeddings (10, 3) float32, outputs (10, 2) float32, targets")
@@ -210,6 +222,12 @@ def test_folder_of_another_job_is_refused(tmp_path):
     with pytest.raises(ValueError, match="seed: None there, 3 now"):
         Collector(tmp_path, {**SETTINGS, "seed": 3})
     assert Collector(tmp_path, SETTINGS).batches == 2
+
+
+def test_job_that_failed_at_its_first_batch_can_be_put_right(tmp_path):
+    for settings in (SETTINGS, {**SETTINGS, "layer": "wrong"}):
+        Collector(tmp_path, settings)
+    assert_holds(gathered(tmp_path).finish(BASE), joined())
 
 
 def test_folder_of_other_files_is_refused(tmp_path):
@@ -436,6 +454,32 @@ def test_stopped_function_goes_on_at_the_next_batch(tmp_path):
         resmem.collect_keys(halves, batches, tmp_path)
     with pytest.raises(ValueError, match="version: None there, 2 now"):
         resmem.collect_keys(stopping, batches, tmp_path, settings={"version": 2})
+
+
+def test_function_of_another_base_or_other_batches_is_refused(tmp_path):
+    batches = [np.eye(3)]
+    resmem.collect_keys(halves, batches, tmp_path, base={"version": 1})
+    assert len(resmem.collect_keys(halves, batches, tmp_path, base={"version": 1}).embeddings) == 3
+    with pytest.raises(ValueError, match=r"base: \{'version': 1\} there, \{'version': 2\} now"):
+        resmem.collect_keys(halves, batches, tmp_path, base={"version": 2})
+    with pytest.raises(ValueError, match="batches: 1 there, 2 now"):
+        resmem.collect_keys(halves, batches * 2, tmp_path, base={"version": 1})
+
+
+class Counted(list):
+    """Batches that count how often they are begun with, as each may start processes."""
+
+    begun = 0
+
+    def __iter__(self):
+        self.begun += 1
+        return super().__iter__()
+
+
+def test_batches_are_begun_with_once(tmp_path):
+    batches = Counted([np.eye(3)])
+    resmem.collect_keys(halves, batches, tmp_path)
+    assert batches.begun == 1
 
 
 def test_what_a_function_should_not_return_is_refused(tmp_path):

@@ -33,6 +33,14 @@ number = 3
 def batches():
     return [{"input": x, "y": y, "row": torch.arange(len(y))} for x, y in loader]
 
+class Model(nn.Sequential):
+    def __init__(self):
+        super().__init__(*model())
+
+class Loader(list):
+    def __init__(self):
+        super().__init__(loader)
+
 def triples(h):
     return h[:, :3]
 """
@@ -86,6 +94,44 @@ def test_places_are_names_or_numbers(trained, capsys):
     given = ["--inputs", "0", "--targets", "-1", "--outputs", "-1"]
     assert main(["collect", "trained:built", "trained:loader", "-o", "b", "--layer", "1"]) == 0
     assert len(resmem.Collected.load("b").targets) == 50
+
+
+def test_further_columns_have_names_of_their_own(trained, capsys):
+    given = ["--inputs", "input", "--extra", "number=row,row", "--json"]
+    assert collect(*given, loader="trained:batches") == 0
+    arrays = json.loads(capsys.readouterr().out)["arrays"]
+    assert arrays["number"] == arrays["row"] == [50]
+    assert (
+        main(
+            [
+                "collect",
+                "trained:built",
+                "trained:loader",
+                "-o",
+                "b",
+                "--layer",
+                "1",
+                "--inputs",
+                "0",
+                "--extra",
+                "class=1",
+                "--quiet",
+            ]
+        )
+        == 0
+    )
+    assert np.array_equal(
+        resmem.Collected.load("b").extra["class"], resmem.Collected.load("b").targets
+    )
+    assert collect("--extra", "1") == 2
+    assert "--extra: a number needs a name, such as column=1" in capsys.readouterr().err
+
+
+def test_classes_are_called_as_functions_are(trained):
+    assert collect("--quiet", model="trained:Model", loader="trained:Loader") == 0
+    assert collect("--quiet", "-o", "other") == 0
+    found, wanted = map(resmem.Collected.load, ("out", "other"))
+    assert np.array_equal(found.embeddings, wanted.embeddings)
 
 
 def test_command_given_again_goes_on(trained, capsys):

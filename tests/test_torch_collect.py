@@ -18,6 +18,7 @@ from torch.utils import data  # noqa: E402
 
 import resmem  # noqa: E402
 import resmem.torch  # noqa: E402
+from resmem.adapters.torch.batches import moved  # noqa: E402
 from torch_models import Images, Tokens, images, loader, made, sequences, table  # noqa: E402
 
 X, Y = images()
@@ -54,6 +55,14 @@ def test_layer_by_name_module_or_input_gives_its_rows(which):
     collected = resmem.torch.collect(model, loader(X, Y), layer)
     assert same(collected, *by_hand(model), Y)
     assert collected.embeddings.dtype == collected.outputs.dtype == np.float32
+
+
+def test_input_of_a_layer_that_works_in_place_is_read_before_it():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 3)))
+    x = torch.randn(9, 4)
+    collected = resmem.torch.collect(model, [x], "1:input")
+    assert np.allclose(collected.embeddings, model[0](x).detach(), atol=1e-6)
+    assert collected.embeddings.min() < 0
 
 
 def test_function_of_what_the_model_returns_is_a_layer():
@@ -239,6 +248,18 @@ def test_mask_that_the_model_does_not_take_is_not_given_to_it():
     assert len(collected.embeddings) == int(mask.sum())
 
 
+def test_mask_that_is_added_to_attention_is_refused():
+    model, (ids, mask, labels) = made(Tokens), sequences()
+    batch = {"ids": ids, "labels": labels, "mask": torch.zeros(12, 5).masked_fill(mask == 0, -1e9)}
+    with pytest.raises(ValueError, match=r"mask= may be a function, which ends with \.\. == 0"):
+        resmem.torch.collect(model, [batch], "encoder", inputs="ids", mask="mask")
+    how = {"inputs": "ids", "mask": lambda batch: batch["mask"] == 0}
+    assert len(resmem.torch.collect(model, [batch], "encoder", **how).targets) == mask.sum()
+    batch["mask"] = mask.float()
+    collected = resmem.torch.collect(model, [batch], "encoder", inputs="ids", mask="mask")
+    assert len(collected.targets) == mask.sum()
+
+
 def test_pool_makes_a_row_of_each_sequence():
     model, (ids, mask, _) = made(Tokens), sequences()
 
@@ -319,6 +340,12 @@ def test_inputs_are_brought_to_the_models_first_weights():
     assert next(model.parameters()).device.type == "cpu"
 
 
+def test_lengths_of_packed_sequences_stay_in_host_memory():
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 2), torch.ones(1, 2)])
+    there = moved([packed], torch.device("meta"))[0]
+    assert (there.data.device.type, there.batch_sizes.device.type) == ("meta", "cpu")
+
+
 def test_workers_of_a_loader_give_the_same():
     model = made(Images)
     collected = resmem.torch.collect(model, loader(X, Y, num_workers=2), "avgpool")
@@ -376,6 +403,76 @@ def test_fingerprint_of_unusual_weights():
         resmem.torch.fingerprint(nn.Linear(2, 2, device="meta"))
 
 
+class Held:
+    def __init__(self, number):
+        self.weight = torch.full((2,), float(number))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        lambda n: {"scale": torch.full((2,), float(n))},
+        lambda n: [(torch.full((2,), float(n)), "text")],
+        Held,
+        lambda n: {"a", "bc", "def", f"{n}"},
+        lambda n: np.full(3, n),
+    ],
+)
+def test_fingerprint_of_extra_state_is_of_what_it_holds(state):
+    class Stateful(nn.Module):
+        def __init__(self, number):
+            super().__init__()
+            self.state = state(number)
+
+        def get_extra_state(self):
+            return self.state
+
+    models = [Stateful(number) for number in (1, 1, 2)]  # all alive: tensors at other addresses
+    one, again, other = map(resmem.torch.fingerprint, models)
+    assert one == again != other
+
+
+@pytest.mark.parametrize("text", [list, np.array, tuple])
+def test_text_is_kept_as_targets_and_further_columns(tmp_path, text):
+    animals, documents = ["cat", "dog", "bird"], ["a", "bb", "ccc"]
+    batch = {"x": X[:3], "y": text(animals), "document": text(documents)}
+    for out in (None, tmp_path):
+        collected = resmem.torch.collect(
+            made(Images), [batch], "avgpool", extra="document", out=out
+        )
+        assert collected.targets.tolist() == animals
+        assert collected.extra["document"].tolist() == documents
+
+
+def test_text_of_sequences_is_that_of_their_tokens():
+    model, (ids, mask, labels) = made(Tokens), sequences(3)
+    words = np.array([[f"{row}.{at}" for at in range(5)] for row in range(3)])
+    batch = {"ids": ids, "labels": labels, "word": words, "document": ["a", "b", "c"]}
+    how = {"inputs": ["ids"], "extra": ["word", "document"]}
+    extra = resmem.torch.collect(model, [batch], "encoder", **how).extra
+    assert extra["word"].tolist() == words[mask.bool().numpy()].tolist()
+    assert extra["document"].tolist() == np.repeat(["a", "b", "c"], mask.sum(1).numpy()).tolist()
+
+
+def test_names_that_further_columns_cannot_have_are_refused():
+    batches = [{"x": X, "y": Y, "outputs": Y, "a-b": Y, "base": Y}]
+    for name in ("outputs", "a-b", "base", "embeddings", "targets"):
+        with pytest.raises(ValueError, match=f"an extra array cannot be called '{name}'"):
+            resmem.torch.collect(made(Images), batches, "avgpool", inputs="x", extra=[name])
+    model, numbered = made(Images), [(X, torch.arange(40), Y)]
+    for numbers in (1, [1]):
+        with pytest.raises(ValueError, match=r"such as extra=\{'column': 1\}"):
+            resmem.torch.collect(model, numbered, "avgpool", extra=numbers)
+    collected = resmem.torch.collect(model, numbered, "avgpool", extra={"column": 1})
+    assert collected.extra["column"].tolist() == list(range(40))
+
+
+def test_arrays_that_cannot_be_written_to_are_read():
+    x, y = X.numpy().copy(), Y.numpy().copy()
+    x.flags.writeable = y.flags.writeable = False
+    assert same(resmem.torch.collect(made(Images), [(x, y)], "avgpool"), *by_hand(made(Images)), Y)
+
+
 # ---- Folders -------------------------------------------------------------------------------------
 
 
@@ -416,6 +513,47 @@ def test_finished_folder_is_returned_without_a_run(tmp_path):
     again = resmem.torch.collect(model, loader(X, Y), "avgpool", out=tmp_path)
     assert np.array_equal(first.outputs, again.outputs)
     assert again.base == first.base
+
+
+def test_layer_that_failed_can_be_put_right_in_the_same_folder(tmp_path):
+    model, x = made(Twice), [torch.randn(5, 4)]
+    for wrong in ("unused", "a"):
+        with pytest.raises(ValueError, match=f"layer '{wrong}'"):
+            resmem.torch.collect(model, x, wrong, outputs=None, out=tmp_path)
+    assert len(resmem.torch.collect(model, x, "drop:input", outputs=None, out=tmp_path).embeddings)
+
+
+def test_loader_is_begun_with_once(tmp_path):
+    class Counted(list):
+        begun = 0
+
+        def __iter__(self):
+            self.begun += 1
+            return super().__iter__()
+
+    batches = Counted([(X, Y)])
+    resmem.torch.collect(made(Images), batches, "avgpool", out=tmp_path)
+    assert batches.begun == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda: {"a": torch.arange(3), "b": [torch.arange(2)]},
+        lambda: Held(1),
+        lambda: {"some", "words", "in", "a", "set"},
+        lambda: np.array(["text"]),
+        lambda: lambda: "no pickle",
+    ],
+)
+def test_folder_of_batches_with_other_things_is_known_again(tmp_path, more):
+    model = made(Images)
+
+    def collected():
+        batches = [{"x": X[:5].clone(), "y": Y[:5], "more": more()}]
+        return resmem.torch.collect(model, batches, "avgpool", inputs="x", out=tmp_path)
+
+    assert np.array_equal(collected().embeddings, collected().embeddings)
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,94 @@ def test_pooled_sequences_are_corrected():
         resmem.torch.wrap(model, memory, mask="attention_mask")
 
 
+class Kept(Tokens):
+    """Takes a mask among any names, and keeps what it has returned."""
+
+    def forward(self, ids, **others):
+        self.returned = super().forward(ids, **others)["logits"]
+        return self.returned
+
+
+def test_mask_is_found_among_any_names():
+    model, memory = tagger()
+    ids, mask, _ = sequences(4, seed=3)
+    wanted = resmem.torch.wrap(model, memory, mask="attention_mask")(ids, attention_mask=mask)
+    other = made(Kept)
+    wrapped = resmem.torch.wrap(other, memory, mask="attention_mask")
+    assert torch.equal(wrapped(ids, attention_mask=mask), wanted["logits"])
+    with pytest.raises(ValueError, match="by 'attention_mask'; the call had ids"):
+        wrapped(ids)
+
+
+def test_mask_that_is_added_to_attention_is_refused():
+    model, memory = tagger()
+    ids, mask, _ = sequences(4, seed=3)
+    added = torch.zeros(4, 5).masked_fill(mask == 0, -torch.inf)
+    with pytest.raises(ValueError, match=r"mask= may be a function, which ends with \.\. == 0"):
+        resmem.torch.wrap(model, memory, mask=lambda ids: added)(ids)
+    found = resmem.torch.wrap(model, memory, mask=lambda ids: added == 0)(ids)["logits"]
+    wanted = resmem.torch.wrap(model, memory, mask=lambda ids: mask)(ids)["logits"]
+    assert torch.equal(found, wanted)
+
+
+def test_what_the_model_returned_is_not_written_to():
+    model, (ids, mask, _) = made(Kept), sequences()
+    collected = resmem.torch.collect(model, [{"ids": ids}], "encoder", mask=lambda _: mask)
+    memory = resmem.Memory("regression", k=3, base=collected.base)
+    memory.fit(collected.embeddings, collected.outputs, collected.outputs + 1)
+    found = resmem.torch.wrap(model, memory, mask=lambda ids: mask)(ids)
+    assert torch.equal(found == model.returned, (mask == 0)[:, :, None].expand(12, 5, 3))
+    assert torch.allclose(found[mask == 1], model.returned[mask == 1] + 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["probabilities", "logits"])
+def test_other_tokens_without_a_base_model_are_uniform(mode):
+    model, (ids, mask, labels) = made(Tokens), sequences()
+    collected = resmem.torch.collect(model, [{"ids": ids, "labels": labels}], "encoder")
+    memory = resmem.Memory(k=3, output_kind="none")
+    memory.fit(collected.embeddings, None, collected.targets)
+    wrapped = resmem.torch.wrap(model, memory, "encoder", mode=mode, mask=lambda ids: mask)
+    found = wrapped(ids)["logits"]
+    wanted = torch.tensor(1 / 3).log() if mode == "logits" else torch.tensor(1 / 3)
+    assert torch.allclose(found[mask == 0], wanted)
+    assert torch.allclose((found.exp() if mode == "logits" else found).sum(-1), torch.tensor(1.0))
+
+
+def test_pool_is_called_with_the_mask_as_it_is():
+    """Weights of tokens, say, which serve as well as a mask."""
+
+    class Classifier(Tokens):
+        def forward(self, ids, weights):
+            return super().forward(ids)["logits"].mean(1)
+
+    def mean(h, weights):
+        return (h * weights.unsqueeze(-1)).sum(1)
+
+    model, (ids, _, _) = made(Classifier), sequences()
+    how = {"mask": "weights", "pool": mean}
+    batch = {"ids": ids, "weights": torch.rand(12, 5), "labels": torch.arange(12) % 3}
+    collected = resmem.torch.collect(model, [batch], "encoder", **how)
+    memory = resmem.Memory(k=1, sigma=1e-3, base=collected.base).fit(*collected)
+    found = resmem.torch.wrap(model, memory, **how)(ids, batch["weights"])
+    assert torch.equal(found.argmax(1), batch["labels"])
+
+
+def test_functions_that_are_modules_stay_out_of_the_wrapper(model):
+    class Pool(nn.Linear):
+        def forward(self, h):
+            return super().forward(h.mean((2, 3)))
+
+    pool = Pool(6, 4)
+    collected = resmem.torch.collect(model, loader(X, Y), "bn", pool=pool)
+    memory = resmem.Memory(k=3, base=collected.base).fit(*collected)
+    wrapped = resmem.torch.wrap(model, memory, pool=pool, outputs=nn.Identity())
+    assert not wrapped(NEW).requires_grad
+    assert list(wrapped.parameters()) == list(model.parameters())
+    around = nn.Sequential(wrapped)
+    around.load_state_dict(around.state_dict())
+    assert wrapped.pool is pool
+
+
 def test_outputs_of_other_tokens_are_refused():
     model, memory = tagger()
     wrapped = resmem.torch.wrap(model, memory, outputs=lambda returned: returned["logits"][:, :2])
@@ -326,6 +414,16 @@ def test_training_mode_returns_the_models_outputs(model, memory):
     model.load_state_dict(made(Images).state_dict())
     assert torch.equal(wrapped.eval()(NEW), corrected)
     assert resmem.torch.wrap(made(Images).train(), memory).training
+
+
+def test_training_mode_without_gradients_warns(model, memory):
+    wrapped = resmem.torch.wrap(model.train(), memory)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context(), pytest.warns(resmem.ResmemWarning, match=r"training mode.* its eval\(\)"):
+            wrapped(NEW)
+    wrapped.eval()
+    with torch.no_grad():
+        assert torch.allclose(wrapped(NEW).sum(1), torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -442,10 +540,18 @@ def test_compiled_model_breaks_its_graph_once(model, memory, compiler):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_tracing_is_refused_as_corrections_would_be_constants(model, memory):
+    wrapped = resmem.torch.wrap(model, memory)
+    with pytest.raises(RuntimeError, match=r"trace the bare one, wrapped\.model"):
+        torch.jit.trace(wrapped, NEW)
+    assert torch.equal(torch.jit.trace(wrapped.model, NEW)(X), model(X))
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_model_that_was_compiled_before_is_refused(model, memory, compiler):
     compiled = torch.compile(model)
     wrapped = resmem.torch.wrap(compiled, memory, "_orig_mod.avgpool", check=False)
-    with torch.inference_mode(), pytest.raises(ValueError, match=r"torch\.compile has made the"):
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"if torch\.compile made this"):
         wrapped(NEW)
 
 
@@ -453,7 +559,9 @@ def test_model_that_was_compiled_before_is_refused(model, memory, compiler):
 
 
 def hooks(model):
-    return sum(len(module._forward_hooks) for module in model.modules())
+    return sum(
+        len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()
+    )
 
 
 def test_unwrapped_model_is_as_it_was(model, memory):
@@ -463,10 +571,18 @@ def test_unwrapped_model_is_as_it_was(model, memory):
     assert resmem.torch.unwrap(wrapped) is model
     assert hooks(model) == 0
     assert set(model.__dict__) == set(before)
-    with pytest.raises(ValueError, match="did not run its layer 'avgpool', or no hook on it"):
+    with pytest.raises(ValueError, match=r"layer 'avgpool', .* wrap again what was unwrapped"):
         wrapped(NEW)
     with pytest.raises(TypeError, match="expected a wrapped model, got Images"):
         resmem.torch.unwrap(model)
+
+
+def test_hook_on_the_input_of_a_layer_is_taken_off(model, memory):
+    wrapped = resmem.torch.wrap(model, memory, "fc:input", check=False)
+    assert hooks(model) == 1
+    assert torch.equal(wrapped(NEW), resmem.torch.wrap(model, memory)(NEW))
+    resmem.torch.unwrap(wrapped)
+    assert hooks(model) == 0
 
 
 def test_wrapper_that_is_gone_leaves_no_hook(model, memory):
@@ -549,6 +665,32 @@ def test_memory_refuses_another_model(model, memory):
         resmem.torch.wrap(model, memory, "dropout")
     with pytest.raises(ValueError, match="fingerprint"):
         resmem.torch.wrap(copy.deepcopy(model).double(), memory)
+
+
+def test_what_is_no_model_or_no_memory_is_refused(model, memory):
+    with pytest.raises(
+        TypeError, match=r"memory must be a resmem\.Memory, got str; resmem\.Memory"
+    ):
+        resmem.torch.wrap(model, "memory.resmem")
+    with pytest.raises(TypeError, match="model must be a module of PyTorch, got Memory"):
+        resmem.torch.wrap(memory, memory)
+    with pytest.raises(ValueError, match=r"give model\.module"):
+        resmem.torch.wrap(nn.DataParallel(model), memory)
+    with pytest.raises(TypeError, match="model must be a module of PyTorch, got NoneType"):
+        resmem.torch.collect(None, [X], "avgpool")
+
+
+def test_layer_that_was_a_function_is_asked_for(model):
+    def layer(returned):
+        return returned[:, :2]
+
+    memory = resmem.Memory(
+        k=3, base=(made := resmem.torch.collect(model, loader(X, Y), layer)).base
+    )
+    memory.fit(*made)
+    with pytest.raises(ValueError, match="base names: give layer=, the function, if it was one"):
+        resmem.torch.wrap(model, memory)
+    assert resmem.torch.wrap(model, memory, layer)(NEW).shape == (9, 3)
 
 
 def test_base_without_a_fingerprint_is_not_checked(model):

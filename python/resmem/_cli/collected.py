@@ -48,36 +48,37 @@ def collect(options: Namespace, progress: bool) -> resmem.Collected:
     import resmem.torch
 
     model, loader = named(options.model, "MODEL"), named(options.loader, "LOADER")
-    if not hasattr(model, "named_modules") and callable(model):
+    if isinstance(model, type) or (not hasattr(model, "named_modules") and callable(model)):
         model = model()
     if not hasattr(model, "named_modules"):
         raise ValueError(
             f"MODEL must be a module of PyTorch, or a function that makes one: {options.model} is "
             f"of the type {type(model).__name__}"
         )
-    if callable(loader) and not hasattr(loader, "__iter__"):
+    if isinstance(loader, type) or (not hasattr(loader, "__iter__") and callable(loader)):
         loader = loader()
     if not hasattr(loader, "__iter__"):
         raise ValueError(
             f"LOADER must yield batches, or be a function that makes such: {options.loader} is of "
             f"the type {type(loader).__name__}"
         )
-    places = {
+    places: dict[str, Any] = {
         name: _place(text)
         for name in ("outputs", "targets", "mask")
         if (text := getattr(options, name)) is not None
     }
-    lists = {
-        name: [_place(part) for part in text.split(",")]
-        for name in ("inputs", "extra")
-        if (text := getattr(options, name)) is not None
-    }
+    if options.inputs is not None:
+        places["inputs"] = [_place(part) for part in options.inputs.split(",")]
+    if options.extra is not None:
+        named_places = [part.rpartition("=") for part in options.extra.split(",")]
+        places["extra"] = {name or _place(place): _place(place) for name, _, place in named_places}
+        if numbers := [name for name in places["extra"] if not isinstance(name, str)]:
+            raise ValueError(f"--extra: a number needs a name, such as column={numbers[0]}")
     return resmem.torch.collect(
         model,
         loader,
         options.layer,
         **places,
-        **lists,
         pool=None if options.pool is None else named(options.pool, "--pool"),
         device=options.device,
         out=options.output,

@@ -88,7 +88,12 @@ def _collect(commands: _Commands) -> None:
     places.add_argument("--targets", metavar="NAME", help="of a batch, the targets; or none")
     places.add_argument("--inputs", metavar="NAME,..", help="of a batch, the model's inputs")
     places.add_argument("--mask", metavar="NAME", help="of a batch, which tokens are rows")
-    places.add_argument("--extra", metavar="NAME,..", help="of a batch, further columns to keep")
+    places.add_argument(
+        "--extra",
+        metavar="NAME,..",
+        help="of a batch, further columns to keep; NAME=PLACE gives a column another name, which "
+        "numbers need",
+    )
     collect.add_argument(
         "--pool", metavar="MODULE:NAME", help="a function that makes rows of what the layer gives"
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .folder import Array, Columns, Folder, load
+from resmem.adapters.folder import Array, Columns, Folder, load
 
 _FIRST = ("embeddings", "outputs", "targets")  # the arrays that are no extra ones
 _DIMENSIONS = {"embeddings": (2,), "outputs": (1, 2), "targets": (1, 2)}
@@ -145,7 +145,8 @@ class Collector:
         outputs : array (m, C), optional
             Kept as ``embeddings`` are.
         targets : array (m,) or (m, C), optional
-            Kept as they are.
+            Kept as they are. Text in a folder must not be longer than the dtype of the first batch
+            holds: numpy.array(.., "U99") leaves room.
         **extra : arrays of m rows
 
         Raises
@@ -155,16 +156,17 @@ class Collector:
             that those of the first batch had.
         """
         for name in extra:
-            if not name.isidentifier() or name == "base":
-                raise ValueError(f"an extra array cannot be called {name!r}")
+            check_extra_name(name)
         given = {"embeddings": embeddings, "outputs": outputs, "targets": targets, **extra}
         arrays = {name: _checked(name, a) for name, a in given.items() if a is not None}
-        self._store.append(_like_the_first(arrays, self._store.columns))
+        any_width = isinstance(self._store, Pieces)
+        self._store.append(_like_the_first(arrays, self._store.columns, any_width))
 
     def finish(self, base: dict[str, Any]) -> Collected:
         """Return all rows. ``base`` says what made them, and is kept with them.
 
-        Raises ValueError where no batch was given.
+        Raises ValueError where no batch was given, and in a folder, as json.dumps does, where JSON
+        cannot hold ``base``.
         """
         if not self.batches:
             raise ValueError("nothing was collected: there was no batch")
@@ -196,6 +198,15 @@ class Pieces:
         return joined, base
 
 
+def check_extra_name(name: str) -> None:
+    """Raise ValueError unless a further array can have this name, as an argument and a file."""
+    if not name.isidentifier() or name in (*_FIRST, "base"):
+        raise ValueError(
+            f"an extra array cannot be called {name!r}: give a name of letters, digits and _ that "
+            f"is none of {', '.join(_FIRST)} and base"
+        )
+
+
 def _parted(arrays: dict[str, Array]) -> tuple[Array, Array | None, Array | None]:
     """Take embeddings, outputs and targets out of ``arrays``."""
     return arrays.pop("embeddings"), arrays.pop("outputs", None), arrays.pop("targets", None)
@@ -221,8 +232,11 @@ def _checked(name: str, value: Any) -> Array:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
-def _like_the_first(arrays: dict[str, Array], columns: Columns | None) -> dict[str, Array]:
-    """Return the arrays with the dtypes of the first batch; raise unless they agree with it."""
+def _like_the_first(
+    arrays: dict[str, Array], columns: Columns | None, any_width: bool
+) -> dict[str, Array]:
+    """Return the arrays with the dtypes of the first batch; raise unless they agree with it. With
+    ``any_width`` text may be longer than there."""
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"the arrays of a batch must have as many rows each, got {counts}")
@@ -240,10 +254,15 @@ def _like_the_first(arrays: dict[str, Array], columns: Columns | None) -> dict[s
                 f"{name} had rows of shape {tail} in the first batch, and has {array.shape[1:]} "
                 "in this one"
             )
-        if not np.can_cast(array.dtype, dtype, "safe"):
+        text = array.dtype.kind == dtype.kind and dtype.kind in "US"
+        if text and any_width:
+            alike[name] = array
+        elif np.can_cast(array.dtype, dtype, "safe"):
+            alike[name] = array.astype(dtype, copy=False)
+        else:
             raise TypeError(
                 f"{name} were {dtype} in the first batch, and are {array.dtype} in this one; give "
                 "all batches one dtype that holds both"
+                + (f", such as numpy.array(.., '{dtype.kind}99')" if text else "")
             )
-        alike[name] = array.astype(dtype, copy=False)
     return alike

@@ -68,6 +68,9 @@ class Folder:
             self._begin(settings)
             return
         try:
+            if len(lines) == 1 and lines[0][0]["format"] == _FORMAT:
+                self._write_settings(settings)  # a job that failed at once may be put right
+                return
             _check_same_job(path, lines[0][0], _as_json(settings))
             self._go_on(lines)
         except (AttributeError, KeyError, TypeError) as error:
@@ -123,6 +126,9 @@ class Folder:
                 f"{str(self.path)!r} holds {sorted(others)[0]!r} and no collection: give a folder "
                 "that is empty, or not there yet"
             )
+        self._write_settings(settings)
+
+    def _write_settings(self, settings: dict[str, Any]) -> None:
         self._write_line({"format": _FORMAT, "settings": settings})
 
     def _go_on(self, lines: list[tuple[dict[str, Any], int]]) -> None:

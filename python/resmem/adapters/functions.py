@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
-from .collection import Collected, Collector
-from .progress import bar
+from resmem.adapters.collection import Collected, Collector
+from resmem.adapters.progress import bar
 
 
 def collect_keys(
@@ -35,13 +35,19 @@ def collect_keys(
         A folder: arrays are written to files there, which are mapped, and a stopped call goes on
         behind the last whole batch. ``batches`` must yield the same ones in the same order again.
     settings : dict, optional
-        What else tells this job from others: a folder begun with other settings, or with a
-        function of another name, is refused.
+        What else tells this job from others: a folder begun with other settings, another base,
+        another number of batches or a function of another name is refused.
     base : dict, optional
         What to record of the model, such as its name and version. Default: the function's name.
         Widths ``d`` and ``C`` are added.
     progress : bool
         Draw a bar, if standard error is a terminal and tqdm is installed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The function returned what is none of these, or other arrays than for the first batch; there
+        is no batch; the folder holds another job; ``batches`` is an iterator, and there is ``out``.
 
     Examples
     --------
@@ -51,15 +57,16 @@ def collect_keys(
     >>> resmem.collect_keys(lambda x: (x, x @ layer), batches, base={"model": "linear"})
     Collected(embeddings (9, 16) float64, outputs (9, 3) float64, base={'model': 'linear', 'd': 16, 'C': 3})
     """  # noqa: E501
-    if out is not None and iter(batches) is batches:
+    if out is not None and isinstance(batches, Iterator):
         raise ValueError(
             "with out= the same batches must come again: give a list or the like, no iterator"
         )
     name = getattr(function, "__qualname__", type(function).__qualname__)
     name = f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
-    collector = Collector(out, {"function": name, **(settings or {})})
+    total = len(batches) if isinstance(batches, Sized) else None
+    job = {"function": name, "base": base, "batches": total}
+    collector = Collector(out, {**job, **(settings or {})})
     if not collector.finished:
-        total = len(batches) if isinstance(batches, Sized) else None
         with bar("collect", total, "batch", progress) as step:
             step(collector.batches)
             for batch in itertools.islice(batches, collector.batches, None):

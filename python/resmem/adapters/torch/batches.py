@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from resmem.adapters.collection import check_extra_name
+
 AUTO = "auto"
 _TARGETS = ("labels", "label", "targets", "target", "y")  # names that targets have by default
 
@@ -69,11 +71,15 @@ class Reader:
 
 def places(extra: Any) -> dict[str, Any]:
     """Return the places of further columns by name: given so, or as a list of names."""
-    if isinstance(extra, Mapping):
-        return dict(extra)
-    if isinstance(extra, str):
-        return {extra: extra}
-    return {name: name for name in extra}
+    if not isinstance(extra, Mapping):
+        extra = {name: name for name in ([extra] if isinstance(extra, (str, int)) else extra)}
+    for name, place in extra.items():
+        if not isinstance(name, str):
+            raise ValueError(
+                f"a further column needs a name, such as extra={{'column': {place!r}}}"
+            )
+        check_extra_name(name)
+    return dict(extra)
 
 
 def fields(batch: Any) -> dict[Any, Any]:
@@ -107,13 +113,16 @@ def _checked(place: Any, there: dict[Any, Any]) -> Any:
 
 
 def moved(value: Any, device: torch.device | None) -> Any:
-    """Return a tensor, or what holds tensors, on a device; arrays of NumPy become tensors."""
-    if isinstance(value, np.ndarray):
-        value = torch.as_tensor(value)
+    """Return a tensor, or what holds tensors, on a device; arrays of numbers become tensors."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        # PyTorch has no tensors that cannot be written to, such as a mapped file would be.
+        value = torch.as_tensor(value if value.flags.writeable else value.copy())
     if isinstance(value, torch.Tensor):
         return value if device is None else value.to(device, non_blocking=True)
     if isinstance(value, Mapping):
         return {name: moved(part, device) for name, part in value.items()}
+    if isinstance(value, nn.utils.rnn.PackedSequence):  # a tuple with lengths that stay on the CPU
+        return value if device is None else value.to(device)
     if isinstance(value, (tuple, list)):
         parts = [moved(part, device) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)

@@ -16,12 +16,11 @@ from torch.utils import data
 
 from resmem.adapters.collection import Collected, Collector
 from resmem.adapters.progress import bar
-
-from . import batches, layers
-from .returned import AUTO, find_outputs
-from .rows import rows_of, token_mask
-from .weights import description, digest_of
-from .wrapping import Wrapped
+from resmem.adapters.torch import batches, layers
+from resmem.adapters.torch.returned import AUTO, find_outputs
+from resmem.adapters.torch.rows import Rows, rows_of, token_mask
+from resmem.adapters.torch.weights import description, digest_of
+from resmem.adapters.torch.wrapping import Wrapped
 
 
 def collect(
@@ -69,7 +68,8 @@ def collect(
     pool : function
         Makes rows (m, d) of what the layer gave; with ``mask`` it is called with both.
     extra : list of names, or dict
-        Further parts of a batch to keep, a row for each example or token.
+        Further parts of a batch to keep, numbers or text, a row for each example or token: their
+        names, or places by name, such as {"document": 2}.
     device : device, optional
         Where inputs are brought. Default: where the model's first weights are.
     out : path, optional
@@ -126,25 +126,43 @@ def _rows(
     """Return the arrays of a batch, of what the layer gave and the model returned."""
     given, returned = ran
     columns = {"targets": reader.targets_of(batch), **reader.extra_of(batch)}
-    tensors = {name: torch.as_tensor(v) for name, v in columns.items() if v is not None}
+    columns = {name: _column(values) for name, values in columns.items() if values is not None}
     asked = reader.mask_of(batch)
     if pool is None:
-        asked = token_mask(asked, tensors.get("targets"), given)
+        asked = token_mask(asked, columns.get("targets"), given)
     elif asked is not None:
         asked = torch.as_tensor(asked, device=given.device)
     rows = rows_of(given, asked, pool)
-    made = {"embeddings": rows.embeddings}
+    made: dict[str, Any] = {"embeddings": rows.embeddings}
     scores = find_outputs(returned, outputs)
     if scores is not None:
         made["outputs"] = rows.of(scores)
-    for name, values in tensors.items():
-        made[name] = rows.of(values.to(given.device))
+    for name, values in columns.items():
+        made[name] = _chosen(values, rows, given.device)
     return {name: as_array(values) for name, values in made.items()}
 
 
-def as_array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+def _column(values: Any) -> torch.Tensor | np.ndarray[Any, Any]:
+    """Return a column of a batch as a tensor, or as an array what no tensor holds: text."""
+    if isinstance(values, torch.Tensor):
+        return values
+    array = np.asarray(values)
+    return torch.tensor(array) if array.dtype.kind in "biuf" else array
+
+
+def _chosen(values: Any, rows: Rows, device: torch.device) -> Any:
+    """Return a column's values of the rows that are kept."""
+    if isinstance(values, torch.Tensor):
+        return rows.of(values.to(device))
+    places = torch.arange(values.size, device=device).reshape(values.shape)
+    return values.reshape(-1)[as_array(rows.of(places))]
+
+
+def as_array(tensor: torch.Tensor | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return a tensor as an array, without a copy where it lies in host memory; bfloat16, which
     NumPy does not have, becomes float32."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
     plain = tensor.detach()
     if plain.dtype == torch.bfloat16:
         plain = plain.float()
@@ -162,7 +180,7 @@ def _reading(
     modes = {module: module.training for module in model.modules()}
     hook = None
     if layer.module is not None:
-        hook = layer.module.register_forward_hook(capture, with_kwargs=True)
+        hook = capture.attached(layer.module)
 
     def run(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, Any]:
         values, returned = capture.of(lambda: model(*args, **kwargs))
@@ -192,7 +210,7 @@ def _check_order(loader: Any) -> None:
                     "this loader shuffles, so that a stopped collection could not go on: give "
                     "DataLoader(.., shuffle=False), or no out="
                 )
-    if iter(loader) is loader:
+    if isinstance(loader, Iterator):
         raise ValueError(
             "with out= the same batches must come again: give a list or a DataLoader, no iterator"
         )
@@ -209,7 +227,7 @@ def _digest(first: list[Any]) -> str:
     """Return a hash of the first batch, by which the job's data are told from others."""
     digest = hashlib.sha256()
     for batch in first:
-        for name, value in batches.fields(batches.moved(batch, None)).items():
+        for name, value in batches.fields(batch).items():
             digest.update(f"{name}\n".encode())
             digest_of(value, digest, str(name))
     return digest.hexdigest()[:16]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 
 import resmem
-
-from .rows import rows_of
+from resmem.adapters.torch.rows import chosen_tokens, rows_of
 
 MODES = {"classification": ("probabilities", "logits"), "regression": ("values",)}
 
@@ -28,7 +28,9 @@ def corrected(
     """
     if pool is None and mask is None and given.ndim == 3:
         mask = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
-    rows = rows_of(given.detach(), None if mask is None else mask.to(given.device), pool)
+    if mask is not None:
+        mask = mask.to(given.device) if pool is not None else chosen_tokens(mask, given.device)
+    rows = rows_of(given.detach(), mask, pool)
     own = None if outputs is None or memory.output_kind == "none" else outputs.detach()
     queries = None if own is None else rows.of(own)
     if queries is not None and queries.ndim == 1 and memory.task == "classification":
@@ -36,9 +38,13 @@ def corrected(
     found = answer(memory, rows.embeddings, queries, mode)
     if rows.tokens is None:
         return found
-    whole = found.new_zeros((*rows.tokens.shape, *found.shape[1:]))
-    if own is not None and not bool(rows.tokens.all()):
-        whole = uncorrected(memory, own, mode).to(whole)
+    shape = (*rows.tokens.shape, *found.shape[1:])
+    if own is None:
+        whole = found.new_full(shape, without_a_base(mode, shape[-1]))
+    elif rows.tokens.all():
+        whole = found.new_empty(shape)
+    else:
+        whole = uncorrected(memory, own, mode).to(found, copy=True)
     whole[rows.tokens] = found
     return whole
 
@@ -47,7 +53,7 @@ def answer(
     memory: resmem.Memory, embeddings: torch.Tensor, outputs: torch.Tensor | None, mode: str
 ) -> torch.Tensor:
     """Return what the memory makes of rows (m, d) and outputs (m, C), where the embeddings lie."""
-    place = embeddings.device
+    place, embeddings = embeddings.device, embeddings.detach()  # a pool may have weights
     dtype = torch.float32 if outputs is None else torch.promote_types(outputs.dtype, torch.float32)
     if not stays(place, memory):
         embeddings = embeddings.cpu()
@@ -88,6 +94,13 @@ def logarithms(
     own = torch.log_softmax(logits / memory.temperature, dim=-1).clamp(min=torch.finfo(dtype).min)
     own = own.masked_fill(logits == -torch.inf, -torch.inf)
     return torch.where(probabilities == 0, own, logs)
+
+
+def without_a_base(mode: str, classes: int) -> float:
+    """Return what there is of each class, or value, without a base model and without neighbours."""
+    if mode == "values":
+        return 0.0
+    return -math.log(classes) if mode == "logits" else 1 / classes
 
 
 def uncorrected(memory: resmem.Memory, outputs: torch.Tensor, mode: str) -> torch.Tensor:

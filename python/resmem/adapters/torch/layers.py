@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 # A name of the model's named_modules(), with ":input" behind it what this module is given;
 # the module itself; or a function of what the model returns.
@@ -28,11 +29,14 @@ class Layer:
     function: Callable[[Any], torch.Tensor] | None = None
 
 
+def has(model: nn.Module, name: str) -> bool:
+    """Tell whether a model has a layer of this name, with or without ":input" behind it."""
+    return name.removesuffix(_INPUT) in _modules(model)
+
+
 def find(model: nn.Module, layer: Any) -> Layer:
     """Return the layer that a caller names; raise ValueError if the model has none like it."""
-    if isinstance(model, nn.DataParallel):
-        raise ValueError("the replicas of nn.DataParallel run at once: give model.module")
-    names = {name: module for name, module in model.named_modules() if name}
+    names = _modules(model)
     if isinstance(layer, nn.Module):
         for name, module in names.items():
             if module is layer:
@@ -55,6 +59,15 @@ def find(model: nn.Module, layer: Any) -> Layer:
     )
 
 
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of a model by name; raise if none of them can be hooked."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a module of PyTorch, got {type(model).__name__}")
+    if isinstance(model, nn.DataParallel):
+        raise ValueError("the replicas of nn.DataParallel run at once: give model.module")
+    return {name: module for name, module in model.named_modules() if name}
+
+
 def named(function: Any) -> str:
     """Return the name by which a function is recorded."""
     module = getattr(function, "__module__", None) or type(function).__module__
@@ -74,7 +87,7 @@ class _OfThread(_Kept, threading.local):
 
 
 class Capture:
-    """A forward hook that keeps what a layer gave, for threads that have asked for it.
+    """A hook that keeps what a layer gave, or was given, for threads that have asked for it.
 
     Threads that run one model at the same time get what their own call gave. In a model that
     torch.compile traces, where there are no threads, it is part of the graph.
@@ -87,8 +100,15 @@ class Capture:
     def __reduce__(self) -> tuple[Any, ...]:
         return Capture, (Layer(self.name, of_input=self._of_input),)
 
+    def attached(self, module: nn.Module) -> RemovableHandle:
+        """Hook this on a module and return what takes it off. An input is read before the module
+        runs, as that may work in place."""
+        if self._of_input:
+            return module.register_forward_pre_hook(self, with_kwargs=True)
+        return module.register_forward_hook(self, with_kwargs=True)
+
     def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None
     ) -> None:
         kept = self._kept()
         if kept.asked:
@@ -118,8 +138,9 @@ def only(values: list[Any], name: str) -> torch.Tensor:
     """Return the one tensor that a layer gave in a call; raise unless there is one."""
     if not values:
         raise ValueError(
-            f"the model did not run its layer {name!r}, or no hook on it; give one that runs, and "
-            "of a model that torch.compile has made the model itself"
+            f"the model did not run its layer {name!r}, or ran it without hooks; give a layer that "
+            "runs, the model itself if torch.compile made this one, and wrap again what was "
+            "unwrapped"
         )
     if len(values) > 1:
         raise ValueError(

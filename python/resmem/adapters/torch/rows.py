@@ -49,11 +49,25 @@ def rows_of(
     return Rows(given[mask], mask)
 
 
-def token_mask(mask: Any, targets: torch.Tensor | None, given: torch.Tensor) -> torch.Tensor | None:
+def chosen_tokens(mask: Any, device: torch.device) -> torch.Tensor:
+    """Return a mask of tokens as booleans; raise ValueError where it is one to be added."""
+    found = torch.as_tensor(mask, device=device)
+    if found.is_floating_point() and bool(((found != 0) & (found != 1)).any()):
+        raise ValueError(
+            "a mask of tokens must be 1 or True where tokens are rows and else 0, got other "
+            "numbers, as of a mask that is added to attention; mask= may be a function, which "
+            "ends with .. == 0 for such a one"
+        )
+    return found.bool()
+
+
+def token_mask(mask: Any, targets: Any, given: torch.Tensor) -> torch.Tensor | None:
     """Return which tokens are rows: those of ``mask`` and, where each token has a target, those
     whose target is not -100; None if a row is an example."""
-    chosen = None if mask is None else torch.as_tensor(mask, device=given.device).bool()
-    if targets is None or given.ndim != 3 or targets.shape != given.shape[:2]:
+    chosen = None if mask is None else chosen_tokens(mask, given.device)
+    if not isinstance(targets, torch.Tensor) or given.ndim != 3:  # text has no -100
+        return chosen
+    if targets.shape != given.shape[:2]:
         return chosen
     labelled = targets.to(given.device) != IGNORED
     return labelled if chosen is None else chosen & labelled

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 
 import resmem
-
-from . import layers
-from .wrapping import Wrapped, wrap
+from resmem.adapters.torch import layers
+from resmem.adapters.torch.wrapping import Wrapped, wrap
 
 _WEIGHTS, _MEMORY, _SETTINGS = "model.pt", "memory.resmem", "wrapped.json"
 _FORMAT = 1
@@ -46,7 +45,8 @@ def load(
     **functions: Any,
 ) -> Wrapped:
     """Load the weights in a folder that ``save`` wrote into a model of the same architecture, and
-    return it wrapped with the memory there, which is mapped.
+    return it wrapped with the memory there, which is mapped, in the mode of the model: call its
+    ``eval()`` to correct.
 
     Parameters
     ----------
@@ -57,8 +57,12 @@ def load(
 
     Raises
     ------
+    FileNotFoundError
+        ``save`` wrote nothing there.
     ValueError
         A function is missing, or the memory was made from other weights.
+    RuntimeError
+        The model has another architecture, as ``load_state_dict`` says.
     """
     path = Path(folder)
     settings = json.loads((path / _SETTINGS).read_text(encoding="utf-8"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,10 +29,49 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def digest_of(value: Any, digest: Any, name: str) -> None:
-    """Add a tensor's shape, dtype and bytes to a hash, or any other value's pickle."""
-    if not isinstance(value, torch.Tensor):
-        digest.update(pickle.dumps(value, protocol=4))
-        return
+    """Add a value to a hash, in the same way in every process.
+
+    Tensors count by shape, dtype and bytes, containers by what they hold, other values by their
+    pickle, and those that have none by their type.
+    """
+    if isinstance(value, torch.Tensor):
+        _add_tensor(value, digest, name)
+    elif isinstance(value, Mapping):
+        digest.update(f"{len(value)} by name\n".encode())
+        for key, part in value.items():
+            digest.update(f"{key!r}\n".encode())
+            digest_of(part, digest, f"{name}.{key}")
+    elif isinstance(value, (list, tuple)):
+        digest.update(f"{len(value)} in order\n".encode())
+        for at, part in enumerate(value):
+            digest_of(part, digest, f"{name}.{at}")
+    elif isinstance(value, (set, frozenset)):  # which has another order in another process
+        digest_of(sorted(map(repr, value)), digest, name)
+    else:
+        digest.update(_pickled(value))
+
+
+class _Pickler(pickle.Pickler):
+    """Puts hashes in the place of tensors, whose pickles hold addresses."""
+
+    def persistent_id(self, value: Any) -> str | None:
+        if not isinstance(value, torch.Tensor):
+            return None
+        digest = hashlib.sha256()
+        _add_tensor(value, digest, "a tensor")
+        return digest.hexdigest()
+
+
+def _pickled(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        _Pickler(buffer, protocol=4).dump(value)
+    except (AttributeError, TypeError, pickle.PicklingError):  # such as of a local function
+        return type(value).__qualname__.encode()
+    return buffer.getvalue()
+
+
+def _add_tensor(value: torch.Tensor, digest: Any, name: str) -> None:
     if value.is_meta:
         raise ValueError(f"{name!r} lies on the meta device: load the weights first")
     digest.update(f"{tuple(value.shape)} {value.dtype}\n".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from torch import nn
 
 import resmem
+from resmem.adapters.torch import layers
+from resmem.adapters.torch.correcting import MODES, corrected
+from resmem.adapters.torch.returned import AUTO, find_outputs, with_outputs
+from resmem.adapters.torch.weights import check_base
 
-from . import layers
-from .correcting import MODES, corrected
-from .returned import AUTO, find_outputs, with_outputs
-from .weights import check_base
+_IN_TRAINING = "this wrapped model is in training mode, and corrects nothing: call its eval()"
 
 
 class Wrapped(nn.Module):  # type: ignore[misc]
@@ -36,19 +38,22 @@ class Wrapped(nn.Module):  # type: ignore[misc]
     ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.memory, self.mode = model, memory, mode
-        self.layer, self.function = layer.name, layer.function
-        self.outputs, self.mask, self.pool = outputs, mask, pool
+        self.layer = layer.name
+        # One that is a module itself must not become a part of this one, with weights of its own.
+        self.__dict__.update(function=layer.function, outputs=outputs, mask=mask, pool=pool)
         self._capture = layers.Capture(layer)
         self.training = model.training
         self.register_load_state_dict_pre_hook(_with_prefix)
         self.hook = None
         if layer.module is not None:
-            self.hook = layer.module.register_forward_hook(self._capture, with_kwargs=True)
+            self.hook = self._capture.attached(layer.module)
             weakref.finalize(self, self.hook.remove)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the model returns, with corrected outputs in eval mode."""
         if self.training:
+            if not torch.is_grad_enabled():  # which nobody who trains would do without
+                warnings.warn(_IN_TRAINING, resmem.ResmemWarning, stacklevel=2)
             return self.model(*args, **kwargs)
         given, returned = self._capture.of(lambda: self.model(*args, **kwargs))
         return self._corrected(given, returned, args, kwargs)
@@ -57,6 +62,10 @@ class Wrapped(nn.Module):  # type: ignore[misc]
     def _corrected(
         self, given: list[Any], returned: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if torch.jit.is_tracing():  # which would keep the corrections of these inputs as constants
+            raise RuntimeError(
+                "a wrapped model cannot be traced: trace the bare one, wrapped.model"
+            )
         embeddings = (
             layers.only(given, self.layer) if self.function is None else self.function(returned)
         )
@@ -68,15 +77,17 @@ class Wrapped(nn.Module):  # type: ignore[misc]
     def _mask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         """Return which tokens are corrected, of the arguments of a call."""
         if callable(self.mask):
-            found = self.mask(*args, **kwargs)
+            found, given = self.mask(*args, **kwargs), kwargs
         else:
             bound = inspect.signature(self.model.forward).bind(*args, **kwargs)
-            found = bound.arguments.get(self.mask)
+            given = {**bound.arguments, **kwargs}  # a forward(**kwargs) has it in the second alone
+            found = given.get(self.mask)
         if not isinstance(found, torch.Tensor):
             raise ValueError(
-                f"the mask of tokens must be a tensor, got {type(found).__name__} by {self.mask!r}"
+                f"the mask of tokens must be a tensor, got {type(found).__name__} by "
+                f"{self.mask!r}; the call had {', '.join(given) or 'no names'}"
             )
-        return found.bool()
+        return found
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return that of the bare model."""
@@ -103,7 +114,8 @@ def wrap(
 ) -> Wrapped:
     """Return a module that calls a model and corrects its outputs by a memory, in eval mode.
 
-    In training mode it returns what the model returns: corrections have no gradient. The model
+    In training mode it returns what the model returns, and warns where gradients are off:
+    corrections have no gradient. It begins in the mode that the model has. The model
     itself is not changed but for a hook on its layer, which ``unwrap`` removes. ``state_dict`` is
     the model's. What is returned is what the model returns, with corrected outputs in place of
     its own, as float32, or float64 where these are.
@@ -130,14 +142,31 @@ def wrap(
         Raise ValueError where the memory's ``base`` tells another model's weights (its
         fingerprint), layer or pool. It is checked here, not at every call. A base without a
         fingerprint is not checked.
+
+    Raises
+    ------
+    ValueError
+        The model is wrapped already, has no such layer, or is not the one that ``base`` tells;
+        ``mode`` is none of the memory's task. A call of what is returned raises it where the layer
+        does not run exactly once, or where there are no such outputs or mask.
     """
     if isinstance(model, Wrapped):
         raise ValueError("this model is wrapped already: give wrapped.model")
+    if not isinstance(memory, resmem.Memory):
+        raise TypeError(
+            f"memory must be a resmem.Memory, got {type(memory).__name__}; resmem.Memory.load(..) "
+            "reads one from a file"
+        )
     base = memory.base
     if layer is None:
         if not isinstance(base, dict) or "layer" not in base:
             raise ValueError("the memory's base names no layer: give layer=")
         layer = base["layer"]
+        if not layers.has(model, base["layer"]):
+            raise ValueError(
+                f"this model has no layer {layer!r}, which the memory's base names: give layer=, "
+                "the function, if it was one"
+            )
     place = layers.find(model, layer)
     if check:
         check_base(base, model, place.name, None if pool is None else layers.named(pool))
@@ -146,7 +175,7 @@ def wrap(
 
 def unwrap(wrapped: Wrapped) -> nn.Module:
     """Take the hook off a wrapped model and return the bare one, as it was. ``wrapped`` itself
-    cannot be called any more."""
+    cannot be called any more. Raises TypeError for any other module."""
     if not isinstance(wrapped, Wrapped):
         raise TypeError(f"expected a wrapped model, got {type(wrapped).__name__}")
     if wrapped.hook is not None:
