@@ -119,7 +119,7 @@ class HeadOutputs:
     dtype = np.dtype(np.float32)
 
     def __init__(self, embeddings: Any, head: tuple[F32, F32]) -> None:
-        self._embeddings = embeddings
+        self.head, self._embeddings = head, embeddings
         self._weight, self._bias = map(torch.from_numpy, head)
         self.shape = (len(embeddings), len(head[0]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -113,7 +113,7 @@ def evaluate_perplexity(
     *,
     tuned: resmem.TuneResult | None = None,
     methods: dict[str, resmem.Settings] | None = None,
-    chains: int = 0,
+    chains: int | Sequence[int] = (),
     threads: int | None = None,
     progress: bool = True,
     **reading: Any,
@@ -136,8 +136,8 @@ def evaluate_perplexity(
         lambda is then 0.25.
     methods : dict of Settings, optional
         More methods, by name.
-    chains : int
-        With m, one more method: "chains m", the memory as ``wrap(chains=m)`` skips searches.
+    chains : int or list
+        For each m one more method, "chains m": the memory as ``wrap(chains=m)`` skips searches.
     threads : int, optional
         As for ``Memory.correct``.
     progress : bool
@@ -169,8 +169,8 @@ def evaluate_perplexity(
         found.add_base(f"base, T={tuned.base.temperature:.4g}", tuned.base.temperature)
     for name, settings in {**_usual(memory, tuned), **(methods or {})}.items():
         found.add(name, settings)
-    if chains:
-        found.add_chains(f"chains {chains}", chains)
+    for least in (chains,) if isinstance(chains, int) else chains:
+        found.add_chains(f"chains {least}", least)
     size = math.nan if given else _bytes_of(texts, reading.get("text", "text"))
     return found.results(seconds, size)
 
