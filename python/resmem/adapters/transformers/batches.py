@@ -34,12 +34,14 @@ class Reading:
     text: str = "text"
     label: str = "label"
     seed: int = 0  # of the tokens that a masked model must guess
+    shift: int = 0  # how many tokens before its label a row lies
 
     def __post_init__(self) -> None:
-        if not 1 <= self.stride <= self.window:
+        most = self.window - self.shift
+        if not 1 <= self.stride <= most:
             raise ValueError(
-                f"stride must lie between 1 and the window of {self.window} tokens, got "
-                f"{self.stride}: a token's labels are read once"
+                f"stride must lie between 1 and {most}, so that windows of {self.window} tokens "
+                f"leave out no label, got {self.stride}"
             )
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
@@ -64,7 +66,7 @@ def batches(
     if isinstance(dataset, torch.utils.data.DataLoader):
         yield from _given(kind, dataset)
         return
-    groups = _grouped(_examples(kind, processor, dataset, reading), reading.batch_size)
+    groups = _grouped(_examples(model, kind, processor, dataset, reading), reading.batch_size)
     collate = _collator(model, kind, processor, reading)
     for group in groups:
         documents = torch.tensor([example.pop("document") for example in group])
@@ -93,11 +95,13 @@ def fingerprint(dataset: Any) -> str | None:
 
 
 def _examples(
-    kind: Kind, processor: Any, dataset: Any, reading: Reading
+    model: Any, kind: Kind, processor: Any, dataset: Any, reading: Reading
 ) -> Iterator[dict[str, Any]]:
     """Yield what one call of the processor gives for each example, or each window of a text."""
     for number, row in enumerate(dataset):
         columns = {reading.text: row} if isinstance(row, str) else dict(row)
+        if not kind.of_tokens and isinstance(columns.get(reading.label), str):
+            columns[reading.label] = _number_of(model, columns[reading.label])
         for example in _of_row(kind, processor, columns, reading):
             yield {**example, "document": number}
 
@@ -149,6 +153,17 @@ def _windows(ids: list[int], labels: list[int], reading: Reading) -> Iterator[di
         done = end
         if end == len(ids):
             return
+
+
+def _number_of(model: Any, label: str) -> int:
+    """Return the number of a class's name."""
+    numbers = model.config.label2id
+    if label not in numbers:
+        raise ValueError(
+            f"the model has no label {label!r}; those of model.config.label2id are "
+            f"{', '.join(map(repr, numbers))}"
+        )
+    return int(numbers[label])
 
 
 def _needs(row: dict[str, Any], *names: str) -> None:

@@ -69,8 +69,9 @@ def collect(
         Stop after so many rows.
     window, stride : int, optional
         Tokens read together, and by how many windows of a text follow each other. Each token is a
-        row once, with at least ``window - stride`` tokens before it, if there are as many. Default:
-        what the model can take, 1,024 at most, and for causal models half of that.
+        row once, but for the first of a causal model's text, with at least ``window - stride``
+        tokens before it, if there are as many. Default: what the model can take, 1,024 at most;
+        and half of that for causal models, else all.
     batch_size : int
         Examples, or windows, at a time.
     text, label : str
@@ -100,7 +101,8 @@ def collect(
     kind = kind_of(model)
     window = usual_window(model, processor) if window is None else window
     half = max(1, window // 2) if kind.name == "causal" else window
-    reading = Reading(window, half if stride is None else stride, batch_size, text, label, seed)
+    stride = half if stride is None else stride
+    reading = Reading(window, stride, batch_size, text, label, seed, kind.shift)
     computed = head(model) if kind.of_tokens and outputs is None else None
     kept = outputs is not False and computed is None
     tap = Tap(model, layer, shorten=not kept)

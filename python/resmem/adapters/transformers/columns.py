@@ -115,7 +115,9 @@ class Predictor:
         self._kind, self._processor = kind_of(model), processor
         window = usual_window(model, processor) if window is None else window
         stride = max(1, window // 2) if self._kind.name == "causal" else window
-        self._reading = Reading(window, stride, batch_size, text, label, seed)
+        self._reading = Reading(
+            window, stride, batch_size, text, label, seed, self._kind.shift
+        )
         place = self._model._resmem.correction.tap.place.name
         self._asked = (place, chains, sorted(settings.items()))
         self._process = os.getpid()
