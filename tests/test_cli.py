@@ -1735,6 +1735,8 @@ TARGETS = {
     if a.type in (Target, Changed) or isinstance(a.default, Target)
 }  # fmt: skip
 TEXTS = {  # options whose text is no path
+    "collect": {"model", "loader", "layer", "outputs", "targets", "inputs", "mask", "extra", "pool",
+                "device"},
     "fit": {"task", "output_kind", "preprocess", "key_dtype", "metric", "residual_dtype", "store",
             "base", "probability_map", "method", "gate", "residuals", "max_age", "half_life"},
     "audit": {"before", "exclude_groups", "device"},

@@ -445,3 +445,17 @@ def test_what_a_function_should_not_return_is_refused(tmp_path):
         resmem.collect_keys(lambda _: (np.eye(2),) * 4, [None])
     with pytest.raises(ValueError, match="no iterator"):
         resmem.collect_keys(halves, iter([np.eye(3)]), tmp_path)
+
+
+def test_resmem_torch_without_pytorch_names_the_extra():
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import resmem, numpy as np\n"
+        "assert len(resmem.collect_keys(lambda x: x, [np.eye(2)]).embeddings) == 2\n"
+        "import resmem.torch"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "resmem.torch needs PyTorch: pip install 'residual-memory[torch]'" in done.stderr

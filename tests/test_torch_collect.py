@@ -103,7 +103,7 @@ class Twice(nn.Module):
         (nn.Linear(1, 1), ValueError, "the given Linear is no layer of this model"),
         (3, TypeError, "or a function of what the model returns, got int"),
         ("a", ValueError, "ran its layer 'a' 2 times, not once"),
-        ("unused", ValueError, "ran its layer 'unused' 0 times"),
+        ("unused", ValueError, "did not run its layer 'unused'"),
         (lambda returned: returned[None], ValueError, r"rows \(m, d\), got \(1, 5, 4\); pool="),
     ],
 )

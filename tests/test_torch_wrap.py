@@ -397,6 +397,14 @@ def test_compiled_model_breaks_its_graph_once(model, memory, compiler):
     assert len(explained.break_reasons) == 1
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_model_that_was_compiled_before_is_refused(model, memory, compiler):
+    compiled = torch.compile(model)
+    wrapped = resmem.torch.wrap(compiled, memory, "_orig_mod.avgpool", check=False)
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"torch\.compile has made the"):
+        wrapped(NEW)
+
+
 # ---- Without a trace -----------------------------------------------------------------------------
 
 
@@ -411,7 +419,7 @@ def test_unwrapped_model_is_as_it_was(model, memory):
     assert resmem.torch.unwrap(wrapped) is model
     assert hooks(model) == 0
     assert set(model.__dict__) == set(before)
-    with pytest.raises(ValueError, match="ran its layer 'avgpool' 0 times"):
+    with pytest.raises(ValueError, match="did not run its layer 'avgpool', or no hook on it"):
         wrapped(NEW)
     with pytest.raises(TypeError, match="expected a wrapped model, got Images"):
         resmem.torch.unwrap(model)

@@ -116,7 +116,12 @@ class Capture:
 
 def only(values: list[Any], name: str) -> torch.Tensor:
     """Return the one tensor that a layer gave in a call; raise unless there is one."""
-    if len(values) != 1:
+    if not values:
+        raise ValueError(
+            f"the model did not run its layer {name!r}, or no hook on it; give one that runs, and "
+            "of a model that torch.compile has made the model itself"
+        )
+    if len(values) > 1:
         raise ValueError(
             f"the model ran its layer {name!r} {len(values)} times, not once; give a layer that "
             "runs once, or a function of what the model returns"
