@@ -76,7 +76,9 @@ def load_model(threads: int) -> tuple[Any, Any]:
     return model.eval(), transformers.AutoTokenizer.from_pretrained(**which)
 
 
-def collected(model: Any, tokenizer: Any, texts: dict[str, list[str]], part: str, layer: str) -> Any:
+def collected(
+    model: Any, tokenizer: Any, texts: dict[str, list[str]], part: str, layer: str
+) -> Any:
     """Return the tokens of a part, from the cache if they are there."""
     return rt.collect(
         model, tokenizer, texts[part], layer=LAYERS[layer], rows=ROWS if part == "memory" else None,

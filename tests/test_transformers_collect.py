@@ -156,7 +156,7 @@ def test_labels_may_be_names():
     given = [{"text": TEXTS[0], "label": "good"}, {"text": TEXTS[1], "label": "bad"}]
     assert rt.collect(model, TOKENS, given, progress=False).targets.tolist() == [2, 0]
     given[0]["label"] = "grand"
-    with pytest.raises(ValueError, match="no label 'grand'; .* are 'bad', 'fair', 'good'"):
+    with pytest.raises(ValueError, match=r"no label 'grand'; .* are 'bad', 'fair', 'good'"):
         rt.collect(model, TOKENS, given, progress=False)
 
 
@@ -331,7 +331,9 @@ def test_a_head_store_corrects_as_a_dense_one(model, processor, given):
 def test_a_bent_head_is_refused():
     model = made("llama")
     model.config.final_logit_softcapping = 30.0
-    with pytest.raises(ValueError, match="final_logit_softcapping bends .* collect with outputs=T"):
+    with pytest.raises(
+        ValueError, match=r"final_logit_softcapping bends .* collect with outputs=T"
+    ):
         rt.head(model)
     with pytest.raises(ValueError, match="final_logit_softcapping"):
         rt.collect(model, TOKENS, TEXTS, progress=False)

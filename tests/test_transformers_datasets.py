@@ -79,9 +79,7 @@ def test_regression_is_predicted_in_a_column():
     given = [{"text": TEXTS[at % 4], "label": float(at)} for at in range(6)]
     data = rt.collect(model, TOKENS, given, progress=False)
     memory = resmem.Memory(task="regression", k=2, base=data.base).fit(*data)
-    found = datasets.Dataset.from_list(given).map(
-        rt.Predictor(model, memory, TOKENS), batched=True
-    )
+    found = datasets.Dataset.from_list(given).map(rt.Predictor(model, memory, TOKENS), batched=True)
     expected = memory.correct(data.embeddings, data.outputs).ravel()
     np.testing.assert_allclose(found["prediction"][:], expected, rtol=1e-5)
 

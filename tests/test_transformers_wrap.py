@@ -207,7 +207,7 @@ def test_settings_are_those_of_the_call():
 
 def test_rows_that_are_added_count_at_once():
     model = made("llama")
-    memory, data = fitted(model, "llama")
+    memory, _ = fitted(model, "llama")
     wrapped, batch = rt.wrap(model, memory), asked("llama")
     with torch.no_grad():
         before = wrapped(**batch).logits
@@ -221,9 +221,9 @@ def test_another_model_or_layer_is_refused():
     other = made("llama")
     with torch.no_grad():
         other.lm_head.weight += 1
-    with pytest.raises(ValueError, match="another base .*fingerprint"):
+    with pytest.raises(ValueError, match=r"another base .*fingerprint"):
         rt.wrap(other, memory)
-    with pytest.raises(ValueError, match="another base .*layer"):
+    with pytest.raises(ValueError, match=r"another base .*layer"):
         rt.wrap(model, memory, layer="model.norm")
     rt.wrap(other, memory, check=False)
     with pytest.raises(TypeError, match=r"memory must be a resmem\.Memory, got dict"):
@@ -340,7 +340,7 @@ def walk_slowly(memory, embeddings, logits, tokens, least):
 @pytest.mark.parametrize("least", [1, 2, 4])
 def test_chains_follow_the_text_of_the_memory(least):
     model = made("llama")
-    memory, data = fitted(model, "llama", method="targets", strength=0.5)
+    memory, _ = fitted(model, "llama", method="targets", strength=0.5)
     ids = TOKENS(TEXTS[1])["input_ids"]
     wrapped = rt.wrap(model, memory, chains=least)
     with torch.no_grad():
@@ -370,7 +370,7 @@ def test_chains_end_with_their_document_and_at_gaps():
 def test_chains_that_hold_everywhere_need_one_search():
     """A memory with k of all its rows, read with its own text, searches once a document."""
     model = made("llama")
-    memory, data = fitted(model, "llama")
+    memory, _ = fitted(model, "llama")
     ids = TOKENS(TEXTS[0])["input_ids"]
     wrapped = rt.wrap(model, memory, chains=1, k=len(memory))
     with torch.no_grad():

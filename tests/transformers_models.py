@@ -7,7 +7,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-WORDS = "the a cat dog owl sat ran saw on under mat tree house and then again slowly . ,".split()
+TEXT_OF_WORDS = "the a cat dog owl sat ran saw on under mat tree house and then again slowly . ,"
+WORDS = TEXT_OF_WORDS.split()
 SPECIAL = ["[UNK]", "[PAD]", "[MASK]", "[CLS]", "[SEP]"]
 TEXTS = [
     "the cat sat on the mat and then the dog ran under the tree .",

@@ -6,8 +6,8 @@
     memory = resmem.Memory(store="sparse:32", base=data.base).fit(*data)
     better = rt.wrap(model, memory)
 
-``collect`` runs a model over texts, images or a data set; ``wrap`` returns a model of the same class
-with corrected logits, and ``MemoryLogitsProcessor`` corrects within ``generate``;
+``collect`` runs a model over texts, images or a data set; ``wrap`` returns a model of the same
+class with corrected logits, and ``MemoryLogitsProcessor`` corrects within ``generate``;
 ``evaluate_perplexity`` compares language models on the same tokens. ``head`` is a model's last
 layer, for ``resmem.Memory(store="head", head=head(model))``, and ``HeadOutputs`` are logits that it
 computes when they are read. ``Predictor`` is for ``datasets.Dataset.map``; ``column`` and

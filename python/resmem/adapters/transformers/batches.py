@@ -122,9 +122,9 @@ def _of_row(
     if not known:
         _needs(row, reading.text, "input_ids")
     if kind.name == "causal":
-        ids = row["input_ids"] if known else processor(row[reading.text], verbose=False)["input_ids"]
-        given = row["labels"] if "labels" in row else ids
-        yield from _windows(list(ids), list(given), reading)
+        read = row if known else processor(row[reading.text], verbose=False)
+        ids = list(read["input_ids"])
+        yield from _windows(ids, list(row.get("labels", ids)), reading)
     elif known:
         kept = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
         yield {**{name: row[name] for name in kept if name in row}, **labelled}

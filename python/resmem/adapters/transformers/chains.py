@@ -42,8 +42,8 @@ class Chains:
     Parameters
     ----------
     memory : resmem.Memory
-        Its rows are tokens whose ids follow the text: the row after ``i`` is ``i + 1`` if it has the
-        same group, or if rows have no groups. It is copied, so that later changes do not show.
+        Its rows are tokens whose ids follow the text: the row after ``i`` is ``i + 1`` if it has
+        the same group, or if rows have no groups. It is copied: later changes do not show.
     least : int
         The number of successors that must be left; otherwise all rows are searched.
     """
@@ -62,7 +62,9 @@ class Chains:
     def followed(self, ids: I64, token: int) -> I64:
         """Return the rows behind those of ``ids`` whose target is this token."""
         at = np.searchsorted(self._ids, ids[ids >= 0])
-        return self._ids[at[(self._targets[at] == token) & self._goes_on[at]] + 1]
+        kept = at[(self._targets[at] == token) & self._goes_on[at]]
+        behind: I64 = self._ids[kept + 1]
+        return behind
 
     def corrected(
         self, embedding: Any, outputs: Any, ids: I64, columns: Any = None
@@ -77,9 +79,7 @@ class Chains:
             self.searches.made += 1
             found: I64 = self.memory.kneighbors(embedding[None])[1][0]
             ids = found[found >= 0]
-        made = self.memory.predict_proba(
-            embedding[None], outputs[None], among=ids, columns=columns
-        )
+        made = self.memory.predict_proba(embedding[None], outputs[None], among=ids, columns=columns)
         return made[0], ids
 
     def walked(

@@ -20,7 +20,7 @@ from resmem.adapters.torch.layers import LayerLike
 from resmem.adapters.torch.weights import description
 
 from .batches import Batch, Reading, batches, example_count, fingerprint, usual_window
-from .head import F32, HeadOutputs, head
+from .head import HeadOutputs, head
 from .kinds import IGNORED, Kind, kind_of
 from .tap import Tap
 
@@ -102,13 +102,14 @@ def collect(
     window = usual_window(model, processor) if window is None else window
     half = max(1, window // 2) if kind.name == "causal" else window
     stride = half if stride is None else stride
-    reading = Reading(window, stride, batch_size, text, label, seed, kind.shift)
+    sizes = {"window": window, "stride": stride, "batch_size": batch_size}
+    reading = Reading(**sizes, text=text, label=label, seed=seed, shift=kind.shift)
     computed = head(model) if kind.of_tokens and outputs is None else None
     kept = outputs is not False and computed is None
     tap = Tap(model, layer, shorten=not kept)
     base = description(model, tap.place.name, None)
-    job = {**base, "data": fingerprint(dataset), "outputs": outputs, "rows": rows}
-    collector = Collector(out, {**job, **vars(reading)})
+    what = {"data": fingerprint(dataset), "text": text, "label": label, "seed": seed}
+    collector = Collector(out, {**base, **sizes, **what, "outputs": outputs, "rows": rows})
     if not collector.finished:
         every = batches(model, kind, processor, dataset, reading)
         left = islice(every, collector.batches, None)

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 
 import resmem
-
 from resmem.adapters.collection import Collected
 from resmem.adapters.torch.batches import moved
 from resmem.adapters.torch.layers import LayerLike
@@ -115,9 +114,7 @@ class Predictor:
         self._kind, self._processor = kind_of(model), processor
         window = usual_window(model, processor) if window is None else window
         stride = max(1, window // 2) if self._kind.name == "causal" else window
-        self._reading = Reading(
-            window, stride, batch_size, text, label, seed, self._kind.shift
-        )
+        self._reading = Reading(window, stride, batch_size, text, label, seed, self._kind.shift)
         place = self._model._resmem.correction.tap.place.name
         self._asked = (place, chains, sorted(settings.items()))
         self._process = os.getpid()
@@ -160,9 +157,7 @@ class Predictor:
             found = {"log_loss": losses.tolist(), "tokens": counts.tolist()}
         return found
 
-    def _tally(
-        self, batch: Batch, logits: torch.Tensor, losses: Array, counts: Array
-    ) -> None:
+    def _tally(self, batch: Batch, logits: torch.Tensor, losses: Array, counts: Array) -> None:
         """Add the losses of a batch's tokens to those of their texts."""
         if batch.labels is None:
             raise ValueError("the rows have no labels")

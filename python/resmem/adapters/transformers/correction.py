@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 import resmem
-
 from resmem.adapters.torch.correcting import answer, logarithms
 from resmem.adapters.torch.layers import LayerLike
 from resmem.adapters.torch.weights import check_base as check_model

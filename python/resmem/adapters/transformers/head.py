@@ -20,7 +20,8 @@ def output_layer(model: Any, kind: Kind) -> torch.nn.Module:
     if kind.of_tokens:
         layer = model.get_output_embeddings()
         if layer is not None:
-            return layer  # type: ignore[no-any-return]
+            found: torch.nn.Module = layer
+            return found
     else:
         linear = [
             module

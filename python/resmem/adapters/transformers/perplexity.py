@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,9 +157,10 @@ def evaluate_perplexity(
     tap = tap_of(model, memory, reading.pop("layer", None), check=True)
     began = time.perf_counter()
     given = isinstance(texts, Collected)
-    data = texts if given else collect(
-        model, processor, texts, layer=tap.place.name, progress=progress, **reading
-    )
+    data = texts
+    if not given:
+        reading = {**reading, "layer": tap.place.name, "progress": progress}
+        data = collect(model, processor, texts, **reading)
     if data.outputs is None:
         raise ValueError("texts that were collected with outputs=False have no base to compare")
     seconds = math.nan if given else time.perf_counter() - began
@@ -179,12 +180,12 @@ def _usual(memory: resmem.Memory, tuned: Any) -> dict[str, resmem.Settings]:
     """Return the settings of the methods that are always compared."""
     own = memory.settings
     share = own.strength if 0 < own.strength < 1 else _PUBLISHED_SHARE
-    plain = {"k": own.k, "sigma": memory.sigma_, "temperature": own.temperature}
+    plain = replace(own, sigma=memory.sigma_, probability_map="clip", gate="none")
     knn = tuned.interpolation if tuned else None
     published = tuned.published if tuned else None
     return {
-        "kNN-LM": knn or resmem.Settings(**plain, strength=share, method="targets"),
-        "ResMem": published or resmem.Settings(**plain, strength=1.0),
+        "kNN-LM": knn or replace(plain, strength=share, method="targets"),
+        "ResMem": published or replace(plain, strength=1.0, method="residual"),
         "memory": own,
     }
 
@@ -272,7 +273,8 @@ class _Losses:
 
     def _by_document(self, values: F64) -> F64:
         _, numbers = np.unique(self._documents, return_inverse=True)
-        return np.bincount(numbers, values)
+        sums: F64 = np.bincount(numbers, values).astype(np.float64)
+        return sums
 
     def _blocks(self, name: str) -> Iterator[tuple[slice, F32, Any, I64]]:
         """Yield blocks of tokens: their rows, embeddings, logits and targets."""

@@ -8,14 +8,13 @@ import torch
 import transformers
 
 import resmem
-
 from resmem.adapters.torch.layers import LayerLike
 
 from .chains import Searches
 from .correction import Correction
 
 
-class MemoryLogitsProcessor(transformers.LogitsProcessor):
+class MemoryLogitsProcessor(transformers.LogitsProcessor):  # type: ignore[misc]
     """Corrects the scores of each step of ``model.generate(logits_processor=[..])``.
 
     It does what ``wrap`` does, for a model that is called by others, and at a place of the

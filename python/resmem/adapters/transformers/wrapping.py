@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 import resmem
-
 from resmem.adapters.torch.layers import LayerLike
 
 from .chains import Searches
@@ -58,13 +57,14 @@ def wrap(
         The memory was collected from another model or layer.
     """
     correction = Correction(model, memory, layer, chains, check, settings)
-    made = _corrected_class(type(model)).__new__(_corrected_class(type(model)))
+    bare: Any = type(model)
+    kind = _corrected_class(bare)
+    made = kind.__new__(kind)
     made.__dict__.update(vars(model))
     made.__dict__.pop("forward", None)  # hooks of accelerate, which the bare model's call runs
     made._resmem = _Call(correction)
-    made._resmem_arguments = (
-        (model, memory), {"layer": layer, "chains": chains, "check": check, **settings}
-    )
+    options = {"layer": layer, "chains": chains, "check": check, **settings}
+    made._resmem_arguments = (model, memory), options
     return made
 
 
@@ -111,11 +111,11 @@ def _loss(model: Any, correction: Correction, logits: torch.Tensor, labels: torc
     )
 
 
-@functools.lru_cache(maxsize=None)
-def _corrected_class(bare: type) -> Any:
+@functools.cache
+def _corrected_class(bare: Any) -> Any:
     """Return the class of wrapped models of a class: a subclass that has its name."""
 
-    @functools.wraps(bare.forward)  # type: ignore[attr-defined]
+    @functools.wraps(bare.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.training:
             return self._resmem.correction.model(*args, **kwargs)
