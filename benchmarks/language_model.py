@@ -27,14 +27,14 @@ import resmem
 from resmem import transformers as rt
 
 SEED = 191  # of the order of documents, and of the rows that tune
-LETTERS, TEST_LETTERS = 4_000, 2_000  # the first ones of each document count
+LETTERS, TEST_LETTERS = 4_000, 1_200  # the first ones of each document count
 TEST, VALIDATION, ROWS = 48, 24, 100_000
 WINDOW, STRIDE = 512, 256  # tokens
 TUNED_ROWS = 300  # of validation: every setting takes 49,152 columns of each
 DOCUMENTS = Path("/usr/share/doc/python3.11/html/_sources")
 CACHE = Path(__file__).resolve().parent / ".cache" / "language_model"
 K = 1_024
-WIDTHS = (0.1, 0.2, 0.4, 0.8)  # sigma, as parts of sigma="auto"
+WIDTHS = (0.025, 0.05, 0.1, 0.2)  # sigma, as parts of sigma="auto"
 SHARES = (0.1, 0.2, 0.3, 0.5)  # strength, or lambda
 CHAINS, CHAINED = (1, 16, 128), 12  # least numbers of chains; test documents that are walked
 LAYERS = {"head": None, "last FFN": "model.layers.29.mlp:input"}
@@ -91,7 +91,7 @@ def fitted(data: Any, layer: str) -> resmem.Memory:
     path = CACHE / f"{layer}.resmem"
     if not path.exists():
         memory = resmem.Memory(k=K, base=data.base, auto_prepare=False, **KINDS[layer])
-        memory.fit(*data, groups=data.extra["document"]).save(path)
+        memory.fit(*data, groups=data.extra["document"]).prepare().save(path)
     return resmem.Memory.load(path)
 
 

@@ -1,7 +1,7 @@
 """A small language model of Python's own sources, and what memories of other files make of it.
 
 Run `python examples/language_model.py`, with `pip install 'residual-memory[transformers]'`; a number
-behind it says how many steps to train (default 300, half a minute).
+behind it says how many steps to train (default 200, half a minute).
 """
 
 import os
@@ -19,7 +19,7 @@ files = sorted(Path(os.__file__).parent.glob("*.py"))
 sources = [file.read_text(encoding="utf-8", errors="replace")[:900] for file in files]
 torch.manual_seed(0)
 texts = [sources[at] for at in torch.randperm(len(sources))[:150]]
-trained, known, validation, test = texts[:70], texts[70:110], texts[110:125], texts[125:]
+trained, known, validation, test = texts[:70], texts[70:110], texts[110:130], texts[130:]
 
 bytes_pairs = tokenizers.ByteLevelBPETokenizer()
 bytes_pairs.train_from_iterator(trained, vocab_size=600, show_progress=False)
@@ -33,7 +33,7 @@ config = transformers.LlamaConfig(
 model = transformers.LlamaForCausalLM(config)
 optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
 ids = torch.cat([torch.tensor(tokenizer(text)["input_ids"]) for text in trained])
-for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 300):
+for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 200):
     batch = torch.stack([ids[at : at + 64] for at in torch.randint(len(ids) - 64, (16,))])
     optimizer.zero_grad()
     model(batch, labels=batch).loss.backward()
@@ -41,15 +41,14 @@ for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 300):
 model.eval()
 
 # Rows of the memory are tokens of files that the model has not seen.
-data = rt.collect(model, tokenizer, known, window=128, rows=10_000)
-memory = resmem.Memory(store="head", head=rt.head(model), k=32, base=data.base)
-memory.fit(data.embeddings, None, data.targets, groups=data.extra["document"])
+data = rt.collect(model, tokenizer, known, window=128, rows=20_000)
+memory = resmem.Memory(k=32, base=data.base).fit(*data)
 
-held = rt.collect(model, tokenizer, [text[:150] for text in validation], window=128)
-tuned = memory.tune(held.embeddings, None, held.targets, groups=held.extra["document"],
-                    k=[8, 32], strength=[0.1, 0.2, 0.4], temperature=1.0)  # fmt: skip
+held = rt.collect(model, tokenizer, [text[:250] for text in validation], window=128)
+settings = {"k": 32, "sigma": [0.5, 1.0, 2.0], "strength": [0.1, 0.2, 0.4, 0.7]}
+tuned = memory.tune(*held, temperature=1.0, groups=held.extra["document"], **settings)
 print(tuned)
-print(rt.evaluate_perplexity(model, memory, test, tokenizer, tuned=tuned, window=128, rows=9_000))
+print(rt.evaluate_perplexity(model, memory, test, tokenizer, tuned=tuned, window=128, rows=5_000))
 
 better = rt.wrap(model, memory)  # as any model of transformers
 prompt = tokenizer("import os\n", return_tensors="pt")
