@@ -1756,8 +1756,8 @@ def test_every_option_is_declared_a_file_or_listed_as_text():
             texts.setdefault(command, set()).add(action.dest)
     assert texts == TEXTS
     assert set(TARGETS) == {
-        "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "tune", "report",
-        "export", "demo",
+        "collect", "fit", "add", "update", "get", "merge", "audit", "prune", "predict", "tune",
+        "report", "export", "demo",
     }  # fmt: skip
     assert len(SOURCES) > 30
 

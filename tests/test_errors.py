@@ -963,7 +963,7 @@ def test_numbers_beyond_64_bits_are_refused_by_name(value):
 
 EXCEPTIONS = {"BufferError", "DeviceError", "ValueError", "TypeError", "NotFittedError"}
 TESTED_APART = {
-    "__main__.py", "plot.py", "_cli", "_evaluation", "_report", "_scores", "_tuning", "demo",
+    "__main__.py", "adapters", "plot.py", "_cli", "_evaluation", "_report", "_scores", "_tuning", "demo",
     "atomic.py", "container", "formats.py", "persist.py", "plausible.py",
 }  # fmt: skip
 

@@ -87,13 +87,18 @@ def test_first_part_of_a_tuple_is_the_layers_output():
     assert collected.embeddings.shape == (9, 6)
 
 
+class Dropped(nn.Module):
+    def forward(self, x):
+        return {"x": x}
+
+
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
-        self.a, self.unused = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.a, self.unused, self.drop = nn.Linear(4, 4), nn.Linear(4, 4), Dropped()
 
     def forward(self, x):
-        return self.a(self.a(x))
+        return self.a(self.a(self.drop(x)["x"]))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +108,7 @@ class Twice(nn.Module):
         (nn.Linear(1, 1), ValueError, "the given Linear is no layer of this model"),
         (3, TypeError, "or a function of what the model returns, got int"),
         ("a", ValueError, "ran its layer 'a' 2 times, not once"),
+        ("drop", TypeError, "layer 'drop' gave no tensor, but dict"),
         ("unused", ValueError, "did not run its layer 'unused'"),
         (lambda returned: returned[None], ValueError, r"rows \(m, d\), got \(1, 5, 4\); pool="),
     ],

@@ -137,6 +137,34 @@ def test_logarithms_of_other_outputs_may_be_infinite():
     assert torch.equal(found.isneginf(), torch.as_tensor(p == 0))
 
 
+# ---- Other memories ------------------------------------------------------------------------------
+
+
+def test_memory_without_a_base_model_predicts_alone(model):
+    collected = resmem.torch.collect(model, loader(X, Y), "avgpool")
+    memory = resmem.Memory(k=5, output_kind="none").fit(
+        collected.embeddings, None, collected.targets
+    )
+    h = resmem.torch.collect(model, [NEW], "avgpool").embeddings
+    for given in ({}, {"outputs": None}):
+        found = resmem.torch.wrap(model, memory, "avgpool", **given)(NEW)
+        assert np.array_equal(found, memory.predict_proba(h).astype(np.float32))
+
+
+def test_memory_with_the_models_head_gives_the_same(model, memory):
+    collected = resmem.torch.collect(model, loader(X, Y), "fc:input")
+    other = resmem.Memory(k=5, store="head", head=model.fc, base=collected.base)
+    other.fit(collected.embeddings, None, collected.targets)
+    found = resmem.torch.wrap(model, other)(NEW)
+    assert torch.allclose(found, resmem.torch.wrap(model, memory)(NEW), atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_batches_of_few_rows_are_corrected(model, memory, n):
+    for mode in ("probabilities", "logits"):
+        assert resmem.torch.wrap(model, memory, mode=mode)(NEW[:n]).shape == (n, 3)
+
+
 # ---- What the model returns ----------------------------------------------------------------------
 
 Pair = namedtuple("Pair", ["scores", "hidden"])
@@ -192,7 +220,7 @@ def test_outputs_are_replaced_in_what_the_model_returns(memory, form, which, rea
     [
         (lambda z: (z, z), "auto", r"no outputs in the tuple .* give one of 0, 1 as outputs="),
         (lambda z: {"a": z}, "auto", "no outputs in the dict .* give one of 'a' as outputs="),
-        (lambda z: z, "logits", "no outputs 'logits' in the Tensor .*; give or a fun"),
+        (lambda z: z, "logits", "no outputs 'logits' in the Tensor .*; give a function of what"),
     ],
 )
 def test_outputs_that_are_not_found_are_an_error(model, memory, returned, which, words):
@@ -203,6 +231,15 @@ def test_outputs_that_are_not_found_are_an_error(model, memory, returned, which,
     wrapped = resmem.torch.wrap(made(Formed), memory, outputs=which)
     with pytest.raises(ValueError, match=words):
         wrapped(NEW)
+
+
+def test_outputs_that_do_not_serve_are_refused(model, memory):
+    for which, error, words in (
+        (lambda z: 3, TypeError, "outputs must be a tensor, got int"),
+        (lambda z: z[:, 0], ValueError, "must have a column for each class"),
+    ):
+        with pytest.raises(error, match=words):
+            resmem.torch.wrap(model, memory, outputs=which)(NEW)
 
 
 # ---- Sequences -----------------------------------------------------------------------------------
@@ -255,6 +292,13 @@ def test_pooled_sequences_are_corrected():
     assert torch.equal(found.argmax(1), labels)
     with pytest.raises(ValueError, match=r"pool '.*mean', not None"):
         resmem.torch.wrap(model, memory, mask="attention_mask")
+
+
+def test_outputs_of_other_tokens_are_refused():
+    model, memory = tagger()
+    wrapped = resmem.torch.wrap(model, memory, outputs=lambda returned: returned["logits"][:, :2])
+    with pytest.raises(ValueError, match=r"a value for each of \(12, 5\) tokens, .* \(12, 2, 3\)"):
+        wrapped(sequences()[0])
 
 
 def test_mask_that_is_missing_is_an_error():

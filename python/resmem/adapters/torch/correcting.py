@@ -21,14 +21,15 @@ def corrected(
     pool: Callable[..., torch.Tensor] | None,
     mode: str,
 ) -> torch.Tensor:
-    """Return the corrected outputs, of the shape of ``outputs``, by what a layer gave.
+    """Return the corrected outputs, of the shape of ``outputs``, by what a layer gave; a memory
+    without a base model does not look at them.
 
     Tokens that ``mask`` leaves out keep the model's own outputs, in the form that ``mode`` names.
     """
     if pool is None and mask is None and given.ndim == 3:
         mask = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
     rows = rows_of(given.detach(), None if mask is None else mask.to(given.device), pool)
-    own = None if outputs is None else outputs.detach()
+    own = None if outputs is None or memory.output_kind == "none" else outputs.detach()
     queries = None if own is None else rows.of(own)
     if queries is not None and queries.ndim == 1 and memory.task == "classification":
         raise ValueError("outputs must have a column for each class, got one number a row")

@@ -64,16 +64,16 @@ def _key(returned: Any, which: Any) -> Any:
     elif _has(returned, which):
         return which
     got = type(returned).__name__
-    names = getattr(returned, "_fields", None) or getattr(returned, "__dict__", {})
+    names: Any = getattr(returned, "_fields", None) or getattr(returned, "__dict__", ())
     if isinstance(returned, Mapping):
         names = returned
-    if isinstance(returned, (tuple, list)) and not names:
+    elif isinstance(returned, (tuple, list)) and not names:
         names = range(len(returned))
     wanted = "outputs" if which == AUTO else f"outputs {which!r}"
     raise ValueError(
         f"there are no {wanted} in the {got} that the model returns"
-        + (f"; give one of {', '.join(map(repr, names))} as outputs=, " if names else "; give ")
-        + "or a function of what the model returns"
+        + (f"; give one of {', '.join(map(repr, names))} as outputs=, or " if names else "; give ")
+        + "a function of what the model returns"
     )
 
 

@@ -17,15 +17,16 @@ class Rows(NamedTuple):
     tokens: torch.Tensor | None  # a mask (batch, tokens), or None where a row is an example
 
     def of(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the values of these rows, of which there is one for each token or example."""
+        """Return the values of these rows: there is one for each token or example, or a number for
+        each sequence, which is that of all its tokens."""
         if self.tokens is None:
             return values
-        if values.shape[:2] != self.tokens.shape and len(values) == len(self.tokens):
-            values = values.unsqueeze(1).expand(-1, self.tokens.shape[1], *values.shape[1:])
+        if values.ndim == 1 and len(values) == len(self.tokens):
+            values = values.unsqueeze(1).expand(self.tokens.shape)
         if values.shape[:2] != self.tokens.shape:
             raise ValueError(
-                f"there must be a value for each of {tuple(self.tokens.shape)} tokens, or one for "
-                f"each sequence, got shape {tuple(values.shape)}"
+                f"there must be a value for each of {tuple(self.tokens.shape)} tokens, or a "
+                f"number for each sequence, got shape {tuple(values.shape)}"
             )
         return values[self.tokens]
 
