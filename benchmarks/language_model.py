@@ -170,7 +170,10 @@ def main() -> None:
             continue
         if layer == "last FFN":  # the recipe is used whether it is proven or not
             memory.use(result.interpolation or result.best)
+        began = time.perf_counter()
         test = collected(model, tokenizer, texts, "test", layer)
+        count = len(test.targets)
+        print(f"the model reads {count / (time.perf_counter() - began):,.0f} tokens/s", flush=True)
         print(rt.evaluate_perplexity(model, memory, test, tuned=result), flush=True)
         if layer == "head":
             few = first_documents(test, CHAINED)

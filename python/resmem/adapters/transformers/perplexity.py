@@ -53,8 +53,8 @@ class PerplexityResult:
     bits_per_byte : float
         Mean loss in bits over the bytes of the texts (UTF-8); NaN where these are not known.
     tokens_per_second : float
-        Of the method as a whole: the model's call, the search and the sum. NaN for the base's where
-        the tokens had been collected before.
+        Of the method as a whole: the model's call (unless the texts were collected before), its
+        last layer, the search and the sum.
     settings : resmem.Settings
     searches : Searches or None
         With ``chains``.
@@ -163,7 +163,7 @@ def evaluate_perplexity(
         data = collect(model, processor, texts, **reading)
     if data.outputs is None:
         raise ValueError("texts that were collected with outputs=False have no base to compare")
-    seconds = math.nan if given else time.perf_counter() - began
+    seconds = 0.0 if given else time.perf_counter() - began
     found = _Losses(memory, data, threads, progress)
     found.add_base("base", 1.0)
     if tuned is not None and tuned.base.temperature != 1:
@@ -202,17 +202,19 @@ class _Losses:
     seconds: dict[str, float] = field(default_factory=dict)
     settings: dict[str, resmem.Settings] = field(default_factory=dict)
     searches: dict[str, Searches] = field(default_factory=dict)
+    reading: float = 0.0  # seconds that the last pass took to compute logits
 
     def add_base(self, name: str, temperature: float) -> None:
         """Add the model itself, at a temperature."""
-        loss = np.empty(len(self))
+        loss, began = np.empty(len(self)), time.perf_counter()
         for block, _, outputs, targets in self._blocks(name):
             logits = torch.from_numpy(np.asarray(outputs, dtype=np.float64)) / temperature
             each = torch.nn.functional.cross_entropy(
                 logits, torch.from_numpy(targets), reduction="none"
             )
             loss[block] = each.numpy()
-        self._keep(name, loss, 0.0, resmem.Settings(1, 1.0, temperature, 0.0))
+        seconds = time.perf_counter() - began - self.reading
+        self._keep(name, loss, seconds, resmem.Settings(1, 1.0, temperature, 0.0))
 
     def add(self, name: str, settings: resmem.Settings) -> None:
         """Add the memory with some settings."""
@@ -281,15 +283,20 @@ class _Losses:
         data = self.data
         assert data.outputs is not None
         assert data.targets is not None
+        self.reading = 0.0
         with bar(name, len(self), "token", self.progress) as step:
             for start in range(0, len(self), _BLOCK):
                 block = slice(start, min(start + _BLOCK, len(self)))
                 targets = np.asarray(data.targets[block], dtype=np.int64)
-                yield block, np.asarray(data.embeddings[block]), data.outputs[block], targets
+                began = time.perf_counter()
+                outputs = data.outputs[block]
+                self.reading += time.perf_counter() - began
+                yield block, np.asarray(data.embeddings[block]), outputs, targets
                 step(block.stop - block.start)
 
     def _keep(self, name: str, loss: F64, seconds: float, settings: resmem.Settings) -> None:
-        self.losses[name], self.seconds[name], self.settings[name] = loss, seconds, settings
+        self.losses[name], self.settings[name] = loss, settings
+        self.seconds[name] = seconds + self.reading
 
 
 def _loss(chances: Any) -> F64:
@@ -322,5 +329,5 @@ def _cells(each: PerplexityResult) -> list[str]:
         f"{whole.value:.4g} [{whole.low:.4g}, {whole.high:.4g}]",
         f"{ratio.value:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]",
         "" if math.isnan(each.bits_per_byte) else f"{each.bits_per_byte:.4f}",
-        "" if math.isnan(each.tokens_per_second) else f"{each.tokens_per_second:,.0f}",
+        f"{each.tokens_per_second:,.0f}",
     ]
