@@ -1,7 +1,7 @@
 """A small language model of Python's own sources, and what memories of other files make of it.
 
-Run `python examples/language_model.py`, with `pip install 'residual-memory[transformers]'`; a number
-behind it says how many steps to train (default 200, half a minute).
+Run `python examples/language_model.py`, with `pip install 'residual-memory[transformers]'`; a
+number behind it says how many steps to train (default 100, some seconds).
 """
 
 import os
@@ -33,7 +33,7 @@ config = transformers.LlamaConfig(
 model = transformers.LlamaForCausalLM(config)
 optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
 ids = torch.cat([torch.tensor(tokenizer(text)["input_ids"]) for text in trained])
-for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 200):
+for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 100):
     batch = torch.stack([ids[at : at + 64] for at in torch.randint(len(ids) - 64, (16,))])
     optimizer.zero_grad()
     model(batch, labels=batch).loss.backward()
@@ -41,14 +41,15 @@ for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 200):
 model.eval()
 
 # Rows of the memory are tokens of files that the model has not seen.
-data = rt.collect(model, tokenizer, known, window=128, rows=20_000)
+data = rt.collect(model, tokenizer, known, window=128, rows=10_000)
 memory = resmem.Memory(k=32, base=data.base).fit(*data)
 
-held = rt.collect(model, tokenizer, [text[:250] for text in validation], window=128)
-settings = {"k": 32, "sigma": [0.5, 1.0, 2.0], "strength": [0.1, 0.2, 0.4, 0.7]}
+held = rt.collect(model, tokenizer, [text[:150] for text in validation], window=128)
+settings = {"k": 32, "sigma": [0.5, 1.0, 2.0], "strength": [0.2, 0.4, 0.6], "methods": "targets"}
 tuned = memory.tune(*held, temperature=1.0, groups=held.extra["document"], **settings)
 print(tuned)
-print(rt.evaluate_perplexity(model, memory, test, tokenizer, tuned=tuned, window=128, rows=5_000))
+test = [text[:300] for text in test]
+print(rt.evaluate_perplexity(model, memory, test, tokenizer, tuned=tuned, window=128))
 
 better = rt.wrap(model, memory)  # as any model of transformers
 prompt = tokenizer("import os\n", return_tensors="pt")

@@ -117,7 +117,7 @@ def test_chains_are_those_of_a_wrapped_model(model, memory, found):
     assert "of searches skipped" in repr(found)
 
 
-def test_chains_without_windows_have_the_losses_of_the_wrapped_model(model, memory):
+def test_chains_have_the_losses_of_the_wrapped_model(model, memory):
     reading = {"window": 64, "stride": 32, "progress": False}
     found = rt.evaluate_perplexity(model, memory, NEW, TOKENS, chains=1, **reading)
     losses = []
@@ -154,6 +154,12 @@ def test_rows_that_were_collected_before_need_no_model_call(model, memory, found
     for name, losses in again.losses.items():
         np.testing.assert_allclose(losses, found.losses[name], rtol=1e-5)
     assert math.isnan(again.methods["base"].bits_per_byte)
+
+
+def test_one_document_has_no_interval(model, memory):
+    found = rt.evaluate_perplexity(model, memory, NEW[:1], TOKENS, **READING)
+    assert math.isnan(found.methods["memory"].perplexity.low)
+    assert math.isnan(found.methods["memory"].ratio.high)
 
 
 def test_what_cannot_be_compared_is_refused(model, memory):

@@ -51,7 +51,8 @@ class PerplexityResult:
         The perplexity as a part of the base's; below 1 is better. Document by document both are
         compared, so that this interval is narrower than those of the perplexities.
     bits_per_byte : float
-        Mean loss in bits over the bytes of the texts (UTF-8); NaN where these are not known.
+        Sum of losses in bits over the bytes of the texts (UTF-8); NaN where these are not known,
+        or not read to their end.
     tokens_per_second : float
         Of the method as a whole: the model's call (unless the texts were collected before), its
         last layer, the search and the sum.
@@ -150,7 +151,7 @@ def evaluate_perplexity(
     Perplexities
         Intervals are those between the 2.5 % and 97.5 % quantiles over 4,000 draws of as many
         documents as there are, with a fixed seed (bootstrap). They are too narrow where documents
-        are few, below some 20.
+        are few, below some 20; of one document nothing is known (NaN).
     """
     if not kind_of(model).of_tokens:
         raise TypeError(f"{type(model).__name__} is no language model; memory.evaluate scores it")
@@ -172,7 +173,8 @@ def evaluate_perplexity(
         found.add(name, settings)
     for least in (chains,) if isinstance(chains, int) else chains:
         found.add_chains(f"chains {least}", least)
-    size = math.nan if given else _bytes_of(texts, reading.get("text", "text"))
+    whole = not given and reading.get("rows") is None
+    size = _bytes_of(texts, reading.get("text", "text")) if whole else math.nan
     return found.results(seconds, size)
 
 
@@ -308,7 +310,7 @@ def _loss(chances: Any) -> F64:
 def _interval(sums: F64, counts: F64, drawn: I64) -> Interval:
     """Return the exponential of the mean over all tokens, and its interval over documents."""
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
+    low, high = np.quantile(means, (0.025, 0.975)) if len(counts) > 1 else (np.nan, np.nan)
     return Interval(*(float(np.exp(value)) for value in (sums.sum() / counts.sum(), low, high)))
 
 
