@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("sklearn.frozen", reason="needs scikit-learn 1.6 or later")
 
 import sklearn
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.datasets import load_digits, make_classification, make_friedman1
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -311,6 +311,59 @@ def test_embedding_that_knows_its_rows_is_judged_by_others():
     assert not model.tuned_.useful
     assert model.tuned_.rows == 120  # two folds of five
     assert model.memory_.tune(loo=True, apply=False, **fast).useful  # what its own rows would say
+
+
+class OtherSearch(ClassifierMixin, BaseEstimator):
+    """A search over settings that names them as no search of scikit-learn does."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def fit(self, X, y):
+        self.best_estimator_ = clone(self.estimator).fit(X, y)
+        self.classes_ = self.best_estimator_.classes_
+        return self
+
+    def predict_proba(self, X):
+        return self.best_estimator_.predict_proba(X)
+
+
+KNOWING = make_pipeline(Memoriser(), LogisticRegression())
+STEPS = make_pipeline("passthrough", LogisticRegression())
+
+
+@pytest.mark.parametrize(
+    ("estimator", "embed"),
+    [
+        (FrozenEstimator(LogisticRegression()), Memoriser()),
+        (make_pipeline(StandardScaler(), KNOWING), None),
+        (make_pipeline(StandardScaler(), GridSearchCV(KNOWING, {}, cv=2)), None),
+        (GridSearchCV(STEPS, {"passthrough": [Memoriser()]}, cv=2), None),
+        (OtherSearch(KNOWING), None),
+    ],
+    ids=["frozen model", "pipeline within", "search within", "step of a search", "other search"],
+)
+def test_embedding_that_knows_its_rows_is_found_within(estimator, embed):
+    rng = np.random.default_rng(0)
+    rows, y = rng.normal(size=(300, 3)), rng.integers(0, 2, 300)
+    if isinstance(estimator, FrozenEstimator):
+        estimator = FrozenEstimator(LogisticRegression().fit(rows, y))
+    fast = {"k": [4], "sigma": [1.0]}
+    model = ResMemClassifier(estimator, embed, tune=fast).fit(rows, y)
+    assert not model.tuned_.useful
+    assert model.tuned_.rows == 120
+    assert model.memory_.preprocess == "none"
+
+
+def test_use_of_targets_is_told_without_chance_and_without_rare_classes():
+    rng = np.random.default_rng(0)
+    for _ in range(20):  # shuffled targets often choose the same two columns of three
+        rows, y = rng.normal(size=(60, 3)), rng.integers(0, 2, 60)
+        assert learns_targets(SelectKBest(k=2), LogisticRegression(), rows, y)
+    rows, y = rng.normal(size=(5000, 3)), np.arange(5000) == 7  # not among the rows that are tried
+    assert learns_targets(Memoriser(), LogisticRegression(), rows, y)
+    assert learns_targets(SelectKBest(k=2), LogisticRegression(), rows, y)
+    assert not learns_targets(PCA(2), LogisticRegression(), rows, y)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from scipy.special import expit
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.validation import check_array, check_is_fitted
 
 import resmem
@@ -64,30 +64,29 @@ def embedding_of(embed: Any, model: Any, X: Any, y: Any) -> Embedding:
     return embed  # type: ignore[no-any-return]
 
 
-def learns_targets(embed: Any, estimator: Any, X: Any, y: Array) -> bool:
+def learns_targets(embed: Any, model: Any, X: Any, y: Array) -> bool:
     """Tell whether fitting the embedding uses targets, so that known rows lie too near their own.
 
     Then only rows that took no part in it are honest validation rows. Of transformers that are to
-    be fitted, no tag tells it: copies are fitted to some rows, with their targets and with
-    shuffled ones, and if both embed these rows alike, targets are not used.
+    be fitted, no tag tells it: copies are fitted to some rows, with their targets and without, and
+    if both embed these rows alike, targets are not used. The model is a fitted one, since a search
+    over settings chooses the steps that its pipeline ends up with.
     """
-    if isinstance(estimator, FrozenEstimator) or is_input(embed, estimator):
+    if is_input(embed, model):
         return False
-    if isinstance(embed, str):
-        return True
-    if embed is None:
-        embed = _unwrapped(estimator)[:-1]
+    if embed is None or isinstance(embed, str):
+        if isinstance(model, FrozenEstimator):
+            return False
+        if embed is not None:
+            return True
+        embed = make_pipeline(*_split(model)[0])
     elif not hasattr(embed, "transform") or _is_fitted(embed):
         return False
-    rng = np.random.default_rng(0)
-    some = rng.permutation(len(y))[:_TRIED_ROWS]
-    rows, targets = take(X, some), y[some]
+    some = np.random.default_rng(0).permutation(len(y))[:_TRIED_ROWS]
+    rows = take(X, some)
     try:
-        one, other = (
-            clone(embed).fit(rows, labels).transform(rows)
-            for labels in (targets, rng.permutation(targets))
-        )
-    except ValueError:  # they are too few for it, so nothing is known
+        one, other = (clone(embed).fit(rows, known).transform(rows) for known in (y[some], None))
+    except Exception:  # a transformer that needs targets, or more rows, fails in its own way
         return True
     if issparse(one):
         return bool(one.shape != other.shape or (one != other).nnz)
@@ -155,12 +154,21 @@ def _unwrapped(model: Any) -> Any:
 
 def _last_step(model: Any, X: Any) -> tuple[Any, Any]:
     """Return the fitted model at the end of all pipelines, and rows as it reads them."""
+    transformers, last = _split(model)
+    for transformer in transformers:
+        X = transformer.transform(X)
+    return last, X
+
+
+def _split(model: Any) -> tuple[list[Pipeline], Any]:
+    """Return the steps before the last of each pipeline, in their order, and the last model."""
+    transformers = []
     model = _unwrapped(model)
     while isinstance(model, Pipeline):
         if len(model) > 1:
-            X = model[:-1].transform(X)
+            transformers.append(model[:-1])
         model = _unwrapped(model[-1])
-    return model, X
+    return transformers, model
 
 
 def _is_fitted(transformer: Any) -> bool:

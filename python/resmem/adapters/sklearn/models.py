@@ -204,7 +204,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
     def _memory(self, embedding: Embedding, rows: _Rows) -> resmem.Memory:
         """Return a memory of these rows, with the settings that were given."""
         settings: dict[str, Any] = {
-            "preprocess": "standardize" if is_input(self.embed, self.estimator) else "none",
+            "preprocess": "standardize" if is_input(self.embed, self.estimator_) else "none",
             "residuals": "out-of-fold",
             **(self.memory_params or {}),
         }
@@ -221,7 +221,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
     def _tuned(self, rows: _Rows, folds: npt.NDArray[Any]) -> resmem.TuneResult | None:
         """Return what tuning on honest rows finds, or None where these are too few."""
         arguments: dict[str, Any] = {} if self.tune is True else dict(self.tune)
-        learns = self._learns_keys() or learns_targets(self.embed, self.estimator, rows.X, rows.y)
+        learns = self._learns_keys() or learns_targets(self.embed, self.estimator_, rows.X, rows.y)
         judging = folds < max(1, (folds.max() + 1) * 2 // 5)
         held, others = np.flatnonzero(judging), np.flatnonzero(~judging)
         judges = len(held) if learns else len(self.memory_)
@@ -306,6 +306,8 @@ class ResMemClassifier(ClassifierMixin, _ResMem):
         (``resmem.leaf_keys``). For these two the model may be the last step of a pipeline. A
         function is called with rows. A transformer is fitted on the rows, unless it is fitted
         already (``clone``, and so ``GridSearchCV``, forgets that, but for a ``FrozenEstimator``).
+        Functions and fitted transformers that learnt from targets must have learnt from other rows:
+        tuning cannot tell, and would find rows with the same target too near.
     k : int, default 50
         Neighbours per query.
     sigma : float or "auto", default "auto"
