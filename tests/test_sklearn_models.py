@@ -22,6 +22,7 @@ from sklearn.ensemble import (
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
+    VotingClassifier,
 )
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -37,6 +38,8 @@ from sklearn.model_selection import (
     cross_val_predict,
     cross_validate,
 )
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
@@ -453,6 +456,18 @@ def test_weights_go_with_their_rows(pipeline):
     np.testing.assert_array_equal(model.memory_.get(np.arange(240)).attributes["weights"], weights)
 
 
+def test_weights_go_through_searches_over_settings():
+    weights = np.arange(1.0, 241.0)
+    pipe = make_pipeline(StandardScaler(), Noting())
+    for base in (pipe, make_pipeline("passthrough", GridSearchCV(pipe, {}, cv=2))):
+        Noting.seen.clear()
+        untuned(GridSearchCV(base, {}, cv=2), cv=2).fit(X, Y, sample_weight=weights)
+        assert all(given is not None for _, given, _ in Noting.seen)
+    search = GridSearchCV(KNeighborsClassifier(), {"n_neighbors": [3]}, cv=2)
+    with pytest.warns(resmem.ResmemWarning, match="takes no sample_weight: the memory alone"):
+        untuned(search, cv=2).fit(X, Y, sample_weight=weights)
+
+
 def test_further_arguments_go_to_the_model_row_by_row():
     Noting.seen.clear()
     untuned(Noting(), cv=3).fit(X, Y, hint=Y.tolist())
@@ -621,6 +636,76 @@ def test_wrong_weights_and_unfitted_models_are_refused():
         untuned(Ridge()).fit(X, VALUES, sample_weight=np.zeros(240))
     with pytest.raises(NotFittedError):
         untuned(Ridge()).collect(X)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"memory_params": {"k": 3}}, "memory_params must not hold 'k': it is a parameter of its"),
+        ({"memory_params": {"classes": [0]}}, "memory_params must not hold 'classes': y says them"),
+        ({"tune": {"loo": False}}, "tune must not hold 'loo': fit gives it"),
+        ({"tune": {"exclude_groups": "own"}}, "tune must not hold 'exclude_groups': give groups"),
+        ({"embed": PCA}, "embed must be an instance, such as PCA(), got the class"),
+        ({"cv": True}, "at least one train/test split"),
+    ],
+)
+def test_settings_that_come_from_elsewhere_are_refused(settings, message):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        ResMemClassifier(LogisticRegression(), **settings).fit(X, Y)
+
+
+class Gap(KFold):
+    """Folds whose neighbours are left out of training."""
+
+    def split(self, X, y=None, groups=None):
+        for train, test in super().split(X, y, groups):
+            yield train[(train < test[0] - 9) | (train > test[-1] + 9)], test
+
+
+def test_folds_that_leave_more_rows_out_are_refused():
+    with pytest.raises(ValueError, match="cv must train on all rows but those of the fold"):
+        untuned(LogisticRegression(), cv=Gap(3)).fit(X, Y)
+    everything = [(np.arange(240), rows) for rows in np.split(np.arange(240), 3)]
+    with pytest.raises(ValueError, match="cv must train on all rows but those of the fold"):
+        untuned(LogisticRegression(), cv=everything).fit(X, Y)
+
+
+def test_number_of_folds_may_be_numpys():
+    groups = np.arange(240) // 4
+    models = [
+        untuned(LogisticRegression(), cv=cv).fit(X, Y, groups=groups) for cv in (4, np.int64(4))
+    ]
+    np.testing.assert_array_equal(*(model.predict_proba(NEW) for model in models))
+
+
+def test_models_without_outputs_for_classes_are_refused():
+    vote = VotingClassifier([("one", LogisticRegression()), ("other", SVC())])
+    with pytest.raises(TypeError, match=r"must have predict_proba or decision_function.*Voting"):
+        untuned(vote).fit(X, Y)
+    models = [("one", LogisticRegression()), ("other", GaussianNB())]
+    untuned(VotingClassifier(models, voting="soft")).fit(X, Y).predict(NEW)
+
+
+@pytest.mark.parametrize("gap", [np.nan, "a word"])
+def test_rows_that_are_no_numbers_are_refused_as_embeddings(gap):
+    library = pytest.importorskip("pandas", reason="pandas is optional")
+    table = library.DataFrame({"number": X[:, 0], "other": X[:, 1].astype(object)})
+    table.loc[3, "other"] = gap
+    table["other"] = table["other"].astype(str if gap == "a word" else float)
+    if gap == "a word":
+        table["other"] = table["other"].str[:2].astype("category")
+    base = HistGradientBoostingClassifier(max_iter=2, categorical_features="from_dtype")
+    with pytest.raises(ValueError, match=r"give as embed 'leaves' \(forests and boosting\)"):
+        untuned(base, cv=2).fit(table, Y)
+    untuned(base, "leaves", cv=2).fit(table, Y).predict(table)
+
+
+def test_model_whose_fit_failed_is_not_fitted():
+    model = untuned(make_pipeline(StandardScaler(), TfidfVectorizer(), LogisticRegression()))
+    with pytest.raises(AttributeError):
+        model.fit(X, Y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
 
 
 @pytest.mark.parametrize("module", [models, neighbours], ids=lambda module: module.__name__)

@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.validation import check_array, check_is_fitted
 
 import resmem
-from resmem.adapters.sklearn.base_outputs import Array, take
+from resmem.adapters.sklearn.base_outputs import Array, take, unwrapped
 
 NAMES = ("input", "hidden", "leaves")
 Embedding = Callable[[Any], Any]  # of rows (n, ..) to embeddings (n, d); it can be pickled
@@ -33,6 +33,8 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 def check_embed(embed: Any) -> None:
     """Refuse what makes no embeddings."""
+    if isinstance(embed, type):
+        raise TypeError(f"embed must be an instance, such as {embed.__name__}(), got the class")
     known = embed is None or (isinstance(embed, str) and embed in NAMES)
     if not known and not callable(embed) and not hasattr(embed, "transform"):
         raise ValueError(
@@ -45,7 +47,7 @@ def is_input(embed: Any, estimator: Any) -> bool:
     """Tell whether the rows themselves are the embeddings."""
     if embed is not None:
         return isinstance(embed, str) and embed == "input"
-    return not isinstance(_unwrapped(estimator), Pipeline) or len(_unwrapped(estimator)) == 1
+    return not isinstance(unwrapped(estimator), Pipeline) or len(unwrapped(estimator)) == 1
 
 
 def embedding_of(embed: Any, model: Any, X: Any, y: Any) -> Embedding:
@@ -110,7 +112,16 @@ def checked(embeddings: Any, embed: Any) -> Any:
 
 def _numbers(X: Any) -> Any:
     """Return the rows as they are."""
-    return X if issparse(X) else check_array(X, dtype=[np.float64, np.float32])
+    if issparse(X):
+        return X
+    try:
+        return check_array(X, dtype=[np.float64, np.float32])
+    except ValueError as error:
+        raise ValueError(
+            f"{error}\nThe rows themselves are the embeddings (embed='input'), so that all must be "
+            "numbers and none may be missing. For other rows give as embed 'leaves' (forests and "
+            "boosting) or a transformer that makes such numbers of them"
+        ) from error
 
 
 def _steps_before_last(model: Any, X: Any) -> Any:
@@ -139,19 +150,6 @@ def _leaves(model: Any, X: Any) -> npt.NDArray[np.float32]:
 # ---- models within models ------------------------------------------------------------------------
 
 
-def _unwrapped(model: Any) -> Any:
-    """Return the model that a frozen one or a search over settings stands for."""
-    while True:
-        if isinstance(model, FrozenEstimator):
-            model = model.estimator
-        elif hasattr(model, "best_estimator_"):
-            model = model.best_estimator_
-        elif hasattr(model, "param_grid") or hasattr(model, "param_distributions"):
-            model = model.estimator
-        else:
-            return model
-
-
 def _last_step(model: Any, X: Any) -> tuple[Any, Any]:
     """Return the fitted model at the end of all pipelines, and rows as it reads them."""
     transformers, last = _split(model)
@@ -163,11 +161,11 @@ def _last_step(model: Any, X: Any) -> tuple[Any, Any]:
 def _split(model: Any) -> tuple[list[Pipeline], Any]:
     """Return the steps before the last of each pipeline, in their order, and the last model."""
     transformers = []
-    model = _unwrapped(model)
+    model = unwrapped(model)
     while isinstance(model, Pipeline):
         if len(model) > 1:
             transformers.append(model[:-1])
-        model = _unwrapped(model[-1])
+        model = unwrapped(model[-1])
     return transformers, model
 
 

@@ -47,6 +47,15 @@ from resmem.adapters.sklearn.embeddings import (
     learns_targets,
 )
 
+_OF_THE_ESTIMATOR = {
+    "task": "the class says it",
+    "classes": "y says them",
+    **dict.fromkeys(("k", "sigma", "strength"), "it is a parameter of its own"),
+}
+_OF_FIT = {
+    **dict.fromkeys(("embeddings", "outputs", "targets", "loo", "apply"), "fit gives it"),
+    **dict.fromkeys(("groups", "exclude_groups"), "give groups to fit"),
+}
 _FEWEST = 10  # rows that `Memory.tune` cuts into its ten folds
 
 
@@ -119,7 +128,8 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
         **fit_params
             Further arguments of the estimator's ``fit``, and ``groups`` of a splitter such as
             ``GroupKFold``: then rows do not tune on rows of their own group. With
-            metadata routing, who gets what is as requested.
+            metadata routing, who gets what is as requested, and groups need a splitter that
+            requests them: ``cv=GroupKFold(5)``.
 
         Returns
         -------
@@ -133,6 +143,8 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
             )
         if not isinstance(self.tune, (bool, dict)):
             raise TypeError(f"tune must be True, False or a dict of arguments, got {self.tune!r}")
+        _refuse_names("memory_params", self.memory_params, _OF_THE_ESTIMATOR)
+        _refuse_names("tune", self.tune, _OF_FIT)
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None"
@@ -257,7 +269,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
 
         Outputs are logits (q, C) of the classes, or what the estimator predicts.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "memory_")
         outputs = self._outputs(self.estimator_, X)  # first: what is wrong with X, it tells best
         validate_data(self, X, reset=False, skip_check_array=True)
         return checked(self.embedding_(X), self.embed), outputs
@@ -319,7 +331,7 @@ class ResMemClassifier(ClassifierMixin, _ResMem):
         A dict holds arguments of ``resmem.Memory.tune``, such as ``{"score": "accuracy"}``.
     cv : int or splitter, default 5
         How rows are split for outputs of models that did not see them: a number of random folds, or
-        a splitter of scikit-learn that puts each row into one fold.
+        a splitter of scikit-learn that puts each row into one fold, and trains on all others.
     memory_params : dict, optional
         Further arguments of ``resmem.Memory``, such as ``{"preprocess": "pca:32"}``.
     n_jobs : int, optional
@@ -451,6 +463,13 @@ class ResMemRegressor(RegressorMixin, _ResMem):
         if base.regressor_tags is not None:
             tags.regressor_tags.poor_score = base.regressor_tags.poor_score
         return tags
+
+
+def _refuse_names(parameter: str, settings: Any, taken: dict[str, str]) -> None:
+    """Refuse settings that come from elsewhere; each of the taken names has its reason."""
+    for name in settings if isinstance(settings, dict) else ():
+        if name in taken:
+            raise ValueError(f"{parameter} must not hold {name!r}: {taken[name]}")
 
 
 def _checked_weights(sample_weight: Any, y: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:

@@ -199,7 +199,10 @@ class NearestNeighbors(_Searching, neighbors.NearestNeighbors):
             raise ValueError("return_distance must be True if sort_results is True.")
         radius = self.radius if radius is None else radius
         queries, excluded, threads = self._queries(X)
-        radii = np.asarray(radius, dtype=np.float64)
+        try:
+            radii = np.asarray(radius, dtype=np.float64)
+        except (TypeError, ValueError):
+            radii = np.array(np.nan)  # no number: it is refused with the others
         if radii.shape not in ((), (len(queries),)) or not (radii >= 0).all():
             raise ValueError(
                 f"radius must be a number of at least 0, or one a query, got {radius!r}"
