@@ -33,7 +33,9 @@ from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
     KFold,
+    LeaveOneGroupOut,
     ShuffleSplit,
+    StratifiedGroupKFold,
     StratifiedKFold,
     cross_val_predict,
     cross_validate,
@@ -668,6 +670,18 @@ def test_folds_that_leave_more_rows_out_are_refused():
     everything = [(np.arange(240), rows) for rows in np.split(np.arange(240), 3)]
     with pytest.raises(ValueError, match="cv must train on all rows but those of the fold"):
         untuned(LogisticRegression(), cv=everything).fit(X, Y)
+
+
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
+@pytest.mark.parametrize("cv", [None, KFold(3, shuffle=True), StratifiedKFold(3)])
+@pytest.mark.parametrize("embed", ["input", "leaves"])
+def test_folds_that_cut_groups_are_refused(cv, embed):
+    groups = np.array([f"g{number}" for number in np.arange(240) % 60])
+    model = untuned(DecisionTreeClassifier(), embed, cv=cv)
+    with pytest.raises(ValueError, match=r"cv must keep each group in one fold, group .*'g\d+'"):
+        model.fit(X, Y, groups=groups)
+    for whole in (3, GroupKFold(3), LeaveOneGroupOut(), StratifiedGroupKFold(3)):
+        untuned(Ridge(), cv=whole).fit(X, Y.astype(float), groups=groups)
 
 
 def test_number_of_folds_may_be_numpys():

@@ -83,6 +83,14 @@ def fold_numbers(cv: Any, X: Any, y: Array, groups: Any, is_classifier: bool, se
             "cv must train on all rows but those of the fold, as the memory judges each row beside "
             "all the others; keep apart by groups, given to fit, the rows that must not meet"
         )
+    if groups is not None:
+        names, first, which = np.unique(groups, return_index=True, return_inverse=True)
+        apart = np.flatnonzero(folds != folds[first][which])
+        if len(apart):
+            raise ValueError(
+                f"cv must keep each group in one fold, group {names[which[apart[0]]]!r} is in "
+                "several; use a number of folds, or a splitter such as GroupKFold"
+            )
     return folds
 
 
