@@ -365,7 +365,7 @@ def test_use_of_targets_is_told_without_chance_and_without_rare_classes():
     for _ in range(20):  # shuffled targets often choose the same two columns of three
         rows, y = rng.normal(size=(60, 3)), rng.integers(0, 2, 60)
         assert learns_targets(SelectKBest(k=2), LogisticRegression(), rows, y)
-    rows, y = rng.normal(size=(5000, 3)), np.arange(5000) == 7  # not among the rows that are tried
+    rows, y = rng.normal(size=(5000, 3)), np.arange(5000) == 7  # Row 7 is not tried.
     assert learns_targets(Memoriser(), LogisticRegression(), rows, y)
     assert learns_targets(SelectKBest(k=2), LogisticRegression(), rows, y)
     assert not learns_targets(PCA(2), LogisticRegression(), rows, y)

@@ -104,7 +104,7 @@ def weight_name(estimator: Any) -> str | None:
         within = weight_name(last)
         return None if within is None else f"{name}__{within}"
     kinds = {parameter.kind for parameter in inspect.signature(estimator.fit).parameters.values()}
-    hands_on = inspect.Parameter.VAR_KEYWORD in kinds  # such as a vote of models
+    hands_on = inspect.Parameter.VAR_KEYWORD in kinds  # a vote of models does it, for example
     return "sample_weight" if hands_on else None
 
 

@@ -20,9 +20,9 @@ import resmem
 from resmem.adapters.sklearn.base_outputs import Array, take, unwrapped
 
 NAMES = ("input", "hidden", "leaves")
-Embedding = Callable[[Any], Any]  # of rows (n, ..) to embeddings (n, d); it can be pickled
+Embedding = Callable[[Any], Any]  # It makes embeddings (n, d) of rows (n, ..).
 
-_TRIED_ROWS = 1_000  # by which it is told whether a transformer uses targets
+_TRIED_ROWS = 1_000  # They tell whether a transformer uses targets.
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "identity": lambda values: values,
     "logistic": expit,

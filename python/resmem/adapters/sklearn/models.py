@@ -56,7 +56,7 @@ _OF_FIT = {
     **dict.fromkeys(("embeddings", "outputs", "targets", "loo", "apply"), "fit gives it"),
     **dict.fromkeys(("groups", "exclude_groups"), "give groups to fit"),
 }
-_FEWEST = 10  # rows that `Memory.tune` cuts into its ten folds
+_FEWEST = 10  # `Memory.tune` cuts rows into ten folds.
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class _Rows:
 
     X: Any
     y: npt.NDArray[Any]
-    outputs: npt.NDArray[np.float64]  # of models that did not see the row
+    outputs: npt.NDArray[np.float64]  # They are from models that did not see the row.
     weights: npt.NDArray[np.float64] | None
     groups: Any
-    params: dict[str, Any]  # arguments of the estimator's `fit`
+    params: dict[str, Any]  # The estimator's `fit` takes them.
 
     def take(self, which: npt.NDArray[np.intp]) -> _Rows:
         """Return the rows with these numbers."""
@@ -84,7 +84,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
     """What both tasks share."""
 
     _task: ClassVar[Any]
-    # What tells estimators of the other task, the kind that is wanted, the class for the others.
+    # It holds what tells estimators of the other task, the kind wanted, the class for the others.
     _other_kind: ClassVar[tuple[Any, str, str]]
 
     def __init__(
@@ -270,7 +270,8 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
         Outputs are logits (q, C) of the classes, or what the estimator predicts.
         """
         check_is_fitted(self, "memory_")
-        outputs = self._outputs(self.estimator_, X)  # first: what is wrong with X, it tells best
+        # The estimator comes first, for it tells best what is wrong with X.
+        outputs = self._outputs(self.estimator_, X)
         validate_data(self, X, reset=False, skip_check_array=True)
         return checked(self.embedding_(X), self.embed), outputs
 
@@ -293,7 +294,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags, base = super().__sklearn_tags__(), get_tags(self.estimator)
         tags.input_tags = replace(base.input_tags)
-        if is_input(self.embed, self.estimator):  # distances need numbers, all of them
+        if is_input(self.embed, self.estimator):  # Distances need all numbers.
             tags.input_tags.sparse = tags.input_tags.allow_nan = False
         tags.non_deterministic = base.non_deterministic
         return tags
