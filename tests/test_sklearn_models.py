@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("sklearn.frozen", reason="needs scikit-learn 1.6 or later")
 
 import sklearn
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.datasets import load_digits, make_classification, make_friedman1
 from sklearn.decomposition import PCA, TruncatedSVD
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -22,6 +22,7 @@ from sklearn.ensemble import (
     GradientBoostingRegressor,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
+    VotingClassifier,
 )
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -32,11 +33,15 @@ from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
     KFold,
+    LeaveOneGroupOut,
     ShuffleSplit,
+    StratifiedGroupKFold,
     StratifiedKFold,
     cross_val_predict,
     cross_validate,
 )
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
@@ -313,6 +318,59 @@ def test_embedding_that_knows_its_rows_is_judged_by_others():
     assert model.memory_.tune(loo=True, apply=False, **fast).useful  # what its own rows would say
 
 
+class OtherSearch(ClassifierMixin, BaseEstimator):
+    """A search over settings that names them as no search of scikit-learn does."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def fit(self, X, y):
+        self.best_estimator_ = clone(self.estimator).fit(X, y)
+        self.classes_ = self.best_estimator_.classes_
+        return self
+
+    def predict_proba(self, X):
+        return self.best_estimator_.predict_proba(X)
+
+
+KNOWING = make_pipeline(Memoriser(), LogisticRegression())
+STEPS = make_pipeline("passthrough", LogisticRegression())
+
+
+@pytest.mark.parametrize(
+    ("estimator", "embed"),
+    [
+        (FrozenEstimator(LogisticRegression()), Memoriser()),
+        (make_pipeline(StandardScaler(), KNOWING), None),
+        (make_pipeline(StandardScaler(), GridSearchCV(KNOWING, {}, cv=2)), None),
+        (GridSearchCV(STEPS, {"passthrough": [Memoriser()]}, cv=2), None),
+        (OtherSearch(KNOWING), None),
+    ],
+    ids=["frozen model", "pipeline within", "search within", "step of a search", "other search"],
+)
+def test_embedding_that_knows_its_rows_is_found_within(estimator, embed):
+    rng = np.random.default_rng(0)
+    rows, y = rng.normal(size=(300, 3)), rng.integers(0, 2, 300)
+    if isinstance(estimator, FrozenEstimator):
+        estimator = FrozenEstimator(LogisticRegression().fit(rows, y))
+    fast = {"k": [4], "sigma": [1.0]}
+    model = ResMemClassifier(estimator, embed, tune=fast).fit(rows, y)
+    assert not model.tuned_.useful
+    assert model.tuned_.rows == 120
+    assert model.memory_.preprocess == "none"
+
+
+def test_use_of_targets_is_told_without_chance_and_without_rare_classes():
+    rng = np.random.default_rng(0)
+    for _ in range(20):  # shuffled targets often choose the same two columns of three
+        rows, y = rng.normal(size=(60, 3)), rng.integers(0, 2, 60)
+        assert learns_targets(SelectKBest(k=2), LogisticRegression(), rows, y)
+    rows, y = rng.normal(size=(5000, 3)), np.arange(5000) == 7  # Row 7 is not tried.
+    assert learns_targets(Memoriser(), LogisticRegression(), rows, y)
+    assert learns_targets(SelectKBest(k=2), LogisticRegression(), rows, y)
+    assert not learns_targets(PCA(2), LogisticRegression(), rows, y)
+
+
 @pytest.mark.parametrize(
     ("embed", "estimator", "learns"),
     [
@@ -398,6 +456,18 @@ def test_weights_go_with_their_rows(pipeline):
         for part, given, _ in Noting.seen:
             np.testing.assert_array_equal([weights[(row == X).all(1)][0] for row in part], given)
     np.testing.assert_array_equal(model.memory_.get(np.arange(240)).attributes["weights"], weights)
+
+
+def test_weights_go_through_searches_over_settings():
+    weights = np.arange(1.0, 241.0)
+    pipe = make_pipeline(StandardScaler(), Noting())
+    for base in (pipe, make_pipeline("passthrough", GridSearchCV(pipe, {}, cv=2))):
+        Noting.seen.clear()
+        untuned(GridSearchCV(base, {}, cv=2), cv=2).fit(X, Y, sample_weight=weights)
+        assert all(given is not None for _, given, _ in Noting.seen)
+    search = GridSearchCV(KNeighborsClassifier(), {"n_neighbors": [3]}, cv=2)
+    with pytest.warns(resmem.ResmemWarning, match="takes no sample_weight: the memory alone"):
+        untuned(search, cv=2).fit(X, Y, sample_weight=weights)
 
 
 def test_further_arguments_go_to_the_model_row_by_row():
@@ -568,6 +638,88 @@ def test_wrong_weights_and_unfitted_models_are_refused():
         untuned(Ridge()).fit(X, VALUES, sample_weight=np.zeros(240))
     with pytest.raises(NotFittedError):
         untuned(Ridge()).collect(X)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"memory_params": {"k": 3}}, "memory_params must not hold 'k': it is a parameter of its"),
+        ({"memory_params": {"classes": [0]}}, "memory_params must not hold 'classes': y says them"),
+        ({"tune": {"loo": False}}, "tune must not hold 'loo': fit gives it"),
+        ({"tune": {"exclude_groups": "own"}}, "tune must not hold 'exclude_groups': give groups"),
+        ({"embed": PCA}, "embed must be an instance, such as PCA(), got the class"),
+        ({"cv": True}, "at least one train/test split"),
+    ],
+)
+def test_settings_that_come_from_elsewhere_are_refused(settings, message):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        ResMemClassifier(LogisticRegression(), **settings).fit(X, Y)
+
+
+class Gap(KFold):
+    """Folds whose neighbours are left out of training."""
+
+    def split(self, X, y=None, groups=None):
+        for train, test in super().split(X, y, groups):
+            yield train[(train < test[0] - 9) | (train > test[-1] + 9)], test
+
+
+def test_folds_that_leave_more_rows_out_are_refused():
+    with pytest.raises(ValueError, match="cv must train on all rows but those of the fold"):
+        untuned(LogisticRegression(), cv=Gap(3)).fit(X, Y)
+    everything = [(np.arange(240), rows) for rows in np.split(np.arange(240), 3)]
+    with pytest.raises(ValueError, match="cv must train on all rows but those of the fold"):
+        untuned(LogisticRegression(), cv=everything).fit(X, Y)
+
+
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
+@pytest.mark.parametrize("cv", [None, KFold(3, shuffle=True), StratifiedKFold(3)])
+@pytest.mark.parametrize("embed", ["input", "leaves"])
+def test_folds_that_cut_groups_are_refused(cv, embed):
+    groups = np.array([f"g{number}" for number in np.arange(240) % 60])
+    model = untuned(DecisionTreeClassifier(), embed, cv=cv)
+    with pytest.raises(ValueError, match=r"cv must keep each group in one fold, group .*'g\d+'"):
+        model.fit(X, Y, groups=groups)
+    for whole in (3, GroupKFold(3), LeaveOneGroupOut(), StratifiedGroupKFold(3)):
+        untuned(Ridge(), cv=whole).fit(X, Y.astype(float), groups=groups)
+
+
+def test_number_of_folds_may_be_numpys():
+    groups = np.arange(240) // 4
+    models = [
+        untuned(LogisticRegression(), cv=cv).fit(X, Y, groups=groups) for cv in (4, np.int64(4))
+    ]
+    np.testing.assert_array_equal(*(model.predict_proba(NEW) for model in models))
+
+
+def test_models_without_outputs_for_classes_are_refused():
+    vote = VotingClassifier([("one", LogisticRegression()), ("other", SVC())])
+    with pytest.raises(TypeError, match=r"must have predict_proba or decision_function.*Voting"):
+        untuned(vote).fit(X, Y)
+    models = [("one", LogisticRegression()), ("other", GaussianNB())]
+    untuned(VotingClassifier(models, voting="soft")).fit(X, Y).predict(NEW)
+
+
+@pytest.mark.parametrize("gap", [np.nan, "a word"])
+def test_rows_that_are_no_numbers_are_refused_as_embeddings(gap):
+    library = pytest.importorskip("pandas", reason="pandas is optional")
+    table = library.DataFrame({"number": X[:, 0], "other": X[:, 1].astype(object)})
+    table.loc[3, "other"] = gap
+    table["other"] = table["other"].astype(str if gap == "a word" else float)
+    if gap == "a word":
+        table["other"] = table["other"].str[:2].astype("category")
+    base = HistGradientBoostingClassifier(max_iter=2, categorical_features="from_dtype")
+    with pytest.raises(ValueError, match=r"give as embed 'leaves' \(forests and boosting\)"):
+        untuned(base, cv=2).fit(table, Y)
+    untuned(base, "leaves", cv=2).fit(table, Y).predict(table)
+
+
+def test_model_whose_fit_failed_is_not_fitted():
+    model = untuned(make_pipeline(StandardScaler(), TfidfVectorizer(), LogisticRegression()))
+    with pytest.raises(AttributeError):
+        model.fit(X, Y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
 
 
 @pytest.mark.parametrize("module", [models, neighbours], ids=lambda module: module.__name__)

@@ -277,7 +277,7 @@ def test_more_neighbours_than_rows_are_refused():
 
 def test_wrong_radii_and_orders_are_refused():
     model = NearestNeighbors().fit(ROWS)
-    for radius in (-1.0, np.nan, [1.0, 2.0]):
+    for radius in (-1.0, np.nan, [1.0, 2.0], "far", [[1.0], [2.0, 3.0]]):
         with pytest.raises(ValueError, match="radius must be a number of at least 0"):
             model.radius_neighbors(QUERIES, radius)
     with pytest.raises(ValueError, match="return_distance must be True"):

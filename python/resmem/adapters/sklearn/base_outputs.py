@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import BaseCrossValidator, GroupKFold, KFold, StratifiedKFold, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import has_fit_parameter
@@ -26,8 +28,14 @@ def logits(model: Any, X: Any, classes: Array) -> Array:
             values = np.asarray(model.predict_log_proba(X))
         elif hasattr(model, "predict_proba"):
             values = np.log(model.predict_proba(X))
-        else:
+        elif hasattr(model, "decision_function"):
             values = np.asarray(model.decision_function(X))
+        else:
+            raise TypeError(
+                "estimator must have predict_proba or decision_function, which tell how sure it is "
+                f"of each class, got {model!r}; sklearn.calibration.CalibratedClassifierCV and "
+                "voting='soft' give them to some"
+            )
     if values.ndim == 1:
         values = np.stack([np.zeros(len(values)), values], axis=1)
     known = np.searchsorted(classes, model.classes_)
@@ -47,29 +55,48 @@ def fold_numbers(cv: Any, X: Any, y: Array, groups: Any, is_classifier: bool, se
     ``cv`` is a number of folds, which are random unless there are groups, which stay together, or
     what scikit-learn's ``check_cv`` takes.
     """
-    if isinstance(cv, int) and groups is not None:
-        splitter: BaseCrossValidator = GroupKFold(cv)
-    elif isinstance(cv, int):
+    counted = isinstance(cv, Integral) and not isinstance(cv, bool)
+    if counted and groups is not None:
+        splitter: BaseCrossValidator = GroupKFold(int(cv))
+    elif counted:
         kind = StratifiedKFold if is_classifier else KFold
-        splitter = kind(cv, shuffle=True, random_state=seed)
+        splitter = kind(int(cv), shuffle=True, random_state=seed)
     else:
         splitter = check_cv(cv, y, classifier=is_classifier)
     folds = np.full(len(y), -1)
     times = np.zeros(len(y), np.int64)
-    for number, (_, held) in enumerate(splitter.split(X, y, groups)):
+    whole = True
+    for number, (others, held) in enumerate(splitter.split(X, y, groups)):
         folds[held] = number
         times[held] += 1
+        trained = np.zeros(len(y), bool)
+        trained[others] = True
+        whole &= np.array_equal(trained, folds != number)
     if (times != 1).any():
         row = int(np.flatnonzero(times != 1)[0])
         raise ValueError(
             f"cv must put each row into one fold, row {row} is in {times[row]}; use a splitter "
             "such as KFold, StratifiedKFold or GroupKFold"
         )
+    if not whole:
+        raise ValueError(
+            "cv must train on all rows but those of the fold, as the memory judges each row beside "
+            "all the others; keep apart by groups, given to fit, the rows that must not meet"
+        )
+    if groups is not None:
+        names, first, which = np.unique(groups, return_index=True, return_inverse=True)
+        apart = np.flatnonzero(folds != folds[first][which])
+        if len(apart):
+            raise ValueError(
+                f"cv must keep each group in one fold, group {names[which[apart[0]]]!r} is in "
+                "several; use a number of folds, or a splitter such as GroupKFold"
+            )
     return folds
 
 
 def weight_name(estimator: Any) -> str | None:
     """Return what the estimator's ``fit`` calls the weights of rows; None where it takes none."""
+    estimator = unwrapped(estimator)  # a search over settings hands on what it is given
     if has_fit_parameter(estimator, "sample_weight"):
         return "sample_weight"
     if isinstance(estimator, Pipeline):
@@ -77,8 +104,21 @@ def weight_name(estimator: Any) -> str | None:
         within = weight_name(last)
         return None if within is None else f"{name}__{within}"
     kinds = {parameter.kind for parameter in inspect.signature(estimator.fit).parameters.values()}
-    hands_on = inspect.Parameter.VAR_KEYWORD in kinds  # such as a search over settings
+    hands_on = inspect.Parameter.VAR_KEYWORD in kinds  # a vote of models does it, for example
     return "sample_weight" if hands_on else None
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model that a frozen one or a search over settings stands for."""
+    while True:
+        if isinstance(model, FrozenEstimator):
+            model = model.estimator
+        elif hasattr(model, "best_estimator_"):
+            model = model.best_estimator_
+        elif hasattr(model, "param_grid") or hasattr(model, "param_distributions"):
+            model = model.estimator
+        else:
+            return model
 
 
 def take(values: Any, rows: Array) -> Any:

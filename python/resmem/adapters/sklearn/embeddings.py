@@ -13,16 +13,16 @@ from scipy.special import expit
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.validation import check_array, check_is_fitted
 
 import resmem
-from resmem.adapters.sklearn.base_outputs import Array, take
+from resmem.adapters.sklearn.base_outputs import Array, take, unwrapped
 
 NAMES = ("input", "hidden", "leaves")
-Embedding = Callable[[Any], Any]  # of rows (n, ..) to embeddings (n, d); it can be pickled
+Embedding = Callable[[Any], Any]  # It makes embeddings (n, d) of rows (n, ..).
 
-_TRIED_ROWS = 1_000  # by which it is told whether a transformer uses targets
+_TRIED_ROWS = 1_000  # They tell whether a transformer uses targets.
 _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "identity": lambda values: values,
     "logistic": expit,
@@ -33,6 +33,8 @@ _ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 def check_embed(embed: Any) -> None:
     """Refuse what makes no embeddings."""
+    if isinstance(embed, type):
+        raise TypeError(f"embed must be an instance, such as {embed.__name__}(), got the class")
     known = embed is None or (isinstance(embed, str) and embed in NAMES)
     if not known and not callable(embed) and not hasattr(embed, "transform"):
         raise ValueError(
@@ -45,7 +47,7 @@ def is_input(embed: Any, estimator: Any) -> bool:
     """Tell whether the rows themselves are the embeddings."""
     if embed is not None:
         return isinstance(embed, str) and embed == "input"
-    return not isinstance(_unwrapped(estimator), Pipeline) or len(_unwrapped(estimator)) == 1
+    return not isinstance(unwrapped(estimator), Pipeline) or len(unwrapped(estimator)) == 1
 
 
 def embedding_of(embed: Any, model: Any, X: Any, y: Any) -> Embedding:
@@ -64,30 +66,29 @@ def embedding_of(embed: Any, model: Any, X: Any, y: Any) -> Embedding:
     return embed  # type: ignore[no-any-return]
 
 
-def learns_targets(embed: Any, estimator: Any, X: Any, y: Array) -> bool:
+def learns_targets(embed: Any, model: Any, X: Any, y: Array) -> bool:
     """Tell whether fitting the embedding uses targets, so that known rows lie too near their own.
 
     Then only rows that took no part in it are honest validation rows. Of transformers that are to
-    be fitted, no tag tells it: copies are fitted to some rows, with their targets and with
-    shuffled ones, and if both embed these rows alike, targets are not used.
+    be fitted, no tag tells it: copies are fitted to some rows, with their targets and without, and
+    if both embed these rows alike, targets are not used. The model is a fitted one, since a search
+    over settings chooses the steps that its pipeline ends up with.
     """
-    if isinstance(estimator, FrozenEstimator) or is_input(embed, estimator):
+    if is_input(embed, model):
         return False
-    if isinstance(embed, str):
-        return True
-    if embed is None:
-        embed = _unwrapped(estimator)[:-1]
+    if embed is None or isinstance(embed, str):
+        if isinstance(model, FrozenEstimator):
+            return False
+        if embed is not None:
+            return True
+        embed = make_pipeline(*_split(model)[0])
     elif not hasattr(embed, "transform") or _is_fitted(embed):
         return False
-    rng = np.random.default_rng(0)
-    some = rng.permutation(len(y))[:_TRIED_ROWS]
-    rows, targets = take(X, some), y[some]
+    some = np.random.default_rng(0).permutation(len(y))[:_TRIED_ROWS]
+    rows = take(X, some)
     try:
-        one, other = (
-            clone(embed).fit(rows, labels).transform(rows)
-            for labels in (targets, rng.permutation(targets))
-        )
-    except ValueError:  # they are too few for it, so nothing is known
+        one, other = (clone(embed).fit(rows, known).transform(rows) for known in (y[some], None))
+    except Exception:  # a transformer that needs targets, or more rows, fails in its own way
         return True
     if issparse(one):
         return bool(one.shape != other.shape or (one != other).nnz)
@@ -111,7 +112,16 @@ def checked(embeddings: Any, embed: Any) -> Any:
 
 def _numbers(X: Any) -> Any:
     """Return the rows as they are."""
-    return X if issparse(X) else check_array(X, dtype=[np.float64, np.float32])
+    if issparse(X):
+        return X
+    try:
+        return check_array(X, dtype=[np.float64, np.float32])
+    except ValueError as error:
+        raise ValueError(
+            f"{error}\nThe rows themselves are the embeddings (embed='input'), so that all must be "
+            "numbers and none may be missing. For other rows give as embed 'leaves' (forests and "
+            "boosting) or a transformer that makes such numbers of them"
+        ) from error
 
 
 def _steps_before_last(model: Any, X: Any) -> Any:
@@ -140,27 +150,23 @@ def _leaves(model: Any, X: Any) -> npt.NDArray[np.float32]:
 # ---- models within models ------------------------------------------------------------------------
 
 
-def _unwrapped(model: Any) -> Any:
-    """Return the model that a frozen one or a search over settings stands for."""
-    while True:
-        if isinstance(model, FrozenEstimator):
-            model = model.estimator
-        elif hasattr(model, "best_estimator_"):
-            model = model.best_estimator_
-        elif hasattr(model, "param_grid") or hasattr(model, "param_distributions"):
-            model = model.estimator
-        else:
-            return model
-
-
 def _last_step(model: Any, X: Any) -> tuple[Any, Any]:
     """Return the fitted model at the end of all pipelines, and rows as it reads them."""
-    model = _unwrapped(model)
+    transformers, last = _split(model)
+    for transformer in transformers:
+        X = transformer.transform(X)
+    return last, X
+
+
+def _split(model: Any) -> tuple[list[Pipeline], Any]:
+    """Return the steps before the last of each pipeline, in their order, and the last model."""
+    transformers = []
+    model = unwrapped(model)
     while isinstance(model, Pipeline):
         if len(model) > 1:
-            X = model[:-1].transform(X)
-        model = _unwrapped(model[-1])
-    return model, X
+            transformers.append(model[:-1])
+        model = unwrapped(model[-1])
+    return transformers, model
 
 
 def _is_fitted(transformer: Any) -> bool:

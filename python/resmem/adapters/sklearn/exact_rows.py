@@ -13,8 +13,8 @@ _F64 = npt.NDArray[np.float64]
 _I64 = npt.NDArray[np.int64]
 Metric = Literal["euclidean", "sqeuclidean", "cosine"]
 
-_FIRST_K = 64  # neighbours that a search within a radius asks for first
-_FOUND_AT_ONCE = 1 << 22  # distances that it holds at the same time
+_FIRST_K = 64  # A search within a radius asks for so many neighbours first.
+_FOUND_AT_ONCE = 1 << 22  # It holds so many distances at the same time.
 
 
 class ExactRows:

@@ -47,7 +47,16 @@ from resmem.adapters.sklearn.embeddings import (
     learns_targets,
 )
 
-_FEWEST = 10  # rows that `Memory.tune` cuts into its ten folds
+_OF_THE_ESTIMATOR = {
+    "task": "the class says it",
+    "classes": "y says them",
+    **dict.fromkeys(("k", "sigma", "strength"), "it is a parameter of its own"),
+}
+_OF_FIT = {
+    **dict.fromkeys(("embeddings", "outputs", "targets", "loo", "apply"), "fit gives it"),
+    **dict.fromkeys(("groups", "exclude_groups"), "give groups to fit"),
+}
+_FEWEST = 10  # `Memory.tune` cuts rows into ten folds.
 
 
 @dataclass(frozen=True)
@@ -56,10 +65,10 @@ class _Rows:
 
     X: Any
     y: npt.NDArray[Any]
-    outputs: npt.NDArray[np.float64]  # of models that did not see the row
+    outputs: npt.NDArray[np.float64]  # They are from models that did not see the row.
     weights: npt.NDArray[np.float64] | None
     groups: Any
-    params: dict[str, Any]  # arguments of the estimator's `fit`
+    params: dict[str, Any]  # The estimator's `fit` takes them.
 
     def take(self, which: npt.NDArray[np.intp]) -> _Rows:
         """Return the rows with these numbers."""
@@ -75,7 +84,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
     """What both tasks share."""
 
     _task: ClassVar[Any]
-    # What tells estimators of the other task, the kind that is wanted, the class for the others.
+    # It holds what tells estimators of the other task, the kind wanted, the class for the others.
     _other_kind: ClassVar[tuple[Any, str, str]]
 
     def __init__(
@@ -119,7 +128,8 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
         **fit_params
             Further arguments of the estimator's ``fit``, and ``groups`` of a splitter such as
             ``GroupKFold``: then rows do not tune on rows of their own group. With
-            metadata routing, who gets what is as requested.
+            metadata routing, who gets what is as requested, and groups need a splitter that
+            requests them: ``cv=GroupKFold(5)``.
 
         Returns
         -------
@@ -133,6 +143,8 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
             )
         if not isinstance(self.tune, (bool, dict)):
             raise TypeError(f"tune must be True, False or a dict of arguments, got {self.tune!r}")
+        _refuse_names("memory_params", self.memory_params, _OF_THE_ESTIMATOR)
+        _refuse_names("tune", self.tune, _OF_FIT)
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None"
@@ -204,7 +216,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
     def _memory(self, embedding: Embedding, rows: _Rows) -> resmem.Memory:
         """Return a memory of these rows, with the settings that were given."""
         settings: dict[str, Any] = {
-            "preprocess": "standardize" if is_input(self.embed, self.estimator) else "none",
+            "preprocess": "standardize" if is_input(self.embed, self.estimator_) else "none",
             "residuals": "out-of-fold",
             **(self.memory_params or {}),
         }
@@ -221,7 +233,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
     def _tuned(self, rows: _Rows, folds: npt.NDArray[Any]) -> resmem.TuneResult | None:
         """Return what tuning on honest rows finds, or None where these are too few."""
         arguments: dict[str, Any] = {} if self.tune is True else dict(self.tune)
-        learns = self._learns_keys() or learns_targets(self.embed, self.estimator, rows.X, rows.y)
+        learns = self._learns_keys() or learns_targets(self.embed, self.estimator_, rows.X, rows.y)
         judging = folds < max(1, (folds.max() + 1) * 2 // 5)
         held, others = np.flatnonzero(judging), np.flatnonzero(~judging)
         judges = len(held) if learns else len(self.memory_)
@@ -257,8 +269,9 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
 
         Outputs are logits (q, C) of the classes, or what the estimator predicts.
         """
-        check_is_fitted(self)
-        outputs = self._outputs(self.estimator_, X)  # first: what is wrong with X, it tells best
+        check_is_fitted(self, "memory_")
+        # The estimator comes first, for it tells best what is wrong with X.
+        outputs = self._outputs(self.estimator_, X)
         validate_data(self, X, reset=False, skip_check_array=True)
         return checked(self.embedding_(X), self.embed), outputs
 
@@ -281,7 +294,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags, base = super().__sklearn_tags__(), get_tags(self.estimator)
         tags.input_tags = replace(base.input_tags)
-        if is_input(self.embed, self.estimator):  # distances need numbers, all of them
+        if is_input(self.embed, self.estimator):  # Distances need all numbers.
             tags.input_tags.sparse = tags.input_tags.allow_nan = False
         tags.non_deterministic = base.non_deterministic
         return tags
@@ -306,6 +319,8 @@ class ResMemClassifier(ClassifierMixin, _ResMem):
         (``resmem.leaf_keys``). For these two the model may be the last step of a pipeline. A
         function is called with rows. A transformer is fitted on the rows, unless it is fitted
         already (``clone``, and so ``GridSearchCV``, forgets that, but for a ``FrozenEstimator``).
+        Functions and fitted transformers that learnt from targets must have learnt from other rows:
+        tuning cannot tell, and would find rows with the same target too near.
     k : int, default 50
         Neighbours per query.
     sigma : float or "auto", default "auto"
@@ -317,7 +332,7 @@ class ResMemClassifier(ClassifierMixin, _ResMem):
         A dict holds arguments of ``resmem.Memory.tune``, such as ``{"score": "accuracy"}``.
     cv : int or splitter, default 5
         How rows are split for outputs of models that did not see them: a number of random folds, or
-        a splitter of scikit-learn that puts each row into one fold.
+        a splitter of scikit-learn that puts each row into one fold, and trains on all others.
     memory_params : dict, optional
         Further arguments of ``resmem.Memory``, such as ``{"preprocess": "pca:32"}``.
     n_jobs : int, optional
@@ -449,6 +464,13 @@ class ResMemRegressor(RegressorMixin, _ResMem):
         if base.regressor_tags is not None:
             tags.regressor_tags.poor_score = base.regressor_tags.poor_score
         return tags
+
+
+def _refuse_names(parameter: str, settings: Any, taken: dict[str, str]) -> None:
+    """Refuse settings that come from elsewhere; each of the taken names has its reason."""
+    for name in settings if isinstance(settings, dict) else ():
+        if name in taken:
+            raise ValueError(f"{parameter} must not hold {name!r}: {taken[name]}")
 
 
 def _checked_weights(sample_weight: Any, y: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:

@@ -45,7 +45,7 @@ class _Searching:
     def _keep(self, X: npt.NDArray[Any]) -> None:
         """Keep validated rows for searches."""
         self._rows = ExactRows(X, self._checked_metric())
-        # The name by which scikit-learn's function `kneighbors_graph` knows the rows of a model.
+        # scikit-learn's function `kneighbors_graph` knows the rows of a model by this name.
         self._fit_X = X
         self.n_samples_fit_ = len(X)
         self.effective_metric_ = self._rows.metric
@@ -199,7 +199,10 @@ class NearestNeighbors(_Searching, neighbors.NearestNeighbors):
             raise ValueError("return_distance must be True if sort_results is True.")
         radius = self.radius if radius is None else radius
         queries, excluded, threads = self._queries(X)
-        radii = np.asarray(radius, dtype=np.float64)
+        try:
+            radii = np.asarray(radius, dtype=np.float64)
+        except (TypeError, ValueError):
+            radii = np.array(np.nan)  # What is no number is refused with the others.
         if radii.shape not in ((), (len(queries),)) or not (radii >= 0).all():
             raise ValueError(
                 f"radius must be a number of at least 0, or one a query, got {radius!r}"
@@ -353,6 +356,6 @@ def _weights(distances: npt.NDArray[np.float64], weights: Any) -> npt.NDArray[np
 def _of_arrays(parts: list[Any]) -> npt.NDArray[np.object_]:
     """Return an object array (q,) that holds these arrays."""
     result = np.empty(len(parts), dtype=object)
-    for at, part in enumerate(parts):  # at once, arrays of one length would become a matrix
+    for at, part in enumerate(parts):  # Arrays of one length would become a matrix at once.
         result[at] = part
     return result
