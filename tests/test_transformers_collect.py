@@ -15,6 +15,7 @@ import resmem.transformers as rt  # noqa: E402
 from resmem.adapters.transformers import batches as reading  # noqa: E402
 from resmem.adapters.transformers.kinds import kind_of  # noqa: E402
 from transformers_models import (  # noqa: E402
+    SIZES,
     TEXTS,
     images,
     labelled,
@@ -386,3 +387,156 @@ def test_sizes_and_layers_that_cannot_be_are_refused():
         rt.collect(model, TOKENS, [], progress=False)
     with pytest.raises(ValueError, match="have no labels"):
         rt.collect(made("bert classes"), TOKENS, TEXTS, progress=False)
+
+
+# ---- rows that must not be there ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_of_rows_of_tokens_is_left_out(side):
+    model, padded = made("llama"), tokenizer()
+    padded.padding_side = side
+    rows = [dict(padded(text, padding="max_length", max_length=20)) for text in TEXTS]
+    found = rt.collect(model, TOKENS, rows, progress=False)
+    plain = rt.collect(model, TOKENS, TEXTS, progress=False)
+    np.testing.assert_array_equal(found.targets, plain.targets)
+    np.testing.assert_allclose(found.embeddings, plain.embeddings, **CLOSE)
+
+
+def test_labels_that_repeat_the_padding_are_no_rows():
+    ids = torch.tensor([[7, 5, 8, 1], [1, 7, 6, 8]])
+    mask = torch.tensor([[1, 1, 1, 0], [0, 1, 1, 1]])
+    given = [{"input_ids": ids, "attention_mask": mask, "labels": ids}]
+    loader = data.DataLoader(given, batch_size=None)
+    found = rt.collect(made("llama"), None, loader, progress=False)
+    assert found.targets.tolist() == [5, 8, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("name", "processor"), [("llama", TOKENS), ("bert", TOKENS)], ids=["causal", "masked"]
+)
+def test_empty_texts_are_no_rows(name, processor):
+    model = made(name)
+    options = {"batch_size": 1, "progress": False}
+    found = rt.collect(model, processor, ["", "cat", *TEXTS * 3, ""], **options)
+    assert set(found.extra["document"].tolist()) <= set(range(1, 14))
+    if name == "llama":  # the only token of a text is predicted by nothing
+        plain = rt.collect(model, processor, TEXTS * 3, **options)
+        np.testing.assert_array_equal(found.targets, plain.targets)
+        np.testing.assert_array_equal(found.extra["document"], plain.extra["document"] + 2)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(8, 5), (8, 8), (6, 3)])
+def test_windows_that_overlap_guess_each_token_once(window, stride):
+    asked = reading.Reading(window, stride, 8)
+    rows = reading._examples(made("bert"), kind_of(made("bert")), ENDS, TEXTS, asked)
+    tokens = [
+        (row["document"], token)
+        for row in rows
+        for token, special in zip(row["input_ids"], row["special_tokens_mask"], strict=True)
+        if not special
+    ]
+    expected = [(at, token) for at, text in enumerate(TEXTS) for token in TOKENS(text)["input_ids"]]
+    assert tokens == expected
+
+
+def test_columns_of_labels_beside_texts_are_not_tokens():
+    model = made("llama")
+    found = rt.collect(model, TOKENS, [{"text": TEXTS[0], "labels": 1}], progress=False)
+    assert found.targets.tolist() == TOKENS(TEXTS[0])["input_ids"][1:]
+    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6]}]
+    with pytest.raises(
+        ValueError, match=r"text of 3 input_ids needs as many labels .* got 2 and 3"
+    ):
+        rt.collect(model, TOKENS, rows, progress=False)
+
+
+def test_examples_without_a_class_are_no_rows():
+    given = [{"text": TEXTS[0], "label": -100}, {"text": TEXTS[1], "label": 1}]
+    found = rt.collect(made("bert classes"), TOKENS, given, progress=False)
+    assert found.targets.tolist() == [1]
+    assert found.extra["document"].tolist() == [1]
+    values = [{**row, "label": float(row["label"])} for row in given]
+    found = rt.collect(made("bert classes", num_labels=1), TOKENS, values, progress=False)
+    assert found.targets.tolist() == [-100, 1]
+
+
+def test_a_classifier_of_equal_outputs_has_the_embedding_of_the_last_token():
+    model = made("llama classes")
+    with torch.no_grad():
+        model.score.weight.zero_()
+    found = rt.collect(model, TOKENS, labelled(4), batch_size=4, progress=False)
+    for at, row in enumerate(labelled(4)):
+        ids = torch.tensor([TOKENS(row["text"])["input_ids"]])
+        with torch.no_grad():
+            state = model.model(ids).last_hidden_state[0, -1]
+        np.testing.assert_allclose(found.embeddings[at], state.numpy(), **CLOSE)
+
+
+def test_logits_of_no_token_are_named():
+    model = made("llama classes")
+    bare = type(model).forward
+
+    class Scaled(type(model)):
+        def forward(self, *args, **kwargs):
+            output = bare(self, *args, **kwargs)
+            output.logits = output.logits * 0.3
+            return output
+
+    model.__class__ = Scaled
+    with pytest.raises(ValueError, match="not those of one token"):
+        rt.collect(model, TOKENS, labelled(4), progress=False)
+
+
+# ---- the same job ------------------------------------------------------------------------------
+
+
+def test_a_folder_of_other_rows_or_another_tokenizer_is_refused(tmp_path):
+    model, options = made("bert classes"), {"out": tmp_path / "rows", "progress": False}
+    first = rt.collect(model, TOKENS, labelled(4), **options)
+    again = rt.collect(model, tokenizer(), labelled(4), **options)
+    np.testing.assert_array_equal(first.embeddings, again.embeddings)
+    with pytest.raises(ValueError, match=r"other settings \(data: "):
+        rt.collect(model, TOKENS, labelled(5), **options)
+    with pytest.raises(ValueError, match=r"other settings \(processor: "):
+        rt.collect(model, ENDS, labelled(4), **options)
+
+
+def test_data_in_no_fixed_order_have_no_folder(tmp_path):
+    model, ids = made("llama"), [{"input_ids": torch.tensor([5, 6, 7])}] * 4
+    loader = data.DataLoader(ids, batch_size=2, shuffle=True)
+    with pytest.raises(ValueError, match="this loader shuffles"):
+        rt.collect(model, None, loader, out=tmp_path / "rows", progress=False)
+    with pytest.raises(ValueError, match="no iterator"):
+        rt.collect(model, TOKENS, iter(TEXTS), out=tmp_path / "rows", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("bert classes", [{"input_ids": [3, 5], "label": 1}]), ("llama", TEXTS), ("bert", TEXTS)],
+)
+def test_a_tokenizer_that_is_needed_is_asked_for(name, given):
+    with pytest.raises(ValueError, match="give it as processor"):
+        rt.collect(made(name), None, given, progress=False)
+
+
+def test_parts_of_a_model_keep_their_modes():
+    model = made("llama").train()
+    model.model.layers[0].eval()
+    rt.head(model)
+    rt.collect(model, TOKENS, TEXTS, progress=False)
+    assert model.training
+    assert not model.model.layers[0].training
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("change", [{"logits_scaling": 6.0}, {"logits_scaling": 0.7}])
+def test_a_factor_is_found_in_models_of_16_bits(dtype, change):
+    sizes = {**SIZES, "num_key_value_heads": 1, "initializer_range": 0.2}
+    torch.manual_seed(0)
+    config = transformers.GraniteConfig(**sizes, **change, eos_token_id=4, bos_token_id=3)
+    model = transformers.GraniteForCausalLM(config).eval().to(dtype)
+    computed = rt.collect(model, TOKENS, TEXTS, progress=False).outputs[:]
+    kept = rt.collect(model, TOKENS, TEXTS, outputs=True, progress=False).outputs
+    most = 4 * torch.finfo(dtype).eps * np.abs(kept).max()
+    np.testing.assert_allclose(computed, kept, rtol=0, atol=most)

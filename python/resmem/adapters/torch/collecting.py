@@ -88,7 +88,7 @@ def collect(
     if isinstance(model, Wrapped):
         raise ValueError("a wrapped model's outputs are corrected already: give wrapped.model")
     if out is not None:
-        _check_order(loader)
+        check_order(loader)
     place = layers.find(model, layer)
     base = description(model, place.name, None if pool is None else layers.named(pool))
     reader = batches.Reader(model, inputs, targets, mask, batches.places(extra))
@@ -201,7 +201,7 @@ def _reading(
 _RANDOM = (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler)
 
 
-def _check_order(loader: Any) -> None:
+def check_order(loader: Any) -> None:
     """Raise ValueError if a loader will not give the same batches again."""
     if isinstance(loader, data.DataLoader):
         for sampler in (loader.sampler, getattr(loader.batch_sampler, "sampler", None)):

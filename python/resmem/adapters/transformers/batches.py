@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import transformers
 
+from resmem.adapters.torch.weights import digest_of
+
 from .kinds import IGNORED, Kind
 
 _USUAL_WINDOW = 1024  # tokens read together, where the model could take more
@@ -66,6 +68,8 @@ def batches(
     if isinstance(dataset, torch.utils.data.DataLoader):
         yield from _given(kind, dataset)
         return
+    if processor is None and kind.name not in ("causal", "image"):
+        raise ValueError("rows need their tokenizer, which pads them: give it as processor")
     groups = _grouped(_examples(model, kind, processor, dataset, reading), reading.batch_size)
     collate = _collator(model, kind, processor, reading)
     for group in groups:
@@ -83,11 +87,14 @@ def fingerprint(dataset: Any) -> str | None:
     known = getattr(dataset, "_fingerprint", None)
     if isinstance(known, str):  # a datasets.Dataset
         return known
-    if not isinstance(dataset, Sequence) or not all(isinstance(each, str) for each in dataset):
+    if not isinstance(dataset, Sequence):
         return None
     sums = hashlib.sha256()
-    for text in dataset:
-        sums.update(len(text).to_bytes(8, "little") + text.encode("utf-8", "surrogatepass"))
+    for row in dataset:
+        if isinstance(row, str):
+            sums.update(len(row).to_bytes(8, "little") + row.encode("utf-8", "surrogatepass"))
+        else:
+            digest_of(row, sums, "data")
     return sums.hexdigest()[:16]
 
 
@@ -122,9 +129,10 @@ def _of_row(
     if not known:
         _needs(row, reading.text, "input_ids")
     if kind.name == "causal":
+        if not known and processor is None:
+            raise ValueError("texts need their tokenizer: give it as processor")
         read = row if known else processor(row[reading.text], verbose=False)
-        ids = list(read["input_ids"])
-        yield from _windows(ids, list(row.get("labels", ids)), reading)
+        yield from _windows(*_tokens_of(read), reading)
     elif known:
         kept = ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids")
         yield {**{name: row[name] for name in kept if name in row}, **labelled}
@@ -135,18 +143,46 @@ def _of_row(
             return_special_tokens_mask=True,
         )  # fmt: skip
         names = ("input_ids", "attention_mask", "special_tokens_mask")
-        for parts in zip(*(made[name] for name in names), strict=True):
-            yield dict(zip(names, parts, strict=True))
+        for number, parts in enumerate(zip(*(made[name] for name in names), strict=True)):
+            window = dict(zip(names, parts, strict=True))
+            if number:
+                window["special_tokens_mask"] = _fresh_only(window["special_tokens_mask"], reading)
+            if len(window["input_ids"]):
+                yield window
     else:
         target = {"text_target": label} if kind.name == "seq2seq" else {}
         made = processor(row[reading.text], truncation=True, max_length=reading.window, **target)
         yield {**({} if target else labelled), **made}
 
 
+def _tokens_of(read: Mapping[str, Any]) -> tuple[list[int], list[int]]:
+    """Return the tokens of a text and their labels, without padding on either side."""
+    ids = list(read["input_ids"])
+    given = read.get("labels")
+    labels = ids if given is None else list(given)
+    mask = read.get("attention_mask")
+    kept = [1] * len(ids) if mask is None else list(mask)
+    if not len(ids) == len(labels) == len(kept):
+        raise ValueError(
+            f"a text of {len(ids)} input_ids needs as many labels and as long an attention_mask, "
+            f"got {len(labels)} and {len(kept)}"
+        )
+    there = [at for at, each in enumerate(kept) if each]
+    return [int(ids[at]) for at in there], [int(labels[at]) for at in there]
+
+
+def _fresh_only(special: list[int], reading: Reading) -> list[int]:
+    """Mark the tokens that the window before has too, so that they are not guessed again."""
+    overlap = [at for at, each in enumerate(special) if not each][: reading.window - reading.stride]
+    return [1 if at in overlap else each for at, each in enumerate(special)]
+
+
 def _windows(ids: list[int], labels: list[int], reading: Reading) -> Iterator[dict[str, Any]]:
     """Yield windows of a document; each label is one window's alone, and follows the others."""
+    if len(ids) <= reading.shift:
+        return  # an empty text, or a first token, which nothing predicts
     done = 0
-    for start in range(0, max(1, len(ids)), reading.stride):
+    for start in range(0, len(ids), reading.stride):
         end = min(start + reading.window, len(ids))
         fresh = [IGNORED] * (done - start) + labels[max(done, start) : end]
         yield {"input_ids": ids[start:end], "labels": fresh}

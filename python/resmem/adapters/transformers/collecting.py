@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -16,12 +15,15 @@ import torch
 from resmem.adapters.collection import Collected, Collector
 from resmem.adapters.progress import Step, bar
 from resmem.adapters.torch.batches import moved
+from resmem.adapters.torch.collecting import check_order
 from resmem.adapters.torch.layers import LayerLike
 from resmem.adapters.torch.weights import description
 
 from .batches import Batch, Reading, batches, example_count, fingerprint, usual_window
 from .head import HeadOutputs, head
-from .kinds import IGNORED, Kind, kind_of
+from .identity import processor_fingerprint
+from .kinds import IGNORED, Kind, is_regression, kind_of
+from .modes import evaluating
 from .tap import Tap
 
 STATES = "states"  # what the last layer reads, in ``Collected.extra``
@@ -81,7 +83,8 @@ def collect(
         Of the tokens that a masked model must guess, where no labels are given.
     out : path, optional
         A folder, where rows are kept. A job that was stopped goes on there; a finished one returns
-        at once.
+        at once. One of other data is refused, unless these are a ``DataLoader``, which only
+        reading would tell apart.
     progress : bool
         Draw a progress bar, if standard error is a terminal.
 
@@ -107,8 +110,11 @@ def collect(
     computed = head(model) if kind.of_tokens and outputs is None else None
     kept = outputs is not False and computed is None
     tap = Tap(model, layer, shorten=not kept)
+    if out is not None:
+        check_order(dataset)
     base = description(model, tap.place.name, None)
-    what = {"data": fingerprint(dataset), "text": text, "label": label, "seed": seed}
+    what = {"data": fingerprint(dataset), "processor": processor_fingerprint(processor),
+            "text": text, "label": label, "seed": seed}  # fmt: skip
     collector = Collector(out, {**base, **sizes, **what, "outputs": outputs, "rows": rows})
     if not collector.finished:
         every = batches(model, kind, processor, dataset, reading)
@@ -159,7 +165,8 @@ class _Pass:
             embeddings, states, output = self._tap.run(**inputs)
         kind = self._tap.kind
         targets = targets_of(kind, batch.labels, inputs.get("attention_mask"))
-        at = targets != IGNORED if kind.of_tokens else torch.ones_like(targets, dtype=torch.bool)
+        values = not kind.of_tokens and is_regression(self._model)
+        at = torch.ones_like(targets, dtype=torch.bool) if values else targets != IGNORED
         documents = batch.documents.reshape(-1, *[1] * (targets.ndim - 1)).expand_as(targets)
         found = {"embeddings": embeddings, "targets": targets, "document": documents}
         if self._apart:
@@ -169,24 +176,12 @@ class _Pass:
         return {name: _numpy(tensor[at.to(tensor.device)]) for name, tensor in found.items()}
 
 
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Put all parts of a model into eval mode, and back."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
 def targets_of(kind: Kind, labels: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Return the target of each token or example; what padding predicts is IGNORED."""
-    targets = kind.targets(labels)
-    if kind.name in ("causal", "masked") and mask is not None and mask.shape == targets.shape:
-        targets = targets.masked_fill(mask.to(targets.device) == 0, IGNORED)
-    return targets
+    """Return the target of each token or example; padding, and what it predicts, is IGNORED."""
+    if kind.name not in ("causal", "masked") or mask is None or mask.shape != labels.shape:
+        return kind.targets(labels)
+    padding = mask.to(labels.device) == 0
+    return kind.targets(labels.masked_fill(padding, IGNORED)).masked_fill(padding, IGNORED)
 
 
 def _numpy(tensor: torch.Tensor) -> npt.NDArray[Any]:

@@ -9,10 +9,11 @@ import numpy.typing as npt
 import torch
 
 from .kinds import Kind, kind_of
+from .modes import evaluating
 
 F32 = npt.NDArray[np.float32]
 
-_TOLERANCE = 1e-3  # of the largest logit, for weights of 16 bits
+_TOLERANCE = 1e-3  # of the largest logit
 
 
 def output_layer(model: Any, kind: Kind) -> torch.nn.Module:
@@ -70,18 +71,19 @@ def _factor(model: Any, layer: torch.nn.Module, shift: torch.Tensor) -> float:
     """Return by what the layer's outputs are multiplied, as a batch of two tokens shows."""
     seen: list[torch.Tensor] = []
     hook = layer.register_forward_hook(lambda _, __, output: seen.append(output))
-    training = model.training
     try:
-        with torch.no_grad():
-            logits = model.eval()(**_probe(model)).logits.float().cpu()
+        with evaluating(model), torch.no_grad():
+            output = model(**_probe(model)).logits
     finally:
         hook.remove()
-        model.train(training)
+    logits = output.float().cpu()
     if not seen or seen[-1].numel() != logits.numel():
         return 1.0  # the logits are rows of the layer's outputs, as they are
     made, wanted = seen[-1].float().cpu().reshape(logits.shape), logits - shift
     factor = float((made * wanted).sum() / (made * made).sum().clamp_min(1e-30))
-    if float((factor * made - wanted).abs().max()) > _TOLERANCE * float(wanted.abs().max()):
+    # A product and a sum are rounded each, in the model's own type.
+    tolerance = max(_TOLERANCE, 2 * torch.finfo(output.dtype).eps)
+    if float((factor * made - wanted).abs().max()) > tolerance * float(logits.abs().max()):
         raise _not_linear(model, "its logits are more than its last layer times a constant")
     return factor
 

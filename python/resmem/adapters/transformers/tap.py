@@ -109,12 +109,29 @@ class Tap:
         if seen.ndim == 2:
             return seen
         if self._is_last and made is not None:
-            same = (made == returned.logits[:, None]).all(-1)
-            return seen[torch.arange(len(seen), device=seen.device), same.float().argmax(1)]
+            return seen[torch.arange(len(seen), device=seen.device), _last(made, returned, mask)]
         shape = seen.shape[:2]
         weights = seen.new_ones(shape) if mask is None or mask.shape != shape else mask
         kept = weights[..., None].to(seen)
         return (seen * kept).sum(1) / kept.sum(1)
+
+
+def _last(made: torch.Tensor, returned: Any, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the place of the token (batch,) whose output (batch, tokens, C) became the logits.
+
+    It is the last one, as several tokens may have equal outputs, and models that give one for each
+    token take that of the last.
+    """
+    same = (made == returned.logits[:, None]).all(-1)
+    if mask is not None and mask.shape == same.shape:
+        same &= mask.to(same.device) != 0
+    if not same.any(1).all():
+        raise ValueError(
+            "the logits are not those of one token of each example; name the layer that "
+            "embeddings come from: layer=.."
+        )
+    places = torch.arange(same.shape[1], device=same.device)
+    return places.where(same, -1).amax(1)
 
 
 def _hook(hooks: ExitStack, module: torch.nn.Module, capture: layers.Capture) -> None:
