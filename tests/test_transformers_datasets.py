@@ -118,6 +118,36 @@ def test_it_works_in_its_own_process_alone(texts):
         pickle.loads(written)
 
 
+def test_the_hash_does_not_change_with_what_a_tokenizer_was_last_asked(texts):
+    model, words = made("bert classes"), tokenizer()
+    memory = fitted(model, texts)
+    predictor = rt.Predictor(model, memory, words)
+    name = predictor.fingerprint
+    words(TEXTS, truncation=True, padding=True, max_length=5)
+    assert predictor.fingerprint == name
+    words.truncation_side = "left"
+    assert predictor.fingerprint != name
+
+
+def test_the_hash_is_that_of_the_names_of_classes_too(texts):
+    model = made("bert classes")
+    predictor = rt.Predictor(model, fitted(model, texts), TOKENS)
+    name = predictor.fingerprint
+    model.config.id2label = {0: "bad", 1: "fair", 2: "good"}
+    assert predictor.fingerprint != name
+
+
+def test_a_predictor_leaves_modes_alone_and_has_no_dropout(texts):
+    model = made("bert classes").train()
+    memory = fitted(model, texts)
+    predictor = rt.Predictor(model, memory, TOKENS)
+    assert all(module.training for module in model.modules())
+    columns = {"text": TEXTS}
+    assert predictor(columns) == predictor(columns)
+    assert predictor(columns) == rt.Predictor(made("bert classes"), memory, TOKENS)(columns)
+    assert all(module.training for module in model.modules())
+
+
 # ---- Arrow ---------------------------------------------------------------------------------------
 
 

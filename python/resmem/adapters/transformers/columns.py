@@ -20,8 +20,9 @@ from resmem.adapters.torch.weights import fingerprint
 
 from .batches import Batch, Reading, batches, usual_window
 from .collecting import targets_of
-from .identity import memory_fingerprint
+from .identity import memory_fingerprint, processor_fingerprint
 from .kinds import IGNORED, is_regression, kind_of
+from .modes import evaluating
 from .wrapping import wrap
 
 Array = npt.NDArray[Any]
@@ -92,10 +93,10 @@ class Predictor:
     the number) and "probability" of it, regressors "prediction". Language models add "log_loss",
     the sum over a text's tokens in nats, and "tokens", how many these are.
 
-    For the same weights, rows and settings it has the same hash, so that the cache of ``map`` finds
-    what was computed before, in another process too. It is pickled as this hash, and works in the
-    process alone that made it: ``map(num_proc=..)`` is refused, as models have threads of their
-    own, which a forked process lacks.
+    For the same weights, configuration, tokenizer, rows and settings it has the same hash, so that
+    the cache of ``map`` finds what was computed before, in another process too. It is pickled as
+    this hash, and works in the process alone that made it: ``map(num_proc=..)`` is refused, as
+    models have threads of their own, which a forked process lacks.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ class Predictor:
         chains: int = 0, text: str = "text", label: str = "label", window: int | None = None,
         batch_size: int = 8, seed: int = 0, **settings: Any,
     ) -> None:  # fmt: skip
-        self._model = wrap(model, memory, layer=layer, chains=chains, **settings).eval()
+        self._model = wrap(model, memory, layer=layer, chains=chains, **settings)
         self._kind, self._processor = kind_of(model), processor
         window = usual_window(model, processor) if window is None else window
         stride = max(1, window // 2) if self._kind.name == "causal" else window
@@ -125,7 +126,8 @@ class Predictor:
         call = self._model._resmem.correction
         parts = (
             fingerprint(call.model), memory_fingerprint(call.memory), repr(self._reading),
-            repr(self._asked), _described(self._processor),
+            repr(self._asked), processor_fingerprint(self._processor),
+            call.model.config.to_json_string(),
         )  # fmt: skip
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
@@ -146,7 +148,7 @@ class Predictor:
         losses, counts = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
         model = self._model
         for batch in batches(model, self._kind, self._processor, rows, self._reading):
-            with torch.inference_mode():
+            with evaluating(model), torch.inference_mode():
                 logits = model(**moved(batch.inputs, model.device)).logits.float().cpu()
             if self._kind.of_tokens:
                 self._tally(batch, logits, losses, counts)
@@ -192,9 +194,3 @@ def _known(name: str) -> Predictor:
     if name not in _KNOWN:
         raise RuntimeError(_ALONE)
     return _KNOWN[name]
-
-
-def _described(processor: Any) -> str:
-    """Return what tells one tokenizer or image processor from another."""
-    backend = getattr(processor, "backend_tokenizer", None)
-    return repr(processor) if backend is None else backend.to_str()
