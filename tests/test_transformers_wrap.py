@@ -382,3 +382,110 @@ def test_chains_need_a_model_that_writes():
     model = made("bert")
     with pytest.raises(ValueError, match="chains need a model that writes"):
         rt.wrap(model, fitted(model, "bert")[0], chains=1)
+
+
+# ---- what generate and trainers ask for ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("chains", [0, 1])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_named_layer_gives_the_embeddings_of_the_logits_that_are_kept(name, chains):
+    model = made(name)
+    layer = "transformer.h.0" if name == "gpt2" else "model.layers.1.mlp:input"
+    data = rt.collect(model, TOKENS, TEXTS, layer=layer, progress=False)
+    memory = resmem.Memory(k=4, store="sparse:8", base=data.base)
+    memory.fit(*data, groups=data.extra["document"])
+    wrapped, ids = rt.wrap(model, memory, chains=chains), asked(name)["input_ids"][:1]
+    with torch.no_grad():
+        whole = rt.wrap(model, memory)(ids).logits
+        for kept in (1, 0):
+            some = wrapped(ids, logits_to_keep=kept).logits
+            if not (chains and not kept):
+                torch.testing.assert_close(some, whole[:, -kept:], rtol=1e-4, atol=1e-4)
+        if chains:
+            with pytest.raises(ValueError, match="give logits_to_keep a number"):
+                wrapped(ids, logits_to_keep=torch.tensor([2, 0]))
+        else:
+            some = wrapped(ids, logits_to_keep=torch.tensor([2, 0])).logits
+            torch.testing.assert_close(some, whole[:, [2, 0]], rtol=1e-4, atol=1e-4)
+    batch = {"input_ids": ids}
+    one = written(rt.wrap(model, memory, chains=chains), batch)
+    with rt.MemoryLogitsProcessor(model, memory, chains=chains) as corrected:
+        two = written(model, batch, logits_processor=[corrected])
+    assert one.tolist() == two.tolist()
+
+
+@pytest.mark.parametrize("chains", [0, 1])
+def test_tokens_that_are_forbidden_stay_so(chains):
+    model = made("llama")
+    memory, _ = fitted(model, "llama", method="targets", strength=0.9)
+    batch = dict(TOKENS([TEXTS[1]], return_tensors="pt"))
+    with rt.MemoryLogitsProcessor(model, memory, chains=chains) as corrected:
+        free = written(model, batch, logits_processor=[corrected], eos_token_id=None)
+        bad = set(free[0, batch["input_ids"].shape[1] :].tolist())
+        found = written(
+            model, batch, logits_processor=[corrected], eos_token_id=None,
+            bad_words_ids=[[token] for token in bad],
+        )  # fmt: skip
+    assert not bad & set(found[0, batch["input_ids"].shape[1] :].tolist())
+
+
+def test_loss_over_the_items_of_a_step():
+    for name in ("gpt2", "llama"):
+        model = made(name)
+        memory, _ = fitted(model, name)
+        batch = asked(name)
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        given = {**batch, "labels": labels, "num_items_in_batch": 100}
+        with torch.no_grad():
+            bare, found = model(**given).loss, rt.wrap(model, memory, strength=0.0)(**given).loss
+        torch.testing.assert_close(found, bare, rtol=1e-4, atol=1e-5)
+
+
+def test_a_copy_keeps_its_mode():
+    model = made("llama").train()
+    memory, _ = fitted(model, "llama")
+    wrapped = rt.wrap(model, memory).eval()
+    assert not copy.copy(wrapped).training
+    assert not pickle.loads(pickle.dumps(wrapped)).training
+
+
+def test_chains_of_several_inputs_that_begin_alike_are_kept_apart():
+    """Decoders of a batch all begin with one token; each follows what its own input found."""
+    model = made("t5")
+    memory, _ = fitted(model, "t5", method="targets", strength=0.6)
+
+    def scores(texts):
+        wrapped = rt.wrap(model, memory, chains=1)
+        batch = dict(ENDS(texts, return_tensors="pt", padding=True))
+        batch.pop("token_type_ids", None)
+        found = written(
+            wrapped, batch, eos_token_id=None, return_dict_in_generate=True, output_scores=True
+        )
+        return torch.stack(found.scores, 1), wrapped.searches
+
+    together, searches = scores(TEXTS)
+    apart = [scores([text]) for text in TEXTS]
+    for row, (each, _) in zip(together, apart, strict=True):
+        torch.testing.assert_close(row, each[0], rtol=1e-3, atol=1e-2)
+    assert searches.made == sum(each.made for _, each in apart)
+
+
+def test_chains_that_cannot_be_told_apart_are_searched_for():
+    model = made("t5")
+    memory, data = fitted(model, "t5", method="targets", strength=0.6)
+    wrapped = rt.wrap(model, memory, chains=1)
+    correction = wrapped._resmem.correction
+    states, logits = (
+        torch.from_numpy(np.array(part[[0, 1, 9]]))[:, None]
+        for part in (data.embeddings, data.outputs)
+    )
+    first = torch.tensor([[1, 5], [1, 6], [1, 6]])
+    correction.chained(states, logits, first, first)
+    token = int(memory.get(memory.kneighbors(np.array(data.embeddings[9:10]))[1][0]).targets[0])
+    then = torch.tensor([[1, 6, token], [1, 6, token], [1, 6, token]])
+    assert len(correction._known(0, then[0].numpy())) == 0  # it was the second or the third
+    expected = [
+        correction.chains.followed(correction._found[row][1], token).tolist() for row in (1, 2)
+    ]
+    assert [correction._known(row, then[row].numpy()).tolist() for row in (1, 2)] == expected

@@ -39,7 +39,7 @@ class Correction:
             raise ValueError(f"chains need a model that writes, got {type(model).__name__}")
         self.chains = Chains(self.memory, chains) if chains else None
         # Sequences that were last seen, and the rows that were found for the last token of each.
-        self._found: dict[bytes, I64] = {}
+        self._found: list[tuple[bytes, I64]] = []
 
     @property
     def searches(self) -> Searches | None:
@@ -67,26 +67,35 @@ class Correction:
         steps = logits.shape[1]
         followed = tokens[:, tokens.shape[1] - steps + 1 :].cpu().numpy() if steps > 1 else None
         whole = None if before is None else before.cpu().numpy()
-        found, made = {}, []
+        found, made = [], []
         for row in range(len(logits)):
             part = slice(row * steps, (row + 1) * steps)
-            ids = _NONE if whole is None or steps > 1 else self._known(whole[row])
+            ids = _NONE if whole is None or steps > 1 else self._known(row, whole[row])
             following = () if followed is None else followed[row]
             probabilities, ids = self.chains.walked(keys[part], rows[part], following, ids)
             made.append(probabilities)
             if whole is not None:
-                found[whole[row].tobytes()] = ids
+                found.append((whole[row].tobytes(), ids))
         self._found = found
         chances = torch.as_tensor(np.concatenate(made), device=logits.device)
         dtype = torch.promote_types(logits.dtype, torch.float32)
         logs = logarithms(chances, _rows(logits), self.memory, dtype)
         return logs.to(dtype).reshape(logits.shape)
 
-    def _known(self, sequence: Any) -> I64:
-        """Return the rows that chains lead to behind a sequence whose last token is new."""
-        ids = self._found.get(sequence[:-1].tobytes())
+    def _known(self, row: int, sequence: Any) -> I64:
+        """Return the rows that chains lead to behind a sequence whose last token is new.
+
+        Beams change places, so that a sequence is looked for in all of the last call. Sequences
+        that answer several inputs may begin alike: where several differ in what was found, and
+        none is in its old place, it is not known which one goes on.
+        """
         assert self.chains is not None
-        return _NONE if ids is None else self.chains.followed(ids, int(sequence[-1]))
+        before = sequence[:-1].tobytes()
+        in_place = [ids for known, ids in self._found[row : row + 1] if known == before]
+        alike = in_place or [ids for known, ids in self._found if known == before]
+        if not alike or not all(np.array_equal(ids, alike[0]) for ids in alike):
+            return _NONE
+        return self.chains.followed(alike[0], int(sequence[-1]))
 
 
 def _with_settings(memory: resmem.Memory, settings: dict[str, Any]) -> resmem.Memory:

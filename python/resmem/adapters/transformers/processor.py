@@ -56,13 +56,18 @@ class MemoryLogitsProcessor(transformers.LogitsProcessor):  # type: ignore[misc]
         return self._correction.searches
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return the corrected scores (batch, C), as logarithms of probabilities."""
+        """Return the corrected scores (batch, C), as logarithms of probabilities.
+
+        Tokens that processors before this one forbid (-inf) stay forbidden.
+        """
         if self._embeddings is None:
             raise RuntimeError("the model was not called since this processor listens to it")
         if self._correction.chains is None:
-            return self._correction.logits(self._embeddings, scores)
-        made = self._correction.chained(self._embeddings, scores[:, None], input_ids, input_ids)
-        return made[:, 0]
+            made = self._correction.logits(self._embeddings, scores)
+        else:
+            each = scores[:, None]
+            made = self._correction.chained(self._embeddings, each, input_ids, input_ids)[:, 0]
+        return made.masked_fill(scores == -torch.inf, -torch.inf)
 
     def remove(self) -> None:
         """Stop listening to the model."""

@@ -83,11 +83,21 @@ class _Call:
         named = self._signature.bind_partial(*args, **kwargs).arguments
         sequences, self.sequences = self.sequences, None
         embeddings, _, output = correction.tap.run(*args, return_dict=True, **kwargs)
+        embeddings = self._kept(embeddings, output.logits, named)
         output.logits = self._logits(embeddings, output.logits, named, sequences)
         if named.get("labels") is not None:
-            output.loss = _loss(model, correction, output.logits, named["labels"])
+            output.loss = _loss(model, correction, output.logits, named)
         wants_dict = model.config.return_dict if return_dict is None else return_dict
         return output if wants_dict else output.to_tuple()
+
+    def _kept(self, embeddings: torch.Tensor, logits: torch.Tensor, named: Any) -> torch.Tensor:
+        """Return the embeddings of the tokens that logits were asked for (``logits_to_keep``)."""
+        asked = named.get("logits_to_keep", 0)
+        if self.correction.chains is not None and not isinstance(asked, int):
+            raise ValueError("chains follow consecutive tokens: give logits_to_keep a number")
+        if embeddings.shape[:-1] == logits.shape[:-1]:
+            return embeddings  # they are what the last layer reads, or of all tokens
+        return embeddings[:, slice(-asked, None) if isinstance(asked, int) else asked]
 
     def _logits(
         self, embeddings: torch.Tensor, logits: torch.Tensor, named: Any, sequences: Any
@@ -101,14 +111,20 @@ class _Call:
         return correction.chained(embeddings, logits, read, sequences)
 
 
-def _loss(model: Any, correction: Correction, logits: torch.Tensor, labels: torch.Tensor) -> Any:
-    """Return the mean cross-entropy, or the squared error, as transformers define them."""
+def _loss(model: Any, correction: Correction, logits: torch.Tensor, named: Any) -> Any:
+    """Return the cross-entropy, or the squared error, as transformers define them: a mean, or the
+    sum over ``num_items_in_batch``, where a trainer gives this."""
+    labels = named["labels"]
     if not correction.kind.of_tokens and is_regression(model):
         return torch.nn.functional.mse_loss(logits.squeeze(), labels.to(logits).squeeze())
     targets = correction.kind.targets(labels).to(logits.device)
-    return torch.nn.functional.cross_entropy(
-        logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED
-    )
+    given = named.get("kwargs", {}) if correction.kind.name == "causal" else {}
+    items = given.get("num_items_in_batch")
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, -2).float(), targets.flatten(), ignore_index=IGNORED,
+        reduction="mean" if items is None else "sum",
+    )  # fmt: skip
+    return loss if items is None else loss / items
 
 
 @functools.cache
@@ -143,4 +159,4 @@ def _searches(self: Any) -> Searches | None:
 
 def _reduced(self: Any) -> Any:
     given, options = self._resmem_arguments
-    return functools.partial(wrap, **options), given
+    return functools.partial(wrap, **options), given, {"training": self.training}
