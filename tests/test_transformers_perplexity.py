@@ -170,3 +170,21 @@ def test_what_cannot_be_compared_is_refused(model, memory):
         rt.evaluate_perplexity(model, memory, data)
     with pytest.raises(ValueError, match="another base"):
         rt.evaluate_perplexity(model, memory, NEW, TOKENS, layer="model.norm")
+
+
+def test_bits_per_byte_are_of_texts_that_are_predicted_whole(model, memory):
+    bert = made("bert")
+    data = rt.collect(bert, tokenizer(ends=True), TEXTS * 5, progress=False)
+    guessing = resmem.Memory(k=3, store="sparse:8", base=data.base).fit(*data)
+    found = rt.evaluate_perplexity(
+        bert, guessing, TEXTS * 5, tokenizer(ends=True), progress=False
+    )  # some tokens alone are guessed
+    assert math.isnan(found.methods["base"].bits_per_byte)
+    found = rt.evaluate_perplexity(model, memory, iter(NEW), TOKENS, **READING)
+    assert math.isnan(found.methods["base"].bits_per_byte)
+
+
+def test_rows_of_another_layer_are_refused(model, memory):
+    data = rt.collect(model, TOKENS, NEW, layer="model.layers.0", **READING)
+    with pytest.raises(ValueError, match=r"another layer 'model\.layers\.0', not 'lm_head:input'"):
+        rt.evaluate_perplexity(model, memory, data, progress=False)

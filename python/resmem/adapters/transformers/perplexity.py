@@ -51,8 +51,8 @@ class PerplexityResult:
         The perplexity as a part of the base's; below 1 is better. Document by document both are
         compared, so that this interval is narrower than those of the perplexities.
     bits_per_byte : float
-        Sum of losses in bits over the bytes of the texts (UTF-8); NaN where these are not known,
-        or not read to their end.
+        Of causal models, the sum of losses in bits over the bytes of the texts (UTF-8); NaN where
+        these are not known, or not read to their end.
     tokens_per_second : float
         Of the method as a whole: the model's call (unless the texts were collected before), its
         last layer, the search and the sum.
@@ -134,7 +134,7 @@ def evaluate_perplexity(
         As for ``collect``.
     tuned : TuneResult, optional
         Gives the settings of kNN-LM and of ResMem as published. Default: the memory's k and sigma;
-        lambda is then 0.25.
+        lambda is then its strength, or 0.25 where this is not between 0 and 1.
     methods : dict of Settings, optional
         More methods, by name.
     chains : int or list
@@ -159,7 +159,9 @@ def evaluate_perplexity(
     began = time.perf_counter()
     given = isinstance(texts, Collected)
     data = texts
-    if not given:
+    if given:
+        _check_alike(memory, texts)
+    else:
         reading = {**reading, "layer": tap.place.name, "progress": progress}
         data = collect(model, processor, texts, **reading)
     if data.outputs is None:
@@ -173,9 +175,24 @@ def evaluate_perplexity(
         found.add(name, settings)
     for least in (chains,) if isinstance(chains, int) else chains:
         found.add_chains(f"chains {least}", least)
-    whole = not given and reading.get("rows") is None
+    whole = not given and reading.get("rows") is None and tap.kind.name == "causal"
     size = _bytes_of(texts, reading.get("text", "text")) if whole else math.nan
     return found.results(seconds, size)
+
+
+def _check_alike(memory: resmem.Memory, texts: Collected) -> None:
+    """Raise ValueError where texts were collected from another model or layer than the memory."""
+    told = memory.base if isinstance(memory.base, dict) else {}
+    differ = [
+        f"{name} {texts.base[name]!r}, not {told[name]!r}"
+        for name in ("layer", "fingerprint")
+        if name in texts.base and name in told and texts.base[name] != told[name]
+    ]
+    if differ:
+        raise ValueError(
+            f"the texts were collected with another {' and '.join(differ)}, as the memory's rows "
+            "were; collect them again as these"
+        )
 
 
 def _usual(memory: resmem.Memory, tuned: Any) -> dict[str, resmem.Settings]:
@@ -322,7 +339,7 @@ def _bytes_of(texts: Any, column: str) -> float:
         if not isinstance(text, str):
             return math.nan
         total += len(text.encode("utf-8", "surrogatepass"))
-    return float(total)
+    return float(total) if total else math.nan  # such as of an iterator that was read
 
 
 def _cells(each: PerplexityResult) -> list[str]:
