@@ -188,3 +188,22 @@ def test_rows_of_another_layer_are_refused(model, memory):
     data = rt.collect(model, TOKENS, NEW, layer="model.layers.0", **READING)
     with pytest.raises(ValueError, match=r"another layer 'model\.layers\.0', not 'lm_head:input'"):
         rt.evaluate_perplexity(model, memory, data, progress=False)
+
+
+def test_chains_of_guessed_tokens_are_refused(memory):
+    with pytest.raises(ValueError, match="chains need a model that writes, got BertForMaskedLM"):
+        rt.evaluate_perplexity(made("bert"), memory, NEW, TOKENS, chains=1, **READING)
+
+
+def test_the_memory_is_scored_as_it_is(model, memory):
+    data = rt.collect(model, TOKENS, TEXTS[:1], outputs=True, **READING)
+    own = resmem.Memory(k=4, temperature=2.0, base=data.base).fit(*data)
+    more = rt.collect(model, TOKENS, TEXTS[1:], outputs=True, **READING)
+    own.add(*more)  # sigma is that of the first rows
+    found = rt.evaluate_perplexity(model, own, NEW, TOKENS, **READING)
+    new = rt.collect(model, TOKENS, NEW, outputs=True, **READING)
+    chances = own.predict_proba(new.embeddings, new.outputs, columns=new.targets[:, None])
+    np.testing.assert_array_equal(found.losses["memory"], -np.log(chances[:, 0]))
+    logits = torch.from_numpy(new.outputs).double() / 2
+    base = -logits.log_softmax(1).numpy()[np.arange(len(new.targets)), new.targets]
+    np.testing.assert_allclose(found.losses["base, T=2"], base, rtol=1e-4)

@@ -76,8 +76,8 @@ class Perplexities:
     Attributes
     ----------
     methods : dict of PerplexityResult
-        "base", "kNN-LM", "ResMem" (as published), "memory" (with its own settings) and those asked
-        for.
+        "base" (and at the temperature of the memory, or of the tuning), "kNN-LM", "ResMem" (as
+        published), "memory" (as it is) and those asked for.
     losses : dict of float64 arrays (n,)
         The negative log-likelihood of each token by each method, in nats.
     documents : int array (n,)
@@ -155,6 +155,9 @@ def evaluate_perplexity(
     """
     if not kind_of(model).of_tokens:
         raise TypeError(f"{type(model).__name__} is no language model; memory.evaluate scores it")
+    several = (chains,) if isinstance(chains, int) else tuple(chains)
+    if several and kind_of(model).name == "masked":
+        raise ValueError(f"chains need a model that writes, got {type(model).__name__}")
     tap = tap_of(model, memory, reading.pop("layer", None), check=True)
     began = time.perf_counter()
     given = isinstance(texts, Collected)
@@ -169,11 +172,12 @@ def evaluate_perplexity(
     seconds = 0.0 if given else time.perf_counter() - began
     found = _Losses(memory, data, threads, progress)
     found.add_base("base", 1.0)
-    if tuned is not None and tuned.base.temperature != 1:
-        found.add_base(f"base, T={tuned.base.temperature:.4g}", tuned.base.temperature)
+    temperatures = {memory.temperature, tuned.base.temperature if tuned else 1.0} - {1.0}
+    for temperature in sorted(temperatures):
+        found.add_base(f"base, T={temperature:.4g}", temperature)
     for name, settings in {**_usual(memory, tuned), **(methods or {})}.items():
         found.add(name, settings)
-    for least in (chains,) if isinstance(chains, int) else chains:
+    for least in several:
         found.add_chains(f"chains {least}", least)
     whole = not given and reading.get("rows") is None and tap.kind.name == "causal"
     size = _bytes_of(texts, reading.get("text", "text")) if whole else math.nan
@@ -237,7 +241,9 @@ class _Losses:
 
     def add(self, name: str, settings: resmem.Settings) -> None:
         """Add the memory with some settings."""
-        memory = copy.copy(self.memory).use(settings)
+        memory = self.memory
+        if settings != memory.settings:
+            memory = copy.copy(memory).use(settings)
         loss, seconds = np.empty(len(self)), 0.0
         for block, embeddings, outputs, targets in self._blocks(name):
             began = time.perf_counter()
