@@ -489,3 +489,42 @@ def test_chains_that_cannot_be_told_apart_are_searched_for():
         correction.chains.followed(correction._found[row][1], token).tolist() for row in (1, 2)
     ]
     assert [correction._known(row, then[row].numpy()).tolist() for row in (1, 2)] == expected
+
+
+def test_settings_that_go_together_are_set_together():
+    model = made("llama")
+    memory, _ = fitted(model, "llama", strength=1.5)
+    batch = asked("llama")
+    with torch.no_grad():
+        one = rt.wrap(model, memory, method="targets", strength=0.5)(**batch).logits
+        two = rt.wrap(model, memory, strength=0.5, method="targets")(**batch).logits
+    assert torch.equal(one, two)
+
+
+def test_sequences_of_another_call_lead_to_no_chains():
+    model = made("llama")
+    memory, _ = fitted(model, "llama")
+    wrapped = rt.wrap(model, memory, chains=1)
+    written(wrapped.train(), dict(TOKENS([TEXTS[1]], return_tensors="pt")))  # the bare model writes
+    ids = asked("llama")["input_ids"][:, :1]
+    with torch.no_grad():
+        found = wrapped.eval()(ids).logits
+        torch.testing.assert_close(found, rt.wrap(model, memory)(ids).logits)
+
+
+def test_assisted_generation_needs_a_wrapped_model():
+    model = made("llama").eval()
+    memory, _ = fitted(model, "llama", method="targets", strength=0.5)
+    batch = dict(TOKENS([TEXTS[1]], return_tensors="pt"))
+    options = {"prompt_lookup_num_tokens": 3, "eos_token_id": None}
+    wrapped = rt.wrap(model, memory)
+    assert written(wrapped, batch, **options).tolist() == (
+        written(wrapped, batch, eos_token_id=None).tolist()
+    )
+    with (
+        rt.MemoryLogitsProcessor(model, memory) as corrected,
+        pytest.raises(
+            RuntimeError, match=r"assisted generation.* needs resmem\.transformers\.wrap"
+        ),
+    ):
+        written(model, batch, logits_processor=[corrected], **options)

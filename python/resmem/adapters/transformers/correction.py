@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,15 +103,15 @@ def _with_settings(memory: resmem.Memory, settings: dict[str, Any]) -> resmem.Me
     """Return the memory, or a copy with other settings, by their names as attributes."""
     if not settings:
         return memory
-    made = copy.copy(memory)
-    for name, value in settings.items():
+    for name in settings:
         if name not in vars(resmem.Settings(1, 1.0, 1.0, 1.0)):
             raise TypeError(
                 f"wrap has no argument {name!r}; settings of a memory are k, sigma, temperature, "
                 "strength, method, gate and probability_map"
             )
-        setattr(made, name, value)
-    return made
+    # Together, as some settings go with some others only; sigma is not measured again.
+    whole = replace(memory.settings, **{"sigma": memory.sigma_, **settings})
+    return copy.copy(memory).use(whole)
 
 
 def tap_of(model: Any, memory: resmem.Memory, layer: LayerLike | None, check: bool) -> Tap:

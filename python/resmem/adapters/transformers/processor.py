@@ -60,13 +60,18 @@ class MemoryLogitsProcessor(transformers.LogitsProcessor):  # type: ignore[misc]
 
         Tokens that processors before this one forbid (-inf) stay forbidden.
         """
-        if self._embeddings is None:
-            raise RuntimeError("the model was not called since this processor listens to it")
+        embeddings, self._embeddings = self._embeddings, None
+        if embeddings is None:
+            raise RuntimeError(
+                "the model was not called since this processor was made, or was last asked; "
+                "assisted generation, which asks for several tokens of one call, needs "
+                "resmem.transformers.wrap"
+            )
         if self._correction.chains is None:
-            made = self._correction.logits(self._embeddings, scores)
+            made = self._correction.logits(embeddings, scores)
         else:
             each = scores[:, None]
-            made = self._correction.chained(self._embeddings, each, input_ids, input_ids)[:, 0]
+            made = self._correction.chained(embeddings, each, input_ids, input_ids)[:, 0]
         return made.masked_fill(scores == -torch.inf, -torch.inf)
 
     def remove(self) -> None:

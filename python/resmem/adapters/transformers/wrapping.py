@@ -108,6 +108,8 @@ class _Call:
         read = named.get("input_ids" if correction.kind.name == "causal" else "decoder_input_ids")
         if read is None:
             raise ValueError("chains need input_ids (decoder_input_ids), to know what was written")
+        if sequences is not None and not torch.equal(sequences[:, -read.shape[1] :], read):
+            sequences = None  # they are of another call, or tokens are read in pieces
         return correction.chained(embeddings, logits, read, sequences)
 
 
