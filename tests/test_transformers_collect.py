@@ -356,6 +356,19 @@ def test_a_head_that_is_not_linear_is_found_out():
         rt.head(model)
 
 
+@pytest.mark.parametrize("factor", [1.0, 0.25])
+@pytest.mark.parametrize("name", ["bert classes", "llama classes", "vit"])
+def test_the_head_of_a_classifier(name, factor):
+    model = made(name)
+    last = model.get_submodule("score" if name == "llama classes" else "classifier")
+    if factor != 1:
+        scaled(model)
+    weight, bias = rt.head(model)
+    np.testing.assert_allclose(weight, last.weight.detach() * factor, rtol=1e-4)
+    own = np.zeros(3) if last.bias is None else last.bias.detach() * factor
+    np.testing.assert_allclose(bias, own, rtol=1e-4)
+
+
 # ---- what is refused -----------------------------------------------------------------------------
 
 

@@ -528,3 +528,20 @@ def test_assisted_generation_needs_a_wrapped_model():
         ),
     ):
         written(model, batch, logits_processor=[corrected], **options)
+
+
+def test_memories_of_other_outputs_are_refused():
+    model = made("llama")
+    data = rt.collect(model, TOKENS, TEXTS, outputs=True, progress=False)
+    alone = resmem.Memory(output_kind="none", base=data.base)
+    alone.fit(data.embeddings, None, data.targets)
+    values = resmem.Memory(task="regression", base=data.base)
+    values.fit(data.embeddings, data.outputs, data.outputs)
+    for memory in (alone, values):
+        with pytest.raises(ValueError, match="needs a memory with task='classification' and outp"):
+            rt.wrap(model, memory)
+        with pytest.raises(ValueError, match="needs a memory with task='classification' and outp"):
+            rt.evaluate_perplexity(model, memory, TEXTS, TOKENS, progress=False)
+    regressor = made("bert classes", num_labels=1)
+    with pytest.raises(ValueError, match="needs a memory with task='regression'"):
+        rt.wrap(regressor, fitted(made("bert classes"), "bert classes")[0], check=False)

@@ -73,7 +73,8 @@ def collect(
         Tokens read together, and by how many windows of a text follow each other. Each token is a
         row once, but for the first of a causal model's text, with at least ``window - stride``
         tokens before it, if there are as many. Default: what the model can take, 1,024 at most;
-        and half of that for causal models, else all.
+        and half of that for causal models, else all. Classifiers and seq2seq models read, and
+        learn to write, no more than one window of each text.
     batch_size : int
         Examples, or windows, at a time.
     text, label : str

@@ -15,6 +15,7 @@ from resmem.adapters.torch.layers import LayerLike
 from resmem.adapters.torch.weights import check_base as check_model
 
 from .chains import I64, Chains, Searches
+from .kinds import is_regression
 from .tap import Tap
 
 _NONE = np.empty(0, np.int64)
@@ -117,16 +118,27 @@ def _with_settings(memory: resmem.Memory, settings: dict[str, Any]) -> resmem.Me
 def tap_of(model: Any, memory: resmem.Memory, layer: LayerLike | None, check: bool) -> Tap:
     """Return the tap at the layer that is given, or that the memory's base names.
 
-    ValueError if the memory says that it is of another model or layer.
+    ValueError if the memory says that it is of another model or layer, or corrects other outputs.
     """
     if not isinstance(memory, resmem.Memory):
         raise TypeError(f"memory must be a resmem.Memory, got {type(memory).__name__}")
     if layer is None and isinstance(memory.base, dict):
         layer = memory.base.get("layer")
     tap = Tap(model, layer)
+    _check_task(model, tap, memory)
     if check:
         check_model(memory.base, model, tap.place.name, None)
     return tap
+
+
+def _check_task(model: Any, tap: Tap, memory: resmem.Memory) -> None:
+    values = not tap.kind.of_tokens and is_regression(model)
+    task, outputs = ("regression", "values") if values else ("classification", "logits")
+    if (memory.task, memory.output_kind) != (task, outputs):
+        raise ValueError(
+            f"{type(model).__name__} needs a memory with task={task!r} and output_kind={outputs!r},"
+            f" got {memory.task!r} and {memory.output_kind!r}"
+        )
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -77,9 +77,14 @@ def _factor(model: Any, layer: torch.nn.Module, shift: torch.Tensor) -> float:
     finally:
         hook.remove()
     logits = output.float().cpu()
-    if not seen or seen[-1].numel() != logits.numel():
-        return 1.0  # the logits are rows of the layer's outputs, as they are
-    made, wanted = seen[-1].float().cpu().reshape(logits.shape), logits - shift
+    if not seen:
+        raise _not_linear(model, "its last layer does not run as a module")
+    made, wanted = seen[-1].float().cpu(), logits - shift
+    if made.numel() != wanted.numel():  # a classifier takes one token's outputs
+        rows = made.reshape(-1, made.shape[-1])
+        fits = rows @ wanted[0] / rows.norm(dim=1).square().clamp_min(1e-30)
+        made = rows[(fits[:, None] * rows - wanted).abs().amax(1).argmin()]
+    made = made.reshape(logits.shape)
     factor = float((made * wanted).sum() / (made * made).sum().clamp_min(1e-30))
     # A product and a sum are rounded each, in the model's own type.
     tolerance = max(_TOLERANCE, 2 * torch.finfo(output.dtype).eps)
