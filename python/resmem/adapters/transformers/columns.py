@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
+import multiprocessing
 import weakref
 from typing import Any
 
@@ -118,7 +118,7 @@ class Predictor:
         self._reading = Reading(window, stride, batch_size, text, label, seed, self._kind.shift)
         place = self._model._resmem.correction.tap.place.name
         self._asked = (place, chains, sorted(settings.items()))
-        self._process = os.getpid()
+        self._process = multiprocessing.current_process().pid
 
     @property
     def fingerprint(self) -> str:
@@ -138,7 +138,7 @@ class Predictor:
 
     def __call__(self, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Return the new columns of some rows."""
-        if os.getpid() != self._process:
+        if multiprocessing.current_process().pid != self._process:
             raise RuntimeError(_ALONE)
         rows = [
             dict(zip(columns, values, strict=True))
