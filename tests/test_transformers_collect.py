@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -553,3 +555,17 @@ def test_a_factor_is_found_in_models_of_16_bits(dtype, change):
     kept = rt.collect(model, TOKENS, TEXTS, outputs=True, progress=False).outputs
     most = 4 * torch.finfo(dtype).eps * np.abs(kept).max()
     np.testing.assert_allclose(computed, kept, rtol=0, atol=most)
+
+
+def test_rows_of_numbers_are_told_apart_at_once():
+    pixels = np.random.default_rng(0).normal(size=(3, 200, 200))
+    rows = [{"pixel_values": pixels.tolist(), "label": at, "name": "a"} for at in range(2)]
+    same = [{**row, "pixel_values": pixels.copy().tolist()} for row in rows]
+    began = time.perf_counter()
+    assert reading.fingerprint(rows) == reading.fingerprint(same)
+    assert time.perf_counter() - began < 2
+    for change in ({"label": 5}, {"name": "b"}, {"pixel_values": (pixels + 1).tolist()}):
+        assert reading.fingerprint([rows[0], {**rows[1], **change}]) != reading.fingerprint(rows)
+    assert reading.fingerprint([{"z": [[1], [2, 3]]}]) != reading.fingerprint(
+        [{"z": [[1], [2, 4]]}]
+    )

@@ -4,6 +4,7 @@
 
     data = rt.collect(model, tokenizer, texts)
     memory = resmem.Memory(store="sparse:32", base=data.base).fit(*data)
+    memory.tune(*rt.collect(model, tokenizer, other_texts))
     better = rt.wrap(model, memory)
 
 ``collect`` runs a model over texts, images or a data set; ``wrap`` returns a model of the same

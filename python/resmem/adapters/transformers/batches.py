@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -94,8 +95,20 @@ def fingerprint(dataset: Any) -> str | None:
         if isinstance(row, str):
             sums.update(len(row).to_bytes(8, "little") + row.encode("utf-8", "surrogatepass"))
         else:
-            digest_of(row, sums, "data")
+            parts = row.items() if isinstance(row, Mapping) else [("row", row)]
+            digest_of({name: _plain(part) for name, part in parts}, sums, "data")
     return sums.hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """Return lists of numbers as a tensor, which is hashed at once and not number by number."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        return value
+    return torch.from_numpy(array) if array.dtype.kind in "bif" else value
 
 
 # ---------------------------------------------------------------------- examples

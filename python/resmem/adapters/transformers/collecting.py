@@ -114,7 +114,8 @@ def collect(
     if out is not None:
         check_order(dataset)
     base = description(model, tap.place.name, None)
-    what = {"data": fingerprint(dataset), "processor": processor_fingerprint(processor),
+    data = None if out is None else fingerprint(dataset)
+    what = {"data": data, "processor": processor_fingerprint(processor),
             "text": text, "label": label, "seed": seed}  # fmt: skip
     collector = Collector(out, {**base, **sizes, **what, "outputs": outputs, "rows": rows})
     if not collector.finished:
