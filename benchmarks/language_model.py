@@ -116,7 +116,7 @@ def first_documents(data: Any, count: int) -> Any:
 
 
 def overhead(model: Any, tokenizer: Any, memory: resmem.Memory, prompt: str) -> None:
-    """Print what a generated token costs, and what of it the memory's steps take."""
+    """Print the processor time of a generated token, and what of it the memory's steps take."""
     import torch
 
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
@@ -125,9 +125,9 @@ def overhead(model: Any, tokenizer: Any, memory: resmem.Memory, prompt: str) -> 
     took: dict[str, float] = {}
     for name, each in every.items():
         each.generate(ids, max_new_tokens=2, do_sample=False)
-        began = time.perf_counter()
+        began = time.process_time()
         made = each.generate(ids, max_new_tokens=64, min_new_tokens=64, do_sample=False)
-        took[name] = (time.perf_counter() - began) / 64
+        took[name] = (time.process_time() - began) / 64
         saved = "" if not getattr(each, "searches", None) else f"{each.searches.saved:.0%} skipped"
         print(f"generate, {name:10}: {1e3 * took[name]:6.1f} ms a token {saved}", flush=True)
     with torch.inference_mode():
@@ -135,13 +135,13 @@ def overhead(model: Any, tokenizer: Any, memory: resmem.Memory, prompt: str) -> 
     keys, logits = states.hidden_states[-1][0].numpy(), states.logits[0].numpy()
     steps = {"search": 0.0, "sum and map": 0.0, "logarithms and copies": 0.0}
     for key, row in zip(keys, logits, strict=True):
-        times = [time.perf_counter()]
+        times = [time.process_time()]
         found = memory.kneighbors(key[None])[1][0]
-        times.append(time.perf_counter())
+        times.append(time.process_time())
         chances = memory.predict_proba(key[None], row[None], among=found)
-        times.append(time.perf_counter())
+        times.append(time.process_time())
         torch.from_numpy(chances).log().float()
-        times.append(time.perf_counter())
+        times.append(time.process_time())
         for name, seconds in zip(steps, np.diff(times), strict=True):
             steps[name] += seconds / len(keys)
     print("\n".join(f"{name:22}: {1e3 * s:6.2f} ms a token" for name, s in steps.items()))

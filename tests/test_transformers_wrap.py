@@ -367,6 +367,19 @@ def test_chains_end_with_their_document_and_at_gaps():
         rt.Chains(memory, -1)
 
 
+def test_chains_go_on_when_rows_are_added():
+    model = made("llama")
+    memory, data = fitted(model, "llama")
+    wrapped = rt.wrap(model, memory, chains=1)
+    ids = torch.tensor([TOKENS(TEXTS[0])["input_ids"]])
+    memory.add(data.embeddings[:5] + 1e-6, data.outputs[:5], data.targets[:5], groups=[9] * 5)
+    with torch.no_grad():
+        wrapped(ids)
+    assert wrapped.searches.made + wrapped.searches.skipped == ids.shape[1]
+    followed = wrapped._resmem.correction.chains.followed
+    assert followed(memory.ids[-5:], int(data.targets[0])).tolist() == []
+
+
 def test_chains_that_hold_everywhere_need_one_search():
     """A memory with k of all its rows, read with its own text, searches once a document."""
     model = made("llama")

@@ -8,7 +8,6 @@ al., ICML 2022, without its clusters).
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +42,8 @@ class Chains:
     ----------
     memory : resmem.Memory
         Its rows are tokens whose ids follow the text: the row after ``i`` is ``i + 1`` if it has
-        the same group, or if rows have no groups. It is copied: later changes do not show.
+        the same group, or if rows have no groups. Rows that come later are found by searches
+        alone; make other chains after rows were removed or replaced.
     least : int
         The number of successors that must be left; otherwise all rows are searched.
     """
@@ -51,7 +51,7 @@ class Chains:
     def __init__(self, memory: resmem.Memory, least: int) -> None:
         if least < 1:
             raise ValueError(f"chains must be at least 1, or 0 for none, got {least}")
-        self.memory, self.least, self.searches = copy.copy(memory), least, Searches()
+        self.memory, self.least, self.searches = memory, least, Searches()
         self._ids = np.sort(memory.ids)
         blocks = [self._ids[at : at + _BLOCK] for at in range(0, len(self._ids), _BLOCK)]
         targets, groups = zip(*(_tokens_of(memory, block) for block in blocks), strict=True)
@@ -61,7 +61,8 @@ class Chains:
 
     def followed(self, ids: I64, token: int) -> I64:
         """Return the rows behind those of ``ids`` whose target is this token."""
-        at = np.searchsorted(self._ids, ids[ids >= 0])
+        at = np.searchsorted(self._ids, ids).clip(max=len(self._ids) - 1)
+        at = at[self._ids[at] == ids]  # neither padding, nor rows that came later
         kept = at[(self._targets[at] == token) & self._goes_on[at]]
         behind: I64 = self._ids[kept + 1]
         return behind

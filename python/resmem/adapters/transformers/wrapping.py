@@ -34,7 +34,7 @@ def wrap(
         As for ``collect``.
     memory : resmem.Memory
         Of what ``collect`` returned for this model. Rows that are added to it later count at once,
-        unless ``chains`` or ``settings`` are given, which take a copy.
+        unless ``settings`` are given, which take a copy.
     layer : str, module or function, optional
         As it was for ``collect``. Default: what the memory's ``base`` names, or else the input of
         the last layer.
@@ -42,14 +42,16 @@ def wrap(
         0, the default: every token is searched for. With m: while the texts of the memory go on as
         the written one does at m rows or more, only those rows are looked at. This is faster where
         searches take long, and no longer exact; ``searches`` of the result counts both. It needs a
-        memory whose ids follow the texts and whose groups are the documents.
+        memory whose ids follow the texts and whose groups are the documents. Wrap again after rows
+        were removed or replaced.
     check : bool
         Raise ValueError where the memory's ``base`` tells another model's weights (its
         fingerprint) or another layer. It is checked here, not at every call.
     **settings
         Other settings than the memory's: ``k``, ``sigma``, ``temperature``, ``strength``,
         ``method``, ``gate``, ``probability_map``. kNN-LM is ``method="targets"`` with lambda as
-        ``strength``.
+        ``strength``. They take a copy of the memory, with its rows and without what ``prepare``
+        built; to set them in the memory itself saves that.
 
     Raises
     ------
