@@ -17,7 +17,12 @@ from resmem.adapters.torch.correcting import MODES, corrected
 from resmem.adapters.torch.returned import AUTO, find_outputs, with_outputs
 from resmem.adapters.torch.weights import check_base
 
-_IN_TRAINING = "this wrapped model is in training mode, and corrects nothing: call its eval()"
+
+def warn_in_training() -> None:
+    """Warn of a call in training mode without gradients, as nobody who trains would make it."""
+    if not torch.is_grad_enabled():
+        words = "this wrapped model is in training mode, and corrects nothing: call its eval()"
+        warnings.warn(words, resmem.ResmemWarning, stacklevel=3)
 
 
 class Wrapped(nn.Module):  # type: ignore[misc]
@@ -52,8 +57,7 @@ class Wrapped(nn.Module):  # type: ignore[misc]
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the model returns, with corrected outputs in eval mode."""
         if self.training:
-            if not torch.is_grad_enabled():  # which nobody who trains would do without
-                warnings.warn(_IN_TRAINING, resmem.ResmemWarning, stacklevel=2)
+            warn_in_training()
             return self.model(*args, **kwargs)
         given, returned = self._capture.of(lambda: self.model(*args, **kwargs))
         return self._corrected(given, returned, args, kwargs)

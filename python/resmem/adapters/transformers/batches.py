@@ -12,8 +12,7 @@ import torch
 import transformers
 
 from resmem.adapters.torch.weights import digest_of
-
-from .kinds import IGNORED, Kind
+from resmem.adapters.transformers.kinds import IGNORED, Kind
 
 _USUAL_WINDOW = 1024  # tokens read together, where the model could take more
 

@@ -18,13 +18,19 @@ from resmem.adapters.torch.batches import moved
 from resmem.adapters.torch.collecting import check_order
 from resmem.adapters.torch.layers import LayerLike
 from resmem.adapters.torch.weights import description
-
-from .batches import Batch, Reading, batches, example_count, fingerprint, usual_window
-from .head import HeadOutputs, head
-from .identity import processor_fingerprint
-from .kinds import IGNORED, Kind, is_regression, kind_of
-from .modes import evaluating
-from .tap import Tap
+from resmem.adapters.transformers.batches import (
+    Batch,
+    Reading,
+    batches,
+    example_count,
+    fingerprint,
+    usual_window,
+)
+from resmem.adapters.transformers.head import HeadOutputs, head
+from resmem.adapters.transformers.identity import processor_fingerprint
+from resmem.adapters.transformers.kinds import IGNORED, Kind, is_regression, kind_of
+from resmem.adapters.transformers.modes import evaluating
+from resmem.adapters.transformers.tap import Tap
 
 STATES = "states"  # what the last layer reads, in ``Collected.extra``
 

@@ -13,10 +13,9 @@ import resmem
 from resmem.adapters.torch.correcting import answer, logarithms
 from resmem.adapters.torch.layers import LayerLike
 from resmem.adapters.torch.weights import check_base as check_model
-
-from .chains import I64, Chains, Searches
-from .kinds import is_regression
-from .tap import Tap
+from resmem.adapters.transformers.chains import I64, Chains, Searches
+from resmem.adapters.transformers.kinds import is_regression
+from resmem.adapters.transformers.tap import Tap
 
 _NONE = np.empty(0, np.int64)
 

@@ -16,11 +16,10 @@ import torch
 import resmem
 from resmem.adapters.collection import Collected
 from resmem.adapters.progress import bar
-
-from .chains import Chains, Searches
-from .collecting import collect
-from .correction import tap_of
-from .kinds import kind_of
+from resmem.adapters.transformers.chains import Chains, Searches
+from resmem.adapters.transformers.collecting import collect
+from resmem.adapters.transformers.correction import tap_of
+from resmem.adapters.transformers.kinds import kind_of
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]

@@ -9,9 +9,8 @@ import transformers
 
 import resmem
 from resmem.adapters.torch.layers import LayerLike
-
-from .chains import Searches
-from .correction import Correction
+from resmem.adapters.transformers.chains import Searches
+from resmem.adapters.transformers.correction import Correction
 
 
 class MemoryLogitsProcessor(transformers.LogitsProcessor):  # type: ignore[misc]

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from resmem.adapters.torch import layers
-
-from .head import output_layer
-from .kinds import Kind, kind_of
+from resmem.adapters.transformers.head import output_layer
+from resmem.adapters.transformers.kinds import Kind, kind_of
 
 
 class Tap:

@@ -10,10 +10,10 @@ import torch
 
 import resmem
 from resmem.adapters.torch.layers import LayerLike
-
-from .chains import Searches
-from .correction import Correction
-from .kinds import IGNORED, is_regression
+from resmem.adapters.torch.wrapping import warn_in_training
+from resmem.adapters.transformers.chains import Searches
+from resmem.adapters.transformers.correction import Correction
+from resmem.adapters.transformers.kinds import IGNORED, is_regression
 
 
 def wrap(
@@ -26,7 +26,8 @@ def wrap(
     methods: ``generate`` with samples, beams and caches, ``save_pretrained`` (of the weights alone;
     ``memory.save`` writes the memory). What its ``forward`` returns has the model's own class;
     ``logits`` are logarithms of the corrected probabilities, and ``loss`` is the mean cross-entropy
-    of these. In training mode, nothing is corrected, as no gradient passes a memory.
+    of these. In training mode, nothing is corrected, as no gradient passes a memory; where
+    gradients are off, a warning says so.
 
     Parameters
     ----------
@@ -138,6 +139,7 @@ def _corrected_class(bare: Any) -> Any:
     @functools.wraps(bare.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.training:
+            warn_in_training()
             return self._resmem.correction.model(*args, **kwargs)
         return self._resmem(*args, **kwargs)
 
