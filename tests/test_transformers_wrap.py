@@ -162,6 +162,24 @@ def test_the_model_is_left_as_it_is():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+def test_a_forward_that_was_put_into_the_model_is_called():
+    """accelerate puts one there, which brings inputs to the device of each part."""
+    model = made("llama")
+    memory, _ = fitted(model, "llama")
+    batch = asked("llama")
+    with torch.no_grad():
+        expected = rt.wrap(model, memory)(**batch).logits
+        forward, calls = model.forward, []
+
+        def counted(*args, **kwargs):
+            calls.append(1)
+            return forward(*args, **kwargs)
+
+        model.forward = counted
+        assert torch.equal(rt.wrap(model, memory)(**batch).logits, expected)
+    assert calls
+
+
 def test_training_sees_the_bare_model():
     model = made("llama").train()
     memory, _ = fitted(model, "llama")
