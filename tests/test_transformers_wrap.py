@@ -373,6 +373,22 @@ def test_chains_follow_the_text_of_the_memory(least):
     assert (searched < len(ids)) == (least < 4)  # no step leaves all four neighbours
 
 
+def test_chains_go_on_from_step_to_step_of_generate():
+    model = made("llama")
+    memory, _ = fitted(model, "llama", method="targets", strength=0.9)
+    wrapped = rt.wrap(model, memory, chains=1)
+    ids = written(wrapped, dict(TOKENS([TEXTS[1]], return_tensors="pt")), max_new_tokens=12)
+    with torch.no_grad():
+        bare = model(ids, output_hidden_states=True)
+    steps = slice(len(TOKENS(TEXTS[1])["input_ids"]) - 1, ids.shape[1] - 1)
+    states, logits = bare.hidden_states[-1][0, steps].numpy(), bare.logits[0, steps].numpy()
+    following = ids[0, steps.start + 1 :].tolist()
+    chances, searched = walk_slowly(memory, states, logits, following, 1)
+    assert following == chances.argmax(1).tolist()
+    assert wrapped.searches.made == searched
+    assert wrapped.searches.skipped == len(following) - searched > 0
+
+
 def test_chains_end_with_their_document_and_at_gaps():
     memory = resmem.Memory(k=3, output_kind="none", method="targets")
     keys = np.arange(8.0)[:, None]
