@@ -162,6 +162,24 @@ def test_the_model_is_left_as_it_is():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+def test_a_forward_that_was_put_into_the_model_is_called():
+    """accelerate puts one there, which brings inputs to the device of each part."""
+    model = made("llama")
+    memory, _ = fitted(model, "llama")
+    batch = asked("llama")
+    with torch.no_grad():
+        expected = rt.wrap(model, memory)(**batch).logits
+        forward, calls = model.forward, []
+
+        def counted(*args, **kwargs):
+            calls.append(1)
+            return forward(*args, **kwargs)
+
+        model.forward = counted
+        assert torch.equal(rt.wrap(model, memory)(**batch).logits, expected)
+    assert calls
+
+
 def test_training_sees_the_bare_model():
     model = made("llama").train()
     memory, _ = fitted(model, "llama")
@@ -355,6 +373,22 @@ def test_chains_follow_the_text_of_the_memory(least):
     assert wrapped.searches.made + wrapped.searches.skipped == len(ids)
     assert wrapped.searches.saved == pytest.approx(1 - searched / len(ids))
     assert (searched < len(ids)) == (least < 4)  # no step leaves all four neighbours
+
+
+def test_chains_go_on_from_step_to_step_of_generate():
+    model = made("llama")
+    memory, _ = fitted(model, "llama", method="targets", strength=0.9)
+    wrapped = rt.wrap(model, memory, chains=1)
+    ids = written(wrapped, dict(TOKENS([TEXTS[1]], return_tensors="pt")), max_new_tokens=12)
+    with torch.no_grad():
+        bare = model(ids, output_hidden_states=True)
+    steps = slice(len(TOKENS(TEXTS[1])["input_ids"]) - 1, ids.shape[1] - 1)
+    states, logits = bare.hidden_states[-1][0, steps].numpy(), bare.logits[0, steps].numpy()
+    following = ids[0, steps.start + 1 :].tolist()
+    chances, searched = walk_slowly(memory, states, logits, following, 1)
+    assert following == chances.argmax(1).tolist()
+    assert wrapped.searches.made == searched
+    assert wrapped.searches.skipped == len(following) - searched > 0
 
 
 def test_chains_end_with_their_document_and_at_gaps():
