@@ -108,6 +108,21 @@ def test_the_hash_is_that_of_weights_rows_and_settings(texts, tmp_path):
     assert Hasher.hash(first) != name
 
 
+def test_the_hash_knows_rows_of_one_shape_and_chains_apart():
+    model, given = made("bert classes"), labelled()
+    moved = [{**row, "label": (row["label"] + 1) % 3} for row in given]
+    names = {
+        Hasher.hash(rt.Predictor(model, fitted(model, rows, sigma=1.0), TOKENS))
+        for rows in (given, moved)
+    }
+    writer = made("llama")
+    data = rt.collect(writer, TOKENS, TEXTS, outputs=True, progress=False)
+    memory = resmem.Memory(k=3, base=data.base).fit(*data)
+    for chains in (0, 1, 2):
+        names.add(Hasher.hash(rt.Predictor(writer, memory, TOKENS, chains=chains)))
+    assert len(names) == 5
+
+
 def test_it_works_in_its_own_process_alone(texts):
     model = made("bert classes")
     predictor = rt.Predictor(model, fitted(model, texts), TOKENS)

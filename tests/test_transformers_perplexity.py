@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 
@@ -129,6 +130,14 @@ def test_chains_have_the_losses_of_the_wrapped_model(model, memory):
         losses += (-logs[torch.arange(ids.shape[1] - 1), ids[0, 1:]]).tolist()
     np.testing.assert_allclose(found.losses["chains 1"], losses, rtol=1e-4, atol=1e-5)
     assert vars(found.methods["chains 1"].searches) == vars(wrapped.searches)
+
+
+def test_chains_begin_anew_with_each_document(model, memory):
+    first, last = TEXTS[0][:18], TEXTS[0][15:]  # the second goes on where the first one ends
+    all_of_it = copy.copy(memory)
+    all_of_it.k = len(memory)
+    found = rt.evaluate_perplexity(model, all_of_it, [first, last], TOKENS, chains=1, **READING)
+    assert found.methods["chains 1"].searches.made == 2
 
 
 def test_settings_of_a_tuning_are_used(model, memory):
