@@ -360,7 +360,7 @@ def test_embedding_that_knows_its_rows_is_found_within(estimator, embed):
     assert model.memory_.preprocess == "none"
 
 
-def test_use_of_targets_is_told_without_chance_and_without_rare_classes():
+def test_use_of_targets_is_told_without_chance():
     rng = np.random.default_rng(0)
     for _ in range(20):  # shuffled targets often choose the same two columns of three
         rows, y = rng.normal(size=(60, 3)), rng.integers(0, 2, 60)
