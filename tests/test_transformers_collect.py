@@ -476,7 +476,7 @@ def test_examples_without_a_class_are_no_rows():
     assert found.targets.tolist() == [-100, 1]
 
 
-def test_a_classifier_of_equal_outputs_has_the_embedding_of_the_last_token():
+def test_classifiers_of_equal_outputs_embed_the_last_token():
     model = made("llama classes")
     with torch.no_grad():
         model.score.weight.zero_()

@@ -133,7 +133,7 @@ def test_it_works_in_its_own_process_alone(texts):
         pickle.loads(written)
 
 
-def test_the_hash_does_not_change_with_what_a_tokenizer_was_last_asked(texts):
+def test_hash_is_the_same_whatever_a_tokenizer_did_last(texts):
     model, words = made("bert classes"), tokenizer()
     memory = fitted(model, texts)
     predictor = rt.Predictor(model, memory, words)

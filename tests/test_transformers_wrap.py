@@ -438,7 +438,7 @@ def test_chains_need_a_model_that_writes():
 
 @pytest.mark.parametrize("chains", [0, 1])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_a_named_layer_gives_the_embeddings_of_the_logits_that_are_kept(name, chains):
+def test_named_layer_gives_embeddings_of_kept_logits(name, chains):
     model = made(name)
     layer = "transformer.h.0" if name == "gpt2" else "model.layers.1.mlp:input"
     data = rt.collect(model, TOKENS, TEXTS, layer=layer, progress=False)
@@ -499,7 +499,7 @@ def test_a_copy_keeps_its_mode():
     assert not pickle.loads(pickle.dumps(wrapped)).training
 
 
-def test_chains_of_several_inputs_that_begin_alike_are_kept_apart():
+def test_chains_of_inputs_that_begin_alike_are_kept_apart():
     """Decoders of a batch all begin with one token; each follows what its own input found."""
     model = made("t5")
     memory, _ = fitted(model, "t5", method="targets", strength=0.6)
