@@ -202,7 +202,7 @@ class _ResMem(MetaEstimatorMixin, BaseEstimator):
         parts = [np.flatnonzero(folds == fold) for fold in range(folds.max() + 1)]
 
         def outputs_of(held: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-            others = np.setdiff1d(np.arange(len(y)), held)
+            others = np.delete(np.arange(len(y)), held)
             model = clone(self.estimator)
             model.fit(take(X, others), y[others], **take_parameters(params, len(y), others))
             return self._outputs(model, take(X, held))
@@ -384,7 +384,8 @@ class ResMemClassifier(ClassifierMixin, _ResMem):
     def _checked_targets(self, y: Any) -> npt.NDArray[Any]:
         check_classification_targets(y)
         labels: npt.NDArray[Any] = column_or_1d(y, warn=True)
-        self.classes_ = np.unique(labels)
+        # Without an index NumPy hashes, in code that must not run as a process ends.
+        self.classes_ = np.unique(labels, return_index=True)[0]
         return labels
 
     def _outputs(self, model: Any, X: Any) -> npt.NDArray[Any]:

@@ -56,8 +56,8 @@ def _array(piece: Any, name: str) -> Array:
         flat: Array = piece.to_numpy(zero_copy_only=False)
         return flat
     values, count = piece.flatten(), len(piece)
-    lengths = np.unique(piece.value_lengths().to_numpy(zero_copy_only=False))
-    if len(lengths) > 1:
+    lengths = piece.value_lengths().to_numpy(zero_copy_only=False)
+    if len(lengths) and lengths.min() < lengths.max():
         raise ValueError(
             f"column {name!r} has vectors of {lengths.min()} to {lengths.max()} numbers; a memory "
             "needs one length"

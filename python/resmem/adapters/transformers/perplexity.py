@@ -96,7 +96,7 @@ class Perplexities:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in rows]
         about = (
-            f"{len(self.documents):,} tokens of {len(np.unique(self.documents))} documents; the "
+            f"{len(self.documents):,} tokens of {len(set(self.documents.tolist()))} documents; the "
             f"memory has {self.bytes_per_token:,.0f} bytes a token"
         )
         for name, each in self.methods.items():
@@ -331,8 +331,10 @@ def _loss(chances: Any) -> F64:
 
 def _interval(sums: F64, counts: F64, drawn: I64) -> Interval:
     """Return the exponential of the mean over all tokens, and its interval over documents."""
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975)) if len(counts) > 1 else (np.nan, np.nan)
+    means = np.sort(sums[drawn].sum(1) / counts[drawn].sum(1))
+    low = high = np.nan
+    if len(counts) > 1:
+        low, high = np.interp((0.025, 0.975), np.linspace(0, 1, len(means)), means)
     return Interval(*(float(np.exp(value)) for value in (sums.sum() / counts.sum(), low, high)))
 
 
