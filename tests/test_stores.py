@@ -413,13 +413,19 @@ for columns, n, q in ((1_000, 2_000, 100), (49_152, 100, 8)):
 
 
 def test_estimated_time_is_within_a_factor_of_4():
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED],
-        env={**os.environ, "RESMEM_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = done.stdout.splitlines()
-    assert len(lines) == 10
-    assert all(1 / 4 < float(line.split()[-1]) < 4 for line in lines), done.stdout
+    """A wrong estimate fails each try; a machine whose speed changed meanwhile does not."""
+    told = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED],
+            env={**os.environ, "RESMEM_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        told.append(done.stdout)
+        lines = done.stdout.splitlines()
+        assert len(lines) == 10
+        if all(1 / 4 < float(line.split()[-1]) < 4 for line in lines):
+            return
+    pytest.fail("\n".join(told))
