@@ -43,20 +43,24 @@ def named(text: str, option: str) -> Any:
     return value
 
 
+def _made(given: Any, attribute: str) -> Any:
+    """Return an object that has the attribute, or what a class or a function makes."""
+    is_made = hasattr(given, attribute) and not isinstance(given, type)
+    return given() if callable(given) and not is_made else given
+
+
 def collect(options: Namespace, progress: bool) -> resmem.Collected:
     """Call resmem.torch.collect with what the options name."""
     import resmem.torch
 
     model, loader = named(options.model, "MODEL"), named(options.loader, "LOADER")
-    if isinstance(model, type) or (not hasattr(model, "named_modules") and callable(model)):
-        model = model()
+    model = _made(model, "named_modules")
     if not hasattr(model, "named_modules"):
         raise ValueError(
             f"MODEL must be a module of PyTorch, or a function that makes one: {options.model} is "
             f"of the type {type(model).__name__}"
         )
-    if isinstance(loader, type) or (not hasattr(loader, "__iter__") and callable(loader)):
-        loader = loader()
+    loader = _made(loader, "__iter__")
     if not hasattr(loader, "__iter__"):
         raise ValueError(
             f"LOADER must yield batches, or be a function that makes such: {options.loader} is of "

@@ -17,6 +17,7 @@ from torch.utils import data
 from resmem.adapters.collection import Collected, Collector
 from resmem.adapters.progress import bar
 from resmem.adapters.torch import batches, layers
+from resmem.adapters.torch.modes import evaluating
 from resmem.adapters.torch.returned import AUTO, find_outputs
 from resmem.adapters.torch.rows import Rows, rows_of, token_mask
 from resmem.adapters.torch.weights import description, digest_of
@@ -177,7 +178,6 @@ def _reading(
     """Yield a function that runs the model, in eval mode, and returns what the layer gave and what
     the model returned. Afterwards the model is as it was."""
     capture = layers.Capture(layer)
-    modes = {module: module.training for module in model.modules()}
     hook = None
     if layer.module is not None:
         hook = capture.attached(layer.module)
@@ -189,13 +189,11 @@ def _reading(
         return layers.only(values, layer.name), returned
 
     try:
-        model.eval()
-        yield run
+        with evaluating(model):
+            yield run
     finally:
         if hook is not None:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
 
 
 _RANDOM = (data.RandomSampler, data.SubsetRandomSampler, data.WeightedRandomSampler)

@@ -17,6 +17,7 @@ from resmem.adapters.progress import Step, bar
 from resmem.adapters.torch.batches import moved
 from resmem.adapters.torch.collecting import check_order
 from resmem.adapters.torch.layers import LayerLike
+from resmem.adapters.torch.modes import evaluating
 from resmem.adapters.torch.weights import description
 from resmem.adapters.transformers.batches import (
     Batch,
@@ -29,7 +30,6 @@ from resmem.adapters.transformers.batches import (
 from resmem.adapters.transformers.head import HeadOutputs, head
 from resmem.adapters.transformers.identity import processor_fingerprint
 from resmem.adapters.transformers.kinds import IGNORED, Kind, is_regression, kind_of
-from resmem.adapters.transformers.modes import evaluating
 from resmem.adapters.transformers.tap import Tap
 
 STATES = "states"  # what the last layer reads, in ``Collected.extra``

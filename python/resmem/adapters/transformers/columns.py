@@ -16,12 +16,12 @@ import resmem
 from resmem.adapters.collection import Collected
 from resmem.adapters.torch.batches import moved
 from resmem.adapters.torch.layers import LayerLike
+from resmem.adapters.torch.modes import evaluating
 from resmem.adapters.torch.weights import fingerprint
 from resmem.adapters.transformers.batches import Batch, Reading, batches, usual_window
 from resmem.adapters.transformers.collecting import targets_of
 from resmem.adapters.transformers.identity import memory_fingerprint, processor_fingerprint
 from resmem.adapters.transformers.kinds import IGNORED, is_regression, kind_of
-from resmem.adapters.transformers.modes import evaluating
 from resmem.adapters.transformers.wrapping import wrap
 
 Array = npt.NDArray[Any]

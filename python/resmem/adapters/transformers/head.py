@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resmem.adapters.torch.modes import evaluating
 from resmem.adapters.transformers.kinds import Kind, kind_of
-from resmem.adapters.transformers.modes import evaluating
 
 F32 = npt.NDArray[np.float32]
 
